@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options, stopping
 from pipeline.config import load_config
-from pipeline.dataset import open_dataset
+from pipeline.dataset import Dataset, open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.base import ExportReport, Per
+from pipeline.export.base import Per
 from pipeline.export.push import open_repository, push
+from pipeline.export.report import ExportReport
 from pipeline.terminal import console, errors, print_json, progress_bar
 from stages.contract.errors import ConfigError
+
+_PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "group"}
 
 
 def export(
@@ -90,9 +94,8 @@ def export(
     phrasebox export out/ --format hf --push me/regions --min-score 0.5
     """
     if list_formats:
-        console.print(
-            "\n".join(exporter.describe() for exporter in EXPORTERS.values()), soft_wrap=True, highlight=False
-        )
+        lines = (exporter.describe() for exporter in EXPORTERS.values())
+        console.print("\n".join(lines), soft_wrap=True, highlight=False)
         return
     if push_to and out is None:
         out = Path(push_to.rpartition("/")[2])
@@ -101,20 +104,18 @@ def export(
         missing = ", ".join(option for option, value in options.items() if not value)
         raise ConfigError(f"export needs {missing}; --list describes the formats")
     if name not in EXPORTERS:
-        raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
-    pers: dict[str, Per | None] = {"": None, "phrase": "phrase", "group": "group"}
-    if per not in pers:
-        raise ConfigError(f"--per: expected phrase or group, got {per!r}")
+        raise ConfigError(f"there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}", key="--format")
+    if per not in _PERS:
+        raise ConfigError(f"expected phrase or group, got {per!r}", key="--per")
     if push_to and name != "hf":
-        raise ConfigError("--push: the hub shows the format hf; add --format hf")
-    exporter = EXPORTERS[name]
+        raise ConfigError("the hub shows the format hf; add --format hf", key="--push")
     request = ExportRequest(
-        exporter=exporter,
-        config=load_config(None, settings, exporter.config_type),
+        exporter=EXPORTERS[name],
+        config=load_config(None, settings, EXPORTERS[name].config_type),
         out=out,
         min_score=min_score,
         where=where,
-        per=pers[per],
+        per=_PERS[per],
         min_count=min_count,
         split=split,
         keep_empty=keep_empty,
@@ -124,28 +125,35 @@ def export(
     source = open_dataset(dataset)
     if push_to:
         open_repository(push_to, public=public, overwrite=overwrite)
-    total = source.manifest.get("counts", {}).get("written")
-    bar = progress_bar(errors if as_json else console, "rows", total)
-    with stopping("stopped. Nothing was written."), naming_options(), bar as advance:
-        report = export_dataset(source, request, advance)
+    report = _write(source, request, errors if as_json else console)
     url = push(out, push_to) if push_to else None
     if as_json:
         figures = {"format": name, "out": str(out), **report.counts(), "faults": report.faults, "pushed": url}
         figures |= {"images": report.images, "next": report.next_step}
         print_json(figures, ensure_ascii=False)
     else:
-        _print(report, exporter.masks, out)
+        _print(report, request)
         if url:
             console.print(f"uploaded to {url}", soft_wrap=True)
 
 
-def _print(report: ExportReport, masks: str, out: Path) -> None:
+def _write(dataset: Dataset, request: ExportRequest, progress: Console) -> ExportReport:
+    total = dataset.manifest.get("counts", {}).get("written")
+    with (
+        stopping("stopped. Nothing was written."),
+        naming_options(),
+        progress_bar(progress, "rows", total) as advance,
+    ):
+        return export_dataset(dataset, request, advance)
+
+
+def _print(report: ExportReport, request: ExportRequest) -> None:
     table = Table("", *report.samples, *(["all"] if len(report.samples) > 1 else []))
     for column in table.columns[1:]:
         column.justify = "right"
     for title, counts in (("images", report.samples), ("regions", report.regions)):
         numbers = [*counts.values(), *([counts.total()] if len(counts) > 1 else [])]
         table.add_row(title, *(f"{number:,}" for number in numbers))
-    console.print(f"{report.format} in {out}", soft_wrap=True)
+    console.print(f"{report.format} in {request.out}", soft_wrap=True)
     console.print(table)
-    console.print("\n".join(report.lines(masks)), soft_wrap=True)
+    console.print("\n".join(report.lines(request.exporter.masks)), soft_wrap=True)

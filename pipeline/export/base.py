@@ -1,4 +1,4 @@
-"""The parts of an export format: its settings, the samples it gets, its report, and functions that formats share."""
+"""The parts of an export format: its settings, the samples it gets, and functions that formats share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.dataset.folder import Dataset
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.files import ExportFolder, ImageNames
+from pipeline.export.report import RARE_BELOW, ExportReport
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.records import Rle
@@ -46,7 +48,6 @@ PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
 MOST_TOKENS: Final = 256  # of a text in MDETR, GLIP and Grounding DINO; the first one is a mark
 BEYOND_TOKENS: Final = f"regions whose phrase ends behind {MOST_TOKENS} tokens of the text: readers lose it"
 _WORD: Final = re.compile(r"\w+")
-RARE_BELOW: Final = 10  # Regions of a category; with fewer, it is too rare to learn or to measure
 OBJECT_PHRASES: Final = "named"  # Key of a merged region: dicts of `PHRASE_KEYS`, in the order of the captions
 
 
@@ -68,16 +69,16 @@ class ChosenSample:
         unchosen_regions: Phrase and head of the row's other regions.
     """
 
-    row: Mapping[str, Any]
+    row: Row
     split: str
     image: UprightImage | None
     per_group: bool = False
-    unchosen_regions: Sequence[Mapping[str, Any]] = ()
+    unchosen_regions: Sequence[Annotation] = ()
 
     @property
-    def regions(self) -> list[dict[str, Any]]:
+    def regions(self) -> list[Annotation]:
         """The chosen regions, as `annotations` of the schema."""
-        regions: list[dict[str, Any]] = self.row["annotations"]
+        regions: list[Annotation] = self.row["annotations"]
         return regions
 
     @property
@@ -87,7 +88,7 @@ class ChosenSample:
             raise RuntimeError("the image was not loaded: Exporter.takes_images said that it is not needed")
         return self.image
 
-    def texts(self) -> Iterator[tuple[int, str, list[tuple[dict[str, Any], list[list[int]]]]]]:
+    def texts(self) -> Iterator[tuple[int, str, list[tuple[Annotation, list[list[int]]]]]]:
         """Yield (number, text, regions with the spans of their phrases in the text) for a grounding format.
 
         The texts are the captions with regions, or all captions if none has any. If the regions are those of objects,
@@ -129,7 +130,7 @@ class Categories:
         self._index = {name: index for index, name in enumerate(self.names)}
         self.name_of = itemgetter(category_field)
 
-    def index_of(self, region: Mapping[str, Any]) -> int:
+    def index_of(self, region: Annotation) -> int:
         """Return the index of a chosen region's category."""
         return self._index[self.name_of(region)]
 
@@ -138,77 +139,17 @@ class Categories:
         return {self._index[name] for name in names if name in self._index}
 
 
-@dataclass(slots=True, kw_only=True)
-class ExportReport:
-    """Counts of an export and of what it left out.
-
-    Attributes:
-        format: Name of the format.
-        rows: Number of the dataset's rows: those of the samples and those left out.
-        samples: Number of samples by split.
-        regions: Number of regions by split.
-        doubtful: Number of regions with a score below 0.5; None if scores only rank, or a least score was given.
-        categories: Number of categories.
-        rare: Number of categories with fewer than `RARE_BELOW` regions.
-        left_out: Number of rows left out, by reason.
-        faults: The first few image errors of rows left out.
-        notes: Changes to masks and the like -> how often.
-        images: Where the images are.
-        next_step: `Exporter.next_step` with the paths of this export.
-    """
-
-    format: str
-    rows: int = 0
-    samples: Counter[str] = field(default_factory=Counter)
-    regions: Counter[str] = field(default_factory=Counter)
-    doubtful: int | None = None
-    categories: int = 0
-    rare: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    images: str = ""
-    next_step: str = ""
-
-    def counts(self) -> dict[str, Any]:
-        """Return plain values, in a fixed order."""
-        return {
-            "rows": self.rows,
-            "samples": dict(self.samples),
-            "regions": dict(self.regions),
-            "doubtful": self.doubtful,
-            "categories": self.categories,
-            "rare": self.rare,
-            "left_out": dict(sorted(self.left_out.items())),
-            "notes": {note: count for note, count in sorted(self.notes.items()) if count},
-        }
-
-    def lines(self, masks: str) -> Iterator[str]:
-        """Yield sentences for people, below the counts by split; `masks` is `Exporter.masks`."""
-        if self.doubtful:
-            regions = f"{self.doubtful:,} of {self.regions.total():,} regions"
-            yield f"{regions} have a score below 0.5; --min-score 0.5 leaves them out"
-        yield f"masks: {masks}"
-        yield from (f"{note} ({count:,})" for note, count in self.counts()["notes"].items())
-        yield f"rows left out: {self.left_out.total():,} of {self.rows:,}"
-        yield from (f"  {count:,} {reason}" for reason, count in self.left_out.most_common())
-        yield from (f"    {fault}" for fault in self.faults)
-        if self.categories:
-            advice = (
-                f", {self.rare:,} of them rare (fewer than {RARE_BELOW} regions); --min-count N leaves out rare ones"
-            )
-            categories = "1 category" if self.categories == 1 else f"{self.categories:,} categories"
-            yield f"{categories}{advice if self.rare else ''}"
-        yield f"images: {self.images}"
-        if self.regions.total():
-            yield f"next: {self.next_step}"
-        else:
-            yield "no region was chosen: there is nothing to train on"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """One export. Without the setting `classes`, a format has no categories. Exporters add notes to the report."""
+    """One export.
+
+    Attributes:
+        dataset: The dataset.
+        folder: The folder to write to.
+        splits: Names of the splits.
+        categories: The categories; none in a format without the setting `classes`.
+        report: The report, to which an exporter adds notes.
+    """
 
     dataset: Dataset
     folder: ExportFolder
@@ -234,6 +175,7 @@ class Exporter(ABC):
         image_folder: The folder of image files, with `{split}`; "" if the format has none.
         flat_images: Whether the format's readers look for images in `image_folder` only, and in no folder below it.
         config_type: The settings of the format.
+        notes: Notes of the report: what the format changes or leaves out -> how often.
     """
 
     name: ClassVar[str]
@@ -251,6 +193,7 @@ class Exporter(ABC):
     def __init__(self, config: Any, job: ExportJob) -> None:
         self.config = config
         self.job = job
+        self.notes = job.report.notes
         self._writers: list[Any] = []
         self._image_names: ImageNames | None = None
         self._names_table: Any = None
@@ -287,7 +230,7 @@ class Exporter(ABC):
         return "phrase" if cls.category_field(config) is None else "group"
 
     @classmethod
-    def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
+    def holds(cls, config: Any, row: Row) -> bool:
         """Return whether the format takes a row without regions, if there is no condition on regions."""
         return False
 
@@ -304,16 +247,16 @@ class Exporter(ABC):
             return file_name
         name = self._image_names.name_of(sample.row, sample.image.extension)
         path = f"{self.image_folder.format(split=sample.split)}/{name}"
-        self.job.folder.listed_file(path).write_bytes(sample.image.content)
+        self.job.folder.file(path).write_bytes(sample.image.content)
         if name != file_name:
             if self._names_table is None:
                 self._names_table = csv.writer(self.job.folder.text(NAMES), lineterminator="\n")
                 self._names_table.writerow(["written", "file_name", "sample_id"])
             self._names_table.writerow([path, file_name, sample.row["sample_id"]])
-            self.job.report.notes[RENAMED_IMAGES] += 1
+            self.notes[RENAMED_IMAGES] += 1
         return name
 
-    def written_regions(self, sample: ChosenSample) -> list[dict[str, Any]]:
+    def written_regions(self, sample: ChosenSample) -> list[Annotation]:
         """Return the regions that `add` writes: all chosen ones, unless the format joins some."""
         return sample.regions
 
@@ -342,17 +285,17 @@ def shorten_float(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
-    """Return the outlines of a region's mask in px, see `mask_outlines`; the report counts filled holes.
+def polygons_of(region: Annotation, notes: Counter[str], tolerance_px: float) -> list[list[float]]:
+    """Return the outlines of a region's mask in px, see `mask_outlines`; the notes count masks with filled holes.
 
     Raise InputError as `mask_of`.
     """
     polygons, holes = mask_outlines(mask_of(region), tolerance_px)
-    report.notes[HOLES] += bool(holes)
+    notes[HOLES] += bool(holes)
     return polygons
 
 
-def mask_of(region: Mapping[str, Any]) -> NDArray[np.bool_]:
+def mask_of(region: Annotation) -> NDArray[np.bool_]:
     """Return the mask (H, W) of a region. Raise InputError if it is damaged."""
     height, width = region["segmentation"]["size"]
     try:
@@ -368,27 +311,26 @@ def join_captions(captions: Sequence[str]) -> str:
     return "\n".join(captions)
 
 
-def join_spans(captions: Sequence[str], region: Mapping[str, Any]) -> list[list[int]]:
+def join_spans(captions: Sequence[str], region: Annotation) -> list[list[int]]:
     """Return the spans of a region in the text of `join_captions`: of its phrase, or of all phrases of its object."""
     starts = list(accumulate((len(caption) + 1 for caption in captions), initial=0))
-    return [
-        [starts[one["caption_index"]] + edge for edge in one["span"]] for one in region.get(OBJECT_PHRASES, (region,))
-    ]
+    phrases = region.get(OBJECT_PHRASES, (region,))
+    return [[starts[phrase["caption_index"]] + edge for edge in phrase["span"]] for phrase in phrases]
 
 
-def merge_by_object(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def merge_by_object(regions: Sequence[Annotation]) -> list[Annotation]:
     """Merge the regions of one image by object, in the order of the objects: one box, several phrases.
 
     An object keeps the regions of the phrase with the best score, the first among equals. They get the `PHRASE_KEYS` of
     the name: of the phrases with the object's most frequent head, the one with the best score. They also get the key
     `OBJECT_PHRASES`. Without groups, each phrase of a caption is an object.
     """
-    objects: dict[Any, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
+    objects: dict[Any, dict[tuple[int, ...], list[Annotation]]] = {}
     for region in regions:
         place = (region["caption_index"], *region["span"])
         key = place if region["group"] is None else region["group"]
         objects.setdefault(key, {}).setdefault(place, []).append(region)
-    merged_regions: list[dict[str, Any]] = []
+    merged_regions: list[Annotation] = []
     for places in objects.values():
         ranking = sorted(places.values(), key=lambda entries: -max(region["score"] for region in entries))
         heads = Counter(entries[0]["head"] for entries in places.values())

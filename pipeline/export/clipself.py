@@ -13,13 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.dataset.origin import MODEL_KEYS, check_named
-from pipeline.export.base import CategoryField, ChosenSample, ExportJob, FormatConfig, WithImages
+from pipeline.export.base import CategoryField, ExportJob, FormatConfig, WithImages
 from pipeline.export.coco import CocoLayout
 from stages.contract.errors import InputError
 from stages.shared.model.config import ModelConfig
-
-MOST_BOXES: Final = 20  # that CLIPSelf's loader takes of an image
-MANY_BOXES: Final = f"images with more than {MOST_BOXES} boxes, which is what CLIPSelf takes of one image"
 
 _TEXTS_AT_ONCE: Final = 512
 
@@ -51,11 +48,6 @@ class Clipself(CocoLayout):
     def __init__(self, config: ClipselfConfig, job: ExportJob) -> None:
         _write_embeddings(job, config.model)  # before any file is opened, since it may fail
         super().__init__(config, job)
-
-    def add(self, sample: ChosenSample) -> None:
-        """Write one sample, and note it if CLIPSelf does not take all of its boxes."""
-        super().add(sample)
-        self.job.report.notes[MANY_BOXES] += len(sample.regions) > MOST_BOXES
 
 
 def _write_embeddings(job: ExportJob, named_model: ModelConfig | None) -> None:

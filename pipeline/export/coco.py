@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from pipeline.dataset.folder import absent_phrases
+from pipeline.dataset.rows import Annotation, Values
 from pipeline.export.base import (
     OBJECT_PHRASES,
     PHRASE_KEYS,
@@ -33,11 +34,6 @@ from pipeline.export.files import ExportFolder
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone"}
 
-LABEL_LIST: Final = (
-    "categories with ids from 0: Open-GroundingDino validates on them with use_coco_eval = False and the line of "
-    "label_list.py in its configuration"
-)
-
 ONLY_CATEGORY: Final = {"id": 1, "name": "object", "supercategory": "object"}
 """The category of formats without meaningful categories."""
 
@@ -54,8 +50,8 @@ class CocoConfig(FormatConfig):
     classes: CategoryField = "phrase"
     first_id: Literal[0, 1] = Field(
         1,
-        description="Id of the first category. With 0, as Open-GroundingDino's validation counts, label_list.py has "
-        "the line for its configuration.",
+        description="Id of the first category. With 0, as Open-GroundingDino's validation counts with "
+        "use_coco_eval = False, label_list.py has the line for its configuration.",
     )
     images: WithImages = False
 
@@ -113,7 +109,7 @@ class CocoLayout(Exporter):
             }
             file.annotation(coco_annotation(region, row["id"], category_id, **fields))
 
-    def segmentation_of(self, region: Mapping[str, Any]) -> Any:
+    def segmentation_of(self, region: Annotation) -> Any:
         """Return the value of an annotation's `segmentation`."""
         return region["segmentation"]
 
@@ -136,13 +132,12 @@ class Coco(CocoLayout):
         super().__init__(config, job)
         if config.first_id == 0:
             job.folder.text("label_list.py").write(f"label_list = {compact_json(job.categories.names)}\n")
-            job.report.notes[LABEL_LIST] += len(job.categories.names)
 
-    def segmentation_of(self, region: Mapping[str, Any]) -> Any:
+    def segmentation_of(self, region: Annotation) -> Any:
         """Return the mask as RLE or as polygons."""
         if self.config.segmentation == "rle":
             return region["segmentation"]
-        return polygons_of(region, self.job.report, self.config.tolerance_px)
+        return polygons_of(region, self.notes, self.config.tolerance_px)
 
 
 class FiftyoneConfig(FormatConfig):
@@ -171,7 +166,7 @@ class Fiftyone(CocoLayout):
     flat_images = True
 
 
-def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
+def phrase_entry(region: Annotation) -> Values:
     """Return the fields of a region that COCO does not define.
 
     `presence` and `group` are left out if they are unknown, `refined` and `fallback` if the outline is that of the heat
@@ -187,7 +182,7 @@ def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, **fields: Any) -> dict[str, Any]:
+def coco_annotation(region: Annotation, image_id: int, category_id: int, **fields: Any) -> Values:
     """Return COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; `more` replaces or adds keys."""
     entry = {"id": region["id"], "image_id": image_id, "category_id": category_id}
     entry |= {key: region[key] for key in ("bbox", "area", "segmentation")}
@@ -200,9 +195,7 @@ class CocoFile:
     Images go into the file, annotations into a temporary file until the images are complete.
     """
 
-    def __init__(
-        self, folder: ExportFolder, name: str, categories: Iterable[Mapping[str, Any]] = (ONLY_CATEGORY,)
-    ) -> None:
+    def __init__(self, folder: ExportFolder, name: str, categories: Iterable[Values] = (ONLY_CATEGORY,)) -> None:
         self._file = folder.text(name)
         spool = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=folder.path)  # noqa: SIM115
         self._annotations = folder.open_files.enter_context(spool)
@@ -211,12 +204,12 @@ class CocoFile:
         self._file.write(",".join("\n" + compact_json(category) for category in categories))
         self._file.write('],\n"images":[')
 
-    def image(self, entry: Mapping[str, Any]) -> None:
+    def image(self, entry: Values) -> None:
         """Add an entry of `images`."""
         self._file.write(self._starts["image"] + compact_json(entry))
         self._starts["image"] = ",\n"
 
-    def annotation(self, entry: Mapping[str, Any]) -> None:
+    def annotation(self, entry: Values) -> None:
         """Add an entry of `annotations`."""
         self._annotations.write(self._starts["annotation"] + compact_json(entry))
         self._starts["annotation"] = ",\n"

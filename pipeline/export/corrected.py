@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import RegionKey, read_reviews
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import mask_of
 from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
@@ -34,7 +35,7 @@ class CorrectedDataset:
 
     def tables(
         self, columns: Sequence[str], selector: Selector, notes: Counter[str]
-    ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    ) -> Iterator[tuple[Any, list[Row]]]:
         """Yield (table, rows): `Dataset.tables` with corrected boxes, and their rows with the chosen regions.
 
         Deleted regions stay in the tables, but not in the rows. `notes` count the corrections of chosen regions, and
@@ -62,7 +63,7 @@ class CorrectedDataset:
                 row["annotations"] = [region for region, change in regions_and_changes if change != DELETED_REGIONS]
             yield table, rows
 
-    def _correct(self, region: dict[str, Any], corrections: dict[int, str]) -> dict[str, Any]:
+    def _correct(self, region: Annotation, corrections: dict[int, str]) -> Annotation:
         """Return a region with its corrected box, if it has one; add the note of its correction to `corrections`."""
         correction = self._by_key.get(RegionKey.of(region))
         if correction is None:
@@ -74,7 +75,7 @@ class CorrectedDataset:
         return region
 
 
-def replace_box(region: dict[str, Any], box_xywh_px: Box) -> tuple[dict[str, Any], str]:
+def replace_box(region: Annotation, box_xywh_px: Box) -> tuple[Annotation, str]:
     """Return a region with another box, and the note on its mask: `CORRECTED_BOXES` or `REPLACED_MASKS`.
 
     The box is rounded to pixels within the image, and the score is 1, since a person drew it. The mask is cut to the

@@ -6,7 +6,7 @@ import itertools
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,21 +15,21 @@ import pyarrow as pa
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
+from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
     PHRASE_KEYS,
     Categories,
-    CategoryField,
     ChosenSample,
     Exporter,
     ExportJob,
-    ExportReport,
     FormatConfig,
     Per,
     merge_by_object,
 )
 from pipeline.export.corrected import CorrectedDataset
-from pipeline.export.files import export_folder
+from pipeline.export.files import ExportFolder, export_folder
+from pipeline.export.report import ExportReport
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
@@ -42,11 +42,15 @@ RARE_REGIONS: Final = "regions of categories with fewer regions than --min-count
 JOINED_MENTIONS: Final = (
     "further mentions of regions, joined: one annotation for each object; --per phrase writes every mention"
 )
+UNSAID_REGIONS: Final = "regions that no caption says: left out"
+TURNED_IMAGES: Final = "images encoded again: readers would not turn them upright, or take no GIF"
 ONLY_SPLIT: Final = "train"  # Name of the only split: loaders look for it first
-_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")  # of files on every system, and of a split of Hugging Face datasets
+
+_SHARE: Final = re.compile(r"\s*([A-Za-z0-9_]{1,64})\s*=\s*([0-9]*\.?[0-9]+)\s*")
+"""A split and its share. The name suits files on every system, and splits of Hugging Face datasets."""
+
 _IDS: Final = 2**53
 _MOST_FAULTS: Final = 5
-_LIKELY: Final = 0.5  # the score from which a region is more likely right than wrong, if scores are probabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,232 +89,229 @@ def export_dataset(
 ) -> ExportReport:
     """Write the chosen part of a finished dataset in another format.
 
-    Rows with a missing or broken image are left out. `on_progress` gets the number of rows that are done.
+    Rows with a missing or broken image are left out.
+
+    Args:
+        dataset: The dataset.
+        request: The choice, the format and the folder.
+        on_progress: Function that gets the number of rows that are done.
+
+    Returns:
+        The counts of the export, and of what it left out.
 
     Raises:
-        ConfigError: The condition or the splits are invalid, the folder holds something, or another user's dataset
-            names images outside its folder.
-        InputError: A shard is damaged, the image root is no folder, or none of the images can be read.
+        ConfigError: The condition or the splits are invalid, the folder holds something, or another
+            user's dataset names images outside its folder.
+        InputError: A shard is damaged, the image root is no folder, or no image can be read.
+
+    >>> from pathlib import Path
+    >>> from pipeline.dataset import open_dataset
+    >>> from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+    >>> request = ExportRequest(exporter=EXPORTERS["coco"], out=Path("coco"), split="train=0.5,val=0.5")
+    >>> report = export_dataset(open_dataset("out/"), request)
+    >>> report.samples.total() + report.left_out.total() == report.rows
+    True
+    >>> sorted(path.name for path in Path("coco/annotations").iterdir())
+    ['instances_train.json', 'instances_val.json']
     """
-    format_ = request.exporter
-    config = format_.config_type() if request.config is None else request.config
-    field = format_.category_field(config)
-    per = request.per or format_.usual_per(config)
-    _check_format(request, field)
-    splits = parse_splits(request.split)
-    selector = Selector(dataset.selection(request.where, min_score=request.min_score))
-    corrections = CorrectedDataset(dataset)
-    source = ImageSource(dataset, request.image_root)
-    takes_images = format_.takes_images(config)
-    if takes_images:
-        _check_source(source, dataset, format_.name)
-    report = ExportReport(format=format_.name)
-    if request.min_score == 0 and dataset.manifest.get("calibration") is not None:
-        report.doubtful = 0
-    for split in splits:
-        report.samples[split] = report.regions[split] = 0
+    export = _Export(dataset, request)
+    report = export.report
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        categories = _categories(corrections, selector, request, field, per)
-        report.categories = len(categories.names)
-        report.rare = categories.rare
-        report.notes[RARE_CATEGORIES] += categories.dropped_count
-        job = ExportJob(dataset=dataset, folder=folder, splits=tuple(splits), categories=categories, report=report)
-        exporter = format_(config, job)
-        rows = _rows(corrections, selector, report, on_progress, with_images=takes_images)
-        for sample in _samples(rows, request, exporter, source, splits):
+        exporter = export.open(folder)
+        for sample in export.samples(exporter, on_progress):
             exporter.add(sample)
-            regions = exporter.written_regions(sample)
-            report.samples[sample.split] += 1
-            report.regions[sample.split] += len(regions)
-            if report.doubtful is not None:
-                report.doubtful += sum(region["score"] < _LIKELY for region in regions)
+            report.add(sample.split, exporter.written_regions(sample))
         exporter.close()
-        if report.faults and not any(report.samples.values()):
+        if report.faults and not report.samples.total():
             raise InputError(f"no image can be read; --images says where they are. {report.faults[0]}")
-        _add_next_step(report, request, config, source, dataset)
-        folder.finish(
-            {
-                "format": format_.name,
-                "config": config.model_dump(mode="json"),
-                **{key: getattr(request, key) for key in ("min_score", "where", "min_count")},
-                "per": per,
-                "splits": splits,
-                "keep_empty": request.keep_empty,
-                "counts": report.counts(),
-            }
-        )
+        export.add_next_step()
+        folder.finish(export.settings())
     return report
 
 
-def _check_format(request: ExportRequest, field: CategoryField | None) -> None:
-    """Raise ConfigError if the format cannot hold what is requested."""
-    name = request.exporter.name
-    if request.keep_empty and not request.exporter.keeps_empty:
-        raise ConfigError(f"{name} cannot hold a sample without regions", key="keep_empty")
-    if request.per == "group" and not request.exporter.takes_groups:
-        raise ConfigError(f"{name} has a region for each phrase of a caption, not for each object", key="per")
-    if request.min_count and field is None:
-        raise ConfigError(f"{name} has no categories with these settings", key="min_count")
+class _Export:
+    """A request that was checked, and the report of its export."""
 
-
-def _rows(
-    corrections: CorrectedDataset,
-    selector: Selector,
-    report: ExportReport,
-    on_progress: Callable[[int], None],
-    *,
-    with_images: bool,
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Yield the rows with their chosen regions; and id, phrase and head of their unchosen regions."""
-    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and corrections.dataset.has_images else [])]
-    for table, rows in corrections.tables(columns, selector, report.notes):
-        for row, regions in zip(rows, _names(table), strict=True):
-            report.rows += 1
-            chosen_ids = {region["id"] for region in row["annotations"]}
-            yield row, [region for region in regions if region["id"] not in chosen_ids]
-        on_progress(report.rows)
-
-
-def _samples(
-    rows: Iterable[tuple[dict[str, Any], list[dict[str, Any]]]],
-    request: ExportRequest,
-    exporter: Exporter,
-    source: ImageSource,
-    splits: Splits,
-) -> Iterator[ChosenSample]:
-    """Yield the samples of the export, and report the rows that are left out."""
-    report = exporter.job.report
-    per_group = (request.per or exporter.usual_per(exporter.config)) == "group"
-    for row, unchosen_regions in rows:
-        regions = _join_objects(row["annotations"], request.exporter, report.notes, per_group=per_group)
-        row["annotations"] = (
-            _drop_rare(regions, exporter.job.categories, report.notes) if request.min_count else regions
-        )
-        if not _is_exported(row, request, exporter.config, report):
-            continue
-        try:
-            image = _image(source, row, report) if exporter.takes_images(exporter.config) else None
-        except RowFault as fault:
-            report.left_out[f"image: {fault.error.reason}"] += 1
-            if len(report.faults) < _MOST_FAULTS:
-                report.faults.append(f"{row['sample_id']}: {fault}")
-            continue
-        yield ChosenSample(
-            row=row,
-            split=splits.of(image_of(row)),
-            image=image,
-            per_group=per_group,
-            unchosen_regions=unchosen_regions,
+    def __init__(self, dataset: Dataset, request: ExportRequest) -> None:
+        self.dataset = dataset
+        self.request = request
+        self.format = request.exporter
+        self.config = request.config or self.format.config_type()
+        self.category_field = self.format.category_field(self.config)
+        self.per = request.per or self.format.usual_per(self.config)
+        self.takes_images = self.format.takes_images(self.config)
+        self._check_format()
+        self.splits = parse_splits(request.split)
+        self.selector = Selector(dataset.selection(request.where, min_score=request.min_score))
+        self.corrections = CorrectedDataset(dataset)
+        self.source = ImageSource(dataset, request.image_root)
+        if self.takes_images:
+            self._check_source()
+        has_probabilities = request.min_score == 0 and dataset.manifest.get("calibration") is not None
+        empty = dict.fromkeys(self.splits, 0)
+        self.report = ExportReport(
+            format=self.format.name,
+            samples=Counter(empty),
+            regions=Counter(empty),
+            doubtful=0 if has_probabilities else None,
         )
 
+    def _check_format(self) -> None:
+        """Raise ConfigError if the format cannot hold what is requested."""
+        name = self.format.name
+        if self.request.keep_empty and not self.format.keeps_empty:
+            raise ConfigError(f"{name} cannot hold a sample without regions", key="keep_empty")
+        if self.per == "group" and not self.format.takes_groups:
+            raise ConfigError(f"{name} has a region for each phrase of a caption, not for each object", key="per")
+        if self.request.min_count and self.category_field is None:
+            raise ConfigError(f"{name} has no categories with these settings", key="min_count")
 
-def _names(table: Any) -> list[list[dict[str, Any]]]:
+    def _check_source(self) -> None:
+        """Raise ConfigError if the place of the images is unknown, or if only another user's dataset names it."""
+        if self.source.root is None and not self.dataset.has_images:
+            raise ConfigError(
+                f"{self.format.name} takes images, but the dataset holds none and does not say in which folder "
+                "they are",
+                key="image_root",
+            )
+        self.source.check()
+
+    def open(self, folder: ExportFolder) -> Exporter:
+        """Count the categories, and return the exporter that writes into a folder."""
+        categories = self._count_categories()
+        report = self.report
+        report.categories = len(categories.names)
+        report.rare = categories.rare
+        report.notes[RARE_CATEGORIES] += categories.dropped_count
+        splits = tuple(self.splits)
+        job = ExportJob(dataset=self.dataset, folder=folder, splits=splits, categories=categories, report=report)
+        return self.format(self.config, job)
+
+    def _count_categories(self) -> Categories:
+        """Count the chosen regions by category and head, from the columns that the choice needs and no others."""
+        counts: Counter[tuple[str, str]] = Counter()
+        if (field := self.category_field) is not None:
+            fields = (*PHRASE_KEYS, "group", "score") if self.per == "group" else PHRASE_KEYS
+            columns = dict.fromkeys([*(REGION + name for name in fields), *self.selector.selection.columns])
+            for _, rows in self.corrections.tables(list(columns), self.selector, Counter()):
+                for row in rows:
+                    regions = self._regions_of(row, Counter())
+                    counts.update((region[field], region["head"]) for region in regions)
+        return Categories(counts, self.category_field or "phrase", self.request.min_count)
+
+    def _regions_of(self, row: Row, notes: Counter[str]) -> list[Annotation]:
+        """Return the chosen regions that the format can hold, or with `per="group"` the objects."""
+        regions: list[Annotation] = row["annotations"]
+        if self.format.needs_words:
+            count = len(regions)
+            regions = [region for region in regions if is_said(region)]
+            notes[UNSAID_REGIONS] += count - len(regions)
+        if self.per == "group":
+            count = len(regions)
+            regions = merge_by_object(regions)
+            notes[JOINED_MENTIONS] += count - len(regions)
+        return regions
+
+    def samples(self, exporter: Exporter, on_progress: Callable[[int], None]) -> Iterator[ChosenSample]:
+        """Yield the samples of the export, and report the rows that are left out."""
+        categories = exporter.job.categories
+        for row, unchosen_regions in self._rows(on_progress):
+            regions = self._regions_of(row, self.report.notes)
+            if self.request.min_count:
+                count = len(regions)
+                regions = [region for region in regions if categories.indices([categories.name_of(region)])]
+                self.report.notes[RARE_REGIONS] += count - len(regions)
+            row["annotations"] = regions
+            if (reason := self._reason_to_leave_out(row)) is not None:
+                self.report.left_out[reason] += 1
+                continue
+            try:
+                image = self._image(row) if self.takes_images else None
+            except RowFault as fault:
+                self.report.left_out[f"image: {fault.error.reason}"] += 1
+                if len(self.report.faults) < _MOST_FAULTS:
+                    self.report.faults.append(f"{row['sample_id']}: {fault}")
+                continue
+            yield ChosenSample(
+                row=row,
+                split=self.splits.of(image_of(row)),
+                image=image,
+                per_group=self.per == "group",
+                unchosen_regions=unchosen_regions,
+            )
+
+    def _rows(self, on_progress: Callable[[int], None]) -> Iterator[tuple[Row, list[Annotation]]]:
+        """Yield the rows with their chosen regions; and id, phrase and head of their unchosen regions."""
+        columns = list(DATASET_SCHEMA.names)
+        if self.takes_images and self.dataset.has_images:
+            columns.append(IMAGE_FIELD.name)
+        for table, rows in self.corrections.tables(columns, self.selector, self.report.notes):
+            for row, regions in zip(rows, _names(table), strict=True):
+                self.report.rows += 1
+                chosen_ids = {region["id"] for region in row["annotations"]}
+                yield row, [region for region in regions if region["id"] not in chosen_ids]
+            on_progress(self.report.rows)
+
+    def _reason_to_leave_out(self, row: Row) -> str | None:
+        if row["error"] is not None:
+            return WITH_ERROR
+        # A condition asks for regions, and such a row has none that fulfils it.
+        holds_empty = not self.request.where.strip() and self.format.holds(self.config, row)
+        return None if row["annotations"] or self.request.keep_empty or holds_empty else WITHOUT_REGIONS
+
+    def _image(self, row: Row) -> UprightImage:
+        image = upright_image(self.source.load(row), self.source.limits)
+        if (image.width_px, image.height_px) != (row["width"], row["height"]):
+            size = f"{image.width_px} x {image.height_px} pixels"
+            expected_size = f"{row['width']} x {row['height']}"
+            reason = f"{row['file_name']!r} is {size}, but the dataset was made from {expected_size}"
+            raise RowFault("bad_image", reason)
+        self.report.notes[TURNED_IMAGES] += image.is_reencoded
+        return image
+
+    def add_next_step(self) -> None:
+        """Report where the images are, and the next command; "IMAGES" stands for an unknown folder."""
+        report = self.report
+        out = self.request.out
+        folder = "IMAGES"
+        if self.takes_images:
+            folders = [f"{out}/{self.format.image_folder.format(split=split)}" for split in self.splits]
+            report.images = f"in {', '.join(folders)}" if self.format.image_folder else "in the files of the export"
+            folder = folders[0]
+        elif self.dataset.has_images and self.request.image_root is None:
+            report.images = "not copied, the shards of the dataset hold them"
+        elif self.source.root is not None:
+            folder = self.source.root
+            report.images = f"not copied, file names are relative to {folder}"
+        else:
+            report.images = "not copied, and the dataset does not say where they are"
+        if not self.takes_images and "images" in self.format.config_type.model_fields:
+            report.images += "; --set images=true copies them"
+        split = next(iter(self.splits))
+        report.next_step = self.format.next_step.format(out=out, split=split, images=folder, config=self.config)
+
+    def settings(self) -> Values:
+        """Return what the export's mark holds, in plain values."""
+        return {
+            "format": self.format.name,
+            "config": self.config.model_dump(mode="json"),
+            "min_score": self.request.min_score,
+            "where": self.request.where,
+            "min_count": self.request.min_count,
+            "per": self.per,
+            "splits": self.splits,
+            "keep_empty": self.request.keep_empty,
+            "counts": self.report.counts(),
+        }
+
+
+def _names(table: Any) -> list[list[Annotation]]:
     """Return id, phrase and head of the regions of each row."""
     annotations = table["annotations"].combine_chunks()
     names = ("id", "phrase", "head")
     regions = pa.StructArray.from_arrays([annotations.values.field(name) for name in names], names)
-    rows: list[list[dict[str, Any]]] = pa.ListArray.from_arrays(annotations.offsets, regions).to_pylist()
+    rows: list[list[Row]] = pa.ListArray.from_arrays(annotations.offsets, regions).to_pylist()
     return rows
-
-
-def _join_objects(
-    regions: list[dict[str, Any]], format_: type[Exporter], notes: Counter[str], *, per_group: bool
-) -> list[dict[str, Any]]:
-    """Return the regions of a row that the format can hold; with `per_group`, join the mentions of each object."""
-    if format_.needs_words:
-        caption_regions = [region for region in regions if is_said(region)]
-        notes["regions that no caption says: left out"] += len(regions) - len(caption_regions)
-        regions = caption_regions
-    if per_group:
-        objects = merge_by_object(regions)
-        notes[JOINED_MENTIONS] += len(regions) - len(objects)
-        regions = objects
-    return regions
-
-
-def _drop_rare(regions: list[dict[str, Any]], categories: Categories, notes: Counter[str]) -> list[dict[str, Any]]:
-    """Return the regions in categories of the export."""
-    frequent = [region for region in regions if categories.indices([categories.name_of(region)])]
-    notes[RARE_REGIONS] += len(regions) - len(frequent)
-    return frequent
-
-
-def _is_exported(row: dict[str, Any], request: ExportRequest, config: FormatConfig, report: ExportReport) -> bool:
-    """Return whether a row is in the export; otherwise report it as left out."""
-    if row["error"] is not None:
-        report.left_out[WITH_ERROR] += 1
-        return False
-    if row["annotations"] or request.keep_empty:
-        return True
-    # A condition asks for regions, and finds none in such a row.
-    if not request.where.strip() and request.exporter.holds(config, row):
-        return True
-    report.left_out[WITHOUT_REGIONS] += 1
-    return False
-
-
-def _check_source(source: ImageSource, dataset: Dataset, name: str) -> None:
-    """Raise ConfigError if the place of the images is unknown, or if only another user's dataset names it."""
-    if source.root is None and not dataset.has_images:
-        raise ConfigError(
-            f"{name} takes images, but the dataset holds none and does not say in which folder they are",
-            key="image_root",
-        )
-    source.check()
-
-
-def _add_next_step(
-    report: ExportReport, request: ExportRequest, config: FormatConfig, source: ImageSource, dataset: Dataset
-) -> None:
-    """Add to the report where the images are and the next command; "IMAGES" stands for an unknown folder."""
-    format_ = request.exporter
-    folder = "IMAGES"
-    if format_.takes_images(config):
-        folders = [f"{request.out}/{format_.image_folder.format(split=split)}" for split in report.samples]
-        report.images = f"in {', '.join(folders)}" if format_.image_folder else "in the files of the export"
-        folder = folders[0]
-    else:
-        report.images = "not copied, and the dataset does not say where they are"
-        if dataset.has_images and request.image_root is None:
-            report.images = "not copied, the shards of the dataset hold them"
-        elif source.root is not None:
-            folder = source.root
-            report.images = f"not copied, file names are relative to {folder}"
-        report.images += "; --set images=true copies them" if "images" in format_.config_type.model_fields else ""
-    split = next(iter(report.samples))
-    report.next_step = format_.next_step.format(out=request.out, split=split, images=folder, config=config)
-
-
-def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> UprightImage:
-    image = upright_image(source.load(row), source.limits)
-    if (image.width_px, image.height_px) != (row["width"], row["height"]):
-        raise RowFault(
-            "bad_image",
-            f"{row['file_name']!r} is {image.width_px} x {image.height_px} pixels, but the dataset was made from "
-            f"{row['width']} x {row['height']}",
-        )
-    report.notes["images encoded again: readers would not turn them upright, or take no GIF"] += image.is_reencoded
-    return image
-
-
-def _categories(
-    corrections: CorrectedDataset,
-    selector: Selector,
-    request: ExportRequest,
-    field: CategoryField | None,
-    per: Per,
-) -> Categories:
-    """Count the chosen regions by category and head, from the columns that the choice needs and no others."""
-    counts: Counter[tuple[str, str]] = Counter()
-    if field is not None:
-        per_group = per == "group"
-        fields = (*PHRASE_KEYS, "group", "score") if per_group else PHRASE_KEYS
-        columns = dict.fromkeys([*(REGION + name for name in fields), *selector.selection.columns])
-        for _, rows in corrections.tables(list(columns), selector, Counter()):
-            for row in rows:
-                regions = _join_objects(row["annotations"], request.exporter, Counter(), per_group=per_group)
-                counts.update((region[field], region["head"]) for region in regions)
-    return Categories(counts, field or "phrase", request.min_count)
 
 
 class Splits(dict[str, float]):
@@ -327,7 +328,7 @@ class Splits(dict[str, float]):
         return list(self)[min(bisect_right(ends, place), len(ends) - 1)]
 
 
-def image_of(row: Mapping[str, Any]) -> str:
+def image_of(row: Row) -> str:
     """Return the name of a row's image: its file below the image root or in the tar, else the sample id.
 
     So all rows of an image are in one split. Images with equal names in different tars are too, which is harmless.
@@ -339,23 +340,19 @@ def image_of(row: Mapping[str, Any]) -> str:
 def parse_splits(text: str) -> Splits:
     """Return the splits of "train=0.9,val=0.1"; "" is one split of all. Raise ConfigError for any other text."""
     shares = Splits()
-    for part in text.split(",") if text.strip() else (f"{ONLY_SPLIT}=1",):
-        name, equals, share = (piece.strip() for piece in part.partition("="))
-        if not equals:
-            raise ConfigError(f"expected NAME=SHARE,..., for example train=0.9,val=0.1; got {part!r}", key="split")
-        if name in shares:
-            raise ConfigError(f"{name} is given twice", key="split")
-        try:
-            shares[name] = float(share)
-        except ValueError as error:
-            raise ConfigError(f"the share of {name} is not a number: {share!r}", key="split") from error
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"{name!r} cannot be the name of a split: letters, digits and _ only", key="split")
-        if not 0 < shares[name] <= 1:
-            raise ConfigError(f"expected a share above 0 and up to 1 for {name}, got {shares[name]:g}", key="split")
-    if len({name.lower() for name in shares}) < len(shares):
-        raise ConfigError("two names differ only by case, which some file systems cannot tell apart", key="split")
+    for part in (text.strip() or f"{ONLY_SPLIT}=1").split(","):
+        match = _SHARE.fullmatch(part)
+        if match is None:
+            raise ConfigError(
+                "expected NAME=SHARE,..., for example train=0.9,val=0.1, with letters, digits and _ in names; "
+                f"got {part!r}",
+                key="split",
+            )
+        # Some file systems cannot tell apart names that differ only by case.
+        if match[1].lower() in map(str.lower, shares):
+            raise ConfigError(f"{match[1]} is given twice", key="split")
+        shares[match[1]] = float(match[2])
     total = sum(shares.values())
-    if abs(total - 1) > 1e-6:
-        raise ConfigError(f"expected shares that sum to 1, got {total:g}", key="split")
+    if abs(total - 1) > 1e-6 or not all(shares.values()):
+        raise ConfigError(f"expected shares above 0 that sum to 1, got {total:g}", key="split")
     return shares

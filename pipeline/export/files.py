@@ -1,7 +1,7 @@
 """The folder of an export, which appears when it is finished and replaces only exports; names of images in it; Parquet.
 
 An export is written to `.NAME.unfinished` beside its target and takes its name at the end. It holds
-`.phrasebox-export.json` with the settings and the names of its files.
+`.phrasebox-export.json` with the settings and a digest of the names of its files.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import re
 import shutil
 import unicodedata
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -24,13 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.folder import Dataset
+from pipeline.dataset.rows import Row, Values
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
 from stages.shared.storage import exclusive_lock, place_of, write_text
 from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"  # Hidden, because some loaders read every JSON file that they see
-LIST: Final = ".phrasebox-files.txt"  # Names of files that would be too many for the mark, one on each line
 _ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's
 _MOST_BYTES: Final = 200  # of a part of a path; file systems take 255
 _EXTENSION: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
@@ -46,50 +45,39 @@ _UNSAFE: Final = re.compile(
 
 
 class ExportFolder:
-    """The temporary folder of an export. `open_files` are closed when the export ends or fails."""
+    """The temporary folder of an export.
+
+    Attributes:
+        path: The folder.
+        open_files: Files that are closed when the export ends or fails.
+        is_finished: Whether the export is complete.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.open_files = ExitStack()
         self.is_finished = False
-        self._files: list[str] = []
-        self._list: IO[str] | None = None
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the export, such as "labels/a.json"; make its folder."""
-        self._files.append(name)
-        return self._place(name)
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def text(self, name: str) -> IO[str]:
         """Open a text file of the export until it ends."""
         return self.open_files.enter_context(self.file(name).open("w", encoding="utf-8", newline="\n"))
 
-    def listed_file(self, name: str) -> Path:
-        """Return the path of one of very many files and add it to the list beside the mark; make its folder."""
-        self._list = self._list or self.text(LIST)
-        self._list.write(f"{name}\n")
-        return self._place(name)
-
     def make(self, name: str) -> None:
         """Make a folder, which may stay empty."""
         (self.path / name).mkdir(parents=True, exist_ok=True)
 
-    def rename(self, old: str, new: str) -> None:
-        """Give a file another name in the same folder."""
-        self._files[self._files.index(old)] = new
-        (self.path / old).rename(self.path / new)
-
-    def finish(self, about: Mapping[str, Any]) -> None:
-        """Mark the export as complete; `about` are its settings, without times and places, so that exports compare."""
+    def finish(self, settings: Values) -> None:
+        """Mark the export as complete; the settings hold no times and places, so that exports compare."""
         self.open_files.close()
-        mark = {**about, "files": sorted(self._files)}
+        mark = {**settings, "names": _digest_of_names(self.path)}
         write_text(self.path / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
         self.is_finished = True
-
-    def _place(self, name: str) -> Path:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
 
 
 @contextmanager
@@ -152,34 +140,23 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         mark = json.loads((path / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         mark = None
-    if not isinstance(mark, dict) or not isinstance(mark.get("files"), list):
+    if not isinstance(mark, dict) or "names" not in mark:
         raise ConfigError(f"{path} is not empty and no export wrote it; give another folder", key="out")
     if not overwrite:
         raise ConfigError(f"{path} holds an export; give another folder, or --overwrite to replace it", key="out")
-    if strange := ", ".join(islice(_foreign_files(path, {MARK, *mark["files"]}), 5)):
+    if mark["names"] != _digest_of_names(path):
         raise ConfigError(
-            f"{path} holds files that no export wrote ({strange}): move them away, or give another folder", key="out"
+            f"{path} holds other files than its export wrote: move yours away, or give another folder", key="out"
         )
 
 
-def _foreign_files(path: Path, files: set[str]) -> Iterator[str]:
-    """Yield files and links below `path` that are neither among the export's `files` nor in its list."""
-    listed_keys: Any = np.zeros(0, np.int64)
-    if LIST in files:  # hashes of the names, sorted: 8 bytes each of millions
-        with (path / LIST).open(encoding="utf-8", newline="\n") as lines:
-            listed_keys = np.sort(np.fromiter((stable_id(line.removesuffix("\n")) for line in lines), np.int64))
-    for folder, folders, names in os.walk(path):
-        place = Path(folder).relative_to(path)
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in sorted([*names, *links]):
-            whole = (place / name).as_posix()
-            if whole not in files and not _is_among(stable_id(whole), listed_keys):
-                yield whole
-
-
-def _is_among(key: int, sorted_keys: Any) -> bool:
-    place = int(np.searchsorted(sorted_keys, key))
-    return place < len(sorted_keys) and int(sorted_keys[place]) == key
+def _digest_of_names(folder: Path) -> int:
+    """Return a number that depends on the names of all files, links and folders below a folder, but not the mark's."""
+    digest = 0
+    for place, folders, names in os.walk(folder):
+        relative = Path(place).relative_to(folder)
+        digest += sum(stable_id((relative / name).as_posix()) for name in (*folders, *names) if name != MARK)
+    return digest
 
 
 def number_name(number: int, extension: str) -> str:
@@ -203,19 +180,19 @@ class ImageNames:
             names = table.filter(pc.is_null(table["error"]))["file_name"].to_pylist()
             keys.extend(_key(self._split_extension(name)[0]) for name in names)
         unique, counts = np.unique(np.frombuffer(keys, np.int64), return_counts=True)
-        self._twice = unique[counts > 1]
+        self._ambiguous_keys = set(unique[counts > 1].tolist())
 
-    def name_of(self, row: Mapping[str, Any], extension: str) -> str:
+    def name_of(self, row: Row, extension: str) -> str:
         """Return the path below the image folder; `extension` is the encoded image's, without a dot."""
         stem, suffix = self._split_extension(row["file_name"])
         *folders, last = stem.split("/")
         is_safe = not _NUMBER.fullmatch(last) and all(
             not _UNSAFE.search(part) and len(part.encode()) <= _MOST_BYTES for part in (*folders, last)
         )
-        if not is_safe or any(map(_EXTENSION.search, folders)) or _is_among(_key(stem), self._twice):
+        if not is_safe or any(map(_EXTENSION.search, folders)) or _key(stem) in self._ambiguous_keys:
             return number_name(row["id"], extension)
-        is_kept = _SAME_EXTENSION.get(suffix.lower(), suffix.lower()) == f".{extension}"
-        return f"{stem}{suffix}" if is_kept else f"{stem}.{extension}"
+        has_extension = _SAME_EXTENSION.get(suffix.lower(), suffix.lower()) == f".{extension}"
+        return f"{stem}{suffix}" if has_extension else f"{stem}.{extension}"
 
     def _split_extension(self, file_name: str) -> tuple[str, str]:
         """Return the normalised path, or its last part for `flat`, without the extension; and the extension or ""."""
@@ -239,12 +216,12 @@ class ParquetParts:
         self._folder = folder
         self._split = split
         self._schema = schema
-        self._rows: list[Mapping[str, Any]] = []
-        self._files: list[str] = []
+        self._rows: list[Row] = []
+        self._paths: list[Path] = []
         self._writer = RollingParquet(self._file, rows_per_file=per_file, rows_per_group=per_group)
         folder.open_files.callback(self._writer.abandon)
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Add a row; may write a row group."""
         self._rows.append(row)
         if len(self._rows) == _ROWS_AT_ONCE:
@@ -254,8 +231,8 @@ class ParquetParts:
         """Write all remaining rows and give the files their names."""
         self._pack()
         self._writer.close()
-        for number, name in enumerate(self._files):
-            self._folder.rename(name, f"data/{self._split}-{number:05d}-of-{len(self._files):05d}.parquet")
+        for number, path in enumerate(self._paths):
+            path.rename(path.with_name(f"{self._split}-{number:05d}-of-{len(self._paths):05d}.parquet"))
 
     def _pack(self) -> None:
         self._writer.write(pa.Table.from_pylist(self._rows, schema=self._schema))
@@ -263,5 +240,5 @@ class ParquetParts:
 
     @contextmanager
     def _file(self, number: int) -> Iterator[Path]:
-        self._files.append(f"data/{self._split}-{number:05d}.parquet")
-        yield self._folder.file(self._files[-1])
+        self._paths.append(self._folder.file(f"data/{self._split}-{number:05d}.parquet"))
+        yield self._paths[-1]

@@ -7,12 +7,12 @@ there, the expressions that lie in no other. GRIT's two CLIP similarities are nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 from pydantic import Field
 
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, shorten_float
 from pipeline.export.files import ParquetParts
 from stages.contract.geometry import xywh_to_xyxy
@@ -81,7 +81,7 @@ class Grit(Exporter):
             )
 
 
-def _chunk(region: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
+def _chunk(region: Annotation, row: Row) -> list[float]:
     x0, y0, x1, y1 = xywh_to_xyxy(region["bbox"])
     width = row["width"]
     height = row["height"]

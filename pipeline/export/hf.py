@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.dataset.folder import absent_phrases
+from pipeline.dataset.rows import Values
 from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts, number_name
 from stages.write import dtype_of
@@ -76,7 +77,7 @@ class Hf(Exporter):
         super().__init__(config, job)
         self._labels = len(job.categories.names) <= MOST_LABELS
         if not self._labels:
-            job.report.notes[AS_TEXT] += len(job.categories.names)
+            self.notes[AS_TEXT] += len(job.categories.names)
         schema = _schema(job.categories.names if self._labels else None)
         rows = config.rows_per_file
         self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, schema, rows, _ROWS_PER_GROUP))
@@ -115,7 +116,7 @@ def _schema(labels: Sequence[str] | None) -> Any:
     objects = pa.struct([(name, pa.list_(kind)) for name, kind in kinds.items()])
     schema = pa.schema([*_FIELDS.items(), ("objects", objects)])
 
-    def feature(name: str, kind: Any) -> dict[str, Any]:
+    def feature(name: str, kind: Any) -> Values:
         if name == "image":
             return {"_type": "Image"}
         if pa.types.is_struct(kind):

@@ -80,7 +80,7 @@ class Mdetr(Exporter):
                 }
             )
             for region, spans in regions:
-                self.job.report.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
-                polygons = polygons_of(region, self.job.report, self.config.tolerance_px)
+                self.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
+                polygons = polygons_of(region, self.notes, self.config.tolerance_px)
                 fields = {"segmentation": polygons, "tokens_positive": spans, "rle": region["segmentation"]}
                 file.annotation(coco_annotation(region, image_id, 1, **fields))

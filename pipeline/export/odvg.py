@@ -12,11 +12,11 @@ Open-GroundingDino validates on `coco` with first_id=0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
+from pipeline.dataset.rows import Annotation, Values
 from pipeline.export.base import (
     BEYOND_TOKENS,
     CategoryField,
@@ -88,7 +88,7 @@ class Odvg(Exporter):
             return
         for _, caption, regions in sample.texts():
             for _, spans in regions:
-                self.job.report.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
+                self.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
             lead = len(caption) - len(caption.lstrip())  # mmdetection strips captions and keeps the places in them
             entries = [
                 _region(region, phrase=region["phrase"], tokens_positive=[[a - lead, b - lead] for a, b in spans])
@@ -97,7 +97,7 @@ class Odvg(Exporter):
             file.write(compact_json({**start, "grounding": {"caption": caption.strip(), "regions": entries}}) + "\n")
 
 
-def _region(region: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+def _region(region: Annotation, **fields: Any) -> Values:
     box = list(xywh_to_xyxy(region["bbox"]))
     score = shorten_float(region["score"])
     return {"bbox": box, **fields, "segmentation": region["segmentation"], "score": score}

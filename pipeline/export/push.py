@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from huggingface_hub import HfApi, constants, errors
 
+from pipeline.dataset.rows import Values
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, OutputError, PhraseboxError, one_line
 
@@ -52,7 +53,7 @@ def push(folder: Path, name: str) -> str:
     try:
         with _hub_errors(name):
             api = HfApi(library_name="phrasebox")
-            target: dict[str, Any] = {"repo_id": name, "repo_type": KIND}
+            target: Values = {"repo_id": name, "repo_type": KIND}
             api.upload_folder(folder_path=folder, commit_message="phrasebox export", **target)
             # Last: the client may delete in the first of several commits, and a later one may fail.
             files = [file for file in api.list_repo_files(**target) if fnmatch(file, "data/*.parquet")]

@@ -11,12 +11,12 @@ SAM 3's training loader `COCO_FROM_JSON` takes the phrase from the category and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from pipeline.dataset.folder import read_marks
+from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, WithImages, shorten_float
 from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.errors import ConfigError
@@ -31,7 +31,6 @@ NO_NEGATIVES: Final = (
     "{}.json gives every model a cgF1 of 0, because no pair has an absent phrase; a run finds absent phrases with a "
     "higher regions.absent_share or regions.min_presence"
 )
-NO_POSITIVES: Final = "{}.json gives every model a cgF1 of 0, because each pair has an absent phrase"
 SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
 
 
@@ -68,15 +67,16 @@ class Saco(Exporter):
         self._marks = read_marks(job.dataset.path)
         if config.exhaustive == "reviewed" and "good" not in self._marks.values():
             raise ConfigError(
-                "exhaustive: nobody has marked an image of this dataset good, and SAM 3's evaluator fails where no "
-                "image is: mark some (phrasebox inspect), or declare all pairs complete: --set exhaustive=all"
+                "nobody has marked an image of this dataset good, and SAM 3's evaluator fails where no image is: "
+                "mark some (phrasebox inspect), or declare all pairs complete: --set exhaustive=all",
+                key="exhaustive",
             )
         self._pairs: Counter[tuple[str, int]] = Counter()  # by split and `is_instance_exhaustive`
         self._negatives: Counter[str] = Counter()  # those that are exhaustive, by split
         self._files = self.for_splits(lambda split: CocoFile(job.folder, f"{split}.json"))
 
     @classmethod
-    def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
+    def holds(cls, config: Any, row: Row) -> bool:
         """Return whether the export takes absent phrases and the row has some."""
         return bool(config.negatives and row["absent"])
 
@@ -85,9 +85,9 @@ class Saco(Exporter):
         file = self._files[sample.split]
         file_name = self.image_name(sample)
         row = sample.row
-        present: dict[str, list[dict[str, Any]]] = {}
+        present: dict[str, list[Annotation]] = {}
         written_regions = self.written_regions(sample)
-        self.job.report.notes[SAID_TWICE] += len(sample.regions) - len(written_regions)
+        self.notes[SAID_TWICE] += len(sample.regions) - len(written_regions)
         for region in written_regions:
             present.setdefault(region["phrase"], []).append(region)
         width = row["width"]
@@ -104,12 +104,12 @@ class Saco(Exporter):
         for entry in {entry["phrase"]: entry for entry in absent if entry["phrase"] not in present}.values():
             pair = self._pair(sample, file_name, entry)
             file.image(pair)
-            self.job.report.notes[NEGATIVES] += 1
+            self.notes[NEGATIVES] += 1
             self._negatives[sample.split] += pair["is_instance_exhaustive"]
 
-    def written_regions(self, sample: ChosenSample) -> list[dict[str, Any]]:
+    def written_regions(self, sample: ChosenSample) -> list[Annotation]:
         """Return the chosen regions; equal masks of one phrase in several captions are written once."""
-        distinct: dict[tuple[str, str], dict[str, Any]] = {}
+        distinct: dict[tuple[str, str], Annotation] = {}
         for region in sample.regions:
             distinct.setdefault((region["phrase"], region["segmentation"]["counts"]), region)
         return [*distinct.values()]
@@ -120,19 +120,17 @@ class Saco(Exporter):
         for split in self.job.splits:
             scored_pairs = self._pairs[split, 1]
             if not scored_pairs:
-                self.job.report.notes[UNSCORED_FILE.format(split)] += self._pairs[split, 0]
+                self.notes[UNSCORED_FILE.format(split)] += self._pairs[split, 0]
             elif not self._negatives[split]:
-                self.job.report.notes[NO_NEGATIVES.format(split)] += scored_pairs
-            elif self._negatives[split] == scored_pairs:
-                self.job.report.notes[NO_POSITIVES.format(split)] += scored_pairs
+                self.notes[NO_NEGATIVES.format(split)] += scored_pairs
 
-    def _pair(self, sample: ChosenSample, file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
+    def _pair(self, sample: ChosenSample, file_name: str, phrase: Values) -> Values:
         """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""
         row = sample.row
         text = phrase["phrase"]
         presence = phrase["presence"]
         is_exhaustive = self.config.exhaustive == "all" or self._marks.get(row["sample_id"]) == "good"
-        self.job.report.notes[UNREVIEWED_PAIRS] += not is_exhaustive
+        self.notes[UNREVIEWED_PAIRS] += not is_exhaustive
         self._pairs[sample.split, int(is_exhaustive)] += 1
         return {
             "id": stable_id(f"{row['sample_id']}\nphrase {text}"),

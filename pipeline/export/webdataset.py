@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.dataset.folder import absent_phrases
+from pipeline.dataset.rows import Values
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, compact_json
 from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
@@ -43,7 +44,7 @@ class Webdataset(Exporter):
         """Write one sample."""
         row = sample.row
         image = sample.loaded_image
-        description: dict[str, Any] = {
+        description: Values = {
             **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
             "absent": absent_phrases(row),
             "annotations": [

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig, Tolerance, polygons_of
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
@@ -63,7 +63,7 @@ class Yolo(Exporter):
         for missing in [split for split in ("train", "val") if split not in job.splits]:
             # Ultralytics rejects a file without them.
             lines.append(f"{missing}: images/{last}\n")
-            job.report.notes[f"missing split that Ultralytics needs: {missing} uses the {last} images"] += 1
+            self.notes[f"missing split that Ultralytics needs: {missing} uses the {last} images"] += 1
         lines.append("names:" + ("\n" if job.categories.names else " {}\n"))
         lines += (f"  {index}: {quote_yaml(name)}\n" for index, name in enumerate(job.categories.names))
         job.folder.text("data.yaml").writelines(lines)
@@ -74,14 +74,15 @@ class Yolo(Exporter):
         as_line = self._outline if self.config.labels == "polygons" else _box
         lines = [f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n" for region in sample.regions]
         if self.config.labels == "boxes":
-            self.job.report.notes["masks dropped: labels=boxes"] += len(lines)
-        path = self.job.folder.listed_file(f"labels/{sample.split}/{stem}.txt")
+            self.notes["masks dropped: labels=boxes"] += len(lines)
+        path = self.job.folder.file(f"labels/{sample.split}/{stem}.txt")
         path.write_text("".join(lines), encoding="ascii", newline="\n")
 
-    def _outline(self, region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-        report = self.job.report
-        parts = [np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, report, self.config.tolerance_px)]
-        report.notes[PARTS] += len(parts) > 1
+    def _outline(self, region: Annotation, row: Row) -> str:
+        parts = [
+            np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, self.notes, self.config.tolerance_px)
+        ]
+        self.notes[PARTS] += len(parts) > 1
         return _numbers(join_outlines(parts) / (row["width"], row["height"]))
 
 
@@ -96,7 +97,7 @@ def join_outlines(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return outline
 
 
-def _box(region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+def _box(region: Annotation, row: Row) -> str:
     x, y, w, h = region["bbox"]
     width = row["width"]
     height = row["height"]

@@ -204,7 +204,7 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
     [
         ("cooc", [], f"^--format: there is no 'cooc'; one of {', '.join(sorted(EXPORTERS))}"),
         ("coco", ["--where", "hed = 'dog'"], "^--where: not an SQL condition.*columns: phrase, head"),
-        ("coco", ["--split", "../x=1"], "^--split: .*cannot be the name of a split"),
+        ("coco", ["--split", "../x=1"], "^--split: expected NAME=SHARE"),
         ("coco", ["--per", "thing"], "^--per: expected phrase or group, got 'thing'"),
         ("coco", ["--set", "segmentation=masks"], "segmentation"),
         ("grit", ["--set", "segmentation=rle"], "segmentation"),

@@ -21,7 +21,6 @@ from pipeline.export.files import ExportFolder
 from pipeline.export.saco import (
     NEGATIVES,
     NO_NEGATIVES,
-    NO_POSITIVES,
     SAID_TWICE,
     UNREVIEWED_PAIRS,
     UNSCORED_FILE,
@@ -175,11 +174,10 @@ def test_what_the_evaluator_cannot_score_is_told(rows: list[dict[str, Any]], dem
         ("unreviewed negatives", rows[1:], {}, {NO_NEGATIVES: 1}),
         ("all", rows[1:], {"exhaustive": "all"}, {}),
         ("left out", rows[1:], {"exhaustive": "all", "negatives": False}, {NO_NEGATIVES: 2}),
-        ("no regions", rows[3:], {"exhaustive": "all"}, {NO_POSITIVES: 2}),
         ("reviewed", rows, {}, {}),
     ):
         _, notes = written(chosen, marked, tmp_path / name, **settings)
-        texts = {text: notes[text.format("train")] for text in (UNSCORED_FILE, NO_NEGATIVES, NO_POSITIVES)}
+        texts = {text: notes[text.format("train")] for text in (UNSCORED_FILE, NO_NEGATIVES)}
         assert {text: count for text, count in texts.items() if count} == told, name
 
 

@@ -12,7 +12,7 @@ from stages.contract.errors import ConfigError
 def write(out: Path, text: str = "new", *, overwrite: bool = False) -> None:
     with export_folder(out, overwrite=overwrite) as folder:
         folder.file("a/b.txt").write_text(text)
-        folder.listed_file("images/ö 7.jpg").write_bytes(b"7")
+        folder.file("images/ö 7.jpg").write_bytes(b"7")
         folder.finish({"format": "test"})
 
 
@@ -50,7 +50,7 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     elsewhere.mkdir()
     (out / stranger).parent.mkdir(parents=True, exist_ok=True)
     (out / stranger).symlink_to(elsewhere) if "link" in stranger else (out / stranger).write_text("mine")
-    with pytest.raises(ConfigError, match=rf"no export wrote \({stranger}\)"):
+    with pytest.raises(ConfigError, match="holds other files than its export wrote"):
         write(out, overwrite=True)
     assert (out / stranger).exists()
 
