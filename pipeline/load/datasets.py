@@ -22,13 +22,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.config import check
 from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.dataset.rows import Row, Values
 from pipeline.load.row_groups import LoadOptions, RowGroup, row_groups_of, select_rows
 from pipeline.load.sample import BadImages, Contents, SampleMaker
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.storage import AnyPath
 
 AnyDataset = Dataset | AnyPath | str
-Row = dict[str, Any]  # a row of the dataset, with its chosen regions in `annotations`
 
 
 class StreamOptions(LoadOptions):
@@ -39,10 +39,9 @@ class StreamOptions(LoadOptions):
         shuffle_rows: Rows that a worker holds to shuffle them, with their encoded images. Rows of a row group stay near
             each other, so a sorted dataset needs a window of several row groups.
         seed: Seed of the order.
-        even: "drop" gives each rank the same number of samples. Up to `world_size - 1` samples are left out, others in
-            each epoch. The rows are counted first, which reads their errors and scores; a skipped bad image is
-            replaced by a neighbour.
-        count: Count the rows, for `len`.
+        even: "drop" gives each rank the same number of samples. Up to `world_size - 1` samples are left
+            out, others in each epoch. The rows are counted first, which reads their errors and scores, and
+            the stream has a length; a skipped bad image is replaced by a neighbour.
         rank: Number of this rank. By default that of torch.distributed if it is initialised, else RANK, else 0; the
             stream's constructor reads it, not the workers.
         world_size: Number of ranks, with the same defaults: WORLD_SIZE, else 1.
@@ -52,7 +51,6 @@ class StreamOptions(LoadOptions):
     shuffle_rows: int = Field(1000, ge=1)
     seed: int = Field(0, ge=0)
     even: Literal["no", "drop"] = "no"
-    count: bool = False
     rank: int | None = None
     world_size: int | None = None
 
@@ -60,47 +58,55 @@ class StreamOptions(LoadOptions):
 class _Images:
     """The parts of both loaders: the dataset, the maker of samples, and the row groups."""
 
-    def __init__(self, dataset: AnyDataset, contents: Contents | None, options: LoadOptions, *, count: bool) -> None:
+    def __init__(self, dataset: AnyDataset, contents: Contents | None, options: LoadOptions) -> None:
         self.bad_images = BadImages(options.on_bad_image)
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self._maker = SampleMaker(self.dataset, contents or Contents(), options)
         self._groups = row_groups_of(self.dataset)
-        if count:
-            self._groups = select_rows(self._groups, options, self._maker.selector)
         self.read_row_groups = 0
 
 
 class RegionStream(_Images, IterableDataset[Any]):
     """A stream of the samples of a dataset; `pipeline.load.sample` describes a sample.
 
-    Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a function of `seed`,
-    the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch, as with torch's
-    DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
+    Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a
+    function of `seed`, the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch,
+    as with torch's DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
 
     Ranks get equal numbers of rows, give or take one, but may get different numbers of samples. Then
     DistributedDataParallel hangs; `even` prevents it.
 
-    Raise InputError if the dataset is missing or damaged, ConfigError for an option that is invalid or unknown.
+    Args:
+        dataset: A dataset, or its folder or URL.
+        contents: The contents of a sample; by default images and annotations.
+        **options: min_score, where, keep_empty, on_bad_image, shuffle, shuffle_rows, seed, even, rank,
+            world_size: see `LoadOptions` and `StreamOptions`.
 
     Attributes:
         bad_images: Its `count` is the number of skipped images.
         read_row_groups: Number of row groups that this process has read.
+
+    Raises:
+        InputError: The dataset is missing or damaged.
+        ConfigError: An option is invalid or unknown.
+
+    >>> from torch.utils.data import DataLoader
+    >>> from phrasebox import RegionStream, collate_regions
+    >>> from pipeline.load import Contents
+    >>> stream = RegionStream("out/", Contents(square_px=224), min_score=0.5, even="drop")
+    >>> stream.set_epoch(3)
+    >>> batch = next(iter(DataLoader(stream, 4, collate_fn=collate_regions)))
+    >>> batch["images"].shape, batch["images"].dtype
+    (torch.Size([4, 3, 224, 224]), torch.uint8)
     """
 
     def __init__(self, dataset: AnyDataset, contents: Contents | None = None, **options: Any) -> None:
-        """Open a dataset.
-
-        Args:
-            dataset: A dataset, or its folder or URL.
-            contents: What the samples hold; by default images and annotations.
-            **options: min_score, where, keep_empty, on_bad_image, shuffle, shuffle_rows, seed, even, count, rank,
-                world_size: see `LoadOptions` and `StreamOptions`.
-        """
         self._options: StreamOptions = check(options, StreamOptions)
         self._is_even = self._options.even != "no"
-        self._is_counted = self._options.count or self._is_even
         self.rank, self.world_size = place_of_rank(self._options.rank, self._options.world_size)
-        super().__init__(dataset, contents, self._options, count=self._is_counted)
+        super().__init__(dataset, contents, self._options)
+        if self._is_even:
+            self._groups = select_rows(self._groups, self._options, self._maker.selector)
         # In shared memory, so that it reaches workers that live on.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -111,9 +117,9 @@ class RegionStream(_Images, IterableDataset[Any]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        """Return the number of this rank's samples in an epoch. Raise TypeError if the rows were not counted."""
-        if not self._is_counted:
-            raise TypeError("the samples of a RegionStream are not counted: give count=True, or even")
+        """Return the number of this rank's samples in an epoch. Raise TypeError without `even`."""
+        if not self._is_even:
+            raise TypeError('the samples of a RegionStream are not counted: give even="drop"')
         return len(range(*self._rank_stretch()))
 
     def __iter__(self) -> Iterator[Any]:
@@ -179,32 +185,44 @@ class RegionStream(_Images, IterableDataset[Any]):
 class RegionDataset(_Images, TorchDataset[Any]):
     """The samples of a dataset by number, in the order of the shards; `pipeline.load.sample` describes a sample.
 
-    Reading a sample reads its row group, unless that is cached: with images in the shards and a shuffling sampler,
-    `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`). Under "skip", its
-    batches come without bad images; a single sample still raises.
+    Reading a sample reads its row group, unless that is cached: with images in the shards and a shuffling
+    sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`).
+    Under "skip", its batches come without bad images; a single sample still raises.
 
     The rows are counted first. A process caches the last used row groups with their encoded images: up to
-    `cached_bytes`, and at least one. Raise as `RegionStream`.
+    `cached_bytes`, and at least one.
+
+    Args:
+        dataset: A dataset, or its folder or URL.
+        contents: The contents of a sample; by default images and annotations.
+        cached_bytes: The most memory for row groups.
+        **options: min_score, where, keep_empty, on_bad_image: see `LoadOptions`.
+
+    Raises:
+        InputError: The dataset is missing or damaged.
+        ConfigError: An option is invalid or unknown.
+
+    >>> from phrasebox import RegionDataset
+    >>> samples = RegionDataset("out/", where="w > 20")
+    >>> sample = samples[-1]
+    >>> sample["image"].dtype, tuple(sample["image"].shape) == (3, *sample["size_hw"])
+    (torch.uint8, True)
+    >>> len(sample["phrases"]) == len(sample["boxes_xyxy_px"]) == len(sample["scores"])
+    True
     """
 
     def __init__(
         self, dataset: AnyDataset, contents: Contents | None = None, cached_bytes: int = 2**28, **options: Any
     ) -> None:
-        """Open a dataset.
-
-        Args:
-            dataset: A dataset, or its folder or URL.
-            contents: What the samples hold; by default images and annotations.
-            cached_bytes: The most memory for row groups.
-            **options: min_score, where, keep_empty, on_bad_image: see `LoadOptions`.
-        """
-        super().__init__(dataset, contents, check(options, LoadOptions), count=True)
+        load_options: LoadOptions = check(options, LoadOptions)
+        super().__init__(dataset, contents, load_options)
+        self._groups = select_rows(self._groups, load_options, self._maker.selector)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
         self._cached_bytes = cached_bytes
         # The last used at the end. Rows as plain values take a hundred times the memory.
         self._cache: dict[int, pa.Table] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Values:
         return {**self.__dict__, "_cache": {}}
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
+from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import REGION, Selector
 from stages.contract.errors import InputError
 from stages.contract.masks import run_ends
@@ -48,12 +49,19 @@ class LoadOptions(BaseModel, extra="forbid", frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """A row group of a shard, and its selected rows."""
+    """A row group of a shard, and its selected rows.
+
+    Attributes:
+        path: The shard.
+        number: Number of the row group in the shard.
+        size: Number of selected rows.
+        rows: Numbers of the selected rows, int64 (size,), ascending; None for all rows.
+    """
 
     path: AnyPath
-    number: int  # in the shard
-    size: int  # number of selected rows
-    rows: NDArray[np.int64] | None = None  # their numbers, ascending; None for all rows
+    number: int
+    size: int
+    rows: NDArray[np.int64] | None = None
 
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Yield all rows as tables of a few MB, each with the number of its first row."""
@@ -117,7 +125,7 @@ def runs_of(masks: Sequence[Rle]) -> Runs:
     return run_ends(np.concatenate(texts), np.cumsum([0, *map(len, texts)]), pixels)
 
 
-def add_runs(rows: Sequence[dict[str, Any]]) -> None:
+def add_runs(rows: Sequence[Row]) -> None:
     """Add the runs of its masks to each row as `runs`. Raise ValueError for a damaged mask.
 
     Masks of `_ROWS_AT_ONCE` rows are decoded together: fewer are slower, more take too much memory.

@@ -39,7 +39,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -50,6 +51,7 @@ from torch.utils.data import get_worker_info
 
 from pipeline.dataset.folder import Dataset, absent_phrases
 from pipeline.dataset.origin import ImageSource
+from pipeline.dataset.rows import Row, Values
 from pipeline.dataset.selection import REGION, Selection, Selector
 from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, select_samples
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
@@ -63,15 +65,15 @@ _COLUMNS: Final = (*_ROW_KEYS, "width", "height", "error", "absent.list.element.
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
 
-_EMPTY: Final = {
-    "boxes_xyxy_px": torch.zeros(0, 4),
-    "scores": torch.zeros(0),
-    "similarities": torch.zeros(0),
-    "spans": torch.zeros(0, 2, dtype=torch.int64),
-    "caption_indices": torch.zeros(0, dtype=torch.int64),
-    "region_ids": torch.zeros(0, dtype=torch.int64),
+_REGION_TENSORS: Final = {
+    "boxes_xyxy_px": ("bbox", torch.zeros(0, 4)),
+    "scores": ("score", torch.zeros(0)),
+    "similarities": ("similarity", torch.zeros(0)),
+    "spans": ("span", torch.zeros(0, 2, dtype=torch.int64)),
+    "caption_indices": ("caption_index", torch.zeros(0, dtype=torch.int64)),
+    "region_ids": ("id", torch.zeros(0, dtype=torch.int64)),
 }
-"""Tensors of every sample, with a row for each region."""
+"""Tensor of every sample, with a row for each region -> the field of an annotation, and the tensor without regions."""
 
 _JOINS: Final[dict[str, Any]] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
 """Entry of a sample -> function that joins those of a batch, if they are equal in size."""
@@ -84,11 +86,14 @@ _FOREIGN_SELECTORS: Final[list[Selector | None]] = []
 class Contents:
     """Contents of a sample beside its annotations; nothing else is read or computed.
 
+    Raise ConfigError for a value that cannot be used.
+
     Attributes:
         images: Load and decode the images: uint8 RGB, upright.
-        image_root: The folder or URL that `file_name` is relative to, if the shards hold no images; None for the run's.
-        square_px: Side of the square that images are stretched to, as CLIP takes them without cropping; boxes and masks
-            follow. None for the original size.
+        image_root: The folder or URL that `file_name` is relative to, if the shards hold no images; None
+            for the run's.
+        square_px: Side of the square that images are stretched to, as CLIP takes them without cropping;
+            boxes and masks follow. None for the original size.
         masks: "full" for bool masks in the size of the image.
         grid_hw: Size of a feature grid, for the share of each cell inside each mask.
         tokenizer: Function for the phrases' tokens.
@@ -102,7 +107,7 @@ class Contents:
     masks: Literal["none", "full"] = "none"
     grid_hw: tuple[int, int] | None = None
     tokenizer: Tokenize | None = None
-    transform: Callable[[dict[str, Any]], Any] | None = None
+    transform: Callable[[Values], Any] | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:
@@ -180,7 +185,7 @@ class SampleMaker:
         self._process = 0
         self._tokens: Callable[[str], Tensor] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Values:
         return {**self.__dict__, "_selector": None, "_tokens": None}
 
     @property
@@ -196,9 +201,9 @@ class SampleMaker:
         """Return the samples in a table of rows, as a table, and their numbers in it."""
         return select_samples(table, self.options, self.selector)
 
-    def rows(self, table: Any) -> list[dict[str, Any]]:
+    def rows(self, table: Any) -> list[Row]:
         """Return the table of `choose` as plain values."""
-        rows: list[dict[str, Any]] = table.to_pylist()
+        rows: list[Row] = table.to_pylist()
         if self._has_masks:
             try:
                 add_runs(rows)
@@ -207,11 +212,11 @@ class SampleMaker:
                 raise SchemaError(f"{self.dataset.path}: {places}: a mask is damaged: {one_line(error)}") from error
         return rows
 
-    def where(self, row: Mapping[str, Any]) -> str:
+    def where(self, row: Row) -> str:
         """Return the name of a sample for messages."""
         return f"{self.dataset.path}: sample {row['sample_id']!r}, image {row['file_name']!r}"
 
-    def sample(self, row: Mapping[str, Any]) -> Any:
+    def sample(self, row: Row) -> Any:
         """Return a row as a sample, transformed.
 
         Raise RowFault for an image that is missing or broken, SchemaError for values that violate the dataset's
@@ -231,32 +236,26 @@ class SampleMaker:
             sample["image"] = self._image(row)
         return sample if contents.transform is None else contents.transform(sample)
 
-    def _annotations(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _annotations(self, row: Row) -> Values:
         contents = self.contents
         regions = row["annotations"] or []
         height = row["height"]
         width = row["width"]
         h, w = (height, width) if contents.square_px is None else (contents.square_px, contents.square_px)
-
-        def numbers(name: str, kind: torch.dtype, *shape: int) -> Tensor:
-            return torch.tensor([region[name] for region in regions], dtype=kind).reshape(len(regions), *shape)
-
-        boxes = numbers("bbox", torch.float32, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        sample: dict[str, Any] = {name: row[name] for name in _ROW_KEYS}
+        sample: Values = {name: row[name] for name in _ROW_KEYS}
         sample |= {
             "absent": absent_phrases(row),
             "original_hw": (height, width),
             "size_hw": (h, w),
-            "boxes_xyxy_px": boxes * torch.tensor([w / max(width, 1), h / max(height, 1)] * 2),
             "phrases": [region["phrase"] for region in regions],
             "heads": [region["head"] for region in regions],
-            "spans": numbers("span", torch.int64, 2),
-            "caption_indices": numbers("caption_index", torch.int64),
-            "scores": numbers("score", torch.float32),
-            "similarities": numbers("similarity", torch.float32),
-            "region_ids": numbers("id", torch.int64),
         }
+        for name, (key, empty) in _REGION_TENSORS.items():
+            values = torch.tensor([region[key] for region in regions], dtype=empty.dtype)
+            sample[name] = values.reshape(len(regions), *empty.shape[1:])
+        boxes = sample["boxes_xyxy_px"]
+        boxes[:, 2:] += boxes[:, :2]
+        boxes *= torch.tensor([w / max(width, 1), h / max(height, 1)] * 2)
         if self._has_masks:
             ends, starts = row["runs"]
             if contents.masks == "full":
@@ -266,7 +265,7 @@ class SampleMaker:
                 sample["grid_masks"] = torch.from_numpy(grid_shares(ends, starts, (height, width), contents.grid_hw))
         return sample
 
-    def _image(self, row: Mapping[str, Any]) -> Any:
+    def _image(self, row: Row) -> Any:
         contents = self.contents
         side = self.contents.square_px
         content = self.source.load(row)
@@ -278,7 +277,7 @@ class SampleMaker:
         return torch.from_numpy(image.rgb).permute(2, 0, 1)
 
 
-def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate_regions(samples: Sequence[Values]) -> Values:
     """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
 
     The regions of all images follow each other: nothing is padded, and an image may have any number of regions.
@@ -302,52 +301,55 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
 
     `phrases` holds each phrase once, so that a contrastive loss can distinguish them.
+
+    >>> from phrasebox import RegionDataset, collate_regions
+    >>> samples = RegionDataset("out/")
+    >>> batch = collate_regions([samples[0], samples[1]])
+    >>> batch["region_counts"].tolist() == [len(samples[0]["scores"]), len(samples[1]["scores"])]
+    True
+    >>> batch["rois"].shape == (len(batch["scores"]), 5)
+    True
+    >>> phrases = [batch["phrases"][number] for number in batch["phrase_indices"]]
+    >>> phrases == samples[0]["phrases"] + samples[1]["phrases"]
+    True
     """
-
-    def values_of(name: str) -> list[Any]:
-        return [sample[name] for sample in samples]
-
-    counts = [len(sample["scores"]) for sample in samples]
+    columns = defaultdict[str, list[Any]](list)
+    for sample in samples:
+        for name, value in sample.items():
+            columns[name].append(value)
+    counts = [len(scores) for scores in columns["scores"]]
     owners = torch.arange(len(samples)).repeat_interleave(_whole(counts))
-    first_regions, phrase_indices = _distinct(values_of("phrases"))
+    phrases = [phrase for phrases in columns["phrases"] for phrase in phrases]
+    numbers = {phrase: number for number, phrase in enumerate(dict.fromkeys(phrases))}
     regions = {
         # Plain tensors: the subclasses of torchvision's transforms would spread to the batch.
-        name: torch.cat([empty, *(values.as_subclass(Tensor) for values in values_of(name))])
-        for name, empty in _EMPTY.items()
+        name: torch.cat([empty, *(values.as_subclass(Tensor) for values in columns[name])])
+        for name, (_, empty) in _REGION_TENSORS.items()
     }
     boxes = regions.pop("boxes_xyxy_px")
-    batch: dict[str, Any] = {
-        "ids": _whole(values_of("id")),
-        "sample_ids": values_of("sample_id"),
-        "file_names": values_of("file_name"),
-        "captions": values_of("captions"),
-        "absent": values_of("absent"),
-        "sizes_hw": _whole(values_of("size_hw")).reshape(-1, 2),
-        "original_sizes_hw": _whole(values_of("original_hw")).reshape(-1, 2),
+    batch: Values = {
+        "ids": _whole(columns["id"]),
+        "sample_ids": columns["sample_id"],
+        "file_names": columns["file_name"],
+        "captions": columns["captions"],
+        "absent": columns["absent"],
+        "sizes_hw": _whole(columns["size_hw"]).reshape(-1, 2),
+        "original_sizes_hw": _whole(columns["original_hw"]).reshape(-1, 2),
         "region_counts": _whole(counts),
         "rois": torch.cat([owners[:, None].to(boxes.dtype), boxes], dim=1),
         "batch_indices": owners,
         **regions,
-        "heads": [head for heads in values_of("heads") for head in heads],
-        "phrases": list(first_regions),
-        "phrase_indices": _whole(phrase_indices),
+        "heads": [head for heads in columns["heads"] for head in heads],
+        "phrases": list(numbers),
+        "phrase_indices": _whole([numbers[phrase] for phrase in phrases]),
     }
-    first = samples[0] if samples else {}
-    if "tokens" in first:
-        batch["tokens"] = torch.cat(values_of("tokens"))[_whole(list(first_regions.values()))]
-    for name in [name for name in _JOINS if name in first]:
-        batch["images" if name == "image" else name] = _if_alike(values_of(name), _JOINS[name])
+    if "tokens" in columns:
+        last_to_first = reversed(list(enumerate(phrases)))
+        first_regions = {phrase: region for region, phrase in last_to_first}
+        batch["tokens"] = torch.cat(columns["tokens"])[_whole([first_regions[phrase] for phrase in numbers])]
+    for name in [name for name in _JOINS if name in columns]:
+        batch["images" if name == "image" else name] = _if_alike(columns[name], _JOINS[name])
     return batch
-
-
-def _distinct(phrases: Sequence[Sequence[str]]) -> tuple[dict[str, int], list[int]]:
-    """Return distinct phrase -> its first region, for the phrases of all samples; and the number of every phrase."""
-    texts = [text for texts in phrases for text in texts]
-    first_regions: dict[str, int] = {}
-    for region, text in enumerate(texts):
-        first_regions.setdefault(text, region)
-    numbers = {text: number for number, text in enumerate(first_regions)}
-    return first_regions, [numbers[text] for text in texts]
 
 
 def _if_alike(values: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
