@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, RunConfig, check
 from pipeline.dataset.detections import detections
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"  # the name of an image without a path in messages
+
+Section = Mapping[str, Any] | BaseModel | None
+"""A section of a run's configuration, as plain values or as its model."""
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -126,14 +130,15 @@ class Located:
 class Locator:
     """Finds phrases in images with one CLIP model, which is loaded once.
 
-    With `explain.contrast` the phrases of one call compete for the heat, as those of one caption do. A run averages the
-    heat maps of all phrases that its captions have for an object, so its box can differ from that of a phrase alone.
+    With `explain.contrast` the phrases of one call compete for the heat, as those of one caption do. A run
+    averages the heat maps of all phrases that its captions have for an object, so its box can differ from
+    that of a phrase alone.
 
     Args:
-        model: "photo" for the bundled model for photographs; "demo" for the embedded one, which knows drawn scenes
-            only; "NAME/TAG" for open_clip's pretrained models; the path of a checkpoint or of a fine-tuning's folder;
-            the `model` section of a run as a dict or `ModelConfig`; or a `ClipModel` in memory. See `from_open_clip`
-            for a model of open_clip.
+        model: "photo" for the bundled model for photographs; "demo" for the embedded one, which knows drawn
+            scenes only; "NAME/TAG" for open_clip's pretrained models; the path of a checkpoint or of a
+            fine-tuning's folder; the `model` section of a run as a dict or `ModelConfig`; or a `ClipModel`
+            in memory. See `from_open_clip` for a model of open_clip.
         explain: The `explain` section of a run, as a dict or as an explainer's settings.
         regions: The `regions` section of a run, as a dict or `RegionsConfig`.
         run: A run's configuration, for all that the other arguments leave out.
@@ -142,17 +147,26 @@ class Locator:
         ConfigError: A setting or the model cannot be used; the message names the key.
         WeightsError: The weights are missing or damaged, or cannot be downloaded.
         ResourceError: The device is not there.
+
+    >>> from phrasebox import Locator
+    >>> locate = Locator("demo")
+    >>> located = locate("photo.jpg", ["a red ball", "two boxes"])
+    >>> located.phrases, located.heat_maps.ndim
+    (('a red ball', 'two boxes'), 3)
+    >>> located.boxes_xyxy_px.shape == (len(located.scores), 4)
+    True
+    >>> located.picture().save("regions.png")
     """
 
     def __init__(
         self,
         model: str | Mapping[str, Any] | ModelConfig | ClipModel | None = None,
         *,
-        explain: Mapping[str, Any] | Any = None,
-        regions: Mapping[str, Any] | Any = None,
+        explain: Section = None,
+        regions: Section = None,
         run: RunConfig | None = None,
     ) -> None:
-        values: dict[str, Any] = {} if run is None else {name: getattr(run, name) for name in type(run).model_fields}
+        values: dict[str, Any] = {} if run is None else dict(run)
         section = {"name": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else model
         loaded = None if section is None or isinstance(section, (Mapping, ModelConfig)) else section
         if loaded is not None and not hasattr(loaded, "tower"):
@@ -181,8 +195,8 @@ class Locator:
         model: Any,
         tokenizer: Any = None,
         *,
-        explain: Mapping[str, Any] | Any = None,
-        regions: Mapping[str, Any] | Any = None,
+        explain: Section = None,
+        regions: Section = None,
     ) -> Locator:
         """Return a locator for a model that `open_clip` has loaded, on the device that the model is on.
 

@@ -16,7 +16,6 @@ from pipeline.commands.options import ConfigFile, InputImages, input_or_config, 
 from pipeline.config import RunConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json
-from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample, stable_key
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import make_reader, plan_shards
@@ -68,10 +67,6 @@ def phrases(
         console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
         return
     phrases_config = load_config(config, settings, PhrasesConfig)
-    with reading(file):
-        is_coco = file.lower().endswith(".json") and Path(file).is_file()
-        if is_coco and '"annotations"' in Path(file).read_text(encoding="utf-8"):
-            raise InputError(f"{file} looks like COCO captions: add --out FILE, which reads all captions of an input")
     with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
         lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
         for entry in phrases_json((line.rstrip("\r\n") for line in lines), phrases_config):

@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.run import run
 from stages.contract.errors import InputError, ResumeError
 from stages.phrases.stage import PhrasesConfig
-from tests.pipeline.commands.evaluated import called, printed
+from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, rows_of
 
 
@@ -57,12 +57,3 @@ def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_ot
     with pytest.raises(InputError, match="has none of the captions of the first"):
         run(RunConfig.model_validate({**values, "output": {"path": str(tmp_path / "other")}}))
     assert not list((tmp_path / "other").rglob("*.json")), "before any work"
-
-
-def test_captions_of_coco_are_not_taken_for_a_line_of_text(tmp_path: Path) -> None:
-    (tmp_path / "captions.json").write_text('{"images": [], "annotations": []}')
-    code, out, err = called("phrases", tmp_path / "captions.json")
-    assert (code, out) == (2, "")
-    assert err.endswith(
-        "captions.json looks like COCO captions: add --out FILE, which reads all captions of an input\n"
-    )
