@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
-from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Sample, stable_id
+from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Rle, Sample, stable_id
 
 SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
 
@@ -248,6 +248,12 @@ def records_to_rows(records: Iterable[Record], *, embed_images: bool, heat_maps:
     getters = [(column.name, column.get) for column in _columns(embed_images=embed_images, heat_maps=heat_maps)]
     rows = [{name: get(record) for name, get in getters} for record in records]
     return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images, heat_maps=heat_maps))
+
+
+def rle_of(annotation: Mapping[str, Any]) -> Rle:
+    """Return the mask of an annotation; its counts are not checked."""
+    segmentation = annotation["segmentation"]
+    return Rle(size_hw=tuple(segmentation["size"]), counts=segmentation["counts"])
 
 
 def is_said(entry: Mapping[str, Any]) -> bool:
