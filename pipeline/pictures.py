@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from stages.contract.geometry import Box, resize_shifted
 from stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
 from stages.contract.records import Rle
+from stages.contract.schema import rle_of
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
@@ -72,10 +73,9 @@ def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: S
 
     `annotations` are entries of the dataset's column of that name.
     """
-    codes = [annotation["segmentation"] for annotation in annotations]
     picture = draw_regions(
         rgb,
-        [decode_mask(Rle(size_hw=tuple(code["size"]), counts=code["counts"])) for code in codes],
+        [decode_mask(rle_of(annotation)) for annotation in annotations],
         [annotation["bbox"] for annotation in annotations],
         [f"{annotation['phrase']} {annotation['score']:.2f}" for annotation in annotations],
     )

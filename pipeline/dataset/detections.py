@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.rows import Row
 from stages.contract.errors import ConfigError
 from stages.contract.masks import decode_mask
-from stages.contract.records import Rle
+from stages.contract.schema import rle_of
 
 
 def detections(
@@ -53,7 +53,7 @@ def row_detections(row: Row) -> Any:
 
     boxes = np.array(values_of("bbox"), np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    masks = [decode_mask(Rle(size_hw=tuple(rle["size"]), counts=rle["counts"])) for rle in values_of("segmentation")]
+    masks = [decode_mask(rle_of(region)) for region in regions]
     return detections(
         boxes,
         np.array(masks, np.bool_).reshape(len(masks), row["height"], row["width"]),

@@ -133,20 +133,18 @@ class Dataset:
         columns: Sequence[str] = (*REGION_COLUMNS.names, "bbox", "group"),
         *,
         min_score: float = 0.0,
-        segmentation: bool = False,
     ) -> Any:
         """Return the chosen regions as one Arrow table with a row for each region.
 
         Args:
             where: SQL condition such as "head = 'dog' AND score >= 0.5", see `pipeline.dataset.selection`.
-            columns: Names from `REGION_COLUMNS`, or fields of annotations.
+            columns: Names from `REGION_COLUMNS`, or fields of annotations, such as "segmentation".
             min_score: Only regions with at least this score, 0 .. 1.
-            segmentation: Whether the masks are a column, too, as run lengths.
 
         Raise ConfigError for an invalid condition or an unknown column, InputError for a damaged shard.
         """
         selector = Selector(Selection(min_score=min_score, where=where, marks=read_marks(self.path)))
-        schema = region_schema([*columns, *(["segmentation"] if segmentation else [])])
+        schema = region_schema(columns)
         fields = [REGION + name for name in schema.names if name not in REGION_COLUMNS.names]
         tables = self.tables([*CONDITION_COLUMNS, *fields], batch_rows=8 * BATCH_ROWS)
         return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])

@@ -23,7 +23,7 @@ from pipeline.export.files import ExportFolder, ImageNames
 from pipeline.export.report import RARE_BELOW, ExportReport
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, mask_outlines
-from stages.contract.records import Rle
+from stages.contract.schema import rle_of
 from stages.shared.images.decode import UprightImage
 
 CategoryField = Annotated[
@@ -297,9 +297,8 @@ def polygons_of(region: Annotation, notes: Counter[str], tolerance_px: float) ->
 
 def mask_of(region: Annotation) -> NDArray[np.bool_]:
     """Return the mask (H, W) of a region. Raise InputError if it is damaged."""
-    height, width = region["segmentation"]["size"]
     try:
-        return decode_mask(Rle(size_hw=(height, width), counts=region["segmentation"]["counts"]))
+        return decode_mask(rle_of(region))
     except ValueError as error:
         raise InputError(
             f"the mask of annotation {region['id']} is damaged ({error}); phrasebox validate shows what else is"

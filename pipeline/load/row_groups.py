@@ -25,6 +25,7 @@ from pipeline.dataset.selection import REGION, Selector
 from stages.contract.errors import InputError
 from stages.contract.masks import run_ends
 from stages.contract.records import Rle
+from stages.contract.schema import rle_of
 from stages.shared.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
@@ -132,8 +133,7 @@ def add_runs(rows: Sequence[Row]) -> None:
     """
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[first : first + _ROWS_AT_ONCE]
-        codes = [region["segmentation"] for row in part for region in row["annotations"] or ()]
-        ends, starts = runs_of([Rle(size_hw=tuple(code["size"]), counts=code["counts"]) for code in codes])
+        ends, starts = runs_of([rle_of(region) for row in part for region in row["annotations"] or ()])
         for row in part:
             count = len(row["annotations"] or ())
             row_starts = starts[: count + 1]

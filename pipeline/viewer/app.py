@@ -261,14 +261,14 @@ async def _mark(request: Request) -> Response:
 async def _review(request: Request) -> Response:
     payload = await _read_payload(request, ReviewRequest, "{row, annotation_id, reviewer, answer|action, box_xywh_px}")
     try:
-        result = await asyncio.to_thread(_viewer(request).review_session.record, payload)
+        count = await asyncio.to_thread(_viewer(request).review_session.record, payload)
     except OSError as error:
         return JSONResponse({"error": f"it cannot be saved: {error.strerror or error}"}, 507)
     except ValidationError:
         return JSONResponse({"error": "the region's phrase or box is damaged"}, 409)
-    if result is None:
+    if not count:
         return JSONResponse({"error": "there is no such region"}, 404)
-    return JSONResponse({"saved": result.regions, "stay": result.unchanged_regions})
+    return JSONResponse({"saved": count})
 
 
 def _state(request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -28,13 +28,6 @@ class ReviewRequest(Judgement):
 
     row: int = Field(ge=0, lt=10**15)
     annotation_id: int
-
-
-class ReviewResult(NamedTuple):
-    """The numbers of regions that a judgement was stored for, and of equal regions of their object that it leaves."""
-
-    regions: int
-    unchanged_regions: int
 
 
 @dataclass(kw_only=True)
@@ -100,35 +93,33 @@ class ReviewSession:
             "phrase": caption[start:end] or region["phrase"],  # a concept of a pool stands in no caption
             "caption": [caption[:start], caption[start:end], caption[end:]],
             "bbox": region["bbox"],
-            "path": outline_path(region["segmentation"]),
+            "path": outline_path(region),
             "deleted": correction is not None and correction.action == "delete",
             "corrected": correction and correction.box_xywh_px,
         }
 
-    def record(self, request: ReviewRequest) -> ReviewResult | None:
-        """Store a judgement of a region; return None if there is no such region. Raise OSError if it cannot be stored.
+    def record(self, request: ReviewRequest) -> int:
+        """Store a judgement of a region, and return the number of regions that it is for; 0 if there is none.
 
-        A correction also applies to equal regions of the same phrase in other captions, and a corrected box to those
-        of other phrases of the same object.
+        A correction also applies to equal regions of the same phrase in other captions, and a corrected
+        box to those of other phrases of the same object. Raise OSError if it cannot be stored.
         """
         rows = self.rows.rows_at([request.row], ["annotations"])
         region = _annotation(rows[0], request.annotation_id) if rows else None
         if region is None:
-            return None
+            return 0
         correction = self.log.current().corrections.get(RegionKey.of(region))
         action = correction.action if correction and request.action == "undone" else request.action
-        regions = 0
-        unchanged_regions = 0
-        for other in rows[0]["annotations"] if action else (region,):
+        values = request.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
+        twins = [region]
+        for other in rows[0]["annotations"] if action else ():
             is_equal = (other["bbox"], other["segmentation"]) == (region["bbox"], region["segmentation"])
             shares_box = action == "box" and region["group"] is not None and other["group"] == region["group"]
-            if other is region or (is_equal and (shares_box or other["phrase"] == region["phrase"])):
-                values = request.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
-                append_review(self.dataset.path, Review(**RegionKey.of(other)._asdict(), **values))
-                regions += 1
-            else:
-                unchanged_regions += is_equal and region["group"] is not None and other["group"] == region["group"]
-        return ReviewResult(regions, unchanged_regions)
+            if other is not region and is_equal and (shares_box or other["phrase"] == region["phrase"]):
+                twins.append(other)
+        for twin in twins:
+            append_review(self.dataset.path, Review(**RegionKey.of(twin)._asdict(), **values))
+        return len(twins)
 
 
 def _annotation(row: Row, annotation_id: int) -> Any:

@@ -19,8 +19,8 @@ from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
 from pipeline.pictures import mask_path
 from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.contract.records import HeatMap, ImageRef, Record, Rle, Sample
-from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record
+from stages.contract.records import HeatMap, ImageRef, Record, Sample
+from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of
 
 COLOURS: Final = 12  # Number of colours: classes c0 .. c11 of the style sheet.
 COLUMNS: Final = (
@@ -174,7 +174,7 @@ def sample_view(
             annotation=annotation,
             captions=tuple(entry["caption_index"] for entry in entries if is_said(entry)),
             area_share=annotation["area"] / max(1, row["width"] * row["height"]),
-            path=outline_path(annotation["segmentation"]),
+            path=outline_path(annotation),
             box_xywh_px=(correction.box_xywh_px if correction else None) or annotation["bbox"],
             correction=correction.action if correction else None,
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * annotation["score"],
@@ -227,11 +227,10 @@ def caption_parts(
     return parts
 
 
-def outline_path(segmentation: Values) -> str:
-    """Return a mask as SVG path data, px; "" if it is damaged."""
-    rle = Rle(size_hw=tuple(segmentation["size"]), counts=segmentation["counts"])
+def outline_path(annotation: Annotation) -> str:
+    """Return the mask of an annotation as SVG path data, px; "" if it is damaged."""
     try:
-        return mask_path(rle, _OUTLINE_SIDE_PX)
+        return mask_path(rle_of(annotation), _OUTLINE_SIDE_PX)
     except ValueError:
         return ""  # the box is shown, and `phrasebox validate` names the row
 

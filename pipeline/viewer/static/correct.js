@@ -11,7 +11,7 @@ function reviewerName() {
 function read(name) { try { return localStorage.getItem(name); } catch { return read[name] ?? null; } }
 function write(name, value) { read[name] = value; try { localStorage.setItem(name, value); } catch { /* private windows */ } }
 
-// Resolves with the numbers of regions that are `saved`, and that `stay` as they are, when the server has it on disk.
+// Resolves with the number of regions that are `saved` when the server has it on disk.
 // Throws the reason otherwise.
 async function sendReview(body) {
   let answer;
@@ -144,7 +144,7 @@ if (document.querySelector(".correcting")) {
     buttons.delete.querySelector("span").textContent = region?.matches(".deleted, .corrected") ? "restore region" : "delete region";
   };
   const save = async (region, what) => {
-    const { saved, stay } = await sendReview({
+    const { saved } = await sendReview({
       row: Number(sample.dataset.row), annotation_id: Number(region.dataset.annotation), reviewer: reviewerName(), ...what,
     });
     stop();
@@ -155,8 +155,7 @@ if (document.querySelector(".correcting")) {
     fold();
     light(sample, pins(sample));
     show();
-    const rest = stay && what.action === "delete" ? `; ${regionsInWords(stay)} of other phrases for the same object stay` : "";
-    return `${regionsInWords(saved)} ${{ delete: "deleted", box: "moved", undone: "restored" }[what.action]}${rest}`;
+    return `${regionsInWords(saved)} ${{ delete: "deleted", box: "moved", undone: "restored" }[what.action]}`;
   };
   const change = (number, makeWhat) => inTurn(async () => {
     const before = asItIs(regionOf(number));

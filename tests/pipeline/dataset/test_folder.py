@@ -97,9 +97,6 @@ def test_regions_in_rows_of_their_own(folder: Path) -> None:
         assert 0 < len(chosen) < len(plain)
     masks = [a["segmentation"] for row in rows for a in row["annotations"]]
     assert dataset.regions(columns=["segmentation"])["segmentation"].to_pylist() == masks
-    with_masks = dataset.regions(segmentation=True)
-    assert with_masks.column_names == [*whole.column_names, "segmentation"]
-    assert with_masks["segmentation"].to_pylist() == masks
     assert dataset.regions("score > 2", ["phrase"]).to_pydict() == {"phrase": []}
     with pytest.raises(ConfigError, match="columns: there is no 'fraze'; one of area, area_share, bbox"):
         dataset.regions(columns=["fraze"])

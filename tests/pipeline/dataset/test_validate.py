@@ -292,9 +292,9 @@ def test_no_dataset_at_all(tmp_path: Path) -> None:
 CATEGORIES: dict[str, tuple[Callable[[Rows], None], str]] = {
     "missing": (lambda rows: rows.pop(), "does not agree with the shards"),
     "more": (lambda rows: rows.append({**rows[0], "id": stable_id("cat"), "name": "cat"}), "does not agree"),
-    "count": (lambda rows: rows[0].update(count=99), "does not agree with the shards, for example on"),
+    "count": (lambda rows: rows[0].update(count=99), "does not agree with the shards"),
     "id": (lambda rows: rows[0].update(id=3), "does not agree with the shards"),
-    "twice": (lambda rows: rows.append(rows[0]), "'.*' occurs twice"),
+    "twice": (lambda rows: rows.append(rows[0]), "does not agree with the shards"),
 }
 
 

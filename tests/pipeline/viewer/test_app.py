@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.folder import read_marks, write_marks
@@ -157,21 +155,6 @@ def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) ->
     assert status in (409, 507)
     assert b"cannot be" in content
     assert json.loads((dataset / "dataset.json").read_text())
-
-
-def test_a_deletion_says_how_many_regions_of_other_phrases_for_the_object_stay(dataset: Path) -> None:
-    (path, *_) = sorted((dataset / "data").glob("*.parquet"))
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    row = next(number for number, row in enumerate(rows) if len(row["annotations"]) > 1)
-    first, second, *rest = rows[row]["annotations"]
-    shared = {name: first[name] for name in ("bbox", "segmentation")}
-    rows[row]["annotations"] = [{**first, "group": 0}, {**second, **shared, "phrase": "another", "group": 0}, *rest]
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
-    body = {"row": row, "annotation_id": first["id"], "reviewer": "rita", "action": "delete"}
-    with serving(dataset) as running:
-        status, content = ask(running, "/review", "POST", json.dumps(body), JSON)
-    assert (status, json.loads(content)) == (200, {"saved": 1, "stay": 1})
 
 
 def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
