@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pydoc
 import sys
-from pkgutil import resolve_name
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from typing import Annotated, Any, Final
 
 import typer
@@ -13,30 +16,33 @@ from typer.core import TyperGroup
 from pipeline import __version__
 from pipeline.terminal import console, errors, visible
 from stages.contract.errors import PhraseboxError, TooManyErrors
+from stages.contract.plugins import PluginTable
 
-VERBS: Final[dict[str, tuple[str, str]]] = {
-    "run": ("pipeline.commands.run:run", "Make a dataset from captioned images."),
-    "merge": ("pipeline.commands.merge:merge", "Make one dataset of the parts of an input."),
-    "plan": ("pipeline.commands.plan:plan", "Estimate time, memory and disk for a run."),
-    "validate": ("pipeline.commands.validate:validate", "Check every row of a dataset and its files."),
-    "inspect": ("pipeline.commands.inspect:inspect", "Look at a dataset in the browser."),
-    "stats": ("pipeline.commands.stats:stats", "Count a dataset: images, regions, scores, sizes."),
-    "export": ("pipeline.commands.export:export", "Write a dataset in a format that trainers read."),
-    "eval": ("pipeline.commands.evaluate:evaluate", "Measure a dataset against ground truth."),
-    "calibrate": ("pipeline.commands.calibrate:calibrate", "Fit scores to how often regions are right."),
-    "tune": ("pipeline.research.tune.command:tune", "Try settings on images with ground truth."),
-    "finetune": ("pipeline.research.finetune.command:finetune", "Fine-tune a CLIP on a dataset."),
-    "compare": ("pipeline.research.compare.command:compare", "Measure explainers on the same images and phrases."),
-    "score-model": ("pipeline.research.score_model.command:score_model", "Measure what a model knows of regions."),
-    "explain": ("pipeline.commands.explain:explain", "Compute heat maps of phrases in one image."),
-    "phrases": ("pipeline.commands.phrases:phrases", "Print the phrases of captions as JSON lines."),
-    "scenes": ("pipeline.commands.scenes:scenes", "Draw scenes with captions and exact ground truth."),
-    "demo": ("pipeline.commands.demo:demo", "Draw scenes, make a dataset of them, and measure it."),
-    "models": ("pipeline.commands.models:models", "List the CLIP models that can be explained, or check one."),
-}
-"""The verbs, in the order of `--help`: module and function, and what the verb does. To add one, write its file in
-`commands/` and name it here.
-"""
+VERBS: Final[PluginTable[Any]] = PluginTable(
+    "phrasebox.commands",
+    order=(
+        "run",
+        "merge",
+        "plan",
+        "validate",
+        "inspect",
+        "stats",
+        "export",
+        "eval",
+        "calibrate",
+        "tune",
+        "finetune",
+        "compare",
+        "score-model",
+        "explain",
+        "phrases",
+        "scenes",
+        "demo",
+        "models",
+    ),
+)
+"""The verbs, in the order of `--help`: functions, or apps of typer with verbs of their own. pyproject.toml says where
+they are; their order is that of their use."""
 
 
 class Verbs(TyperGroup):
@@ -51,10 +57,10 @@ class Verbs(TyperGroup):
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command of a verb, None for an unknown one."""
+        """Return the command of a verb, None for an unknown one. Raise PluginError if it does not load."""
         if cmd_name not in VERBS:
             return None
-        verb = resolve_name(VERBS[cmd_name][0])
+        verb = VERBS[cmd_name]
         if not isinstance(verb, typer.Typer):
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
             alone.command(cmd_name)(verb)
@@ -62,9 +68,22 @@ class Verbs(TyperGroup):
         return typer.main.get_command(verb)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the verbs with what they do, as VERBS says it, since their files are not imported yet."""
+        """List the verbs with what they do, and those of other packages with these."""
+        rows = [(name, f"{summary_of(VERBS.module(name))}{VERBS.label(name).removeprefix(name)}") for name in VERBS]
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in VERBS.items()])
+            formatter.write_dl(rows)
+
+
+def summary_of(module: str) -> str:
+    """Return the first line of a module's docstring. Its source is read: neither it nor its package is imported."""
+    top, *names = module.split(".")
+    spec = find_spec(top)
+    for name in names:
+        spec = spec and PathFinder.find_spec(f"{spec.name}.{name}", spec.submodule_search_locations)
+    if spec is None:
+        return f"cannot be used: no module {module}"
+    loader: Any = spec.loader
+    return pydoc.source_synopsis(io.StringIO(loader.get_source(module))) or ""
 
 
 app = typer.Typer(

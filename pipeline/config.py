@@ -29,9 +29,9 @@ from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
+from stages.regions.source import HEAT_MAPS, SOURCES, AnySourceConfig
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
-from stages.sources import HEAT_MAPS, SOURCES, AnySourceConfig
 
 
 class EngineConfig(BaseModel):
@@ -84,8 +84,9 @@ class EngineConfig(BaseModel):
     )
     ship_code: bool = Field(
         False,
-        description="Send the driver's `pipeline` and `stages` to the workers (Ray's `py_modules`), for trials on a "
-        "cluster whose nodes have the libraries. Otherwise every node needs the same wheel, which is checked.",
+        description="Send the driver's `pipeline` and `stages`, and packages with kinds of the run, to the workers "
+        "(Ray's `py_modules`), for trials on a cluster whose nodes have the libraries. Otherwise every node needs the "
+        "same wheels, which is checked.",
     )
 
     @field_validator("explain_workers")

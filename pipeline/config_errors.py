@@ -64,7 +64,8 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping
     if kind == "union_tag_invalid":
         tag = problem["ctx"]["tag"]
         kinds = problem["ctx"]["expected_tags"].split(", ")
-        close = difflib.get_close_matches(tag, kinds, n=1)
+        names = [kind.partition(" ")[0] for kind in kinds]  # without the package of other people's
+        close = difflib.get_close_matches(tag, names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{name}.kind", f"no kind {tag!r}; {hint}kinds: {', '.join(kinds)}"
     message = problem["msg"].removeprefix("Value error, ")
@@ -95,8 +96,10 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
         for table in filter(None, (_table(info.metadata) for info in infos)):
             section = values.get(str(step))
             kind = section.get("kind", table.default) if isinstance(section, dict) else None
-            kinds = [name for name in table if kind in (None, name)]  # an input may leave its kind out
-            types_here = [table.config_type(name) for name in kinds] or types_here
+            if kind is None:  # an input may leave its kind out
+                types_here = [reader.config_type for reader in table.load_all()[0].values()]
+            elif kind in table:
+                types_here = [table.config_type(kind)]
     return fields, path
 
 

@@ -29,8 +29,8 @@ from stages.contract.records import Record, Sample
 from stages.explain.presence import Signals
 from stages.read import Reader, Shard
 from stages.regions.score import Calibration
+from stages.regions.source import RegionSource
 from stages.regions.stage import RegionsStage
-from stages.sources.base import RegionSource
 from stages.write import Tally
 
 SHARDS: Final = 4  # that the samples come from, evenly spaced in the input

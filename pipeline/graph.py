@@ -20,19 +20,18 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pipeline.config import RunConfig, differences
 from stages.contract.errors import ConfigError
 from stages.contract.stage import Stage
-from stages.explain import fit_to_tower
+from stages.explain import EXPLAINERS, fit_to_tower
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.precomputed import PrecomputedPhrases
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import Reader, SourceConfig, input_fingerprint, make_reader
+from stages.read import READERS, Reader, SourceConfig, input_fingerprint, make_reader
 from stages.regions.score import Calibration, read_calibration
+from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
 from stages.regions.stage import LinkStage, RegionsStage
 from stages.shared.model.config import AUTO, PrecisionChoice, check_model_files
-from stages.sources import HEAT_MAPS, SOURCES
-from stages.sources.base import RegionSource
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
@@ -151,6 +150,13 @@ class Graph(Steps):
     reader: Reader
 
 
+def packages_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the names of our packages, and of those of other people that have the kinds of a run."""
+    kinds = ((READERS, config.input.kind), (EXPLAINERS, config.explain.kind), (SOURCES, config.source.kind))
+    tops = [table.module(kind).partition(".")[0] for table, kind in kinds]
+    return tuple(dict.fromkeys(["pipeline", "stages", *tops]))
+
+
 def check_files(config: RunConfig) -> str:
     """Look whether the input and the model that a configuration names are there; return `input_fingerprint`.
 
@@ -210,7 +216,8 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
                 "regions.calibration: a calibration holds for known weights, and those of a model in memory are not "
                 "known: name the model instead"
             )
-    config = config.model_copy(update={"explain": fit_to_tower(config.explain, tower, name)})
+    fitting = fit_to_tower(EXPLAINERS[config.explain.kind], config.explain, tower, name)
+    config = config.model_copy(update={"explain": fitting})
     explain = ExplainStageConfig(
         model=config.model,
         description=described,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from stages.contract.plugins import PACKAGE, entry_points_by_package
 from stages.phrases import stage as phrases_stage
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.H
 hypothesis.settings.register_profile("same", PATIENT, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fuzz", PATIENT, print_blob=True)
 hypothesis.settings.load_profile("same")
+
+# Kinds and verbs that other packages on this machine add are not ours to test.
+for package in entry_points_by_package().keys() - {PACKAGE}:
+    del entry_points_by_package()[package]
 
 TOGETHER = (("tests/pipeline/engines",), ("tests/pipeline/output/test_s3.py",), ("tests/pipeline/viewer",))
 """What runs in one process, and starts first because it takes longest: tests that start Ray, in two groups, so that at

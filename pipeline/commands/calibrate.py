@@ -1,4 +1,4 @@
-"""`phrasebox calibrate`: fit the scores of a model and its settings to how often regions are right."""
+"""Fit scores to how often regions are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`phrasebox demo`: scenes -> run -> evaluate -> pictures, then photographs where a model for them is there.
+"""Draw scenes, make a dataset of them, and measure it.
+
+Scenes -> run -> evaluate -> pictures, then the same with photographs where a model for them is there.
 
 It needs neither network nor GPU.
 """

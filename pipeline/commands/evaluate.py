@@ -1,4 +1,4 @@
-"""`phrasebox eval`: a finished dataset against ground truth."""
+"""Measure a dataset against ground truth."""
 
 from __future__ import annotations
 

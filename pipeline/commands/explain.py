@@ -1,4 +1,4 @@
-"""`phrasebox explain`: heat maps of phrases in one image."""
+"""Compute heat maps of phrases in one image."""
 
 from __future__ import annotations
 

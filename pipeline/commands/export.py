@@ -1,4 +1,4 @@
-"""`phrasebox export`: a dataset in another format, with progress and a report."""
+"""Write a dataset in a format that trainers read."""
 
 from __future__ import annotations
 
@@ -94,8 +94,9 @@ def export(
     phrasebox export out/ --format hf --push me/regions --min-score 0.5
     """
     if list_formats:
-        lines = (exporter.describe() for exporter in EXPORTERS.values())
-        console.print("\n".join(lines), soft_wrap=True, highlight=False)
+        exporters, messages = EXPORTERS.load_all()
+        lines = [f"{EXPORTERS.label(kind)}: {exporter.describe()}" for kind, exporter in exporters.items()]
+        console.print("\n".join(lines + messages), soft_wrap=True, highlight=False)
         return
     if push_to and out is None:
         out = Path(push_to.rpartition("/")[2])
@@ -104,7 +105,7 @@ def export(
         missing = ", ".join(option for option, value in options.items() if not value)
         raise ConfigError(f"export needs {missing}; --list describes the formats")
     if name not in EXPORTERS:
-        raise ConfigError(f"there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}", key="--format")
+        raise ConfigError(f"there is no {name!r}; one of {', '.join(map(EXPORTERS.label, EXPORTERS))}", key="--format")
     if per not in _PERS:
         raise ConfigError(f"expected phrase or group, got {per!r}", key="--per")
     if push_to and name != "hf":

@@ -1,4 +1,4 @@
-"""`phrasebox inspect`: look at a dataset in the browser, or write the pages as files."""
+"""Look at a dataset in the browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`phrasebox merge`: one dataset of the parts of an input."""
+"""Make one dataset of the parts of an input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`phrasebox models`: which CLIP models can be explained. `check` says whether one works here."""
+"""List the CLIP models that can be explained, or check one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from pipeline.pictures import (
 from pipeline.summary import Report
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError, WeightsError
-from stages.explain import kinds_for
+from stages.explain import EXPLAINERS, kinds_for
 from stages.read import plan_shards
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.catalog import CATALOG
@@ -87,11 +87,13 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
             table.add_row(row.model, tower, f"{row.input_px} px", f"{row.grid} x {row.grid}")
             kinds_by_tower[tower] = row.explainers
     for tower, kinds in kinds_by_tower.items():
-        fitting.add_row(tower, ", ".join(kinds))
+        fitting.add_row(tower, ", ".join(map(EXPLAINERS.label, kinds)))
     for part in (table, fitting, refused):
         for column in part.columns:
             column.overflow = "fold"
         console.print(part)
+    for message in EXPLAINERS.load_all()[1]:
+        _say(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`phrasebox phrases`: print the phrases of captions, or write those of an input to a file."""
+"""Print the phrases of captions as JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`phrasebox plan`: what a run will take."""
+"""Estimate time, memory and disk for a run."""
 
 from __future__ import annotations
 

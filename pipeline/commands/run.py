@@ -1,4 +1,4 @@
-"""`phrasebox run`: a dataset from captioned images."""
+"""Make a dataset from captioned images."""
 
 from __future__ import annotations
 

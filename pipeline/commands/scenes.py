@@ -1,4 +1,4 @@
-"""`phrasebox scenes`: drawn images with captions, and the ground truth about them."""
+"""Draw scenes with captions and exact ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`phrasebox stats`: the figures of a dataset in the terminal."""
+"""Count a dataset: images, regions, scores, sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`phrasebox validate`: check every row of a dataset and its files."""
+"""Check every row of a dataset and its files."""
 
 from __future__ import annotations
 

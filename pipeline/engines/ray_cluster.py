@@ -10,6 +10,7 @@ import socket
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,7 +19,6 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import pipeline
-import stages
 from pipeline.config import EngineConfig
 from pipeline.engines import CPU_MODEL_WORKERS, cores_here
 from pipeline.engines.ray_code import CodeVersion, make_code_probe, reject_other_code
@@ -47,9 +47,12 @@ _RESUMES: Final = "Finished rows are kept; the same command resumes from there"
 
 
 @contextlib.contextmanager
-def connected(engine: EngineConfig, output: AnyPath, *, has_segmenter: bool = False) -> Iterator[int | None]:
+def connected(
+    engine: EngineConfig, output: AnyPath, packages: Sequence[str] = (), *, has_segmenter: bool = False
+) -> Iterator[int | None]:
     """Start or join Ray within the block, unless it is connected already, and translate its errors to ours.
 
+    packages: What `engine.ship_code` sends.
     has_segmenter: Whether there are workers of a segmenter, too.
 
     Yields:
@@ -62,7 +65,7 @@ def connected(engine: EngineConfig, output: AnyPath, *, has_segmenter: bool = Fa
     """
     started_here = not ray.is_initialized()
     if started_here:
-        _start(engine, 2 if has_segmenter else 1)
+        _start(engine, packages, 2 if has_segmenter else 1)
     try:
         yield cores_here() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
@@ -72,7 +75,7 @@ def connected(engine: EngineConfig, output: AnyPath, *, has_segmenter: bool = Fa
             ray.shutdown()
 
 
-def _start(engine: EngineConfig, kinds: int) -> None:
+def _start(engine: EngineConfig, packages: Sequence[str], kinds: int) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         workers = kinds * (engine.most_explain_workers or min(cores_here(), CPU_MODEL_WORKERS))
@@ -87,7 +90,7 @@ def _start(engine: EngineConfig, kinds: int) -> None:
         _reject_unreachable(engine.address)
         options["address"] = engine.address
     if engine.ship_code:
-        options["runtime_env"] = {"py_modules": [pipeline, stages]}
+        options["runtime_env"] = {"py_modules": [import_module(name) for name in packages]}
     try:
         with _silent_stderr(), keeping_handlers(), contextlib.chdir(_neutral_folder()):
             ray.init(**options)
@@ -188,8 +191,8 @@ def check_nodes(code: CodeVersion, places: Mapping[str, str]) -> None:
 
     Nodes that join later are checked when their actors start. Raise WorkerCodeMismatch or ConfigError.
     """
-    for node, fields in _ask_nodes(make_code_probe()):
-        reject_other_code(code, CodeVersion(**fields), where=f"the worker on {node}")
+    for node, fields in _ask_nodes(make_code_probe(code.packages)):
+        reject_other_code(code, CodeVersion(packages=code.packages, **fields), where=f"the worker on {node}")
     for node, missing in _ask_nodes(_find_missing, places):
         for key in missing:
             raise ConfigError(f"the worker on {node} does not see {places[key]}; all nodes need to share it", key=key)

@@ -13,24 +13,26 @@ class CodeVersion:
     """The code of a process.
 
     Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours on a worker, and a
-    node may hold an older wheel. A mismatch would silently produce wrong rows, so workers verify the driver's digest
-    first.
+    node may hold an older wheel, or lack the package of an explainer. A mismatch would silently produce wrong rows, so
+    workers verify the driver's digest first.
 
     Attributes:
+        packages: The names of the packages, `pipeline` first.
         version: The version of phrasebox.
-        folder: The folder of its packages.
+        folder: The folders of the packages.
         digest: The SHA-256 of their source files.
         fault: The reason why they cannot be imported, else empty.
     """
 
+    packages: tuple[str, ...]
     version: str
     folder: str
     digest: str
     fault: str = ""
 
 
-def make_code_probe() -> Callable[[], dict[str, str]]:
-    """Return a function that returns `CodeVersion`'s fields where it runs.
+def make_code_probe(packages: tuple[str, ...]) -> Callable[[], dict[str, str]]:
+    """Return a function that returns the other fields of `CodeVersion` where it runs.
 
     It is defined inside a function, so that it is pickled with its own code: it has to find out whether a worker can
     import ours.
@@ -45,13 +47,13 @@ def make_code_probe() -> Callable[[], dict[str, str]]:
         folders = []
         version = ""
         try:
-            for name in ("pipeline", "stages"):
+            for name in packages:
                 package = importlib.import_module(name)
-                (folder,) = map(pathlib.Path, package.__path__)
-                folders.append(str(folder.parent))
+                (place,) = map(pathlib.Path, getattr(package, "__path__", [package.__file__]))
+                folders.append(str(place.parent))
                 version = version or getattr(package, "__version__", "unknown")
-                for path in sorted(folder.rglob("*.py")):
-                    digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode())
+                for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+                    digest.update(f"{path.relative_to(place.parent).as_posix()}\n".encode())
                     digest.update(path.read_bytes())
         except (ImportError, ValueError, OSError) as error:
             return {"version": version, "folder": "", "digest": "", "fault": f"{type(error).__name__}: {error}"}
@@ -60,22 +62,22 @@ def make_code_probe() -> Callable[[], dict[str, str]]:
     return probe_code
 
 
-def code_here() -> CodeVersion:
-    """Return the code of this process."""
-    return CodeVersion(**make_code_probe()())
+def code_here(packages: tuple[str, ...]) -> CodeVersion:
+    """Return the code of some packages in this process."""
+    return CodeVersion(packages=packages, **make_code_probe(packages)())
 
 
 def reject_other_code(driver: CodeVersion, worker: CodeVersion | None = None, *, where: str = "this worker") -> None:
     """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
-    worker = worker or code_here()
+    worker = worker or code_here(driver.packages)
     if worker.digest == driver.digest:
         return
     expected = f"the driver has {driver.version} in {driver.folder}"
     if worker.fault:
-        fault = f"cannot import phrasebox ({worker.fault}); {expected}"
+        fault = f"cannot import the run's code ({worker.fault}); {expected}"
     else:
         fault = f"has {worker.version} in {worker.folder}, {expected}, and the code differs"
     raise WorkerCodeMismatch(
-        f"{where} {fault}. Install the same wheel on every node, or set engine.ship_code=true; and start from a folder "
-        "without a `pipeline` or `stages`"
+        f"{where} {fault}. Install the same wheels on every node, or set engine.ship_code=true; and start from a "
+        "folder without a `pipeline` or `stages`"
     )

@@ -47,7 +47,7 @@ from pipeline.engines.ray_workers import (
     run_warm_up,
     write_shards,
 )
-from pipeline.graph import Graph
+from pipeline.graph import Graph, packages_of
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.journal import make_entry, part_name
 from pipeline.summary import Report
@@ -94,9 +94,10 @@ def run(
     engine = config.engine
     report.expected = samples_in(shards)
     has_segmenter = graph.segmenter is not None
-    with connected(engine, folder.path, has_segmenter=has_segmenter) as cores:
+    packages = packages_of(config)
+    with connected(engine, folder.path, packages, has_segmenter=has_segmenter) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
-        code = code_here()
+        code = code_here(packages)
         check_nodes(code, _shared_places(config, folder, shards))
         model = config.model
         pools = choose_pools(engine, model.device, model.threads, ray.nodes(), cores, has_segmenter=has_segmenter)

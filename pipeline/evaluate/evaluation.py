@@ -50,8 +50,8 @@ from pipeline.logistic import Floats
 from stages.contract.errors import InputError
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
+from stages.regions.source import HEAT_MAPS
 from stages.shared.storage import place_of
-from stages.sources import HEAT_MAPS
 
 
 @dataclass(slots=True)

@@ -204,11 +204,11 @@ class Exporter(ABC):
 
     @classmethod
     def describe(cls) -> str:
-        """Return lines for people: the format's name and summary, masks, regions and settings."""
+        """Return lines for people: the format's summary, masks, regions and settings."""
         keys = ", ".join(f"{key}={str(field.default).lower()}" for key, field in cls.config_type.model_fields.items())
         settings = f"\n    --set: {keys}" if keys else ""
         per = cls.usual_per(cls.config_type())
-        return f"{cls.name}: {cls.summary}\n    masks: {cls.masks}\n    --per: {per} by default{settings}"
+        return f"{cls.summary}\n    masks: {cls.masks}\n    --per: {per} by default{settings}"
 
     @classmethod
     def takes_images(cls, config: Any) -> bool:

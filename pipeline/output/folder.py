@@ -33,6 +33,7 @@ from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
+from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.storage import (
     AnyPath,
@@ -43,7 +44,6 @@ from stages.shared.storage import (
     writable_place,
     write_text,
 )
-from stages.sources import HEAT_MAPS, SOURCES
 from stages.write import CardOrigin, Tally, dataset_card
 
 

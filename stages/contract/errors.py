@@ -38,6 +38,10 @@ class ConfigError(PhraseboxError):
     """A configuration key or value that cannot be used."""
 
 
+class PluginError(PhraseboxError):
+    """A kind or a verb that no installed package declares, or that does not load."""
+
+
 class InputError(PhraseboxError):
     """The input as a whole cannot be read; single bad samples become rows instead."""
 

@@ -117,7 +117,7 @@ class Explainer(ABC, Generic[ConfigT]):
     claim: ClassVar[str] = ""
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
-        self.config = fit_to_tower(config, model.tower.kind, model.name)
+        self.config = fit_to_tower(type(self), config, model.tower.kind, model.name)
         self.model = model
         self.affinity = Affinity(self.config, model.tower)
         self.texts = TextCache(model, templates_of(config.templates))

@@ -74,6 +74,8 @@ class ExplainStage(Stage):
         self, config: ExplainStageConfig, model: ClipModel | None = None, presence: Presence | None = None
     ) -> None:
         self.config = config
+        # Here and not in setup: a worker that was sent this code has no metadata of packages to look it up in.
+        self._explainer_type = EXPLAINERS[config.explainer.kind]
         self.presence = presence
         self.signals: list[Signals] | None = None
         self.foreign: Mapping[int, Sequence[str]] = {}
@@ -123,7 +125,7 @@ class ExplainStage(Stage):
         self._model = model
         self._batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
-        self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
+        self._explainer = self._explainer_type(self.config.explainer, model)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""

@@ -1,6 +1,6 @@
 """Readers: captioned images of any kind as `Sample`s, in shards.
 
-To add a kind, write one file with a config (`kind: Literal["x"]`) and a `base.Reader`, and name it in `READERS`.
+docs/extend.md says how to add a kind.
 """
 
 from __future__ import annotations
@@ -23,14 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 READERS: Final[KindTable[Reader]] = KindTable(
-    {
-        "webdataset": "stages.read.webdataset:WebdatasetReader",
-        "parquet": "stages.read.parquet:ParquetReader",
-        "jsonl": "stages.read.jsonl:JsonlReader",
-        "csv": "stages.read.csv:CsvReader",
-        "folder": "stages.read.folder:FolderReader",
-        "coco_captions": "stages.read.coco_captions:CocoCaptionsReader",
-    }
+    "phrasebox.readers", order=("webdataset", "parquet", "jsonl", "csv", "folder", "coco_captions")
 )
 """The readers. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside each
 tar, and images are beside the tables that name them."""
@@ -61,7 +54,12 @@ def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
     The path is as `input.path`. Raise InputError if it does not exist, or is of an unknown kind, or of several kinds.
     """
     paths = (path,) if isinstance(path, str) else tuple(path)
-    kinds = {kind_of(entry, READERS) for entry in paths}
+    readers, messages = READERS.load_all()
+    try:
+        kinds = {kind_of(entry, readers) for entry in paths}
+    except InputError as error:
+        # A reader that does not load may be the one for it.
+        raise InputError("; ".join([*error.args, *messages]), key=error.key) from error
     if len(kinds) != 1:
         raise InputError(
             f"expected inputs of one kind, got {' and '.join(sorted(kinds)) or 'none'}: run them one after the other"

@@ -10,5 +10,6 @@ thresholds.py  where a map is cut: the rules
 parts.py       the parts of a cut map, and their order
 colours.py     the image as the model sees it: maps along its edges, outlines by its colours
 paint.py       a part -> run-length code at the size of the image
+source.py      the stage that makes regions without heat maps, in the place of the model
 score.py       the evidence of a part -> 0 .. 1, and with a calibration a probability
 """

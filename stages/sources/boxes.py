@@ -17,7 +17,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.masks import decode_mask, encode_box, encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Record, Region, Rle
-from stages.sources.base import RegionSource, RegionSourceConfig
+from stages.regions.source import RegionSource, RegionSourceConfig
 from stages.truth import read_truth
 from stages.truth.coco import read_detections
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of

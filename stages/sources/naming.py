@@ -23,7 +23,7 @@ from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_
 from stages.contract.records import Phrase, Record, Region
 from stages.contract.stage import Device, Forwards
 from stages.phrases.filters import normalise
-from stages.sources.base import RegionSource, RegionSourceConfig
+from stages.regions.source import RegionSource, RegionSourceConfig
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import TextCache

@@ -1,14 +1,12 @@
 """The libraries that `phrasebox --help`, the help of verbs and the light verbs load: each second is everyone's."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.architecture.source import ROOT
 from tests.pipeline.export.datasets import write_dataset
 
 HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duckdb", "starlette", "uvicorn", "jinja2")
@@ -113,7 +111,6 @@ def loaded(steps: dict[str, str], folder: Path) -> dict[str, set[str]]:
     """Step -> heavy libraries in `sys.modules` after it, in a fresh process that does one after the other."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps([steps, HEAVY])],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=folder,
         capture_output=True,
         text=True,

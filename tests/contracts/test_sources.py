@@ -20,8 +20,7 @@ from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.contract.tables import records_to_table, table_to_records
-from stages.sources import HEAT_MAPS, SOURCES
-from stages.sources.base import RegionSource
+from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
 from tests.stages.shared.model.saved import save_tower
 
 OTHERS = [kind for kind in SOURCES if kind != HEAT_MAPS]

@@ -21,7 +21,6 @@ from pipeline.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig
 from tests.pipeline.commands.evaluated import called as phrasebox
 from tests.pipeline.commands.evaluated import printed
-from tests.pipeline.light import ROOT
 
 DEMO = ("--model", "demo")
 
@@ -72,9 +71,8 @@ def test_numpy_has_one_thread_unless_told_otherwise(
 )
 def test_as_a_program(program: list[str], tmp_path: Path) -> None:
     """An error is one line and exit code 2, also in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [*program, "validate", "none"]  # which needs no torch
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no such folder: none\n")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,16 +13,15 @@ from pipeline.config import EngineConfig, ExplainConfig, RunConfig, load_config,
 from pipeline.export import EXPORTERS
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
-from pipeline.research.finetune import RECIPES
-from pipeline.research.finetune.config import FinetuneConfig
+from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from stages.contract.errors import ConfigError, InputError
 from stages.explain import EXPLAINERS
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import READERS
 from stages.regions.config import RegionsConfig
+from stages.regions.source import SOURCES
 from stages.shared.model.config import ModelConfig
-from stages.sources import SOURCES
 
 ROOT = Path(__file__).parents[2]
 INPUT = ["input.kind=jsonl", "input.path=a.jsonl"]

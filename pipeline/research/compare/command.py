@@ -1,4 +1,4 @@
-"""`phrasebox compare`: explainers side by side on the same pictures."""
+"""Measure explainers on the same images and phrases."""
 
 from __future__ import annotations
 

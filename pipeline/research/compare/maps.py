@@ -110,7 +110,7 @@ def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
         explainer: ExplainerConfig = run.explain
         keys = {setting.partition("=")[0] for setting in settings}
         config = explainer.model_copy(update={key: value for key, value in DEFAULTS.items() if key not in keys})
-        return Contender(label=label, config=fit_to_tower(config, tower, model))
+        return Contender(label=label, config=fit_to_tower(EXPLAINERS[kind], config, tower, model))
     except ConfigError as error:
         raise ConfigError(f"{OPTION}: {label}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""`phrasebox finetune`: teach a CLIP what the regions of a dataset show."""
+"""Fine-tune a CLIP on a dataset."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from pipeline.commands.options import ConfigFile, Json, Settings, Where, naming_
 from pipeline.config import load_config
 from pipeline.config_text import as_yaml
 from pipeline.dataset import open_dataset
-from pipeline.research.finetune import RECIPES
-from pipeline.research.finetune.config import FinetuneConfig
+from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.terminal import console, counted, errors, print_json, progress_bar
 from stages.shared.model.config import check_model_files
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
-from pipeline.research.finetune import RECIPES
+from stages.contract.kinds import KindTable
 from stages.shared.model.config import AUTO, ModelConfig
 from stages.shared.storage import absolute
+
+if TYPE_CHECKING:
+    from pipeline.research.finetune.recipe import Recipe
 
 Learns = Literal["all", "image"]
 
@@ -40,6 +43,9 @@ class AlignConfig(RecipeConfig):
         0.5, gt=0, le=1, description="Boxes of one image that overlap at least this much may bear each other's names."
     )
 
+
+RECIPES: Final[KindTable[Recipe[Any]]] = KindTable("phrasebox.recipes", default=AlignConfig)
+"""The recipes of fine-tuning."""
 
 AnyRecipeConfig = Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(RECIPES.config)]
 """The `recipe` section."""

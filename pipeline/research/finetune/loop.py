@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.research.finetune import RECIPES
-from pipeline.research.finetune.config import FinetuneConfig
+from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.research.finetune.folder import CARD, VOCABULARY, WEIGHTS, WRITTEN_BY, TrainingFolder
 from pipeline.research.finetune.material import TrainingBatch, TuningData, reject_long_phrases
 from pipeline.research.finetune.ranks import RankGroup, join_group

@@ -1,4 +1,4 @@
-"""`phrasebox score-model`: how well a CLIP model names regions, finds phrases, and retrieves."""
+"""Measure what a model knows of regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`phrasebox tune`: try settings of explain and regions on images with ground truth."""
+"""Try settings on images with ground truth."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pipeline.paths import LOCATIONS
 from stages.contract.errors import ConfigError
 from stages.explain import EXPLAINERS
 from stages.read import READERS
-from stages.sources import SOURCES
+from stages.regions.source import SOURCES
 
 CONFIG = {"input": {"image_root": "/photos"}, "rate": 0.1}
 RUN = {"config": CONFIG, "model_fingerprint": "demo:1", "counts": {"read": 1}}

@@ -148,8 +148,8 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
     (line,) = refused.stderr.splitlines()
     assert line.startswith("error: the worker on ")
     assert (
-        f" cannot import phrasebox (ModuleNotFoundError: No module named 'pipeline'); the driver has {__version__} in "
-        f"{packages}. Install the same wheel on every node, or set engine.ship_code=true" in line
+        f" cannot import the run's code (ModuleNotFoundError: No module named 'pipeline'); the driver has "
+        f"{__version__} in {packages}. Install the same wheels on every node, or set engine.ship_code=true" in line
     )
     done = run("out", **cluster, ship_code=True)
     assert done.returncode == 0, done.stderr

@@ -62,7 +62,7 @@ def main(folder: Path) -> None:
     samples = [Sample(sample_id=f"s{n}", source=f"from {n}", captions=("a cat",)) for n in range(CALLS * CALL)]
     tables = [records_to_table([Record(sample=one) for one in samples[n::CALLS]]) for n in range(CALLS)]
     pools = Pools(min_workers=1, max_workers=1, gpus=1.0, threads=1, captions=1, resources={})
-    workers = _Workers(pools=pools, ledger=start_ledger(), code=code_here())
+    workers = _Workers(pools=pools, ledger=start_ledger(), code=code_here(("pipeline", "stages")))
     rows = _map_on_models(ray.data.from_arrow(tables), (LonelyStage(folder),), workers, CALL, 1)
     # Ray's own messages end up in the midst of what is printed.
     with (folder / "rows.jsonl").open("w") as file:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.dataset import open_dataset
-from pipeline.research.finetune import RECIPES
+from pipeline.research.finetune.config import RECIPES
 from tests.architecture.source import ROOT
 from tests.pipeline.commands.evaluated import called, printed
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.research.finetune import RECIPES
-from pipeline.research.finetune.config import FinetuneConfig
+from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.research.finetune.folder import LATEST, LOG
 from pipeline.research.finetune.loop import TunedModel, finetune
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError

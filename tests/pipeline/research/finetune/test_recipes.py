@@ -9,9 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.research.finetune import RECIPES
 from pipeline.research.finetune.align import Align
-from pipeline.research.finetune.config import DataConfig
+from pipeline.research.finetune.config import RECIPES, DataConfig
 from pipeline.research.finetune.material import TrainingBatch, TuningData
 from pipeline.research.finetune.ranks import RankGroup
 from pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of, one_way

@@ -1,4 +1,4 @@
-"""The stage in the place of the model that fills `Record.regions` itself, and its settings."""
+"""Other origins of regions than heat maps: a stage in the place of the model that fills `Record.regions` itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
+from stages.contract.kinds import KindTable
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.shared.model.config import ModelConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
 
 HEAT_MAPS: Final = "heat_maps"
-"""The kind that is no stage of this room: `explain` computes heat maps, by any method, and `regions` cuts them."""
+"""The kind without a stage of its own: `explain` computes heat maps, by any method, and `regions` cuts them."""
 
 
 class RegionSourceConfig(BaseModel):
@@ -105,3 +106,10 @@ class RegionSource(Stage, Generic[ConfigT]):
     @abstractmethod
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """Return records without errors, with their regions."""
+
+
+SOURCES: Final[KindTable[Any]] = KindTable("phrasebox.sources", default=HeatMapSource)
+"""Every value of `source.kind`. All but `HEAT_MAPS` are a `RegionSource`."""
+
+AnySourceConfig = Annotated[SerializeAsAny[RegionSourceConfig], BeforeValidator(SOURCES.config)]
+"""The `source` section of a run."""

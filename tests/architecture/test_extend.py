@@ -1,0 +1,166 @@
+"""Packages that add kinds and verbs, as docs/extend.md describes them, and a repository without some of its own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.source import ROOT
+from tests.pipeline.light import rows_of
+
+PROGRAM = """
+import contextlib, io, json, sys
+from pipeline.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["phrasebox", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+RUN = "run scenes/captions.jsonl --images scenes/images --model demo --limit 3"
+
+
+def phrasebox(folder: Path, places: list[Path], *commands: str) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of commands in one process, which imports from `places` before anything else."""
+    paths = [*map(str, places), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps([command.split() for command in commands])],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "200"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, out, err) for code, out, err in map(json.loads, done.stdout.splitlines())]
+
+
+def declare(folder: Path, package: str, groups: dict[str, dict[str, str]]) -> None:
+    """Write the metadata of an installed package: its name and its entry points, group -> name -> place."""
+    place = folder / f"{package.replace('-', '_')}-0.1.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
+    lines = [f"[{group}]\n" + "".join(f"{n} = {at}\n" for n, at in names.items()) for group, names in groups.items()]
+    (place / "entry_points.txt").write_text("\n".join(lines))
+
+
+def ours() -> dict[str, dict[str, str]]:
+    groups: dict[str, dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    return groups
+
+
+def test_what_is_installed_is_what_pyproject_says() -> None:
+    """Otherwise a new kind is unknown, and one that moved is looked for at its old place."""
+    installed = {group: {point.name: point.value for point in metadata.entry_points(group=group)} for group in ours()}
+    assert installed == ours(), "pip install -e . again"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of docs/extend.md, as it is printed there."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+    page = (ROOT / "docs" / "extend.md").read_text()
+    for name, text in re.findall(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
+    return target
+
+
+def test_a_package_adds_an_explainer_a_format_and_a_verb(installed: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes").symlink_to(scenes_folder)
+    run, export, heads, shown, formats, unknown = phrasebox(
+        tmp_path,
+        [installed],
+        f"{RUN} --out out --set explain.kind=bright --set explain.floor=0.1",
+        "export out --format box_lines --out lines",
+        "heads out",
+        "--help",
+        "export --list",
+        "run scenes/captions.jsonl --set explain.kind=brigth",
+    )
+    assert run[0] == export[0] == heads[0] == 0, (run, export, heads)
+    rows = rows_of(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["config"]["explain"]["floor"] == 0.1
+    assert len((tmp_path / "lines" / "train.jsonl").read_text().splitlines()) == len(rows) == 3
+    nouns = [region["head"] for row in rows for region in row["annotations"]]
+    assert {line.split()[1] for line in heads[1].splitlines()} <= set(nouns)
+    assert re.search(r"^  heads +Count the head nouns of a dataset\. \(phrasebox-bright\)$", shown[1], re.MULTILINE)
+    assert "box_lines (phrasebox-bright): SPLIT.jsonl" in formats[1]
+    assert "did you mean bright? kinds: grad_eclip, " in unknown[2]
+    assert "bright (phrasebox-bright)" in unknown[2]
+
+
+def test_what_does_not_load_is_one_line_and_only_where_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "broken_verb.py").write_text('"""Never\nends')
+    kinds = {"phrasebox.explainers": {"absent": "nowhere:Absent"}, "phrasebox.readers": {"odd": "broken_verb:Odd"}}
+    verbs = {"broken": "broken_verb:run", "gone": "nowhere.verb:run"}
+    exporters = {"both": "nowhere:Both", "coco": "nowhere:Coco"}
+    declare(tmp_path, "phrasebox-broken", {**kinds, "phrasebox.commands": verbs, "phrasebox.exporters": exporters})
+    declare(tmp_path, "phrasebox-rival", {"phrasebox.exporters": {"both": "nowhere:Both"}})
+    for name in ("a.jsonl", "a.odd"):
+        (tmp_path / name).write_text("{}\n")
+    shown, formats, *refused = phrasebox(
+        tmp_path,
+        [tmp_path],
+        "--help",
+        "export --list",
+        "run a.jsonl --set explain.kind=absent",
+        "run a.odd --model demo",
+        "export out --format both --out lines",
+        "broken",
+        "gone",
+    )
+    assert shown[0] == formats[0] == 0
+    assert "cannot be used: no module nowhere.verb" in shown[1]
+    assert "\ncoco: " in f"\n{formats[1]}", "ours goes before theirs"
+    for (code, out, err), name in zip(refused, ("absent", "odd", "both", "broken", "gone"), strict=True):
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert name in err
+        assert "phrasebox-broken" in err
+    assert "phrasebox-rival" in refused[2][2]
+
+
+def test_the_product_works_without_what_is_research(scenes_folder: Path, tmp_path: Path) -> None:
+    """Nor without the alternatives to its steps: each is one line where it is named."""
+    tree = tmp_path / "tree"
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "photo"))
+    for folder in ("pipeline/research", "stages/explainers", "stages/sources"):
+        shutil.rmtree(tree / folder)
+    declare(tree, "phrasebox", ours())
+    (tmp_path / "scenes").symlink_to(scenes_folder)
+    *works, tune, explainer, source = phrasebox(
+        tmp_path,
+        [tree],
+        f"{RUN} --out out",
+        "eval out --truth scenes/truth.json",
+        "export out --format coco --out coco",
+        "inspect --help",
+        "--help",
+        "tune out --truth scenes/truth.json",
+        f"{RUN} --out none --set explain.kind=rollout",
+        f"{RUN} --out none --set source.kind=grid",
+    )
+    assert [code for code, _, _ in works] == [0] * len(works), works
+    assert "no module pipeline.research.tune.command" in works[-1][1]
+    for (code, out, err), name in ((tune, "tune"), (explainer, "rollout"), (source, "grid")):
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert name in err
+        assert "the package phrasebox does not load" in err
