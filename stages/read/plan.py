@@ -190,8 +190,10 @@ def unique_samples(samples: Iterable[Sample | SkippedRow], shard: Shard) -> Iter
     """Yield the samples of a shard; those with the id of an earlier sample as errors with another id."""
     repeats = set(shard.repeats)
     for index, sample in enumerate(samples):
-        is_repeat = index in repeats and isinstance(sample, Sample)
-        yield reject_repeat(sample) if is_repeat else sample
+        if index in repeats and isinstance(sample, Sample):
+            yield reject_repeat(sample)
+        else:
+            yield sample
 
 
 def plan_shards(reader: Reader) -> list[Shard]:

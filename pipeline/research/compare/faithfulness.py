@@ -19,7 +19,7 @@ The area is the trapezoidal one: 0 .. 1 for a probability.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ from scipy.special import expit, softmax
 from pipeline.evaluate.matching import draw_map
 from pipeline.logistic import Floats
 from stages.contract.records import HeatMap
-from stages.explainers.perturbation.masked import BaselineName, baseline_image, masked_embeddings
+from stages.explainers.perturbation.masked import baseline_image, blur_image, masked_embeddings
 from stages.shared.model.clip import ClipModel, TextCache
 
 TIE_BLUR: Final = 0.1
@@ -49,7 +49,7 @@ SHARES: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
 
 INNER: Final = len(SHARES) - 2  # points between both ends, where all or nothing is visible, whatever the map
 
-FILLINGS: Final[dict[str, BaselineName]] = {"deletion_rise": "mean", "insertion_rise": "blur"}
+FILLINGS: Final[dict[str, Literal["mean", "blur"]]] = {"deletion_rise": "mean", "insertion_rise": "blur"}
 """Name of the curve -> the pixels of hidden parts."""
 
 
@@ -131,9 +131,14 @@ def area_under(shares: Sequence[float], scores: Floats) -> float:
     return float(np.trapezoid(scores, shares))
 
 
-def filling_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: BaselineName) -> NDArray[np.float32]:
+def filling_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Literal["mean", "blur"]) -> NDArray[np.float32]:
     """Return the pixels of the hidden parts of an image (height, width, 3), in 0-255."""
-    array: NDArray[np.float32] = baseline_image(model.tower, torch.from_numpy(rgb), name, BLUR_SHARE).cpu().numpy()
+    image = torch.from_numpy(rgb)
+    if name == "blur":
+        pixels = blur_image(image.to(model.device, torch.float32), BLUR_SHARE * min(rgb.shape[:2]))
+    else:
+        pixels = baseline_image(model.tower, image, name)
+    array: NDArray[np.float32] = pixels.cpu().numpy()
     return array
 
 
