@@ -8,7 +8,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import convert_weights_to_lp
-from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
+from timm.layers import AttentionPool2d, AttentionPoolLatent
 from torch import nn
 
 from stages.shared.model.config import InputSpec
@@ -108,7 +108,7 @@ def tiny_timm(name: str, pool: str, proj: str = "none", *, size_px: int, seed: i
         with torch.no_grad():
             spread_batch_norms(model.visual)
             for part in model.visual.modules():
-                if isinstance(part, (AttentionPool2d, RotAttentionPool2d, AttentionPoolLatent)):
+                if isinstance(part, (AttentionPool2d, AttentionPoolLatent)):
                     _widen(part)
             if pool == "token":
                 _widen(model.visual.trunk.blocks[-1].attn)
@@ -135,7 +135,7 @@ TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "class token": (tiny_clip, SPEC),
     "ResNet": (tiny_resnet, RESNET_SPEC),
     "timm, positions": (partial(tiny_timm, "resnet10t", "abs_attn", "", size_px=128), RESNET_SPEC),
-    "timm, SAME, rotary": (partial(tiny_timm, "tf_efficientnet_lite0", "rot_attn", "linear", size_px=128), RESNET_SPEC),
+    "timm, SAME": (partial(tiny_timm, "tf_efficientnet_lite0", "abs_attn", "linear", size_px=128), RESNET_SPEC),
     "EVA02": (
         partial(tiny_timm, "eva02_tiny_patch14_224", "token", "", size_px=224),
         replace(SPEC, size_px=224, patch_px=14),

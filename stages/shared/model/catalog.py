@@ -61,24 +61,12 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
 an entry here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsFiles:
-    """Verified files of a model.
-
-    Attributes:
-        config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at the folder of the file.
-        weights: A state dict as safetensors.
-        calibrations: Calibrations of scores, without checksums: each names its model and settings.
-    """
-
-    config: Path
-    weights: Path
-    calibrations: tuple[Path, ...]
-
-
 @cache
-def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
-    """Find a catalog entry's files in `root` and compare their SHA-256 with the catalog's, once per process.
+def resolve(name: str, root: Path = WEIGHTS_ROOT) -> Path:
+    """Find a catalog entry's folder in `root` and compare its files with the catalog's SHA-256, once per process.
+
+    It holds `model.json`, with `model_cfg` and `preprocess_cfg`, `model.safetensors`, and calibrations of scores,
+    `calibration-*.json`, without checksums: each names its model and settings.
 
     Raise WeightsError, with the remedy, if the name is unknown, or a file is missing or has other contents.
     """
@@ -97,16 +85,7 @@ def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
             raise WeightsError(
                 f"{path} is not the file of the weights {name!r}: expected SHA-256 {expected}, got {digest}: {remedy}"
             )
-    return WeightsFiles(
-        config=folder / "model.json",
-        weights=folder / "model.safetensors",
-        calibrations=tuple(sorted(folder.glob("calibration-*.json"))),
-    )
-
-
-def is_here(name: str) -> bool:
-    """Return whether the files of a catalog entry exist; they are not verified."""
-    return (WEIGHTS_ROOT / name).is_dir()
+    return folder
 
 
 def sha256_of(path: Path) -> str:

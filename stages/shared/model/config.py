@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stages.contract.errors import ConfigError, WeightsError
-from stages.shared.model.catalog import is_here
 
 OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -33,13 +32,11 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 }
 """Kind -> what such a tower has."""
 
-_PHOTO: Final = "\n  photo                         a small model for photographs, to try phrasebox with"
-_NO_MODEL_GIVEN: Final = """no model is given. It is one of{photo}
+_NO_MODEL_GIVEN: Final = """no model is given. It is one of
+  photo                         a small model for photographs, in the repository of phrasebox
   ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
   my-clip/                      a checkpoint of your own, a folder or a file
 `phrasebox models` lists what fits; `demo` knows drawn scenes only."""
-
-_TAGS_NAMED: Final = 4  # The most tags of a model that a message names
 
 
 @contextmanager
@@ -123,25 +120,16 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
-        keys = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
-        has_weights = self.pretrained is not None or self.weights is not None
-        if self.checkpoint is not None:
-            if keys:
-                raise ValueError(f"a checkpoint describes itself: leave out {' and '.join(keys)}")
-        elif self.name is None and self.config is None:
-            if has_weights:
-                raise ValueError("weights or pretrained need a name or a config beside them")
-        elif {"name", "config"} <= set(keys):
-            raise ValueError("give either name or config, not both")
-        elif {"pretrained", "weights"} <= set(keys):
-            raise ValueError("give either pretrained or weights, not both")
-        elif self.name in OWN_MODELS:
-            if has_weights:
-                raise ValueError(
-                    f"the {self.name} model brings its own weights: leave out pretrained and weights, or set them to "
-                    "null where a file has them"
-                )
-        elif not has_weights:
+        sources = [key for key in ("name", "config", "checkpoint") if getattr(self, key) is not None]
+        weights = [key for key in ("pretrained", "weights") if getattr(self, key) is not None]
+        has_weights = self.checkpoint is not None or self.name in OWN_MODELS
+        if len(sources) > 1 or len(weights) > 1:
+            raise ValueError(f"give one of {' and '.join(sources if len(sources) > 1 else weights)}")
+        if weights and has_weights:
+            raise ValueError(f"{self.label} brings its own weights: leave out {weights[0]}, or set it to null")
+        if weights and not sources:
+            raise ValueError(f"{weights[0]} needs a name or a config beside it")
+        if sources and not weights and not has_weights:
             raise ValueError(
                 f"{self.config} needs weights: set model.weights=FILE"
                 if self.name is None
@@ -184,23 +172,21 @@ def check_model_files(config: ModelConfig) -> None:
 
     Raise ConfigError if no model is named or open_clip has none of that name, WeightsError if a file is missing.
     """
-    if config.checkpoint is not None and not config.checkpoint.expanduser().exists():
-        raise WeightsError(f"no file or folder {config.checkpoint}", key="model.checkpoint")
-    if config.config is not None and not config.config.expanduser().is_file():
-        raise ConfigError(f"no file {config.config}", key="model.config")
     if config.label == NO_MODEL:
-        raise ConfigError(_NO_MODEL_GIVEN.format(photo=_PHOTO if is_here("photo") else ""), key="model.name")
+        raise ConfigError(_NO_MODEL_GIVEN, key="model.name")
     # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are no names of the list.
     if config.name is not None and config.name not in (*OWN_MODELS, *open_clip_names()):
         unknown = unknown_name(config.name)
-        if config.pretrained is not None and not unknown.endswith("?"):  # no name is near
+        if config.pretrained is not None:
             unknown += (
                 f" {config.label} is no file or folder here; a repository of Hugging Face is downloaded first: "
                 f"hf download {config.label} --local-dir FOLDER, and then FOLDER is the model"
             )
         raise ConfigError(unknown, key="model.name")
-    if config.weights is not None and not config.weights.expanduser().is_file():
-        raise WeightsError(f"no file {config.weights}", key="model.weights")
+    for key in ("checkpoint", "config", "weights"):
+        path = getattr(config, key)
+        if path is not None and not path.expanduser().exists():
+            raise WeightsError(f"no file or folder {path}", key=f"model.{key}")
 
 
 def open_clip_names() -> list[str]:
@@ -208,8 +194,8 @@ def open_clip_names() -> list[str]:
     if "open_clip" in sys.modules:  # programs can add models to its list
         return list(sys.modules["open_clip"].list_models())
     spec = find_spec("open_clip")
-    assert spec is not None and spec.origin is not None  # noqa: S101, PT018
-    return sorted(file.stem for file in (Path(spec.origin).parent / "model_configs").glob("*.json"))
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return sorted(file.stem for folder in folders for file in Path(folder, "model_configs").glob("*.json"))
 
 
 def unknown_name(name: str) -> str:
@@ -228,12 +214,9 @@ def _explain_missing_weights(name: str) -> str:
         )
     import open_clip  # noqa: PLC0415 - it takes seconds to import, which only a name without weights costs
 
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if not tags:
-        return f"{name} needs weights, of which open_clip has none: set model.weights=FILE"
-    examples = ", ".join([*tags[:_TAGS_NAMED], *(["..."] if len(tags) > _TAGS_NAMED else [])])
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:4])
     return (
-        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: {examples}) or model.weights=FILE; "
+        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: {tags}, ...) or model.weights=FILE; "
         "or name a file or folder that is there"
     )
 

@@ -1,7 +1,7 @@
 """One answer to "which model is this?": architecture, input, tokenizer and weights of any model that can be named.
 
 `ModelConfig` lists the ways to name a model. A checkpoint is described by the files beside its weights, see
-`checkpoints.folder`. Without any of these OpenAI's own tensors alone identify it.
+`checkpoints.folder`. Without any of these OpenAI's own tensors identify it, by their shapes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,13 +21,13 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.catalog import CATALOG, resolve
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, Checkpoint, read_checkpoint
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, convert_to_open_clip, layout_of
-from stages.shared.model.checkpoints.settings import RESAMPLE, architecture_of, preprocess_of, sizes_of
+from stages.shared.model.checkpoints.settings import RESAMPLE, architecture_of, preprocess_of
 from stages.shared.model.checkpoints.state import read_json, read_shapes, weight_files
 from stages.shared.model.config import InputSpec, ModelConfig, about, check_model_files
 from stages.shared.model.description import ModelDescription, ModelSettings
 from stages.shared.model.module import build_module, load_into
-from stages.shared.model.towers.from_open_clip import Model, check_supported
-from stages.shared.model.towers.plan import plan_of, sides_px
+from stages.shared.model.towers.from_open_clip import Model, build_image_tower
+from stages.shared.model.towers.plan import input_of, plan_of, sides_px
 from stages.shared.model.vocabulary import (
     check_vocabulary,
     cleaning,
@@ -37,7 +38,6 @@ from stages.shared.model.vocabulary import (
 
 _MODEL_TYPES: Final = {"clip": CLIP, "siglip": SIGLIP}  # `model_type` of a `config.json` -> layout
 _IMAGES: Final = ("preprocessor_config.json", "processor_config.json")
-_OF_OPENAI: Final = {"quick_gelu": True}  # All of OpenAI's models were trained with it.
 _SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}  # keys that open_clip's `model_cfg` must have
 
 
@@ -52,10 +52,13 @@ def describe(config: ModelConfig) -> ModelDescription:
     """
     check_model_files(config)
     if config.name in CATALOG:
-        files = resolve(config.name)
-        settings = replace(_read_model_file(files.config), name=config.name)
+        folder = resolve(config.name)
         return _complete(
-            settings, weights=files.weights, layout=OPEN_CLIP, calibrations=files.calibrations, is_bundled=True
+            replace(_read_model_file(folder / "model.json"), name=config.name),
+            weights=folder / "model.safetensors",
+            layout=OPEN_CLIP,
+            calibrations=tuple(sorted(folder.glob("calibration-*.json"))),
+            is_bundled=True,
         )
     if config.checkpoint is not None:
         with about("model.checkpoint"):
@@ -77,7 +80,8 @@ def describe(config: ModelConfig) -> ModelDescription:
         layout = layout_of(shapes, weights)
         load_into(module, convert_to_open_clip(shapes, layout))
         if layout == OPENAI:
-            settings = replace(settings, architecture={**settings.architecture, **_OF_OPENAI})
+            # All of OpenAI's models were trained with it.
+            settings = replace(settings, architecture={**settings.architecture, "quick_gelu": True})
         return _complete(settings, weights=weights, layout=layout)
 
 
@@ -86,7 +90,7 @@ def _build_empty(settings: ModelSettings) -> Model:
     plan_of(settings.architecture)
     with torch.device("meta"):
         module = build_module(settings)
-    check_supported(module)
+    build_image_tower(module.visual, (0.0,) * 3, (1.0,) * 3)
     return module
 
 
@@ -169,14 +173,7 @@ def _input_of(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
     vision = architecture["vision_cfg"]
     if not all(isinstance(part, dict) for part in (vision, architecture["text_cfg"], preprocess)):
         raise ConfigError("vision_cfg, text_cfg and preprocess_cfg must hold keys")
-    size, stride = sides_px(vision)
-    return InputSpec(
-        size_px=size,
-        patch_px=stride,
-        mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
-        interpolation=preprocess.get("interpolation") or "bicubic",
-    )
+    return input_of(preprocess, *sides_px(vision))
 
 
 # --- checkpoints
@@ -188,14 +185,8 @@ def _settings_of(checkpoint: Checkpoint) -> ModelSettings:
         return _read_open_clip_config(checkpoint)
     if checkpoint.layout == OPEN_CLIP and checkpoint.params:
         return _read_params(checkpoint)
-    if checkpoint.layout == OPENAI:
-        architecture = {**sizes_of(convert_to_open_clip(checkpoint.shapes, OPENAI)), **_OF_OPENAI}
-        return ModelSettings(
-            name=checkpoint.name,
-            architecture=architecture,
-            input=_input_of(architecture, {}),
-            described_by="its tensors",
-        )
+    if checkpoint.layout == OPENAI and (settings := _find_openai_model(checkpoint)) is not None:
+        return settings
     if checkpoint.transformers_config:
         return _read_transformers_config(checkpoint)
     raise WeightsError(
@@ -203,6 +194,16 @@ def _settings_of(checkpoint: Checkpoint) -> ModelSettings:
         "it), and tensors do not show the activation: give its name in open_clip, model.name=NAME with "
         "model.weights=FILE, or describe it, model.config=FILE.json"
     )
+
+
+def _find_openai_model(checkpoint: Checkpoint) -> ModelSettings | None:
+    """Return the settings of the one of OpenAI's models that has these tensors; None without one."""
+    for name in open_clip.list_pretrained_models_by_tag("openai"):
+        settings = _settings_of_name(name, "openai")
+        with suppress(WeightsError):
+            load_into(_build_empty(settings), convert_to_open_clip(checkpoint.shapes, OPENAI))
+            return replace(settings, name=checkpoint.name, described_by="its tensors")
+    return None
 
 
 def _read_open_clip_config(checkpoint: Checkpoint) -> ModelSettings:

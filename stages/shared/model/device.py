@@ -55,7 +55,7 @@ def pick_device(choice: str) -> torch.device:
     """
     has_gpu = torch.cuda.is_available()
     if choice == "cuda" and not has_gpu:
-        raise ResourceError(_explain_missing_gpu())
+        raise ResourceError(_explain_missing_gpu(), key="model.device")
     return torch.device("cuda" if has_gpu and choice != "cpu" else "cpu")
 
 
@@ -65,14 +65,9 @@ def _explain_missing_gpu() -> str:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
         reason = one_line(error)
-    build = "built without CUDA"
-    advice = "install a torch that is built for CUDA"
-    if torch.version.cuda is not None:
-        build = f"built for CUDA {torch.version.cuda}"
-        advice = "give the machine a driver for that CUDA, or install a torch that is built for the driver's"
     return (
-        f"model.device is cuda, but this worker sees no GPU. torch {torch.__version__}, {build}, says: {reason}. "
-        f"To use the GPU, {advice}; to compute without it, set model.device=cpu"
+        f"this worker sees no GPU. torch {torch.__version__} says: {reason}. Install a torch and a driver for the same "
+        "CUDA, or set model.device=cpu"
     )
 
 

@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import open_clip
 import torch
 
 from stages.contract.errors import ConfigError
@@ -25,7 +24,7 @@ from stages.shared.model.device import (
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
 from stages.shared.model.towers.from_open_clip import Model, build_image_tower
-from stages.shared.model.towers.plan import SUPPORTED
+from stages.shared.model.towers.plan import SUPPORTED, input_of, sides_px
 from stages.shared.model.towers.trunk import private_copy
 
 _log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def load(
 
 def _find_bundled(description: ModelDescription) -> ModelDescription:
     """Return the description with the files of this installation, verified."""
-    folder = resolve(description.name).config.parent
+    folder = resolve(description.name)
     weights = description.weights
     vocabulary = description.vocabulary
     return replace(
@@ -107,17 +106,12 @@ def from_open_clip(
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     if model.logit_scale.device.type == "mps":
         raise ConfigError(f"{name} is on an Apple GPU, where float64 is missing: move it to the CPU")
-    preprocess = getattr(visual, "preprocess_cfg", None) or {}
-    mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN) if spec is None else spec.mean
-    std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD) if spec is None else spec.std
-    tower = build_image_tower(private_copy(visual, precision), mean, std)
+    model_spec = input_of(getattr(visual, "preprocess_cfg", None) or {}, *sides_px({"image_size": visual.image_size}))
+    normalisation = spec or model_spec
+    tower = build_image_tower(private_copy(visual, precision), normalisation.mean, normalisation.std)
     stride = tower.placement.stride_px
     if spec is None:
-        size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
-        interpolation: Any = preprocess.get("interpolation") or "bicubic"
-        spec = InputSpec(
-            size_px=size // stride * stride, patch_px=stride, mean=mean, std=std, interpolation=interpolation
-        )
+        spec = replace(model_spec, size_px=model_spec.size_px // stride * stride, patch_px=stride)
     if spec.patch_px != stride or spec.size_px % spec.patch_px:
         raise ConfigError(
             f"{name} has a token every {stride} px, which does not fit images of {spec.size_px} px "

@@ -156,10 +156,10 @@ def test_windows_cover_the_grid(grid_hw, settings, number, side) -> None:
 @pytest.mark.parametrize(("kind", "beside"), [("occlusion", False), ("score_cam", True)])
 def test_heat_of_cells_stands_on_them_where_tokens_look_beside_theirs(kind: str, beside: bool) -> None:
     settings = {"window": 1.0} if kind == "occlusion" else {"channels": 3}
-    explainer = make_explainer(kind, "timm, SAME, rotary", **settings)
+    explainer = make_explainer(kind, "timm, SAME", **settings)
     shift = explainer.model.tower.placement.shift_cells
     assert shift != 0
-    assert explainer.explain(image("timm, SAME, rotary", 1, 2), [["dog"]])[0][0].shift_cells == beside * shift
+    assert explainer.explain(image("timm, SAME", 1, 2), [["dog"]])[0][0].shift_cells == beside * shift
 
 
 # RISE
@@ -237,9 +237,9 @@ def test_the_formula_on_open_clips_own_tokens_before_the_last_block() -> None:
 
 
 def test_masks_of_channels_lie_where_tokens_look() -> None:
-    explainer = make_explainer("score_cam", "timm, SAME, rotary", channels=3)
+    explainer = make_explainer("score_cam", "timm, SAME", channels=3)
     tower = explainer.model.tower
-    rgb = torch.from_numpy(image("timm, SAME, rotary", 2, 3, seed=3))
+    rgb = torch.from_numpy(image("timm, SAME", 2, 3, seed=3))
     shift = tower.placement.shift_cells
     assert abs(shift) > 0.3
     calls: list[torch.Tensor] = []

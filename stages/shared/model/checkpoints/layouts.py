@@ -32,17 +32,6 @@ _MARKS: Final = {
 """Layout -> names that a checkpoint must have; a dot at the end marks the beginning of a name. The first fit counts.
 A custom text tower of open_clip has its embedding at `text.token_embedding.weight` or below `text.transformer.`."""
 
-_OTHER_MODELS: Final = {
-    "vision_model.": "an image tower of transformers without a text tower",
-    "text_model.": "a text tower of transformers without an image tower",
-    "visual.": "an image tower without a text tower",
-    "base_model.model.": "an adapter (PEFT), which has to be merged into its model first (merge_and_unload)",
-    "image_encoder.": "Apple's own MobileCLIP, which open_clip's tags have in open_clip's layout",
-    "qformer.": "a BLIP-2",
-    "unet.": "a diffusion model",
-}
-"""Beginning of names -> what they belong to, where no layout fits."""
-
 
 def layout_of(names: Collection[str], path: object) -> str:
     """Return the layout of a checkpoint by the names of its tensors.
@@ -58,10 +47,10 @@ def layout_of(names: Collection[str], path: object) -> str:
     for layout, marks in _MARKS.items():
         if all(map(has, marks)):
             return layout
-    content = next((kind for mark, kind in _OTHER_MODELS.items() if has(mark)), None)
-    if content is None:
-        content = f"tensors such as {', '.join(sorted(names)[:3])}" if names else "no tensors"
-    raise WeightsError(f"{path} is no CLIP that is known: found {content}; expected the tensors of {', '.join(_MARKS)}")
+    raise WeightsError(
+        f"{path} is no whole CLIP that is known: it has {len(names)} tensors, {', '.join(sorted(names)[:3])}, ...; "
+        f"expected those of {', '.join(_MARKS)}, with adapters merged"
+    )
 
 
 _BLOCK_PARTS: Final = {

@@ -1,23 +1,13 @@
-"""Architecture and images of a model in open_clip's words, from the settings of `transformers` or from tensors alone.
-
-Sizes and counts follow from the shapes of tensors. The number of heads does not: in all of OpenAI's and most of
-open_clip's models a head has 64 numbers. Neither does the activation, which is QuickGELU in OpenAI's models and either
-in open_clip's.
-"""
+"""Architecture and images of a model in open_clip's words, from the settings of `transformers`."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from torch import Tensor
-
-from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.errors import ConfigError
 from stages.shared.model.checkpoints.layouts import CLIP, SIGLIP
-
-Shapes = Mapping[str, Tensor]  # only the shapes count
 
 _BLOCK = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -25,7 +15,7 @@ _SIGLIP = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 
 _DEFAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     CLIP: {
-        "vision_config": {**_BLOCK, **_CLIP, "image_size": 224, "patch_size": 32, "num_channels": 3},
+        "vision_config": {**_BLOCK, **_CLIP, "image_size": 224, "patch_size": 32},
         "text_config": {
             **_CLIP, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
             "max_position_embeddings": 77, "vocab_size": 49408,
@@ -33,7 +23,7 @@ _DEFAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     },
     SIGLIP: {
         "vision_config": {
-            **_BLOCK, **_SIGLIP, "image_size": 224, "patch_size": 16, "num_channels": 3, "vision_use_head": True,
+            **_BLOCK, **_SIGLIP, "image_size": 224, "patch_size": 16, "vision_use_head": True,
         },
         "text_config": {
             **_BLOCK, **_SIGLIP, "max_position_embeddings": 64, "vocab_size": 32000, "projection_size": None,
@@ -146,12 +136,6 @@ def _section(settings: Mapping[str, Any], name: str, layout: str) -> dict[str, A
     for key, default in defaults.items():
         if isinstance(default, int) and not isinstance(default, bool):
             _number(section[key], f"{name}.{key}")
-    if section["hidden_size"] % section["num_attention_heads"]:
-        raise ConfigError(
-            f"{name}: {section['hidden_size']} cannot be shared among {section['num_attention_heads']} heads"
-        )
-    if section.get("num_channels", 3) != 3:
-        raise ConfigError(f"{name}.num_channels is {section['num_channels']}: expected images of 3 channels")
     return section
 
 
@@ -174,54 +158,3 @@ def _mlp_ratio(section: Mapping[str, Any]) -> float:
     width = section["hidden_size"]
     ratio = inner_width / width
     return float(ratio if int(width * ratio) == inner_width else (inner_width + 0.5) / width)
-
-
-# --- tensors alone
-
-_HEAD_WIDTH: Final = 64
-
-
-def sizes_of(shapes: Shapes) -> dict[str, Any]:
-    """Return open_clip's `model_cfg` of a CLIP's tensors with open_clip's names, without the activation.
-
-    Raise WeightsError if a tensor that has a size is missing, or the sizes contradict each other.
-    """
-    try:
-        text = {name.removeprefix("text."): value for name, value in shapes.items() if not name.startswith("visual.")}
-        width = text["ln_final.weight"].shape[0]
-        if "visual.proj" in shapes:
-            vision, _, patch, _ = shapes["visual.conv1.weight"].shape
-            layers: Any = _count(shapes, r"visual\.transformer\.resblocks\.(\d+)\.")
-            side = patch * _side(len(shapes["visual.positional_embedding"]) - 1)
-        else:
-            vision = len(shapes["visual.layer1.0.conv1.weight"])
-            patch = None
-            layers = [_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
-            side = 32 * _side(len(shapes["visual.attnpool.positional_embedding"]) - 1)
-        return {
-            "embed_dim": text["text_projection"].shape[1],
-            "vision_cfg": {"image_size": side, "patch_size": patch, "width": vision, "layers": layers},
-            "text_cfg": {
-                "context_length": len(text["positional_embedding"]),
-                "vocab_size": len(text["token_embedding.weight"]),
-                "width": width,
-                "heads": max(1, width // _HEAD_WIDTH),
-                "layers": _count(text, r"transformer\.resblocks\.(\d+)\."),
-            },
-        }
-    except (LookupError, ArithmeticError, ValueError) as error:
-        raise WeightsError(f"the tensors do not show the architecture: {type(error).__name__}: {error}") from error
-
-
-def _side(places: int) -> int:
-    side = math.isqrt(max(places, 0))
-    if side < 1 or side**2 != places:
-        raise ArithmeticError(f"{places} places make no square grid")
-    return side
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """Count the different numbers at a place in names."""
-    if numbers := {match[1] for name in shapes if (match := re.match(pattern, name))}:
-        return len(numbers)
-    raise LookupError(pattern.replace("\\", ""))

@@ -31,14 +31,6 @@ from stages.shared.model.towers.vision import Block, VisionTower, resize_positio
 Model = Any  # An open_clip model or a part of one: open_clip is untyped
 
 
-def check_supported(model: Model) -> None:
-    """Raise ConfigError, with the obstacle, if the image tower does not fit."""
-    visual = getattr(model, "visual", None)
-    if visual is None:
-        raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
-    build_image_tower(visual, (0.0,) * 3, (1.0,) * 3)
-
-
 def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]) -> Tower:
     """Build an image tower from open_clip's, which is only read.
 
@@ -61,7 +53,7 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
         raise ConfigError(f"the image tower ends in an attention pooler with many queries. {SUPPORTED}")
     if visual.pool_type not in ("tok", "avg"):
         raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
-    weights = _Weights(visual.conv1.weight.dtype, "the image tower", SUPPORTED)
+    weights = _Weights(visual.conv1.weight.dtype)
     tower = VisionTower(
         patch_weight=weights.cast(visual.conv1.weight),
         patch_bias=weights.cast(visual.conv1.bias),
@@ -133,7 +125,7 @@ def build_text_tower(model: Model) -> TextTower:
     if pool not in ("argmax", "eos"):
         raise ConfigError(f"the text tower pools by {pool!r}")
     dtype = tower.transformer.get_cast_dtype()
-    weights = _Weights(dtype, "the text tower", "Its texts are embedded whole")
+    weights = _Weights(dtype)
     projection = tower.text_projection
     linear = isinstance(projection, nn.Linear)
     end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
@@ -154,22 +146,20 @@ class _Weights:
     """Reads the weights of a tower; the modules stay as they are."""
 
     precision: torch.dtype  # of all weights but layer norms, which keep their own
-    owner: str  # begins a message, as in "the image tower"
-    advice: str  # ends it
 
     def cast(self, tensor: Tensor | None) -> Any:
         return None if tensor is None else tensor.to(self.precision)
 
     def norm(self, module: Any) -> layers.LayerNorm:
         if not isinstance(module, (transformer.LayerNorm, transformer.LayerNormFp32, nn.LayerNorm)):
-            raise ConfigError(f"{self.owner} normalises with {type(module).__name__}. {self.advice}")
+            raise ConfigError(f"a tower normalises with {type(module).__name__}. {SUPPORTED}")
         return layers.LayerNorm(module.weight, module.bias, module.eps)
 
     def product(self, module: Any) -> layers.Linear:
         if not isinstance(module, nn.Linear):  # as PEFT's, whose `weight` is that before the tuning
             raise ConfigError(
-                f"{self.owner} has a {type(module).__module__}.{type(module).__name__}: merge adapters "
-                f"first (merge_and_unload). {self.advice}"
+                f"a tower has a {type(module).__module__}.{type(module).__name__}: merge adapters first "
+                f"(merge_and_unload). {SUPPORTED}"
             )
         return layers.Linear(self.cast(module.weight), self.cast(module.bias))
 
@@ -179,7 +169,7 @@ class _Weights:
     def block(self, module: Any) -> Block:
         obstacle = obstacle_of(module)
         if obstacle:
-            raise ConfigError(f"{self.owner}'s blocks have {obstacle}. {self.advice}")
+            raise ConfigError(f"the tower's blocks have {obstacle}. {SUPPORTED}")
         return Block(
             heads=int(module.attn.num_heads),
             ln_1=self.norm(module.ln_1),
@@ -198,8 +188,7 @@ def obstacle_of(block: Any) -> str:
     """Return the part of a residual attention block that changes the formula, or ""."""
     attn = getattr(block, "attn", None)
     if isinstance(block, transformer.ResidualAttentionBlock) and isinstance(attn, nn.MultiheadAttention):
-        extra = attn.in_proj_weight is None or attn.bias_k is not None or attn.add_zero_attn
-        return "attention with separate projections or extra tokens" if extra else ""
+        return ""
     if not (isinstance(block, transformer.CustomResidualAttentionBlock) and isinstance(attn, transformer.Attention)):
         return f"an unknown type {type(block).__name__}"
     obstacles = {

@@ -1,7 +1,7 @@
 """Image towers from open_clip's timm towers: the trunk stays timm's, and the pool becomes tensors.
 
-timm pools in four ways, `_POOLINGS`. Peculiarities of its networks are in the tables beside them: what a block or a
-pool must not have (`_obstacle`), and what each kind of layer does to one token (`_LAYERS`).
+timm pools in four ways, see `build_tower`. What a block or a pool must not have is beside them (`_obstacle`), and what
+each kind of layer does to one token in `_LAYERS`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,16 @@ def build_tower(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
         size_px=int(visual.image_size[0]),
         common={"dtype": next(visual.trunk.parameters()).dtype, **normalisation},
     )
-    for fits, build in _POOLINGS:
-        if fits(parts):
-            return build(parts)
+    pooling = getattr(parts.trunk, "global_pool", None)
+    if isinstance(parts.pool, timm_layers.AttentionPool2d):
+        return _grid(parts)
+    if pooling == "map":
+        return _latent(parts)
+    if pooling == "token" and hasattr(parts.trunk, "blocks"):
+        return _class_token(parts)
+    head = _behind_mean(parts.trunk)
+    if head is not None:
+        return _averaged(parts, head)
     raise ConfigError(f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here")
 
 
@@ -70,15 +77,7 @@ class _Parts:
 
 def _grid(parts: _Parts) -> PooledTower:
     pool = parts.pool
-    if pool.pool_type != "token":
-        raise ConfigError(f"the image tower's attention pooling is of type {pool.pool_type!r}, not 'token'")
-    if pool.qkv is None:
-        q, k, v = (_linear(part) for part in (pool.q, pool.k, pool.v))
-    else:
-        q, k, v = _split(pool.qkv, 3)
-    heads = int(pool.num_heads)
-    turns = isinstance(pool, timm_layers.RotAttentionPool2d)
-    query_token = None if pool.cls_token is None else pool.cls_token.flatten()
+    q, k, v = _split(pool.qkv, 3)
 
     def positions(grid_hw: tuple[int, int]) -> Tensor:
         table = pool.pos_embed[None]
@@ -89,15 +88,14 @@ def _grid(parts: _Parts) -> PooledTower:
     return PooledTower(
         kind="attention_pool",
         placement=placement_of(parts.trunk, parts.size_px, lambda bare, pixels: bare(pixels).shape[-1]),
-        trunk=GridTrunk(body=parts.trunk, query_token=query_token, positions=None if turns else positions),
+        trunk=GridTrunk(body=parts.trunk, positions=positions),
         pool=AttentionPool(
-            heads=heads,
+            heads=int(pool.num_heads),
             latent=None,
             prefix_tokens=1,
             q=q,
             k=k,
             v=v,
-            turn=_turn(pool.pos_embed, heads, pool.rotate_half) if turns else None,
             out=layers.Chain(_read(pool.proj)),
             finish=layers.Chain(parts.tail),
         ),
@@ -216,20 +214,17 @@ def _class_token(parts: _Parts) -> PooledTower:
 
 def _behind_mean(trunk: Module) -> list[Module] | None:
     """Return the layers behind the mean of the network's tokens; None if it does not average them."""
-    pool = getattr(trunk, "global_pool", None)
-    if pool == "avg" and hasattr(trunk, "fc_norm"):
-        return [trunk.fc_norm, trunk.head] if getattr(trunk, "attn_pool", None) is None else None
-    children = dict((trunk if isinstance(pool, timm_layers.SelectAdaptivePool2d) else trunk.head).named_children())
-    pool = children.get("global_pool")
+    if getattr(trunk, "global_pool", None) == "avg" and hasattr(trunk, "fc_norm"):
+        return [trunk.fc_norm, trunk.head]
+    head = dict(trunk.head.named_children()) if hasattr(trunk, "head") else {}
+    pool = head.get("global_pool")
     if not isinstance(pool, timm_layers.SelectAdaptivePool2d) or pool.pool_type != "avg":
         return None
-    return list(children.values())[list(children).index("global_pool") + 1 :]
+    return list(head.values())[list(head).index("global_pool") + 1 :]
 
 
-def _averaged(parts: _Parts) -> AveragedTower:
+def _averaged(parts: _Parts, head: list[Module]) -> AveragedTower:
     trunk = parts.trunk
-    head = _behind_mean(trunk) or []
-    finish = layers.Chain((*_read(*head), *parts.tail))
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
         placement = parts.placement_of_patches()
         prefix_tokens = int(trunk.num_prefix_tokens)
@@ -237,33 +232,17 @@ def _averaged(parts: _Parts) -> AveragedTower:
         def tokens_of(features: Tensor) -> Tensor:
             return features[:, prefix_tokens:]
     else:
-        if hasattr(trunk, "patch_embed"):  # of a Swin, whose windows are then filled up
-            trunk.patch_embed.strict_img_size = False
-        for part in trunk.modules():
-            if hasattr(part, "dynamic_mask"):
-                part.dynamic_mask = True
-        last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-        placement = placement_of(
-            trunk, parts.size_px, lambda bare, pixels: bare.forward_features(pixels).shape[1 if last else -1]
-        )
+        placement = placement_of(trunk, parts.size_px, lambda bare, pixels: bare.forward_features(pixels).shape[-1])
 
         def tokens_of(features: Tensor) -> Tensor:
-            return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+            return features.flatten(2).transpose(1, 2)
 
-    body = TokenTrunk(body=trunk.forward_features, tokens_of=tokens_of)
-    return AveragedTower(placement=placement, trunk=body, finish=finish, **parts.common)
-
-
-_POOLINGS: Final[tuple[tuple[Callable[[_Parts], bool], Callable[[_Parts], Tower]], ...]] = (
-    (lambda parts: isinstance(parts.pool, (timm_layers.AttentionPool2d, timm_layers.RotAttentionPool2d)), _grid),
-    (lambda parts: getattr(parts.trunk, "global_pool", None) == "map", _latent),
-    (
-        lambda parts: getattr(parts.trunk, "global_pool", None) == "token" and hasattr(parts.trunk, "blocks"),
-        _class_token,
-    ),
-    (lambda parts: _behind_mean(parts.trunk) is not None, _averaged),
-)
-"""Condition -> the function that builds such a tower; the first that fits counts."""
+    return AveragedTower(
+        placement=placement,
+        trunk=TokenTrunk(body=trunk.forward_features, tokens_of=tokens_of),
+        finish=layers.Chain((*_read(*head), *parts.tail)),
+        **parts.common,
+    )
 
 
 # --- parts

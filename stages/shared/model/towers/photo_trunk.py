@@ -43,13 +43,10 @@ class Neck(nn.Module):
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width)
         )
-        self.dropout = nn.Dropout(0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, D). In training whole channels of an image are dropped at random."""
+        """(B, N, C) -> (B, N, D)."""
         weights = similarity_weights(x)
-        if self.training:
-            x = x * self.dropout(torch.ones_like(x[:, :1]))
         y = self.norm(self.reduce(x).to(self.norm.weight.dtype))
         y = y + self.mlp(y)
         averaged: Tensor = weights.to(y.dtype) @ y

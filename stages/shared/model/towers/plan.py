@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
 from stages.contract.errors import ConfigError
-from stages.shared.model.config import TowerKind
+from stages.shared.model.config import InputSpec, TowerKind
 
 RESNET_STRIDE_PX: Final = 32  # of the tokens of CLIP's ResNets: five halvings
 
@@ -23,7 +26,7 @@ _POOLS: Final[dict[str, TowerKind]] = {"tok": "class_token", "avg": "average_poo
 """`pool_type` of a transformer; `map` is that of a SigLIP, see `ModelDescription.siglip`."""
 
 _TIMM_POOLS: Final[dict[str, TowerKind]] = {
-    **dict.fromkeys(("abs_attn", "rot_attn", "token"), "attention_pool"),
+    **dict.fromkeys(("abs_attn", "token"), "attention_pool"),
     "map": "latent_pool",
     "avg": "average_pool",
 }
@@ -69,26 +72,32 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
 
 def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
     """Return the sides of images and patches of open_clip's `vision_cfg`. Raise ConfigError if they make no sense."""
-    size = vision.get("image_size", 224)
-    patch = vision.get("patch_size", 16)
-    if isinstance(size, (list, tuple)):
-        if len(set(size)) != 1:
-            raise ConfigError(f"the model's input is {size[1]}x{size[0]}; only square inputs are supported")
-        size = size[0]
+    size = _side(vision.get("image_size", 224))
+    if "timm_model_name" in vision:
+        stride = _stride_of_timm(str(vision["timm_model_name"]))
+        return size // stride * stride, stride  # timm leaves out pixels that do not fill a patch
     if isinstance(vision.get("layers"), (list, tuple)):
-        patch = RESNET_STRIDE_PX
-    if "timm_model_name" in vision and isinstance(size, int):
-        patch = _stride_of_timm(str(vision["timm_model_name"]))
-        size = size // patch * patch  # timm leaves out pixels that do not fill a patch
-    if isinstance(patch, (list, tuple)):
-        if len(set(patch)) != 1:
-            raise ConfigError("only square patches are supported")
-        patch = patch[0]
-    if not (isinstance(size, int) and size > 0 and isinstance(patch or 1, int)):
-        raise ConfigError(
-            f"image_size and patch_size must be whole numbers above 0, got {size} and {patch}", key="model.config"
-        )
-    return size, patch or 1
+        return size, RESNET_STRIDE_PX
+    return size, _side(vision.get("patch_size", 16))
+
+
+def input_of(preprocess: Mapping[str, Any], size_px: int, patch_px: int) -> InputSpec:
+    """Return the input that open_clip's `preprocess_cfg` describes, for images and patches of these sides."""
+    return InputSpec(
+        size_px=size_px,
+        patch_px=patch_px,
+        mean=tuple(preprocess.get("mean") or OPENAI_DATASET_MEAN),
+        std=tuple(preprocess.get("std") or OPENAI_DATASET_STD),
+        interpolation=preprocess.get("interpolation") or "bicubic",
+    )
+
+
+def _side(sides: Any) -> int:
+    """Return the side of a square, of which open_clip's configurations give one side or both."""
+    side = sides[0] if isinstance(sides, (list, tuple)) and len({*sides}) == 1 else sides
+    if not isinstance(side, int) or side < 1:
+        raise ConfigError(f"image_size or patch_size is {sides}: only squares of whole pixels are supported")
+    return side
 
 
 def _import_timm() -> Any:
@@ -106,6 +115,8 @@ def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
     pool = vision.get("timm_pool", "avg")
     if not timm.is_model(name):  # also `hf-hub:` and `local-dir:`, under which timm loads any configuration
         raise _unsupported(f"is called {name!r}, which is no model of timm")
+    if name.startswith("swin"):
+        raise _unsupported("is a Swin, whose windows do not fit images of other sizes")
     if pool in _TIMM_POOLS:
         return _TIMM_POOLS[pool]
     timm_config = timm.get_pretrained_cfg(name, allow_unregistered=True)
@@ -119,7 +130,7 @@ def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
 def _stride_of_timm(name: str) -> int:
     """Return the pixels between the tokens of a timm model, from its name or its last grid."""
     patch = re.search(r"_patch(\d+)_", name)
-    if patch and not name.startswith("swin"):
+    if patch:
         return int(patch[1])
     timm = _import_timm()
     timm_config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None

@@ -143,22 +143,17 @@ def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tenso
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PooledTower(Tower):
-    """A trunk, and one attention that pools its tokens.
+class TrunkTower(Tower):
+    """A tower whose trunk may be anything.
 
     Attributes:
-        kind: latent_pool where the pool's query is learned, else attention_pool.
         placement: See `Tower`.
-        trunk: Normalised pixels (B, 3, height, width) in its precision -> tokens (B, T, D) as the pool takes them: with
-            positions, the query token first where it is a token, the patches row by row.
-        pool: The attention.
+        trunk: Normalised pixels (B, 3, height, width) in its precision -> tokens (B, T, D), the patches row by row.
         dtype: Precision of the trunk.
     """
 
-    kind: TowerKind
     placement: Placement
     trunk: Callable[[Tensor], Tensor]
-    pool: AttentionPool
     dtype: torch.dtype
     mean: Tensor
     std: Tensor
@@ -166,6 +161,21 @@ class PooledTower(Tower):
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`."""
         return self.trunk(self.normalise(rgb).to(self.dtype))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledTower(TrunkTower):
+    """A trunk, and one attention that pools its tokens.
+
+    The tokens of the trunk have positions; the query token is the first of them where it is a token.
+
+    Attributes:
+        kind: latent_pool where the pool's query is learned, else attention_pool.
+        pool: The attention.
+    """
+
+    kind: TowerKind
+    pool: AttentionPool
 
     def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
         """Pool uint8 pixels (B, height, width, 3); `heads` overrides the pool's number of heads."""
@@ -182,27 +192,15 @@ class PooledTower(Tower):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AveragedTower(Tower):
-    """A trunk, the mean of its tokens, and a head on the mean.
+class AveragedTower(TrunkTower):
+    """A trunk, the mean of its tokens, which are all patches, and a head on the mean.
 
     Attributes:
-        placement: See `Tower`.
-        trunk: Normalised pixels (B, 3, height, width) in its precision -> tokens (B, N, D).
         finish: Mean of the tokens (B, D) -> embedding (B, E). On single tokens it is the dense form of the head.
-        dtype: Precision of the trunk.
     """
 
-    placement: Placement
-    trunk: Callable[[Tensor], Tensor]
     finish: Chain
-    dtype: torch.dtype
-    mean: Tensor
-    std: Tensor
     kind: TowerKind = "average_pool"
-
-    def embed(self, rgb: Tensor) -> Tensor:
-        """See `Tower.embed`."""
-        return self.trunk(self.normalise(rgb).to(self.dtype))
 
     def float_head(self) -> AveragedTower:
         """Return the same tower with the head in float32."""

@@ -38,17 +38,15 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridTrunk:
-    """A network with a grid of features as its output; they become tokens behind a query token.
+    """A network with a grid of features as its output; they become tokens behind their mean, which is the query.
 
     Attributes:
         body: Normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
-        query_token: Token in front (D,); None: the mean of the features.
-        positions: (rows, columns) -> position embedding (1 + N, D); None: no embedding.
+        positions: (rows, columns) -> position embedding (1 + N, D).
     """
 
     body: Callable[[Tensor], Tensor]
-    query_token: Tensor | None = None
-    positions: Callable[[tuple[int, int]], Tensor] | None = None
+    positions: Callable[[tuple[int, int]], Tensor]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the tokens (B, 1 + N, D)."""
@@ -57,11 +55,8 @@ class GridTrunk:
 
     def tokens_of(self, features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """Features of a grid (B, N, D), row by row -> tokens (B, 1 + N, D)."""
-        first = features.mean(dim=1, keepdim=True)
-        if self.query_token is not None:
-            first = self.query_token.to(features.dtype).expand(len(features), 1, -1)
-        x = torch.cat([first, features], dim=1)
-        return x if self.positions is None else x + self.positions(grid_hw).to(x.dtype)
+        x = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1)
+        return x + self.positions(grid_hw).to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ SCENES = 24
 
 @pytest.mark.parametrize(("name", "most_bytes"), [("demo", 12_000_000), ("photo", 20_000_000)])
 def test_a_bundled_model_is_small_and_its_card_names_the_checksums(name: str, most_bytes: int) -> None:
-    folder = resolve(name).config.parent
+    folder = resolve(name)
     assert folder == WEIGHTS_ROOT / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < most_bytes
     card = (folder / "MODEL_CARD.md").read_text("utf-8")
@@ -48,7 +48,7 @@ def test_weights_that_are_not_there_are_named_with_the_remedy(name: str, message
 
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     shutil.copytree(WEIGHTS_ROOT / "demo", tmp_path / "demo")
-    assert resolve("demo", tmp_path / ".").weights.is_file()
+    assert resolve("demo", tmp_path / ".") == tmp_path / "demo"
     with (tmp_path / "demo" / "model.safetensors").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\x00\x01\x02\x03")
@@ -58,12 +58,12 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 
 def by_open_clip_alone(name: str) -> tuple[Any, SimpleTokenizer, dict[str, Any]]:
     """A bundled model and its tokenizer by stock open_clip and nothing of ours, and how its images are prepared."""
-    files = resolve(name)
-    settings = json.loads(files.config.read_text("utf-8"))
+    folder = resolve(name)
+    settings = json.loads((folder / "model.json").read_text("utf-8"))
     text_cfg = settings["model_cfg"]["text_cfg"]
     model = open_clip.CLIP(**settings["model_cfg"]).eval()
-    model.load_state_dict(load_file(files.weights))
-    words = str(files.config.parent / text_cfg["tokenizer_kwargs"]["bpe_path"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    words = str(folder / text_cfg["tokenizer_kwargs"]["bpe_path"])
     tokenizer = SimpleTokenizer(bpe_path=words, context_length=text_cfg["context_length"])
     assert tokenizer.vocab_size == text_cfg["vocab_size"]
     return model, tokenizer, settings["preprocess_cfg"]

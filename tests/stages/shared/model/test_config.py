@@ -11,12 +11,12 @@ from stages.shared.model.config import OWN_MODELS, ModelConfig
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"weights": "a.pt"}, "need a name or a config"),
-        ({"pretrained": "openai"}, "need a name or a config"),
-        ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "either name or config"),
-        ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "either pretrained or weights"),
-        ({"name": "demo", "weights": "a.pt"}, "brings its own weights"),
-        ({"name": "photo", "pretrained": "openai"}, "the photo model brings its own weights"),
+        ({"weights": "a.pt"}, "weights needs a name or a config"),
+        ({"pretrained": "openai"}, "pretrained needs a name or a config"),
+        ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "give one of name and config"),
+        ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "give one of pretrained and weights"),
+        ({"name": "demo", "weights": "a.pt"}, "demo brings its own weights: leave out weights, or set it to null"),
+        ({"name": "photo", "pretrained": "openai"}, "brings its own weights: leave out pretrained"),
         (
             {"name": "phto"},
             r"no model 'phto' \(`phrasebox models` lists them\); did you mean photo\? For open_clip's weights",
@@ -37,8 +37,8 @@ from stages.shared.model.config import OWN_MODELS, ModelConfig
         ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"weight": "a.pt"}, "Extra inputs"),
-        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "describes itself: leave out name and pre"),
-        ({"checkpoint": "a", "weights": "a.pt"}, "describes itself: leave out weights"),
+        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "give one of name and checkpoint"),
+        ({"checkpoint": "a", "weights": "a.pt"}, "a brings its own weights: leave out weights"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:

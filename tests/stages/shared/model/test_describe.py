@@ -18,8 +18,8 @@ from tests.stages.shared.model.saved import save_json, save_model, shapes_of
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"config": "tiny.json", "weights": "none.pt"}, r"model\.weights: no file .*none\.pt"),
-        ({"config": "none.json", "weights": "tiny.json"}, r"model\.config: no file none\.json"),
+        ({"config": "tiny.json", "weights": "none.pt"}, r"model\.weights: no file or folder .*none\.pt"),
+        ({"config": "none.json", "weights": "tiny.json"}, r"model\.config: no file or folder none\.json"),
         ({"name": "ViT-B16", "weights": "any"}, r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"),
         ({"name": "zzzzzzzz", "weights": "any"}, r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"),
         (

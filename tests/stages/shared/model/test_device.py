@@ -40,24 +40,22 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("version", "cuda", "reason", "advice"),
+    ("version", "error"),
     [
-        ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
-        ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
+        ("2.13.0+cpu", AssertionError("Torch not compiled with CUDA enabled")),
+        ("2.13.0", RuntimeError("The NVIDIA driver on your system is too old")),
     ],
 )
-def test_a_wanted_gpu_that_is_not_seen_is_an_error_with_its_reason(version, cuda, reason, advice, monkeypatch) -> None:
+def test_a_wanted_gpu_that_is_not_seen_is_an_error_with_its_reason(version, error, monkeypatch) -> None:
     def init() -> None:
-        raise AssertionError(reason) if cuda is None else RuntimeError(reason)
+        raise error
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "init", init)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch, "__version__", version)
-    with pytest.raises(ResourceError, match=r"model\.device is cuda, but this worker sees no GPU\.") as raised:
+    with pytest.raises(ResourceError, match=r"^model\.device: this worker sees no GPU\.") as raised:
         pick_device("cuda")
-    build = f"torch {version}, built {f'for CUDA {cuda}' if cuda else 'without CUDA'}, says: {reason}."
-    assert all(part in str(raised.value) for part in (build, advice, "set model.device=cpu"))
+    assert f"torch {version} says: {error}." in str(raised.value)
 
 
 def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,18 +54,6 @@ def test_the_neck_averages_over_tokens_that_look_alike() -> None:
     assert not torch.allclose(tokens[0], tokens[2], atol=1e-2)
 
 
-def test_channels_are_dropped_for_all_tokens_of_an_image_at_once() -> None:
-    torch.manual_seed(0)
-    neck = Neck(12, 8).train()
-    x = torch.randn(1, 1, 12).expand(3, 5, 12)
-    y = neck.reduce(x)
-    assert torch.allclose(y, y[:1, :1].expand_as(y))
-    neck.mlp.eval()
-    tokens = neck(x + 0.0)
-    assert torch.allclose(tokens, tokens[:, :1].expand_as(tokens), atol=1e-5)  # alike within an image
-    assert not torch.allclose(tokens[0], tokens[1], atol=1e-3)  # and not between images
-
-
 @pytest.mark.slow
 def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
     picture = np.array(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))

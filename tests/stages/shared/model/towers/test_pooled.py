@@ -174,7 +174,7 @@ def linear_body(name: str) -> nn.Module:
     return body.eval().requires_grad_(False)
 
 
-CONVOLUTIONS = {"ResNet": -0.5, "timm, positions": -8.5, "timm, SAME, rotary": 15.5}
+CONVOLUTIONS = {"ResNet": -0.5, "timm, positions": -8.5, "timm, SAME": 15.5}
 """Towers with a grid of features -> pixels by which their tokens lie beside the centres of their cells.
 
 The blocks of resnet10t average 2 x 2 features in their shortcuts, which moves nothing, and convolve them with padding

@@ -17,7 +17,7 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "lay
 """A small text tower: that of the real models is tested elsewhere, or needs a download."""
 
 NAMES = (
-    "RN50", "RN50x4", "convnext_base_w", "convnext_large_d", "swin_base_patch4_window7_224", "ViTamin-S",
+    "RN50", "RN50x4", "convnext_base_w", "convnext_large_d", "ViTamin-S",
     "MobileCLIP-S1", "MobileCLIP-B", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384", "PE-Core-T-16-384", "EVA02-B-16",
     "ViT-L-14-CLIPA", "ViT-B-16",
 )  # fmt: skip
