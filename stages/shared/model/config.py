@@ -6,12 +6,12 @@ import difflib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 from stages.contract.errors import ConfigError, WeightsError
 
@@ -232,7 +232,7 @@ def _is_path(name: str) -> bool:
     return looks_like_path or name.endswith(_WEIGHT_SUFFIXES) or Path(name).exists()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)  # of pydantic, which checks the values
 class InputSpec:
     """The images that an image tower takes.
 

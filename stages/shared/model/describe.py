@@ -21,7 +21,12 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.catalog import CATALOG, resolve
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, Checkpoint, read_checkpoint
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, convert_to_open_clip, layout_of
-from stages.shared.model.checkpoints.settings import RESAMPLE, architecture_of, preprocess_of
+from stages.shared.model.checkpoints.settings import (
+    RESAMPLE,
+    architecture_of_clip,
+    architecture_of_siglip,
+    preprocess_of,
+)
 from stages.shared.model.checkpoints.state import read_json, read_shapes, weight_files
 from stages.shared.model.config import InputSpec, ModelConfig, about, check_model_files
 from stages.shared.model.description import ModelDescription, ModelSettings
@@ -262,12 +267,13 @@ def _read_transformers_config(checkpoint: Checkpoint) -> ModelSettings:
     if layout is None or (layout != checkpoint.layout and not (checkpoint.layout == OPEN_CLIP and layout == CLIP)):
         raise WeightsError(f"its config.json says {model_type!r}, and its tensors are those of {checkpoint.layout}")
     described_by = ["config.json"]
-    architecture, siglip = architecture_of(checkpoint.transformers_config, layout)
     preprocessor, processor = (read_json(checkpoint.folder / name) for name in _IMAGES)
     images = preprocessor.get("image_processor", preprocessor) or processor.get("image_processor", {})
     described_by += [_IMAGES[0 if preprocessor else 1]] if images else []
+    siglip = None
     vocabulary = None
     if layout == SIGLIP:
+        architecture, siglip = architecture_of_siglip(checkpoint.transformers_config)
         vocabulary = siglip_vocabulary(checkpoint.folder)
         if vocabulary is None:
             raise WeightsError(
@@ -276,6 +282,7 @@ def _read_transformers_config(checkpoint: Checkpoint) -> ModelSettings:
         described_by.append(vocabulary.name)
         architecture["text_cfg"]["tokenizer_kwargs"] = {"clean": cleaning(vocabulary)}
     else:
+        architecture = architecture_of_clip(checkpoint.transformers_config)
         check_vocabulary(checkpoint.folder, architecture["text_cfg"]["vocab_size"])
     return ModelSettings(
         name=checkpoint.name,

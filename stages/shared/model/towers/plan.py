@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from pydantic import ValidationError
 
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec, TowerKind
@@ -82,14 +83,21 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
 
 
 def input_of(preprocess: Mapping[str, Any], size_px: int, patch_px: int) -> InputSpec:
-    """Return the input that open_clip's `preprocess_cfg` describes, for images and patches of these sides."""
-    return InputSpec(
-        size_px=size_px,
-        patch_px=patch_px,
-        mean=tuple(preprocess.get("mean") or OPENAI_DATASET_MEAN),
-        std=tuple(preprocess.get("std") or OPENAI_DATASET_STD),
-        interpolation=preprocess.get("interpolation") or "bicubic",
-    )
+    """Return the input that open_clip's `preprocess_cfg` describes, for images and patches of these sides.
+
+    Raise ConfigError if a value makes no sense.
+    """
+    try:
+        return InputSpec(
+            size_px=size_px,
+            patch_px=patch_px,
+            mean=preprocess.get("mean") or OPENAI_DATASET_MEAN,
+            std=preprocess.get("std") or OPENAI_DATASET_STD,
+            interpolation=preprocess.get("interpolation") or "bicubic",
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"the images' {problem['loc'][0]}: {problem['msg']}, got {problem['input']!r}") from error
 
 
 def _side(sides: Any) -> int:

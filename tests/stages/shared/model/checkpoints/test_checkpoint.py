@@ -256,9 +256,15 @@ def assert_said_in_one_line(call: Callable[[], Any], message: str) -> None:
         (lambda f: (f / "config.json").write_text("[1]"), r"config\.json holds a list, not keys"),
         (change_json("config.json", model_type="blip"), r"says 'blip', and its tensors are .*CLIPModel"),
         (change_json("config.json", model_type="siglip"), r"says 'siglip', and its tensors are .*CLIPModel"),
-        (change_json("config.json", vision__hidden_act="relu"), r"hidden_act is quick_gelu and relu: expected one of"),
-        (change_json("config.json", vision__hidden_act="gelu"), r"hidden_act is gelu and quick_gelu: .* both towers"),
-        (change_json("config.json", vision__image_size="big"), r"vision_config\.image_size must be a whole number"),
+        (
+            change_json("config.json", vision__hidden_act="relu"),
+            r"vision_config\.hidden_act: Input should be",
+        ),
+        (change_json("config.json", vision__hidden_act="gelu"), "hidden_act differs between the towers"),
+        (
+            change_json("config.json", vision__image_size="big"),
+            r"vision_config\.image_size: Input",
+        ),
         (change_json("config.json", vision__num_attention_heads=7), "open_clip cannot build this architecture"),
         (
             change_json("config.json", vision__image_size=64),
@@ -268,9 +274,12 @@ def assert_said_in_one_line(call: Callable[[], Any], message: str) -> None:
         (change_json("config.json", text__num_hidden_layers=1), "do not fit .*: 12 tensors are not the model's"),
         (change_json("config.json", text__vocab_size=1000), r"vocabulary has 1000 tokens: expected CLIP's own"),
         (drop("config.json"), r"nothing says what model .* is \(no config\.json, open_clip_config"),
-        (change_json("preprocessor_config.json", resample=1), r"resample is 1: expected 2 \(bilinear\) or 3"),
-        (change_json("preprocessor_config.json", rescale_factor=1.0), r"scaled by 1\.0: expected colours from 0 to 1"),
-        (change_json("preprocessor_config.json", image_mean=[0.5]), r"image_mean must be three numbers, got \[0\.5\]"),
+        (
+            change_json("preprocessor_config.json", resample=1),
+            "the images' interpolation: Input",
+        ),
+        (change_json("preprocessor_config.json", rescale_factor=1.0), "expected images scaled by 1/255"),
+        (change_json("preprocessor_config.json", image_mean=[0.5]), "the images' mean: Field required"),
         (only("vision_model."), r"is no whole CLIP that is known: it has .* tensors, vision_model"),
         (only("text_model."), r"is no whole CLIP that is known: it has .* tensors, text_model"),
         (
@@ -301,7 +310,10 @@ def test_what_cannot_be_loaded_is_said_in_one_line(change, message, clip_folder)
     [
         (drop("spiece.model"), r"no tokenizer\.json or spiece\.model in .*my-siglip: save the model's tokenizer"),
         (drop("config.json"), r"nothing says what model .* is \(no config\.json, open_clip_config"),
-        (change_json("config.json", vision__vision_use_head=False), r"vision_use_head is false"),
+        (
+            change_json("config.json", vision__vision_use_head=False),
+            "vision_use_head: Input should be True",
+        ),
         (change_json("config.json", text__projection_size=32), r"texts have embeddings of 32 numbers and images of 64"),
         (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"could not get the tokenizer .*my-siglip"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), r"could not get the tokenizer .*my-siglip"),
