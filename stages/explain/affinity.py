@@ -31,23 +31,14 @@ ALIKE: Final = 0.3  # t: tokens whose cosine is not above this share no heat
 _TINY: Final = 1e-30
 
 
-class Affinity:
-    """Shares the heat of an explainer's maps among tokens that are alike.
+def early_block_of(config: ExplainerConfig, tower: Tower) -> int | None:
+    """Return the number, from 0, of the block whose incoming tokens are compared on a tower with a class token.
 
-    `block` is the number, from 0, of the block whose incoming tokens are compared on a tower with a class token. On
-    others the last tokens are compared.
+    None where the last tokens are compared, or nothing is.
     """
-
-    def __init__(self, config: ExplainerConfig, tower: Tower) -> None:
-        self.reach = config.affinity_reach
-        self.block: int | None = None
-        if isinstance(tower, VisionTower) and config.affinity != "none":
-            self.block = max(1, round(config.affinity_depth * len(tower.blocks))) - 1
-
-    @torch.no_grad()
-    def __call__(self, values: Tensor, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """Maps (B, P, N), >= 0, and tokens of the patches (B, N, D) on a grid -> maps after sharing, >= 0."""
-        return solve_propagation(values, token_graph(tokens.float(), grid_hw), self.reach)
+    if config.affinity == "none" or not isinstance(tower, VisionTower):
+        return None
+    return max(1, round(config.affinity_depth * len(tower.blocks))) - 1
 
 
 def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
@@ -59,6 +50,17 @@ def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     graph = (unit @ unit.mT - ALIKE).relu_().mul_(near)
     scale = graph.sum(dim=-1).clamp(min=_TINY).rsqrt()
     return graph * scale[:, :, None] * scale[:, None]
+
+
+@torch.no_grad()
+def share_heat(values: Tensor, tokens: Tensor, grid_hw: tuple[int, int], reach: float) -> Tensor:
+    """Maps (B, P, N), >= 0, and tokens of the patches (B, N, D) on a grid -> maps after sharing, >= 0.
+
+    >>> tokens = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]]])
+    >>> share_heat(torch.tensor([[[1.0, 0.0, 0.0]]]), tokens, (1, 3), reach=0.5)
+    tensor([[[1.3333, 0.6667, 0.0000]]])
+    """
+    return solve_propagation(values, token_graph(tokens.float(), grid_hw), reach)
 
 
 def solve_propagation(values: Tensor, graph: Tensor, reach: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stages.contract.records import HeatMap
 from stages.explain import fit_to_tower
-from stages.explain.affinity import Affinity
+from stages.explain.affinity import early_block_of, share_heat
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import FAULTS, Maps, at_scale, local_cosines, mean_of
 from stages.explain.presence import Presence, Signals
@@ -106,6 +106,7 @@ class Explainer(ABC, Generic[ConfigT]):
         at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a token, which in some
             towers looks beside its cell (`Placement.shift_px`).
         claim: A known claim of a patent on the method, for people; it is in no default.
+        early_block: See `early_block_of`: the block before which `Maps.tokens` are, with a class token.
     """
 
     config_type: ClassVar[type[ExplainerConfig]]
@@ -119,7 +120,7 @@ class Explainer(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         self.config = fit_to_tower(type(self), config, model.tower.kind, model.name)
         self.model = model
-        self.affinity = Affinity(self.config, model.tower)
+        self.early_block = early_block_of(self.config, model.tower)
         self.texts = TextCache(model, templates_of(config.templates))
 
     @abstractmethod
@@ -191,5 +192,5 @@ class Explainer(ABC, Generic[ConfigT]):
             if self.config.affinity != "none":
                 if maps.tokens is None:
                     raise ValueError(f"expected the patches' tokens, which {self.config.kind} does not return")
-                maps = replace(maps, values=self.affinity(maps.values, maps.tokens, grid_hw))
+                maps = replace(maps, values=share_heat(maps.values, maps.tokens, grid_hw, self.config.affinity_reach))
             yield maps, grid_hw

@@ -4,19 +4,18 @@ Keys and values of the patch tokens are constants here, so a gradient touches on
 instead of N + 1. Each phrase has a copy of the class token, which keeps gradients apart. All phrases of an image share
 keys and values.
 
-On the text side the token that ends the text takes the class token's place, and the tokens before it the patches'.
-
 Shapes: B images, P phrases, H heads, N patches, D width, d = D / H, E embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stages.shared.model.device import allow_tf32
 from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 
@@ -38,36 +37,33 @@ class BlockInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassTokenPath:
-    """The path of the class token, and of P copies of it with the graph that gradients need.
+class ExplainedBlocks:
+    """The tensors of the explained blocks in one forward pass, with an entry for each block and without a graph.
 
     Attributes:
-        embedding: Embedding (B, E), not normalised, without a graph.
-        queries: The class token's query in each block (B, D), without a graph.
-        embeddings: Embeddings of the copies (B, P, E).
-        attention: Weights of the patches in each block, for each copy (B, H, P, N).
+        embedding: Embeddings of the images (B, E), not normalised.
+        queries: The class token's queries (B, D).
+        keys, values: Those of the patches (B, N, D).
+        weigh_values: Gradients dc/de of the phrases (B, P, E) -> sum_d w_d v_i,d of each block (B, P, N), w = dc/do.
     """
 
     embedding: Tensor
     queries: Sequence[Tensor]
-    embeddings: Tensor
-    attention: Sequence[Tensor]
-
-    def gradients(self, gradient: Tensor) -> list[Tensor]:
-        """Return dc/da of each block's class row, summed over heads (B, P, N), given dc/de of each phrase (B, P, E).
-
-        Since o is linear in the attention weights, sum_h dc/da^h_i = sum_d (dc/do)_d v_i,d, which is Grad-ECLIP's
-        channel-weighted value of patch i before the spatial weight.
-        """
-        gradients = torch.autograd.grad(self.embeddings, self.attention, gradient, retain_graph=True)
-        return [block.sum(dim=1) for block in gradients]
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    weigh_values: Callable[[Tensor], Sequence[Tensor]]
 
 
-def trace_class_token(tower: VisionTower, token: Tensor, inputs: Sequence[BlockInputs], phrases: int) -> ClassTokenPath:
-    """Send the class token (B, D) through the last blocks of a tower, for P = `phrases`; the head is in float32."""
+def trace_class_token(
+    tower: VisionTower, token: Tensor, inputs: Sequence[BlockInputs], phrases: int
+) -> ExplainedBlocks:
+    """Send the class token (B, D) through the last blocks of a tower, for P = `phrases`; the head is in float32.
+
+    The output o of a block is linear in its attention weights a, so that sum_d w_d v_i,d is dc/da_i, summed over heads.
+    """
     queries = []
     attention = []
-    with torch.enable_grad():
+    with torch.enable_grad(), allow_tf32(tower):
         x = token.detach()[:, None].expand(-1, phrases, -1).requires_grad_()
         for block_inputs in inputs:
             q, k, v = block_inputs.block.project(x)
@@ -82,6 +78,16 @@ def trace_class_token(tower: VisionTower, token: Tensor, inputs: Sequence[BlockI
             queries.append(q[:, 0].detach())
             attention.append(patch_weights)
         embeddings = tower.head(x)
-    return ClassTokenPath(
-        embedding=embeddings[:, 0].detach(), queries=queries, embeddings=embeddings, attention=attention
+
+    def weigh_values(gradient: Tensor) -> Sequence[Tensor]:
+        with allow_tf32(tower):
+            gradients = torch.autograd.grad(embeddings, attention, gradient, retain_graph=True)
+        return [block.sum(dim=1) for block in gradients]
+
+    return ExplainedBlocks(
+        embedding=embeddings[:, 0].detach(),
+        queries=queries,
+        keys=[block_inputs.keys for block_inputs in inputs],
+        values=[block_inputs.values for block_inputs in inputs],
+        weigh_values=weigh_values,
     )

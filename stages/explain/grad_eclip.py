@@ -34,7 +34,6 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -43,32 +42,13 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
-from stages.explain.class_path import BlockInputs, trace_class_token
+from stages.explain.class_path import BlockInputs, ExplainedBlocks, trace_class_token
 from stages.explain.config import GradEclipConfig
 from stages.explain.maps import Maps, compute_by_step, cosine_gradients, min_max
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import allow_tf32
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainedBlocks:
-    """The tensors of the explained blocks in one forward pass, float32, with an entry for each block.
-
-    Attributes:
-        embedding: Embeddings of the images (B, E), not normalised.
-        queries: The class token's queries (B, D).
-        keys, values: Those of the patches (B, N, D).
-        weigh_values: Gradients at the embedding (B, P, E) -> sum_d w_d v_i,d of each block (B, P, N).
-    """
-
-    embedding: Tensor
-    queries: Sequence[Tensor]
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
-    weigh_values: Callable[[Tensor], Sequence[Tensor]]
 
 
 class GradEclip(Explainer[GradEclipConfig]):
@@ -120,7 +100,7 @@ class GradEclip(Explainer[GradEclipConfig]):
     def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor, Tensor], Maps]:
         config = self.config
         layers = len(tower.blocks)
-        affinity_block = self.affinity.block
+        affinity_block = self.early_block
         if config.blocks > layers:
             raise ConfigError(f"explain.blocks: {self.model.name} has {layers} blocks, not {config.blocks}")
         if affinity_block is not None and affinity_block > layers - config.blocks:
@@ -136,7 +116,7 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def _explain_blocks(self, tower: VisionTower, exact: Sequence[Block], rgb: Tensor, texts: Tensor) -> Maps:
         with torch.no_grad():
-            x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact), self.affinity.block)
+            x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact), self.early_block)
         follow = self._follow_all_tokens if self.config.path == "full" else self._follow_class_token
         explained = follow(tower, exact, x)
         weights = [
@@ -170,20 +150,7 @@ class GradEclip(Explainer[GradEclipConfig]):
                 inputs.append(BlockInputs(block=exact_block, heads=self._heads(block), keys=keys, values=values))
                 if exact_block is not exact[-1]:
                     x = block.finish(x, attend(q, k, v, self._heads(block)))
-        with allow_tf32(tower):
-            path = trace_class_token(tower, token, inputs, self.config.phrases_per_step)
-
-        def weigh_values(gradients: Tensor) -> Sequence[Tensor]:
-            with allow_tf32(tower):
-                return path.gradients(gradients)
-
-        return ExplainedBlocks(
-            embedding=path.embedding,
-            queries=path.queries,
-            keys=[block_inputs.keys for block_inputs in inputs],
-            values=[block_inputs.values for block_inputs in inputs],
-            weigh_values=weigh_values,
-        )
+        return trace_class_token(tower, token, inputs, self.config.phrases_per_step)
 
     def _follow_all_tokens(self, tower: VisionTower, exact: Sequence[Block], x: Tensor) -> ExplainedBlocks:
         """Explain the last blocks by autograd through all tokens; the last one computes only its class row."""

@@ -30,7 +30,7 @@ class Maps:
         values: Heat (B, P, N), >= 0, not normalised.
         cosines: Cosines of image and text embedding (B, P).
         constant: Bool (B,), True where the method cannot distinguish the patches of an image.
-        tokens: Tokens of the patches (B, N, D), for `Explainer.affinity`.
+        tokens: Tokens of the patches (B, N, D), for `share_heat`.
         embedding: Embeddings of the images (B, E), in any scale; `PendingMaps.signals` requires them.
         embed_patches: Computes the embedding of each patch alone (B, N, E), in any scale. None where the method does
             not know it.

@@ -94,7 +94,7 @@ class FeatureCam(SingleImageExplainer[ConfigT]):
         super().__init__(config, model)
         self._trace: Callable[[Tensor], Trace] = by_tower(
             model.tower,
-            blocks=lambda _: partial(_trace_block, Walk(model, 1, self.affinity.block)),
+            blocks=lambda _: partial(_trace_block, Walk(model, 1, self.early_block)),
             pooled=lambda tower: (
                 partial(_trace_grid, tower, tower.trunk)
                 if isinstance(tower.trunk, GridTrunk)

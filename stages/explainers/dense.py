@@ -85,7 +85,7 @@ class MaskClip(_Dense[MaskClipConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        features = dense(self.model.tower, rgb, residual=self.config.residual, block=self.affinity.block)
+        features = dense(self.model.tower, rgb, residual=self.config.residual, block=self.early_block)
         return replace(self._compare(features, texts), embed_patches=lambda: features.patches)
 
 
@@ -168,7 +168,7 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         super().__init__(config, model)
         self._dense: Callable[[Tensor], DenseFeatures] = by_tower(
             model.tower,
-            blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, _attend_values),
+            blocks=lambda tower: second_path(tower, config.depth, self.early_block, _attend_values),
             pooled=lambda tower: lambda rgb: _pool_values(tower, rgb),
         )
 
@@ -225,7 +225,7 @@ class Gem(_Dense[GemConfig]):
     def __init__(self, config: GemConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         self.path = by_tower(
-            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.affinity.block, _attend_to_alike)
+            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.early_block, _attend_to_alike)
         )
 
     @torch.no_grad()

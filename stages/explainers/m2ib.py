@@ -93,7 +93,7 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
 
     def _parts_of_blocks(self, tower: VisionTower) -> Parts:
         layers = len(tower.blocks)
-        affinity_block = self.affinity.block
+        affinity_block = self.early_block
         first = min(round(self.config.depth * layers), layers - 1)
         blocks = tuple(block.float() for block in tower.blocks[first:])
 

@@ -78,10 +78,6 @@ class Canvas:
         """Return the height of a cell of a heat map, in pixels of the canvas."""
         return self.size_hw[0] / grid_hw[0]
 
-    def holds(self, grid_hw: tuple[int, ...]) -> bool:
-        """Return whether a grid's cells are at least a pixel of the canvas wide."""
-        return all(pixels >= cells for pixels, cells in zip(self.size_hw, grid_hw, strict=True))
-
     def guide(self, grid_hw: tuple[int, ...]) -> Guide:
         """Return the guided filter of its colours for a grid, made once."""
         radius_px = round(RADIUS_PATCHES * self.patch_px(grid_hw))

@@ -78,10 +78,7 @@ def pieces_of(cut: CutMap, thing_map: ThingMap, config: RegionsConfig) -> list[t
 
 
 def surface_of(thing_map: ThingMap, config: RegionsConfig) -> Surface | None:
-    """Return the surface of a map; None if the blur leaves nothing to see.
-
-    A map on a canvas with fewer pixels than the map has cells is not guided.
-    """
+    """Return the surface of a map; None if the blur leaves nothing to see."""
     levels: Levels | None = thing_map.levels
     if config.smooth_patches:
         sigma = config.smooth_patches  # beyond the border the outermost cells continue
@@ -90,8 +87,8 @@ def surface_of(thing_map: ThingMap, config: RegionsConfig) -> Surface | None:
         )
     if levels is None:
         return None
-    if config.upsample == "guided" and (canvas := _canvas(thing_map)).holds(levels.shape):
-        guide = canvas.guide(levels.shape)
+    if config.upsample == "guided":
+        guide = _canvas(thing_map).guide(levels.shape)
         guided_levels = quantise(np.maximum(guide(refine_grid(levels, guide.size_hw, thing_map.shift_cells)), 0))
         if guided_levels is not None:
             return Surface(guided_levels, is_guided=True)
@@ -127,7 +124,7 @@ def _cut_by_colours(thing_map: ThingMap, config: RegionsConfig, fitted_cut: Fitt
     """
     canvas = _canvas(thing_map)
     grid_hw = thing_map.levels.shape
-    cut = cut_map(thing_map, config, fitted_cut, on_canvas=True) if canvas.holds(grid_hw) else None
+    cut = cut_map(thing_map, config, fitted_cut, on_canvas=True)
     if cut is None or not cut.parts:
         return None
     inside = np.zeros(cut.fine.shape, dtype=np.bool_)

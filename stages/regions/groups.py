@@ -73,19 +73,17 @@ def things() -> Things:
 
 
 def parse_things(text: str) -> Things:
-    """Read the lists. Raise ValueError, with the line, for a line that is neither a section nor "name: words"."""
+    """Read the lists: lines are [section] or "name: words", and # begins a comment."""
     paths: dict[str, dict[KindPath, None]] = {}
     traits: dict[str, set[str]] = {}
     words: dict[str, set[str]] = {}
     section = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for line in text.splitlines():
         entry = line.partition("#")[0].strip()
         if entry.startswith("[") and entry.endswith("]"):
             section = entry[1:-1]
         elif entry:
-            name, colon, lemmas = entry.partition(":")
-            if not (colon and section and name.strip() and lemmas.strip()):
-                raise ValueError(f"line {number}: expected [section] or name: words, got {entry!r}")
+            name, _, lemmas = entry.partition(":")
             if section == "words":
                 words.setdefault(name, set()).update(lemmas.split())
                 continue
@@ -102,7 +100,11 @@ def parse_things(text: str) -> Things:
 
 @lru_cache(maxsize=65536)
 def relation(first: str, second: str) -> Relation:
-    """Return how two lemmas are related in the lists of the package: the closest relation of all their paths."""
+    """Return how two lemmas are related in the lists of the package: the closest relation of all their paths.
+
+    >>> relation("dog", "animal"), relation("dog", "cat"), relation("dog", "hat")
+    ('above', 'beside', 'apart')
+    """
     if first == second:
         return "same"
     paths = things().paths
@@ -296,46 +298,43 @@ def pair_features(first: Wording, second: Wording) -> dict[str, float]:
     lemma_relation = relation(first.lemma, second.lemma)
     kind = first.kind if first.kind == second.kind else "mixed"
     common = first.modifiers & second.modifiers
-    features = {
+    living = kind if kind in _LIVING else "things"
+    conditions: dict[str, object] = {
+        "modifiers_differ": not common and first.modifiers and second.modifiers,
+        "head_inside": lemma_relation != "same" and (first.lemma in second.words or second.lemma in first.words),
+        "number_differs": first.is_plural != second.is_plural,
+        "both_several": first.is_plural and second.is_plural,
+        "first": first.order == second.order == 0,
+        "one_first": (first.order == 0) != (second.order == 0),
+        "same_before": first.before == second.before and first.before,
+        "one_other": first.is_another != second.is_another,
+        "both_other": first.is_another and second.is_another,
+    }
+    if first.count and second.count:
+        conditions["counts_equal"] = first.count == second.count > 1
+        conditions[f"one_{living}"] = first.count == second.count == 1
+    if kind == "people":
+        ages = first.traits & _AGES, second.traits & _AGES
+        conditions["sex_agrees"] = first.traits & second.traits & _SEXES
+        conditions["age_agrees"] = ages[0] & ages[1]
+        conditions["age_differs"] = all(ages) and not ages[0] & ages[1]
+        conditions["child_or_not"] = ("child" in first.traits) != ("child" in second.traits)
+    if first.colours and second.colours:
+        conditions["colours_equal"] = first.colours == second.colours
+        conditions["colours_overlap"] = first.colours & second.colours
+        conditions[f"colours_differ_{living}"] = not first.colours & second.colours
+    if kind not in ("mixed", "other"):
+        are_several = first.of_kind > 1 or second.of_kind > 1
+        conditions[f"only_{living}"] = not are_several
+        conditions[f"same_order_{living}"] = are_several and first.order_in_kind == second.order_in_kind
+    return {
         "bias": 1.0,
         lemma_relation: 1.0,
         "words": len(first.words & second.words) / len(first.words | second.words),
         "modifiers": float(min(2, len(common))),
         "distance": abs(first.place - second.place),
+        **{name: 1.0 for name, holds in conditions.items() if holds},
     }
-
-    def add(name: str, condition: object) -> None:
-        if condition:
-            features[name] = 1.0
-
-    add("modifiers_differ", not common and first.modifiers and second.modifiers)
-    add("head_inside", lemma_relation != "same" and (first.lemma in second.words or second.lemma in first.words))
-    living = kind if kind in _LIVING else "things"
-    if first.count and second.count:
-        add("counts_equal", first.count == second.count > 1)
-        add(f"one_{living}", first.count == second.count == 1)
-    add("number_differs", first.is_plural != second.is_plural)
-    add("both_several", first.is_plural and second.is_plural)
-    if kind == "people":
-        ages = first.traits & _AGES, second.traits & _AGES
-        add("sex_agrees", first.traits & second.traits & _SEXES)
-        add("age_agrees", ages[0] & ages[1])
-        add("age_differs", all(ages) and not ages[0] & ages[1])
-        add("child_or_not", ("child" in first.traits) != ("child" in second.traits))
-    if first.colours and second.colours:
-        add("colours_equal", first.colours == second.colours)
-        add("colours_overlap", first.colours & second.colours)
-        add(f"colours_differ_{living}", not first.colours & second.colours)
-    if kind not in ("mixed", "other"):
-        add(f"only_{living}", first.of_kind == second.of_kind == 1)
-        are_several = first.of_kind > 1 or second.of_kind > 1
-        add(f"same_order_{living}", are_several and first.order_in_kind == second.order_in_kind)
-    add("first", first.order == second.order == 0)
-    add("one_first", (first.order == 0) != (second.order == 0))
-    add("same_before", first.before == second.before and first.before)
-    add("one_other", first.is_another != second.is_another)
-    add("both_other", first.is_another and second.is_another)
-    return features
 
 
 @cache

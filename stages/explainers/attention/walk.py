@@ -125,7 +125,7 @@ class Walker(SingleImageExplainer[ConfigT]):
     def __init__(self, config: ConfigT, model: ClipModel, blocks: int | Literal["all"] = "all") -> None:
         super().__init__(config, model)
         if isinstance(model.tower, VisionTower):
-            self.walk = Walk(model, blocks, self.affinity.block)
+            self.walk = Walk(model, blocks, self.early_block)
 
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         tensors = self.walk(rgb)

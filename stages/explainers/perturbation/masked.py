@@ -93,7 +93,7 @@ class Perturbation(SingleImageExplainer[PerturbationT]):
     @torch.no_grad()
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         tower = self.model.tower
-        embedding, tokens = embeddings_and_tokens(tower, rgb, self.affinity.block)
+        embedding, tokens = embeddings_and_tokens(tower, rgb, self.early_block)
         rows, columns = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         values = texts.new_zeros(1, texts.shape[1], rows * columns)
         if texts.any():

@@ -49,7 +49,7 @@ from stages.shared.model.towers.vision import VisionTower
 
 
 class Propagation:
-    """Computes the relevance of places for phrases on any tower; `early_block` is `Affinity.block`."""
+    """Computes the relevance of places for phrases on any tower; `early_block` is `Explainer.early_block`."""
 
     def __init__(self, tower: Tower, early_block: int | None) -> None:
         self.early_block = early_block
@@ -112,7 +112,7 @@ class Lrp(SingleImageExplainer[ConfigT]):
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         super().__init__(config, model)
-        self.propagation = Propagation(model.tower, self.affinity.block)
+        self.propagation = Propagation(model.tower, self.early_block)
 
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         relevance = self.propagation(rgb, texts)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explain.affinity import ALIKE, solve_propagation, token_graph
+from stages.explain.affinity import ALIKE, share_heat, solve_propagation, token_graph
 from stages.explain.base import Explainer
 from tests.factories import TOWERS
 from tests.stages.explain.models import clip_of, make_explainer
@@ -106,10 +106,9 @@ def test_a_block_that_is_explained_is_refused() -> None:
 def test_tokens_that_are_all_alike_or_all_different_keep_the_heat() -> None:
     values = torch.rand(1, 8, 12)
     assert torch.allclose(solve_propagation(values, torch.zeros(1, 12, 12), 0.8), values)
-    explainer = explainer_of("cam", "ConvNeXt", affinity="propagation")
     same = torch.ones(1, 12, 5)
-    assert torch.allclose(explainer.affinity(values, same, (3, 4)), values)
-    assert torch.isfinite(explainer.affinity(F.pad(values[:, :4], (0, 0, 0, 4)), same, (3, 4))).all()
+    assert torch.allclose(share_heat(values, same, (3, 4), 0.8), values)
+    assert torch.isfinite(share_heat(F.pad(values[:, :4], (0, 0, 0, 4)), same, (3, 4), 0.8)).all()
 
 
 def test_all_phrases_of_an_image_are_solved_exactly() -> None:

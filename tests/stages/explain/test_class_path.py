@@ -38,8 +38,7 @@ def test_the_class_token_is_one_of_the_tokens(tower: VisionTower, heads: int) ->
     _, k, v = block.project(x)
     path = trace_class_token(tower, x[:, 0], [BlockInputs(block=block, heads=heads, keys=k[:, 1:], values=v[:, 1:])], P)
     assert torch.allclose(path.embedding, tower.head(block(x, heads)[:, 0]), rtol=1e-12, atol=1e-12)
-    assert torch.allclose(path.embeddings[:, 0], path.embeddings[:, P - 1], rtol=1e-12, atol=1e-12)
-    assert [weights.shape for weights in path.attention] == [(B, heads, P, N)]
+    assert [signed.shape for signed in path.weigh_values(numbers(B, P, 48))] == [(B, P, N)]
 
 
 def test_phrases_do_not_see_each_other(tower: VisionTower) -> None:
@@ -49,7 +48,9 @@ def test_phrases_do_not_see_each_other(tower: VisionTower) -> None:
     gradient = numbers(B, P, 48)
     together = trace_class_token(tower, numbers(B, D), inputs, P)
     single = trace_class_token(replace(tower), numbers(B, D), inputs, 1)
-    for many, gradient_of_single in zip(together.gradients(gradient), single.gradients(gradient[:, 1:2]), strict=True):
+    for many, gradient_of_single in zip(
+        together.weigh_values(gradient), single.weigh_values(gradient[:, 1:2]), strict=True
+    ):
         assert many.shape == (B, P, N)
         assert torch.allclose(many[:, 1:2], gradient_of_single, rtol=1e-12, atol=1e-13)
-    assert torch.equal(together.gradients(gradient)[0], together.gradients(gradient)[0]), "a second time, too"
+    assert torch.equal(together.weigh_values(gradient)[0], together.weigh_values(gradient)[0]), "a second time, too"

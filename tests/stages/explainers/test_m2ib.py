@@ -84,7 +84,7 @@ def test_affinity_looks_at_its_own_block(depth: float) -> None:
     """Before the bottleneck, or behind it."""
     explainer = make_explainer(affinity="propagation", affinity_depth=depth)
     tower = explainer.model.tower
-    block = explainer.affinity.block
+    block = explainer.early_block
     assert block == (2 if depth else 0)
     rgb = torch.from_numpy(RGB)
     with torch.no_grad():

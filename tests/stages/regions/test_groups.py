@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.records import Phrase
-from stages.regions.groups import MOST_LINKED, link_phrases, pair_features, parse_things, relation, things, wordings
+from stages.regions.groups import MOST_LINKED, link_phrases, pair_features, relation, things, wordings
 
 PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "people": "people", "girls": "girl"}
 
@@ -105,9 +105,3 @@ def test_relations() -> None:
     assert relation("dog", "xyzzy") == "unknown"
     assert things().listed_form("rock-climber") in things().paths
     assert things().listed_form("poodles") == "poodle"
-
-
-@pytest.mark.parametrize("text", ["dog: puppy", "[animals]\ndog puppy", "[animals]\ndog:"])
-def test_a_damaged_list_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="line "):
-        parse_things(text)

@@ -154,11 +154,7 @@ def test_guided_rules_look_at_the_fine_map() -> None:
     assert fine_map.threshold == np.floor(fine_map.fine.mean(dtype=np.float64)) + 0.5
 
 
-def test_pixels_are_needed_to_guide_and_fewer_than_cells_guide_nothing() -> None:
-    few = Canvas(np.zeros((8, 8, 3), np.uint8))
-    assert regions_of(blurry(), (SIDE, SIDE), 1, GUIDED, few) == regions_of(blurry(), (SIDE, SIDE), 1, LINEAR)
-    wide = HeatMap(text="x", values=np.eye(4, 9, dtype=np.float32), similarity=0.1)
-    assert np.array_equal(surface(wide, GUIDED, few), surface(wide, LINEAR))
+def test_pixels_are_needed_to_guide() -> None:
     assert GUIDED.needs_pixels
     assert not LINEAR.needs_pixels
 
