@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from typing import ClassVar, Final, Generic, Literal, TypeVar
 
@@ -18,7 +19,7 @@ from stages.contract.records import HeatMap
 from stages.explain import fit_to_tower
 from stages.explain.affinity import early_block_of, share_heat
 from stages.explain.config import ExplainerConfig
-from stages.explain.maps import FAULTS, Maps, at_scale, local_cosines, mean_of
+from stages.explain.maps import FAULTS, Maps, at_scale, compute_by_step, cosines_of, highest_cosines, mean_of
 from stages.explain.presence import Presence, Signals
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.config import TowerKind
@@ -162,22 +163,25 @@ class Explainer(ABC, Generic[ConfigT]):
         first_grid_hw = placement.grid_hw(*images[0].shape[:2])
         padded_texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
         shift_cells = 0.0 if self.at_cells else placement.shift_cells
+        step = self.config.phrases_per_step
         scales = []
         grids = []
+        cosines = []
         local = []
         for maps, grid_hw in self._maps_of_scales(pixels_on(images, self.model.device), padded_texts):
-            if with_signals:
-                local.append(local_cosines(maps, padded_texts, self.config.phrases_per_step))
+            cosines.append(compute_by_step(padded_texts, step, partial(cosines_of, maps.embedding)))
+            if with_signals and maps.embed_patches is not None:
+                patches = maps.embed_patches()
+                local.append(compute_by_step(padded_texts, step, partial(highest_cosines, patches)))
             # What a scale computes beside its maps would fill the memory of the next one.
             scales.append(replace(maps, tokens=None, embed_patches=None))
             grids.append(grid_hw)
         maps = scales[0] if len(scales) == 1 else mean_of(scales, grids, shift_cells)
-        results = [*maps.replace_faults()]
+        cosine = torch.stack(cosines).mean(dim=0)
+        results = [*maps.replace_faults(cosine)]
         if with_signals:
-            if maps.embedding is None:
-                raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not return")
-            embedding = F.normalize(maps.embedding.float(), dim=-1)
-            results += [embedding, padded_texts, maps.cosines, torch.stack(local).mean(dim=0)]
+            unit = F.normalize(maps.embedding, dim=-1)
+            results += [unit, padded_texts, cosine, torch.stack(local or cosines).mean(dim=0)]
         return PendingMaps(
             phrases=phrases, results=PendingTransfer(results), grid_hw=first_grid_hw, shift_cells=shift_cells
         )

@@ -83,17 +83,15 @@ class GradEclip(Explainer[GradEclipConfig]):
         weight = self._spatial_weight(pool.out, look.query, look.keys)
         embedding = pool.embedding(look)
 
-        def compute_values(part: Tensor) -> tuple[Tensor, Tensor]:
-            gradients, cosines = cosine_gradients(embedding, part)
-            return _sum_blocks([pool.back(look, gradients) @ look.values.mT], [weight]), cosines
+        def compute_values(part: Tensor) -> Tensor:
+            gradients = pool.back(look, cosine_gradients(embedding, part))
+            return _sum_blocks([gradients @ look.values.mT], [weight])
 
-        values, cosines = compute_by_step(texts, self.config.phrases_per_step, compute_values)
         return Maps(
-            values=values,
-            cosines=cosines,
+            values=compute_by_step(texts, self.config.phrases_per_step, compute_values),
+            embedding=embedding,
             constant=weight.amax(dim=1) == 0,
             tokens=look.tokens,
-            embedding=embedding,
             embed_patches=lambda: pool.embedding_of_each(look),
         )
 
@@ -124,17 +122,14 @@ class GradEclip(Explainer[GradEclipConfig]):
             for block, query, keys in zip(exact, explained.queries, explained.keys, strict=True)
         ]
 
-        def compute_values(part: Tensor) -> tuple[Tensor, Tensor]:
-            gradients, cosines = cosine_gradients(explained.embedding, part)
-            return _sum_blocks(explained.weigh_values(gradients), weights), cosines
+        def compute_values(part: Tensor) -> Tensor:
+            return _sum_blocks(explained.weigh_values(cosine_gradients(explained.embedding, part)), weights)
 
-        values, cosines = compute_by_step(texts, self.config.phrases_per_step, compute_values)
         return Maps(
-            values=values,
-            cosines=cosines,
+            values=compute_by_step(texts, self.config.phrases_per_step, compute_values),
+            embedding=explained.embedding,
             constant=torch.stack([weight.amax(dim=1) == 0 for weight in weights]).all(dim=0),
             tokens=None if early is None else early[:, 1:],
-            embedding=explained.embedding,
             embed_patches=partial(_embed_patches, tower, exact[-1], explained.values[-1]),
         )
 

@@ -76,13 +76,11 @@ class Cam(Explainer[CamConfig]):
         tokens = self.tower.embed(rgb).float()
         mean = tokens.mean(dim=1)
         embedding = self.tower.finish(mean)
-        gradients, cosines = cosine_gradients(embedding, texts)
-        values = F.relu(gradient_at(self.tower.finish, mean, gradients) @ tokens.mT)
+        gradients = gradient_at(self.tower.finish, mean, cosine_gradients(embedding, texts))
         return Maps(
-            values=values,
-            cosines=cosines,
-            tokens=tokens,
+            values=F.relu(gradients @ tokens.mT),
             embedding=embedding,
+            tokens=tokens,
             embed_patches=lambda: self.tower.finish(tokens),
         )
 
@@ -112,14 +110,9 @@ class FeatureCam(SingleImageExplainer[ConfigT]):
             trace = self._trace(rgb)
         grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         features = patches_of(trace.leaf.detach(), grid_hw)[0]
-        gradients, cosines = phrase_gradients(trace.embedding, [trace.leaf], texts)
+        gradients = phrase_gradients(trace.embedding, [trace.leaf], texts)
         values = [self._weigh(features, patches_of(gradient, grid_hw)[0]) for (gradient,) in gradients]
-        return Maps(
-            values=torch.stack(values)[None],
-            cosines=cosines,
-            tokens=trace.tokens,
-            embedding=trace.embedding.detach(),
-        )
+        return Maps(values=torch.stack(values)[None], embedding=trace.embedding.detach(), tokens=trace.tokens)
 
 
 def _trace_block(walk: Walk, rgb: Tensor) -> Trace:

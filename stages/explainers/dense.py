@@ -30,7 +30,7 @@ from torch import Tensor
 
 from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.config import ExplainerConfig, Share
-from stages.explain.maps import Maps, cosines_of
+from stages.explain.maps import Maps
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
 from stages.shared.model.towers.pooled import PooledTower, by_tower
@@ -48,7 +48,6 @@ class _Dense(Explainer[ConfigT]):
         heat = (texts if directions is None else directions) @ F.normalize(patches, dim=-1).mT
         return Maps(
             values=heat - heat.amin(dim=-1, keepdim=True),
-            cosines=cosines_of(features.embedding, texts),
             constant=(patches == patches[:, :1]).all(dim=-1).all(dim=-1),
             tokens=features.tokens,
             embedding=features.embedding,

@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
-from stages.explain.maps import Maps, cosines_of
+from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import by_tower
@@ -86,7 +86,7 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
             if text.any():
                 a = self.bottleneck.fit(x[0], partial(self._cosines, text, grid_hw))
                 row[:] = self.bottleneck.nats(x[0], a).sum(dim=-1).clamp(min=0)[-len(row) :]
-        return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=patches, embedding=embedding)
+        return Maps(values=values, embedding=embedding, tokens=patches)
 
     def _cosines(self, text: Tensor, grid_hw: tuple[int, int], z: Tensor) -> Tensor:
         return F.normalize(self._parts[1](z, grid_hw), dim=-1) @ text

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -202,23 +201,19 @@ def _cores(phrases: Sequence[Phrase]) -> list[int]:
 def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording]:
     """Return the wording of each phrase, in the order of the phrases."""
     kinds = [_lemma_and_kind(phrase) for phrase in phrases]
-    order = sorted(range(len(phrases)), key=lambda index: (phrases[index].caption_index, phrases[index].start))
-    in_caption = Counter(phrase.caption_index for phrase in phrases)
-    of_kind = Counter((phrase.caption_index, kind) for phrase, (_, kind) in zip(phrases, kinds, strict=True))
-    before: Counter[object] = Counter()
     by_index: dict[int, Wording] = {}
-    for index in order:
-        phrase = phrases[index]
-        lemma, kind = kinds[index]
-        caption = phrase.caption_index
-        by_index[index] = replace(
-            _wording(captions[caption], phrase, lemma, kind),
-            order=before[caption],
-            place=before[caption] / max(1, in_caption[caption] - 1),
-            order_in_kind=before[caption, kind],
-            of_kind=of_kind[caption, kind],
-        )
-        before.update([caption, (caption, kind)])
+    for caption in {phrase.caption_index for phrase in phrases}:
+        indices = [index for index, phrase in enumerate(phrases) if phrase.caption_index == caption]
+        indices.sort(key=lambda index: phrases[index].start)
+        kinds_here = [kinds[index][1] for index in indices]
+        for order, (index, kind) in enumerate(zip(indices, kinds_here, strict=True)):
+            by_index[index] = replace(
+                _wording(captions[caption], phrases[index], *kinds[index]),
+                order=order,
+                place=order / max(1, len(indices) - 1),
+                order_in_kind=kinds_here[:order].count(kind),
+                of_kind=kinds_here.count(kind),
+            )
     return [by_index[index] for index in range(len(phrases))]
 
 

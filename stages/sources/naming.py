@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Phrase, Record, Region
+from stages.contract.records import Phrase, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
 from stages.phrases.filters import normalise
 from stages.regions.source import RegionSource, RegionSourceConfig
@@ -28,6 +28,10 @@ from stages.regions.source import RegionSource, RegionSourceConfig
 if TYPE_CHECKING:
     from stages.shared.model.clip import TextCache
     from stages.sources.looks import BoxEmbedder
+
+LONGEST_SIDE_PX: Final = 448
+"""Longer side that larger images are reduced to before boxes are made and cut. A box of half the image then has the 224
+pixels that most models take."""
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
 """Records whose boxes share forward passes, and images or parts of images of one forward pass."""
@@ -53,57 +57,27 @@ class NamedBoxesConfig(RegionSourceConfig):
     per_phrase: int | None = Field(
         None, ge=1, description="Most boxes of one phrase, those with the highest score; null keeps all, as RegionCLIP."
     )
-    templates: tuple[str, ...] = Field(
-        ("{}",), description="Prompts whose embeddings are averaged; `{}` is the phrase."
-    )
-    # 448 leaves a box of half the image the 224 pixels that most models take.
-    longest_side_px: int = Field(
-        448, ge=32, le=4096, description="Longer side that larger images are reduced to before boxes are made and cut."
-    )
-
-    @field_validator("templates", mode="after")
-    @classmethod
-    def _hold_a_phrase(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or any("{}" not in template for template in value):
-            raise ValueError("each template needs `{}` where the phrase goes")
-        return value
 
 
 NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Concept:
-    """A line of a pool.
+def read_pool(path: Path) -> dict[str, Phrase]:
+    """Return text -> phrase of the concepts of a file, in its order; empty lines do not count.
 
     A pool is a text file with one concept a line, and behind a tab, optionally, the lemma of its head noun:
 
         red car	car
 
-    Attributes:
-        text: The concept, normalised as the text of a phrase.
-        head: Lemma of its head noun; without one in the file its last word.
-    """
-
-    text: str
-    head: str
-
-    def as_phrase(self) -> Phrase:
-        """Return the phrase that no caption says: its span is empty, see `Phrase`."""
-        return Phrase(text=self.text, caption_index=0, start=0, end=0, head=self.head)
-
-
-def read_pool(path: Path) -> list[Concept]:
-    """Return the concepts of a file, each once, in its order; empty lines do not count.
-
-    Raise InputError if the file cannot be read, a line is damaged, or there is no concept.
+    Without one the head is the last word. No caption says the phrases, so their span is empty, see `Phrase`. Raise
+    InputError if the file cannot be read, a line is damaged, or there is no concept.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {reason}") from error
-    concepts: dict[str, Concept] = {}
+    concepts: dict[str, Phrase] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -113,10 +87,11 @@ def read_pool(path: Path) -> list[Concept]:
             raise InputError(
                 f"source.pool: {path}:{number}: expected a concept, and behind a tab its head noun, got {line[:80]!r}"
             )
-        concepts.setdefault(text, Concept(text=text, head="".join(head).strip() or text.split()[-1]))
+        noun = "".join(head).strip() or text.split()[-1]
+        concepts.setdefault(text, Phrase(text=text, caption_index=0, start=0, end=0, head=noun))
     if not concepts:
         raise InputError(f"source.pool: {path} holds no concept")
-    return list(concepts.values())
+    return concepts
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +124,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     def canvas(self) -> dict[str, Any]:
         """See `RegionSource.canvas`."""
-        return {"mode": "keep", "patch_px": 1, "max_side_px": self.config.longest_side_px}
+        return {"mode": "keep", "patch_px": 1, "max_side_px": LONGEST_SIDE_PX}
 
     def check(self) -> None:
         """See `RegionSource.check`."""
@@ -176,11 +151,9 @@ class NamedBoxes(RegionSource[NamedConfigT]):
             model = load(
                 self.description, device=settings.device, precision=settings.precision, threads=settings.threads
             )
-        self._texts: TextCache = TextCache(model, self.config.templates)
-        self._pool: dict[str, Concept] = {}
-        if self.config.pool != "captions":
-            self._pool = {concept.text: concept for concept in read_pool(self.config.pool)}
-            self._pool_embeddings = self._embed_texts([*self._pool])
+        self._texts: TextCache = TextCache(model)
+        self._pool = {} if self.config.pool == "captions" else read_pool(self.config.pool)
+        self._pool_embeddings = self._embed_texts([*self._pool]) if self._pool else np.zeros((0, 0), np.float32)
         embedder = RoiEmbedder if self.config.by == "roi" else CropEmbedder
         batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._embed_boxes: BoxEmbedder = embedder(model, batch_size)
@@ -199,30 +172,31 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         rows = self.forward_batch_size()
         for start in range(0, len(records), rows):
             batch = records[start : start + rows]
-            candidates = [self._candidates_of(record) for record in batch]
-            boxed_images = [
-                (record.pixels.rgb, [candidate.box_xyxy for candidate in boxes])
-                for record, boxes in zip(batch, candidates, strict=True)
-                if record.pixels and boxes
-            ]
-            embeddings = iter(self._embed_boxes(boxed_images))
-            out += [
-                self._choose_names(record, boxes, next(embeddings)) if boxes else record
-                for record, boxes in zip(batch, candidates, strict=True)
-            ]
+            boxed = [self._boxed(record) for record in batch]
+            images = [(canvas, [box.box_xyxy for box in candidates]) for canvas, candidates in boxed if candidates]
+            embeddings = iter(self._embed_boxes(images))
+            for record, (canvas, candidates) in zip(batch, boxed, strict=True):
+                named = self._choose_names(record, canvas, candidates, next(embeddings)) if candidates else record
+                out.append(named)
         return out
 
-    def _candidates_of(self, record: Record) -> list[CandidateBox]:
-        if record.pixels and (self._pool or record.phrases):
-            return self.candidates(record, record.pixels.rgb)
-        return []
+    def _boxed(self, record: Record) -> tuple[NDArray[np.uint8], list[CandidateBox]]:
+        """Return the canvas of a record and its boxes, none where it has no pixels or no names."""
+        if record.pixels is None:
+            return np.zeros((0, 0, 3), np.uint8), []
+        canvas = record.pixels.rgb
+        return canvas, self.candidates(record, canvas) if self._pool or record.phrases else []
 
     def _embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         embeddings: NDArray[np.float32] = self._texts(texts).detach().cpu().numpy()
         return embeddings
 
     def _choose_names(
-        self, record: Record, candidates: Sequence[CandidateBox], embeddings: NDArray[np.float32]
+        self,
+        record: Record,
+        canvas: NDArray[np.uint8],
+        candidates: Sequence[CandidateBox],
+        embeddings: NDArray[np.float32],
     ) -> Record:
         caption_texts = dict.fromkeys(phrase.text for phrase in record.phrases)
         texts = list(self._pool or caption_texts)
@@ -236,8 +210,18 @@ class NamedBoxes(RegionSource[NamedConfigT]):
                 continue
             regions = regions_of.setdefault(texts[best[number]], [])
             if self.config.per_phrase is None or len(regions) < self.config.per_phrase:
-                regions.append(_make_region(candidates[number], record, share[number], cosine[number]))
-        concepts = [self._pool[text].as_phrase() for text in regions_of if text not in caption_texts]
+                mask = _mask_of(candidates[number], canvas, (record.height_px, record.width_px))
+                regions.append(
+                    Region(
+                        phrase_index=0,
+                        box_xywh_px=rle_box_xywh_px(mask),
+                        mask=mask,
+                        area_px=rle_area_px(mask),
+                        score=min(1.0, max(0.0, share[number])),
+                        similarity=min(1.0, max(-1.0, cosine[number])),
+                    )
+                )
+        concepts = [self._pool[text] for text in regions_of if text not in caption_texts]
         phrases = (*record.phrases, *concepts)
         regions = [
             replace(region, phrase_index=index)
@@ -259,26 +243,13 @@ def shares_of(
     return cosines, np.round(powers / powers.sum(axis=1, keepdims=True), 6)
 
 
-def _make_region(candidate: CandidateBox, record: Record, share: float, cosine: float) -> Region:
-    """Make a candidate's region for the first phrase, at the size of the image; boxes keep every pixel they touch."""
-    assert record.pixels is not None, "a candidate comes from pixels"  # noqa: S101
-    height = record.height_px
-    width = record.width_px
-    rows, columns = record.pixels.rgb.shape[:2]
+def _mask_of(candidate: CandidateBox, canvas: NDArray[np.uint8], size_hw: tuple[int, int]) -> Rle:
+    """Return a candidate's mask at the size of the image; boxes hold every pixel they touch."""
+    height, width = size_hw
     if candidate.mask is not None:
-        mask = encode_mask(cv2.resize(candidate.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST))
-    else:
-        x0, y0, x1, y1 = candidate.box_xyxy
-        left = x0 * width // columns
-        right = -(-x1 * width // columns)
-        top = y0 * height // rows
-        bottom = -(-y1 * height // rows)
-        mask = encode_box((left, top, right, bottom), (height, width))
-    return Region(
-        phrase_index=0,
-        box_xywh_px=rle_box_xywh_px(mask),
-        mask=mask,
-        area_px=rle_area_px(mask),
-        score=min(1.0, max(0.0, share)),
-        similarity=min(1.0, max(-1.0, cosine)),
-    )
+        mask = cv2.resize(candidate.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        return encode_mask(mask)
+    rows, columns = canvas.shape[:2]
+    x0, y0, x1, y1 = candidate.box_xyxy
+    edges = (x0 * width // columns, y0 * height // rows, -(-x1 * width // columns), -(-y1 * height // rows))
+    return encode_box(edges, size_hw)

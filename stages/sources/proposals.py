@@ -26,6 +26,10 @@ from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 BINS: Final = 8  # of each channel of the colour histograms
 SMOOTHING: Final = 0.8  # standard deviation in pixels of the blur before the segmentation, as in the paper
+SCALE: Final = 100.0  # size of the first segments, larger gives fewer; selective search takes 50 to 300
+SEARCH_SIDE_PX: Final = 224  # longer side of the image that is searched; parts are cut from the larger one
+MAX_AREA_SHARE: Final = 0.95  # largest share of the image: the whole image is no proposal
+NMS_IOU: Final = 0.5  # a proposal that overlaps a better one by more is left out; RegionCLIP's
 
 
 class ProposalSourceConfig(NamedBoxesConfig):
@@ -33,23 +37,10 @@ class ProposalSourceConfig(NamedBoxesConfig):
 
     kind: Literal["proposals"] = "proposals"
     count: int = Field(100, ge=1, le=2000, description="Most proposals of an image. RegionCLIP samples 100 of 300.")
-    nms_iou: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="A proposal whose box has a larger IoU with that of a better one is left out. RegionCLIP's.",
-    )
     # On 40 photographs 0.002 gives 80 proposals an image and 0.01 a third of them, with two to three times as many of
     # the best-scored ones on their thing: what is small looks like anything (measured).
     min_area_share: float = Field(
         0.01, ge=0, le=1, description="Smallest share of the image that a proposal may cover."
-    )
-    max_area_share: float = Field(0.95, ge=0, le=1, description="Largest share: the whole image is no proposal.")
-    scale: float = Field(
-        100.0, gt=0.0, description="Size of the first segments; larger gives fewer. Selective search takes 50 to 300."
-    )
-    search_side_px: int = Field(
-        224, ge=32, le=2048, description="Longer side of the image that is searched; parts are cut from the larger one."
     )
     min_score: float = Field(
         0.1,
@@ -81,15 +72,15 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
         """See `NamedBoxes.candidates`."""
         config = self.config
         height, width = canvas.shape[:2]
-        shrink = min(1.0, config.search_side_px / max(height, width))
+        shrink = min(1.0, SEARCH_SIDE_PX / max(height, width))
         small_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
         small = cv2.resize(canvas, small_wh, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
         total = small.shape[0] * small.shape[1]
         least_px = max(1, round(config.min_area_share * total))
-        most_px = round(config.max_area_share * total)
-        labels = segment_finely(small, scale=config.scale, min_size_px=least_px)
+        most_px = round(MAX_AREA_SHARE * total)
+        labels = segment_finely(small, scale=SCALE, min_size_px=least_px)
         segments = [segment for segment in build_hierarchy(small, labels) if least_px <= segment.area_px <= most_px]
-        proposals = suppress_overlaps(segments, most=config.count, iou=config.nms_iou)
+        proposals = suppress_overlaps(segments, most=config.count, iou=NMS_IOU)
         fine_labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST) if shrink < 1 else labels
         masks = [np.isin(fine_labels, sorted(proposal.parts)) for proposal in proposals]
         boxes = [(cv2.boundingRect(mask.view(np.uint8)), mask) for mask in masks if mask.any()]

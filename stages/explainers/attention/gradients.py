@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.config import Count, ExplainerConfig
-from stages.explain.maps import cosine_gradients, cosines_of
+from stages.explain.maps import cosine_gradients
 from stages.explainers.attention.walk import AttentionExplainer, BlockTensors, Walker, phrase_gradients
 from stages.shared.model.clip import ClipModel, TextCache
 from stages.shared.model.towers.pooled import AttentionPool, Pooling
@@ -52,15 +52,14 @@ class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
     def __init__(self, config: AttentionGradientConfig, model: ClipModel) -> None:
         super().__init__(config, model, blocks=1)
 
-    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
         (attention,) = tensors.attention
-        attention_gradients, cosines = phrase_gradients(tensors.embedding, [attention], texts)
+        attention_gradients = phrase_gradients(tensors.embedding, [attention], texts)
         gradients = torch.stack([gradient[:, :, 0, 1:] for (gradient,) in attention_gradients], dim=2)
-        return _heat(gradients, attention[:, :, :1, 1:].detach()), cosines
+        return _heat(gradients, attention[:, :, :1, 1:].detach())
 
-    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
-        gradients, cosines = _pool_gradients(pool, pooling, texts)
-        return _heat(gradients, pooling.attention[:, :, None]), cosines
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
+        return _heat(_pool_gradients(pool, pooling, texts), pooling.attention[:, :, None])
 
 
 def _heat(gradients: Tensor, attention: Tensor) -> Tensor:
@@ -68,10 +67,9 @@ def _heat(gradients: Tensor, attention: Tensor) -> Tensor:
     return (gradients * attention).relu().mean(dim=1)
 
 
-def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return dc/da (B, H, P, N) and c (B, P) of a pool for unit texts (B, P, E)."""
-    starts, cosines = cosine_gradients(pool.embedding(pooling), texts)
-    return pool.back_to_attention(pooling, starts), cosines
+def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
+    """Return dc/da (B, H, P, N) of a pool for unit texts (B, P, E)."""
+    return pool.back_to_attention(pooling, cosine_gradients(pool.embedding(pooling), texts))
 
 
 class GameConfig(ExplainerConfig):
@@ -110,10 +108,10 @@ class Game(Walker[GameConfig]):
     def __init__(self, config: GameConfig, model: ClipModel) -> None:
         super().__init__(config, model, config.blocks)
 
-    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
-        gradients, cosines = phrase_gradients(tensors.embedding, tensors.attention, texts, self.model.logit_scale)
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        gradients = phrase_gradients(tensors.embedding, tensors.attention, texts, self.model.logit_scale)
         rows = [_class_row(tensors.attention, phrase_gradient) for phrase_gradient in gradients]
-        return torch.stack(rows, dim=1), cosines
+        return torch.stack(rows, dim=1)
 
 
 @torch.no_grad()
@@ -164,22 +162,21 @@ class LeGrad(AttentionExplainer[LeGradConfig]):
         super().__init__(config, model, config.blocks)
         self.empty = TextCache(model)
 
-    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
         values = torch.zeros(())
         for attention, tokens in zip(tensors.attention, tensors.outputs, strict=True):
             with torch.enable_grad():
                 embedding = self.walk.tower.head(tokens.mean(dim=1))
-            gradients, _ = phrase_gradients(embedding, [attention], texts)
+            gradients = phrase_gradients(embedding, [attention], texts)
             columns = [gradient.relu().mean(dim=(1, 2)) for (gradient,) in gradients]
             values = values + torch.stack(columns, dim=1)[..., 1:]
-        return values, cosines_of(tensors.embedding.detach(), texts)
+        return values
 
-    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
         empty = self.empty([EMPTY])[None].expand(len(texts), -1, -1)
-        gradients, cosines = _pool_gradients(pool, pooling, torch.cat([empty, texts], dim=1))
-        heat = gradients.relu().mean(dim=1)
+        heat = _pool_gradients(pool, pooling, torch.cat([empty, texts], dim=1)).relu().mean(dim=1)
         empty_heat = heat[:, :1]
         low = empty_heat.amin(dim=-1, keepdim=True)
         high = empty_heat.amax(dim=-1, keepdim=True)
         is_normal = empty_heat - low <= EMPTY_THRESHOLD * (high - low)
-        return heat[:, 1:] * is_normal, cosines[:, 1:]
+        return heat[:, 1:] * is_normal

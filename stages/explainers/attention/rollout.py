@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from stages.explain.config import ExplainerConfig
-from stages.explain.maps import cosines_of
 from stages.explainers.attention.walk import BlockTensors, Walk, Walker
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import by_tower
@@ -57,11 +56,10 @@ class Rollout(Walker[RolloutConfig]):
     follows_phrases = False
 
     @torch.no_grad()
-    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
         attention = torch.cat(tensors.attention).mean(dim=1)
         blocks = (torch.eye(attention.shape[-1]).to(attention) + attention) / 2
         row = blocks[-1, 0]
         for block in blocks[:-1].flip(0):
             row = row @ block
-        heat = row[None, None, 1:].expand(-1, texts.shape[1], -1)
-        return heat, cosines_of(tensors.embedding.detach(), texts)
+        return row[None, None, 1:].expand(-1, texts.shape[1], -1)

@@ -129,12 +129,12 @@ class Walker(SingleImageExplainer[ConfigT]):
 
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         tensors = self.walk(rgb)
-        values, cosines = self._explain_blocks(tensors, texts)
-        return Maps(values=values, cosines=cosines, tokens=tensors.early, embedding=tensors.embedding.detach())
+        values = self._explain_blocks(tensors, texts)
+        return Maps(values=values, embedding=tensors.embedding.detach(), tokens=tensors.early)
 
     @abstractmethod
-    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute maps (1, P, N) and cosines (1, P) of one image for unit texts (1, P, E)."""
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        """Compute the maps (1, P, N) of one image for unit texts (1, P, E)."""
 
 
 class AttentionExplainer(Walker[ConfigT]):
@@ -154,13 +154,12 @@ class AttentionExplainer(Walker[ConfigT]):
             return super().maps(rgb, texts)
         with torch.no_grad():
             pooling = tower.look(rgb)
-            values, cosines = self._explain_pool(tower.pool, pooling, texts)
-            embedding = tower.pool.embedding(pooling)
-        return Maps(values=values, cosines=cosines, tokens=pooling.tokens, embedding=embedding)
+            values = self._explain_pool(tower.pool, pooling, texts)
+            return Maps(values=values, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens)
 
     @abstractmethod
-    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute maps (B, P, N) and cosines (B, P) for unit texts (B, P, E)."""
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
+        """Compute the maps (B, P, N) for unit texts (B, P, E)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +204,12 @@ def patches_of(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
 
 def phrase_gradients(
     embedding: Tensor, tensors: Sequence[Tensor], texts: Tensor, scale: float = 1.0
-) -> tuple[Iterator[tuple[Tensor, ...]], Tensor]:
-    """Return the gradients of each phrase's cosine times `scale`, see `gradients_at`, and the cosines (1, P).
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the gradients of each phrase's cosine times `scale`, see `gradients_at`.
 
     The cosine is that of an embedding (1, E) and of unit texts (1, P, E).
     """
-    starts, cosines = cosine_gradients(embedding.detach(), texts)
-    return gradients_at(embedding, tensors, scale * starts[0]), cosines
+    return gradients_at(embedding, tensors, scale * cosine_gradients(embedding.detach(), texts)[0])
 
 
 def gradients_at(embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:

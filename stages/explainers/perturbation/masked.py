@@ -31,7 +31,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from stages.explain.config import ExplainerConfig
-from stages.explain.maps import Maps, cosines_of
+from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.tower import Tower
@@ -105,7 +105,7 @@ class Perturbation(SingleImageExplainer[PerturbationT]):
                 whole=F.normalize(embedding[0], dim=-1),
             )
             values = (texts @ self._attribution(image).to(texts).mT).relu()
-        return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=tokens, embedding=embedding)
+        return Maps(values=values, embedding=embedding, tokens=tokens)
 
 
 def baseline_image(tower: Tower, rgb: Tensor, name: Literal["mean", "black"]) -> Tensor:

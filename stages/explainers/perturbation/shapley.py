@@ -7,7 +7,7 @@ the cosine with phrase t. The attributions sum to c(everything) - c(nothing), be
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
@@ -56,37 +56,29 @@ class PartitionShap(Perturbation[PartitionShapConfig]):
         return owen_values(image, self.config.max_evaluations)
 
 
-@dataclass(frozen=True, slots=True)
-class Rectangle:
-    """Cells of a grid: rows top .. bottom - 1, columns left .. right - 1."""
+Rectangle = tuple[slice, slice]
+"""Cells of a grid by their rows and columns."""
 
-    top: int
-    left: int
-    bottom: int
-    right: int
 
-    @property
-    def cells(self) -> int:
-        """Number of cells."""
-        return (self.bottom - self.top) * (self.right - self.left)
+def halve(part: Rectangle) -> tuple[Rectangle, Rectangle]:
+    """Cut a rectangle across its longer side; the first part is the smaller one.
 
-    def halves(self) -> tuple[Rectangle, Rectangle]:
-        """Cut across the longer side; the first part is the smaller one."""
-        if self.bottom - self.top >= self.right - self.left:
-            middle = (self.top + self.bottom) // 2
-            return replace(self, bottom=middle), replace(self, top=middle)
-        middle = (self.left + self.right) // 2
-        return replace(self, right=middle), replace(self, left=middle)
+    >>> halve((slice(0, 3), slice(0, 2)))
+    ((slice(0, 1, None), slice(0, 2, None)), (slice(1, 3, None), slice(0, 2, None)))
+    """
+    rows, columns = part
+    if rows.stop - rows.start >= columns.stop - columns.start:
+        middle = (rows.start + rows.stop) // 2
+        return (slice(rows.start, middle), columns), (slice(middle, rows.stop), columns)
+    middle = (columns.start + columns.stop) // 2
+    return (rows, slice(columns.start, middle)), (rows, slice(middle, columns.stop))
 
-    def of(self, grid: Tensor) -> Tensor:
-        """Return the part of a grid (rows, columns, ...)."""
-        return grid[self.top : self.bottom, self.left : self.right]
 
-    def add_to(self, context: Tensor) -> Tensor:
-        """Return a context (rows, columns) with these cells shown."""
-        mask = context.clone()
-        self.of(mask).fill_(1)
-        return mask
+def _show(context: Tensor, part: Rectangle) -> Tensor:
+    """Return a context (rows, columns) with a rectangle shown."""
+    mask = context.clone()
+    mask[part] = 1
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +116,18 @@ def owen_values(image: MaskedImage, max_evaluations: int) -> Tensor:
     budget = max_evaluations - 1
 
     def enqueue(cut: Cut) -> None:
-        if cut.part.cells == 1:
-            cut.part.of(values).add_(cut.value)
+        if empty[cut.part].numel() == 1:
+            values[cut.part] += cut.value
         else:
             heapq.heappush(queue, (-float(cut.value.norm()), next(order), cut))
 
-    enqueue(Cut(Rectangle(0, 0, rows, columns), empty, baseline, image.whole.double(), 1.0))
+    enqueue(Cut((slice(0, rows), slice(0, columns)), empty, baseline, image.whole.double(), 1.0))
     while queue and budget >= 2:
         # Several at once: one forward pass with many masks is faster than many with two.
         number = min(len(queue), budget // 2, image.masks_per_step // 2)
         cuts = [heapq.heappop(queue)[2] for _ in range(number)]
-        halves = [cut.part.halves() for cut in cuts]
-        masks = [half.add_to(cut.context) for cut, pair in zip(cuts, halves, strict=True) for half in pair]
+        halves = [halve(cut.part) for cut in cuts]
+        masks = [_show(cut.context, half) for cut, pair in zip(cuts, halves, strict=True) for half in pair]
         embeddings = image.embeddings(torch.stack(masks)).double()
         budget -= len(masks)
         for index, (cut, (first, second)) in enumerate(zip(cuts, halves, strict=True)):
@@ -147,5 +139,5 @@ def owen_values(image: MaskedImage, max_evaluations: int) -> Tensor:
             enqueue(Cut(first, second_mask, second_embedding, cut.full_embedding, weight))
             enqueue(Cut(second, first_mask, first_embedding, cut.full_embedding, weight))
     for _, _, cut in queue:
-        cut.part.of(values).add_(cut.value / cut.part.cells)
+        values[cut.part] += cut.value / empty[cut.part].numel()
     return values.flatten(0, 1)

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from stages.explain.base import ConfigT
 from stages.explain.config import ExplainerConfig
-from stages.explain.maps import Maps
+from stages.explain.maps import Maps, cosines_of
 from stages.explainers.attention.walk import SingleImageExplainer, Trace, gradients_at, patches_of, trace_tower
 from stages.explainers.relevance.rules import CLAIM, ask, attend, chain_by_rules, pool_by_rules, tower_by_rules
 from stages.shared.model.clip import ClipModel
@@ -74,8 +74,7 @@ class Propagation:
         gradients = gradients_at(trace.embedding, [trace.leaf], starts)
         signed = torch.stack([(gradient * places).sum(dim=-1) for (gradient,) in gradients], dim=2)
         values = patches_of(signed, self._grid_hw(rgb.shape[1], rgb.shape[2])).mT
-        cosines = (starts * embedding).sum(dim=-1)[None]
-        return Maps(values=values, cosines=cosines, tokens=trace.tokens, embedding=embedding)
+        return Maps(values=values, embedding=embedding, tokens=trace.tokens)
 
     def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Trace:
         with torch.no_grad():
@@ -143,9 +142,10 @@ class ContrastiveExplainer(Lrp[ContrastiveT]):
             texts = torch.cat([texts, self.texts(list(self.config.background))[None]], dim=1)
         relevance = self.propagation(rgb, texts)
         rows = texts[0].any(dim=-1)
+        cosines = cosines_of(relevance.embedding, texts)[0, rows]
         values = torch.zeros_like(relevance.values)
-        values[0, rows] = self.contrast(relevance.values[0, rows], relevance.cosines[0, rows]).relu()
-        return replace(relevance, values=values[:, :phrases], cosines=relevance.cosines[:, :phrases])
+        values[0, rows] = self.contrast(relevance.values[0, rows], cosines).relu()
+        return replace(relevance, values=values[:, :phrases])
 
     def contrast(self, signed: Tensor, cosines: Tensor) -> Tensor:
         """Return D of the module's formula (K, N), from relevance (K, N) and cosines (K,) of the texts of one image."""

@@ -58,20 +58,18 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
     config_type = TransformerInterpretabilityConfig
     claim = CLAIM
 
-    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
         last = tensors.outputs[-1].detach()
         parts = zip(self.walk.blocks, tensors.inputs, tensors.attention, strict=True)
         blocks = [block_rule(block, x.detach(), a.detach()) for block, x, a in parts]
-        gradients_of_phrases, cosines = phrase_gradients(
-            tensors.embedding, tensors.attention, texts, self.model.logit_scale
-        )
+        gradients_of_phrases = phrase_gradients(tensors.embedding, tensors.attention, texts, self.model.logit_scale)
         values = last.new_zeros(1, texts.shape[1], last.shape[1] - 1)
         for number, (text, gradients) in enumerate(zip(texts[0], gradients_of_phrases, strict=True)):
             if text.any():
                 relevance = torch.zeros_like(last)
                 relevance[:, 0] = self._start_relevance(last[:, 0], tensors.embedding.detach(), text)
                 values[:, number] = _roll_out(blocks, gradients, relevance)
-        return values, cosines
+        return values
 
     def _start_relevance(self, token: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
         """Class token behind the last block (1, D), embedding (1, E), text (E,) -> relevance (1, D), in total 1."""

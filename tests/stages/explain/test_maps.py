@@ -22,7 +22,7 @@ def test_sides_are_rounded_to_the_stride(scale: float, expected: tuple[int, int]
 
 def maps_of(values: torch.Tensor, **more: torch.Tensor | None) -> Maps:
     """Maps (B, P, rows, columns) as an explainer returns them."""
-    return Maps(values=values.flatten(-2), cosines=torch.zeros(values.shape[:2]), **more)
+    return Maps(values=values.flatten(-2), embedding=torch.ones(len(values), 2), **more)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.47])
@@ -48,19 +48,16 @@ def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(first, second, 
     assert mean_of(both, [(2, 2)] * 2, 0.0).values.flatten().tolist() == pytest.approx(mean)
 
 
-def test_cosines_and_embeddings_are_means_and_constant_is_constant_at_all_scales() -> None:
+def test_embeddings_are_means_and_constant_is_constant_at_all_scales() -> None:
     values = torch.ones(2, 1, 4)
     first = Maps(
-        values=values, cosines=torch.tensor([[0.1], [0.2]]),
-        embedding=torch.tensor([[2.0, 0.0], [0.0, 5.0]]), constant=torch.tensor([True, True]),
+        values=values, embedding=torch.tensor([[2.0, 0.0], [0.0, 5.0]]), constant=torch.tensor([True, True]),
     )  # fmt: skip
     second = Maps(
-        values=values, cosines=torch.tensor([[0.3], [0.2]]),
-        embedding=torch.tensor([[0.0, 3.0], [0.0, 1.0]]), constant=torch.tensor([True, False]),
+        values=values, embedding=torch.tensor([[0.0, 3.0], [0.0, 1.0]]), constant=torch.tensor([True, False]),
     )  # fmt: skip
     mean = mean_of([first, second], [(2, 2)] * 2, 0.0)
     for actual, expected in [
-        (mean.cosines, [[0.2], [0.2]]),
         (mean.embedding, [[0.5, 0.5], [0.0, 1.0]]),
         (mean.constant, [True, False]),
     ]:

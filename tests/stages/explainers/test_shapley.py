@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.explainers.perturbation.masked import baseline_image, masked_embeddings
-from stages.explainers.perturbation.shapley import Rectangle, owen_values
+from stages.explainers.perturbation.shapley import halve, owen_values
 from tests.stages.explain.models import image, make_explainer
 from tests.stages.explainers.games import RecordedGame, linear_game, tangled_game
 
@@ -63,5 +63,5 @@ def test_the_half_where_more_happens_is_cut_first() -> None:
 
 
 def test_a_rectangle_is_cut_across_its_longer_side() -> None:
-    assert Rectangle(0, 0, 3, 2).halves() == (Rectangle(0, 0, 1, 2), Rectangle(1, 0, 3, 2))
-    assert Rectangle(1, 1, 2, 4).halves() == (Rectangle(1, 1, 2, 2), Rectangle(1, 2, 2, 4))
+    assert halve((slice(0, 3), slice(0, 2))) == ((slice(0, 1), slice(0, 2)), (slice(1, 3), slice(0, 2)))
+    assert halve((slice(1, 2), slice(1, 4))) == ((slice(1, 2), slice(1, 2)), (slice(1, 2), slice(2, 4)))

@@ -16,7 +16,7 @@ from stages.shared.images.crops import crop_regions
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig, grid_boxes, splits_up_to
 from stages.sources.looks import CropEmbedder
-from stages.sources.naming import Concept, read_pool, shares_of
+from stages.sources.naming import read_pool, shares_of
 from stages.sources.proposals import build_hierarchy, segment_finely, suppress_overlaps
 
 
@@ -127,7 +127,8 @@ def test_proposals_find_what_stands_apart() -> None:
 def test_a_pool_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "pool.txt"
     path.write_text("The  Red Car\n\nred car\nbig dogs\tdog\n")
-    assert read_pool(path) == [Concept(text="red car", head="car"), Concept(text="big dogs", head="dog")]
+    heads = {text: phrase.head for text, phrase in read_pool(path).items()}
+    assert heads == {"red car": "car", "big dogs": "dog"}
     for text in ("", "\n \n", "car\tcar\tmore\n", "!!!\n"):
         path.write_text(text)
         with pytest.raises(InputError, match=r"source\.pool: .*(holds no concept|expected a concept)"):
