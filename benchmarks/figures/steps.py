@@ -59,8 +59,8 @@ def n_of(found: Mapping[str, Any], images: str) -> str:
 
 def drawings(own: Photographs) -> Pages:
     """Regions and scores of the model `demo` on 500 drawn scenes."""
-    names = ("pointing", "pointing_15px", "box_recall", "box_iou", "mask_iou")
-    columns = ("", "pointing", "within 15 px", "box recall (ANY) at IoU 0.5", "mean box IoU", "mask IoU")
+    names = ("pointing", "box_recall", "box_iou", "mask_iou")
+    columns = ("", "pointing", "box recall (ANY) at IoU 0.5", "mean box IoU", "mask IoU")
     found = own.figures(DRAWN, "demo", "demo", absent=True)
     groups = found["groups"]
     others = {
@@ -82,7 +82,7 @@ def drawings(own: Photographs) -> Pages:
     for number, (label, settings) in enumerate(others.items()):
         rows.append([label, *cells(own.figures(DRAWN, "demo", f"demo-{number}", *settings)["metrics"], names)])
     for label, name in (("centre of the image", "centre"), ("random", "chance")):
-        rows.append([label, *cells(found["metrics"], [name]), None, None, None, None])
+        rows.append([label, *cells(found["metrics"], [name]), None, None, None])
     kept = [each for each in found["thresholds"] if each["score"] in (0.0, 0.5, 0.8, 0.9)]
     shares = [[title, *(100 * each[key] for each in kept)] for title, key in (("kept", "kept"), ("right", "precision"))]
     percent = [[f"{each['score']:g}", "{:.0f} %"] for each in kept]

@@ -24,7 +24,7 @@ from pipeline.evaluate.estimates import calibration_error
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import model_graph
-from pipeline.evaluate.review_figures import measure_score_error, share_estimate
+from pipeline.evaluate.review_figures import share_estimate
 from pipeline.evaluate.review_fit import fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
 from pipeline.logistic import Floats
@@ -49,7 +49,6 @@ OFF: Final = (
     "",
     "share of right regions",
     "share of right ones with a score of 0.5 or more",
-    "calibration error",
     ["intervals that hold", "{:.0f} %"],
 )
 
@@ -163,7 +162,6 @@ def simulated(known: Known, count: int, draw: int) -> dict[str, float]:
     error, gap = judgement(fit.scores(known.features[rest], known.odds[rest]), right[rest])
     kept = population.scores >= MIN_SCORE
     precision, likely = share_estimate(right[places]), share_estimate(right[places][kept[places]])
-    before = measure_score_error(population.scores[places], right[places])
     return {
         "error": error,
         "gap": gap,
@@ -172,7 +170,6 @@ def simulated(known: Known, count: int, draw: int) -> dict[str, float]:
         "covered": np.mean(
             [precision.low <= right.mean() <= precision.high, likely.low <= right[kept].mean() <= likely.high]
         ),
-        "error_before": before.debiased - judgement(population.scores, right)[0],
     }
 
 
@@ -195,7 +192,7 @@ def rows_of(name: str, known: Known) -> tuple[list[list[Any]], list[Any]]:
         cells = (_with_worst(column["error"]), _with_worst(np.abs(column["gap"])))
         rows.append([None if rows else label, str(count), *cells])
         if count == SHOWN:
-            off = ("precision_off", "likely_off", "error_before")
+            off = ("precision_off", "likely_off")
             said += [*(float(np.nanmean(np.abs(column[key]))) for key in off), 100 * float(column["covered"].mean())]
     return rows, said
 

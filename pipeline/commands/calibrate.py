@@ -83,9 +83,8 @@ def calibrate(
 def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> None:
     """Print how well scores agree with the answers, before and after."""
     table = Table("scores against answers", "before", "after, on images not fitted to")
-    errors = (figures.before, figures.after)
-    table.add_row("calibration error", *(f"{error.value:.3f}" for error in errors))
-    table.add_row("  of exact scores, by chance", *(f"{error.by_chance:.3f}" for error in errors))
+    errors = (f"{format_value(error)} {format_interval(error)}" for error in (figures.before, figures.after))
+    table.add_row("calibration error, without chance", *errors)
     print_review_counts(figures.counts, figures.reviewers, console)
     console.print(table)
     if figures.presence:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import numpy as np
 import typer
-from PIL import Image
 from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
@@ -18,31 +16,17 @@ from pipeline.config import RunConfig, load_config
 from pipeline.domain import trusted
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.metrics import value_of
-from pipeline.evaluate.model_check import SAMPLE_IMAGES, CheckFigures, ModelCheck, check_model
+from pipeline.evaluate.model_check import SAMPLE_IMAGES, CheckFigures, check_model
 from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
-from pipeline.paths import check_writable
-from pipeline.photographs import FOLDER, INPUT
-from pipeline.pictures import (
-    Rgb,
-    decode_scaled,
-    heat_map_overlay,
-    join_pictures,
-    make_sheet,
-    outline_boxes,
-    regions_overlay,
-)
+from pipeline.photographs import INPUT
 from pipeline.summary import Report
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import EXPLAINERS, kinds_for
 from stages.read import plan_shards
-from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, TowerKind
-
-COLUMNS: Final = 5  # pictures side by side on the sheet of maps and regions
 
 SUSPECTS: Final = (
     "A model with random weights looks like this. Check that the weights belong to this architecture, and that "
@@ -162,10 +146,6 @@ def check(
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of the model (model.weights).")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE.jpg", help="Write a picture of the heat maps and regions."),
-    ] = None,
     as_json: Json = False,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
@@ -180,10 +160,6 @@ def check(
     phrasebox models check ViT-B-16 --weights model.safetensors
     phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
     """
-    if out is not None:
-        check_writable("--out", out)
-        if out.suffix.lower() not in Image.registered_extensions():
-            raise ConfigError(f"--out: {out} does not end like a picture, for example in .jpg")
     options: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
     options["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, options={"input": INPUT, **options})
@@ -194,9 +170,6 @@ def check(
     graph = build_graph(config)
     fetch_weights(graph.described, lambda line: errors.print(line, soft_wrap=True))
     model_check = check_model(_as_run(graph, config))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(_picture(model_check, config)).save(out)
     figures = model_check.measure()
     next_command = _next_command(model, weights, settings, figures)
     if as_json:
@@ -211,7 +184,6 @@ def check(
                 "sane": not figures.faults,
                 "faults": figures.faults,
                 "cautions": figures.cautions,
-                "picture": None if out is None else str(out),
                 "next": next_command,
             }
         )
@@ -222,8 +194,6 @@ def check(
             f"speed: {model_check.images_per_s:.1f} images/s, with {figures.phrases / figures.photographs:.1f} phrases "
             f"each, on {model_check.device}; peak memory: {peak_memory_bytes(model_check.device) / 1e9:.2f} GB {memory}"
         )
-        if out is not None:
-            _say(f"picture in {out}")
         _print_answer(model, figures)
         _say(f"next: {next_command}")
     if figures.faults:
@@ -283,20 +253,3 @@ def _print_answer(model: str, figures: CheckFigures) -> None:
         lines = figures.cautions
     for line in lines:
         _say(f"- {line}")
-
-
-def _picture(model_check: ModelCheck, config: RunConfig) -> Rgb:
-    """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
-    limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
-    tiles = []
-    for number, row in enumerate(model_check.rows):
-        content = (FOLDER / str(row["file_name"])).read_bytes()
-        rgb = decode_scaled(content, max(row["width"], row["height"]), limits)
-        tiles.append(regions_overlay(rgb, row["annotations"], row["captions"]))
-        for query in model_check.queries:
-            if query.image == number:
-                values = np.zeros((1, 1), np.float32) if query.heat is None else query.heat.heat_map.values
-                overlay = outline_boxes(heat_map_overlay(rgb, values), query.true_target.boxes_xywh_px)
-                verdict = "hit" if value_of("pointing", query) else "miss"
-                tiles.append(join_pictures([overlay], [f"{query.phrase}: {verdict}"]))
-    return make_sheet(tiles, COLUMNS)

@@ -229,10 +229,8 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
     print_review_counts(figures.counts, figures.reviewers, console)
     agreement = figures.agreement
     if agreement.share is not None:
-        alpha = "" if agreement.alpha is None else f", Krippendorff's alpha {agreement.alpha:.2f}"
         console.print(
-            f"{counted(agreement.regions, 'region')} answered by several: they agree in {agreement.share:.0%} "
-            f"of pairs{alpha}",
+            f"{counted(agreement.regions, 'region')} answered by several: they agree in {agreement.share:.0%} of pairs",
             soft_wrap=True,
         )
     if figures.seconds is not None:
@@ -260,7 +258,6 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
         console.print(table)
     error = figures.calibration_error
     console.print(
-        f"calibration error of the score: {error.value:.3f}, or {error.debiased:.3f} without what chance "
-        f"alone gives with so few answers, {error.by_chance:.3f}",
+        f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)}",
         soft_wrap=True,
     )

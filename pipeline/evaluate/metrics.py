@@ -1,7 +1,7 @@
 """METRICS: one number for each target. It is 0 for a target that was missed, and None where it is not defined.
 
-Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV 2018), with the
-15 px tolerance of TorchRay; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as in
+Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV 2018), without a
+tolerance; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as in
 MDETR's evaluation of Flickr30k Entities, ANY-BOX and MERGED-BOX; places from text alone, `pipeline.evaluate.text_only`.
 
 Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground truth if both have
@@ -29,10 +29,6 @@ from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
 from stages.truth.ground_truth import TruthImage, bare, find_spelling
 
-TOLERANCE_PX: Final = 15
-TOLERANCE_SIDE_PX: Final = 384
-"""The tolerance is 15 px in an image with a longer side of 384 px, and grows with the image."""
-
 IOU: Final = 0.5  # a box is right if its intersection over union is at least this
 CENTRED_SIDE: Final = 0.8  # of 0.5 to 1, in steps of 0.1, the share that hits most phrases of 1,000 photographs
 
@@ -47,18 +43,7 @@ class Metric:
 
 
 def _pointing(query: Query, heat: ImageHeat | None) -> float:
-    return 0.0 if heat is None else float(_is_on_truth(query, heat.peak))
-
-
-def _pointing_tolerant(query: Query) -> float:
-    if query.heat is None:
-        return 0.0
-    reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
-    if query.true_target.mask is None:
-        return float(any(_distance_px(query.heat.peak, box) <= reach for box in query.true_target.boxes_xywh_px))
-    rows, columns = np.nonzero(query.area)
-    squares = (rows - query.heat.peak[0]) ** 2 + (columns - query.heat.peak[1]) ** 2
-    return float(squares.size > 0 and squares.min() <= reach**2)
+    return 0.0 if heat is None else float(query.area[heat.peak])
 
 
 def _pointing_off_centre(query: Query) -> float | None:
@@ -100,7 +85,7 @@ def _text_point(query: Query) -> float | None:
     if query.text_only is None:
         return None
     x, y = query.text_only.point_of(query.true_target.phrase, *query.size_hw[::-1])
-    return float(_is_on_truth(query, (int(y), int(x))))
+    return float(query.area[(int(y), int(x))])
 
 
 def _middle(query: Query, merged: bool) -> list[Box]:
@@ -125,7 +110,7 @@ def _mask_iou(query: Query) -> float | None:
 
 def _centre(query: Query) -> float:
     h, w = query.size_hw
-    return float(_is_on_truth(query, (h // 2, w // 2)))
+    return float(query.area[(h // 2, w // 2)])
 
 
 def _chance(query: Query) -> float:
@@ -154,7 +139,6 @@ WITHOUT_TEXT: Final = {
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
     "pointing": Metric("heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True),
-    "pointing_15px": Metric("peak at most 15 px (at 384) away", _pointing_tolerant, needs_maps=True),
     # No map wins there by its middle.
     "pointing_off_centre": Metric(
         "the peak, where the centre is not on the mask", _pointing_off_centre, needs_maps=True
@@ -195,18 +179,6 @@ def judge_answers(query: Query) -> list[bool]:
     """Return whether the box of each answer is right; all are wrong for an absent phrase."""
     boxes = [] if query.target is None else query.target.boxes_xywh_px
     return [is_right(answer.box_xywh_px, boxes) for answer in query.answers]
-
-
-def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
-    if query.true_target.mask is None:
-        return any(_distance_px(pixel, box) == 0 for box in query.true_target.boxes_xywh_px)
-    return bool(query.area[pixel])
-
-
-def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
-    y, x = (position + 0.5 for position in pixel)
-    x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
-    return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))
 
 
 COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")  # columns of `link_counts`

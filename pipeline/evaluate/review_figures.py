@@ -5,12 +5,12 @@ Intervals are Wilson's. Several answers about a region count once, by majority, 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from itertools import chain
+from itertools import chain, combinations
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
-from pipeline.evaluate.estimates import SEED, THRESHOLDS, Estimate, wilson_estimate
+from pipeline.evaluate.estimates import THRESHOLDS, Estimate, debiased_calibration_error, wilson_estimate
 from pipeline.evaluate.review_sample import population_of
 from pipeline.logistic import Floats
 from stages.contract.errors import InputError
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
-
-DRAWS: Final = 500  # that say how large the calibration error would be by chance
 
 Bools = NDArray[np.bool_]
 
@@ -109,36 +107,11 @@ class ScoreRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreError:
-    """Mean distance between score and precision over bins of the score.
-
-    Few answers differ from scores even if these are exact.
-
-    Attributes:
-        value: The distance.
-        by_chance: The mean distance of exact scores with these answers.
-        debiased: The distance without it: the root of the difference of the squares.
-    """
-
-    value: float
-    by_chance: float
-    debiased: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How far people agree over the `regions` that two or more of them answered.
-
-    Attributes:
-        regions: Number of these regions.
-        share: Share of equal pairs of answers.
-        alpha: Krippendorff's for names (Content Analysis, 2004), 1 if all agree and 0 by chance. Unlike Cohen's kappa
-            it takes any number of people with any number of answers.
-    """
+    """The share of equal pairs of answers over the `regions` that two or more people answered; None without any."""
 
     regions: int
     share: float | None
-    alpha: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +129,7 @@ class ReviewFigures:
         by_kind: Precision by kind of thing.
         thresholds: Regions from several scores on.
         curve: Regions between two scores.
-        calibration_error: Error of the scores.
+        calibration_error: Error of the scores, without what chance adds.
     """
 
     regions: int
@@ -169,7 +142,7 @@ class ReviewFigures:
     by_kind: Mapping[str, Estimate]
     thresholds: Sequence[ScoreRange]
     curve: Sequence[ScoreRange]
-    calibration_error: ScoreError
+    calibration_error: Estimate
 
 
 def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
@@ -200,7 +173,7 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
         by_kind={str(kind): share_estimate(right[reviewed.kinds == kind]) for kind in np.unique(reviewed.kinds)},
         thresholds=[score_range(least, 1.0) for least in THRESHOLDS],
         curve=[score_range(float(part.min()), float(part.max())) for part in (scores[bin_] for bin_ in _bins(scores))],
-        calibration_error=measure_score_error(scores, right),
+        calibration_error=debiased_calibration_error(scores, right, reviewed.field("image_id")),
     )
 
 
@@ -214,31 +187,10 @@ def _bins(scores: Floats) -> list[NDArray[np.int64]]:
     return np.array_split(np.argsort(scores, kind="stable"), max(1, len(scores) // PER_BIN))
 
 
-def measure_score_error(scores: Floats, right: Bools) -> ScoreError:
-    """Return the error of scores (n,) of regions that are right or not."""
-    bins = _bins(scores)
-
-    def error(outcomes: NDArray[Any]) -> float:
-        gaps = scores - outcomes
-        return sum(abs(float(gaps[places].sum())) for places in bins) / len(scores)
-
-    rng = np.random.default_rng(SEED)
-    value = error(right)
-    chance = float(np.mean([error(rng.random(len(scores)) < scores) for _ in range(DRAWS)]))
-    return ScoreError(value=value, by_chance=chance, debiased=math.sqrt(max(0.0, value**2 - chance**2)))
-
-
 def measure_agreement(answers: Iterable[Sequence[str]]) -> Agreement:
     """Return how far people agree; answers: those of all people, for each region."""
-    counts = [Counter(group) for group in answers if len(group) > 1]
-    sizes = [count.total() for count in counts]
-    equal_pairs = [sum(n * (n - 1) for n in count.values()) for count in counts]
-    pairs = [size * (size - 1) for size in sizes]
-    differing = sum((n - equal) / (size - 1) for n, equal, size in zip(pairs, equal_pairs, sizes, strict=True))
-    totals = sum(counts, Counter[str]())
-    by_chance = totals.total() ** 2 - sum(count**2 for count in totals.values())
+    pairs = [list(combinations(group, 2)) for group in answers if len(group) > 1]
     return Agreement(
-        regions=len(counts),
-        share=sum(equal_pairs) / sum(pairs) if counts else None,
-        alpha=1 - (totals.total() - 1) * differing / by_chance if by_chance else None,
+        regions=len(pairs),
+        share=fmean(a == b for group in pairs for a, b in group) if pairs else None,
     )

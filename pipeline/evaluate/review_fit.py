@@ -24,14 +24,12 @@ from rich.console import Console
 from scipy.special import logit
 
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.evaluate.estimates import FOLDS, Estimate, squared_error_gain
+from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.presence import model_graph, store
 from pipeline.evaluate.review_figures import (
     ReviewedRegions,
-    ScoreError,
     latest_time,
-    measure_score_error,
     read_reviewed_regions,
 )
 from pipeline.evaluate.review_truth import open_reviewed_dataset
@@ -112,8 +110,8 @@ class ReviewFitFigures:
         counts: Numbers of answers, see `ReviewedRegions`.
         reviewers: Name -> answers.
         presence: Whether presence was fitted, too.
-        before: Error of the dataset's scores.
-        after: Error of scores by fits to other images.
+        before: Calibration error of the dataset's scores, without what chance adds.
+        after: The same of scores by fits to other images.
         replaces: Whether the dataset's scores have a calibration.
         gain: The fall of the mean squared error of the scores.
     """
@@ -121,8 +119,8 @@ class ReviewFitFigures:
     counts: Mapping[str, int]
     reviewers: Mapping[str, int]
     presence: bool
-    before: ScoreError
-    after: ScoreError
+    before: Estimate
+    after: Estimate
     replaces: bool
     gain: Estimate
 
@@ -174,14 +172,15 @@ def write_reviewed_calibration(
     store(calibration, out)
     previous_scores = reviewed.field("score").astype(np.float64)
     right = reviewed.answers == "right"
+    images = reviewed.field("image_id")
     return ReviewFitFigures(
         counts=reviewed.counts,
         reviewers=reviewed.reviewers,
         presence=fit.presence is not None,
-        before=measure_score_error(previous_scores, right),
-        after=measure_score_error(scores, right),
+        before=debiased_calibration_error(previous_scores, right, images),
+        after=debiased_calibration_error(scores, right, images),
         replaces=previous is not None and previous.of_regions,
-        gain=squared_error_gain(previous_scores, scores, right, reviewed.field("image_id")),
+        gain=squared_error_gain(previous_scores, scores, right, images),
     )
 
 

@@ -76,14 +76,12 @@ class ComparisonRow:
         explainer: Its label.
         figures: Name -> figure of `FIGURES`.
         differences: Differences from `REFERENCE`; None for itself, or where it does not take part.
-        thresholds: Best shares of the maximum for boxes and masks.
         explained: None for a baseline without a model.
     """
 
     explainer: str
     figures: Mapping[str, Estimate]
     differences: Mapping[str, Difference] | None
-    thresholds: Mapping[str, float]
     explained: Explained | None
 
     @property
@@ -245,10 +243,8 @@ def _rows(
 ) -> list[ComparisonRow]:
     """Return the rows with their figures, and with the differences from `REFERENCE` if it takes part."""
     numbers: dict[str, list[Numbers]] = {}
-    thresholds: dict[str, dict[str, float]] = {}
     for label in maps[0]:
-        places, thresholds[label] = place_numbers(images, maps, label)
-        numbers[label] = [places, numbers_in(curves, label, CURVES)]
+        numbers[label] = [place_numbers(images, maps, label), numbers_in(curves, label, CURVES)]
         if label in explained:
             numbers[label] += [numbers_in(checks, label, SANITY), pair_numbers(images, maps, label)]
     compared_labels = [label for label in numbers if label != REFERENCE and REFERENCE in numbers]
@@ -261,7 +257,6 @@ def _rows(
             explainer=label,
             figures=figures_of(parts),
             differences=differences_by_label.get(label),
-            thresholds=thresholds[label],
             explained=explained.get(label),
         )
         for label, parts in numbers.items()

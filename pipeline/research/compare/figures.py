@@ -64,7 +64,6 @@ WHERE: Final[dict[str, FigureColumn]] = {
     "mask_iou": FigureColumn(
         "mask IoU", "at the share of the maximum that is best for the explainer on the other half of the images"
     ),
-    "mask_iou_otsu": FigureColumn("by Otsu", "the same at each map's own threshold by Otsu"),
 }
 WHY: Final[dict[str, FigureColumn]] = {
     "deletion_rise": FigureColumn("deletion RISE", "area under the curve while the hottest pixels vanish", -1),
@@ -93,7 +92,7 @@ TABLES: Final = {
 
 CURVES: Final = (*WHY, *WHY_COSINE)
 SANITY: Final = ("weights_all", "phrase_swapped")
-PLACE_NUMBERS: Final = ("pointing", "pointing_off_centre", "energy", "box_recall_otsu", "mask_iou_otsu")
+PLACE_NUMBERS: Final = ("pointing", "pointing_off_centre", "energy", "box_recall_otsu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +121,8 @@ class Place:
     boxes_xywh: tuple[Box, ...]
 
 
-def place_numbers(
-    images: Sequence[ComparedImage], maps: Sequence[Maps], label: str
-) -> tuple[Numbers, dict[str, float]]:
-    """Return the numbers of a label's maps about places, and the best shares of the maximum for boxes and masks."""
+def place_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: str) -> Numbers:
+    """Return the numbers of a label's maps about places."""
     rows: list[dict[str, float]] = []
     owners: list[int] = []
     for image, image_maps in zip(images, maps, strict=True):
@@ -134,9 +131,8 @@ def place_numbers(
                 rows.append(_map_numbers(question.query, heat_map))
                 owners.append(image.number)
     if not rows:
-        return Numbers(values={}, images=np.zeros(0, np.int64)), {}
+        return Numbers(values={}, images=np.zeros(0, np.int64))
     values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    best_shares: dict[str, float] = {}
     numbers = {name: values[name] for name in PLACE_NUMBERS}
     half = np.unique(owners, return_inverse=True)[1] % 2
     for figure in ("box_recall", "mask_iou"):
@@ -146,9 +142,7 @@ def place_numbers(
         halves = [has_value & (half != number) for number in (0, 1)]
         shares = [int(by_share[:, other if other.any() else has_value].sum(axis=1).argmax()) for other in halves]
         numbers[figure] = np.where(half == 0, by_share[shares[0]], by_share[shares[1]])
-        if has_value.any():
-            best_shares[figure] = SHARES[int(by_share[:, has_value].sum(axis=1).argmax())]
-    return Numbers(values=numbers, images=np.array(owners, np.int64)), best_shares
+    return Numbers(values=numbers, images=np.array(owners, np.int64))
 
 
 def _map_numbers(query: Query, heat_map: HeatMap) -> dict[str, float]:
@@ -323,13 +317,11 @@ class CosineAgreement:
 
     Attributes:
         correlation: None if one of them is constant.
-        mean_difference: Of the explained cosine from the tower's.
         mean_distance: Mean size of the difference.
         n: Number of phrases.
     """
 
     correlation: float | None
-    mean_difference: float
     mean_distance: float
     n: int
 
@@ -341,7 +333,6 @@ def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats
     varies = explained_cosines.std() > 0 and true.std() > 0
     return CosineAgreement(
         correlation=float(np.corrcoef(explained_cosines, true)[0, 1]) if varies else None,
-        mean_difference=float((explained_cosines - true).mean()),
         mean_distance=float(np.abs(explained_cosines - true).mean()),
         n=len(true),
     )

@@ -8,7 +8,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
@@ -45,14 +44,8 @@ def phrasebox(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["models", *map(str, arguments)])
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
-    picture = tmp_path_factory.mktemp("models") / "new" / "demo.jpg"
-    return phrasebox("check", "demo", "--out", picture), picture
-
-
-def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why(demo: tuple[Result, Path]) -> None:
-    result, picture = demo
+def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why() -> None:
+    result = phrasebox("check", "demo")
     assert result.exit_code == 1, result.output
     text = " ".join(result.output.split())
     headings = ("photographs are nearest to their own caption", "heat on the thing", "box recall")
@@ -60,14 +53,12 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why(demo: 
     for words in (*headings, *cost, "demo fails the sanity check on photographs", "trained on drawn scenes"):
         assert words in text
     assert text.endswith("next: phrasebox demo")
-    with Image.open(picture) as sheet:
-        assert min(sheet.size) > 2000
 
 
 def test_json_has_all_figures_and_nothing_else_is_printed(tmp_path: Path) -> None:
     _, model = save_model(tmp_path)
     named = (model.config, "--weights", model.weights)
-    result = phrasebox("check", *named, "--json", "--out", tmp_path / "maps.png")
+    result = phrasebox("check", *named, "--json")
     assert result.exit_code == 1
     figures = json.loads(result.stdout)
     assert figures["sane"] is False
@@ -75,14 +66,12 @@ def test_json_has_all_figures_and_nothing_else_is_printed(tmp_path: Path) -> Non
     assert (figures["photographs"], figures["phrases"]) == (8, 31)
     assert figures["peak_memory_bytes"] > 1e8
     assert figures["weights"] == str(model.weights)
-    assert (tmp_path / "maps.png").is_file()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ("ViT-B-16", "needs weights"),
-        ("demo --out maps.doc", "does not end like a picture"),
         ("no-such-model/laion2b", "no-such-model"),
         ("demo --set explain.kind=cam", "cam needs tokens that are averaged"),
     ],
@@ -149,7 +138,7 @@ def test_the_check_measures_what_a_run_makes_and_leaves_no_file(tmp_path, monkey
     """The calibration of `photo` decides where its maps are cut."""
     monkeypatch.chdir(tmp_path)
     figures = json.loads(phrasebox("check", "photo", "--json").stdout)
-    assert (figures["picture"], list(tmp_path.iterdir())) == (None, [])
+    assert list(tmp_path.iterdir()) == []
     config = RunConfig.model_validate({"input": INPUT, "model": {"name": "photo"}, "output": {"path": "out"}})
     metrics = evaluation_of(Path(str(run(config, QUIET))), TRUTH, QUIET, maps=False).figures.metrics
     assert figures["box_recall"] == pytest.approx(metrics["box_recall"].value)

@@ -32,16 +32,6 @@ def test_pointing_asks_for_the_mask_at_the_peak(cell: tuple[int, int], hit: floa
     assert value("pointing", target_of(TOP_LEFT, masked=False), heat=heat) == hit
 
 
-def test_the_tolerance_is_15_px_at_384_and_grows_with_the_image() -> None:
-    for side, reach in ((384, 15), (768, 30)):
-        size_hw = (side, side)
-        target = target_of((0.0, 0.0, 10.0, float(side)), size_hw=size_hw)
-        for miss, hit in ((reach, 1.0), (reach + 1, 0.0)):
-            values = np.zeros(size_hw, np.float32)
-            values[5, 9 + miss] = 1.0  # column 9 is the last one inside
-            assert value("pointing_15px", target, heat=map_of(values), size_hw=size_hw) == hit
-
-
 def test_energy_is_the_share_of_the_heat_on_the_thing() -> None:
     heat = map_of(np.kron([[3.0, 1.0], [0.0, 0.0]], np.ones((4, 4))))
     assert value("energy", target_of(TOP_LEFT), heat=heat) == pytest.approx(0.75)
@@ -91,7 +81,6 @@ def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
 
 DATASET_LINKS = (
     "pointing",
-    "pointing_15px",
     "pointing_off_centre",
     "energy",
     "box_recall",

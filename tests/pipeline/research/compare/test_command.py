@@ -80,7 +80,6 @@ def test_every_explainer_has_its_figures(comparison: Comparison, rows: dict[str,
         assert set(row.figures) == expected, label
         assert row.figures["pointing"].n == comparison.counts.placed
         assert row.figures["deletion_rise"].n == comparison.counts.curves == 1
-        assert set(row.thresholds) == {"box_recall", "mask_iou"}
     plain = rows["grad_eclip"]
     other = rows["maskclip"]
     assert plain.differences is None
@@ -103,10 +102,7 @@ def test_the_tables_have_both_kinds_of_curves_and_the_n_of_every_column(comparis
     assert sizes == [[str(comparison.rows[0].figures[name].n) for name in names] for names in shown]
 
 
-def test_the_best_share_is_at_least_as_good_as_any(rows: dict[str, ComparisonRow]) -> None:
-    for row in rows.values():
-        assert 0.1 <= row.thresholds["mask_iou"] <= 0.9
-        assert row.figures["mask_iou"].value > 0
+def test_maps_of_the_phrase_are_better_than_baselines(rows: dict[str, ComparisonRow]) -> None:
     figures = rows["grad_eclip"].figures
     assert figures["mask_iou"].value > rows["random"].figures["mask_iou"].value + 0.2
     assert figures["pointing"].value > rows["centre"].figures["pointing"].value + 0.2
