@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,7 +14,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.domain import trusted
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.model_check import SAMPLE_IMAGES, CheckFigures, check_model
+from pipeline.evaluate.model_check import CheckFigures, check_model
 from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.photographs import INPUT
@@ -171,7 +169,7 @@ def check(
     fetch_weights(graph.described, lambda line: errors.print(line, soft_wrap=True))
     model_check = check_model(_as_run(graph, config))
     figures = model_check.measure()
-    next_command = _next_command(model, weights, settings, figures)
+    memory_bytes = peak_memory_bytes(model_check.device)
     if as_json:
         print_json(
             {
@@ -179,23 +177,20 @@ def check(
                 "weights": None if weights is None else str(weights),
                 "device": model_check.device,
                 "images_per_s": model_check.images_per_s,
-                "peak_memory_bytes": peak_memory_bytes(model_check.device),
+                "peak_memory_bytes": memory_bytes,
                 **plain_values(figures),
                 "sane": not figures.faults,
                 "faults": figures.faults,
                 "cautions": figures.cautions,
-                "next": next_command,
             }
         )
     else:
         _print_figures(figures)
-        memory = "of the GPU" if model_check.device.startswith("cuda") else "of the whole process"
         _say(
             f"speed: {model_check.images_per_s:.1f} images/s, with {figures.phrases / figures.photographs:.1f} phrases "
-            f"each, on {model_check.device}; peak memory: {peak_memory_bytes(model_check.device) / 1e9:.2f} GB {memory}"
+            f"each, on {model_check.device}; peak memory: {memory_bytes / 1e9:.2f} GB"
         )
         _print_answer(model, figures)
-        _say(f"next: {next_command}")
     if figures.faults:
         raise typer.Exit(1)
 
@@ -207,17 +202,6 @@ def _as_run(graph: Graph, config: RunConfig) -> Graph:
         with set_up((*graph.before, graph.model)):
             outside = look_at_first(graph, plan_shards(graph.reader), fits=False).outside
     return trusted(graph, outside, config, Report())[0]
-
-
-def _next_command(model: str, weights: Path | None, settings: Sequence[str], figures: CheckFigures) -> str:
-    """Return the command to type next: a run, of few images if there are cautions, or a check of a model that works."""
-    if figures.faults:
-        return f"phrasebox {'demo' if model == 'demo' else 'models check ViT-B-16/laion2b_s34b_b88k'}"
-    options = ["--set", f"model.config={model}"] if model.endswith(".json") else ["--model", model]
-    options += [] if weights is None else ["--weights", str(weights)]
-    options += [word for setting in settings for word in ("--set", setting)]
-    limit = f"--limit {SAMPLE_IMAGES} " if figures.cautions else ""
-    return f"phrasebox run captions.jsonl --images photos/ --out out/ {limit}{shlex.join(options)}"
 
 
 def _say(text: str, style: str | None = None) -> None:

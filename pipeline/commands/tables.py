@@ -187,7 +187,7 @@ def _print_scores(figures: Figures, console: Console) -> None:
     table = _titled_table("filtering by score", "score at least", "regions kept", "precision", "95 % interval")
     for line in figures.thresholds:
         table.add_row(
-            f"{line.score:g}", f"{line.kept:.1%}", format_value(line.precision), format_interval(line.precision)
+            f"{line.score:g}", f"{line.share:.1%}", format_value(line.precision), format_interval(line.precision)
         )
     console.print(table)
 
@@ -207,10 +207,10 @@ def _print_absent(figures: AbsentFigures, console: Console) -> None:
         ("  of the phrases that are there", figures.ece_there),
     ):
         console.print(f"{doc}: {format_value(error)} {format_interval(error)}", soft_wrap=True)
-    if figures.kept is not None:
+    if figures.shares is not None:
         table = Table("presence at least", "kept of those that are there", "of absent ones")
-        for line in figures.kept:
-            table.add_row(f"{line.presence:g}", f"{line.there:.1%}", f"{line.absent:.1%}")
+        for line in figures.shares:
+            table.add_row(f"{line.presence:g}", f"{line.present:.1%}", f"{line.absent:.1%}")
         console.print(table)
 
 
@@ -254,7 +254,7 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
         for label, line in lines.items():
             score = "-" if line.score is None else f"{line.score:.3f}"
             cells = (format_value(line.precision), format_interval(line.precision), str(line.precision.n))
-            table.add_row(label, f"{line.kept:.1%}", score, *cells)
+            table.add_row(label, f"{line.share:.1%}", score, *cells)
         console.print(table)
     error = figures.calibration_error
     console.print(

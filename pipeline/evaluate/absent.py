@@ -37,10 +37,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, permutations
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.evaluate.estimates import Estimate, debiased_calibration_error, presence_area, sum_estimate
 from pipeline.evaluate.matching import Answer, Query
@@ -239,16 +241,16 @@ class Pair:
         return self.kind == "there"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@pydantic_dataclass(frozen=True, kw_only=True)
 class PresenceShares:
     """The shares of present and of absent phrases with a presence of `presence` or more."""
 
     presence: float
-    there: float
+    present: Annotated[float, Field(serialization_alias="there")]
     absent: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@pydantic_dataclass(frozen=True, kw_only=True)
 class AbsentFigures:
     """The figures of absent phrases.
 
@@ -260,7 +262,7 @@ class AbsentFigures:
         saco: `il_mcc`, `positive_f1` and `cgf1` by the evaluator's own rule.
         ece: Calibration error of all regions.
         ece_there: Calibration error of the regions of present phrases.
-        kept: Shares for other values of `regions.min_presence`; None where presence is not known.
+        shares: Shares for other values of `regions.min_presence`; None where presence is not known.
     """
 
     pairs: Mapping[str, int]
@@ -268,7 +270,7 @@ class AbsentFigures:
     saco: Mapping[str, Estimate]
     ece: Estimate
     ece_there: Estimate
-    kept: Sequence[PresenceShares] | None
+    shares: Annotated[Sequence[PresenceShares] | None, Field(serialization_alias="kept")]
 
 
 def absent_figures(pairs: Sequence[Pair]) -> AbsentFigures:
@@ -290,7 +292,7 @@ def absent_figures(pairs: Sequence[Pair]) -> AbsentFigures:
         saco=_saco_figures(sample, answers_by_score),
         ece=_score_error(sample),
         ece_there=_score_error([pair for pair in sample if pair.is_present]),
-        kept=_written_shares(sample),
+        shares=_written_shares(sample),
     )
 
 
@@ -318,7 +320,7 @@ def _written_shares(pairs: Sequence[Pair]) -> list[PresenceShares] | None:
     return [
         PresenceShares(
             presence=threshold,
-            there=share(presence[is_present], threshold),
+            present=share(presence[is_present], threshold),
             absent=share(presence[~is_present], threshold),
         )
         for threshold in THRESHOLDS

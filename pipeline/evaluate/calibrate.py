@@ -123,10 +123,9 @@ def write_calibration(
         cut=cut,
     )
     store(calibration, out)
-    if previous is None:
-        baseline = np.full(len(labels), labels.mean())
-    else:
-        baseline = np.array([previous.probability(region.evidence) for region in regions])
+    baseline = np.array(
+        [labels.mean() if previous is None else previous.probability(part.evidence) for part in regions]
+    )
     places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
     scores = predict_out_of_fold(features, labels, images)[places]
     right = labels[places]

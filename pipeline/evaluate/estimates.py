@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import from_json, to_json
 
 from pipeline.logistic import Floats, fit_logistic, roc_area
@@ -42,12 +44,12 @@ class Estimate:
     n: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@pydantic_dataclass(frozen=True, kw_only=True)
 class ScoreFilter:
     """Regions with a score of `score` or more: their share of all, None without regions, and their precision."""
 
     score: float
-    kept: float | None
+    share: Annotated[float | None, Field(serialization_alias="kept")]
     precision: Estimate
 
 
@@ -206,7 +208,7 @@ def measure_thresholds(scores: Floats, right: NDArray[np.bool_], images: NDArray
         is_above = scores >= threshold
         (precision,) = mean_estimates([right[is_above].astype(np.float64)], images[is_above])
         share = float(is_above.mean()) if is_above.size else None
-        filters.append(ScoreFilter(score=threshold, kept=share, precision=precision))
+        filters.append(ScoreFilter(score=threshold, share=share, precision=precision))
     return filters
 
 

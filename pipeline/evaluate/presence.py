@@ -206,8 +206,6 @@ def store(calibration: Calibration, out: Path) -> None:
 class PresenceFigures:
     """How well presence and the cosine separate absent phrases, on images that the regression was not fitted to."""
 
-    phrases: int
-    there: int
     presence_auc: Estimate
     similarity_auc: Estimate
 
@@ -246,8 +244,6 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     absent_share = 1.0 - float(labels.mean())
     presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
     return presence, PresenceFigures(
-        phrases=len(labels),
-        there=int(labels.sum()),
         presence_auc=presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
         similarity_auc=presence_area(features[:, 0], labels, numbers),
     )

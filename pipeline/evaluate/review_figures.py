@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC
 from itertools import chain, combinations
 from statistics import fmean
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
@@ -95,13 +97,13 @@ def latest_time(reviews: Iterable[Review]) -> str:
     return max((review.time.astimezone(UTC).isoformat() for review in reviews), default="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@pydantic_dataclass(frozen=True, kw_only=True)
 class ScoreRange:
     """Regions with a score from `low` to `high`: their share of all, their mean score, and their precision."""
 
     low: float
     high: float
-    kept: float
+    share: Annotated[float, Field(serialization_alias="kept")]
     score: float | None
     precision: Estimate
 
@@ -157,7 +159,7 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
         return ScoreRange(
             low=low,
             high=high,
-            kept=float(inside.mean()),
+            share=float(inside.mean()),
             score=float(population[inside].mean()) if inside.any() else None,
             precision=share_estimate(right[(scores >= low) & (scores <= high)]),
         )

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.logistic import Floats
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.records import stable_id
 from stages.truth.ground_truth import TruthImage, TruthTarget
-
-Floats = NDArray[np.float64]
 
 EDGES: Final = 13  # places of an edge, 0 and 1 among them
 CELLS: Final = 20
@@ -67,12 +65,10 @@ class TextOnly:
     Attributes:
         of_head: Usual place of each frequent head noun.
         of_all: Usual place over all phrases.
-        images: Number of images that the places come from.
     """
 
     of_head: Mapping[str, UsualPlace]
     of_all: UsualPlace
-    images: int
 
     def box_of(self, phrase: str, width: float, height: float, *, merged: bool = False) -> Box:
         """Return the box (x, y, width, height) of a phrase in an image of this size, in its pixels.
@@ -94,10 +90,9 @@ def fit_usual_places(images: Iterable[TruthImage]) -> TextOnly:
 
     Raise InputError if no image of known size has a target.
     """
-    usable_images = [image for image in images if image.width_px and image.height_px and image.targets]
     by_head: dict[str, list[list[Box]]] = {}
-    for image in usable_images:
-        for target in image.targets:
+    for image in images:
+        for target in image.targets if image.width_px and image.height_px else ():
             by_head.setdefault(head_of(target.phrase), []).append(_relative(target, image))
     if not by_head:
         raise InputError("no phrase with a known place in an image of known size to fit usual places to")
@@ -108,7 +103,6 @@ def fit_usual_places(images: Iterable[TruthImage]) -> TextOnly:
     return TextOnly(
         of_head={head: _best_place(hits + SHRINK / count * total) for head, hits in frequent.items()},
         of_all=_best_place(total),
-        images=len(usable_images),
     )
 
 

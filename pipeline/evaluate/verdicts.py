@@ -70,7 +70,7 @@ def evaluation_verdict(thresholds: Sequence[ScoreFilter], above_text: Estimate |
     goal_line = next((line for line in lines if line.precision.low >= GOAL), None)
     line = goal_line or max(lines, key=lambda line: line.precision.low)
     precision = line.precision
-    suffix = f" with a score of {line.score:g} or more ({line.kept:.0%} of all)" if line.score else ""
+    suffix = f" with a score of {line.score:g} or more ({line.share:.0%} of all)" if line.score else ""
     right = (
         f"of the regions{suffix} {precision.value:.0%} (95 % interval {precision.low:.0%} to {precision.high:.0%}) are "
         "right"

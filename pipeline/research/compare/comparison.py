@@ -41,7 +41,6 @@ from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source
 from pipeline.research.compare.sanity import check_sanity
 from pipeline.terminal import counted, progress_bar
 from stages.contract.errors import InputError
-from stages.explain import EXPLAINERS
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.describe import describe
 from stages.shared.model.load import fetch, load
@@ -58,14 +57,12 @@ class Explained:
         cosine_agreement: The cosine that it explains beside the model's.
         failed_maps: Number of maps with a fault.
         config: Its settings.
-        follows_phrases: Whether its map depends on the phrase.
     """
 
     cost: Cost
     cosine_agreement: CosineAgreement
     failed_maps: int
     config: Mapping[str, Any]
-    follows_phrases: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +94,11 @@ class ComparisonRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """The numbers of images, phrases, phrases with a known place, and images of curves and of sanity checks."""
+    """The numbers of images, phrases, and phrases with a known place."""
 
     images: int
     phrases: int
     placed: int
-    curves: int
-    sanity: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,30 +109,25 @@ class Comparison:
         pictures: Name of the source.
         model: Name of the model.
         device: Its device, for people.
-        logit_scale, logit_bias: Those of the model.
         counts: What was compared.
         seed: Seed of all random choices.
         rows: Results of each explainer and baseline.
         images: The images.
         maps: Maps of each image, for every label of `rows`.
-        curves: Areas of `measure_curves`.
     """
 
     pictures: str
     model: str
     device: str
-    logit_scale: float
-    logit_bias: float | None
     counts: Sizes
     seed: int
     rows: tuple[ComparisonRow, ...]
     images: tuple[ComparedImage, ...]
     maps: tuple[Maps, ...]
-    curves: tuple[MapValues, ...]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return a dictionary for each row as values of JSON."""
-        names = ("pictures", "model", "device", "logit_scale", "logit_bias", "counts", "seed")
+        names = ("pictures", "model", "device", "counts", "seed")
         common = plain_values({name: getattr(self, name) for name in names})
         rows = []
         for row in self.rows:
@@ -173,8 +163,7 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
     baseline_maps = draw_baselines(images, model, seed)
     maps = [{**image_maps, **baseline} for image_maps, baseline in zip(explainer_maps, baseline_maps, strict=True)]
     rivals = rivals_of(images, seed)
-    curve_images = images[: sample_size.curve_images]
-    curves = _measure_curves(model, curve_images, maps, rivals, console)
+    curves = _measure_curves(model, images[: sample_size.curve_images], maps, rivals, console)
     sanity_images = images[:SANITY_IMAGES]
     checks = check_sanity(contest, sanity_images, explainer_maps, seed) if len(sanity_images) > 1 else []
     explained = _explained_by_label(contenders, explainer_maps, cosines, contest.costs(images, rivals))
@@ -182,20 +171,15 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
         pictures=source.name,
         model=name,
         device=model.device_name,
-        logit_scale=model.logit_scale,
-        logit_bias=model.logit_bias,
         counts=Sizes(
             images=len(images),
             phrases=sum(len(image.questions) for image in images),
             placed=sum(question.query is not None for image in images for question in image.questions),
-            curves=len(curve_images),
-            sanity=len(sanity_images) if checks else 0,
         ),
         seed=seed,
         rows=tuple(_rows(explained, images, maps, curves, checks)),
         images=tuple(images),
         maps=tuple(maps),
-        curves=tuple(curves),
     )
 
 
@@ -210,7 +194,6 @@ def _explained_by_label(
             cosine_agreement=cosine_agreement(label_maps, cosines),
             failed_maps=sum(bool(heat_map.fault) for heat_maps in label_maps for heat_map in heat_maps),
             config=contender.config.model_dump(mode="json"),
-            follows_phrases=EXPLAINERS[contender.config.kind].follows_phrases,
         )
     return explained
 

@@ -122,12 +122,10 @@ class Cost:
     Attributes:
         encode_image: Relative to the image tower alone.
         seconds: Of an image.
-        repeats: Number of measurements.
     """
 
     encode_image: float
     seconds: float
-    repeats: int
 
 
 class Contest:
@@ -192,16 +190,12 @@ class Contest:
         encode = torch.no_grad()(lambda: tower.encode(pixels))
         explain = partial(explainer.explain, rgb, phrases)
         explain_s = [seconds(explain)]
-        if explain_s[0] > LONG_S:
-            encode_s = [seconds(encode)]
-        else:
-            times = [(seconds(encode), seconds(explain)) for _ in range(TIMES)]
-            encode_s, explain_s = map(list, zip(*times, strict=True))
-        return Cost(
-            encode_image=median(explain_s) / median(encode_s),
-            seconds=median(explain_s) / len(images),
-            repeats=len(encode_s),
-        )
+        encode_s = [seconds(encode)]
+        if explain_s[0] <= LONG_S:
+            for _ in range(TIMES - 1):
+                explain_s.append(seconds(explain))
+                encode_s.append(seconds(encode))
+        return Cost(encode_image=median(explain_s) / median(encode_s), seconds=median(explain_s) / len(images))
 
     def stages(self, model: ClipModel) -> dict[str, ExplainStage]:
         """Return label -> the stage of a contender on a model, set up."""

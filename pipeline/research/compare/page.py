@@ -7,7 +7,7 @@ security policy lets no script run but the page's own.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import combinations
@@ -67,7 +67,7 @@ class Tile:
         heat: Data URL of the map.
         x, y: Place of its peak, in percent of the image's sides.
         verdict: "hit" or "missed"; "" if the place of the object is not known.
-        notes: Figures below it.
+        note: A figure or a fault below it.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Tile:
     x: float
     y: float
     verdict: str
-    notes: list[str]
+    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,6 @@ class PictureQuestion:
 def picture_questions(comparison: Comparison) -> list[PictureQuestion]:
     """Return the first question of the first images."""
     labels = [row.explainer for row in comparison.rows if not row.baseline]
-    curves = {(row.label, row.image): row.values for row in comparison.curves}
     questions = []
     for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
         question = image.questions[0]
@@ -127,35 +126,31 @@ def picture_questions(comparison: Comparison) -> list[PictureQuestion]:
                 photo=_photo(image),
                 aspect=width / height,
                 boxes=[(100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height) for x, y, w, h in boxes],
-                tiles=[_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels],
+                tiles=[_tile(image, label, maps[label][0]) for label in labels],
                 disagreement=_disagreement([maps[label][0].values for label in labels]),
             )
         )
     return questions
 
 
-def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, float] | None) -> Tile:
+def _tile(image: ComparedImage, label: str, heat_map: HeatMap) -> Tile:
     query = image.questions[0].query
     heat = ImageHeat(heat_map, image.size_hw)
     verdict = ""
-    notes = []
+    note = ""
     if heat_map.fault:
-        notes.append(f"no map: {heat_map.fault}")
+        note = f"no map: {heat_map.fault}"
     elif query is not None:
         judged_query = replace(query, heat=heat)
         verdict = "hit" if value_of("pointing", judged_query) else "missed"
-        notes.append(f"energy {value_of('energy', judged_query):.2f}")
-    if curve is not None:
-        for suffix, scale in (("", "probability"), ("_cosine", "cosine")):
-            areas = [f"{name} {curve[f'{name}_rise{suffix}']:.2f}" for name in ("deletion", "insertion")]
-            notes.append(f"{', '.join(areas)} ({scale})")
+        note = f"energy {value_of('energy', judged_query):.2f}"
     return Tile(
         label=label,
         heat=_data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
         x=100 * (heat.peak[1] + 0.5) / image.size_hw[1],
         y=100 * (heat.peak[0] + 0.5) / image.size_hw[0],
         verdict=verdict,
-        notes=notes,
+        note=note,
     )
 
 

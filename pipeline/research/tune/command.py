@@ -73,7 +73,8 @@ def tune(
     if truth is None:
         evaluation_set, wrong = open_reviewed_dataset(dataset, settings)
     else:
-        evaluation_set, wrong = open_evaluation_set(dataset, truth, settings, resized=resized), None
+        evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
+        wrong = None
     progress = errors if as_json else console
     session = TuningSession(
         evaluation_set=evaluation_set, wrong=wrong, by=by or ("agreement" if reviews else "box_iou"), console=progress
@@ -115,11 +116,11 @@ def print_tuning(tuning: Tuning, console: Console) -> None:
         bounds = (step.gain.value, step.gain.low, step.gain.high)
         gains = ["-" if math.isnan(bound) else f"{bound:+.3f}" for bound in bounds]
         ends = number == len(steps) or steps[number].group != step.group
-        add(f"{step.group}: {values}{' *' if step.kept else ''}", step.figures, *gains, ends=ends)
+        add(f"{step.group}: {values}{' *' if step.stays else ''}", step.figures, *gains, ends=ends)
     if tuning.best:
         add("the best", tuning.figures)
     console.print(
-        f"{counted(tuning.images, 'image')}, {counted(tuning.known, 'phrase')} with a known answer",
+        f"{counted(tuning.images, 'image')}, {counted(tuning.phrases, 'phrase')} with a known answer",
         soft_wrap=True,
     )
     console.print(table)

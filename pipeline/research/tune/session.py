@@ -15,7 +15,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.config_text import dump_yaml
 from pipeline.evaluate.estimates import Estimate, plain_values
@@ -57,33 +60,33 @@ CUTS: Final[dict[str, tuple[Changes, ...]]] = {
 FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the rest is for the cuts
 
 
-@dataclass(kw_only=True)
+@pydantic_dataclass(kw_only=True)
 class Step:
     """A try.
 
     Attributes:
         group: Its group of changes.
         changes: The changes.
-        kept: Whether they stay.
+        stays: Whether they stay.
         figures: Figures of the try.
         gain: Difference from the settings before the group.
     """
 
     group: str
     changes: Changes
-    kept: bool = False
+    stays: Annotated[bool, Field(serialization_alias="kept")] = False
     figures: TrialFigures
     gain: Estimate
 
 
-@dataclass(frozen=True, kw_only=True)
+@pydantic_dataclass(frozen=True, kw_only=True)
 class Tuning:
     """What `phrasebox tune` says.
 
     Attributes:
         dataset: Path of the dataset.
         images: Number of images.
-        known: Number of phrases with a known answer.
+        phrases: Number of phrases with a known answer.
         by: The figure that decides.
         start: Figures of the dataset.
         base: Figures without its calibration.
@@ -99,7 +102,7 @@ class Tuning:
 
     dataset: str
     images: int
-    known: int
+    phrases: Annotated[int, Field(serialization_alias="known")]
     by: DecidingFigure
     start: TrialFigures
     base: TrialFigures
@@ -181,13 +184,13 @@ class _GreedySearch:
                 best_trial = trial
             session.keep_maps(self.changes, all_changes if best_step is None else best_changes)
         if best_step is not None:
-            best_step.kept = True
+            best_step.stays = True
             self.changes = best_changes
             self.trial = best_trial
 
     def best_over(self, start: Trial) -> tuple[dict[str, Any], Trial]:
         """Return the changes that stay and their trial, or none and `start` if they are not better beyond chance."""
-        keys = {key for step in self.steps if step.kept for key in step.changes}
+        keys = {key for step in self.steps if step.stays for key in step.changes}
         if keys and self.trial.gain_over(start).low > 0:
             changes = {
                 key: value for key, value in self.changes.items() if key in keys or not key.startswith("regions.")
@@ -230,7 +233,7 @@ def tune_settings(
     return Tuning(
         dataset=str(session.evaluation_set.dataset.path),
         images=len(trial.parts),
-        known=start.known,
+        phrases=start.phrases,
         by=session.by,
         start=start.figures,
         base=base.figures,

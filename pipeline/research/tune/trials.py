@@ -45,7 +45,7 @@ right regions among the phrases' best regions, as far as people know, see `Tunin
 FIGURES: Final[tuple[str, ...]] = get_args(DecidingFigure)
 _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
 
-TrialFigures = Mapping[str, float | None]
+TrialFigures = Mapping[str, float | int | None]
 """Name -> figure, None without any value; and the counts of regions, targets and reviewed regions."""
 
 Wrong = Mapping[tuple[str, str], Sequence[Box]]  # id of a sample and phrase -> boxes that people called wrong
@@ -64,7 +64,7 @@ class Trial:
     parts: Floats
 
     @property
-    def known(self) -> int:
+    def phrases(self) -> int:
         """The number of phrases with a known answer."""
         return int(self.figures["reviewed"] or self.figures["targets"] or 0)
 
@@ -138,7 +138,7 @@ class TuningSession:
         ]
         self._maps[self._key(self.config({}))] = self._dataset_records
         trial = self.judge(self.config({}), self._dataset_records, calibration)
-        if not trial.known:
+        if not trial.phrases:
             raise InputError(f"none of the {len(trial.parts)} images has a phrase with a known place")
         if trial.figures[self.by] is None:
             raise ConfigError(

@@ -212,7 +212,6 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     assert unknown.by["similarity"]["auc"].value > 0.8
     figures = write_calibration(dataset, truth, file, QUIET)
     assert figures.presence is not None
-    assert figures.presence.there * 2 == figures.presence.phrases
     regions = {"calibration": str(file), "min_presence": 0.5}
     fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
     assert list(validate(fitted)) == []

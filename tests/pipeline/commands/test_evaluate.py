@@ -119,7 +119,7 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
         assert figures.metrics[name] == Estimate(value=1.0, low=1.0, high=1.0, n=len(mentioned))
     assert figures.scores["score"].value == 0.0
     assert figures.calibration_error.value == 0.0
-    assert figures.thresholds[-1].kept == figures.thresholds[-1].precision.low == 1.0
+    assert figures.thresholds[-1].share == figures.thresholds[-1].precision.low == 1.0
     assert table_of(evaluation).splitlines()[-1].startswith("Verdict: use the regions: of the regions 100%")
 
 
@@ -139,7 +139,7 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
     for members in whole.figures.groups.values():
         assert sum(metrics["box_iou"].n for metrics in members.values()) == targets
     assert set(whole.figures.scores) == {"score", "similarity", "mean_heat"}
-    assert whole.figures.thresholds[0].kept == 1.0
+    assert whole.figures.thresholds[0].share == 1.0
     values = whole.to_json()
     json.dumps(values, allow_nan=False)
     assert values["metrics"]["pointing"]["value"] == metrics["pointing"].value

@@ -1,7 +1,6 @@
 """`phrasebox models` and `phrasebox models check` as a person types them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
-from pipeline.commands.models import _next_command
 from pipeline.config import RunConfig
-from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.evaluate.model_check import CheckFigures
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.run import run
 from stages.contract.errors import ConfigError
@@ -23,21 +19,6 @@ from stages.shared.model.config import OWN_MODELS
 from stages.shared.model.load import from_open_clip
 from tests.pipeline.commands.evaluated import QUIET
 from tests.stages.shared.model.saved import save_model
-
-GOOD = CheckFigures(
-    has_finite_cosines=True,
-    photographs=8,
-    phrases=31,
-    image_to_caption=8,
-    caption_to_image=8,
-    heat_auc=0.9,
-    centre_auc=0.6,
-    others_gain=Estimate(value=0.2, low=0.1, high=0.3, n=31),
-    peaks=28,
-    centre_hits=8,
-    box_recall=0.5,
-    centred_box_recall=0.2,
-)
 
 
 def phrasebox(*arguments: str | Path) -> Result:
@@ -52,7 +33,6 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why() -> N
     cost = ("images/s, with 3.9 phrases each, on cpu", "peak memory")
     for words in (*headings, *cost, "demo fails the sanity check on photographs", "trained on drawn scenes"):
         assert words in text
-    assert text.endswith("next: phrasebox demo")
 
 
 def test_json_has_all_figures_and_nothing_else_is_printed(tmp_path: Path) -> None:
@@ -142,31 +122,6 @@ def test_the_check_measures_what_a_run_makes_and_leaves_no_file(tmp_path, monkey
     config = RunConfig.model_validate({"input": INPUT, "model": {"name": "photo"}, "output": {"path": "out"}})
     metrics = evaluation_of(Path(str(run(config, QUIET))), TRUTH, QUIET, maps=False).figures.metrics
     assert figures["box_recall"] == pytest.approx(metrics["box_recall"].value)
-
-
-BAD = replace(GOOD, image_to_caption=1)
-RUN = "phrasebox run captions.jsonl --images photos/ --out out/"
-
-
-@pytest.mark.parametrize(
-    ("model", "weights", "settings", "checked", "command"),
-    [
-        ("RN50/openai", None, ["explain.blocks=1"], GOOD, f"{RUN} --model RN50/openai --set explain.blocks=1"),
-        ("RN50", Path("my model.pt"), [], GOOD, f"{RUN} --model RN50 --weights 'my model.pt'"),
-        ("my.json", Path("my.pt"), [], GOOD, f"{RUN} --set model.config=my.json --weights my.pt"),
-        ("photo", None, [], replace(GOOD, box_recall=0.1), f"{RUN} --limit 100 --model photo"),
-        (
-            "RN50",
-            Path("my.pt"),
-            [],
-            BAD,
-            "phrasebox models check ViT-B-16/laion2b_s34b_b88k",
-        ),
-        ("demo", None, [], BAD, "phrasebox demo"),
-    ],
-)
-def test_the_next_command_is_named(model: str, weights: Any, settings: list[str], checked: Any, command: str) -> None:
-    assert _next_command(model, weights, settings, checked) == command
 
 
 @pytest.mark.slow

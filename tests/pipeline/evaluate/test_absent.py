@@ -197,7 +197,7 @@ def test_figures_by_hand() -> None:
     # Only scores of 0.5 or more: two of three are answered, rightly, and nothing that is not there.
     assert figures.saco["il_mcc"].value == pytest.approx(2 * 2 / (2 * 3 * 2 * 3) ** 0.5)
     assert figures.saco["positive_f1"].value == pytest.approx(2 * 2 / 5)
-    assert figures.kept[-1] == PresenceShares(presence=0.5, there=1.0, absent=0.5)
+    assert figures.shares[-1] == PresenceShares(presence=0.5, present=1.0, absent=0.5)
 
 
 def test_the_cosine_answers_without_presence() -> None:
@@ -224,6 +224,6 @@ def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
 
 def test_without_presence_the_score_decides() -> None:
     figures = absent_figures([pair_of(1, "there", None, BOX, score=0.6), pair_of(2, "random", None, FAR, score=0.4)])
-    assert figures.by["presence"] is figures.by["presence_of_group"] is figures.kept is None
+    assert figures.by["presence"] is figures.by["presence_of_group"] is figures.shares is None
     assert (figures.saco["il_mcc"].value, figures.saco["positive_f1"].value) == (1.0, 1.0)
     assert figures.by["similarity"]["il_mcc"].value == 0.0

@@ -100,12 +100,12 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     right = np.array([False, False, True])
     images = np.arange(3)
     half = next(line for line in measure_thresholds(scores, right, images) if line.score == 0.5)
-    assert half.kept == pytest.approx(2 / 3)
+    assert half.share == pytest.approx(2 / 3)
     assert half.precision == Estimate(value=0.5, low=0.0, high=1.0, n=2)
     nothing = measure_thresholds(scores[:1], right[:1], images[:1])[-1]
-    assert nothing == ScoreFilter(score=0.9, kept=0.0, precision=Estimate())
+    assert nothing == ScoreFilter(score=0.9, share=0.0, precision=Estimate())
     nothing = measure_thresholds(scores[:0], right[:0], images[:0])[0]
-    assert nothing == ScoreFilter(score=0.0, kept=None, precision=Estimate())
+    assert nothing == ScoreFilter(score=0.0, share=None, precision=Estimate())
     assert plain_values(nothing)["precision"] == {"value": None, "low": None, "high": None, "n": 0}
 
 

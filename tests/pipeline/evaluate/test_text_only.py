@@ -49,7 +49,6 @@ def test_the_head_of_a_phrase_stands_before_what_describes_it(phrase: str, head:
 
 def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None:
     usual = fit_usual_places(IMAGES)
-    assert usual.images == len(IMAGES)
     for phrase, place in (("dark sky with clouds", SKY), ("green grass", GRASS)):
         twice: Any = tuple(2 * side for side in place)
         assert box_iou(usual.box_of(phrase, 80, 60), place) > 0.5

@@ -48,7 +48,7 @@ def test_answers_that_do_not_decide_ask_for_more(gain: Estimate, replaces: bool,
 
 def line(score: float, share: float, *precision: float, n: int = 100) -> ScoreFilter:
     value, low, high = precision
-    return ScoreFilter(score=score, kept=share, precision=Estimate(value=value, low=low, high=high, n=n))
+    return ScoreFilter(score=score, share=share, precision=Estimate(value=value, low=low, high=high, n=n))
 
 
 HALF = line(0.0, 1.0, 0.6, 0.51, 0.7)
@@ -76,5 +76,5 @@ def test_regions_are_advised_from_the_score_on_that_leaves_half_right(above, lin
 
 
 def test_a_dataset_without_regions() -> None:
-    nothing = ScoreFilter(score=0.0, kept=None, precision=Estimate())
+    nothing = ScoreFilter(score=0.0, share=None, precision=Estimate())
     assert evaluation_verdict([nothing], None) == "Verdict: there is no region to use."

@@ -94,10 +94,10 @@ def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(tu
             gain = step.gain
             assert gain.value == pytest.approx(step.figures["box_iou"] - now)
             assert gain.low <= gain.value <= gain.high
-            assert not step.kept or gain.low > 0
+            assert not step.stays or gain.low > 0
         beyond = [step for step in steps if step.gain.low > 0]
         best = max(beyond, key=lambda step: step.figures["box_iou"], default=None)
-        assert [step for step in steps if step.kept] == ([] if best is None else [best])
+        assert [step for step in steps if step.stays] == ([] if best is None else [best])
         now = now if best is None else best.figures["box_iou"]
     assert tuning.figures["box_iou"] == now
     assert tuning.gain.value == pytest.approx(now - tuning.start["box_iou"])
