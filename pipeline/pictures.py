@@ -126,18 +126,6 @@ def shrink_map(values: HeatValues, side: int) -> HeatValues:
     return square
 
 
-def outline_boxes(rgb: Rgb, boxes_xywh_px: Sequence[Sequence[float]]) -> Rgb:
-    """Draw boxes as white outlines with a black edge over an image."""
-    image = Image.fromarray(rgb)
-    draw = ImageDraw.Draw(image)
-    for x, y, w, h in boxes_xywh_px:
-        for inset, colour in ((0, (0, 0, 0)), (1, (255, 255, 255)), (2, (255, 255, 255)), (3, (0, 0, 0))):
-            corners = (x + inset, y + inset, x + w - 1 - inset, y + h - 1 - inset)
-            if corners[0] <= corners[2] and corners[1] <= corners[3]:
-                draw.rectangle(corners, outline=colour)
-    return np.asarray(image)
-
-
 _OUTLINE_TOLERANCE_PX = 0.75  # More than the steps of a diagonal line, less than a corner of one pixel
 
 

@@ -95,11 +95,7 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
 def print_calibration(figures: CalibrationFigures, out: Path, console: Console) -> None:
     """Print the table for people."""
     table = Table("figure, on images not fitted to", "value", "95 % interval")
-    rows = {"calibration_error": figures.calibration_error}
-    if figures.presence is not None:
-        rows["presence_auc"] = figures.presence.presence_auc
-        rows["similarity_auc"] = figures.presence.similarity_auc
-    for name, figure in rows.items():
+    for name, figure in {"calibration_error": figures.calibration_error, **figures.presence}.items():
         table.add_row(name, format_value(figure), format_interval(figure))
     print_matched(figures.matched, console)
     console.print(f"{counted(figures.regions, 'region')}, {figures.right:,} of them right", soft_wrap=True)

@@ -27,7 +27,7 @@ from pipeline.evaluate.estimates import (
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import PresenceFigures, fit_presence, store
+from pipeline.evaluate.presence import fit_presence, store
 from pipeline.graph import build_steps, calibration_basis
 from pipeline.logistic import Floats, LogisticFit, fit_logistic, mean_and_scale
 from pipeline.paths import check_writable
@@ -58,7 +58,7 @@ class CalibrationFigures:
         matched: How many images were matched, and how.
         regions: Number of regions that it was fitted to.
         right: Number of them that are right.
-        presence: Figures of presence, if it was fitted, too.
+        presence: `presence_auc` and `similarity_auc`, if presence was fitted, too.
         calibration_error: Error of the scores, without what chance adds.
         replaces: Whether the dataset has a calibration of the same kind, with which `gain` compares the scores. If not,
             it compares them with the share of right regions as the score of all.
@@ -68,7 +68,7 @@ class CalibrationFigures:
     matched: Mapping[str, int]
     regions: int
     right: int
-    presence: PresenceFigures | None
+    presence: Mapping[str, Estimate]
     calibration_error: Estimate
     replaces: bool
     gain: Estimate
@@ -109,7 +109,7 @@ def write_calibration(
     features = np.array([[measure(region.evidence) for measure in FEATURES.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
     fit = fit_logistic(features, labels)
-    presence_fit, presence_figures = fit_presence(evaluation_set, console) if presence else (None, None)
+    presence_fit, presence_figures = fit_presence(evaluation_set, console) if presence else (None, {})
     counts = {"regions": len(labels), "right": int(labels.sum())}
     precisions = [config.model.precision]
     calibration = Calibration(

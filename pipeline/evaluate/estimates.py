@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -70,14 +69,6 @@ def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resample
     counts = np.bincount(image_index).astype(np.float64)
     means = np.array([sums @ weights / (counts @ weights) for weights in _draws(counts.size, resamples)])
     return [_estimate(float(numbers.mean()), row, numbers.size) for numbers, row in zip(values, means.T, strict=True)]
-
-
-def wilson_estimate(share: float, n: float) -> Estimate:
-    """Return a share of n independent cases with Wilson's interval; n may be an effective number."""
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), n=round(n))
 
 
 def weighted_estimate(

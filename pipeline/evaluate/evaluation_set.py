@@ -93,12 +93,17 @@ class EvaluationSet:
 
         pixels: whether the pixels are needed, too; no dataset holds them at the model's size.
 
+        Raise as `full_graph`.
+        """
+        return None if self.has_maps and not pixels else self.full_graph()
+
+    def full_graph(self) -> Graph:
+        """Build the graph of the dataset's configuration.
+
         Raise InputError if the dataset's input cannot be read, and ConfigError if a setting cannot be used, if the
         model that would compute the maps is not the dataset's, or if somebody else's dataset names files that the
         settings do not.
         """
-        if self.has_maps and not pixels:
-            return None
         check_named(self.dataset, settings=self.settings)
         config = self.config()
         check_files(config)

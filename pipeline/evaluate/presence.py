@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -65,8 +65,8 @@ def model_graph(evaluation_set: EvaluationSet) -> Graph:
     Raise as `EvaluationSet.graph`, and InputError where the model is not the dataset's.
     """
     dataset = evaluation_set.dataset
-    graph = evaluation_set.graph(pixels=True)
-    if graph is None or graph.fingerprint != dataset.manifest["model_fingerprint"]:
+    graph = evaluation_set.full_graph()
+    if graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
     if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
         return graph
@@ -202,19 +202,11 @@ def store(calibration: Calibration, out: Path) -> None:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PresenceFigures:
-    """How well presence and the cosine separate absent phrases, on images that the regression was not fitted to."""
-
-    presence_auc: Estimate
-    similarity_auc: Estimate
-
-
-def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Presence, PresenceFigures]:
+def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Presence, dict[str, Estimate]]:
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
-    The statistics of the images come from all images. Raise InputError if there are too few phrases, and as
-    `model_graph`.
+    The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
+    of the images come from all images. Raise InputError if there are too few phrases, and as `model_graph`.
     """
     images_by_name = query_images(evaluation_set)
     phrases = {}
@@ -243,7 +235,7 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     weight, mean, scale = fit.by_name(FEATURES).values()
     absent_share = 1.0 - float(labels.mean())
     presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
-    return presence, PresenceFigures(
-        presence_auc=presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
-        similarity_auc=presence_area(features[:, 0], labels, numbers),
-    )
+    return presence, {
+        "presence_auc": presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
+        "similarity_auc": presence_area(features[:, 0], labels, numbers),
+    }

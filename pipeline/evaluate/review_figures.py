@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
-from pipeline.evaluate.estimates import THRESHOLDS, Estimate, debiased_calibration_error, wilson_estimate
+from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, debiased_calibration_error
 from pipeline.evaluate.review_sample import population_of
 from pipeline.logistic import Floats
 from stages.contract.errors import InputError
@@ -180,8 +180,13 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
 
 
 def share_estimate(is_hit: Bools) -> Estimate:
-    """Return the share of hits (n,) with its interval."""
-    return wilson_estimate(float(is_hit.mean()), len(is_hit)) if len(is_hit) else Estimate()
+    """Return the share of hits (n,) with Wilson's interval."""
+    if not is_hit.size:
+        return Estimate()
+    from scipy.stats import binomtest  # noqa: PLC0415  it takes half a second to import
+
+    interval = binomtest(int(is_hit.sum()), is_hit.size).proportion_ci(LEVEL, "wilson")
+    return Estimate(value=float(is_hit.mean()), low=interval.low, high=interval.high, n=is_hit.size)
 
 
 def _bins(scores: Floats) -> list[NDArray[np.int64]]:

@@ -96,7 +96,7 @@ class TuningSession:
     console: Console
     _maps: dict[str, list[Record]] = field(default_factory=dict)  # by the settings that they depend on
     _dataset_records: list[Record] = field(default_factory=list)  # with the maps of the dataset's settings
-    _reader: Reader | None = None
+    _reader: Reader = field(init=False)  # `start` sets it
 
     @cached_property
     def model(self) -> ClipModel:
@@ -121,8 +121,7 @@ class TuningSession:
         # Grabcut keeps the pixels.
         map_settings = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
         evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *map_settings])
-        graph = evaluation_set.graph(pixels=True)
-        assert graph is not None, "pixels are needed"  # noqa: S101
+        graph = evaluation_set.full_graph()
         steps = build_steps(self.config({}))
         dataset = self.evaluation_set.dataset
         dataset_calibration = dataset.manifest["calibration"]
@@ -232,7 +231,6 @@ class TuningSession:
             settings = steps.explains.config.model_copy(update={"keep_pixels": True})
             stages = [steps.before[1], ExplainStage(settings, self.model)]
             phrases = {record.sample.sample_id: record.phrases for record in self._dataset_records}
-            assert self._reader is not None, "start comes first"  # noqa: S101
             records = process_input(self._reader, stages, phrases, self.console, phrases)
             records_by_name = {record.sample.sample_id: record for record in records}
             self._maps[key] = [records_by_name[record.sample.sample_id] for record in self._dataset_records]

@@ -81,7 +81,7 @@ def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_
         matched={"images": 10, "by_stem": 0, "ambiguous": 0},
         regions=200,
         right=50,
-        presence=None,
+        presence={},
         calibration_error=Estimate(),
         replaces=False,
         gain=Estimate(value=0.01, low=low, high=0.02, n=200),
@@ -211,7 +211,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     assert unknown.by["presence"] is None
     assert unknown.by["similarity"]["auc"].value > 0.8
     figures = write_calibration(dataset, truth, file, QUIET)
-    assert figures.presence is not None
+    assert figures.presence["presence_auc"].value > 0.8
     regions = {"calibration": str(file), "min_presence": 0.5}
     fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
     assert list(validate(fitted)) == []

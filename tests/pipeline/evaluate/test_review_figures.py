@@ -4,22 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
-from pipeline.evaluate.review_figures import Agreement, measure_agreement, share_estimate
+from pipeline.evaluate.review_figures import Agreement, measure_agreement
 from pipeline.evaluate.review_fit import _correct_presence, fit_answers
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.score import FEATURES, Calibration, at_share
 
 COUNT = 20_000
-
-
-@pytest.mark.parametrize(("right", "of"), [(0, 5), (3, 10), (140, 200), (7, 7)])
-def test_the_interval_is_wilsons(right: int, of: int) -> None:
-    estimate = share_estimate(np.arange(of) < right)
-    expected = binomtest(right, of).proportion_ci(method="wilson")
-    assert (estimate.value, estimate.n) == (right / of, of)
-    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 @pytest.mark.parametrize(
