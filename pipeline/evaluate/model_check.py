@@ -126,14 +126,12 @@ class ModelCheck:
         device: Device of the model, for people.
         cosines: Cosine of each photograph (row) and caption (column), (n, n).
         queries: Phrases with known boxes, in order; `image` counts the photographs from 0.
-        rows: Rows as a run would write them.
         images_per_s: Speed from file to regions, with the phrases of the captions, without start-up.
     """
 
     device: str
     cosines: NDArray[np.float32]
     queries: tuple[Query, ...]
-    rows: tuple[dict[str, Any], ...]
     images_per_s: float
 
     def measure(self) -> CheckFigures:
@@ -190,7 +188,6 @@ def check_model(graph: Graph) -> ModelCheck:
         device=forwards.device,
         cosines=cosines,
         queries=tuple(queries),
-        rows=tuple(rows),
         images_per_s=len(samples) / seconds,
     )
 

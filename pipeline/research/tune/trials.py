@@ -18,10 +18,10 @@ from pipeline.evaluate.calibrate import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of
+from pipeline.evaluate.review_truth import Boxes
 from pipeline.graph import build_steps, presence_in
 from pipeline.logistic import Floats
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.geometry import Box
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
 from stages.explain import kinds_for
@@ -47,8 +47,6 @@ _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": 
 
 TrialFigures = Mapping[str, float | int | None]
 """Name -> figure, None without any value; and the counts of regions, targets and reviewed regions."""
-
-Wrong = Mapping[tuple[str, str], Sequence[Box]]  # id of a sample and phrase -> boxes that people called wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +89,7 @@ class TuningSession:
     """
 
     evaluation_set: EvaluationSet
-    wrong: Wrong | None = None
+    wrong: Boxes | None = None
     by: DecidingFigure = "box_iou"
     console: Console
     _maps: dict[str, list[Record]] = field(default_factory=dict)  # by the settings that they depend on
