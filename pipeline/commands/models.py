@@ -162,8 +162,7 @@ def check(
     options["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, options={"input": INPUT, **options})
     check_files(config)
-    # It imports torch.
-    from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415
+    from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415  it imports torch
 
     graph = build_graph(config)
     fetch_weights(graph.described, lambda line: errors.print(line, soft_wrap=True))

@@ -88,8 +88,8 @@ def write_calibration(
 
     The figures are from five folds: each region is judged once, by a fit that has not seen its image. Only the rule
     `regions.rule=fitted` (16 weights and the usual size of things) is fitted to all images, before; the usual size of a
-    thing comes from the other images alone. A path that cannot be written is rejected before any work, if possible.
-    `presence`: whether to fit presence, too, which takes a forward pass for each image.
+    thing comes from the other images alone. `presence`: whether to fit presence, too, which takes a forward pass for
+    each image.
 
     Raise as `open_evaluation_set`; InputError if there are too few regions, or only right or only wrong ones;
     ConfigError if `out` cannot be written.
@@ -104,47 +104,65 @@ def write_calibration(
     is_fitted = config.regions.rule == "fitted"
     cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
     regions = _judge_regions(config.regions, rows, evaluation_set, cut, sizes, has_absent=not presence)
-    labels = np.array([region.is_right for region in regions], np.bool_)
-    _check_labels(labels)
+    labels = _labels_of(regions)
     features = np.array([[measure(region.evidence) for measure in FEATURES.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
     fit = fit_logistic(features, labels)
     presence_fit, presence_figures = fit_presence(evaluation_set, console) if presence else (None, {})
     counts = {"regions": len(labels), "right": int(labels.sum())}
-    precisions = [config.model.precision]
     calibration = Calibration(
         bias=fit.bias,
         **fit.by_name(list(FEATURES)),
         made_with=calibration_basis(
             config if graph is None else graph.settings(config), evaluation_set.dataset.manifest["model_fingerprint"]
         ),
-        made_from={"truth": truth_path.name, "images": len({*images.tolist()}), **counts, "precisions": precisions},
+        made_from={
+            "truth": truth_path.name,
+            "images": len({*images.tolist()}),
+            **counts,
+            "precisions": [config.model.precision],
+        },
         presence=presence_fit,
         cut=cut,
     )
     store(calibration, out)
-    baseline = np.array(
-        [labels.mean() if previous is None else previous.probability(part.evidence) for part in regions]
-    )
-    places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
-    scores = predict_out_of_fold(features, labels, images)[places]
-    right = labels[places]
+    calibration_error, gain = _score_figures(regions, features, labels, images, previous)
     return CalibrationFigures(
         matched=evaluation_set.matches.counts,
         **counts,
         presence=presence_figures,
-        calibration_error=debiased_calibration_error(scores, right, images[places]),
+        calibration_error=calibration_error,
         replaces=previous is not None,
-        gain=squared_error_gain(baseline[places], scores, right, images[places]),
+        gain=gain,
     )
 
 
-def _check_labels(labels: NDArray[np.bool_]) -> None:
+def _score_figures(
+    regions: Sequence[JudgedRegion],
+    features: Floats,
+    labels: NDArray[np.bool_],
+    images: NDArray[np.int64],
+    previous: Calibration | None,
+) -> tuple[Estimate, Estimate]:
+    """Return the calibration error of scores from five folds, and their gain, see `CalibrationFigures`."""
+    share = labels.mean()
+    baseline = np.array([share if previous is None else previous.probability(region.evidence) for region in regions])
+    places = np.unique(np.c_[images, labels, features], axis=0, return_index=True)[1]  # captions repeat phrases
+    scores = predict_out_of_fold(features, labels, images)[places]
+    right = labels[places]
+    gain = squared_error_gain(baseline[places], scores, right, images[places])
+    return debiased_calibration_error(scores, right, images[places]), gain
+
+
+def _labels_of(regions: Sequence[JudgedRegion]) -> NDArray[np.bool_]:
+    """Return whether each region is right, (n,). Raise InputError if there are too few right or wrong ones."""
+    labels = np.array([region.is_right for region in regions], np.bool_)
     if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
         raise InputError(
             f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
             f"{FEWEST_REGIONS}, right ones and wrong ones"
         )
+    return labels
 
 
 def _replaced_calibration(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | None:
