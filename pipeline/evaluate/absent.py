@@ -1,12 +1,14 @@
 """Phrases that are not in an image: which to ask for, and whether they are recognised as absent.
 
-Each image is asked for phrases of other images, as many as it has phrases with a known place. Such a phrase shares no
-word and no head noun with the image's captions. Its head noun names nothing that the ground truth knows to be in the
-image. Some of these phrases are in the image all the same ("bike" where the captions say "bicycle"), so no figure can
-be perfect. `without_synonyms` leaves a phrase out if its head noun may name a thing of the captions ("person", "man").
+Each image is asked for phrases of other images, as many as it has phrases with a known place.
+Such a phrase shares no word and no head noun with the image's captions. Its head noun names
+nothing that the ground truth knows to be in the image. Some of these phrases are in the image
+all the same ("bike" where the captions say "bicycle"), so no figure can be perfect.
+`without_synonyms` leaves a phrase out if its head noun may name a thing of the captions
+("person", "man").
 
-Besides these random phrases there are four harder kinds, which count in no other figure (POPE, EMNLP 2023, has `random`
-and `adversarial`):
+Besides these random phrases there are four harder kinds, which count in no other figure (POPE,
+EMNLP 2023, has `random` and `adversarial`):
 
     same_type     of the same type (people, clothing, ...; Flickr30k Entities names types) as a phrase of the image
     adversarial   with the head nouns that share most images with those of the image and are not among them. Clothing
@@ -14,19 +16,21 @@ and `adversarial`):
     attribute     a phrase of the image in another colour, which no caption says: compared with coloured phrases alone
     said          a phrase that a caption says, and that is false according to the ground truth
 
-Four values are tested as detectors of presence: the `presence` of the phrase by itself; `presence_of_group`, as a run
-shares it among the texts of a thing (for an absent phrase, those of its own image); the cosine; and its z-score over
-the images.
+Four values are tested as detectors of presence: the `presence` of the phrase by itself;
+`presence_of_group`, as a run shares it among the texts of a thing (for an absent phrase, those
+of its own image); the cosine; and its z-score over the images.
 
-The other figures are those of SA-Co (facebookresearch/sam3, `sam3/eval/cgf1_eval.py`), on pairs of image and phrase:
+The other figures are those of SA-Co (facebookresearch/sam3, `sam3/eval/cgf1_eval.py`), on pairs
+of image and phrase:
 
     il_mcc        Matthews' correlation of "the phrase is answered" and "the phrase is there"
     positive_f1   micro F1 of the answers' boxes for phrases that are there, averaged over IoU 0.50, 0.55 .. 0.95
     cgf1          their product
 
-`saco` is that evaluator's own rule: regions with a score of `MIN_ANSWER` or more are the answer. A presence of
-`MIN_ANSWER` or more makes all regions of a phrase the answer. The cosine and its z-score know nothing of presence:
-their threshold is the one with the best correlation on these very pairs.
+`saco` is that evaluator's own rule: regions with a score of `MIN_ANSWER` or more are the
+answer. A presence of `MIN_ANSWER` or more makes all regions of a phrase the answer. The cosine
+and its z-score know nothing of presence: their threshold is the one with the best correlation
+on these very pairs.
 """
 
 from __future__ import annotations
@@ -79,7 +83,8 @@ class QueriedImage:
         queries: The phrases that the ground truth knows, present or absent.
         present: Names of things that the ground truth knows to be in the image.
         absent: Phrases that are not in the image, by kind: "random" and the first of `HARDER`.
-        voters: Text of an absent phrase -> phrases that name the same thing in the phrase's own image.
+        voters: Text of an absent phrase -> phrases that name the same thing in the phrase's own
+            image.
     """
 
     number: int
@@ -214,13 +219,16 @@ class Pair:
         text: Text of the phrase.
         kind: "there", "random", or one of `HARDER`.
         similarity: Cosine of both.
-        z_score: Deviations of the cosine from the phrase's mean over all images; NaN until all images are computed.
+        z_score: Deviations of the cosine from the phrase's mean over all images; NaN until all
+            images are computed.
         presence: Probability that the phrase is in the image; None if it is not known.
         presence_of_group: The same, as a run shares it among the texts of a thing.
-        answers: Regions of a "there" or "random" phrase, whatever its presence; empty for other kinds.
+        answers: Regions of a "there" or "random" phrase, whatever its presence; empty for other
+            kinds.
         is_written: Whether a run would write the regions: presence reaches `regions.min_presence`.
         boxes_xywh_px: True boxes of the phrase.
-        may_be_synonym: Whether an absent phrase may name a thing that the captions call by another noun.
+        may_be_synonym: Whether an absent phrase may name a thing that the captions call by
+            another noun.
     """
 
     image: int
@@ -256,9 +264,9 @@ class AbsentFigures:
 
     Attributes:
         pairs: Numbers of pairs by kind.
-        by: For each of `WAYS`: ROC areas by kind of absent phrase (`auc`, `auc_without_synonyms`, and those of
-            `HARDER`; None without phrases of both kinds), `il_mcc`, `positive_f1` and `cgf1`. None where the value of
-            the way is not known.
+        by: For each of `WAYS`: ROC areas by kind of absent phrase (`auc`,
+            `auc_without_synonyms`, and those of `HARDER`; None without phrases of both kinds),
+            `il_mcc`, `positive_f1` and `cgf1`. None where the value of the way is not known.
         saco: `il_mcc`, `positive_f1` and `cgf1` by the evaluator's own rule.
         ece: Calibration error of all regions.
         ece_there: Calibration error of the regions of present phrases.

@@ -1,7 +1,7 @@
 """`phrasebox calibrate`: fit the scores of a model and its settings to how often regions are right.
 
-For `regions.rule: fitted` the cut of heat maps is fitted first, to images with known boxes: how large things usually
-are, and the weights by which a cut is chosen.
+For `regions.rule: fitted` the cut of heat maps is fitted first, to images with known boxes: how
+large things usually are, and the weights by which a cut is chosen.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class CalibrationFigures:
         right: Number of them that are right.
         presence: `presence_auc` and `similarity_auc`, if presence was fitted, too.
         calibration_error: Error of the scores, without what chance adds.
-        replaces: Whether the dataset has a calibration of the same kind, with which `gain` compares the scores. If not,
-            it compares them with the share of right regions as the score of all.
+        replaces: Whether the dataset has a calibration of the same kind, with which `gain`
+            compares the scores. If not, it compares them with the share of right regions as the
+            score of all.
         gain: The fall of the mean squared error.
     """
 
@@ -86,13 +87,13 @@ def write_calibration(
 ) -> CalibrationFigures:
     """Fit a calibration to a dataset's images, write it to `out`, and return how good it is.
 
-    The figures are from five folds: each region is judged once, by a fit that has not seen its image. Only the rule
-    `regions.rule=fitted` (16 weights and the usual size of things) is fitted to all images, before; the usual size of a
-    thing comes from the other images alone. `presence`: whether to fit presence, too, which takes a forward pass for
-    each image.
+    The figures are from five folds: each region is judged once, by a fit that has not seen its
+    image. Only the rule `regions.rule=fitted` (16 weights and the usual size of things) is
+    fitted to all images, before; the usual size of a thing comes from the other images alone.
+    `presence`: whether to fit presence, too, which takes a forward pass for each image.
 
-    Raise as `open_evaluation_set`; InputError if there are too few regions, or only right or only wrong ones;
-    ConfigError if `out` cannot be written.
+    Raise as `open_evaluation_set`, InputError for too few regions, and ConfigError if `out`
+    cannot be written.
     """
     check_writable("--out", out)
     evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
@@ -256,9 +257,10 @@ def _shrunken_mean(images: Iterable[Sequence[float]]) -> float:
 
 
 GRABCUT_IMAGES: Final = 100
-"""The most images, evenly spaced, for which GrabCut cuts maps at all shares, in a tenth of a second for one size. Box
-recall on other photographs of train (200 in five folds) is +0.006 (-0.005 to 0.016) with 80 images instead of 160, and
--0.012 (-0.026 to -0.001) with 53. A fit to contours instead has -0.009 (-0.032 to 0.015)."""
+"""The most images, evenly spaced, for which GrabCut cuts maps at all shares, in a tenth of a
+second for one size. Box recall on other photographs of train (200 in five folds) is +0.006
+(-0.005 to 0.016) with 80 images instead of 160, and -0.012 (-0.026 to -0.001) with 53. A fit to
+contours instead has -0.009 (-0.032 to 0.015)."""
 
 
 def fit_cut_to_rows(
@@ -315,10 +317,10 @@ def fit_cut_to_rows(
 def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
     """Return the weights by which most maps are cut so that their region is right.
 
-    The fit maximises the share of right regions if each cut were drawn with the probability softmax(worth). This is the
-    expected reward of a policy; unlike a likelihood it gives up maps that no cut makes right. L-BFGS starts from zero,
-    in float64, so that the same data give the same weights. A bias would change nothing: it is the same for all cuts of
-    a map.
+    The fit maximises the share of right regions if each cut were drawn with the probability
+    softmax(worth). This is the expected reward of a policy; unlike a likelihood it gives up
+    maps that no cut makes right. L-BFGS starts from zero, in float64, so that the same data
+    give the same weights. A bias would change nothing: it is the same for all cuts of a map.
 
     Args:
         features: (n, cuts, k), of each cut of each map; NaN where nothing lies above a cut.

@@ -1,7 +1,8 @@
 """Figures with 95 % intervals, and statistics of scores.
 
-Intervals are a percentile bootstrap over images: phrases of one image are not independent, so whole images are drawn.
-Statistics of scores take scores (n,), right (n,) bool and weights (n,), >= 0, which the bootstrap draws.
+Intervals are a percentile bootstrap over images: phrases of one image are not independent, so
+whole images are drawn. Statistics of scores take scores (n,), right (n,) bool and weights (n,),
+>= 0, which the bootstrap draws.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`phrasebox eval`: all figures of a finished dataset against ground truth.
 
-Boxes, masks and scores come from the shards, and so do heat maps if `output.heat_maps` stored them. Otherwise the maps
-are computed again from the dataset's own configuration, which gives equal maps. Then they are brought into the form
-from which the regions were cut.
+Boxes, masks and scores come from the shards, and so do heat maps if `output.heat_maps` stored
+them. Otherwise the maps are computed again from the dataset's own configuration, which gives
+equal maps. Then they are brought into the form from which the regions were cut.
 """
 
 from __future__ import annotations
@@ -110,15 +110,18 @@ class Counts:
 class Figures:
     """The figures of a dataset's regions and maps.
 
-    Captions repeat phrases. Figures of scores count a region once for the same text and boxes of an image.
+    Captions repeat phrases. Figures of scores count a region once for the same text and boxes
+    of an image.
 
     Attributes:
         counts: What was judged.
-        metrics: Mean of each metric, and "NAME_above_text" for `WITHOUT_TEXT`; without those that have no value.
+        metrics: Mean of each metric, and "NAME_above_text" for `WITHOUT_TEXT`; without those
+            that have no value.
         groups: Kind of group -> member -> its metrics.
-        links: group_f1 (n counts the pairs that the ground truth links) and group_b_cubed (n counts phrases), where the
-            dataset and the ground truth link phrases.
-        scores: Area under the risk-coverage curve of regions that are ranked by score, similarity or mean heat.
+        links: group_f1 (n counts the pairs that the ground truth links) and group_b_cubed (n
+            counts phrases), where the dataset and the ground truth link phrases.
+        scores: Area under the risk-coverage curve of regions that are ranked by score,
+            similarity or mean heat.
         calibration_error: Without what chance adds.
         calibration_error_plain: With it.
         thresholds: Regions from several scores on.
@@ -142,7 +145,8 @@ class Evaluation:
         dataset: Path of the dataset.
         truth: Path of the ground truth.
         matched: How many images were matched, and how.
-        maps: Whether the heat maps are stored ones or were computed again; None if they were not measured.
+        maps: Whether the heat maps are stored ones or were computed again; None if they were
+            not measured.
         rule: How maps were cut.
         figures: The figures.
         absent: Figures of absent phrases, if these were asked for.

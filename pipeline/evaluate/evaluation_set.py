@@ -41,7 +41,8 @@ class EvaluationSet:
 
     Attributes:
         dataset: The finished dataset.
-        settings: KEY=VALUE over the dataset's configuration: for files that moved, for the device, for other values.
+        settings: KEY=VALUE over the dataset's configuration: for files that moved, for the
+            device, for other values.
         truth: The ground truth.
         matches: Images of the dataset in the ground truth.
         by: Column of the dataset with the names by which the ground truth knows its images.
@@ -100,9 +101,9 @@ class EvaluationSet:
     def full_graph(self) -> Graph:
         """Build the graph of the dataset's configuration.
 
-        Raise InputError if the dataset's input cannot be read, and ConfigError if a setting cannot be used, if the
-        model that would compute the maps is not the dataset's, or if somebody else's dataset names files that the
-        settings do not.
+        Raise InputError if the dataset's input cannot be read, and ConfigError if a setting
+        cannot be used, if the model that would compute the maps is not the dataset's, or if
+        somebody else's dataset names files that the settings do not.
         """
         check_named(self.dataset, settings=self.settings)
         config = self.config()
@@ -147,7 +148,8 @@ def open_evaluation_set(
         path: Folder of a finished run.
         truth_path: A file or folder that `stages.truth.read_truth` reads.
         settings: KEY=VALUE over the dataset's configuration.
-        resized: Whether the images were resized after the ground truth was drawn: it is scaled to them.
+        resized: Whether the images were resized after the ground truth was drawn: it is scaled
+            to them.
 
     Raise InputError if one of them cannot be read, or if they have no image in common.
     """

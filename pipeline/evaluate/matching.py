@@ -1,6 +1,7 @@
 """The phrases and regions of a dataset that answer the targets of the ground truth.
 
-An image of the dataset is matched with one of the ground truth by its file name, see `match_images`.
+An image of the dataset is matched with one of the ground truth by its file name, see
+`match_images`.
 
 How a target finds its phrase depends on `TruthTarget.match`:
 
@@ -9,16 +10,18 @@ category    Every phrase with the category's name as its text or head noun is a 
             category counts as right. A category that no caption names makes no query.
 expression  The phrase that is the whole caption, else the first phrase of the caption.
 
-A target's caption is the row's caption with the same letters and digits, because captions of Flickr30k Entities are
-tokenised and other sources of these captions are not. If there is none, it is the row's caption with another spelling
-of a word (`stages.truth.ground_truth`).
+A target's caption is the row's caption with the same letters and digits, because captions of
+Flickr30k Entities are tokenised and other sources of these captions are not. If there is none,
+it is the row's caption with another spelling of a word (`stages.truth.ground_truth`).
 
-A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
-empty or if the row has an error: losses of the pipeline are part of the figures.
+A target still makes a query, and counts as missed in every metric, if the row lacks its phrase,
+if the phrase's map is empty or if the row has an error: losses of the pipeline are part of the
+figures.
 
-A phrase that answers no target is known to be absent in two cases: the ground truth lists it; or its head noun or text
-is a category that the ground truth annotates everywhere, and nothing of that category is in the image. Its regions are
-wrong; they count for the scores. All other phrases are left out.
+A phrase that answers no target is known to be absent in two cases: the ground truth lists it;
+or its head noun or text is a category that the ground truth annotates everywhere, and nothing
+of that category is in the image. Its regions are wrong; they count for the scores. All other
+phrases are left out.
 """
 
 from __future__ import annotations
@@ -143,7 +146,8 @@ class ImageMatches:
     Attributes:
         images: File name in the dataset -> image of the ground truth.
         by_stem: Number of images with another extension in the ground truth.
-        ambiguous: Number of images with a name that resembles one of the ground truth, but not one to one.
+        ambiguous: Number of images with a name that resembles one of the ground truth, but not
+            one to one.
     """
 
     images: Mapping[str, TruthImage]
@@ -159,8 +163,9 @@ class ImageMatches:
 def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
     """Match the images of the dataset with those of the ground truth by their file names.
 
-    The whole name comes first, then the last part of the path, then both of them without the extension. A name that is
-    only similar must be so one to one: "a/1.jpg" and "b/1.jpg" are both left out where the ground truth has "1.jpg".
+    The whole name comes first, then the last part of the path, then both of them without the
+    extension. A name that is only similar must be so one to one: "a/1.jpg" and "b/1.jpg" are
+    both left out where the ground truth has "1.jpg".
 
     Raise InputError if no name matches.
     """

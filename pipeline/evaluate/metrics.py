@@ -125,8 +125,8 @@ BOXES: Final[dict[str, tuple[str, Callable[[Query, bool], Sequence[Box] | None]]
     "centred_box": ("baseline: a box in the middle", _middle),
     "whole_image": ("baseline: the whole image", lambda query, _: [(0.0, 0.0, query.size_hw[1], query.size_hw[0])]),
 }
-"""Name -> a line for people, and the boxes of an answer; the metric is the mean over these boxes. Recall by them is
-MDETR's ANY-BOX, and with "_merged" behind the name MERGED-BOX."""
+"""Name -> a line for people, and the boxes of an answer; the metric is the mean over these
+boxes. Recall by them is MDETR's ANY-BOX, and with "_merged" behind the name MERGED-BOX."""
 
 WITHOUT_TEXT: Final = {
     "pointing": "text_point",
@@ -218,8 +218,8 @@ def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Group
 def link_counts(groupings: Sequence[Grouping]) -> NDArray[np.float64]:
     """Return the numbers of `COUNTS` for each image, (images, len(COUNTS)).
 
-    Pairs that both link, that the dataset links, and that the ground truth links; the sums of B-cubed precision and
-    recall over phrases, and the number of phrases.
+    Pairs that both link, that the dataset links, and that the ground truth links; the sums of
+    B-cubed precision and recall over phrases, and the number of phrases.
     """
     rows = []
     for grouping in groupings:

@@ -1,13 +1,14 @@
 """`phrasebox models check`: does a CLIP model work on the eight bundled photographs?
 
-Weights that do not fit their architecture, a wrong tokenizer or a wrong normalisation seldom raise an error: the model
-computes, and knows nothing. Two questions show this:
+Weights that do not fit their architecture, a wrong tokenizer or a wrong normalisation seldom
+raise an error: the model computes, and knows nothing. Two questions show this:
 
 retrieval  Is each photograph nearest to its own caption, and each caption to its own photograph? A model that knows
            nothing is right once in eight in each direction.
 heat       Does the heat map of a phrase lie on the thing? It is compared with a spot in the middle of the image, and
-           with the other phrases' maps: the rest is knowledge of the phrase. Peaks alone would be too coarse a test
-           with 31 phrases: a map of 14 x 14 cells may lie on a small thing and have its peak beside it.
+           with the other phrases' maps: the rest is knowledge of the phrase. Peaks alone would
+           be too coarse a test with 31 phrases: a map of 14 x 14 cells may lie on a small thing
+           and have its peak beside it.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from stages.read import plan_shards
 from stages.truth import read_truth
 
 MIN_RETRIEVED: Final = 0.75
-"""Share of all photographs and captions for which a sane model finds the partner. Random guessing reaches it with a
-probability of at most 0.0007: 6 of 8 in a random order, counted twice where both directions agree."""
+"""Share of all photographs and captions for which a sane model finds the partner. Random
+guessing reaches it with a probability of at most 0.0007: 6 of 8 in a random order, counted
+twice where both directions agree."""
 
 GRID: Final = 48  # cells along each side of the common grid for maps and things of different images
 
@@ -53,9 +55,11 @@ class CheckFigures:
         phrases: Number of phrases with a known thing.
         image_to_caption: Photographs that are nearest to their own caption.
         caption_to_image: Captions that are nearest to their own photograph.
-        heat_auc: Mean area under the ROC curve of a map's heat as a detector of its thing; 0.5 by chance, 1 at best.
+        heat_auc: Mean area under the ROC curve of a map's heat as a detector of its thing; 0.5
+            by chance, 1 at best.
         centre_auc: The same for a map that falls off from the middle of the image.
-        others_gain: How far `heat_auc` is above the same for the maps of other phrases; the interval is over images.
+        others_gain: How far `heat_auc` is above the same for the maps of other phrases; the
+            interval is over images.
         peaks: Phrases with the map's peak on the thing.
         centre_hits: Phrases with a thing on the image's centre.
         box_recall: Share of phrases with a right box.
@@ -126,7 +130,8 @@ class ModelCheck:
         device: Device of the model, for people.
         cosines: Cosine of each photograph (row) and caption (column), (n, n).
         queries: Phrases with known boxes, in order; `image` counts the photographs from 0.
-        images_per_s: Speed from file to regions, with the phrases of the captions, without start-up.
+        images_per_s: Speed from file to regions, with the phrases of the captions, without
+            start-up.
     """
 
     device: str

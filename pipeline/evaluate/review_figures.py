@@ -40,8 +40,9 @@ class ReviewedRegions:
         kinds: Kind of thing of each region.
         population_scores: Scores of all regions of the dataset.
         reviews: Reviews of each region, also of regions that count for nobody.
-        counts: Numbers of regions with the answer right, wrong, absent and unsure; of regions that the dataset does
-            not have (elsewhere); and of lines that cannot be read (damaged).
+        counts: Numbers of regions with the answer right, wrong, absent and unsure; of regions
+            that the dataset does not have (elsewhere); and of lines that cannot be read
+            (damaged).
     """
 
     regions: dict[RegionKey, DatasetRegion]

@@ -46,12 +46,14 @@ from stages.regions.stage import RegionsStage
 MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
 
 CERTAINTY: Final = 40.0
-"""Precision of the prior of a standardised weight. With 200 answers about the 500 photographs that settings are chosen
-on, precision from 0.5 on is closest to its claim with 30 to 80. Scenes show no difference from 10 to 80."""
+"""Precision of the prior of a standardised weight. With 200 answers about the 500 photographs
+that settings are chosen on, precision from 0.5 on is closest to its claim with 30 to 80. Scenes
+show no difference from 10 to 80."""
 
 SIMILARITY_WEIGHT: Final = 0.7
-"""Prior weight of the standardised similarity without a previous calibration. The shipped calibrations have 0.3 to 0.5.
-On the same photographs 0.5 and 1 are worse, and with 0 too few regions get a score of 0.5."""
+"""Prior weight of the standardised similarity without a previous calibration. The shipped
+calibrations have 0.3 to 0.5. On the same photographs 0.5 and 1 are worse, and with 0 too few
+regions get a score of 0.5."""
 
 BIAS_CERTAINTY: Final = 0.01  # precision of the prior of the constant
 

@@ -1,7 +1,8 @@
 """Which regions of a dataset people review: a sample at random, the same in every process.
 
-A region counts once, however many captions say its phrase. Regions are in the random order of their ids, so that a
-larger sample begins with the smaller one, and half of one is a sample of the same kind.
+A region counts once, however many captions say its phrase. Regions are in the random order of
+their ids, so that a larger sample begins with the smaller one, and half of one is a sample of
+the same kind.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Population:
 
     Attributes:
         rows: Number of each region's row.
-        ids: Id (a hash) of each region's annotation; of the first one if captions repeat the phrase.
+        ids: Id (a hash) of each region's annotation; of the first one if captions repeat the
+            phrase.
         scores: Score of each region.
         kinds: Kind of the thing that the head noun names, or "other".
         places: Id of an annotation -> place of its region in these arrays.

@@ -140,8 +140,9 @@ class Comparison:
 def compare_explainers(source: Source, explainers: str | None, sample_size: SampleSize, console: Console) -> Comparison:
     """Compare explainers (see `contenders_of`) on the images of a source.
 
-    Raise as `contenders_of`; InputError if no explainer is defined on the model, if input or ground truth cannot be
-    read or if there is nothing to ask; and WeightsError if the model's files are missing or damaged.
+    Raise as `contenders_of`; InputError if no explainer is defined on the model, if input or
+    ground truth cannot be read or if there is nothing to ask; and WeightsError if the model's
+    files are missing or damaged.
     """
     description = describe(source.config.model)
     name = description.name

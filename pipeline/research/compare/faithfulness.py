@@ -38,8 +38,9 @@ TIE_BLUR: Final = 0.1
 """Standard deviation of the blur that orders pixels of equal heat, as a share of the image's shorter side."""
 
 BLUR_SHARE: Final = 5 / 224
-"""Standard deviation of the blur that insertion begins with, as a share of the shorter side: 5 px of 224 as in RISE's
-code. RISE blurs less, because its kernel of 11 px cuts the Gaussian off at one deviation."""
+"""Standard deviation of the blur that insertion begins with, as a share of the shorter side: 5
+px of 224 as in RISE's code. RISE blurs less, because its kernel of 11 px cuts the Gaussian off
+at one deviation."""
 
 MASKS_PER_STEP: Final = {"cpu": 8, "cuda": 64}
 """Masked images in one forward pass. On CPUs more are slower, because their activations no longer fit the caches."""
@@ -101,7 +102,8 @@ def measure_curves(
 def rank_pixels(heat: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the rank of each pixel of a map (h, w) by heat: 0 for the hottest.
 
-    Pixels of equal heat are in the order of the blurred map; pixels that are equal there, too, row by row.
+    Pixels of equal heat are in the order of the blurred map; pixels that are equal there, too,
+    row by row.
     """
     sigma = TIE_BLUR * min(heat.shape)
     smooth = cv2.GaussianBlur(heat.astype(np.float64), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)

@@ -76,9 +76,10 @@ class Contender:
 def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[Contender]:
     """Return the explainers of a comparison on an image tower of a model.
 
-    `selection`: kinds with commas between them, each with its settings behind colons; or `all`; or None for all
-    explainers that need no perturbed images and that no patent claims. Raise ConfigError if a kind or a setting is
-    unknown, makes no sense on this tower, or is named twice.
+    `selection`: kinds with commas between them, each with its settings behind colons; or `all`;
+    or None for all explainers that need no perturbed images and that no patent claims. Raise
+    ConfigError if a kind or a setting is unknown, makes no sense on this tower, or is named
+    twice.
     """
     kinds = kinds_for(tower)
     if selection is None or selection.strip() == "all":
@@ -172,7 +173,8 @@ class Contest:
     def _cost(self, contender: Contender, images: Sequence[ComparedImage], phrases: Sequence[Sequence[str]]) -> Cost:
         """Measure the maps of a batch and its embeddings alone, both as medians.
 
-        The two take turns, so that other load of the machine falls on both. Texts are embedded before the clock starts.
+        The two take turns, so that other load of the machine falls on both. Texts are embedded
+        before the clock starts.
         """
         explainer = EXPLAINERS[contender.config.kind](contender.config, self.model)
         explainer.texts([text for texts in phrases for text in texts])
@@ -229,8 +231,9 @@ class Contest:
 def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> list[Maps]:
     """Draw maps that do not depend on the phrase, in the contenders' shape.
 
-    `centre` is a spot that falls off from the middle of the image, and `random` smooth noise for each phrase.
-    `raw_attention` is where the model looks whatever the phrase is, if an attention makes its embedding.
+    `centre` is a spot that falls off from the middle of the image, and `random` smooth noise
+    for each phrase. `raw_attention` is where the model looks whatever the phrase is, if an
+    attention makes its embedding.
     """
     maps: list[Maps] = []
     for image in images:

@@ -104,10 +104,11 @@ class Source:
 def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, console: Console) -> list[ComparedImage]:
     """Read a sample of images, with phrases, places and pixels at the model's input size.
 
-    With ground truth, questions are phrases of the captions with a known place; otherwise any phrases.
+    With ground truth, questions are phrases of the captions with a known place; otherwise any
+    phrases.
 
-    Raise InputError if the input or the ground truth cannot be read, if they do not fit together, or if there is
-    nothing to ask.
+    Raise InputError if the input or the ground truth cannot be read, if they do not fit
+    together, or if there is nothing to ask.
     """
     config = source.config
     ground_truth = None if source.truth is None else read_truth(source.truth)

@@ -207,8 +207,8 @@ class AnswerFigures:
     """The figures of questions of one kind.
 
     Attributes:
-        figures: Mean of every kind of value. Regions also have `mean_per_class`, the mean over classes of their top-1;
-            its n counts classes.
+        figures: Mean of every kind of value. Regions also have `mean_per_class`, the mean over
+            classes of their top-1; its n counts classes.
         n: Number of questions.
     """
 

@@ -114,8 +114,9 @@ class Scores:
         counts: What was asked.
         faults: Number of images that cannot be opened, by reason.
         fault_examples: The first of these faults in full.
-        figures: Kind of question -> figures: `regions.WAY` and `described.WAY` (top1, top5, mean_per_class), `phrases`
-            and `phrases_pool` (recall_1, recall_5, chance_1), `t2i` and `i2t` (r1, r5, r10).
+        figures: Kind of question -> figures: `regions.WAY` and `described.WAY` (top1, top5,
+            mean_per_class), `phrases` and `phrases_pool` (recall_1, recall_5, chance_1), `t2i`
+            and `i2t` (r1, r5, r10).
         comparison: Differences from another model, if there is one.
         images: File names of the images, in order.
         answers: Kind of question -> answers, with six digits.
@@ -162,7 +163,8 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
 
     Raises:
         ConfigError: The model cannot be used.
-        InputError: The input or the ground truth cannot be read, they do not fit together, or there is nothing to ask.
+        InputError: The input or the ground truth cannot be read, they do not fit together, or
+            there is nothing to ask.
         WeightsError: The model's files are missing or damaged.
     """
     start_s = time.perf_counter()

@@ -1,7 +1,8 @@
 """Questions about images from ground truth, and the embeddings of images and their regions.
 
-A region is embedded in three ways, as CLIPSelf (arXiv 2310.01403, zero-shot evaluation of regions) does it: RoIAlign of
-the dense features in its box, the mean of the dense features on its mask, and the image of the box alone.
+A region is embedded in three ways, as CLIPSelf (arXiv 2310.01403, zero-shot evaluation of
+regions) does it: RoIAlign of the dense features in its box, the mean of the dense features on
+its mask, and the image of the box alone.
 
 Shapes: B images, R regions of an image, E embedding.
 """
@@ -27,8 +28,8 @@ from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
 from stages.truth.ground_truth import TruthImage, TruthObject
 
 BATCH_IMAGES: Final = {"cpu": 8, "cuda": 64}
-"""Images of one forward pass, unless `model.batch_size` says it. A batch is filled up with blank images, so that no
-embedding depends on how many images there are."""
+"""Images of one forward pass, unless `model.batch_size` says it. A batch is filled up with
+blank images, so that no embedding depends on how many images there are."""
 
 TEXTS_AT_ONCE: Final = 512
 
@@ -40,12 +41,15 @@ class ProbeConfig:
     """The settings of `phrasebox score-model`.
 
     Attributes:
-        residual: Whether the last block's residual and MLP follow the values in the dense features of a tower with a
-            class token. CLIPSelf (arXiv 2310.01403) trains and measures True; False is MaskCLIP without them, for a
-            model that nobody trained for it. Crops and retrieval do not depend on it.
-        prompts: Sentences for the name of a class, with `{}` for the name; the class is the mean of their embeddings.
-            `{}` is the bare name, `openai_imagenet` stands for OpenAI's 80. Phrases are embedded as they are.
-        crops: Whether every region is also embedded as an image, for CLIPSelf the ceiling of dense features.
+        residual: Whether the last block's residual and MLP follow the values in the dense
+            features of a tower with a class token. CLIPSelf (arXiv 2310.01403) trains and
+            measures True; False is MaskCLIP without them, for a model that nobody trained for
+            it. Crops and retrieval do not depend on it.
+        prompts: Sentences for the name of a class, with `{}` for the name; the class is the
+            mean of their embeddings. `{}` is the bare name, `openai_imagenet` stands for
+            OpenAI's 80. Phrases are embedded as they are.
+        crops: Whether every region is also embedded as an image, for CLIPSelf the ceiling of
+            dense features.
         pool_images: The most images with regions in one pool, in the harder search of phrases.
     """
 
@@ -65,10 +69,13 @@ class Questions:
     """The questions of an image: R regions and their names, and phrases.
 
     Attributes:
-        boxes_rel: Boxes (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and not empty.
-        things: The regions. The box of a phrase that belongs to no thing is a region without a class.
+        boxes_rel: Boxes (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and
+            not empty.
+        things: The regions. The box of a phrase that belongs to no thing is a region without a
+            class.
         candidates: Regions with different boxes; phrases are looked for among them.
-        phrases: Text and the positions in `candidates` that it names: never all of them, or it would ask nothing.
+        phrases: Text and the positions in `candidates` that it names: never all of them, or it
+            would ask nothing.
     """
 
     boxes_rel: NDArray[np.float64]
@@ -153,7 +160,8 @@ class Picture:
 class ImageEmbeddings:
     """Embeddings of an image (E,) and, in three ways, of its regions (R, E); float32 of length 1.
 
-    `mask` is 0 for a region without a mask or with an empty one; `crop` is None without `ProbeConfig.crops`.
+    `mask` is 0 for a region without a mask or with an empty one; `crop` is None without
+    `ProbeConfig.crops`.
     """
 
     image: Embeddings

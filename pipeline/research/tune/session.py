@@ -212,7 +212,8 @@ def tune_settings(
     No try begins after `minutes`, and no try that needs maps after the share `FOR_MAPS` of them.
 
     Raises:
-        InputError: No phrase of the dataset is known to the ground truth, or images are no longer in the input.
+        InputError: No phrase of the dataset is known to the ground truth, or images are no
+            longer in the input.
         ConfigError: A setting cannot be used.
     """
     start_s = time.monotonic()

@@ -39,8 +39,9 @@ Changes = Mapping[str, Any]  # keys of the configuration with their values
 DecidingFigure = Literal[
     "pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"
 ]
-"""Metrics; `precision`: the share of right regions (a box IoU of 0.5 or more); `agreement`, with reviews: the share of
-right regions among the phrases' best regions, as far as people know, see `TuningSession._judge_image`."""
+"""Metrics; `precision`: the share of right regions (a box IoU of 0.5 or more); `agreement`,
+with reviews: the share of right regions among the phrases' best regions, as far as people know,
+see `TuningSession._judge_image`."""
 
 FIGURES: Final[tuple[str, ...]] = get_args(DecidingFigure)
 _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
@@ -176,10 +177,11 @@ class TuningSession:
     def _judge_image(self, stage: RegionsStage, record: Record) -> dict[str, list[float]]:
         """Return the values of each figure for the regions that a stage cuts from an image's maps.
 
-        Reviews judge the best region of a phrase by its box; boxes agree from an IoU of 0.5 on. The region is right if
-        its box agrees with one that people called right, and wrong if there are such boxes and it agrees with none of
-        them. It is also wrong if its box agrees with one that people called wrong, or if people called the phrase
-        absent. Any other region does not count, because nobody knows.
+        Reviews judge the best region of a phrase by its box; boxes agree from an IoU of 0.5 on.
+        The region is right if its box agrees with one that people called right, and wrong if
+        there are such boxes and it agrees with none of them. It is also wrong if its box agrees
+        with one that people called wrong, or if people called the phrase absent. Any other
+        region does not count, because nobody knows.
         """
         (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
         values: dict[str, list[float]] = {name: [] for name in FIGURES}
