@@ -15,7 +15,7 @@ from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.terminal import counted
 
 if TYPE_CHECKING:
-    from pipeline.evaluate.absent import AbsentFigures
+    from pipeline.evaluate.absent_figures import AbsentFigures
     from pipeline.evaluate.evaluation import Evaluation, Figures
     from pipeline.evaluate.review_figures import ReviewFigures
 

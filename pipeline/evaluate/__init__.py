@@ -7,7 +7,8 @@ text_only.py       answers without a look at the image, from usual places of thi
 estimates.py       means with bootstrap intervals; risk, coverage and calibration of scores
 evaluation.py      `eval`
 verdicts.py        advice from the figures of `eval`, `tune` and `calibrate`
-absent.py          absent phrases: choice and figures
+absent.py          absent phrases: which to ask for
+absent_figures.py  absent phrases: whether they are recognised
 presence.py        absent phrases asked of a model, and the fit of presence
 calibrate.py       `calibrate`
 review_sample.py   the regions that people review

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline.evaluate.absent import AbsentFigures
+from pipeline.evaluate.absent_figures import AbsentFigures
 from pipeline.evaluate.estimates import (
     Estimate,
     ScoreFilter,

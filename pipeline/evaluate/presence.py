@@ -15,7 +15,8 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.domain import first_samples
 from pipeline.engines.inline import set_up
-from pipeline.evaluate.absent import AbsentFigures, Pair, QueriedImage, absent_figures, choose_absent_phrases
+from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
+from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer

@@ -14,7 +14,7 @@ from benchmarks.figures import pages, speed, steps
 from benchmarks.figures.settings import GRIDS
 from benchmarks.photos.measure import FILES
 from pipeline.config import load_config
-from pipeline.evaluate.absent import WAYS
+from pipeline.evaluate.absent_figures import WAYS
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.research.compare.figures import FIGURES
 from pipeline.research.compare.maps import contenders_of

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.absent import Pair, PresenceShares, QueriedImage, absent_figures, choose_absent_phrases
+from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
+from pipeline.evaluate.absent_figures import Pair, PresenceShares, absent_figures
 from pipeline.evaluate.presence import _pairs
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.explain.stage import ExplainStageConfig

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from scipy.optimize import linear_sum_assignment
 
 from pipeline.dataset.folder import open_dataset, write_marks
-from pipeline.evaluate.absent import Pair, absent_figures
+from pipeline.evaluate.absent_figures import Pair, absent_figures
 from pipeline.export import ExportRequest, export_dataset
 from pipeline.export.base import Categories, ChosenSample, ExportJob, ExportReport
 from pipeline.export.files import ExportFolder
