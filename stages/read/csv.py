@@ -14,17 +14,13 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field
-
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import Sample
-from stages.read.base import COMPRESSION_SUFFIXES, Reader, Shard, SkippedRow
-from stages.read.find import SourceFile, find_files
-from stages.read.plan import LinesConfig, Row, plan_lines, samples
-from stages.read.rows import RowParser, is_storable, shorten
+from stages.read.base import COMPRESSION_SUFFIXES, Shard
+from stages.read.find import SourceFile
+from stages.read.lines import Fields, LinesConfig, LinesReader
+from stages.read.rows import is_storable, shorten
 from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
 
@@ -32,44 +28,35 @@ class CsvInput(LinesConfig):
     """Keys of `input` for `kind: csv`."""
 
     kind: Literal["csv"] = "csv"
-    delimiter: str | None = Field(
-        None,
-        min_length=1,
-        max_length=1,
-        description="Mark between fields; by default the one of comma, tab and semicolon with which the header names "
-        "the columns.",
-    )
 
 
-_EXPLANATIONS: Final = {
-    "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
-    "unexpected end of data": "the last row ends within quotes: is a quote open?",
-    "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
-}  # Message of the csv module -> the same for people
-
-
-class CsvReader(Reader):
-    """Reads `kind: csv`. Rows without an id get "FILE:LINE"; the header is line 1."""
+class CsvReader(LinesReader):
+    """Reads `kind: csv`; the header is line 1."""
 
     config_type: ClassVar = CsvInput
     suffixes: ClassVar = tuple(f".{kind}{end}" for kind in ("csv", "tsv", "tab") for end in COMPRESSION_SUFFIXES)
 
-    def __init__(self, config: CsvInput) -> None:
-        self.config = config
-        self.rows = RowParser.of(config)
+    def whole_file(self, file: SourceFile) -> Shard:
+        """Return the shard of a file; it carries the delimiter and the columns."""
+        table = json.dumps(self._table(file)).encode()
+        return Shard(url=file.url, name=file.name, first_row=1, payload=table)
 
-    def shards(self) -> list[Shard]:
-        """Plan the input; the shards carry the delimiter and the columns of their file."""
-        files = find_files(self.config.path, self.suffixes)
-        self.rows.check_image_root()
-        tables = {file.url: self._table(file) for file in files}
-        whole_files = {file.url: Shard(url=file.url, name=file.name, first_row=1) for file in files}
-        shards = plan_lines(files, lambda file: self._data_rows(whole_files[file.url], *tables[file.url]), self.config)
-        return [replace(shard, payload=json.dumps(tables[shard.url]).encode()) for shard in shards]
-
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the samples of a shard."""
-        return samples(self._data_rows(shard, *json.loads(shard.payload)), self.config, shard)
+    def fields(self, shard: Shard) -> Iterator[Fields]:
+        """Yield the rows below the header, each with as many fields as the header or with its fault."""
+        delimiter, header = json.loads(shard.payload)
+        for index, (number, position, fields) in enumerate(_rows(shard, delimiter)):
+            if index == 0 and shard.start == 0:
+                continue
+            row: dict[str, str | None] | RowFault
+            if isinstance(fields, RowFault):
+                row = fields
+            elif len(fields) != len(header):
+                row = RowFault("bad_row", f"the row has {len(fields)} fields, the header has {len(header)}")
+            elif not all(map(is_storable, fields)):
+                row = RowFault("bad_row", "the row is not UTF-8")
+            else:  # with None for empty fields, since CSV has no null
+                row = {name: value or None for name, value in zip(header, fields, strict=True)}
+            yield number, position, row
 
     def _table(self, file: SourceFile) -> tuple[str, list[str]]:
         """The delimiter and the columns of the file; an empty file has no columns.
@@ -77,8 +64,7 @@ class CsvReader(Reader):
         Raise InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
         """
         suffixes = file.url.lower().rpartition("/")[2].split(".")[-2:]
-        default = "\t" if {"tsv", "tab"} & set(suffixes) else ","
-        delimiters = self.config.delimiter or default + ",\t;|".replace(default, "")
+        delimiters = "\t,;|" if {"tsv", "tab"} & set(suffixes) else ",\t;|"
         errors: list[InputError] = []
         for delimiter in delimiters:
             try:
@@ -100,24 +86,8 @@ class CsvReader(Reader):
             raise InputError(f"{file.url}: the header names {', '.join(map(shorten, duplicates))} more than once")
         if header:
             expected = f"{file.url}: the first line must name the columns: expected the column"
-            self.rows.check_columns(header, expected, all_configured=True)
+            self.parser.check_columns(header, expected, all_configured=True)
         return header
-
-    def _data_rows(self, shard: Shard, delimiter: str, header: list[str]) -> Iterator[Row]:
-        """The rows below the header, each with as many fields as the header or with its fault."""
-        for index, (number, position, fields) in enumerate(_rows(shard, delimiter)):
-            if index == 0 and shard.start == 0:
-                continue
-            row: dict[str, str | None] | RowFault
-            if isinstance(fields, RowFault):
-                row = fields
-            elif len(fields) != len(header):
-                row = RowFault("bad_row", f"the row has {len(fields)} fields, the header has {len(header)}")
-            elif not all(map(is_storable, fields)):
-                row = RowFault("bad_row", "the row is not UTF-8")
-            else:  # with None for empty fields, since CSV has no null
-                row = {name: value or None for name, value in zip(header, fields, strict=True)}
-            yield Row.of(number, position, row, shard, self.rows)
 
 
 def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | RowFault]]:
@@ -146,8 +116,8 @@ def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | 
             except StopIteration:
                 return
             except csv.Error as error:
-                meaning = next((meaning for part, meaning in _EXPLANATIONS.items() if part in str(error)), error)
-                fields = RowFault("bad_row", f"not CSV: {meaning}")
+                problem = str(error).partition(" - ")[0]
+                fields = RowFault("bad_row", f"not CSV ({problem}): is a quote open?")
             fault = next((fault for _, _, fault in row if fault is not None), None)
             if isinstance(fields, list) and delimiter == "\t":
                 fields = [_unquote(field) for field in fields]

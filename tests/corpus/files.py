@@ -99,7 +99,7 @@ CSV_FILES: dict[str, tuple[bytes, list[str]]] = {
     "Latin-1.csv": case("bad_row: the row is not UTF-8", b"good 2.jpg,a caf\xe9\n"),
     "a field of 200 kB.csv": case("bad_row: is a quote open?", b"good 2.jpg," + b"x" * 200_000 + b"\n"),
     "a carriage return in a field.csv": case(
-        "bad_row: a carriage return stands in a field without quotes", b"good 2.jpg,a red\rsquare\n"
+        "bad_row: new-line character seen in unquoted field", b"good 2.jpg,a red\rsquare\n"
     ),
     "html.csv": case("bad_row: has 3 fields", b"<html>404, not found, sorry</html>\n"),
     "a formula.csv": case("any row", b"good 2.jpg,=1+1\n"),

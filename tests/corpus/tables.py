@@ -81,7 +81,7 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {  # File name -> its bytes, and 
     "path a URL.parquet": case("bad_location: is a URL", of({"bytes": None, "path": "http://example.org/a.jpg"})),
     "path of bytes out of the root.parquet": case(ANNOTATED, of({"bytes": good(2).image, "path": "../../etc/passwd"})),
     "no bytes.parquet": case("bad_image: the file is empty", of({"bytes": b"", "path": "a.jpg"})),
-    "html as bytes.parquet": case("bad_image: looks like HTML", of({"bytes": b"<html>", "path": "a.jpg"})),
+    "html as bytes.parquet": case("bad_image: a web page was saved", of({"bytes": b"<html>", "path": "a.jpg"})),
     "null caption.parquet": case("no_caption: the sample has no caption", {**sample(2), "caption": None}),
     "captions all null.parquet": (
         parquet({**sample(2), "caption": None}, {**sample(2), "caption": None}),

@@ -115,7 +115,7 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
     "no image.tar": case("missing_image: no .jpg or .jpeg", CAPTION),
     "empty image.tar": case("bad_image: the file is empty", ("x.jpg", b""), CAPTION),
     "empty caption.tar": case("no_caption: all captions are empty", IMAGE, text(b"")),
-    "html as image.tar": case("bad_image: looks like HTML", ("x.jpg", b"<html>"), CAPTION),
+    "html as image.tar": case("bad_image: a web page was saved", ("x.jpg", b"<html>"), CAPTION),
     "caption in Latin-1.tar": case("bad_caption: is not UTF-8", IMAGE, text(b"caf\xe9")),
     "caption in UTF-16.tar": case("bad_caption: is not UTF-8", IMAGE, text("a red cat".encode("utf-16"))),
     "caption with a byte order mark.tar": case(ANNOTATED, IMAGE, text(b"\xef\xbb\xbfa red cat")),

@@ -212,7 +212,7 @@ def test_an_image_of_no_region_has_empty_arrays() -> None:
         (None, "dog", InputError, "a Pillow image or an array as image, got a NoneType"),
         ("none.jpg", "dog", InputError, "cannot read none.jpg: No such file"),
         (b"", "dog", InputError, "bad_image: image: the file is empty"),
-        (b"<html>", "dog", InputError, "bad_image: image: .* looks like HTML"),
+        (b"<html>", "dog", InputError, "bad_image: image: a web page was saved"),
     ],
 )
 def test_errors_say_what_is_wrong(locator, image, phrases, error, message) -> None:

@@ -74,7 +74,7 @@ def test_faults_become_errors_with_their_place_harm_no_neighbour_and_pass_untouc
     answers = prepare(*records, record(png(5, 5)), record(), size_px=8, images={"max_pixels": 100})
     reasons = [None, "bad_image", "missing_image", "image_too_large", None, "missing_image"]
     assert [answer.error and answer.error.reason for answer in answers] == reasons
-    assert str(answers[1].error).startswith("bad_image: in.jsonl:3: starts with b'<html>', looks like HTML")
+    assert str(answers[1].error).startswith("bad_image: in.jsonl:3: a web page was saved instead of the image")
     for answer in answers:
         assert answer.sample.image.content is None
         if answer.error is not None:

@@ -46,11 +46,9 @@ class Align(Recipe[AlignConfig]):
         regions = ranks.gather_rows(student.regions(features, rgb, batch.rois))
         phrases, positive, ambiguous = self._pairs(batch, ranks)
         logits = logits_of(ranks.with_one_gradient(self._log_scale.exp()), regions, phrases)
-        scores = ranks.gather_rows(batch.scores.to(student.device))
-        weights = scores if config.weigh_by == "score" else None
         return {
             "captions": (config.caption_weight, caption_loss(student, features.embedding, batch.captions, ranks)),
-            "regions": (config.region_weight, contrastive_loss(logits, positive, ambiguous, weights)),
+            "regions": (config.region_weight, contrastive_loss(logits, positive, ambiguous)),
         }
 
     def _pairs(self, batch: TrainingBatch, ranks: RankGroup) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,7 +38,6 @@ class AlignConfig(RecipeConfig):
         gt=0,
         description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
     )
-    weigh_by: Literal["score", "nothing"] = Field("nothing", description="`score`: scores are the regions' weights.")
     same_place_iou: float = Field(
         0.5, gt=0, le=1, description="Boxes of one image that overlap at least this much may bear each other's names."
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.research.finetune.folder import CARD, VOCABULARY, WEIGHTS, WRITTEN_BY, TrainingFolder
-from pipeline.research.finetune.material import TrainingBatch, TuningData, reject_long_phrases
+from pipeline.research.finetune.material import TrainingBatch, TuningData
 from pipeline.research.finetune.ranks import RankGroup, join_group
 from pipeline.research.finetune.recipe import Student
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
@@ -88,7 +88,7 @@ def finetune(
             if (size := config.batch_size) < ranks.size:
                 raise ConfigError(f"batch_size: {size} images a step are fewer than the {ranks.size} ranks")
             description = describe(config.model)
-            material, tokenizer = _prepare(config, description, device)
+            material = _prepare(config, description, device)
             if ranks.is_leader:
                 fetch(description, say or (lambda _: None))
             checkpoint = _read_checkpoint(config.out, fresh=fresh) if ranks.is_leader else None
@@ -96,7 +96,7 @@ def finetune(
         with ranks.share_errors():
             if checkpoint is not None:
                 _check_settings(config, material, checkpoint)
-            training = FineTuning(config, description, tokenizer, device, ranks, material)
+            training = FineTuning(config, description, device, ranks, material)
             if checkpoint is not None:
                 training.resume(checkpoint)
         if say is not None and ranks.is_leader:
@@ -120,8 +120,8 @@ def finetune(
         )
 
 
-def _prepare(config: FinetuneConfig, description: ModelDescription, device: torch.device) -> tuple[TuningData, Any]:
-    """Check settings, model and dataset, and return the dataset and the tokenizer. Raise as `finetune`."""
+def _prepare(config: FinetuneConfig, description: ModelDescription, device: torch.device) -> TuningData:
+    """Check settings, model and dataset, and return the dataset. Raise as `finetune`."""
     options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if description.siglip is not None or (description.vocabulary is not None and "bpe_path" not in options):
         raise ConfigError(
@@ -133,22 +133,14 @@ def _prepare(config: FinetuneConfig, description: ModelDescription, device: torc
     warn_of_slow_precision(config.model.precision, device)
     if config.model.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.model.threads)
-    recipe = RECIPES[config.recipe.kind]
     side_px = description.input.size_px
     material = TuningData(config.data, side_px=side_px, seed=config.seed, batch_size=config.batch_size)
-    tokenizer = tokenizer_of(description)
-    if recipe.needs_regions:
-        phrases = material.phrases()
-        if not phrases:
-            conditions = [f"a score of {config.data.min_score} or more"] if config.data.min_score else []
-            conditions += [f"the condition {config.data.where}"] if config.data.where else []
-            choice = f" with {' and '.join(conditions)}" if conditions else ""
-            raise InputError(
-                f"{config.data.path} has no regions to learn from{choice}: "
-                "lower data.min_score or data.where, or take a recipe that needs none: captions"
-            )
-        reject_long_phrases(phrases, tokenizer)
-    return material, tokenizer
+    if RECIPES[config.recipe.kind].needs_regions and not material.count_regions():
+        raise InputError(
+            f"{config.data.path} has no regions to learn from: lower data.min_score or data.where, "
+            "or take a recipe that needs none: captions"
+        )
+    return material
 
 
 def _read_checkpoint(out: Path, *, fresh: bool) -> dict[str, Any] | None:
@@ -182,7 +174,6 @@ class FineTuning:
         self,
         config: FinetuneConfig,
         description: ModelDescription,
-        tokenizer: Any,
         device: torch.device,
         ranks: RankGroup,
         material: TuningData,
@@ -209,7 +200,7 @@ class FineTuning:
         self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not self._trainable:
             raise ConfigError(f"frozen: nothing is left to learn of {description.name}")
-        self.student = Student.of(module, tokenizer, description.input)
+        self.student = Student.of(module, tokenizer_of(description), description.input)
         self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         for _, parameter in self.recipe.extra_parameters():
             parameter.data = parameter.data.to(device)

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,7 +28,6 @@ class TrainingBatch:
         rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open.
         phrases: U different phrases.
         phrase_indices: int64 (R,), into `phrases`.
-        scores: float (R,), 0 .. 1.
     """
 
     rgb: Tensor
@@ -37,7 +35,6 @@ class TrainingBatch:
     rois: Tensor
     phrases: list[str]
     phrase_indices: Tensor
-    scores: Tensor
 
 
 class TuningData:
@@ -71,10 +68,11 @@ class TuningData:
         """Number of images that could not be read so far; repeated ones count again."""
         return self._rows.bad_images.count
 
-    def phrases(self) -> list[str]:
-        """Return the different phrases of the chosen regions, sorted. Reads the dataset once, without images."""
+    def count_regions(self) -> int:
+        """Return the number of chosen regions. Reads the dataset once, without images."""
         regions = self._rows.dataset.regions(self.config.where, ["phrase"], min_score=self.config.min_score)
-        return sorted(set(regions["phrase"].to_pylist()))
+        count: int = regions.num_rows
+        return count
 
     def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
         """Yield this rank's part of each step. Raise InputError if no image of a part can be read."""
@@ -106,7 +104,9 @@ class TuningData:
         return TrainingBatch(
             rgb=batch["images"].permute(0, 2, 3, 1),
             captions=captions,
-            **{name: batch[name] for name in ("rois", "phrases", "phrase_indices", "scores")},
+            rois=batch["rois"],
+            phrases=batch["phrases"],
+            phrase_indices=batch["phrase_indices"],
         )
 
 
@@ -131,21 +131,3 @@ def shuffle_boxes(rois: Tensor, generators: Sequence[np.random.Generator]) -> Te
         elif len(boxes) and len(other_boxes):
             shuffled_rois[is_of_image, 1:] = other_boxes[int(rng.integers(len(other_boxes)))]
     return shuffled_rois
-
-
-def reject_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:
-    """Raise ConfigError for a phrase that the tokenizer would truncate: its rest has another meaning.
-
-    Tokenizers other than CLIP's are not checked: their limits are not known.
-    """
-    if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
-        return
-    room = tokenizer.context_length - 2  # for the marks in front and behind
-    for phrase in phrases:
-        count = len(tokenizer.encode(tokenizer.clean_fn(phrase))) if len(phrase) > room else 0
-        if count > room:
-            start = phrase if len(phrase) <= 60 else f"{phrase[:60]}..."
-            raise ConfigError(
-                f"the phrase {start!r} has {count} tokens, and the model takes {room}: leave out phrases of its length "
-                f'with --where "length(phrase) < {len(phrase)}"'
-            )

@@ -128,9 +128,7 @@ def logits_of(scale: Tensor, features: Tensor, texts: Tensor) -> Tensor:
         return scale.float() * (features.float() @ texts.float().T)
 
 
-def contrastive_loss(
-    logits: Tensor, positive: Tensor, ambiguous: Tensor | None = None, weights: Tensor | None = None
-) -> Tensor:
+def contrastive_loss(logits: Tensor, positive: Tensor, ambiguous: Tensor | None = None) -> Tensor:
     """Return InfoNCE in both directions: each positive against all negatives of its row, and of its column.
 
     The denominator leaves out the other positives of the row, as in supervised contrastive learning (Khosla and
@@ -140,22 +138,17 @@ def contrastive_loss(
         logits: float (R, T), scaled similarities.
         positive: bool (R, T), the matching pairs. Without any the loss, in nats, is 0.
         ambiguous: bool (R, T), pairs that may match: never negatives.
-        weights: float (R,), >= 0, of the rows; None for 1 each. A column's weight is the mean of its positives'.
     """
-    weights = logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
     is_excluded = positive if ambiguous is None else positive | ambiguous
-    columns = (positive * weights[:, None]).sum(dim=0) / positive.sum(dim=0).clamp(min=1)
-    rows = one_way(logits, positive, is_excluded, weights)
-    return (rows + one_way(logits.T, positive.T, is_excluded.T, columns)) / 2
+    return (one_way(logits, positive, is_excluded) + one_way(logits.T, positive.T, is_excluded.T)) / 2
 
 
-def one_way(logits: Tensor, positive: Tensor, is_excluded: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the weighted mean InfoNCE of rows, each the mean over its positives; see `contrastive_loss`."""
+def one_way(logits: Tensor, positive: Tensor, is_excluded: Tensor) -> Tensor:
+    """Return the mean InfoNCE of the rows with positives, each the mean over these; see `contrastive_loss`."""
     counts = positive.sum(dim=1)
-    weights = (counts > 0).to(logits.dtype) * (1 if weights is None else weights)
     negatives = logits.masked_fill(is_excluded, _EXCLUDED_LOGIT).logsumexp(dim=1, keepdim=True)
     losses = F.softplus(negatives - logits).masked_fill(~positive, 0.0).sum(dim=1) / counts.clamp(min=1)
-    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).eps)
+    return losses.sum() / (counts > 0).sum().clamp(min=1)
 
 
 def equal_texts(texts: list[str]) -> Tensor:

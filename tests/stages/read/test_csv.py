@@ -40,14 +40,6 @@ def test_the_delimiter_is_the_one_with_which_the_header_names_the_columns(tmp_pa
         assert (sample.image.file_name, sample.captions) == ("a.jpg", ("a, b; c",))
 
 
-def test_delimiter_option(tmp_path: Path) -> None:
-    path = write(tmp_path / "in.csv", "image!caption\na.jpg!a, b\n")
-    (sample,) = samples_of(kind="csv", path=path, delimiter="!")
-    assert sample.captions == ("a, b",)
-    with pytest.raises(InputError, match=r"expected the column 'image' or .*found 'image!caption'"):
-        samples_of(kind="csv", path=path)
-
-
 def test_places_count_lines_with_quoted_line_ends(tmp_path: Path) -> None:
     text = 'image,caption\n\na.jpg,"x\ny\nz"\n\nb.jpg,x\r\nc.jpg,x'
     for shard_size in (1, 2, 10):

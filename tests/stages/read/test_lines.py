@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.read import plan
+from stages.read import lines
 from stages.read.plan import grouped_rows
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
@@ -83,7 +83,7 @@ def test_the_input_is_said_to_be_grouped_and_can_be_left_apart(kind: str, tmp_pa
 
 
 def test_a_sample_has_no_more_than_so_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "MOST_ROWS", 2)
+    monkeypatch.setattr(lines, "MOST_ROWS", 2)
     samples = samples_of(kind="csv", path=write(tmp_path, "csv", KAGGLE[:5]), shard_size=1)
     assert [(sample.sample_id, len(sample.captions)) for sample in samples] == [
         ("in.csv:2", 2), ("in.csv:4", 2), ("in.csv:6", 1),

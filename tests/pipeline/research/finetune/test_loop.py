@@ -214,7 +214,7 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_it_stays(inline_data
 
 def test_a_dataset_without_regions_is_refused_before_the_model_is_loaded(inline_dataset: Path, tmp_path: Path) -> None:
     data = {"path": str(inline_dataset), "min_score": 0.99, "where": "phrase = 'nothing'"}
-    with pytest.raises(InputError, match=r"no regions to learn from with a score of 0\.99"):
+    with pytest.raises(InputError, match="no regions to learn from"):
         finetune(config_of(inline_dataset, tmp_path / "out", data=data))
     assert not (tmp_path / "out").exists()
     assert finetune(config_of(inline_dataset, tmp_path, data=data, recipe={"kind": "captions"}, epochs=0.34)).steps == 1

@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from pipeline.research.finetune.config import DataConfig
-from pipeline.research.finetune.material import TuningData, reject_long_phrases, shuffle_boxes
+from pipeline.research.finetune.material import TuningData, shuffle_boxes
 from stages.contract.errors import ConfigError
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.tokenizer import tokenizer_of
 from tests.conftest import SCENES
 
 
@@ -71,12 +68,3 @@ def test_shuffled_boxes_are_those_of_other_things() -> None:
 def test_more_images_a_step_than_there_are_is_refused(inline_dataset: Path) -> None:
     with pytest.raises(ConfigError, match=f"a step takes 64 images, and .* has {SCENES}"):
         material(inline_dataset, batch_size=64)
-
-
-def test_a_phrase_that_is_too_long_is_named_with_what_to_do() -> None:
-    tokenizer = tokenizer_of(describe(ModelConfig(name="demo")))
-    fits = " ".join(["red"] * 30)
-    reject_long_phrases([fits, "car"], tokenizer)
-    assert int(tokenizer([fits])[0, -1]), "it fills the context"
-    with pytest.raises(ConfigError, match=r"has 31 tokens, and the model takes 30: .*length\(phrase\) < 123"):
-        reject_long_phrases(["car", f"{fits} red"], tokenizer)

@@ -69,7 +69,7 @@ def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_da
 def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) -> None:
     recipe = taught("align")
     batch = batch_for(recipe, inline_dataset)
-    none = {name: getattr(batch, name)[:0] for name in ("rois", "phrases", "phrase_indices", "scores")}
+    none = {name: getattr(batch, name)[:0] for name in ("rois", "phrases", "phrase_indices")}
     terms = recipe.terms(replace(batch, **none), SINGLE_RANK)
     assert terms["regions"][1].item() == 0
     assert terms["captions"][1].item() > 0
@@ -85,24 +85,11 @@ def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() ->
         rois=rois,
         phrases=["car", "red car", "dog"],
         phrase_indices=torch.tensor([0, 1, 2, 0]),
-        scores=torch.ones(4),
     )
     embeddings, positive, ignored = recipe._pairs(batch, SINGLE_RANK)
     assert embeddings.shape == (3, 192)
     assert positive.int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
     assert ignored.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
-
-
-def test_scores_weigh_regions(inline_dataset: Path) -> None:
-    batch = batch_for(taught("align"), inline_dataset)
-    plain = taught("align")
-    weighted = taught("align", weigh_by="score")
-    wanted, equal, unweighted = (
-        recipe.terms(replace(batch, scores=scores), SINGLE_RANK)["regions"][1].item()
-        for recipe, scores in ((plain, batch.scores), (weighted, 0.5 + 0 * batch.scores), (weighted, batch.scores))
-    )
-    assert equal == pytest.approx(wanted, rel=1e-4)
-    assert unweighted != pytest.approx(wanted, rel=1e-4)
 
 
 def test_pairs_on_the_diagonal_give_clips_loss() -> None:
@@ -119,13 +106,6 @@ def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
     rows = (math.log1p(math.exp(0.0 - 2.0)) + math.log1p(math.exp(0.0 - 1.0))) / 2
     # A column of one region has no negatives at all.
     assert float(contrastive_loss(logits, positive, ignored)) == pytest.approx(rows / 2, abs=1e-6)
-
-
-def test_weights_weigh_the_rows_and_a_weight_of_zero_teaches_nothing() -> None:
-    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    first_loss = contrastive_loss(logits, torch.eye(3, dtype=torch.bool), weights=torch.tensor([1.0, 0.0, 0.0]))
-    wanted = (F.cross_entropy(logits[:1], torch.tensor([0])) + F.cross_entropy(logits.T[:1], torch.tensor([0]))) / 2
-    assert float(first_loss.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
 
 
 def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:

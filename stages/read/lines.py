@@ -1,0 +1,141 @@
+"""Tables of lines, which are cut into parts and never held whole.
+
+Captions of one image are often in separate rows, one after the other. They are one sample, since all regions of an
+image belong together: it has the captions of the rows in order, and id and place of the first row. Bad rows, and rows
+with different ids, are separate samples.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from pydantic import Field
+
+from stages.contract.errors import RowFault
+from stages.contract.records import Sample, stable_key
+from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
+from stages.read.find import SourceFile, find_files
+from stages.read.plan import mark_repeats, unique_samples
+from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
+from stages.read.streams import is_compressed
+
+MOST_ROWS: Final = 1000
+"""Rows of one sample; more rows of the same image are another sample. Visual Genome has some 50 per image."""
+
+Fields = tuple[int, int, Mapping[str, Any] | RowFault]
+"""A row: the number of its first line, its first byte, and its fields by name or its fault."""
+
+
+class LinesConfig(SourceConfig, FieldsConfig):
+    """The common keys of `input` for tables of lines."""
+
+    shard_size: int = Field(
+        1000, ge=1, le=1_000_000, description="Samples that one worker reads at once; compressed files are not cut."
+    )
+    group_rows: bool = Field(
+        True,
+        description="Whether rows of one image that follow each other are one sample with all their captions, unless "
+        "they give different ids. False makes each row a sample.",
+    )
+
+
+class Row(NamedTuple):
+    """A row of a table of lines.
+
+    Attributes:
+        number: Number of its first line in messages.
+        position: Its first byte.
+        sample: The sample of this row alone; it has an `error` if the row is bad.
+    """
+
+    number: int
+    position: int
+    sample: Sample
+
+    @property
+    def id(self) -> str | None:
+        """The id that the row gives; None if its place is its id."""
+        return None if self.sample.sample_id == self.sample.source else self.sample.sample_id
+
+    def follows(self, row: Row) -> bool:
+        """Return whether both rows are good, name the same image, and give the same id or none."""
+        is_good = self.sample.error is None and row.sample.error is None
+        return is_good and self.sample.image.file_name == row.sample.image.file_name and self.id == row.id
+
+
+class LinesReader(Reader):
+    """Read tables of lines; a subclass says what stands in a line. Rows without an id get "FILE:LINE"."""
+
+    def __init__(self, config: LinesConfig) -> None:
+        self.config = config
+        self.parser = RowParser.of(config)
+
+    @abstractmethod
+    def whole_file(self, file: SourceFile) -> Shard:
+        """Return the shard of a whole file. Raise InputError if the file cannot be read at all."""
+
+    @abstractmethod
+    def fields(self, shard: Shard) -> Iterator[Fields]:
+        """Yield the rows of a shard, in order."""
+
+    def shards(self) -> list[Shard]:
+        """Plan the input: each file is read once, to find where shards begin, and repeated ids."""
+        files = find_files(self.config.path, self.suffixes)
+        self.parser.check_image_root()
+        keys = array("q")
+        whole_files = [self.whole_file(file) for file in files]
+        return mark_repeats([shard for file in whole_files for shard in self._cut(file, keys)], keys)
+
+    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
+        """Yield the samples of a shard."""
+        return unique_samples(map(_join_rows, self._groups(shard)), shard)
+
+    def _cut(self, file: Shard, keys: array[int]) -> list[Shard]:
+        """Cut a file into shards of `shard_size` samples, and append the keys of these.
+
+        A compressed file is one shard, since it has no random access.
+        """
+        firsts: list[Row] = []
+        samples: list[int] = []
+        rows: list[int] = []
+        for count, group in enumerate(self._groups(file)):
+            if not firsts or (count % self.config.shard_size == 0 and not is_compressed(file.url)):
+                firsts.append(group[0])
+                samples.append(0)
+                rows.append(0)
+            keys.append(stable_key(group[0].sample.sample_id))
+            samples[-1] += 1
+            rows[-1] += len(group)
+        stops = [*(first.position for first in firsts[1:]), None]
+        return [
+            replace(
+                file, start=first.position, stop=stop, first_row=first.number, samples=samples[part], rows=rows[part]
+            )
+            for part, (first, stop) in enumerate(zip(firsts, stops, strict=False))
+        ]
+
+    def _groups(self, shard: Shard) -> Iterator[list[Row]]:
+        """Yield the rows of each sample."""
+        group: list[Row] = []
+        for number, position, fields in self.fields(shard):
+            row = Row(number, position, self._sample(fields, shard, safe_place(shard.name, number)))
+            if group and not (self.config.group_rows and len(group) < MOST_ROWS and row.follows(group[-1])):
+                yield group
+                group = []
+            group.append(row)
+        if group:
+            yield group
+
+    def _sample(self, fields: Mapping[str, Any] | RowFault, shard: Shard, place: str) -> Sample:
+        if isinstance(fields, RowFault):
+            return bad_row(place, fields)
+        return self.parser.sample(fields, place=place, shard=shard)
+
+
+def _join_rows(rows: Sequence[Row]) -> Sample:
+    captions = tuple(text for row in rows for text in row.sample.captions)
+    return replace(rows[0].sample, captions=captions)
