@@ -130,7 +130,6 @@ class Mention:
     kind: str
     colour: str | None  # None: "a car"
     objects: tuple[int, ...]  # positions of the objects that it denotes, back to front
-    absent: bool = False  # whether the scene has no such object
     start: int = 0
     end: int = 0
 
@@ -146,9 +145,26 @@ class Caption:
 Name = tuple[str, Mention]  # words, and the mention before it has a place in a text
 
 
-def absent_caption(rng: np.random.Generator, objects: Sequence[CaptionObject]) -> Caption:
-    """Return a caption that names an absent object: "There is a blue car." """
-    return _fill("There is a {0}.", [_absent_name(rng, objects)])
+def draw_absent_phrase(rng: np.random.Generator, objects: Sequence[CaptionObject]) -> str:
+    """Name an absent object, such as "blue car" or "car".
+
+    Preferably it shares its kind or its colour with an object of the scene.
+    """
+    kinds = {item.kind for item in objects}
+    pairs = {(item.kind, item.colour) for item in objects}
+    example = _pick(rng, objects)
+    while True:
+        kind = _pick(rng, KINDS)
+        colour = _pick(rng, COLOUR_NAMES)
+        chance = rng.random()
+        if chance < 0.3:
+            kind = example.kind
+        elif chance < 0.6:
+            colour = example.colour
+        if chance > 0.75 and kind not in kinds:
+            return kind
+        if (kind, colour) not in pairs:
+            return f"{colour} {kind}"
 
 
 def phrase_of(caption: Caption, number: int, item: CaptionObject) -> tuple[str, bool]:
@@ -225,25 +241,6 @@ def _name_group(
     return text, Mention(kind, named_colour, members)
 
 
-def _absent_name(rng: np.random.Generator, objects: Sequence[CaptionObject]) -> Name:
-    """Name an absent object, preferably one that shares its kind or its colour with an object of the scene."""
-    kinds = {item.kind for item in objects}
-    pairs = {(item.kind, item.colour) for item in objects}
-    example = _pick(rng, objects)
-    while True:
-        kind = _pick(rng, KINDS)
-        colour = _pick(rng, COLOUR_NAMES)
-        chance = rng.random()
-        if chance < 0.3:
-            kind = example.kind
-        elif chance < 0.6:
-            colour = example.colour
-        if chance > 0.75 and kind not in kinds:
-            return kind, Mention(kind, None, (), absent=True)
-        if (kind, colour) not in pairs:
-            return f"{colour} {kind}", Mention(kind, colour, (), absent=True)
-
-
 def _where(rng: np.random.Generator, objects: Sequence[CaptionObject], names: Sequence[Name]) -> str:
     """Return words for the place of the first name's objects, seen from the second's, or a neutral word."""
     groups = [mention.objects for _, mention in names[:2]]
@@ -268,8 +265,6 @@ def _fill(template: str, names: Sequence[Name]) -> Caption:
         text += literal
         if slot is not None:
             words, mention = names[int(slot)]
-            if mention.absent and text.endswith(("a ", "A ")) and words[0] in "aeiou":
-                text = text[:-1] + "n "
             mentions.append(replace(mention, start=len(text), end=len(text + words)))
             text += words
     return Caption(text[0].upper() + text[1:] if template[-1] == "." else text, tuple(mentions))

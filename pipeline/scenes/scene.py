@@ -21,7 +21,7 @@ from pipeline.scenes.captions import (
     KINDS,
     Caption,
     CaptionObject,
-    absent_caption,
+    draw_absent_phrase,
     phrase_of,
     write_caption,
 )
@@ -264,10 +264,10 @@ def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absen
         image: dict[str, Any] = {"id": index + 1, "file_name": name, "width": side_px, "height": side_px}
         if absent:
             objects = [CaptionObject(item.kind, item.colour, 0.0, (0.0, 0.0)) for item in scene.objects]
-            caption = absent_caption(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
-            (mention,) = caption.mentions
-            row["captions"] = [scene.caption.text, caption.text]
-            image["absent"] = [caption.text[mention.start : mention.end]]
+            phrase = draw_absent_phrase(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
+            article = "an" if phrase[0] in "aeiou" else "a"
+            row["captions"] = [scene.caption.text, f"There is {article} {phrase}."]
+            image["absent"] = [phrase]
         else:
             row["caption"] = scene.caption.text
         rows.append(json.dumps(row) + "\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -80,7 +80,21 @@ class WorkerCodeMismatch(PhraseboxError):
 
 DATASET_EXPECTED: Final = "expected the folder that a run wrote (its output.path)"  # Of a path that is no dataset
 
-ROW_ERRORS: Final[dict[str, str]] = {
+Reason = Literal[
+    "bad_row",
+    "duplicate_id",
+    "no_caption",
+    "bad_caption",
+    "missing_image",
+    "bad_image",
+    "image_too_large",
+    "bad_location",
+    "failed_download",
+    "worker_died",
+]
+"""The only values of a row's `error`."""
+
+ROW_ERRORS: Final[dict[Reason, str]] = {
     "bad_row": "the input row cannot be parsed or lacks a required field",
     "duplicate_id": "an earlier sample has the same id",
     "no_caption": "the sample has no caption, or only white space",
@@ -92,7 +106,7 @@ ROW_ERRORS: Final[dict[str, str]] = {
     "failed_download": "the downloader that made the input marked this sample as failed",
     "worker_died": "the worker died each time that it had this sample alone",
 }
-"""Reason -> meaning: the only values of a row's `error`."""
+"""Reason -> meaning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +114,12 @@ class RowError:
     """The reason why a sample could not be annotated.
 
     Attributes:
-        reason: A key of `ROW_ERRORS`.
+        reason: The kind of the fault, see `ROW_ERRORS`.
         detail: What is wrong, where, and what to do.
     """
 
-    reason: str
+    reason: Reason
     detail: str
-
-    def __post_init__(self) -> None:
-        if self.reason not in ROW_ERRORS:
-            raise ValueError(f"expected a reason from {sorted(ROW_ERRORS)}, got {self.reason!r}")
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
@@ -122,7 +132,7 @@ class RowError:
 class RowFault(Exception):
     """A fault of one sample, on its way to the border of the step; the row of the sample keeps its `error`."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
         self.error = RowError(reason=reason, detail=detail)
 

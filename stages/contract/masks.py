@@ -52,9 +52,8 @@ def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) ->
     h, w = size_hw
     if not (0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h):
         raise ValueError(f"expected a box within {w} x {h} px, got {box_xyxy}")
-    if y1 - y0 == h:  # whole columns are one run
-        return encode_edges(np.array([x0 * h, x1 * h], np.int64), size_hw)
-    return encode_edges((np.arange(x0, x1, dtype=np.int64)[:, None] * h + np.array([y0, y1])).ravel(), size_hw)
+    box_xywh = np.array([[x0, y0, x1 - x0, y1 - y0]], np.float64)
+    return _from_coco(coco_mask.frPyObjects(box_xywh, h, w)[0])
 
 
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:

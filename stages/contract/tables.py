@@ -15,10 +15,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.contract.errors import SchemaError
+from stages.contract.errors import Reason, SchemaError
 from stages.contract.records import Record
 
-_KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.large_binary(), bool: pa.bool_()}
+_KINDS: Final = {
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    bytes: pa.large_binary(),
+    bool: pa.bool_(),
+    Reason: pa.string(),
+}
 _ARRAY: Final = pa.struct([("shape", pa.list_(pa.int32())), ("data", pa.large_binary())])
 _ARRAYS: Final = (np.ndarray, NDArray)  # the origin of NDArray[...] before numpy 2.5, and from then on
 _fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass

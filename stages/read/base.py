@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from stages.contract.errors import ConfigError, InputError, one_line
+from stages.contract.errors import ConfigError, InputError, Reason, one_line
 from stages.contract.records import Sample
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -132,11 +132,11 @@ class SkippedRow:
     """A row of the input without a sample, because its download had failed.
 
     Attributes:
-        reason: A key of `stages.contract.errors.ROW_ERRORS`, for counting.
+        reason: For counting.
         source: The place of the row, for people.
     """
 
-    reason: str
+    reason: Reason
     source: str
 
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stages.contract.errors import InputError, RowFault
+from stages.contract.errors import InputError, Reason, RowFault
 from stages.contract.records import Sample, stable_key
 from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
 from stages.read.find import SourceFile, find_files
@@ -41,8 +41,8 @@ class CocoCaptionsInput(SourceConfig):
     shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
-CarriedImage = tuple[str, dict[str, Any], str, str]
-"""Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault, or "" for both."""
+CarriedImage = tuple[str, dict[str, Any], Reason | None, str]
+"""Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault, None and "" if there is none."""
 
 
 class CocoCaptionsReader(Reader):
@@ -74,7 +74,7 @@ class CocoCaptionsReader(Reader):
 
     def _sample(self, carried_image: CarriedImage, shard: Shard) -> Sample:
         place, row, reason, detail = carried_image
-        if reason:
+        if reason is not None:
             return bad_row(place, RowFault(reason, detail), self.rows.id_of(row, place))
         return self.rows.sample(row, place=place, shard=shard)
 
@@ -97,7 +97,7 @@ def _rows_of(file: SourceFile) -> list[CarriedImage]:
             if image_id not in captions_of:
                 place = f"{file.name}:image {image_id}"
             row["captions"] = captions_of.setdefault(image_id, [])
-            rows.append((place, row, "", ""))
+            rows.append((place, row, None, ""))
     for index, annotation in enumerate(annotations):
         place = f"{file.name}:annotations[{index}]"
         if not isinstance(annotation, dict):

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.contract.errors import InputError, RowError, RowFault, kind_of_value
+from stages.contract.errors import InputError, RowError, RowFault, kind_of_value, one_line
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.read.base import Shard
 from stages.read.streams import TO_UTF_8, is_utf_16
@@ -267,11 +266,8 @@ def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
         raise RowFault("bad_row", f"byte {error.start} is not UTF-8") from error
     except json.JSONDecodeError as error:
         raise RowFault("bad_row", f"not JSON: {error.msg} at character {error.pos}") from error
-    except ValueError as error:  # json raises no other
-        limit = sys.get_int_max_str_digits()
-        raise RowFault("bad_row", f"not readable as JSON: a number has more than {limit} digits") from error
-    except RecursionError as error:
-        raise RowFault("bad_row", "not readable as JSON: nested too deeply") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or a deep nesting
+        raise RowFault("bad_row", f"not readable as JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise RowFault("bad_row", f"expected a JSON object, got {shorten(text.strip())}")
     return value

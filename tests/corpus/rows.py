@@ -92,10 +92,10 @@ LINES: dict[str, tuple[bytes, str]] = {  # Name -> a line of a jsonl file, and o
     "surrogate in UTF-8": (b'{"image": "plain.jpg", "caption": "\xed\xa0\x80"}', "bad_row: is not UTF-8"),
     "a byte order mark in the middle": (b"\xef\xbb\xbf" + GOOD_ROW + b"}", "bad_row: not JSON: "),
     "a control character in a text": (b'{"image": "plain.jpg", "caption": "a\tcat"}', "bad_row: Invalid control"),
-    "nested 100,000 deep": (GOOD_ROW + b', "x": ' + DEEP + b"}", "bad_row: nested too deeply"),
+    "nested 100,000 deep": (GOOD_ROW + b', "x": ' + DEEP + b"}", "bad_row: not readable as JSON"),
     "a number of 10,000 digits": (
         GOOD_ROW + b', "x": ' + b"1" * 10_000 + b"}",
-        "bad_row: a number has more than 4300 digits",
+        "bad_row: not readable as JSON",
     ),
     "a number beyond all bounds": (GOOD_ROW + b', "x": 1e999}', ANNOTATED),
     "NaN and Infinity": (GOOD_ROW + b', "x": [NaN, Infinity, -Infinity]}', ANNOTATED),

@@ -38,7 +38,7 @@ REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
     "parquet of nulls": ("parquet", "a.parquet", table(image=["a"], caption=[None]), "expected a column of text"),
     "COCO empty": ("coco_captions", "a.json", b"", "is not a JSON file"),
     "COCO without images": ("coco_captions", "a.json", b'{"annotations": []}', "expected the lists 'images' and"),
-    "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "nested too deeply"),
+    "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "not readable as JSON"),
     "COCO not UTF-8": ("coco_captions", "a.json", b'{"\xff\xfe": 1}', "is not a JSON file"),
 }
 """Name -> kind of input, its path, the bytes of that file if there is one, and a part of the message."""

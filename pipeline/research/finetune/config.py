@@ -14,8 +14,6 @@ from stages.shared.storage import absolute
 if TYPE_CHECKING:
     from pipeline.research.finetune.recipe import Recipe
 
-Learns = Literal["all", "image"]
-
 
 class RecipeConfig(BaseModel):
     """Settings that every recipe has."""
@@ -23,7 +21,6 @@ class RecipeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str = Field(description="Name in `RECIPES`.")
-    learns: Learns = Field("all", description="`all`, or `image`: the text tower stays as it is.")
     caption_weight: float = Field(
         1.0, ge=0, description="Weight of the loss between images and captions, which keeps the model able to retrieve."
     )
@@ -87,8 +84,9 @@ class FinetuneConfig(BaseModel):
     recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config, description="What the model is taught.")
     frozen: tuple[str, ...] = Field(
         (),
-        description="Parameters whose names begin so stay as they are, e.g. `[visual.trunk.features]`. If nothing in "
-        "front of a layer learns, its backward pass ends there.",
+        description="Parameters whose names begin so stay as they are, e.g. `[visual.trunk.features]`, or "
+        "`[transformer, token_embedding]` of the text tower. If nothing in front of a layer learns, its backward pass "
+        "ends there.",
     )
     epochs: float = Field(1.0, gt=0, le=10_000, description="How often every image is seen.")
     batch_size: int = Field(32, ge=2, le=65_536, description="Images of a step, of all ranks together.")

@@ -194,9 +194,7 @@ class FineTuning:
         module = module_of(description).float().to(device)
         self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
         for name, parameter in module.named_parameters():
-            of_images = name.startswith("visual.") or name == "logit_scale"
-            learns = config.recipe.learns == "all" or of_images
-            parameter.requires_grad_(learns and not name.startswith(config.frozen))
+            parameter.requires_grad_(not name.startswith(config.frozen))
         self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not self._trainable:
             raise ConfigError(f"frozen: nothing is left to learn of {description.name}")

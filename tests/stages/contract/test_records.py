@@ -52,7 +52,6 @@ def dog(**changes: Any) -> Phrase:
         (lambda: Pixels(rgb=np.zeros((4, 4, 3), np.float32)), r"expected uint8 \(H, W, 3\), got"),  # type: ignore[arg-type]
         (lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2), r"expected float32 \(grid_h, "),
         (lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2), r"expected float32 \(grid_h, "),
-        (lambda: RowFault("odd", "something"), r"expected a reason from \[.*got 'odd'"),
     ],
 )
 def test_values_that_records_reject(make: Callable[[], Any], words: str) -> None:

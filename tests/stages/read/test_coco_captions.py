@@ -93,7 +93,7 @@ def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
         (b"{", "is not a JSON file"),
         (b"\xff\xfe\x00", "is not a JSON file"),
         (b"[1]", "expected a JSON object"),
-        (b'{"images": [' + b"9" * 5000 + b"]}", "a number has more than 4300 digits$"),
+        (b'{"images": [' + b"9" * 5000 + b"]}", "not readable as JSON"),
         (b'{"images": [], "captions": []}', "found the keys 'images', 'captions'"),
         (b'{"images": {}, "annotations": []}', "expected the lists"),
         (b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}', "instances file"),

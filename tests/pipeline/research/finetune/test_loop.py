@@ -129,7 +129,7 @@ FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
 @pytest.mark.parametrize(
     ("settings", "stays", "learns"),
     [
-        ({"recipe": {"kind": "align", "learns": "image"}}, ("transformer.", "text_projection"), {"visual.proj"}),
+        ({"frozen": ["transformer.", "text_projection"]}, ("transformer.", "text_projection"), {"visual.proj"}),
         (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
     ],
 )
