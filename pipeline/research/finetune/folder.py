@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +53,7 @@ class TrainingFolder:
             return None
         try:
             checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-            checkpoint["step"], checkpoint["log_bytes"], checkpoint["unlogged"]
+            checkpoint["step"], checkpoint["log"], checkpoint["unlogged"]
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = one_line(error)[:200]
             raise ResumeError(
@@ -75,21 +74,13 @@ class TrainingFolder:
                 "the same command to resume"
             ) from error
 
-    def log(self, line: Mapping[str, Any]) -> int:
-        """Append a line to the log and return the log's bytes. Raise OutputError."""
+    def write_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write the log. Raise OutputError."""
         path = self.path / LOG
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            return path.stat().st_size
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}. The checkpoints are kept") from error
-
-    def cut_log(self, size: int) -> None:
-        """Drop the log lines of steps after the checkpoint: all beyond the first `size` bytes."""
-        path = self.path / LOG
-        if path.exists() and path.stat().st_size > size:
-            os.truncate(path, size)
 
     def clear(self, *, with_model: bool) -> None:
         """Delete log and checkpoints, and the model if `with_model`; nothing else."""

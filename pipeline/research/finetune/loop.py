@@ -115,7 +115,7 @@ def finetune(
             steps=training.step,
             images=material.images,
             bad_images=material.bad_images,
-            losses=training.means,
+            losses=training.losses,
             seconds=time.monotonic() - start,
         )
 
@@ -157,10 +157,10 @@ def _settings_of(config: FinetuneConfig, material: TuningData) -> dict[str, Any]
 
 def _check_settings(config: FinetuneConfig, material: TuningData, checkpoint: Mapping[str, Any]) -> None:
     """Raise ResumeError if the checkpoint is that of another training."""
-    former = checkpoint["decides"]
+    stored_settings = checkpoint["decides"]
     settings = _settings_of(config, material)
-    if former != settings:
-        differences = sorted(key for key, value in settings.items() if value != former.get(key))
+    if stored_settings != settings:
+        differences = sorted(key for key, value in settings.items() if value != stored_settings.get(key))
         raise ResumeError(
             f"{config.out} holds a training with other settings ({', '.join(differences)}): give another --out, or "
             "begin anew with --fresh"
@@ -186,10 +186,9 @@ class FineTuning:
         self.ranks = ranks
         self.steps = max(1, round(config.epochs * material.steps_per_epoch))
         self.step = 0  # number of completed steps
-        self.means: dict[str, float] = {}  # losses of the last line of the log
+        self.log: list[dict[str, float]] = []  # step, learning rate and mean losses
         self._checkpoint_s = time.monotonic()
         self._pending_losses: list[dict[str, Tensor]] = []
-        self._log_bytes = 0
         self._is_half_done = False  # the weights have changed, but the step has not ended
         module = module_of(description).float().to(device)
         self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
@@ -209,6 +208,11 @@ class FineTuning:
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
 
+    @property
+    def losses(self) -> dict[str, float]:
+        """The mean losses of the last line of the log, by name."""
+        return {name: value for name, value in self.log[-1].items() if name not in ("step", "learning_rate")}
+
     def resume(self, checkpoint: Mapping[str, Any]) -> None:
         """Continue after the last step of a checkpoint with the same settings."""
         self.student.module.load_state_dict(checkpoint["model"])
@@ -216,10 +220,10 @@ class FineTuning:
             parameter.data.copy_(checkpoint["recipe"][name])
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.step = checkpoint["step"]
-        self._log_bytes = checkpoint["log_bytes"]
+        self.log = checkpoint["log"]
         self._pending_losses = checkpoint["unlogged"]
         if self.ranks.is_leader:
-            self.folder.cut_log(self._log_bytes)
+            self.folder.write_log(self.log)  # without the lines of steps after the checkpoint
 
     def describe(self) -> str:
         """Return one sentence about the training before its first step."""
@@ -281,18 +285,19 @@ class FineTuning:
     def _log(self) -> None:
         losses = self._pending_losses
         self._pending_losses = []
-        means = {name: torch.stack([terms[name].cpu() for terms in losses]).mean() for name in losses[0]}
-        self.means = {name: round(float(mean), 5) for name, mean in means.items()}
+        line = {"step": self.step, "learning_rate": self.optimiser.param_groups[0]["lr"]}
+        for name in losses[0]:
+            line[name] = round(float(torch.stack([terms[name].cpu() for terms in losses]).mean()), 5)
+        self.log.append(line)
         if self.ranks.is_leader:
-            line = {"step": self.step, "learning_rate": self.optimiser.param_groups[0]["lr"], **self.means}
-            self._log_bytes = self.folder.log(line)
+            self.folder.write_log(self.log)
 
     def _save(self) -> None:
         self._checkpoint_s = time.monotonic()
         if self.ranks.is_leader:
             checkpoint = {
                 "step": self.step,
-                "log_bytes": self._log_bytes,
+                "log": self.log,
                 "unlogged": self._pending_losses,
                 "decides": _settings_of(self.config, self.material),
                 "model": self.student.module.state_dict(),
@@ -347,7 +352,7 @@ class FineTuning:
 
     def _card(self) -> str:
         config = self.config
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in self.means.items())
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
         return f"""# {self.model.name}, fine-tuned by recipe {config.recipe.kind}
 
 {WRITTEN_BY} for {self.steps:,} steps of {config.batch_size} images on {self.material.images:,} images of the
