@@ -6,7 +6,7 @@ JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (the EXIF orientati
 - Transparency of any kind is laid over white, as web pages show it. (open_clip's own transform drops the alpha
   channel instead, which uncovers whatever colour lies beneath.)
 - 16-bit grey: the upper 8 bits. Pillow itself would cut everything above 255 to white.
-- Float and 32-bit grey: from the smallest to the largest value.
+- Float and 32-bit grey, whose range nobody states, are not read.
 - Animations and files of several pages: the first picture.
 
 A file that ends too early is a fault, never a picture with a grey remainder. Silent repairs of the decoders are not
@@ -282,23 +282,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" and image.format == "PNG":  # 16 bits, in older Pillow
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        raise RowFault("bad_image", "grey values of 32 bits are not read, since their range is not known")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         with_alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
         return canvas
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_8_bits(values: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Stretch grey values (H, W) of any range to uint8; infinite ones become the nearest end, NaN black."""
-    grey = np.zeros(values.shape, np.uint8)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return grey
-    low = float(finite.min())
-    span = float(finite.max()) - low or 1.0
-    for row, line in zip(grey, values, strict=True):  # all rows at once, in float64, could fill the memory
-        row[:] = np.nan_to_num(np.rint(np.interp(line, (low, low + span), (0, 255))))
-    return grey
