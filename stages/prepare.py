@@ -1,7 +1,7 @@
 """Opens each sample's image, notes its size and resizes it to the model's input.
 
-Every image is decoded in full, also if its captions hold no phrase. So the errors of images do not depend on captions,
-and `width` and `height` are right in every row without an error.
+Every image is decoded in full, also if its captions hold no phrase. So the errors of images do
+not depend on captions, and `width` and `height` are right in every row without an error.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ class ImagesConfig(BaseModel):
 
     shrink_jpeg: bool = Field(
         True,
-        description="Let the JPEG decoder halve large images while twice the target is left. Less time for photographs "
-        "from some 1,000 px on; grey levels differ by less than one on average.",
+        description="Let the JPEG decoder halve large images while twice the target is left. "
+        "Less time for photographs from some 1,000 px on; grey levels differ by less than one "
+        "on average.",
     )
     resize: Literal["pillow", "torch"] = Field(
         "pillow",
-        description="`torch` resizes by the same filter in half of the time. One of 50 values of a photograph differs "
-        "from Pillow's, by up to 3 of 255 levels, and heat maps differ as by noise of that size.",
+        description="`torch` resizes by the same filter in half of the time. One of 50 values "
+        "of a photograph differs from Pillow's, by up to 3 of 255 levels, and heat maps differ "
+        "as by noise of that size.",
     )
     max_pixels: int = Field(
         128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images are faults."
@@ -51,14 +53,14 @@ class PrepareConfig:
 
     Attributes:
         images: The settings of reading images.
-        mode: square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is kept as in
-            Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch (arXiv 2502.18816,
-            generate_emap.py).
+        mode: square: the whole image is stretched to exactly `size_px`, and not cropped. keep:
+            the aspect is kept as in Grad-ECLIP's own input, each side rounded to the nearest
+            multiple of the patch (arXiv 2502.18816, generate_emap.py).
         size_px: square: the side, or (width, height).
         patch_px: keep: side of the model's patches.
-        shorter_side_max_px: keep: an image with a longer shorter side is reduced to this one first; 640 in
-            generate_emap.py. There the image is resized twice; here the size is computed in the same two steps and the
-            image resized once.
+        shorter_side_max_px: keep: an image with a longer shorter side is reduced to this one
+            first; 640 in generate_emap.py. There the image is resized twice; here the size is
+            computed in the same two steps and the image resized once.
         max_side_px: keep: limit of the longer side after rounding, which bounds the memory.
         interpolation: Antialiased; bicubic is CLIP's own.
         keep_image_bytes: Whether the encoded image stays in the sample, for embedding it.

@@ -39,8 +39,8 @@ class RollingParquet:
     If a write fails, the rows of its file are lost.
 
     Args:
-        place: Number of a file, from 0 on -> a context with the local path to write. The file is in its place when the
-            context ends without an error.
+        place: Number of a file, from 0 on -> a context with the local path to write. The file
+            is in its place when the context ends without an error.
         rows_per_file, rows_per_group: Most rows of a file, and of a row group.
     """
 
@@ -128,7 +128,8 @@ class Tally:
         annotated: Rows with a phrase.
         without_regions: Rows with a phrase and without a region.
         likely: Regions with a score of at least `LIKELY`.
-        right_of_likely: The sum of their scores: the number of right ones if scores are probabilities.
+        right_of_likely: The sum of their scores: the number of right ones if scores are
+            probabilities.
         absent: Phrases judged not to be in their image.
         other_language: Rows with a caption in another language than the parser's.
         categories: Different phrases of regions.
@@ -193,7 +194,8 @@ class CardOrigin:
         fitted_to: The images of the calibration, in words; None without a calibration.
         doubt: The difference of the dataset's images from these, in words.
         presence: The images of a calibration of presence alone, in words.
-        source: The origin of regions without heat maps, and the meaning of their score, in words.
+        source: The origin of regions without heat maps, and the meaning of their score, in
+            words.
     """
 
     model: str

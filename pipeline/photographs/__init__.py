@@ -7,7 +7,8 @@
                     outlines where a box would hold much else
     *.jpg           480 px or less on the longer side
 
-The things of 23 phrases leave the centre of the image free, so that a model that always points there is found out.
+The things of 23 phrases leave the centre of the image free, so that a model that always points
+there is found out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Captions of scenes: their text, the names of objects in it, and the places of the names.
 
-The vocabulary is closed: an English parser takes every kind for a noun and every colour for an adjective.
+The vocabulary is closed: an English parser takes every kind for a noun and every colour for an
+adjective.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Paint backgrounds and objects with OpenCV, from the outlines of `shapes.txt`.
 
-Images are uint8 RGB (H, W, 3); a label map is uint8 (H, W) with 0 for the background and i + 1 where object i is
-visible. An object's visible pixels are those that still have its label after all objects in front are painted.
+Images are uint8 RGB (H, W, 3); a label map is uint8 (H, W) with 0 for the background and i + 1
+where object i is visible. An object's visible pixels are those that still have its label after
+all objects in front are painted.
 """
 
 from __future__ import annotations

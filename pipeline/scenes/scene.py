@@ -1,7 +1,7 @@
 """Synthetic scenes: objects are chosen, placed, painted and captioned; and a series is written as files.
 
-A scene is a pure function of its arguments: the same ones give the same pixels, masks and words in any process and any
-order. No global random state is read or changed.
+A scene is a pure function of its arguments: the same ones give the same pixels, masks and words
+in any process and any order. No global random state is read or changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the i
 _MIN_VISIBLE_REL: Final = 0.45  # Least share of an object's own area that stays visible behind the others
 _OUTWARDS: Final = 0.15
 """How much rarer places in the middle are than under an even spread: 1 / (1 + 0.15) along each axis. Large objects
-rarely leave the middle free, and a model would find an object at the image's centre without looking."""
+rarely leave the middle free, and a model would find an object at the image's centre without
+looking."""
 
 _ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent objects apart from those of the scene
 _TRIES: Final = 14
@@ -60,8 +61,8 @@ class SceneObject:
         colour: Name of the colour.
         mask: Its visible pixels: bool (H, W).
         size_rel: Its longer side before rotation, relative to the image's side.
-        phrase: Its name in the scene's caption, in lower case without determiner ("red car", "two red fish",
-            "car"); "<colour> <kind>" if that caption does not name it.
+        phrase: Its name in the scene's caption, in lower case without determiner ("red car",
+            "two red fish", "car"); "<colour> <kind>" if that caption does not name it.
         is_mentioned: Whether the caption names it.
     """
 
@@ -87,7 +88,8 @@ class SceneObject:
 class Scene:
     """An image, its objects and its caption.
 
-    The caption is unambiguous: each phrase denotes exactly its objects, and none names an absent one.
+    The caption is unambiguous: each phrase denotes exactly its objects, and none names an
+    absent one.
 
     Attributes:
         image: RGB, uint8 (side, side, 3).
@@ -114,7 +116,8 @@ def make_scene(
         seed: Number of the series.
         index: Number of the scene.
         side_px: Side of the square image in pixels, >= 64.
-        min_objects: Least number of objects, >= 1. A scene has fewer only if no free place is found.
+        min_objects: Least number of objects, >= 1. A scene has fewer only if no free place is
+            found.
         max_objects: Greatest number of objects, <= 6.
 
     Raises:
@@ -232,9 +235,11 @@ def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absen
     The folder gets images, captions and ground truth:
 
     - `images/NAME`;
-    - `captions.jsonl`, a JSON object on each line, `{"id", "image", "caption"}`, the image relative to `images/`;
-    - `truth.json`, COCO instances. Annotations also have `phrase`, `mentioned`, `colour` and `unseen_combination`, see
-      `SceneObject`. A mentioned phrase denotes exactly its annotations: both objects of "two red cars" have it.
+    - `captions.jsonl`, a JSON object on each line, `{"id", "image", "caption"}`, the image
+      relative to `images/`;
+    - `truth.json`, COCO instances. Annotations also have `phrase`, `mentioned`, `colour` and
+      `unseen_combination`, see `SceneObject`. A mentioned phrase denotes exactly its
+      annotations: both objects of "two red cars" have it.
 
     The same arguments give the same files with the same OpenCV.
 
@@ -242,9 +247,11 @@ def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absen
         out: The folder.
         scenes: Number of scenes, >= 1.
         seed: Number of the series, >= 0.
-        side_px: Side of the square images in pixels, >= 64. The default gives small files that are nice to look at.
-        absent: Give each scene a second caption that names an absent object. Its lines then have `captions`, and the
-            images of `truth.json` have `absent`, a list with the phrase. Images do not change.
+        side_px: Side of the square images in pixels, >= 64. The default gives small files that
+            are nice to look at.
+        absent: Give each scene a second caption that names an absent object. Its lines then
+            have `captions`, and the images of `truth.json` have `absent`, a list with the
+            phrase. Images do not change.
 
     Raises:
         ValueError: An argument is outside its range.

@@ -1,8 +1,8 @@
 """Faults: a closed list for samples, an exception tree for programs.
 
-A fault in the *data* is raised as `RowFault` where it shows, and caught at the border of the step: the sample's row
-keeps its `RowError`. A fault in the *program, its configuration or its surroundings* is a `PhraseboxError`
-and ends the run.
+A fault in the *data* is raised as `RowFault` where it shows, and caught at the border of the
+step: the sample's row keeps its `RowError`. A fault in the *program, its configuration or its
+surroundings* is a `PhraseboxError` and ends the run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class PhraseboxError(Exception):
     """Base of all errors that phrasebox raises on purpose; the message says what to do.
 
     Attributes:
-        key: The key of the configuration, or the parameter, that the message is about; "" if it is about none. `str`
-            puts it in front of the message.
+        key: The key of the configuration, or the parameter, that the message is about; "" if it
+            is about none. `str` puts it in front of the message.
         more: Further problems of the same configuration. `str` puts each on a line of its own.
     """
 

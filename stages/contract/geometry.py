@@ -1,13 +1,13 @@
 """The one place that knows a coordinate convention.
 
 x runs right, y runs down, the origin is the top left *corner* of the top left pixel. Boxes are
-half open: a one-pixel mask in column 3 has x 3 and w 1. Suffixes name the form: `_xyxy`, `_xywh`,
-`_px` (pixels of the EXIF-rotated original image), `_rel` (0 .. 1), `_hw`, `_wh`. Arrays are (H, W);
-sizes shown to people are width x height.
+half open: a one-pixel mask in column 3 has x 3 and w 1. Suffixes name the form: `_xyxy`,
+`_xywh`, `_px` (pixels of the EXIF-rotated original image), `_rel` (0 .. 1), `_hw`, `_wh`.
+Arrays are (H, W); sizes shown to people are width x height.
 
-The same holds for a grid of `cells` values over a side of `side_px` pixels: cell i covers the pixels from
-`i * side_px / cells` to `(i + 1) * side_px / cells`, and its value belongs to its centre. This is the convention of
-`cv2.resize` and of `align_corners=False` in torch.
+The same holds for a grid of `cells` values over a side of `side_px` pixels: cell i covers the
+pixels from `i * side_px / cells` to `(i + 1) * side_px / cells`, and its value belongs to its
+centre. This is the convention of `cv2.resize` and of `align_corners=False` in torch.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def cell_to_px(position_cells: Coordinate, *, side_px: int, cells: int) -> Coord
 def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_cells: float) -> NDArray[np.float32]:
     """Draw a grid with values beside the centres of their cells, right of and below them for a shift above 0.
 
-    Between the values the result is bilinear, beyond the outermost ones constant. Without a shift this is
-    `cv2.resize`, to rounding. The result, float32 of `size_hw`, covers the same image as the values (grid_h, grid_w).
+    Between the values the result is bilinear, beyond the outermost ones constant. Without a
+    shift this is `cv2.resize`, to rounding. The result, float32 of `size_hw`, covers the same
+    image as the values (grid_h, grid_w).
     """
     rows, columns = (_shares(side, cells, shift_cells) for side, cells in zip(size_hw, values.shape, strict=True))
     samples: NDArray[np.float32] = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 LEVELS: Final = 255
 """Heat is rounded to the whole levels 0 .. 255 before anything is decided on it.
 
-The last bits of a map depend on the shape of the batch and on the processor. On whole levels the rules' decisions are
-exact, and the regions are almost always the same. The exception is a value on the border between two levels. Measured
-on 14 x 14 maps: with relative differences of 1e-6 one map in 300 changes a level somewhere, and one in 750 its mask, by
-some ten pixels at 640 x 480."""
+The last bits of a map depend on the shape of the batch and on the processor. On whole levels
+the rules' decisions are exact, and the regions are almost always the same. The exception is a
+value on the border between two levels. Measured on 14 x 14 maps: with relative differences of
+1e-6 one map in 300 changes a level somewhere, and one in 750 its mask, by some ten pixels at
+640 x 480."""
 
 SMALLEST_SPREAD: Final = 1e-5  # Below this share of its largest magnitude, the spread of a map is rounding noise
 
@@ -24,8 +25,8 @@ Levels = NDArray[np.uint8]
 def quantise(values: NDArray[np.float32]) -> Levels | None:
     """Return the whole levels of a heat map (grid_h, grid_w): its lowest value becomes 0, its highest `LEVELS`.
 
-    The levels of levels are the same levels: a stored map is cut like the original. None if the map is constant up to
-    rounding noise (all zeros, for example), not finite, or empty.
+    The levels of levels are the same levels: a stored map is cut like the original. None if the
+    map is constant up to rounding noise (all zeros, for example), not finite, or empty.
     """
     if not values.size:
         return None

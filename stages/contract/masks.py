@@ -1,7 +1,8 @@
 """Masks: run-length coding, area, overlap, outlines, and the box around a mask. Codec: pycocotools.
 
-Masks are (H, W); pixels that are not zero are inside. Run-length codes count down the columns (Fortran order) and begin
-with the pixels outside. `counts` is text everywhere in phrasebox; pycocotools' bytes stay in this file.
+Masks are (H, W); pixels that are not zero are inside. Run-length codes count down the columns
+(Fortran order) and begin with the pixels outside. `counts` is text everywhere in phrasebox;
+pycocotools' bytes stay in this file.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def encode_mask(mask: Mask) -> Rle:
 def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
     """Return the code of a mask without an image-sized array. Raise ValueError for edges out of order or outside.
 
-    edges: (2 x runs,), beginning and end of each run of pixels inside: pixels down the columns, rising,
-        0 .. height x width.
+    edges: (2 x runs,), beginning and end of each run of pixels inside: pixels down the columns,
+        rising, 0 .. height x width.
     """
     h, w = size_hw
     ends = np.concatenate(([0], edges, [h * w]))
@@ -68,8 +69,9 @@ def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
 def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Rle:
     """Return the code of the union of polygons [x0, y0, x1, y1, ...] in pixels, as COCO draws them.
 
-    Parts outside the image are cut off; a polygon of one or two points draws nothing. Raise ValueError if a number of
-    coordinates is odd, or a coordinate is not finite or beyond 100,000 px.
+    Parts outside the image are cut off; a polygon of one or two points draws nothing. Raise
+    ValueError if a number of coordinates is odd, or a coordinate is not finite or beyond
+    100,000 px.
     """
     for polygon in polygons:
         if len(polygon) % 2 or not all(-_FARTHEST_PX <= value <= _FARTHEST_PX for value in polygon):
@@ -88,11 +90,14 @@ def run_ends(
 
     Args:
         text: uint8 (characters,), the counts of all masks, one after the other.
-        offsets: (masks + 1,), the places between the characters of one mask and those of the next.
-        pixels: (masks,), height x width of each mask. Raise ValueError if the text is damaged, or of another size.
+        offsets: (masks + 1,), the places between the characters of one mask and those of the
+            next.
+        pixels: (masks,), height x width of each mask. Raise ValueError if the text is damaged,
+            or of another size.
 
     Returns:
-        Ends (runs,), in pixels from the beginning of the mask down its columns, and offsets (masks + 1,) into them.
+        Ends (runs,), in pixels from the beginning of the mask down its columns, and offsets
+            (masks + 1,) into them.
     """
     # five bits a character, lowest first; 0x20: more to come, 0x10 of the last one: the sign
     bits = text - np.uint8(48)  # what is below 0 becomes large
@@ -176,11 +181,12 @@ def mask_box_xywh_px(mask: Mask) -> Box:
 def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[float]], int]:
     """Return the outer outlines of a mask as COCO polygons [x0, y0, x1, y1, ...] in pixels, and their filled holes.
 
-    There is one polygon for each 8-connected part; it touches itself where the part hangs together by a corner.
-    `pycocotools` draws the same mask again, except for holes, which COCO polygons cannot express.
+    There is one polygon for each 8-connected part; it touches itself where the part hangs
+    together by a corner. `pycocotools` draws the same mask again, except for holes, which COCO
+    polygons cannot express.
 
-    tolerance_px: how far an outline may run from the mask's to do with fewer corners (Douglas-Peucker); a part that
-        would lose its area keeps all its corners.
+    tolerance_px: how far an outline may run from the mask's to do with fewer corners
+        (Douglas-Peucker); a part that would lose its area keeps all its corners.
     """
     rings = mask_rings(mask, tolerance_px)
     outer = [list[float](ring.ravel().tolist()) for ring, depth in rings if depth == 0]
@@ -190,7 +196,8 @@ def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[floa
 def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.int64], int]]:
     """Return all outlines of a mask with their depth: 0 for outer ones, 1 for their holes, 2 for islands therein, ...
 
-    The vertices (n, 2) are x, y of pixel *corners*: a one-pixel mask is a square of side 1. See `mask_outlines`.
+    The vertices (n, 2) are x, y of pixel *corners*: a one-pixel mask is a square of side 1. See
+    `mask_outlines`.
     """
     left, top, w, h = (int(value) for value in mask_box_xywh_px(mask))
     if not w:

@@ -1,9 +1,9 @@
 """The values that travel between the stages, in memory.
 
-A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the way (`phrases`, then
-`pixels`, `heat_maps`, `regions` and `absent`). Every field has its neutral value before its stage has run, and a record
-with an `error` passes through the remaining stages untouched. Records are immutable: a stage answers with
-`dataclasses.replace`.
+A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the
+way (`phrases`, then `pixels`, `heat_maps`, `regions` and `absent`). Every field has its neutral
+value before its stage has run, and a record with an `error` passes through the remaining stages
+untouched. Records are immutable: a stage answers with `dataclasses.replace`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _MOST_ATTEMPTS: Final = 32
 def stable_id(text: str, attempt: int = 0) -> int:
     """Return a hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
 
-    COCOeval reads 0 as "no match". Of 10^8 texts two share a hash with a probability of 0.4: one of them then gets the
-    hash of the first `attempt` that is free, see `pipeline.output.ids`.
+    COCOeval reads 0 as "no match". Of 10^8 texts two share a hash with a probability of 0.4:
+    one of them then gets the hash of the first `attempt` that is free, see
+    `pipeline.output.ids`.
     """
     return _digest(f"{text}\n#{attempt}" if attempt else text) % ((1 << ID_BITS) - 1) + 1
 
@@ -56,8 +57,10 @@ class ImageRef:
     """The place of an encoded image: a file, a part of a file, or `content`.
 
     Attributes:
-        file_name: The image's name as the dataset shows it, relative to the image root or the tar.
-        url: Path or file-system URL of the file that holds it; None if it is inline, or there is none.
+        file_name: The image's name as the dataset shows it, relative to the image root or the
+            tar.
+        url: Path or file-system URL of the file that holds it; None if it is inline, or there
+            is none.
         offset: First byte within that file.
         size: Bytes within that file; -1 means up to its end.
         content: The encoded image if the reader has it.
@@ -109,9 +112,10 @@ class Phrase:
     """A noun phrase of a caption.
 
     Attributes:
-        text: Normalised: case folded, one space between words, no leading determiner or possessive.
-        caption_index, start, end: `captions[caption_index][start:end]` are the words. A concept of a pool has the
-            empty span [0, 0) of caption 0 if it is in no caption.
+        text: Normalised: case folded, one space between words, no leading determiner or
+            possessive.
+        caption_index, start, end: `captions[caption_index][start:end]` are the words. A concept
+            of a pool has the empty span [0, 0) of caption 0 if it is in no caption.
         head: Lemma of the head noun, in lower case.
         plural: Whether the phrase names several things ("two dogs").
     """
@@ -153,12 +157,13 @@ class HeatMap:
     Attributes:
         text: The phrase's normalised text.
         values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
-        similarity: Cosine of image and phrase, -1 .. 1; Grad-ECLIP's gradients are those of this value.
+        similarity: Cosine of image and phrase, -1 .. 1; Grad-ECLIP's gradients are those of
+            this value.
         fault: "" or the reason why the map is all zeros: "constant", "empty" or "non_finite".
-        shift_cells: Distance of the values from the centres of their cells, to the right and down; not 0 for
-            convolutions, see `geometry.resize_shifted`.
-        presence: Probability that the phrase is in the image, 0 .. 1, if as many phrases are absent as in the fit;
-            None without a calibration of presence.
+        shift_cells: Distance of the values from the centres of their cells, to the right and
+            down; not 0 for convolutions, see `geometry.resize_shifted`.
+        presence: Probability that the phrase is in the image, 0 .. 1, if as many phrases are
+            absent as in the fit; None without a calibration of presence.
     """
 
     text: str
@@ -193,8 +198,10 @@ class Region:
         score: 0 .. 1, of a calibration, else one that ranks, see `stages.regions.score`.
         similarity, presence: Those of the heat map.
         group: Number of the thing within the image, the same for phrases that name one thing.
-        refined: The method of the outline: "none" for the contour of the heat, "grabcut" or "sam".
-        fallback: The reason for the contour of the heat if `regions.refine` names another method.
+        refined: The method of the outline: "none" for the contour of the heat, "grabcut" or
+            "sam".
+        fallback: The reason for the contour of the heat if `regions.refine` names another
+            method.
     """
 
     phrase_index: int
@@ -224,7 +231,8 @@ class Record:
 
     Attributes:
         sample: The input.
-        width_px, height_px: Size of the image after EXIF rotation; 0 until the image was opened.
+        width_px, height_px: Size of the image after EXIF rotation; 0 until the image was
+            opened.
         phrases: The phrases of the captions.
         dropped_phrases: Number of phrases over the limit per image.
         pixels: The model's input.
@@ -251,7 +259,8 @@ class Record:
     def start(sample: Sample) -> Record:
         """Return the record of a sample before the first stage.
 
-        Lone surrogates (from JSON escapes) cannot be stored: they are written out, and in a caption they are an error.
+        Lone surrogates (from JSON escapes) cannot be stored: they are written out, and in a
+        caption they are an error.
         """
         stored = replace(
             sample,

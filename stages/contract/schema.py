@@ -1,8 +1,9 @@
 """The columns of a dataset as data, and the rows of records in them.
 
-`data/*.parquet` holds one row per input sample: the columns of `DATASET_FIELDS`, with `output.heat_maps` those of
-`HEAT_MAP_FIELDS`, and with `output.embed_images` the `IMAGE_FIELD`. The entries of its lists have the fields of
-`ENTRIES`. Each has an Arrow type, a source, a unit and a meaning; the last two are in the metadata of the shards, too.
+`data/*.parquet` holds one row per input sample: the columns of `DATASET_FIELDS`, with
+`output.heat_maps` those of `HEAT_MAP_FIELDS`, and with `output.embed_images` the `IMAGE_FIELD`.
+The entries of its lists have the fields of `ENTRIES`. Each has an Arrow type, a source, a unit
+and a meaning; the last two are in the metadata of the shards, too.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Column:
         kind: The Arrow type.
         unit: The unit of its values, or their range; "" if they have none.
         doc: The meaning.
-        source: The attribute of a record, or of an entry of a list, that holds the value; or a function.
+        source: The attribute of a record, or of an entry of a list, that holds the value; or a
+            function.
         optional: Whether a sound row may hold null.
     """
 
@@ -264,8 +266,9 @@ def is_said(entry: Mapping[str, Any]) -> bool:
 def mapped_record(row: Mapping[str, Any]) -> Record:
     """Return the record of a row with `HEAT_MAP_FIELDS`, as it was before its regions were cut.
 
-    The maps are in levels, which give the same regions; a map without heat is all zeros. The row may lack
-    `annotations`, `absent` and `warnings`. Raise SchemaError if a map does not fill its grid.
+    The maps are in levels, which give the same regions; a map without heat is all zeros. The
+    row may lack `annotations`, `absent` and `warnings`. Raise SchemaError if a map does not
+    fill its grid.
     """
     sample_id = row["sample_id"]
     image = ImageRef(file_name=row["file_name"])

@@ -5,7 +5,8 @@
 2. `setup()` once per worker (weights, spaCy), `process` many times, `teardown()` once. The
    constructor takes only the stage's config and stays cheap and picklable.
 3. The engine gives a worker its CPUs and GPUs; a stage that needs a device checks in
-   `setup` that it got one. The stage decides how many records it takes at once: see `Stage.forward_batch_size`.
+   `setup` that it got one. The stage decides how many records it takes at once: see
+   `Stage.forward_batch_size`.
 4. No mutation of inputs, no dependence on neighbours in the batch, no global random state.
 5. The same batch twice on one machine gives the same answer.
 6. A stage catches only the named exceptions of the library it calls.

@@ -121,7 +121,8 @@ RECORD_SCHEMA: Final = pa.schema([("id", pa.int64()), *_kind(Record)])
 def records_to_table(records: Sequence[Record], source: tuple[Sequence[Record], Any] | None = None) -> Any:
     """Return records as a table of `RECORD_SCHEMA`, one row each, in order.
 
-    source: The records that stages made these from, and their table. The columns that no stage changed come from it.
+    source: The records that stages made these from, and their table. The columns that no stage
+    changed come from it.
     """
     columns = {}
     for name, hint in _fields(Record).items():

@@ -1,6 +1,7 @@
 """Step 1: captions -> noun phrases with character spans.
 
-`stage` is the part that the pipeline calls. `filters` decides on the text alone, by the editable lists of `words.txt`.
-`noun_phrases` loads the parser and takes the noun phrases that name a thing; `repairs` mends them where captions
-mislead a small parser. `precomputed` reads phrases from before a run.
+`stage` is the part that the pipeline calls. `filters` decides on the text alone, by the
+editable lists of `words.txt`. `noun_phrases` loads the parser and takes the noun phrases that
+name a thing; `repairs` mends them where captions mislead a small parser. `precomputed` reads
+phrases from before a run.
 """

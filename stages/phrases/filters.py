@@ -54,8 +54,10 @@ class ReadableCaption:
     """A caption as the parser gets it, with the way back.
 
     Attributes:
-        text: One space between words, without mark-up, addresses and file names; titles are in lower case.
-        places: The place in the caption of each character of the text, [start, end); None if the places are the same.
+        text: One space between words, without mark-up, addresses and file names; titles are in
+            lower case.
+        places: The place in the caption of each character of the text, [start, end); None if
+            the places are the same.
     """
 
     text: str
@@ -71,12 +73,15 @@ def make_readable(caption: str) -> ReadableCaption:
 
     - Removed: HTML tags within a line, control and invisible characters, lone surrogates.
     - HTML entities become their character.
-    - Separators, emoji and "#" become commas, because the words on either side do not belong together.
-    - Web addresses, e-mail addresses, @names, image file names, camera tags ("IMG_1234") and HTML tags that end a line
-      become full stops: a phrase that reached over them would hold them. So do strings of more than 100 characters
-      without a space: spaCy's tokenizer takes quadratic time on them.
+    - Separators, emoji and "#" become commas, because the words on either side do not belong
+      together.
+    - Web addresses, e-mail addresses, @names, image file names, camera tags ("IMG_1234") and
+      HTML tags that end a line become full stops: a phrase that reached over them would hold
+      them. So do strings of more than 100 characters without a space: spaCy's tokenizer takes
+      quadratic time on them.
     - A line break ends a sentence unless the next line continues in lower case.
-    - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every capitalised word for a name.
+    - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every
+      capitalised word for a name.
     """
     has_marks = _UNUSUAL.search(caption) and _NOT_WORDS.search(caption)
     text, places = _replace_marks(caption) if has_marks else (caption, None)
@@ -138,10 +143,10 @@ def tidy_words(words: str) -> str:
 def normalise(words: str) -> str:
     """Return the text of a phrase from its words in the caption; "" if no letter or digit is left.
 
-    The text is case folded, with one space between words and "man 's" joined to "man's". HTML entities are resolved;
-    HTML tags, control and invisible characters, quotes and punctuation at the edges, and leading determiners and
-    possessive pronouns (`DETERMINERS`) are dropped. A possessor that is a noun stays, because it says which one: "the
-    dog's bowl" -> "dog's bowl".
+    The text is case folded, with one space between words and "man 's" joined to "man's". HTML
+    entities are resolved; HTML tags, control and invisible characters, quotes and punctuation
+    at the edges, and leading determiners and possessive pronouns (`DETERMINERS`) are dropped. A
+    possessor that is a noun stays, because it says which one: "the dog's bowl" -> "dog's bowl".
 
     >>> normalise("The  Old man 's  HAT.")
     "old man's hat"

@@ -27,7 +27,8 @@ _MAX_REMEMBERED: Final = 100_000  # words, 0.3 kB each
 def load_pipeline(name: str) -> Any:
     """Load a spaCy pipeline with only the parts for phrases: tagger, parser, lemmatizer and their dependencies.
 
-    Raise ConfigError if it is not installed, lacks a part, or spaCy has no noun phrases in its language.
+    Raise ConfigError if it is not installed, lacks a part, or spaCy has no noun phrases in its
+    language.
     """
     import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
     from thinc.api import use_ops  # noqa: PLC0415 - a part of spaCy
@@ -60,9 +61,9 @@ def load_pipeline(name: str) -> Any:
 class _WordMatcher:
     """Remembers the matching rules of spaCy's attribute ruler for each word with its tag and relation.
 
-    spaCy's matcher tries every rule at every word: 180 rules in English, a quarter of the time of parsing. Rules about
-    several words never match here. The English ones are about verbs and pronouns ("gon na", "let 's"); no phrase
-    depends on these.
+    spaCy's matcher tries every rule at every word: 180 rules in English, a quarter of the time
+    of parsing. Rules about several words never match here. The English ones are about verbs and
+    pronouns ("gon na", "let 's"); no phrase depends on these.
     """
 
     def __init__(self, matcher: Any) -> None:
@@ -87,7 +88,8 @@ class ParsedPhrase:
     """A phrase in a parsed text, characters [start, end), the determiner included.
 
     Attributes:
-        head: Lemma of the head noun, lower case; in "a group of friends" the counted thing, not the group.
+        head: Lemma of the head noun, lower case; in "a group of friends" the counted thing, not
+            the group.
         plural: Whether it names several things.
     """
 
@@ -100,13 +102,15 @@ class ParsedPhrase:
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[ParsedPhrase]:
     """Return the phrases of one parsed caption, a spaCy Doc, in order, without overlap.
 
-    The parser's noun phrases are repaired (`stages.phrases.repairs`) and joined over "of". Those that name nothing in
-    the image are left out: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
+    The parser's noun phrases are repaired (`stages.phrases.repairs`) and joined over "of".
+    Those that name nothing in the image are left out: pronouns, numbers and codes, the heads of
+    `lists.drop`, the bare nouns of `lists.frame`.
 
-    Noun phrases around "of" become one phrase, as in Flickr30k Entities: "the roof of a house", "a plate of food". With
-    a quantity the head is what is counted: "a group of friends" has the head "friend". With a frame only the complement
-    is left: "a photo of a dog" and "the side of a dog" are the dog, unless `keep_parts` keeps the frame, as in
-    Flickr30k Entities ("the side of a dog", head "dog").
+    Noun phrases around "of" become one phrase, as in Flickr30k Entities: "the roof of a house",
+    "a plate of food". With a quantity the head is what is counted: "a group of friends" has the
+    head "friend". With a frame only the complement is left: "a photo of a dog" and "the side of
+    a dog" are the dog, unless `keep_parts` keeps the frame, as in Flickr30k Entities ("the side
+    of a dog", head "dog").
     """
     caption = ParsedCaption.of(doc)
     phrases = _join_over_of(caption, repair_noun_phrases(caption, lists), lists, keep_parts=keep_parts)

@@ -2,9 +2,10 @@
 
     {"caption": "Two dogs.", "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog", "plural": true}]}
 
-`start` and `end` are character offsets into the caption, half open. `head` is the last word of the text if it is left
-out, and `plural` false. `language` is the language of a caption if it is not the parser's. Other keys are not read. Of
-several lines about one caption the last one counts, so corrections can be appended.
+`start` and `end` are character offsets into the caption, half open. `head` is the last word of
+the text if it is left out, and `plural` false. `language` is the language of a caption if it is
+not the parser's. Other keys are not read. Of several lines about one caption the last one
+counts, so corrections can be appended.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A parsed caption as plain lists, and its noun phrases: the parser's own, repaired where captions mislead it.
 
-Captions are titles and fragments ("man riding horse"), but parsers are trained on news. Each repair is a function from
-candidates to candidates; its docstring gives the reason. `REPAIRS` is their order. Gains are F1 points (of 100) on
-exact spans of 7,500 Flickr30k Entities captions, measured by leaving the repair out.
+Captions are titles and fragments ("man riding horse"), but parsers are trained on news. Each
+repair is a function from candidates to candidates; its docstring gives the reason. `REPAIRS` is
+their order. Gains are F1 points (of 100) on exact spans of 7,500 Flickr30k Entities captions,
+measured by leaving the repair out.
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ class ParsedCaption:
 def _correct_tags(tags: list[str], words: list[str]) -> list[str]:
     """Correct three frequent mistakes of the tagger.
 
-    It takes the first word of "Boy in a red shirt" for an interjection. A word between an article and a preposition, a
-    verb or a mark is a noun ("a tattoo on", where it takes "tattoo" for an adverb). A hyphen is not a noun.
+    It takes the first word of "Boy in a red shirt" for an interjection. A word between an
+    article and a preposition, a verb or a mark is a noun ("a tattoo on", where it takes
+    "tattoo" for an adverb). A hyphen is not a noun.
     """
     for index, tag in enumerate(tags):
         if words[index] == "-" and tag in NOUN_TAGS:
@@ -121,8 +123,8 @@ Repair = Callable[[ParsedCaption, list[Candidate], WordLists], list[Candidate]]
 def join_compounds(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Make a run of nouns one compound, and leave no noun alone. +0.3.
 
-    The parser ends "safety | vests" and "three band | members" at the first noun when it takes the second for a verb's
-    object. It leaves out nouns when it cannot decide their attachment.
+    The parser ends "safety | vests" and "three band | members" at the first noun when it takes
+    the second for a verb's object. It leaves out nouns when it cannot decide their attachment.
     """
     owner = _owners(caption, candidates)
     phrases = list(candidates)
@@ -150,8 +152,8 @@ def join_compounds(caption: ParsedCaption, candidates: list[Candidate], lists: W
 def join_hyphenated(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Treat a hyphenated word as one: "mini-trampoline" is not "trampoline", "off-camera" is not a camera. +0.05.
 
-    A hyphenated word with a preposition or an adverb inside is an adverb itself ("hand-in-hand") unless something
-    modifies it ("his father-in-law").
+    A hyphenated word with a preposition or an adverb inside is an adverb itself
+    ("hand-in-hand") unless something modifies it ("his father-in-law").
     """
     tags = caption.tags
     if "HYPH" not in tags:
@@ -171,8 +173,8 @@ def join_hyphenated(caption: ParsedCaption, candidates: list[Candidate], lists: 
 def add_articles(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Add an article that belongs to no phrase to the next phrase. +0.02: rare in Flickr30k, usual in product captions.
 
-    The parser leaves out modifiers that it takes for verbs or attaches to other words: "a | long-sleeved, checked |
-    shirt", "a | steep snow covered | hill".
+    The parser leaves out modifiers that it takes for verbs or attaches to other words: "a |
+    long-sleeved, checked | shirt", "a | steep snow covered | hill".
     """
     tags = caption.tags
     owner = _owners(caption, candidates)
@@ -191,9 +193,9 @@ def add_articles(caption: ParsedCaption, candidates: list[Candidate], lists: Wor
 def split_at_boundaries(caption: ParsedCaption, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Split where a noun phrase cannot continue, and drop what it cannot begin with. +0.2.
 
-    A full stop, colon or bracket ends a phrase; a determiner begins one ("snow a dog"); a participle behind a noun
-    is a verb with its object ("boy | holding | pool cue"); behind "noun and" an adjective begins the next phrase
-    ("olive vest | and | black boots").
+    A full stop, colon or bracket ends a phrase; a determiner begins one ("snow a dog"); a
+    participle behind a noun is a verb with its object ("boy | holding | pool cue"); behind
+    "noun and" an adjective begins the next phrase ("olive vest | and | black boots").
     """
     phrases: list[Candidate] = []
     for candidate in candidates:

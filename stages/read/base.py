@@ -1,9 +1,9 @@
 """The contract of readers, the parts of an input (`Shard`), and rows that are left out (`SkippedRow`).
 
-A reader works in two steps. `shards()` plans on the driver: it finds the files, rejects an input that cannot be read as
-a whole, and cuts the rest into parts. `read(shard)` runs on any worker and gives exactly one `Sample` or `SkippedRow`
-for every row of the part, in the order of the input; rows of one image may share a sample (`plan`). The samples do not
-depend on the cuts.
+A reader works in two steps. `shards()` plans on the driver: it finds the files, rejects an
+input that cannot be read as a whole, and cuts the rest into parts. `read(shard)` runs on any
+worker and gives exactly one `Sample` or `SkippedRow` for every row of the part, in the order of
+the input; rows of one image may share a sample (`plan`). The samples do not depend on the cuts.
 """
 
 from __future__ import annotations
@@ -35,23 +35,26 @@ class SourceConfig(BaseModel):
 
     kind: str = Field(description="A key of `READERS`.")
     path: str | tuple[str, ...] = Field(
-        description="A file, a folder (all files of the kind below it), a glob, a numeric range as in "
-        "`{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."
+        description="A file, a folder (all files of the kind below it), a glob, a numeric range "
+        "as in `{00000..00099}.tar`, or a list of these; local or any URL that fsspec or "
+        "pyarrow opens."
     )
     limit: int | None = Field(
         None, ge=1, description="Read only the first N samples. The same command with a larger limit adds others."
     )
     part: str | None = Field(
         None,
-        description="Run over a part of the input: 3/8 takes the third of eight equal parts, each of samples that "
-        "follow each other. Tars are not cut, unless there is a limit. Each part is a run with a folder of its own, on "
-        "any machine that has the same files in the same place; `phrasebox merge` makes one dataset of all parts.",
+        description="Run over a part of the input: 3/8 takes the third of eight equal parts, "
+        "each of samples that follow each other. Tars are not cut, unless there is a limit. "
+        "Each part is a run with a folder of its own, on any machine that has the same files "
+        "in the same place; `phrasebox merge` makes one dataset of all parts.",
     )
 
     phrases: str | None = Field(
         None,
-        description="A local file of captions and their phrases, as `phrasebox phrases INPUT --out FILE` writes it; it "
-        "may have been corrected by hand. Captions that it lacks are parsed as without it.",
+        description="A local file of captions and their phrases, as `phrasebox phrases INPUT "
+        "--out FILE` writes it; it may have been corrected by hand. Captions that it lacks are "
+        "parsed as without it.",
     )
 
     @field_validator("part")
@@ -70,7 +73,8 @@ class SourceConfig(BaseModel):
     def take_part(self, shards: Sequence[Shard]) -> Sequence[Shard]:
         """Return the shards of this part. The first and the last may be cut: parts differ by one sample at most.
 
-        If a shard does not know its number of samples, parts consist of whole shards: counting would read the input.
+        If a shard does not know its number of samples, parts consist of whole shards: counting
+        would read the input.
         """
         number, parts = (int(text) for text in (self.part or "1/1").split("/"))
         has_counts = all(shard.samples is not None for shard in shards)
@@ -161,7 +165,8 @@ class Reader(ABC):
         """Plan the input, on the driver. An input without rows gives an empty list.
 
         Raises:
-            InputError: The input as a whole cannot be read: a file or a column is missing, a glob matches nothing.
+            InputError: The input as a whole cannot be read: a file or a column is missing, a
+                glob matches nothing.
         """
 
     @abstractmethod
@@ -182,7 +187,8 @@ class Reader(ABC):
 class CutReader(Reader):
     """Read cut shards of another reader: the `samples` after the first `skip`.
 
-    With a `limit`, the input is at most so many samples at its begin; a `SkippedRow` counts as one.
+    With a `limit`, the input is at most so many samples at its begin; a `SkippedRow` counts as
+    one.
     """
 
     def __init__(self, reader: Reader, limit: int | None) -> None:
@@ -216,8 +222,8 @@ class CutReader(Reader):
 def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | SkippedRow]:
     """Yield the rows of one shard as `Reader.read` does, for runs, which also write.
 
-    Raise InputError if the disk or the network fails: a run would take an OSError for an error of writing, since
-    object storage does not distinguish the two.
+    Raise InputError if the disk or the network fails: a run would take an OSError for an error
+    of writing, since object storage does not distinguish the two.
     """
     try:
         yield from reader.read(shard)

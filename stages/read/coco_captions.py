@@ -3,14 +3,16 @@
     {"images": [{"id": 9, "file_name": "000000000009.jpg"}],
      "annotations": [{"id": 1, "image_id": 9, "caption": "a bowl of broccoli"}]}
 
-Karpathy's splits (`dataset_flickr30k.json`) are read, too; their images hold the captions as `sentences`.
+Karpathy's splits (`dataset_flickr30k.json`) are read, too; their images hold the captions as
+`sentences`.
 
-Captions keep the order of the annotations. Every entry of the file is a row or a caption: an image without captions is
-a row without captions, and a caption of an unknown image is a bad row "annotation:ID". Images are usually in another
-folder than the JSON: set `image_root`.
+Captions keep the order of the annotations. Every entry of the file is a row or a caption: an
+image without captions is a row without captions, and a caption of an unknown image is a bad row
+"annotation:ID". Images are usually in another folder than the JSON: set `image_root`.
 
-A JSON cannot be read in parts. So planning loads it whole, which takes about 6 times its size in memory, and each
-shard carries its rows, compressed: about 0.1 MB for 1,000 images with five captions.
+A JSON cannot be read in parts. So planning loads it whole, which takes about 6 times its size
+in memory, and each shard carries its rows, compressed: about 0.1 MB for 1,000 images with five
+captions.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     image,caption,id
     kitchen/1.jpg,"a red cup, on a table",k1
 
-Quoted fields of CSV may hold line ends. A quote that is not closed makes the rows after it part of its field, up to the
-next quote or 128 KiB: that is one bad row. TSV is read without quoting, and quotes around a whole field are taken off.
-Files without a header (CC3M's TSV) are rejected; the message names the columns that were found.
+Quoted fields of CSV may hold line ends. A quote that is not closed makes the rows after it part
+of its field, up to the next quote or 128 KiB: that is one bad row. TSV is read without quoting,
+and quotes around a whole field are taken off. Files without a header (CC3M's TSV) are rejected;
+the message names the columns that were found.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class CsvReader(LinesReader):
     def _table(self, file: SourceFile) -> tuple[str, list[str]]:
         """The delimiter and the columns of the file; an empty file has no columns.
 
-        Raise InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
+        Raise InputError if the header cannot be read or lacks a needed column, whatever the
+        delimiter.
         """
         suffixes = file.url.lower().rpartition("/")[2].split(".")[-2:]
         delimiters = "\t,;|" if {"tsv", "tab"} & set(suffixes) else ",\t;|"
@@ -131,7 +133,8 @@ _QUOTED_FIELD: Final = re.compile(r'"((?:[^"]|"")*)"')
 def _unquote(field: str) -> str:
     """Remove quotes around a whole field of TSV.
 
-    A reader that allows quotes would join the rows below a caption that begins with one: most TSV is written without.
+    A reader that allows quotes would join the rows below a caption that begins with one: most
+    TSV is written without.
     """
     match = _QUOTED_FIELD.fullmatch(field)
     return field if match is None else match[1].replace('""', '"')

@@ -26,8 +26,9 @@ _MAX_EXPANDED: Final = 1_000_000
 _THREADS: Final = 32
 
 _EXPECTED: Final = (
-    "expected .jsonl or .ndjson, .csv or .tsv, .parquet, .tar (webdataset) or .json (COCO captions, or a list of "
-    "objects), a glob or a folder of these, or a folder of images each with a .txt beside it"
+    "expected .jsonl or .ndjson, .csv or .tsv, .parquet, .tar (webdataset) or .json (COCO "
+    "captions, or a list of objects), a glob or a folder of these, or a folder of images each "
+    "with a .txt beside it"
 )
 _TABLES: Final = ("parquet", "jsonl", "csv")
 
@@ -42,8 +43,8 @@ class SourceFile:
 
     Attributes:
         url: Absolute location.
-        name: Path relative to the common folder of all entries of `path`. It is the same on every machine, and does not
-            change when files are added to a folder.
+        name: Path relative to the common folder of all entries of `path`. It is the same on
+            every machine, and does not change when files are added to a folder.
         stamp: Size and time of a file behind a URL, else empty.
     """
 
@@ -55,8 +56,9 @@ class SourceFile:
 def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[SourceFile]:
     """Return the files of the entries of `input.path`, in their order; files of an entry are sorted, none is repeated.
 
-    `suffixes`, in lower case and with the dot, choose files in folders and among the matches of a glob. Files that are
-    entries themselves may have any name. Raise InputError if there are no such files, ConfigError without an entry.
+    `suffixes`, in lower case and with the dot, choose files in folders and among the matches of
+    a glob. Files that are entries themselves may have any name. Raise InputError if there are
+    no such files, ConfigError without an entry.
     """
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):

@@ -1,8 +1,9 @@
 """A folder of images with their captions beside them: `cats/1.jpg` and `cats/1.txt`.
 
-A text has a caption on each line; blank lines do not count. Every image is a sample. An image without a text has no
-captions; the phrases stage reports it. A text without an image is the error missing_image. Images that differ only in
-their extension share a text. The id of a sample is the path of its image in the folder.
+A text has a caption on each line; blank lines do not count. Every image is a sample. An image
+without a text has no captions; the phrases stage reports it. A text without an image is the
+error missing_image. Images that differ only in their extension share a text. The id of a sample
+is the path of its image in the folder.
 
 Planning lists the folder once; each shard carries the names of its files, compressed.
 """

@@ -3,11 +3,13 @@
     {"image": "kitchen/1.jpg", "caption": "a red cup on a table", "id": "k1"}
     {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
 
-TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read without any setting.
-Blank lines are not rows. Planning reads each file once, to find where shards begin, and repeated ids.
+TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read
+without any setting. Blank lines are not rows. Planning reads each file once, to find where
+shards begin, and repeated ids.
 
-In a `.json` file that is one list, rows count from 1 as lines do. Such a file cannot be read in parts: planning loads
-it whole, which takes about 6 times its size in memory, and each shard carries its rows, compressed.
+In a `.json` file that is one list, rows count from 1 as lines do. Such a file cannot be read in
+parts: planning loads it whole, which takes about 6 times its size in memory, and each shard
+carries its rows, compressed.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class JsonlReader(LinesReader):
     def whole_file(self, file: SourceFile) -> Shard:
         """Return the shard of a file; it carries the elements of a list as lines.
 
-        Raise InputError for a file of ten rows or more if none of its first rows has an image, or a caption.
+        Raise InputError for a file of ten rows or more if none of its first rows has an image,
+        or a caption.
         """
         lines = _lines_of_list(file.url)
         payload = b"" if lines is None else zlib.compress(lines)

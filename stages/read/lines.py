@@ -1,8 +1,8 @@
 """Tables of lines, which are cut into parts and never held whole.
 
-Captions of one image are often in separate rows, one after the other. They are one sample, since all regions of an
-image belong together: it has the captions of the rows in order, and id and place of the first row. Bad rows, and rows
-with different ids, are separate samples.
+Captions of one image are often in separate rows, one after the other. They are one sample,
+since all regions of an image belong together: it has the captions of the rows in order, and id
+and place of the first row. Bad rows, and rows with different ids, are separate samples.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class LinesConfig(SourceConfig, FieldsConfig):
     )
     group_rows: bool = Field(
         True,
-        description="Whether rows of one image that follow each other are one sample with all their captions, unless "
-        "they give different ids. False makes each row a sample.",
+        description="Whether rows of one image that follow each other are one sample with all "
+        "their captions, unless they give different ids. False makes each row a sample.",
     )
 
 

@@ -2,15 +2,17 @@
 
 Three forms are recognised by their columns (`parquet_columns`):
 
-- Hugging Face: `image: struct<bytes, path>` and a text column. If the bytes are null, the path is taken, below
-  `image_root`.
-- img2dataset (`output_format=parquet`): bytes in a column named `jpg`, `png` or `webp`, `txt` or `caption`, `key`,
-  `status`. Rows without bytes or with a status other than "success" are failed downloads: they are skipped and counted.
+- Hugging Face: `image: struct<bytes, path>` and a text column. If the bytes are null, the path
+  is taken, below `image_root`.
+- img2dataset (`output_format=parquet`): bytes in a column named `jpg`, `png` or `webp`, `txt`
+  or `caption`, `key`, `status`. Rows without bytes or with a status other than "success" are
+  failed downloads: they are skipped and counted.
 - A column of paths below `image_root`, as in jsonl.
 
-A sample's id comes from the column `input.id` or `sample_id`; else it is "FILE/KEY" with img2dataset's `key`, else
-"FILE:ROW", counted from 0. Planning reads the footers of all files and the columns of ids, to find repeated ids. A file
-that is damaged or not Parquet at all is one bad row "FILE:footer", unless no file is readable.
+A sample's id comes from the column `input.id` or `sample_id`; else it is "FILE/KEY" with
+img2dataset's `key`, else "FILE:ROW", counted from 0. Planning reads the footers of all files
+and the columns of ids, to find repeated ids. A file that is damaged or not Parquet at all is
+one bad row "FILE:footer", unless no file is readable.
 """
 
 from __future__ import annotations
@@ -49,9 +51,10 @@ class ParquetInput(SourceConfig, FieldsConfig):
     kind: Literal["parquet"] = "parquet"
     image: str | None = Field(
         None,
-        description="Column with the image: its bytes, a struct of bytes and path, or its path. By default the first "
-        "of `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, `bytes`, `img` that holds bytes or a struct, else "
-        "the only such struct, else a column of paths as in jsonl.",
+        description="Column with the image: its bytes, a struct of bytes and path, or its path. "
+        "By default the first of `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, "
+        "`bytes`, `img` that holds bytes or a struct, else the only such struct, else a column "
+        "of paths as in jsonl.",
     )
     shard_size: int = Field(
         1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a shard."

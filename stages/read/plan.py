@@ -56,8 +56,8 @@ def mark_repeats(shards: Sequence[Shard], keys: array[int]) -> list[Shard]:
 
     Args:
         shards: Shards with `samples`.
-        keys: The `stable_key` of every sample's id, in order. It takes 8 bytes of memory for each sample.
-            A run tells samples apart by the same key.
+        keys: The `stable_key` of every sample's id, in order. It takes 8 bytes of memory for
+            each sample. A run tells samples apart by the same key.
     """
     samples = len(keys)
     firsts = np.unique(np.frombuffer(keys, np.int64), return_index=True)[1]

@@ -1,7 +1,8 @@
 """Make a `Sample` from the fields of an input row, by the same rules for every kind of table.
 
-Every row is a sample. If it has several faults, the first in this order is reported: the id, the image, the captions. A
-missing or empty caption is not a fault here: the phrases stage reports it.
+Every row is a sample. If it has several faults, the first in this order is reported: the id,
+the image, the captions. A missing or empty caption is not a fault here: the phrases stage
+reports it.
 """
 
 from __future__ import annotations
@@ -37,23 +38,25 @@ class FieldsConfig(BaseModel):
 
     image: str | None = Field(
         None,
-        description="Field with the image's path; by default the first of `image`, `image_path`, `file_name`, "
-        "`img_path`, `path`, `filepath`, `filename`.",
+        description="Field with the image's path; by default the first of `image`, "
+        "`image_path`, `file_name`, `img_path`, `path`, `filepath`, `filename`.",
     )
     caption: str | tuple[str, ...] | None = Field(
         None,
-        description="Field with a caption or a list of captions, or several fields that are all taken, in order; by "
-        "default the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`, `title`.",
+        description="Field with a caption or a list of captions, or several fields that are all "
+        "taken, in order; by default the first of `caption`, `captions`, `text`, `texts`, "
+        "`txt`, `sentence`, `sentences`, `TEXT`, `title`.",
     )
     id: str | None = Field(
         None,
-        description="Field with the sample's id, text or whole number; by default `id` or `sample_id`. Rows without an "
-        "id are identified by their place.",
+        description="Field with the sample's id, text or whole number; by default `id` or "
+        "`sample_id`. Rows without an id are identified by their place.",
     )
     image_root: str | None = Field(
         None,
-        description="Folder that image paths are relative to and may not leave; by default the folder of the input "
-        "file. Symbolic links below it are followed: who can write there decides what is read.",
+        description="Folder that image paths are relative to and may not leave; by default the "
+        "folder of the input file. Symbolic links below it are followed: who can write there "
+        "decides what is read.",
     )
 
     def names(self, key: Literal["image", "caption", "id"]) -> tuple[str, ...]:
@@ -107,8 +110,8 @@ class RowParser:
     def image_of(self, row: Mapping[str, Any], shard: Shard) -> ImageRef:
         """Return the image at the row's path. Raise RowFault (bad_row, bad_location).
 
-        Its `file_name` is relative to the image root, or without one to the common folder of the input's files. So two
-        rows have equal names only for the same image.
+        Its `file_name` is relative to the image root, or without one to the common folder of
+        the input's files. So two rows have equal names only for the same image.
         """
         value = image_path(row, self.fields.names("image"))
         if self.image_root is not None:
@@ -133,8 +136,8 @@ class RowParser:
     ) -> Sample:
         """Return the sample of one row, with the first of its faults.
 
-        Its id is the row's, else `default_id`, else its place. `image` returns the image if the row itself holds it,
-        else None; it may raise RowFault.
+        Its id is the row's, else `default_id`, else its place. `image` returns the image if the
+        row itself holds it, else None; it may raise RowFault.
         """
         error: RowError | None = None
 
@@ -230,8 +233,8 @@ def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
 def relative_path(value: str, root: str) -> str:
     """Return an image path, normalised and relative to the root. The disk is not accessed.
 
-    An absolute path must be below a root on this machine. Raise RowFault: bad_row if the path is empty, bad_location if
-    it leaves the root or is a URL.
+    An absolute path must be below a root on this machine. Raise RowFault: bad_row if the path
+    is empty, bad_location if it leaves the root or is a URL.
     """
     if not value.strip():
         raise RowFault("bad_row", "the image path is empty")

@@ -1,7 +1,8 @@
 """Files of an input as streams of bytes or lines, decompressed while they are read.
 
-There are two kinds of errors. A failure of the disk or the network is an InputError and ends the run: no row is the
-cause. Damage within a compressed file is a RowFault and becomes a bad row.
+There are two kinds of errors. A failure of the disk or the network is an InputError and ends
+the run: no row is the cause. Damage within a compressed file is a RowFault and becomes a bad
+row.
 """
 
 from __future__ import annotations
@@ -129,8 +130,9 @@ def begins_list(start: bytes) -> bool:
 def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
     r"""Yield the lines of the bytes `start` .. `stop` of a newly opened stream, split at "\n" only.
 
-    A line above MAX_LINE_BYTES has a RowFault as its content, and so has the point where a compressed file is damaged.
-    `number` is the number of the line at `start`; without a `stop` the stream is read to its end.
+    A line above MAX_LINE_BYTES has a RowFault as its content, and so has the point where a
+    compressed file is damaged. `number` is the number of the line at `start`; without a `stop`
+    the stream is read to its end.
     """
     position = start
     rest = b""

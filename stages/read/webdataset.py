@@ -1,15 +1,16 @@
 """WebDataset tars, as img2dataset writes them: `KEY.jpg`, `KEY.txt`, `KEY.json` for each sample.
 
-A key is a member's path up to the first dot of its name, and a sample is a run of neighbouring members with the same
-key; both are webdataset's rules. The captions are the `txt` member or else `caption` of the `json` member. The id of a
-sample is "TAR/KEY".
+A key is a member's path up to the first dot of its name, and a sample is a run of neighbouring
+members with the same key; both are webdataset's rules. The captions are the `txt` member or
+else `caption` of the `json` member. The id of a sample is "TAR/KEY".
 
-Nothing is extracted. For a local tar, a sample has the place of its image in the file. Compressed tars and tars behind
-a URL are read once from front to back, and samples carry the bytes.
+Nothing is extracted. For a local tar, a sample has the place of its image in the file.
+Compressed tars and tars behind a URL are read once from front to back, and samples carry the
+bytes.
 
-If a `json` member has the status of a failed download, the sample is skipped and counted. Python's tarfile parses
-headers, but ends silently at a damaged or missing one: here every end without the format's end mark is a member with an
-`error`.
+If a `json` member has the status of a failed download, the sample is skipped and counted.
+Python's tarfile parses headers, but ends silently at a damaged or missing one: here every end
+without the format's end mark is a member with an `error`.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ class WebdatasetInput(SourceConfig):
     kind: Literal["webdataset"] = "webdataset"
     image: str | None = Field(
         None,
-        description="Extension of the image member, such as `jpg` or `input.png`; by default the first of `jpg`, "
-        "`jpeg`, `png`, `webp`, `gif`, `bmp`, `tif`, `tiff` that a sample has.",
+        description="Extension of the image member, such as `jpg` or `input.png`; by default "
+        "the first of `jpg`, `jpeg`, `png`, `webp`, `gif`, `bmp`, `tif`, `tiff` that a sample "
+        "has.",
     )
     caption: str | tuple[str, ...] | None = Field(
         None,
-        description="Extension of a text member or else a key of the json member, or several that are all taken, in "
-        "order; by default `txt`, else the key `caption`, `captions` or `text`.",
+        description="Extension of a text member or else a key of the json member, or several "
+        "that are all taken, in order; by default `txt`, else the key `caption`, `captions` or "
+        "`text`.",
     )
 
 
@@ -254,8 +257,8 @@ class Member:
 def iter_members(stream: Stream, wants: Callable[[Member], bool], *, can_seek: bool) -> Iterator[Member]:
     """Yield the members in order, without folders. Raise TarDamage where the tar cannot be read on.
 
-    The stream is newly opened; unless it `can_seek`, it is read from front to back only. `wants` chooses the files to
-    read.
+    The stream is newly opened; unless it `can_seek`, it is read from front to back only.
+    `wants` chooses the files to read.
     """
     total = stream.seek(0, 2) if can_seek else None
     stream.seek(0)

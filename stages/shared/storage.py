@@ -1,13 +1,15 @@
 """The one file system of phrasebox, for reading and for writing: local paths, and URLs such as `s3://bucket/name`.
 
-Local files are Python's own. `s3`, `gs` and `hdfs` are pyarrow's file systems, which Ray Data writes to as well; they
-take credentials and endpoint from the usual places (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, profiles). Every other
-protocol is fsspec's, and can only be read. fsspec's chained URLs (`zip://a::s3://b`) are not understood on purpose: a
-name that is read from a caption file must never be able to choose a file system.
+Local files are Python's own. `s3`, `gs` and `hdfs` are pyarrow's file systems, which Ray Data
+writes to as well; they take credentials and endpoint from the usual places
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, profiles). Every other protocol is fsspec's, and can
+only be read. fsspec's chained URLs (`zip://a::s3://b`) are not understood on purpose: a name
+that is read from a caption file must never be able to choose a file system.
 
-Inputs and images are locations, plain text that travels in rows. A dataset lies in an `AnyPath`: a local `Path`, or an
-`ObjectPath` with the same methods. An object appears whole or not at all, as a renamed file does; renaming a folder of
-objects copies its content, and is not atomic.
+Inputs and images are locations, plain text that travels in rows. A dataset lies in an
+`AnyPath`: a local `Path`, or an `ObjectPath` with the same methods. An object appears whole or
+not at all, as a renamed file does; renaming a folder of objects copies its content, and is not
+atomic.
 """
 
 from __future__ import annotations
@@ -71,8 +73,8 @@ def join(folder: str, relative: str) -> str:
 def resolve(location: str) -> tuple[Any, str]:
     """Return the fsspec file system of a location, and the name that the location has there.
 
-    All locations of one storage get the same object. Raise InputError if the protocol is unknown, needs a package that
-    is not installed, or its storage does not answer.
+    All locations of one storage get the same object. Raise InputError if the protocol is
+    unknown, needs a package that is not installed, or its storage does not answer.
     """
     if is_local(location):
         return fsspec.filesystem("file"), location.removeprefix("file://")
@@ -92,7 +94,8 @@ def resolve(location: str) -> tuple[Any, str]:
 def _arrow_filesystem(bucket_url: str, process: int) -> Any:
     """Return the file system of a bucket. pyarrow finds the bucket's region and AWS_ENDPOINT_URL from the URL.
 
-    A client's threads do not survive a fork, so each process, named by its id, makes its own client.
+    A client's threads do not survive a fork, so each process, named by its id, makes its own
+    client.
     """
     try:
         return ArrowFSWrapper(pa_fs.FileSystem.from_uri(bucket_url)[0])
@@ -241,9 +244,11 @@ def writable_place(path: Path | str) -> AnyPath:
 def parquet_file(path: AnyPath, *, buffer_bytes: int = 0, pre_buffer: bool = False) -> Iterator[Any]:
     """Open a `pyarrow.parquet.ParquetFile`, which reads without going through Python where it can.
 
-    pre_buffer: Read columns that lie side by side by one request. Of images it would read a row group into memory.
+    pre_buffer: Read columns that lie side by side by one request. Of images it would read a row
+    group into memory.
 
-    Raise OSError or pyarrow.ArrowException, also in the block, if the file cannot be read or is not Parquet.
+    Raise OSError or pyarrow.ArrowException, also in the block, if the file cannot be read or is
+    not Parquet.
     """
     with (
         pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as content,
@@ -305,7 +310,8 @@ def remove_tree(path: AnyPath) -> None:
 def replacing(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary path to write to, which takes the place of `path` when the block ends without an error.
 
-    So the file is either whole or not there. The temporary path is beside `path`, or local for object storage.
+    So the file is either whole or not there. The temporary path is beside `path`, or local for
+    object storage.
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -346,8 +352,9 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
 def is_about_writing(path: AnyPath, error: OSError) -> bool:
     """Return whether the error came from writing below `path`: its number or its text says so.
 
-    Errors of object storage have neither a number nor a file's name. Those of reading become InputError
-    (`stages.read.read_shard`), so an error without a file's name counts as one of writing there.
+    Errors of object storage have neither a number nor a file's name. Those of reading become
+    InputError (`stages.read.read_shard`), so an error without a file's name counts as one of
+    writing there.
     """
     if error.errno in _WRITE_ERRORS or _is_named(path, error):
         return True

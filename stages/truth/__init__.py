@@ -61,8 +61,8 @@ def kind_of(path: Path) -> str:
 def _unpack(archive: Path) -> Path:
     """Unpack an archive into a temporary folder, which is deleted when the process ends.
 
-    Return the folder, or its only file or folder. Raise InputError for an archive that is damaged, or that holds
-    anything but files and folders.
+    Return the folder, or its only file or folder. Raise InputError for an archive that is
+    damaged, or that holds anything but files and folders.
     """
     folder = Path(tempfile.mkdtemp(prefix="phrasebox-truth-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -4,9 +4,9 @@
      "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [9, 9, 20, 10], "segmentation": [[...]]}],
      "categories": [{"id": 3, "name": "car"}]}
 
-A segmentation is a list of polygons, or a run-length code `{"size": [h, w], "counts": ...}` with counts as a list
-or as text. Annotations with `iscrowd` mean no single object and are left out, as COCOeval ignores them. Boxes without
-width or height are left out too.
+A segmentation is a list of polygons, or a run-length code `{"size": [h, w], "counts": ...}`
+with counts as a list or as text. Annotations with `iscrowd` mean no single object and are left
+out, as COCOeval ignores them. Boxes without width or height are left out too.
 """
 
 from __future__ import annotations
@@ -228,16 +228,19 @@ class Instances:
 def read_coco(path: Path) -> GroundTruth:
     """Return the ground truth of an instances file.
 
-    If annotations have a `phrase`, as those of synthetic scenes do, a target is a phrase of an image. Its objects are
-    all annotations with this phrase, except those with `"mentioned": false`. An image's `absent` is a list of phrases
-    that are not in it. Without `phrase`, a target is a category of an image, by its normalised name, and its objects
-    are all annotations of the category.
+    If annotations have a `phrase`, as those of synthetic scenes do, a target is a phrase of an
+    image. Its objects are all annotations with this phrase, except those with `"mentioned":
+    false`. An image's `absent` is a list of phrases that are not in it. Without `phrase`, a
+    target is a category of an image, by its normalised name, and its objects are all
+    annotations of the category.
 
-    Groups: number (singular, plural), size (of the mean object: small, medium, large by COCO's limits), objects (number
-    of the image's annotations, "6+" for more than five), and combination (seen, unseen) if the phrase's annotations
-    have `unseen_combination`. Masks of an image are checked when it is looked up.
+    Groups: number (singular, plural), size (of the mean object: small, medium, large by COCO's
+    limits), objects (number of the image's annotations, "6+" for more than five), and
+    combination (seen, unseen) if the phrase's annotations have `unseen_combination`. Masks of
+    an image are checked when it is looked up.
 
-    Raise InputError if the file cannot be read or holds no instances, or two images have the same file name.
+    Raise InputError if the file cannot be read or holds no instances, or two images have the
+    same file name.
     """
     return _truth_of(read_instances(path))
 
@@ -245,9 +248,10 @@ def read_coco(path: Path) -> GroundTruth:
 def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0) -> GroundTruth:
     """Read a detector's results in the form of a ground truth: each box has a score, and no category is known absent.
 
-    The results are a list of JSON objects with image_id, category_id, bbox and score, and perhaps a segmentation. Boxes
-    with a lower score than `min_score` are left out. The instances file gives images and categories for these ids; its
-    annotations are not read. Raise InputError as `read_coco`.
+    The results are a list of JSON objects with image_id, category_id, bbox and score, and
+    perhaps a segmentation. Boxes with a lower score than `min_score` are left out. The
+    instances file gives images and categories for these ids; its annotations are not read.
+    Raise InputError as `read_coco`.
     """
     detections = [box for box in read_json_as(path, list[Detection]) if box.score >= min_score]
     truth = _truth_of(_instances(path, read_json_as(instances_path, ImagesFile), detections))

@@ -4,8 +4,9 @@
     Annotations/36979.xml   <size> of the image, and <object>s. Each has one or several <name>s, the numbers of chains
                             (137644), and a <bndbox>, or instead of it <scene> or <nobndbox>
 
-All phrases of an image with the same chain mean the same objects. Phrases of chain 0 name nothing visible. Boxes are
-<xmin> <ymin> <xmax> <ymax> as in Pascal VOC: whole pixels from 1, and the last pixel is inside.
+All phrases of an image with the same chain mean the same objects. Phrases of chain 0 name
+nothing visible. Boxes are <xmin> <ymin> <xmax> <ymax> as in Pascal VOC: whole pixels from 1,
+and the last pixel is inside.
 """
 
 from __future__ import annotations
@@ -34,16 +35,17 @@ _Object = tuple[frozenset[str], Box]  # Chains, and the box that they share
 def read_flickr30k(folder: Path) -> GroundTruth:
     """Return the ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
 
-    A target is a phrase of one caption, and its objects are all boxes of its chain. Boxes are not joined: each of them
-    matches the phrase. A normalised phrase that is twice in a caption is one target with the boxes of both chains.
-    Phrases of chains without boxes, phrases without letters and digits, and annotations without sentences are left out.
-    Captions are without marks: words and punctuation with single spaces between them.
+    A target is a phrase of one caption, and its objects are all boxes of its chain. Boxes are
+    not joined: each of them matches the phrase. A normalised phrase that is twice in a caption
+    is one target with the boxes of both chains. Phrases of chains without boxes, phrases
+    without letters and digits, and annotations without sentences are left out. Captions are
+    without marks: words and punctuation with single spaces between them.
 
-    Groups: type (the phrase's first type, as "people"), number (singular, plural) and size (of the mean box: small,
-    medium, large by COCO's limits).
+    Groups: type (the phrase's first type, as "people"), number (singular, plural) and size (of
+    the mean box: small, medium, large by COCO's limits).
 
-    Files are read when their image is looked up: the whole of Flickr30k would take 15 s. Raise InputError if there
-    are no sentences.
+    Files are read when their image is looked up: the whole of Flickr30k would take 15 s. Raise
+    InputError if there are no sentences.
     """
     paths = sorted(path for path in (folder / SENTENCES).glob("*.txt") if not path.name.startswith("."))
     if not paths:

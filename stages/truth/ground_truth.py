@@ -1,7 +1,8 @@
 """The form of every ground truth, and the matching of its targets with an image's phrases.
 
-Annotators who mark phrases in captions also correct their spelling: Flickr30k Entities has "gray" where Flickr8k's file
-of the same captions has "grey", "blond" for "blonde", and no misprints. The two captions still match.
+Annotators who mark phrases in captions also correct their spelling: Flickr30k Entities has
+"gray" where Flickr8k's file of the same captions has "grey", "blond" for "blonde", and no
+misprints. The two captions still match.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ class TruthTarget:
     """A phrase of an image, and the places of its objects.
 
     Attributes:
-        phrase: The normalised phrase (`stages.phrases.filters.normalise`); for `category` the category's name.
-        boxes_xywh_px: Boxes of the objects, at least one: half open, pixels of the EXIF-rotated image.
+        phrase: The normalised phrase (`stages.phrases.filters.normalise`); for `category` the
+            category's name.
+        boxes_xywh_px: Boxes of the objects, at least one: half open, pixels of the EXIF-rotated
+            image.
         match: The rule for phrases that match.
         mask: Mask of all objects together; None if there are boxes only.
         caption: The caption with the phrase; None if any caption may have it.
         groups: Group -> member, for reports: {"number": "plural"}.
-        scores: Scores of the boxes, 0 .. 1, if they come from a detector; empty if people drew them.
+        scores: Scores of the boxes, 0 .. 1, if they come from a detector; empty if people drew
+            them.
     """
 
     phrase: str
@@ -77,7 +81,8 @@ class TruthObject:
 class ChainedPhrase:
     """A normalised phrase of a caption, with or without a box.
 
-    Phrases of an image with the same `chain` name the same objects; "" is the chain of phrases for nothing visible.
+    Phrases of an image with the same `chain` name the same objects; "" is the chain of phrases
+    for nothing visible.
     """
 
     caption: str
@@ -94,8 +99,8 @@ class TruthImage:
         width_px: Width of the EXIF-rotated image; 0 if it is not known.
         height_px: Its height.
         targets: The phrases with known places.
-        present: The names of `GroundTruth.categories` that the image shows, with or without a target (a crowd, an
-            object that no caption names).
+        present: The names of `GroundTruth.categories` that the image shows, with or without a
+            target (a crowd, an object that no caption names).
         chained_phrases: All phrases in the order of the captions, if their objects are linked.
         absent: Phrases that are known to be absent, although a caption may have them.
     """
@@ -159,11 +164,12 @@ class GroundTruth:
 
     Attributes:
         images: The images.
-        categories: Names of categories with complete annotations: all their objects in all images. A phrase with such a
-            head noun is absent from an image without the name in `present`, and a region for it is wrong. Phrases with
-            other head nouns are left out.
+        categories: Names of categories with complete annotations: all their objects in all
+            images. A phrase with such a head noun is absent from an image without the name in
+            `present`, and a region for it is wrong. Phrases with other head nouns are left out.
         objects: The objects of each image; empty if there are phrases only.
-        names: All names of categories. Annotations may be incomplete, unlike those of `categories`.
+        names: All names of categories. Annotations may be incomplete, unlike those of
+            `categories`.
         descriptions: All `TruthObject.description`.
     """
 
@@ -198,8 +204,9 @@ def bare(caption: str) -> str:
 def find_spelling(caption: str, captions: tuple[str, ...]) -> CaptionSpelling:
     """Find a caption of the ground truth among the captions of an image.
 
-    Captions with equal letters and digits match. If there is none, the most similar one matches, the first among
-    equals, if its similarity is at least `SAME_CAPTION` and that of each differing word at least `SAME_WORD`.
+    Captions with equal letters and digits match. If there is none, the most similar one
+    matches, the first among equals, if its similarity is at least `SAME_CAPTION` and that of
+    each differing word at least `SAME_WORD`.
     """
     letters = bare(caption)
     same = frozenset(number for number, text in enumerate(captions) if bare(text) == letters)

@@ -3,7 +3,8 @@
     instances.json      COCO instances
     refs(unc).json      [{"ref_id": 0, "ann_id": 1719310, "image_id": 581857, "sentences": [{"sent": "man in blue"}]}]
 
-REFER distributes the second one as a pickle, refs(unc).p. Pickles are not read, because loading one runs code from it.
+REFER distributes the second one as a pickle, refs(unc).p. Pickles are not read, because loading
+one runs code from it.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class Ref(BaseModel):
 def read_refcoco(folder: Path) -> GroundTruth:
     """Return the ground truth of a folder with `instances.json` and one `refs*.json`.
 
-    A target is a sentence, and its object is the annotation of its ref, even a crowd. Refs to a box without width or
-    height are left out. A sentence without letters and digits has the phrase "". Images without sentences have no
-    targets.
+    A target is a sentence, and its object is the annotation of its ref, even a crowd. Refs to a
+    box without width or height are left out. A sentence without letters and digits has the
+    phrase "". Images without sentences have no targets.
 
-    Groups: split (val, testA, ...) if refs have one, size (small, medium, large by COCO's limits) and objects (number
-    of the image's annotations, "6+" for more than five).
+    Groups: split (val, testA, ...) if refs have one, size (small, medium, large by COCO's
+    limits) and objects (number of the image's annotations, "6+" for more than five).
 
     Raise InputError if a file is missing or damaged, or there is more than one `refs*.json`.
     """

@@ -282,7 +282,10 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "of several pages.tif": (animation("TIFF"), ANNOTATED),
     "lab.tif": (encode("TIFF", "LAB"), ANNOTATED),
     "group 4.tif": (encode("TIFF", "1", compression="group4"), ANNOTATED),
-    "float with nan and infinity.tif": (of([np.nan, np.inf, -np.inf, 3.0], np.float32, "TIFF"), "bad_image: grey values of 32 bits"),
+    "float with nan and infinity.tif": (
+        of([np.nan, np.inf, -np.inf, 3.0], np.float32, "TIFF"),
+        "bad_image: grey values of 32 bits",
+    ),
     "orientation 6.tif": (encode("TIFF", exif=exif(6)), ANNOTATED),
     "cut in the middle.tif": (cut(TIFF, 0.5), "bad_image: "),
     "noise in its lzw.tif": (put(LZW, 200, noise(200)), DAMAGED),

@@ -1,11 +1,13 @@
 """Align regions with phrases: the default recipe.
 
-As in FG-CLIP's second stage (arXiv 2505.05071), there are two losses: between images and captions, and between the
-features of boxes and the phrases of the batch, with a separate temperature. Grad-ECLIP's authors also fine-tune on
-their pseudo regions (arXiv 2502.18816); their code and settings are not published.
+As in FG-CLIP's second stage (arXiv 2505.05071), there are two losses: between images and
+captions, and between the features of boxes and the phrases of the batch, with a separate
+temperature. Grad-ECLIP's authors also fine-tune on their pseudo regions (arXiv 2502.18816);
+their code and settings are not published.
 
-The same phrase on several regions is one text with several positives. A phrase is no negative of a region at the same
-place of its image: both names may be true ("young boy" and "boy in blue").
+The same phrase on several regions is one text with several positives. A phrase is no negative
+of a region at the same place of its image: both names may be true ("young boy" and "boy in
+blue").
 
 Shapes: R regions and U phrases of all ranks, E embedding.
 """

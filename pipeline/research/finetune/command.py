@@ -67,10 +67,9 @@ def finetune(
 ) -> None:
     """Fine-tune a CLIP on a dataset. The same command resumes a training that was stopped.
 
-    \b
-    phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
-    phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
-    torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
+    \b phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
+    phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/ torchrun
+    --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
     options = {
         "data.path": dataset,

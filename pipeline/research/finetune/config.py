@@ -62,8 +62,9 @@ class DataConfig(BaseModel):
     where: str = Field("", description="Only regions for which this SQL condition holds.")
     boxes: Literal["own", "shuffled"] = Field(
         "own",
-        description="`shuffled` gives each region the box of another thing of its image (an only one that of another "
-        "image), drawn anew in each epoch: a control, with which nothing can be learned about places.",
+        description="`shuffled` gives each region the box of another thing of its image (an "
+        "only one that of another image), drawn anew in each epoch: a control, with which "
+        "nothing can be learned about places.",
     )
     loaders: int = Field(
         0, ge=0, le=64, description="Processes of each rank that decode images; 0: the one that trains decodes them."
@@ -78,15 +79,15 @@ class FinetuneConfig(BaseModel):
     data: DataConfig = Field(description="The dataset, and the choice of its regions.")
     model: ModelConfig = Field(
         ModelConfig(precision="fp32"),
-        description="The model to begin with. `precision` is that of the products: bf16 is torch's autocast, weights "
-        "stay in fp32. `auto` is fp32 here.",
+        description="The model to begin with. `precision` is that of the products: bf16 is "
+        "torch's autocast, weights stay in fp32. `auto` is fp32 here.",
     )
     recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config, description="What the model is taught.")
     frozen: tuple[str, ...] = Field(
         (),
-        description="Parameters whose names begin so stay as they are, e.g. `[visual.trunk.features]`, or "
-        "`[transformer, token_embedding]` of the text tower. If nothing in front of a layer learns, its backward pass "
-        "ends there.",
+        description="Parameters whose names begin so stay as they are, e.g. "
+        "`[visual.trunk.features]`, or `[transformer, token_embedding]` of the text tower. If "
+        "nothing in front of a layer learns, its backward pass ends there.",
     )
     epochs: float = Field(1.0, gt=0, le=10_000, description="How often every image is seen.")
     batch_size: int = Field(32, ge=2, le=65_536, description="Images of a step, of all ranks together.")
@@ -94,8 +95,9 @@ class FinetuneConfig(BaseModel):
         1e-5,
         gt=0,
         le=1,
-        description="The highest; it rises over the warm-up and falls along half a cosine to 0. The default is the "
-        "field's for large pretrained models (CLIPSelf, FineCLIP); small ones need ten times as much.",
+        description="The highest; it rises over the warm-up and falls along half a cosine to 0. "
+        "The default is the field's for large pretrained models (CLIPSelf, FineCLIP); small "
+        "ones need ten times as much.",
     )
     weight_decay: float = Field(
         0.1, ge=0, description="AdamW's, of matrices; biases, norms and temperatures have none."

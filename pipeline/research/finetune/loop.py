@@ -45,7 +45,8 @@ class TunedModel:
         model: Folder of the tuned model, in the layout of open_clip's push_to_hf_hub.
         steps: Number of steps, including those before the training was resumed.
         images: Number of images in the dataset.
-        bad_images: Number of images that this process could not read and left out; repeated ones count again.
+        bad_images: Number of images that this process could not read and left out; repeated
+            ones count again.
         losses: Means of the last line of the log, by name.
         seconds: Time of this process.
     """
@@ -67,19 +68,21 @@ def finetune(
 ) -> TunedModel:
     """Fine-tune a model on a dataset, or resume the training in `config.out`.
 
-    In a group of processes (of torchrun, or initialised by Ray Train) each call is one rank. The losses are equal to
-    those of one process with the whole batch, up to rounding.
+    In a group of processes (of torchrun, or initialised by Ray Train) each call is one rank.
+    The losses are equal to those of one process with the whole batch, up to rounding.
 
     Args:
         config: All settings.
         on_step: See `OnStep`.
         say: Takes a message for people before the first step.
-        fresh: Begin anew: a training in `config.out` and its model are deleted after the first step.
+        fresh: Begin anew: a training in `config.out` and its model are deleted after the first
+            step.
 
     Raises:
         ConfigError, WeightsError, ResourceError: The model or a setting cannot be used.
         InputError: The dataset cannot be read or has nothing to learn from.
-        ResumeError: The folder holds another training, a damaged checkpoint or a `model/` that no training wrote.
+        ResumeError: The folder holds another training, a damaged checkpoint or a `model/` that
+            no training wrote.
         OutputError: The folder cannot be written. Older checkpoints are kept.
     """
     device = pick_device(config.model.device)
@@ -240,7 +243,8 @@ class FineTuning:
     def run(self, on_step: OnStep | None = None, *, fresh: bool = False) -> None:
         """Take all remaining steps. A KeyboardInterrupt between two steps writes a checkpoint first.
 
-        Log and checkpoints of an older training are deleted after the first step, and with `fresh` its model, too.
+        Log and checkpoints of an older training are deleted after the first step, and with
+        `fresh` its model, too.
         """
         batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
         try:

@@ -40,8 +40,9 @@ class TrainingBatch:
 class TuningData:
     """The images and regions of a training. Images are stretched to squares of `side_px`.
 
-    `seed` decides the order; a step takes `batch_size` images on all ranks together. Raise InputError if there is no
-    dataset, or no image in it, and ConfigError if a condition is invalid, or a step needs more images than there are.
+    `seed` decides the order; a step takes `batch_size` images on all ranks together. Raise
+    InputError if there is no dataset, or no image in it, and ConfigError if a condition is
+    invalid, or a step needs more images than there are.
     """
 
     def __init__(self, config: DataConfig, *, side_px: int, seed: int, batch_size: int) -> None:
@@ -118,7 +119,8 @@ def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 def shuffle_boxes(rois: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
     """Exchange the different boxes of each image so that none stays: (R, 5). Each image has a random generator.
 
-    Regions with equal boxes, which are of one object, get equal boxes. A single box becomes that of another image.
+    Regions with equal boxes, which are of one object, get equal boxes. A single box becomes
+    that of another image.
     """
     shuffled_rois = rois.clone()
     for image, rng in enumerate(generators):

@@ -1,9 +1,9 @@
 """Several processes that train one model as if they were one process.
 
-Each rank computes the features of its part of the batch, all ranks exchange them, and each rank computes the loss of
-the whole batch. Only the rank's own features have gradients in it, so the sum of all ranks' gradients is the gradient
-of the loss. A value that is no feature of an image or text, such as a temperature, has a gradient on the first rank
-only (`with_one_gradient`).
+Each rank computes the features of its part of the batch, all ranks exchange them, and each rank
+computes the loss of the whole batch. Only the rank's own features have gradients in it, so the
+sum of all ranks' gradients is the gradient of the loss. A value that is no feature of an image
+or text, such as a temperature, has a gradient on the first rank only (`with_one_gradient`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class RankGroup:
 def join_group(device: torch.device) -> Iterator[RankGroup]:
     """Join the initialised group of processes (Ray Train), or the group of torchrun's environment variables.
 
-    A group of torchrun is destroyed at the end of the block. Without a group, this process is the only rank.
+    A group of torchrun is destroyed at the end of the block. Without a group, this process is
+    the only rank.
     """
     if dist.is_available() and dist.is_initialized():
         yield RankGroup(dist.get_rank(), dist.get_world_size())

@@ -1,7 +1,7 @@
 """The parts that recipes share: the model that learns, contrastive losses, and the base class of recipes.
 
-Shapes: B images of a rank, R regions, U phrases, T texts, E embedding. Losses are those of the batches of all ranks
-together.
+Shapes: B images of a rank, R regions, U phrases, T texts, E embedding. Losses are those of the
+batches of all ranks together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _EXCLUDED_LOGIT: Final = -1e9
 class Student:
     """A CLIP model in training.
 
-    Batch normalisation keeps its statistics and dropout does nothing, as is usual in fine-tuning.
+    Batch normalisation keeps its statistics and dropout does nothing, as is usual in
+    fine-tuning.
 
     Attributes:
         module: open_clip's model, float32.
@@ -110,8 +111,8 @@ class Recipe(ABC, Generic[ConfigT]):
 def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
     """Return CLIP's loss between the images (B, E) of all ranks, in any scale, and their B captions.
 
-    Equal captions are no negatives of each other. Models that were trained with a sigmoid loss (SigLIP) are fine-tuned
-    with this one, too.
+    Equal captions are no negatives of each other. Models that were trained with a sigmoid loss
+    (SigLIP) are fine-tuned with this one, too.
     """
     images = ranks.gather_rows(F.normalize(embedding.float(), dim=-1))
     texts = ranks.gather_rows(student.texts(captions))
@@ -131,8 +132,9 @@ def logits_of(scale: Tensor, features: Tensor, texts: Tensor) -> Tensor:
 def contrastive_loss(logits: Tensor, positive: Tensor, ambiguous: Tensor | None = None) -> Tensor:
     """Return InfoNCE in both directions: each positive against all negatives of its row, and of its column.
 
-    The denominator leaves out the other positives of the row, as in supervised contrastive learning (Khosla and
-    others, NeurIPS 2020, arXiv 2004.11362, L_out without them), and ambiguous pairs.
+    The denominator leaves out the other positives of the row, as in supervised contrastive
+    learning (Khosla and others, NeurIPS 2020, arXiv 2004.11362, L_out without them), and
+    ambiguous pairs.
 
     Args:
         logits: float (R, T), scaled similarities.

@@ -19,8 +19,8 @@ def crop_regions(
 ) -> NDArray[np.uint8]:
     """Return the regions, stretched to squares, antialiased as whole images are: uint8 (R, size_px, size_px, 3).
 
-    Boxes are x0, y0, x1, y1 as shares of the image's sides, within it. They are widened to whole pixels, so that each
-    shows one at least.
+    Boxes are x0, y0, x1, y1 as shares of the image's sides, within it. They are widened to
+    whole pixels, so that each shows one at least.
     """
     height, width = rgb.shape[:2]
     crops = np.empty((len(boxes_rel), size_px, size_px, 3), np.uint8)

@@ -3,16 +3,17 @@
 JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (the EXIF orientation is applied):
 
 - Grey, palette, CMYK, YCbCr: Pillow's conversion, without colour management.
-- Transparency of any kind is laid over white, as web pages show it. (open_clip's own transform drops the alpha
-  channel instead, which uncovers whatever colour lies beneath.)
+- Transparency of any kind is laid over white, as web pages show it. (open_clip's own transform
+  drops the alpha channel instead, which uncovers whatever colour lies beneath.)
 - 16-bit grey: the upper 8 bits. Pillow itself would cut everything above 255 to white.
 - Float and 32-bit grey, whose range nobody states, are not read.
 - Animations and files of several pages: the first picture.
 
-A file that ends too early is a fault, never a picture with a grey remainder. Silent repairs of the decoders are not
-noticed: libjpeg conceals damage within the compressed data, and Pillow leaves the rows black that are missing from a
-PNG of fewer rows than its header says. The size is known from the header and checked before anything is decoded; it
-bounds the memory that decoding takes, at most 16 bytes a pixel.
+A file that ends too early is a fault, never a picture with a grey remainder. Silent repairs of
+the decoders are not noticed: libjpeg conceals damage within the compressed data, and Pillow
+leaves the rows black that are missing from a PNG of fewer rows than its header says. The size
+is known from the header and checked before anything is decoded; it bounds the memory that
+decoding takes, at most 16 bytes a pixel.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ _FIRST_PAUSE_S: Final = 0.5
 def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
     """Return the encoded image. A symbolic link is followed; a pipe or device is not opened.
 
-    Raise RowFault: missing_image, bad_location, image_too_large, or bad_image if the file is too short.
+    Raise RowFault: missing_image, bad_location, image_too_large, or bad_image if the file is
+    too short.
     """
     if image.content is not None:
         check_bytes(len(image.content), limits)
@@ -175,15 +177,17 @@ def decode_resized(
     Args:
         content: The encoded image.
         limits: Larger images are faults.
-        target: (width, height) in pixels of the upright original -> (width, height) of the result.
+        target: (width, height) in pixels of the upright original -> (width, height) of the
+            result.
         interpolation: The filter.
-        shrink_jpeg: Let the JPEG decoder halve the size, up to three times, down to twice the target at least. For
-            224 px photographs of 1280 px then take 0.75 of the time, those of 4000 px 0.15, and 640 px as long as
-            before. Grey levels differ by 0.1 on average and by 12 at an edge, from 4000 px by 0.5 and 32. Below twice
-            the target edges would differ by 100 levels, and box recall would fall by 0.010 (0.001-0.020).
-        resize: The library that resizes; torch takes half of Pillow's time. Of 300 photographs 2 % of the values
-            differ, by 3 grey levels at most; noise of black and white pixels by up to 30, where both passes of the
-            filter are done in another order.
+        shrink_jpeg: Let the JPEG decoder halve the size, up to three times, down to twice the
+            target at least. For 224 px photographs of 1280 px then take 0.75 of the time, those
+            of 4000 px 0.15, and 640 px as long as before. Grey levels differ by 0.1 on average
+            and by 12 at an edge, from 4000 px by 0.5 and 32. Below twice the target edges would
+            differ by 100 levels, and box recall would fall by 0.010 (0.001-0.020).
+        resize: The library that resizes; torch takes half of Pillow's time. Of 300 photographs
+            2 % of the values differ, by 3 grey levels at most; noise of black and white pixels
+            by up to 30, where both passes of the filter are done in another order.
 
     Raise RowFault: bad_image or image_too_large.
     """
@@ -228,8 +232,8 @@ def _resize_by_torch(rgb: NDArray[np.uint8], size_wh: tuple[int, int], mode: Int
 def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
     """Return an image for readers that know neither EXIF orientation nor GIF; the same bytes if they can read it.
 
-    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other formats as PNG. For
-    others only the header is read. Raise RowFault as `decode_resized`.
+    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other
+    formats as PNG. For others only the header is read. Raise RowFault as `decode_resized`.
     """
     with suppress_warnings():
         image = _open_image(content, limits)

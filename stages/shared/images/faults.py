@@ -46,7 +46,8 @@ class DecodeLimits:
     """The largest image that is decoded.
 
     Attributes:
-        max_pixels: Width x height. The default fits a 100-megapixel camera and takes 384 MB as RGB.
+        max_pixels: Width x height. The default fits a 100-megapixel camera and takes 384 MB as
+            RGB.
         max_bytes: Size of the encoded image.
     """
 
