@@ -94,7 +94,10 @@ class PrepareStage(Stage):
             self._pool = None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """Decode the images. Unless `keep_image_bytes`, samples that had no error no longer hold theirs."""
+        """Decode the images.
+
+        Unless `keep_image_bytes`, samples that had no error no longer hold theirs.
+        """
         if any(map(_is_remote, batch)) and self._pool is None:
             self._pool = ThreadPoolExecutor(self.config.images.fetch_threads, thread_name_prefix="fetch")
         # Images behind URLs come at once, those of this machine one by one.

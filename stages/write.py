@@ -104,7 +104,10 @@ class RollingParquet:
 
 
 class ShardWriter(RollingParquet):
-    """The shards of a dataset. A shard appears in the folder whole; numbers go on from the highest in the folder."""
+    """The shards of a dataset.
+
+    A shard appears in the folder whole; numbers go on from the highest in the folder.
+    """
 
     def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
         first = 1 + max((int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdigit()), default=-1)
@@ -122,7 +125,9 @@ class ShardWriter(RollingParquet):
 
 @dataclass(slots=True)
 class Tally:
-    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed.
+    """Rows and regions of a dataset.
+
+    No row is lost: rows = annotated + without_phrases + failed.
 
     Attributes:
         annotated: Rows with a phrase.

@@ -107,7 +107,10 @@ PLAIN_TEMPLATES: Final[dict[int, tuple[str, ...]]] = {
         "We see {0}, {1}, {2}, and {3}.",
     ),
 }
-"""Number of phrases -> sentences. "{0}", "{1}", ... are phrases, "{where}" is a phrase of place."""
+"""Number of phrases -> sentences.
+
+"{0}", "{1}", ... are phrases, "{where}" is a phrase of place.
+"""
 
 DETERMINERS: Final = ("a", "an", "the", "some")  # Words before a phrase that its normalised form leaves out
 _SMALL_REL: Final = 0.22

@@ -263,7 +263,10 @@ def paint_object(image: ImageU8, kind: str, tones: dict[str, Rgb], matrix: npt.N
 
 
 def paint_silhouette(labels: ImageU8, label: int, kind: str, matrix: npt.NDArray[np.float32]) -> None:
-    """Write a label into every pixel that an object covers, in place. Without anti-aliasing a pixel has one label."""
+    """Write a label into every pixel that an object covers, in place.
+
+    Without anti-aliasing a pixel has one label.
+    """
     for part in shapes()[kind]:
         if not part.is_inside:
             cv2.fillPoly(labels, _place_outlines(part, matrix), (label,), cv2.LINE_8, _SHIFT)

@@ -40,9 +40,10 @@ MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the 
 MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the image's side
 _MIN_VISIBLE_REL: Final = 0.45  # Least share of an object's own area that stays visible behind the others
 _OUTWARDS: Final = 0.15
-"""How much rarer places in the middle are than under an even spread: 1 / (1 + 0.15) along each axis. Large objects
-rarely leave the middle free, and a model would find an object at the image's centre without
-looking."""
+"""How much rarer places in the middle are than under an even spread: 1 / (1 + 0.15) along each axis.
+
+Large objects rarely leave the middle free, and a model would find an object at the image's
+centre without looking."""
 
 _ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent objects apart from those of the scene
 _TRIES: Final = 14
@@ -230,9 +231,9 @@ def _place(rng: np.random.Generator) -> float:
 
 
 def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absent: bool = False) -> None:
-    """Draw held-out scenes of two to five objects into a folder. Files of the same names are replaced.
+    """Draw held-out scenes of two to five objects into a folder.
 
-    The folder gets images, captions and ground truth:
+    Files of the same names are replaced. The folder gets images, captions and ground truth:
 
     - `images/NAME`;
     - `captions.jsonl`, a JSON object on each line, `{"id", "image", "caption"}`, the image

@@ -63,7 +63,10 @@ class SchemaError(PhraseboxError):
 
 
 class OutputError(PhraseboxError):
-    """The dataset's folder can no longer be written: full, read-only, gone. Finished rows are kept."""
+    """The dataset's folder can no longer be written: full, read-only, gone.
+
+    Finished rows are kept.
+    """
 
 
 class ResumeError(PhraseboxError):

@@ -1,8 +1,8 @@
-"""Masks: run-length coding, area, overlap, outlines, and the box around a mask. Codec: pycocotools.
+"""Masks: run-length coding, area, overlap, outlines, and the box around a mask.
 
-Masks are (H, W); pixels that are not zero are inside. Run-length codes count down the columns
-(Fortran order) and begin with the pixels outside. `counts` is text everywhere in phrasebox;
-pycocotools' bytes stay in this file.
+Codec: pycocotools. Masks are (H, W); pixels that are not zero are inside. Run-length codes
+count down the columns (Fortran order) and begin with the pixels outside. `counts` is text
+everywhere in phrasebox; pycocotools' bytes stay in this file.
 """
 
 from __future__ import annotations
@@ -28,15 +28,23 @@ _LONGEST_NUMBER: Final = 7  # Characters of a number in run-length text: 34 bits
 
 
 def encode_mask(mask: Mask) -> Rle:
-    """Return the code of a mask: bool or uint8 (H, W), at least one pixel. Raise ValueError for another shape."""
+    """Return the code of a mask: bool or uint8 (H, W), at least one pixel.
+
+    Raise ValueError for another shape.
+    """
     return _from_coco(coco_mask.encode(np.asfortranarray(_as_ones(mask))))
 
 
 def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
-    """Return the code of a mask without an image-sized array. Raise ValueError for edges out of order or outside.
+    """Return the code of a mask without an image-sized array.
 
-    edges: (2 x runs,), beginning and end of each run of pixels inside: pixels down the columns,
-        rising, 0 .. height x width.
+    Args:
+        edges: (2 x runs,), beginning and end of each run of pixels inside: pixels down the
+            columns, rising, 0 .. height x width.
+        size_hw: Height and width of the mask.
+
+    Raises:
+        ValueError: Edges are out of order or outside.
     """
     h, w = size_hw
     ends = np.concatenate(([0], edges, [h * w]))
@@ -48,7 +56,10 @@ def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
 
 
 def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) -> Rle:
-    """Return the code of the pixels in a half-open box. Raise ValueError if it is empty or leaves the image."""
+    """Return the code of the pixels in a half-open box.
+
+    Raise ValueError if it is empty or leaves the image.
+    """
     x0, y0, x1, y1 = box_xyxy
     h, w = size_hw
     if not (0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h):
@@ -58,7 +69,10 @@ def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) ->
 
 
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
-    """Return the code of integer counts from other tools; any run may be 0. Raise ValueError for other counts."""
+    """Return the code of integer counts from other tools; any run may be 0.
+
+    Raise ValueError for other counts.
+    """
     h, w = size_hw
     if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != h * w:
         raise ValueError(f"expected whole run lengths >= 0 that sum to {h} x {w}, got {len(counts)} others")
@@ -135,7 +149,10 @@ def _sums_within(values: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArr
 
 
 def decode_runs(rle: Rle) -> NDArray[np.int64]:
-    """Return COCO's integer counts, which some tools read instead of the text. Raise ValueError as `run_ends`."""
+    """Return COCO's integer counts, which some tools read instead of the text.
+
+    Raise ValueError as `run_ends`.
+    """
     text = np.frombuffer(rle.counts.encode(), np.uint8)
     ends, _ = run_ends(text, np.array([0, len(text)]), np.array([math.prod(rle.size_hw)]))
     return np.diff(ends, prepend=0)
@@ -159,13 +176,19 @@ def rle_box_xywh_px(rle: Rle) -> Box:
 
 
 def rle_iou(a: Rle, b: Rle) -> float:
-    """Return the intersection over union, 0 .. 1; 0 if both masks are empty. Raise ValueError if sizes differ."""
+    """Return the intersection over union, 0 .. 1; 0 if both masks are empty.
+
+    Raise ValueError if sizes differ.
+    """
     union = rle_area_px(rle_union([a, b]))
     return (rle_area_px(a) + rle_area_px(b) - union) / union if union else 0.0
 
 
 def rle_union(rles: Sequence[Rle]) -> Rle:
-    """Return the union of the masks of one image. Raise ValueError if there are none, or if sizes differ."""
+    """Return the union of the masks of one image.
+
+    Raise ValueError if there are none, or if sizes differ.
+    """
     sizes = {rle.size_hw for rle in rles}
     if len(sizes) != 1:
         raise ValueError(f"expected masks of one size, got {sorted(sizes)}")

@@ -33,7 +33,10 @@ def stable_id(text: str, attempt: int = 0) -> int:
 
 
 def stable_key(text: str) -> int:
-    """Return a hash of `text` that fits int64. Two of 10^8 texts share one with a probability of 0.0003."""
+    """Return a hash of `text` that fits int64.
+
+    Two of 10^8 texts share one with a probability of 0.0003.
+    """
     return _digest(text) - 2**63
 
 
@@ -152,7 +155,9 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """The heat map of one phrase in one image. A sample has one for each unique text of its phrases.
+    """The heat map of one phrase in one image.
+
+    A sample has one for each unique text of its phrases.
 
     Attributes:
         text: The phrase's normalised text.

@@ -1,4 +1,7 @@
-"""Records as Arrow tables, as they travel between workers. `stages/contract/schema.py` has the rows of a dataset."""
+"""Records as Arrow tables, as they travel between workers.
+
+`stages/contract/schema.py` has the rows of a dataset.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ def _scalar(hint: Any) -> Any:
 
 
 def _pack(values: Sequence[Any], hint: Any) -> Any:
-    """Return values with a type hint of the records as an Arrow array, column by column. Any value may be None."""
+    """Return values with a type hint of the records as an Arrow array, column by column.
+
+    Any value may be None.
+    """
     if isinstance(hint, UnionType):
         return _pack(values, get_args(hint)[0])
     is_array = get_origin(hint) in _ARRAYS

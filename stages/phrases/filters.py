@@ -15,7 +15,10 @@ DETERMINERS: Final[frozenset[str]] = frozenset(
     {"a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every"}
     | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their", "whose"}
 )
-"""Articles, demonstratives, quantifiers without a number, and possessive pronouns. Numbers stay: they say how many."""
+"""Articles, demonstratives, quantifiers without a number, and possessive pronouns.
+
+Numbers stay: they say how many.
+"""
 
 _INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
 _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
@@ -167,9 +170,10 @@ def is_code(word: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordLists:
-    """The sections of `words.txt`; the file gives their purposes. All entries are lower-case lemmas.
+    """The sections of `words.txt`; the file gives their purposes.
 
-    `drop` has entries of the form "head" or "preposition head".
+    All entries are lower-case lemmas. `drop` has entries of the form "head" or "preposition
+    head".
     """
 
     drop: frozenset[str]
@@ -195,9 +199,9 @@ def _sections() -> dict[str, frozenset[str]]:
 
 
 def parse_sections(text: str) -> dict[str, frozenset[str]]:
-    """Return the sections of a word list: name, with "_" for "-" -> entries. "#" starts a comment.
+    """Return the sections of a word list: name, with "_" for "-" -> entries.
 
-    Raise ValueError for a word before the first section.
+    "#" starts a comment. Raise ValueError for a word before the first section.
     """
     sections: dict[str, set[str]] = {}
     current: set[str] | None = None

@@ -1,4 +1,7 @@
-"""The noun phrases of a caption that name a thing in the image, by a spaCy pipeline. No other module knows spaCy."""
+"""The noun phrases of a caption that name a thing in the image, by a spaCy pipeline.
+
+No other module knows spaCy.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +121,10 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Par
 
 
 class _JoinedPhrase(NamedTuple):
-    """A candidate after joining. `reach` is the first word that belongs to it, also if the phrase leaves it out."""
+    """A candidate after joining.
+
+    `reach` is the first word that belongs to it, also if the phrase leaves it out.
+    """
 
     start: int
     end: int

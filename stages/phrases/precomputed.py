@@ -48,7 +48,9 @@ class Line(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecomputedPhrases:
-    """The phrases of a file, by caption. Memory holds the offset of each line; the line is read with its caption.
+    """The phrases of a file, by caption.
+
+    Memory holds the offset of each line; the line is read with its caption.
 
     Attributes:
         keys: The keys of the captions in order, see `stable_key`.
@@ -61,7 +63,10 @@ class PrecomputedPhrases:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Check a file. Raise InputError, which names the line, if it cannot be read or a line is wrong."""
+        """Check a file.
+
+        Raise InputError, which names the line, if it cannot be read or a line is wrong.
+        """
         offsets: dict[int, int] = {}
         start = 0
         try:
@@ -77,7 +82,10 @@ class PrecomputedPhrases:
         return cls(path=path.absolute(), keys=keys[order], starts=starts[order])
 
     def of(self, caption: str) -> Line | None:
-        """Return the line of a caption, or None. Raise InputError if the file has changed or cannot be read."""
+        """Return the line of a caption, or None.
+
+        Raise InputError if the file has changed or cannot be read.
+        """
         key = stable_key(caption)
         index = int(self.keys.searchsorted(key))
         if index == len(self.keys) or self.keys[index] != key:

@@ -20,7 +20,10 @@ PLURAL_TAGS: Final = frozenset({"NNS", "NNPS"})
 _NOT_BEHIND_ARTICLE: Final = frozenset({"RB", "RP", "VB", "VBP", "VBD", "IN", "UH", "MD"})
 _BEHIND_NOUN: Final = frozenset({"IN", "VBZ", "VBP", "VBD", "VBG", "VBN", "MD", "CC", ",", ".", "TO", "WDT", "WP"})
 ARTICLES: Final = frozenset({"a", "an", "the", "his", "her", "their", "its"})
-"""Words that always open a phrase. "That" and "this" are missing because they also occur alone."""
+"""Words that always open a phrase.
+
+"That" and "this" are missing because they also occur alone.
+"""
 _INTERJECTIONS: Final = frozenset(
     {"ah", "aha", "alas", "bye", "hello", "hey", "hi", "no", "oh", "ok", "okay"}
     | {"oops", "ouch", "please", "well", "wow", "yes", "yeah"}

@@ -25,23 +25,27 @@ LANGUAGES: Final = (
     "it", "ja", "kn", "ko", "lt", "lv", "ml", "mr", "nl", "no", "pa", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv",
     "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
 )  # fmt: skip
-"""ISO 639 codes of the languages that are distinguished. The model knows some 90 more, for which it takes English
-captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a language like
-theirs."""
+"""ISO 639 codes of the languages that are distinguished.
+
+The model knows some 90 more, for which it takes English captions: a kimono is Hausa, a
+skateboard Frisian. Captions in these count as a language like theirs."""
 
 _NO_LANGUAGE: Final = "zxx"  # the model's code for codes and file names
 
 _MARGIN: Final = 15.0
-"""Least lead of another language, in nats. Then none of 48,421 English captions of Flickr8k and COCO is
-taken for another language (45 with no margin), and all of 128 captions in 28 other languages
-are found."""
+"""Least lead of another language, in nats.
+
+Then none of 48,421 English captions of Flickr8k and COCO is taken for another language (45 with
+no margin), and all of 128 captions in 28 other languages are found."""
 
 _IndexedCaption = tuple[int, str, ReadableCaption | Line]
 """The index of a caption; the caption, "" if its language is left out; and its text for the parser, or its line."""
 
 _MAX_VOCABULARY: Final = 300_000
-"""spaCy remembers every word it has seen, 0.5 kB each. Above this number of words the pipeline is loaded again, in less
-than a second; `memory_zone` around each batch would also forget the common words."""
+"""spaCy remembers every word it has seen, 0.5 kB each.
+
+Above this number of words the pipeline is loaded again, in less than a second; `memory_zone`
+around each batch would also forget the common words."""
 
 
 class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
@@ -100,9 +104,10 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class PhrasesStage(Stage):
-    """Captions -> phrases. A sample without captions is an error; captions without phrases are not.
+    """Captions -> phrases.
 
-    Captions in `precomputed` are not parsed. The parser is loaded with the first other caption.
+    A sample without captions is an error; captions without phrases are not. Captions in
+    `precomputed` are not parsed. The parser is loaded with the first other caption.
     """
 
     name: ClassVar[str] = "phrases"
@@ -202,7 +207,9 @@ def _identifier() -> Any:
 
 
 class Languages:
-    """Finds the captions in other languages than the parser's. It takes 0.03 ms a caption, and 90 MB of memory.
+    """Finds the captions in other languages than the parser's.
+
+    It takes 0.03 ms a caption, and 90 MB of memory.
 
     Args:
         parser_language: The code of the parser's language, as spaCy has it, such as "en".

@@ -25,14 +25,19 @@ __all__ = [
 READERS: Final[KindTable[Reader]] = KindTable(
     "phrasebox.readers", order=("webdataset", "parquet", "jsonl", "csv", "folder", "coco_captions")
 )
-"""The readers. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside each
-tar, and images are beside the tables that name them."""
+"""The readers.
+
+Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON
+beside each tar, and images are beside the tables that name them."""
 
 InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]  # The `input` section of a run
 
 
 def make_reader(config: InputConfig) -> Reader:
-    """Return the reader of an input. Relative paths are resolved here, so call it where the run starts."""
+    """Return the reader of an input.
+
+    Relative paths are resolved here, so call it where the run starts.
+    """
     reader = READERS[config.kind](config)
     return reader if config.limit is None and config.part is None else CutReader(reader, config.limit)
 

@@ -71,10 +71,11 @@ class SourceConfig(BaseModel):
         return "the input" if self.part is None else f"part {self.part} of the input"
 
     def take_part(self, shards: Sequence[Shard]) -> Sequence[Shard]:
-        """Return the shards of this part. The first and the last may be cut: parts differ by one sample at most.
+        """Return the shards of this part.
 
-        If a shard does not know its number of samples, parts consist of whole shards: counting
-        would read the input.
+        The first and the last may be cut: parts differ by one sample at most. If a shard does
+        not know its number of samples, parts consist of whole shards: counting would read the
+        input.
         """
         number, parts = (int(text) for text in (self.part or "1/1").split("/"))
         has_counts = all(shard.samples is not None for shard in shards)
@@ -196,7 +197,10 @@ class CutReader(Reader):
         self._limit = limit
 
     def shards(self) -> list[Shard]:
-        """Plan the input. With a limit, shards that do not know their number of samples are read to count them."""
+        """Plan the input.
+
+        With a limit, shards that do not know their number of samples are read to count them.
+        """
         if self._limit is None:
             return self._reader.shards()
         shards: list[Shard] = []

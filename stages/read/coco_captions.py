@@ -119,7 +119,10 @@ def _rows_of(file: SourceFile) -> list[CarriedImage]:
 
 
 def _load(file: SourceFile) -> tuple[list[Any], list[Any]]:
-    """The lists `images` and `annotations`. Raise InputError if the file is not COCO captions."""
+    """The lists `images` and `annotations`.
+
+    Raise InputError if the file is not COCO captions.
+    """
     try:
         with open_plain(file.url) as stream:
             content = json_object(stream.read(-1), at_start=True)

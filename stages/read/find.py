@@ -90,7 +90,10 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
 
 
 def fingerprint_of(files: Sequence[SourceFile]) -> str:
-    """Return the SHA-256 of names, sizes and times of files, in order; no file is read. Raise InputError."""
+    """Return the SHA-256 of names, sizes and times of files, in order; no file is read.
+
+    Raise InputError.
+    """
     digest = sha256()
     try:
         for file in files:
@@ -154,7 +157,10 @@ def _local_stamps(paths: Iterable[str]) -> Stamps:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Yield the files below a local folder. Follow links, and read each folder once. Raise OSError."""
+    """Yield the files below a local folder.
+
+    Follow links, and read each folder once. Raise OSError.
+    """
 
     def fail(error: OSError) -> None:
         raise error

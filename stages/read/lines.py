@@ -24,7 +24,10 @@ from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
 from stages.read.streams import is_compressed
 
 MOST_ROWS: Final = 1000
-"""Rows of one sample; more rows of the same image are another sample. Visual Genome has some 50 per image."""
+"""Rows of one sample; more rows of the same image are another sample.
+
+Visual Genome has some 50 per image.
+"""
 
 Fields = tuple[int, int, Mapping[str, Any] | RowFault]
 """A row: the number of its first line, its first byte, and its fields by name or its fault."""
@@ -68,7 +71,10 @@ class Row(NamedTuple):
 
 
 class LinesReader(Reader):
-    """Read tables of lines; a subclass says what stands in a line. Rows without an id get "FILE:LINE"."""
+    """Read tables of lines; a subclass says what stands in a line.
+
+    Rows without an id get "FILE:LINE".
+    """
 
     def __init__(self, config: LinesConfig) -> None:
         self.config = config
@@ -76,7 +82,10 @@ class LinesReader(Reader):
 
     @abstractmethod
     def whole_file(self, file: SourceFile) -> Shard:
-        """Return the shard of a whole file. Raise InputError if the file cannot be read at all."""
+        """Return the shard of a whole file.
+
+        Raise InputError if the file cannot be read at all.
+        """
 
     @abstractmethod
     def fields(self, shard: Shard) -> Iterator[Fields]:

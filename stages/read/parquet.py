@@ -99,7 +99,10 @@ class ParquetReader(Reader):
         return mark_repeats(shards, keys)
 
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the rows of a shard. The remaining rows of a damaged row group are bad rows with places as ids."""
+        """Yield the rows of a shard.
+
+        The remaining rows of a damaged row group are bad rows with places as ids.
+        """
         if shard.payload:
             fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
             yield bad_row(safe_place(shard.name, "footer"), fault)
@@ -173,7 +176,10 @@ def _damage(prefix: str = "") -> Iterator[None]:
 
 
 def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[dict[str, Any]]:
-    """The rows of a row group by column name, read `batch_rows` at a time. Raise RowFault for damage."""
+    """The rows of a row group by column name, read `batch_rows` at a time.
+
+    Raise RowFault for damage.
+    """
     batches = file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
     while True:
         with _damage(f"row group {group} is damaged: "):

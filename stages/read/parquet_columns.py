@@ -35,7 +35,10 @@ class Columns:
 
     @staticmethod
     def of(schema: Any, config: FieldsConfig, url: str) -> Columns:
-        """Recognise the columns of an Arrow schema. Raise InputError with the names of its columns."""
+        """Recognise the columns of an Arrow schema.
+
+        Raise InputError with the names of its columns.
+        """
         kinds = {field.name: field.type for field in schema}
         image, form = _image_column(kinds, config.image, url)
         is_encoded = form == "bytes" and image in _ENCODINGS
@@ -87,7 +90,10 @@ class Columns:
         return {**row, self.image: (row[self.image] or {}).get("path")} if self.form == "struct" else row
 
     def inline_image(self, row: dict[str, Any], place: str) -> ImageRef | None:
-        """Return the image that the row holds; None if it has a path only. Raise RowFault (missing_image)."""
+        """Return the image that the row holds; None if it has a path only.
+
+        Raise RowFault (missing_image).
+        """
         if self.form == "path":
             return None
         value = {"bytes": row[self.image]} if self.form == "bytes" else row[self.image] or {}

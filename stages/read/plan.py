@@ -111,7 +111,10 @@ def plan_shards(reader: Reader) -> list[Shard]:
 
 
 def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
-    """At most `_FIRST_IMAGES` images that are files; none if the input holds its images. Raise InputError."""
+    """At most `_FIRST_IMAGES` images that are files; none if the input holds its images.
+
+    Raise InputError.
+    """
     images: list[ImageRef] = []
     faults: list[RowError] = []
     items = (item for shard in shards for item in reader.read(shard))

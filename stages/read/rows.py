@@ -79,7 +79,10 @@ class RowParser:
 
     @staticmethod
     def of(fields: FieldsConfig) -> RowParser:
-        """Return the parser for a config. It makes a relative `image_root` absolute, so call it on the driver."""
+        """Return the parser for a config.
+
+        It makes a relative `image_root` absolute, so call it on the driver.
+        """
         return RowParser(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
 
     def check_image_root(self) -> None:
@@ -200,7 +203,10 @@ def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
-    """Return the row's captions, unchanged, from all fields or the first with captions. Raise RowFault."""
+    """Return the row's captions, unchanged, from all fields or the first with captions.
+
+    Raise RowFault.
+    """
     captions: list[str] = []
     for name in names:
         value = row.get(name)

@@ -128,11 +128,16 @@ def begins_list(start: bytes) -> bool:
 
 
 def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
-    r"""Yield the lines of the bytes `start` .. `stop` of a newly opened stream, split at "\n" only.
+    r"""Yield the lines of a newly opened stream, split at "\n" only.
 
     A line above MAX_LINE_BYTES has a RowFault as its content, and so has the point where a
-    compressed file is damaged. `number` is the number of the line at `start`; without a `stop`
-    the stream is read to its end.
+    compressed file is damaged.
+
+    Args:
+        stream: Bytes.
+        start: First byte to read, the begin of a line.
+        stop: End of the bytes to read, exclusive; None for the end of the stream.
+        number: Number of the line at `start`.
     """
     position = start
     rest = b""
@@ -163,7 +168,10 @@ def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: 
 
 
 def _blocks(stream: Stream, start: int, stop: int | None) -> Iterator[bytes | RowFault]:
-    """The bytes `start` .. `stop`; in a damaged compressed file the bytes before the damage, and a RowFault."""
+    """The bytes from `start` to `stop`.
+
+    In a damaged compressed file, the bytes before the damage and a RowFault.
+    """
     stream.seek(start)
     remaining = None if stop is None else stop - start
     while True:
@@ -206,7 +214,10 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
     damage: RowFault | None = None
 
     def read(size: int) -> bytes:
-        """`size` bytes, or all if negative. Fewer at the end and before damage, which the next call raises."""
+        """`size` bytes, or all if negative.
+
+        Fewer at the end and before damage, which the next call raises.
+        """
         nonlocal damage
         pieces: list[bytes] = []
         remaining = size

@@ -95,7 +95,10 @@ class WebdatasetReader(Reader):
         return [Shard(url=file.url, name=file.name) for file in files]
 
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the rows of a shard. A damaged tar ends with one sample with the error bad_row."""
+        """Yield the rows of a shard.
+
+        A damaged tar ends with one sample with the error bad_row.
+        """
         keys: set[str] = set()
         group = _Group()
         is_inline = self._is_inline(shard)
@@ -255,10 +258,10 @@ class Member:
 
 
 def iter_members(stream: Stream, wants: Callable[[Member], bool], *, can_seek: bool) -> Iterator[Member]:
-    """Yield the members in order, without folders. Raise TarDamage where the tar cannot be read on.
+    """Yield the members in order, without folders.
 
-    The stream is newly opened; unless it `can_seek`, it is read from front to back only.
-    `wants` chooses the files to read.
+    Raise TarDamage where the tar cannot be read on. The stream is newly opened; unless it
+    `can_seek`, it is read from front to back only. `wants` chooses the files to read.
     """
     total = stream.seek(0, 2) if can_seek else None
     stream.seek(0)
@@ -286,7 +289,10 @@ def iter_members(stream: Stream, wants: Callable[[Member], bool], *, can_seek: b
 
 
 def _read_member(source: Stream, header: tarfile.TarInfo, wants: Callable[[Member], bool], total: int | None) -> Member:
-    """Return a member, with its content if it is wanted. Raise RowFault if the tar of `total` bytes ends within it."""
+    """Return a member, with its content if it is wanted.
+
+    Raise RowFault if the tar of `total` bytes ends within it.
+    """
     member = Member(
         name=header.name.removeprefix("./"),
         is_file=header.isreg() and not header.issparse(),
@@ -318,7 +324,10 @@ def _parse(step: Callable[[], Value]) -> Value:
 
 
 def _read_up_to(stream: Stream, size: int) -> bytes:
-    """Read `size` bytes, or fewer if the stream ends. Memory grows with the stream, not with `size`."""
+    """Read `size` bytes, or fewer if the stream ends.
+
+    Memory grows with the stream, not with `size`.
+    """
     blocks = []
     while size > 0 and (block := stream.read(min(size, _READ_BYTES))):
         blocks.append(block)

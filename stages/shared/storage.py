@@ -193,7 +193,10 @@ class ObjectPath(PurePosixPath):
         self.write_from(BytesIO(content))
 
     def write_from(self, source: IO[bytes]) -> None:
-        """Put an object with the rest of a stream, a few MB at a time. Raise as `write_bytes`."""
+        """Put an object with the rest of a stream, a few MB at a time.
+
+        Raise as `write_bytes`.
+        """
         try:
             with self.filesystem.open(self._path, "wb") as stream:
                 shutil.copyfileobj(source, stream, _COPY_BYTES)
@@ -233,7 +236,10 @@ def place_of(path: AnyPath | str) -> AnyPath:
 
 
 def writable_place(path: Path | str) -> AnyPath:
-    """Return the meaning of a user's path, as `place_of`. Raise ConfigError for a protocol that can only be read."""
+    """Return the meaning of a user's path, as `place_of`.
+
+    Raise ConfigError for a protocol that can only be read.
+    """
     place = place_of(path)
     if isinstance(place, ObjectPath) and place.protocol not in _WRITABLE:
         raise ConfigError(f"cannot write to {place}: expected a folder or a URL of {', '.join(_WRITABLE)}")
@@ -338,9 +344,9 @@ def write_text(path: AnyPath, text: str) -> None:
 
 @contextmanager
 def exclusive_lock(lock: Path) -> Iterator[None]:
-    """Hold the kernel's lock on a file, which is made and stays. Raise BlockingIOError if another process holds it.
+    """Hold the kernel's lock on a file, which is made and stays.
 
-    The lock ends with the process.
+    Raise BlockingIOError if another process holds it. The lock ends with the process.
     """
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -377,6 +383,9 @@ def _is_named(path: AnyPath, error: OSError) -> bool:
 
 
 def _file_of(error: OSError) -> str | None:
-    """Return the file that an error names. Ray puts advice of its own in that place when it passes an error on."""
+    """Return the file that an error names.
+
+    Ray puts advice of its own in that place when it passes an error on.
+    """
     name = error.filename
     return name if isinstance(name, str) and os.path.isabs(name) else None

@@ -38,14 +38,20 @@ _EXPECTED: Final = (
 
 
 def read_truth(path: Path) -> GroundTruth:
-    """Return the ground truth at a path, or in an archive there. Raise InputError if it is missing or damaged."""
+    """Return the ground truth at a path, or in an archive there.
+
+    Raise InputError if it is missing or damaged.
+    """
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
         path = _unpack(path)
     return TRUTHS[kind_of(path)](path)
 
 
 def kind_of(path: Path) -> str:
-    """Return the key of `TRUTHS` for a path, by its name and the folder's content. Raise InputError if none fits."""
+    """Return the key of `TRUTHS` for a path, by its name and the folder's content.
+
+    Raise InputError if none fits.
+    """
     if path.is_dir():
         if (path / SENTENCES).is_dir() and (path / ANNOTATIONS).is_dir():
             return "flickr30k"

@@ -324,7 +324,10 @@ def _target(instances: Instances, phrase: str, match: Match, objects: Sequence[C
 
 
 def read_instances(path: Path) -> Instances:
-    """Return the entries of an instances file; `categories` may be missing. Raise InputError as `read_coco`."""
+    """Return the entries of an instances file; `categories` may be missing.
+
+    Raise InputError as `read_coco`.
+    """
     file = read_json_as(path, InstancesFile)
     return _instances(path, file, file.annotations)
 
@@ -373,7 +376,10 @@ def objects_member(count: int) -> str:
 
 
 def read_json_as(path: Path, form: type[FormT]) -> FormT:
-    """Return a JSON file in a form of pydantic. Raise InputError, which names the first place that is wrong."""
+    """Return a JSON file in a form of pydantic.
+
+    Raise InputError, which names the first place that is wrong.
+    """
     try:
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         return TypeAdapter(form).validate_json(content)

@@ -196,7 +196,10 @@ class CaptionSpelling:
 
 @lru_cache(maxsize=1024)
 def bare(caption: str) -> str:
-    """Return the caption's letters and digits. Every target of an image compares all captions, hence the cache."""
+    """Return the caption's letters and digits.
+
+    Every target of an image compares all captions, hence the cache.
+    """
     return "".join(filter(str.isalnum, caption.casefold()))
 
 

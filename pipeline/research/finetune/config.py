@@ -1,4 +1,7 @@
-"""The settings of a fine-tuning. Checking those of a recipe other than the default imports torch."""
+"""The settings of a fine-tuning.
+
+Checking those of a recipe other than the default imports torch.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,10 @@ WRITTEN_BY: Final = "Fine-tuned by phrasebox"  # words of every card
 
 
 class TrainingFolder:
-    """The folder of a training. Raise OutputError if it does not exist and cannot be created."""
+    """The folder of a training.
+
+    Raise OutputError if it does not exist and cannot be created.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,7 +50,10 @@ class TrainingFolder:
             )
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """Return the latest checkpoint; None if there is none. Raise ResumeError if it is damaged."""
+        """Return the latest checkpoint; None if there is none.
+
+        Raise ResumeError if it is damaged.
+        """
         path = self.path / LATEST
         if not path.exists():
             return None
@@ -62,7 +68,10 @@ class TrainingFolder:
         return checkpoint
 
     def write_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Replace the checkpoint. Raise OutputError, and keep the one before, if it cannot be written."""
+        """Replace the checkpoint.
+
+        Raise OutputError, and keep the one before, if it cannot be written.
+        """
         path = self.path / LATEST
         try:
             # Errors of `open` name the reason; those of torch's own writer do not.

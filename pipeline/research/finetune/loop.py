@@ -147,7 +147,10 @@ def _prepare(config: FinetuneConfig, description: ModelDescription, device: torc
 
 
 def _read_checkpoint(out: Path, *, fresh: bool) -> dict[str, Any] | None:
-    """Return the checkpoint to resume from, if any. Raise ResumeError for a damaged one, or for a foreign `model/`."""
+    """Return the checkpoint to resume from, if any.
+
+    Raise ResumeError for a damaged one, or for a foreign `model/`.
+    """
     folder = TrainingFolder(out)
     folder.check_model()
     return None if fresh else folder.read_checkpoint()
@@ -241,10 +244,10 @@ class FineTuning:
         )
 
     def run(self, on_step: OnStep | None = None, *, fresh: bool = False) -> None:
-        """Take all remaining steps. A KeyboardInterrupt between two steps writes a checkpoint first.
+        """Take all remaining steps.
 
-        Log and checkpoints of an older training are deleted after the first step, and with
-        `fresh` its model, too.
+        A KeyboardInterrupt between two steps writes a checkpoint first. Log and checkpoints of
+        an older training are deleted after the first step, and with `fresh` its model, too.
         """
         batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
         try:
@@ -311,7 +314,10 @@ class FineTuning:
             self.folder.write_checkpoint(checkpoint)
 
     def write_model(self) -> None:
-        """Write configuration, weights, vocabulary and card of the tuned model. Raise OutputError."""
+        """Write configuration, weights, vocabulary and card of the tuned model.
+
+        Raise OutputError.
+        """
         folder = self.folder.model
         temporary = folder.with_name(f"{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)

@@ -76,7 +76,10 @@ class TuningData:
         return count
 
     def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
-        """Yield this rank's part of each step. Raise InputError if no image of a part can be read."""
+        """Yield this rank's part of each step.
+
+        Raise InputError if no image of a part can be read.
+        """
         parts = [self._part(step, rank, ranks) for step in steps]
         loader = DataLoader(
             self._rows, batch_sampler=parts, collate_fn=collate_regions, num_workers=self.config.loaders
@@ -117,10 +120,10 @@ def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 
 
 def shuffle_boxes(rois: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-    """Exchange the different boxes of each image so that none stays: (R, 5). Each image has a random generator.
+    """Exchange the different boxes of each image so that none stays: (R, 5).
 
-    Regions with equal boxes, which are of one object, get equal boxes. A single box becomes
-    that of another image.
+    Each image has a random generator. Regions with equal boxes, which are of one object, get
+    equal boxes. A single box becomes that of another image.
     """
     shuffled_rois = rois.clone()
     for image, rng in enumerate(generators):

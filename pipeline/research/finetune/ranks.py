@@ -40,7 +40,10 @@ class RankGroup:
         return self.rank == 0
 
     def gather_rows(self, rows: Tensor) -> Tensor:
-        """Return the rows of all ranks, in order; ranks may have different numbers. Only this rank's have gradients."""
+        """Return the rows of all ranks, in order; ranks may have different numbers.
+
+        Only this rank's have gradients.
+        """
         if self.size == 1:
             return rows
         counts: list[int] = self.gather_objects(len(rows))

@@ -32,7 +32,10 @@ Terms = dict[str, tuple[float, Tensor]]
 """Name of a loss -> its weight and the loss, a scalar."""
 
 _EXCLUDED_LOGIT: Final = -1e9
-"""The logit of a pair that is no negative. With minus infinity, a row without negatives has a gradient of NaN."""
+"""The logit of a pair that is no negative.
+
+With minus infinity, a row without negatives has a gradient of NaN.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,10 @@ class Student:
         return pool_boxes(features.patches, grid_hw, self.tower.placement, rois.to(self.device))
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings of length 1, (T, E). Texts are cut at the model's context, as in CLIP's training."""
+        """Return embeddings of length 1, (T, E).
+
+        Texts are cut at the model's context, as in CLIP's training.
+        """
         tokens: Tensor = self.tokenizer(list(texts))
         if self.text_tower is None:
             embeddings = self.module.encode_text(tokens.to(self.device))

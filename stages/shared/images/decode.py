@@ -1,6 +1,7 @@
-"""Encoded images: their bytes from memory, a file or a URL, and from bytes to pixels. This is the only decoder.
+"""Encoded images: their bytes from memory, a file or a URL, and from bytes to pixels.
 
-JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (the EXIF orientation is applied):
+This is the only decoder. JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (the EXIF
+orientation is applied):
 
 - Grey, palette, CMYK, YCbCr: Pillow's conversion, without colour management.
 - Transparency of any kind is laid over white, as web pages show it. (open_clip's own transform
@@ -159,7 +160,10 @@ class UprightImage:
 
 
 def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
-    """Return uint8 (H, W, 3) of an encoded image in its full size, upright. Raise RowFault as `decode_resized`."""
+    """Return uint8 (H, W, 3) of an encoded image in its full size, upright.
+
+    Raise RowFault as `decode_resized`.
+    """
     return decode_resized(content, limits, lambda width, height: (width, height)).rgb
 
 

@@ -34,8 +34,9 @@ DECODE_ERRORS: Final = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
     zlib.error,
 )  # fmt: skip
-"""Exceptions of Pillow's decoders on damaged files. The first three were seen in fuzzing; the others are those that
-Pillow's own code catches."""
+"""Exceptions of Pillow's decoders on damaged files.
+
+The first three were seen in fuzzing; the others are those that Pillow's own code catches."""
 
 # Pillow logs some damage in TIFFs, which the row's error states; without a handler Python would print it.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
