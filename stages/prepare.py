@@ -43,8 +43,17 @@ class ImagesConfig(BaseModel):
     max_pixels: int = Field(
         128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images are faults."
     )
-    max_bytes: int = Field(256 * 1024 * 1024, ge=1, description="Bytes of an encoded image; larger ones are faults.")
-    fetch_threads: int = Field(16, ge=1, le=256, description="Images behind URLs that are fetched at once.")
+    max_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1,
+        description="Bytes of an encoded image; larger ones are faults.",
+    )
+    fetch_threads: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Images behind URLs that are fetched at once.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +108,10 @@ class PrepareStage(Stage):
         Unless `keep_image_bytes`, samples that had no error no longer hold theirs.
         """
         if any(map(_is_remote, batch)) and self._pool is None:
-            self._pool = ThreadPoolExecutor(self.config.images.fetch_threads, thread_name_prefix="fetch")
+            self._pool = ThreadPoolExecutor(
+                self.config.images.fetch_threads,
+                thread_name_prefix="fetch",
+            )
         # Images behind URLs come at once, those of this machine one by one.
         downloads = {
             number: self._pool.submit(load_image_bytes, record.sample.image, self._limits)

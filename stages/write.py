@@ -61,8 +61,13 @@ class RollingParquet:
         """Add rows; write the row groups that are full."""
         self._tables.append(table)
         self._rows += table.num_rows
-        while self._rows >= (group := min(self._rows_per_group, self._rows_per_file - self._in_file)):
-            self._flush(group)
+        while self._rows >= self._next_rows:
+            self._flush(self._next_rows)
+
+    @property
+    def _next_rows(self) -> int:
+        """The rows of the next row group."""
+        return min(self._rows_per_group, self._rows_per_file - self._in_file)
 
     def close(self) -> None:
         """Write the remaining rows."""

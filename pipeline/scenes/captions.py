@@ -245,7 +245,11 @@ def _name_group(
     return text, Mention(kind, named_colour, members)
 
 
-def _where(rng: np.random.Generator, objects: Sequence[CaptionObject], names: Sequence[Name]) -> str:
+def _where(
+    rng: np.random.Generator,
+    objects: Sequence[CaptionObject],
+    names: Sequence[Name],
+) -> str:
     """Return words for the place of the first name's objects, seen from the second's, or a neutral word."""
     groups = [mention.objects for _, mention in names[:2]]
     centres = [np.mean([objects[k].centre_rel for k in group], axis=0) for group in groups]

@@ -113,7 +113,10 @@ _OUTLINES: Final[dict[str, Callable[..., Outline]]] = {
 def _outline(text: str) -> Outline:
     name, *words = text.split()
     if name == "polygon":
-        return np.array([[float(value) for value in corner.split(",")] for corner in words], dtype=np.float32)
+        return np.array(
+            [[float(value) for value in corner.split(",")] for corner in words],
+            dtype=np.float32,
+        )
     options = dict(word.split("=") for word in words if "=" in word)
     numbers = (float(word) for word in words if "=" not in word)
     return _OUTLINES[name](*numbers, **{key: float(value) for key, value in options.items()})
@@ -129,7 +132,8 @@ def shapes() -> dict[str, tuple[ShapePart, ...]]:
             parts = parts_by_kind.setdefault(entry[1:-1], [])
         elif entry:
             tone, _, outlines = entry.removeprefix("in ").partition(" ")
-            parts.append(ShapePart(tuple(map(_outline, outlines.split(" + "))), tone, entry.startswith("in ")))
+            shape = tuple(map(_outline, outlines.split(" + ")))
+            parts.append(ShapePart(shape, tone, entry.startswith("in ")))
     return {kind: _centre(parts) for kind, parts in parts_by_kind.items()}
 
 
@@ -180,9 +184,17 @@ def paint_background(rng: np.random.Generator, side_px: int) -> ImageU8:
             coarse = _muted_colours(rng, cells * cells).reshape(cells, cells, 3)
         else:
             cells = int(rng.integers(4, 22))
-            rough = _muted_colours(rng, 1) + rng.normal(0.0, rng.uniform(4.0, 20.0), size=(cells, cells, 3))
+            rough = _muted_colours(rng, 1) + rng.normal(
+                0.0,
+                rng.uniform(4.0, 20.0),
+                size=(cells, cells, 3),
+            )
             coarse = np.clip(rough, 50, 230).astype(np.float32)
-        image = cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+        image = cv2.resize(
+            coarse,
+            (side_px, side_px),
+            interpolation=cv2.INTER_LINEAR,
+        ).astype(np.uint8)
     elif style < 0.90:
         image = _pattern(rng, side_px)
     else:
@@ -224,7 +236,17 @@ def _paint_clutter(rng: np.random.Generator, image: ImageU8) -> None:
         if styles[number] < 0.45:
             cv2.line(image, (x0, y0), (x1, y1), colours[number], max(1, height // 4), cv2.LINE_AA)
         elif styles[number] < 0.75:
-            cv2.ellipse(image, (x0, y0), (width, height), float(x1), 0, 360, colours[number], -1, cv2.LINE_AA)
+            cv2.ellipse(
+                image,
+                (x0, y0),
+                (width, height),
+                float(x1),
+                0,
+                360,
+                colours[number],
+                -1,
+                cv2.LINE_AA,
+            )
         else:
             cv2.rectangle(image, (x0, y0), (x0 + width, y0 + height), colours[number], -1)
 
@@ -250,10 +272,21 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
         r, g, b = (int(v) for v in np.clip(values, 0, 255))
         return r, g, b
 
-    return {"main": rgb(main), "dark": rgb(dark), "light": rgb(light), "ink": rgb(ink), "glass": rgb(glass)}
+    return {
+        "main": rgb(main),
+        "dark": rgb(dark),
+        "light": rgb(light),
+        "ink": rgb(ink),
+        "glass": rgb(glass),
+    }
 
 
-def paint_object(image: ImageU8, kind: str, tones: dict[str, Rgb], matrix: npt.NDArray[np.float32]) -> None:
+def paint_object(
+    image: ImageU8,
+    kind: str,
+    tones: dict[str, Rgb],
+    matrix: npt.NDArray[np.float32],
+) -> None:
     """Paint one object over an image in place, in tones of `pick_tones`, with anti-aliased outlines.
 
     `matrix` is float32 (2, 3): unit shape coordinates -> pixels.
@@ -262,7 +295,12 @@ def paint_object(image: ImageU8, kind: str, tones: dict[str, Rgb], matrix: npt.N
         cv2.fillPoly(image, _place_outlines(part, matrix), tones[part.tone], cv2.LINE_AA, _SHIFT)
 
 
-def paint_silhouette(labels: ImageU8, label: int, kind: str, matrix: npt.NDArray[np.float32]) -> None:
+def paint_silhouette(
+    labels: ImageU8,
+    label: int,
+    kind: str,
+    matrix: npt.NDArray[np.float32],
+) -> None:
     """Write a label into every pixel that an object covers, in place.
 
     Without anti-aliasing a pixel has one label.
@@ -272,7 +310,10 @@ def paint_silhouette(labels: ImageU8, label: int, kind: str, matrix: npt.NDArray
             cv2.fillPoly(labels, _place_outlines(part, matrix), (label,), cv2.LINE_8, _SHIFT)
 
 
-def silhouette_bounds(kind: str, matrix: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
+def silhouette_bounds(
+    kind: str,
+    matrix: npt.NDArray[np.float32],
+) -> tuple[float, float, float, float]:
     """Return the bounds (x0, y0, x1, y1) in pixels of a placed shape, before occlusion and cuts at the border."""
     points = np.concatenate([outline for part in shapes()[kind] for outline in part.outlines])
     points_px = points @ matrix[:, :2].T + matrix[:, 2]
@@ -281,7 +322,10 @@ def silhouette_bounds(kind: str, matrix: npt.NDArray[np.float32]) -> tuple[float
     return x0, y0, x1, y1
 
 
-def _place_outlines(part: ShapePart, matrix: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int32]]:
+def _place_outlines(
+    part: ShapePart,
+    matrix: npt.NDArray[np.float32],
+) -> list[npt.NDArray[np.int32]]:
     scale = np.float32(1 << _SHIFT)
     return [np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32) for outline in part.outlines]
 

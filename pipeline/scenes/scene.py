@@ -205,7 +205,12 @@ def _compose(
     return image, labels, placements
 
 
-def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: int) -> npt.NDArray[np.float32]:
+def _placement(
+    rng: np.random.Generator,
+    kind: str,
+    size_rel: float,
+    side_px: int,
+) -> npt.NDArray[np.float32]:
     """Unit coordinates -> pixels: scale, slight stretch, mirror, turn, then a place inside the image."""
     turn = float(rng.uniform(-30.0, 30.0)) if rng.random() < 0.85 else float(rng.uniform(-180.0, 180.0))
     stretch = float(rng.uniform(0.85, 1.0))
@@ -215,7 +220,10 @@ def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: in
     is_wide = rng.random() < 0.5
     sx = size_rel * side_px * (1.0 if is_wide else stretch)
     sy = size_rel * side_px * (stretch if is_wide else 1.0)
-    matrix = np.array([[cos * sx * mirror, -sin * sy, 0.0], [sin * sx * mirror, cos * sy, 0.0]], dtype=np.float32)
+    matrix = np.array(
+        [[cos * sx * mirror, -sin * sy, 0.0], [sin * sx * mirror, cos * sy, 0.0]],
+        dtype=np.float32,
+    )
     x0, y0, x1, y1 = silhouette_bounds(kind, matrix)
     room_x = max(side_px - (x1 - x0), 1.0)
     room_y = max(side_px - (y1 - y0), 1.0)
@@ -230,7 +238,14 @@ def _place(rng: np.random.Generator) -> float:
     return even - _OUTWARDS / (2 * np.pi) * float(np.sin(2 * np.pi * even))
 
 
-def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absent: bool = False) -> None:
+def write_scenes(
+    out: Path,
+    scenes: int,
+    seed: int,
+    *,
+    side_px: int = 360,
+    absent: bool = False,
+) -> None:
     """Draw held-out scenes of two to five objects into a folder.
 
     Files of the same names are replaced. The folder gets images, captions and ground truth:
@@ -269,10 +284,18 @@ def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absen
         name = f"{index:06d}.jpg"
         (out / "images" / name).write_bytes(_encode(scene.image))
         row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}
-        image: dict[str, Any] = {"id": index + 1, "file_name": name, "width": side_px, "height": side_px}
+        image: dict[str, Any] = {
+            "id": index + 1,
+            "file_name": name,
+            "width": side_px,
+            "height": side_px,
+        }
         if absent:
             objects = [CaptionObject(item.kind, item.colour, 0.0, (0.0, 0.0)) for item in scene.objects]
-            phrase = draw_absent_phrase(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
+            phrase = draw_absent_phrase(
+                np.random.default_rng((seed, index, _ABSENT_STREAM)),
+                objects,
+            )
             article = "an" if phrase[0] in "aeiou" else "a"
             row["captions"] = [scene.caption.text, f"There is {article} {phrase}."]
             image["absent"] = [phrase]
@@ -281,7 +304,8 @@ def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, absen
         rows.append(json.dumps(row) + "\n")
         images.append(image)
         for item in scene.objects:
-            annotations.append(_annotation(item, annotation_id=len(annotations) + 1, image_id=index + 1))
+            number = len(annotations) + 1
+            annotations.append(_annotation(item, annotation_id=number, image_id=index + 1))
     truth = {
         "info": {"description": "drawn scenes", "seed": seed, "split": "heldout", "scenes": scenes},
         "images": images,
@@ -310,7 +334,11 @@ def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> dict
 
 
 def _encode(image: ImageU8) -> bytes:
-    is_encoded, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 93])
+    is_encoded, content = cv2.imencode(
+        ".jpg",
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+        [cv2.IMWRITE_JPEG_QUALITY, 93],
+    )
     if not is_encoded:
         raise OSError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as JPEG")
     return content.tobytes()

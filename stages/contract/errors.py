@@ -145,7 +145,14 @@ class RowFault(Exception):
 
 def kind_of_value(value: object) -> str:
     """Return the kind of a value from JSON, or of a cell of a table, for messages."""
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+    }
     names |= {bytes: "bytes that are not UTF-8", type(None): "nothing"}
     return names.get(type(value), type(value).__name__)
 

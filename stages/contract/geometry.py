@@ -62,7 +62,11 @@ def cell_to_px(position_cells: Coordinate, *, side_px: int, cells: int) -> Coord
     return (position_cells + 0.5) * side_px / cells
 
 
-def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_cells: float) -> NDArray[np.float32]:
+def resize_shifted(
+    values: NDArray[np.float32],
+    size_hw: tuple[int, int],
+    shift_cells: float,
+) -> NDArray[np.float32]:
     """Draw a grid with values beside the centres of their cells, right of and below them for a shift above 0.
 
     Between the values the result is bilinear, beyond the outermost ones constant. Without a
@@ -78,7 +82,11 @@ def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_
 def _shares(samples: int, cells: int, shift_cells: float) -> NDArray[np.float64]:
     """Return the share of each cell in each sample along a side: (samples, cells), rows sum to 1; read-only."""
     centres = np.arange(samples, dtype=np.float64) + 0.5
-    position = np.clip(px_to_cell(centres, side_px=samples, cells=cells) - shift_cells, 0, cells - 1)
+    position = np.clip(
+        px_to_cell(centres, side_px=samples, cells=cells) - shift_cells,
+        0,
+        cells - 1,
+    )
     shares: NDArray[np.float64] = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0)
     shares.flags.writeable = False
     return shares

@@ -240,7 +240,8 @@ def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.i
         corners = (outline.reshape(-1, 2).astype(np.int64) + 1) // 2 + (left, top)
         corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
         if tolerance_px > 0 and len(corners) > 8:  # fewer are exact and short
-            fewer = cv2.approxPolyDP(corners.astype(np.int32), tolerance_px, closed=True).reshape(-1, 2)
+            fewer = cv2.approxPolyDP(corners.astype(np.int32), tolerance_px, closed=True)
+            fewer = fewer.reshape(-1, 2)
             corners = fewer.astype(np.int64) if len(fewer) >= 4 else corners
         rings.append((corners, depth))
     return rings

@@ -61,7 +61,10 @@ def _pack(values: Sequence[Any], hint: Any) -> Any:
     is_array = get_origin(hint) in _ARRAYS
     if is_dataclass(hint):
         parts = {
-            name: _pack([None if value is None else getattr(value, name) for value in values], inner)
+            name: _pack(
+                [None if value is None else getattr(value, name) for value in values],
+                inner,
+            )
             for name, inner in _fields(hint).items()
         }
     elif is_array:
@@ -69,16 +72,26 @@ def _pack(values: Sequence[Any], hint: Any) -> Any:
         buffers = [None, pa.py_buffer(_starts(data)), pa.py_buffer(b"".join(data))]
         shapes = [() if value is None else value.shape for value in values]
         parts = {
-            "shape": pa.ListArray.from_arrays(_starts(shapes, np.int32), np.array([*chain(*shapes)], np.int32)),
+            "shape": pa.ListArray.from_arrays(
+                _starts(shapes, np.int32),
+                np.array([*chain(*shapes)], np.int32),
+            ),
             "data": pa.Array.from_buffers(pa.large_binary(), len(values), buffers),
         }
     elif get_origin(hint) is tuple:
         lists = [value or () for value in values]
-        return pa.ListArray.from_arrays(_starts(lists, np.int32), _pack([*chain(*lists)], get_args(hint)[0]))
+        return pa.ListArray.from_arrays(
+            _starts(lists, np.int32),
+            _pack([*chain(*lists)], get_args(hint)[0]),
+        )
     else:
         return pa.array(values, _KINDS[hint])
     missing = np.array([value is None for value in values], bool)
-    return pa.StructArray.from_arrays(parts.values(), parts, mask=pa.array(missing) if missing.any() else None)
+    return pa.StructArray.from_arrays(
+        parts.values(),
+        parts,
+        mask=pa.array(missing) if missing.any() else None,
+    )
 
 
 def _starts(values: Sequence[Any], kind: type = np.int64) -> Any:
@@ -124,7 +137,10 @@ RECORD_SCHEMA: Final = pa.schema([("id", pa.int64()), *_kind(Record)])
 """A record on its way between workers: the fields of `Record`, and the sample's id."""
 
 
-def records_to_table(records: Sequence[Record], source: tuple[Sequence[Record], Any] | None = None) -> Any:
+def records_to_table(
+    records: Sequence[Record],
+    source: tuple[Sequence[Record], Any] | None = None,
+) -> Any:
     """Return records as a table of `RECORD_SCHEMA`, one row each, in order.
 
     source: The records that stages made these from, and their table. The columns that no stage
@@ -132,13 +148,17 @@ def records_to_table(records: Sequence[Record], source: tuple[Sequence[Record], 
     """
     columns = {}
     for name, hint in _fields(Record).items():
-        values = [getattr(record, name) for record in records]
-        if source is not None and all(map(is_, values, [getattr(record, name) for record in source[0]])):
+        values = _column_of(records, name)
+        if source is not None and all(map(is_, values, _column_of(source[0], name))):
             columns[name] = source[1][name]
         else:
             columns[name] = _pack(values, hint)
     columns["id"] = pa.array([record.sample.id for record in records], pa.int64())
     return pa.table({name: columns[name] for name in RECORD_SCHEMA.names}, schema=RECORD_SCHEMA)
+
+
+def _column_of(records: Sequence[Record], name: str) -> list[Any]:
+    return [getattr(record, name) for record in records]
 
 
 def table_to_records(table: Any) -> list[Record]:

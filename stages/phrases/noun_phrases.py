@@ -15,13 +15,33 @@ from stages.phrases.filters import WordLists, is_code
 from stages.phrases.repairs import NOUN_TAGS, PLURAL_TAGS, Candidate, ParsedCaption, repair_noun_phrases
 
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
-_NUMBERS: Final = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBERS: Final = (
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 _SEVERAL: Final = frozenset((*_NUMBERS, "many", "several", "few"))
 _MAX_WORDS: Final = 30  # the longest of Flickr30k Entities' 560,000 phrases has 19; longer ones are lists of words
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
-_NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel"]
+_NOT_NEEDED: Final = [
+    "ner",
+    "senter",
+    "entity_linker",
+    "entity_ruler",
+    "span_ruler",
+    "textcat",
+    "textcat_multilabel",
+]
 _RULER: Final = "attribute_ruler"
 _RULED_BY: Final = ["ORTH", "TAG", "DEP", "POS", "MORPH"]
 _MAX_REMEMBERED: Final = 100_000  # words, 0.3 kB each
@@ -116,7 +136,12 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Par
     of a dog", head "dog").
     """
     caption = ParsedCaption.of(doc)
-    phrases = _join_over_of(caption, repair_noun_phrases(caption, lists), lists, keep_parts=keep_parts)
+    phrases = _join_over_of(
+        caption,
+        repair_noun_phrases(caption, lists),
+        lists,
+        keep_parts=keep_parts,
+    )
     return [_make_phrase(caption, phrase, lists) for phrase in phrases if _names_a_thing(caption, phrase, lists)]
 
 
@@ -164,7 +189,10 @@ def _with_count(caption: ParsedCaption, phrase: _JoinedPhrase) -> _JoinedPhrase:
     number, of = caption.words[start - 2 : start] if start >= 2 else ("", "")
     if of != "of" or number not in _COUNTS_OF or phrase.start != start or _is_pronoun(caption, phrase.head):
         return phrase
-    return phrase._replace(start=start - 2, plural=phrase.plural and number not in {"one", "each", "half"})
+    return phrase._replace(
+        start=start - 2,
+        plural=phrase.plural and number not in {"one", "each", "half"},
+    )
 
 
 def _is_pronoun(caption: ParsedCaption, index: int) -> bool:

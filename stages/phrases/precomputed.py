@@ -109,7 +109,12 @@ def digest_of(path: str) -> str:
 
 def _complete(phrase: dict[str, Any]) -> dict[str, Any]:
     text = normalise(str(phrase.get("text", "")))
-    return {**phrase, "text": text, "head": phrase.get("head") or text.rpartition(" ")[2], "caption_index": 0}
+    return {
+        **phrase,
+        "text": text,
+        "head": phrase.get("head") or text.rpartition(" ")[2],
+        "caption_index": 0,
+    }
 
 
 def _line(place: str, line: bytes) -> Line:

@@ -112,7 +112,11 @@ class PhrasesStage(Stage):
 
     name: ClassVar[str] = "phrases"
 
-    def __init__(self, config: PhrasesConfig, precomputed: PrecomputedPhrases | None = None) -> None:
+    def __init__(
+        self,
+        config: PhrasesConfig,
+        precomputed: PrecomputedPhrases | None = None,
+    ) -> None:
         self.config = config
         self.precomputed = precomputed
         self._nlp: Any = None
@@ -139,7 +143,10 @@ class PhrasesStage(Stage):
         phrases = self._phrases(captions)
         return [record if record.error is not None else self._fill(record, phrases) for record in records]
 
-    def _read_captions(self, captions: Sequence[str]) -> tuple[Iterable[_IndexedCaption], list[str]]:
+    def _read_captions(
+        self,
+        captions: Sequence[str],
+    ) -> tuple[Iterable[_IndexedCaption], list[str]]:
         """Return the captions of a record, and notes about those in other languages."""
         texts = [(self.precomputed and self.precomputed.of(caption)) or make_readable(caption) for caption in captions]
         if self._nlp is None and any(isinstance(text, ReadableCaption) or text.language for text in texts):
@@ -159,7 +166,8 @@ class PhrasesStage(Stage):
     def _fill(self, record: Record, caption_phrases: Iterator[list[Phrase]]) -> Record:
         """Return the record with the phrases of its captions, which come next in `caption_phrases`."""
         mentions = [phrase for phrases in islice(caption_phrases, len(record.sample.captions)) for phrase in phrases]
-        texts = set(islice(dict.fromkeys(phrase.text for phrase in mentions), self.config.max_phrases))
+        unique_texts = dict.fromkeys(phrase.text for phrase in mentions)
+        texts = set(islice(unique_texts, self.config.max_phrases))
         phrases = tuple(phrase for phrase in mentions if phrase.text in texts)
         return replace(record, phrases=phrases, dropped_phrases=len(mentions) - len(phrases))
 
@@ -191,7 +199,14 @@ class PhrasesStage(Stage):
                 is_plain = phrase.head.isascii() and phrase.head.isalpha()
                 head = phrase.head if is_plain else normalise(phrase.head) or words
                 phrases.append(
-                    Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=phrase.plural)
+                    Phrase(
+                        text=words,
+                        caption_index=index,
+                        start=start,
+                        end=end,
+                        head=head,
+                        plural=phrase.plural,
+                    )
                 )
         return phrases
 
@@ -231,7 +246,11 @@ class Languages:
         language, score = ranking[0]
         return language if score - dict(ranking)[self._parser_language] > _MARGIN else None
 
-    def select(self, captions: Sequence[str], languages: Mapping[int, str]) -> tuple[list[str], list[str]]:
+    def select(
+        self,
+        captions: Sequence[str],
+        languages: Mapping[int, str],
+    ) -> tuple[list[str], list[str]]:
         """Return the captions, "" in the place of those outside the selection, and notes about those in `languages`.
 
         languages: Index of a caption -> its language, for those in other languages than the
@@ -257,5 +276,8 @@ def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | 
     for index, size in enumerate(map(len, captions)):
         if size > config.max_caption_chars:
             detail = f"caption {index} has {size} characters, expected at most {config.max_caption_chars}"
-            return RowError(reason="bad_caption", detail=f"{detail}; phrases.max_caption_chars raises the limit")
+            return RowError(
+                reason="bad_caption",
+                detail=f"{detail}; phrases.max_caption_chars raises the limit",
+            )
     return None

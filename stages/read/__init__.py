@@ -50,7 +50,8 @@ def input_fingerprint(config: InputConfig) -> str:
     """
     reader = READERS[config.kind]
     RowParser.of(FieldsConfig(image_root=getattr(config, "image_root", None))).check_image_root()
-    fingerprint = fingerprint_of(find_files(config.path, (*reader.suffixes, *reader.suffixes_beside)))
+    suffixes = (*reader.suffixes, *reader.suffixes_beside)
+    fingerprint = fingerprint_of(find_files(config.path, suffixes))
     return fingerprint if config.limit is None else f"{fingerprint} {config.limit}"
 
 

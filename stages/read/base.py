@@ -88,7 +88,14 @@ class SourceConfig(BaseModel):
             if last - first == count:
                 part.append(shard)
             elif first < last:
-                part.append(replace(shard, skip=first - end + count, samples=last - first, rows=None))
+                part.append(
+                    replace(
+                        shard,
+                        skip=first - end + count,
+                        samples=last - first,
+                        rows=None,
+                    )
+                )
         return part
 
     @model_validator(mode="before")
@@ -220,7 +227,11 @@ class CutReader(Reader):
         """See `Reader.read`."""
         rows = self._reader.read(shard)
         with closing(rows):  # type: ignore[type-var]  # readers are generators
-            yield from islice(rows, shard.skip, None if shard.samples is None else shard.skip + shard.samples)
+            yield from islice(
+                rows,
+                shard.skip,
+                None if shard.samples is None else shard.skip + shard.samples,
+            )
 
 
 def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | SkippedRow]:

@@ -40,7 +40,12 @@ class CocoCaptionsInput(SourceConfig):
     image_root: str | None = Field(
         None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
     )
-    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
+    shard_size: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="Images that one worker reads at once.",
+    )
 
 
 CarriedImage = tuple[str, dict[str, Any], Reason | None, str]
@@ -55,7 +60,12 @@ class CocoCaptionsReader(Reader):
 
     def __init__(self, config: CocoCaptionsInput) -> None:
         self.config = config
-        fields = FieldsConfig(image="file_name", caption="captions", id="id", image_root=config.image_root)
+        fields = FieldsConfig(
+            image="file_name",
+            caption="captions",
+            id="id",
+            image_root=config.image_root,
+        )
         self.rows = RowParser.of(fields)
 
     def shards(self) -> list[Shard]:
@@ -110,9 +120,23 @@ def _rows_of(file: SourceFile) -> list[CarriedImage]:
         captions = captions_of.get(usable_id(annotation, ("image_id",)) or "")
         caption = annotation.get("caption")
         if captions is None:
-            rows.append((place, row, "bad_row", f"no image has the id {shorten(str(annotation.get('image_id')))}"))
+            rows.append(
+                (
+                    place,
+                    row,
+                    "bad_row",
+                    f"no image has the id {shorten(str(annotation.get('image_id')))}",
+                )
+            )
         elif not isinstance(caption, str):
-            rows.append((place, row, "bad_caption", f"the caption is {shorten(json.dumps(caption))}, expected text"))
+            rows.append(
+                (
+                    place,
+                    row,
+                    "bad_caption",
+                    f"the caption is {shorten(json.dumps(caption))}, expected text",
+                )
+            )
         else:
             captions.append(caption)
     return rows

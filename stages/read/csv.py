@@ -52,7 +52,10 @@ class CsvReader(LinesReader):
             if isinstance(fields, RowFault):
                 row = fields
             elif len(fields) != len(header):
-                row = RowFault("bad_row", f"the row has {len(fields)} fields, the header has {len(header)}")
+                row = RowFault(
+                    "bad_row",
+                    f"the row has {len(fields)} fields, the header has {len(header)}",
+                )
             elif not all(map(is_storable, fields)):
                 row = RowFault("bad_row", "the row is not UTF-8")
             else:  # with None for empty fields, since CSV has no null

@@ -62,11 +62,21 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
     """
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
-        raise ConfigError("expected a file, a folder, a glob or a list of these, got nothing", key="input.path")
+        raise ConfigError(
+            "expected a file, a folder, a glob or a list of these, got nothing",
+            key="input.path",
+        )
     found_entries = [_find_entry(entry, suffixes) for entry in entries]
     common = _common_folder([root for _, root in found_entries])
     stamps = {url: stamp for files, _ in found_entries for url, stamp in files.items()}
-    return [SourceFile(url=url, name=storable(_relative(url, common)), stamp=stamp) for url, stamp in stamps.items()]
+    return [
+        SourceFile(
+            url=url,
+            name=storable(_relative(url, common)),
+            stamp=stamp,
+        )
+        for url, stamp in stamps.items()
+    ]
 
 
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
@@ -216,7 +226,10 @@ def _expand_ranges(text: str) -> list[str]:
     first, last = match.groups()
     numbers = range(int(first), int(last) + 1)
     if len(numbers) > _MAX_EXPANDED:
-        raise ConfigError(f"{match.group()} means more than {_MAX_EXPANDED} files", key="input.path")
+        raise ConfigError(
+            f"{match.group()} means more than {_MAX_EXPANDED} files",
+            key="input.path",
+        )
     begin = text[: match.start()]
     ends = _expand_ranges(text[match.end() :])
     return [f"{begin}{str(number).zfill(len(first))}{end}" for number in numbers for end in ends]

@@ -39,7 +39,12 @@ class FolderInput(SourceConfig):
     """Keys of `input` for `kind: folder`."""
 
     kind: Literal["folder"] = "folder"
-    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
+    shard_size: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="Images that one worker reads at once.",
+    )
 
 
 class FolderReader(Reader):
@@ -62,7 +67,8 @@ class FolderReader(Reader):
                 key="input.path",
             )
         _, image, text = rows[0]
-        shards = list(plan_rows(parent(image or text or ""), rows[0][0], rows, self.config.shard_size))
+        folder = parent(image or text or "")
+        shards = list(plan_rows(folder, rows[0][0], rows, self.config.shard_size))
         return mark_repeats(shards, array("q", (stable_key(name) for name, _, _ in rows)))
 
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
@@ -75,7 +81,10 @@ def _sample(pair: NamedPair, captions: tuple[str, ...] | RowFault) -> Sample:
     name, image, _ = pair
     fault = captions if isinstance(captions, RowFault) else None
     if image is None:
-        fault = RowFault("missing_image", f"no {' or '.join(IMAGE_SUFFIXES)} of this name beside it")
+        fault = RowFault(
+            "missing_image",
+            f"no {' or '.join(IMAGE_SUFFIXES)} of this name beside it",
+        )
     return Sample(
         sample_id=name,
         source=name,
@@ -89,7 +98,8 @@ def _pair_files(files: Sequence[SourceFile]) -> list[NamedPair]:
     """A row for each image and for each text without one, in the order of their names."""
     texts = {file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)}
     images = [(file, file.name.rpartition(".")[0]) for file in files if not file.name.lower().endswith(TEXT_SUFFIX)]
-    rows: list[NamedPair] = [(file.name, file.url, texts[stem].url if stem in texts else None) for file, stem in images]
+    text_urls = {stem: file.url for stem, file in texts.items()}
+    rows: list[NamedPair] = [(file.name, file.url, text_urls.get(stem)) for file, stem in images]
     rows += [(texts[stem].name, None, texts[stem].url) for stem in texts.keys() - {stem for _, stem in images}]
     return sorted(rows, key=lambda row: row[0])
 

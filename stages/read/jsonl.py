@@ -72,7 +72,12 @@ class JsonlReader(LinesReader):
     def fields(self, shard: Shard) -> Iterator[Fields]:
         """Yield the lines that are not blank."""
         with _open(shard) as stream:
-            for number, position, content in iter_lines(stream, shard.start, shard.stop, shard.first_row):
+            for number, position, content in iter_lines(
+                stream,
+                shard.start,
+                shard.stop,
+                shard.first_row,
+            ):
                 at_start = position == 0
                 if isinstance(content, RowFault):
                     yield number, position, content

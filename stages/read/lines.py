@@ -97,7 +97,10 @@ class LinesReader(Reader):
         self.parser.check_image_root()
         keys = array("q")
         whole_files = [self.whole_file(file) for file in files]
-        return mark_repeats([shard for file in whole_files for shard in self._cut(file, keys)], keys)
+        return mark_repeats(
+            [shard for file in whole_files for shard in self._cut(file, keys)],
+            keys,
+        )
 
     def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
         """Yield the samples of a shard."""

@@ -139,7 +139,13 @@ class ParquetReader(Reader):
         return _Footer(group_rows=group_rows, keys=keys)
 
 
-def _item(row: dict[str, Any], columns: Columns, parser: RowParser, shard: Shard, number: int) -> Sample | SkippedRow:
+def _item(
+    row: dict[str, Any],
+    columns: Columns,
+    parser: RowParser,
+    shard: Shard,
+    number: int,
+) -> Sample | SkippedRow:
     """Return the sample of a row; `number` counts the rows of the file from 0."""
     place = safe_place(shard.name, number)
     if columns.is_failed(row):
@@ -159,7 +165,11 @@ def _open(url: str) -> Iterator[Any]:
 
     Raise InputError if there is no such file.
     """
-    options = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False, "page_checksum_verification": True}
+    options = {
+        "buffer_size": _BUFFER_BYTES,
+        "pre_buffer": False,
+        "page_checksum_verification": True,
+    }
     with closing(InputFile(url)) as stream, pq.ParquetFile(url if is_local(url) else stream, **options) as file:
         yield file
 
@@ -180,7 +190,12 @@ def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[
 
     Raise RowFault for damage.
     """
-    batches = file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
+    batches = file.iter_batches(
+        batch_size=batch_rows,
+        row_groups=[group],
+        columns=names,
+        use_threads=False,
+    )
     while True:
         with _damage(f"row group {group} is damaged: "):
             batch = next(batches, None)
@@ -213,7 +228,14 @@ def _cut(file: SourceFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
     for group, group_rows in enumerate(footer.group_rows):
         rows += group_rows
         if rows >= shard_size or (rows and group + 1 == len(footer.group_rows)):
-            yield Shard(url=file.url, name=file.name, start=start, stop=group + 1, first_row=first_row, samples=rows)
+            yield Shard(
+                url=file.url,
+                name=file.name,
+                start=start,
+                stop=group + 1,
+                first_row=first_row,
+                samples=rows,
+            )
             start = group + 1
             first_row += rows
             rows = 0

@@ -44,7 +44,12 @@ class Columns:
         is_encoded = form == "bytes" and image in _ENCODINGS
         has_status = _is_text(kinds.get("status")) and (is_encoded or "key" in kinds or "error_message" in kinds)
         if config.id is not None and not _is_id(kinds.get(config.id)):
-            raise _column_error(url, kinds, "id", f"the column {config.id!r} of text or whole numbers")
+            raise _column_error(
+                url,
+                kinds,
+                "id",
+                f"the column {config.id!r} of text or whole numbers",
+            )
         columns = Columns(
             image=image,
             form=form,
@@ -72,7 +77,12 @@ class Columns:
     @property
     def fields(self) -> FieldsConfig:
         """The fields for `rows.RowParser`."""
-        return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "", image_root=None)
+        return FieldsConfig(
+            image=self.image,
+            caption=self.captions,
+            id=self.id or "",
+            image_root=None,
+        )
 
     def is_failed(self, row: dict[str, Any]) -> bool:
         """Return whether img2dataset failed to download the row's image."""
@@ -146,7 +156,12 @@ def _caption_columns(
         names = (setting,) if isinstance(setting, str) else setting
         for name in names:
             if not _is_captions(kinds.get(name)):
-                raise _column_error(url, kinds, "caption", f"the column {name!r} of text or of lists of text")
+                raise _column_error(
+                    url,
+                    kinds,
+                    "caption",
+                    f"the column {name!r} of text or of lists of text",
+                )
         return names
     for name in CAPTION_FIELDS:
         if name != image and _is_captions(kinds.get(name)):

@@ -42,7 +42,15 @@ def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iter
         part = rows[start : start + shard_size]
         stop = start + len(part)
         payload = zlib.compress(json.dumps(part, separators=(",", ":")).encode())
-        yield Shard(url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=payload)
+        yield Shard(
+            url=url,
+            name=name,
+            start=start,
+            stop=stop,
+            first_row=start,
+            samples=len(part),
+            payload=payload,
+        )
 
 
 def carried_rows(shard: Shard) -> list[Any]:
@@ -74,7 +82,10 @@ def mark_repeats(shards: Sequence[Shard], keys: array[int]) -> list[Shard]:
     return marked_shards
 
 
-def unique_samples(samples: Iterable[Sample | SkippedRow], shard: Shard) -> Iterator[Sample | SkippedRow]:
+def unique_samples(
+    samples: Iterable[Sample | SkippedRow],
+    shard: Shard,
+) -> Iterator[Sample | SkippedRow]:
     """Yield the samples of a shard; those with the id of an earlier sample as errors with another id."""
     repeats = set(shard.repeats)
     for index, sample in enumerate(samples):

@@ -22,10 +22,28 @@ from stages.read.base import Shard
 from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.shared.storage import absolute, is_local, join, parent, place_of
 
-IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path", "filepath", "filename")
+IMAGE_FIELDS: Final = (
+    "image",
+    "image_path",
+    "file_name",
+    "img_path",
+    "path",
+    "filepath",
+    "filename",
+)
 """Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others', open_clip's, others'."""
 
-CAPTION_FIELDS: Final = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "TEXT", "title")
+CAPTION_FIELDS: Final = (
+    "caption",
+    "captions",
+    "text",
+    "texts",
+    "txt",
+    "sentence",
+    "sentences",
+    "TEXT",
+    "title",
+)
 """Searched in this order; the first that is present and not null is taken."""
 
 ID_FIELDS: Final = ("id", "sample_id")
@@ -83,7 +101,10 @@ class RowParser:
 
         It makes a relative `image_root` absolute, so call it on the driver.
         """
-        return RowParser(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
+        return RowParser(
+            fields=fields,
+            image_root=None if fields.image_root is None else absolute(fields.image_root),
+        )
 
     def check_image_root(self) -> None:
         """Raise InputError if the image root is local and no folder."""
@@ -122,7 +143,10 @@ class RowParser:
             return ImageRef(file_name=relative, url=join(self.image_root, relative))
         root = parent(shard.url)
         relative = relative_path(value, root)
-        return ImageRef(file_name=posixpath.join(posixpath.dirname(shard.name), relative), url=join(root, relative))
+        return ImageRef(
+            file_name=posixpath.join(posixpath.dirname(shard.name), relative),
+            url=join(root, relative),
+        )
 
     def id_of(self, row: Mapping[str, Any], place: str) -> str:
         """Return the row's id, or its place if it has no usable id."""
@@ -156,9 +180,18 @@ class RowParser:
         no_captions = tuple[str, ...]()
         sample_id = note_fault(lambda: explicit_id(row, self.fields.names("id")), None)
         reference = note_fault(lambda: image() or self.image_of(row, shard), NO_IMAGE)
-        captions = note_fault(lambda: captions_of(row, names, first_only=self.fields.caption is None), no_captions)
+        captions = note_fault(
+            lambda: captions_of(row, names, first_only=self.fields.caption is None),
+            no_captions,
+        )
         sample_id = sample_id or default_id or place
-        return Sample(sample_id=sample_id, source=place, captions=captions, image=reference, error=error)
+        return Sample(
+            sample_id=sample_id,
+            source=place,
+            captions=captions,
+            image=reference,
+            error=error,
+        )
 
 
 def reject_repeat(sample: Sample) -> Sample:
@@ -186,7 +219,10 @@ def explicit_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise RowFault("bad_row", f"{name!r} is {kind_of_value(value)}, expected text or a whole number")
+        raise RowFault(
+            "bad_row",
+            f"{name!r} is {kind_of_value(value)}, expected text or a whole number",
+        )
     if not value:
         raise RowFault("bad_row", f"{name!r} is empty")
     if not is_storable(value):
@@ -202,7 +238,12 @@ def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
         return None
 
 
-def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
+def captions_of(
+    row: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    first_only: bool,
+) -> tuple[str, ...]:
     """Return the row's captions, unchanged, from all fields or the first with captions.
 
     Raise RowFault.
@@ -215,9 +256,15 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
         texts = [text for text in value if text is not None] if isinstance(value, list | tuple) else [value]
         for text in texts:
             if not isinstance(text, str):
-                raise RowFault("bad_caption", f"{name!r} holds {kind_of_value(text)}, expected text")
+                raise RowFault(
+                    "bad_caption",
+                    f"{name!r} holds {kind_of_value(text)}, expected text",
+                )
             if not is_storable(text):
-                raise RowFault("bad_caption", f"{name!r} holds half of a surrogate pair: {shorten(text)}")
+                raise RowFault(
+                    "bad_caption",
+                    f"{name!r} holds half of a surrogate pair: {shorten(text)}",
+                )
         captions.extend(texts)
         if first_only:
             break
@@ -232,7 +279,10 @@ def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
         expected = " or ".join(map(repr, names))
         raise RowFault("bad_row", f"no image: expected the field {expected}, the row has {fields}")
     if not isinstance(value, str):
-        raise RowFault("bad_row", f"{name!r} is {kind_of_value(value)}, expected the path of an image")
+        raise RowFault(
+            "bad_row",
+            f"{name!r} is {kind_of_value(value)}, expected the path of an image",
+        )
     return value
 
 
@@ -246,16 +296,25 @@ def relative_path(value: str, root: str) -> str:
         raise RowFault("bad_row", "the image path is empty")
     quoted = shorten(value)
     if "://" in value or value.lower().startswith(("file:", "http:", "https:", "data:")):
-        raise RowFault("bad_location", f"{quoted} is a URL; download images first, then give their paths")
+        raise RowFault(
+            "bad_location",
+            f"{quoted} is a URL; download images first, then give their paths",
+        )
     if "\0" in value or not is_storable(value):
         raise RowFault("bad_location", f"{quoted} cannot be the name of a file")
     normal = posixpath.normpath(value)
     if normal.startswith("/"):
         if not is_local(root) or os.path.commonpath([root, normal]) != root or normal == root:
-            raise RowFault("bad_location", f"{quoted} is not below the image root (input.image_root)")
+            raise RowFault(
+                "bad_location",
+                f"{quoted} is not below the image root (input.image_root)",
+            )
         normal = normal[len(root) :].lstrip("/")
     if normal == ".":
-        raise RowFault("bad_location", f"{quoted} is the image root itself, expected a file below it")
+        raise RowFault(
+            "bad_location",
+            f"{quoted} is the image root itself, expected a file below it",
+        )
     if normal == ".." or normal.startswith("../"):
         raise RowFault("bad_location", f"{quoted} leaves the image root (input.image_root)")
     return normal
@@ -287,7 +346,10 @@ def decode_text(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RowFault("bad_caption", f"{shorten(name)} is not UTF-8 at byte {error.start}") from error
+        raise RowFault(
+            "bad_caption",
+            f"{shorten(name)} is not UTF-8 at byte {error.start}",
+        ) from error
 
 
 def is_storable(text: str) -> bool:

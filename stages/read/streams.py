@@ -127,7 +127,12 @@ def begins_list(start: bytes) -> bool:
     return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
-def iter_lines(stream: Stream, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
+def iter_lines(
+    stream: Stream,
+    start: int = 0,
+    stop: int | None = None,
+    number: int = 1,
+) -> Iterator[Line]:
     r"""Yield the lines of a newly opened stream, split at "\n" only.
 
     A line above MAX_LINE_BYTES has a RowFault as its content, and so has the point where a
@@ -178,7 +183,10 @@ def _blocks(stream: Stream, start: int, stop: int | None) -> Iterator[bytes | Ro
         try:
             block = stream.read(_BLOCK_BYTES if remaining is None else min(_BLOCK_BYTES, remaining))
         except RowFault as fault:
-            yield RowFault("bad_row", f"the compressed file is damaged from here on: {fault.error.detail}")
+            yield RowFault(
+                "bad_row",
+                f"the compressed file is damaged from here on: {fault.error.detail}",
+            )
             return
         if not block:
             return
@@ -188,7 +196,10 @@ def _blocks(stream: Stream, start: int, stop: int | None) -> Iterator[bytes | Ro
 
 
 def _too_long(size: int) -> RowFault:
-    return RowFault("bad_row", f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read")
+    return RowFault(
+        "bad_row",
+        f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read",
+    )
 
 
 @contextmanager

@@ -119,7 +119,11 @@ class WebdatasetReader(Reader):
             name = storable(shard.name)
             place = f"{name}:{damage.offset}"
             detail = f"{name}, byte {damage.offset}: {damage}{note}; the rest is not read"
-            yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
+            yield Sample(
+                sample_id=place,
+                source=place,
+                error=RowError(reason="bad_row", detail=detail),
+            )
             return
         if group.is_sample:
             yield self._sample(group, shard, keys)
@@ -152,7 +156,10 @@ class WebdatasetReader(Reader):
         elif member.content is not None and is_text:
             group.texts[extension] = member.content
         elif member.content is not None:
-            group.images[extension] = ImageRef(file_name=storable(member.name), content=member.content)
+            group.images[extension] = ImageRef(
+                file_name=storable(member.name),
+                content=member.content,
+            )
         elif is_text or self._is_inline(shard):
             limit = MAX_TEXT_BYTES if is_text else MAX_INLINE_BYTES
             detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
@@ -176,11 +183,19 @@ class WebdatasetReader(Reader):
         except RowFault as fault:
             faults.append(fault)
         if group.key.startswith("/") or ".." in group.key.split("/"):
-            faults.insert(0, RowFault("bad_location", f"the name {shorten(group.key)} leaves the tar"))
+            faults.insert(
+                0,
+                RowFault("bad_location", f"the name {shorten(group.key)} leaves the tar"),
+            )
         extension = next((extension for extension in self._images if extension in group.images), None)
         if extension is None:
             expected = " or ".join(f".{extension}" for extension in self._images)
-            faults.append(RowFault("missing_image", f"no {expected} beside the other members of this name"))
+            faults.append(
+                RowFault(
+                    "missing_image",
+                    f"no {expected} beside the other members of this name",
+                )
+            )
         sample_id = place
         if group.key in keys:
             sample_id = f"{place}#{group.offset}"
@@ -189,7 +204,13 @@ class WebdatasetReader(Reader):
         keys.add(group.key)
         image = NO_IMAGE if extension is None else group.images[extension]
         error = faults[0].error.at(place) if faults else None
-        return Sample(sample_id=sample_id, source=place, captions=captions, image=image, error=error)
+        return Sample(
+            sample_id=sample_id,
+            source=place,
+            captions=captions,
+            image=image,
+            error=error,
+        )
 
     def _captions_of(self, group: _Group, row: dict[str, Any]) -> tuple[str, ...]:
         captions: list[str] = []
@@ -218,7 +239,10 @@ def _json_of(group: _Group) -> dict[str, Any]:
     try:
         return json_object(group.texts["json"], at_start=True)
     except RowFault as fault:
-        raise RowFault("bad_row", f"the json member cannot be read: {fault.error.detail}") from fault
+        raise RowFault(
+            "bad_row",
+            f"the json member cannot be read: {fault.error.detail}",
+        ) from fault
 
 
 _READ_BYTES: Final = 1024 * 1024
@@ -257,7 +281,12 @@ class Member:
     content: bytes | None = None
 
 
-def iter_members(stream: Stream, wants: Callable[[Member], bool], *, can_seek: bool) -> Iterator[Member]:
+def iter_members(
+    stream: Stream,
+    wants: Callable[[Member], bool],
+    *,
+    can_seek: bool,
+) -> Iterator[Member]:
     """Yield the members in order, without folders.
 
     Raise TarDamage where the tar cannot be read on. The stream is newly opened; unless it
@@ -288,7 +317,12 @@ def iter_members(stream: Stream, wants: Callable[[Member], bool], *, can_seek: b
         raise TarDamage(end, "the tar goes on after its end mark, as joined tars do")
 
 
-def _read_member(source: Stream, header: tarfile.TarInfo, wants: Callable[[Member], bool], total: int | None) -> Member:
+def _read_member(
+    source: Stream,
+    header: tarfile.TarInfo,
+    wants: Callable[[Member], bool],
+    total: int | None,
+) -> Member:
     """Return a member, with its content if it is wanted.
 
     Raise RowFault if the tar of `total` bytes ends within it.

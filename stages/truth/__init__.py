@@ -76,7 +76,15 @@ def _unpack(archive: Path) -> Path:
         # The filter rejects members outside the folder, links and devices; it is about tar files, zip has it anyway.
         options: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
         shutil.unpack_archive(archive, folder, **options)
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile, shutil.ReadError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        shutil.ReadError,
+    ) as error:
         raise InputError(f"{archive} cannot be unpacked: {one_line(error)}") from error
     members = [path for path in folder.iterdir() if path.name != "__MACOSX"]
     return members[0] if len(members) == 1 else folder

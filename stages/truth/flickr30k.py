@@ -62,9 +62,17 @@ def _image(sentences: Path) -> TruthImage:
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
         caption = _caption(line, f"{sentences}: line {number}")
         phrases = [(normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)]
-        targets += _targets([entry for entry in phrases if entry[0] and entry[1] in chains_with_box], caption, objects)
+        targets += _targets(
+            [entry for entry in phrases if entry[0] and entry[1] in chains_with_box],
+            caption,
+            objects,
+        )
         chained_phrases += [
-            ChainedPhrase(caption=caption, phrase=phrase, chain="" if chain == _NOT_VISUAL else chain)
+            ChainedPhrase(
+                caption=caption,
+                phrase=phrase,
+                chain="" if chain == _NOT_VISUAL else chain,
+            )
             for phrase, chain, _ in phrases
             if phrase
         ]
@@ -84,7 +92,11 @@ def _caption(line: str, place: str) -> str:
     return caption
 
 
-def _targets(phrases: list[tuple[str, str, str]], caption: str, objects: list[_Object]) -> Iterator[TruthTarget]:
+def _targets(
+    phrases: list[tuple[str, str, str]],
+    caption: str,
+    objects: list[_Object],
+) -> Iterator[TruthTarget]:
     """The targets of one caption, from its phrases, their chains and their types."""
     chains_of: dict[str, set[str]] = {}
     type_of: dict[str, str] = {}
@@ -93,8 +105,18 @@ def _targets(phrases: list[tuple[str, str, str]], caption: str, objects: list[_O
         type_of.setdefault(phrase, kind)
     for phrase, chains in chains_of.items():
         boxes = tuple(box for names, box in objects if names & chains)
-        groups = {"type": type_of[phrase], "number": number_member(len(boxes)), "size": size_member(None, boxes)}
-        yield TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
+        groups = {
+            "type": type_of[phrase],
+            "number": number_member(len(boxes)),
+            "size": size_member(None, boxes),
+        }
+        yield TruthTarget(
+            phrase=phrase,
+            boxes_xywh_px=boxes,
+            match="phrase",
+            caption=caption,
+            groups=groups,
+        )
 
 
 def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
@@ -120,7 +142,8 @@ def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
             continue
         x0, y0, x1, y1 = (_pixels(path, bounds, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
         if x1 >= x0 and y1 >= y0:
-            objects.append((chains, (float(x0 - 1), float(y0 - 1), float(x1 - x0 + 1), float(y1 - y0 + 1))))
+            box = (float(x0 - 1), float(y0 - 1), float(x1 - x0 + 1), float(y1 - y0 + 1))
+            objects.append((chains, box))
     return (width_px, height_px), objects
 
 

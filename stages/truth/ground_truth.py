@@ -129,10 +129,17 @@ class TruthImage:
             mask = target.mask
             if mask is not None:
                 pixels = decode_mask(mask).astype(np.uint8)
-                mask = encode_mask(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST))
+                size_wh = (width, height)
+                pixels = cv2.resize(pixels, size_wh, interpolation=cv2.INTER_NEAREST)
+                mask = encode_mask(pixels)
             return replace(target, boxes_xywh_px=tuple(boxes), mask=mask)
 
-        return replace(self, height_px=height, width_px=width, targets=tuple(map(resize_target, self.targets)))
+        return replace(
+            self,
+            height_px=height,
+            width_px=width,
+            targets=tuple(map(resize_target, self.targets)),
+        )
 
 
 class ImagesOnDemand(Mapping[str, Value], Generic[Source, Value]):
@@ -241,7 +248,11 @@ def _other_words(caption: str, other: str) -> Iterator[tuple[str, str]]:
             yield words[start], " ".join(other_words[other_start:other_end])
 
 
-def mentions_of(target: TruthTarget, captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
+def mentions_of(
+    target: TruthTarget,
+    captions: Sequence[str],
+    phrases: Sequence[Phrase],
+) -> list[int]:
     """Return the numbers of an image's phrases that match a target."""
     if target.match == "category":
         return [n for n, phrase in enumerate(phrases) if target.phrase in (phrase.text, phrase.head)]

@@ -68,7 +68,12 @@ def read_refcoco(folder: Path) -> GroundTruth:
     """
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
-    check_different(instances.path, "annotations", "id", [item.annotation.id for item in instances.objects])
+    check_different(
+        instances.path,
+        "annotations",
+        "id",
+        [item.annotation.id for item in instances.objects],
+    )
     objects = {item.annotation.id: item for item in instances.objects}
     counts = {name: len(group) for name, group in instances.objects_by_name().items()}
     targets: dict[str, list[Callable[[], list[TruthTarget]]]] = {name: [] for name in instances.by_name}

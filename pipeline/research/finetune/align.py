@@ -48,9 +48,11 @@ class Align(Recipe[AlignConfig]):
         regions = ranks.gather_rows(student.regions(features, rgb, batch.rois))
         phrases, positive, ambiguous = self._pairs(batch, ranks)
         logits = logits_of(ranks.with_one_gradient(self._log_scale.exp()), regions, phrases)
+        captions_loss = caption_loss(student, features.embedding, batch.captions, ranks)
+        regions_loss = contrastive_loss(logits, positive, ambiguous)
         return {
-            "captions": (config.caption_weight, caption_loss(student, features.embedding, batch.captions, ranks)),
-            "regions": (config.region_weight, contrastive_loss(logits, positive, ambiguous)),
+            "captions": (config.caption_weight, captions_loss),
+            "regions": (config.region_weight, regions_loss),
         }
 
     def _pairs(self, batch: TrainingBatch, ranks: RankGroup) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,4 +24,5 @@ class Captions(Recipe[CaptionsConfig]):
     def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """See `Recipe.terms`."""
         embedding = self.student.tower.encode(batch.rgb.to(self.student.device))
-        return {"captions": (self.config.caption_weight, caption_loss(self.student, embedding, batch.captions, ranks))}
+        loss = caption_loss(self.student, embedding, batch.captions, ranks)
+        return {"captions": (self.config.caption_weight, loss)}

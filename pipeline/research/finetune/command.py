@@ -22,8 +22,21 @@ from stages.shared.model.config import check_model_files
 
 
 def finetune(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset (data.path).")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write: model/, log.jsonl (out).")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="Folder or URL of a dataset (data.path).",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder to write: model/, log.jsonl (out).",
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -41,27 +54,61 @@ def finetune(
         ),
     ] = None,
     epochs: Annotated[
-        float | None, typer.Option("--epochs", metavar="N", help="How often every image is seen (epochs; 1).")
+        float | None,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            help="How often every image is seen (epochs; 1).",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", help="Images of a step (batch_size; 32).")
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            help="Images of a step (batch_size; 32).",
+        ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", metavar="RATE", help="The highest (learning_rate; 1e-5).")
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            metavar="RATE",
+            help="The highest (learning_rate; 1e-5).",
+        ),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", metavar="SCORE", help="Only regions of this score (data.min_score).")
+        float | None,
+        typer.Option(
+            "--min-score",
+            metavar="SCORE",
+            help="Only regions of this score (data.min_score).",
+        ),
     ] = None,
     where: Where = "",
     images: Annotated[
         str | None,
-        typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they moved (data.image_root)."),
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="Folder or URL of the images, if they moved (data.image_root).",
+        ),
     ] = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the training in --out and begin anew.")] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Delete the training in --out and begin anew.",
+        ),
+    ] = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print all keys with their values as YAML and exit.")
+        bool,
+        typer.Option(
+            "--print-config",
+            help="Print all keys with their values as YAML and exit.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -120,5 +167,11 @@ def _train(config: FinetuneConfig, *, fresh: bool, as_json: bool) -> None:
         effort = f"{counted(result.steps, 'step')} on {counted(result.images, 'image')} in {result.seconds:,.0f} s"
         console.print(f"{effort}: {losses}", highlight=False)
         if result.bad_images:
-            console.print(f"{counted(result.bad_images, 'image')} could not be read: left out", style="yellow")
-        console.print(f"the tuned model is in {result.model}: take it as --model {result.model.parent}", soft_wrap=True)
+            console.print(
+                f"{counted(result.bad_images, 'image')} could not be read: left out",
+                style="yellow",
+            )
+        console.print(
+            f"the tuned model is in {result.model}: take it as --model {result.model.parent}",
+            soft_wrap=True,
+        )

@@ -85,7 +85,10 @@ class FinetuneConfig(BaseModel):
         description="The model to begin with. `precision` is that of the products: bf16 is "
         "torch's autocast, weights stay in fp32. `auto` is fp32 here.",
     )
-    recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config, description="What the model is taught.")
+    recipe: AnyRecipeConfig = Field(
+        default_factory=RECIPES.config,
+        description="What the model is taught.",
+    )
     frozen: tuple[str, ...] = Field(
         (),
         description="Parameters whose names begin so stay as they are, e.g. "
@@ -93,7 +96,12 @@ class FinetuneConfig(BaseModel):
         "nothing in front of a layer learns, its backward pass ends there.",
     )
     epochs: float = Field(1.0, gt=0, le=10_000, description="How often every image is seen.")
-    batch_size: int = Field(32, ge=2, le=65_536, description="Images of a step, of all ranks together.")
+    batch_size: int = Field(
+        32,
+        ge=2,
+        le=65_536,
+        description="Images of a step, of all ranks together.",
+    )
     learning_rate: float = Field(
         1e-5,
         gt=0,
@@ -106,9 +114,21 @@ class FinetuneConfig(BaseModel):
         0.1, ge=0, description="AdamW's, of matrices; biases, norms and temperatures have none."
     )
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
-    clip_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
-    seed: int = Field(0, ge=0, description="Decides the order of images and the choice of captions.")
-    checkpoint_every_s: float = Field(300.0, ge=0, description="Seconds between checkpoints; 0: after every step.")
+    clip_norm: float = Field(
+        1.0,
+        gt=0,
+        description="Gradients longer than this are shortened to it.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Decides the order of images and the choice of captions.",
+    )
+    checkpoint_every_s: float = Field(
+        300.0,
+        ge=0,
+        description="Seconds between checkpoints; 0: after every step.",
+    )
     out: Path = Field(description="Folder to write: `model/`, `log.jsonl`, and `latest.pt` to resume from.")
 
     @field_validator("model")

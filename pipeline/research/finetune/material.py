@@ -71,7 +71,11 @@ class TuningData:
 
     def count_regions(self) -> int:
         """Return the number of chosen regions. Reads the dataset once, without images."""
-        regions = self._rows.dataset.regions(self.config.where, ["phrase"], min_score=self.config.min_score)
+        regions = self._rows.dataset.regions(
+            self.config.where,
+            ["phrase"],
+            min_score=self.config.min_score,
+        )
         count: int = regions.num_rows
         return count
 

@@ -123,7 +123,10 @@ def join_group(device: torch.device) -> Iterator[RankGroup]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` without a number means
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        timeout=timedelta(minutes=10),
+    )
     try:
         yield RankGroup(dist.get_rank(), size)
     finally:

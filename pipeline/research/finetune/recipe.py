@@ -114,7 +114,12 @@ class Recipe(ABC, Generic[ConfigT]):
         """Return the losses of a batch."""
 
 
-def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
+def caption_loss(
+    student: Student,
+    embedding: Tensor,
+    captions: list[str],
+    ranks: RankGroup,
+) -> Tensor:
     """Return CLIP's loss between the images (B, E) of all ranks, in any scale, and their B captions.
 
     Equal captions are no negatives of each other. Models that were trained with a sigmoid loss

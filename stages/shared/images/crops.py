@@ -30,7 +30,10 @@ def crop_regions(
             left, right = _whole_pixels(x0 * width, x1 * width, width)
             top, bottom = _whole_pixels(y0 * height, y1 * height, height)
             # First cropped, then resized: Pillow's own `box` mixes the surroundings into the edges.
-            crop = image.crop((left, top, right, bottom)).resize((size_px, size_px), RESAMPLING[interpolation])
+            crop = image.crop((left, top, right, bottom)).resize(
+                (size_px, size_px),
+                RESAMPLING[interpolation],
+            )
             crops[number] = np.asarray(crop)
     return crops
 

@@ -69,11 +69,17 @@ def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
         problem = "is a link to a file that does not exist" if is_link else "does not exist below the image root"
         raise RowFault("missing_image", f"{name} {problem}") from error
     except OSError as error:
-        raise RowFault("missing_image", f"{name} cannot be read: {error.strerror or error}") from error
+        raise RowFault(
+            "missing_image",
+            f"{name} cannot be read: {error.strerror or error}",
+        ) from error
     except ValueError as error:
         raise RowFault("bad_location", f"{name} cannot be the name of a file: {error}") from error
     if len(content) < image.size:
-        raise RowFault("bad_image", f"{name}: the file holds only {len(content)} of the image's {image.size} bytes")
+        raise RowFault(
+            "bad_image",
+            f"{name}: the file holds only {len(content)} of the image's {image.size} bytes",
+        )
     return content
 
 
@@ -224,7 +230,11 @@ def decode_resized(
         return DecodedImage(rgb=pixels, width_px=original_wh[0], height_px=original_wh[1])
 
 
-def _resize_by_torch(rgb: NDArray[np.uint8], size_wh: tuple[int, int], mode: Interpolation) -> NDArray[np.uint8]:
+def _resize_by_torch(
+    rgb: NDArray[np.uint8],
+    size_wh: tuple[int, int],
+    mode: Interpolation,
+) -> NDArray[np.uint8]:
     import torch  # noqa: PLC0415  it takes seconds, which readers of single images need not wait for
 
     planes = torch.from_numpy(rgb).permute(2, 0, 1)[None]
@@ -290,7 +300,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" and image.format == "PNG":  # 16 bits, in older Pillow
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise RowFault("bad_image", "grey values of 32 bits are not read, since their range is not known")
+        raise RowFault(
+            "bad_image",
+            "grey values of 32 bits are not read, since their range is not known",
+        )
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         with_alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")

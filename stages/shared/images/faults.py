@@ -92,9 +92,15 @@ def raise_row_faults(content: bytes) -> Iterator[None]:
     except UnidentifiedImageError as error:  # its text holds a memory address
         raise RowFault("bad_image", describe(content)) from error
     except Image.DecompressionBombError as error:
-        raise RowFault("image_too_large", f"more than {MAX_PIXELS_CEILING} pixels, by its header") from error
+        raise RowFault(
+            "image_too_large",
+            f"more than {MAX_PIXELS_CEILING} pixels, by its header",
+        ) from error
     except MemoryError as error:
-        raise RowFault("image_too_large", "the worker has not enough memory to decode it") from error
+        raise RowFault(
+            "image_too_large",
+            "the worker has not enough memory to decode it",
+        ) from error
     except DECODE_ERRORS as error:
         detail = f"the image is damaged, incomplete or of a kind that is not read ({len(content)} bytes): "
         raise RowFault("bad_image", detail + one_line(error)) from error
@@ -103,7 +109,10 @@ def raise_row_faults(content: bytes) -> Iterator[None]:
 def check_bytes(size: int, limits: DecodeLimits) -> None:
     """Raise RowFault (image_too_large) if the size of an encoded image is above the limit."""
     if size > limits.max_bytes:
-        raise RowFault("image_too_large", f"the file has {size} bytes, the limit is {limits.max_bytes}")
+        raise RowFault(
+            "image_too_large",
+            f"the file has {size} bytes, the limit is {limits.max_bytes}",
+        )
 
 
 def check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
