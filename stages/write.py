@@ -42,6 +42,16 @@ class RollingParquet:
         place: Number of a file, from 0 on -> a context with the local path to write. The file
             is in its place when the context ends without an error.
         rows_per_file, rows_per_group: Most rows of a file, and of a row group.
+
+    >>> from contextlib import nullcontext
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     place = lambda number: nullcontext(Path(folder, f"{number}.parquet"))
+    ...     parquet = RollingParquet(place, rows_per_file=2, rows_per_group=2)
+    ...     parquet.write(pa.table({"id": [1, 2, 3]}))
+    ...     parquet.close()
+    ...     parquet.files
+    2
     """
 
     def __init__(

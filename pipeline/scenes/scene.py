@@ -123,6 +123,10 @@ def make_scene(
 
     Raises:
         ValueError: An argument is outside its range.
+
+    >>> scene = make_scene(0, 1, side_px=64)
+    >>> scene.image.shape, len(scene.objects) >= 1
+    ((64, 64, 3), True)
     """
     if side_px < 64:
         raise ValueError(f"side_px: expected >= 64, got {side_px}")
@@ -284,18 +288,10 @@ def write_scenes(
         name = f"{index:06d}.jpg"
         (out / "images" / name).write_bytes(_encode(scene.image))
         row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}
-        image: dict[str, Any] = {
-            "id": index + 1,
-            "file_name": name,
-            "width": side_px,
-            "height": side_px,
-        }
+        image: dict[str, Any] = {"id": index + 1, "file_name": name}
+        image |= {"width": side_px, "height": side_px}
         if absent:
-            objects = [CaptionObject(item.kind, item.colour, 0.0, (0.0, 0.0)) for item in scene.objects]
-            phrase = draw_absent_phrase(
-                np.random.default_rng((seed, index, _ABSENT_STREAM)),
-                objects,
-            )
+            phrase = _absent_phrase(scene, seed, index)
             article = "an" if phrase[0] in "aeiou" else "a"
             row["captions"] = [scene.caption.text, f"There is {article} {phrase}."]
             image["absent"] = [phrase]
@@ -306,14 +302,18 @@ def write_scenes(
         for item in scene.objects:
             number = len(annotations) + 1
             annotations.append(_annotation(item, annotation_id=number, image_id=index + 1))
-    truth = {
-        "info": {"description": "drawn scenes", "seed": seed, "split": "heldout", "scenes": scenes},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": k + 1, "name": kind, "supercategory": "thing"} for k, kind in enumerate(KINDS)],
-    }
+    info = {"description": "drawn scenes", "seed": seed, "split": "heldout", "scenes": scenes}
+    names = ((number, kind) for number, kind in enumerate(KINDS, start=1))
+    categories = [{"id": number, "name": kind, "supercategory": "thing"} for number, kind in names]
+    truth = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     (out / "captions.jsonl").write_text("".join(rows), encoding="utf-8")
     (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+
+
+def _absent_phrase(scene: Scene, seed: int, index: int) -> str:
+    """Return the phrase of an object that the scene does not show."""
+    objects = [CaptionObject(item.kind, item.colour, 0.0, (0.0, 0.0)) for item in scene.objects]
+    return draw_absent_phrase(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
 
 
 def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> dict[str, Any]:

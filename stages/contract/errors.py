@@ -22,6 +22,9 @@ class PhraseboxError(Exception):
         key: The key of the configuration, or the parameter, that the message is about; "" if it
             is about none. `str` puts it in front of the message.
         more: Further problems of the same configuration. `str` puts each on a line of its own.
+
+    >>> str(PhraseboxError("expected a folder", key="input.path"))
+    'input.path: expected a folder'
     """
 
     def __init__(self, message: str, *, key: str = "", more: Sequence[PhraseboxError] = ()) -> None:
@@ -133,7 +136,11 @@ class RowError:
 
 
 class RowFault(Exception):
-    """A fault of one sample, on its way to the border of the step; the row of the sample keeps its `error`."""
+    """A fault of one sample, on its way to the border of the step; the row of the sample keeps its `error`.
+
+    >>> str(RowFault("bad_image", "the file is empty").error.at("in.jsonl:3"))
+    'bad_image: in.jsonl:3: the file is empty'
+    """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)

@@ -24,7 +24,11 @@ Coordinate = TypeVar("Coordinate", float, NDArray[np.float64])
 
 
 def xywh_to_xyxy(box_xywh: Box) -> Box:
-    """Return (x0, y0, x1, y1)."""
+    """Return (x0, y0, x1, y1).
+
+    >>> xywh_to_xyxy((3, 0, 1, 2))
+    (3, 0, 4, 2)
+    """
     x, y, w, h = box_xywh
     return (x, y, x + w, y + h)
 
@@ -36,7 +40,11 @@ def xyxy_to_xywh(box_xyxy: Box) -> Box:
 
 
 def box_iou(a_xywh: Box, b_xywh: Box) -> float:
-    """Return the intersection over union of two boxes, 0 .. 1; 0 if both are empty."""
+    """Return the intersection over union of two boxes, 0 .. 1; 0 if both are empty.
+
+    >>> box_iou((0, 0, 2, 2), (1, 0, 2, 2))
+    0.3333333333333333
+    """
     ax0, ay0, ax1, ay1 = xywh_to_xyxy(a_xywh)
     bx0, by0, bx1, by1 = xywh_to_xyxy(b_xywh)
     inter = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
@@ -45,7 +53,11 @@ def box_iou(a_xywh: Box, b_xywh: Box) -> float:
 
 
 def round_to_multiple(side_px: float, multiple: int) -> int:
-    """Return the nearest positive multiple, halves up, as Grad-ECLIP's reference preprocessing (arXiv 2502.18816)."""
+    """Return the nearest positive multiple, halves up, as Grad-ECLIP's reference preprocessing (arXiv 2502.18816).
+
+    >>> round_to_multiple(488, 16)
+    496
+    """
     return max(1, int(side_px / multiple + 0.5)) * multiple
 
 
@@ -53,6 +65,9 @@ def px_to_cell(position_px: Coordinate, *, side_px: int, cells: int) -> Coordina
     """Return a position in cells: 0.0 is the centre of cell 0, -0.5 the edge of the image.
 
     The centre of pixel i is `i + 0.5`, so its value is read at `px_to_cell(i + 0.5, ...)`.
+
+    >>> px_to_cell(8.0, side_px=32, cells=2)
+    0.0
     """
     return position_px * cells / side_px - 0.5
 

@@ -27,6 +27,10 @@ def quantise(values: NDArray[np.float32]) -> Levels | None:
 
     The levels of levels are the same levels: a stored map is cut like the original. None if the
     map is constant up to rounding noise (all zeros, for example), not finite, or empty.
+
+    >>> quantise(np.array([[0.0, 0.5], [1.0, 0.0]], np.float32))
+    array([[  0, 128],
+           [255,   0]], dtype=uint8)
     """
     if not values.size:
         return None

@@ -31,6 +31,10 @@ def encode_mask(mask: Mask) -> Rle:
     """Return the code of a mask: bool or uint8 (H, W), at least one pixel.
 
     Raise ValueError for another shape.
+
+    >>> rle = encode_mask(np.array([[0, 1], [0, 1]], np.bool_))
+    >>> rle.size_hw, rle_area_px(rle)
+    ((2, 2), 2)
     """
     return _from_coco(coco_mask.encode(np.asfortranarray(_as_ones(mask))))
 
@@ -59,6 +63,10 @@ def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) ->
     """Return the code of the pixels in a half-open box.
 
     Raise ValueError if it is empty or leaves the image.
+
+    >>> decode_mask(encode_box((1, 0, 3, 1), (2, 3))).astype(int)
+    array([[0, 1, 1],
+           [0, 0, 0]])
     """
     x0, y0, x1, y1 = box_xyxy
     h, w = size_hw
@@ -188,6 +196,9 @@ def rle_union(rles: Sequence[Rle]) -> Rle:
     """Return the union of the masks of one image.
 
     Raise ValueError if there are none, or if sizes differ.
+
+    >>> rle_area_px(rle_union([encode_box((0, 0, 1, 2), (2, 2)), encode_box((0, 0, 2, 1), (2, 2))]))
+    3
     """
     sizes = {rle.size_hw for rle in rles}
     if len(sizes) != 1:
@@ -210,6 +221,9 @@ def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[floa
 
     tolerance_px: how far an outline may run from the mask's to do with fewer corners
         (Douglas-Peucker); a part that would lose its area keeps all its corners.
+
+    >>> mask_outlines(np.array([[0, 1, 1]], np.uint8))
+    ([[1, 0, 1, 1, 3, 1, 3, 0]], 0)
     """
     rings = mask_rings(mask, tolerance_px)
     outer = [list[float](ring.ravel().tolist()) for ring, depth in rings if depth == 0]

@@ -246,7 +246,13 @@ def dataset_schema(*, embed_images: bool, heat_maps: bool = False) -> Any:
 
 
 def records_to_rows(records: Iterable[Record], *, embed_images: bool, heat_maps: bool = False) -> Any:
-    """Return finished records as a table of `dataset_schema`, one row each, in order."""
+    """Return finished records as a table of `dataset_schema`, one row each, in order.
+
+    >>> sample = Sample(sample_id="a", source="in.jsonl:1", captions=("a red car",))
+    >>> rows = records_to_rows([Record.start(sample)], embed_images=False)
+    >>> rows.num_rows, rows["captions"].to_pylist()
+    (1, [['a red car']])
+    """
     getters = [(column.name, column.get) for column in _columns(embed_images=embed_images, heat_maps=heat_maps)]
     rows = [{name: get(record) for name, get in getters} for record in records]
     return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images, heat_maps=heat_maps))

@@ -85,6 +85,9 @@ def make_readable(caption: str) -> ReadableCaption:
     - A line break ends a sentence unless the next line continues in lower case.
     - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every
       capitalised word for a name.
+
+    >>> make_readable("<b>A red car</b> &amp; #sunset").text
+    'A red car & , sunset'
     """
     has_marks = _UNUSUAL.search(caption) and _NOT_WORDS.search(caption)
     text, places = _replace_marks(caption) if has_marks else (caption, None)

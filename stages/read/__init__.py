@@ -37,6 +37,15 @@ def make_reader(config: InputConfig) -> Reader:
     """Return the reader of an input.
 
     Relative paths are resolved here, so call it where the run starts.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "captions.jsonl")
+    ...     _ = path.write_text('{"image": "1.jpg", "caption": "a red cup"}')
+    ...     reader = make_reader(READERS.config(guess_kind(str(path))))
+    ...     [(sample.sample_id, sample.captions) for sample in reader.samples(reader.shards())]
+    [('captions.jsonl:1', ('a red cup',))]
     """
     reader = READERS[config.kind](config)
     return reader if config.limit is None and config.part is None else CutReader(reader, config.limit)

@@ -291,6 +291,9 @@ def relative_path(value: str, root: str) -> str:
 
     An absolute path must be below a root on this machine. Raise RowFault: bad_row if the path
     is empty, bad_location if it leaves the root or is a URL.
+
+    >>> relative_path("a/../kitchen/1.jpg", "/photos")
+    'kitchen/1.jpg'
     """
     if not value.strip():
         raise RowFault("bad_row", "the image path is empty")

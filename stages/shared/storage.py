@@ -61,7 +61,11 @@ def absolute(location: str) -> str:
 
 
 def parent(location: str) -> str:
-    """Return the folder of an absolute location."""
+    """Return the folder of an absolute location.
+
+    >>> parent("s3://bucket/photos/1.jpg")
+    's3://bucket/photos'
+    """
     return os.path.dirname(location) if is_local(location) else posixpath.dirname(location.rstrip("/"))
 
 
@@ -226,7 +230,11 @@ AnyPath = Path | ObjectPath  # A local path, or a name behind a URL
 
 
 def place_of(path: AnyPath | str) -> AnyPath:
-    """Return the meaning of a user's path: an absolute local path, or a URL with any protocol."""
+    """Return the meaning of a user's path: an absolute local path, or a URL with any protocol.
+
+    >>> place_of("s3:/bucket/out/")
+    ObjectPath('s3://bucket/out')
+    """
     if isinstance(path, ObjectPath):
         return path
     match = _URL.fullmatch(str(path).rstrip("/"))

@@ -362,7 +362,11 @@ def number_member(count: int) -> str:
 
 
 def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
-    """Return the member of the group "size", by the area of the mask, else of all boxes, per object."""
+    """Return the member of the group "size", by the area of the mask, else of all boxes, per object.
+
+    >>> size_member(None, [(0, 0, 32, 32)])
+    'medium'
+    """
     total_px = sum(w * h for _, _, w, h in boxes_xywh_px) if mask is None else rle_area_px(mask)
     area_px = total_px / len(boxes_xywh_px)
     if area_px < SMALL_BELOW_PX:

@@ -217,6 +217,10 @@ def find_spelling(caption: str, captions: tuple[str, ...]) -> CaptionSpelling:
     Captions with equal letters and digits match. If there is none, the most similar one
     matches, the first among equals, if its similarity is at least `SAME_CAPTION` and that of
     each differing word at least `SAME_WORD`.
+
+    >>> captions = ("A dog runs.", "A grey cat sits on a wooden chair.")
+    >>> find_spelling("A gray cat sits on a wooden chair .", captions).words
+    {'gray': 'grey'}
     """
     letters = bare(caption)
     same = frozenset(number for number, text in enumerate(captions) if bare(text) == letters)

@@ -20,103 +20,78 @@ from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.terminal import console, counted, errors, print_json, progress_bar
 from stages.shared.model.config import check_model_files
 
+DatasetFolder = Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset (data.path).")]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write: model/, log.jsonl (out).")]
+StartModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME[/TAG]|PATH",
+        help="Model to begin with: demo, NAME/TAG of open_clip, or a checkpoint (model.name).",
+    ),
+]
+RecipeKind = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="|".join(RECIPES),
+        help="Regions against phrases (align, the default), or a baseline for them: captions alone (recipe.kind).",
+    ),
+]
+Epochs = Annotated[
+    float | None,
+    typer.Option("--epochs", metavar="N", help="How often every image is seen (epochs; 1)."),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", help="Images of a step (batch_size; 32)."),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option("--learning-rate", metavar="RATE", help="The highest (learning_rate; 1e-5)."),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option("--min-score", metavar="SCORE", help="Only regions of this score (data.min_score)."),
+]
+ImagesFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Folder or URL of the images, if they moved (data.image_root).",
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the training in --out and begin anew.")]
+PrintConfig = Annotated[
+    bool,
+    typer.Option("--print-config", help="Print all keys with their values as YAML and exit."),
+]
+
 
 def finetune(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET",
-            help="Folder or URL of a dataset (data.path).",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Folder to write: model/, log.jsonl (out).",
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="NAME[/TAG]|PATH",
-            help="Model to begin with: demo, NAME/TAG of open_clip, or a checkpoint (model.name).",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="|".join(RECIPES),
-            help="Regions against phrases (align, the default), or a baseline for them: captions alone (recipe.kind).",
-        ),
-    ] = None,
-    epochs: Annotated[
-        float | None,
-        typer.Option(
-            "--epochs",
-            metavar="N",
-            help="How often every image is seen (epochs; 1).",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            metavar="N",
-            help="Images of a step (batch_size; 32).",
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            "--learning-rate",
-            metavar="RATE",
-            help="The highest (learning_rate; 1e-5).",
-        ),
-    ] = None,
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            "--min-score",
-            metavar="SCORE",
-            help="Only regions of this score (data.min_score).",
-        ),
-    ] = None,
+    dataset: DatasetFolder,
+    out: OutFolder,
+    model: StartModel = None,
+    recipe: RecipeKind = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    min_score: MinScore = None,
     where: Where = "",
-    images: Annotated[
-        str | None,
-        typer.Option(
-            "--images",
-            metavar="DIR",
-            help="Folder or URL of the images, if they moved (data.image_root).",
-        ),
-    ] = None,
+    images: ImagesFolder = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh",
-            help="Delete the training in --out and begin anew.",
-        ),
-    ] = False,
-    print_config: Annotated[
-        bool,
-        typer.Option(
-            "--print-config",
-            help="Print all keys with their values as YAML and exit.",
-        ),
-    ] = False,
+    fresh: Fresh = False,
+    print_config: PrintConfig = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a CLIP on a dataset. The same command resumes a training that was stopped.
 
-    \b phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
-    phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/ torchrun
-    --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
+    \b
+    phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
+    phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
+    torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
     options = {
         "data.path": dataset,

@@ -88,10 +88,8 @@ def finetune(
     device = pick_device(config.model.device)
     with join_group(device) as ranks:
         with ranks.share_errors():
-            if (size := config.batch_size) < ranks.size:
-                raise ConfigError(f"batch_size: {size} images a step are fewer than the {ranks.size} ranks")
             description = describe(config.model)
-            material = _prepare(config, description, device)
+            material = _prepare(config, description, device, ranks.size)
             if ranks.is_leader:
                 fetch(description, say or (lambda _: None))
             checkpoint = _read_checkpoint(config.out, fresh=fresh) if ranks.is_leader else None
@@ -102,10 +100,10 @@ def finetune(
             training = FineTuning(config, description, device, ranks, material)
             if checkpoint is not None:
                 training.resume(checkpoint)
+        del checkpoint  # its memory
         if say is not None and ranks.is_leader:
             say(training.describe())
         start = time.monotonic()
-        checkpoint = None
         try:
             training.run(on_step, fresh=fresh)
         except torch.OutOfMemoryError as error:
@@ -123,8 +121,15 @@ def finetune(
         )
 
 
-def _prepare(config: FinetuneConfig, description: ModelDescription, device: torch.device) -> TuningData:
+def _prepare(
+    config: FinetuneConfig,
+    description: ModelDescription,
+    device: torch.device,
+    ranks: int,
+) -> TuningData:
     """Check settings, model and dataset, and return the dataset. Raise as `finetune`."""
+    if config.batch_size < ranks:
+        raise ConfigError(f"batch_size: {config.batch_size} images a step are fewer than the {ranks} ranks")
     options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if description.siglip is not None or (description.vocabulary is not None and "bpe_path" not in options):
         raise ConfigError(

@@ -165,7 +165,11 @@ def one_way(logits: Tensor, positive: Tensor, is_excluded: Tensor) -> Tensor:
 
 
 def equal_texts(texts: list[str]) -> Tensor:
-    """Return which of T texts are equal, bool (T, T)."""
+    """Return which of T texts are equal, bool (T, T).
+
+    >>> equal_texts(["a", "b", "a"]).int().tolist()
+    [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    """
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     codes = torch.tensor([numbers[text] for text in texts])
     return codes[:, None] == codes[None, :]

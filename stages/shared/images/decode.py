@@ -169,6 +169,11 @@ def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
     """Return uint8 (H, W, 3) of an encoded image in its full size, upright.
 
     Raise RowFault as `decode_resized`.
+
+    >>> stream = BytesIO()
+    >>> Image.new("RGB", (3, 2), "white").save(stream, "PNG")
+    >>> decode_rgb(stream.getvalue(), DecodeLimits()).shape
+    (2, 3, 3)
     """
     return decode_resized(content, limits, lambda width, height: (width, height)).rgb
 

@@ -121,11 +121,9 @@ def test_the_drop_list_can_be_changed(nlp, caption, settings, heads):
     assert [phrase.head for phrase in extract(nlp(caption), word_lists(**settings))] == heads
 
 
-def test_the_head_token_is_the_head(nlp):
-    doc = nlp("A group of friends plays cards.")
-    phrases = extract(doc, LISTS)
-    assert [doc[phrase.head_token].text for phrase in phrases] == ["friends", "cards"]
-    assert phrases[0] == ParsedPhrase(start=0, end=18, head="friend", plural=True, head_token=3)
+def test_the_head_of_a_quantity_is_the_counted_thing(nlp):
+    phrases = extract(nlp("A group of friends plays cards."), LISTS)
+    assert phrases[0] == ParsedPhrase(start=0, end=18, head="friend", plural=True)
 
 
 @pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.__name__)
