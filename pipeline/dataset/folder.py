@@ -143,7 +143,7 @@ class Dataset:
 
         Raise ConfigError for an invalid condition or an unknown column, InputError for a damaged shard.
         """
-        selector = Selector(Selection(min_score=min_score, where=where, marks=read_marks(self.path)))
+        selector = Selector(Selection(min_score=min_score, where=where.strip() or "true", marks=read_marks(self.path)))
         schema = region_schema(columns)
         fields = [REGION + name for name in schema.names if name not in REGION_COLUMNS.names]
         tables = self.tables([*CONDITION_COLUMNS, *fields], batch_rows=8 * BATCH_ROWS)

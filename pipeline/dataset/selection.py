@@ -78,59 +78,78 @@ class Selector:
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
-        self._connection: Any = None
         if selection.where.strip():
             self._connection = connect_sandboxed(threads=1)
             # Read but not run: a condition without columns may never end.
-            self._filter(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
+            self._filter(self._connection.from_arrow(REGION_COLUMNS.empty_table()), lambda hits: hits.explain())
 
     def choose(self, table: Any) -> Any:
         """Return the table with only the chosen regions in `annotations`; every row stays.
 
         The table needs `Selection.columns`. Raise ConfigError if the condition fails on a value.
         """
-        if self.selection.min_score <= 0 and self._connection is None:
+        if self.selection.min_score <= 0 and not self.selection.where.strip():
             return table
         annotations = table["annotations"].combine_chunks()
-        owners = pc.list_parent_indices(annotations)
-        regions = annotations.flatten()
-        flat = None if self._connection is None else _flat(table, owners, regions, self.selection.marks)
-        is_chosen = self._mask(regions, flat)
-        counts = np.bincount(owners.to_numpy()[is_chosen], minlength=table.num_rows)
+        owners = pc.list_parent_indices(annotations).to_numpy()
+        is_chosen = self._mask(table)
+        counts = np.bincount(owners[is_chosen], minlength=table.num_rows)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(is_chosen)), type=annotations.type)
+        regions = annotations.flatten().filter(pa.array(is_chosen))
+        lists = pa.ListArray.from_arrays(offsets, regions, type=annotations.type)
         return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
 
     def regions(self, table: Any, schema: Any) -> Any:
-        """Return the chosen regions of a table with `CONDITION_COLUMNS`, in the columns of a `region_schema`."""
-        annotations = table["annotations"].combine_chunks()
-        owners = pc.list_parent_indices(annotations)
-        regions = annotations.flatten()
-        flat = _flat(table, owners, regions, self.selection.marks)
-        columns = [flat[name] if name in flat.column_names else regions.field(name) for name in schema.names]
-        return pa.table(columns, schema=schema).filter(pa.array(self._mask(regions, flat)))
+        """Return the chosen regions of a table with `CONDITION_COLUMNS`, in the columns of a `region_schema`.
 
-    def _mask(self, regions: Any, flat: Any) -> NDArray[np.bool_]:
+        The selection needs a condition.
+        """
+        regions = table["annotations"].combine_chunks().flatten()
+        flat = self._flat(table).to_arrow_table()
+        columns = [flat[name] if name in REGION_COLUMNS.names else regions.field(name) for name in schema.names]
+        return pa.table(columns, schema=schema).filter(pa.array(self._mask(table)))
+
+    def _mask(self, table: Any) -> NDArray[np.bool_]:
         """Which regions are chosen: bool (regions,)."""
-        is_chosen = np.ones(len(regions), np.bool_)
-        if self.selection.min_score > 0:
-            # In the precision of the column: 0.8 is another number in float32.
-            is_chosen &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
-        if self._connection is not None:
-            numbered_regions = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
-            rows = self._filter(numbered_regions, lambda relation: relation.project("row_number").fetchnumpy())
-            is_chosen &= np.isin(np.arange(len(regions)), rows["row_number"])
+        scores = table["annotations"].combine_chunks().flatten().field("score")
+        # In the precision of the column: 0.8 is another number in float32.
+        is_chosen: NDArray[np.bool_] = scores.to_numpy() >= np.float32(self.selection.min_score)
+        if self.selection.where.strip():
+            hits = self._filter(self._flat(table), lambda hits: hits.project("region_number").fetchnumpy())
+            is_chosen &= np.isin(np.arange(len(scores)), hits["region_number"])
         return is_chosen
+
+    def _flat(self, table: Any) -> Any:
+        """The regions in rows of their own: `REGION_COLUMNS`, and `region_number`."""
+        counts = pc.fill_null(pc.list_value_length(table["annotations"]), 0).to_numpy()
+        marks = [self.selection.marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()]
+        table = table.select(["annotations", "captions", *_OF_IMAGE])
+        table = table.append_column("mark", pa.array(marks, pa.string()))
+        table = table.append_column("first", pa.array(np.cumsum(counts) - counts))
+        return self._connection.from_arrow(table).project(_UNNESTED).project(_FLAT)
 
     def _filter(self, flat: Any, evaluate: Callable[[Any], Any]) -> Any:
         try:
             # A relation has neither a name that a subquery could use nor room for a second statement.
-            return evaluate(self._connection.from_arrow(flat).filter(self.selection.where))
+            return evaluate(flat.filter(self.selection.where))
         except duckdb.Error as error:
             columns = ", ".join(REGION_COLUMNS.names)
             text = first_line(error)
             hint = "; put text in single quotes, as in head = 'dog'" if "Referenced column" in text else ""
             raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {columns})", key="where") from error
+
+
+_UNNESTED: Final = f"""
+    first + unnest(range(len(annotations))) AS region_number, unnest(annotations) AS a, captions,
+    len(annotations) AS region_count, mark, {", ".join(_OF_IMAGE)}
+"""
+
+_FLAT: Final = f"""
+    {", ".join(f"a.{name} AS {name}" for name in _OF_REGION)},
+    a.area::DOUBLE / (width::DOUBLE * height) AS area_share,
+    a.bbox[1] AS x, a.bbox[2] AS y, a.bbox[3] AS w, a.bbox[4] AS h, captions[a.caption_index + 1] AS caption,
+    {", ".join(_OF_IMAGE)}, region_count, mark, region_number
+"""
 
 
 def region_schema(names: Sequence[str]) -> Any:
@@ -149,26 +168,6 @@ def connect_sandboxed(database: str = ":memory:", **config: Any) -> Any:
     connection = duckdb.connect(database, config={"enable_external_access": False, **config})
     connection.execute("SET python_enable_replacements = false; SET lock_configuration = true")
     return connection
-
-
-def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> Any:
-    """The regions in rows of their own, with `REGION_COLUMNS`."""
-    bbox = regions.field("bbox")
-    columns = {
-        **{name: regions.field(name) for name in _OF_REGION},
-        **{name: pc.list_element(bbox, number) for number, name in enumerate("xywh")},
-        **{name: table[name].combine_chunks().take(owners) for name in _OF_IMAGE},
-    }
-    pixels = pc.multiply(columns["width"].cast(pa.float64()), columns["height"].cast(pa.float64()))
-    columns["area_share"] = pc.divide(columns["area"].cast(pa.float64()), pixels)
-    captions = table["captions"].to_pylist()
-    places = zip(owners.to_pylist(), columns["caption_index"].to_pylist(), strict=True)
-    columns["caption"] = pa.array([captions[owner][index] for owner, index in places], pa.string())
-    counts = pc.list_value_length(table["annotations"].combine_chunks()).cast(pa.int64())
-    columns["region_count"] = counts.take(owners)
-    marks_of_samples = pa.array([marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()], pa.string())
-    columns["mark"] = marks_of_samples.take(owners)
-    return pa.table([columns[name] for name in REGION_COLUMNS.names], schema=REGION_COLUMNS)
 
 
 def first_line(error: Exception) -> str:
