@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +20,6 @@ from pipeline.config import REPLACES
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import make_viewer, serve
-from pipeline.viewer.pages import write_gallery
 from pipeline.viewer.review import REGIONS
 from stages.contract.errors import ConfigError
 
@@ -38,16 +36,6 @@ def inspect(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free port.")] = 8765,
     open_browser: Annotated[bool, typer.Option("--open", help="Also open the browser.")] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="DIR", help="Write the pages as files into this new folder instead of serving."),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            "--samples", metavar="N", min=1, help="With --html: number of samples, drawn at random. [default: 96]"
-        ),
-    ] = None,
     review: Annotated[
         bool,
         typer.Option("--review", help="Open with the review: people say of one region after another if it is right."),
@@ -76,22 +64,14 @@ def inspect(
     \b
     phrasebox inspect out/
     phrasebox inspect out/ --where "head = 'dog'" --open
-    phrasebox inspect out/ --html gallery/
     phrasebox inspect out/ --review
     """
     search = Search(where=where, score_min=min_score or None, seed=seed)
-    if html is not None and (model or settings):
-        raise ConfigError("--model and --set are about heat maps, and --html writes none")
-    if html is None and samples is not None:
-        raise ConfigError("--samples goes with --html; the server shows all samples")
-    if (review or reviews) and (html is not None or where or min_score):
-        raise ConfigError("--review draws from all regions; it goes without --html, --where and --min-score")
+    if (review or reviews) and (where or min_score):
+        raise ConfigError("--review draws from all regions; it goes without --where and --min-score")
     if model is not None:
         settings = [*(f"{key}=null" for key in REPLACES["model.name"]), f"model.name={model}", *settings]
     with naming_options(), stopping(""):
-        if html is not None:
-            write_gallery(dataset, html, console, search, samples=samples or 96, image_root=image_root)
-            return
         regions = reviews or REGIONS if review or reviews else None
         viewer = make_viewer(dataset, image_root, settings, review=regions, seed=seed)
         serve(viewer, console, search, host=host, port=port, open_browser=open_browser)

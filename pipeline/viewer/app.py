@@ -38,7 +38,7 @@ from pipeline.dataset.index import Index
 from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
-from pipeline.viewer.pages import Pages, open_pages
+from pipeline.viewer.pages import Pages, grid_address, open_pages
 from pipeline.viewer.review import REGIONS, ReviewRequest, ReviewSession
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
@@ -310,7 +310,7 @@ def make_viewer(
         review: Open the review page, with so many regions.
         seed: Draws the regions to review.
     """
-    pages = open_pages(path, image_root, live=True)
+    pages = open_pages(path, image_root)
     session = ReviewSession(dataset=pages.dataset, rows=pages.rows, log=pages.log, count=review or REGIONS, seed=seed)
     heat = HeatMaps(pages.dataset, pages.images, settings)
     return Viewer(pages=pages, heat=heat, review_session=session, opens_review=review is not None)
@@ -328,7 +328,7 @@ def serve(viewer: Viewer, console: Console, search: Search, *, host: str, port: 
         viewer.pages.index.close()
         raise
     name = f"[{host}]" if ":" in host else host
-    page = "/review" if viewer.opens_review else viewer.pages.links.page(search, 1)
+    page = "/review" if viewer.opens_review else grid_address(search, 1)
     address = f"http://{name}:{listener.getsockname()[1]}{page}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])

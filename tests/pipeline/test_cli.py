@@ -198,7 +198,7 @@ ERRORS = {
     "stats nonsense://bucket/out": "cannot open nonsense://bucket/out: Protocol not known: nonsense",
     "stats text.jpg": "text.jpg is a file: expected the folder that a run wrote",
     "stats .": ". is not a finished dataset: no dataset.json in it; expected the folder that a run wrote",
-    "inspect . --html out --samples 2": ". is not a finished dataset: no dataset.json in it",
+    "inspect .": ". is not a finished dataset: no dataset.json in it",
     "validate none": "no such folder: none",
     "validate text.jpg": "text.jpg is a file: expected the folder that a run wrote",
     "validate .": ". is not a dataset: no dataset.json in it; expected the folder that a run wrote",
@@ -236,7 +236,7 @@ def test_a_host_that_is_none(inline_dataset: Path) -> None:
     assert_refused_in_one_line(answer, "--host: no address none.invalid: ")
 
 
-@pytest.mark.parametrize("more", [("--html", "pages"), ("--where", "w > 9"), ("--min-score", "0.5")], ids=str)
+@pytest.mark.parametrize("more", [("--where", "w > 9"), ("--min-score", "0.5")], ids=str)
 def test_a_review_is_of_all_regions(more: tuple[str, str], inline_dataset: Path) -> None:
     for review in (("--review",), ("--reviews", "9")):
         answer = phrasebox("inspect", inline_dataset, *review, *more)

@@ -1,7 +1,6 @@
 // Images that are missing, marks, undo, keys and filters. What is drawn over the images is in regions.js.
 "use strict";
 
-const live = "live" in document.body.dataset;
 const root = document.documentElement;
 const samples = [...document.querySelectorAll(".sample")];
 function all(sample, selector) { return [...sample.querySelectorAll(selector)]; }
@@ -27,7 +26,6 @@ async function missed(image) {
   const why = picture.appendChild(document.createElement("p"));
   const name = picture.closest(".sample").dataset.sample;
   why.textContent = name;
-  if (!live) return;
   const problem = await fetch(image.src).then((answer) => answer.json()).catch(() => ({ error: name }));
   why.textContent = problem.error;
 }
@@ -72,7 +70,7 @@ async function saveMark(chosen, value) {
 function mark(wanted) {
   const selected = samples.filter((sample) => sample.classList.contains("selected"));
   const chosen = selected.length ? selected : samples.filter((sample) => sample === focused());
-  if (!live || !chosen.length) return;
+  if (!chosen.length) return;
   inTurn(async () => {
     const before = Object.groupBy(chosen, (sample) => sample.dataset.mark);
     const text = await saveMark(chosen, before[wanted]?.length === chosen.length ? "" : wanted);
@@ -110,7 +108,7 @@ const keys = {
   n: () => step(1), p: () => step(-1), v: () => nextView(),
   f: () => focused() && unfold(focused()),
   g: () => mark("good"), b: () => mark("bad"), u: undo,
-  x: () => live && focused()?.classList.toggle("selected"),
+  x: () => focused()?.classList.toggle("selected"),
   "/": () => { const box = document.getElementById("show-filters"); if (box) box.checked = true; document.querySelector("[name=phrase]")?.focus(); },
   "1": () => switches[0]?.click(), "2": () => switches[1]?.click(), "3": () => switches[2]?.click(), "4": () => switches[3]?.click(),
   "[": () => follow("prev"), "]": () => follow("next"),

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rich.console import Console
 from torch.utils.data import DataLoader
 
 from benchmarks.soak.resuming import measure
@@ -25,7 +24,7 @@ from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
 from pipeline.scenes import write_scenes
-from pipeline.viewer.pages import write_gallery
+from pipeline.viewer.pages import open_pages
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, ResumeError
 from stages.read import input_fingerprint
 from stages.read.webdataset import WebdatasetInput
@@ -133,7 +132,6 @@ def test_inline_into_storage(stored, on_disk) -> None:
 
 
 def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, tmp_path) -> None:
-    console = Console(quiet=True)
     read_back: list[Any] = []
     for dataset in (on_disk, stored):
         out = tmp_path / dataset.name
@@ -142,8 +140,10 @@ def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, 
         figures |= json.loads(printed("eval", dataset, "--truth", source[0] / "truth.json", "--no-maps", "--json"))
         assert figures.pop("dataset") == str(dataset)
         printed("export", dataset, "--format", "yolo", "--out", out / "yolo")  # takes the images too
-        write_gallery(as_typed, out / "pages", console, Search(), samples=5, image_root=str(source[0] / "images"))
-        files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".html"]
+        pages = open_pages(as_typed, str(source[0] / "images"))
+        figures["rows"] = [view.row for view in pages.views(Search(), range(5))]
+        pages.index.close()
+        files = [path for path in sorted(out.rglob("*")) if path.is_file()]
         read_back.append((figures, {path.relative_to(out): path.read_bytes() for path in files}))
     assert len(read_back[0][1]) > SCENES
     assert read_back[0] == read_back[1]

@@ -8,10 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
-from pipeline.dataset.selection import Search
-from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import ConfigError
 from tests.pipeline.changed import change_manifest
 from tests.pipeline.viewer.conftest import Served, rows_of, serving
@@ -150,11 +147,3 @@ def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch
     settings = ["model.name=ViT-B-16", "model.pretrained=openai", "phrases.spacy_model=mine"]
     with serving(dataset, build=False, settings=settings) as served:
         assert b"built: ViT-B-16 openai mine" in heat_of(served)[1]
-
-
-def test_a_gallery_says_what_to_type(made_by_a_stranger: Made, tmp_path, capsys) -> None:
-    dataset = made_by_a_stranger(input={"image_root": "/"})
-    write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)
-    assert f"phrasebox inspect {dataset} --images /" in capsys.readouterr().out
-    assert "--images /" in (tmp_path / "gallery" / "index.html").read_text()
-    assert list((tmp_path / "gallery" / "images").iterdir()) == []
