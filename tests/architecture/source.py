@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -79,3 +80,19 @@ def tracked() -> list[str]:
     except (OSError, subprocess.CalledProcessError):
         return []
     return [name for name in names if (ROOT / name).exists()]
+
+
+def entry_points() -> dict[str, dict[str, str]]:
+    """Group -> name -> place of our kinds and verbs, as pyproject.toml has them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups: dict[str, dict[str, str]] = project["entry-points"]
+    return groups
+
+
+def declare(folder: Path, package: str, groups: dict[str, dict[str, str]]) -> None:
+    """Write the metadata of an installed package into a folder: its name and its entry points."""
+    place = folder / f"{package.replace('-', '_')}-0.1.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
+    lines = [f"[{group}]\n" + "".join(f"{n} = {at}\n" for n, at in names.items()) for group, names in groups.items()]
+    (place / "entry_points.txt").write_text("\n".join(lines))

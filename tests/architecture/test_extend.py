@@ -6,13 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from tests.architecture.source import ROOT
+from tests.architecture.source import ROOT, declare, entry_points
 from tests.pipeline.light import rows_of
 
 PROGRAM = """
@@ -48,24 +47,12 @@ def phrasebox(folder: Path, places: list[Path], *commands: str) -> list[tuple[in
     return [(code, out, err) for code, out, err in map(json.loads, done.stdout.splitlines())]
 
 
-def declare(folder: Path, package: str, groups: dict[str, dict[str, str]]) -> None:
-    """Write the metadata of an installed package: its name and its entry points, group -> name -> place."""
-    place = folder / f"{package.replace('-', '_')}-0.1.dist-info"
-    place.mkdir(parents=True)
-    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
-    lines = [f"[{group}]\n" + "".join(f"{n} = {at}\n" for n, at in names.items()) for group, names in groups.items()]
-    (place / "entry_points.txt").write_text("\n".join(lines))
-
-
-def ours() -> dict[str, dict[str, str]]:
-    groups: dict[str, dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    return groups
-
-
 def test_what_is_installed_is_what_pyproject_says() -> None:
     """Otherwise a new kind is unknown, and one that moved is looked for at its old place."""
-    installed = {group: {point.name: point.value for point in metadata.entry_points(group=group)} for group in ours()}
-    assert installed == ours(), "pip install -e . again"
+    installed = {
+        group: {point.name: point.value for point in metadata.entry_points(group=group)} for group in entry_points()
+    }
+    assert installed == entry_points(), "pip install -e . again"
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +131,7 @@ def test_the_product_works_without_what_is_research(scenes_folder: Path, tmp_pat
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "photo"))
     for folder in ("pipeline/research", "stages/explainers", "stages/sources"):
         shutil.rmtree(tree / folder)
-    declare(tree, "phrasebox", ours())
+    declare(tree, "phrasebox", entry_points())
     (tmp_path / "scenes").symlink_to(scenes_folder)
     *works, tune, explainer, source = phrasebox(
         tmp_path,

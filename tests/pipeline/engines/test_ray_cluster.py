@@ -13,6 +13,7 @@ import threading
 import time
 import venv
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from rich.console import Console
 
 from benchmarks.soak.cluster import SmallCluster, workers
 from pipeline import __version__
+from pipeline.engines.ray_code import code_here, reject_other_code
 from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
 from pipeline.scenes import write_scenes
 from pipeline.summary import Report, print_summary
+from stages.contract.errors import WorkerCodeMismatch
 from stages.write import Tally
+from tests.architecture.source import declare, entry_points
 from tests.pipeline.light import MB, ROOT, assert_alike, ended, light_command, rows_of, write_captions
 
 pytestmark = pytest.mark.ray
@@ -124,17 +128,47 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+EXPLAINER = """
+from typing import Literal
+
+from stages.explain.config import GradEclipConfig
+from stages.explain.grad_eclip import GradEclip
+
+
+class MineConfig(GradEclipConfig):
+    kind: Literal["mine"] = "mine"
+
+
+class Mine(GradEclip):
+    config_type = MineConfig
+"""
+
+
+def test_a_worker_without_the_package_of_a_kind_is_refused() -> None:
+    ours = code_here(("pipeline", "stages"))
+    reject_other_code(ours)
+    with pytest.raises(WorkerCodeMismatch, match="No module named 'phrasebox_none'"):
+        reject_other_code(replace(ours, packages=(*ours.packages, "phrasebox_none")))
+
+
 @pytest.mark.slow
 def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
-    """The driver has it as a wheel lays it down, out of the node's sight; without `ship_code` that is one line."""
+    """The driver has it as a wheel lays it down, out of the node's sight; without `ship_code` that is one line.
+
+    So it has an explainer of somebody else's package.
+    """
     driver = bare_python(tmp_path / "driver")
     (packages,) = (tmp_path / "driver").glob("lib/python*/site-packages")
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+    declare(packages, "phrasebox", entry_points())
+    declare(packages, "phrasebox-mine", {"phrasebox.explainers": {"mine": "mine:Mine"}})
+    (packages / "mine.py").write_text(EXPLAINER)
     write_scenes(tmp_path / "scenes", SCENES, 7)
     base = {
         "input": {"kind": "jsonl", "path": "scenes/captions.jsonl", "image_root": "scenes/images"},
         "model": {"name": "demo", "threads": 1},
+        "explain": {"kind": "mine"},
     }
 
     def run(out: str, **engine: Any) -> subprocess.CompletedProcess[str]:
