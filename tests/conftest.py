@@ -67,6 +67,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByGroup(config, log)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-messages", action="store_true", help="store the messages of errors: tests/messages.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--write-messages"):
+        os.environ["WRITE_MESSAGES"] = "1"
+
+
+def pytest_sessionfinish() -> None:
+    if os.environ.get("WRITE_MESSAGES"):
+        from tests.messages import write_messages
+
+        write_messages()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with what takes longest, so that no process waits for another at the end."""
     items.sort(key=rank_of)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,15 +21,18 @@ from hypothesis import strategies as st
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError
 from stages.contract.records import Record, Sample, stable_id
 from stages.read import READERS, Reader, Shard, SkippedRow, read_shard
+from stages.shared.images.decode import load_image_bytes
+from stages.shared.images.faults import DecodeLimits
+from tests.build.datasets import Json
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
 ROWS = 40  # Rows that each function in INPUTS writes, over two files
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Json]:
     """Forty rows of a table, some of them bad."""
     for number in range(ROWS):
-        row: dict[str, Any] = {"image": f"images/{number}.jpg", "caption": f"cat {number} on a sofa"}
+        row: Json = {"image": f"images/{number}.jpg", "caption": f"cat {number} on a sofa"}
         if number % 3 == 0:
             row["id"] = f"k{number % 30}"  # some twice
         if number % 7 == 1:
@@ -38,14 +42,14 @@ def rows() -> Iterator[dict[str, Any]]:
         yield row
 
 
-def write_jsonl(folder: Path) -> dict[str, Any]:
+def write_jsonl(folder: Path) -> Json:
     lines: list[Any] = [b"{broken" if number % 13 == 4 else row for number, row in enumerate(rows())]
     write_lines(folder / "a.jsonl", lines[:25])
     write_lines(folder / "b.jsonl", lines[25:])
     return {"path": str(folder)}
 
 
-def write_csv(folder: Path) -> dict[str, Any]:
+def write_csv(folder: Path) -> Json:
     lines = [f'{row.get("id", "")},{row["image"]},"{row["caption"] or ""}\nagain"' for row in rows()]
     lines[4] = "too,few"
     for name, part in (("a.csv", lines[:25]), ("b.csv", lines[25:])):
@@ -53,7 +57,7 @@ def write_csv(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
-def write_webdataset(folder: Path) -> dict[str, Any]:
+def write_webdataset(folder: Path) -> Json:
     samples: list[list[tuple[str, bytes]]] = []
     for number in range(ROWS - 1):
         status = "failed_to_download" if number % 9 == 2 else "success"
@@ -65,7 +69,7 @@ def write_webdataset(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
-def write_parquet(folder: Path) -> dict[str, Any]:
+def write_parquet(folder: Path) -> Json:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns: dict[str, list[Any]] = {"image": [], "caption": [], "sample_id": [], "status": [], "key": []}
     for number, row in enumerate(rows()):
@@ -80,9 +84,9 @@ def write_parquet(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
-def write_coco_captions(folder: Path) -> dict[str, Any]:
+def write_coco_captions(folder: Path) -> Json:
     images = [{"id": number % 28, "file_name": f"{number}.jpg"} for number in range(30)]
-    annotations: list[dict[str, Any]] = [
+    annotations: list[Json] = [
         {"id": number, "image_id": number % 25, "caption": f"cat {number}"} for number in range(100)
     ]
     annotations += [{"id": 1000 + number, "image_id": 999, "caption": "of no image"} for number in range(10)]
@@ -91,7 +95,7 @@ def write_coco_captions(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
-def write_folder(folder: Path) -> dict[str, Any]:
+def write_folder(folder: Path) -> Json:
     for number in range(ROWS):
         path = folder / ("sub" if number % 3 else "") / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True)
@@ -102,7 +106,7 @@ def write_folder(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
-INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+INPUTS: dict[str, Callable[[Path], Json]] = {
     "jsonl": write_jsonl,
     "csv": write_csv,
     "webdataset": write_webdataset,
@@ -123,7 +127,7 @@ class Case(NamedTuple):
     """An input of one kind, and what its reader gives."""
 
     kind: str
-    keys: dict[str, Any]
+    keys: Json
     reader: Reader
     shards: list[Shard]
     items: Items
@@ -225,6 +229,23 @@ def test_a_moved_input_keeps_its_ids(case: Case, tmp_path: Path) -> None:
     assert [(item.source, getattr(item, "sample_id", None)) for item in moved] == [
         (item.source, getattr(item, "sample_id", None)) for item in case.items
     ]
+
+
+def test_an_input_behind_a_url_is_the_same(case: Case) -> None:
+    folder = Path(case.keys["path"])
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with fsspec.open(f"memory://{case.kind}/{path.relative_to(folder)}", "wb") as file:
+            file.write(path.read_bytes())
+    _, remote = shards_and_rows(reader_of(kind=case.kind, path=f"memory://{case.kind}"))
+    for item, other in zip(case.items, remote, strict=True):
+        if isinstance(item, SkippedRow):
+            assert item == other
+            continue
+        assert isinstance(other, Sample)
+        assert (item.sample_id, item.captions, item.error) == (other.sample_id, other.captions, other.error)
+        if item.image.url is not None and Path(item.image.url).is_file():
+            images = [load_image_bytes(sample.image, DecodeLimits()) for sample in (item, other)]
+            assert images[0] == images[1]
 
 
 def test_reading_starts_before_the_shard_is_read(case: Case) -> None:

@@ -4,7 +4,6 @@ A new case is one line in `PICTURES`. The name is also the file's name, so that 
 """
 
 import io
-import os
 import random
 import struct
 import zlib
@@ -33,13 +32,6 @@ def scene() -> Image.Image:
 def encode(kind: str, mode: str = "RGB", image: Image.Image | None = None, **options: Any) -> bytes:
     stream = io.BytesIO()
     (scene() if image is None else image).convert(mode).save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def of(values: Any, dtype: Any, kind: str, **options: Any) -> bytes:
-    """An image of one channel (or of its last axis) that repeats `values`."""
-    stream = io.BytesIO()
-    Image.fromarray(np.resize(np.array(values, dtype), (40, 60))).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -158,21 +150,8 @@ def grey_tiff(
 # What is no plain file
 
 
-def folder(path: Path) -> None:
-    path.mkdir()
-
-
-def pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
 def link(target: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(target)
-
-
-def unreadable(path: Path) -> None:
-    path.write_bytes(JPEG)
-    path.chmod(0)
 
 
 def sparse(size: int) -> Callable[[Path], None]:
@@ -183,167 +162,78 @@ def sparse(size: int) -> Callable[[Path], None]:
     return make
 
 
-JPEG, PNG, WEBP = encode("JPEG"), encode("PNG"), encode("WEBP", quality=80)
-GIF, BMP, TIFF = encode("GIF"), encode("BMP"), encode("TIFF")
-PROGRESSIVE = encode("JPEG", progressive=True)
-LZW = encode("TIFF", compression="tiff_lzw")
+JPEG = encode("JPEG")
+PNG = encode("PNG")
 
-ANNOTATED = "annotated"
-DAMAGED = "bad_image: the image is damaged, incomplete"
-HEADER = "bad_image: which is no readable header of JPEG, PNG"
-HUGE = "image_too_large: more than 178956970 pixels, by its header"
 
 PICTURES: dict[str, tuple[Content, str]] = {
     # JPEG
-    "plain.jpg": (JPEG, ANNOTATED),
-    "progressive.jpg": (PROGRESSIVE, ANNOTATED),
-    "grey.jpg": (encode("JPEG", "L"), ANNOTATED),
-    "cmyk.jpg": (encode("JPEG", "CMYK"), ANNOTATED),
-    "cut after its header.jpg": (JPEG[: JPEG.index(b"\xff\xda") + 2], HEADER),
-    "cut in the middle.jpg": (cut(JPEG, 0.5), DAMAGED),
-    "without end mark.jpg": (JPEG[:-2], DAMAGED),
-    "zeros in its pixels.jpg": (put(JPEG, len(JPEG) // 2, b"\0" * 200), ANNOTATED),
-    "zeros over its tables.jpg": (put(JPEG, 20, b"\0" * 300), HEADER),
-    "no quantisation table.jpg": (JPEG.replace(b"\xff\xdb", b"\xff\xec"), DAMAGED),
-    "no width.jpg": (after(JPEG, b"\xff\xc0", b"\0\0", 5), HEADER),
-    "65500 px wide.jpg": (after(JPEG, b"\xff\xc0", b"\xff\xdc\xff\xdc", 3), HUGE),
-    "larger than its data.jpg": (after(JPEG, b"\xff\xc0", b"\x07\xd0\x07\xd0", 3), ANNOTATED),
-    "something after it.jpg": (JPEG + b"<html>" + noise(500), ANNOTATED),
-    "something before it.jpg": (b"\r\n" + JPEG, HEADER),
-    "newlines translated.jpg": (JPEG.replace(b"\n", b"\r\n"), ANNOTATED),
-    "a second header in it.jpg": (JPEG[:-2] + JPEG, DAMAGED),
-    "several pictures.jpg": (animation("MPO"), ANNOTATED),
-    "orientation 6.jpg": (encode("JPEG", exif=exif(6)), ANNOTATED),
-    "orientation 99.jpg": (encode("JPEG", exif=exif(99)), ANNOTATED),
-    "exif of noise.jpg": (encode("JPEG", exif=b"Exif\0\0" + noise(500)), ANNOTATED),
-    "exif without end.jpg": (encode("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"), ANNOTATED),
+    "plain.jpg": (JPEG, "annotated"),
+    "cut after its header.jpg": (JPEG[: JPEG.index(b"\xff\xda") + 2], "bad_image"),
+    "zeros over its tables.jpg": (put(JPEG, 20, b"\0" * 300), "bad_image"),
+    "no width.jpg": (after(JPEG, b"\xff\xc0", b"\0\0", 5), "bad_image"),
+    "65500 px wide.jpg": (after(JPEG, b"\xff\xc0", b"\xff\xdc\xff\xdc", 3), "image_too_large"),
+    "larger than its data.jpg": (after(JPEG, b"\xff\xc0", b"\x07\xd0\x07\xd0", 3), "annotated"),
+    "something before it.jpg": (b"\r\n" + JPEG, "bad_image"),
+    "several pictures.jpg": (animation("MPO"), "annotated"),
+    "orientation 99.jpg": (encode("JPEG", exif=exif(99)), "annotated"),
+    "exif of noise.jpg": (encode("JPEG", exif=b"Exif\0\0" + noise(500)), "annotated"),
     "exif that points at itself.jpg": (
         encode("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0"),
-        ANNOTATED,
+        "annotated",
     ),
-    "colour profile of noise.jpg": (encode("JPEG", icc_profile=noise(3000)), ANNOTATED),
-    "segment longer than the file.jpg": (after(JPEG, b"\xff\xe0", b"\xff\xff"), "bad_image: "),
+    "colour profile of noise.jpg": (encode("JPEG", icc_profile=noise(3000)), "annotated"),
     # PNG
-    "plain.png": (PNG, ANNOTATED),
-    "palette with transparency.png": (encode("PNG", "P", transparency=3), ANNOTATED),
-    "palette with a list of alphas.png": (encode("PNG", "P", transparency=bytes(range(0, 250, 3))), ANNOTATED),
-    "transparent.png": (encode("PNG", "RGBA"), ANNOTATED),
-    "16 bit grey.png": (of([0, 1000, 65535], np.uint16, "PNG"), ANNOTATED),
-    "16 bit colour.png": (png(depth=16), ANNOTATED),
-    "interlaced.png": (png(1, 1, interlaced=1), ANNOTATED),
-    "animated.png": (animation("PNG"), ANNOTATED),
-    "cut in its header.png": (PNG[:20], "bad_image: "),
-    "cut in the middle.png": (cut(PNG, 0.5), DAMAGED),
-    "cut before its end mark.png": (PNG[:-12], ANNOTATED),
-    "wrong checksum of its pixels.png": (put(PNG, -14, b"\0\0"), ANNOTATED),
-    "noise in its pixels.png": (put(PNG, 100, noise(60)), DAMAGED),
-    "too few pixels.png": (png(pixels=zlib.compress(b"\0" * 50)), ANNOTATED),
-    "pixels not compressed.png": (png(pixels=b"\0" * 200), DAMAGED),
-    "unknown filter.png": (png(pixels=zlib.compress((b"\x09" + b"\0" * 24) * 8)), DAMAGED),
-    "no width.png": (png(0, 8), HEADER),
-    "depth 3.png": (png(depth=3, colour=0), HEADER),
-    "no palette.png": (png(colour=3), ANNOTATED),
-    "palette index too large.png": (
-        png(colour=3, extra=chunk(b"PLTE", b"\xff\0\0"), pixels=zlib.compress((b"\0" + b"\x09" * 8) * 8)),
-        ANNOTATED,
-    ),
-    "unknown critical chunk.png": (png(extra=chunk(b"ABCD", b"?")), ANNOTATED),
-    "chunk longer than the file.png": (png(extra=b"\x7f\xff\xff\xfftEXtabc"), "bad_image: "),
-    "newlines translated.png": (PNG.replace(b"\r\n", b"\n"), "bad_image: "),
+    "plain.png": (PNG, "annotated"),
+    "16 bit colour.png": (png(depth=16), "annotated"),
+    "interlaced.png": (png(1, 1, interlaced=1), "annotated"),
+    "wrong checksum of its pixels.png": (put(PNG, -14, b"\0\0"), "annotated"),
+    "unknown filter.png": (png(pixels=zlib.compress((b"\x09" + b"\0" * 24) * 8)), "bad_image"),
+    "no width.png": (png(0, 8), "bad_image"),
+    "no palette.png": (png(colour=3), "annotated"),
     # WebP
-    "plain.webp": (WEBP, ANNOTATED),
-    "lossless.webp": (encode("WEBP", lossless=True), ANNOTATED),
-    "animated.webp": (animation("WEBP"), ANNOTATED),
-    "cut in the middle.webp": (cut(WEBP, 0.5), "bad_image: "),
-    "cut lossless.webp": (cut(encode("WEBP", lossless=True), 0.6), "bad_image: "),
-    "wrong size of its container.webp": (put(WEBP, 4, b"\xff\xff\xff\x7f"), "bad_image: "),
-    "a container alone.webp": (b"RIFF\x04\0\0\0WEBP", HEADER),
-    "a sound file.webp": (b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40, "bad_image: "),
+    "a container alone.webp": (b"RIFF\x04\0\0\0WEBP", "bad_image"),
+    "a sound file.webp": (b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40, "bad_image"),
     # GIF
-    "plain.gif": (GIF, ANNOTATED),
-    "animated.gif": (animation("GIF"), ANNOTATED),
-    "cut in the middle.gif": (cut(GIF, 0.5), DAMAGED),
-    "no frame.gif": (gif(), HEADER),
-    "65535 px wide.gif": (gif(gif_frame(data=b"\x84\x51"), width=65535, height=65535), HUGE),
-    "frame beyond its edge.gif": (gif(gif_frame(left=60000, top=60000, data=b"\x84\x51")), HUGE),
-    "code size 13.gif": (gif(gif_frame(code=13, data=b"\0\0\0")), DAMAGED),
-    "pixels of noise.gif": (gif(gif_frame(data=noise(100))), DAMAGED),
+    "no frame.gif": (gif(), "bad_image"),
+    "65535 px wide.gif": (gif(gif_frame(data=b"\x84\x51"), width=65535, height=65535), "image_too_large"),
+    "frame beyond its edge.gif": (gif(gif_frame(left=60000, top=60000, data=b"\x84\x51")), "image_too_large"),
+    "pixels of noise.gif": (gif(gif_frame(data=noise(100))), "bad_image"),
     # BMP
-    "plain.bmp": (BMP, ANNOTATED),
-    "cut in the middle.bmp": (cut(BMP, 0.5), DAMAGED),
-    "from the top.bmp": (bmp(4, -4, 24, b"\0" * 48), ANNOTATED),
-    "run lengths.bmp": (bmp(4, 1, 8, b"\x04\x01\0\0\0\x01", compression=1, palette=b"\0\0\0\0\xff\0\0\0"), ANNOTATED),
-    "run lengths without end.bmp": (bmp(4, 4, 8, b"\x04\x01", compression=1, palette=b"\0" * 8), DAMAGED),
-    "2 billion pixels wide.bmp": (bmp(2**31 - 1, 2**31 - 1, 24, b""), HUGE),
-    "unknown compression.bmp": (bmp(4, 4, 24, b"\0" * 48, compression=77), "bad_image: "),
+    "from the top.bmp": (bmp(4, -4, 24, b"\0" * 48), "annotated"),
+    "run lengths.bmp": (bmp(4, 1, 8, b"\x04\x01\0\0\0\x01", compression=1, palette=b"\0\0\0\0\xff\0\0\0"), "annotated"),
+    "2 billion pixels wide.bmp": (bmp(2**31 - 1, 2**31 - 1, 24, b""), "image_too_large"),
     # TIFF
-    "plain.tif": (TIFF, ANNOTATED),
-    "lzw.tif": (LZW, ANNOTATED),
-    "of several pages.tif": (animation("TIFF"), ANNOTATED),
-    "lab.tif": (encode("TIFF", "LAB"), ANNOTATED),
-    "group 4.tif": (encode("TIFF", "1", compression="group4"), ANNOTATED),
-    "float with nan and infinity.tif": (
-        of([np.nan, np.inf, -np.inf, 3.0], np.float32, "TIFF"),
-        "bad_image: grey values of 32 bits",
-    ),
-    "orientation 6.tif": (encode("TIFF", exif=exif(6)), ANNOTATED),
-    "cut in the middle.tif": (cut(TIFF, 0.5), "bad_image: "),
-    "noise in its lzw.tif": (put(LZW, 200, noise(200)), DAMAGED),
-    "no tags.tif": (tiff({}), HEADER),
-    "tags beyond its end.tif": (b"II*\0\xff\xff\xff\x7f", "bad_image: "),
-    "page that points at itself.tif": (grey_tiff(next_ifd=72), ANNOTATED),
-    "pixels beyond its end.tif": (grey_tiff(t273=999_999), DAMAGED),
-    "strip of 4 GB.tif": (grey_tiff(t279=2**32 - 1), ANNOTATED),
-    "a million strips.tif": (grey_tiff(t273=(4, 10**6, 8)), "bad_image: "),
-    "no width.tif": (grey_tiff(t256=None), HEADER),
-    "60000 px wide.tif": (grey_tiff(60_000, 60_000), HUGE),
-    "unknown compression.tif": (grey_tiff(t259=5555), HEADER),
-    "2000 samples a pixel.tif": (grey_tiff(t277=2000), "bad_image: "),
+    "lab.tif": (encode("TIFF", "LAB"), "annotated"),
+    "group 4.tif": (encode("TIFF", "1", compression="group4"), "annotated"),
+    "no tags.tif": (tiff({}), "bad_image"),
+    "page that points at itself.tif": (grey_tiff(next_ifd=72), "annotated"),
+    "pixels beyond its end.tif": (grey_tiff(t273=999_999), "bad_image"),
+    "a million strips.tif": (grey_tiff(t273=(4, 10**6, 8)), "bad_image"),
+    "60000 px wide.tif": (grey_tiff(60_000, 60_000), "image_too_large"),
+    "unknown compression.tif": (grey_tiff(t259=5555), "bad_image"),
+    "2000 samples a pixel.tif": (grey_tiff(t277=2000), "bad_image"),
     # Bombs
-    "header of 20000 x 20000.png": (png(20_000, 20_000, pixels=b""), HUGE),
-    "pixels of 30 MB.png": (png(pixels=zipped_zeros(BOMB_BYTES)), ANNOTATED),
-    "text of 30 MB.png": (png(extra=chunk(b"zTXt", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
-    "colour profile of 30 MB.png": (png(extra=chunk(b"iCCP", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
-    "ten thousand texts.png": (png(extra=chunk(b"tEXt", b"a\0" + b"b" * 1000) * 10_000), ANNOTATED),
-    "deflate of 20000 x 20000.tif": (grey_tiff(20_000, 20_000, zipped_zeros(BOMB_BYTES), t259=8), HUGE),
-    "300 MB of nothing.jpg": (sparse(300_000_000), "image_too_large: the file has 300000000 bytes, the limit is"),
-    # Shapes
-    "1 x 1.png": (png(1, 1), ANNOTATED),
-    "30000 x 1.png": (png(30_000, 1), ANNOTATED),
-    "1 x 30000.png": (png(1, 30_000), ANNOTATED),
-    "3000 x 3000.png": (png(3_000, 3_000, colour=0), ANNOTATED),
+    "pixels of 30 MB.png": (png(pixels=zipped_zeros(BOMB_BYTES)), "annotated"),
+    "text of 30 MB.png": (png(extra=chunk(b"zTXt", b"a\0\0" + zipped_zeros(BOMB_BYTES))), "bad_image"),
+    "ten thousand texts.png": (png(extra=chunk(b"tEXt", b"a\0" + b"b" * 1000) * 10_000), "annotated"),
+    "300 MB of nothing.jpg": (sparse(300_000_000), "image_too_large"),
     # No images at all
-    "empty.jpg": (b"", "bad_image: the file is empty"),
-    "html.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "bad_image: a web page was saved instead"),
-    "text.jpg": (b"404: not found\n", HEADER),
-    "svg.jpg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', HEADER),
-    "json.jpg": (b'{"error": "not found"}', HEADER),
-    "gzip.jpg": (b"\x1f\x8b\x08\0" + noise(50), HEADER),
-    "zip.jpg": (b"PK\x03\x04" + noise(50), HEADER),
-    "pdf.jpg": (b"%PDF-1.7\n" + noise(50), HEADER),
-    "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "bad_image: run git lfs pull"),
-    "photo.heic": (b"\0\0\0\x18ftypheic" + b"\0" * 40, HEADER),
-    "photo.avif": (b"\0\0\0\x20ftypavif" + b"\0" * 40, HEADER),
-    "photo.jp2": (encode("JPEG2000"), "bad_image: "),
-    "icon.ico": (encode("ICO"), "bad_image: "),
-    "zeros.jpg": (b"\0" * 5000, HEADER),
-    "noise.jpg": (noise(5000), "bad_image: "),
+    "empty.jpg": (b"", "bad_image"),
+    "html.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "bad_image"),
+    "text.jpg": (b"404: not found\n", "bad_image"),
+    "svg.jpg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "bad_image"),
+    "pdf.jpg": (b"%PDF-1.7\n" + noise(50), "bad_image"),
+    "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "bad_image"),
+    "photo.heic": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "bad_image"),
+    "photo.jp2": (encode("JPEG2000"), "bad_image"),
+    "zeros.jpg": (b"\0" * 5000, "bad_image"),
     # Names and places
-    "a png.jpg": (PNG, ANNOTATED),
-    "no ending": (JPEG, ANNOTATED),
-    "of upper case.JPEG": (JPEG, ANNOTATED),
-    "with\na line end.jpg": (JPEG, ANNOTATED),
-    "with a\ttab and \x1b[31m colour.jpg": (JPEG, ANNOTATED),
-    "\N{CAT FACE} \u202e\u05d7\u05ea\u05d5\u05dc e\u0301.jpg": (JPEG, ANNOTATED),
-    "%2e%2e%2fescaped.jpg": (JPEG, ANNOTATED),
-    "[bold]'quoted' \"twice\" \\.jpg": (JPEG, ANNOTATED),
-    "n" * 250 + ".jpg": (JPEG, ANNOTATED),
-    "a folder.jpg": (folder, "missing_image: it is a folder"),
-    "a pipe.jpg": (pipe, "missing_image: it is not a plain file"),
-    "a device.jpg": (link("/dev/zero"), "missing_image: it is not a plain file"),
-    "a link.jpg": (link("plain.jpg"), ANNOTATED),
-    "a link to nothing.jpg": (link("nothing.jpg"), "missing_image: a link to a file that does not exist"),
-    "a link to itself.jpg": (link("a link to itself.jpg"), "missing_image: Too many levels of symbolic links"),
-    "unreadable.jpg": (unreadable, ANNOTATED if os.geteuid() == 0 else "missing_image: Permission denied"),
+    "a png.jpg": (PNG, "annotated"),
+    "with\na line end.jpg": (JPEG, "annotated"),
+    "\N{CAT FACE} \u202e\u05d7\u05ea\u05d5\u05dc e\u0301.jpg": (JPEG, "annotated"),
+    "n" * 250 + ".jpg": (JPEG, "annotated"),
+    "a device.jpg": (link("/dev/zero"), "missing_image"),
+    "a link.jpg": (link("plain.jpg"), "annotated"),
 }
 """File name -> content and outcome. Those of an image that libjpeg or Pillow mend in silence are `annotated`."""

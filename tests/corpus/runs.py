@@ -19,7 +19,6 @@ class Wanted(NamedTuple):
     group: str
     case: str
     outcome: str  # see `goods.meets`
-    file: str = ""  # of a run over files: the row's own, by which its id begins
 
 
 class Input(NamedTuple):
@@ -73,7 +72,7 @@ def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
     for number, start in enumerate(range(0, len(cases) + 3, 3)):
         one = good(number)
         lines.append(as_json({"id": f"good {number}", "image": one.name, "caption": one.caption}))
-        wanted.append(Wanted("good", str(number), "good"))
+        wanted.append(Wanted("good", "row", "good"))
         wanted += [case for case, _ in cases[start : start + 3]]
         lines += [line for _, line in cases[start : start + 3]]
     path = folder / "rows.jsonl"
@@ -93,7 +92,7 @@ def coco(folder: Path) -> Input:
         annotations.append({"id": f"good {number}", "image_id": f"good {number}", "caption": one.caption})
         own = image.get("id") if isinstance(image, dict) else None
         annotations += [{"id": 1000 + len(annotations), "image_id": own, "caption": text} for text in captions]
-        wanted += [Wanted("good", str(number), "good"), Wanted("COCO image", name, outcome)]
+        wanted += [Wanted("good", "row", "good"), Wanted("COCO image", name, outcome)]
     for name, (annotation, outcome) in COCO_ANNOTATIONS.items():
         annotations.append(annotation)
         wanted.append(Wanted("COCO annotation", name, outcome))
@@ -113,7 +112,7 @@ def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any)
         for name in sorted(table):
             content, outcomes = table[name]
             (folder / "input" / name).write_bytes(content)
-            wanted += [Wanted(f"{kind} file", name, outcome, name) for outcome in outcomes]
+            wanted += [Wanted(f"{kind} file", name, outcome) for outcome in outcomes]
         own = {key: str(folder / value) for key, value in keys.items()}
         return Input({"kind": kind, "path": str(folder / "input"), **own}, wanted)
 
@@ -137,7 +136,7 @@ def good_rows(folder: Path) -> Input:
         (folder / one.name).write_bytes(one.image)
     lines = [as_json({"image": one.name, "caption": one.caption}) for one in goods()]
     (folder / "rows.jsonl").write_bytes(b"\n".join(lines))
-    wanted = [Wanted("good", str(number), "annotated") for number in range(COUNT)]
+    wanted = [Wanted("good", "row", "annotated") for number in range(COUNT)]
     return Input({"kind": "jsonl", "path": str(folder / "rows.jsonl")}, wanted)
 
 
@@ -154,3 +153,4 @@ TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("coco", "COCO annotation", COCO_ANNOTATIONS),
 ]
 CASES = [(run, group, name) for run, group, table in TABLES for name in table]
+CASES += [(run, "good", "row") for run in ("pictures", "rows", "coco")]

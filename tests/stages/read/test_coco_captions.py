@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from stages.contract.errors import InputError
+from tests.build.datasets import Json
+from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
 
@@ -13,11 +15,11 @@ def write(path: Path, images: Any, annotations: Any) -> str:
     return str(path)
 
 
-def image(number: int, name: str | None = None) -> dict[str, Any]:
+def image(number: int, name: str | None = None) -> Json:
     return {"id": number, "file_name": name or f"{number:012d}.jpg", "height": 1, "width": 1}
 
 
-def caption(number: int, image_id: Any, text: Any) -> dict[str, Any]:
+def caption(number: int, image_id: Any, text: Any) -> Json:
     return {"id": number, "image_id": image_id, "caption": text}
 
 
@@ -87,21 +89,19 @@ def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    "content",
     [
-        (b"", "is not a JSON file"),
-        (b"{", "is not a JSON file"),
-        (b"\xff\xfe\x00", "is not a JSON file"),
-        (b"[1]", "expected a JSON object"),
-        (b'{"images": [' + b"9" * 5000 + b"]}", "not readable as JSON"),
-        (b'{"images": [], "captions": []}', "found the keys 'images', 'captions'"),
-        (b'{"images": {}, "annotations": []}', "expected the lists"),
-        (b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}', "instances file"),
+        b"{",
+        b"[1]",
+        b'{"images": [' + b"9" * 5000 + b"]}",
+        b'{"images": [], "captions": []}',
+        b'{"images": {}, "annotations": []}',
+        b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}',
     ],
 )
-def test_other_files_are_rejected(tmp_path: Path, content: bytes, words: str) -> None:
+def test_other_files_are_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.json").write_bytes(content)
-    with pytest.raises(InputError, match=words):
+    with expect_error(InputError):
         reader_of(kind="coco_captions", path=str(tmp_path / "c.json")).shards()
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import InputError
+from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
 
@@ -26,11 +27,9 @@ def test_rows_become_samples(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("in.tsv", "file_name\ttext\na.jpg\ta, b; c\n"),
-        ("in.TAB", "filename\ttitle\na.jpg\ta, b; c\n"),
         ("in.csv", "filepath\ttitle\na.jpg\ta, b; c\n"),
         ("in.csv", 'filename;caption\na.jpg;"a, b; c"\n'),
         ("in.tsv", 'image,caption\na.jpg,"a, b; c"\n'),
-        ("captions.txt", 'image,caption\na.jpg,"a, b; c"\n'),
         ("in.csv", '\ufeffimage, caption \na.jpg,"a, b; c"\n'),
     ],
 )
@@ -57,28 +56,23 @@ def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    "text",
     [
-        ("a dog\thttp://x/1.jpg\na cat\thttp://x/2.jpg\n", "the first line must name the columns.*'a dog"),
-        ("image_path;description\na.jpg;a dog\n", "found 'image_path', 'description'"),
-        ("img,caption\na,b\n", "expected the column 'image' or .*found 'img', 'caption'.*input.image"),
-        ("image,legend\na,b\n", "expected the column 'caption' or .*input.caption"),
-        ("image,caption,image\na,b,c\n", "'image' more than once"),
-        (b"image,\xff\n", "the columns"),
+        "a dog\thttp://x/1.jpg\na cat\thttp://x/2.jpg\n",
+        "img,caption\na,b\n",
+        "image,caption,image\na,b,c\n",
+        b"image,\xff\n",
     ],
 )
-def test_wrong_headers_are_rejected(tmp_path: Path, text: str | bytes, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_wrong_headers_are_rejected(tmp_path: Path, text: str | bytes) -> None:
+    with expect_error(InputError):
         reader_of(kind="csv", path=write(tmp_path / "in.csv", text)).shards()
 
 
 def test_configured_columns_must_be_there(tmp_path: Path) -> None:
     path = write(tmp_path / "in.csv", "image,caption,short\na,b,c\n")
-    for keys, words in (
-        ({"id": "key"}, r"expected the column 'key'.*input\.id"),
-        ({"caption": ["short", "long"]}, "expected the column 'long'"),
-    ):
-        with pytest.raises(InputError, match=words):
+    for keys in ({"id": "key"}, {"caption": ["short", "long"]}):
+        with expect_error(InputError):
             reader_of(kind="csv", path=path, **keys).shards()
     (sample,) = samples_of(kind="csv", path=path, caption=["short", "caption"], id="short")
     assert (sample.captions, sample.sample_id) == (("c", "b"), "c")

@@ -2,10 +2,10 @@ import gzip
 import json
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from stages.contract.errors import InputError
+from tests.messages import expect_error
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of, write_lines
 
 GOOD = {"image": "a.jpg", "caption": "a cat"}
@@ -17,18 +17,13 @@ GOOD = {"image": "a.jpg", "caption": "a cat"}
         ({"image": "x/../sub/a.jpg", "caption": " A cat. ", "id": "k 1"}, "sub/a.jpg", (" A cat. ",), "k 1"),
         ({"image": "a.jpg", "captions": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
-        ({"image": "a.jpg", "captions": "x"}, "a.jpg", ("x",), "in.jsonl:1"),
-        ({"image": "a.jpg", "caption": None, "captions": ["x"]}, "a.jpg", ("x",), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": "x", "captions": ["y"]}, "a.jpg", ("x",), "in.jsonl:1"),
         ({"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3}, "b/a.jpg", ("x",), "in.jsonl:1"),
         ({"file_name": "a.png", "text": "x"}, "a.png", ("x",), "in.jsonl:1"),
-        ({"image": "a.jpg"}, "a.jpg", (), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": None}, "a.jpg", (), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": []}, "a.jpg", (), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": ""}, "a.jpg", ("",), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": "e\u0301\U0001f600", "id": 17}, "a.jpg", ("e\u0301\U0001f600",), "17"),
-        ({"image": "a.jpg", "caption": "x", "id": None}, "a.jpg", ("x",), "in.jsonl:1"),
-        ({"image": "a.jpg", "caption": "x", "sample_id": "s"}, "a.jpg", ("x",), "s"),
         ({"image": "a\\b: c?#.jpg", "caption": "x"}, "a\\b: c?#.jpg", ("x",), "in.jsonl:1"),
     ],
 )
@@ -112,20 +107,19 @@ def test_configured_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "keys", "words"),
+    ("row", "keys"),
     [
-        ({"img": "a", "caption": "x"}, {}, r"none of the first 10 rows has the field 'image'.*'img'.*input\.image"),
-        ({"img": "a", "caption": "x"}, {"image": "img", "caption": "title"}, r"'title'.*input\.caption"),
+        ({"img": "a", "caption": "x"}, {}),
+        ({"img": "a", "caption": "x"}, {"image": "img", "caption": "title"}),
         (
             {"image": "a", "conversations": [{"value": "x"}]},
             {},
-            r"'caption' or .*'conversations'\. Conversations are not",
         ),
     ],
 )
-def test_a_field_that_none_of_ten_rows_has_is_rejected(row, keys, words, tmp_path) -> None:
+def test_a_field_that_none_of_ten_rows_has_is_rejected(row, keys, tmp_path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row] * 10)
-    with pytest.raises(InputError, match=words):
+    with expect_error(InputError):
         reader_of(kind="jsonl", path=str(path), **keys).shards()
     write_lines(path, [row] * 9)
     assert len(read_all(kind="jsonl", path=str(path), **keys, group_rows=False)) == 9
@@ -181,7 +175,7 @@ def test_elements_of_a_json_list_are_rows(tmp_path: Path, text: str, expected: l
 @pytest.mark.parametrize("text", ['[{"image": "a"},, 7]', '[{"image": "a"}, {"image": "b', '[{"image": "a"}]\n{}'])
 def test_a_broken_json_list_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "in.json").write_text(text)
-    with pytest.raises(InputError, match=r"in.json begins like a JSON list but is not one: "):
+    with expect_error(InputError):
         reader_of(kind="jsonl", path=str(tmp_path / "in.json")).shards()
 
 
@@ -190,17 +184,5 @@ def test_a_file_that_has_gone_since_planning(tmp_path: Path) -> None:
     reader = reader_of(kind="jsonl", path=str(path))
     (shard,) = reader.shards()
     path.unlink()
-    with pytest.raises(InputError, match=r"cannot read .*in\.jsonl"):
+    with expect_error(InputError):
         list(reader.read(shard))
-
-
-def test_input_behind_a_url() -> None:
-    with fsspec.open("memory://set/in.jsonl", "wb") as file:
-        file.write(b"".join(json.dumps({**GOOD, "id": n}).encode() + b"\n" for n in range(10)))
-    samples = samples_of(kind="jsonl", path="memory://set/in.jsonl", shard_size=3)
-    assert [sample.sample_id for sample in samples] == [str(n) for n in range(10)]
-    assert samples[0].image.url == "memory://set/a.jpg"
-    assert samples_of(kind="jsonl", path="memory://set", shard_size=4) == samples
-    assert samples_of(kind="jsonl", path="memory://set/*.jsonl") == samples
-    with pytest.raises(InputError, match=r"no such file or folder: memory://set/other.jsonl"):
-        samples_of(kind="jsonl", path="memory://set/other.jsonl")

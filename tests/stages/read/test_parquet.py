@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,17 +11,19 @@ from stages.contract.records import Sample
 from stages.read import SkippedRow
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
+from tests.build.datasets import Json
+from tests.messages import expect_error
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def write(path: Path, columns: dict[str, Any]) -> str:
+def write(path: Path, columns: Json) -> str:
     pq.write_table(pa.table(columns), path, row_group_size=2)
     return str(path)
 
 
-def read(folder: Path, columns: dict[str, Any], **keys: Any) -> list[Sample]:
+def read(folder: Path, columns: Json, **keys: Any) -> list[Sample]:
     return samples_of(kind="parquet", path=write(folder / "p.parquet", columns), **keys)
 
 
@@ -84,9 +85,7 @@ def test_rows_without_a_status_of_img2dataset_are_not_skipped(tmp_path: Path) ->
     [
         (pa.array([["a", "b"], [], None]), [("a", "b"), (), ()]),
         (pa.array([["a"], ["b"], ["c"]], pa.list_(pa.string(), 1)), [("a",), ("b",), ("c",)]),
-        (pa.array([["a"], ["b"], ["c"]], pa.large_list(pa.large_string())), [("a",), ("b",), ("c",)]),
         (pa.array(["a", "b", None]).dictionary_encode(), [("a",), ("b",), ()]),
-        (pa.array(["a", "b", None], pa.large_string()), [("a",), ("b",), ()]),
     ],
 )
 def test_types_of_captions(tmp_path: Path, captions: pa.Array, expected: list[tuple[str, ...]]) -> None:
@@ -130,18 +129,6 @@ def test_text_that_is_not_utf8_harms_no_neighbour(tmp_path: Path) -> None:
     assert [sample.sample_id for sample in samples] == ["fine", "p.parquet:1", "also fine"]
 
 
-def test_duplicate_ids_over_files(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", {"image_path": list("123"), "caption": list("123"), "sample_id": ["x", "y", "x"]})
-    write(tmp_path / "b.parquet", {"image_path": list("12"), "caption": list("12"), "sample_id": [None, "y"]})
-    write(tmp_path / "c.parquet", {"image_path": list("12"), "caption": list("12")})
-    for shard_size in (1, 100):
-        samples = samples_of(kind="parquet", path=str(tmp_path), shard_size=shard_size)
-        assert [sample.sample_id for sample in samples] == [
-            "x", "y", "x#a.parquet:2", "b.parquet:0", "y#b.parquet:1", "c.parquet:0", "c.parquet:1",
-        ]  # fmt: skip
-        assert [index for index, sample in enumerate(samples) if reason(sample) == "duplicate_id"] == [2, 4]
-
-
 def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
     path = write(tmp_path / "p.parquet", {"image_path": ["x"] * 9, "caption": ["y"] * 9})
     shards = reader_of(kind="parquet", path=path, shard_size=3).shards()
@@ -151,20 +138,17 @@ def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "keys", "words"),
+    ("columns", "keys"),
     [
-        ({"a": [1], "caption": ["x"]}, {}, r"a column of images.*'a' \(int64\), 'caption' \(string\).*input\.image"),
-        ({"image": [1], "caption": ["x"]}, {}, "a column of images"),
-        ({"image_path": ["x"], "legend": ["x"]}, {}, r"a column of text.*'legend' \(string\).*input\.caption"),
-        ({"image_path": ["x"], "caption": [1]}, {}, "a column of text"),
-        ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}, "the column 'img' of bytes"),
-        ({"image_path": ["x"], "caption": ["x"]}, {"caption": ["caption", "b"]}, "the column 'b' of text"),
-        ({"image_path": ["x"], "caption": ["x"]}, {"id": "key"}, r"the column 'key' of text or whole.*input\.id"),
-        ({"image_path": ["x"], "caption": ["x"], "key": [1.5]}, {"id": "key"}, "the column 'key' of text or whole"),
+        ({"a": [1], "caption": ["x"]}, {}),
+        ({"image_path": ["x"], "legend": ["x"]}, {}),
+        ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}),
+        ({"image_path": ["x"], "caption": ["x"]}, {"id": "key"}),
+        ({"image_path": ["x"], "caption": ["x"], "key": [1.5]}, {"id": "key"}),
     ],
 )
-def test_wrong_columns_are_rejected(tmp_path: Path, columns: dict[str, Any], keys: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_wrong_columns_are_rejected(tmp_path: Path, columns: Json, keys: Json) -> None:
+    with expect_error(InputError):
         reader_of(kind="parquet", path=write(tmp_path / "p.parquet", columns), **keys).shards()
 
 
@@ -173,27 +157,19 @@ def test_columns_named_twice_are_rejected_if_they_are_needed(tmp_path: Path) -> 
     pq.write_table(pa.table(values, ["image_path", "caption", "other", "other"]), tmp_path / "p.parquet")
     assert len(samples_of(kind="parquet", path=str(tmp_path))) == 1
     pq.write_table(pa.table(values, ["image_path", "caption", "caption", "other"]), tmp_path / "p.parquet")
-    with pytest.raises(InputError, match="more than one column is named 'caption'"):
+    with expect_error(InputError):
         reader_of(kind="parquet", path=str(tmp_path)).shards()
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>", b"PAR1" + b"\0" * 100 + b"PAR1"])
+@pytest.mark.parametrize("content", [b"", b"PAR1" + b"\0" * 100 + b"PAR1"])
 def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "b.parquet").write_bytes(content)
-    with pytest.raises(InputError, match=r"b\.parquet is not a Parquet file: "):
+    with expect_error(InputError):
         reader_of(kind="parquet", path=str(tmp_path)).shards()
     write(tmp_path / "a.parquet", {"image_path": ["1"], "caption": ["x"], "sample_id": ["k"]})
     good, bad = samples_of(kind="parquet", path=str(tmp_path))
     assert (good.sample_id, reason(good)) == ("k", None)
     assert (bad.sample_id, reason(bad)) == ("b.parquet:footer", "bad_row")
-
-
-def test_input_behind_a_url(tmp_path: Path) -> None:
-    content = Path(write(tmp_path / "p.parquet", {"image": images(b"1", b"2", b"3"), "text": list("abc")})).read_bytes()
-    with fsspec.open("memory://tables/p.parquet", "wb") as file:
-        file.write(content)
-    remote = samples_of(kind="parquet", path="memory://tables", shard_size=1)
-    assert remote == samples_of(kind="parquet", path=str(tmp_path / "p.parquet"))
 
 
 def test_hugging_face_datasets_own_files(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from stages.contract.errors import InputError
 from stages.contract.records import stable_key
 from stages.read import Reader, Shard, plan_shards
 from stages.read.plan import mark_repeats
+from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
 
 
@@ -52,29 +53,24 @@ def test_an_input_whose_first_images_do_not_exist_is_rejected(kind: str, tmp_pat
     (tmp_path / "pictures" / "sub").mkdir()
     (tmp_path / "pictures" / "sub" / "25.jpg").touch()  # beyond the first
     reader = read_rows_of(tmp_path, kind, names)
-    with pytest.raises(InputError) as caught:
+    with expect_error(InputError):
         plan_shards(reader)
-    assert str(caught.value).startswith(
-        f"input.image_root: none of the first 20 images exists in the folder {tmp_path}/pictures/; the first is "
-        "'sub/0.jpg'. Give the folder"
-    )
     (tmp_path / "pictures" / "sub" / "19.jpg").touch()
     assert plan_shards(reader) == reader.shards()
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "the only image does not exist"), (3, "none of the first 3 images")])
-def test_small_inputs_without_their_images_are_rejected(count: int, words: str, tmp_path: Path) -> None:
+def test_a_single_image_that_does_not_exist_is_rejected(tmp_path: Path) -> None:
     """Rows with an error of their own do not count."""
-    rows: list[Any] = [b"{", {"image": "../x.jpg"}, *({"image": f"{number}.jpg"} for number in range(count))]
+    rows: list[Any] = [b"{", {"image": "../x.jpg"}, {"image": "0.jpg"}]
     write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(InputError, match=f"{words} .*{tmp_path}/; the first is '0.jpg'"):
+    with expect_error(InputError):
         plan_shards(reader_of(kind="jsonl", path=str(tmp_path / "a.jsonl")))
 
 
 def test_images_behind_a_url_must_be_there_too(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"image": f"{number}.jpg", "caption": "a cat"} for number in range(3)])
     reader = reader_of(kind="jsonl", path=str(path), image_root="memory://forgotten")
-    with pytest.raises(InputError, match="none of the first 3 images exists in the folder memory://forgotten/"):
+    with expect_error(InputError):
         plan_shards(reader)
     with fsspec.open("memory://forgotten/2.jpg", "wb") as file:
         file.write(b"")
@@ -86,7 +82,7 @@ def test_an_input_whose_rows_name_no_image_that_may_be_read_is_rejected(tmp_path
     reader = reader_of(kind="jsonl", path=str(write_lines(tmp_path / "a.jsonl", rows[1:])))
     assert len(plan_shards(reader)) == 1, "a few bad rows are rows"
     write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(InputError, match="none of the first 10 rows names an image that can be read: "):
+    with expect_error(InputError):
         plan_shards(reader)
 
 
