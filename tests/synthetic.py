@@ -117,7 +117,7 @@ def write_manifest(
 
 
 @cache
-def _stock() -> list[Region]:
+def stock() -> list[Region]:
     """Regions without a phrase, `MASKS_PER_SIZE` for each of the sizes in turn."""
     masks = [mask for number, (width, height) in enumerate(SIZES_WH) for mask in _masks(width, height, number)]
     unknown = {"phrase_index": 0, "score": 0.0, "similarity": 0.0}
@@ -184,7 +184,7 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
             continue
         phrases = {one: number for number, one in enumerate(dict.fromkeys(placed))}
         found = [
-            replace(_stock()[next(masks)], phrase_index=phrases[one], score=next(scores), similarity=next(similarities))
+            replace(stock()[next(masks)], phrase_index=phrases[one], score=next(scores), similarity=next(similarities))
             for one in placed
         ]
         if count > len(phrases):

@@ -21,12 +21,13 @@ from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.contract.tables import records_to_table, table_to_records
 from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
+from tests.build.datasets import Json, manifest_of
 from tests.stages.shared.model.saved import save_tower
 
 OTHERS = [kind for kind in SOURCES if kind != HEAT_MAPS]
 kinds = pytest.mark.parametrize("kind", OTHERS)
 
-FEW: dict[str, dict[str, Any]] = {"crops": {"max_split": 3}, "proposals": {"count": 8, "min_score": 0.0}}
+FEW: dict[str, Json] = {"crops": {"max_split": 3}, "proposals": {"count": 8, "min_score": 0.0}}
 """What makes a source quick."""
 
 SIZE = {"width": 9, "height": 9}
@@ -40,13 +41,13 @@ PHRASES = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Json:
     """A tiny model in files, as the `model` section of a run."""
     return save_tower(tmp_path_factory.mktemp("model"), "class token")[1].model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> dict[str, dict[str, Any]]:
+def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> dict[str, Json]:
     """The settings that a kind cannot do without, and those of FEW."""
     truth = json.loads((scenes_folder / "truth.json").read_text())
     for number, record in enumerate(records()):
@@ -81,7 +82,7 @@ def records() -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def stages(model: dict[str, Any], settings: dict[str, dict[str, Any]]) -> dict[str, RegionSource[Any]]:
+def stages(model: Json, settings: dict[str, Json]) -> dict[str, RegionSource[Any]]:
     """Each source, set up, as it comes out of a pickle."""
     made = {}
     for kind in OTHERS:
@@ -94,7 +95,7 @@ def stages(model: dict[str, Any], settings: dict[str, dict[str, Any]]) -> dict[s
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[str, dict[str, Any]]) -> None:
+def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[str, Json]) -> None:
     config = SOURCES.config(settings.get(kind, {"kind": kind}))
     assert config.kind == kind
     assert SOURCES[kind].config_type.model_config["extra"] == "forbid"
@@ -155,7 +156,7 @@ def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     assert [row["error"] for row in rows] == [None] * 12
     assert sum(len(row["annotations"]) for row in rows) > 12
     assert all(each["group"] is not None for row in rows for each in row["annotations"])
-    manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert manifest["config"]["source"]["kind"] == kind
     assert manifest["config"]["output"]["heat_maps"] is False
     assert stored_config(manifest["config"], parse_explainer=False).source == config.source
@@ -191,7 +192,7 @@ def test_heat_maps_are_the_default_and_a_mistyped_key_is_corrected() -> None:
 
 
 @pytest.mark.parametrize("by", ["crop", "roi"])
-def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: dict[str, Any], tmp_path: Path) -> None:
+def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: Json, tmp_path: Path) -> None:
     pool = tmp_path / "pool.txt"
     pool.write_text("two dogs\tdog\nA big House\n\nred car\n")
     source = {"kind": "grid", "pool": str(pool), "by": by, "blocks": 4, "temperature": 1.0}

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index
+from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import marks_of
 
 
@@ -18,12 +19,12 @@ def whole(synthetic_dataset: Path) -> Any:
 
 
 @pytest.fixture(scope="package")
-def rows(whole: Any) -> list[dict[str, Any]]:
+def rows(whole: Any) -> list[Json]:
     return whole.to_pylist()
 
 
 @pytest.fixture(scope="package")
-def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
+def index(synthetic_dataset: Path, rows: list[Json]) -> Iterator[Index]:
     with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
         index.build()
         yield index

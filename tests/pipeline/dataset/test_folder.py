@@ -1,6 +1,5 @@
 """A dataset's folder: what is one, what is none, and its rows as tables."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 from pipeline.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, MARKS_FILE, open_dataset, read_marks, write_marks
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.contract.errors import ConfigError, InputError, SchemaError
-from stages.contract.schema import DATASET_SCHEMA, SCHEMA_VERSION, dataset_schema
-from tests.pipeline.changed import change_manifest
+from stages.contract.schema import DATASET_SCHEMA, dataset_schema
+from tests.build.datasets import change_manifest, copy_of
+from tests.messages import expect_error
 from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
 from tests.synthetic import write_synthetic
 
@@ -19,7 +19,7 @@ from tests.synthetic import write_synthetic
 @pytest.fixture
 def folder(synthetic_dataset: Path, tmp_path: Path) -> Path:
     """A copy to be changed: 500 rows in shards of 180."""
-    return Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+    return copy_of(synthetic_dataset, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,9 @@ def test_regions_in_rows_of_their_own(folder: Path) -> None:
     masks = [a["segmentation"] for row in rows for a in row["annotations"]]
     assert dataset.regions(columns=["segmentation"])["segmentation"].to_pylist() == masks
     assert dataset.regions("score > 2", ["phrase"]).to_pydict() == {"phrase": []}
-    with pytest.raises(ConfigError, match="columns: there is no 'fraze'; one of area, area_share, bbox"):
+    with expect_error(ConfigError):
         dataset.regions(columns=["fraze"])
-    with pytest.raises(ConfigError, match="where: not an SQL condition"):
+    with expect_error(ConfigError):
         dataset.regions("hed = 'dog'")
 
 
@@ -110,17 +110,17 @@ def test_a_sample_by_its_id(with_images: Path) -> None:
     rows = list(dataset.rows(dataset.columns))
     for number in (0, 31, 32, 49, 50, 79):
         assert dataset.sample(rows[number]["sample_id"]) == rows[number]
-    with pytest.raises(InputError, match="has no sample 'nobody'"):
+    with expect_error(InputError):
         dataset.sample("nobody")
 
 
 def test_an_unfinished_dataset(folder: Path) -> None:
     (folder / "dataset.json").unlink()
-    with pytest.raises(InputError, match=r"dataset is not a finished dataset: no dataset\.json in it"):
+    with expect_error(InputError):
         open_dataset(folder)
     (folder / ".phrasebox").mkdir()
     (folder / ".phrasebox" / "run.json").write_text('{"config": {"input": {}}, "model_fingerprint": "a"}')
-    with pytest.raises(InputError, match="the run has not finished, run the same command again"):
+    with expect_error(InputError):
         open_dataset(folder)
     dataset = open_dataset(folder, must_be_finished=False)
     assert not dataset.is_finished
@@ -131,7 +131,7 @@ def test_an_unfinished_dataset(folder: Path) -> None:
 
 def test_images_of_an_unfinished_dataset(with_images: Path, tmp_path: Path) -> None:
     """Known from a shard that is whole."""
-    folder = Path(shutil.copytree(with_images, tmp_path / "dataset"))
+    folder = copy_of(with_images, tmp_path)
     (folder / "dataset.json").unlink()
     assert open_dataset(folder, must_be_finished=False).has_images
     (folder / "data" / "00000.parquet").write_bytes(b"PAR1 half")
@@ -141,37 +141,32 @@ def test_images_of_an_unfinished_dataset(with_images: Path, tmp_path: Path) -> N
 
 
 def test_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"no such folder: {tmp_path}/none"):
+    with expect_error(InputError):
         open_dataset(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is a file: expected the folder that a run wrote"):
+    with expect_error(InputError):
         open_dataset(tmp_path / "file")
     for finished in (True, False):
-        with pytest.raises(InputError, match="is not a finished dataset"):
+        with expect_error(InputError):
             open_dataset(tmp_path, must_be_finished=finished)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    "content",
     [
-        ("", "is damaged"),
-        ("{", "is damaged"),
-        ("\udcff", "is damaged"),
-        ("[]", "is damaged: expected an object"),
-        ("{}", "is not the manifest"),
-        ('{"schema_version": 1}', "is not the manifest"),
-        ('{"schema_version": 1, "config": []}', "is not the manifest"),
-        ('{"config": {}}', f"schema version None, this phrasebox reads {SCHEMA_VERSION}"),
-        ('{"config": {}, "schema_version": 99}', f"schema version 99, this phrasebox reads {SCHEMA_VERSION}"),
+        "{",
+        "[]",
+        '{"schema_version": 1}',
+        '{"config": {}}',
+        '{"config": {}, "schema_version": 99}',
     ],
 )
-def test_damaged_manifests(content: str, words: str, folder: Path) -> None:
+def test_damaged_manifests(content: str, folder: Path) -> None:
     """Also where the run need not have finished: a manifest is written at its end."""
     (folder / "dataset.json").write_text(content, errors="surrogateescape")
     for finished in (True, False):
-        with pytest.raises((InputError, SchemaError), match=rf"dataset.*{words}") as refused:
+        with expect_error(InputError, SchemaError):
             open_dataset(folder, must_be_finished=finished)
-        assert "\n" not in str(refused.value)
 
 
 def test_damaged_shards(folder: Path) -> None:
@@ -184,9 +179,8 @@ def test_damaged_shards(folder: Path) -> None:
         rows = dataset.rows(["id"])
         for _ in range(180):
             next(rows)
-        with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: ") as refused:
+        with expect_error(InputError):
             next(rows)
-        assert "\n" not in str(refused.value)
 
 
 def test_marks_that_are_written_are_read(tmp_path: Path) -> None:
@@ -201,12 +195,11 @@ def test_marks_that_are_written_are_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [MARKS_FILE], "nothing temporary stays"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", '{"a": "great"}', '{"a": ["good"]}', '{"a": null}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "[]", '{"a": "great"}', "\udcff"])
 def test_damaged_marks(content: str, tmp_path: Path) -> None:
     (tmp_path / MARKS_FILE).write_text(content, errors="surrogateescape")
-    with pytest.raises(InputError, match=MARKS_FILE) as refused:
+    with expect_error(InputError):
         read_marks(tmp_path)
-    assert "\n" not in str(refused.value)
     (tmp_path / "other" / MARKS_FILE).mkdir(parents=True)
-    with pytest.raises(InputError, match=MARKS_FILE):
+    with expect_error(InputError):
         read_marks(tmp_path / "other")

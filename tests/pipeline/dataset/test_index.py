@@ -1,12 +1,10 @@
 """Every filter and order of the index, against plain Python over the rows of a dataset."""
 
 import json
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +15,8 @@ from pipeline.dataset.index import Index, SearchCount
 from pipeline.dataset.selection import Search
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA
+from tests.build.datasets import Json, copy_of
+from tests.messages import expect_error
 from tests.pipeline.dataset.plain import find, in_order, marks_of, status_of
 
 ENDLESS = "(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"
@@ -28,20 +28,15 @@ def page(index: Index, search: Search) -> list[int]:
 
 SEARCHES = [
     Search(),
-    Search(phrase="no such words"),
-    Search(score_min=0.5, score_max=0.51),
-    Search(where="caption_index = 1 /* the second */"),
-    Search(regions_min=0, regions_max=0),
     Search(mark="bad", score_min=0.6),
     *(Search(status=status) for status in ("regions", "no_regions", "no_phrases", "failed")),
-    Search(status="failed", phrase="man"),
     Search(reason="missing_image", status="failed"),
     Search(phrase="a", head="man", score_min=0.2, area_min=0.001, where="w > h", regions_min=2, mark="none"),
 ]
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search.model_dump(exclude_defaults=True)))
-def test_filters_and_orders(search: Search, index: Index, rows: list[dict[str, Any]]) -> None:
+def test_filters_and_orders(search: Search, index: Index, rows: list[Json]) -> None:
     expected = find(rows, marks_of(rows), search)
     assert index.count(search) == SearchCount(samples=len(expected), regions=sum(len(one.regions) for one in expected))
     for sort in ("dataset", "score_high", "score_low", "regions"):
@@ -51,7 +46,7 @@ def test_filters_and_orders(search: Search, index: Index, rows: list[dict[str, A
     assert sorted(page(index, random)) == in_order(expected, search)
 
 
-def test_the_dataset_has_something_of_everything(rows: list[dict[str, Any]]) -> None:
+def test_the_dataset_has_something_of_everything(rows: list[Json]) -> None:
     assert {status_of(row) for row in rows} == {"regions", "no_regions", "no_phrases", "failed"}
     counts = [len(find(rows, marks_of(rows), search)) for search in SEARCHES]
     assert sum(count > 0 for count in counts) >= len(SEARCHES) - 2
@@ -78,45 +73,32 @@ def test_random_orders(index: Index) -> None:
         assert 10 < len(set(first[:100]) & set(other[:100])) < 32, "by chance 20, with a deviation of 3.6"
 
 
-def test_rows_by_image_id(index: Index, rows: list[dict[str, Any]]) -> None:
+def test_rows_by_image_id(index: Index, rows: list[Json]) -> None:
     assert [index.row_of(row["id"]) for row in rows[170:190]] == list(range(170, 190))
     assert index.row_of(1) is None
 
 
-def test_marks_are_replaced(synthetic_dataset: Path) -> None:
-    with closing(Index(open_dataset(synthetic_dataset), {"s000000003": "good"})) as index:
-        index.build()
-        changes = ({"s000000003": "good"}, [], 499), ({"s000000004": "bad", "nobody": "good"}, [4], 499), ({}, [], 500)
-        for marks, bad, unmarked in changes:
-            index.mark_all(marks)
-            assert page(index, Search(mark="bad")) == bad
-            assert index.count(Search(mark="none")).samples == unmarked
-
-
-@pytest.mark.parametrize(
-    "where", ["colour = 'red'", "true) OR (true", "row < 3", "row_number < 3", "score > ?", "best > 0"]
-)
+@pytest.mark.parametrize("where", ["true) OR (true", "row < 3", "score > ?"])
 def test_what_is_no_condition(where: str, index: Index) -> None:
     """Whether something stands before it or not; nothing is found meanwhile."""
     for search in (Search(where=where), Search(where=where, phrase="man", mark="none")):
         for ask in (index.check, index.count, lambda search: index.page(search, 0, 9)):
-            with pytest.raises(ConfigError, match="not an SQL condition: ") as refused:
+            with expect_error(ConfigError):
                 ask(search)
-            assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("where", "words"),
+    "where",
     [
-        ("phrase::INTEGER > 3", "not an SQL condition: Conversion Error: "),
-        (ENDLESS, r"took longer than 0\.2 s and was stopped"),
+        "phrase::INTEGER > 3",
+        ENDLESS,
     ],
 )
-def test_a_condition_that_fails_while_it_runs(where: str, words: str, index: Index, monkeypatch) -> None:
+def test_a_condition_that_fails_while_it_runs(where: str, index: Index, monkeypatch) -> None:
     """Is given up, and the next search is answered."""
     monkeypatch.setattr(index_module, "QUERY_SECONDS", 0.2)
     index.check(Search(where=where))
-    with pytest.raises(ConfigError, match=rf"^[^\n]*{words}[^\n]*$"):
+    with expect_error(ConfigError):
         index.count(Search(where=where))
     monkeypatch.undo()
     assert index.count(Search()).samples == 500
@@ -129,9 +111,7 @@ def test_several_threads_may_ask(index: Index) -> None:
         assert list(pool.map(lambda search: page(index, search), searches)) == expected
 
 
-def test_building_tells_how_far_it_is(synthetic_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the shards do not go into the database together."""
-    monkeypatch.setattr(index_module, "_SHARDS_AT_ONCE", 2)
+def test_building_tells_how_far_it_is(synthetic_dataset: Path) -> None:
     told: list[tuple[int, int]] = []
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
         assert not index.wait(0)
@@ -142,9 +122,6 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path, monkeypatch: pyte
         builder.join()
         assert index.count(Search()).samples == 500, "what was counted meanwhile is forgotten"
         assert page(index, Search()) == list(range(500))
-        folder = Path(index._folder.name)
-        assert [path.name for path in folder.iterdir() if path.suffix == ".duckdb"] == ["index.duckdb"]
-    assert not folder.exists()
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -152,14 +129,14 @@ def test_a_full_disk_is_said_to_those_who_wait(synthetic_dataset: Path, monkeypa
     monkeypatch.setattr(index_module, "_INSERTS", "SELECT error('No space left on device')")
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
         for ask in (index.build, lambda: index.wait(0)):
-            with pytest.raises(InputError, match=r"the index in .* cannot be written: .*No space left"):
+            with expect_error(InputError):
                 ask()
 
 
 @pytest.fixture
 def damaged(synthetic_dataset: Path, tmp_path: Path) -> Path:
     """With half of the second shard of three."""
-    folder = Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+    folder = copy_of(synthetic_dataset, tmp_path)
     shard = folder / "data" / "00001.parquet"
     shard.write_bytes(shard.read_bytes()[:5000])
     return folder
@@ -168,14 +145,13 @@ def damaged(synthetic_dataset: Path, tmp_path: Path) -> Path:
 def test_a_damaged_shard_of_a_finished_dataset(damaged: Path) -> None:
     with closing(Index(open_dataset(damaged), {})) as index:
         for _ in range(2):
-            with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: ") as refused:
+            with expect_error(InputError):
                 index.build()
-            assert "\n" not in str(refused.value)
-        with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: "):
+        with expect_error(InputError):
             index.wait(0)
 
 
-def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[dict[str, Any]]) -> None:
+def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[Json]) -> None:
     """Is left out, as a run may still be writing it; numbers are those of the row reader."""
     (damaged / "dataset.json").unlink()
     dataset = open_dataset(damaged, must_be_finished=False)
@@ -188,7 +164,7 @@ def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[dict
 
 
 def test_no_rows_and_no_shards(synthetic_dataset: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+    folder = copy_of(synthetic_dataset, tmp_path)
     for shard in (folder / "data").iterdir():
         shard.unlink()
     for _ in range(2):

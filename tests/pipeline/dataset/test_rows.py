@@ -1,9 +1,6 @@
 """Rows by number, from shards with several row groups."""
 
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +10,8 @@ from hypothesis import strategies as st
 from pipeline.dataset import folder as folder_module
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset
 from stages.contract.errors import InputError
+from tests.build.datasets import Json, copy_of
+from tests.messages import expect_error
 from tests.synthetic import write_synthetic
 
 ROWS = 130
@@ -30,7 +29,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def rows(dataset: Dataset) -> list[dict[str, Any]]:
+def rows(dataset: Dataset) -> list[Json]:
     groups = [pq.read_metadata(path).num_row_groups for path in dataset.shards]
     assert [groups[0], *groups[2:]] == [3, 3, 2]
     return list(dataset.rows(dataset.columns))
@@ -38,7 +37,7 @@ def rows(dataset: Dataset) -> list[dict[str, Any]]:
 
 @settings(max_examples=30)
 @given(numbers=st.lists(st.integers(-2, ROWS + 20) | st.just(10**12), max_size=40), batch=st.sampled_from([3, 20, 512]))
-def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: list[dict[str, Any]]) -> None:
+def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: list[Json]) -> None:
     """In any order, twice, beyond the end; the batches end inside and at the end of row groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_module, "BATCH_ROWS", batch)
@@ -48,46 +47,25 @@ def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: lis
 
 
 @pytest.mark.parametrize("numbers", [[128, 3, 3, 77], range(ROWS)], ids=str)
-def test_rows_with_images(numbers: list[int], dataset: Dataset, rows: list[dict[str, Any]]) -> None:
+def test_rows_with_images(numbers: list[int], dataset: Dataset, rows: list[Json]) -> None:
     numbered_rows = NumberedRows(dataset).rows_at(numbers, dataset.columns)
     assert numbered_rows == [rows[number] for number in numbers]
     assert any(row["image"]["bytes"].startswith(b"\xff\xd8") for row in numbered_rows if row["error"] is None)
 
 
-def test_only_shards_that_it_must_know_are_opened(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    count = folder_module.rows_in
-    monkeypatch.setattr(folder_module, "rows_in", lambda path: (opened.append(path.name), count(path))[1])
-    reader = NumberedRows(dataset)
-    reader.rows_at([49, 3], ["id"])
-    assert opened == ["00000.parquet"]
-    reader.rows_at([50], ["id"])
-    reader.rows_at([3, 51], ["id"])
-    assert opened == ["00000.parquet", "00000b.parquet", "00001.parquet"]
-
-
-def test_several_threads_may_read(dataset: Dataset, rows: list[dict[str, Any]]) -> None:
-    reader = NumberedRows(dataset)
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda number: reader.rows_at([number, 0], ["sample_id"]), reversed(range(ROWS))))
-    names = [row["sample_id"] for row in rows]
-    assert [[row["sample_id"] for row in pair] for pair in results] == [[name, names[0]] for name in reversed(names)]
-
-
 def test_damaged_shards(dataset: Dataset, tmp_path: Path) -> None:
     """Of a finished dataset they are an error, of an unfinished one they have no rows."""
-    folder = Path(shutil.copytree(dataset.path, tmp_path / "dataset"))
+    folder = copy_of(dataset.path, tmp_path)
     shard = folder / "data" / "00001.parquet"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-100])
     assert len(NumberedRows(open_dataset(folder)).rows_at([0, 49], ["id"])) == 2
-    with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: ") as refused:
+    with expect_error(InputError):
         NumberedRows(open_dataset(folder)).rows_at([50], ["id"])
-    assert "\n" not in str(refused.value)
     manifest = (folder / "dataset.json").read_text()
     (folder / "dataset.json").unlink()
     assert len(NumberedRows(open_dataset(folder, must_be_finished=False)).rows_at(range(ROWS), ["id"])) == ROWS - 50
     (folder / "dataset.json").write_text(manifest)
     shard.write_bytes(whole[:4] + b"\x55" * (len(whole) - 40_000) + whole[len(whole) - 39_996 :])
-    with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: "):
+    with expect_error(InputError):
         NumberedRows(open_dataset(folder)).rows_at([50], dataset.columns)

@@ -1,46 +1,21 @@
 """A small dataset of the kinds of rows that formats stumble over."""
 
 import csv
-from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.export.base import ExportReport
-from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
+from stages.contract.records import Absent, ImageRef, Phrase, Record, Sample
 from stages.phrases.filters import normalise
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
+from tests.build.datasets import Json
+from tests.build.records import HEIGHT, WIDTH, encoded, mask, region
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import count, write_manifest
-
-WIDTH = 40
-HEIGHT = 30
-
-
-def encoded(form: str = "JPEG", *, orientation: int = 1, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
-    """An image of 40 x 30 pixels, once it is turned upright."""
-    size = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
-    exif = Image.Exif()
-    if orientation != 1:
-        exif[0x0112] = orientation
-    buffer = BytesIO()
-    Image.new("RGB", size, colour).save(buffer, form, exif=exif.tobytes() if orientation != 1 else b"")
-    return buffer.getvalue()
-
-
-def mask(*boxes: tuple[int, int, int, int], holes: tuple[tuple[int, int, int, int], ...] = ()) -> Any:
-    """bool (30, 40) with boxes x, y, w, h inside, and others cut out."""
-    inside = np.zeros((HEIGHT, WIDTH), bool)
-    for value, places in ((True, boxes), (False, holes)):
-        for x, y, w, h in places:
-            inside[y : y + h, x : x + w] = value
-    return inside
 
 
 class Maker:
@@ -49,43 +24,45 @@ class Maker:
     def __init__(self) -> None:
         self.regions = 0
 
-    def record(self, sample_id: str, captions: str | tuple[str, ...], *entries: tuple[Any, ...], **more: Any) -> Record:
-        """found: words of a phrase, its box or mask, and the number of its caption, by default the first with them."""
+    def record(
+        self,
+        sample_id: str,
+        captions: str | tuple[str, ...],
+        *entries: tuple[Any, ...],
+        absent: Sequence[tuple[str, int]] = (),
+        **more: Any,
+    ) -> Record:
+        """entries: words of a phrase, its box or mask, the number of its caption, by default the first with them, and
+        fields of its region; absent: words of a phrase, and the number of its caption.
+        """
         captions = (captions,) if isinstance(captions, str) else captions
         phrases: list[Phrase] = []
-        regions: list[Region] = []
-        for words, place, *number in entries:
-            index = number[0] if number else next(k for k, caption in enumerate(captions) if words in caption)
-            start = captions[index].index(words)
-            head = words.split()[-1].lower().removesuffix("s")
-            end = start + len(words)
-            phrase = Phrase(text=normalise(words), caption_index=index, start=start, end=end, head=head)
+
+        def index_of(words: str, caption: int | None) -> int:
+            if caption is None:
+                caption = next(number for number, text in enumerate(captions) if words in text)
+            start = captions[caption].index(words)
+            head = words.rsplit(maxsplit=1)[-1].lower().removesuffix("s")
+            place = {"caption_index": caption, "start": start, "end": start + len(words)}
+            phrase = Phrase(text=normalise(words), head=head, **place)
             if phrase not in phrases:
                 phrases.append(phrase)
+            return phrases.index(phrase)
+
+        regions = []
+        for words, place, *rest in entries:
+            caption, fields = (*rest, None, None)[:2]
             self.regions += 1
             has_group = bool(self.regions % 2)
-            fields = {"presence": 0.9 if has_group else None, "group": self.regions if has_group else None}
-            fields |= {"score": self.regions * 0.05, "similarity": 0.21 + self.regions / 1000}
-            regions.append(region(phrases.index(phrase), place, **fields))
+            usual = {"presence": 0.9 if has_group else None, "group": self.regions if has_group else None}
+            usual |= {"score": self.regions * 0.05, "similarity": 0.21 + self.regions / 1000}
+            regions.append(region(index_of(words, caption), place, **usual | (fields or {})))
+        missing = [Absent(phrase_index=index_of(*phrase), presence=0.125, similarity=0.2) for phrase in absent]
         name = more.pop("file_name", f"{self.regions}.jpg")
-        content = more.pop("image_bytes", encoded())
-        image = ImageRef(file_name=name, content=content)
-        return record(sample_id, captions, image, phrases, regions, **more)
-
-
-def region(phrase_index: int, place: Any, **fields: Any) -> Region:
-    """place: a box x, y, w, h, or a mask."""
-    rle = encode_mask(mask(place) if isinstance(place, tuple) else place)
-    shape = {"box_xywh_px": rle_box_xywh_px(rle), "mask": rle, "area_px": rle_area_px(rle)}
-    return Region(phrase_index=phrase_index, **shape, **fields)
-
-
-def record(
-    sample_id: str, captions: tuple[str, ...], image: ImageRef, phrases: Any, regions: Any, **more: Any
-) -> Record:
-    sample = Sample(sample_id=sample_id, source="test", captions=captions, image=image)
-    more |= {"phrases": tuple(phrases), "regions": tuple(regions)}
-    return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, **more)
+        image = ImageRef(file_name=name, content=more.pop("image_bytes", encoded()))
+        sample = Sample(sample_id=sample_id, source="test", captions=captions, image=image)
+        more |= {"phrases": tuple(phrases), "regions": tuple(regions), "absent": tuple(missing)}
+        return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, **more)
 
 
 def records() -> list[Record]:
@@ -136,7 +113,7 @@ def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **m
 
 
 def exported(
-    name: str, dataset: Path, out: Path, settings: dict[str, Any] | None = None, **request: Any
+    name: str, dataset: Path, out: Path, settings: Json | None = None, **request: Any
 ) -> tuple[Path, ExportReport]:
     """The folder of a new export, and its report."""
     exporter = EXPORTERS[name]
@@ -150,13 +127,13 @@ def demo_fingerprint() -> str:
     return describe(ModelConfig(name="demo")).fingerprint
 
 
-def rows_by_stem(dataset: Path, out: Path) -> dict[str, dict[str, Any]]:
+def rows_by_stem(dataset: Path, out: Path) -> dict[str, Json]:
     """The rows of the images that an export wrote into flat folders, by the written name without its extension."""
     with (out / "names.csv").open(encoding="utf-8", newline="") as file:
         renamed = {line["sample_id"]: line["written"] for line in csv.DictReader(file)}
     return {Path(renamed.get(row["sample_id"], row["file_name"])).stem: row for row in rows_of(dataset)}
 
 
-def rows_of(dataset: Path) -> list[dict[str, Any]]:
+def rows_of(dataset: Path) -> list[Json]:
     """All rows without images."""
     return list(open_dataset(dataset).rows())

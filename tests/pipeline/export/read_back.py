@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from tests.pipeline.export.datasets import HEIGHT, WIDTH
+from tests.build.records import HEIGHT, WIDTH
 
 RegionTuple = tuple[tuple[float, float, float, float], str, int | None]
 """Box x0, y0, x1, y1 px; label; area of the mask in px, or None where the format has no exact mask."""

@@ -13,21 +13,22 @@ import pytest
 import supervision
 import webdataset
 from PIL import Image
-from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from stages.truth import read_truth
-from tests.pipeline.export.datasets import HEIGHT, WIDTH, exported, rows_of
+from tests.build.datasets import Json
+from tests.build.records import HEIGHT, WIDTH
+from tests.pipeline.export.datasets import exported, rows_of
 from tests.stages.read.inputs import read_all
 
 INSTANCES = "annotations/instances_train.json"
 
 
 @pytest.fixture(scope="module")
-def annotations(demo_dataset: Path) -> dict[int, dict[str, Any]]:
+def annotations(demo_dataset: Path) -> dict[int, Json]:
     """Of the dataset, by id, with the decoded mask."""
     entries = [entry for row in rows_of(demo_dataset) for entry in row["annotations"]]
     return {entry["id"]: {**entry, "mask": mask_of(entry["segmentation"]["counts"])} for entry in entries}
@@ -43,7 +44,7 @@ def coco(demo_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported("coco", demo_dataset, tmp_path_factory.mktemp("read") / "coco", {"images": True})[0]
 
 
-def test_pycocotools(coco: Path, annotations: dict[int, dict[str, Any]]) -> None:
+def test_pycocotools(coco: Path, annotations: dict[int, Json]) -> None:
     for library in ("pycocotools.coco", "faster_coco_eval"):
         truth = import_module(library).COCO(str(coco / INSTANCES))
         entries = {entry["id"]: entry for entry in truth.loadAnns(truth.getAnnIds())}
@@ -54,22 +55,7 @@ def test_pycocotools(coco: Path, annotations: dict[int, dict[str, Any]]) -> None
             assert truth.cats[entry["category_id"]]["name"] == annotations[number]["phrase"]
 
 
-def test_torchvision(coco: Path, annotations: dict[int, dict[str, Any]]) -> None:
-    plain = CocoDetection(coco / "images" / "train", coco / INSTANCES)
-    wrapped = wrap_dataset_for_transforms_v2(plain, target_keys=("image_id", "boxes", "masks", "labels"))
-    assert len(wrapped) == 12
-    count = 0
-    for (image, target), (_, entries) in zip(wrapped, plain, strict=True):
-        assert image.size == (WIDTH, HEIGHT)
-        for box, mask, entry in zip(target["boxes"], target["masks"], entries, strict=True):
-            x, y, w, h = annotations[entry["id"]]["bbox"]
-            assert box.tolist() == [x, y, x + w, y + h]
-            np.testing.assert_array_equal(mask.numpy().astype(bool), annotations[entry["id"]]["mask"])
-            count += 1
-    assert count == len(annotations)
-
-
-def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
+def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, Json]) -> None:
     """Of polygons, its masks are a pixel wider on the right and below, because it paints the corners of outlines."""
     out, _ = exported("coco", demo_dataset, tmp_path / "out", {"images": True, "segmentation": "polygons"})
     loaded = supervision.DetectionDataset.from_coco(
@@ -119,7 +105,7 @@ def test_datasets_with_splits(shares: str, demo_dataset: Path, tmp_path: Path) -
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its tars open
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
+def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, Json]) -> None:
     folder, _ = exported("webdataset", demo_dataset, tmp_path / "tars", {"rows_per_file": 5})
     tars = sorted(str(path) for path in folder.glob("*.tar"))
     assert len(tars) == 3
@@ -140,29 +126,19 @@ def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, d
     assert sizes == [(WIDTH, HEIGHT)] * 12
 
 
-def test_import_of_a_coco_export_gives_the_same_annotations(demo_dataset: Path, coco: Path) -> None:
-    """Boxes, masks, areas, phrases, heads, spans, scores: all that the dataset says of a region, but its category."""
+def test_a_coco_entry_says_all_that_the_dataset_says_of_a_region(coco: Path, annotations: dict[int, Any]) -> None:
+    """Box, mask, area, phrase, head, span, scores; and `eval` takes the file for ground truth."""
     content = json.loads((coco / INSTANCES).read_text(encoding="utf-8"))
-    rows = {row["id"]: row for row in rows_of(demo_dataset)}
-    names = {category["id"]: (category["name"], category["supercategory"]) for category in content["categories"]}
     images = {image["id"]: image for image in content["images"]}
-    for number, image in images.items():
-        assert {key: image[key] for key in ("width", "height", "captions", "sample_id")}.items() <= rows[number].items()
-    imported: dict[int, list[dict[str, Any]]] = {number: [] for number in rows}
     for entry in content["annotations"]:
-        [[start, end]] = entry.pop("tokens_positive")
-        [mention] = entry.pop("phrases")
-        assert mention.items() <= entry.items()
-        image = images[entry["image_id"]]
-        assert image["caption"][start:end] == image["captions"][entry["caption_index"]][slice(*entry["span"])]
-        assert names[entry.pop("category_id")] == (entry["phrase"], entry["head"])
+        stored = {**annotations[entry["id"]], "mask": None, "category_id": None}
         for key in {"score", "similarity", "presence"} & entry.keys():
             entry[key] = float(np.float32(entry[key]))
-        imported[entry["image_id"]].append(entry)
-    for number, row in rows.items():
-        wanted = [{**entry, "category_id": None} for entry in row["annotations"]]
         unsaid = (None, "none")  # the latter is what `refined` says of a plain region
-        assert imported[number] == [{key: one[key] for key in one if one[key] not in unsaid} for one in wanted]
-    truth = read_truth(coco / INSTANCES)  # `eval` takes it for ground truth
+        assert {key: value for key, value in stored.items() if value not in unsaid}.items() <= entry.items()
+        [[start, end]] = entry["tokens_positive"]
+        image = images[entry["image_id"]]
+        assert image["caption"][start:end] == image["captions"][entry["caption_index"]][slice(*entry["span"])]
+    truth = read_truth(coco / INSTANCES)
     assert len(truth.images) == 12
     assert sum(len(target.boxes_xywh_px) for image in truth.images.values() for target in image.targets) == 17

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.export.yolo import _numbers, join_outlines, quote_yaml
+from pipeline.export.yolo import join_outlines, quote_yaml
 from stages.contract.masks import mask_outlines
-from tests.pipeline.export.datasets import mask
+from tests.build.records import mask
 
 
 def parts_of(inside: np.ndarray) -> list[np.ndarray]:
@@ -34,13 +34,6 @@ def test_parts_are_joined_at_their_nearest_corners() -> None:
     outline = join_outlines(parts_of(mask((0, 0, 2, 2), (5, 0, 2, 2), (5, 9, 2, 2))))
     steps = np.abs(np.diff(np.vstack([outline, outline[:1]]), axis=0)).sum(axis=1)
     assert sorted(steps[steps > 2]) == [3, 3, 7, 7]
-
-
-@given(st.floats(0, 1))
-def test_numbers_are_plain_and_near(value: float) -> None:
-    text = _numbers(np.array([value]))
-    assert "e" not in text
-    assert float(text) == pytest.approx(value, abs=5.001e-7)
 
 
 @given(st.text() | st.sampled_from(["null", "yes", "1", "a: b # c", "\x85", "\u2028", "\x7f", "\ufeff", "😀", "'\"\\"]))

@@ -1,21 +1,19 @@
 """Two datasets that all tests of the loaders read, and what a loader should give of them, found the slow way."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.load import Contents
+from tests.build.datasets import Json, change_rows, shards_of
 from tests.synthetic import write_synthetic
 
 NO_IMAGES = Contents(images=False)
-
-Row = dict[str, Any]
 
 
 def letters(texts: Sequence[str]) -> torch.Tensor:
@@ -23,16 +21,16 @@ def letters(texts: Sequence[str]) -> torch.Tensor:
     return torch.tensor([[ord(letter) for letter in text[:5].ljust(5)] for text in texts])
 
 
-def changed(folder: Path, change: Callable[[int, Row], None] = lambda number, row: None, rows: int = 30) -> Path:
+def changed(folder: Path, change: Callable[[int, Json], None] = lambda number, row: None, rows: int = 30) -> Path:
     """The dataset after `change(number, row)` of every row, with row groups of that many rows."""
-    number = 0
-    for path in sorted((folder / "data").glob("*.parquet")):
-        table = pq.read_table(path)
-        values = table.to_pylist()
+    numbers = count()
+
+    def change_all(values: list[Json]) -> None:
         for row in values:
-            change(number, row)
-            number += 1
-        pq.write_table(pa.Table.from_pylist(values, schema=table.schema), path, row_group_size=rows)
+            change(next(numbers), row)
+
+    for path in shards_of(folder):
+        change_rows(path, change_all, row_group_size=rows)
     return folder
 
 
@@ -49,7 +47,7 @@ def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return changed(written, rows=8)
 
 
-def expected(folder: Path, keep: Callable[[Row], bool] = lambda region: True) -> dict[str, list[int]]:
+def expected(folder: Path, keep: Callable[[Json], bool] = lambda region: True) -> dict[str, list[int]]:
     """sample_id -> ids of its regions that are kept, of rows without an error and with such a region."""
     regions_of_samples = {}
     for row in open_dataset(folder).rows():

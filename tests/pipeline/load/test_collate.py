@@ -13,31 +13,26 @@ def test_regions_stand_one_after_the_other(with_images: Path) -> None:
     contents = Contents(square_px=32, masks="full", grid_hw=(4, 4), tokenizer=letters)
     samples = list(RegionStream(with_images, contents))[:7]
     batch = collate_regions(samples)
-    regions = sum(len(sample["scores"]) for sample in samples)
-    assert batch["images"].dtype == torch.uint8
-    shapes = {"images": (7, 3, 32, 32), "rois": (regions, 5), "masks": (regions, 32, 32), "grid_masks": (regions, 4, 4)}
-    assert {name: batch[name].shape for name in shapes} == shapes
+
+    def joined(key: str) -> torch.Tensor:
+        return torch.cat([sample[key] for sample in samples])
+
+    assert torch.equal(batch["images"], torch.stack([sample["image"] for sample in samples]))
+    assert (batch["images"].dtype, batch["images"].shape) == (torch.uint8, (7, 3, 32, 32))
     assert batch["sizes_hw"].tolist() == [[32, 32]] * 7
-    place = 0
-    for number, sample in enumerate(samples):
-        assert batch["ids"][number] == sample["id"]
-        assert batch["captions"][number] == sample["captions"]
-        assert torch.equal(batch["images"][number], sample["image"])
-        for region in range(len(sample["scores"])):
-            assert batch["batch_indices"][place] == batch["rois"][place, 0] == number
-            assert torch.equal(batch["rois"][place, 1:], sample["boxes_xyxy_px"][region])
-            assert batch["scores"][place] == sample["scores"][region]
-            assert torch.equal(batch["spans"][place], sample["spans"][region])
-            assert torch.equal(batch["masks"][place], sample["masks"][region])
-            phrase = int(batch["phrase_indices"][place])
-            assert batch["phrases"][phrase] == sample["phrases"][region]
-            assert torch.equal(batch["tokens"][phrase], sample["tokens"][region])
-            assert batch["heads"][place] == sample["heads"][region]
-            place += 1
-    assert place == regions
-    assert len(set(batch["phrases"])) == len(batch["phrases"]) == len(batch["tokens"])
-    parts = torch.split(batch["scores"], batch["region_counts"].tolist())
-    assert [len(part) for part in parts] == [len(sample["scores"]) for sample in samples]
+    assert batch["ids"].tolist() == [sample["id"] for sample in samples]
+    assert batch["captions"] == [sample["captions"] for sample in samples]
+    for key in ("scores", "spans", "masks", "grid_masks"):
+        assert torch.equal(batch[key], joined(key)), key
+    assert torch.equal(batch["rois"][:, 1:], joined("boxes_xyxy_px"))
+    images = [number for number, sample in enumerate(samples) for _ in sample["scores"]]
+    assert batch["batch_indices"].tolist() == batch["rois"][:, 0].tolist() == images
+    assert batch["region_counts"].tolist() == [len(sample["scores"]) for sample in samples]
+    assert batch["heads"] == [head for sample in samples for head in sample["heads"]]
+    phrases = [phrase for sample in samples for phrase in sample["phrases"]]
+    assert [batch["phrases"][number] for number in batch["phrase_indices"]] == phrases
+    assert torch.equal(batch["tokens"][batch["phrase_indices"]], joined("tokens"))
+    assert len(set(phrases)) == len(batch["phrases"]) == len(batch["tokens"])
 
 
 def test_roi_align_takes_them(with_images: Path) -> None:

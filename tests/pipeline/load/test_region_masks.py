@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as arrays
 
 from pipeline.load.row_groups import grid_shares, pixels_of, runs_of
 from stages.contract.masks import decode_mask, encode_mask
-from tests.synthetic import _stock
+from tests.synthetic import stock
 
 sides = st.integers(1, 9)
 grids = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -43,7 +43,7 @@ def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int,
 @pytest.mark.parametrize("grid_hw", [(14, 14), (7, 24)])
 def test_shares_of_large_masks(grid_hw: tuple[int, int]) -> None:
     """Blobs with holes and of several parts, a pixel, whole images; by sums along both sides in float64."""
-    for rle in (region.mask for region in _stock()[::7]):
+    for rle in (region.mask for region in stock()[::7]):
         down, right = (
             np.diff((np.arange(side + 1)[:, None] * (cells / side) - np.arange(cells)).clip(0, 1), axis=0)
             for side, cells in zip(rle.size_hw, grid_hw, strict=True)

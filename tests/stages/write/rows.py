@@ -1,39 +1,18 @@
 """Finished records and datasets without a model, for the tests of what is written."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from stages.contract.errors import RowError
-from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Region, Sample
+from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.write import ShardWriter
+from tests.build.records import HEIGHT, WIDTH, encoded, region
 
 CAPTION = "The  Red car beside two dogs"
-WIDTH = 40
-HEIGHT = 30
-
-
-def encoded_image() -> bytes:
-    """A JPEG of 40 x 30 pixels."""
-    buffer = BytesIO()
-    Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 30)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def make_region(phrase_index: int, x: int, y: int, w: int, h: int) -> Region:
-    """A rectangle."""
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[y : y + h, x : x + w] = True
-    rle = encode_mask(mask)
-    box = rle_box_xywh_px(rle)
-    area = rle_area_px(rle)
-    return Region(phrase_index=phrase_index, box_xywh_px=box, mask=rle, area_px=area, score=0.5, similarity=0.25)
 
 
 def annotated(number: int, regions: int = 2) -> Record:
@@ -42,9 +21,10 @@ def annotated(number: int, regions: int = 2) -> Record:
         Phrase(text="red car", caption_index=0, start=0, end=12, head="car"),
         Phrase(text="two dogs", caption_index=0, start=20, end=28, head="dog", plural=True),
     )
-    both = (make_region(0, number % 9, 3, 10, 12), make_region(1, 20, number % 7, 8, 5))
+    scores = {"score": 0.5, "similarity": 0.25}
+    both = (region(0, (number % 9, 3, 10, 12), **scores), region(1, (20, number % 7, 8, 5), **scores))
     maps = tuple(HeatMap(text=phrase.text, values=np.eye(2, dtype=np.float32), similarity=0.25) for phrase in phrases)
-    image = ImageRef(file_name=f"{number}.jpg", content=encoded_image())
+    image = ImageRef(file_name=f"{number}.jpg", content=encoded())
     return Record(
         sample=Sample(sample_id=f"s{number}", source="test", captions=(CAPTION,), image=image),
         width_px=WIDTH,
@@ -57,7 +37,7 @@ def annotated(number: int, regions: int = 2) -> Record:
 
 def without_phrases(number: int) -> Record:
     """A record whose caption names nothing."""
-    image = ImageRef(content=encoded_image())
+    image = ImageRef(content=encoded())
     sample = Sample(sample_id=f"s{number}", source="test", captions=("beautiful!",), image=image)
     return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT)
 
