@@ -74,31 +74,6 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     assert None not in tables[1]["rows"][0]
 
 
-def test_tune_is_measured_on_photographs_that_it_did_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("pointing", "pointing_off_centre", "box_recall", "box_iou")
-    base, gain = dict.fromkeys(names, 0.3), {"value": 0.1, "low": 0.05, "high": 0.15}
-    tries = [{"changes": {"regions.refine": "grabcut"}, "figures": base, "kept": True, "gain": gain}]
-    found = {"base": base, "steps": tries, "images": 300, "known": 9, "settings": {"regions": {"refine": "grabcut"}}}
-    monkeypatch.setattr(steps, "open_evaluation_set", lambda made, *_, **__: made)
-    tuning = {"flickr8k/train photos": SimpleNamespace(to_json=lambda: found)}
-    monkeypatch.setattr(steps, "tune_settings", lambda session, **_: tuning[session.evaluation_set])
-    calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(steps, "called", lambda *arguments: calls.append(arguments))
-    figures = {name: {"value": 0.4, "low": 0.3, "high": 0.5} for name in names}
-    own: Any = SimpleNamespace(
-        out=tmp_path,
-        truth=lambda images: f"{images} truth",
-        dataset=lambda images, _, label, *__, **___: f"{images} {label}",
-        figures=lambda images, *_, **__: {"metrics": figures} if images == "flickr8k/dev" else {},
-        gains=lambda images, label, other, _: [0.1, 0.0, 0.2] * 2 if images == "flickr8k/dev" else [],
-    )
-    made = steps.tune(own)["photographs"]
-    assert [row[0] for row in made["tables"][0]["rows"]][1:] == ["**refine grabcut**"]
-    assert made["said"][0]["values"] == [*[0.4, 0.3, 0.5] * 2, *[0.1, 0.0, 0.2] * 4]
-    assert [call[2:4] for call in calls] == [("calibrate", "flickr8k/train tuned")]
-    assert "grabcut" in (tmp_path / "tuned.yaml").read_text("utf-8")
-
-
 def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_path: Path) -> None:
     figure = {"value": 0.5, "low": -0.1, "high": 0.6}
     row = {
