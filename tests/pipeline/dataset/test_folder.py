@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, MARKS_FILE, open_dataset, read_marks, write_marks
+from pipeline.dataset.folder import IMAGE_BATCH_ROWS, MARKS_FILE, open_dataset, read_marks, write_marks
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.contract.errors import ConfigError, InputError, SchemaError
 from stages.contract.schema import DATASET_SCHEMA, dataset_schema
@@ -56,16 +56,6 @@ def test_rows_in_the_order_of_the_shards(folder: Path) -> None:
     change_manifest(folder, lambda manifest: manifest["counts"].update(written=0))
     assert open_dataset(folder), "also without rows"
     assert not len(open_dataset(folder))
-
-
-def test_tables(folder: Path) -> None:
-    for batch_rows, sizes in ((1000, [180, 180, 140]), (100, [100, 80, 100, 80, 100, 40])):
-        tables = list(open_dataset(folder).tables(["id", "phrase_count"], batch_rows=batch_rows))
-        assert [table.num_rows for table in tables] == sizes
-        assert {tuple(table.column_names) for table in tables} == {("id", "phrase_count")}
-    table = next(open_dataset(folder).tables())
-    assert table.schema.equals(DATASET_SCHEMA)
-    assert table.num_rows <= BATCH_ROWS
 
 
 def test_images(with_images: Path) -> None:

@@ -46,13 +46,6 @@ def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: lis
     assert numbered_rows == [{"id": row["id"], "annotations": row["annotations"]} for row in expected]
 
 
-@pytest.mark.parametrize("numbers", [[128, 3, 3, 77], range(ROWS)], ids=str)
-def test_rows_with_images(numbers: list[int], dataset: Dataset, rows: list[Json]) -> None:
-    numbered_rows = NumberedRows(dataset).rows_at(numbers, dataset.columns)
-    assert numbered_rows == [rows[number] for number in numbers]
-    assert any(row["image"]["bytes"].startswith(b"\xff\xd8") for row in numbered_rows if row["error"] is None)
-
-
 def test_damaged_shards(dataset: Dataset, tmp_path: Path) -> None:
     """Of a finished dataset they are an error, of an unfinished one they have no rows."""
     folder = copy_of(dataset.path, tmp_path)

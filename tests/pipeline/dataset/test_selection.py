@@ -12,7 +12,6 @@ from stages.contract.errors import ConfigError
 from stages.contract.schema import DATASET_SCHEMA
 from tests.build.datasets import Json
 from tests.messages import expect_error
-from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
 
 
 @pytest.fixture(scope="module")
@@ -25,26 +24,6 @@ def chosen(table: Any, **selection: Any) -> list[list[int]]:
     """Ids of the chosen regions, row by row."""
     answer = Selector(Selection(**selection)).choose(table)
     return [[region["id"] for region in regions] for regions in answer["annotations"].to_pylist()]
-
-
-@pytest.mark.parametrize("where", CONDITIONS)
-def test_conditions(where: str, table: Any) -> None:
-    rows = table.to_pylist()
-    marks = marks_of(rows)
-    expected = [[region["id"] for region in regions_of(row, marks) if CONDITIONS[where](region)] for row in rows]
-    if where not in ("true", "score > 2", "NULL"):
-        assert 0 < sum(map(len, expected)) < sum(len(row["annotations"]) for row in rows), "tests nothing"
-    assert chosen(table, where=where, marks=marks) == expected
-
-
-def test_a_lowest_score_is_compared_as_it_is_stored(table: Any) -> None:
-    """0.8 is another number in float32, a larger one; 0.7 is a smaller one."""
-    scores = [a["score"] for row in table.to_pylist() for a in row["annotations"]]
-    for score in sorted({round(score, 4) for score in scores})[::40]:
-        count = sum(map(len, chosen(table, min_score=score)))
-        assert count == sum(stored >= np.float32(score) for stored in scores)
-        assert count == sum(map(len, chosen(table, where=f"score >= {score!r}")))
-    assert chosen(table, min_score=1.0) == [[]] * table.num_rows
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
