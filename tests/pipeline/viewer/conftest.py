@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -18,6 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.viewer.app import Viewer, create_app, make_viewer
+from tests.build.datasets import copy_of
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
 HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
@@ -53,7 +52,7 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dataset(viewed: Path, tmp_path: Path) -> Path:
     """A copy of the dataset that a test may mark."""
-    return Path(shutil.copytree(viewed, tmp_path / "dataset"))
+    return copy_of(viewed, tmp_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +144,3 @@ def pictures_are_there(page: Page) -> None:
     while page.evaluate(broken):
         page.mouse.wheel(0, 300)  # those below are loaded when one comes near
         page.wait_for_timeout(50)
-
-
-def rows_of(dataset: Path) -> list[dict[str, Any]]:
-    """All rows in the order of the shards, read by DuckDB on its own."""
-    query = "SELECT * FROM read_parquet(?, filename = true, file_row_number = true) ORDER BY filename, file_row_number"
-    with duckdb.connect() as connection:
-        cursor = connection.execute(query, [f"{dataset}/data/*.parquet"])
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -1,7 +1,6 @@
 """A dataset as photographs with five captions give it: an image of forty regions of ten things, among others."""
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from playwright.sync_api import Locator
 
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from tests.pipeline.changed import change_manifest
+from tests.build.datasets import Json, change_manifest
 from tests.synthetic import write_synthetic
 
 THINGS = ("dog", "cat", "cow", "man", "car", "hat", "cup", "boy", "bus", "owl")
@@ -45,7 +44,7 @@ def write_crowd(folder: Path) -> Path:
         y = 110 + 240 * (thing // 5) + 12 * word
         mask = cv2.ellipse(np.zeros((480, 640), np.uint8), (x, y), (58 - 4 * word, 90 - 8 * word), 0, 0, 360, 1, -1)
         rle = encode_mask(mask.astype(bool))
-        fields: dict[str, Any] = {
+        fields: Json = {
             "id": number + 1,
             "phrase": phrase,
             "head": THINGS[thing],
@@ -89,7 +88,7 @@ def labels_without_overlap(sample: Locator) -> list[int]:
 
 def labels_to_read(sample: Locator) -> list[str]:
     """Texts of the labels that can be seen. None lies under anything, over another, or across the image's border."""
-    labels: list[dict[str, Any]] = sample.evaluate(
+    labels: list[Json] = sample.evaluate(
         """sample => {
             const svg = sample.querySelector('.picture svg'), picture = svg.getBoundingClientRect();
             for (const part of svg.querySelectorAll('.label, .box, .mask')) part.style.pointerEvents = 'all';

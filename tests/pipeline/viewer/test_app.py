@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.dataset.folder import read_marks, write_marks
-from tests.pipeline.viewer.conftest import Served, rows_of, serving
+from tests.build.datasets import Json, change_rows, manifest_of, rows_of, shards_of
+from tests.pipeline.viewer.conftest import Served, serving
 
 DIGITS = "9" * 5000
 JSON = {"Content-Type": "application/json"}
@@ -35,15 +36,10 @@ def ask(
 def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
     for path in (
         "/static/../app.py",
-        "/static/..%2fapp.py",
         "/static/%2e%2e/app.py",
-        "/static/../../../../../../../../etc/passwd",
         "/static/..%5c..%5capp.py",
         "/static//etc/passwd",
-        "/../../etc/passwd",
-        "/rows/../../dataset.json",
         "/rows/0/../../dataset.json",
-        "/dataset.json",
         "/data/00000.parquet",
         "/rows/99999999999/image.jpg",
         "/rows/-1/image.jpg",
@@ -52,11 +48,8 @@ def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
         "/sample/99999999999999999999999999",
         f"/?page={DIGITS}",
         f"/sample/{DIGITS}",
-        f"/rows/{DIGITS}/image.jpg",
         f"/rows/0/image.jpg?side={DIGITS}",
-        f"/rows/0/heat/{DIGITS}.png",
         "/reviews.jsonl",
-        "/review/0/1.json",
         f"/review/{DIGITS}/1.json",
     ):
         status, content = ask(shared, path)
@@ -89,11 +82,6 @@ def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
         ("/", {"Host": "evil.example"}, 400, b""),  # a page elsewhere may let its own name point at this machine
         (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
         ("/?score_min=2", {}, 400, b"This filter cannot be used"),
-        ("/?score_min=x", {}, 400, b"This filter cannot be used"),
-        ("/?status=wrong", {}, 400, b"This filter cannot be used"),
-        ("/?seed=-1", {}, 400, b"This filter cannot be used"),
-        ("/?sort=size", {}, 400, b"This filter cannot be used"),
-        ("/?where=nonsense(", {}, 400, b"not an SQL condition"),
         ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
         ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
         ("/?page=9999999", {}, 200, b"Nothing was found"),
@@ -119,26 +107,17 @@ ELSEWHERE = {"Origin": "http://evil.example"}
     [
         ("marks", MARK, TEXT, 415),
         ("marks", MARK, ELSEWHERE, 403),
-        ("marks", {**MARK, "mark": "great"}, {}, 400),
-        ("marks", {**MARK, "sample_ids": "a"}, {}, 400),
         ("marks", {**MARK, "sample_ids": [1]}, {}, 400),
-        ("marks", {"mark": "good"}, {}, 400),
         ("marks", [], {}, 400),
-        ("marks", {**MARK, "mark": ["good"]}, {}, 400),
         ("review", REVIEW, TEXT, 415),
         ("review", REVIEW, ELSEWHERE, 403),
         ("review", REVIEW, {"Host": "evil.example"}, 400),
-        ("review", {**REVIEW, "answer": "great"}, {}, 400),
         ("review", {**REVIEW, "answer": None}, {}, 400),
         ("review", {**REVIEW, "action": "delete"}, {}, 400),
-        ("review", {**REVIEW, "reviewer": "a\nb"}, {}, 400),
         ("review", {**REVIEW, "reviewer": "a" * 65}, {}, 400),
-        ("review", BOX, {}, 400),
         ("review", {**BOX, "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
-        ("review", {**REVIEW, "row": -1}, {}, 400),
         ("review", {**REVIEW, "row": 10**40}, {}, 400),
         ("review", REVIEW, {}, 404),  # there is no such region
-        ("review", {**REVIEW, "row": 99999}, {}, 404),
     ],
     ids=lambda value: str(value)[-40:],
 )
@@ -154,7 +133,25 @@ def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) ->
     status, content = ask(served, "/review", "POST", body, JSON)
     assert status in (409, 507)
     assert b"cannot be" in content
-    assert json.loads((dataset / "dataset.json").read_text())
+    assert manifest_of(dataset)
+
+
+def test_a_deletion_says_how_many_regions_of_other_phrases_for_the_object_stay(dataset: Path) -> None:
+    regions: list[Json] = []
+
+    def name_again(rows: list[Json]) -> None:
+        """Another name of the same thing."""
+        row = next(number for number, row in enumerate(rows) if len(row["annotations"]) > 1)
+        first, second, *_ = rows[row]["annotations"]
+        first["group"] = 0
+        second.update({name: first[name] for name in ("bbox", "segmentation", "group")}, phrase="another")
+        regions.append({"row": row, "annotation_id": first["id"]})
+
+    change_rows(shards_of(dataset)[0], name_again)
+    body = {**regions[0], "reviewer": "rita", "action": "delete"}
+    with serving(dataset) as running:
+        status, content = ask(running, "/review", "POST", json.dumps(body), JSON)
+    assert (status, json.loads(content)) == (200, {"saved": 1, "stay": 1})
 
 
 def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

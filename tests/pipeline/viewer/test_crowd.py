@@ -7,7 +7,6 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.pipeline.viewer.conftest import Served, serving
 from tests.pipeline.viewer.crowd import (
-    IMAGES,
     PHRASES,
     REGIONS,
     SCORES,
@@ -147,10 +146,6 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
             assert labels_to_read(sample) == [], "below the last lies the picture"
         else:
             assert labels_without_overlap(sample) == [number]
-    masks = [sample.locator(f".region[data-region='{n}'] .mask") for n in sorted(LIKELY, key=lambda n: SCORES[n])]
-    by_score = [mask.evaluate("one => parseFloat(getComputedStyle(one).strokeWidth)") for mask in masks]
-    assert by_score == sorted(by_score)
-    assert by_score[-1] > by_score[0] + 0.5
     page.get_by_label("all", exact=True).focus()
     page.keyboard.press("Tab")  # from the views to the score
     page.keyboard.press("Home")
@@ -164,28 +159,3 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
     page.keyboard.press("v")
     page.keyboard.press("v")
     assert sorted(visible_regions(sample)) == BEST
-    colours = sample.locator(".phrase").evaluate_all("all => all.map(one => getComputedStyle(one).borderBottomColor)")
-    assert [colours.index(colour) for colour in colours] == THINGS, "one colour for each thing"
-
-
-def test_a_narrow_window_and_the_longest_page(page: Page, crowded: Served) -> None:
-    page.set_viewport_size({"width": 400, "height": 800})
-    page.goto(f"{crowded.url}/?per_page=96")
-    assert page.locator(".sample").count() == IMAGES
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    sample = first(page)
-    last = phrase(sample, REGIONS - 1)
-    last.scroll_into_view_if_needed()
-    last.click()
-    assert labels_without_overlap(sample) == [REGIONS - 1]
-    assert labels_to_read(sample) == ["red owl 0.83"], "the picture stays in sight beside its last caption"
-    sample.locator("a.open").click()
-    page.wait_for_url("**/sample/**")
-    for at in (0, 20, REGIONS - 1):
-        phrase(first(page), at).click()
-        assert labels_without_overlap(first(page)) == [at]
-        assert len(labels_to_read(first(page))) == 1
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.set_viewport_size({"width": 1300, "height": 900})
-    page.get_by_role("cell", name="old boy").first.click()
-    assert labels_without_overlap(first(page)) == [17]

@@ -9,38 +9,20 @@ from hypothesis import strategies as st
 
 from pipeline.viewer.sample_view import COLOURS, COLUMNS, SampleView, caption_parts, sample_view
 from stages.contract.masks import encode_mask
+from tests.build.datasets import Json
 
 CAPTION = "A man with a café cup 🙂 and two dogs"
 
 Mention = tuple[str, int, int]
 
 
-def spans(*mentions: Mention) -> list[tuple[int, int, dict[str, Any]]]:
+def spans(*mentions: Mention) -> list[tuple[int, int, Json]]:
     """Numbers, groups and fields of regions with these phrases and spans; each phrase is a group."""
     groups = list(dict.fromkeys(phrase for phrase, *_ in mentions))
     return [
         (number, groups.index(phrase), {"phrase": phrase, "span": [start, end]})
         for number, (phrase, start, end) in enumerate(mentions)
     ]
-
-
-@pytest.mark.parametrize(
-    ("mentions", "parts"),
-    [
-        ([], [(CAPTION, (), None)]),
-        (
-            [("man", 0, 5), ("two dogs", 28, 36), ("two dogs", 28, 36)],
-            [("A man", (0,), 0), (" with a café cup 🙂 and ", (), None), ("two dogs", (1, 2), 1)],
-        ),
-        (
-            [("man with a café cup", 2, 21), ("cup", 18, 21)],
-            [("A ", (), None), ("man with a café ", (0,), 0), ("cup", (1,), 1), (" 🙂 and two dogs", (), None)],
-        ),
-    ],
-    ids=["no region", "side by side, one with two regions", "the innermost is what one points at"],
-)
-def test_a_caption_in_parts(mentions: list[Mention], parts: list[tuple[str, tuple[int, ...], int | None]]) -> None:
-    assert [(part.text, part.regions, part.group) for part in caption_parts(CAPTION, spans(*mentions))] == parts
 
 
 def test_phrases_that_are_not_there() -> None:
@@ -78,7 +60,7 @@ def test_parts_make_the_caption(spans_of_regions: list[tuple[int, int]], missing
         at += len(part.text)
 
 
-def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> dict[str, Any]:
+def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> Json:
     """A rectangle of 10 x 5 pixels in an image of 80 x 60."""
     mask = np.zeros((60, 80), np.bool_)
     mask[7:12, 10 * number : 10 * number + 10] = True
@@ -99,7 +81,7 @@ def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> d
     }
 
 
-def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def row_of(*annotations: Json, **fields: Any) -> Json:
     row = {
         "id": 7,
         "sample_id": "s7",
@@ -117,7 +99,7 @@ def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**row, **fields}
 
 
-def view_of(*annotations: dict[str, Any], hit_ids: set[int] | None = None, **fields: Any) -> SampleView:
+def view_of(*annotations: Json, hit_ids: set[int] | None = None, **fields: Any) -> SampleView:
     return sample_view(row_of(*annotations, **fields), 0, None, hit_ids)
 
 
@@ -156,11 +138,6 @@ def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
     assert sorted(range(5), key=lambda n: widths[n]) == sorted(range(5), key=lambda n: names[n][2])
 
 
-def test_small_regions_are_drawn_above_large_ones() -> None:
-    entries = [annotation(n, f"p{n}", 0, area=area) for n, area in enumerate((5.0, 50.0, 20.0))]
-    assert [region.number for region in view_of(*entries).regions] == [1, 2, 0]
-
-
 def test_absent_phrases_are_listed_once() -> None:
     fields = {"phrase": "cat", "head": "cat", "span": [2, 5], "presence": 0.1, "similarity": 0.2}
     view = view_of(annotation(0, "dog", 1), absent=[{**fields, "caption_index": index} for index in (0, 1)])
@@ -194,9 +171,3 @@ def test_a_damaged_mask_leaves_the_box(counts: str) -> None:
     first, second = view_of(annotation(0, "man", 0), damaged).regions
     assert first.path
     assert (second.path, second.annotation["bbox"]) == ("", [10, 7, 10, 5])
-
-
-def test_a_row_with_an_error() -> None:
-    view = view_of(width=0, height=0, warnings=[], error="missing_image", error_detail="no file 7.jpg")
-    assert view.regions == []
-    assert [[part.text for part in caption] for caption in view.captions] == [["A man."], ["A dog."]]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.errors import ConfigError
-from tests.pipeline.changed import change_manifest
-from tests.pipeline.viewer.conftest import Served, rows_of, serving
+from tests.build.datasets import change_manifest, change_rows, rows_of
+from tests.pipeline.viewer.conftest import Served, serving
 from tests.pipeline.viewer.test_app import ask
 
 JPEG = b"\xff\xd8"
@@ -75,10 +75,7 @@ def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(made_by_a_stran
         assert b"model.name=evil/model" in heat_of(served)[1], "who sets something has them computed"
     row = first_with_regions(dataset)
     path = sorted((dataset / "data").glob("*.parquet"))[row // 8]
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    rows[row % 8]["heat_maps"][0]["size"] = [1, 100_000]
-    pq.write_table(table.from_pylist(rows, table.schema), path)
+    change_rows(path, lambda rows: rows[row % 8]["heat_maps"][0].update(size=[1, 100_000]))
     with serving(dataset) as served:
         status, content = heat_of(served)
         assert status == 409
@@ -109,17 +106,15 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
     ("section", "values", "told"),
     [
         ("model", {"name": "ViT-B-16", "pretrained": "x"}, "--set model.name=ViT-B-16 --set model.pretrained=x"),
-        ("model", {"name": "hf-hub:evil/model"}, "--set model.name=hf-hub:evil/model"),
         (
             "model",
             {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
             "--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
         ),
-        ("model", {"name": None, "checkpoint": "FOLDER/clip"}, "--set model.checkpoint=FOLDER/clip"),
         ("phrases", {"spacy_model": "stranger_package"}, "--set phrases.spacy_model=stranger_package"),
         ("regions", {"refine": "sam", "sam": {"model": "evil/sam"}}, "--set regions.sam.model=evil/sam"),
     ],
-    ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package", "a segmenter"],
+    ids=["a model to download", "files", "a package", "a segmenter"],
 )
 @pytest.mark.usefixtures("nothing_is_built")
 def test_what_a_stranger_names_is_not_loaded(section, values, told, made_by_a_stranger, tmp_path, monkeypatch) -> None:
