@@ -33,6 +33,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from tests.build.datasets import Json
+
 aten = torch.ops.aten
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -208,7 +210,7 @@ class SimulatedCuda:
         if not torch.equal(was, given):
             self.faults.append(f"a pinned buffer {tuple(given.shape)} changed while it was copied to the device")
 
-    def run(self, function: Any, arguments: Any, options: dict[str, Any], *, makes: bool) -> Any:
+    def run(self, function: Any, arguments: Any, options: Json, *, makes: bool) -> Any:
         """Run an operation. makes: Whether what it makes of nothing belongs to the device."""
         given = [*tensors_in((arguments, options))]
         on_device = any(isinstance(each, DeviceTensor) for each in given)
@@ -387,7 +389,7 @@ class Operations(TorchDispatchMode):
 def simulated_cuda(device: SimulatedCuda | None = None) -> Iterator[SimulatedCuda]:
     """Give torch a CUDA device within the block, in this thread."""
     device = device or SimulatedCuda()
-    places: dict[str, Any] = {
+    places: Json = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,

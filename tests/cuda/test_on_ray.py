@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.run import run
+from tests.build.datasets import manifest_of
 from tests.conftest import SCENES
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -35,6 +36,6 @@ def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     note = "a worker was started again: the GPU reports a fault: CUDA error: an illegal memory access was encountered"
     assert note in done.stdout
     assert not fails.exists()
-    manifest = json.loads((there / "dataset.json").read_text())
+    manifest = manifest_of(there)
     assert manifest["stages"]["explain"]["devices"] == {"cuda:0 simulated": SCENES}
     assert_alike(rows_of(there), rows_of(here))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from stages.contract.errors import ResourceError
 from stages.contract.records import Record
 from stages.shared.model.config import ModelConfig
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig
@@ -43,23 +42,3 @@ def test_regions_are_those_of_a_cpu_with_one_wait_a_pass(kind: str, by: Any, tow
     if by == "roi":
         calls = -(-len(given) // 4)
         assert cuda.waits == {"event": calls, "device to host": images}, "the latter are the cosines' texts"
-
-
-def test_a_pass_that_the_memory_does_not_hold_is_halved(cuda: SimulatedCuda) -> None:
-    given = records(9, 64)
-    for by in ("roi", "crop"):
-        here, there = both()
-        sources = [GridSource(GridSourceConfig(by=by), ModelConfig(batch_size=8), model) for model in (here, there)]
-        for each in sources:
-            each.setup()
-        wanted = sources[0].process(given)
-        sources[1].process(given)
-        cuda.largest_bytes = 0
-        sources[1].process(given)
-        cuda.most_bytes = cuda.largest_bytes / 2
-        assert answers(sources[1].process(given)) == answers(wanted)
-        assert sources[1]._embed_boxes.at_once < 8
-        cuda.most_bytes = 100
-        with pytest.raises(ResourceError, match="memory does not hold one image of "):
-            sources[1].process(given)
-        cuda.most_bytes = float("inf")
