@@ -19,6 +19,7 @@ from pipeline.commands.options import OPTIONS
 from pipeline.commands.phrases import phrases_json
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig
+from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called as phrasebox
 from tests.pipeline.commands.evaluated import printed
 
@@ -34,9 +35,10 @@ def assert_refused(answer: tuple[int, str, str], *words: str) -> None:
         assert word in err
 
 
-def assert_refused_in_one_line(answer: tuple[int, str, str], *words: str) -> None:
-    assert_refused(answer, "error: ", *words)
-    assert answer[2].count("\n") == 1
+def assert_refused_in_one_line(answer: tuple[int, str, str]) -> None:
+    code, out, err = answer
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert_message(err)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -100,18 +102,18 @@ def test_options_go_over_the_file_and_set_over_both(tmp_path: Path) -> None:
 
 def test_errors_name_what_was_typed(tmp_path: Path) -> None:
     given = ["run", "a.jsonl", "--set", "input.kind=jsonl"]
-    assert_refused_in_one_line(phrasebox(*given, "--engine", "rai"), "error: --engine: expected 'auto', 'ray' or")
+    assert_refused_in_one_line(phrasebox(*given, "--engine", "rai"))
     missing = ["run", tmp_path / "none.jsonl", *DEMO, *given[2:], "--engine", "inline"]
-    assert_refused_in_one_line(phrasebox(*missing), "none.jsonl")
+    assert_refused_in_one_line(phrasebox(*missing))
     for name in ("input.path", "model.weights", "output.path=2"):  # keys in a path of the user stay as they are
         file = tmp_path / name / "a.jsonl"
         told = phrasebox("run", file, *DEMO, "--out", tmp_path / "out")
         assert told == (2, "", f"error: INPUT: no such file or folder: {file}\n")
-    assert_refused_in_one_line(phrasebox(*given, "--set", "output.path="), "error: output.path: expected a path")
+    assert_refused_in_one_line(phrasebox(*given, "--set", "output.path="))
     (tmp_path / "my.yaml").write_text("input: {kind: jsonl, path: a.jsonl}\nengine: {kind: rai}\n")
-    assert_refused_in_one_line(phrasebox("run", tmp_path / "my.yaml"), "error: engine.kind: ")
+    assert_refused_in_one_line(phrasebox("run", tmp_path / "my.yaml"))
     both = ["run", tmp_path / "my.yaml", "--config", tmp_path / "my.yaml"]
-    assert_refused_in_one_line(phrasebox(*both), "error: --config: ")
+    assert_refused_in_one_line(phrasebox(*both))
 
 
 def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None:
@@ -173,38 +175,27 @@ def test_a_dataset_with_faults(inline_dataset: Path, tmp_path: Path) -> None:
 
 EXPLAIN = "explain --model demo"
 
-ERRORS = {
-    "run none.yaml": "cannot read none.yaml: No such file",
-    "run --model demo --set 'input={kind: jsonl, path: none.jsonl}' --set engine.kind=inline": "none.jsonl",
-    "run --set 'input={kind: jsonl, path: a}' --set model.name=ViT-B16 --set model.weights=a": "",
-    "run --model demo --set 'input={kind: jsonl, path: a.jsonl}' --set output.path=s3://b/out": "cannot open s3://b",
-    "run --config a.jsonl": "a.jsonl is not YAML: |; captions are read by phrasebox run a.jsonl",
-    "run --config text.jpg": "a mapping of keys; captions are read by phrasebox run text.jpg",
-    "run --set 'input={kind: jsonl, path: a}' --max-error-share 10%": "expected a valid number, got '10%'",
-    "phrases none.txt": "cannot read none.txt: No such file",
-    "phrases .": "cannot read .: Is a directory",
-    "phrases ''": "cannot read a file without a name",
-    "phrases - --set max_phrase=3": "max_phrase: no such key; did you mean max_phrases?",
-    "phrases - --set spacy_model=xx_none": "xx_none",
-    f"{EXPLAIN} none.jpg --phrase dog --out a.npz": "cannot read none.jpg: No such file",
-    f"{EXPLAIN} text.jpg --phrase dog --out a.npz": "bad_image: text.jpg: starts with",
-    f"{EXPLAIN} text.jpg --phrase ' ' --out a.npz": "--phrase: expected words",
-    f"{EXPLAIN} text.jpg --phrase dog --out text.jpg/a.npz": "--out: cannot write text.jpg/a.npz",
-    f"{EXPLAIN} text.jpg --phrase dog --out .": "--out: cannot write .",
-    f"{EXPLAIN} text.jpg --phrase dog --out a.npz --overlay a.doc": "--overlay: a.doc does not",
-    f"{EXPLAIN} red.png --phrase dog --out a.npz --set explain.blocks=99": "blocks, not 99",
-    f"{EXPLAIN} red.png --phrase dog --out a.npz --config none.yaml": "none.yaml",
-    "explain red.png --phrase dog --out a.npz --model ViT-B-17/openai": "there is no model 'ViT-B-17'",
-    "stats nonsense://bucket/out": "cannot open nonsense://bucket/out: Protocol not known: nonsense",
-    "stats text.jpg": "text.jpg is a file: expected the folder that a run wrote",
-    "stats .": ". is not a finished dataset: no dataset.json in it; expected the folder that a run wrote",
-    "inspect .": ". is not a finished dataset: no dataset.json in it",
-    "validate none": "no such folder: none",
-    "validate text.jpg": "text.jpg is a file: expected the folder that a run wrote",
-    "validate .": ". is not a dataset: no dataset.json in it; expected the folder that a run wrote",
-    "scenes --out text.jpg": "--out: cannot write to text.jpg",
-}
-"""Command -> parts of its message."""
+ERRORS = [
+    "run none.yaml",
+    "run --model demo --set 'input={kind: jsonl, path: none.jsonl}' --set engine.kind=inline",
+    "run --model demo --set 'input={kind: jsonl, path: a.jsonl}' --set output.path=s3://b/out",
+    "run --config a.jsonl",
+    "run --config text.jpg",
+    "run --set 'input={kind: jsonl, path: a}' --max-error-share 10%",
+    "phrases none.txt",
+    "phrases - --set max_phrase=3",
+    "phrases - --set spacy_model=xx_none",
+    f"{EXPLAIN} none.jpg --phrase dog --out a.npz",
+    f"{EXPLAIN} text.jpg --phrase dog --out a.npz",
+    f"{EXPLAIN} text.jpg --phrase ' ' --out a.npz",
+    f"{EXPLAIN} text.jpg --phrase dog --out text.jpg/a.npz",
+    f"{EXPLAIN} text.jpg --phrase dog --out a.npz --overlay a.doc",
+    f"{EXPLAIN} red.png --phrase dog --out a.npz --set explain.blocks=99",
+    "explain red.png --phrase dog --out a.npz --model ViT-B-17/openai",
+    "stats nonsense://bucket/out",
+    "validate text.jpg",
+    "scenes --out text.jpg",
+]
 
 
 @pytest.mark.parametrize("command", ERRORS)
@@ -213,34 +204,29 @@ def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "a.jsonl").write_text('{"image": "a.jpg"}\n' * 2)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
-    assert_refused_in_one_line(phrasebox(*shlex.split(command)), *ERRORS[command].split("|"))
+    assert_refused_in_one_line(phrasebox(*shlex.split(command)))
     assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "a.jsonl", "red.png", "out"}, "nothing half done"
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--format odvg --set segmentation=rle", "segmentation: no such key"),
-        ("--format coco --where head=dog", "; put text in single quotes, as in head = 'dog' (columns: phrase, "),
-        ("--format yolo --images none", "/none (image root)"),
-    ],
+    "options", ["--format odvg --set segmentation=rle", "--format coco --where head=dog", "--format yolo --images none"]
 )
-def test_errors_of_an_export_are_one_line(options: str, words: str, inline_dataset: Path, tmp_path: Path) -> None:
+def test_errors_of_an_export_are_one_line(options: str, inline_dataset: Path, tmp_path: Path) -> None:
     answer = phrasebox("export", inline_dataset, *options.split(), "--out", tmp_path / "out")
-    assert_refused_in_one_line(answer, words)
+    assert_refused_in_one_line(answer)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_host_that_is_none(inline_dataset: Path) -> None:
     answer = phrasebox("inspect", inline_dataset, "--host", "none.invalid")
-    assert_refused_in_one_line(answer, "--host: no address none.invalid: ")
+    assert_refused_in_one_line(answer)
 
 
 @pytest.mark.parametrize("more", [("--where", "w > 9"), ("--min-score", "0.5")], ids=str)
 def test_a_review_is_of_all_regions(more: tuple[str, str], inline_dataset: Path) -> None:
     for review in (("--review",), ("--reviews", "9")):
         answer = phrasebox("inspect", inline_dataset, *review, *more)
-        assert_refused_in_one_line(answer, "--review draws from all regions")
+        assert_refused_in_one_line(answer)
 
 
 def test_the_columns_of_conditions_are_in_the_help() -> None:

@@ -2,12 +2,15 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from scipy.optimize import linear_sum_assignment
 
 from pipeline.dataset.folder import open_dataset, write_marks
 from pipeline.evaluate.absent_figures import Pair, absent_figures
@@ -26,6 +29,7 @@ from pipeline.export.saco import (
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of
 from tests.messages import expect_error
+from tests.pipeline.evaluate.query_builders import answer_of
 from tests.pipeline.export.datasets import Maker, finished, rows_of
 
 
