@@ -21,6 +21,7 @@ FILE = Path(__file__).with_suffix(".json")
 
 TEMPORARY = {
     re.compile(r"(/[\w.-]+)*/pytest-\d+(/popen-gw\d+)?/[\w.-]+"): "TMP",  # a folder that a test has made
+    re.compile(re.escape(str(FILE.parents[1]))): "HERE",
     re.compile(r"(?<=127\.0\.0\.1:)\d+"): "PORT",
 }
 """What is another in each run, and what stands for it in the table."""

@@ -61,7 +61,7 @@ def object_storage() -> Iterator[dict[str, str]]:
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
     """Count the requests of the block, by their kind such as "GET", in the counter when the block has ended."""
-    log, found = Path(os.environ[LOG]), Counter[str]()
+    log, requests = Path(os.environ[LOG]), Counter[str]()
     before = len(log.read_bytes())
-    yield found
-    found.update(re.findall(r'"(?:\x1b\[\d+m)*([A-Z]+) /', log.read_bytes()[before:].decode()))
+    yield requests
+    requests.update(re.findall(r'"(?:\x1b\[\d+m)*([A-Z]+) /', log.read_bytes()[before:].decode()))

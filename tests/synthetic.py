@@ -169,7 +169,7 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
     failed, nameless = kind < 0.01, (kind >= 0.01) & (kind < 0.04)
     regions = rng.integers(0, round(2 * mean), size=rows, endpoint=True)
     regions[failed | nameless] = 0
-    texts = [_captions(rng, found, nameless[row]) for row, found in enumerate(regions.tolist())]
+    texts = [_captions(rng, regions_of_row, nameless[row]) for row, regions_of_row in enumerate(regions.tolist())]
     reasons = [REASONS[number] for number in rng.integers(len(REASONS), size=rows)]
     total = int(regions.sum())
     masks = iter((MASKS_PER_SIZE * np.repeat(size_number, regions) + rng.integers(MASKS_PER_SIZE, size=total)).tolist())
@@ -183,7 +183,7 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
             yield Record(sample=sample, error=RowError(reason=reasons[row], detail=f"synthetic fault of {name}"))
             continue
         phrases = {one: number for number, one in enumerate(dict.fromkeys(placed))}
-        found = [
+        regions_of_row = [
             replace(stock()[next(masks)], phrase_index=phrases[one], score=next(scores), similarity=next(similarities))
             for one in placed
         ]
@@ -192,8 +192,10 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
             phrases["thing", "thing", 0, at, at + 5] = len(phrases)
         width, height = SIZES_WH[size]
         names = ("text", "head", "caption_index", "start", "end")
-        said = tuple(Phrase(**dict(zip(names, one, strict=True))) for one in phrases)
-        yield Record(sample=sample, width_px=width, height_px=height, phrases=said, regions=tuple(found))
+        phrases_of_row = tuple(Phrase(**dict(zip(names, one, strict=True))) for one in phrases)
+        yield Record(
+            sample=sample, width_px=width, height_px=height, phrases=phrases_of_row, regions=tuple(regions_of_row)
+        )
 
 
 Placed = tuple[str, str, int, int, int]
@@ -215,8 +217,8 @@ def _captions(rng: Any, regions: int, nameless: bool) -> tuple[list[str], list[P
             start = len(text)
             text += words
             count += 1
-            found = 2 if plural and regions - len(placed) > 1 else 1
-            placed += [(phrase, head, len(captions), start, len(text))] * found
+            times = 2 if plural and regions - len(placed) > 1 else 1
+            placed += [(phrase, head, len(captions), start, len(text))] * times
             if len(placed) < regions:
                 text += _pick(LINKS, next(draws))
             if count % 4 == 0 and not captions and next(draws) < 0.5:

@@ -41,10 +41,10 @@ def test_the_snippets_run(reader: Path, capsys: pytest.CaptureFixture[str]) -> N
     find, make_and_choose = snippets()
     names: dict[str, Any] = {}
     exec(find, names)
-    found = names["found"]
-    assert isinstance(found, Located)
-    assert found.heat_maps.shape[0] == 2
-    assert isinstance(found.picture(), Image.Image)
+    located = names["found"]
+    assert isinstance(located, Located)
+    assert located.heat_maps.shape[0] == 2
+    assert isinstance(located.picture(), Image.Image)
     names = {}
     exec(make_and_choose, names)
     assert (reader / "out" / "dataset.json").is_file()

@@ -35,13 +35,13 @@ def good(number: int) -> Good:
     return goods()[number % COUNT]
 
 
-def seen(row: Mapping[str, Any]) -> dict[str, Any]:
+def row_facts(row: Mapping[str, Any]) -> dict[str, Any]:
     """All that a row says of its image, without the ids, which depend on its place in the input."""
-    own = {
+    fields = {
         key: row[key] for key in ("width", "height", "captions", "phrase_count", "warnings", "error", "error_detail")
     }
     regions = [{k: v for k, v in region.items() if k not in ("id", "image_id")} for region in row["annotations"]]
-    return {**own, "annotations": regions}
+    return {**fields, "annotations": regions}
 
 
 def outcome(row: Mapping[str, Any]) -> str:
@@ -49,10 +49,10 @@ def outcome(row: Mapping[str, Any]) -> str:
     return row["error"] or ("annotated" if row["phrase_count"] else "without phrases")
 
 
-def meets(row: Mapping[str, Any], wanted: str, alone: Mapping[str, Any] | None = None) -> bool:
+def meets(row: Mapping[str, Any], wanted: str, expected: Mapping[str, Any] | None = None) -> bool:
     """Whether a row is "annotated", "without phrases", "any row" (one of these), of the reason of an error, or
-    "good": as the row of the same image in `alone`, the run of good samples alone.
+    "good": as expected, the row of the same image in a run of good samples alone.
     """
     if wanted == "good":
-        return alone is not None and is_alike("row", seen(row), alone)
+        return expected is not None and is_alike("row", row_facts(row), expected)
     return row["error"] is None if wanted == "any row" else outcome(row) == wanted

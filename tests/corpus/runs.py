@@ -31,8 +31,8 @@ class Input(NamedTuple):
 def write_images(folder: Path) -> None:
     """The good ones and `PICTURES`."""
     folder.mkdir(parents=True)
-    for one in goods():
-        (folder / one.name).write_bytes(one.image)
+    for good_sample in goods():
+        (folder / good_sample.name).write_bytes(good_sample.image)
     for name, (content, _) in PICTURES.items():
         if isinstance(content, bytes):
             (folder / name).write_bytes(content)
@@ -70,8 +70,8 @@ def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
     write_images(folder / "images")
     lines, wanted = [], []
     for number, start in enumerate(range(0, len(cases) + 3, 3)):
-        one = good(number)
-        lines.append(as_json({"id": f"good {number}", "image": one.name, "caption": one.caption}))
+        good_sample = good(number)
+        lines.append(as_json({"id": f"good {number}", "image": good_sample.name, "caption": good_sample.caption}))
         wanted.append(Wanted("good", "row", "good"))
         wanted += [case for case, _ in cases[start : start + 3]]
         lines += [line for _, line in cases[start : start + 3]]
@@ -87,11 +87,11 @@ def coco(folder: Path) -> Input:
     annotations: list[Any] = []
     wanted = []
     for number, (name, (image, captions, outcome)) in enumerate(COCO_IMAGES.items()):
-        one = good(number)
-        images += [{"id": f"good {number}", "file_name": one.name}, image]
-        annotations.append({"id": f"good {number}", "image_id": f"good {number}", "caption": one.caption})
-        own = image.get("id") if isinstance(image, dict) else None
-        annotations += [{"id": 1000 + len(annotations), "image_id": own, "caption": text} for text in captions]
+        good_sample = good(number)
+        images += [{"id": f"good {number}", "file_name": good_sample.name}, image]
+        annotations.append({"id": f"good {number}", "image_id": f"good {number}", "caption": good_sample.caption})
+        image_id = image.get("id") if isinstance(image, dict) else None
+        annotations += [{"id": 1000 + len(annotations), "image_id": image_id, "caption": text} for text in captions]
         wanted += [Wanted("good", "row", "good"), Wanted("COCO image", name, outcome)]
     for name, (annotation, outcome) in COCO_ANNOTATIONS.items():
         annotations.append(annotation)
@@ -105,16 +105,16 @@ def coco(folder: Path) -> Input:
 def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any) -> Callable[[Path], Input]:
     def write(folder: Path) -> Input:
         (folder / "images").mkdir()
-        for one in goods():
-            (folder / "images" / one.name).write_bytes(one.image)
+        for good_sample in goods():
+            (folder / "images" / good_sample.name).write_bytes(good_sample.image)
         (folder / "input").mkdir()
         wanted = []
         for name in sorted(table):
             content, outcomes = table[name]
             (folder / "input" / name).write_bytes(content)
             wanted += [Wanted(f"{kind} file", name, outcome) for outcome in outcomes]
-        own = {key: str(folder / value) for key, value in keys.items()}
-        return Input({"kind": kind, "path": str(folder / "input"), **own}, wanted)
+        places = {key: str(folder / value) for key, value in keys.items()}
+        return Input({"kind": kind, "path": str(folder / "input"), **places}, wanted)
 
     return write
 
@@ -132,9 +132,9 @@ RUNS: dict[str, Callable[[Path], Input]] = {
 
 def good_rows(folder: Path) -> Input:
     """The good samples alone."""
-    for one in goods():
-        (folder / one.name).write_bytes(one.image)
-    lines = [as_json({"image": one.name, "caption": one.caption}) for one in goods()]
+    for good_sample in goods():
+        (folder / good_sample.name).write_bytes(good_sample.image)
+    lines = [as_json({"image": good_sample.name, "caption": good_sample.caption}) for good_sample in goods()]
     (folder / "rows.jsonl").write_bytes(b"\n".join(lines))
     wanted = [Wanted("good", "row", "annotated") for number in range(COUNT)]
     return Input({"kind": "jsonl", "path": str(folder / "rows.jsonl")}, wanted)

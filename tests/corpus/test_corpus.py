@@ -19,7 +19,7 @@ from pipeline.dataset.validate import validate
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS
 from tests.build.datasets import Json
-from tests.corpus.goods import meets, outcome, seen
+from tests.corpus.goods import meets, outcome, row_facts
 from tests.corpus.runs import CASES, RUNS, Input, Wanted, good_rows
 from tests.messages import assert_message
 
@@ -61,7 +61,7 @@ def good_row_of(tmp_path_factory: pytest.TempPathFactory) -> Json:
     folder = tmp_path_factory.mktemp("good")
     rows = finished(good_rows(folder), folder).rows
     assert all(row["annotations"] for row in rows)
-    return {row["captions"][0]: seen(row) for row in rows}
+    return {row["captions"][0]: row_facts(row) for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished
 @pytest.mark.parametrize(("name", "group", "case"), CASES, ids=[ascii(" ".join(case))[:70] for case in CASES])
 def test_case(name: str, group: str, case: str, run_of: Callable[[str], Finished], good_row_of: Json) -> None:
     for wanted, row in run_of(name).of_case(group, case):
-        alone = good_row_of.get((row["captions"] or [""])[0])
-        assert meets(row, wanted.outcome, alone), (wanted.outcome, row["error"], row["error_detail"])
+        good_row = good_row_of.get((row["captions"] or [""])[0])
+        assert meets(row, wanted.outcome, good_row), (wanted.outcome, row["error"], row["error_detail"])
         if row["error"] is not None:
             assert_message(row["error_detail"].partition(": ")[2])  # behind the place
 

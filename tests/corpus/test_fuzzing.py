@@ -23,12 +23,12 @@ BOUNDED = settings(max_examples=25, suppress_health_check=[HealthCheck.function_
 
 def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
     """All samples of an input, after the checks that hold for any."""
-    found = [item for item in read_all(kind=kind, path=str(path), **keys) if not isinstance(item, SkippedRow)]
-    assert len({sample.sample_id for sample in found}) == len(found)
-    for sample in found:
+    items = [item for item in read_all(kind=kind, path=str(path), **keys) if not isinstance(item, SkippedRow)]
+    assert len({sample.sample_id for sample in items}) == len(items)
+    for sample in items:
         assert sample.error is None or (sample.error.reason in ROW_ERRORS and sample.error.detail)
         json.dumps([sample.sample_id, sample.source, sample.image.file_name]).encode("utf-8")
-    return found
+    return items
 
 
 @BOUNDED
@@ -37,11 +37,11 @@ def test_parquet_cut_or_with_other_bytes(tmp_path: Path, place: int, new: bytes 
     (tmp_path / "a.parquet").write_bytes(MANY[:place] if new is None else MANY[:place] + new + MANY[place + len(new) :])
     (tmp_path / "b.parquet").write_bytes(MANY)
     try:
-        found = samples("parquet", tmp_path)
+        items = samples("parquet", tmp_path)
     except InputError as error:  # the columns have other names
         assert "a.parquet" in str(error)  # noqa: PT017
         return
-    beside = [sample for sample in found if sample.source.startswith("b.parquet")]
+    beside = [sample for sample in items if sample.source.startswith("b.parquet")]
     assert [sample.image.content for sample in beside] == [good(number).image for number in range(3)]
     assert all(sample.error is None for sample in beside)
 
@@ -68,9 +68,9 @@ def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[di
     beside = {"image": "good.jpg", "caption": "a red cat", "id": "a good row"}
     lines = [json.dumps(row) for row in [beside, *rows, {**beside, "id": "another good row"}]]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    found = samples("jsonl", tmp_path / "a.jsonl")
-    assert len(found) == len(rows) + 2
-    records = phrases.process([Record.start(sample) for sample in found])
+    items = samples("jsonl", tmp_path / "a.jsonl")
+    assert len(items) == len(rows) + 2
+    records = phrases.process([Record.start(sample) for sample in items])
     assert [record.phrases for record in (records[0], records[-1])] == [records[0].phrases] * 2 != [()] * 2
     for record in records:
         assert record.error is None or str(record.error)
@@ -81,11 +81,11 @@ def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[di
 @BOUNDED
 @given(st.text(max_size=200))
 def test_any_caption(phrases: PhrasesStage, caption: str) -> None:
-    alone = phrases.process([Record.start(Sample(sample_id="a", source="s", captions=("a red cat on a sofa",)))])[0]
-    texts = (caption, *alone.sample.captions)
+    expected = phrases.process([Record.start(Sample(sample_id="a", source="s", captions=("a red cat on a sofa",)))])[0]
+    texts = (caption, *expected.sample.captions)
     batch = [Sample(sample_id=str(i), source="s", captions=(text,)) for i, text in enumerate(texts)]
     answers = phrases.process([Record.start(sample) for sample in batch])
-    assert answers[1].phrases == alone.phrases
+    assert answers[1].phrases == expected.phrases
     assert answers[0].error is None or not caption.strip() or answers[0].error.reason == "bad_caption"
 
 

@@ -46,10 +46,10 @@ def records(count: int, side_px: int = 32) -> list[Record]:
     return made
 
 
-def assert_same_maps(found: Sequence[HeatMap], wanted: Sequence[HeatMap], precision: str = "fp32") -> None:
+def assert_same_maps(maps: Sequence[HeatMap], wanted: Sequence[HeatMap], precision: str = "fp32") -> None:
     """Maps, cosines and presence of one image, from both devices."""
-    assert [(each.text, each.fault) for each in found] == [(each.text, each.fault) for each in wanted]
-    for mine, theirs in zip(found, wanted, strict=True):
+    assert [(each.text, each.fault) for each in maps] == [(each.text, each.fault) for each in wanted]
+    for mine, theirs in zip(maps, wanted, strict=True):
         assert np.abs(mine.values - theirs.values).max() <= TOLERANCE[precision] * max(theirs.values.max(), 1e-9)
         assert mine.similarity == pytest.approx(theirs.similarity, abs=TOLERANCE[precision] / 10)
         assert mine.presence == pytest.approx(theirs.presence, abs=TOLERANCE[precision])

@@ -302,8 +302,10 @@ class Functions(TorchFunctionMode):
     def __init__(self, device: SimulatedCuda, operations: Operations) -> None:
         super().__init__()
         self.device, self.operations = device, operations
-        own = {name: getattr(self, f"_{name}") for name in ("to", "cpu", "cuda", "pin_memory", "is_pinned", "numpy")}
-        self.answers = {getattr(Tensor, name): answer for name, answer in own.items()}
+        methods = {
+            name: getattr(self, f"_{name}") for name in ("to", "cpu", "cuda", "pin_memory", "is_pinned", "numpy")
+        }
+        self.answers = {getattr(Tensor, name): answer for name, answer in methods.items()}
         self.answers |= {Tensor.__array__: self._numpy, Tensor.tolist: self._tolist, torch.tensor: self._tensor}
         self.answers |= {torch.as_tensor: self._tensor}
 

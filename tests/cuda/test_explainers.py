@@ -30,7 +30,7 @@ WHOLE = [
 
 @pytest.mark.parametrize(("tower", "precision", "kinds"), [*CHEAP, *WHOLE])
 def test_maps_are_those_of_a_cpu(tower: str, precision: str, kinds: list[str], cuda: SimulatedCuda) -> None:
-    here, there = both(tower, precision)
+    on_cpu, on_gpu = both(tower, precision)
     has, rgb = plan_of(architecture_of(tower)).kind, image(tower, count=3)
     for kind in kinds:
         explainer = EXPLAINERS[kind]
@@ -38,8 +38,8 @@ def test_maps_are_those_of_a_cpu(tower: str, precision: str, kinds: list[str], c
             continue
         for settings in VARIANTS[: 4 if has == "class_token" else 3] if kind == "grad_eclip" else ({},):
             config = explainer.config_type(**FEW_MASKS.get(kind, {}) | settings)
-            wanted, found = (explainer(config, model).explain(rgb, PHRASES) for model in (here, there))
-            for mine, theirs in zip(found, wanted, strict=True):
+            wanted, maps = (explainer(config, model).explain(rgb, PHRASES) for model in (on_cpu, on_gpu))
+            for mine, theirs in zip(maps, wanted, strict=True):
                 assert_same_maps(mine, theirs, precision)
             cuda.synchronize()
             assert cuda.faults == [], f"{kind} {settings}"

@@ -22,12 +22,12 @@ from tests.pipeline.light import assert_alike, rows_of
 def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     scenes_config: dict[str, Any], tmp_path: Path
 ) -> None:
-    here, there, fails = tmp_path / "here", tmp_path / "there", tmp_path / "fails"
+    here, gpu_rows, fails = tmp_path / "here", tmp_path / "there", tmp_path / "fails"
     # Without a calibration there is no first look, which would meet the fault. In bf16 a GPU also rounds to TF32.
     model = {**scenes_config["model"], "precision": "fp32"}
     scenes_config = {**scenes_config, "model": model, "regions": {"calibration": "none"}}
     run(RunConfig.model_validate({**scenes_config, "output": {"path": str(here)}}))
-    config = {**scenes_config, "engine": {"kind": "ray"}, "output": {"path": str(there)}}
+    config = {**scenes_config, "engine": {"kind": "ray"}, "output": {"path": str(gpu_rows)}}
     fails.touch()
     (tmp_path / "run.json").write_text(json.dumps({"config": config, "fails": str(fails)}))
     program = f"from tests.cuda.on_ray import main; main({str(tmp_path / 'run.json')!r})"
@@ -36,6 +36,6 @@ def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     note = "a worker was started again: the GPU reports a fault: CUDA error: an illegal memory access was encountered"
     assert note in done.stdout
     assert not fails.exists()
-    manifest = manifest_of(there)
+    manifest = manifest_of(gpu_rows)
     assert manifest["stages"]["explain"]["devices"] == {"cuda:0 simulated": SCENES}
-    assert_alike(rows_of(there), rows_of(here))
+    assert_alike(rows_of(gpu_rows), rows_of(here))

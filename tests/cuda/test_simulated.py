@@ -10,8 +10,8 @@ from tests.cuda.simulated import SimulatedCuda
 
 
 def test_copies_by_pinned_memory_are_no_waits_and_there_is_one_for_all_answers(cuda: SimulatedCuda) -> None:
-    there = to_device(torch.arange(3.0), pick_device("cuda"))
-    way = PendingTransfer([there + 1, pixels_on([np.ones((2, 2, 3), np.uint8)], there.device)])
+    tensor = to_device(torch.arange(3.0), pick_device("cuda"))
+    way = PendingTransfer([tensor + 1, pixels_on([np.ones((2, 2, 3), np.uint8)], tensor.device)])
     assert not cuda.waits
     first, second = way.wait()
     assert (first.tolist(), second.sum()) == ([1, 2, 3], 12)
@@ -28,9 +28,9 @@ def test_an_answer_that_is_read_before_its_event_is_no_answer(cuda: SimulatedCud
     assert early[1].tolist() == [1, 1, 1]
     assert [each.tolist() for each in way.wait()] == [[1, 1, 1], [0, 0, 0]]
     # The device had made the answer by then: what it is told later does not change it.
-    there = torch.ones(3, device="cuda")
-    way = PendingTransfer([there])
-    there.add_(1)
+    tensor = torch.ones(3, device="cuda")
+    way = PendingTransfer([tensor])
+    tensor.add_(1)
     assert way.wait()[0].tolist() == [1, 1, 1]
 
 
@@ -38,9 +38,9 @@ def test_a_pinned_buffer_that_changes_under_way_is_a_fault(cuda: SimulatedCuda) 
     for changes in (False, True):
         buffer = torch.zeros(3).pin_memory()
         assert buffer.is_pinned()
-        there = buffer.to("cuda", non_blocking=True)
+        tensor = buffer.to("cuda", non_blocking=True)
         if changes:
             buffer.fill_(7)
-        PendingTransfer([there]).wait()
+        PendingTransfer([tensor]).wait()
         assert bool(cuda.faults) == changes
     cuda.faults.clear()  # else the fixture itself would fail

@@ -29,16 +29,16 @@ def answers(records: list[Record]) -> list[list[tuple[Any, ...]]]:
 def test_regions_are_those_of_a_cpu_with_one_wait_a_pass(kind: str, by: Any, tower: str, cuda: SimulatedCuda) -> None:
     source, config = SOURCES[kind]
     given = records(9, 64)
-    found = []
+    region_records = []
     for model in both(tower):
         made = source(config(by=by), ModelConfig(batch_size=4), model)
         made.setup()
         made.process(given)  # which learns the texts
         cuda.waits.clear()
-        found.append(made.process(given))
-    assert answers(found[1]) == answers(found[0])
+        region_records.append(made.process(given))
+    assert answers(region_records[1]) == answers(region_records[0])
     images = sum(bool(record.phrases) for record in given)
-    assert any(record.regions for record in found[1])
+    assert any(record.regions for record in region_records[1])
     if by == "roi":
         calls = -(-len(given) // 4)
         assert cuda.waits == {"event": calls, "device to host": images}, "the latter are the cosines' texts"

@@ -35,8 +35,8 @@ def stage_of(model: ClipModel, **settings: Any) -> ExplainStage:
     return stage
 
 
-def assert_same(found: list[Record], wanted: list[Record], precision: str = "fp32") -> None:
-    for mine, theirs in zip(found, wanted, strict=True):
+def assert_same(records: list[Record], wanted: list[Record], precision: str = "fp32") -> None:
+    for mine, theirs in zip(records, wanted, strict=True):
         assert plain(mine) == plain(theirs)
         assert_same_maps(mine.heat_maps, theirs.heat_maps, precision)
 
@@ -56,24 +56,24 @@ def test_the_whole_stage_makes_what_a_cpu_makes_with_one_wait_a_batch(
     tower: str, precision: str, settings: dict[str, Any], cuda: SimulatedCuda
 ) -> None:
     models = both(tower, precision)
-    here, there = (stage_of(model, **settings) for model in models)
+    on_cpu, on_gpu = (stage_of(model, **settings) for model in models)
     cuda.waits.clear()
     given = records(11, 4 * models[0].input.patch_px)
-    found = there.process(given)
+    records_on_gpu = on_gpu.process(given)
     assert cuda.waits == {"event": 3}, "the host waits for answers alone, once a batch"
-    assert_same(found, here.process(given), precision)
-    assert there.take_forwards().device == "cuda:0 simulated"
-    for stage in (here, there):
+    assert_same(records_on_gpu, on_cpu.process(given), precision)
+    assert on_gpu.take_forwards().device == "cuda:0 simulated"
+    for stage in (on_cpu, on_gpu):
         stage.signals = []
         stage.setup()
         stage.process(given[1:3])
-    for mine, theirs in zip(here.signals or [], there.signals or [], strict=True):
+    for mine, theirs in zip(on_cpu.signals or [], on_gpu.signals or [], strict=True):
         assert mine.local == pytest.approx(theirs.local, abs=1e-4)
 
 
 def test_heat_maps_do_not_keep_the_pinned_memory_they_came_in(cuda: SimulatedCuda) -> None:
-    _, there = (stage_of(model) for model in both())
-    maps = [each for record in there.process(records(5)) for each in record.heat_maps]
+    _, on_gpu = (stage_of(model) for model in both())
+    maps = [each for record in on_gpu.process(records(5)) for each in record.heat_maps]
     assert maps
     assert not any(cuda.pins(each.values) for each in maps)
 
@@ -81,21 +81,21 @@ def test_heat_maps_do_not_keep_the_pinned_memory_they_came_in(cuda: SimulatedCud
 def test_a_batch_that_the_memory_does_not_hold_is_halved_and_the_answers_stay(
     cuda: SimulatedCuda, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here, there = (stage_of(model, affinity="none") for model in both())
+    on_cpu, on_gpu = (stage_of(model, affinity="none") for model in both())
     given = records(9)
-    there.process(given)  # which knows the texts then
+    on_gpu.process(given)  # which knows the texts then
     cuda.largest_bytes = 0
-    there.process(given)
+    on_gpu.process(given)
     of_four_images = cuda.largest_bytes
     cuda.most_bytes = of_four_images / 2
     with caplog.at_level(logging.WARNING):
-        found = there.process(given)
+        records_on_gpu = on_gpu.process(given)
     assert "GPU memory is full: going on with batches of 2 images" in caplog.text
-    assert there.forward_batch_size() == 2
-    assert_same(found, here.process(given))
+    assert on_gpu.forward_batch_size() == 2
+    assert_same(records_on_gpu, on_cpu.process(given))
     cuda.most_bytes = of_four_images / 5
     with expect_error(ResourceError):
-        there.process(given)
+        on_gpu.process(given)
 
 
 @pytest.mark.parametrize("is_full", [True, False], ids=["full", "busy"])
@@ -128,14 +128,14 @@ def test_the_bundled_models_compute_in_16_bits(name: str, precision: str, cuda: 
 def test_beside_16_bits_the_class_path_alone_is_in_tf32(precision: str, cuda: SimulatedCuda) -> None:
     config = ModelConfig(name="demo", precision=precision, batch_size=4)  # type: ignore[arg-type]
     side_px = 4 * load_model(config.model_copy(update={"device": "cpu"})).tower.placement.stride_px
-    here, there = (stage_of(load_model(config.model_copy(update={"device": device}))) for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (stage_of(load_model(config.model_copy(update={"device": device}))) for device in ("cpu", "cuda"))
     cuda.operations.clear()
-    found = there.process(records(4, side_px))
+    records_on_gpu = on_gpu.process(records(4, side_px))
     rounded, products = cuda.operations["products in TF32"], sum(cuda.operations[str(name)] for name in PRODUCTS)
     assert (rounded > 0) == (precision == "bf16")
     assert rounded < products
     assert torch.get_float32_matmul_precision() == "highest"
-    for mine, theirs in zip(found, here.process(records(4, side_px)), strict=True):
-        for one, other in zip(mine.heat_maps, theirs.heat_maps, strict=True):
-            assert np.abs(one.values - other.values).max() <= 1e-3 * other.values.max()
-            assert one.similarity == pytest.approx(other.similarity, abs=1e-4)
+    for mine, theirs in zip(records_on_gpu, on_cpu.process(records(4, side_px)), strict=True):
+        for mine_map, other in zip(mine.heat_maps, theirs.heat_maps, strict=True):
+            assert np.abs(mine_map.values - other.values).max() <= 1e-3 * other.values.max()
+            assert mine_map.similarity == pytest.approx(other.similarity, abs=1e-4)

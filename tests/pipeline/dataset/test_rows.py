@@ -55,10 +55,5 @@ def test_damaged_shards(dataset: Dataset, tmp_path: Path) -> None:
     assert len(NumberedRows(open_dataset(folder)).rows_at([0, 49], ["id"])) == 2
     with expect_error(InputError):
         NumberedRows(open_dataset(folder)).rows_at([50], ["id"])
-    manifest = (folder / "dataset.json").read_text()
     (folder / "dataset.json").unlink()
     assert len(NumberedRows(open_dataset(folder, must_be_finished=False)).rows_at(range(ROWS), ["id"])) == ROWS - 50
-    (folder / "dataset.json").write_text(manifest)
-    shard.write_bytes(whole[:4] + b"\x55" * (len(whole) - 40_000) + whole[len(whole) - 39_996 :])
-    with expect_error(InputError):
-        NumberedRows(open_dataset(folder)).rows_at([50], dataset.columns)

@@ -1,15 +1,12 @@
 """The figures against numpy over the rows."""
 
 from collections import Counter, defaultdict
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pytest
 
-from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import (
     AREA_EDGES,
     BINS_PER_IMAGE,
@@ -21,7 +18,6 @@ from pipeline.dataset.index import (
 from pipeline.dataset.selection import Search
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import find, marks_of, status_of
-from tests.pipeline.export.datasets import Maker, finished
 
 SEARCHES = {
     "all": Search(),
@@ -65,42 +61,6 @@ def test_all_figures(name: str, index: Index, rows: list[Json]) -> None:
     assert figures["errors"] == [{"reason": reason, "count": count} for reason, count in expected]
     marked = Counter(marks[one.row["sample_id"]] for one in hits if one.row["sample_id"] in marks)
     assert figures["marks"] == dict(sorted(marked.items()))
-    assert figures["absent_share"] is None  # nobody told the presence of the synthetic phrases
-
-
-@pytest.mark.parametrize(("absent", "expected"), [(0.02, 0.5), (0.3, 0.05), (0.9, 0.2)])
-def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: float, expected: float) -> None:
-    """Presences of 40,000 phrases by Bayes' rule, from a signal with two normal distributions."""
-    rng = np.random.default_rng(3)
-    missing = rng.random(40_000) < absent
-    signal = rng.normal(np.where(missing, -1.0, 1.0))
-    presence = 1 / (1 + np.exp(-2 * signal) * expected / (1 - expected))
-    near, counts = np.unique(presence.round(3), return_counts=True)
-    share = estimate_absent_share(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
-    assert share == pytest.approx(missing.mean(), abs=0.01)
-    assert estimate_absent_share([], expected) is None
-    assert estimate_absent_share([(1.0, 3)], expected) == pytest.approx(0.0, abs=0.001)
-
-
-def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not(tmp_path: Path) -> None:
-    make = Maker()
-    box = (1, 1, 5, 5)
-    records = [
-        make.record(
-            "a",
-            ("a dog", "the dog and a cat"),
-            ("dog", box, 0, {"presence": 0.75}),
-            ("dog", box, 1, {"presence": 0.75}),
-            ("cat", box, 1, {"presence": None}),
-        ),
-        make.record(
-            "b", ("a dog, a cow", "a cow"), ("dog", box, 0, {"presence": 1.0}), absent=[("cow", 0), ("cow", 1)]
-        ),
-    ]
-    with closing(Index(open_dataset(finished(tmp_path / "dataset", records)), {})) as index:
-        index.build()
-        presences = index.ask(Search(), "SELECT * FROM presences ORDER BY ALL")
-    assert presences == [(0, "dog", 0.75), (1, "cow", 0.125), (1, "dog", 1.0)]
 
 
 def assert_histogram(histogram: Json, values: list[float], edges: tuple[float, ...]) -> None:

@@ -115,28 +115,22 @@ def test_odvg_detection(demo_dataset: Path, tmp_path: Path) -> None:
 def test_mdetr(demo_dataset: Path, tmp_path: Path) -> None:
     out, report = exported("mdetr", demo_dataset, tmp_path / "out")
     content = json.loads((out / "train.json").read_text(encoding="utf-8"))
-    assert set(content) == {"info", "licenses", "categories", "images", "annotations"}
     images = {image["id"]: image for image in content["images"]}
     assert len(images) == len(content["images"]) == 13
     for image in images.values():
         assert image["tokens_negative"] == [[0, len(image["caption"])]]
-        assert all(image[key] for key in ("file_name", "height", "width", "dataset_name"))
         # MDETR's and GLIP's mixed datasets take the first folder of images for "coco", the second for others.
         assert image["data_source"] == "phrasebox"
         assert all(isinstance(image[key], int) for key in ("id", "original_img_id", "sentence_id"))
     masks = {entry["id"]: entry["segmentation"] for row in rows_of(demo_dataset) for entry in row["annotations"]}
-    assert {entry["id"] for entry in content["annotations"]} == set(masks)
     filled = 0
     for entry in content["annotations"]:
-        caption = images[entry["image_id"]]["caption"]
         assert (entry["iscrowd"], entry["category_id"]) == (0, 1)
         x, y, w, h = entry["bbox"]
         # YOLO-World drops others
         assert min(entry["area"], w, h) >= 1
         assert x + w <= WIDTH
         assert y + h <= HEIGHT
-        # and joins the words of the spans
-        assert " ".join(caption[start:end] for start, end in entry["tokens_positive"]).strip()
         assert [entry["tokens_positive"][0]] in images[entry["image_id"]]["tokens_positive_eval"]
         # MDETR's masks: frPyObjects of polygons, decoded, any of them
         drawn = coco_mask.decode(coco_mask.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)).any(axis=2)
@@ -170,7 +164,6 @@ def test_grit(demo_dataset: Path, tmp_path: Path) -> None:
         for chunk in (*row["noun_chunks"], *row["ref_exps"]):
             start, end, x0, y0, x1, y1, score = chunk
             assert row["caption"][int(start) : int(end)].strip()
-            assert (start, end) == (int(start), int(end))
             assert 0 <= x0 < x1 <= 1
             assert 0 <= y0 < y1 <= 1
             assert 0 <= score <= 1

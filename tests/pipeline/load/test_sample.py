@@ -53,22 +53,17 @@ def test_it_is_the_row(folder: Path) -> None:
         assert all(sample["captions"][index][slice(*span)].endswith(phrase) for phrase, index, span in mentions)
 
 
-@pytest.mark.parametrize("loader", [RegionStream, RegionDataset])
-def test_absent_phrases_are_in_samples_and_batches(loader: Any, tmp_path: Path) -> None:
+def test_absent_phrases_are_in_samples_and_batches(tmp_path: Path) -> None:
     """Each once, though several captions may say it."""
+    entry = {"head": "cow", "caption_index": 0, "span": [0, 1], "presence": 0.25, "similarity": 0.2}
 
     def add(number: int, row: Json) -> None:
-        entry = {"head": "cow", "caption_index": 0, "span": [0, 1], "presence": 0.25, "similarity": 0.2}
-        row["absent"] = [{**entry, "phrase": phrase} for phrase in ("cow", f"cow {number}", "cow")[: number % 4]]
+        row["absent"] = [{**entry, "phrase": phrase} for phrase in ("cow", "goat", "cow")[: number % 4]]
 
     dataset = changed(write_synthetic(tmp_path / "dataset", 12), add)
-    rows = {row["sample_id"]: row["absent"] for row in open_dataset(dataset).rows()}
-    stream = loader(dataset, NO_IMAGES)
-    samples = [stream[number] for number in range(len(stream))] if loader is RegionDataset else [*stream]
-    assert {len(sample["absent"]) for sample in samples} == {0, 1, 2}
-    for sample in samples:
-        assert sample["absent"] == [*dict.fromkeys(entry["phrase"] for entry in rows[sample["sample_id"]])]
-    assert collate_regions(samples)["absent"] == [sample["absent"] for sample in samples]
+    for samples in (list(RegionStream(dataset, NO_IMAGES)), list(RegionDataset(dataset, NO_IMAGES))):
+        names = [["cow", "goat"][: int(sample["sample_id"][1:]) % 4] for sample in samples]
+        assert [sample["absent"] for sample in samples] == collate_regions(samples)["absent"] == names
 
 
 def test_tensors_own_their_memory(folder: Path) -> None:

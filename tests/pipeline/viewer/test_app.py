@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.dataset.folder import read_marks, write_marks
-from tests.build.datasets import Json, change_rows, manifest_of, rows_of, shards_of
+from tests.build.datasets import manifest_of, rows_of
 from tests.pipeline.viewer.conftest import Served, serving
 
 DIGITS = "9" * 5000
@@ -134,24 +134,6 @@ def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) ->
     assert status in (409, 507)
     assert b"cannot be" in content
     assert manifest_of(dataset)
-
-
-def test_a_deletion_says_how_many_regions_of_other_phrases_for_the_object_stay(dataset: Path) -> None:
-    regions: list[Json] = []
-
-    def name_again(rows: list[Json]) -> None:
-        """Another name of the same thing."""
-        row = next(number for number, row in enumerate(rows) if len(row["annotations"]) > 1)
-        first, second, *_ = rows[row]["annotations"]
-        first["group"] = 0
-        second.update({name: first[name] for name in ("bbox", "segmentation", "group")}, phrase="another")
-        regions.append({"row": row, "annotation_id": first["id"]})
-
-    change_rows(shards_of(dataset)[0], name_again)
-    body = {**regions[0], "reviewer": "rita", "action": "delete"}
-    with serving(dataset) as running:
-        status, content = ask(running, "/review", "POST", json.dumps(body), JSON)
-    assert (status, json.loads(content)) == (200, {"saved": 1, "stay": 1})
 
 
 def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

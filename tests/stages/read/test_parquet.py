@@ -143,6 +143,7 @@ def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
         ({"a": [1], "caption": ["x"]}, {}),
         ({"image_path": ["x"], "legend": ["x"]}, {}),
         ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}),
+        ({"image_path": ["x"], "caption": ["x"]}, {"caption": ["caption", "b"]}),
         ({"image_path": ["x"], "caption": ["x"]}, {"id": "key"}),
         ({"image_path": ["x"], "caption": ["x"], "key": [1.5]}, {"id": "key"}),
     ],
