@@ -88,6 +88,12 @@ def _print(figures: Mapping[str, Any]) -> None:
     for name, count in counts.items():
         table.add_row(name, f"{count:,}")
     console.print(table)
+    if figures["absent_share"] is not None:
+        console.print(
+            f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%} "
+            "(regions.absent_share)",
+            soft_wrap=True,
+        )
     if figures["regions"]:
         _print_histogram("score", figures["score"])
         shares = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())

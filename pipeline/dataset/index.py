@@ -36,7 +36,8 @@ from stages.contract.errors import ConfigError, InputError
 QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
 _SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
 
-_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}id", f"{REGION}group")
+_ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
+_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}id", f"{REGION}group", *_ABSENT)
 
 _TABLES: Final = """
 CREATE TABLE samples (
@@ -48,6 +49,7 @@ CREATE TABLE regions (
     row BIGINT, annotation BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT,
     area BIGINT, area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
+CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
 CREATE VIEW captioned AS
     SELECT r.*, c.caption, s.sample_id, s.file_name, s.width, s.height, s.phrase_count, s.region_count, m.mark
@@ -72,6 +74,13 @@ INSERT INTO regions
     SELECT row, a.id, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
         a.area::DOUBLE / (width::DOUBLE * height), a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
     FROM (SELECT row, width, height, unnest(annotations) AS a FROM part);
+INSERT INTO presences
+    SELECT row, phrase, any_value(presence)
+    FROM (
+        SELECT row, unnest(annotations).phrase AS phrase, unnest(annotations).presence AS presence FROM part
+        UNION ALL SELECT row, unnest(absent).phrase, unnest(absent).presence FROM part
+    )
+    WHERE presence IS NOT NULL GROUP BY row, phrase;
 """
 """From `part`: rows of shards with the light columns and `row`, their number in the dataset."""
 
@@ -263,6 +272,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     score_kept         score -> share of the regions with at least this score
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
     things_per_image   the same for objects; None if no phrases are linked
+    absent_share       share of absent phrases that the presences imply, see `estimate_absent_share`
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
     marks              mark -> samples
@@ -275,6 +285,11 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     at_least = (f"count(*) FILTER (score >= {score}::FLOAT)" for score in LEAST_SCORES)
     (counts,) = ask(f"SELECT {', '.join(at_least)} FROM hit_regions")
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
+    presences = ask(
+        "SELECT round(presence, 3) AS near, count(*) FROM presences "
+        "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
+    )
+    expected_share = index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5)
     reasons = "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
     return {
         "samples": {"all": sum(by_status.values()), **by_status},
@@ -290,11 +305,32 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
         "things_per_image": _per_image(ask, "thing_count") if most_things else None,
+        "absent_share": estimate_absent_share(presences, expected_share),
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),
         "errors": [{"reason": reason, "count": count} for reason, count in ask(reasons)],
         "marks": dict(ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")),
     }
+
+
+def estimate_absent_share(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
+    """Return the share of absent phrases, 0 .. 1, that makes presences most likely; None without presences.
+
+    Presences depend on the share that they were computed with (`stages.regions.score.at_share`). Expectation
+    maximisation finds the share that agrees with their mean (Saerens, Latinne and Decaestecker, Neural Computation 14,
+    2002); it is as good as the calibration fits the images. `presences` are (presence, number of phrases with it).
+    """
+    if not presences:
+        return None
+    values, counts = np.array(presences, np.float64).T
+    share = min(max(expected, 0.001), 0.999)
+    for _ in range(200):  # each changes the share less than the one before
+        present = values * (1.0 - share) / (1.0 - expected)
+        absent = (1.0 - values) * share / expected
+        share = float(np.average(absent / (present + absent), weights=counts))
+        if not 0.0 < share < 1.0:
+            break
+    return round(share, 3)
 
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Values:

@@ -5,14 +5,17 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.dataset.index import (
+    _INSERTS,
     AREA_EDGES,
     BINS_PER_IMAGE,
     SCORE_EDGES,
     Index,
     _per_image,
+    estimate_absent_share,
     statistics,
 )
 from pipeline.dataset.selection import Search
@@ -61,6 +64,37 @@ def test_all_figures(name: str, index: Index, rows: list[Json]) -> None:
     assert figures["errors"] == [{"reason": reason, "count": count} for reason, count in expected]
     marked = Counter(marks[one.row["sample_id"]] for one in hits if one.row["sample_id"] in marks)
     assert figures["marks"] == dict(sorted(marked.items()))
+    assert figures["absent_share"] is None  # nobody told the presence of the synthetic phrases
+
+
+@pytest.mark.parametrize(("absent", "expected"), [(0.02, 0.5), (0.3, 0.5), (0.3, 0.05), (0.9, 0.2)])
+def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: float, expected: float) -> None:
+    """Presences of 40,000 phrases by Bayes' rule, from a signal with two normal distributions."""
+    rng = np.random.default_rng(3)
+    missing = rng.random(40_000) < absent
+    signal = rng.normal(np.where(missing, -1.0, 1.0))
+    presence = 1 / (1 + np.exp(-2 * signal) * expected / (1 - expected))
+    near, counts = np.unique(presence.round(3), return_counts=True)
+    share = estimate_absent_share(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
+    assert share == pytest.approx(missing.mean(), abs=0.01)
+    assert estimate_absent_share([], expected) is None
+    assert estimate_absent_share([(1.0, 3)], expected) == pytest.approx(0.0, abs=0.001)
+
+
+def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None:
+    entries = pa.list_(pa.struct({"phrase": pa.string(), "presence": pa.float32()}))
+    annotations = [[("dog", 0.75), ("dog", 0.75), ("cat", None)], [("dog", 1.0)]]
+    columns = {"annotations": annotations, "absent": [[("cow", 0.25), ("cow", 0.25)], []]}
+    named = {
+        name: pa.array([[dict(zip(("phrase", "presence"), one, strict=True)) for one in row] for row in rows], entries)
+        for name, rows in columns.items()
+    }
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT)")
+        connection.register("part", pa.table({"row": [0, 1], **named}))
+        connection.execute("".join(_INSERTS.rpartition("INSERT INTO presences")[1:]))
+        presences = connection.execute("SELECT * FROM presences ORDER BY ALL").fetchall()
+    assert presences == [(0, "cow", 0.25), (0, "dog", 0.75), (1, "dog", 1.0)]
 
 
 def assert_histogram(histogram: Json, values: list[float], edges: tuple[float, ...]) -> None:
