@@ -88,7 +88,8 @@ def cosine_gradients(embedding: Tensor, texts: Tensor) -> Tensor:
     """
     norm = embedding.norm(dim=-1, keepdim=True)
     cosines = cosines_of(embedding, texts)
-    return (texts - cosines[..., None] * (embedding / norm)[:, None]) / norm[:, None]
+    gradients: Tensor = (texts - cosines[..., None] * (embedding / norm)[:, None]) / norm[:, None]
+    return gradients
 
 
 def min_max(s: Tensor) -> Tensor:
