@@ -102,7 +102,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
         rounds: list[dict[str, float]] = []
         for turn in range(1 + ROUNDS):  # the first one warms up
             clock.spent.clear()
-            graph.explains._explainer.texts._rows.clear()  # as if all texts were new
+            graph.model_stage._explainer.texts._rows.clear()  # as if all texts were new
             with clock.step("read"):
                 records = [
                     one
@@ -110,7 +110,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
                     for one in read_records(graph.reader, shard, print_nothing)
                 ]
                 table = records_to_table(records)
-            for number, stages in enumerate((graph.before, (graph.model,), graph.after)):
+            for number, stages in enumerate((graph.before, (graph.model_stage,), (graph.regions_stage,))):
                 worker = ("captions: ", "", "regions: ")[number]
                 with clock.step(f"{worker}unpack"):
                     given = records = table_to_records(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -54,7 +54,7 @@ class EngineConfig(BaseModel):
         description="Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than model "
         "workers, since every stage holds one.",
     )
-    explain_workers: int | str | None = Field(
+    explain_workers: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None = Field(
         None,
         description='Model workers, or their fewest and most as in "1-8": Ray then starts more while images wait for '
         "them, and requests nodes from an autoscaling cluster. Default: one per GPU; without GPUs one per core of this "
@@ -77,7 +77,7 @@ class EngineConfig(BaseModel):
         ge=80_000_000,
         description="Memory for data between stages of the Ray that is started here. Default: Ray's, 30 % of memory.",
     )
-    model_resources: dict[str, float] = Field(
+    model_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
         description="Ray's custom resources that a model worker holds, as in `{big_gpu: 1}`: it then runs only on "
         "nodes that were started with `ray start --resources`.",
@@ -89,26 +89,6 @@ class EngineConfig(BaseModel):
         "same wheels, which is checked.",
     )
 
-    @field_validator("explain_workers")
-    @classmethod
-    def _check_order(cls, workers: int | str | None) -> int | str | None:
-        if isinstance(workers, str):
-            fewest, dash, most = workers.partition("-")
-            if not (dash and fewest.isdecimal() and most.isdecimal()) or int(fewest) < 1:
-                raise ValueError("expected a number of workers, or two as in 1-8")
-            if int(fewest) > int(most):
-                raise ValueError(f"expected the fewest first, {most}-{fewest}")
-        elif workers is not None and workers < 1:
-            raise ValueError("expected 1 or more")
-        return workers
-
-    @field_validator("model_resources")
-    @classmethod
-    def _check_amounts(cls, resources: dict[str, float]) -> dict[str, float]:
-        if any(amount <= 0 for amount in resources.values()):
-            raise ValueError("expected amounts above 0")
-        return resources
-
     @model_validator(mode="after")
     def _reject_keys_of_ray(self) -> Self:
         changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
@@ -117,14 +97,12 @@ class EngineConfig(BaseModel):
         return self
 
     @property
-    def fewest_explain_workers(self) -> int | None:
-        """The lower end of `explain_workers`."""
-        return None if self.explain_workers is None else int(str(self.explain_workers).split("-")[0])
-
-    @property
-    def most_explain_workers(self) -> int | None:
-        """The upper end of `explain_workers`."""
-        return None if self.explain_workers is None else int(str(self.explain_workers).split("-")[-1])
+    def explain_worker_bounds(self) -> tuple[int | None, int | None]:
+        """The fewest and the most `explain_workers`; None where they are not set."""
+        if self.explain_workers is None:
+            return None, None
+        bounds = [int(number) for number in str(self.explain_workers).split("-")]
+        return min(bounds), max(bounds)
 
 
 CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
@@ -134,9 +112,10 @@ CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
     "images": ("fetch_threads",),
     "explain": ("phrases_per_step",),
 }
-"""Section -> its keys that change a row by rounding at most, so that a run may resume with other values, for example in
-less memory. Samples, their ids and the parts of an input do not depend on the cuts between its shards. Ids identify
-rows: a resumed run with another `shard_size` reads the whole input again, and makes the missing rows."""
+"""Section -> its keys that change a row by rounding at most, so that a run may resume with
+other values, for example in less memory. Samples, their ids and the parts of an input do not
+depend on the cuts between its shards. Ids identify rows: a resumed run with another
+`shard_size` reads the whole input again, and makes the missing rows."""
 
 
 class RunConfig(BaseModel):
@@ -242,8 +221,8 @@ def load_config(
         path: A YAML file.
         settings: Dotted keys with YAML values, e.g. `explain.blocks=1`, `output.path=out/`.
         model: The model that checks the values; the whole run by default.
-        options: Dotted keys with plain values; None assigns nothing. An input or a model that is named here replaces
-            the file's with all its keys.
+        options: Dotted keys with plain values; None assigns nothing. An input or a model that
+            is named here replaces the file's with all its keys.
 
     Raises:
         ConfigError: With one line per problem.
@@ -300,9 +279,9 @@ def stored_config(
 ) -> RunConfig:
     """Return the configuration that a dataset was made with, from its `dataset.json`, with settings applied.
 
-    Without `parse_explainer` the explainer's settings stay as they are stored, unless a setting changes them: see
-    `FinishedConfig`. A setting that names another explainer or variant replaces the stored section, which holds every
-    value.
+    Without `parse_explainer` the explainer's settings stay as they are stored, unless a setting
+    changes them: see `FinishedConfig`. A setting that names another explainer or variant
+    replaces the stored section, which holds every value.
 
     Raise ConfigError.
     """

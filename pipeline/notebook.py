@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, RunConfig, check
 from pipeline.dataset.detections import detections
-from pipeline.graph import build_steps
+from pipeline.graph import build_steps, build_steps_in_memory
 from pipeline.pictures import (
     decode_scaled,
     draw_regions,
@@ -175,15 +175,15 @@ class Locator:
         values |= {name: value for name, value in sections.items() if value is not None}
         config: ExplainConfig = check(values, ExplainConfig)
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
-        steps = build_steps(config, loaded)
+        steps = build_steps(config) if loaded is None else build_steps_in_memory(config, loaded)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
         self._phrases_stage = steps.before[0]
         self._phrases_stage.setup()
         # The stage of the regions is not set up: that would leave OpenCV one thread in the whole process.
-        self._stages = (steps.before[1], steps.explains, steps.cuts)
-        steps.explains.setup()
+        self._stages = (steps.prepare_stage, steps.model_stage, steps.regions_stage)
+        steps.model_stage.setup()
         name = config.model.label if loaded is None else loaded.name
-        self._description = f"{name} by {steps.explain.kind} on {steps.explains.take_forwards().device}"
+        self._description = f"{name} by {steps.explainer.kind} on {steps.model_stage.take_forwards().device}"
 
     def __repr__(self) -> str:
         """Return model, explainer and device on one line."""

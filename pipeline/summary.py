@@ -15,12 +15,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from pipeline import terminal
-from pipeline.config import RunConfig
-from pipeline.graph import Graph
 from pipeline.terminal import duration
 from stages.contract.stage import Forwards
-from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import AUTO
 from stages.write import LIKELY, Tally
 
 
@@ -53,16 +49,16 @@ class Report:
     Attributes:
         expected: The samples of the input, if the reader knows their number before reading.
         previous_rows: The rows that an earlier attempt has written.
-        reads: The samples, and the skipped rows by reason, of each input shard by its number. A shard that is read
-            again replaces itself.
+        reads: The samples, and the skipped rows by reason, of each input shard by its number. A
+            shard that is read again replaces itself.
         stages: The work of each stage by its name.
         rows_done: The rows that the writer got in this run.
         failed: The rows of these with an error.
         deaths: The workers that died with a batch in hand.
         notes: Sentences for the user besides the counts.
         start_s: The time of the start, `time.perf_counter()`.
-        first_rows: The seconds from the start to the first rows, and the number of these.
-        first_batch: The seconds until the model had answered its first batch, and the number of its records.
+        first_batch: The seconds until the model had answered its first batch, and the number of
+            its records; or the first rows where there is no model.
     """
 
     expected: int | None = None
@@ -74,7 +70,6 @@ class Report:
     deaths: int = 0
     notes: list[str] = field(default_factory=list)
     start_s: float = field(default_factory=time.perf_counter)
-    first_rows: tuple[float, int] | None = None
     first_batch: tuple[float, int] | None = None
 
     def read(self, shard: int, samples: int, skipped: Counter[str]) -> None:
@@ -93,7 +88,7 @@ class Report:
 
     def rows(self, count: int, failed: int) -> None:
         """Note that rows are ready to be written."""
-        self.first_rows = self.first_rows or (self.wall_time_s, count)
+        self.first_batch = self.first_batch or (self.wall_time_s, count)
         self.rows_done += count
         self.failed += failed
 
@@ -117,7 +112,7 @@ class Report:
     @property
     def images_per_second(self) -> float | None:
         """The speed of `images_done` after the first ones, which include the start; None until more have come."""
-        first = self.first_batch or self.first_rows
+        first = self.first_batch
         if first is None or self.images_done <= first[1] or self.wall_time_s <= first[0]:
             return None
         return (self.images_done - first[1]) / (self.wall_time_s - first[0])
@@ -142,6 +137,7 @@ class Display:
     """A line of progress: images that the model has answered, images/s, time left, errors; a log has some of these."""
 
     def __init__(self, console: Console) -> None:
+        self.console = console
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -162,6 +158,11 @@ class Display:
         with self._progress:
             yield self
 
+    def say(self, *lines: str) -> None:
+        """Print lines above the progress."""
+        for line in lines:
+            self.console.print(line, soft_wrap=True)
+
     def show_step(self, step: str) -> None:
         """Show a step before the first image, for example "loading the model"."""
         self._step = step
@@ -169,8 +170,7 @@ class Display:
 
     def update(self, report: Report) -> None:
         """Redraw from the report, and print its new notes."""
-        for note in report.notes[self._notes_shown :]:
-            self._progress.console.print(note, soft_wrap=True)
+        self.say(*report.notes[self._notes_shown :])
         self._notes_shown = len(report.notes)
         done = report.previous_rows + report.images_done
         speed = report.images_per_second
@@ -191,29 +191,7 @@ class Display:
             self._progress.update(self._task, description=images, completed=done, total=report.expected, speed=details)
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
-            self._progress.console.print(f"{images}, {details}" if details else images, soft_wrap=True)
-
-
-def model_in_words(config: RunConfig, graph: Graph) -> str:
-    """Return the model for people: name, layout of the checkpoint, files that describe it, and precision."""
-    weights = f" with {config.model.weights}" if config.model.weights else ""
-    layout, files = (graph.recognised.get(key, "") for key in ("layout", "described_by"))
-    origin = f" ({layout}{f' by {files}' if files else ''})" if layout and config.model.name != "demo" else ""
-    precision = "" if config.model.precision == AUTO else f" in {config.model.precision}"
-    return f"{config.model.label}{weights}{origin}{precision}"
-
-
-def first_line(config: RunConfig, graph: Graph, samples: int | None, kind: str) -> str:
-    """Return the model and the engine, and the reason for a choice by `auto`. kind: `engine.kind` of the user."""
-    model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
-    if graph.loads_model and config.model.name in CATALOG and CATALOG[config.model.name].settings:
-        model += ", with its own settings where none are given (--print-config shows them)"
-    engine = "one process" if config.engine.kind == "inline" else "several processes (Ray)"
-    if kind == "auto":
-        engine += f" for {'an unknown number of samples' if samples is None else terminal.counted(samples, 'sample')}"
-        if config.engine.kind == "inline":
-            engine += ", which takes less time than to start several"
-    return f"{model}; engine: {engine}"
+            self.say(f"{images}, {details}" if details else images)
 
 
 def pace_of(images_per_second: float) -> tuple[float, str]:
@@ -222,49 +200,20 @@ def pace_of(images_per_second: float) -> tuple[float, str]:
     return (1 / images_per_second, "s/image") if slow else (images_per_second, "images/s")
 
 
-def print_summary(
-    console: Console,
-    total: Tally,
-    report: Report,
-    path: str,
-    *,
-    model: str,
-    scores: str,
-    calibrated: bool,
-    differs: bool = False,
-    extent: str = "the input",
-) -> None:
-    """Print the table at the end of a run, and the next commands for the dataset.
+def summary_table(total: Tally, report: Report, *, is_calibrated: bool) -> Table:
+    """Return the table at the end of a run.
 
     Args:
-        console: Receives the table.
         total: The counts of the dataset.
         report: The counts of the run.
-        path: The folder of the dataset.
-        model: The model for people.
-        scores: The meaning of the scores, for people.
-        calibrated: Whether the scores are probabilities.
-        differs: Whether the images differ from those of the calibration's fit.
-        extent: The input for people, see `SourceConfig.extent`.
+        is_calibrated: Whether the scores are probabilities.
     """
-    console.print(f"dataset in {path}, model: {model}", soft_wrap=True)
-    console.print(_summary_table(total, report, has_likely=calibrated))
-    if not total.rows:
-        console.print(f"{extent} holds no samples")
-    if total.failed:
-        console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
-    if total.regions:
-        console.print(scores, soft_wrap=True)
-        for line in next_commands(path, is_review_due=differs, has_likely=calibrated and total.likely > 0):
-            console.print(line, soft_wrap=True)
 
-
-def _summary_table(total: Tally, report: Report, *, has_likely: bool) -> Table:
     def format_count(count: int, rows: int = 0) -> str:
         return f"{count:,}" + (f" ({count / rows:.1%})" if rows else "") if count else ""
 
     pace, unit = pace_of(report.rows_done / report.wall_time_s)
-    likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if has_likely and total.regions else ""
+    likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if is_calibrated and total.regions else ""
     devices = [(stage, device, images) for stage in report.stages.values() for device, images in stage.devices.items()]
     rows = [
         ("samples read", f"{report.samples_read:,}"),

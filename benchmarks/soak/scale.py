@@ -30,11 +30,12 @@ from PIL import Image
 
 from benchmarks.soak.cluster import Watch
 from pipeline.config import RunConfig
-from pipeline.graph import build_graph
 from pipeline.output.folder import DatasetFolder
+from pipeline.resolve import resolve
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.read import input_fingerprint
+from stages.shared.model.config import AUTO
 from stages.write import ShardWriter
 
 STORE_BYTES: Final = 200_000_000
@@ -190,13 +191,13 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
     first.process.communicate()
     out = folder / "resume"
     config = RunConfig.model_validate(values_of(source, model, out))
-    graph = build_graph(config)
+    resolved = resolve(config, AUTO, lambda _: None)
     output = DatasetFolder(out)
     with output.locked():
-        found = output.check_resumable(config, graph.fingerprint, calibration=graph.calibration)
+        found = output.check_resumable(resolved.identity)
         output.start(found, {"input_fingerprint": input_fingerprint(config.input)})
         writer = ShardWriter(output.data, 10_000)
-        ids = (item.sample_id for shard in graph.reader.shards() for item in graph.reader.read(shard))
+        ids = (item.sample_id for shard in resolved.input_shards for item in resolved.reader.read(shard))
         batch: list[Record] = []
         for number, sample_id in enumerate(ids):
             if number >= rows - left:

@@ -37,7 +37,7 @@ from pipeline.summary import Report
 from stages.contract.records import HeatMap, Phrase, Pixels, Record
 from stages.contract.stage import Device, Stage
 from stages.read import make_reader
-from tests.pipeline.light import LastStage, light_graph, run_on_ray
+from tests.pipeline.light import LastStage, resolved_light, run_on_ray
 
 MOST_BATCHES_PER_S: Final = 40  # more than two cores can carry; it limits how many images a measurement is given
 SAMPLE_SECONDS, END_SECONDS = 2.0, 20.0
@@ -115,7 +115,8 @@ def simulate(given: dict[str, Any]) -> dict[str, Any]:
     """Run the real engine over captions in this process. Returns when how many images the model had answered."""
     config = RunConfig.model_validate(given["config"])
     model = SleepingModel(given["seconds"], given["batch"])
-    graph = light_graph(make_reader(config.input), config, model, LastStage(0.0))
+    run = resolved_light(make_reader(config.input), config, model, LastStage(0.0))
+    before: Any = (SpacedCaptions(), NoisePixels(given["side_px"]))
     progress: list[tuple[float, int]] = []
 
     def show(report: Report) -> None:
@@ -123,7 +124,7 @@ def simulate(given: dict[str, Any]) -> dict[str, Any]:
         if answered > (progress[-1][1] if progress else 0):
             progress.append((time.time(), answered))
 
-    report = run_on_ray(replace(graph, before=(SpacedCaptions(), NoisePixels(given["side_px"]))), config, show)  # type: ignore[arg-type]
+    report = run_on_ray(replace(run, steps=replace(run.steps, before=before)), show)
     return {"progress": progress, "deaths": report.deaths}
 
 

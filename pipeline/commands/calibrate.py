@@ -23,7 +23,6 @@ from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.presence import write_presence
 from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
 from pipeline.evaluate.verdicts import calibration_verdict, review_verdict
-from pipeline.presence_alone import in_words
 from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
 
@@ -72,7 +71,7 @@ def calibrate(
                 "--truth: without it there is nothing to fit but presence, for which --no-presence and "
                 "--resized mean nothing"
             )
-        console.print(in_words(write_presence(dataset, out, console, settings)), soft_wrap=True)
+        console.print(write_presence(dataset, out, console, settings).in_words(), soft_wrap=True)
         console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
         console.print(_use(out), soft_wrap=True)
         return

@@ -10,16 +10,15 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
-from pipeline.config import RunConfig, load_config
-from pipeline.domain import trusted
+from pipeline.config import load_config
+from pipeline.domain_shift import apply_domain_shift
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.model_check import CheckFigures, check_model
-from pipeline.first_look import look_at_first
 from pipeline.graph import Graph, build_graph, check_files, fetch_weights
 from pipeline.photographs import INPUT
-from pipeline.summary import Report
 from pipeline.terminal import console, errors, print_json
+from pipeline.warm_up import warm_up
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import EXPLAINERS, kinds_for
 from stages.read import plan_shards
@@ -165,8 +164,8 @@ def check(
     from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415  it imports torch
 
     graph = build_graph(config)
-    fetch_weights(graph.described, lambda line: errors.print(line, soft_wrap=True))
-    model_check = check_model(_as_run(graph, config))
+    fetch_weights(graph.description, lambda line: errors.print(line, soft_wrap=True))
+    model_check = check_model(_as_run(graph, config.regions.calibration))
     figures = model_check.measure()
     memory_bytes = peak_memory_bytes(model_check.device)
     if as_json:
@@ -194,13 +193,16 @@ def check(
         raise typer.Exit(1)
 
 
-def _as_run(graph: Graph, config: RunConfig) -> Graph:
-    """Return the graph of a run, which leaves out a calibration that means nothing for the photographs."""
-    outside = None
-    if graph.calibrated:
-        with set_up((*graph.before, graph.model)):
-            outside = look_at_first(graph, plan_shards(graph.reader), fits=False).outside
-    return trusted(graph, outside, config, Report())[0]
+def _as_run(graph: Graph, choice: Path | str) -> Graph:
+    """Return the graph of a run, which leaves out a calibration that means nothing for the photographs.
+
+    choice: `regions.calibration`.
+    """
+    if not graph.is_calibrated:
+        return graph
+    with set_up((*graph.before, graph.model_stage)):
+        shift = warm_up(graph, graph.reader, plan_shards(graph.reader), fits=False).shift
+    return apply_domain_shift(graph, shift, choice)
 
 
 def _say(text: str, style: str | None = None) -> None:

@@ -77,9 +77,6 @@ def run(
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer yes to what --fresh asks.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Also print the statistics behind what the run says of the images.")
-    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
     ] = False,
@@ -89,8 +86,8 @@ def run(
 ) -> None:
     """Make a dataset from captioned images. The same command resumes it.
 
-    Options set the keys of the configuration in brackets and override the YAML file; INPUT and --model replace its
-    sections `input` and `model`. --set overrides both.
+    Options set the keys of the configuration in brackets and override the YAML file; INPUT and
+    --model replace its sections `input` and `model`. --set overrides both.
 
     \b
     phrasebox run captions.jsonl --images photos/ --out out/ --model ViT-B-16/laion2b_s34b_b88k
@@ -117,10 +114,10 @@ def run(
         if print_config:
             sys.stdout.write(run_config.to_yaml(docs=docs))
             return
-        _run(run_config, fresh=fresh, yes=yes, verbose=verbose)
+        _run(run_config, fresh=fresh, yes=yes)
 
 
-def _run(config: RunConfig, *, fresh: bool, yes: bool, verbose: bool) -> None:
+def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
     def may_delete(description: str, foreign: list[AnyPath]) -> bool:
         if yes:
             return True
@@ -135,4 +132,4 @@ def _run(config: RunConfig, *, fresh: bool, yes: bool, verbose: bool) -> None:
         return f"stopped. {counted(rows, 'finished row')} in {config.output.path}; the same command resumes the run."
 
     with stopping(count_rows):
-        run_pipeline(config, console, fresh=fresh, may_delete=may_delete, verbose=verbose)
+        run_pipeline(config, console, fresh=fresh, may_delete=may_delete)

@@ -1,4 +1,4 @@
-"""The graph in one plain process. Ray's workers, `eval` and the viewer run stages by its functions, too."""
+"""The stages in one plain process. Ray's workers, `eval` and the viewer run stages by its functions, too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +18,8 @@ from stages.read import Reader, Shard, SkippedRow, read_shard
 from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
-    from pipeline.config import RunConfig
-    from pipeline.engines import OnProgress, WarmUp
-    from pipeline.graph import Graph
-    from pipeline.output.folder import DatasetFolder
-    from pipeline.summary import Report
+    from pipeline.engines import AnswerT, Job
+    from pipeline.graph import Steps
 
 BATCH_ROWS: Final = 32
 """The fewest records of a batch: few enough to show progress, many enough to be worth a message."""
@@ -48,7 +46,8 @@ def samples_in(shards: Sequence[Shard]) -> int | None:
 def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[str]], Any]) -> Iterator[Record]:
     """Yield the records of an input shard.
 
-    on_end: Called after the last record with the number of samples, and of rows without one by reason.
+    on_end: Called after the last record with the number of samples, and of rows without one by
+    reason.
     """
     samples = 0
     skipped: Counter[str] = Counter()
@@ -86,43 +85,51 @@ def run_stages(stages: Sequence[Stage], records: list[Record], on_progress: Call
     return records
 
 
-def run(
-    graph: Graph,
-    shards: Sequence[Shard],
-    folder: DatasetFolder,
-    config: RunConfig,
-    report: Report,
-    on_progress: OnProgress,
-    warm_up: WarmUp | None = None,
-) -> None:
-    """See `pipeline.engines.Engine`."""
-    report.expected = samples_in(shards)
-    report.previous_rows = len(folder.journal.keys)
-    first_records: Sequence[Record] = ()
-    first_stages = (*graph.before, graph.model)
-    with ExitStack() as stack:
-        stack.enter_context(set_up(first_stages))
-        if warm_up is not None:
-            graph, first_records = warm_up.decide(warm_up.compute(graph, warm_up.shards))
-        keys = folder.journal.keys_with(first_records)
-        stack.enter_context(set_up([stage for stage in graph.stages if stage not in first_stages]))
-        # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
-        writer = stack.enter_context(closing(ShardWriter(folder.data, config.output.rows_per_file)))
-        todo = (
-            record
-            for number, shard in enumerate(shards)
-            for record in read_records(graph.reader, shard, partial(report.read, number))
-            if not is_among(record.sample.key, keys)
-        )
-        rows = rows_per_call(graph.model)
+@contextmanager
+def start(job: Job) -> Iterator[InlineEngine]:
+    """Set up the stages of a job for the block, but for the last one."""
+    job.report.expected = samples_in(job.shards)
+    job.report.previous_rows = len(job.folder.journal.keys)
+    with set_up((*job.steps.before, job.steps.model_stage)):
+        yield InlineEngine(job)
 
-        def write(stages: Sequence[Stage], batch: list[Record]) -> None:
-            outputs = run_stages(stages, batch, report.stage)
-            writer.write(records_to_rows(outputs, **config.output.columns))
-            report.rows(len(outputs), sum(record.error is not None for record in outputs))
-            on_progress(report)
 
-        if first_records:
-            write(graph.after, list(first_records))
-        while batch := list(islice(todo, rows)):
-            write(graph.stages, batch)
+@dataclass(frozen=True, slots=True)
+class InlineEngine:
+    """The engine of this process, see `pipeline.engines.Engine`."""
+
+    job: Job
+
+    def compute_first(self, compute: Callable[[Steps], AnswerT]) -> AnswerT:
+        """See `Engine.compute_first`."""
+        return compute(self.job.steps)
+
+    def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
+        """See `Engine.make_rows`."""
+        job = self.job
+        keys = job.folder.journal.keys_with(first_records)
+        first_stages = (*job.steps.before, job.steps.model_stage)
+        # A run that is stopped writes the rows that it has, so that the same command does not
+        # compute them again.
+        with (
+            set_up([stage for stage in steps.stages if stage not in first_stages]),
+            closing(ShardWriter(job.folder.data, job.output.rows_per_file)) as writer,
+        ):
+            if first_records:
+                self._write([steps.regions_stage], list(first_records), writer)
+            records = (record for record in self._read() if not is_among(record.sample.key, keys))
+            rows = rows_per_call(steps.model_stage)
+            while batch := list(islice(records, rows)):
+                self._write(steps.stages, batch, writer)
+
+    def _read(self) -> Iterator[Record]:
+        job = self.job
+        for number, shard in enumerate(job.shards):
+            yield from read_records(job.reader, shard, partial(job.report.read, number))
+
+    def _write(self, stages: Sequence[Stage], batch: list[Record], writer: ShardWriter) -> None:
+        report = self.job.report
+        outputs = run_stages(stages, batch, report.stage)
+        writer.write(records_to_rows(outputs, **self.job.output.columns))
+        report.rows(len(outputs), sum(record.error is not None for record in outputs))
+        self.job.on_progress()

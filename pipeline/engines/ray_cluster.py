@@ -34,12 +34,14 @@ GPU_THREADS: Final = 2
 """The most CPU threads of a model worker on a GPU. One launches what the GPU computes; others need the cores."""
 
 CAPTIONS_A_GPU: Final = 32
-"""The most workers for captions and images that feed a GPU. An H100 takes some 5,000 images a second by estimate, and
-such a worker makes 100 to 250, with five captions an image or one (configs/measured/speed.md)."""
+"""The most workers for captions and images that feed a GPU. An H100 takes some 5,000 images a
+second by estimate, and such a worker makes 100 to 250, with five captions an image or one
+(configs/measured/speed.md)."""
 
 CAPTION_SHARE: Final = 0.75
-"""The share of the CPUs beside the model's that captions and images take at most where GPUs compute. Reading, regions
-and writing take a quarter of the host's work, and would otherwise wait for CPUs."""
+"""The share of the CPUs beside the model's that captions and images take at most where GPUs
+compute. Reading, regions and writing take a quarter of the host's work, and would otherwise
+wait for CPUs."""
 
 CONNECT_SECONDS: Final = 10
 
@@ -56,12 +58,15 @@ def connected(
     has_segmenter: Whether there are workers of a segmenter, too.
 
     Yields:
-        This machine's cores if Ray was started here, with more logical CPUs than that; None on a cluster.
+        This machine's cores if Ray was started here, with more logical CPUs than that; None on
+        a cluster.
 
     Raises:
         ConfigError: The cluster cannot be reached.
-        ResourceError: Ray does not start on this machine, or the surroundings no longer allow the run.
-        OutputError: The dataset's folder `output`, the only place that workers write to, cannot be written.
+        ResourceError: Ray does not start on this machine, or the surroundings no longer allow
+            the run.
+        OutputError: The dataset's folder `output`, the only place that workers write to, cannot
+            be written.
     """
     started_here = not ray.is_initialized()
     if started_here:
@@ -78,7 +83,7 @@ def connected(
 def _start(engine: EngineConfig, packages: Sequence[str], kinds: int) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
-        workers = kinds * (engine.most_explain_workers or min(cores_here(), CPU_MODEL_WORKERS))
+        workers = kinds * (engine.explain_worker_bounds[1] or min(cores_here(), CPU_MODEL_WORKERS))
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
             "num_cpus": engine.num_cpus or max(cores_here(), workers + OTHER_WORKERS),
@@ -189,7 +194,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def check_nodes(code: CodeVersion, places: Mapping[str, str]) -> None:
     """Check the code of every node before any work, and that it sees the local places of a configuration, by key.
 
-    Nodes that join later are checked when their actors start. Raise WorkerCodeMismatch or ConfigError.
+    Nodes that join later are checked when their actors start. Raise WorkerCodeMismatch or
+    ConfigError.
     """
     for node, fields in _ask_nodes(make_code_probe(code.packages)):
         reject_other_code(code, CodeVersion(packages=code.packages, **fields), where=f"the worker on {node}")
@@ -250,10 +256,11 @@ def choose_pools(
 ) -> Pools:
     """Choose the sizes of the pools of workers.
 
-    Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
-    many threads, up to `CPU_MODEL_WORKERS` a node. On this machine half of them start at once: a worker takes seconds
-    of a core to start, and the first images would wait. Ray Data starts the second half when more batches wait than the
-    first workers have in hand, which does not happen with a small input.
+    Without GPUs a model worker per core is best, because many images on one thread each are
+    faster than one image on many threads, up to `CPU_MODEL_WORKERS` a node. On this machine
+    half of them start at once: a worker takes seconds of a core to start, and the first images
+    would wait. Ray Data starts the second half when more batches wait than the first workers
+    have in hand, which does not happen with a small input.
 
     Args:
         engine: The user's settings.
@@ -261,7 +268,8 @@ def choose_pools(
         threads: `model.threads`.
         nodes: `ray.nodes()`.
         cores: See `connected`.
-        has_segmenter: Whether there are workers of a segmenter, which share GPUs and CPUs with the model's.
+        has_segmenter: Whether there are workers of a segmenter, which share GPUs and CPUs with
+            the model's.
 
     Raises:
         ConfigError: The settings contradict each other.
@@ -279,14 +287,15 @@ def choose_pools(
     if gpus > 0 and not cluster_gpus and engine.address is None:
         raise ResourceError(f"engine.gpus_per_worker: {gpus:g}, but Ray finds no GPU on this machine")
     workers = _default_workers(alive, gpus, cores, kinds)
-    most = engine.most_explain_workers or workers
+    fewest, most = engine.explain_worker_bounds
+    most = most or workers
     other_cpus = cpus - most * kinds
     captions = other_cpus - 4
     if gpus > 0:
         captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
     most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
     return Pools(
-        min_workers=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
+        min_workers=fewest or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         max_workers=most,
         gpus=gpus,
         threads=threads or max(1, min(most_threads, (cores or cpus) // most)),
@@ -311,14 +320,7 @@ def _advice(gpus: float, cluster_gpus: float, device: str, address: str | None) 
     """Return advice on GPUs that a run waits for or leaves out; "" if there is none."""
     if gpus > 0 and not cluster_gpus:
         return "the cluster has no GPU up now: model workers wait for nodes with GPUs (engine.gpus_per_worker)"
-    if gpus > 0 or device != "auto":
-        return ""
-    if cluster_gpus:
-        return (
-            f"the model runs on CPUs although the cluster has {cluster_gpus:g} GPUs, "
-            "because engine.gpus_per_worker is 0"
-        )
-    if address is None:
+    if gpus > 0 or device != "auto" or cluster_gpus or address is None:
         return ""
     return "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
 

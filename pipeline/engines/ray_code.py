@@ -12,9 +12,9 @@ from stages.contract.errors import WorkerCodeMismatch
 class CodeVersion:
     """The code of a process.
 
-    Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours on a worker, and a
-    node may hold an older wheel, or lack the package of an explainer. A mismatch would silently produce wrong rows, so
-    workers verify the driver's digest first.
+    Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours
+    on a worker, and a node may hold an older wheel, or lack the package of an explainer. A
+    mismatch would silently produce wrong rows, so workers verify the driver's digest first.
 
     Attributes:
         packages: The names of the packages, `pipeline` first.
@@ -34,8 +34,8 @@ class CodeVersion:
 def make_code_probe(packages: tuple[str, ...]) -> Callable[[], dict[str, str]]:
     """Return a function that returns the other fields of `CodeVersion` where it runs.
 
-    It is defined inside a function, so that it is pickled with its own code: it has to find out whether a worker can
-    import ours.
+    It is defined inside a function, so that it is pickled with its own code: it has to find out
+    whether a worker can import ours.
     """
 
     def probe_code() -> dict[str, str]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pipeline.summary import Report
 
 TRIAL_SECONDS: Final = 60
-"""How long a single sample on trial holds up other ones. It covers the restart of its worker and one answer; a worker
-that never comes back must not hold them up for ever."""
+"""How long a single sample on trial holds up other ones. It covers the restart of its worker
+and one answer; a worker that never comes back must not hold them up for ever."""
 
 SHOW_SECONDS: Final = 0.5
 
@@ -36,8 +36,8 @@ Event = tuple[str, tuple[Any, ...]]  # "read", or the name of one of `Report`'s 
 class Ledger:
     """The work that workers have in hand, and their reports; an actor on the driver's node.
 
-    If it dies, Ray starts it again, empty. Nothing is lost by that: input shards that it no longer knows are counted
-    again, and a batch that killed its worker is tried whole once more.
+    If it dies, Ray starts it again, empty. Nothing is lost by that: input shards that it no
+    longer knows are counted again, and a batch that killed its worker is tried whole once more.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,13 @@ class Ledger:
     def begin(self, work: str, *, is_single: bool = False) -> int | None:
         """Note that a worker takes work in hand: a batch, or a single sample of a batch (`is_single`).
 
-        Where memory is short, Ray kills the youngest worker, not the one that takes too much. With two samples tried
-        at the same time the innocent one would be blamed. So single samples that have lost a worker are tried one after
-        the other.
+        Where memory is short, Ray kills the youngest worker, not the one that takes too much.
+        With two samples tried at the same time the innocent one would be blamed. So single
+        samples that have lost a worker are tried one after the other.
 
         Returns:
-            How many workers took the work before and died; None for a sample that has to wait, which is not counted.
+            How many workers took the work before and died; None for a sample that has to wait,
+            which is not counted.
         """
         deaths = self._in_hand[work]
         if deaths and is_single:
@@ -85,14 +86,15 @@ class Ledger:
 def start_ledger() -> Any:
     """Start a ledger on the driver's node, where the loss of another node does not reach it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # Without task events: it is called for every batch, and Ray keeps the last 100,000 calls of all, hundreds of MB.
+    # Without task events: it is called for every batch, and Ray keeps the last 100,000 calls of
+    # all, hundreds of MB.
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, enable_task_events=False)(Ledger)
     return actor.options(scheduling_strategy=here).remote()
 
 
 @contextlib.contextmanager
 def watching(
-    ledger: Any, report: Report, on_progress: Callable[[Report], None], shards: int, on_read: Callable[..., None]
+    ledger: Any, report: Report, on_progress: Callable[[], None], shards: int, on_read: Callable[..., None]
 ) -> Iterator[None]:
     """Fetch the ledger's events into the report while the block runs, and after it until all shards are counted.
 
@@ -103,7 +105,7 @@ def watching(
     def fetch() -> None:
         for name, arguments in ray.get(ledger.take_events.remote(), timeout=ANSWER_SECONDS):
             (on_read if name == "read" else getattr(report, name))(*arguments)
-        on_progress(report)
+        on_progress()
 
     def fetch_until_end() -> None:
         while not end.wait(SHOW_SECONDS):

@@ -1,11 +1,12 @@
 """The parts that run in Ray's workers: reading input shards, and stages over Arrow tables.
 
-A worker that dies (killed for its memory, its node gone, a fault in a decoder) costs no row and stops no run: Ray gives
-its batch to another worker, again and again. That is a loss where the batch itself is to blame. One image that crashes
-the decoder keeps a run of a million from ever ending, and Ray 2.60 has no limit for it short of failing the run. So the
-ledger (`ray_ledger`) notes which batch is in hand. A batch that comes back is taken one sample at a time, which needs
-less memory and shows which sample it is. A single sample becomes a row with an error after `MOST_DEATHS` deaths of its
-worker.
+A worker that dies (killed for its memory, its node gone, a fault in a decoder) costs no row and
+stops no run: Ray gives its batch to another worker, again and again. That is a loss where the
+batch itself is to blame. One image that crashes the decoder keeps a run of a million from ever
+ending, and Ray 2.60 has no limit for it short of failing the run. So the ledger (`ray_ledger`)
+notes which batch is in hand. A batch that comes back is taken one sample at a time, which needs
+less memory and shows which sample it is. A single sample becomes a row with an error after
+`MOST_DEATHS` deaths of its worker.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ from stages.shared.storage import AnyPath, replacing
 from stages.write import RollingParquet
 
 READ_TASKS: Final = 4000
-"""Maximum number of read tasks; each reads several input shards where there are more. A task costs Ray about 20 ms, and
-one whose worker dies is done again as a whole."""
+"""Maximum number of read tasks; each reads several input shards where there are more. A task
+costs Ray about 20 ms, and one whose worker dies is done again as a whole."""
 
 MOST_DEATHS: Final = 3
 """Worker deaths over one sample after which it becomes an error. Two could be nodes that happened to leave."""
 
 MOST_READ_DEATHS: Final = 10
-"""Worker deaths in one read task after which the run fails. Reading needs little memory, so deaths mostly mean lost
-nodes; the limit only prevents endless retries."""
+"""Worker deaths in one read task after which the run fails. Reading needs little memory, so
+deaths mostly mean lost nodes; the limit only prevents endless retries."""
 
 WAIT_SECONDS: Final = 0.2  # Pause before a sample asks again whether it may be tried
 
@@ -64,16 +65,18 @@ WAIT_SECONDS: Final = 0.2  # Pause before a sample asks again whether it may be 
 class StageWorker:
     """Stages in an actor: table in, table out.
 
-    Ray may call it from several threads. The stages see one batch at a time, and the ledger notes only that batch, so
-    that no other one is blamed for the death of its worker. Meanwhile other threads turn tables into records and back.
+    Ray may call it from several threads. The stages see one batch at a time, and the ledger
+    notes only that batch, so that no other one is blamed for the death of its worker. Meanwhile
+    other threads turn tables into records and back.
 
     Args:
-        stages: A reference to the stages, which are fetched here; only then their modules are imported.
+        stages: A reference to the stages, which are fetched here; only then their modules are
+            imported.
         ledger: The handle of the `Ledger`.
         code: The driver's.
-        environment: Variables for the libraries of the stages, which read them while they are loaded. They are set
-            here and not by Ray (`runtime_env`), which would start a process of another kind and leave those that it
-            started beforehand idle.
+        environment: Variables for the libraries of the stages, which read them while they are
+            loaded. They are set here and not by Ray (`runtime_env`), which would start a
+            process of another kind and leave those that it started beforehand idle.
     """
 
     def __init__(
@@ -115,10 +118,11 @@ class StageWorker:
 def leave_at_exit() -> None:
     """Let this worker's process end without Ray's exit handlers and the destructors of its C++ side.
 
-    When Ray 2.60 ends a worker, its scheduler destroys the tasks that are left while it holds its lock, and the
-    destructor of a publisher takes the same lock: about one model worker in 15 never ended, and kept its model, and a
-    GPU's memory with it, until somebody killed it. Handlers that were registered earlier do not run, and the exit code
-    is always 0. In a Ray worker neither matters: its results and errors have been sent, and Ray learns of failures by
+    When Ray 2.60 ends a worker, its scheduler destroys the tasks that are left while it holds
+    its lock, and the destructor of a publisher takes the same lock: about one model worker in
+    15 never ended, and kept its model, and a GPU's memory with it, until somebody killed it.
+    Handlers that were registered earlier do not run, and the exit code is always 0. In a Ray
+    worker neither matters: its results and errors have been sent, and Ray learns of failures by
     messages and broken connections, not by exit codes. Only the first call has an effect.
     """
     atexit.register(_leave)
@@ -130,10 +134,8 @@ def _leave() -> None:
     os._exit(0)
 
 
-def run_warm_up(
-    compute: Callable[..., Any], graph: Any, shards: Sequence[Shard], code: CodeVersion, environment: Mapping[str, str]
-) -> Any:
-    """Call `WarmUp.compute` in a process of its own, with at most as many threads as the node has cores.
+def run_warm_up(compute: Callable[[Any], Any], steps: Any, code: CodeVersion, environment: Mapping[str, str]) -> Any:
+    """Call `compute` with stages in a process of its own, with at most as many threads as the node has cores.
 
     After a fault of its GPU the process dies as a `ModelWorker` does, and Ray repeats the call.
     """
@@ -142,8 +144,8 @@ def run_warm_up(
     threads = min(int(environment["OMP_NUM_THREADS"]), cores_here())
     os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
     try:
-        with set_up((*graph.before, graph.model)):
-            return compute(graph, shards)
+        with set_up((*steps.before, steps.model_stage)):
+            return compute(steps)
     except DeviceFault:
         os._exit(1)
 
@@ -155,8 +157,8 @@ class CaptionWorker(StageWorker):
 class ModelWorker(StageWorker):
     """Runs the model's stage, or the regions stage where it holds a segmenter.
 
-    After a fault of its GPU a process can compute no more, but another one on the same GPU mostly can. So it dies,
-    and its batch is repeated as after any other death.
+    After a fault of its GPU a process can compute no more, but another one on the same GPU
+    mostly can. So it dies, and its batch is repeated as after any other death.
     """
 
     def process(self, records: list[Record]) -> list[Record]:
@@ -269,8 +271,8 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
         reader: The reader of the input.
         shards: The shards to read, with their numbers.
         ledger: The handle of the `Ledger`.
-        row_keys: A reference to the sorted keys of samples that have a row already, which are left out; None if there
-            are none.
+        row_keys: A reference to the sorted keys of samples that have a row already, which are
+            left out; None if there are none.
     """
 
     def __init__(self, reader: Reader, shards: Sequence[tuple[int, Shard]], ledger: Any, row_keys: Any = None) -> None:

@@ -27,7 +27,7 @@ from itertools import chain, permutations
 from typing import Final
 
 from pipeline.evaluate.matching import Query
-from pipeline.presence_alone import drawn, may_be, words_of
+from pipeline.presence_fit import draw_phrase, may_be, words_of
 from stages.contract.records import Phrase, stable_id
 from stages.regions.groups import link_phrases, things
 
@@ -138,7 +138,7 @@ def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
     voters: dict[str, tuple[Phrase, ...]] = {}
     for kind, pools in candidates.items():
         texts: set[str] = set()
-        drafts = [drawn(rng, part, own=image.number, known=image_words | heads, taken=texts) for part in pools]
+        drafts = [draw_phrase(rng, part, image=image.number, words=image_words | heads, drawn=texts) for part in pools]
         absent[kind] = tuple(phrase for phrase in drafts if phrase)
         for phrase in absent[kind]:
             aliases = (alias for alias in pool.aliases[phrase] if alias != phrase)

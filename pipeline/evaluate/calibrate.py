@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from pipeline.calibration import calibration_basis
 from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
 from pipeline.evaluate.estimates import (
@@ -28,7 +29,7 @@ from pipeline.evaluate.estimates import (
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence, store
-from pipeline.graph import build_steps, calibration_basis
+from pipeline.graph import build_steps
 from pipeline.logistic import Floats, LogisticFit, fit_logistic, mean_and_scale
 from pipeline.paths import check_writable
 from stages.contract.errors import InputError
@@ -115,7 +116,10 @@ def write_calibration(
         bias=fit.bias,
         **fit.by_name(list(FEATURES)),
         made_with=calibration_basis(
-            config if graph is None else graph.settings(config), evaluation_set.dataset.manifest["model_fingerprint"]
+            config.explain if graph is None else graph.explainer,
+            config.regions,
+            evaluation_set.dataset.manifest["model_fingerprint"],
+            None if graph is None else graph.segmenter,
         ),
         made_from={
             "truth": truth_path.name,
@@ -176,8 +180,8 @@ def _replaced_calibration(evaluation_set: EvaluationSet, *, presence: bool) -> C
     if made_with is None or not is_own(evaluation_set.dataset.run) or sets_any(changes, ("explain", "regions")):
         return None
     steps = build_steps(evaluation_set.config())
-    calibration = steps.cuts.calibration
-    if steps.calibration != made_with or calibration is None or (calibration.presence is not None) != presence:
+    calibration = steps.calibration
+    if steps.calibration_digest != made_with or calibration is None or (calibration.presence is not None) != presence:
         return None
     return calibration
 

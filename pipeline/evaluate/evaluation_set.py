@@ -129,7 +129,7 @@ class EvaluationSet:
             yield from ((row, mapped_record(row)) for row in rows)
             return
         rows_by_id = {row["sample_id"]: row for row in rows}
-        stages = [graph.before[1]] if self.has_maps else [*graph.before, graph.explains]
+        stages = [graph.before[1]] if self.has_maps else [*graph.before, graph.model_stage]
         for record in process_input(graph.reader, stages, rows_by_id, console):
             row = rows_by_id[record.sample.sample_id]
             if self.has_maps:

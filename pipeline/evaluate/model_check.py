@@ -176,18 +176,18 @@ def check_model(graph: Graph) -> ModelCheck:
     with set_up(graph.stages):
         samples = [Record.start(sample) for sample in graph.reader.samples(plan_shards(graph.reader))]
         records = phrases_stage.process(samples)
-        cosines = _cosines(graph.explains, prepare.process(records))
+        cosines = _cosines(graph.model_stage, prepare.process(records))
         start = time.perf_counter()
-        mapped_records = run_stages((prepare, graph.model), records, lambda *_: None)
-        answers = run_stages(graph.after, mapped_records, lambda *_: None)
+        mapped_records = run_stages((prepare, graph.model_stage), records, lambda *_: None)
+        answers = run_stages([graph.regions_stage], mapped_records, lambda *_: None)
         seconds = time.perf_counter() - start
-        forwards = graph.explains.take_forwards()
+        forwards = graph.model_stage.take_forwards()
     rows = records_to_rows(answers, embed_images=False).to_pylist()
     truth = read_truth(TRUTH)
     queries: list[Query] = []
     for number, (row, record) in enumerate(zip(rows, mapped_records, strict=True)):
         image = truth.images[row["file_name"]]
-        maps = graph.cuts.maker.surfaces_of(record)
+        maps = graph.regions_stage.maker.surfaces_of(record)
         queries += queries_of(number, row, image, truth.categories, record.phrases, maps)
     return ModelCheck(
         device=forwards.device,

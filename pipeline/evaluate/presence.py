@@ -13,19 +13,18 @@ from rich.console import Console
 from pipeline.config import stored_config
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
-from pipeline.domain import first_samples
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
-from pipeline.first_look import fit_to_first
 from pipeline.graph import Graph, build_graph, check_files
 from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
 from pipeline.paths import check_writable
-from pipeline.presence_alone import FEWEST_PHRASES, PRESENCE, in_words, kept_presence, may_be, signals_of
+from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, PresenceFit, may_be, read_presence, signals_of
+from pipeline.warm_up import first_samples, fit_to_samples
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
@@ -69,11 +68,9 @@ def model_graph(evaluation_set: EvaluationSet) -> Graph:
     graph = evaluation_set.full_graph()
     if graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
-    if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.calibrated):
+    if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.is_calibrated):
         return graph
-    return kept_presence(
-        graph.with_calibration(None), dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)
-    )
+    return graph.with_calibration(read_presence(dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)))
 
 
 def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> AbsentFigures:
@@ -82,10 +79,10 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
     images_by_name = query_images(evaluation_set)
     graph = model_graph(evaluation_set)
     phrases = {name: image.all_phrases for name, image in images_by_name.items()}
-    config = graph.explains.config
+    config = graph.model_stage.config
     # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
-    plain_stage = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.explains.presence)
+    plain_stage = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.model_stage.presence)
     records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
@@ -105,8 +102,8 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
 def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
     """Yield the pairs of one image, without `z_score`; the record has the maps of all phrases, without contrast."""
     # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's things.
-    config = graph.cuts.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
-    calibration = graph.cuts.calibration
+    config = graph.regions_stage.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
+    calibration = graph.calibration
     stage = RegionsStage(config, calibration)
     ungrouped_stage = RegionsStage(config.model_copy(update={"group": "none"}), calibration)
     similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
@@ -122,7 +119,7 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             targets_by_text.setdefault(query.phrase, []).append(query.target)
     cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
-    record = replace(record, heat_maps=tuple(subtract_others(maps, graph.explains.config.explainer.contrast)))
+    record = replace(record, heat_maps=tuple(subtract_others(maps, graph.model_stage.config.explainer.contrast)))
     own_record = replace(record, phrases=image.phrases)
     group_presences = _likeliest(stage.maker, own_record)
     answers_by_text = _answers(stage, own_record)
@@ -136,7 +133,7 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             presence=presence[text],
             presence_of_group=group_presence,
             answers=answers,
-            is_written=not graph.cuts.maker.is_absent(group_presence),
+            is_written=not graph.regions_stage.maker.is_absent(group_presence),
         )
 
     for text, targets in targets_by_text.items():
@@ -172,7 +169,7 @@ def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
     return presences
 
 
-def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> Calibration:
+def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> PresenceFit:
     """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
 
     Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
@@ -185,13 +182,13 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     check_files(config)
     graph = build_graph(config)
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
-        graph = replace(graph, model=graph.explains.with_presence(None))
-        with set_up((*graph.before, graph.model)):
-            calibration = fit_to_first(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
-    if isinstance(calibration, str):
-        raise InputError(f"{dataset}: {in_words(calibration)}")
-    store(calibration, out)
-    return calibration
+        graph = replace(graph, model_stage=graph.model_stage.with_presence(None))
+        with set_up((*graph.before, graph.model_stage)):
+            fit = fit_to_samples(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
+    if fit.calibration is None:
+        raise InputError(f"{dataset}: {fit.in_words()}")
+    store(fit.calibration, out)
+    return fit
 
 
 def store(calibration: Calibration, out: Path) -> None:
@@ -222,7 +219,7 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     owners: list[int] = []
     graph = model_graph(evaluation_set)
     records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-    for record, record_signals in signals_of(graph.explains, records):
+    for record, record_signals in signals_of(graph.model_stage, records):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]
         texts = dict.fromkeys(phrase.text for phrase in record.phrases)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import logit
 
+from pipeline.calibration import calibration_basis
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
@@ -33,10 +34,10 @@ from pipeline.evaluate.review_figures import (
     read_reviewed_regions,
 )
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.graph import Graph, calibration_basis
+from pipeline.graph import Graph
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable
-from pipeline.presence_alone import signals_of
+from pipeline.presence_fit import signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import ImageStatistics, Presence
@@ -143,8 +144,8 @@ def write_reviewed_calibration(
     evaluation_set, _ = open_reviewed_dataset(path, settings)
     dataset = evaluation_set.dataset
     graph = model_graph(evaluation_set)
-    config = graph.settings(evaluation_set.config())
-    previous = graph.cuts.calibration
+    config = evaluation_set.config()
+    previous = graph.calibration
     reviewed = _read_new_answers(dataset, previous)
     _check_calibration(path, dataset, graph)
     map_graph = evaluation_set.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
@@ -158,7 +159,7 @@ def write_reviewed_calibration(
     calibration = Calibration(
         bias=fit.right.bias,
         **fit.right.by_name(list(FEATURES)),
-        made_with=calibration_basis(config, graph.fingerprint),
+        made_with=calibration_basis(graph.explainer, config.regions, graph.fingerprint, graph.segmenter),
         made_from={
             "reviews": len(reviewed.answers),
             "dataset": dataset.path.name,
@@ -187,7 +188,7 @@ def write_reviewed_calibration(
 
 
 def _check_calibration(path: Path, dataset: Dataset, graph: Graph) -> None:
-    if dataset.manifest.get("calibration") not in (None, graph.calibration):
+    if dataset.manifest.get("calibration") not in (None, graph.calibration_digest):
         raise ConfigError(
             f"{path}: its scores were made with another calibration than is found now; name that one with "
             "--set regions.calibration=FILE"
@@ -249,7 +250,7 @@ def _embeddings_of(evaluation_set: EvaluationSet, graph: Graph, console: Console
     """Compute the unit embeddings of the reviewed images."""
     phrases = {row["sample_id"]: phrases_of(row["annotations"]) for row in evaluation_set.rows()}
     records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-    return [signals.embedding for _, signals in signals_of(graph.explains, records)]
+    return [signals.embedding for _, signals in signals_of(graph.model_stage, records)]
 
 
 def _correct_presence(previous: Calibration, fit: LogisticFit | None, absent_share: float) -> Presence | None:

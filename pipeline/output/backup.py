@@ -1,9 +1,10 @@
 """The backup of the run that `--fresh` replaces: its files come back if the new run writes nothing.
 
-OUT/.phrasebox/replaced holds the previous run's files under their names until the new run has written its first file.
-While it exists, the key `replaces` in the new run's run.json means that all files have arrived there. Without that key
-a run was killed while it moved the files, there or back, and they come back. So run.json is moved there first and back
-last: an earlier `--fresh` may have left the key in it.
+OUT/.phrasebox/replaced holds the previous run's files under their names until the new run has
+written its first file. While it exists, the key `replaces` in the new run's run.json means that
+all files have arrived there. Without that key a run was killed while it moved the files, there
+or back, and they come back. So run.json is moved there first and back last: an earlier
+`--fresh` may have left the key in it.
 """
 
 from __future__ import annotations

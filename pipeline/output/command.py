@@ -17,7 +17,8 @@ from stages.shared.model.catalog import WEIGHTS_ROOT
 def command_of(config: RunConfig) -> str:
     """Return a hash of all that decides the rows of a command, but for its input. No model is read.
 
-    The files of models count by their sizes and times. So equal hashes mean equal rows, and others need a closer look.
+    The files of models count by their sizes and times. So equal hashes mean equal rows, and
+    others need a closer look.
     """
     model = config.model
     bundled = WEIGHTS_ROOT / str(model.name)

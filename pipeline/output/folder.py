@@ -5,36 +5,31 @@ OUT/categories.parquet    phrases with their counts
 OUT/README.md             dataset card
 OUT/presence.json         calibration of presence, if the run has fitted one to its first images
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
-OUT/.phrasebox/           lock. Until the dataset is complete also the journal and run.json, which holds what the rows
-                          depend on. damaged/ holds shards that could not be read and were made again, replaced/ the
-                          run that --fresh is about to replace
+OUT/.phrasebox/           lock. Until the dataset is complete also the journal and run.json,
+                          which holds what the rows depend on. damaged/ holds shards that could
+                          not be read and were made again, replaced/ the run that --fresh is about
+                          to replace
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
-from pipeline.config import RunConfig
 from pipeline.dataset.origin import sign
 from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.output import backup, journal, previous_run
-from pipeline.output.environment import environment_here
 from pipeline.output.ids import resolve_id_collisions
 from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
-from pipeline.output.previous_run import MayDelete, PreviousRun, delete_what_runs_wrote
-from pipeline.paths import with_absolute_paths
+from pipeline.output.manifest import Manifest
+from pipeline.output.previous_run import Identity, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
-from stages.contract.schema import SCHEMA_VERSION, dataset_schema
-from stages.regions.source import HEAT_MAPS, SOURCES
-from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.storage import (
     AnyPath,
     cannot_write,
@@ -44,7 +39,7 @@ from stages.shared.storage import (
     writable_place,
     write_text,
 )
-from stages.write import CardOrigin, Tally, dataset_card
+from stages.write import Tally
 
 
 class DatasetFolder:
@@ -70,6 +65,7 @@ class DatasetFolder:
         self._lock = self._marks / "lock"
         self._run_file = self._marks / "run.json"
         self._manifest = self.path / "dataset.json"
+        self._run: dict[str, Any] = {}  # what run.json holds
         self._resumes = self._replaces = False
         self._lease: Lease | None = None
 
@@ -77,11 +73,6 @@ class DatasetFolder:
     def shards(self) -> list[AnyPath]:
         """The shards that exist, by name."""
         return found_in(self.data, "*.parquet")
-
-    @property
-    def precision(self) -> PrecisionChoice:
-        """The precision that the workers of the run in the folder have decided; `auto` if there is none yet."""
-        return previous_run.precision_in(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -117,78 +108,68 @@ class DatasetFolder:
                             place.rmdir()
                 raise
 
+    def read_previous_run(self) -> PreviousRun:
+        """Return the run in the folder. The caller holds the lock. Raise ResumeError for what is not phrasebox's.
+
+        The run that a killed `--fresh` was to replace comes back.
+        """
+        if self.restore_backup():
+            self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
+        return previous_run.read_previous_run(self.path)
+
     def check_resumable(
-        self,
-        config: RunConfig,
-        fingerprint: str,
-        *,
-        calibration: str | None = None,
-        segmenter: str | None = None,
-        depends_on: Mapping[str, Any] | None = None,
-        fresh: bool = False,
-        may_delete: MayDelete = delete_what_runs_wrote,
+        self, identity: Identity, *, fresh: bool = False, may_delete: MayDelete = delete_what_runs_wrote
     ) -> PreviousRun:
         """Decide whether this run may write here. The caller holds the lock.
 
-        The folder stays as it is, except that the run which a killed `--fresh` was to replace comes back. A finished
-        dataset may be another version's. An unfinished one is only resumed by the same major and minor version, so
-        that all rows of a dataset are made in the same way.
+        The folder stays as it is, but for `read_previous_run`. A finished dataset may be
+        another version's. An unfinished one is only resumed by the same major and minor
+        version, so that all rows of a dataset are made in the same way.
 
         Args:
-            config: The run's configuration.
-            fingerprint: The model's, see `Graph`.
-            calibration: Identifies the calibration of the scores, see `Graph`.
-            segmenter: Identifies the segmenter of the outlines, see `Graph`.
-            depends_on: Plain values that its rows depend on; by default `config.rows_depend_on()`.
+            identity: What the rows of this run depend on.
             fresh: Replace the run in the folder, if `may_delete` agrees or nothing would be lost.
             may_delete: Called if there are rows, or files that phrasebox did not write.
 
         Raises:
             ResumeError: The folder holds another run, or files that phrasebox did not write.
         """
-        if self.restore_backup():
-            self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
-        identity = {
-            "phrasebox_version": __version__,
-            "schema_version": SCHEMA_VERSION,
-            "model_fingerprint": fingerprint,
-            "calibration": calibration,
-            "segmenter": segmenter,
-            "config": config.rows_depend_on() if depends_on is None else depends_on,
-        }
-        may_replace = may_delete if fresh else None
-        return previous_run.find_run(self.path, identity, may_delete=may_replace, written_as=self.written_as)
-
-    def is_complete(self, run_info: Mapping[str, Any]) -> bool:
-        """Return whether the folder holds all rows of a run that has stored these values. Raise ResumeError."""
-        return previous_run.is_complete(self.path, run_info)
+        previous = self.read_previous_run()
+        self._run = {**previous.run, **asdict(identity)}
+        if fresh and previous.state != "new":
+            previous.check_replaceable(may_delete, self.written_as)
+            self._run = asdict(identity)
+            return PreviousRun(folder=self.path, state="new", replaces=True)
+        previous.check_resumable(identity)
+        return previous
 
     def start(
         self, previous: PreviousRun, run_info: Mapping[str, Any] | None = None, *, same_input: bool = False
     ) -> None:
         """Make the folder ready for rows, store what they depend on, and take over what is done.
 
-        A run to replace becomes a backup, see `restore_backup`. Shards that cannot be read are moved aside and made
-        again. A finished dataset is open again for new rows. Raise ResumeError if it cannot get rows of this version.
+        A run to replace becomes a backup, see `restore_backup`. Shards that cannot be read are
+        moved aside and made again. A finished dataset is open again for new rows. Raise
+        ResumeError if it cannot get rows of this version.
 
         Args:
             previous: The run in the folder.
-            run_info: More plain values to store of this run; a resumed run has them in `PreviousRun.run`.
-            same_input: Whether the run in the folder had the same input, so that parts of it are not read again.
+            run_info: More plain values to store of this run; a resumed run has them in
+                `PreviousRun.run`.
+            same_input: Whether the run in the folder had the same input, so that parts of it
+                are not read again.
         """
         self._replaces = previous.replaces
         if previous.replaces:
             backup.back_up(self.path)
         if previous.state == "complete":
-            previous_run.reject_more_rows(self.path, previous)
+            previous.reject_more_rows(self._run["phrasebox_version"])
         self._resumes = previous.state != "new"
         if previous.manifest:
             journal.delete_journals(self._marks)
         self.data.mkdir(parents=True, exist_ok=True)
-        run = {**previous.run, **previous.identity, **(run_info or {})}
-        if previous.replaces:
-            run[backup.REPLACES] = True
-        write_text(self._run_file, json.dumps(sign(run), indent=2))
+        self._run |= run_info or {}
+        self._store_run({backup.REPLACES: True} if previous.replaces else {})
         if previous.manifest:
             self._manifest.unlink()
         self.journal = journal.take_over(self._marks, self.data, same_input=same_input, on_damage=self._move_damaged)
@@ -200,18 +181,21 @@ class DatasetFolder:
         manifest = {**previous.manifest, "run": {**previous.manifest["run"], **run_info}}
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
-    def store_presence(self, calibration: str | None, run_info: Mapping[str, Any]) -> None:
-        """Store the calibration of presence that a run has fitted, None if there is none, and values about it."""
-        if calibration is not None:
-            write_text(self.presence, calibration)
-        run = json.loads(self._run_file.read_text(encoding="utf-8"))
-        write_text(self._run_file, json.dumps({**run, **run_info}, indent=2))
+    def store_decisions(self, identity: Identity, run_info: Mapping[str, Any], presence: str | None) -> None:
+        """Store what the first images have decided.
 
-    def store_precision(self, config: RunConfig, calibration: str | None) -> None:
-        """Store the precision that the workers of a run have decided, and the calibration for it."""
-        run = json.loads(self._run_file.read_text(encoding="utf-8"))
-        decided = {"config": config.rows_depend_on(), "calibration": calibration}
-        write_text(self._run_file, json.dumps(sign({**run, **decided}), indent=2))
+        Args:
+            identity: What the rows depend on now.
+            run_info: More plain values.
+            presence: The calibration of presence that the run has fitted; None if there is none.
+        """
+        if presence is not None:
+            write_text(self.presence, presence)
+        self._run |= {**asdict(identity), **run_info}
+        self._store_run({backup.REPLACES: True} if self._replaces else {})
+
+    def _store_run(self, marks: Mapping[str, Any]) -> None:
+        write_text(self._run_file, json.dumps(sign({**self._run, **marks}), indent=2))
 
     def drop_backup(self) -> None:
         """Delete the backup of the run to replace, once this run has written a file."""
@@ -263,29 +247,12 @@ class DatasetFolder:
             write_categories(rows, self.path / "categories.parquet")
         return total
 
-    def finish(
-        self,
-        config: RunConfig,
-        report: Report,
-        *,
-        model: dict[str, str],
-        calibration: str | None = None,
-        fitted_to: str | None = None,
-        doubt: str | None = None,
-        presence: str | None = None,
-        may_sign: bool = True,
-        environment: Mapping[str, Any] | None = None,
-    ) -> Tally:
+    def finish(self, report: Report, manifest: Manifest) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
 
         Args:
-            config: The run's configuration.
             report: The engine's counts.
-            model: The model's `name`, for the card, and its recognised properties, see `Graph`.
-            calibration: Identifies the calibration of the scores; None if they are no probabilities.
-            fitted_to, doubt, presence: See `dataset_card`.
-            may_sign: Whether this user's runs made all rows, so that the manifest may be signed.
-            environment: Surroundings in which the rows were made; by default `environment_here`.
+            manifest: What made the rows.
 
         Raises:
             ResumeError: The input has changed since the run was begun.
@@ -294,47 +261,11 @@ class DatasetFolder:
         if self._lease is not None:
             self._lease.check()
         total = self._count_rows(report.samples_read)
-        run = json.loads(self._run_file.read_text(encoding="utf-8"))
-        for key in ("signature", backup.REPLACES):  # it signs a part of the configuration, the manifest all of it
-            run.pop(key, None)
-        scores = {"fitted_to": fitted_to, "doubt": doubt, "presence": presence}
-        card = _card_of(config, total, model["name"], scores)
-        write_text(self.path / "README.md", card)
-        manifest = {
-            "format": "phrasebox",
-            "schema_version": SCHEMA_VERSION,
-            "phrasebox_version": __version__,
-            "model": model,
-            "model_fingerprint": run["model_fingerprint"],
-            "calibration": calibration,
-            "scores": scores,
-            "config": with_absolute_paths(config.model_dump(mode="json")),
-            "counts": {
-                "read": report.samples_read,
-                **total.counts(),
-                "skipped_by_reason": dict(sorted(report.skipped.items())),
-            },
-            "wall_time_s": round(report.wall_time_s, 3),
-            "stages": {name: stage.to_json() for name, stage in report.stages.items()},
-            "environment": environment or environment_here(config.phrases.spacy_model),
-            "card_sha256": hashlib.sha256(card.encode()).hexdigest(),
-            "run": run,
-        }
-        manifest = sign(manifest) if may_sign else manifest
-        write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / "README.md", manifest.card(total))
+        values = manifest.to_json(total, report, self._run)
+        values = sign(values) if manifest.may_sign else values
+        write_text(self._manifest, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
         self.drop_backup()
         journal.delete_journals(self._marks)
         self._run_file.unlink()
         return total
-
-
-def _card_of(config: RunConfig, total: Tally, model: str, scores: Mapping[str, str | None]) -> str:
-    source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
-    origin = CardOrigin(
-        model=model,
-        precision=None if config.model.precision == AUTO else config.model.precision,
-        explainer=config.explain.kind,
-        source=None if source is None else (source.regions_come_from, source.score_means),
-        **scores,
-    )
-    return dataset_card(total, dataset_schema(**config.output.columns), origin)

@@ -1,8 +1,9 @@
 """Collisions of ids: the alphabetically first name keeps its hash, other names get the hash of a further attempt.
 
-Ids of images, regions and phrases are hashes of names in 53 bits, so that every worker computes them by itself. Among
-10^8 names two share an id with a probability of 0.4. Collisions are resolved at the end of a run, see `stable_id`. So
-ids do not depend on the order of rows, and a run that is killed here ends with the same ids.
+Ids of images, regions and phrases are hashes of names in 53 bits, so that every worker computes
+them by itself. Among 10^8 names two share an id with a probability of 0.4. Collisions are
+resolved at the end of a run, see `stable_id`. So ids do not depend on the order of rows, and a
+run that is killed here ends with the same ids.
 """
 
 from __future__ import annotations

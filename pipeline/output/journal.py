@@ -1,18 +1,22 @@
 """The journal of a run: the shards that hold its rows, and the parts of the input that were read to their end.
 
-A worker writes a shard, which appears in its folder whole or not at all, and hands its name, size and keys to the
-driver. Only the driver writes the journal: now and then a file OUT/.phrasebox/journal-AAAA/NNNNN.parquet of its attempt
-at the run. A resumed run is the next attempt, and takes over as follows:
+A worker writes a shard, which appears in its folder whole or not at all, and hands its name,
+size and keys to the driver. Only the driver writes the journal: now and then a file
+OUT/.phrasebox/journal-AAAA/NNNNN.parquet of its attempt at the run. A resumed run is the next
+attempt, and takes over as follows:
 
-1. It reads the journal of the attempt before, and those shards that this one had no time to note. All of them become
-   the first file of its own journal, which decides from then on. Workers of a killed driver live on for a moment, on a
-   cluster for longer: the shards that they still write are in no journal, and are deleted at the end.
-2. Shards that are missing, damaged or of another size are found by one listing of their folder. Their rows are done
-   again, unless the shard can be read. A shard with rows that another one has is deleted.
-3. A part of the input is not read again if it was read to its end and each of its samples has a row.
+1. It reads the journal of the attempt before, and those shards that this one had no time to
+   note. All of them become the first file of its own journal, which decides from then on.
+   Workers of a killed driver live on for a moment, on a cluster for longer: the shards that they
+   still write are in no journal, and are deleted at the end.
+2. Shards that are missing, damaged or of another size are found by one listing of their folder.
+   Their rows are done again, unless the shard can be read. A shard with rows that another one has
+   is deleted.
+3. A part of the input is not read again if it was read to its end and each of its samples has a
+   row.
 
-Shards of one process are numbered. That process has no late workers, so its shards always count. Without a journal all
-shards count: the end of a run deletes it.
+Shards of one process are numbered. That process has no late workers, so its shards always
+count. Without a journal all shards count: the end of a run deletes it.
 """
 
 from __future__ import annotations
@@ -49,8 +53,9 @@ _SCHEMA: Final = pa.schema(
 
 FLUSH_SECONDS: Final = 5.0
 FLUSH_SHARE: Final = 0.01
-"""The journal is written every few seconds, in long attempts after a hundredth of the time that they have lasted: so it
-has some hundreds of files, and what a killed driver had no time to note is a hundredth of its shards."""
+"""The journal is written every few seconds, in long attempts after a hundredth of the time that
+they have lasted: so it has some hundreds of files, and what a killed driver had no time to note
+is a hundredth of its shards."""
 
 
 def part_name(shard: Shard) -> str:
@@ -72,7 +77,8 @@ def make_entry(
 ) -> Any:
     """Return an entry, an Arrow table of one row: a shard with its bytes, or a part of the input that was read.
 
-    keys: The keys of the samples of the shard, or of the part. skipped: The part's rows without a sample, by reason.
+    keys: The keys of the samples of the shard, or of the part. skipped: The part's rows without
+    a sample, by reason.
     """
     row = {"name": name, "bytes": size_bytes, "keys": keys, "skipped": json.dumps(skipped)}
     return pa.Table.from_pylist([row], schema=_SCHEMA)

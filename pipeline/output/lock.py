@@ -1,10 +1,11 @@
 """A lock on a dataset's folder: one run at a time.
 
-On a file system the kernel locks a file, and frees it when its process dies. Object storage has no locks: a run puts
-its name into an object and renews it as long as it lives (a lease). A run that finds a lease watches it for
-`LEASE_SECONDS`, and takes it over if it was not renewed; clocks of different machines are never compared. Two runs that
-start within the same second can both hold the lease for up to `RENEW_SECONDS`. Then one of them finds the other's name
-in it, and stops before it finishes anything.
+On a file system the kernel locks a file, and frees it when its process dies. Object storage has
+no locks: a run puts its name into an object and renews it as long as it lives (a lease). A run
+that finds a lease watches it for `LEASE_SECONDS`, and takes it over if it was not renewed;
+clocks of different machines are never compared. Two runs that start within the same second can
+both hold the lease for up to `RENEW_SECONDS`. Then one of them finds the other's name in it,
+and stops before it finishes anything.
 """
 
 from __future__ import annotations

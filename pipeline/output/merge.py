@@ -1,8 +1,8 @@
 """Make one dataset of the parts of an input, which were runs of their own (`input.part`).
 
-Shards are linked, or copied within object storage, or put together to larger ones; their light columns are counted
-again, and collisions of ids between parts are resolved. The parts stay as they are. The same command resumes a merge
-that was stopped.
+Shards are linked, or copied within object storage, or put together to larger ones; their light
+columns are counted again, and collisions of ids between parts are resolved. The parts stay as
+they are. The same command resumes a merge that was stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pipeline.dataset.reviews import FILES, lines_of, read_reviews
 from pipeline.dataset.tally import group_shards
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.previous_run import COMMAND
+from pipeline.output.manifest import Manifest
+from pipeline.output.previous_run import COMMAND, Identity
 from pipeline.output.shards import rows_in
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
@@ -35,7 +36,7 @@ COMPACT: Final = "compact"  # The key for the most bytes of shards that were put
 
 COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
-_DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence", "presence_images")
+_DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence")
 """The keys of what a run decides once, for all of its parts."""
 
 _THREADS: Final = 32  # Shards copied at once
@@ -47,7 +48,8 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     compact: Put shards together up to `COMPACT_BYTES`; this also takes one dataset that is no part.
 
     Raises:
-        InputError: A part is unfinished, damaged, missing, given twice, or of another input or other settings.
+        InputError: A part is unfinished, damaged, missing, given twice, or of another input or
+            other settings.
         ResumeError: `out` holds something else.
         OutputError: `out` cannot be written to.
     """
@@ -66,11 +68,12 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     origin = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: COMPACT_BYTES if compact else None}
     with folder.locked(), folder.writing():
         previous = folder.check_resumable(
-            config,
-            run["model_fingerprint"],
-            calibration=run["calibration"],
-            segmenter=run["segmenter"],
-            depends_on=_depends_on(manifest)["config"],
+            Identity(
+                model_fingerprint=run["model_fingerprint"],
+                calibration=run["calibration"],
+                segmenter=run["segmenter"],
+                config=_depends_on(manifest)["config"],
+            )
         )
         if previous.state != "new" and {key: previous.run.get(key) for key in origin} != origin:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
@@ -86,15 +89,9 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
             report.read(number, counts["read"], Counter(counts["skipped_by_reason"]))
-        return folder.finish(
-            config,
-            report,
-            model=manifest["model"],
-            calibration=manifest["calibration"],
-            may_sign=all(is_own(dataset.manifest) for dataset in datasets),
-            environment=manifest["environment"],
-            **manifest["scores"],
-        )
+        fields = {key: manifest[key] for key in ("model", "calibration", "scores", "environment")}
+        may_sign = all(is_own(dataset.manifest) for dataset in datasets)
+        return folder.finish(report, Manifest(config=config, may_sign=may_sign, **fields))
 
 
 def _write_shards(datasets: Sequence[Dataset], folder: DatasetFolder, *, compact: bool) -> None:
@@ -140,8 +137,8 @@ def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The values that rows of a part depend on, where parts of one whole agree."""
     run = manifest["run"]
     config = run["config"]
-    # Machines differ in the last digits of what they compute from the first images, and some do not compare them. Parts
-    # differ in their commands.
+    # Machines differ in the last digits of what they compute from the first images, and some do
+    # not compare them. Parts differ in their commands.
     in_regions = (run.get("outside_domain") or {}).get("in_regions", False)
     decisions = {COMMAND: None, "outside_domain": in_regions, "presence": run.get("presence") is not None}
     return {**run, **decisions, "config": {**config, "input": {**config["input"], "part": None}}}

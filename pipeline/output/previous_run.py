@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from pipeline import __version__
 from pipeline.config import differences
 from pipeline.output.backup import COMPANION_FILES, REPLACES
 from pipeline.output.journal import WORKER_SHARD_NAME
@@ -16,6 +17,7 @@ from pipeline.output.shards import rows_in
 from pipeline.paths import with_absolute_paths
 from pipeline.terminal import counted
 from stages.contract.errors import ResumeError
+from stages.contract.schema import SCHEMA_VERSION
 from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.storage import AnyPath, found_in
 
@@ -25,12 +27,12 @@ SHARD_NAME: Final = re.compile(rf"\d{{5,}}\.parquet|{WORKER_SHARD_NAME.pattern}"
 """Names of shards: one process numbers its shards."""
 
 COMMAND: Final = "command"
-"""The key of run.json, and of `run` in dataset.json, for a hash of the command that made the rows. With the same hash
-and the same input a complete dataset needs no closer look."""
+"""The key of run.json, and of `run` in dataset.json, for a hash of the command that made the
+rows. With the same hash and the same input a complete dataset needs no closer look."""
 
 MayDelete = Callable[[str, list[AnyPath]], bool]
-"""Called before a run is deleted, with a description, as "out holds a finished dataset with 12 rows", and the files in
-the folder that no run wrote. Returns whether all of it may be deleted."""
+"""Called before a run is deleted, with a description, as "out holds a finished dataset with 12
+rows", and the files in the folder that no run wrote. Returns whether all of it may be deleted."""
 
 
 def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
@@ -39,114 +41,141 @@ def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What the rows of a run depend on. A run is resumed by runs with the same identity.
+
+    Attributes:
+        phrasebox_version: The version of phrasebox.
+        schema_version: The version of the rows' columns.
+        model_fingerprint: Identifies the model, see `Steps`.
+        calibration: Identifies the calibration of the scores; None without one.
+        segmenter: Identifies the segmenter of the outlines; None without one.
+        config: Plain values, see `RunConfig.rows_depend_on`.
+    """
+
+    phrasebox_version: str = __version__
+    schema_version: int = SCHEMA_VERSION
+    model_fingerprint: str
+    calibration: str | None = None
+    segmenter: str | None = None
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousRun:
     """The run that a folder holds, as another run finds it that is to write there.
 
     Attributes:
-        state: "complete" if the folder has every row of the run, "started" if it has some, else "new".
-        identity: The plain values that the rows of the other run depend on.
-        run: The values that run.json or the manifest store of the run: its identity and more. Empty if the run is new.
+        folder: The dataset's.
+        state: "complete" if the folder has every row of the run, "started" if it has some, else
+            "new".
+        run: The values that run.json or the manifest store of the run: its identity and more.
+            Empty if the run is new.
         manifest: The manifest of a finished dataset, also if it has lost rows since; else empty.
-        shards: The shards in the folder; empty if the run is new.
-        replaces: Whether the other run replaces it.
+        shards: The shards in the folder.
+        fault: Why it cannot be read which run that is; then the other values are not known.
+        replaces: Whether the other run replaces one.
     """
 
-    state: State
-    identity: dict[str, Any]
+    folder: AnyPath
+    state: State = "started"
     run: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     shards: tuple[AnyPath, ...] = ()
+    fault: str = ""
     replaces: bool = False
 
+    @property
+    def precision(self) -> PrecisionChoice:
+        """The precision of the run; `auto` where none is decided."""
+        precision: PrecisionChoice = self.run.get("config", {}).get("model", {}).get("precision", AUTO)
+        return precision
 
-def find_run(
-    folder: AnyPath, identity: dict[str, Any], *, may_delete: MayDelete | None, written_as: str
-) -> PreviousRun:
-    """Return the run in a folder if another one may write there. Raise ResumeError as `DatasetFolder.check_resumable`.
+    def is_complete_with(self, values: Mapping[str, Any]) -> bool:
+        """Return whether the folder holds all rows of a run that has stored these values."""
+        return self.state == "complete" and values.items() <= self.run.items()
 
-    Args:
-        folder: The dataset's.
-        identity: The plain values that rows of the other run depend on.
-        may_delete: Called before the run is replaced; None resumes it.
-        written_as: The folder's path as the user wrote it.
-    """
-    shards = _list_shards(folder)
-    if may_delete is not None and _may_be_replaced(folder, shards, may_delete, written_as):
-        return PreviousRun(state="new", identity=identity, replaces=True)
-    stored = _read_stored(folder)
-    if stored is None:
-        _reject_foreign(
-            folder, [path for path in (*shards, *(folder / name for name in COMPANION_FILES)) if path.exists()]
-        )
-        return PreviousRun(state="new", identity=identity)
-    run, manifest = stored
-    is_whole = _is_whole(manifest, shards)
-    state: State = "complete" if is_whole else "started"
-    previous = PreviousRun(state=state, identity=identity, run=run, manifest=manifest, shards=tuple(shards))
-    if not is_whole:
-        reject_more_rows(folder, previous)
-    values: dict[str, Any] = {key: run.get(key) for key in identity}
-    values["config"] = with_absolute_paths(values["config"] or {})
-    values["phrasebox_version"] = identity["phrasebox_version"]
-    if precision_in(folder) == AUTO != identity["config"].get("model", {}).get("precision", AUTO):
-        # It was stopped before a worker decided: no row depends on the precision, or on a calibration for it.
-        values["config"]["model"]["precision"] = identity["config"]["model"]["precision"]
-        values["calibration"] = identity["calibration"]
-    if lines := differences(values, identity):
-        listing = "\n".join(f"  {line}" for line in lines)
+    def check_resumable(self, identity: Identity) -> None:
+        """Raise ResumeError unless a run with an identity may write here."""
+        if self.fault:
+            raise ResumeError(self.fault)
+        if self.state == "new":
+            companions = (self.folder / name for name in COMPANION_FILES)
+            self._reject_foreign([path for path in (*self.shards, *companions) if path.exists()])
+            return
+        if self.state == "started":
+            self.reject_more_rows(identity.phrasebox_version)
+        values = asdict(identity)
+        stored_values: dict[str, Any] = {key: self.run.get(key) for key in values}
+        stored_values["config"] = with_absolute_paths(stored_values["config"] or {})
+        stored_values["phrasebox_version"] = identity.phrasebox_version
+        if self.precision == AUTO != identity.config.get("model", {}).get("precision", AUTO):
+            # It was stopped before a worker decided: no row depends on the precision, or on a
+            # calibration for it.
+            stored_values["config"]["model"]["precision"] = identity.config["model"]["precision"]
+            stored_values["calibration"] = identity.calibration
+        if lines := differences(stored_values, values):
+            listing = "\n".join(f"  {line}" for line in lines)
+            raise ResumeError(
+                f"{self.folder} holds a run with other settings:\n{listing}\n"
+                "Give another folder, or --fresh to delete that run and start over.",
+                key="output.path",
+            )
+
+    def reject_more_rows(self, new_version: str) -> None:
+        """Raise ResumeError if the run cannot get rows of a version of phrasebox."""
+        version = self.run.get("phrasebox_version")
+        if _release_of(version) != _release_of(new_version):
+            kind = "a run" if self.manifest else "an unfinished run"
+            raise ResumeError(
+                f"{self.folder} holds {kind} of phrasebox {version or '(unknown version)'}, this is {new_version}, "
+                "whose rows may differ: finish it with that version, or --fresh to start over"
+            )
+        self._reject_foreign(self._foreign_shards)
+
+    def check_replaceable(self, may_delete: MayDelete, written_as: str) -> None:
+        """Raise ResumeError unless all of it may be deleted. written_as: The folder's path as the user wrote it."""
+        foreign = [*self._foreign_shards, *self._find_edited_cards()]
+        rows = _count_rows(self.shards)
+        kind = "a finished dataset" if self.manifest else "an unfinished run"
+        if not (rows or foreign) or may_delete(f"{written_as} holds {kind} with {counted(rows, 'row')}", foreign):
+            return
+        names = ", ".join(str(path).removeprefix(f"{self.folder}/") for path in foreign[:5])
         raise ResumeError(
-            f"{folder} holds a run with other settings:\n{listing}\n"
-            "Give another folder, or --fresh to delete that run and start over.",
-            key="output.path",
+            f"--fresh would delete files in {self.folder} that phrasebox did not write ({names}): move them away, or "
+            "add --yes. Nothing was deleted"
+            if foreign
+            else f"{self.folder} stays as it is: nothing was deleted"
         )
-    return previous
+
+    @property
+    def _foreign_shards(self) -> list[AnyPath]:
+        return [path for path in self.shards if not SHARD_NAME.fullmatch(path.name)]
+
+    def _reject_foreign(self, paths: Iterable[AnyPath]) -> None:
+        if names := ", ".join(sorted(path.name for path in paths)[:5]):
+            raise ResumeError(
+                f"{self.folder} holds files that phrasebox did not write ({names}): give another folder, or move them "
+                "away",
+                key="output.path",
+            )
+
+    def _find_edited_cards(self) -> list[AnyPath]:
+        """The dataset card if somebody has edited it, in a list."""
+        card = self.folder / "README.md"
+        if not card.is_file():
+            return []
+        text = card.read_bytes()
+        if self.manifest:
+            is_edited = self.manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
+        else:
+            is_edited = b"Made by phrasebox" not in text
+        return [card] if is_edited else []
 
 
-def is_complete(folder: AnyPath, values: Mapping[str, Any]) -> bool:
-    """Return whether a folder holds all rows of a run that has stored these values. Raise ResumeError as `find_run`."""
-    run, manifest = _read_stored(folder) or ({}, {})
-    return values.items() <= run.items() and _is_whole(manifest, _list_shards(folder))
-
-
-def precision_in(folder: AnyPath) -> PrecisionChoice:
-    """Return the precision of the run in a folder; `auto` where none is decided. Raise ResumeError as `find_run`."""
-    run, _ = _read_stored(folder) or ({}, {})
-    precision: PrecisionChoice = run.get("config", {}).get("model", {}).get("precision", AUTO)
-    return precision
-
-
-def _is_whole(manifest: Mapping[str, Any], shards: Sequence[AnyPath]) -> bool:
-    """Return whether a dataset is finished and has lost no rows since."""
-    return bool(manifest) and sum(count or 0 for count in rows_in(shards)) >= manifest["counts"]["written"]
-
-
-def reject_more_rows(folder: AnyPath, previous: PreviousRun) -> None:
-    """Raise ResumeError if the run in the folder cannot get more rows."""
-    version = previous.run.get("phrasebox_version")
-    new_version = previous.identity.get("phrasebox_version")
-    if _release_of(version) != _release_of(new_version):
-        kind = "a run" if previous.manifest else "an unfinished run"
-        raise ResumeError(
-            f"{folder} holds {kind} of phrasebox {version or '(unknown version)'}, this is {new_version}, whose "
-            "rows may differ: finish it with that version, or --fresh to start over"
-        )
-    _reject_foreign(folder, _find_foreign(_list_shards(folder)))
-
-
-def _release_of(version: str | None) -> list[str] | None:
-    """Major and minor version: a patch does not change rows."""
-    return version.split(".")[:2] if version else None
-
-
-class _DamagedMarkError(ResumeError):
-    """The file that says which run is in the folder cannot be read."""
-
-
-def _read_stored(folder: AnyPath) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The values that the folder stores of its run, and the manifest, empty until the run is complete.
-
-    None if there is no run. Raise ResumeError for a manifest that is not phrasebox's, and _DamagedMarkError.
-    """
+def read_previous_run(folder: AnyPath) -> PreviousRun:
+    """Return the run in a folder. Raise ResumeError for a manifest that is not phrasebox's."""
+    shards = tuple(found_in(folder / "data", "*.parquet"))
     manifest_path = folder / "dataset.json"
     for path in (manifest_path, folder / ".phrasebox" / "run.json"):
         try:
@@ -154,62 +183,27 @@ def _read_stored(folder: AnyPath) -> tuple[dict[str, Any], dict[str, Any]] | Non
         except FileNotFoundError:
             continue
         except ValueError as error:
-            raise _DamagedMarkError(f"{path} is damaged ({error}); --fresh starts over") from error
+            fault = f"{path} is damaged ({error}); --fresh starts over"
+            return PreviousRun(folder=folder, shards=shards, fault=fault)
         if not isinstance(mark, dict) or (path == manifest_path and "run" not in mark):
             raise ResumeError(f"{path} is not phrasebox's; give another folder", key="output.path")
+        manifest = mark if path == manifest_path else {}
         run = {"phrasebox_version": mark.get("phrasebox_version"), **mark.get("run", mark)}
-        run = {key: value for key, value in run.items() if key not in ("signature", REPLACES)}
-        return run, mark if path == manifest_path else {}
-    return None
-
-
-def _may_be_replaced(folder: AnyPath, shards: list[AnyPath], may_delete: MayDelete, written_as: str) -> bool:
-    """Return whether there is a run to replace. Raise ResumeError if that is not allowed."""
-    try:
-        stored = _read_stored(folder)
-    except _DamagedMarkError:
-        stored = {}, {}
-    if stored is None:
-        return False
-    _, manifest = stored
-    foreign = [*_find_foreign(shards), *_find_edited_cards(folder, manifest)]
-    rows = sum(count or 0 for count in rows_in(shards))
-    kind = "a finished dataset" if manifest else "an unfinished run"
-    if not (rows or foreign) or may_delete(f"{written_as} holds {kind} with {counted(rows, 'row')}", foreign):
-        return True
-    names = ", ".join(str(path).removeprefix(f"{folder}/") for path in foreign[:5])
-    raise ResumeError(
-        f"--fresh would delete files in {folder} that phrasebox did not write ({names}): move them away, or add --yes. "
-        "Nothing was deleted"
-        if foreign
-        else f"{folder} stays as it is: nothing was deleted"
-    )
-
-
-def _list_shards(folder: AnyPath) -> list[AnyPath]:
-    return found_in(folder / "data", "*.parquet")
-
-
-def _find_foreign(shards: Iterable[AnyPath]) -> list[AnyPath]:
-    return [path for path in shards if not SHARD_NAME.fullmatch(path.name)]
-
-
-def _reject_foreign(folder: AnyPath, paths: Iterable[AnyPath]) -> None:
-    if names := ", ".join(sorted(path.name for path in paths)[:5]):
-        raise ResumeError(
-            f"{folder} holds files that phrasebox did not write ({names}): give another folder, or move them away",
-            key="output.path",
+        is_whole = bool(manifest) and _count_rows(shards) >= manifest["counts"]["written"]
+        return PreviousRun(
+            folder=folder,
+            state="complete" if is_whole else "started",
+            run={key: value for key, value in run.items() if key not in ("signature", REPLACES)},
+            manifest=manifest,
+            shards=shards,
         )
+    return PreviousRun(folder=folder, state="new", shards=shards)
 
 
-def _find_edited_cards(folder: AnyPath, manifest: Mapping[str, Any]) -> list[AnyPath]:
-    """The dataset card if somebody has edited it, in a list. manifest: Empty if the dataset is not finished."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return []
-    text = card.read_bytes()
-    if manifest:
-        is_edited = manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
-    else:
-        is_edited = b"Made by phrasebox" not in text
-    return [card] if is_edited else []
+def _count_rows(shards: Sequence[AnyPath]) -> int:
+    return sum(count or 0 for count in rows_in(shards))
+
+
+def _release_of(version: str | None) -> list[str] | None:
+    """Major and minor version: a patch does not change rows."""
+    return version.split(".")[:2] if version else None

@@ -18,8 +18,9 @@ from stages.contract.records import Sample, stable_key
 from stages.shared.storage import AnyPath, parquet_file
 
 _MOST_NAMES: Final = 5  # How many samples a message names
-_AT_ONCE: Final = 4096  # Rows, or samples, that are compared together
+_AT_ONCE: Final = 4096  # Rows that are read together
 _THREADS: Final = 32  # Files opened at once
+_CONTENT: Final = np.dtype([("key", np.int64), ("content", np.int64)])  # Of a row or a sample
 
 NAME_COLUMN: Final = "sample_id"
 """The column that identifies a row. Ids do not: two samples may share one until the end of a run."""
@@ -84,40 +85,30 @@ def changes_of(
     Args:
         shards: The rows.
         samples: The input.
-        limited: Whether these are only the first samples of the input, so that rows may have others.
+        limited: Whether these are only the first samples of the input, so that rows may have
+            others.
         extent: The input for people, see `SourceConfig.extent`.
 
     Raises:
         ResumeError: Rows have no sample any more.
     """
-    parts = map_in_threads(_contents_in, shards)
-    keys, contents = (np.concatenate([np.empty(0, np.int64), *(part[n] for part in parts)]) for n in (0, 1))
-    order = np.argsort(keys)
-    keys = keys[order]
-    contents = contents[order]
-    has_sample = np.zeros(len(keys), dtype=bool)
-    new = changed = 0
-    changed_ids: list[str] = []
+    rows = np.concatenate([np.empty(0, _CONTENT), *map_in_threads(_contents_in, shards)])
+    rows = rows[np.argsort(rows["key"])]
     # The generator holds one sample at a time: some carry their image.
-    rows = ((sample.sample_id, sample.key, _content(sample.image.file_name, sample.captions)) for sample in samples)
-    while batch := list(islice(rows, _AT_ONCE)):
-        sample_ids, sample_keys, sample_contents = (np.array(column) for column in zip(*batch, strict=True))
-        places = np.searchsorted(keys, sample_keys)
-        has_row = np.isin(sample_keys, keys, assume_unique=True)
-        has_sample[places[has_row]] = True
-        new += int((~has_row).sum())
-        differs = has_row.copy()
-        differs[has_row] = contents[places[has_row]] != sample_contents[has_row]
-        changed += int(differs.sum())
-        changed_ids += sample_ids[differs][: _MOST_NAMES - len(changed_ids)].tolist()
-    lost = keys[~has_sample]
+    pairs = ((sample.key, _content(sample.image.file_name, sample.captions)) for sample in samples)
+    inputs = np.fromiter(pairs, _CONTENT)
+    lost = np.setdiff1d(rows["key"], inputs["key"])
     if len(lost) and not limited:
         names = _names_of(shards, lost[:_MOST_NAMES])
         raise ResumeError(
             f"samples that have rows, but are gone from {extent}: {len(lost):,} ({list_names(names, len(lost))}). Put "
             "them back, give another folder for the dataset, or --fresh to start over"
         )
-    return Changes(new=new, changed=changed, names=tuple(changed_ids))
+    previous = inputs[np.isin(inputs["key"], rows["key"])]
+    places = np.searchsorted(rows["key"], previous["key"])
+    changed = previous["key"][rows["content"][places] != previous["content"]]
+    names = _names_of(shards, changed[:_MOST_NAMES])
+    return Changes(new=len(inputs) - len(previous), changed=len(changed), names=tuple(names))
 
 
 def list_names(names: Sequence[str], count: int) -> str:
@@ -125,14 +116,12 @@ def list_names(names: Sequence[str], count: int) -> str:
     return ", ".join([*names, *(["..."] if count > len(names) else [])])
 
 
-def _contents_in(shard: AnyPath) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _contents_in(shard: AnyPath) -> NDArray[np.void]:
     """Keys of the rows' samples, and a hash of each row's image name and captions."""
-    rows = [
-        (stable_key(row[NAME_COLUMN]), _content(row["file_name"], row["captions"]))
-        for row in _readable_rows(shard, "file_name", "captions")
-    ]
-    keys, contents = np.array(rows, np.int64).reshape(-1, 2).T
-    return keys, contents
+    rows = _readable_rows(shard, "file_name", "captions")
+    return np.fromiter(
+        ((stable_key(row[NAME_COLUMN]), _content(row["file_name"], row["captions"])) for row in rows), _CONTENT
+    )
 
 
 def _readable_rows(shard: AnyPath, *columns: str) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 The score is larger for regions more likely to be right. It is no probability: it ranks. A calibration is a logistic
 regression on the evidence, for one model and one set of settings (`pipeline/evaluate/calibrate.py` fits it). One that
-knows presence alone has no weights (`pipeline/presence_alone.py`): scores then still rank, as the product of the score
+knows presence alone has no weights (`pipeline/presence_fit.py`): scores then still rank, as the product of the score
 and presence.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cv2
 
@@ -67,14 +67,14 @@ class RegionsStage(Stage):
             self._outliner.close()
             self._outliner = None
 
-    def on_device(self, device: Device | Literal["auto"]) -> RegionsStage:
-        """Return the same stage, not set up, for a segmenter that computes on this device or raises."""
+    def computing(self, **settings: Any) -> RegionsStage:
+        """See `Stage.computing`; only `device` counts, where the segmenter computes or raises."""
         return RegionsStage(
             self.config,
             self.calibration,
             keep_heat_maps=self.keep_heat_maps,
             fitted_cut=self.maker.fitted_cut,
-            device=device,
+            device=settings.get("device", self.device),
         )
 
     def process(self, batch: Sequence[Record]) -> list[Record]:

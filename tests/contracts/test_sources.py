@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config import RunConfig, check, load_config, stored_config
 from pipeline.dataset.validate import validate
-from pipeline.graph import build_steps
+from pipeline.graph import build_source_steps, build_steps
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, RowError
 from stages.contract.masks import rle_area_px, rle_box_xywh_px
@@ -87,7 +87,7 @@ def stages(model: Json, settings: dict[str, Json]) -> dict[str, RegionSource[Any
     made = {}
     for kind in DIRECT_KINDS:
         config = check({"model": model, "source": settings[kind], "input": {"kind": "jsonl", "path": "a"}}, RunConfig)
-        stage = build_steps(config).model
+        stage = build_source_steps(config).model_stage
         assert isinstance(stage, RegionSource)
         made[kind] = pickle.loads(pickle.dumps(stage))
         made[kind].setup()
@@ -171,12 +171,11 @@ def test_what_concerns_heat_maps_is_rejected(kind, setting, settings, model) -> 
     values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
     if setting:
         with pytest.raises(ConfigError, match=f"it concerns heat maps, and source.kind={kind}"):
-            build_steps(check(values, RunConfig))
+            build_source_steps(check(values, RunConfig))
         return
-    steps = build_steps(check(values, RunConfig))
-    for stage in ("explains", "cuts"):
-        with pytest.raises(ConfigError, match=rf"source\.kind: {kind} makes regions without.* set heat_maps"):
-            getattr(steps, stage)
+    build_source_steps(check(values, RunConfig))
+    with pytest.raises(ConfigError, match=rf"source\.kind: {kind} makes regions without.* set heat_maps"):
+        build_steps(check(values, RunConfig))
 
 
 def test_heat_maps_are_the_default_and_a_mistyped_key_is_corrected() -> None:
@@ -197,7 +196,7 @@ def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: Json, t
     pool.write_text("two dogs\tdog\nA big House\n\nred car\n")
     source = {"kind": "grid", "pool": str(pool), "by": by, "blocks": 4, "temperature": 1.0}
     values = {"model": model, "source": source, "input": {"kind": "jsonl", "path": "a"}}
-    stage = build_steps(check(values, RunConfig)).model
+    stage = build_source_steps(check(values, RunConfig)).model_stage
     stage.setup()
     answers = stage.process(records())
     assert answers == [answer for record in records()[::-1] for answer in stage.process([record])][::-1]

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.graph import build_graph
+from pipeline.resolve import HeatMapRun, Run, resolve
 from pipeline.run import run
 from stages.contract.records import Record
 from stages.explain.stage import ExplainStage
@@ -60,8 +61,14 @@ def simulated(stage: ExplainStage, fails: str | None) -> SimulatedStage:
 def main(path: str) -> None:
     given = json.loads(Path(path).read_text())
     config = RunConfig.model_validate(given["config"])
-    graph = build_graph(config)
+
+    def resolver(*arguments: Any) -> Run:
+        resolved = resolve(*arguments)
+        assert isinstance(resolved, HeatMapRun)
+        stage = simulated(resolved.steps.model_stage, given.get("fails"))
+        return replace(resolved, steps=replace(resolved.steps, model_stage=stage))
+
     ray.init(
         address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )
-    run(config, Console(width=200), graph=replace(graph, model=simulated(graph.explains, given.get("fails"))))
+    run(config, Console(width=200), resolver=resolver)

@@ -15,8 +15,12 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 
 from pipeline.config import RunConfig
-from pipeline.graph import Graph
+from pipeline.engines import Job, start_engine
+from pipeline.graph import Steps
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.manifest import Manifest
+from pipeline.output.previous_run import Identity
+from pipeline.resolve import Run
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
@@ -58,6 +62,7 @@ class CaptionStage(Stage):
     """
 
     name: ClassVar[str] = "phrases"
+    precomputed = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -175,29 +180,48 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def light_graph(reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()) -> Graph:
-    """A graph whose captions are cut by `CaptionStage`, which notes deaths in a folder."""
-    return Graph(
+def resolved_light(reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()) -> Run:
+    """A run whose captions are cut by `CaptionStage`, which notes deaths in a folder."""
+    shards = plan_shards(reader)
+    before: Any = (CaptionStage(deaths),)
+    return Run(
+        config=config,
         reader=reader,
-        before=(CaptionStage(deaths),),
-        model=model,  # type: ignore[arg-type]
-        after=(last,),
-        explain=config.explain,
-        described=LIGHT,
-        calibration=None,
+        input_shards=shards,
+        shards=config.input.take_part(shards),
+        steps=Steps(before=before, model_stage=model, regions_stage=last, description=LIGHT),
+        identity=Identity(model_fingerprint="light", config=config.rows_depend_on()),
     )
 
 
-def run_on_ray(graph: Graph, config: RunConfig, show: Callable[[Report], None] = lambda _: None) -> Report:
-    """Run the ray engine in this process, from lock to manifest."""
-    from pipeline.engines import load_engine
-
-    folder = DatasetFolder(config.output.path)
+def run_job(run: Run, folder: DatasetFolder, show: Callable[[Report], None] = lambda _: None) -> Report:
+    """Run the engine of a run in this process."""
+    config = run.config
     report = Report()
+    job = Job(
+        steps=run.steps,
+        reader=run.reader,
+        shards=run.shards,
+        folder=folder,
+        input=config.input,
+        model=config.model,
+        engine=config.engine,
+        output=config.output,
+        report=report,
+        on_progress=lambda: show(report),
+    )
+    with start_engine(job) as engine:
+        engine.make_rows(run.steps)
+    return report
+
+
+def run_on_ray(run: Run, show: Callable[[Report], None] = lambda _: None) -> Report:
+    """Run the ray engine in this process, from lock to manifest."""
+    folder = DatasetFolder(run.config.output.path)
     with folder.locked(), folder.writing():
-        folder.start(folder.check_resumable(config, graph.fingerprint), same_input=True)
-        load_engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
-        folder.finish(config, report, model={"name": "light"})
+        folder.start(folder.check_resumable(run.identity), same_input=True)
+        report = run_job(run, folder, show)
+        folder.finish(report, Manifest(config=run.config, model={"name": "light"}))
     return report
 
 
@@ -208,7 +232,7 @@ def _main() -> None:
         model = SleepStage(float(seconds), Path(marks) if marks else None)
         reader = DeadlyReader(make_reader(config.input))
         folder = Path(str(config.input.path)).parent
-        report = run_on_ray(light_graph(reader, config, model, LastStage(0.0), folder), config)
+        report = run_on_ray(resolved_light(reader, config, model, LastStage(0.0), folder))
     except PhraseboxError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(2)

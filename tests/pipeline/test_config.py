@@ -162,7 +162,6 @@ VALUES = {
     "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
     + ", ".join(EXPLAINERS),
     "engine={kind: inline, num_cpus: 3}": "engine: num_cpus is about Ray, and engine.kind=inline starts none",
-    "engine.explain_workers=8-2": "engine.explain_workers: expected the fewest first, 2-8, got '8-2'",
     **{f"engine.explain_workers={no}": "engine.explain_workers: " for no in ("0", "0-3", "3-", "many", "-2", "1.5")},
     "output.rows_per_file=0": "output.rows_per_file: expected greater than or equal to 1, got 0",
     "output.path=": "output.path: expected a path, got None",
@@ -310,7 +309,7 @@ def test_words_in_the_place_of_a_path_stay() -> None:
 )
 def test_model_workers_are_a_number_or_a_range(written_as: str, expected: tuple[int | None, int | None]) -> None:
     engine = load_config(None, [*INPUT, f"engine.explain_workers={written_as}"]).engine
-    assert (engine.fewest_explain_workers, engine.most_explain_workers) == expected
+    assert engine.explain_worker_bounds == expected
 
 
 def test_a_variant_is_resolved_when_it_is_loaded() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pipeline.calibration import calibration_basis
 from pipeline.config import RunConfig, load_config
 from pipeline.engines.ray_cluster import choose_pools
-from pipeline.graph import build_graph, calibration_basis
+from pipeline.graph import build_graph, build_source_steps
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.pipeline.light import assert_alike, ended, rows_of
@@ -51,8 +52,8 @@ def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[s
     other = config_of(scenes_config, tmp_path, dataset)
     with pytest.raises(ResumeError, match="\n  segmenter: "):
         run(other, QUIET)
-    bases = [calibration_basis(each, "model") for each in (config_of(scenes_config, sam, dataset), other)]
-    assert bases[0]["segmenter"] != bases[1]["segmenter"]
+    digests = {build_graph(config).segmenter for config in (config_of(scenes_config, sam, dataset), other)}
+    assert len(digests) == 2
 
 
 def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: dict[str, Any], tmp_path: Path) -> None:
@@ -60,7 +61,8 @@ def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: dict[str, A
     sam = plain.regions.sam.model_copy(update={"model": "a/b"})
     named = plain.model_copy(update={"regions": plain.regions.model_copy(update={"sam": sam})})
     assert named.rows_depend_on() == plain.rows_depend_on()
-    assert calibration_basis(named, "model") == calibration_basis(plain, "model")
+    bases = [calibration_basis(config.explain, config.regions, "model", None) for config in (named, plain)]
+    assert bases[0] == bases[1]
     assert build_graph(named).segmenter is None
     settings = ["input.path=a", "input.kind=jsonl", "regions.refine=sam", "regions.sam.model=a/b"]
     used, larger = (load_config(None, [*settings, *more]) for more in ([], ["regions.sam.batch_size=3"]))
@@ -83,7 +85,9 @@ def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeyp
 )
 def test_what_cannot_be_meant_is_rejected_before_any_work(changed, message, scenes_config, sam, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_graph(config_of(scenes_config, sam, tmp_path / "out", **changed))
+        (build_source_steps if "source" in changed else build_graph)(
+            config_of(scenes_config, sam, tmp_path / "out", **changed)
+        )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
     scenes_config: dict[str, Any], sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    cuts = build_graph(config_of(scenes_config, sam, tmp_path / "out")).cuts.on_device("cuda")
+    cuts = build_graph(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(device="cuda")
     with pytest.raises(ResourceError, match="this worker sees no GPU"):
         cuts.setup()
     cuts.teardown()

@@ -78,9 +78,9 @@ def test_an_engine_is_chosen_by_the_number_of_samples(
 ) -> None:
     monkeypatch.setattr("pipeline.engines.cores_here", lambda: cores)
     config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
-    assert choose_engine(config, samples).engine.kind == kind
+    assert choose_engine(config.engine, samples).kind == kind
     for count in (samples, 10**9):
-        engine = choose_engine(config, count).engine
+        engine = choose_engine(config.engine, count)
         assert engine.model_dump(exclude={"kind"}) == config.engine.model_dump(exclude={"kind"})
 
 

@@ -18,10 +18,10 @@ def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:
 def test_a_pool_is_one_block_and_a_class_token_keeps_those_that_were_configured(tmp_path: Path) -> None:
     config = config_of(tmp_path, "ResNet")
     steps = build_steps(config)
-    assert steps.settings(config).explain.blocks == steps.model.config.explainer.blocks == 1
-    again = config_of(tmp_path, "ResNet", **steps.explain.model_dump(mode="json"))
-    assert build_steps(again).explain == steps.explain
-    assert build_steps(config_of(tmp_path, "class token", blocks=4)).explain.blocks == 4
+    assert steps.explainer.blocks == 1
+    again = config_of(tmp_path, "ResNet", **steps.explainer.model_dump(mode="json"))
+    assert build_steps(again).explainer == steps.explainer
+    assert build_steps(config_of(tmp_path, "class token", blocks=4)).explainer.blocks == 4
     with pytest.raises(ConfigError, match=r"can explain one block of this model and not 3: set explain\.blocks=1"):
         build_steps(config_of(tmp_path, "ResNet", blocks=3))
 
@@ -29,4 +29,4 @@ def test_a_pool_is_one_block_and_a_class_token_keeps_those_that_were_configured(
 def test_an_explainer_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs an attention .* averaged; use explain\.kind=cam or .*maskclip"):
         build_steps(config_of(tmp_path, "ConvNeXt"))
-    assert build_steps(config_of(tmp_path, "ConvNeXt", kind="cam")).explain.kind == "cam"
+    assert build_steps(config_of(tmp_path, "ConvNeXt", kind="cam")).explainer.kind == "cam"

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 from rich.console import Console
 
+from pipeline.calibration import presence_in
 from pipeline.config import RunConfig, sets_any
 from pipeline.evaluate.calibrate import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of
 from pipeline.evaluate.review_truth import Boxes
-from pipeline.graph import build_steps, presence_in
+from pipeline.graph import build_steps, build_steps_in_memory
 from pipeline.logistic import Floats
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
@@ -125,11 +126,11 @@ class TuningSession:
         dataset = self.evaluation_set.dataset
         dataset_calibration = dataset.manifest["calibration"]
         has_changes = sets_any(self.evaluation_set.settings, ("explain", "regions"))
-        if dataset_calibration not in (None, steps.calibration) and not has_changes:
+        if dataset_calibration not in (None, steps.calibration_digest) and not has_changes:
             raise ConfigError(f"regions.calibration: {dataset.path} was made with another one than is found now")
-        calibration = steps.cuts.calibration if dataset_calibration or has_changes else None
+        calibration = steps.calibration if dataset_calibration or has_changes else None
         if calibration is not None and calibration.presence is not None:
-            graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(calibration)))
+            graph = replace(graph, model_stage=graph.model_stage.with_presence(presence_in(calibration)))
         self._reader = graph.reader
         self._dataset_records = [
             record for _, record in evaluation_set.rows_with_maps(graph, self.console, most) if record.error is None
@@ -227,8 +228,8 @@ class TuningSession:
         key = self._key(config)
         if key not in self._maps:
             map_config = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
-            steps = build_steps(map_config, self.model)
-            settings = steps.explains.config.model_copy(update={"keep_pixels": True})
+            steps = build_steps_in_memory(map_config, self.model)
+            settings = steps.model_stage.config.model_copy(update={"keep_pixels": True})
             stages = [steps.before[1], ExplainStage(settings, self.model)]
             phrases = {record.sample.sample_id: record.phrases for record in self._dataset_records}
             records = process_input(self._reader, stages, phrases, self.console, phrases)

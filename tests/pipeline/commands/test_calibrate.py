@@ -119,7 +119,7 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
     configs = [config_of(drawn, tmp_path, regions=regions) for regions in ({}, CONTOUR, GRABCUT)]
-    calibrations = {build_graph(config).calibration for config in configs}
+    calibrations = {build_graph(config).calibration_digest for config in configs}
     assert None not in calibrations
     assert len(calibrations) == 3
     assert build_graph(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None

@@ -199,10 +199,10 @@ def test_stages_are_torn_down_where_one_fails(failure, inline_dataset, truth, mo
     def fail(_: object) -> None:
         raise failure("no longer")
 
-    monkeypatch.setattr(graph.explains, "process", fail)
+    monkeypatch.setattr(graph.model_stage, "process", fail)
     with pytest.raises(failure, match="no longer"):
         list(judged.rows_with_maps(graph, QUIET))
-    assert not hasattr(graph.explains, "_explainer")
+    assert not hasattr(graph.model_stage, "_explainer")
     assert graph.before[1]._pool is None
 
 

@@ -23,6 +23,7 @@ from pipeline.config_text import as_yaml
 from pipeline.dataset.validate import validate
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_graph
+from pipeline.resolve import resolve
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError
 from stages.contract.records import Record, stable_id
@@ -196,7 +197,7 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
         return run_stages(stages, records, told)
 
     monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
-    monkeypatch.setattr("pipeline.first_look.SAMPLES", 4)
+    monkeypatch.setattr("pipeline.warm_up.SAMPLES", 4)
     former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
@@ -226,8 +227,9 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
         "phrases": {"batch_size": 7},
         "explain": {"phrases_per_step": 2},
     }
-    graph = build_graph(config)
-    process = graph.cuts.process
+    resolved = resolve(config, "auto", lambda _: None)
+    stage = resolved.steps.regions_stage
+    process = stage.process
     calls: list[int] = []
 
     def fail_at_the_third(batch: Sequence[Record]) -> list[Record]:
@@ -236,13 +238,13 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
             raise failure("no longer")
         return process(batch)
 
-    monkeypatch.setattr(graph.cuts, "process", fail_at_the_third)
+    monkeypatch.setattr(stage, "process", fail_at_the_third)
     monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
-    monkeypatch.setattr("pipeline.first_look.SAMPLES", 4)
+    monkeypatch.setattr("pipeline.warm_up.SAMPLES", 4)
     with pytest.raises(failure, match="no longer"):
-        run(config, QUIET, graph=graph)
-    assert not hasattr(graph.explains, "_explainer")
-    assert graph.before[1]._pool is None
+        run(config, QUIET, resolver=lambda *_: resolved)
+    assert not hasattr(resolved.steps.model_stage, "_explainer")
+    assert resolved.steps.before[1]._pool is None
     assert not (tmp_path / "out" / "dataset.json").exists()
     assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["00000.parquet"]
     assert len(rows_of(tmp_path / "out")) == 8

@@ -101,11 +101,10 @@ def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(count, cp
     assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, cpu_workers=7).captions == 7
 
 
-def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_and_it_is_said() -> None:
+def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus() -> None:
     """All of them would otherwise take the first GPU."""
     none = pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)
     assert (none.device, none.max_workers) == ("cpu", 8)
-    assert none.note == ("the model runs on CPUs although the cluster has 8 GPUs, because engine.gpus_per_worker is 0")
     with pytest.raises(ConfigError, match=r"without a GPU, but model\.device is cuda"):
         pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
 

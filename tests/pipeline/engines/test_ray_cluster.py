@@ -27,7 +27,7 @@ from pipeline import __version__
 from pipeline.engines.ray_code import code_here, reject_other_code
 from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
 from pipeline.scenes import write_scenes
-from pipeline.summary import Report, print_summary
+from pipeline.summary import Report, summary_table
 from stages.contract.errors import WorkerCodeMismatch
 from stages.write import Tally
 from tests.architecture.source import declare, entry_points
@@ -338,5 +338,5 @@ def test_workers_that_died_are_told_of_once_each() -> None:
         getattr(report, name)(*event)
     assert report.deaths == 2
     console = Console(file=StringIO(), width=100)
-    print_summary(console, Tally(), report, "out", model="demo", scores="", calibrated=False)
+    console.print(summary_table(Tally(), report, is_calibrated=False))
     assert re.search(r"workers that died +│ +2 │", console.file.getvalue())

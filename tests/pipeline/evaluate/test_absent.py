@@ -123,7 +123,9 @@ def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_
     """The presences of the three texts are 0.9, 0.5 and 0.5: those of a group share odds of the third root of 9."""
     presences = {"boy": 0.9, "young boy": 0.5, "kid": 0.5, "tree": 0.3}
     explains = SimpleNamespace(config=ExplainStageConfig())
-    graph: Any = SimpleNamespace(cuts=RegionsStage(RegionsConfig(), EVEN), explains=explains)
+    graph: Any = SimpleNamespace(
+        regions_stage=RegionsStage(RegionsConfig(), EVEN), calibration=EVEN, model_stage=explains
+    )
     images = choose_absent_phrases([boys(), image_of(2, "tree", caption="A tree")])
     pairs = {}
     for number, image in images.items():

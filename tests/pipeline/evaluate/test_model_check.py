@@ -77,7 +77,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 @pytest.fixture(scope="module")
 def informed(graph: Graph) -> ModelCheck:
-    return check_model(replace(graph, model=Informed()))
+    return check_model(replace(graph, model_stage=Informed()))
 
 
 def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
@@ -102,14 +102,14 @@ def test_random_weights_are_not_sane(graph: Graph) -> None:
 
 
 def test_a_model_that_cannot_tell_captions_apart_is_not_sane(graph: Graph) -> None:
-    figures = check_model(replace(graph, model=Informed(knows_captions=False))).measure()
+    figures = check_model(replace(graph, model_stage=Informed(knows_captions=False))).measure()
     (fault,) = figures.faults
     assert "0 of 16 are right" in fault
     assert figures.peaks >= 28
 
 
 def test_a_model_that_points_at_the_middle_is_not_sane(graph: Graph) -> None:
-    figures = check_model(replace(graph, model=Informed(knows_places=False))).measure()
+    figures = check_model(replace(graph, model_stage=Informed(knows_places=False))).measure()
     assert figures.peaks == figures.centre_hits
     peaks, boxes = figures.cautions
     assert "8 of 31" in peaks

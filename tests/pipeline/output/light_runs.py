@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.output.previous_run import Identity
+from pipeline.resolve import Run
 from pipeline.run import run
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.read import make_reader
-from tests.pipeline.light import LastStage, SleepStage, light_graph
+from tests.pipeline.light import LastStage, SleepStage, resolved_light
 
 
 class RaisingStage(Stage):
@@ -42,14 +44,21 @@ def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
 
 def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = False) -> str:
     """Run; returns what was printed. Where the run raises, the error has it in its notes."""
-    graph = light_graph(make_reader(config.input), config, SleepStage(0.0), last or LastStage(0.0))
+
+    def resolver(config: RunConfig, *_: Any) -> Run:
+        return resolved_light(make_reader(config.input), config, SleepStage(0.0), last or LastStage(0.0))
+
     printed = StringIO()
     try:
-        run(config, Console(file=printed, width=500), graph=graph, fresh=fresh)
+        run(config, Console(file=printed, width=500), resolver=resolver, fresh=fresh)
     except BaseException as error:
         error.add_note(printed.getvalue())
         raise
     return printed.getvalue()
+
+
+def identity_of(config: RunConfig, calibration: str | None = None) -> Identity:
+    return Identity(model_fingerprint="light", calibration=calibration, config=config.rows_depend_on())
 
 
 def content(folder: Path) -> dict[str, bytes]:

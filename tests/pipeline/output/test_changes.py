@@ -11,7 +11,7 @@ from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, ResourceError, ResumeError
 from tests.pipeline.changed import change_manifest
 from tests.pipeline.light import rows_of, write_captions
-from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
+from tests.pipeline.output.light_runs import RaisingStage, content, identity_of, light_config, run_light
 
 FIRST = [f"word{n} and more" for n in range(40)]
 COMPARED = "comparing the input with the rows in "
@@ -117,7 +117,7 @@ def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tm
     run_light(config)
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
-        folder.start(folder.check_resumable(config, "light"))
+        folder.start(folder.check_resumable(identity_of(config)))
         assert len(folder.journal.keys) == len(set(folder.journal.keys.tolist())) > 0
 
 
@@ -127,11 +127,11 @@ def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp
     )
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
-        folder.start(folder.check_resumable(undecided, "light", calibration="for fp32"))
-        assert folder.check_resumable(decided, "light", calibration="for bf16").state == "started"
-        folder.store_precision(decided, "for bf16")
+        folder.start(folder.check_resumable(identity_of(undecided, "for fp32")))
+        assert folder.check_resumable(identity_of(decided, "for bf16")).state == "started"
+        folder.store_decisions(identity_of(decided, "for bf16"), {}, None)
         with pytest.raises(ResumeError, match=r"model\.precision: 'bf16' there, 'fp32' now"):
-            folder.check_resumable(light_config(captions, tmp_path / "out"), "light", calibration="for bf16")
+            folder.check_resumable(identity_of(light_config(captions, tmp_path / "out"), "for bf16"))
 
 
 def light_part(captions: Path, out: Path, part: str, **keys: Any) -> str:

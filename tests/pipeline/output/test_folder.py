@@ -20,18 +20,19 @@ import pytest
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.engines import inline
 from pipeline.output import folder as folder_module
 from pipeline.output import journal
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.journal import make_entry, shard_stem
+from pipeline.output.manifest import Manifest
+from pipeline.output.previous_run import Identity
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
-from stages.read import Shard, SkippedRow, plan_shards
+from stages.read import Shard, SkippedRow
 from stages.shared.storage import place_of
-from tests.pipeline.light import LastStage, SleepStage, light_graph
+from tests.pipeline.light import LastStage, SleepStage, resolved_light, run_job
 from tests.stages.write.rows import mixed, write_shards
 
 MARK = "demo:0123"
@@ -50,9 +51,15 @@ def folder(tmp_path: Path) -> Iterator[DatasetFolder]:
         yield folder
 
 
-def begin(folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, **sections: Any) -> str:
+def identity_of(config: RunConfig, mark: str = MARK, version: Any = __version__) -> Identity:
+    return Identity(phrasebox_version=version, model_fingerprint=mark, config=config.rows_depend_on())
+
+
+def begin(
+    folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, version: Any = __version__, **sections: Any
+) -> str:
     """Begin unless there is nothing to do; returns the state that was previous."""
-    previous = folder.check_resumable(config_of(folder.path, **sections), mark, fresh=fresh)
+    previous = folder.check_resumable(identity_of(config_of(folder.path, **sections), mark, version), fresh=fresh)
     if previous.state != "complete":
         folder.start(previous)
     return previous.state
@@ -61,7 +68,7 @@ def begin(folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, **sec
 def finish(folder: DatasetFolder, read: int = 9) -> None:
     report = Report()
     report.read(0, read, report.skipped)
-    folder.finish(config_of(folder.path), report, model={"name": "demo"})
+    folder.finish(report, Manifest(config=config_of(folder.path), model={"name": "demo"}))
 
 
 def complete(folder: DatasetFolder) -> None:
@@ -99,7 +106,7 @@ def test_the_manifest(folder: DatasetFolder) -> None:
     report = Report()
     report.read(0, 9, Report().skipped)
     report.stage("phrases", 9, 0.5)
-    folder.finish(config_of(folder.path), report, model={"name": "demo", "layout": "open_clip"})
+    folder.finish(report, Manifest(config=config_of(folder.path), model={"name": "demo", "layout": "open_clip"}))
     manifest = json.loads((folder.path / "dataset.json").read_text())
     assert (manifest["format"], manifest["schema_version"]) == ("phrasebox", SCHEMA_VERSION)
     assert manifest["phrasebox_version"] == __version__
@@ -135,26 +142,22 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
 
 
 @pytest.mark.parametrize("other", ["0.0.9", "0.2.0", "1.1.0", None])
-def test_an_unfinished_run_of_another_version_is_not_continued(other, folder, monkeypatch) -> None:
-    monkeypatch.setattr(folder_module, "__version__", other)
-    begin(folder)
-    monkeypatch.setattr(folder_module, "__version__", "0.1.3")
+def test_an_unfinished_run_of_another_version_is_not_continued(other, folder) -> None:
+    begin(folder, version=other)
     words = rf"an unfinished run of phrasebox {re.escape(other or '(unknown version)')}, this is 0\.1\.3, whose"
     with pytest.raises(ResumeError, match=words):
-        begin(folder)
-    assert begin(folder, fresh=True) == "new"
+        begin(folder, version="0.1.3")
+    assert begin(folder, fresh=True, version="0.1.3") == "new"
     write_shards(mixed(), folder.data)
-    monkeypatch.setattr(folder_module, "__version__", "0.1.4")
-    assert begin(folder) == "started", "a patch leaves rows as they are"
+    assert begin(folder, version="0.1.4") == "started", "a patch leaves rows as they are"
 
 
-def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(folder, monkeypatch) -> None:
+def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(folder) -> None:
     complete(folder)
-    monkeypatch.setattr(folder_module, "__version__", "0.2.0")
-    assert begin(folder) == "complete"
+    assert begin(folder, version="0.2.0") == "complete"
     folder.shards[0].unlink()
     with pytest.raises(ResumeError, match=rf"run of phrasebox {re.escape(__version__)}, this is 0\.2\.0"):
-        begin(folder)
+        begin(folder, version="0.2.0")
 
 
 def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) -> None:
@@ -408,14 +411,14 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
 def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input, rows, read, folder) -> None:
     config = config_of(folder.path)
     records = mixed()
-    folder.start(folder.check_resumable(config, MARK))
+    folder.start(folder.check_resumable(identity_of(config)))
     worker_shards(folder, records[:rows])
     keys = np.array([record.sample.key for record in records])
     for name, these, skipped in (("whole", keys, {"bad_row": 2}), ("empty", keys[:0], {}), ("other", [7], {})):
         folder.journal.add(make_entry(name, these, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
-        folder.start(folder.check_resumable(config, MARK), same_input=same_input)
+        folder.start(folder.check_resumable(identity_of(config)), same_input=same_input)
         assert set(folder.journal.parts) == read
     if "whole" in read:
         assert folder.journal.parts["whole"] == (9, {"bad_row": 2})
@@ -435,12 +438,12 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
 
     config = config_of(folder.path)
     if consent:
-        folder.start(folder.check_resumable(config, MARK, fresh=True, may_delete=may_delete))
+        folder.start(folder.check_resumable(identity_of(config), fresh=True, may_delete=may_delete))
         assert not folder.shards
     else:
         before = names(folder)
         with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
-            folder.check_resumable(config, MARK, fresh=True, may_delete=may_delete)
+            folder.check_resumable(identity_of(config), fresh=True, may_delete=may_delete)
         assert names(folder) == before
     assert foreign == [folder.data / "mine.parquet", folder.path / "README.md"]
 
@@ -480,12 +483,12 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(o
     monkeypatch.setattr(folder_module, "writable_place", place_of)  # of fsspec's, memory can be written too
     folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
     config = config_of(tmp_path)
-    graph = light_graph(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
+    resolved = resolved_light(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
     words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"
     with folder.locked():
-        folder.start(folder.check_resumable(config, MARK))
+        folder.start(folder.check_resumable(identity_of(config)))
         with pytest.raises(InputError, match=words), folder.writing():
-            inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
+            run_job(resolved, folder)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from pipeline.dataset.tally import rows_of, write_categories
-from pipeline.summary import Report, print_summary
+from pipeline.summary import Report, summary_table
 from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import DATASET_SCHEMA, ENTRIES, dataset_schema, records_to_rows
@@ -149,7 +149,7 @@ def test_rows_with_a_caption_in_another_language_are_counted_and_reported(tmp_pa
     total = tally_of(tmp_path)
     assert total.other_language == 1
     text = StringIO()
-    print_summary(Console(file=text, width=100), total, Report(), "out", model="demo", scores="", calibrated=True)
+    Console(file=text, width=100).print(summary_table(total, Report(), is_calibrated=True))
     assert re.search(r"with a caption in another language\W+1 \(11\.1%\)", text.getvalue())
 
 

@@ -14,18 +14,16 @@ import torch
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.domain import NOT_COMPARED, Outside, trusted
+from pipeline.domain_shift import NOT_COMPARED, DomainShift
 from pipeline.engines import inline
 from pipeline.engines.inline import set_up
-from pipeline.first_look import look_at_first
-from pipeline.graph import Graph, build_graph
+from pipeline.graph import build_graph
 from pipeline.photographs import INPUT
+from pipeline.resolve import HeatMapRun, resolve
 from pipeline.run import run
 from pipeline.summary import Report
-from stages.explain.stage import ExplainStage
-from stages.read import plan_shards
+from pipeline.warm_up import warm_up
 from stages.regions.score import Calibration, read_calibration
-from stages.regions.stage import RegionsStage
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
@@ -57,10 +55,16 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compared(graph: Graph) -> Outside | None:
-    """How the first images of a graph differ from those of its calibration."""
-    with set_up((*graph.before, graph.model)):
-        return look_at_first(graph, plan_shards(graph.reader), fits=False).outside
+def resolved(config: RunConfig) -> HeatMapRun:
+    run = resolve(config, "auto", lambda _: None)
+    assert isinstance(run, HeatMapRun)
+    return run
+
+
+def compared(run: HeatMapRun) -> DomainShift | None:
+    """How the first images of a run differ from those of its calibration."""
+    with set_up((*run.steps.before, run.steps.model_stage)):
+        return warm_up(run.steps, run.reader, run.shards, fits=False).shift
 
 
 def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
@@ -117,7 +121,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds
         (out / ".phrasebox/run.json").write_text(json.dumps(run_json))
         (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
-    monkeypatch.setattr("pipeline.run.look_at_first", None)  # it is not repeated
+    monkeypatch.setattr("pipeline.resolve.warm_up", None)  # it is not repeated
     printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
@@ -126,7 +130,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds
 
 
 def test_a_calibration_that_is_named_is_used_and_doubted(clouds, tmp_path, uncalibrated) -> None:
-    own = build_graph(config_of(clouds, tmp_path)).after[0].calibration
+    own = build_graph(config_of(clouds, tmp_path)).calibration
     (tmp_path / "own.json").write_text(own.to_json())
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})
     printed, manifest, rows = finished(config)
@@ -139,37 +143,36 @@ def test_a_calibration_that_is_named_is_used_and_doubted(clouds, tmp_path, uncal
 def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn: Path, tmp_path: Path) -> None:
     """Scenes against a fit whose images lay closer together: their regions are as usual, what they show is not."""
     config = config_of(drawn, tmp_path / "out")
-    graph = build_graph(config)
-    own, presence = graph.cuts.calibration, graph.explains.presence
-    assert own is not None
+    usual = resolved(config)
+    presence = usual.steps.model_stage.presence
+    assert presence is not None
     closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
-    graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
-    outside = compared(graph)
+    steps = replace(usual.steps, model_stage=usual.steps.model_stage.with_presence(closer))
+    other = replace(usual, steps=steps)
+    outside = compared(other)
     assert outside is not None
     assert not outside.in_regions
     assert "show other things than those that the calibration was fitted to" in outside.what
     printed = StringIO()
-    run(config, Console(file=printed, width=300), graph=graph)
+    dataset = run(config, Console(file=printed, width=300), resolver=lambda *_: other)
     assert f"{outside.what}\n" in printed.getvalue()
     assert outside.measured not in printed.getvalue()
     assert f"phrasebox inspect {tmp_path / 'out'} --review" in printed.getvalue()
     assert "--min-score" not in printed.getvalue(), "no advice that rests on the scores"
-    printed = StringIO()
-    dataset = run(config, Console(file=printed, width=300), graph=graph, fresh=True, verbose=True)
-    assert f"{outside.what}: {outside.measured}\n" in printed.getvalue()
     assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in printed.getvalue()
     card = (dataset / "README.md").read_text()
     assert "calibrated on 1500 images with the boxes of truth.json" in card
     assert f" {outside.what}." in card
-    assert json.loads((dataset / "dataset.json").read_text())["calibration"] is not None
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    assert manifest["calibration"] is not None
+    assert manifest["run"]["outside_domain"]["measured"] == outside.measured
 
 
 def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "broken.png", "caption": "a dog"}) + "\n")
-    graph = build_graph(config_of(tmp_path, tmp_path / "out"))
-    assert compared(graph) is None
+    assert compared(resolved(config_of(tmp_path, tmp_path / "out"))) is None
 
 
 @pytest.mark.parametrize(
@@ -177,25 +180,24 @@ def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     [([], "fp32"), ([], "bf16"), (["bf16"], "bf16"), (["bf16"], "fp16"), (["fp32", "fp16"], "fp16")],
 )
 def test_a_calibration_of_another_precision_is_used_and_doubted(
-    precisions: list[str], used: str, tmp_path: Path
+    precisions: list[str], used: str, drawn: Path, tmp_path: Path
 ) -> None:
-    config = config_of(tmp_path, tmp_path / "out", model={"name": "demo", "precision": used})
+    config = config_of(drawn, tmp_path / "out", model={"name": "demo", "precision": used})
     report = Report()
-    graph = build_graph(config)
-    own = graph.cuts.calibration
+    usual = resolved(config)
+    own = usual.steps.calibration
     assert own is not None
     made_from = {key: value for key, value in own.made_from.items() if key != "precisions"}
     if precisions:  # a calibration that does not say it was fitted in fp32
         made_from["precisions"] = precisions
     own = own.model_copy(update={"made_from": made_from})
-    cuts = RegionsStage(graph.cuts.config, own, keep_heat_maps=True)
-    graph, trust = trusted(replace(graph, after=(cuts,)), None, config, report)
+    other = replace(usual, steps=usual.steps.with_calibration(own)).with_shift(None, report)
     fitted, *holds = precisions or ["fp32"]
     doubt = f"The calibration was fitted to maps in {fitted}, and model.precision is {used}"
     is_other = used not in (fitted, *holds)
-    assert trust.misgiving == (doubt if is_other else None)
+    assert other.meaning.caveat == (doubt if is_other else None)
     assert (doubt in report.notes) == is_other
-    assert graph.calibrated, "it is used all the same"
+    assert other.steps.is_calibrated, "it is used all the same"
 
 
 def bundled(model: str, name: str) -> Calibration:
@@ -212,19 +214,19 @@ def bundled(model: str, name: str) -> Calibration:
         ("photo", "bf16", "photos-bf16"),
     ],
 )
-def test_a_model_takes_its_calibration_for_the_precision(model, used, name, tmp_path, monkeypatch) -> None:
-    graph = build_graph(config := config_of(tmp_path, model={"name": model, "precision": used}))
-    assert graph.cuts.calibration == bundled(model, name)
-    assert trusted(graph, None, config, Report())[1].misgiving is None
+def test_a_model_takes_its_calibration_for_the_precision(model, used, name, drawn, tmp_path, monkeypatch) -> None:
+    usual = resolved(config_of(drawn, tmp_path, model={"name": model, "precision": used}))
+    assert usual.steps.calibration == bundled(model, name)
+    assert usual.meaning.caveat is None
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": used == "bf16"})
-    assert build_graph(config_of(tmp_path, model={"name": model})).calibration == graph.calibration
+    assert build_graph(config_of(tmp_path, model={"name": model})).calibration == usual.steps.calibration
 
 
 @pytest.mark.parametrize(("instruction", "name"), [("avx2", "photos"), ("avx512_bf16", "photos-bf16")])
 def test_a_precision_that_workers_decide_decides_the_calibration(instruction, name, tmp_path, monkeypatch) -> None:
     """As on a cluster, about which the driver knows nothing; a resumed run takes the same."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True})
-    monkeypatch.setattr("pipeline.run.load_engine", lambda _: inline.run)
+    monkeypatch.setattr("pipeline.run.start_engine", inline.start)
     cluster = {"kind": "ray", "address": "elsewhere:6379"}
 
     def rows(out: str, **engine: str) -> list[dict[str, Any]]:
@@ -258,14 +260,8 @@ def test_a_worker_of_ray_compares_and_its_maps_become_rows(images: str, request,
 
 def test_images_that_workers_died_over_are_not_compared(drawn: Path, tmp_path: Path, monkeypatch) -> None:
     """The calibration stays in use, and the run says what is not known."""
-    engine = inline.run
-
-    def dying(graph: Any, *arguments: Any) -> None:
-        *arguments, first = arguments
-        engine(first.decide(None)[0], *arguments)
-
-    monkeypatch.setattr(inline, "run", dying)
+    monkeypatch.setattr(inline.InlineEngine, "compute_first", lambda *_: None)
     printed, manifest, _ = finished(config_of(drawn, tmp_path / "out"))
-    assert printed.count(f"{NOT_COMPARED}\n") == 1
-    assert f"may be too high or too low here. {NOT_COMPARED}." in printed
+    assert printed.count(f"{NOT_COMPARED.what}\n") == 1
+    assert f"may be too high or too low here. {NOT_COMPARED.what}." in printed
     assert manifest["calibration"] is not None

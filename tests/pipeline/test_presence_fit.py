@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import presence_alone
+from pipeline import presence_fit
 from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.graph import build_graph
 from pipeline.logistic import fit_logistic
-from pipeline.presence_alone import fit_noisy, others_for, words_of
-from pipeline.run import _Computing, run
+from pipeline.presence_fit import draw_foreign_phrases, fit_noisy, words_of
+from pipeline.resolve import HeatMapRun
+from pipeline.run import run
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
 from stages.shared.model.load import load
@@ -48,8 +49,8 @@ def test_phrases_of_other_images_name_no_thing_of_the_captions() -> None:
     named = [["one man", "red car"], ["tall person", "red hat"], ["old boat", "small dog"], ["green tree"]]
     records = [record_of(n, *((text, text.split()[1]) for text in own)) for n, own in enumerate(named, start=1)]
     pool = [(record.sample.id, phrase) for record in records for phrase in record.phrases]
-    texts = [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
-    assert texts == [{phrase.text for phrase in others_for(record, pool, 3)} for record in records]
+    texts = [{phrase.text for phrase in draw_foreign_phrases(record, pool, 3)} for record in records]
+    assert texts == [{phrase.text for phrase in draw_foreign_phrases(record, pool, 3)} for record in records]
     assert texts[0] == {"old boat", "small dog", "green tree"}, "a person may be the man, and the hat is red, too"
     for record, others in zip(records, texts, strict=True):
         assert not {word for text in others for word in words_of(text)} & set(words_of(record.sample.captions[0]))
@@ -59,9 +60,9 @@ def test_phrases_of_other_images_name_no_thing_of_the_captions() -> None:
 def few() -> Any:
     """As if fewer images sufficed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence_alone, "FEWEST_IMAGES", 10)
-        patch.setattr(presence_alone, "LEAST_LOOK", 24)
-        patch.setattr(presence_alone, "FEWEST_PHRASES", 20)
+        patch.setattr(presence_fit, "FEWEST_IMAGES", 10)
+        patch.setattr(presence_fit, "LEAST_LOOK", 24)
+        patch.setattr(presence_fit, "FEWEST_PHRASES", 20)
         yield
 
 
@@ -107,18 +108,18 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
 def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
 
-    decided = _Computing.decided
+    after_warm_up = HeatMapRun.after_warm_up
 
-    def stop(self: _Computing, look: Any) -> None:
-        decided(self, look)
+    def stop(*arguments: Any) -> None:
+        after_warm_up(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Computing, "decided", stop)
+        patch.setattr(HeatMapRun, "after_warm_up", stop)
         with pytest.raises(KeyboardInterrupt):
             run(config, QUIET)
     kept = (tmp_path / "out" / "presence.json").read_bytes()
-    monkeypatch.setattr("pipeline.run.look_at_first", None)  # the fit is not repeated
+    monkeypatch.setattr("pipeline.resolve.warm_up", None)  # the fit is not repeated
     (tmp_path / "out" / "presence.json").write_bytes(kept + b" ")
     with pytest.raises(ResumeError, match=r"presence\.json is not the file that its rows were made with"):
         run(config, QUIET)
@@ -136,7 +137,7 @@ def interrupt(*_: Any) -> None:
 def test_a_run_that_is_killed_in_its_first_look_begins_it_again(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(_Computing, "decided", interrupt)
+        patch.setattr(HeatMapRun, "after_warm_up", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, QUIET)
     assert "resuming the run" in made(config)
@@ -151,7 +152,7 @@ def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monk
     monkeypatch.setattr(
         "stages.shared.model.load.load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1]
     )
-    monkeypatch.setattr(presence_alone, "LEAST_LOOK", 16)
+    monkeypatch.setattr(presence_fit, "LEAST_LOOK", 16)
     explain = {"blocks": 1, "contrast": contrast}
     printed = made(uncalibrated(scenes, tmp_path / "out", explain=explain))
     assert "presence was fitted to the captions of 16 images" in printed
@@ -164,20 +165,13 @@ def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monk
     assert_alike(rows_of(tmp_path / "out"), rows_of(tmp_path / "again"))
 
 
-def test_an_input_that_grew_past_its_fit_is_told_of_it(few: None, scenes: Path, tmp_path: Path) -> None:
-    """The first rows depend on the fit, so it stays; a run without a limit would have another."""
+def test_an_input_that_grew_past_its_fit_keeps_it(few: None, scenes: Path, tmp_path: Path) -> None:
+    """The first rows depend on the fit."""
     config = uncalibrated(scenes, tmp_path / "out")
-    first = config.model_copy(update={"input": config.input.model_copy(update={"limit": 12})})
-    assert "presence stays" not in made(first)
+    made(config.model_copy(update={"input": config.input.model_copy(update={"limit": 12})}))
     stored = json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]
-    assert stored["presence_images"] == 12
-    printed = made(config)
-    assert "presence stays as it was fitted to the first 12 images: --fresh looks at 24, and makes all" in printed
-    assert "presence was fitted" not in printed
-    again = json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]
-    assert {key: again[key] for key in ("presence", "presence_images")} == {
-        key: stored[key] for key in ("presence", "presence_images")
-    }
+    assert "presence was fitted" not in made(config)
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]["presence"] == stored["presence"]
 
 
 @pytest.mark.slow
@@ -203,7 +197,7 @@ def test_a_run_says_why_it_goes_on_without_presence(few: None, scenes: Path, tmp
     assert "presence" not in made(none)
     assert rows_of(tmp_path / "mixed") == rows_of(tmp_path / "none")
     assert not (tmp_path / "mixed" / "presence.json").exists()
-    monkeypatch.setattr(presence_alone, "FEWEST_IMAGES", 5)
+    monkeypatch.setattr(presence_fit, "FEWEST_IMAGES", 5)
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
     assert "presence is not known: 4 images with" in made(uncalibrated(tmp_path, tmp_path / "few"))
 
@@ -222,13 +216,13 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     # Where maps are cut does not matter for it, and which maps are made does.
     other = {"calibration": str(file), "rule": "mean"}
     graph = build_graph(uncalibrated(scenes, tmp_path / "out", regions=other))
-    assert not graph.calibrated
-    assert graph.explains.presence is not None
+    assert not graph.is_calibrated
+    assert graph.model_stage.presence is not None
     with pytest.raises(ConfigError, match=r"explain\.blocks: 1 there, 2 now"):
         build_graph(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
     _, _, errors = called("calibrate", whole[0], "--out", file, "--no-presence")
     assert "without it there is nothing to fit but presence" in errors
-    monkeypatch.setattr(presence_alone, "FEWEST_PHRASES", 100_000)
+    monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 100_000)
     _, _, errors = called("calibrate", whole[0], "--out", file)
     assert "presence is not known: 24 images with" in errors
     assert "are too few" in errors

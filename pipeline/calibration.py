@@ -1,0 +1,86 @@
+"""The calibration for a run: what it was made with is compared with the run's model and settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.config import differences
+from stages.contract.errors import ConfigError
+from stages.explain.config import ExplainerConfig
+from stages.explain.presence import Presence
+from stages.regions.config import RegionsConfig
+from stages.regions.score import Calibration, read_calibration
+
+if TYPE_CHECKING:
+    from stages.shared.model.description import ModelDescription
+
+_AFTER_THE_FIT: Final = {"calibration", "absent_share", "min_presence"}
+"""Settings of regions that a calibration does not depend on."""
+
+
+def calibration_basis(
+    explain: ExplainerConfig, regions: RegionsConfig, model_fingerprint: str, segmenter: str | None
+) -> dict[str, Any]:
+    """Return the settings and models that a calibration is made with, and holds for; plain values."""
+    unused = _AFTER_THE_FIT | ({"threshold"} if regions.rule != "fixed" else set())
+    basis = presence_basis(explain, model_fingerprint)
+    basis["regions"] = {key: value for key, value in regions.decides().items() if key not in unused}
+    return basis if segmenter is None else basis | {"segmenter": segmenter}
+
+
+def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> dict[str, Any]:
+    """Return the same for a calibration of presence alone, which does not depend on how maps are cut."""
+    plain: dict[str, Any] = json.loads(json.dumps({"model": model_fingerprint, "explain": explain.decides_maps()}))
+    return plain
+
+
+def presence_in(calibration: Calibration | None) -> Presence | None:
+    """Return the part of a calibration on presence, if it has one."""
+    return None if calibration is None else calibration.presence
+
+
+def find_calibration(
+    model: ModelDescription | None,
+    explain: ExplainerConfig,
+    regions: RegionsConfig,
+    segmenter: str | None,
+    precision: str,
+) -> Calibration | None:
+    """Return the calibration that `regions.calibration` names; None where there is none.
+
+    A calibration without a cut fits the rule `fitted`, too. Of the model's own calibrations,
+    those that hold in the precision come first.
+
+    Args:
+        model: The model, with its own calibrations; None for a model in memory, which no
+            calibration is for.
+        explain: The explainer's settings, fitted to the model's tower.
+        regions: The settings of regions.
+        segmenter: What identifies the segmenter of the outlines.
+        precision: The precision of the run's maps.
+
+    Raises:
+        ConfigError: The named calibration cannot be read, or was made with other settings.
+    """
+    choice = regions.calibration
+    if model is None or choice == "none":
+        return None
+    bases = [
+        calibration_basis(explain, settings, model.fingerprint, segmenter)
+        for settings in (regions, regions.without_cut())
+    ]
+    if choice == "auto":
+        candidates = sorted(
+            map(read_calibration, model.calibrations), key=lambda candidate: precision not in candidate.precisions
+        )
+        return next((candidate for basis in bases for candidate in candidates if candidate.made_with == basis), None)
+    calibration = read_calibration(Path(choice))
+    if not calibration.of_regions:
+        bases = [presence_basis(explain, model.fingerprint)]
+    differing = min((differences(calibration.made_with, basis) for basis in bases), key=len)
+    if differing:
+        listed = "\n".join(f"  {line}" for line in differing)
+        raise ConfigError(f"regions.calibration: {choice} was made with other settings:\n{listed}")
+    return calibration

@@ -1,0 +1,81 @@
+"""The manifest of a finished dataset and its card: what made the rows, and how many there are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import __version__
+from pipeline.config import RunConfig
+from pipeline.output.environment import environment_here
+from pipeline.paths import with_absolute_paths
+from pipeline.summary import Report
+from stages.contract.schema import SCHEMA_VERSION, dataset_schema
+from stages.regions.source import HEAT_MAPS, SOURCES
+from stages.shared.model.config import AUTO
+from stages.write import CardOrigin, Tally, dataset_card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What made the rows of a dataset.
+
+    Attributes:
+        config: The configuration, as it was in the end.
+        model: The model's `name`, for the card, and the layout of its checkpoint.
+        calibration: Identifies the calibration of the scores; None if they are no probabilities.
+        scores: `fitted_to`, `doubt` and `presence`, see `CardOrigin`.
+        environment: The surroundings in which the rows were made; empty for this process.
+        may_sign: Whether this user's runs made all rows, so that the manifest may be signed.
+    """
+
+    config: RunConfig
+    model: Mapping[str, str]
+    calibration: str | None = None
+    scores: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(("fitted_to", "doubt", "presence")))
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    may_sign: bool = True
+
+    def card(self, total: Tally) -> str:
+        """Return the dataset's card; `total` counts its rows."""
+        config = self.config
+        source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
+        origin = CardOrigin(
+            model=self.model["name"],
+            precision=None if config.model.precision == AUTO else config.model.precision,
+            explainer=config.explain.kind,
+            source=None if source is None else (source.regions_come_from, source.score_means),
+            **self.scores,
+        )
+        return dataset_card(total, dataset_schema(**config.output.columns), origin)
+
+    def to_json(self, total: Tally, report: Report, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the plain values of `dataset.json`.
+
+        Args:
+            total: The counts of the dataset.
+            report: The engine's counts.
+            run: What the rows depend on, see `run.json`.
+        """
+        return {
+            "format": "phrasebox",
+            "schema_version": SCHEMA_VERSION,
+            "phrasebox_version": __version__,
+            "model": dict(self.model),
+            "model_fingerprint": run["model_fingerprint"],
+            "calibration": self.calibration,
+            "scores": dict(self.scores),
+            "config": with_absolute_paths(self.config.model_dump(mode="json")),
+            "counts": {
+                "read": report.samples_read,
+                **total.counts(),
+                "skipped_by_reason": dict(sorted(report.skipped.items())),
+            },
+            "wall_time_s": round(report.wall_time_s, 3),
+            "stages": {name: stage.to_json() for name, stage in report.stages.items()},
+            "environment": dict(self.environment) or environment_here(self.config.phrases.spacy_model),
+            "card_sha256": hashlib.sha256(self.card(total).encode()).hexdigest(),
+            "run": run,
+        }

@@ -1,0 +1,324 @@
+"""A run that is resolved: all that the driver can decide is decided, once, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final, Self
+
+from pipeline.calibration import find_calibration
+from pipeline.config import RunConfig
+from pipeline.domain_shift import (
+    NO_CALIBRATION,
+    DomainShift,
+    ScoreMeaning,
+    apply_domain_shift,
+    precision_fault,
+)
+from pipeline.engines import Engine, choose_engine
+from pipeline.engines.inline import samples_in
+from pipeline.graph import HeatMapSteps, Steps, build_source_steps, build_steps, precision_here
+from pipeline.output.folder import DatasetFolder
+from pipeline.output.manifest import Manifest
+from pipeline.output.previous_run import Identity, PreviousRun
+from pipeline.presence_fit import PRESENCE, read_presence
+from pipeline.summary import Display, Report
+from pipeline.warm_up import LOST, WarmUp, warm_up
+from stages.contract.records import Record, is_among
+from stages.read import Reader, Shard, make_reader, plan_shards
+from stages.regions.score import Calibration
+from stages.regions.source import HEAT_MAPS, SOURCES
+from stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
+
+OUTSIDE: Final = "outside_domain"
+"""The key of run.json, and of `run` in dataset.json, for the `DomainShift` of the images; null if there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The surroundings of a run.
+
+    Attributes:
+        folder: The folder of the dataset.
+        report: The counts of the run.
+        display: Shows the run to people.
+    """
+
+    folder: DatasetFolder
+    report: Report
+    display: Display
+
+    def show_step(self, step: str) -> None:
+        """Show a step before the first image, and the report's new notes."""
+        self.display.show_step(step)
+        self.update()
+
+    def update(self) -> None:
+        """Show the report as it is now, and drop the backup of a run to replace once there are rows."""
+        self.folder.drop_backup()
+        self.display.update(self.report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as the driver has resolved it.
+
+    Attributes:
+        config: The configuration with the settings that engine, model and source decide.
+        reader: The reader of the input.
+        input_shards: The shards of the whole input.
+        shards: Those that the run reads, a part of the input or all of it.
+        steps: The stages.
+        identity: What the rows depend on.
+        score_reason: Why the scores of other regions than those of heat maps are no probabilities.
+        shift: The difference of the images from those of the calibration.
+    """
+
+    config: RunConfig
+    reader: Reader
+    input_shards: Sequence[Shard]
+    shards: Sequence[Shard]
+    steps: Steps
+    identity: Identity
+    score_reason: str = NO_CALIBRATION
+    shift: DomainShift | None = None
+
+    @property
+    def meaning(self) -> ScoreMeaning:
+        """The meaning of the scores."""
+        return ScoreMeaning(reason=self.score_reason)
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The model's `name`, and where they are known `layout`, the checkpoint's project, and `described_by`."""
+        description = self.steps.description
+        if description is None:
+            return {"name": NO_MODEL}
+        parts = {"layout": description.layout, "described_by": description.described_by}
+        return {"name": self.config.model.label, **{key: value for key, value in parts.items() if value}}
+
+    @property
+    def model_in_words(self) -> str:
+        """The model for people: name, layout of the checkpoint, files that describe it, and precision."""
+        if self.steps.description is None:
+            return NO_MODEL
+        model = self.config.model
+        weights = f" with {model.weights}" if model.weights else ""
+        layout = self.model.get("layout", "")
+        files = f" by {self.model['described_by']}" if "described_by" in self.model else ""
+        origin = f" ({layout}{files})" if layout and model.name != "demo" else ""
+        precision = "" if model.precision == AUTO else f" in {model.precision}"
+        return f"{model.label}{weights}{origin}{precision}"
+
+    @property
+    def final_config(self) -> RunConfig:
+        """The configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""
+        return self.config
+
+    @property
+    def manifest(self) -> Manifest:
+        """What made the rows."""
+        meaning = self.meaning
+        return Manifest(
+            config=self.final_config,
+            model=self.model,
+            calibration=None if meaning.reason or meaning.calibration is None else meaning.calibration.digest,
+            scores=meaning.scores,
+        )
+
+    def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
+        """Return the run after all decisions of its first images, and those of their records that become rows.
+
+        A resumed run may look at other images, so all is decided once.
+
+        Args:
+            session: Stores and reports what is decided.
+            engine: Computes the first images.
+            previous: The run in the folder.
+
+        Raises:
+            ResumeError: A stored decision is lost.
+            PhraseboxError: As a stage raised it.
+        """
+        return self, ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeatMapRun(Run):
+    """A run whose regions are cut from heat maps. Its first images may decide precision, calibration and presence."""
+
+    steps: HeatMapSteps
+
+    @property
+    def meaning(self) -> ScoreMeaning:
+        """See `Run.meaning`."""
+        config = self.config
+        return ScoreMeaning.of_heat_maps(
+            self.steps.calibration, self.shift, config.regions.calibration, config.model.precision
+        )
+
+    @property
+    def final_config(self) -> RunConfig:
+        """See `Run.final_config`."""
+        return self.config.model_copy(update={"regions": self.steps.regions_stage.config})
+
+    @property
+    def has_open_precision(self) -> bool:
+        """Whether only the workers know the device of the model, and so its precision."""
+        return self.config.engine.kind == "ray" and self.config.model.precision == AUTO
+
+    @property
+    def needs_presence(self) -> bool:
+        """Whether presence is to be fitted: no calibration fits, and the settings leave that open."""
+        return self.config.regions.calibration == "auto" and self.steps.calibration is None
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the run in the precision of its workers, with the calibration for it."""
+        config = self.config.in_precision(precision)
+        steps = self.steps.in_precision(precision)
+        calibration = find_calibration(steps.description, steps.explainer, config.regions, steps.segmenter, precision)
+        if calibration != steps.calibration:
+            steps = steps.with_calibration(calibration)
+        identity = replace(self.identity, config=config.rows_depend_on(), calibration=steps.calibration_digest)
+        return replace(self, config=config, steps=steps, identity=identity)
+
+    def with_shift(self, shift: DomainShift | None, report: Report) -> Self:
+        """Return the run with a difference of its images, without a calibration that means nothing for them.
+
+        The report gets what this means for the scores, and where maps are cut if no calibration
+        says that.
+        """
+        steps = apply_domain_shift(self.steps, shift, self.config.regions.calibration)
+        if shift is not None:
+            report.note(shift.what)
+        if steps.calibration is not None and steps.is_calibrated:
+            fault = precision_fault(steps.calibration, self.config.model.precision)
+            if fault is not None:
+                report.note(fault)
+        cut = steps.regions_stage.config
+        if cut != self.config.regions:
+            share = f"{cut.threshold} of their highest heat (regions.rule={cut.rule})"
+            report.note(f"Maps are cut at {share}: no calibration says where to cut them")
+        return replace(self, shift=shift, steps=steps)
+
+    def with_presence(self, calibration: Calibration) -> Self:
+        """Return the run with a calibration of presence alone that was fitted to its images."""
+        return replace(self, steps=self.steps.with_calibration(calibration))
+
+    def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
+        """See `Run.decide`."""
+        stored = previous.run
+        is_compared = self.steps.is_calibrated and OUTSIDE not in stored
+        run = self if is_compared else self.with_shift(_stored_shift(stored), session.report)
+        if PRESENCE in stored:
+            presence = read_presence(session.folder.presence, stored[PRESENCE])
+            return run if presence is None else run.with_presence(presence), ()
+        has_rows = bool(session.folder.shards)
+        if not (is_compared or run.has_open_precision or (run.needs_presence and not has_rows)):
+            return run, ()
+        session.show_step("looking at the first images")
+        fits = run.config.regions.calibration == "auto"
+        first_images = (
+            engine.compute_first(partial(warm_up, reader=run.reader, shards=run.input_shards, fits=fits)) or LOST
+        )
+        decided = run.after_warm_up(first_images, session)
+        session.show_step("loading the model")
+        if decided.identity.calibration != run.identity.calibration:  # their presence is the other calibration's
+            return decided, ()
+        return decided, decided.take_records(first_images, session)
+
+    def after_warm_up(self, first_images: WarmUp, session: Session) -> Self:
+        """Return the run with what the first images decide, which is stored and reported."""
+        report = session.report
+        info: dict[str, Any] = {}
+        run = self
+        if self.has_open_precision:
+            run = self.in_precision(first_images.precision)
+            report.note(f"the model computes in {first_images.precision}")
+        if run.steps.is_calibrated:
+            run = run.with_shift(first_images.shift, report)
+            info[OUTSIDE] = None if run.shift is None else asdict(run.shift)
+        presence = None
+        if run.needs_presence:
+            report.note(first_images.presence.in_words())
+            info[PRESENCE] = None
+            if (calibration := first_images.presence.calibration) is not None:
+                run = run.with_presence(calibration)
+                presence = calibration.to_json()
+                info[PRESENCE] = sha256(presence.encode()).hexdigest()
+        session.folder.store_decisions(run.identity, info, presence)
+        return run
+
+    def take_records(self, first_images: WarmUp, session: Session) -> Sequence[Record]:
+        """Return the records of the first images that become rows, and report the work for them.
+
+        There are none in a run of a part, because all parts look at the same images, or where
+        regions need a segmenter.
+        """
+        if not first_images.records or self.config.input.part is not None or self.steps.segmenter is not None:
+            return ()
+        for arguments in first_images.stages:
+            session.report.stage(*arguments)
+        written = session.folder.journal.keys
+        return [record for record in first_images.records if not is_among(record.sample.key, written)]
+
+
+def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[str], None]) -> Run:
+    """Check everything that can be checked before any work, and decide what the driver can decide.
+
+    Faults of the input are raised before a library of the model is loaded.
+
+    Args:
+        config: The user's configuration.
+        precision: The model's, where the configuration leaves it open: that of the run in the
+            folder, or `auto`.
+        show_step: Called with each step, for people.
+
+    Raises:
+        ConfigError: A setting cannot be used.
+        InputError: The input cannot be read.
+        WeightsError: The model's files are missing or damaged.
+    """
+    show_step("reading the input")
+    reader = make_reader(config.input)
+    input_shards = plan_shards(reader)
+    shards = config.input.take_part(input_shards)
+    show_step("loading the libraries of the model")
+    engine = choose_engine(config.engine, samples_in(shards))
+    is_open = config.model.precision == AUTO
+    settings = (config.in_precision(precision) if is_open else config).model_copy(update={"engine": engine})
+    if settings.source.kind == HEAT_MAPS:
+        steps = build_steps(settings)
+        decided = settings.in_precision(steps.model_stage.config.model.precision)
+        final = decided.model_copy(update={"explain": steps.explainer})
+        identity = Identity(
+            model_fingerprint=steps.fingerprint,
+            calibration=steps.calibration_digest,
+            segmenter=steps.segmenter,
+            config=final.rows_depend_on(),
+        )
+        return HeatMapRun(
+            config=final, reader=reader, input_shards=input_shards, shards=shards, steps=steps, identity=identity
+        )
+    source = SOURCES[settings.source.kind]
+    if source.needs_model:
+        device_precision = precision_here(engine, settings.model)
+        settings = settings.in_precision("fp32" if device_precision == AUTO else device_precision)
+    source_steps = build_source_steps(settings)
+    final = settings.model_copy(update={"output": settings.output.model_copy(update={"heat_maps": False})})
+    return Run(
+        config=final,
+        reader=reader,
+        input_shards=input_shards,
+        shards=shards,
+        steps=source_steps,
+        identity=Identity(model_fingerprint=source_steps.fingerprint, config=final.rows_depend_on()),
+        score_reason=f"A score is {source.score_means}",
+    )
+
+
+def _stored_shift(run: Mapping[str, Any]) -> DomainShift | None:
+    values = run.get(OUTSIDE)
+    return None if values is None else DomainShift(**values)

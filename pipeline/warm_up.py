@@ -1,0 +1,158 @@
+"""The warm-up of a run: its first images are computed before all others, and decide how it goes on.
+
+A calibration is compared with them (`pipeline.domain_shift`). Where none holds, presence is
+fitted to them (`pipeline.presence_fit`). Their records are then complete but for the stage
+after the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, repeat
+from typing import Any, Final
+
+from pipeline.calibration import presence_in
+from pipeline.domain_shift import NOT_COMPARED, DomainShift, find_domain_shift
+from pipeline.engines.inline import rows_per_call, run_stages, samples_in
+from pipeline.graph import HeatMapSteps
+from pipeline.presence_fit import (
+    PresenceFit,
+    collecting_signals,
+    draw_foreign_phrases,
+    explain_too_few,
+    fit_presence,
+    most_to_fit,
+)
+from stages.contract.records import Record, Sample
+from stages.explain.presence import Presence, Signals
+from stages.read import Reader, Shard
+
+SHARDS: Final = 4  # that the samples come from, evenly spaced in the input
+SAMPLES: Final = 32  # that are compared with a calibration, from all these shards together
+
+
+@dataclass(slots=True, kw_only=True)
+class WarmUp:
+    """The first images' answers, and their records.
+
+    Attributes:
+        precision: The precision of the model.
+        shift: Their difference from the images of the calibration in use.
+        presence: The fit of presence, empty where it was not tried.
+        records: The records after the model's stage; none where they are not what the run would
+            make of these images.
+        stages: Arguments of `Report.stage`.
+    """
+
+    precision: str
+    shift: DomainShift | None = None
+    presence: PresenceFit = field(default_factory=PresenceFit)
+    records: Sequence[Record] = ()
+    stages: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def note(self, *arguments: Any) -> None:
+        """Note the work of a stage."""
+        self.stages.append(arguments)
+
+
+LOST: Final = WarmUp(
+    precision="fp32",
+    shift=NOT_COMPARED,
+    presence=PresenceFit(reason="the workers that looked at the first images died"),
+)
+"""The warm-up that Ray has given up."""
+
+
+def warm_up(steps: HeatMapSteps, reader: Reader, shards: Sequence[Shard], *, fits: bool) -> WarmUp:
+    """Compare the first images with those of the calibration, and fit presence to them where none holds.
+
+    Raise PhraseboxError as the stages do.
+
+    Args:
+        steps: The stages, set up but for the last one.
+        reader: The reader of the input.
+        shards: The shards of the whole input, so that all of its parts compute the same images.
+        fits: Whether a calibration that does not hold is dropped, and presence is fitted where
+            there is none.
+    """
+    answers = WarmUp(precision=steps.model_stage.precision)
+    if steps.is_calibrated:
+        parsed = _parse(steps, first_samples(reader, shards, SAMPLES), answers)
+        records, signals = _explain(steps, parsed, answers)
+        answers.shift = find_domain_shift(steps, records, signals)
+        if not (fits and answers.shift is not None and answers.shift.in_regions):
+            answers.records = records
+            return answers
+    if not fits:
+        return answers
+    fitted = fit_to_samples(steps, first_samples(reader, shards, most_to_fit(samples_in(shards))))
+    return replace(fitted, shift=answers.shift)
+
+
+def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
+    """Fit presence to the captions of samples. The stages are set up, but for the last; raise as they do."""
+    answers = WarmUp(precision=steps.model_stage.precision)
+    parsed = _parse(steps, samples, answers)
+    captioned = [record for record in parsed if record.error is None and record.phrases]
+    unique = {record.sample.id: {phrase.text: phrase for phrase in record.phrases}.values() for record in captioned}
+    pool = [(number, phrase) for number, phrases in unique.items() for phrase in phrases]
+    if (too_few := explain_too_few(len(unique), len(pool))) is not None:
+        answers.presence = PresenceFit(reason=too_few)
+        return answers
+    foreign = {
+        record.sample.key: [phrase.text for phrase in draw_foreign_phrases(record, pool, len(unique[record.sample.id]))]
+        for record in captioned
+    }
+    records, signals = _explain(steps, parsed, answers, foreign)
+    mapped = [len(record.heat_maps) for record in records if record.heat_maps]
+    labels = [
+        [place < phrases for place in range(len(image.cosines))] for phrases, image in zip(mapped, signals, strict=True)
+    ]
+    answers.presence = fit_presence(steps, signals, labels)
+    answers.records = list(_judge(records, signals, presence_in(answers.presence.calibration)))
+    return answers
+
+
+def first_samples(reader: Reader, shards: Sequence[Shard], most: int) -> Iterator[Sample]:
+    """Yield the first samples of `SHARDS` shards that lie evenly in the input, and of others if they have too few."""
+    chosen = range(0, len(shards), max(1, len(shards) // SHARDS))[:SHARDS]
+    first = (islice(reader.samples([shards[place]]), most // len(chosen)) for place in chosen)
+    rest = reader.samples([shard for place, shard in enumerate(shards) if place not in chosen])
+    yield from islice(chain(chain.from_iterable(first), rest), most)
+
+
+def _parse(steps: HeatMapSteps, samples: Iterable[Sample], answers: WarmUp) -> list[Record]:
+    return run_stages(steps.before[:1], [Record.start(sample) for sample in samples], answers.note)
+
+
+def _explain(
+    steps: HeatMapSteps,
+    parsed: Sequence[Record],
+    answers: WarmUp,
+    foreign: Mapping[int, Sequence[str]] | None = None,
+) -> tuple[list[Record], list[Signals]]:
+    """The records with heat maps, and the signals of those that have some."""
+    todo = iter(parsed)
+    records: list[Record] = []
+    with collecting_signals(steps.model_stage, foreign) as signals:
+        while batch := list(islice(todo, rows_per_call(steps.model_stage))):
+            records += run_stages((steps.prepare_stage, steps.model_stage), batch, answers.note)
+    return records, signals
+
+
+def _judge(records: Sequence[Record], signals: Sequence[Signals], presence: Presence | None) -> Iterator[Record]:
+    """The records with the presence of their phrases, as the model's stage would judge it."""
+    by_image = iter(signals)
+    for record in records:
+        if not record.heat_maps:
+            yield record
+            continue
+        maps = record.heat_maps
+        image = next(by_image)
+        likely: Iterable[float | None] = repeat(None)
+        if presence is not None:
+            parts = (part[: len(maps)] for part in (image.texts, image.cosines, image.local))
+            likely = presence.probabilities(*parts)
+        judged = (replace(heat_map, presence=value) for heat_map, value in zip(maps, likely, strict=False))
+        yield replace(record, heat_maps=tuple(judged))
