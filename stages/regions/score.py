@@ -16,7 +16,7 @@ from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ValidationError
 
@@ -82,9 +82,6 @@ def at_share(presence: float, fitted_share: float, expected_share: float) -> flo
     return round(present / (present + absent), 6)
 
 
-_FORMAT: Final = "phrasebox calibration 3"
-
-
 class Calibration(Regression):
     """The probability that a region is right: 1 / (1 + exp(-(bias + sum of weight * (feature - mean) / scale))).
 
@@ -99,6 +96,7 @@ class Calibration(Regression):
 
     names: ClassVar[tuple[str, ...]] = tuple(FEATURES)
 
+    format: Literal["phrasebox calibration 3"] = "phrasebox calibration 3"
     bias: Number
     made_with: dict[str, Any]
     made_from: dict[str, Any]
@@ -153,33 +151,26 @@ class Calibration(Regression):
 
     def to_json(self) -> str:
         """Return the content of a file that `read_calibration` reads."""
-        return json.dumps({"format": _FORMAT, **self.model_dump(mode="json", exclude_none=True)}, indent=1) + "\n"
+        presence = self.presence and self.presence.model_dump(mode="json", exclude_none=True)
+        return json.dumps(self.model_dump(mode="json") | {"presence": presence}, indent=1) + "\n"
 
 
 def read_calibration(path: Path) -> Calibration:
     """Return the calibration in a file. Raise ConfigError if the file is missing or is not a calibration."""
     try:
-        return calibration_of(path.read_text(encoding="utf-8"), path)
+        return calibration_of(path.read_bytes(), path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", key="regions.calibration") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not JSON: {error}", key="regions.calibration") from error
 
 
-def calibration_of(text: str, path: object) -> Calibration:
-    """Return the calibration that the text of a file holds. Raise ConfigError, which names the file, for other text."""
+def calibration_of(content: str | bytes, path: object) -> Calibration:
+    """Return the calibration that a file's content holds. Raise ConfigError, which names the file, for another one."""
     try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}", key="regions.calibration") from error
-    if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
-        raise ConfigError(
-            f"{path} is no calibration of this version: expected the format {_FORMAT!r}; phrasebox calibrate makes one",
-            key="regions.calibration",
-        )
-    try:
-        return Calibration(**values)
+        return Calibration.model_validate_json(content)
     except ValidationError as error:
         fault = error.errors()[0]
         place = ": ".join([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")])
-        raise ConfigError(f"{path} is not a calibration: {place}", key="regions.calibration") from error
+        raise ConfigError(
+            f"{path} is no calibration of this version, phrasebox calibrate makes one: {place}",
+            key="regions.calibration",
+        ) from error

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from posixpath import basename, splitext
-from typing import ClassVar, Final, Literal
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +49,8 @@ class BoxSource(RegionSource[BoxSourceConfig]):
     The mask of an object is its outline in the ground truth: where several objects share one mask, the part within each
     box. Without an outline it is the box, rounded to whole pixels. A region's box is the one around its mask, which may
     be a pixel smaller than the one in the file. An image that the ground truth does not have gets no region, and its
-    row says so in `warnings`. Images are looked up by their whole name, then by the last part of the path, then by
-    either without the extension. A part counts if only one image of the ground truth has it.
+    row says so in `warnings`. Images are looked up by their whole name, then by the last part of the path without the
+    extension, if only one image of the ground truth has it.
     """
 
     config_type = BoxSourceConfig
@@ -66,11 +65,12 @@ class BoxSource(RegionSource[BoxSourceConfig]):
     def setup(self) -> None:
         """Read the boxes. Raise InputError or ConfigError."""
         self._truth = self._read()
-        self._by_name = [_unique(self._truth, key) for key in _KEYS]
+        counts = Counter(map(_stem, self._truth.images))
+        self._by_stem = {_stem(name): name for name in self._truth.images if counts[_stem(name)] == 1}
 
     def teardown(self) -> None:
         """Forget the boxes."""
-        del self._truth, self._by_name
+        del self._truth, self._by_stem
 
     def _read(self) -> GroundTruth:
         path = self.config.truth
@@ -115,9 +115,12 @@ class BoxSource(RegionSource[BoxSourceConfig]):
 
     def _image(self, file_name: str) -> TruthImage | None:
         images = self._truth.images
-        names = (by_name.get(key(file_name)) for key, by_name in zip(_KEYS, self._by_name, strict=True))
-        name = file_name if file_name in images else next((name for name in names if name is not None), None)
+        name = file_name if file_name in images else self._by_stem.get(_stem(file_name))
         return None if name is None else images[name]
+
+
+def _stem(file_name: str) -> str:
+    return PurePosixPath(file_name).stem
 
 
 def _masks_of(target: TruthTarget, size_hw: tuple[int, int]) -> Iterator[tuple[Rle, float]]:
@@ -149,17 +152,3 @@ def _whole_px(box_xywh: Box, size_hw: tuple[int, int]) -> tuple[int, int, int, i
     right = max(left + 1, min(width, round(x1)))
     bottom = max(top + 1, min(height, round(y1)))
     return None if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0 else (left, top, right, bottom)
-
-
-_KEYS: Final[tuple[Callable[[str], str], ...]] = (
-    basename,
-    lambda name: splitext(name)[0],
-    lambda name: splitext(basename(name))[0],
-)
-"""Parts of a name by which an image is looked up, one after the other."""
-
-
-def _unique(truth: GroundTruth, key: Callable[[str], str]) -> dict[str, str]:
-    """Return part of a name -> the only image of the ground truth that is called so."""
-    counts = Counter(map(key, truth.images))
-    return {key(name): name for name in truth.images if counts[key(name)] == 1}

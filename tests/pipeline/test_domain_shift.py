@@ -146,7 +146,8 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     usual = resolved(config)
     presence = usual.steps.model_stage.presence
     assert presence is not None
-    closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
+    images = presence.images.model_copy(update={"directions": 0.8 * presence.images.directions})
+    closer = presence.model_copy(update={"images": images})
     steps = replace(usual.steps, model_stage=usual.steps.model_stage.with_presence(closer))
     other = replace(usual, steps=steps)
     outside = compared(other)

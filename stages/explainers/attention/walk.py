@@ -55,18 +55,16 @@ class BlockTensors:
 
     Attributes:
         early: Patches (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
-        inputs: x (1, T, D).
+        tokens: x (1, T, D), and in the end the tokens after the last block: one more than there are blocks.
         normed: z (1, T, D).
         attention: A (1, H, T, T); row i has the weights of token i.
-        outputs: Tokens after the block (1, T, D).
         embedding: Embedding of the image (1, E), not normalised.
     """
 
     early: Tensor | None
-    inputs: tuple[Tensor, ...]
+    tokens: tuple[Tensor, ...]
     normed: tuple[Tensor, ...]
     attention: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     embedding: Tensor
 
 
@@ -91,27 +89,24 @@ class Walk:
         """One image, uint8 (1, height, width, 3) -> its tensors in the blocks."""
         with torch.no_grad():
             x, early = self.tower.tokens_before(rgb, self.first, self.early_block)
-        inputs = []
+        x = x.float().requires_grad_()
+        tokens = [x]
         normed = []
         attention = []
-        outputs = []
-        x = x.float().requires_grad_()
         for number, block in enumerate(self.blocks, self.first):
             early = x.detach() if number == self.early_block else early
             z = block.ln_1(x)
             q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
             a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-            inputs.append(x)
             normed.append(z)
             attention.append(a)
             x = block.finish(x, (a @ v).transpose(1, 2).flatten(2))
-            outputs.append(x)
+            tokens.append(x)
         return BlockTensors(
             early=None if early is None else early[:, 1:],
-            inputs=tuple(inputs),
+            tokens=tuple(tokens),
             normed=tuple(normed),
             attention=tuple(attention),
-            outputs=tuple(outputs),
             embedding=self.tower.head(x[:, 0]),
         )
 

@@ -138,21 +138,17 @@ def masked_embeddings(
     Args:
         tower: Any image tower.
         rgb: uint8 (height, width, 3).
-        masks: (N, rows, columns) of pixels, or of cells that cover the image: 1 shows it, 0 the baseline.
+        masks: (N, rows, columns) of pixels, or of cells that cover the image evenly: 1 shows it, 0 the baseline.
         baseline: (height, width, 3) in 0-255, see `baseline_image`.
         masks_per_step: Masks in one forward pass.
 
-    Raise ValueError if the masks' cells do not cover the image evenly, or a side does not fit the tower.
+    Raise ValueError if a side does not fit the tower.
     """
     hidden = baseline.to(tower.device, torch.float32)
     shown = rgb.to(tower.device, torch.float32) - hidden
     height, width = shown.shape[:2]
     down = height // masks.shape[1]
     right = width // masks.shape[2]
-    if (masks.shape[1] * down, masks.shape[2] * right) != (height, width):
-        raise ValueError(
-            f"expected masks whose cells cover {width}x{height} px, got {masks.shape[2]}x{masks.shape[1]} cells"
-        )
     embeddings = []
     for part in masks.split(masks_per_step):
         share = part.to(tower.device, torch.float32)

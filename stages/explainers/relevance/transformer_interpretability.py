@@ -59,8 +59,8 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
     claim = CLAIM
 
     def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
-        last = tensors.outputs[-1].detach()
-        parts = zip(self.walk.blocks, tensors.inputs, tensors.attention, strict=True)
+        last = tensors.tokens[-1].detach()
+        parts = zip(self.walk.blocks, tensors.tokens[:-1], tensors.attention, strict=True)
         blocks = [block_rule(block, x.detach(), a.detach()) for block, x, a in parts]
         gradients_of_phrases = phrase_gradients(tensors.embedding, tensors.attention, texts, self.model.logit_scale)
         values = last.new_zeros(1, texts.shape[1], last.shape[1] - 1)

@@ -135,7 +135,7 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
     for name, ours, theirs in [
         ("attention", tensors.attention, captured.attention),
         ("normed", tensors.normed, captured.outputs[0::2]),
-        ("outputs", tensors.outputs, captured.outputs[1::2]),
+        ("tokens", tensors.tokens[1:], captured.outputs[1::2]),
     ]:
         assert len(ours) == 4 - first
         for actual, expected in zip(ours, theirs[first:], strict=True):
@@ -158,8 +158,7 @@ def test_inputs_and_kept_tokens_are_those_before_their_block() -> None:
     clip = clip_of()
     rgb = torch.from_numpy(image(rows=3, columns=5))
     tensors = Walk(clip, "all")(rgb)
-    assert torch.equal(tensors.inputs[0], clip.tower.embed(rgb))
-    assert all(output is following for output, following in zip(tensors.outputs[:-1], tensors.inputs[1:], strict=True))
+    assert torch.equal(tensors.tokens[0], clip.tower.embed(rgb))
     for number in (0, 2, 3):
         expected, _ = clip.tower.tokens_before(rgb, number)  # type: ignore[attr-defined]
         early = Walk(clip, 2, number)(rgb).early

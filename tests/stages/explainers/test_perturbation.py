@@ -58,12 +58,6 @@ def test_masks_in_pixels_mix_and_are_not_rounded() -> None:
     assert torch.allclose(embeddings, expected, atol=1e-5)
 
 
-def test_cells_that_do_not_cover_the_image_are_refused() -> None:
-    tower, rgb = tower_and_image()
-    with pytest.raises(ValueError, match="cells cover 24x16 px, got 5x2 cells"):
-        masked_embeddings(tower, rgb, torch.ones(1, 2, 5), baseline_image(tower, rgb, "mean"))
-
-
 def test_halved_weights_have_a_head_in_float32() -> None:
     plain, rgb = tower_and_image()
     tower = clip_of("class token", precision=torch.bfloat16).tower

@@ -115,16 +115,16 @@ def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
     tower = in_float64(explainer.walk.tower)
     with torch.no_grad():
         tensors = explainer.walk(torch.from_numpy(RGB))
-    relevance = torch.zeros_like(tensors.outputs[-1], dtype=torch.float64)
+    relevance = torch.zeros_like(tensors.tokens[-1], dtype=torch.float64)
     relevance[:, 0] = torch.rand(16, generator=torch.Generator().manual_seed(1)).double()
     start = float(relevance.sum())
-    steps = list(zip(tower.blocks, tensors.inputs, tensors.attention, strict=True))
+    steps = list(zip(tower.blocks, tensors.tokens[:-1], tensors.attention, strict=True))
     for block, x, attention in reversed(steps):
         relevance, at_attention = block_rule(block, x.double().detach(), attention.double().detach())(relevance)
         assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
         assert at_attention.shape == attention.shape
     for text in explainer.texts(["dog", "red car"]):
-        start_relevance = explainer._start_relevance(tensors.outputs[-1][:, 0], tensors.embedding, text)
+        start_relevance = explainer._start_relevance(tensors.tokens[-1][:, 0], tensors.embedding, text)
         assert start_relevance.sum().item() == pytest.approx(1, rel=1e-5)
 
 

@@ -77,7 +77,7 @@ CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weig
         ({"cut": CUT}, "not 0"),
         ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
         ({"cut": {**CUT, "usual": None}}, "cut: usual"),
-        ({"format": "other"}, "expected the format"),
+        ({"format": "other"}, "format: "),
         ({"weight": {"luck": 1.0}}, "unknown features luck"),
         ({"bias": float("nan")}, "finite"),
         ({"bias": "1"}, "bias"),
