@@ -106,7 +106,8 @@ def min_max(s: Tensor) -> Tensor:
 
 def highest_cosines(patches: Tensor, texts: Tensor) -> Tensor:
     """Embeddings of single patches (B, N, E) in any scale, unit texts (B, P, E) -> highest cosine (B, P)."""
-    return (texts @ F.normalize(patches.float(), dim=-1).mT).amax(dim=-1)
+    highest: Tensor = (texts @ F.normalize(patches.float(), dim=-1).mT).amax(dim=-1)
+    return highest
 
 
 def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:

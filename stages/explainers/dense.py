@@ -42,10 +42,10 @@ class _Dense(Explainer[ConfigT]):
 
     cost = "forward"
 
-    def _compare(self, features: DenseFeatures, texts: Tensor, directions: Tensor | None = None) -> Maps:
-        """Make the maps of unit texts (B, P, E): products of patches with `directions`; None: with the texts."""
+    def _compare(self, features: DenseFeatures, directions: Tensor) -> Maps:
+        """Make the maps of phrases: products of the patches with a direction of each phrase (B, P, E)."""
         patches = features.patches
-        heat = (texts if directions is None else directions) @ F.normalize(patches, dim=-1).mT
+        heat = directions @ F.normalize(patches, dim=-1).mT
         return Maps(
             values=heat - heat.amin(dim=-1, keepdim=True),
             constant=(patches == patches[:, :1]).all(dim=-1).all(dim=-1),
@@ -174,7 +174,7 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return self._compare(self._dense(rgb), texts, texts - self.texts([""]))
+        return self._compare(self._dense(rgb), texts - self.texts([""]))
 
 
 def _attend_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -32,7 +32,11 @@ that of the line between two touching parts."""
 
 
 def samples_per_cell(grid_hw: tuple[int, int]) -> int:
-    """Odd number of samples per cell and direction that keeps the fine map within `FINE_SIDE`."""
+    """Return the odd number of samples per cell and direction that keeps the fine map within `FINE_SIDE`.
+
+    >>> samples_per_cell((14, 14)), samples_per_cell((22, 30))
+    (7, 3)
+    """
     samples = max(1, FINE_SIDE // max(grid_hw))
     return samples - 1 + samples % 2
 

@@ -76,6 +76,9 @@ def at_share(presence: float, fitted_share: float, expected_share: float) -> flo
 
     The odds of presence over those of the fit stay the same (Saerens, Latinne and Decaestecker, Neural Computation 14,
     2002). The shares of the fit and of these phrases lie between 0 and 1; presence is 0 .. 1, as the result.
+
+    >>> at_share(0.8, fitted_share=0.5, expected_share=0.05)
+    0.987013
     """
     present = presence * (1.0 - expected_share) / (1.0 - fitted_share)
     absent = (1.0 - presence) * expected_share / fitted_share

@@ -47,12 +47,20 @@ def threshold_of(
 
 
 def mean_cut(levels: Levels) -> float:
-    """Return the map's mean as threshold: Chefer et al.'s segmentation protocol (ICCV 2021)."""
+    """Return the map's mean as threshold: Chefer et al.'s segmentation protocol (ICCV 2021).
+
+    >>> mean_cut(np.array([[0, 0, 0, 100]], np.uint8))
+    25.5
+    """
     return math.floor(float(levels.mean(dtype=np.float64))) + 0.5
 
 
 def fixed_cut(share: float) -> float:
-    """Return a share (0 .. 1) of the highest value as threshold, once the lowest is 0."""
+    """Return a share (0 .. 1) of the highest value as threshold, once the lowest is 0.
+
+    >>> fixed_cut(0.2)
+    51.5
+    """
     return math.floor(share * LEVELS + ROUNDING) + 0.5
 
 
@@ -62,6 +70,9 @@ def otsu_cut(levels: Levels) -> float:
     All cuts within a gap of the histogram have the same variance. This is the middle one, halfway between the classes;
     OpenCV takes the lowest, which on an almost empty map keeps everything above zero. Of two equally good gaps, the
     lower one counts.
+
+    >>> otsu_cut(np.array([[10, 10, 20, 20]], np.uint8))
+    14.5
     """
     counts = np.bincount(levels.ravel(), minlength=LEVELS + 1)
     below = np.cumsum(counts)[:-1].astype(np.float64)

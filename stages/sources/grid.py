@@ -87,7 +87,11 @@ def splits_up_to(most: int) -> list[tuple[int, int]]:
 
 
 def grid_boxes(size: tuple[int, ...], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
-    """Return the blocks (x0, y0, x1, y1) of a grid over `size` (height, width), row by row, without empty ones."""
+    """Return the blocks (x0, y0, x1, y1) of a grid over `size` (height, width), row by row, without empty ones.
+
+    >>> grid_boxes((4, 6), rows=1, columns=2)
+    [(0, 0, 3, 4), (3, 0, 6, 4)]
+    """
     tops, lefts = (
         [round(part * side / parts) for part in range(parts + 1)]
         for side, parts in zip(size, (rows, columns), strict=True)

@@ -237,6 +237,11 @@ def shares_of(
     """Unit embeddings (N, E) of boxes and (T, E) of texts -> cosines and shares of the softmax over the texts, (N, T).
 
     Cosines are rounded to six decimals before anything is compared: sums in float32 are no more exact.
+
+    >>> boxes = np.array([[1.0, 0.0]], np.float32)
+    >>> texts = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    >>> shares_of(boxes, texts, temperature=1.0)
+    (array([[1., 0.]]), array([[0.731059, 0.268941]]))
     """
     cosines = (embeddings @ texts.T).astype(np.float64).round(6)
     powers = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / temperature)

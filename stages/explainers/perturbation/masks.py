@@ -55,6 +55,9 @@ def windows(grid_hw: tuple[int, int], window: float, stride: float) -> Tensor:
     """Return all windows of a grid, row by row: float32 (W, rows, columns), 1 inside.
 
     They cover the grid, and none leaves it. `window` and `stride` are those of `OcclusionConfig`.
+
+    >>> windows((1, 3), window=1.0, stride=1.0).tolist()
+    [[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]
     """
     side = max(1, round(window * min(grid_hw)))
     step = max(1, round(stride * side))

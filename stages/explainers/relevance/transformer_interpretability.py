@@ -121,7 +121,11 @@ def propagate_product(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, 
 
 
 def propagate_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Share the relevance of a + b between a and b."""
+    """Share the relevance of a + b between a and b.
+
+    >>> propagate_sum(torch.tensor([4.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
+    (tensor([0.8000]), tensor([0.2000]))
+    """
     unit = divide_by_total(relevance, a + b)
     at_a = a * unit
     at_b = b * unit
