@@ -12,7 +12,6 @@ from stages.shared.model.config import TOWER_WORDS, InputSpec, TowerKind
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -107,8 +107,8 @@ class ExplainStage(Stage):
         """The precision of the model, which is set up."""
         from stages.shared.model.device import PRECISIONS  # noqa: PLC0415  as in setup
 
-        names = {dtype: name for name, dtype in PRECISIONS.items()}
-        return names[self._explainer.model.tower.dtype]
+        dtype = self._explainer.model.tower.dtype
+        return next(name for name, precision in PRECISIONS.items() if precision == dtype)
 
     def setup(self) -> None:
         """Load the model. Raise WeightsError, ConfigError or ResourceError."""

@@ -58,11 +58,6 @@ class MaskClipConfig(ExplainerConfig):
     """MaskCLIP: cosine of the embedding of a single patch and the phrase."""
 
     kind: Literal["maskclip"] = "maskclip"
-    residual: bool = Field(
-        False,
-        description="With a class token: whether the residual and MLP of the last block follow the values (the "
-        "authors). On drawn scenes fewer peaks lie on the thing with them.",
-    )
 
 
 class MaskClip(_Dense[MaskClipConfig]):
@@ -72,11 +67,10 @@ class MaskClip(_Dense[MaskClipConfig]):
 
         H_i = cos(y_i, text embedding) - min over the patches
 
-    In a transformer with a class token the last block's residual and its MLP do not follow; with `residual: true` they
-    do, as in the authors' code for ViTs.
-
-    Deviations: towers that average their tokens, which the paper does not have; neither key smoothing nor prompt
-    denoising. Grad-ECLIP's baseline of this name also weighs by the cosine of a patch's key and the class token's.
+    Deviations: in a transformer with a class token the last block's residual and its MLP do not follow, as they do in
+    the authors' code for ViTs: with them fewer peaks lie on the thing. Towers that average their tokens, which the
+    paper does not have; neither key smoothing nor prompt denoising. Grad-ECLIP's baseline of this name also weighs by
+    the cosine of a patch's key and the class token's.
     """
 
     config_type = MaskClipConfig
@@ -84,7 +78,7 @@ class MaskClip(_Dense[MaskClipConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        features = dense(self.model.tower, rgb, residual=self.config.residual, block=self.early_block)
+        features = dense(self.model.tower, rgb, block=self.early_block)
         return replace(self._compare(features, texts), embed_patches=lambda: features.patches)
 
 

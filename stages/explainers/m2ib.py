@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
+from stages.explain.config import ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
 from stages.shared.model.clip import ClipModel
@@ -56,10 +56,6 @@ class M2ibConfig(ExplainerConfig):
     depth: ShareBelowOne = Field(
         0.83, description="With a class token: share of all blocks before the bottleneck; one at least comes after it."
     )
-    beta: Positive = Field(
-        0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."
-    )
-    steps: Count = Field(10, description="Steps of Adam.")
 
 
 class M2ib(SingleImageExplainer[M2ibConfig]):
@@ -70,7 +66,7 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
 
     def __init__(self, config: M2ibConfig, model: ClipModel) -> None:
         super().__init__(config, model)
-        self.bottleneck = Bottleneck(beta=config.beta, steps=config.steps)
+        self.bottleneck = Bottleneck()
         self._parts: Parts = by_tower(
             model.tower, blocks=self._parts_of_blocks, pooled=_parts_of_trunk, averaged=_parts_of_trunk
         )
@@ -119,15 +115,15 @@ class Bottleneck:
     """Fits the weights of noise to a score of the tokens.
 
     Attributes:
-        beta: Price of a nat.
+        beta: Price of a nat, of which the mean over all channels of all tokens is taken.
         steps: Steps of Adam.
         learning_rate: Adam's.
         samples: Samples of the noise in each step, half of them the negatives of the others.
         variance: v, the variance of the noise, in the scale of the tokens.
     """
 
-    beta: float
-    steps: int
+    beta: float = 0.1
+    steps: int = 10
     learning_rate: float = 1.0
     samples: int = 10
     variance: float = 1.0

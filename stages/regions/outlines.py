@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import cv2
@@ -190,7 +191,7 @@ class Outliner:
         part_heat = np.where(cv2.resize(part_mask, size_wh, interpolation=cv2.INTER_NEAREST) > 0, heat, 0)
         total = float(heat.sum(dtype=np.float64))
         smallest = self.config.min_area_px / math.prod(thing_map.size_hw)
-        best: tuple[float, int, Mask, Evidence] | None = None
+        candidates: list[tuple[float, int, Mask, Evidence]] = []
         reason = 0
         for number, logits in enumerate(cells):
             inside = _without_islands(logits > 0)
@@ -205,11 +206,10 @@ class Outliner:
                 continue
             evidence = measure(heat, inside.view(np.uint8), total, inside.size, cut.threshold, thing_map.similarity)
             worth = _worth(evidence, inside, self.fitted_cut, thing_map.usual_size)
-            if best is None or worth > best[0]:
-                best = (worth, number, inside, evidence)
-        if best is None:
+            candidates.append((worth, number, inside, evidence))
+        if not candidates:
             return _REASONS[reason]
-        _, number, inside, evidence = best
+        _, number, inside, evidence = max(candidates, key=itemgetter(0))
         mask: Plane = masks[number].copy()
         visible = mask[: inside.shape[0], : inside.shape[1]]
         visible[~inside] = -np.abs(visible[~inside])

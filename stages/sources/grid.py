@@ -16,6 +16,8 @@ from pydantic import Field
 from stages.contract.records import Record
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
+MAX_CROPS: Final = 20  # most crops of an image, drawn from the grid's; CLIPSelf's
+
 _LEAST_SIDE_PX: Final = 8
 """CLIPSelf leaves out crops below 8 x 8 pixels."""
 
@@ -50,14 +52,12 @@ class CropSourceConfig(NamedBoxesConfig):
     max_split: int = Field(
         6, ge=1, le=32, description="Most parts along a side, drawn for each image. CLIPSelf's is 6."
     )
-    max_crops: int = Field(20, ge=1, le=1024, description="Most crops of an image, drawn from the grid's.")
-    seed: int = Field(
-        0, ge=0, lt=2**32, description="Seed of the grids, each of which depends on it and the sample's id alone."
-    )
 
 
 class CropSource(NamedBoxes[CropSourceConfig]):
     """The parts of a random grid of m x n, with m and n up to `max_split` and neither more than twice the other.
+
+    The grid depends on the sample's id alone.
 
     CLIPSelf compares crops with themselves and has no text. Here each gets its best phrase, so that the rows are those
     of the other sources; a recipe that needs no text ignores it.
@@ -68,14 +68,14 @@ class CropSource(NamedBoxes[CropSourceConfig]):
 
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
-        rng = np.random.default_rng([self.config.seed, record.sample.id])
+        rng = np.random.default_rng([0, record.sample.id])
         splits = splits_up_to(self.config.max_split)
         rows, columns = splits[int(rng.integers(len(splits)))]
         least_px = min(_LEAST_SIDE_PX, *canvas.shape[:2])
         boxes = grid_boxes(canvas.shape[:2], rows, columns)
         boxes = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= least_px]
-        if len(boxes) > self.config.max_crops:
-            numbers = sorted(rng.choice(len(boxes), self.config.max_crops, replace=False).tolist())
+        if len(boxes) > MAX_CROPS:
+            numbers = sorted(rng.choice(len(boxes), MAX_CROPS, replace=False).tolist())
             boxes = [boxes[number] for number in numbers]
         return [CandidateBox(box) for box in boxes]
 

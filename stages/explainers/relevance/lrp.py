@@ -12,7 +12,7 @@ or the tokens that are averaged.
 
 R is linear in the text embedding t: the relevance of a difference of texts is the difference of their relevances. The
 contrastive explainers subtract from the relevance of a phrase that of other texts. Among the
-phrases k of an image and the texts of `background`, with the relevance R_k of each:
+phrases k of an image and the texts of `BACKGROUND`, with the relevance R_k of each:
 
     D_k = R_k - sum over n != k of p_n R_n          H_k = ReLU(D_k)
 
@@ -31,10 +31,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Final, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import ConfigT
@@ -118,18 +117,11 @@ class Lrp(SingleImageExplainer[ConfigT]):
         return replace(relevance, values=relevance.values.relu())
 
 
-class ContrastiveConfig(ExplainerConfig):
-    """Settings of explainers that subtract the relevance of other texts."""
-
-    background: tuple[str, ...] = Field(
-        ("",), description="Texts that are contrasted with beside the other phrases of the image; may be none."
-    )
+BACKGROUND: Final = [""]
+"""Texts that are contrasted with beside the other phrases of the image, which may have one phrase alone."""
 
 
-ContrastiveT = TypeVar("ContrastiveT", bound=ContrastiveConfig)
-
-
-class ContrastiveExplainer(Lrp[ContrastiveT]):
+class ContrastiveExplainer(Lrp[ConfigT]):
     """Subtracts the relevance of other texts, by shares of derived classes."""
 
     @abstractmethod
@@ -138,8 +130,7 @@ class ContrastiveExplainer(Lrp[ContrastiveT]):
 
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         phrases = texts.shape[1]
-        if self.config.background:
-            texts = torch.cat([texts, self.texts(list(self.config.background))[None]], dim=1)
+        texts = torch.cat([texts, self.texts(BACKGROUND)[None]], dim=1)
         relevance = self.propagation(rgb, texts)
         rows = texts[0].any(dim=-1)
         cosines = cosines_of(relevance.embedding, texts)[0, rows]
@@ -156,7 +147,7 @@ class ContrastiveExplainer(Lrp[ContrastiveT]):
         return signed - shares @ signed
 
 
-class ClrpConfig(ContrastiveConfig):
+class ClrpConfig(ExplainerConfig):
     """Contrastive relevance propagation."""
 
     kind: Literal["clrp"] = "clrp"
@@ -173,7 +164,7 @@ class Clrp(ContrastiveExplainer[ClrpConfig]):
     target with the last layer's weights negated, does not exist here: under rules that are linear in the weights it
     gives the target's relevance.
 
-    Deviations: the other phrases of the image and `background` take the place of the other classes, because CLIP has
+    Deviations: the other phrases of the image and `BACKGROUND` take the place of the other classes, because CLIP has
     none; every text has its own total; the rules are those of `rules.py`, and not the z+ rule.
     """
 
@@ -183,7 +174,7 @@ class Clrp(ContrastiveExplainer[ClrpConfig]):
         return torch.full_like(cosines, 1 / len(cosines))
 
 
-class SgLrpConfig(ContrastiveConfig):
+class SgLrpConfig(ExplainerConfig):
     """Softmax-gradient relevance propagation."""
 
     kind: Literal["sg_lrp"] = "sg_lrp"

@@ -192,12 +192,11 @@ def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_i
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
 def test_a_phrase_alone_is_contrasted_with_the_background(model: ClipModel, kind: str) -> None:
     lrp = make_explainer("lrp", model)
-    relevance = lrp.propagation(torch.from_numpy(RGB[:1]), lrp.texts(["dog", "", "a photo"])[None]).values[0]
-    for background, taken in (((), 0 * relevance[1]), (("",), relevance[1])):
-        map_ = make_explainer(kind, model, background=background).explain(RGB[:1], [["dog"]])[0][0]
-        expected = (relevance[0] - taken).relu().unflatten(0, (3, 3)).numpy()
-        assert expected.any()
-        assert np.allclose(map_.values, expected, atol=1e-6)
+    relevance = lrp.propagation(torch.from_numpy(RGB[:1]), lrp.texts(["dog", ""])[None]).values[0]
+    map_ = make_explainer(kind, model).explain(RGB[:1], [["dog"]])[0][0]
+    expected = (relevance[0] - relevance[1]).relu().unflatten(0, (3, 3)).numpy()
+    assert expected.any()
+    assert np.allclose(map_.values, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])

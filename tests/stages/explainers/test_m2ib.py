@@ -15,7 +15,7 @@ X = torch.randn(4, 6, generator=MAKE)
 
 
 def bottleneck(**settings: Any) -> Bottleneck:
-    return Bottleneck(**{"beta": 0.1, "steps": 10, **settings})
+    return Bottleneck(**settings)
 
 
 def make_explainer(layers: int = 3, **settings: Any) -> Any:
