@@ -86,7 +86,7 @@ def cosine_gradients(embedding: Tensor, texts: Tensor) -> Tensor:
     tensor([[[0.0000, 0.0000],
              [0.0000, 0.5000]]])
     """
-    norm = embedding.norm(dim=-1, keepdim=True)
+    norm: Tensor = embedding.norm(dim=-1, keepdim=True)
     cosines = cosines_of(embedding, texts)
     gradients: Tensor = (texts - cosines[..., None] * (embedding / norm)[:, None]) / norm[:, None]
     return gradients
