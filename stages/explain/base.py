@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from typing import ClassVar, Final, Generic, Literal, TypeVar
@@ -160,41 +160,40 @@ class Explainer(ABC, Generic[ConfigT]):
         if not any(phrases):
             return PendingMaps(phrases=phrases)
         placement = self.model.tower.placement
-        first_grid_hw = placement.grid_hw(*images[0].shape[:2])
+        grid_hw = placement.grid_hw(*images[0].shape[:2])
         padded_texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
         shift_cells = 0.0 if self.at_cells else placement.shift_cells
-        step = self.config.phrases_per_step
-        scales = []
+        rgb = pixels_on(images, self.model.device)
         grids = []
-        cosines = []
-        local = []
-        for maps, grid_hw in self._maps_of_scales(pixels_on(images, self.model.device), padded_texts):
-            cosines.append(compute_by_step(padded_texts, step, partial(cosines_of, maps.embedding)))
-            if with_signals and maps.embed_patches is not None:
-                patches = maps.embed_patches()
-                local.append(compute_by_step(padded_texts, step, partial(highest_cosines, patches)))
-            # What a scale computes beside its maps would fill the memory of the next one.
-            scales.append(replace(maps, tokens=None, embed_patches=None))
-            grids.append(grid_hw)
-        maps = scales[0] if len(scales) == 1 else mean_of(scales, grids, shift_cells)
-        cosine = torch.stack(cosines).mean(dim=0)
-        results = [*maps.replace_faults(cosine)]
+        scales = []
+        for scale in self.config.scales:
+            resized = at_scale(rgb, scale / self.config.scales[0], placement.stride_px)
+            grids.append(placement.grid_hw(*resized.shape[1:3]))
+            scales.append(self._explain_scale(resized, padded_texts, with_signals=with_signals))
+        maps_of_scales, cosines, local = zip(*scales, strict=True)
+        maps = maps_of_scales[0] if len(scales) == 1 else mean_of(maps_of_scales, grids, shift_cells)
+        mean_cosines = torch.stack(cosines).mean(dim=0)
+        results = [*maps.replace_faults(mean_cosines)]
         if with_signals:
             unit = F.normalize(maps.embedding, dim=-1)
-            results += [unit, padded_texts, cosine, torch.stack(local or cosines).mean(dim=0)]
-        return PendingMaps(
-            phrases=phrases, results=PendingTransfer(results), grid_hw=first_grid_hw, shift_cells=shift_cells
-        )
+            results += [unit, padded_texts, mean_cosines, torch.stack(local).mean(dim=0)]
+        return PendingMaps(phrases=phrases, results=PendingTransfer(results), grid_hw=grid_hw, shift_cells=shift_cells)
 
-    def _maps_of_scales(self, rgb: Tensor, texts: Tensor) -> Iterator[tuple[Maps, tuple[int, int]]]:
-        """Yield the maps at each scale, after affinity, and their grid; arguments as `maps`."""
-        placement = self.model.tower.placement
-        for scale in self.config.scales:
-            images = at_scale(rgb, scale / self.config.scales[0], placement.stride_px)
-            grid_hw = placement.grid_hw(*images.shape[1:3])
-            maps = self.maps(images, texts)
-            if self.config.affinity != "none":
-                if maps.tokens is None:
-                    raise ValueError(f"expected the patches' tokens, which {self.config.kind} does not return")
-                maps = replace(maps, values=share_heat(maps.values, maps.tokens, grid_hw, self.config.affinity_reach))
-            yield maps, grid_hw
+    def _explain_scale(self, rgb: Tensor, texts: Tensor, *, with_signals: bool) -> tuple[Maps, Tensor, Tensor]:
+        """Return the maps after affinity, the cosines (B, P), and the highest of single patches, or the cosines again.
+
+        Other results are dropped: they would fill the memory of the next scale. Arguments as `maps`.
+        """
+        step = self.config.phrases_per_step
+        maps = self.maps(rgb, texts)
+        cosines = compute_by_step(texts, step, partial(cosines_of, maps.embedding))
+        local = cosines
+        if with_signals and maps.embed_patches is not None:
+            local = compute_by_step(texts, step, partial(highest_cosines, maps.embed_patches()))
+        values = maps.values
+        if self.config.affinity != "none":
+            if maps.tokens is None:
+                raise ValueError(f"expected the patches' tokens, which {self.config.kind} does not return")
+            grid_hw = self.model.tower.placement.grid_hw(*rgb.shape[1:3])
+            values = share_heat(values, maps.tokens, grid_hw, self.config.affinity_reach)
+        return Maps(values=values, embedding=maps.embedding, constant=maps.constant), cosines, local

@@ -222,7 +222,7 @@ def test_the_table_names_every_try(tuning: Tuning) -> None:
     printed = StringIO()
     print_tuning(tuning, Console(file=printed, width=120))
     text = printed.getvalue()
-    tried = ("explainer: grad_eclip *", "rule: fixed, threshold 0.9", "blocks: 2", "contrast: 0.25")
+    tried = ("explainer: grad_eclip *", "rule: fixed 0.9", "blocks: 2", "contrast: 0.25")
     for words in ("the dataset", *tried, "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6"):
         assert words in text
     assert f"{tuning.start['box_iou']:.3f}" in text
