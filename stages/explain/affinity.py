@@ -1,15 +1,16 @@
 """Heat follows objects: neighbouring tokens that are alike to the network share their heat.
 
-Label propagation as in LPOSS (Stojnić et al., CVPR 2025, arXiv 2503.19777), among the tokens of the network itself
-instead of another's:
+Label propagation as in LPOSS (Stojnić et al., CVPR 2025, arXiv 2503.19777), among the tokens of
+the network itself instead of another's:
 
     W_ij = max(cos(x_i, x_j) - t, 0) exp(-d_ij), W_ii = 0     x less the image's mean, d the distance in cells
     H' = (I - a D^-1/2 W D^-1/2)^-1 H                         D the sums of W's rows, a is `affinity_reach`
 
-x are the tokens before the pool or the mean, or, with a class token, before an early block. One Cholesky factorisation
-of an image solves the equations for all of its phrases, exactly; LPOSS takes at most ten steps of conjugate gradients.
-LPOSS's graph of nearest neighbours and its power of the cosine are left out. The mean over all tokens that are alike
-and the attention of CLIP-ES were worse or no better (configs/measured/settings.md).
+x are the tokens before the pool or the mean, or, with a class token, before an early block. One
+Cholesky factorisation of an image solves the equations for all of its phrases, exactly; LPOSS
+takes at most ten steps of conjugate gradients. LPOSS's graph of nearest neighbours and its
+power of the cosine are left out. The mean over all tokens that are alike and the attention of
+CLIP-ES were worse or no better (configs/measured/settings.md).
 
 Shapes: B images, P phrases, N patches, D width.
 """
@@ -66,8 +67,8 @@ def share_heat(values: Tensor, tokens: Tensor, grid_hw: tuple[int, int], reach: 
 def solve_propagation(values: Tensor, graph: Tensor, reach: float) -> Tensor:
     """(I - reach * graph)^-1 values: maps (B, P, N) and a graph (B, N, N) -> maps, >= 0.
 
-    The matrix is positive definite, because no eigenvalue of the graph is above 1. Maps stay non-finite where values or
-    graph are.
+    The matrix is positive definite, because no eigenvalue of the graph is above 1. Maps stay
+    non-finite where values or graph are.
     """
     system = torch.eye(graph.shape[-1], device=graph.device) - reach * graph
     return torch.cholesky_solve(values.mT, torch.linalg.cholesky_ex(system).L).mT.relu()

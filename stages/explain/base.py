@@ -26,8 +26,9 @@ from stages.shared.model.config import TowerKind
 from stages.shared.model.device import PendingTransfer, pixels_on
 
 Cost = Literal["forward", "backward", "perturbation"]
-"""Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in closed form or by autograd)
-for each phrase, `perturbation` many forward passes for each image."""
+"""Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in
+closed form or by autograd) for each phrase, `perturbation` many forward passes for each
+image."""
 
 ATTENDING: Final[tuple[TowerKind, ...]] = ("class_token", "attention_pool", "latent_pool")
 """Kinds of towers whose embedding is made by an attention."""
@@ -41,8 +42,8 @@ class PendingMaps:
 
     Attributes:
         phrases: Texts of each image's phrases.
-        results: What `Maps.replace_faults` returns, and the parts of `Signals` if they were wanted. None where no
-            image has a phrase.
+        results: What `Maps.replace_faults` returns, and the parts of `Signals` if they were
+            wanted. None where no image has a phrase.
         grid_hw: Rows and columns of the maps.
         shift_cells: See `HeatMap`.
     """
@@ -55,8 +56,9 @@ class PendingMaps:
     def wait(self, presence: Presence | None = None) -> list[list[HeatMap]]:
         """Wait for this batch, and for no later one, and return the heat maps of each image.
 
-        `presence` judges whether phrases are in their images, by the signals; without it nothing does. Raise
-        RuntimeError for a fault of the device, which may report it only now.
+        `presence` judges whether phrases are in their images, by the signals; without it
+        nothing does. Raise RuntimeError for a fault of the device, which may report it only
+        now.
         """
         if self.results is None:
             return [[] for _ in self.phrases]
@@ -96,7 +98,8 @@ class PendingMaps:
 class Explainer(ABC, Generic[ConfigT]):
     """Makes heat maps of phrases with a CLIP model, which it only reads. `HeatMap.similarity` is the cosine.
 
-    Raises ConfigError for a model with a tower of another kind, and for settings that make no sense for its tower.
+    Raises ConfigError for a model with a tower of another kind, and for settings that make no
+    sense for its tower.
 
     Attributes:
         config_type: Class of the settings, with a literal `kind`.
@@ -104,10 +107,11 @@ class Explainer(ABC, Generic[ConfigT]):
         needs: A property that these towers have and others lack, for messages.
         cost: See `Cost`.
         follows_phrases: False where all phrases of an image get the same map.
-        at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a token, which in some
-            towers looks beside its cell (`Placement.shift_px`).
+        at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a
+            token, which in some towers looks beside its cell (`Placement.shift_px`).
         claim: A known claim of a patent on the method, for people; it is in no default.
-        early_block: See `early_block_of`: the block before which `Maps.tokens` are, with a class token.
+        early_block: See `early_block_of`: the block before which `Maps.tokens` are, with a
+            class token.
     """
 
     config_type: ClassVar[type[ExplainerConfig]]
@@ -130,8 +134,8 @@ class Explainer(ABC, Generic[ConfigT]):
 
         Args:
             rgb: uint8 (B, height, width, 3), whole images.
-            texts: float32 (B, P, E), unit text embeddings; P is a multiple of `phrases_per_step`. Rows of zeros fill up
-                images that have fewer phrases.
+            texts: float32 (B, P, E), unit text embeddings; P is a multiple of
+                `phrases_per_step`. Rows of zeros fill up images that have fewer phrases.
         """
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
@@ -141,9 +145,9 @@ class Explainer(ABC, Generic[ConfigT]):
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """Return one heat map for each of the unique phrase texts of each image.
 
-        Values are float32 (height / stride, width / stride), >= 0 and finite, not normalised. The images are whole,
-        uint8 (B, height, width, 3). Raise ValueError if their number is not that of the phrase lists, or a side is not
-        a multiple of the tower's stride.
+        Values are float32 (height / stride, width / stride), >= 0 and finite, not normalised.
+        The images are whole, uint8 (B, height, width, 3). Raise ValueError if their number is
+        not that of the phrase lists, or a side is not a multiple of the tower's stride.
         """
         return self.launch(list(rgb), phrases).wait()
 
@@ -152,8 +156,8 @@ class Explainer(ABC, Generic[ConfigT]):
     ) -> PendingMaps:
         """Start to compute the results of `explain` for images of one size, without waiting for the device.
 
-        A CPU computes them here. `with_signals`: whether presence will be judged or fitted. Raise ValueError as
-        `explain` does.
+        A CPU computes them here. `with_signals`: whether presence will be judged or fitted.
+        Raise ValueError as `explain` does.
         """
         if len(images) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")
@@ -182,7 +186,8 @@ class Explainer(ABC, Generic[ConfigT]):
     def _explain_scale(self, rgb: Tensor, texts: Tensor, *, with_signals: bool) -> tuple[Maps, Tensor, Tensor]:
         """Return the maps after affinity, the cosines (B, P), and the highest of single patches, or the cosines again.
 
-        Other results are dropped: they would fill the memory of the next scale. Arguments as `maps`.
+        Other results are dropped: they would fill the memory of the next scale. Arguments as
+        `maps`.
         """
         step = self.config.phrases_per_step
         maps = self.maps(rgb, texts)

@@ -1,8 +1,8 @@
 """The class token's path through transformer blocks, with the gradients at its attention.
 
-Keys and values of the patch tokens are constants here, so a gradient touches one token per image, phrase and block
-instead of N + 1. Each phrase has a copy of the class token, which keeps gradients apart. All phrases of an image share
-keys and values.
+Keys and values of the patch tokens are constants here, so a gradient touches one token per
+image, phrase and block instead of N + 1. Each phrase has a copy of the class token, which keeps
+gradients apart. All phrases of an image share keys and values.
 
 Shapes: B images, P phrases, H heads, N patches, D width, d = D / H, E embedding.
 """
@@ -44,7 +44,8 @@ class ExplainedBlocks:
         embedding: Embeddings of the images (B, E), not normalised.
         queries: The class token's queries (B, D).
         keys, values: Those of the patches (B, N, D).
-        weigh_values: Gradients dc/de of the phrases (B, P, E) -> sum_d w_d v_i,d of each block (B, P, N), w = dc/do.
+        weigh_values: Gradients dc/de of the phrases (B, P, E) -> sum_d w_d v_i,d of each block
+            (B, P, N), w = dc/do.
     """
 
     embedding: Tensor
@@ -59,7 +60,8 @@ def trace_class_token(
 ) -> ExplainedBlocks:
     """Send the class token (B, D) through the last blocks of a tower, for P = `phrases`; the head is in float32.
 
-    The output o of a block is linear in its attention weights a, so that sum_d w_d v_i,d is dc/da_i, summed over heads.
+    The output o of a block is linear in its attention weights a, so that sum_d w_d v_i,d is
+    dc/da_i, summed over heads.
     """
     queries = []
     attention = []

@@ -109,7 +109,8 @@ class ExplainerConfig(BaseModel):
     def for_tower(self, kind: TowerKind) -> Self:
         """Return the settings for a kind of tower, with defaults that are wrong there replaced.
 
-        Raise ConfigError if a value that was set, which is never changed, makes no sense for such a tower.
+        Raise ConfigError if a value that was set, which is never changed, makes no sense for
+        such a tower.
         """
         return self
 
@@ -131,8 +132,8 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
         "affinity": "none",
     },
 }
-"""Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the Grad-ECLIP repository,
-with which the paper was evaluated."""
+"""Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the
+Grad-ECLIP repository, with which the paper was evaluated."""
 
 
 class GradEclipConfig(ExplainerConfig):

@@ -1,10 +1,11 @@
 """Grad-ECLIP for any phrase on towers whose embedding is made by attention.
 
-Source: Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024, and its
-journal version arXiv 2502.18816; the formula below is what their code evaluates.
+Source: Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024,
+and its journal version arXiv 2502.18816; the formula below is what their code evaluates.
 
-One explained block has tokens x (class token 0, patches 1..N), z = ln_1(x) and [q, k, v] = z W_in + b_in. The class row
-has attention weights a, and o = sum_j a_j v_j is its output before the output projection:
+One explained block has tokens x (class token 0, patches 1..N), z = ln_1(x) and [q, k, v] = z
+W_in + b_in. The class row has attention weights a, and o = sum_j a_j v_j is its output before
+the output projection:
 
     c   = cos(image embedding, text embedding)
     w   = dc / do                                     one weight per channel
@@ -12,19 +13,20 @@ has attention weights a, and o = sum_j a_j v_j is its output before the output p
     l_i = (s_i - min s) / (max s - min s)             over the patches
     H_i = ReLU(l_i * sum_d w_d v_i,d)
 
-c is not scaled by the logit scale. Equivalently sum_d w_d v_i,d = dc / da_i summed over heads, which is why
-this map is an attention-gradient map (arXiv 2605.12952 says so too).
+c is not scaled by the logit scale. Equivalently sum_d w_d v_i,d = dc / da_i summed over heads,
+which is why this map is an attention-gradient map (arXiv 2605.12952 says so too).
 
-Where one attention pools the tokens of a trunk (CLIP's ResNets, SigLIP) the formula is the same, with the pool as the
-only block and its query as q_0. The rest of the tower behind o is a function of one vector per image. So w has a
-closed form: for a ResNet w = W_c' (t - c e/|e|) / |e| with the output projection W_c, and no backward pass is needed.
-The paper announces the method for CNN backbones, too, without saying how; this is our reading.
+Where one attention pools the tokens of a trunk (CLIP's ResNets, SigLIP) the formula is the
+same, with the pool as the only block and its query as q_0. The rest of the tower behind o is a
+function of one vector per image. So w has a closed form: for a ResNet w = W_c' (t - c e/|e|) /
+|e| with the output projection W_c, and no backward pass is needed. The paper announces the
+method for CNN backbones, too, without saying how; this is our reading.
 
 Deviations, and the setting that restores the paper (`variant: authors` restores all of them):
 - the network's own heads instead of one head over the full width (`heads: single`);
 - with `blocks`, several blocks, summed after a ReLU on each;
-- gradients through the class token only (`path: full`). The patch tokens' keys and values are held at the
-  values of the one forward pass; exact for the last block (`trace_class_token`);
+- gradients through the class token only (`path: full`). The patch tokens' keys and values are
+  held at the values of the one forward pass; exact for the last block (`trace_class_token`);
 - the model's square input instead of keeping the aspect ratio (`image_size: keep`);
 - where a min-max would divide zero by zero the map is zero and says why in `HeatMap.fault`.
 
@@ -107,8 +109,9 @@ class GradEclip(Explainer[GradEclipConfig]):
                 f"{self.model.name}, and the last {config.blocks} are explained: "
                 f"{(layers - config.blocks + 1) / layers:.2f} at most"
             )
-        # Gradients of a unit vector's cosine are too small for 16 bits, so these compute in float32. "Exact" is the
-        # arithmetic: where the trunk has 16 bits, their weights are the trunk's rounded ones.
+        # Gradients of a unit vector's cosine are too small for 16 bits, so these compute in
+        # float32. "Exact" is the arithmetic: where the trunk has 16 bits, their weights are the
+        # trunk's rounded ones.
         exact = tuple(block.float() for block in tower.blocks[-config.blocks :])
         return partial(self._explain_blocks, tower, exact)
 

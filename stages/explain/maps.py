@@ -1,8 +1,8 @@
 """Heat maps of a batch as tensors, and the formulas that explainers share.
 
-Maps at several scales are averaged, as class activation maps are for segmentation (Ahn and Kwak, CVPR 2018; not from
-the Grad-ECLIP paper): a larger image shows small things on more tokens, a smaller one has the size that the network
-learned from.
+Maps at several scales are averaged, as class activation maps are for segmentation (Ahn and
+Kwak, CVPR 2018; not from the Grad-ECLIP paper): a larger image shows small things on more
+tokens, a smaller one has the size that the network learned from.
 
 Shapes: B images, P phrases, N patches, D width, E embedding.
 """
@@ -31,8 +31,8 @@ class Maps:
         embedding: Embeddings of the images (B, E), in any scale and without a graph.
         constant: Bool (B,), True where the method cannot distinguish the patches of an image.
         tokens: Tokens of the patches (B, N, D), for `share_heat`.
-        embed_patches: Computes the embedding of each patch alone (B, N, E), in any scale. None where the method does
-            not know it.
+        embed_patches: Computes the embedding of each patch alone (B, N, E), in any scale. None
+            where the method does not know it.
     """
 
     values: Tensor
@@ -69,7 +69,8 @@ def concatenate_maps(images: Sequence[Maps]) -> Maps:
 def compute_by_step(texts: Tensor, step: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
     """Compute results (B, P, ...) for texts (B, P, E), `step` phrases at a time.
 
-    A batch is padded to a multiple of `step`, so that products have one shape, whatever number of phrases an image has.
+    A batch is padded to a multiple of `step`, so that products have one shape, whatever number
+    of phrases an image has.
     """
     return torch.cat([compute(part) for part in texts.split(step, dim=1)], dim=1)
 
@@ -122,8 +123,9 @@ def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:
 def mean_of(scales: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Maps:
     """Return the mean of the maps at several scales, on the first scale's grid.
 
-    Every map counts with its heat as shares of its highest. Embeddings are averaged as unit vectors. The values lie
-    `shift_cells` right of and below the centres of their cells, see `HeatMap`.
+    Every map counts with its heat as shares of its highest. Embeddings are averaged as unit
+    vectors. The values lie `shift_cells` right of and below the centres of their cells, see
+    `HeatMap`.
     """
     values = [
         _on_grid(_shares(maps.values).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)

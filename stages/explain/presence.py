@@ -1,7 +1,7 @@
 """Is the phrase in the image at all? A logistic regression on what the one forward pass has already computed.
 
-A cosine depends on the phrase ("man" is near every photograph) as much as on the image, and so is looked at beside the
-usual one for the phrase (stages/README.md):
+A cosine depends on the phrase ("man" is near every photograph) as much as on the image, and so
+is looked at beside the usual one for the phrase (stages/README.md):
 
     similarity   c = cos(image, phrase)
     usual        m = t . mu, the phrase's mean cosine over other images
@@ -10,9 +10,10 @@ usual one for the phrase (stages/README.md):
     local        the highest cosine of the phrase and a patch alone (MaskCLIP's value path, `stages.explainers.dense`;
                  without residual and MLP where there is a class token)
 
-with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image embeddings of the images that the
-regression was fitted on. Sigma is kept as its `RANK` strongest directions and the mean variance of the others. None of
-it depends on the other phrases or images of a run. `phrasebox calibrate` fits it.
+with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image
+embeddings of the images that the regression was fitted on. Sigma is kept as its `RANK`
+strongest directions and the mean variance of the others. None of it depends on the other
+phrases or images of a run. `phrasebox calibrate` fits it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class ImageStatistics(Fit):
         """Return the FEATURES (n, 5) of phrases, given unit embeddings (n, E) and `Signals.cosines` and `.local`."""
         wide = texts.astype(np.float64)
         inside = wide @ self.directions.T
-        # The rest counts once for each direction that is not stored, as far as the text points there.
+        # The rest counts once for each direction that is not stored, as far as the text points
+        # there.
         lengths = np.linalg.norm(self.directions, axis=1)
         shares = np.divide(inside, lengths, out=np.zeros_like(inside), where=lengths > 0)
         outside = np.maximum(0.0, 1.0 - np.square(shares).sum(axis=1))
@@ -102,8 +104,8 @@ class ImageStatistics(Fit):
     def distance(self, embeddings: NDArray[np.float32]) -> float:
         """Return the mean squared distance of unit image embeddings (n, E) from the mean, over images and directions.
 
-        It is in variances: 1 for the images of the fit, somewhat more for others of their kind, which have not chosen
-        the directions.
+        It is in variances: 1 for the images of the fit, somewhat more for others of their kind,
+        which have not chosen the directions.
         """
         variances = np.square(self.directions).sum(axis=1, keepdims=True)
         directions = (self.directions / np.where(variances > 0, variances, 1))[variances[:, 0] > 0]

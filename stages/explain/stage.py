@@ -43,11 +43,13 @@ BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}
 AHEAD: Final = 2  # pending batches: the device computes one while the host makes the maps of the other
 
 CUDA_BATCHES: Final = 4
-"""Batches of a call on a GPU. The device waits while a call's first batch is prepared and the last one's answers are
-made: with four that is a fourth of the host's work instead of all of it. A CPU has nothing to overlap."""
+"""Batches of a call on a GPU. The device waits while a call's first batch is prepared and the
+last one's answers are made: with four that is a fourth of the host's work instead of all of it.
+A CPU has nothing to overlap."""
 
 LEARNING_SIZE: Final = 32
-"""Records whose phrases are embedded in one call. Those of a CPU's batch would not fill its forward passes."""
+"""Records whose phrases are embedded in one call. Those of a CPU's batch would not fill its
+forward passes."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +57,17 @@ _log = logging.getLogger(__name__)
 class ExplainStage(Stage):
     """Fills `heat_maps`, one per unique phrase text.
 
-    While the device computes a batch, the host makes the maps of the one before and prepares the next. Images that
-    keep their aspect ratio differ in size and are computed one by one. Where a GPU's memory does not hold a batch, the
-    batch is halved for the rest of the worker's life.
+    While the device computes a batch, the host makes the maps of the one before and prepares
+    the next. Images that keep their aspect ratio differ in size and are computed one by one.
+    Where a GPU's memory does not hold a batch, the batch is halved for the rest of the worker's
+    life.
 
     Attributes:
         presence: Judges whether phrases are in their images; None: nothing does.
-        signals: A list that collects the signals of each image that gets maps. None: nothing is collected.
-        foreign: Key of a sample -> further texts, whose signals stand behind those of the image's phrases.
+        signals: A list that collects the signals of each image that gets maps. None: nothing is
+            collected.
+        foreign: Key of a sample -> further texts, whose signals stand behind those of the
+            image's phrases.
 
     Args:
         model: A model that is already loaded; None: the one of the configuration.
@@ -168,7 +173,8 @@ class ExplainStage(Stage):
     def _shrink_batches(self, phrases: int, reason: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
 
-        Raise ResourceError, which names the number of `phrases` of the image, if it does not hold one image alone.
+        Raise ResourceError, which names the number of `phrases` of the image, if it does not
+        hold one image alone.
         """
         if self._batch_size > 1:
             self._batch_size //= 2
@@ -220,14 +226,16 @@ class ExplainStage(Stage):
 def subtract_others(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
     """Subtract from each map of one image's phrases the highest of the other maps at the same place.
 
-    The maps of all phrases of an image share some heat: on whatever stands out. CLIP Surgery (Li et al., arXiv
-    2304.05653) calls it redundant features and subtracts their mean over the classes from the tokens. Here it is done
-    on the finished maps of any explainer, which have one shape. With every map divided by its largest value,
+    The maps of all phrases of an image share some heat: on whatever stands out. CLIP Surgery
+    (Li et al., arXiv 2304.05653) calls it redundant features and subtracts their mean over the
+    classes from the tokens. Here it is done on the finished maps of any explainer, which have
+    one shape. With every map divided by its largest value,
 
         H_i - strength * max over the others of H_j, not below 0            0 <= strength < 1
 
-    times the largest value of map i. Two maps of the same form only become fainter: phrases that mean the same thing
-    ("car" and "red car") do not erase each other. Maps with a fault, and a map without others, stay as they are.
+    times the largest value of map i. Two maps of the same form only become fainter: phrases
+    that mean the same thing ("car" and "red car") do not erase each other. Maps with a fault,
+    and a map without others, stay as they are.
     """
     clear = [index for index, heat_map in enumerate(maps) if not heat_map.fault]
     out = list(maps)

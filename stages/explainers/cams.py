@@ -2,14 +2,15 @@
 
 Features x_1 .. x_N of width D are the last tokens of a tower that still have a place in the image:
 
-- of a transformer with a class token, the patches after `ln_1` of the last block. At that block's output there is
-  nothing to read: only the class token goes on;
-- of a tower with one attention as its pool, the grid at the end of its convolutions, or without a grid the tokens
-  before the pool. Positions and a mean token are added behind that grid, so the gradient also goes through the mean;
+- of a transformer with a class token, the patches after `ln_1` of the last block. At that
+  block's output there is nothing to read: only the class token goes on;
+- of a tower with one attention as its pool, the grid at the end of its convolutions, or without
+  a grid the tokens before the pool. Positions and a mean token are added behind that grid, so
+  the gradient also goes through the mean;
 - of a tower that averages its tokens, those tokens.
 
-c is the cosine of image and text embedding, not scaled, and g_i = dc/dx_i comes from autograd through the rest of the
-tower.
+c is the cosine of image and text embedding, not scaled, and g_i = dc/dx_i comes from autograd
+through the rest of the tower.
 
 Shapes: B images (1 where gradients are taken), P phrases, N patches, T tokens, D width.
 """
@@ -51,15 +52,16 @@ class CamConfig(ExplainerConfig):
 class Cam(Explainer[CamConfig]):
     """Class activation maps for towers that average their tokens.
 
-    With tokens x_1 .. x_N, their mean m = sum_i x_i / N, and the rest of the tower as a function of m:
+    With tokens x_1 .. x_N, their mean m = sum_i x_i / N, and the rest of the tower as a
+    function of m:
 
         w   = dc / dm                                     one weight per channel
         H_i = ReLU(w . x_i)
 
-    Where the head is one linear layer and the score is not normalised, this is CAM (Zhou et al., CVPR 2016, arXiv
-    1512.04150), with the text embedding as the class's weights; it is Grad-CAM at the last features (Selvaraju et al.,
-    ICCV 2017, arXiv 1610.02391), because the gradient at each token is w / N. Deviation from Grad-CAM: the factor 1 / N
-    alone.
+    Where the head is one linear layer and the score is not normalised, this is CAM (Zhou et
+    al., CVPR 2016, arXiv 1512.04150), with the text embedding as the class's weights; it is
+    Grad-CAM at the last features (Selvaraju et al., ICCV 2017, arXiv 1610.02391), because the
+    gradient at each token is w / N. Deviation from Grad-CAM: the factor 1 / N alone.
     """
 
     config_type = CamConfig
@@ -142,10 +144,11 @@ class GradCam(FeatureCam[GradCamConfig]):
         w   = mean over i of g_i                          one weight per channel
         H_i = ReLU(w . x_i)
 
-    The paper has convolutional features; for transformers this is the usual reading: the patches at the last block's
-    first norm, without the class token, as pytorch-grad-cam and CLIP-ES (Lin et al., CVPR 2023, arXiv 2212.09506) take
-    them. The Grad-ECLIP authors' baseline takes the block's input before the norm, and averages over the class token
-    too. Where tokens are averaged, the map is that of `Cam` divided by N.
+    The paper has convolutional features; for transformers this is the usual reading: the
+    patches at the last block's first norm, without the class token, as pytorch-grad-cam and
+    CLIP-ES (Lin et al., CVPR 2023, arXiv 2212.09506) take them. The Grad-ECLIP authors'
+    baseline takes the block's input before the norm, and averages over the class token too.
+    Where tokens are averaged, the map is that of `Cam` divided by N.
 
     Deviations: the score is the plain cosine, where CLIP-ES takes a softmax over a set of texts.
     """
@@ -171,14 +174,14 @@ class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
         w   = sum over i of a_i ReLU(g_i)                           one weight per channel
         H_i = ReLU(w . x_i)
 
-    The paper's score is the exponential of the network's output, whose second and third derivatives are then powers of
-    the first; its own factor is the same for all patches and is left out. The network's output is taken to be CLIP's
-    logit: the cosine times s, the model's scale, which decides how much S counts. Without it a_i is one half almost
-    everywhere.
+    The paper's score is the exponential of the network's output, whose second and third
+    derivatives are then powers of the first; its own factor is the same for all patches and is
+    left out. The network's output is taken to be CLIP's logit: the cosine times s, the model's
+    scale, which decides how much S counts. Without it a_i is one half almost everywhere.
 
-    Deviation: S is at least 0. The paper's features come out of a ReLU, so that it cannot be less; with features that
-    can be negative, as in transformers, the denominator would vanish somewhere. Where features are >= 0 nothing
-    differs.
+    Deviation: S is at least 0. The paper's features come out of a ReLU, so that it cannot be
+    less; with features that can be negative, as in transformers, the denominator would vanish
+    somewhere. Where features are >= 0 nothing differs.
     """
 
     config_type = GradCamPlusPlusConfig

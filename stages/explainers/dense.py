@@ -1,11 +1,13 @@
 """Explainers that compare each patch with the phrase, without a gradient.
 
-Their maps show where an image looks like the phrase, and do not explain the model's cosine. Heat is the cosine less
-its least value over the patches, because heat is not negative; the papers apply a min-max or compare classes.
+Their maps show where an image looks like the phrase, and do not explain the model's cosine.
+Heat is the cosine less its least value over the patches, because heat is not negative; the
+papers apply a min-max or compare classes.
 
-CLIP Surgery and GEM have a second path beside a transformer's last blocks, on which patches keep their own meaning. The
-blocks compute as they always do. Beside them run copies of the tokens, to which each block adds the answer that its
-attention would give if it mixed the values otherwise; the MLPs have no part in it:
+CLIP Surgery and GEM have a second path beside a transformer's last blocks, on which patches
+keep their own meaning. The blocks compute as they always do. Beside them run copies of the
+tokens, to which each block adds the answer that its attention would give if it mixed the values
+otherwise; the MLPs have no part in it:
 
     x   <- the block, as ever                                    from which the mixing takes queries, keys and values
     x'  <- x' + ls_1((A' v) W_out + b_out)                       x' = x before the first of the blocks
@@ -67,10 +69,11 @@ class MaskClip(_Dense[MaskClipConfig]):
 
         H_i = cos(y_i, text embedding) - min over the patches
 
-    Deviations: in a transformer with a class token the last block's residual and its MLP do not follow, as they do in
-    the authors' code for ViTs: with them fewer peaks lie on the thing. Towers that average their tokens, which the
-    paper does not have; neither key smoothing nor prompt denoising. Grad-ECLIP's baseline of this name also weighs by
-    the cosine of a patch's key and the class token's.
+    Deviations: in a transformer with a class token the last block's residual and its MLP do not
+    follow, as they do in the authors' code for ViTs: with them fewer peaks lie on the thing.
+    Towers that average their tokens, which the paper does not have; neither key smoothing nor
+    prompt denoising. Grad-ECLIP's baseline of this name also weighs by the cosine of a patch's
+    key and the class token's.
     """
 
     config_type = MaskClipConfig
@@ -83,7 +86,8 @@ class MaskClip(_Dense[MaskClipConfig]):
 
 
 Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Tokens that an attention looks at (B, T, D), and its q, k and v (B, H, T, d), float32 -> A' v (B, H, T, d)."""
+"""Tokens that an attention looks at (B, T, D), and its q, k and v (B, H, T, d), float32 -> A' v
+(B, H, T, d)."""
 
 
 class SecondPathConfig(ExplainerConfig):
@@ -101,7 +105,8 @@ def second_path(
 ) -> Callable[[Tensor], DenseFeatures]:
     """Return the second path of the last share of a tower's blocks: uint8 pixels (B, height, width, 3) -> features.
 
-    `mixing` mixes the values on it. `DenseFeatures.tokens` are the patches before block `early_block`, from 0.
+    `mixing` mixes the values on it. `DenseFeatures.tokens` are the patches before block
+    `early_block`, from 0.
     """
     first = len(tower.blocks) - max(1, round(depth * len(tower.blocks)))
     exact = tuple(block.float() for block in tower.blocks[first:])
@@ -134,23 +139,24 @@ class ClipSurgeryConfig(SecondPathConfig):
 class ClipSurgery(_Dense[ClipSurgeryConfig]):
     """CLIP Surgery (Li et al., Pattern Recognition 2025, arXiv 2304.05653): values attend to values.
 
-    Architecture surgery: on the second path of the last blocks the values v of each head are mixed by their likeness:
+    Architecture surgery: on the second path of the last blocks the values v of each head are
+    mixed by their likeness:
 
         A' = softmax(v v' / sqrt(d))
 
-    Where one attention pools the tokens, those that are pooled attend to each other there, in CLIP's ResNets their mean
-    too, with
+    Where one attention pools the tokens, those that are pooled attend to each other there, in
+    CLIP's ResNets their mean too, with
 
         A' = softmax(8 u u' / sqrt(d)), u = v / |v|
 
-    Feature surgery, with the unit text embedding t, and e_i that of patch i on the second path, as the authors do it
-    for one text:
+    Feature surgery, with the unit text embedding t, and e_i that of patch i on the second path,
+    as the authors do it for one text:
 
         H_i = e_i . (t - t_empty)                         t_empty: the embedding of an empty phrase
 
-    Deviations: the authors' form for a set of texts, in which a phrase's map depends on the other phrases, is left out.
-    The empty phrase goes through `templates`, as theirs does. The authors have the form for pools for CLIP's ResNets
-    alone.
+    Deviations: the authors' form for a set of texts, in which a phrase's map depends on the
+    other phrases, is left out. The empty phrase goes through `templates`, as theirs does. The
+    authors have the form for pools for CLIP's ResNets alone.
     """
 
     config_type = ClipSurgeryConfig
@@ -196,17 +202,19 @@ class GemConfig(SecondPathConfig):
 class Gem(_Dense[GemConfig]):
     """GEM, grounding everything (Bousselham, Petersen, Ferrari, Kuehne, CVPR 2024, arXiv 2312.00878).
 
-    Self-self attention: on the second path of the last blocks three attentions mix the values v. In each the vectors p
-    of a head attend to themselves, with p its queries, its keys or its values:
+    Self-self attention: on the second path of the last blocks three attentions mix the values
+    v. In each the vectors p of a head attend to themselves, with p its queries, its keys or its
+    values:
 
         p  <- p / |p|
         p  <- softmax(t p p') p, p / |p|
         A' = mean over the three of softmax(t p p')       t = (mean of |z| over the tokens) / sqrt(d)
         H_i = cos(y_i, text embedding) - min over the patches
 
-    with z the tokens after `ln_1`. Tokens that are alike gather. |z| is near the root of the width where norms have
-    weights near 1: in a ViT-B/16 that makes t 3.5 among 197 tokens. `demo` is a quarter as wide and has 401 tokens,
-    so that t is 2.5 and the softmax nearly flat: the exponential of its entropy is 369 to 393 tokens.
+    with z the tokens after `ln_1`. Tokens that are alike gather. |z| is near the root of the
+    width where norms have weights near 1: in a ViT-B/16 that makes t 3.5 among 197 tokens.
+    `demo` is a quarter as wide and has 401 tokens, so that t is 2.5 and the softmax nearly
+    flat: the exponential of its entropy is 369 to 393 tokens.
 
     Deviation: the authors' prompt is "a photo of a {}.", which `templates` restores.
     """

@@ -1,20 +1,21 @@
 """M2IB (Wang, Rudner, Wilson, NeurIPS 2023, arXiv 2312.17174): how much of each token the phrase's cosine needs.
 
-Noise takes the place of a part of the tokens x at one layer, and the part that passes has a price. With a weight
-l = sigmoid(a) for every channel of every token, noise n from N(0, v), and z = l x + (1 - l) n in place of x:
+Noise takes the place of a part of the tokens x at one layer, and the part that passes has a
+price. With a weight l = sigmoid(a) for every channel of every token, noise n from N(0, v), and
+z = l x + (1 - l) n in place of x:
 
     L(a) = beta · mean KL(N(l x, (1 - l)^2 v) || N(0, v)) - mean cos(image embedding of z, text embedding)
     H_i  = sum over channels of KL at token i, after `steps` steps of Adam from a = 5
 
-KL, in nats, bounds the information of z about x. So H is the information about the image that the model needs to find
-the phrase in it. The bottleneck stands before a block of a transformer with a class token, which gets weights too and
-has no place in the map. Where one attention pools the tokens of a trunk, or they are averaged, it stands before that,
-which is our reading.
+KL, in nats, bounds the information of z about x. So H is the information about the image that
+the model needs to find the phrase in it. The bottleneck stands before a block of a transformer
+with a class token, which gets weights too and has no place in the map. Where one attention
+pools the tokens of a trunk, or they are averaged, it stands before that, which is our reading.
 
-Deviations: noise comes in pairs n and -n, so that its linear effects cancel; it has a seed of its own and is the
-same for every image and phrase; the map is taken after the last step, where the authors' code takes it before. The
-settings are those of the authors' code: its layer 9, counted from 0, is `depth: 0.83` of twelve blocks, with the
-bottleneck behind it.
+Deviations: noise comes in pairs n and -n, so that its linear effects cancel; it has a seed of
+its own and is the same for every image and phrase; the map is taken after the last step, where
+the authors' code takes it before. The settings are those of the authors' code: its layer 9,
+counted from 0, is `depth: 0.83` of twelve blocks, with the bottleneck behind it.
 
 Shapes: B images (1 here), P phrases, S samples, N patches, T tokens, D width, E embedding.
 """
@@ -45,8 +46,8 @@ Parts = tuple[
     Callable[[Tensor], tuple[Tensor, Tensor | None]],
     Callable[[Tensor, tuple[int, int]], Tensor],
 ]
-"""Pixels -> tokens (B, T, D) at the bottleneck, the patches last, and `Maps.tokens`; and the rest of the tower:
-tokens (S, T, D) of a grid -> embeddings (S, E), not normalised."""
+"""Pixels -> tokens (B, T, D) at the bottleneck, the patches last, and `Maps.tokens`; and the
+rest of the tower: tokens (S, T, D) of a grid -> embeddings (S, E), not normalised."""
 
 
 class M2ibConfig(ExplainerConfig):

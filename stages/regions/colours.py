@@ -1,7 +1,8 @@
 """Outlines by the colours of an image: the guided filter, and GrabCut.
 
-A heat map shows where a thing is but not where it ends: its cells are some 10 px wide on the canvas, the image as the
-model sees it. Everything here happens on the canvas, never at the size of the image.
+A heat map shows where a thing is but not where it ends: its cells are some 10 px wide on the
+canvas, the image as the model sees it. Everything here happens on the canvas, never at the size
+of the image.
 """
 
 from __future__ import annotations
@@ -15,40 +16,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 CANVAS_SIDE: Final = 320
-"""Most pixels of the canvas on its longer side. The cost grows with the area; the square inputs of the usual models
-(224 px and less) stay as they are."""
+"""Most pixels of the canvas on its longer side. The cost grows with the area; the square inputs
+of the usual models (224 px and less) stay as they are."""
 
 RADIUS_PATCHES: Final = 2.0
-"""Half the side of the guide's window in patches: wide enough to hold a cell's surroundings on both sides of an edge.
-On drawn scenes pointing is 0.936 to 0.947 from 1.5 to 4 patches (606 phrases)."""
+"""Half the side of the guide's window in patches: wide enough to hold a cell's surroundings on
+both sides of an edge. On drawn scenes pointing is 0.936 to 0.947 from 1.5 to 4 patches (606
+phrases)."""
 
 EPSILON: Final = 1e-3
-"""Variance of a colour channel (0 .. 1) that counts as noise: smaller changes of colour guide nothing."""
+"""Variance of a colour channel (0 .. 1) that counts as noise: smaller changes of colour guide
+nothing."""
 
 RADIUS_SHRUNK_PX: Final = 4
-"""Least half side of the window in the shrunk image that the guide is fitted to: the ratio that He and Sun recommend.
-With `RADIUS_PATCHES` a cell of the map then still has two pixels a side."""
+"""Least half side of the window in the shrunk image that the guide is fitted to: the ratio that
+He and Sun recommend. With `RADIUS_PATCHES` a cell of the map then still has two pixels a
+side."""
 
 MOST_SHRUNK: Final = 4
-"""Most times that the image is shrunk. More would save little, since what is done for all pixels remains."""
+"""Most times that the image is shrunk. More would save little, since what is done for all
+pixels remains."""
 
 SURE_SHARE: Final = 0.7  # Heat that reaches this share of the way from the threshold to the highest is surely the thing
 
 REACH_PATCHES: Final = 1.5  # Farthest distance of GrabCut's outline from the cut, in patches
 
 FRAME_PATCHES: Final = 2.0
-"""Width of the surroundings beyond the reach, in patches, that show GrabCut the colours outside. It sees nothing else
-of the image, which saves a third of its cost and loses nothing."""
+"""Width of the surroundings beyond the reach, in patches, that show GrabCut the colours
+outside. It sees nothing else of the image, which saves a third of its cost and loses
+nothing."""
 
 FRAME_PX: Final = 14_400  # Most pixels that GrabCut gets: larger frames, which hold large things, are shrunk
 
 ROUNDS: Final = 1
-"""Rounds of fitting colours and cutting. Two are no better (mask IoU 0.763 and 0.761) and cost half as much again."""
+"""Rounds of fitting colours and cutting. Two are no better (mask IoU 0.763 and 0.761) and cost
+half as much again."""
 
 MOST_CHANGE: Final = 3.0  # Most times that an outline may be larger or smaller than the cut; else it is wrong
 
 COLOURS: Final = 5
-"""Gaussians in each of GrabCut's two mixtures, OpenCV's number; they cannot be fitted to fewer pixels."""
+"""Gaussians in each of GrabCut's two mixtures, OpenCV's number; they cannot be fitted to fewer
+pixels."""
 
 Plane = NDArray[np.float32]
 
@@ -57,7 +65,8 @@ class Canvas:
     """One image, for the maps of all its phrases.
 
     Attributes:
-        rgb: uint8 (H, W, 3), the whole image as the model saw it, with at most `CANVAS_SIDE` pixels a side.
+        rgb: uint8 (H, W, 3), the whole image as the model saw it, with at most `CANVAS_SIDE`
+            pixels a side.
     """
 
     def __init__(self, rgb: NDArray[np.uint8]) -> None:
@@ -90,19 +99,21 @@ class Canvas:
 class Guide:
     """Fills heat in between the cells of the grid along the edges of the image.
 
-    Interpolation lets the heat of a thin or small thing run over its edges. The guided filter (He, Sun and Tang,
-    "Guided Image Filtering", IEEE TPAMI 35, 2013) fits the interpolated heat q in each window w of the image. The
-    model is linear in its colours I. Heat at a pixel is the mean over all windows around it:
+    Interpolation lets the heat of a thin or small thing run over its edges. The guided filter
+    (He, Sun and Tang, "Guided Image Filtering", IEEE TPAMI 35, 2013) fits the interpolated heat
+    q in each window w of the image. The model is linear in its colours I. Heat at a pixel is
+    the mean over all windows around it:
 
         a_w = (cov_w(I) + EPSILON)^-1 cov_w(I, q)      b_w = mean_w(q) - a_w . mean_w(I)
         guided_i = mean(a_w) . I_i + mean(b_w)         over all w that hold i
 
-    Its cost does not depend on the window. a and b change slowly, so they are computed on a shrunk image and
-    interpolated (He and Sun, "Fast Guided Filter", arXiv 1505.00996).
+    Its cost does not depend on the window. a and b change slowly, so they are computed on a
+    shrunk image and interpolated (He and Sun, "Fast Guided Filter", arXiv 1505.00996).
 
     Args:
         rgb: uint8 (H, W, 3).
-        radius_px: A window has 2 * radius + 1 pixels a side, or as many as come nearest to it in the shrunk image.
+        radius_px: A window has 2 * radius + 1 pixels a side, or as many as come nearest to it
+            in the shrunk image.
         step: How many times the image is shrunk; 1 gives the guided filter itself.
     """
 
@@ -112,7 +123,8 @@ class Guide:
         self._side = 2 * round(radius_px / step) + 1
         full: Plane = rgb.astype(np.float32) / np.float32(255) - np.float32(0.5)
         small = cv2.resize(full, self.size_hw[::-1], interpolation=cv2.INTER_AREA) if step > 1 else full
-        # Channels come first: numpy computes with whole planes faster than with three values a pixel.
+        # Channels come first: numpy computes with whole planes faster than with three values a
+        # pixel.
         self._full, self._colours = (np.ascontiguousarray(np.moveaxis(image, -1, 0)) for image in (full, small))
         self._mean_colour = self._means(self._colours)
         pairs = zip(self._colours, self._mean_colour, strict=True)
@@ -153,17 +165,19 @@ def grabcut(
 ) -> NDArray[np.bool_] | None:
     """Return the outline by colour of the parts of a cut map, bool (H, W).
 
-    GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to the foreground and another to the
-    background. The cheapest outline between them runs along edges of the image. Here the map bounds that outline:
+    GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to the
+    foreground and another to the background. The cheapest outline between them runs along edges
+    of the image. Here the map bounds that outline:
 
         the hottest pixels of the parts    surely the thing
         the rest of the parts              probably the thing
         within REACH_PATCHES around them   probably not
         farther away                       surely not
 
-    `inside`, bool (H, W), are the pixels of the cut map's parts, `sure` those that are certainly foreground. A cell of
-    the heat map has `patch_px` pixels of the image a side. None if one side has too few pixels to fit colours, or the
-    area changes by more than `MOST_CHANGE`.
+    `inside`, bool (H, W), are the pixels of the cut map's parts, `sure` those that are
+    certainly foreground. A cell of the heat map has `patch_px` pixels of the image a side. None
+    if one side has too few pixels to fit colours, or the area changes by more than
+    `MOST_CHANGE`.
     """
     reach = round(REACH_PATCHES * patch_px)
     margin = round(FRAME_PATCHES * patch_px)
@@ -202,8 +216,8 @@ def _run_grabcut(rgb: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np
     if min(probably, label.size - probably) < COLOURS:
         return None
     mixtures = np.zeros((2, 1, 13 * COLOURS))
-    # The colours' first guess is drawn from OpenCV's generator of this thread, which cannot be read to be restored:
-    # each map gets the same guess.
+    # The colours' first guess is drawn from OpenCV's generator of this thread, which cannot be
+    # read to be restored: each map gets the same guess.
     cv2.setRNGSeed(0)
     cv2.grabCut(rgb, label, None, mixtures[0], mixtures[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
     cut: Plane = (label & 1).astype(np.float32)

@@ -17,9 +17,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class RegionsConfig(BaseModel):
     """How heat maps become regions.
 
-    Lengths are in patches (cells of the heat map) and areas are shares of the image, so that one configuration fits
-    images of any size. Defaults were chosen on photographs (configs/measured/photographs.md); the model `demo` brings
-    settings for drawn scenes (configs/measured/settings.md).
+    Lengths are in patches (cells of the heat map) and areas are shares of the image, so that
+    one configuration fits images of any size. Defaults were chosen on photographs
+    (configs/measured/photographs.md); the model `demo` brings settings for drawn scenes
+    (configs/measured/settings.md).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,19 +33,22 @@ class RegionsConfig(BaseModel):
         "highest heat: the run says this, and the dataset stores it as `fixed`.",
     )
     threshold: Share = Field(0.2, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs.")
-    # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things begin to vanish.
+    # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things
+    # begin to vanish.
     smooth_patches: float = Field(
         1.0, ge=0.0, le=4.0, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none."
     )
-    # Guided, the peak lies on the thing in 0.947 of cases instead of 0.841, and with `threshold` 0.45 the contour is as
-    # good as GrabCut's (drawn scenes have plain colours); on photographs it adds a point of pointing.
+    # Guided, the peak lies on the thing in 0.947 of cases instead of 0.841, and with
+    # `threshold` 0.45 the contour is as good as GrabCut's (drawn scenes have plain colours); on
+    # photographs it adds a point of pointing.
     upsample: Literal["linear", "guided"] = Field(
         "linear",
         description="How a map is filled in between its cells: bilinearly, or along the edges of the image as the "
         "model sees it, which costs a millisecond a map and suits the rule `fixed`.",
     )
-    # GrabCut raises box IoU from 0.636 to 0.769 and mask IoU from 0.537 to 0.744 on drawn scenes, with their plain
-    # colours; it takes 10 to 25 ms a map, many times as long as the rest of the stage.
+    # GrabCut raises box IoU from 0.636 to 0.769 and mask IoU from 0.537 to 0.744 on drawn
+    # scenes, with their plain colours; it takes 10 to 25 ms a map, many times as long as the
+    # rest of the stage.
     refine: Literal["none", "grabcut", "sam"] = Field(
         "none",
         description="What draws the outline of a part: the contour of the heat map, GrabCut on the colours of the "
@@ -56,7 +60,8 @@ class RegionsConfig(BaseModel):
     min_area_share: Share = Field(0.001, description="Smallest share of the image that a region may cover.")
     # Below 4 x 4 pixels nobody can see whether a region is right.
     min_area_px: int = Field(16, ge=1, description="Smallest number of pixels of a region.")
-    # 0.3 leaves room for the smaller one of "two dogs" and drops most weakly lit neighbours of another kind.
+    # 0.3 leaves room for the smaller one of "two dogs" and drops most weakly lit neighbours of
+    # another kind.
     keep_share: Share = Field(
         0.3, description="Parts with less heat than this share of the hottest part's are dropped."
     )
@@ -81,8 +86,9 @@ class RegionsConfig(BaseModel):
         "suits captions that somebody wrote for the image; 0.5 trusts the image alone and suits text found beside it. "
         "`phrasebox stats` estimates the share of a dataset.",
     )
-    # On 300 photographs of dev 0.1 loses 1 % of the phrases that are there and drops 41 % of those of others; 0.05
-    # loses 0.5 and drops 25 %, 0.2 loses 3.8 and drops 59 % (configs/measured/photographs.md).
+    # On 300 photographs of dev 0.1 loses 1 % of the phrases that are there and drops 41 % of
+    # those of others; 0.05 loses 0.5 and drops 25 %, 0.2 loses 3.8 and drops 59 %
+    # (configs/measured/photographs.md).
     min_presence: Share | None = Field(
         0.1,
         description="Phrases less likely in the image than this get no region and are listed in the row's `absent`; "
@@ -97,8 +103,9 @@ class RegionsConfig(BaseModel):
     def without_cut(self) -> Self:
         """Return the settings for maps that no calibration cuts: `fitted` is a fixed share of 0.2 there.
 
-        That is the share of Zhou et al. (CVPR 2016), and of the rules that know the map alone the one with the most
-        right boxes on the 200 photographs that it was chosen on (configs/measured/photographs.md).
+        That is the share of Zhou et al. (CVPR 2016), and of the rules that know the map alone
+        the one with the most right boxes on the 200 photographs that it was chosen on
+        (configs/measured/photographs.md).
         """
         return self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self
 

@@ -53,8 +53,8 @@ class Surface(NamedTuple):
 def regions_of_map(thing_map: ThingMap, config: RegionsConfig, fitted_cut: FittedCut | None = None) -> MapRegions:
     """Return the regions of a map; for `refine: sam` their contours, which `outlines.Outliner` refines.
 
-    Those with most heat come first, without parts that fall behind (`keep_share`) or are too small. They do not
-    overlap.
+    Those with most heat come first, without parts that fall behind (`keep_share`) or are too
+    small. They do not overlap.
     """
     colour_cut = _cut_by_colours(thing_map, config, fitted_cut) if config.refine == "grabcut" else None
     cut = colour_cut or cut_map(thing_map, config, fitted_cut)
@@ -100,8 +100,9 @@ def cut_map(
 ) -> CutMap | None:
     """Threshold, split and rank a map; None if there is nothing to cut, see `surface_of`.
 
-    on_canvas: Give the fine map the pixels of the canvas, which are at least as many as the cells. A guided map has
-        them anyway; others have `parts.samples_per_cell` samples per cell.
+    on_canvas: Give the fine map the pixels of the canvas, which are at least as many as the
+        cells. A guided map has them anyway; others have `parts.samples_per_cell` samples per
+        cell.
     """
     surface = surface_of(thing_map, config)
     if surface is None:
@@ -111,7 +112,8 @@ def cut_map(
     else:
         fine_hw = thing_map.canvas.size_hw if on_canvas and thing_map.canvas else None
         fine = refine_grid(surface.levels, fine_hw, thing_map.shift_cells)
-    # By the levels and not by the fine map: values between the cells would move the mean and Otsu's threshold.
+    # By the levels and not by the fine map: values between the cells would move the mean and
+    # Otsu's threshold.
     threshold = threshold_of(surface.levels, config, fitted_cut, thing_map.usual_size)
     parts = parts_of(fine, fine > threshold, threshold, thing_map.similarity, config)
     return CutMap(fine=fine, threshold=threshold, parts=parts)

@@ -18,12 +18,14 @@ import numpy as np
 from stages.contract.records import Phrase
 
 LINK_FROM: Final = -0.75
-"""Least mean log odds of two groups to join them: a probability of 0.32. The best F1 of pairs lies below even odds; it
-is flat from -1 to -0.5 (measured on images that the weights were not fitted to)."""
+"""Least mean log odds of two groups to join them: a probability of 0.32. The best F1 of pairs
+lies below even odds; it is flat from -1 to -0.5 (measured on images that the weights were not
+fitted to)."""
 
 MOST_LINKED: Final = 256
-"""Most phrases of an image that are linked; all later ones are things of their own. The time grows with the square of
-their number: 0.7 ms for the 15 phrases of five captions, half a second for 256."""
+"""Most phrases of an image that are linked; all later ones are things of their own. The time
+grows with the square of their number: 0.7 ms for the 15 phrases of five captions, half a second
+for 256."""
 
 _NEVER: Final = -math.inf
 
@@ -35,8 +37,9 @@ _AGES: Final = frozenset({"child", "adult"})
 
 
 Relation = Literal["same", "equal", "above", "beside", "kind", "apart", "unknown"]
-"""Two lemmas are the same; two names on one path (boy, lad); one above the other (dog, animal); beside each other (dog,
-cat); of one kind only (shirt, hat); of nothing in common (dog, hat); or one is in no list."""
+"""Two lemmas are the same; two names on one path (boy, lad); one above the other (dog, animal);
+beside each other (dog, cat); of one kind only (shirt, hat); of nothing in common (dog, hat); or
+one is in no list."""
 
 _CLOSEST: Final[tuple[Relation, ...]] = ("apart", "kind", "beside", "above", "equal")
 
@@ -269,10 +272,11 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
 def contradict(first: Wording, second: Wording) -> bool:
     """Return whether two phrases cannot name the same thing.
 
-    They cannot if their numbers ("two men", "a man", "people") or the sexes of people differ. Two kinds of animals or
-    of vehicles (a cat, a dog) cannot, either. Nor can clothes without a common colour; colours of other things may
-    differ: the brown of one caption is the red of another. These rules cost 0.003 of F1, because captions err, and
-    prevent links that nobody would understand.
+    They cannot if their numbers ("two men", "a man", "people") or the sexes of people differ.
+    Two kinds of animals or of vehicles (a cat, a dog) cannot, either. Nor can clothes without a
+    common colour; colours of other things may differ: the brown of one caption is the red of
+    another. These rules cost 0.003 of F1, because captions err, and prevent links that nobody
+    would understand.
     """
     if first.count and second.count and first.count != second.count:
         return True

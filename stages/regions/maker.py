@@ -22,9 +22,10 @@ from stages.regions.score import Calibration, Evidence, at_share
 from stages.regions.thresholds import FittedCut, Levels
 
 VOTES: Final = 3
-"""Least number of different texts of a thing that share their presence. On the 1,000 photographs that chose it, the
-area under the ROC curve is 0.924 with 3, 0.927 with 2 and 0.920 without sharing. On drawn scenes with a false detail in
-the second caption, 2 took it from 0.99 to 0.96 (measured)."""
+"""Least number of different texts of a thing that share their presence. On the 1,000
+photographs that chose it, the area under the ROC curve is 0.924 with 3, 0.927 with 2 and 0.920
+without sharing. On drawn scenes with a false detail in the second caption, 2 took it from 0.99
+to 0.96 (measured)."""
 
 _CERTAIN: Final = 1e-6  # Presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds
 
@@ -33,7 +34,8 @@ class RecordMaps(NamedTuple):
     """The maps of one image.
 
     Attributes:
-        phrases: The heat map of each phrase and the number of its thing; None in its place if it has no region.
+        phrases: The heat map of each phrase and the number of its thing; None in its place if
+            it has no region.
         things: Number -> the map that the phrases of this thing share.
     """
 
@@ -55,8 +57,10 @@ class RegionMaker:
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
-        calibration: Turns evidence into a probability. Without one the score is `Evidence.score`, times presence.
-        fitted_cut: For the rule `fitted`; None takes the calibration's, see `RegionsConfig.without_cut`.
+        calibration: Turns evidence into a probability. Without one the score is
+            `Evidence.score`, times presence.
+        fitted_cut: For the rule `fitted`; None takes the calibration's, see
+            `RegionsConfig.without_cut`.
     """
 
     def __init__(
@@ -236,8 +240,9 @@ def share_presences(
 ) -> list[float | None]:
     """Return the presence of the thing that each phrase names: the mean of the log odds of its different texts.
 
-    Things with fewer than `VOTES` different texts keep the presence of each text: with only two, one false description
-    ("a green car") would pull the shared presence half way. A presence of None stays None.
+    Things with fewer than `VOTES` different texts keep the presence of each text: with only
+    two, one false description ("a green car") would pull the shared presence half way. A
+    presence of None stays None.
 
     `numbers` are those of the things. A text has one presence, 0 .. 1.
     """

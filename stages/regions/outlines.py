@@ -35,14 +35,16 @@ from stages.shared.model.segmenter import EncoderInput, Prompt, load_segmenter
 LEAST_HEAT: Final = 0.5  # Least share of its part's heat in a mask; with less, it lies beside the thing
 
 MOST_CHANGE: Final = 10.0
-"""Most times that a mask may be larger or smaller than the contour; else it is wrong. GrabCut's bound is 3, but SAM
-finds a whole thing from heat on its head alone."""
+"""Most times that a mask may be larger or smaller than the contour; else it is wrong. GrabCut's
+bound is 3, but SAM finds a whole thing from heat on its head alone."""
 
 ISLAND: Final = 0.1
-"""Share of a mask's largest connected part below which other parts are dropped: they would stretch its box."""
+"""Share of a mask's largest connected part below which other parts are dropped: they would
+stretch its box."""
 
 SAME: Final = 0.5
-"""Largest share of a mask that better parts may cover; with more, it lies on the same thing and is left out."""
+"""Largest share of a mask that better parts may cover; with more, it lies on the same thing and
+is left out."""
 
 _LIMITS: Final = DecodeLimits(max_pixels=MAX_PIXELS_CEILING)  # The prepare stage has applied the user's
 
@@ -179,8 +181,9 @@ class Outliner:
     ) -> tuple[Plane, Evidence] | str:
         """Return the field of the best mask with its evidence, or a word of `_REASONS` if no mask will do.
 
-        The rule `fitted` knows the worth of a part by its heat, area and box, and by the usual size of such things.
-        Without it the worth is the share of all heat in the mask times the contrast of the heat there and outside.
+        The rule `fitted` knows the worth of a part by its heat, area and box, and by the usual
+        size of such things. Without it the worth is the share of all heat in the mask times the
+        contrast of the heat there and outside.
         """
         thing_map, cut, _ = contours
         cells = image.cells(masks)

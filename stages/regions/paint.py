@@ -1,9 +1,10 @@
 """From a part of a cut map to a mask at the size of the image, as runs.
 
-A *field* is positive inside a part and not positive outside, on the samples of the fine map. A pixel
-belongs to the mask if the field, interpolated bilinearly at the pixel's centre (`parts.py` states the convention), is
-positive. Down a column of the image the field is piecewise linear, and only where two samples differ in sign can it
-cross zero. These crossings are computed instead of pixels, so there is no array of the size of the image.
+A *field* is positive inside a part and not positive outside, on the samples of the fine map. A
+pixel belongs to the mask if the field, interpolated bilinearly at the pixel's centre
+(`parts.py` states the convention), is positive. Down a column of the image the field is
+piecewise linear, and only where two samples differ in sign can it cross zero. These crossings
+are computed instead of pixels, so there is no array of the size of the image.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ _ON_THRESHOLD: Final = np.float32(1e-3)  # A sample on the threshold has a side,
 def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
     """Return the field of a part: its sign is the part, its size the distance of the map from the threshold.
 
-    Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's outline is the exact
-    contour of the map. Where a hole is filled, colours added or removed samples, or another part begins, the outline
-    runs between the samples, and halfway if the map is constant. The fields of two parts are never positive at the
-    same point, so their masks do not overlap.
+    Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's
+    outline is the exact contour of the map. Where a hole is filled, colours added or removed
+    samples, or another part begins, the outline runs between the samples, and halfway if the
+    map is constant. The fields of two parts are never positive at the same point, so their
+    masks do not overlap.
 
-    The map is `fine`, float32 (fine_h, fine_w), and so is the field, in the unit of the threshold and nowhere 0.
+    The map is `fine`, float32 (fine_h, fine_w), and so is the field, in the unit of the
+    threshold and nowhere 0.
     """
     field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(threshold)), _ON_THRESHOLD)
     inner = field[part.window]
@@ -63,7 +66,8 @@ def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> RegionMask | 
     top = max(0, top - 1)
     first_column = max(0, math.floor(cell_to_px(left - 1.0, side_px=width_px, cells=full_w)))
     stop = min(width_px, math.ceil(cell_to_px(float(left + w), side_px=width_px, cells=full_w)))
-    # Rows of `columns` hold the field down the columns of the image, with a sample outside beyond both ends.
+    # Rows of `columns` hold the field down the columns of the image, with a sample outside
+    # beyond both ends.
     padded = np.full((full_w, bottom - top + 2), -1.0, np.float32)
     padded[:, 1:-1] = field[top:bottom].T
     columns = cv2.resize(padded, (padded.shape[1], width_px), interpolation=cv2.INTER_LINEAR)[first_column:stop]

@@ -1,9 +1,10 @@
 """From whole levels on the grid to a finer map of the same surface, and to its parts once it is cut.
 
-Between the centres of the cells the map is bilinear, beyond the outermost ones constant, as in `cv2.resize`. The
-surface is never drawn at the size of the image. Parts are found on a *fine map* with an odd number of samples per cell
-and direction: the centres of the cells are then among the samples, and bilinear interpolation between them is exactly
-the surface again, at any image size.
+Between the centres of the cells the map is bilinear, beyond the outermost ones constant, as in
+`cv2.resize`. The surface is never drawn at the size of the image. Parts are found on a *fine
+map* with an odd number of samples per cell and direction: the centres of the cells are then
+among the samples, and bilinear interpolation between them is exactly the surface again, at any
+image size.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Mask = NDArray[np.bool_]
 FINE_SIDE: Final = 112
 """The fine map has at most this many samples on its longer side, unless the grid has more cells.
 
-For a 14 x 14 grid that is 7 samples per cell. The size does not limit the precision of contours (see the module), only
-that of the line between two touching parts."""
+For a 14 x 14 grid that is 7 samples per cell. The size does not limit the precision of contours
+(see the module), only that of the line between two touching parts."""
 
 
 def samples_per_cell(grid_hw: tuple[int, int]) -> int:
@@ -48,9 +49,10 @@ def refine_grid(
 
     Args:
         levels: uint8 (grid_h, grid_w).
-        fine_hw: Samples, at least as many as cells. None: `samples_per_cell` in each; with others the map between the
-            samples is not exactly the surface.
-        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is part_mask where the values lie.
+        fine_hw: Samples, at least as many as cells. None: `samples_per_cell` in each; with
+            others the map between the samples is not exactly the surface.
+        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is
+            part_mask where the values lie.
     """
     h, w = levels.shape
     samples = samples_per_cell((h, w))
@@ -113,11 +115,11 @@ def parts_of(
 ) -> list[HeatPart]:
     """Return the 8-connected parts of a cut map, hottest first, without those that fall behind (`keep_share`).
 
-    A part includes what it encloses, other parts, too: heat often follows the outline of large things, and few things
-    have holes.
+    A part includes what it encloses, other parts, too: heat often follows the outline of large
+    things, and few things have holes.
 
-    `fine` is the fine map (fine_h, fine_w) in levels, as the threshold. `inside` are its samples above the threshold,
-    and `similarity` is that of image and phrase.
+    `fine` is the fine map (fine_h, fine_w) in levels, as the threshold. `inside` are its
+    samples above the threshold, and `similarity` is that of image and phrase.
     """
     total_heat = cv2.sumElems(fine)[0]
     least = config.min_area_share * inside.size

@@ -1,9 +1,10 @@
 """The evidence of a region, the score made from it, and the calibration that makes a probability of it.
 
-The score is larger for regions more likely to be right. It is no probability: it ranks. A calibration is a logistic
-regression on the evidence, for one model and one set of settings (`pipeline/evaluate/calibrate.py` fits it). One that
-knows presence alone has no weights (`pipeline/presence_fit.py`): scores then still rank, as the product of the score
-and presence.
+The score is larger for regions more likely to be right. It is no probability: it ranks. A
+calibration is a logistic regression on the evidence, for one model and one set of settings
+(`pipeline/evaluate/calibrate.py` fits it). One that knows presence alone has no weights
+(`pipeline/presence_fit.py`): scores then still rank, as the product of the score and
+presence.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
 def at_share(presence: float, fitted_share: float, expected_share: float) -> float:
     """Return the probability that a phrase is present if another share of such phrases is absent: Bayes' rule.
 
-    The odds of presence over those of the fit stay the same (Saerens, Latinne and Decaestecker, Neural Computation 14,
-    2002). The shares of the fit and of these phrases lie between 0 and 1; presence is 0 .. 1, as the result.
+    The odds of presence over those of the fit stay the same (Saerens, Latinne and Decaestecker,
+    Neural Computation 14, 2002). The shares of the fit and of these phrases lie between 0 and
+    1; presence is 0 .. 1, as the result.
 
     >>> at_share(0.8, fitted_share=0.5, expected_share=0.05)
     0.987013
@@ -90,10 +92,11 @@ class Calibration(Regression):
 
     Attributes:
         bias: The constant term.
-        made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
+        made_with: The model's fingerprint and the settings of explain and regions that it holds
+            for; plain values.
         made_from: Where it was fitted, for people, and `precisions`, see there.
-        presence: How likely a phrase is in the image at all; None if the calibration does not know. The regression is
-            then about phrases that are there.
+        presence: How likely a phrase is in the image at all; None if the calibration does not
+            know. The regression is then about phrases that are there.
         cut: Where the rule `fitted` cuts; None if another rule does.
     """
 

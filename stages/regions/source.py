@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
 
 HEAT_MAPS: Final = "heat_maps"
-"""The kind without a stage of its own: `explain` computes heat maps, by any method, and `regions` cuts them."""
+"""The kind without a stage of its own: `explain` computes heat maps, by any method, and
+`regions` cuts them."""
 
 
 class RegionSourceConfig(BaseModel):
@@ -49,12 +50,13 @@ ConfigT = TypeVar("ConfigT", bound=RegionSourceConfig)
 class RegionSource(Stage, Generic[ConfigT]):
     """Fills `regions`, and appends to `phrases` the names of regions that no caption says.
 
-    Records arrive with phrases and with pixels of the size that `canvas` states, and leave without pixels. A region's
-    `group` is None: `stages.regions.stage.LinkStage` numbers the objects. Regions depend on their record alone.
-    The boxes of a record lie inside its image and are those of their masks.
+    Records arrive with phrases and with pixels of the size that `canvas` states, and leave
+    without pixels. A region's `group` is None: `stages.regions.stage.LinkStage` numbers the
+    objects. Regions depend on their record alone. The boxes of a record lie inside its image
+    and are those of their masks.
 
-    Files that the settings name are read in `setup`. `loaded` is a model in memory, in place of the one that
-    `description` describes; `model` says how it computes.
+    Files that the settings name are read in `setup`. `loaded` is a model in memory, in place of
+    the one that `description` describes; `model` says how it computes.
 
     Attributes:
         config_type: Class of the settings, with a literal `kind`.

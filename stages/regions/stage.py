@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 class RegionsStage(Stage):
     """Adds the regions of every phrase, and removes `pixels` and `heat_maps`, which no later stage needs.
 
-    Regions are in the order of the phrases, and those of one phrase are ordered best first. Phrases that name the same
-    thing have the same regions; unless `config.group` links things, these are phrases with the same text. A phrase
-    with an empty map has no region. A phrase less likely in the image than `config.min_presence` has none either, and
-    is listed in `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
+    Regions are in the order of the phrases, and those of one phrase are ordered best first.
+    Phrases that name the same thing have the same regions; unless `config.group` links things,
+    these are phrases with the same text. A phrase with an empty map has no region. A phrase
+    less likely in the image than `config.min_presence` has none either, and is listed in
+    `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded
+    images.
 
     Args:
         config, calibration, fitted_cut: See `RegionMaker`.
@@ -106,7 +108,8 @@ class RegionsStage(Stage):
 
     def _load_outliner(self) -> Outliner:
         if self._outliner is None:
-            # torch and transformers take seconds to import; only a run with a segmenter pays for it.
+            # torch and transformers take seconds to import; only a run with a segmenter pays
+            # for it.
             from stages.regions.outlines import Outliner  # noqa: PLC0415
 
             self._outliner = Outliner(self.config, self.maker.fitted_cut, self.device)
@@ -116,8 +119,9 @@ class RegionsStage(Stage):
 class LinkStage(Stage):
     """Gives the regions of another stage their `group`; only the setting `group` counts.
 
-    Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A phrase in no caption is a thing by
-    itself. Regions are not shared within a group: each phrase keeps the regions of the source.
+    Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A phrase in no
+    caption is a thing by itself. Regions are not shared within a group: each phrase keeps the
+    regions of the source.
     """
 
     name: ClassVar[str] = "regions"

@@ -1,8 +1,8 @@
 """The threshold of a heat map: the four rules of `regions.rule`, one of them learned.
 
-Rules work on whole levels 0 .. 255 and answer k + 0.5 with k whole: a value is inside if its level is greater than k.
-Between two levels, no flat part of the map can lie exactly on the threshold, where the rounding noise of the
-interpolation would draw its pattern.
+Rules work on whole levels 0 .. 255 and answer k + 0.5 with k whole: a value is inside if its
+level is greater than k. Between two levels, no flat part of the map can lie exactly on the
+threshold, where the rounding noise of the interpolation would draw its pattern.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def threshold_of(
 ) -> float:
     """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
-    The rule `fitted` needs `fitted_cut`, see `RegionsConfig.without_cut`, and the usual size of the thing, see
-    `FittedCut.usual_size`.
+    The rule `fitted` needs `fitted_cut`, see `RegionsConfig.without_cut`, and the usual size of
+    the thing, see `FittedCut.usual_size`.
     """
     if config.rule == "fitted" and fitted_cut is not None:
         return fitted_cut(levels, usual_size)
@@ -67,9 +67,9 @@ def fixed_cut(share: float) -> float:
 def otsu_cut(levels: Levels) -> float:
     """Return Otsu's threshold: the largest variance between the two classes (IEEE Trans. SMC 9, 1979).
 
-    All cuts within a gap of the histogram have the same variance. This is the middle one, halfway between the classes;
-    OpenCV takes the lowest, which on an almost empty map keeps everything above zero. Of two equally good gaps, the
-    lower one counts.
+    All cuts within a gap of the histogram have the same variance. This is the middle one,
+    halfway between the classes; OpenCV takes the lowest, which on an almost empty map keeps
+    everything above zero. Of two equally good gaps, the lower one counts.
 
     >>> otsu_cut(np.array([[10, 10, 20, 20]], np.uint8))
     14.5
@@ -89,7 +89,8 @@ def otsu_cut(levels: Levels) -> float:
 
 
 SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-"""The cuts of the rule `fitted`: shares of the highest heat, once the lowest is 0. Eight are as good as seventeen."""
+"""The cuts of the rule `fitted`: shares of the highest heat, once the lowest is 0. Eight are as
+good as seventeen."""
 
 _SHARES: Final = np.array(SHARES)
 _CUTS: Final = np.array([math.floor(fixed_cut(share)) for share in SHARES], np.uint8)
@@ -112,24 +113,27 @@ CUT_FEATURES: Final = (
     "mean_inside_by_box_area",
     "usual_by_box_area",
 )
-"""Features of a cut, in this order: the heat of the cut, the energy of its main part (share of all heat), the mean heat
-in that part and outside, the areas of the part and of its box (shares of the image). Products of these follow; the last
-is that of the box and the usual size of the thing."""
+"""Features of a cut, in this order: the heat of the cut, the energy of its main part (share of
+all heat), the mean heat in that part and outside, the areas of the part and of its box (shares
+of the image). Products of these follow; the last is that of the box and the usual size of the
+thing."""
 
 
 class FittedCut(Regression):
     """A learned rule: it takes the cut of a map with the main part that is most likely the thing.
 
-    The map is cut at each of `SHARES`. The main part of a cut is the part with most heat; it has a worth:
+    The map is cut at each of `SHARES`. The main part of a cut is the part with most heat; it
+    has a worth:
 
         worth = sum of weight * (feature - mean) / scale        the cut with the highest worth is taken
 
-    Weights and usual sizes are fitted to images with known boxes (`phrasebox calibrate`) and hold for the model and
-    settings of the fit (stages/README.md).
+    Weights and usual sizes are fitted to images with known boxes (`phrasebox calibrate`) and
+    hold for the model and settings of the fit (stages/README.md).
 
     Attributes:
-        usual: Head noun -> the usual size of such things: the logarithm of how many times as much of their image their
-            boxes cover as those of all things. Nouns that are not in it have size 0.
+        usual: Head noun -> the usual size of such things: the logarithm of how many times as
+            much of their image their boxes cover as those of all things. Nouns that are not in
+            it have size 0.
     """
 
     names: ClassVar[tuple[str, ...]] = CUT_FEATURES
@@ -145,7 +149,8 @@ class FittedCut(Regression):
     def __call__(self, levels: Levels, usual_size: float) -> float:
         """Return the threshold of a map in levels (k + 0.5); the highest level of the map is `LEVELS`.
 
-        Of cuts of equal worth the lowest counts. For the size of the thing see the method `usual_size`.
+        Of cuts of equal worth the lowest counts. For the size of the thing see the method
+        `usual_size`.
         """
         worth = self.worth(cut_features(levels, usual_size))
         return fixed_cut(SHARES[int(np.where(np.isfinite(worth), worth, -np.inf).argmax())])
@@ -168,8 +173,8 @@ def cut_features(levels: Levels, usual_size: float) -> Floats:
 
     All cuts are one image, divided by empty rows: OpenCV finds their parts in one call.
 
-    The highest level of the map is `LEVELS`; for the usual size see `FittedCut.usual_size`. The features are float64
-    (len(SHARES), len(CUT_FEATURES)), NaN where nothing lies above a cut.
+    The highest level of the map is `LEVELS`; for the usual size see `FittedCut.usual_size`. The
+    features are float64 (len(SHARES), len(CUT_FEATURES)), NaN where nothing lies above a cut.
     """
     h, w = levels.shape
     sheet = np.zeros((len(SHARES), h + 1, w), np.uint8)
@@ -198,8 +203,9 @@ def cut_features(levels: Levels, usual_size: float) -> Floats:
 def features_of(measures: Floats, usual_size: float) -> Floats:
     """Return the features (parts, len(CUT_FEATURES)) of parts.
 
-    measures: (6, parts), the heat of the cut, the energy of the part (share of all heat), the mean heat in it and
-        outside, and the areas of the part and of its box (shares of the image).
+    measures: (6, parts), the heat of the cut, the energy of the part (share of all heat), the
+        mean heat in it and outside, and the areas of the part and of its box (shares of the
+        image).
     """
     share, energy, mean_inside, mean_outside, area, box = measures
     ratio = mean_outside / mean_inside

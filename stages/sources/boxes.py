@@ -44,13 +44,15 @@ class BoxSourceConfig(RegionSourceConfig):
 class BoxSource(RegionSource[BoxSourceConfig]):
     """Gives each phrase the boxes of its objects, as `eval` matches phrases with a ground truth.
 
-    Boxes that no phrase names are left out, and no model is loaded: `similarity` is 0, not measured.
+    Boxes that no phrase names are left out, and no model is loaded: `similarity` is 0, not
+    measured.
 
-    The mask of an object is its outline in the ground truth: where several objects share one mask, the part within each
-    box. Without an outline it is the box, rounded to whole pixels. A region's box is the one around its mask, which may
-    be a pixel smaller than the one in the file. An image that the ground truth does not have gets no region, and its
-    row says so in `warnings`. Images are looked up by their whole name, then by the last part of the path without the
-    extension, if only one image of the ground truth has it.
+    The mask of an object is its outline in the ground truth: where several objects share one
+    mask, the part within each box. Without an outline it is the box, rounded to whole pixels. A
+    region's box is the one around its mask, which may be a pixel smaller than the one in the
+    file. An image that the ground truth does not have gets no region, and its row says so in
+    `warnings`. Images are looked up by their whole name, then by the last part of the path
+    without the extension, if only one image of the ground truth has it.
     """
 
     config_type = BoxSourceConfig

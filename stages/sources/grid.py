@@ -1,7 +1,7 @@
 """Grids over the image: `source.kind: grid`, the same for all images, and `crops`, a random one for each.
 
-PTP (Wang and others, CVPR 2023, arXiv 2212.09737) cuts the former, CLIPSelf (Wu and others, ICLR 2024, arXiv
-2310.01403) the latter.
+PTP (Wang and others, CVPR 2023, arXiv 2212.09737) cuts the former, CLIPSelf (Wu and others,
+ICLR 2024, arXiv 2310.01403) the latter.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class GridSourceConfig(NamedBoxesConfig):
 class GridSource(NamedBoxes[GridSourceConfig]):
     """Every block gets its best phrase.
 
-    PTP asks an object detector for the objects in each block, or CLIP with the names of a vocabulary. This is the
-    latter, with the phrases of the captions, or a pool, in place of the vocabulary. PTP writes the name into a prompt
-    ("The block 4 has a dog"); here it is a region.
+    PTP asks an object detector for the objects in each block, or CLIP with the names of a
+    vocabulary. This is the latter, with the phrases of the captions, or a pool, in place of the
+    vocabulary. PTP writes the name into a prompt ("The block 4 has a dog"); here it is a
+    region.
     """
 
     config_type = GridSourceConfig
@@ -59,8 +60,8 @@ class CropSource(NamedBoxes[CropSourceConfig]):
 
     The grid depends on the sample's id alone.
 
-    CLIPSelf compares crops with themselves and has no text. Here each gets its best phrase, so that the rows are those
-    of the other sources; a recipe that needs no text ignores it.
+    CLIPSelf compares crops with themselves and has no text. Here each gets its best phrase, so
+    that the rows are those of the other sources; a recipe that needs no text ignores it.
     """
 
     config_type = CropSourceConfig

@@ -1,8 +1,9 @@
 """Names for boxes of any origin: each becomes a region, called by the phrase that CLIP finds nearest to it.
 
-RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) names proposals by a pool of concepts. PTP (Wang and others,
-CVPR 2023, arXiv 2212.09737) names the blocks of a grid by CLIP. A softmax with a temperature runs over all names that a
-box may get, and the largest share is the score.
+RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) names proposals by a pool of
+concepts. PTP (Wang and others, CVPR 2023, arXiv 2212.09737) names the blocks of a grid by CLIP.
+A softmax with a temperature runs over all names that a box may get, and the largest share is
+the score.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from stages.sources.looks import BoxEmbedder
 
 LONGEST_SIDE_PX: Final = 448
-"""Longer side that larger images are reduced to before boxes are made and cut. A box of half the image then has the 224
-pixels that most models take."""
+"""Longer side that larger images are reduced to before boxes are made and cut. A box of half
+the image then has the 224 pixels that most models take."""
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
 """Records whose boxes share forward passes, and images or parts of images of one forward pass."""
@@ -65,12 +66,14 @@ NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
 def read_pool(path: Path) -> dict[str, Phrase]:
     """Return text -> phrase of the concepts of a file, in its order; empty lines do not count.
 
-    A pool is a text file with one concept a line, and behind a tab, optionally, the lemma of its head noun:
+    A pool is a text file with one concept a line, and behind a tab, optionally, the lemma of
+    its head noun:
 
         red car	car
 
-    Without one the head is the last word. No caption says the phrases, so their span is empty, see `Phrase`. Raise
-    InputError if the file cannot be read, a line is damaged, or there is no concept.
+    Without one the head is the last word. No caption says the phrases, so their span is empty,
+    see `Phrase`. Raise InputError if the file cannot be read, a line is damaged, or there is no
+    concept.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -110,8 +113,9 @@ class CandidateBox:
 class NamedBoxes(RegionSource[NamedConfigT]):
     """A source that makes boxes and lets CLIP choose the name of each. Derived classes make the boxes.
 
-    A box gets one name, as in RegionCLIP: the text with the highest cosine. If several captions say it, the region
-    occurs once for each of them, as regions of heat maps do. `similarity` is the cosine of box and text.
+    A box gets one name, as in RegionCLIP: the text with the highest cosine. If several captions
+    say it, the region occurs once for each of them, as regions of heat maps do. `similarity` is
+    the cosine of box and text.
     """
 
     score_means: ClassVar[str] = (
@@ -236,7 +240,8 @@ def shares_of(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Unit embeddings (N, E) of boxes and (T, E) of texts -> cosines and shares of the softmax over the texts, (N, T).
 
-    Cosines are rounded to six decimals before anything is compared: sums in float32 are no more exact.
+    Cosines are rounded to six decimals before anything is compared: sums in float32 are no more
+    exact.
 
     >>> boxes = np.array([[1.0, 0.0]], np.float32)
     >>> texts = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)

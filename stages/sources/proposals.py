@@ -1,11 +1,13 @@
 """`source.kind: proposals`: class-agnostic proposals and a pool of concepts, as RegionCLIP joins them (2112.09106).
 
-The proposals come from selective search (Uijlings and others, IJCV 2013), without classes and without training:
-graph-based segments (Felzenszwalb and Huttenlocher, IJCV 2004) are joined again and again, the most alike neighbours
-first, until one is left. Every segment on the way is a proposal.
+The proposals come from selective search (Uijlings and others, IJCV 2013), without classes and
+without training: graph-based segments (Felzenszwalb and Huttenlocher, IJCV 2004) are joined
+again and again, the most alike neighbours first, until one is left. Every segment on the way is
+a proposal.
 
-Deviations: one colour space and one segmentation instead of up to 80 strategies; textures are left out; proposals are
-ordered by how long they last instead of at random within their level, so that the first ones are the best.
+Deviations: one colour space and one segmentation instead of up to 80 strategies; textures are
+left out; proposals are ordered by how long they last instead of at random within their level,
+so that the first ones are the best.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ class ProposalSourceConfig(NamedBoxesConfig):
 
     kind: Literal["proposals"] = "proposals"
     count: int = Field(100, ge=1, le=2000, description="Most proposals of an image. RegionCLIP samples 100 of 300.")
-    # On 40 photographs 0.002 gives 80 proposals an image and 0.01 a third of them, with two to three times as many of
-    # the best-scored ones on their thing: what is small looks like anything (measured).
+    # On 40 photographs 0.002 gives 80 proposals an image and 0.01 a third of them, with two to
+    # three times as many of the best-scored ones on their thing: what is small looks like
+    # anything (measured).
     min_area_share: float = Field(
         0.01, ge=0, le=1, description="Smallest share of the image that a proposal may cover."
     )
@@ -53,9 +56,10 @@ class ProposalSourceConfig(NamedBoxesConfig):
 class ProposalSource(NamedBoxes[ProposalSourceConfig]):
     """Proposals by selective search, each called by a concept of the captions or of a pool.
 
-    RegionCLIP (Zhong and others, CVPR 2022) takes the proposals of a network trained on human boxes; here nothing is
-    trained. Its concepts are parsed from a corpus of captions (`source.pool`), and it embeds
-    proposals by RoIAlign on the teacher's feature map (`by: roi`). A region's mask is the proposal's own segment.
+    RegionCLIP (Zhong and others, CVPR 2022) takes the proposals of a network trained on human
+    boxes; here nothing is trained. Its concepts are parsed from a corpus of captions
+    (`source.pool`), and it embeds proposals by RoIAlign on the teacher's feature map (`by:
+    roi`). A region's mask is the proposal's own segment.
     """
 
     config_type = ProposalSourceConfig
@@ -140,7 +144,8 @@ def segmentation() -> ModuleType:
 def segment_finely(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) -> NDArray[np.int32]:
     """Return the numbers from 0 of the finest segments of an image uint8 (H, W, 3): int32 (H, W).
 
-    For `scale` see `felzenszwalb` of scikit-image. Segments smaller than `min_size_px` are joined with a neighbour.
+    For `scale` see `felzenszwalb` of scikit-image. Segments smaller than `min_size_px` are
+    joined with a neighbour.
     """
     segments: Any = segmentation().felzenszwalb(rgb, scale=scale, sigma=SMOOTHING, min_size=min_size_px)
     labels: NDArray[np.int32] = segments.astype(np.int32)
@@ -150,8 +155,9 @@ def segment_finely(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) ->
 def build_hierarchy(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
     """Image uint8 (H, W, 3) and its finest segments -> all on the way to the whole image, in the order of their birth.
 
-    The likeness of two neighbours has three of the four measures of selective search, added up: the intersection of
-    their colour histograms, their smallness in the image, and their share of the box around both.
+    The likeness of two neighbours has three of the four measures of selective search, added up:
+    the intersection of their colour histograms, their smallness in the image, and their share
+    of the box around both.
     """
     segments = _finest_segments(rgb, labels)
     count = len(segments)

@@ -33,18 +33,20 @@ class AttentionGradientConfig(ExplainerConfig):
 class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
     """Attention times its gradient, at the last attention: the form that arXiv 2605.12952 reduces Grad-ECLIP to.
 
-    c is the cosine of image and text embedding. a^h_i is the weight of patch i in head h, in the class token's row of
-    the last block or in the pool's one row:
+    c is the cosine of image and text embedding. a^h_i is the weight of patch i in head h, in
+    the class token's row of the last block or in the pool's one row:
 
         H_i = mean over heads of ReLU(dc/da^h_i * a^h_i)
 
-    This is GAME (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679) on the last block alone, as in the authors' notebook
-    for CLIP, without the constant factor of the logit scale; `Game` is the method over all blocks. Grad-ECLIP (arXiv
-    2502.18816) on one block with the network's own heads puts the min-max normalised cosine of query and key where this
-    method has the attention itself, and the ReLU on the sum of the heads. "Debunking Grad-ECLIP" (Cui and Fan, arXiv
-    2605.12952) rests on this likeness.
+    This is GAME (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679) on the last block alone, as in
+    the authors' notebook for CLIP, without the constant factor of the logit scale; `Game` is
+    the method over all blocks. Grad-ECLIP (arXiv 2502.18816) on one block with the network's
+    own heads puts the min-max normalised cosine of query and key where this method has the
+    attention itself, and the ReLU on the sum of the heads. "Debunking Grad-ECLIP" (Cui and Fan,
+    arXiv 2605.12952) rests on this likeness.
 
-    Deviations: none from GAME's form. Where one attention pools the tokens, gradients have a closed form.
+    Deviations: none from GAME's form. Where one attention pools the tokens, gradients have a
+    closed form.
     """
 
     config_type = AttentionGradientConfig
@@ -84,20 +86,21 @@ class GameConfig(ExplainerConfig):
 class Game(Walker[GameConfig]):
     """GAME, the generic attention explainer (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679).
 
-    For each block with attention A (T x T for each head) and the score f, the cosine of image and text times the
-    model's logit scale s:
+    For each block with attention A (T x T for each head) and the score f, the cosine of image
+    and text times the model's logit scale s:
 
         A' = mean over heads of ReLU(df/dA * A)           number by number
         R <- R + A' R                                     from R = I, first block to last
         H  = row of the class token in R, over the patches
 
-    Only the class token's row is wanted, so the products go from the last block to the first with one row instead of a
-    matrix: r <- r + r A' from the unit row of the class token.
+    Only the class token's row is wanted, so the products go from the last block to the first
+    with one row instead of a matrix: r <- r + r A' from the unit row of the class token.
 
-    Deviations: none of the formula at the defaults. The factor s does not change the order of the patches where one
-    block is explained; with several it sets how much paths through more than one of them count, because R grows by
-    products of gradients. The authors' notebook for CLIP explains the last block alone (`blocks: 1`); over all blocks
-    of a ViT-B/16 the maps are known to have hot patches that stand for nothing. The paper's rules for attention between
+    Deviations: none of the formula at the defaults. The factor s does not change the order of
+    the patches where one block is explained; with several it sets how much paths through more
+    than one of them count, because R grows by products of gradients. The authors' notebook for
+    CLIP explains the last block alone (`blocks: 1`); over all blocks of a ViT-B/16 the maps are
+    known to have hot patches that stand for nothing. The paper's rules for attention between
     two kinds of tokens do not apply to a CLIP, whose towers do not see each other.
 
     Raises ConfigError for more blocks than the model has.
@@ -138,22 +141,26 @@ class LeGradConfig(ExplainerConfig):
 class LeGrad(AttentionExplainer[LeGradConfig]):
     """LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214): gradients at the attention of several blocks, summed.
 
-    For each of the last blocks l, with its attention A_l (T x T for each head) and the tokens x_l that leave it:
+    For each of the last blocks l, with its attention A_l (T x T for each head) and the tokens
+    x_l that leave it:
 
         s_l = cos(proj(ln_post(mean of x_l over all tokens)), text embedding)
         H_i = sum over l of the mean over heads and rows of ReLU(ds_l / dA_l) in column i
 
-    The score of a block is made of its own tokens, so that its gradient passes through this block alone. Unlike GAME
-    the gradient is not multiplied by the attention, and every token's row counts.
+    The score of a block is made of its own tokens, so that its gradient passes through this
+    block alone. Unlike GAME the gradient is not multiplied by the attention, and every token's
+    row counts.
 
-    Where one attention pools the tokens, the score is the cosine of the pool's output for a block's tokens. The
-    gradient is that at the pool's own attention, which has one row, the query's. The authors' code has this for SigLIP,
-    with a correction: a patch gets no heat if its map for the words "a photo of a" is above 0.8 after a min-max. Such
-    pools look at some patches whatever the words are.
+    Where one attention pools the tokens, the score is the cosine of the pool's output for a
+    block's tokens. The gradient is that at the pool's own attention, which has one row, the
+    query's. The authors' code has this for SigLIP, with a correction: a patch gets no heat if
+    its map for the words "a photo of a" is above 0.8 after a min-max. Such pools look at some
+    patches whatever the words are.
 
-    Deviations: no min-max at the end, because maps are not normalised here. A pool may stand behind any trunk, so only
-    the trunk's last tokens are explained. That is the authors' form with one layer; they sum two by default. Raises
-    ConfigError for more blocks than the model has.
+    Deviations: no min-max at the end, because maps are not normalised here. A pool may stand
+    behind any trunk, so only the trunk's last tokens are explained. That is the authors' form
+    with one layer; they sum two by default. Raises ConfigError for more blocks than the model
+    has.
     """
 
     config_type = LeGradConfig

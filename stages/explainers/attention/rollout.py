@@ -20,8 +20,9 @@ from stages.shared.model.towers.pooled import by_tower
 def last_attention(model: ClipModel, rgb: Tensor) -> Tensor | None:
     """Return where the token that becomes the embedding looks in the last attention: the mean over the heads (B, N).
 
-    Papers on explaining transformers start from this raw attention, such as Abnar and Zuidema (ACL 2020). DINO (Caron
-    et al., ICCV 2021, arXiv 2104.14294) showed it for vision transformers.
+    Papers on explaining transformers start from this raw attention, such as Abnar and Zuidema
+    (ACL 2020). DINO (Caron et al., ICCV 2021, arXiv 2104.14294) showed it for vision
+    transformers.
 
     The images are uint8 (B, height, width, 3). None where no attention makes the embedding.
     """

@@ -1,15 +1,15 @@
 """A walk through a tower in float32, image by image, with the tensors at which methods take gradients of the cosine.
 
-`Walk` goes through the last blocks of a vision transformer, with their attention in the graph. For each walked block
-with tokens x (class token 0, patches 1..N):
+`Walk` goes through the last blocks of a vision transformer, with their attention in the graph.
+For each walked block with tokens x (class token 0, patches 1..N):
 
     z = ln_1(x), [q, k, v] = z W_in + b_in
     A = softmax(q k' / sqrt(D / H))                   one matrix per head, rows sum to 1
     y = x + (A v) W_out + b_out, then the MLP
 
-No hook is set, no weight carries a gradient, and `BlockTensors` owns the graph. Blocks before the first walked one
-compute in the model's own precision and have no graph. One image is walked at a time, because the attention of a whole
-batch would fill the memory.
+No hook is set, no weight carries a gradient, and `BlockTensors` owns the graph. Blocks before
+the first walked one compute in the model's own precision and have no graph. One image is walked
+at a time, because the attention of a whole batch would fill the memory.
 
 Shapes: B images (1 here), P phrases, H heads, N patches, T tokens, D width, E embedding.
 """
@@ -55,7 +55,8 @@ class BlockTensors:
 
     Attributes:
         early: Patches (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
-        tokens: x (1, T, D), and in the end the tokens after the last block: one more than there are blocks.
+        tokens: x (1, T, D), and in the end the tokens after the last block: one more than there
+            are blocks.
         normed: z (1, T, D).
         attention: A (1, H, T, T); row i has the weights of token i.
         embedding: Embedding of the image (1, E), not normalised.
@@ -71,8 +72,8 @@ class BlockTensors:
 class Walk:
     """Walks the last `blocks` of a transformer with a class token, which is only read.
 
-    `BlockTensors.early` are the patches before the block `early_block`, from 0; None without that number. Raises
-    ConfigError for more blocks than the model has.
+    `BlockTensors.early` are the patches before the block `early_block`, from 0; None without
+    that number. Raises ConfigError for more blocks than the model has.
     """
 
     def __init__(self, model: ClipModel, blocks: int | Literal["all"], early_block: int | None = None) -> None:
@@ -210,7 +211,8 @@ def phrase_gradients(
 def gradients_at(embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield the gradients at tensors in the graph of an embedding (1, E), once for each row of `starts` (P, E).
 
-    A row is the gradient of a phrase's score at the embedding. Rows of zeros, which only fill up, cost nothing.
+    A row is the gradient of a phrase's score at the embedding. Rows of zeros, which only fill
+    up, cost nothing.
     """
     for start in starts:
         if start.any():

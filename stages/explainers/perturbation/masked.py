@@ -1,18 +1,21 @@
 """Masked copies of an image: one set of embeddings that serves every phrase.
 
-CLIP embeds images and texts apart, so that the embedding of a masked image does not depend on the phrase. N masks cost
-N forward passes of the image tower, and the cosines with all phrases are then one product. Masked pixels are not
-rounded: between the pixel and its baseline every shade reaches the tower.
+CLIP embeds images and texts apart, so that the embedding of a masked image does not depend on
+the phrase. N masks cost N forward passes of the image tower, and the cosines with all phrases
+are then one product. Masked pixels are not rounded: between the pixel and its baseline every
+shade reaches the tower.
 
-All methods here are linear in the score, so that their attribution of the unit embedding u(mask), taken times the
-phrase t, is that of the cosine u . t:
+All methods here are linear in the score, so that their attribution of the unit embedding
+u(mask), taken times the phrase t, is that of the cosine u . t:
 
     H_i = ReLU(d_i . t)        d_i: (E,), attribution of the unit embedding to cell i
 
-A negative attribution says that a cell speaks against the phrase. It is cut to 0, because heat is not negative.
+A negative attribution says that a cell speaks against the phrase. It is cut to 0, because heat
+is not negative.
 
-Of a transformer's last block only the class token is computed: 512 masks cost the drawn model 340 to 510 times
-`encode_image`, whatever the number of phrases. Masks depend on the image, its grid and a seed alone.
+Of a transformer's last block only the class token is computed: 512 masks cost the drawn model
+340 to 510 times `encode_image`, whatever the number of phrases. Masks depend on the image, its
+grid and a seed alone.
 
 Shapes: P phrases, N cells of the tower's grid, E embedding.
 """
@@ -111,9 +114,10 @@ class Perturbation(SingleImageExplainer[PerturbationT]):
 def baseline_image(tower: Tower, rgb: Tensor, name: Literal["mean", "black"]) -> Tensor:
     """Return the pixels of the hidden places of an image uint8 (height, width, 3), float32 in 0-255, on the device.
 
-    mean: the mean colour of the model's normalisation. It is 0 behind that, so that a mask multiplies the input as in
-    the papers of RISE and Score-CAM. black: zeros. Neither is neutral: a grey area is a thing that the model may know,
-    and its effect on the embedding counts as the hidden cells' doing.
+    mean: the mean colour of the model's normalisation. It is 0 behind that, so that a mask
+    multiplies the input as in the papers of RISE and Score-CAM. black: zeros. Neither is
+    neutral: a grey area is a thing that the model may know, and its effect on the embedding
+    counts as the hidden cells' doing.
     """
     rgb = rgb.to(tower.device, torch.float32)
     return torch.zeros_like(rgb) if name == "black" else (tower.mean.float() * 255).expand_as(rgb)
@@ -138,7 +142,8 @@ def masked_embeddings(
     Args:
         tower: Any image tower.
         rgb: uint8 (height, width, 3).
-        masks: (N, rows, columns) of pixels, or of cells that cover the image evenly: 1 shows it, 0 the baseline.
+        masks: (N, rows, columns) of pixels, or of cells that cover the image evenly: 1 shows
+            it, 0 the baseline.
         baseline: (height, width, 3) in 0-255, see `baseline_image`.
         masks_per_step: Masks in one forward pass.
 
@@ -160,8 +165,9 @@ def masked_embeddings(
 def embeddings_and_tokens(tower: Tower, rgb: Tensor, block: int | None = None) -> tuple[Tensor, Tensor | None]:
     """Embed images with a head in float32, and return the patches' tokens on the way: (B, E) in any scale, (B, N, D).
 
-    Pixels are (B, height, width, 3) in 0-255, whole numbers or not. With a class token the tokens are the input of the
-    block with this number, and on other towers the output of the trunk.
+    Pixels are (B, height, width, 3) in 0-255, whole numbers or not. With a class token the
+    tokens are the input of the block with this number, and on other towers the output of the
+    trunk.
     """
 
     def of_blocks(tower: VisionTower) -> tuple[Tensor, Tensor | None]:

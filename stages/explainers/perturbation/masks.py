@@ -31,15 +31,16 @@ class OcclusionConfig(PerturbationConfig):
 class Occlusion(Perturbation[OcclusionConfig]):
     """Occlusion (Zeiler and Fergus, ECCV 2014, arXiv 1311.2901): the cosine that is lost when a window is hidden.
 
-    A window of cells slides over the image. With u the unit embedding of the whole image, u_w that of the image under
-    window w, and t the phrase:
+    A window of cells slides over the image. With u the unit embedding of the whole image, u_w
+    that of the image under window w, and t the phrase:
 
         H_i = mean over the windows that hold cell i of (u - u_w) . t
 
-    The paper hides a grey square and draws the class's probability at the square's place; the mean over the windows
-    that hold a place is the usual form where they overlap, and the same where they do not. Deviation: windows are whole
-    cells, because a patch that is hidden in part is neither. The cost is 49 forward passes for ViT-B-32 at 224 px, 169
-    for ViT-B-16, and no more than 500 for a square image of any size.
+    The paper hides a grey square and draws the class's probability at the square's place; the
+    mean over the windows that hold a place is the usual form where they overlap, and the same
+    where they do not. Deviation: windows are whole cells, because a patch that is hidden in
+    part is neither. The cost is 49 forward passes for ViT-B-32 at 224 px, 169 for ViT-B-16, and
+    no more than 500 for a square image of any size.
     """
 
     config_type = OcclusionConfig
@@ -88,18 +89,19 @@ class RiseConfig(PerturbationConfig):
 class Rise(Perturbation[RiseConfig]):
     """RISE (Petsiuk, Das, Saenko, BMVC 2018, arXiv 1806.07421): the mean of random masks, weighted by their cosines.
 
-    Masks M_1 .. M_N show each cell of a coarse grid with probability p, are enlarged bilinearly and moved at random.
-    With c_n the cosine of the masked image and the phrase:
+    Masks M_1 .. M_N show each cell of a coarse grid with probability p, are enlarged bilinearly
+    and moved at random. With c_n the cosine of the masked image and the phrase:
 
         H(x) = 1 / (N p) sum_n (c_n - mean of c) M_n(x)
 
-    and a cell's heat is the mean of its pixels. A grid of 8 cells stands along the shorter side, and along the longer
-    one the number of cells of the same size that fits best.
+    and a cell's heat is the mean of its pixels. A grid of 8 cells stands along the shorter
+    side, and along the longer one the number of cells of the same size that fits best.
 
-    Deviations from the paper: the mean of c is subtracted, because cosines lie close together and far from 0, and the
-    map would otherwise mostly count how often each pixel was shown (`centred: false` restores the paper); 512 masks
-    (the paper: 4,000 for VGG-16 and 8,000 for ResNet-50; Grad-ECLIP's comparison: 2,000; set `masks`); and the cosine
-    in place of a class's probability.
+    Deviations from the paper: the mean of c is subtracted, because cosines lie close together
+    and far from 0, and the map would otherwise mostly count how often each pixel was shown
+    (`centred: false` restores the paper); 512 masks (the paper: 4,000 for VGG-16 and 8,000 for
+    ResNet-50; Grad-ECLIP's comparison: 2,000; set `masks`); and the cosine in place of a
+    class's probability.
     """
 
     config_type = RiseConfig
@@ -147,21 +149,24 @@ class ScoreCamConfig(PerturbationConfig):
 class ScoreCam(Perturbation[ScoreCamConfig]):
     """Score-CAM (Wang et al., CVPR workshops 2020, arXiv 1910.01279): the image's own features as its masks.
 
-    Each channel k of the last tokens, drawn over the image and stretched to 0-1, is a mask M_k. With A_k(i) the channel
-    at token i, c_k the cosine under its mask, and c_0 that of the baseline:
+    Each channel k of the last tokens, drawn over the image and stretched to 0-1, is a mask M_k.
+    With A_k(i) the channel at token i, c_k the cosine under its mask, and c_0 that of the
+    baseline:
 
         w_k = c_k - c_0
         H_i = ReLU(sum_k w_k A_k(i))
 
-    The tokens are those before the last block of a transformer with a class token, and those before the pool elsewhere.
+    The tokens are those before the last block of a transformer with a class token, and those
+    before the pool elsewhere.
 
-    That is the definition in the paper's text; its algorithm puts a softmax over the channels in between. On drawn
-    scenes both forms find the thing as often, and with the increases more of the heat lies on it (0.48 to 0.36; 18
-    phrases of 10 scenes, all channels of the drawn model).
+    That is the definition in the paper's text; its algorithm puts a softmax over the channels
+    in between. On drawn scenes both forms find the thing as often, and with the increases more
+    of the heat lies on it (0.48 to 0.36; 18 phrases of 10 scenes, all channels of the drawn
+    model).
 
-    Deviations from the paper: only the `channels` that vary most over the image (a number above the width restores the
-    paper), because a tower may have some thousand channels and each is one forward pass; the cosine in place of the
-    class's score.
+    Deviations from the paper: only the `channels` that vary most over the image (a number above
+    the width restores the paper), because a tower may have some thousand channels and each is
+    one forward pass; the cosine in place of the class's score.
     """
 
     config_type = ScoreCamConfig

@@ -1,7 +1,8 @@
 """Shapley values of the unit embedding, over halves of halves (Partition SHAP).
 
-Masked images show some cells and hide the others. The vector u is explained (`masked`), so that d_j . t is the value of
-the cosine with phrase t. The attributions sum to c(everything) - c(nothing), before negative ones are cut.
+Masked images show some cells and hide the others. The vector u is explained (`masked`), so that
+d_j . t is the value of the cosine with phrase t. The attributions sum to c(everything) -
+c(nothing), before negative ones are cut.
 """
 
 from __future__ import annotations
@@ -30,22 +31,24 @@ class PartitionShapConfig(PerturbationConfig):
 class PartitionShap(Perturbation[PartitionShapConfig]):
     """Partition SHAP: Owen values over halves of the image, as the `shap` package's Partition explainer computes them.
 
-    (Owen, 1977; Lundberg and Lee, NeurIPS 2017, arXiv 1705.07874; the algorithm is known from the documentation and
-    source of `shap`, MIT.)
+    (Owen, 1977; Lundberg and Lee, NeurIPS 2017, arXiv 1705.07874; the algorithm is known from
+    the documentation and source of `shap`, MIT.)
 
-    The image is cut into two halves along its longer side, each half again, down to single cells. At each cut the
-    halves are two players, in a context of other parts that are shown. With m a context, L and R the halves of node n,
-    the value of a half is the mean of its gains before and after the other; for L:
+    The image is cut into two halves along its longer side, each half again, down to single
+    cells. At each cut the halves are two players, in a context of other parts that are shown.
+    With m a context, L and R the halves of node n, the value of a half is the mean of its gains
+    before and after the other; for L:
 
         value of L in context m        u(m + L) - u(m)
         value of L in context m + R    u(m + L + R) - u(m + R)
 
-    A child is cut in both contexts, each with half its parent's weight. Full depth takes about two thirds of the
-    squared number of cells in forward passes; `max_evaluations` ends it before. A part that is not cut by then shares
-    its value equally among its cells.
+    A child is cut in both contexts, each with half its parent's weight. Full depth takes about
+    two thirds of the squared number of cells in forward passes; `max_evaluations` ends it
+    before. A part that is not cut by then shares its value equally among its cells.
 
-    The next node to be cut is the one with the greatest weight times |u(m + n) - u(m)|. No phrase's change of the
-    cosine can exceed that, so the cuts serve any phrase. `shap` takes the greatest change of the outputs.
+    The next node to be cut is the one with the greatest weight times |u(m + n) - u(m)|. No
+    phrase's change of the cosine can exceed that, so the cuts serve any phrase. `shap` takes
+    the greatest change of the outputs.
 
     Deviation: no `fixed_context`.
     """

@@ -5,20 +5,22 @@ Relevance of places by the rules of `rules`:
     c    = sum_d e_d t_d / |e|             the norm of the image's embedding e is held
     R_i  = sum_d x_i,d dc / dx_i,d         x_i the vector that stands for place i, the gradient by the rules
 
-On a transformer with a class token x_i is the embedding of patch i before the position is added, and the whole network
-is gone through. The projection of the patch is linear, so R_i is also the sum of its pixels' relevance, by whichever
-rule of the linear layers. On other towers the trunk is not gone through: x_i are the tokens that the attention pools,
-or the tokens that are averaged.
+On a transformer with a class token x_i is the embedding of patch i before the position is
+added, and the whole network is gone through. The projection of the patch is linear, so R_i is
+also the sum of its pixels' relevance, by whichever rule of the linear layers. On other towers
+the trunk is not gone through: x_i are the tokens that the attention pools, or the tokens that
+are averaged.
 
-R is linear in the text embedding t: the relevance of a difference of texts is the difference of their relevances. The
-contrastive explainers subtract from the relevance of a phrase that of other texts. Among the
-phrases k of an image and the texts of `BACKGROUND`, with the relevance R_k of each:
+R is linear in the text embedding t: the relevance of a difference of texts is the difference of
+their relevances. The contrastive explainers subtract from the relevance of a phrase that of
+other texts. Among the phrases k of an image and the texts of `BACKGROUND`, with the relevance
+R_k of each:
 
     D_k = R_k - sum over n != k of p_n R_n          H_k = ReLU(D_k)
 
-They differ in the shares p, which sum to one. A map then depends on the other phrases of its image, and on no other
-image. In the papers the relevance of every other text is scaled to the total of the phrase's first; here it is not, so
-that the difference of the cosines is explained.
+They differ in the shares p, which sum to one. A map then depends on the other phrases of its
+image, and on no other image. In the papers the relevance of every other text is scaled to the
+total of the phrase's first; here it is not, so that the difference of the cosines is explained.
 
 Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
@@ -99,10 +101,11 @@ class LrpConfig(ExplainerConfig):
 class Lrp(SingleImageExplainer[ConfigT]):
     """Relevance of each patch for the cosine: H_i = ReLU(R_i), the part that speaks for the phrase.
 
-    Source: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602). Deviations: relevance starts at the cosine, with
-    the norm of the embedding held, instead of a class's logit; the map has the relevance of whole patches, for which
-    the rule of the first convolution makes no difference; linear layers have the epsilon rule, where the paper searches
-    for a gamma on vision transformers.
+    Source: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602). Deviations: relevance starts
+    at the cosine, with the norm of the embedding held, instead of a class's logit; the map has
+    the relevance of whole patches, for which the rule of the first convolution makes no
+    difference; linear layers have the epsilon rule, where the paper searches for a gamma on
+    vision transformers.
     """
 
     config_type: ClassVar[type[ExplainerConfig]] = LrpConfig
@@ -118,7 +121,8 @@ class Lrp(SingleImageExplainer[ConfigT]):
 
 
 BACKGROUND: Final = [""]
-"""Texts that are contrasted with beside the other phrases of the image, which may have one phrase alone."""
+"""Texts that are contrasted with beside the other phrases of the image, which may have one
+phrase alone."""
 
 
 class ContrastiveExplainer(Lrp[ConfigT]):
@@ -160,12 +164,13 @@ class Clrp(ContrastiveExplainer[ClrpConfig]):
 
         H_k = ReLU(R_k - 1/K sum_n R_n)
 
-    which is the paper's first dual, all other classes with equal shares, but for their totals. Its second dual, the
-    target with the last layer's weights negated, does not exist here: under rules that are linear in the weights it
-    gives the target's relevance.
+    which is the paper's first dual, all other classes with equal shares, but for their totals.
+    Its second dual, the target with the last layer's weights negated, does not exist here:
+    under rules that are linear in the weights it gives the target's relevance.
 
-    Deviations: the other phrases of the image and `BACKGROUND` take the place of the other classes, because CLIP has
-    none; every text has its own total; the rules are those of `rules.py`, and not the z+ rule.
+    Deviations: the other phrases of the image and `BACKGROUND` take the place of the other
+    classes, because CLIP has none; every text has its own total; the rules are those of
+    `rules.py`, and not the z+ rule.
     """
 
     config_type = ClrpConfig
@@ -183,10 +188,10 @@ class SgLrpConfig(ExplainerConfig):
 class SgLrp(ContrastiveExplainer[SgLrpConfig]):
     """Softmax-gradient relevance propagation (Iwana, Kuroki, Uchida, ICCV workshops 2019, arXiv 1908.04351).
 
-    With probabilities y = softmax(logit_scale · c) over the texts, the paper starts relevance at the gradient of y_k:
-    y_k (1 - y_k) at the phrase k and -y_k y_n at every other text n. With p the softmax over the other texts alone,
-    y_n = (1 - y_k) p_n. The whole map then has the factor y_k (1 - y_k), which may be too small for a float and is
-    left out:
+    With probabilities y = softmax(logit_scale · c) over the texts, the paper starts relevance
+    at the gradient of y_k: y_k (1 - y_k) at the phrase k and -y_k y_n at every other text n.
+    With p the softmax over the other texts alone, y_n = (1 - y_k) p_n. The whole map then has
+    the factor y_k (1 - y_k), which may be too small for a float and is left out:
 
         H_k = ReLU(R_k - sum_n p_n R_n)
 

@@ -1,12 +1,13 @@
 """Rules of relevance propagation, as layers with the usual outputs and with relevance as their gradients.
 
-Layer-wise relevance propagation (Bach et al., PLoS ONE 2015) shares the score out among a layer's inputs in proportion
-to their parts of the output. For every rule here there is a layer with the same output for which
+Layer-wise relevance propagation (Bach et al., PLoS ONE 2015) shares the score out among a
+layer's inputs in proportion to their parts of the output. For every rule here there is a layer
+with the same output for which
 
     R = x · g                                   relevance is the input times the gradient that arrives at it
 
-so that relevance needs no pass of its own: a tower made of such layers is differentiated as any other. Factors that are
-held have no gradient, and a factor that is halved has half of it.
+so that relevance needs no pass of its own: a tower made of such layers is differentiated as any
+other. Factors that are held have no gradient, and a factor that is halved has half of it.
 
     linear         z = x Wᵀ + b           R_i = sum_j x_i W_ji / z_j R_j          epsilon rule, epsilon 0
     layer norm     (x - mean) / sd        sd is held                              Ali et al. 2022, AttnLRP
@@ -14,8 +15,8 @@ held have no gradient, and a factor that is halved has half of it.
     product        u · v                  both are halved                         AttnLRP: the uniform rule
     softmax        s of logits x          nothing: R_i' = x_i (R_i - s_i sum R)   AttnLRP: Taylor at the logits
 
-Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602), and for the norm Ali et al. (ICML 2022, arXiv
-2202.07304).
+Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602), and for the norm Ali et al.
+(ICML 2022, arXiv 2202.07304).
 
 Biases and softmax keep relevance: the sum over all inputs is the score less their parts.
 """

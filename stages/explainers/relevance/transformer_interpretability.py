@@ -5,23 +5,26 @@ For every block b with attention A_b, the gradient of the score s at it, and its
     C_b = I + mean over heads of ReLU(ds/dA_b · R_b)
     H   = row of the class token in C_B ... C_2 C_1, over the patches
 
-s is the cosine times the logit scale, which decides how much products of blocks count beside their sum. Relevance
-starts with 1 for the phrase, which is shared out among the channels of the image's embedding e by what adds to the
-cosine, (e_d t_d)+. From the end of a block to its beginning, R the relevance of the output of each part:
+s is the cosine times the logit scale, which decides how much products of blocks count beside
+their sum. Relevance starts with 1 for the phrase, which is shared out among the channels of the
+image's embedding e by what adds to the cosine, (e_d t_d)+. From the end of a block to its
+beginning, R the relevance of the output of each part:
 
     linear      R_i = sum_j (x_i W_ji)+ / sum_i' (x_i' W_ji')+ R_j         only what adds: alpha 1, beta 0; no bias
     product     z = A v:  R_A = A · (R / z) v' / 2,  R_v = v · A' (R / z) / 2;   the same for q k'
     sum         z = a + b: R_a = a / z R, and R_b = b / z R, each scaled to share |sum R_a| / (|sum R_a| + |sum R_b|)
     others      layer norm, activation, softmax, LayerScale: R passes
 
-Every rule preserves the total: the relevance of a block's tokens has the same sum at both ends. Where the rules
-of products and sums divide by values near zero, the method is ill-conditioned: on a random network of the tests the
-relevance of a row of attention changes its sign when weights change by a ten-thousandth.
+Every rule preserves the total: the relevance of a block's tokens has the same sum at both ends.
+Where the rules of products and sums divide by values near zero, the method is ill-conditioned:
+on a random network of the tests the relevance of a row of attention changes its sign when
+weights change by a ten-thousandth.
 
-Deviations from the paper: rows of C_b are divided by their sum, as the authors' evaluation code does it and the paper
-does not; all blocks are multiplied, where that evaluation leaves the first one out; the paper has no CLIP, so that the
-cosine takes the place of a class's logit; the sums in the rule of sums are over the tokens of one image, where the
-authors' code takes them over the batch.
+Deviations from the paper: rows of C_b are divided by their sum, as the authors' evaluation code
+does it and the paper does not; all blocks are multiplied, where that evaluation leaves the
+first one out; the paper has no CLIP, so that the cosine takes the place of a class's logit; the
+sums in the rule of sums are over the tokens of one image, where the authors' code takes them
+over the batch.
 
 Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
@@ -138,7 +141,8 @@ def propagate_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tens
 def block_rule(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return the rules of a float32 block for its tokens x (1, T, D) and its attention (1, H, T, T).
 
-    They take the relevance (1, T, D) behind the block to those before it and at its attention, any number of times.
+    They take the relevance (1, T, D) behind the block to those before it and at its attention,
+    any number of times.
     """
     z = block.ln_1(x)
     queries, keys, values = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
