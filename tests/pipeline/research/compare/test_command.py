@@ -155,7 +155,7 @@ REFUSED = {
     "{data} --explainers cam": "cam needs tokens that are averaged, which demo does not have; on it these are "
     "defined: grad_ecl",
     "{data} --explainers lime": "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip",
-    "--model demo": "DATA: ",
+    "--model demo": "input: missing",
     "nothing.jsonl --model demo": "no such file or folder: ",
     "--set explain.blocks=1": "--set explain.blocks=1: only keys of input, model, phrases, images are used here",
     "--html /proc/nothing/x.html": "--html: cannot write",

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.research.compare.pictures import ComparedImage, SampleSize, read_images
+from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source, read_images
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
 from tests.factories import SPEC
@@ -28,10 +28,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sample(scenes: Path, truth: bool = True, console: Console = QUIET, **values: int) -> list[ComparedImage]:
-    source = {"kind": "jsonl", "path": str(scenes / "captions.jsonl"), "image_root": str(scenes / "images")}
+    values_of_input = {"kind": "jsonl", "path": str(scenes / "captions.jsonl"), "image_root": str(scenes / "images")}
+    config = RunConfig.model_validate({"input": values_of_input})
     sample_size = SampleSize(**{"images": 8, "phrases": 8, "curve_images": 0, "seed": 0, **values})
-    path = scenes / "truth.json" if truth else None
-    return read_images(RunConfig.model_validate({"input": source}), SPEC, path, sample_size, console, resized=False)
+    source = Source(name="scenes", config=config, truth=scenes / "truth.json" if truth else None)
+    return read_images(source, SPEC, sample_size, console)
 
 
 def questions_of(images: list[ComparedImage]) -> dict[str, list[str]]:
