@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.evaluate.estimates import Estimate, plain_values
 from pipeline.evaluate.evaluation_set import pixels_of
 from pipeline.logistic import Floats
-from pipeline.research.compare.faithfulness import count_masks, measure_curves
+from pipeline.research.compare.faithfulness import measure_curves
 from pipeline.research.compare.figures import (
     CURVES,
     SANITY,
@@ -203,18 +203,14 @@ def _measure_curves(
     model: ClipModel, images: Sequence[ComparedImage], maps: Sequence[Maps], rivals: Sequence[str], console: Console
 ) -> list[MapValues]:
     rows: list[MapValues] = []
-    masks = count_masks(len(maps[0]))
-    with progress_bar(console, "insertion and deletion, masked images", masks * len(images)) as advance:
-        for image, image_maps in zip(images, maps, strict=False):
-
-            def advance_from(count: int, start: int = masks * image.number) -> None:
-                advance(start + count)
-
+    with progress_bar(console, "insertion and deletion, images", len(images)) as advance:
+        for count, (image, image_maps) in enumerate(zip(images, maps, strict=False), start=1):
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: heat_maps[0] for label, heat_maps in image_maps.items()}
-            areas = measure_curves(model, pixels_of(image.record), heats, texts, advance_from)
+            areas = measure_curves(model, pixels_of(image.record), heats, texts)
             rows += [MapValues(label=label, image=image.number, values=values) for label, values in areas.items()]
+            advance(count)
     return rows
 
 

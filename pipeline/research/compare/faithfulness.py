@@ -18,7 +18,7 @@ The area is the trapezoidal one: 0 .. 1 for a probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import cv2
@@ -48,51 +48,33 @@ MASKS_PER_STEP: Final = {"cpu": 8, "cuda": 64}
 SHARES: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
 """Shares of changed pixels at each point of a curve."""
 
-INNER: Final = len(SHARES) - 2  # points between both ends, where all or nothing is visible, whatever the map
-
 FILLINGS: Final[dict[str, Literal["mean", "blur"]]] = {"deletion_rise": "mean", "insertion_rise": "blur"}
 """Name of the curve -> the pixels of hidden parts."""
 
 
-def count_masks(maps: int) -> int:
-    """Return the number of masked images in `measure_curves` of an image, by its number of maps."""
-    return len(FILLINGS) * (2 + maps * INNER)
-
-
 def measure_curves(
-    model: ClipModel,
-    rgb: NDArray[np.uint8],
-    heats: Mapping[str, HeatMap],
-    texts: Sequence[str],
-    advance: Callable[[int], None] = lambda _: None,
+    model: ClipModel, rgb: NDArray[np.uint8], heats: Mapping[str, HeatMap], texts: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Measure insertion and deletion of an image (height, width, 3) by several heat maps of the first text.
 
-    `texts` are the phrase and the phrases among which its probability is computed. `advance` is called after each batch
-    with the number of masked images that the model has embedded.
+    `texts` are the phrase and the phrases among which its probability is computed.
 
     Returns:
-        Label -> for each of `FILLINGS` the area under the curve of the probability, and of the cosine (`..._cosine`).
+        Label -> for each of `FILLINGS` the area under the curve of the probability, and of the
+            cosine (`..._cosine`).
     """
     text_vectors = text_embeddings(model, texts)
-    step = _batch_masks(model)
-    count = 0
     areas: dict[str, dict[str, float]] = {label: {} for label in heats}
-    ranks = {label: rank_pixels(draw_map(heat_map, (rgb.shape[0], rgb.shape[1]))) for label, heat_map in heats.items()}
+    ranks = [rank_pixels(draw_map(heat_map, (rgb.shape[0], rgb.shape[1]))) for heat_map in heats.values()]
+    changes = [changed_pixels(pixel_ranks) for pixel_ranks in ranks]
+    inner = len(SHARES) - 2  # points between both ends, where all or nothing is visible, whatever the map
     for name, baseline in FILLINGS.items():
-        filling = filling_pixels(model, rgb, baseline)
-        changes = [changed_pixels(pixel_ranks) for pixel_ranks in ranks.values()]
         masks = changes if name == "insertion_rise" else [~pixels for pixels in changes]
-        ends = masks[0][[0, -1]]
-        batch = np.concatenate([ends, *(label_masks[1:-1] for label_masks in masks)])
-        parts = []
-        for start in range(0, len(batch), step):
-            parts.append(masked_cosines(model, rgb, batch[start : start + step], filling, text_vectors))
-            count += len(parts[-1])
-            advance(count)
-        (first, last), *inner = np.split(np.concatenate(parts), range(2, len(batch), INNER))
-        for label, cosines in zip(heats, inner, strict=True):
-            curve = np.vstack([first, cosines, last])
+        batch = np.concatenate([masks[0][[0, -1]], *(map_masks[1:-1] for map_masks in masks)])
+        cosines = masked_cosines(model, rgb, batch, filling_pixels(model, rgb, baseline), text_vectors)
+        (first, last), *parts = np.split(cosines, range(2, len(batch), inner))
+        for label, part in zip(heats, parts, strict=True):
+            curve = np.vstack([first, part, last])
             probabilities = phrase_probability(curve, 0, model.logit_scale, model.logit_bias)
             areas[label][name] = area_under(SHARES, probabilities)
             areas[label][f"{name}_cosine"] = area_under(SHARES, curve[:, 0])
@@ -144,10 +126,6 @@ def filling_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Literal["mean
     return array
 
 
-def _batch_masks(model: ClipModel) -> int:
-    return MASKS_PER_STEP["cuda" if model.device.type == "cuda" else "cpu"]
-
-
 def masked_cosines(
     model: ClipModel,
     rgb: NDArray[np.uint8],
@@ -156,7 +134,7 @@ def masked_cosines(
     texts: NDArray[np.float32],
 ) -> Floats:
     """Compute cosines (N, P) of an image (height, width, 3) under masks (N, height, width) and unit texts (P, E)."""
-    step = _batch_masks(model)
+    step = MASKS_PER_STEP["cuda" if model.device.type == "cuda" else "cpu"]
     pixels, visible, baseline = (torch.from_numpy(array) for array in (rgb, masks, filling))
     embeddings = masked_embeddings(model.tower, pixels, visible, baseline, step)
     cosines: Floats = embeddings.double().cpu().numpy() @ texts.T.astype(np.float64)
