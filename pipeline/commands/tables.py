@@ -233,8 +233,6 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
             f"{counted(agreement.regions, 'region')} answered by several: they agree in {agreement.share:.0%} of pairs",
             soft_wrap=True,
         )
-    if figures.seconds is not None:
-        console.print(f"an answer took {figures.seconds:.1f} s (median)")
     console.print(
         f"{counted(figures.regions, 'region')}: here one that several captions mention counts once, and without "
         "--reviews once for each mention",

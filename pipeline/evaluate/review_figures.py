@@ -125,7 +125,6 @@ class ReviewFigures:
         regions: Number of the dataset's regions.
         counts: Numbers of answers, see `ReviewedRegions`.
         reviewers: Name -> answers.
-        seconds: Median time of an answer; None if it is not known.
         agreement: How far people agree.
         precision: Share of regions that are right; n counts answers.
         absent: Share of regions whose phrase is not in the image.
@@ -138,7 +137,6 @@ class ReviewFigures:
     regions: int
     counts: Mapping[str, int]
     reviewers: Mapping[str, int]
-    seconds: float | None
     agreement: Agreement
     precision: Estimate
     absent: Estimate
@@ -153,7 +151,6 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
     right = reviewed.answers == "right"
     scores = reviewed.field("score").astype(np.float64)
     population = reviewed.population_scores
-    seconds = [review.seconds for review in chain.from_iterable(reviewed.reviews) if review.seconds is not None]
 
     def score_range(low: float, high: float) -> ScoreRange:
         inside = (population >= low) & (population <= high)
@@ -169,7 +166,6 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
         regions=len(population),
         counts=reviewed.counts,
         reviewers=reviewed.reviewers,
-        seconds=float(np.median(seconds)) if seconds else None,
         agreement=measure_agreement([[str(review.answer) for review in reviews] for reviews in reviewed.reviews]),
         precision=share_estimate(right),
         absent=share_estimate(reviewed.answers == "absent"),
