@@ -34,8 +34,7 @@ SCALES: Final = (1.55, 1.27, 1.0)
 LIKELY: Final = 0.5  # pictures of scenes show regions with at least this score, if the scores are calibrated
 LIKELY_ON_PHOTOGRAPHS: Final = 0.3  # of eight photographs one region has 0.5; at 0.3 two in five are right
 
-OVERLAYS: Final = 24  # pictures that are written one by one
-ON_SHEET: Final = 12  # pictures that also go on one sheet
+PICTURES: Final = 12  # images on the sheet
 
 
 def demo(
@@ -79,7 +78,7 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluati
 def _run_and_measure(
     out: Path, settings: Mapping[str, Any], truth: Path, subject: str, console: Console, min_score: float
 ) -> Evaluation:
-    """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
+    """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays.png`."""
     dataset = out / "dataset"
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
     run(config, console, fresh=True)
@@ -89,29 +88,19 @@ def _run_and_measure(
     console.print(f"the {subject}, model {config.model.name}:", soft_wrap=True)
     print_evaluation(evaluation, console)
     calibrated = open_dataset(dataset).manifest["calibration"] is not None
-    count = _write_overlays(out, Path(settings["input"]["image_root"]), min_score if calibrated else 0.0)
-    if calibrated:
-        console.print(f"the pictures show the regions whose score is at least {min_score}", soft_wrap=True)
-    console.print(
-        f"pictures in {out / 'overlays'}/, the first {min(ON_SHEET, count)} on {out / 'overlays.png'}", soft_wrap=True
-    )
+    _write_sheet(out, Path(settings["input"]["image_root"]), min_score if calibrated else 0.0)
+    likely = f" with a score of at least {min_score}" if calibrated else ""
+    console.print(f"regions{likely} of some images in {out / 'overlays.png'}", soft_wrap=True)
     console.print(f"shards in {dataset / 'data'}/; look at them with: phrasebox inspect {dataset}", soft_wrap=True)
     return evaluation
 
 
-def _write_overlays(out: Path, images: Path, min_score: float) -> int:
-    """Draw regions of a score of at least `min_score` over the first images by sample id; return how many images."""
-    folder = out / "overlays"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.png"):
-        path.unlink()
+def _write_sheet(out: Path, images: Path, min_score: float) -> None:
+    """Draw regions of a score of at least `min_score` over the first images by sample id."""
     rows = sorted(open_dataset(out / "dataset").rows(), key=lambda row: str(row["sample_id"]))
     pictures = []
-    for row in rows[:OVERLAYS]:
+    for row in rows[:PICTURES]:
         rgb = np.asarray(Image.open(images / row["file_name"]).convert("RGB"))
         likely = [annotation for annotation in row["annotations"] if annotation["score"] >= min_score]
         pictures.append(regions_overlay(rgb, likely, row["captions"]))
-        Image.fromarray(pictures[-1]).save(folder / f"{Path(row['file_name']).stem}.png")
-    if pictures:
-        Image.fromarray(make_sheet(pictures[:ON_SHEET], columns=4)).save(out / "overlays.png")
-    return len(pictures)
+    Image.fromarray(make_sheet(pictures, columns=4)).save(out / "overlays.png")

@@ -23,7 +23,6 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     assert f"{metrics['pointing'].value:.3f}" in printed.getvalue()
     assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.to_json()
     assert list(validate(tmp_path / "dataset")) == []
-    assert len(list((tmp_path / "overlays").glob("*.png"))) == 24
     assert np.asarray(Image.open(tmp_path / "overlays.png")).shape[1] > 600
 
 
@@ -37,7 +36,6 @@ def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
     assert (counts.images, counts.targets, counts.targets_not_among_phrases) == (8, 31, 0)
     assert "the eight photographs, model demo:" in printed.getvalue()
     assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.to_json()
-    assert len(list((tmp_path / "overlays").glob("*.png"))) == 8
     with Image.open(tmp_path / "overlays.png") as sheet:
         assert sheet.width > 1000
 
