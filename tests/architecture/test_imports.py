@@ -121,7 +121,6 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/shared/images/",
         "pipeline/commands/demo.py",
         "pipeline/commands/explain.py",
-        "pipeline/commands/models.py",
         "pipeline/notebook.py",
         "pipeline/pictures.py",
     },
