@@ -54,7 +54,11 @@ class ScoreFilter:
 
 
 def plain_values(result: object) -> Any:
-    """Return a result as values of JSON: dataclasses become dictionaries, and NaN becomes None."""
+    """Return a result as values of JSON: dataclasses become dictionaries, and NaN becomes None.
+
+    >>> plain_values({"recall": Estimate(value=0.5, n=1)})
+    {'recall': {'value': 0.5, 'low': None, 'high': None, 'n': 1}}
+    """
     return from_json(to_json(result, inf_nan_mode="null"))
 
 

@@ -38,7 +38,11 @@ BEHIND_THE_HEAD: Final = frozenset(
 
 
 def head_of(phrase: str) -> str:
-    """Return the head noun of a normalised phrase, without a parser: the last word before the first that follows it."""
+    """Return the head noun of a normalised phrase, without a parser: the last word before the first that follows it.
+
+    >>> head_of("young man in a red hat")
+    'man'
+    """
     words = phrase.split()
     end = next((at for at, word in enumerate(words) if at and word in BEHIND_THE_HEAD), len(words))
     return words[end - 1] if words else ""
