@@ -75,6 +75,9 @@ def roc_area(scores: Floats) -> Callable[[Floats, Floats], float]:
 
     Its arguments are weights (n,), >= 0, of the scores as positive and as negative examples. Equal scores count half;
     the area is NaN where all weights of one kind are 0.
+
+    >>> roc_area(np.array([0.1, 0.4, 0.8]))(np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0]))
+    1.0
     """
     _, ranks = np.unique(scores, return_inverse=True)
 
