@@ -40,7 +40,7 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone.safetensors", "no file or folder"), ("empty", "holds no weights")]
+    ("name", "message"), [("gone.safetensors", "no file or folder"), ("empty", "holds 0 files of weights")]
 )
 def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(name, message, scenes_folder, tmp_path) -> None:
     (tmp_path / "empty").mkdir()

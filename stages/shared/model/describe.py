@@ -59,7 +59,7 @@ def describe(config: ModelConfig) -> ModelDescription:
     if config.name in CATALOG:
         folder = resolve(config.name)
         return _complete(
-            replace(_read_model_file(folder / "model.json"), name=config.name),
+            _read_model_file(read_json(folder / "model.json"), folder, config.name),
             weights=folder / "model.safetensors",
             layout=OPEN_CLIP,
             calibrations=tuple(sorted(folder.glob("calibration-*.json"))),
@@ -75,7 +75,8 @@ def describe(config: ModelConfig) -> ModelDescription:
         if config.config is None:
             settings = _settings_of_name(config.name or "", config.pretrained)
         else:
-            settings = _read_model_file(config.config.expanduser().absolute())
+            path = config.config.expanduser().absolute()
+            settings = _read_model_file(read_json(path), path.parent, path.stem)
         module = _build_empty(settings)
     if config.weights is None:
         return _complete(settings, pretrained=config.pretrained)
@@ -157,19 +158,18 @@ def _images_of(tag_config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tag_config[key] for key in ("mean", "std", "interpolation") if tag_config.get(key)}
 
 
-def _read_model_file(path: Path) -> ModelSettings:
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path} as JSON: {error}") from error
-    architecture = parsed.get("model_cfg", parsed) if isinstance(parsed, dict) else {}
-    if not architecture.keys() >= _SECTIONS:
-        raise ConfigError(f"{path} lacks embed_dim, vision_cfg or text_cfg")
+def _read_model_file(parsed: Mapping[str, Any], folder: Path, name: str, described_by: str = "") -> ModelSettings:
+    """Read a model file as open_clip writes it, whose paths start in `folder`. Raise ConfigError, WeightsError."""
+    architecture = parsed.get("model_cfg", parsed)
+    if not isinstance(architecture, dict) or not architecture.keys() >= _SECTIONS:
+        raise ConfigError("the model file lacks embed_dim, vision_cfg or text_cfg")
+    spec = _input_of(architecture, parsed.get("preprocess_cfg") or {})
+    text = architecture["text_cfg"]
+    vocabulary = named_vocabulary(folder, text)
+    if described_by and takes_texts_of_siglip(text):
+        vocabulary = siglip_vocabulary(folder)
     return ModelSettings(
-        name=path.stem,
-        architecture=architecture,
-        input=_input_of(architecture, parsed.get("preprocess_cfg", {})),
-        vocabulary=named_vocabulary(path.parent, architecture["text_cfg"]),
+        name=name, architecture=architecture, input=spec, vocabulary=vocabulary, described_by=described_by
     )
 
 
@@ -187,7 +187,9 @@ def _input_of(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
 def _settings_of(checkpoint: Checkpoint) -> ModelSettings:
     """Read the files beside the weights, the most telling first."""
     if checkpoint.layout == OPEN_CLIP and checkpoint.open_clip_config:
-        return _read_open_clip_config(checkpoint)
+        return _read_model_file(
+            checkpoint.open_clip_config, checkpoint.folder, checkpoint.name, described_by=OPEN_CLIP_CONFIG
+        )
     if checkpoint.layout == OPEN_CLIP and checkpoint.params:
         return _read_params(checkpoint)
     if checkpoint.layout == OPENAI and (settings := _find_openai_model(checkpoint)) is not None:
@@ -209,24 +211,6 @@ def _find_openai_model(checkpoint: Checkpoint) -> ModelSettings | None:
             load_into(_build_empty(settings), convert_to_open_clip(checkpoint.shapes, OPENAI))
             return replace(settings, name=checkpoint.name, described_by="its tensors")
     return None
-
-
-def _read_open_clip_config(checkpoint: Checkpoint) -> ModelSettings:
-    architecture = checkpoint.open_clip_config.get("model_cfg")
-    if not isinstance(architecture, dict) or not architecture.keys() >= _SECTIONS:
-        raise ConfigError(f"{OPEN_CLIP_CONFIG} lacks embed_dim, vision_cfg or text_cfg")
-    spec = _input_of(architecture, checkpoint.open_clip_config.get("preprocess_cfg") or {})
-    text = architecture["text_cfg"]
-    vocabulary = named_vocabulary(checkpoint.folder, text)
-    if takes_texts_of_siglip(text):
-        vocabulary = siglip_vocabulary(checkpoint.folder)
-    return ModelSettings(
-        name=checkpoint.name,
-        architecture=architecture,
-        input=spec,
-        vocabulary=vocabulary,
-        described_by=OPEN_CLIP_CONFIG,
-    )
 
 
 def _read_params(checkpoint: Checkpoint) -> ModelSettings:

@@ -12,7 +12,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from torch import Tensor
 
 from stages.contract.errors import DeviceFault, ResourceError, one_line
 from stages.shared.model.config import AUTO, Precision, PrecisionChoice
-
-if TYPE_CHECKING:
-    from stages.shared.model.towers.tower import Tower
+from stages.shared.model.towers.tower import Tower
 
 ResultT = TypeVar("ResultT")
 

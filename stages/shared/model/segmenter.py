@@ -172,12 +172,11 @@ def usable_segmenter(config: SegmenterConfig) -> str:
 def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
     """Load a segmenter onto a device, see `pick_device`; the same one again for the same settings.
 
-    Raise as `usable_segmenter`, WeightsError for damaged or other weights, and ResourceError without the device.
+    Raise WeightsError for damaged or other weights, and ResourceError without the device.
     """
     # An extra that takes seconds to import.
     import transformers  # noqa: PLC0415
 
-    usable_segmenter(config)
     library: Any = transformers  # which is partly typed
     library.utils.logging.disable_progress_bar()  # which would run through ours
     safe = {"use_safetensors": True, "trust_remote_code": False}

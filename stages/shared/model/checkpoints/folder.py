@@ -67,13 +67,10 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, a file or a folder, without the numbers of its tensors.
 
-    The folder may be a repository in the hub's cache, or that of a fine-tuning. Raise WeightsError if there are no
-    weights, or several, or if a file is damaged.
+    The folder may be that of a fine-tuning. Raise WeightsError if there are no weights, or several, or if a file is
+    damaged.
     """
     name = path.resolve().name if path.is_dir() else path.stem
-    commit = path / "refs" / "main"
-    if commit.is_file() and (path / "snapshots").is_dir():  # a repository in the hub's cache
-        path = path / "snapshots" / commit.read_text(encoding="utf-8").strip()
     if (path / TUNED_MODEL / OPEN_CLIP_CONFIG).is_file():
         path = path / TUNED_MODEL
     folder = path if path.is_dir() else path.parent
@@ -100,15 +97,12 @@ def _weights_in(folder: Path, *, prefer_open_clip: bool) -> Path:
         if (folder / name).is_file():
             return folder / name
     files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
-    if len(files) == 1:
-        return files[0]
-    if files:
-        names = ", ".join(file.name for file in files[:4])
-        raise WeightsError(f"{folder} holds {len(files)} files of weights ({names}): give one of them")
-    raise WeightsError(
-        f"{folder} holds no weights: expected {_TRANSFORMERS_WEIGHTS[0]}, {_TRANSFORMERS_WEIGHTS[2]}, "
-        f"{_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file"
-    )
+    if len(files) != 1:
+        raise WeightsError(
+            f"{folder} holds {len(files)} files of weights: expected {_TRANSFORMERS_WEIGHTS[0]}, "
+            f"{_TRANSFORMERS_WEIGHTS[2]}, {_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file"
+        )
+    return files[0]
 
 
 def _params_of(folder: Path) -> dict[str, Any]:

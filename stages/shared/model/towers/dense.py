@@ -23,7 +23,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
 
@@ -51,23 +51,23 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
     With a class token, `residual` decides whether the last block's residual and MLP follow the values. `tokens` are
     then the input of the block with the number `block`, from 0.
     """
-    if isinstance(tower, PooledTower):
-        exact = tower.float_head()
-        pooling = exact.look(rgb)
-        return DenseFeatures(
-            patches=exact.pool.embedding_of_each(pooling),
-            embedding=exact.pool.embedding(pooling),
-            tokens=pooling.tokens,
-        )
-    if isinstance(tower, AveragedTower):
+
+    def of_pool(tower: PooledTower) -> DenseFeatures:
+        pooling = tower.look(rgb)
+        patches = tower.pool.embedding_of_each(pooling)
+        return DenseFeatures(patches=patches, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens)
+
+    def of_mean(tower: AveragedTower) -> DenseFeatures:
         tokens = tower.embed(rgb).float()
-        finish = tower.finish.float()
-        return DenseFeatures(patches=finish(tokens), embedding=finish(tokens.mean(dim=1)), tokens=tokens)
-    assert isinstance(tower, VisionTower), f"a {type(tower).__name__} has no dense features"  # noqa: S101
-    tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)
-    token, patches = _replace_by_values(tower.blocks[-1].float(), tokens.float(), residual=residual)
-    head = tower.float_head().head
-    return DenseFeatures(patches=head(patches), embedding=head(token), tokens=None if early is None else early[:, 1:])
+        return DenseFeatures(patches=tower.finish(tokens), embedding=tower.finish(tokens.mean(dim=1)), tokens=tokens)
+
+    def of_blocks(tower: VisionTower) -> DenseFeatures:
+        tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)
+        token, patches = _replace_by_values(tower.blocks[-1].float(), tokens.float(), residual=residual)
+        tokens_at_block = None if early is None else early[:, 1:]
+        return DenseFeatures(patches=tower.head(patches), embedding=tower.head(token), tokens=tokens_at_block)
+
+    return by_tower(tower, blocks=of_blocks, pooled=of_pool, averaged=of_mean)
 
 
 def _replace_by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:

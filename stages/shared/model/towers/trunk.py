@@ -61,7 +61,10 @@ class GridTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTrunk:
-    """A network, and the way from its output to the tokens that are pooled."""
+    """A network, and the way from its output to the tokens that are pooled.
+
+    Trunks are no closures: what shuffles the weights of a model reaches them through the fields.
+    """
 
     body: Callable[[Tensor], Any]
     tokens_of: Callable[[Any], Tensor]
@@ -91,7 +94,7 @@ def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor]
     """Find the places of a trunk's tokens, by a pass without memory.
 
     Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
-    sum. Layers without a kernel that make the grid coarser, such as merging 2 x 2 patches, move nothing.
+    sum.
 
     The trunk is only read, its images have `size_px` a side, and `side_of` takes a copy of it and pixels
     (1, 3, size, size) to the side of the grid.

@@ -120,8 +120,8 @@ def change(folder: Path, what: str) -> None:
     ("what", "error", "match"),
     [
         ("pickle", WeightsError, "has no model.safetensors; pickles"),
-        ("cut", WeightsError, "cannot load"),
-        ("other", WeightsError, "cannot load"),
+        ("cut", WeightsError, ""),
+        ("other", WeightsError, ""),
         ("clip", ConfigError, "is no folder of transformers"),
         ("config.json", ConfigError, "is no folder of transformers"),
         ("preprocessor_config.json", ConfigError, "is no folder of transformers"),
@@ -130,8 +130,12 @@ def change(folder: Path, what: str) -> None:
 def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], match: str, sam: Path, tmp_path) -> None:
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)
-    with pytest.raises(error, match=rf"^regions\.sam\.model: .*{match}"):
-        load_segmenter(SegmenterConfig(model=str(folder)), "cpu")
+    config = SegmenterConfig(model=str(folder))
+    with pytest.raises(WeightsError, match=r"^regions\.sam\.model: cannot load"):
+        load_segmenter(config, "cpu")
+    if match:
+        with pytest.raises(error, match=rf"^regions\.sam\.model: .*{match}"):
+            usable_segmenter(config)
 
 
 @pytest.mark.parametrize("model", [None, "sam", "a b/c"])
