@@ -131,8 +131,7 @@ def _fingerprint(settings: ModelSettings, weights: Path | None, tag: str | None)
     else:
         for path in weight_files(weights):
             with path.open("rb") as file:
-                while piece := file.read(1 << 22):
-                    digest.update(piece)
+                hashlib.file_digest(file, lambda: digest)  # goes on with the same digest
     return f"{settings.name}:{digest.hexdigest()[:32]}"
 
 

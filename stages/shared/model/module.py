@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.shared.model import hub
@@ -111,17 +111,15 @@ def load_into(model: Model, state: State) -> None:
     """
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
-    expected: dict[str, Tensor] = model.state_dict()
-    common = expected.keys() & state.keys()
     for name in ("logit_scale", "logit_bias"):  # one number, of whatever shape
-        if name in state and name in expected and state[name].numel() == 1:
-            state[name] = state[name].reshape(expected[name].shape)
-    faults = {
-        "are missing": expected.keys() - state.keys(),
-        "are not the model's": state.keys() - expected.keys(),
-        "have other sizes": {name for name in common if expected[name].shape != state[name].shape},
-    }
-    texts = [f"{len(names)} tensors {fault}, such as {min(names)}" for fault, names in faults.items() if names]
-    if texts:
-        raise WeightsError(f"the weights do not fit the architecture: {'; '.join(texts)}")
-    model.load_state_dict(state)
+        number = getattr(model, name, None)
+        if name in state and number is not None and state[name].numel() == 1:
+            state[name] = state[name].reshape(number.shape)
+    try:
+        names = model.load_state_dict(state, strict=False, assign=model.logit_scale.is_meta)
+    except RuntimeError as error:  # the first line is a title, and each of the others a tensor of another size
+        raise WeightsError(f"the weights do not fit the architecture: {str(error).splitlines()[1].strip()}") from error
+    kinds = {"are missing": names.missing_keys, "are not the model's": names.unexpected_keys}
+    faults = [f"{len(tensors)} tensors {fault}, such as {tensors[0]}" for fault, tensors in kinds.items() if tensors]
+    if faults:
+        raise WeightsError(f"the weights do not fit the architecture: {'; '.join(faults)}")

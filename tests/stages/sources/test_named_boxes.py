@@ -14,6 +14,7 @@ from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.config import InputSpec, ModelConfig
+from stages.shared.model.describe import describe
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig, grid_boxes, splits_up_to
 from stages.sources.looks import CropEmbedder
 from stages.sources.naming import read_pool, shares_of
@@ -80,7 +81,8 @@ def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_as_many_images_arrive_as_a_forward_pass_has(batch_size: int | None) -> None:
-    source = GridSource(GridSourceConfig(by="roi"), ModelConfig(name="demo", batch_size=batch_size))
+    config = ModelConfig(name="demo", batch_size=batch_size)
+    source = GridSource(GridSourceConfig(by="roi"), config).with_description(describe(config))
     source.setup()
     rows = source.forward_batch_size()
     assert (rows, source.forward_batch_size("cuda")) == ((16, 64) if batch_size is None else (5, 5))
