@@ -54,6 +54,9 @@ def describe(config: ModelConfig) -> ModelDescription:
 
     Raise ConfigError for a model that is unknown or cannot be explained, and WeightsError for weights that are
     missing, damaged or another model's, or where nothing identifies the architecture.
+
+    >>> describe(ModelConfig(name="demo")).tower
+    'class_token'
     """
     check_model_files(config)
     if config.name in CATALOG:

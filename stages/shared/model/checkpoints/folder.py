@@ -14,6 +14,7 @@ All of them are data and no code.
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -75,7 +76,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path = path / TUNED_MODEL
     folder = path if path.is_dir() else path.parent
     open_clip_config = read_json(folder / OPEN_CLIP_CONFIG)
-    weights = _weights_in(path, prefer_open_clip=bool(open_clip_config)) if path.is_dir() else path
+    usual_names = (*_TRANSFORMERS_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
+    if open_clip_config:
+        usual_names = (*_OPEN_CLIP_WEIGHTS, *_TRANSFORMERS_WEIGHTS)
+    weights = _weights_in(path, usual_names) if path.is_dir() else path
     shapes = read_shapes(weights)
     return Checkpoint(
         name=name,
@@ -89,10 +93,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _weights_in(folder: Path, *, prefer_open_clip: bool) -> Path:
-    usual_names = _TRANSFORMERS_WEIGHTS + _OPEN_CLIP_WEIGHTS
-    if prefer_open_clip:
-        usual_names = _OPEN_CLIP_WEIGHTS + _TRANSFORMERS_WEIGHTS
+def _weights_in(folder: Path, usual_names: Sequence[str]) -> Path:
+    """Return the first of the files that exists, or else the only file of weights. Raise WeightsError."""
     for name in usual_names:
         if (folder / name).is_file():
             return folder / name
@@ -120,5 +122,5 @@ def _parsed(text: str) -> Any:
     """Return a number, list, flag or None as the trainer printed it, or else the text."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # as its documentation lists them
         return text
