@@ -119,21 +119,35 @@ _LARGE_REL: Final = 0.42
 
 @dataclass(frozen=True, slots=True)
 class CaptionObject:
-    """The properties of an object that captions depend on."""
+    """The properties of an object that captions depend on.
 
-    kind: str  # singular
+    Attributes:
+        kind: In the singular.
+        colour: The name of the colour.
+        size_rel: Its longer side relative to the image's side.
+        centre_rel: x and y of the visible box's centre, 0 .. 1.
+    """
+
+    kind: str
     colour: str
-    size_rel: float  # longer side relative to the image's side
-    centre_rel: tuple[float, float]  # x and y of the visible box's centre, 0-1
+    size_rel: float
+    centre_rel: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """One phrase of a caption; its characters are [start, end), determiner included."""
+    """One phrase of a caption.
+
+    Attributes:
+        kind: The kind of its objects, in the singular.
+        colour: The colour that it names; None for "a car".
+        objects: Positions of the objects that it denotes, back to front.
+        start, end: Its characters, half open, determiner included.
+    """
 
     kind: str
-    colour: str | None  # None: "a car"
-    objects: tuple[int, ...]  # positions of the objects that it denotes, back to front
+    colour: str | None
+    objects: tuple[int, ...]
     start: int = 0
     end: int = 0
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Final
@@ -15,7 +15,7 @@ from stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from stages.contract.stage import Stage
 from stages.phrases.filters import ReadableCaption, make_readable, normalise, word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline
-from stages.phrases.precomputed import Line, PrecomputedPhrases
+from stages.phrases.precomputed import PrecomputedPhrases
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""
@@ -37,9 +37,6 @@ _MARGIN: Final = 15.0
 
 Then none of 48,421 English captions of Flickr8k and COCO is taken for another language (45 with
 no margin), and all of 128 captions in 28 other languages are found."""
-
-_IndexedCaption = tuple[int, str, ReadableCaption | Line]
-"""The index of a caption; the caption, "" if its language is left out; and its text for the parser, or its line."""
 
 _MAX_VOCABULARY: Final = 300_000
 """spaCy remembers every word it has seen, 0.5 kB each.
@@ -103,6 +100,25 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         return languages
 
 
+@dataclass(frozen=True, slots=True)
+class _Caption:
+    """A caption on the way to its phrases; without text and phrases it has none.
+
+    Attributes:
+        index: Its index in the record.
+        words: The caption, untouched.
+        text: Its text for the parser.
+        phrases: Its phrases if they were made before.
+        language: Its language if that is plainly not the parser's.
+    """
+
+    index: int
+    words: str
+    text: ReadableCaption | None = None
+    phrases: tuple[Phrase, ...] = ()
+    language: str | None = None
+
+
 class PhrasesStage(Stage):
     """Captions -> phrases.
 
@@ -134,30 +150,32 @@ class PhrasesStage(Stage):
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
         records = [self._check(record) for record in batch]
-        captions: list[_IndexedCaption] = []
+        captions: list[_Caption] = []
         for place, record in enumerate(records):
             if record.error is None:
                 record_captions, notes = self._read_captions(record.sample.captions)
                 captions += record_captions
-                records[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
+                records[place] = replace(record, notes=(*record.notes, *notes))
         phrases = self._phrases(captions)
-        return [record if record.error is not None else self._fill(record, phrases) for record in records]
+        return [self._fill(record, phrases) if record.error is None else record for record in records]
 
-    def _read_captions(
-        self,
-        captions: Sequence[str],
-    ) -> tuple[Iterable[_IndexedCaption], list[str]]:
+    def _read_captions(self, captions: Sequence[str]) -> tuple[list[_Caption], list[str]]:
         """Return the captions of a record, and notes about those in other languages."""
-        texts = [(self.precomputed and self.precomputed.of(caption)) or make_readable(caption) for caption in captions]
-        if self._nlp is None and any(isinstance(text, ReadableCaption) or text.language for text in texts):
+        entries = [self._read(index, words) for index, words in enumerate(captions)]
+        languages = {entry.index: entry.language for entry in entries if entry.language is not None}
+        if not languages:
+            return entries, []
+        left_out, notes = self._languages.select(len(entries), languages)
+        return [_Caption(entry.index, entry.words) if entry.index in left_out else entry for entry in entries], notes
+
+    def _read(self, index: int, words: str) -> _Caption:
+        line = None if self.precomputed is None else self.precomputed.of(words)
+        if self._nlp is None and (line is None or line.language is not None):
             self._load()
-        languages = (
-            self._languages.foreign_language(text.text) if isinstance(text, ReadableCaption) else text.language
-            for text in texts
-        )
-        by_index = {index: language for index, language in enumerate(languages) if language}
-        selection, notes = self._languages.select(captions, by_index) if by_index else (captions, [])
-        return zip(range(len(captions)), selection, texts, strict=True), notes
+        if line is not None:
+            return _Caption(index, words, phrases=line.phrases, language=line.language)
+        text = make_readable(words)
+        return _Caption(index, words, text, language=self._languages.foreign_language(text.text))
 
     def language(self, caption: str) -> str | None:
         """Return the language of a caption if it is plainly not the parser's, see `Languages.foreign_language`."""
@@ -177,38 +195,33 @@ class PhrasesStage(Stage):
             fault = fault.at(record.sample.source)
         return record if fault is None else replace(record, error=fault)
 
-    def _phrases(self, captions: Sequence[_IndexedCaption]) -> Iterator[list[Phrase]]:
+    def _phrases(self, captions: Sequence[_Caption]) -> Iterator[list[Phrase]]:
         """Yield the phrases of every caption."""
-        texts = [text.text for _, caption, text in captions if caption and isinstance(text, ReadableCaption)]
+        texts = [caption.text.text for caption in captions if caption.text is not None]
         if texts and len(self._nlp.vocab) > _MAX_VOCABULARY:
             self._nlp = load_pipeline(self.config.spacy_model)
         docs = iter(self._nlp.pipe(texts, batch_size=self.config.batch_size) if texts else ())
-        for index, caption, text in captions:
-            if not caption:
-                yield []
-            elif isinstance(text, ReadableCaption):
-                yield self._of_doc(index, caption, text, next(docs))
+        for caption in captions:
+            if caption.text is None:
+                yield [replace(phrase, caption_index=caption.index) for phrase in caption.phrases]
             else:
-                yield [replace(phrase, caption_index=index) for phrase in text.phrases]
+                yield list(self._of_doc(caption, caption.text, next(docs)))
 
-    def _of_doc(self, index: int, caption: str, text: ReadableCaption, doc: Any) -> list[Phrase]:
-        phrases = []
+    def _of_doc(self, caption: _Caption, text: ReadableCaption, doc: Any) -> Iterator[Phrase]:
         for phrase in extract(doc, self._lists, keep_parts=self.config.keep_parts):
             start, end = text.span(phrase.start, phrase.end)
-            if words := normalise(caption[start:end]):
-                is_plain = phrase.head.isascii() and phrase.head.isalpha()
-                head = phrase.head if is_plain else normalise(phrase.head) or words
-                phrases.append(
-                    Phrase(
-                        text=words,
-                        caption_index=index,
-                        start=start,
-                        end=end,
-                        head=head,
-                        plural=phrase.plural,
-                    )
+            words = normalise(caption.words[start:end])
+            is_plain = phrase.head.isascii() and phrase.head.isalpha()
+            head = phrase.head if is_plain else normalise(phrase.head) or words
+            if words:
+                yield Phrase(
+                    text=words,
+                    caption_index=caption.index,
+                    start=start,
+                    end=end,
+                    head=head,
+                    plural=phrase.plural,
                 )
-        return phrases
 
 
 @cache
@@ -246,26 +259,24 @@ class Languages:
         language, score = ranking[0]
         return language if score - dict(ranking)[self._parser_language] > _MARGIN else None
 
-    def select(
-        self,
-        captions: Sequence[str],
-        languages: Mapping[int, str],
-    ) -> tuple[list[str], list[str]]:
-        """Return the captions, "" in the place of those outside the selection, and notes about those in `languages`.
+    def select(self, captions: int, languages: Mapping[int, str]) -> tuple[set[int], list[str]]:
+        """Return the indices of the captions outside the selection, and notes about those in `languages`.
 
-        languages: Index of a caption -> its language, for those in other languages than the
-        parser's.
+        Args:
+            captions: Number of captions.
+            languages: Index of a caption -> its language, for those in other languages than the
+                parser's.
         """
-
-        def is_selected(index: int) -> bool:
-            return self._selection is None or languages.get(index, self._parser_language) in self._selection
-
+        left_out: set[int] = set()
+        if self._selection is not None:
+            all_languages = (languages.get(index, self._parser_language) for index in range(captions))
+            left_out = {index for index, code in enumerate(all_languages) if code not in self._selection}
         notes = []
-        for is_used, fate in ((True, ""), (False, ", left out")):
-            entries = [f"{index} ({code})" for index, code in languages.items() if is_selected(index) == is_used]
+        for is_left_out, fate in ((False, ""), (True, ", left out")):
+            entries = [f"{index} ({code})" for index, code in languages.items() if (index in left_out) == is_left_out]
             if entries:
                 notes.append(f"{OTHER_LANGUAGE} than {self._parser_language}{fate}: {', '.join(entries)}")
-        return [caption if is_selected(index) else "" for index, caption in enumerate(captions)], notes
+        return left_out, notes
 
 
 def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:

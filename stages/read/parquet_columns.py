@@ -24,14 +24,23 @@ Form = Literal["bytes", "struct", "path"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns of one file to read, and the meaning of a row's values."""
+    """The columns of one file to read, and the meaning of a row's values.
+
+    Attributes:
+        image: The column of images.
+        form: Its content: bytes, a struct of bytes and path, or paths.
+        captions: The columns of captions.
+        id: The column of ids.
+        key: img2dataset's column of keys.
+        status: img2dataset's column of download results.
+    """
 
     image: str
-    form: Form  # content of this column: bytes, a struct of bytes and path, or paths
+    form: Form
     captions: tuple[str, ...]
-    id: str | None  # column of ids
-    key: str | None  # img2dataset's column of keys
-    status: str | None  # img2dataset's column of download results
+    id: str | None
+    key: str | None
+    status: str | None
 
     @staticmethod
     def of(schema: Any, config: FieldsConfig, url: str) -> Columns:

@@ -90,10 +90,16 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowParser:
-    """Make samples from rows."""
+    """Make samples from rows.
+
+    Attributes:
+        fields: The names of the fields.
+        image_root: Absolute location of the images' folder; None for the folder of the input
+            file.
+    """
 
     fields: FieldsConfig
-    image_root: str | None  # absolute location of the images' folder; None for the folder of the input file
+    image_root: str | None
 
     @staticmethod
     def of(fields: FieldsConfig) -> RowParser:

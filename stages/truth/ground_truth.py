@@ -189,10 +189,15 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionSpelling:
-    """The spelling of a caption of the ground truth in the captions of an image."""
+    """The spelling of a caption of the ground truth in the captions of an image.
 
-    numbers: frozenset[int]  # numbers of the matching captions; empty if there is none
-    words: Mapping[str, str] = field(default_factory=dict)  # word of the ground truth -> another spelling in them
+    Attributes:
+        numbers: Numbers of the matching captions; empty if there is none.
+        words: Word of the ground truth -> another spelling in them.
+    """
+
+    numbers: frozenset[int]
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def phrase(self, phrase: str) -> str:
         """Return a normalised phrase of the ground truth in the spelling of these captions."""
