@@ -67,11 +67,12 @@ def mark_repeats(shards: Sequence[Shard], keys: array[int]) -> list[Shard]:
         keys: The `stable_key` of every sample's id, in order. It takes 8 bytes of memory for
             each sample. A run tells samples apart by the same key.
     """
-    samples = len(keys)
-    firsts = np.unique(np.frombuffer(keys, np.int64), return_index=True)[1]
-    if len(firsts) == samples:
+    all_keys = np.frombuffer(keys, np.int64)
+    sorted_keys = np.sort(all_keys)
+    if (sorted_keys[1:] != sorted_keys[:-1]).all():
         return list(shards)
-    repeats = np.setdiff1d(np.arange(samples), firsts)
+    firsts = np.unique(all_keys, return_index=True)[1]
+    repeats = np.setdiff1d(np.arange(len(all_keys)), firsts)
     marked_shards = []
     start = 0
     for shard in shards:
