@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from typing import Final, Literal
 
 
 class PhraseboxError(Exception):
@@ -162,15 +159,6 @@ def kind_of_value(value: object) -> str:
     }
     names |= {bytes: "bytes that are not UTF-8", type(None): "nothing"}
     return names.get(type(value), type(value).__name__)
-
-
-def first_problem(error: ValidationError) -> str:
-    """Return the first problem that pydantic found, with its place: "images[3].width: Field required"."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in problem["loc"])
-    place = "".join(keys).removeprefix(".")
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
 
 
 def one_line(error: BaseException) -> str:

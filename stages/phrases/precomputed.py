@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
-from stages.contract.errors import InputError, first_problem
+from stages.contract.errors import InputError
 from stages.contract.records import Phrase, stable_key
 from stages.phrases.filters import normalise
+from stages.shared.json_files import first_problem
 
 
 class Line(BaseModel):

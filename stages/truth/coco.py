@@ -11,12 +11,11 @@ out, as COCOeval ignores them. Boxes without width or height are left out too.
 
 from __future__ import annotations
 
-import codecs
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -27,15 +26,14 @@ from pydantic import (
     StrictInt,
     StrictStr,
     Tag,
-    TypeAdapter,
-    ValidationError,
 )
 
-from stages.contract.errors import InputError, first_problem
+from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
 from stages.phrases.filters import normalise
+from stages.shared.json_files import read_json_as
 from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthObject, TruthTarget
 
 SMALL_BELOW_PX: Final = 32**2  # COCO's limits of area
@@ -55,7 +53,6 @@ EntryId = StrictInt | StrictStr
 Side = Annotated[int, Field(strict=True, ge=1, le=_LONGEST_SIDE_PX)]
 Coordinate = Annotated[float, Field(strict=True, ge=-_FARTHEST_PX, le=_FARTHEST_PX)]
 Words = Annotated[str, AfterValidator(_words)]
-FormT = TypeVar("FormT")
 
 
 class CocoImage(BaseModel):
@@ -377,20 +374,6 @@ def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
 def objects_member(count: int) -> str:
     """Return the member of the group "objects" for an image with this many objects."""
     return str(count) if count < 6 else "6+"
-
-
-def read_json_as(path: Path, form: type[FormT]) -> FormT:
-    """Return a JSON file in a form of pydantic.
-
-    Raise InputError, which names the first place that is wrong.
-    """
-    try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        return TypeAdapter(form).validate_json(content)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}") from error
 
 
 def _from_runs(runs: RunLengths, size_hw: tuple[int, int]) -> Rle:

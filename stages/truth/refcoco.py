@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from stages.contract.errors import InputError
 from stages.phrases.filters import normalise
+from stages.shared.json_files import read_json_as
 from stages.truth.coco import (
     CocoImage,
     CocoObject,
@@ -27,7 +28,6 @@ from stages.truth.coco import (
     check_different,
     objects_member,
     read_instances,
-    read_json_as,
     size_member,
 )
 from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget

@@ -14,17 +14,19 @@ STEPS = {"read", "phrases", "prepare", "explain", "regions", "write"}
 ROOMS: dict[str, set[str]] = {
     "contract": set(),
     "shared.storage": {"contract"},
+    "shared.json_files": {"contract"},
     "shared.images": {"contract", "shared.storage"},
     "shared.model": {"contract"},
     "read": {"contract", "shared.storage"},
-    "phrases": {"contract"},
+    "phrases": {"contract", "shared.json_files"},
     "prepare": {"contract", "shared.storage", "shared.images"},
     "shared.fits": set(),
     "explain": {"contract", "shared.model", "shared.fits"},
     "regions": {"contract", "shared.images", "shared.model", "shared.fits", "explain.presence"},
     "write": {"contract", "shared.storage"},
     "explainers": {"contract", "shared.model", "explain"},
-    "truth": {"contract", "shared.storage", "phrases.filters"},  # its names are compared with phrases
+    # Names of things are compared with phrases.
+    "truth": {"contract", "shared.storage", "shared.json_files", "phrases.filters"},
     "sources": {"contract", "shared", "truth", "phrases.filters", "regions.source"},
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import."""

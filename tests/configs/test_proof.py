@@ -97,12 +97,10 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
     assert not set(plan["judged"]["choose"][:2]) & set(plan["judged"]["test"][1:2])
     assert (FOLDER.parents[1] / plan["run"][0]).is_file()
     assert {how["of"] for how in plan["boxes"].values()} <= plan["sources"].keys()
-    learned = set()
     for arm in plan["arms"].values():
         assert arm["data.path"] in {**plan["sources"], **plan["boxes"]}
         settings = [f"{key}={json.dumps(value)}" for key, value in {**plan["tuning"], **arm, "out": "out"}.items()]
-        learned.add(load_config(None, settings, model=FinetuneConfig).recipe.learns)
-    assert learned == {"all"}, "the same towers"
+        load_config(None, settings, model=FinetuneConfig)
     for source in plan["sources"].values():
         values = {**source, "input.kind": "jsonl", "input.path": str(path)}
         load_config(None, [f"{key}={json.dumps(value)}" for key, value in values.items()])

@@ -59,7 +59,6 @@ class TrainingFolder:
             return None
         try:
             checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-            checkpoint["step"], checkpoint["log"], checkpoint["unlogged"]
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = one_line(error)[:200]
             raise ResumeError(
