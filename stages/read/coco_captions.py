@@ -149,7 +149,7 @@ def _load(file: SourceFile) -> tuple[list[Any], list[Any]]:
     """
     try:
         with open_plain(file.url) as stream:
-            content = json_object(stream.read(-1), at_start=True)
+            content = json_object(stream.read(-1))
     except RowFault as fault:
         expected = "a JSON file of an object with 'images' and 'annotations'"
         raise InputError(f"{file.url} is not {expected}: {fault.error.detail}") from fault

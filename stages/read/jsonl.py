@@ -78,12 +78,11 @@ class JsonlReader(LinesReader):
                 shard.stop,
                 shard.first_row,
             ):
-                at_start = position == 0
                 if isinstance(content, RowFault):
                     yield number, position, content
-                elif (content.removeprefix(codecs.BOM_UTF8) if at_start else content).strip(b" \t\r"):
+                elif content.removeprefix(codecs.BOM_UTF8).strip(b" \t\r"):
                     try:
-                        yield number, position, json_object(content, at_start=at_start)
+                        yield number, position, json_object(content)
                     except RowFault as fault:
                         yield number, position, fault
 

@@ -158,6 +158,16 @@ class RowParser:
         """Return the row's id, or its place if it has no usable id."""
         return usable_id(row, self.fields.names("id")) or place
 
+    def captions_of(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the captions in all fields that the configuration names, else in the first.
+
+        Raise RowFault (bad_caption).
+        """
+        names = self.fields.names("caption")
+        if self.fields.caption is None:
+            names = (first_field(row, names)[0],)
+        return tuple(text for name in names for text in captions_of(row, name))
+
     def sample(
         self,
         row: Mapping[str, Any],
@@ -182,14 +192,10 @@ class RowParser:
                 error = error or fault.error.at(place)
                 return otherwise
 
-        names = self.fields.names("caption")
         no_captions = tuple[str, ...]()
         sample_id = note_fault(lambda: explicit_id(row, self.fields.names("id")), None)
         reference = note_fault(lambda: image() or self.image_of(row, shard), NO_IMAGE)
-        captions = note_fault(
-            lambda: captions_of(row, names, first_only=self.fields.caption is None),
-            no_captions,
-        )
+        captions = note_fault(lambda: self.captions_of(row), no_captions)
         sample_id = sample_id or default_id or place
         return Sample(
             sample_id=sample_id,
@@ -244,36 +250,21 @@ def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
         return None
 
 
-def captions_of(
-    row: Mapping[str, Any],
-    names: Sequence[str],
-    *,
-    first_only: bool,
-) -> tuple[str, ...]:
-    """Return the row's captions, unchanged, from all fields or the first with captions.
+def captions_of(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return the captions in a field of a row, unchanged; none if it has no such field.
 
-    Raise RowFault.
+    Raise RowFault (bad_caption).
     """
-    captions: list[str] = []
-    for name in names:
-        value = row.get(name)
-        if value is None:
-            continue
-        texts = [text for text in value if text is not None] if isinstance(value, list | tuple) else [value]
-        for text in texts:
-            if not isinstance(text, str):
-                raise RowFault(
-                    "bad_caption",
-                    f"{name!r} holds {kind_of_value(text)}, expected text",
-                )
-            if not is_storable(text):
-                raise RowFault(
-                    "bad_caption",
-                    f"{name!r} holds half of a surrogate pair: {shorten(text)}",
-                )
-        captions.extend(texts)
-        if first_only:
-            break
+    value = row.get(name)
+    texts = value if isinstance(value, list | tuple) else [value]
+    captions = [text for text in texts if text is not None]
+    for text in captions:
+        if not isinstance(text, str):
+            problem = f"{name!r} holds {kind_of_value(text)}, expected text"
+            raise RowFault("bad_caption", problem)
+        if not is_storable(text):
+            problem = f"{name!r} holds half of a surrogate pair: {shorten(text)}"
+            raise RowFault("bad_caption", problem)
     return tuple(captions)
 
 
@@ -329,15 +320,15 @@ def relative_path(value: str, root: str) -> str:
     return normal
 
 
-def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
-    """Return the object in a JSON text. Raise RowFault (bad_row).
+def json_object(content: bytes) -> dict[str, Any]:
+    """Return the object in a JSON text, which may begin with a byte order mark.
 
-    `at_start` of a file, the text may begin with a byte order mark.
+    Raise RowFault (bad_row).
     """
-    if at_start and is_utf_16(content):
+    if is_utf_16(content):
         raise RowFault("bad_row", f"the file is UTF-16; {TO_UTF_8}")
     try:
-        text = content.decode("utf-8-sig" if at_start else "utf-8")
+        text = content.decode("utf-8-sig")
         value = json.loads(text)
     except UnicodeDecodeError as error:
         raise RowFault("bad_row", f"byte {error.start} is not UTF-8") from error

@@ -26,7 +26,7 @@ from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, SkippedRow, SourceConfig
 from stages.read.find import find_files
-from stages.read.rows import captions_of, decode_text, json_object, shorten
+from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
 from stages.shared.storage import is_local
 
@@ -219,7 +219,7 @@ class WebdatasetReader(Reader):
                 captions.append(decode_text(group.texts[name.lower()], f"{group.key}.{name}"))
             else:
                 keys = ("caption", "captions", "text") if self.config.caption is None else (name,)
-                captions += captions_of(row, keys, first_only=True)
+                captions += captions_of(row, first_field(row, keys)[0])
         return tuple(captions)
 
 
@@ -237,7 +237,7 @@ def _json_of(group: _Group) -> dict[str, Any]:
     if "json" not in group.texts:
         return {}
     try:
-        return json_object(group.texts["json"], at_start=True)
+        return json_object(group.texts["json"])
     except RowFault as fault:
         raise RowFault(
             "bad_row",
