@@ -22,6 +22,7 @@ from stages.shared.images.faults import DecodeLimits
 
 Rgb = NDArray[np.uint8]  # uint8 (H, W, 3)
 HeatValues = NDArray[np.float32]  # float32 (height, width) of a heat map, >= 0, not normalised
+SizeWh = tuple[int, int]
 
 _TEXT_PX = 15
 _LINE_PX = 20
@@ -55,7 +56,7 @@ def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.
     return encode_image(Image.fromarray(np.dstack([colours, opacity])), "PNG")
 
 
-def _colour_map(values: HeatValues, size_wh: tuple[int, int], shift_cells: float) -> tuple[HeatValues, Rgb]:
+def _colour_map(values: HeatValues, size_wh: SizeWh, shift_cells: float) -> tuple[HeatValues, Rgb]:
     """A heat map, min-maxed to 0 .. 1 and resized bilinearly, and its colours."""
     values = values - values.min()
     peak = float(values.max())
@@ -161,7 +162,7 @@ def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge
     Raise RowFault (bad_image, image_too_large).
     """
 
-    def size(width: int, height: int) -> tuple[int, int]:
+    def size(width: int, height: int) -> SizeWh:
         scale = side_px / max(width, height)
         scale = scale if enlarge else min(1.0, scale)
         return max(1, round(width * scale)), max(1, round(height * scale))
@@ -169,7 +170,7 @@ def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge
     return decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True).rgb
 
 
-def jpeg_of(rgb: Rgb, size_wh: tuple[int, int]) -> bytes:
+def jpeg_of(rgb: Rgb, size_wh: SizeWh) -> bytes:
     """Encode pixels in memory as a JPEG of that many columns and rows."""
     return encode_image(Image.fromarray(rgb).resize(size_wh, Image.Resampling.BILINEAR), "JPEG", quality=85)
 
@@ -201,16 +202,14 @@ def join_pictures(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
 def make_sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
     """Put pictures of any size on one sheet, `columns` in a row."""
     width = max(picture.shape[1] for picture in pictures) + gap_px
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    heights = [max(picture.shape[0] for picture in entry) + gap_px for entry in rows]
-    paper = np.full((sum(heights) + gap_px, width * columns + gap_px, 3), _PAPER, np.uint8)
-    top = gap_px
-    for entry, height in zip(rows, heights, strict=True):
-        for number, picture in enumerate(entry):
-            left = gap_px + number * width
-            paper[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-        top += height
-    return paper
+    rows = []
+    for first in range(0, len(pictures), columns):
+        part = pictures[first : first + columns]
+        row = np.full((max(map(len, part)) + gap_px, width * columns + gap_px, 3), _PAPER, np.uint8)
+        for number, picture in enumerate(part):
+            row[gap_px : gap_px + len(picture), gap_px + number * width :][:, : picture.shape[1]] = picture
+        rows.append(row)
+    return np.concatenate([*rows, np.full((gap_px, rows[0].shape[1], 3), _PAPER, np.uint8)])
 
 
 def _colour(number: int) -> tuple[int, int, int]:

@@ -207,12 +207,11 @@ def _root_of(dataset: Dataset, *, may_look: bool) -> str | None:
     root = source.get("image_root")
     path = source.get("path")
     if root is None and isinstance(path, str):
-        location = absolute(path)
-        place = place_of(location)
-        if place.is_dir() if may_look else source["kind"] == "folder":
-            return location
-        is_pattern = may_look and any(sign in location for sign in "*?[{") and not place.is_file()
-        root = None if is_pattern else parent(location)
+        root = absolute(path)
+        place = place_of(root)
+        if not (place.is_dir() if may_look else source["kind"] == "folder"):
+            is_pattern = may_look and any(sign in root for sign in "*?[{") and not place.is_file()
+            root = None if is_pattern else parent(root)
     return absolute(root) if isinstance(root, str) else None
 
 

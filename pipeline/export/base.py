@@ -78,8 +78,7 @@ class ChosenSample:
     @property
     def regions(self) -> list[Annotation]:
         """The chosen regions, as `annotations` of the schema."""
-        regions: list[Annotation] = self.row["annotations"]
-        return regions
+        return list(self.row["annotations"])
 
     @property
     def loaded_image(self) -> UprightImage:

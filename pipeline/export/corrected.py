@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import RegionKey, read_reviews
@@ -41,24 +40,22 @@ class CorrectedDataset:
         Deleted regions stay in the tables, but not in the rows. `notes` count the corrections of chosen regions, and
         those that match no region in the dataset.
         """
-        fields = () if not self._by_key or "annotations" in columns else (REGION + name for name in _FIELDS)
-        ids = pa.array(sorted({key.annotation_id for key in self._by_key}), pa.int64())
         notes[UNKNOWN_REGIONS] += len(self._by_key)
-        for table in self.dataset.tables(list(dict.fromkeys([*columns, *fields]))):
-            annotations = table["annotations"].combine_chunks()
+        if self._by_key and "annotations" not in columns:
+            columns = list(dict.fromkeys([*columns, *(REGION + name for name in _FIELDS)]))
+        for table in self.dataset.tables(columns):
             corrections: dict[int, str] = {}
-            if self._by_key and pc.any(pc.is_in(annotations.flatten().field("id"), ids)).as_py():
-                regions = [
-                    [self._correct(region, corrections) for region in row or ()] for row in annotations.to_pylist()
-                ]
-                field = table.schema.field("annotations")
+            if self._by_key:
+                annotations = table["annotations"].combine_chunks()
+                regions = [[self._correct(region, corrections) for region in row] for row in annotations.to_pylist()]
                 place = table.column_names.index("annotations")
-                table = table.set_column(place, field, pa.array(regions, annotations.type))  # noqa: PLW2901
+                column = pa.array(regions, annotations.type)
+                table = table.set_column(place, table.schema.field(place), column)  # noqa: PLW2901
             notes[UNKNOWN_REGIONS] -= len(corrections)
             rows = selector.choose(table).to_pylist()
             for row in rows if corrections else ():
                 changes = [corrections.get(region["id"]) for region in row["annotations"]]
-                notes.update(change for change in changes if change)
+                notes.update(filter(None, changes))
                 regions_and_changes = zip(row["annotations"], changes, strict=True)
                 row["annotations"] = [region for region, change in regions_and_changes if change != DELETED_REGIONS]
             yield table, rows

@@ -271,24 +271,18 @@ class _Export:
 
     def add_next_step(self) -> None:
         """Report where the images are, and the next command; "IMAGES" stands for an unknown folder."""
-        report = self.report
         out = self.request.out
-        folder = "IMAGES"
+        folder = self.source.root or "IMAGES"
+        images = f"not copied, file names are relative to {folder}"
         if self.takes_images:
             folders = [f"{out}/{self.format.image_folder.format(split=split)}" for split in self.splits]
-            report.images = f"in {', '.join(folders)}" if self.format.image_folder else "in the files of the export"
             folder = folders[0]
-        elif self.dataset.has_images and self.request.image_root is None:
-            report.images = "not copied, the shards of the dataset hold them"
-        elif self.source.root is not None:
-            folder = self.source.root
-            report.images = f"not copied, file names are relative to {folder}"
-        else:
-            report.images = "not copied, and the dataset does not say where they are"
-        if not self.takes_images and "images" in self.format.config_type.model_fields:
-            report.images += "; --set images=true copies them"
+            images = f"in {', '.join(folders)}" if self.format.image_folder else "in the files of the export"
+        elif "images" in self.format.config_type.model_fields:
+            images += "; --set images=true copies them"
+        self.report.images = images
         split = next(iter(self.splits))
-        report.next_step = self.format.next_step.format(out=out, split=split, images=folder, config=self.config)
+        self.report.next_step = self.format.next_step.format(out=out, split=split, images=folder, config=self.config)
 
     def settings(self) -> Values:
         """Return what the export's mark holds, in plain values."""
@@ -333,8 +327,7 @@ def image_of(row: Row) -> str:
 
     So all rows of an image are in one split. Images with equal names in different tars are too, which is harmless.
     """
-    name: str = row["file_name"] or row["sample_id"]
-    return name
+    return str(row["file_name"] or row["sample_id"])
 
 
 def parse_splits(text: str) -> Splits:

@@ -128,13 +128,9 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 def _check_free(path: Path, *, overwrite: bool) -> None:
-    if not path.exists():
-        if path.is_symlink():
-            raise ConfigError(f"{path} is a link to a folder that does not exist", key="out")
-        return
-    if not path.is_dir() or path.is_symlink():
+    if path.is_symlink() or path.is_file():
         raise ConfigError(f"{path} exists and is not a folder", key="out")
-    if not any(path.iterdir()):
+    if not path.exists() or not any(path.iterdir()):
         return
     try:
         mark = json.loads((path / MARK).read_text(encoding="utf-8"))

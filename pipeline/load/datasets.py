@@ -293,12 +293,8 @@ def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if rank is None or world_size is None:
         if _in_group():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        rank_text = os.environ.get("RANK", "0")
-        size_text = os.environ.get("WORLD_SIZE", "1")
-        if not (rank_text.isdecimal() and size_text.isdecimal()):
-            raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {rank_text!r} and {size_text!r}")
-        rank = int(rank_text)
-        world_size = int(size_text)
+        rank = int(os.environ.get("RANK", "0"))
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if not 0 <= rank < world_size:
         raise ConfigError(f"expected 0 <= rank < world_size, got rank {rank} of {world_size}")
     return rank, world_size

@@ -22,7 +22,6 @@ from pydantic import BaseModel
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import REGION, Selector
-from stages.contract.errors import InputError
 from stages.contract.masks import run_ends
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
@@ -30,6 +29,12 @@ from stages.shared.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
 _ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
+
+
+Ints = NDArray[np.int64]
+
+SizeHw = tuple[int, int]
+"""Height and width."""
 
 
 class LoadOptions(BaseModel, extra="forbid", frozen=True):
@@ -62,7 +67,7 @@ class RowGroup:
     path: AnyPath
     number: int
     size: int
-    rows: NDArray[np.int64] | None = None
+    rows: Ints | None = None
 
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Yield all rows as tables of a few MB, each with the number of its first row."""
@@ -85,10 +90,7 @@ def row_groups_of(dataset: Dataset) -> list[RowGroup]:
     groups = []
     for path in dataset.shards:
         with open_shard(path) as file:
-            metadata = file.metadata
-            if not {metadata.schema.column(number).path for number in range(metadata.num_columns)} >= {"error", _SCORE}:
-                raise InputError(f"{path} is not a shard of a dataset: it lacks the columns error or annotations")
-            sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         groups += [RowGroup(path=path, number=number, size=size) for number, size in enumerate(sizes) if size]
     return groups
 
@@ -104,7 +106,7 @@ def select_rows(groups: Iterable[RowGroup], options: LoadOptions, selector: Sele
     return groups_with_samples
 
 
-def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, NDArray[np.int64]]:
+def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, Ints]:
     """Return the samples in a table of rows, as a table with their chosen regions, and their numbers in it."""
     table = selector.choose(table)
     regions = pc.fill_null(pc.list_value_length(table["annotations"]), 0).to_numpy()
@@ -113,7 +115,7 @@ def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tupl
     return (table if len(numbers) == table.num_rows else table.filter(pa.array(is_sample))), numbers
 
 
-Runs = tuple[NDArray[np.int64], NDArray[np.int64]]
+Runs = tuple[Ints, Ints]
 """Ends and starts of the runs of several masks, see `stages.contract.masks.run_ends`."""
 
 
@@ -141,9 +143,7 @@ def add_runs(rows: Sequence[Row]) -> None:
             row["runs"] = ends[row_starts[0] : row_starts[-1]], row_starts - row_starts[0]
 
 
-def grid_shares(
-    ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], grid_hw: tuple[int, int]
-) -> NDArray[np.float32]:
+def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> NDArray[np.float32]:
     """Return the share of each cell inside each mask, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
     `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`; sizes are in px. Where
@@ -176,9 +176,7 @@ def grid_shares(
     return shares.clip(0, 1, out=shares)
 
 
-def pixels_of(
-    ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], target_hw: tuple[int, int]
-) -> NDArray[np.bool_]:
+def pixels_of(ends: Ints, starts: Ints, size_hw: SizeHw, target_hw: SizeHw) -> NDArray[np.bool_]:
     """Return masks, see `grid_shares`, as pixels: bool (masks, height, width).
 
     They are resized to `target_hw`; each pixel takes the value at its centre.
@@ -198,7 +196,7 @@ def pixels_of(
 
 
 @lru_cache(maxsize=64)
-def _tables(size_hw: tuple[int, int], grid_hw: tuple[int, int]) -> tuple[NDArray[np.float32], ...]:
+def _tables(size_hw: SizeHw, grid_hw: SizeHw) -> tuple[NDArray[np.float32], ...]:
     """Shares of grid columns and rows, as three tables.
 
     For each x: the share of every grid column left of x (w + 1, grid_w), and the share that pixel column x covers,

@@ -41,14 +41,15 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 import torch
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from pipeline.config_errors import in_words
 from pipeline.dataset.folder import Dataset, absent_phrases
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Row, Values
@@ -82,8 +83,7 @@ _FOREIGN_SELECTORS: Final[list[Selector | None]] = []
 """Selectors of the process before a fork: DuckDB crashes if they are closed in this one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class Contents(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=True):
     """Contents of a sample beside its annotations; nothing else is read or computed.
 
     Raise ConfigError for a value that cannot be used.
@@ -103,32 +103,24 @@ class Contents:
 
     images: bool = True
     image_root: str | None = None
-    square_px: int | None = None
+    square_px: int | None = Field(None, ge=1)
     masks: Literal["none", "full"] = "none"
-    grid_hw: tuple[int, int] | None = None
+    grid_hw: tuple[PositiveInt, PositiveInt] | None = None
     tokenizer: Tokenize | None = None
     transform: Callable[[Values], Any] | None = None
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    limits: DecodeLimits = DecodeLimits()
 
-    def __post_init__(self) -> None:
-        if self.square_px is not None and self.square_px < 1:
-            raise ConfigError(f"square_px: expected >= 1, got {self.square_px}")
-        if self.grid_hw is not None and (len(self.grid_hw) != 2 or min(self.grid_hw) < 1):
-            raise ConfigError(f"grid_hw: expected a height and a width >= 1, got {self.grid_hw}")
-        if self.masks not in ("none", "full"):
-            raise ConfigError(f"masks: expected 'none' or 'full', got {self.masks!r}")
-        if self.tokenizer is not None and not callable(self.tokenizer):
-            raise ConfigError(f"tokenizer: expected a function, got {self.tokenizer!r}")
-        if not self.images and self.image_root is not None:
-            raise ConfigError("image_root is given, but images is False")
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise in_words(error, Contents, values) from None
 
 
 class BadImages:
     """Error or warning for broken and missing images. A DataLoader's workers share the count."""
 
     def __init__(self, policy: str) -> None:
-        if policy not in ("raise", "skip"):
-            raise ConfigError(f"on_bad_image: expected 'raise' or 'skip', got {policy!r}")
         self.policy = policy
         self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()  # one a worker: adding is not atomic
 

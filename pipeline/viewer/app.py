@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import os
 import socket
 import threading
@@ -112,7 +111,6 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Route("/stats", _page(lambda search, _: viewer.pages.stats(search))),
         Route("/sample/{id:number}", _page(_sample)),
         Route("/rows/{row:number}/image.jpg", _image),
-        Route("/rows/{row:number}/row.json", _row),
         Route("/rows/{row:number}/heat/{region:number}.png", _heat),
         Route("/marks", _mark, methods=["POST"]),
         Route("/review", _page(lambda *_: viewer.pages.review())),
@@ -207,11 +205,6 @@ def _image(request: Request) -> Response:
         hint = " (phrasebox inspect --images DIR says where the images are)"
         return JSONResponse({"error": f"{fault}{hint if fault.error.reason == 'missing_image' else ''}"}, 404)
     return Response(content, media_type="image/jpeg")
-
-
-def _row(request: Request) -> Response:
-    content = json.dumps(_row_at(request, COLUMNS), ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
-    return Response(content, media_type="application/json")
 
 
 def _heat(request: Request) -> Response:

@@ -74,7 +74,7 @@ PIPELINE: dict[str, set[str]] = {
     "pictures": set(),
     "notebook": {*RUN, "dataset", "pictures"},
     "dataset": {"paths"},
-    "load": {"dataset", "config"},
+    "load": {"dataset", "config", "config_errors"},
     "export": {"dataset"},
     "viewer": {"dataset", "config", "graph", "pictures", "terminal", "engines.inline", "evaluate"},
     "scenes": set(),

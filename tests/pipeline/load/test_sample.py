@@ -191,7 +191,6 @@ def test_an_image_of_another_size_is_a_fault(inline_dataset: Path, tmp_path: Pat
         {"square_px": 0},
         {"grid_hw": (0, 3)},
         {"masks": "half"},
-        {"images": False, "image_root": "x"},
         {"tokenizer": "clip"},
     ],
 )
