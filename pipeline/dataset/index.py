@@ -198,6 +198,12 @@ class Index:
         counts = ", ".join(f"count(*) FILTER (score >= {edge}::FLOAT)" for edge in SCORE_EDGES)
         return self.ask(search, f"SELECT {counts} FROM hit_regions")[0]
 
+    def hit_ids(self, search: Search, rows: Sequence[int]) -> set[int]:
+        """Return the ids of annotations that a search finds in rows with these numbers. Raise as `count`."""
+        numbers = ", ".join(map(str, [-1, *rows]))
+        hits = self.ask(search, f"SELECT annotation FROM hit_regions WHERE row IN ({numbers})")
+        return {annotation for (annotation,) in hits}
+
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
         """Return the row numbers of a search from place `offset`, in the search's order. Raise as `count`."""
         # An odd number that differs between seeds: the multiplier of splitmix64.

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.selection import connect_sandboxed
@@ -50,8 +48,9 @@ CREATE TABLE regions (shard INTEGER, id BIGINT, category_id BIGINT, phrase VARCH
 """
 
 _CATEGORIES: Final = """
-SELECT category_id AS id, phrase AS name, head AS supercategory, count(*) AS count
-FROM regions GROUP BY ALL ORDER BY id, name, count DESC, supercategory
+SELECT id, name, first(supercategory ORDER BY count DESC, supercategory) AS supercategory, sum(count)::BIGINT AS count
+FROM (SELECT category_id AS id, phrase AS name, head AS supercategory, count(*) AS count FROM regions GROUP BY ALL)
+GROUP BY id, name ORDER BY id, name
 """
 
 _INSERTS: Final = f"""
@@ -114,16 +113,9 @@ class Rows:
 
         The supercategory is a phrase's most frequent head; ties go to the alphabetically first.
         """
-        last = CATEGORIES_SCHEMA.empty_table()  # rows of the same phrase may follow
+        yield CATEGORIES_SCHEMA.empty_table()
         for batch in pa.RecordBatchReader.from_stream(self.connection.sql(_CATEGORIES)):
-            table = pa.concat_tables([last, pa.table(batch).cast(CATEGORIES_SCHEMA)]).combine_chunks()
-            changes = [pc.not_equal(table[name][1:], table[name][:-1]) for name in ("id", "name")]
-            starts = np.flatnonzero(np.append(True, pc.fill_null(pc.or_(*changes), True).to_numpy()))
-            counts = pa.array(np.add.reduceat(table["count"].to_numpy(), starts))
-            table = table.take(starts).set_column(3, CATEGORIES_SCHEMA.field("count"), counts)
-            yield table[:-1]
-            last = table[-1:]
-        yield last
+            yield pa.table(batch).cast(CATEGORIES_SCHEMA)
 
 
 @contextmanager

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
 from pipeline.dataset.index import Index, statistics
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
-from pipeline.dataset.selection import Search, Selection, Selector
+from pipeline.dataset.selection import Search
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
-from stages.contract.schema import DATASET_SCHEMA
 from stages.write import LIKELY
 
 _ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that order the samples but filter none
@@ -101,19 +99,14 @@ class Pages:
             return ""
         options = f"{shlex.quote(str(self.dataset.path))} --images {shlex.quote(self.images.refused_root)}"
         return (
-            "You did not make this dataset on this machine, and it names a folder outside its own, so its images "
-            f"are not shown. If that folder is right, type:\nphrasebox inspect {options}"
+            "You did not make this dataset on this machine, so the folder of images that it names is not read. "
+            f"If that folder is right, type:\nphrasebox inspect {options}"
         )
 
     def views(self, search: Search, numbers: Sequence[int]) -> list[SampleView]:
         """Return the views of rows by number."""
         rows = self.rows.rows_at(numbers, COLUMNS)
-        hit_ids = None
-        if condition := search.region_condition():
-            schema = pa.schema([DATASET_SCHEMA.field(name) for name in COLUMNS])
-            selector = Selector(Selection(where=condition, marks=self.marks))
-            region_lists = selector.choose(pa.Table.from_pylist(rows, schema))["annotations"].to_pylist()
-            hit_ids = {region["id"] for regions in region_lists for region in regions}
+        hit_ids = self.index.hit_ids(search, numbers) if search.region_condition() else None
         corrections = self.log.current().corrections
         return [
             sample_view(row, number, self.marks.get(row["sample_id"]), hit_ids, corrections)
