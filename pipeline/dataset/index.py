@@ -13,7 +13,7 @@ from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import duckdb
 import numpy as np
@@ -94,13 +94,6 @@ _ORDERS: Final = {
     # ids are hashes, so multiplying them by an odd number gives another order
     "random": "(id::HUGEINT * {factor}) % 9007199254740992, row",
 }
-
-
-class SearchCount(NamedTuple):
-    """The number of samples that a search finds, and of their regions that fulfil its conditions."""
-
-    samples: int
-    regions: int
 
 
 class Index:
@@ -188,10 +181,9 @@ class Index:
         """Raise ConfigError unless the search's SQL is one condition over `REGION_COLUMNS`."""
         Selector(Selection(where=search.where))  # separately: among others, it could close their brackets
 
-    def count(self, search: Search) -> SearchCount:
-        """Count the samples and regions of a search. Raise ConfigError if its condition is not an SQL condition."""
-        ((samples, regions),) = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
-        return SearchCount(samples=samples, regions=int(regions))
+    def count(self, search: Search) -> int:
+        """Count the samples of a search. Raise ConfigError if its condition is not an SQL condition."""
+        return int(self._column(f"SELECT count(*) FROM ({_hits(search)})")[0])
 
     def count_by_score(self, search: Search) -> tuple[int, ...]:
         """Count the regions of a search with at least each score of `SCORE_EDGES`. Raise as `count`."""
@@ -250,16 +242,16 @@ class Index:
 
 
 def _hits(search: Search) -> str:
-    """SQL of the hits, with the best score and the number of their regions that fulfil the conditions."""
+    """SQL of the hits, with the best score of their regions that fulfil the conditions."""
     Index.check(search)
     condition = search.region_condition()
     columns = [name for name in ("status", "reason") if getattr(search, name)]
     equalities = [f"{name} = {literal(getattr(search, name))}" for name in columns]
     where = " AND ".join(filter(None, [search.sample_condition(), *equalities])) or "true"
     if not condition:
-        return f"SELECT *, region_count AS regions FROM marked WHERE {where}"
-    regions = f"SELECT row, max(score) AS best, count(*) AS regions FROM captioned WHERE (\n{condition}\n) GROUP BY row"
-    return f"SELECT m.* EXCLUDE (best), f.best, f.regions FROM marked m JOIN ({regions}) f USING (row) WHERE {where}"
+        return f"SELECT * FROM marked WHERE {where}"
+    regions = f"SELECT row, max(score) AS best FROM captioned WHERE (\n{condition}\n) GROUP BY row"
+    return f"SELECT m.* EXCLUDE (best), f.best FROM marked m JOIN ({regions}) f USING (row) WHERE {where}"
 
 
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
@@ -285,11 +277,12 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
     Raise ConfigError if the search's condition is not an SQL condition.
     """
-    ask = partial(index.ask, search or Search())
+    search = search or Search()
+    ask = partial(index.ask, search)
     by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
-    ((regions, phrases, heads),) = ask("SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
-    at_least = (f"count(*) FILTER (score >= {score}::FLOAT)" for score in LEAST_SCORES)
-    (counts,) = ask(f"SELECT {', '.join(at_least)} FROM hit_regions")
+    ((phrases, heads),) = ask("SELECT count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
+    counts = dict(zip(SCORE_EDGES, index.count_by_score(search), strict=True))
+    regions = counts[0.0]
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
     presences = ask(
         "SELECT round(presence, 3) AS near, count(*) FROM presences "
@@ -303,10 +296,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "phrases": phrases,
         "heads": heads,
         "score": _histogram(ask, "score", SCORE_EDGES),
-        "score_kept": {
-            f"{score:g}": count / regions if regions else None
-            for score, count in zip(LEAST_SCORES, counts, strict=True)
-        },
+        "score_kept": {f"{score:g}": counts[score] / regions if regions else None for score in LEAST_SCORES},
         "area_share": _histogram(ask, "area_share", AREA_EDGES),
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),

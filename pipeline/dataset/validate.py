@@ -129,18 +129,19 @@ def _row_problems(row: Row) -> Iterator[str]:
     yield from _error_problems(row)
     if row["annotations"] and not row["phrase_count"]:
         yield f"{len(row['annotations'])} annotations but no phrases"
-    sound = {field.name: list[Values]() for field in fields if field.name in ENTRIES}
-    for name, entries in sound.items():
+    names = [field.name for field in fields if field.name in ENTRIES]
+    problems = []
+    for name in names:
         for number, entry in enumerate(row[name]):
-            problems = list(_entry_problems(name, entry, row))
             place = f"annotation {entry['id']}" if name == "annotations" else f"{name}[{number}] ({entry['phrase']!r})"
-            yield from (f"{place}: {problem}" for problem in problems)
-            if not problems:
-                entries.append(entry)
-    if "phrases" in sound and all(len(sound[name]) == len(row[name]) for name in ("phrases", "heat_maps")):
+            problems += [f"{place}: {problem}" for problem in _entry_problems(name, entry, row)]
+    yield from problems
+    if problems:
+        return
+    if "phrases" in names:
         yield from _heat_map_problems(row)
-    annotated_places = {(entry["phrase"], entry["caption_index"], *entry["span"]) for entry in sound["annotations"]}
-    for entry in sound["absent"]:
+    annotated_places = {(entry["phrase"], entry["caption_index"], *entry["span"]) for entry in row["annotations"]}
+    for entry in row["absent"]:
         if (entry["phrase"], entry["caption_index"], *entry["span"]) in annotated_places:
             yield f"absent phrase {entry['phrase']!r}: it has an annotation"
 

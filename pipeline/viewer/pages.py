@@ -117,12 +117,11 @@ class Pages:
         """Render a page of the grid of images, counted from 1."""
         offset = (page - 1) * search.per_page
         samples: int | None
-        regions = None
         counts = None
         if search == Search() and not self.index.ready:
             samples = self.dataset.manifest.get("counts", {}).get("written")
         else:
-            samples, regions = self.index.count(search)
+            samples = self.index.count(search)
             counts = self.index.count_by_score(search)
         views = self.views(search, self._numbers(search, offset, search.per_page))
         pages = None if samples is None else max(1, -(-samples // search.per_page))
@@ -133,7 +132,6 @@ class Pages:
             search,
             shown=[(view, sample_address(search, at, view.number, view.row["id"])) for at, view in places],
             samples=samples,
-            regions=regions,
             counts=counts,
             first=offset + 1 if views else 0,
             last=offset + len(views),
@@ -147,7 +145,7 @@ class Pages:
 
     def search_problem(self, search: Search, problem: str) -> str:
         """Render the filters as the user typed them, with a problem at the SQL condition and without images."""
-        missing = dict.fromkeys(("regions", "counts", "pages", "command"))
+        missing = dict.fromkeys(("counts", "pages", "command"))
         numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
         return self._render("grid.html", search, shown=[], before="", after="", problem=problem, **missing, **numbers)
 

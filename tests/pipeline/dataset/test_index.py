@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.dataset import index as index_module
 from pipeline.dataset.folder import NumberedRows, open_dataset
-from pipeline.dataset.index import Index, SearchCount
+from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA
@@ -38,7 +38,8 @@ SEARCHES = [
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search.model_dump(exclude_defaults=True)))
 def test_filters_and_orders(search: Search, index: Index, rows: list[Json]) -> None:
     expected = find(rows, marks_of(rows), search)
-    assert index.count(search) == SearchCount(samples=len(expected), regions=sum(len(one.regions) for one in expected))
+    assert index.count(search) == len(expected)
+    assert index.count_by_score(search)[0] == sum(len(one.regions) for one in expected)
     for sort in ("dataset", "score_high", "score_low", "regions"):
         ordered = search.model_copy(update={"sort": sort})
         assert page(index, ordered) == in_order(expected, ordered), sort
@@ -99,7 +100,7 @@ def test_a_condition_that_fails_while_it_runs(where: str, index: Index, monkeypa
     with expect_error(ConfigError):
         index.count(Search(where=where))
     monkeypatch.undo()
-    assert index.count(Search()).samples == 500
+    assert index.count(Search()) == 500
 
 
 def test_several_threads_may_ask(index: Index) -> None:
@@ -113,12 +114,12 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path) -> None:
     told: list[tuple[int, int]] = []
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
         assert not index.wait(0)
-        assert index.count(Search()) == SearchCount(samples=0, regions=0)
+        assert index.count(Search()) == 0
         builder = threading.Thread(target=index.build, args=(lambda done, total: told.append((done, total)),))
         builder.start()
         assert index.wait(60)
         builder.join()
-        assert index.count(Search()).samples == 500, "what was counted meanwhile is forgotten"
+        assert index.count(Search()) == 500, "what was counted meanwhile is forgotten"
         assert page(index, Search()) == list(range(500))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
@@ -169,7 +170,7 @@ def test_no_rows_and_no_shards(synthetic_dataset: Path, tmp_path: Path) -> None:
         with closing(Index(open_dataset(folder), {})) as index:
             index.build()
             assert index.ready
-            assert index.count(Search()) == SearchCount(samples=0, regions=0)
+            assert index.count(Search()) == 0
             assert page(index, Search(phrase="man", sort="random")) == []
             assert index.row_of(1) is None
         pq.write_table(DATASET_SCHEMA.empty_table(), folder / "data" / "00000.parquet")
