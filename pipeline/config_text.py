@@ -56,7 +56,10 @@ def document_yaml(config: BaseModel, indent: str = "") -> list[str]:
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value under a dotted key, in nested dicts. Raise ConfigError if a part of the key holds a value."""
+    """Put a value under a dotted key, in nested dicts.
+
+    Raise ConfigError if a part of the key holds a value.
+    """
     *parents, name = key.split(".")
     place = values
     for parent in parents:

@@ -7,8 +7,8 @@
     located = Locator.from_open_clip(model)("photo.jpg", ["a red car", "two dogs"])
     located  # shows the picture; located.heat_maps, .boxes_xyxy_px, .masks and .scores are arrays
 
-An image goes through the stages of a run, so the result equals the row that a run writes for the same phrases. As in a
-run, the model embeds "a red car" without its article, as "red car".
+An image goes through the stages of a run, so the result equals the row that a run writes for the
+same phrases. As in a run, the model embeds "a red car" without its article, as "red car".
 """
 
 from __future__ import annotations
@@ -57,20 +57,26 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Located:
-    """The regions and heat maps of one image, for P phrases and n regions. A notebook shows them as `picture()`.
+    """The regions and heat maps of one image, for P phrases and n regions.
+
+    A notebook shows them as `picture()`.
 
     Attributes:
         phrases: The P phrases of the call, unchanged.
         heat_maps: float32 (P, grid_h, grid_w), >= 0, not normalised. A map covers the whole image.
         similarities: float32 (P,), cosines of image and phrase, -1 .. 1.
-        faults: The P reasons for a heat map of zeros: "constant", "empty" or "non_finite"; "" for other maps.
-        phrase_indices: int64 (n,), the phrase of each region. Regions are sorted by phrase, the best region first.
-        boxes_xyxy_px: float32 (n, 4), half-open [left, top, right, bottom) in pixels of the upright image.
-        scores: float32 (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these
-            settings; else a number that only ranks.
+        faults: The P reasons for a heat map of zeros: "constant", "empty" or "non_finite"; "" for
+            other maps.
+        phrase_indices: int64 (n,), the phrase of each region. Regions are sorted by phrase, the
+            best region first.
+        boxes_xyxy_px: float32 (n, 4), half-open [left, top, right, bottom) in pixels of the
+            upright image.
+        scores: float32 (n,), 0 .. 1: the probability that the region is right if the model has a
+            calibration for these settings; else a number that only ranks.
         regions: The n regions of the stages, with masks in run-length form.
         size_hw: Height and width of the upright image, px.
-        shift_cells: The shift of the heat maps' values from the centres of their cells, right and down, in cells.
+        shift_cells: The shift of the heat maps' values from the centres of their cells, right and
+            down, in cells.
     """
 
     phrases: tuple[str, ...]
@@ -88,7 +94,10 @@ class Located:
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """The pixels of each region, bool (n, H, W). The array is as large as n images, and decoded at first use."""
+        """The pixels of each region, bool (n, H, W).
+
+        The array is as large as n images, and decoded at first use.
+        """
         masks = [decode_mask(region.mask) for region in self.regions]
         return np.stack(masks) if masks else np.zeros((0, *self.size_hw), np.bool_)
 
@@ -117,7 +126,13 @@ class Located:
         Raise ConfigError if supervision is not installed.
         """
         names = [self.phrases[at] for at in self.phrase_indices]
-        return detections(self.boxes_xyxy_px, self.masks, self.scores, self.phrase_indices.tolist(), class_name=names)
+        return detections(
+            self.boxes_xyxy_px,
+            self.masks,
+            self.scores,
+            self.phrase_indices.tolist(),
+            class_name=names,
+        )
 
     def __repr__(self) -> str:
         height, width = self.size_hw
@@ -130,15 +145,16 @@ class Located:
 class Locator:
     """Finds phrases in images with one CLIP model, which is loaded once.
 
-    With `explain.contrast` the phrases of one call compete for the heat, as those of one caption do. A run
-    averages the heat maps of all phrases that its captions have for an object, so its box can differ from
-    that of a phrase alone.
+    With `explain.contrast` the phrases of one call compete for the heat, as those of one caption
+    do. A run averages the heat maps of all phrases that its captions have for an object, so its
+    box can differ from that of a phrase alone.
 
     Args:
-        model: "photo" for the bundled model for photographs; "demo" for the embedded one, which knows drawn
-            scenes only; "NAME/TAG" for open_clip's pretrained models; the path of a checkpoint or of a
-            fine-tuning's folder; the `model` section of a run as a dict or `ModelConfig`; or a `ClipModel`
-            in memory. See `from_open_clip` for a model of open_clip.
+        model: "photo" for the bundled model for photographs; "demo" for the embedded one, which
+            knows drawn scenes only; "NAME/TAG" for open_clip's pretrained models; the path of a
+            checkpoint or of a fine-tuning's folder; the `model` section of a run as a dict or
+            `ModelConfig`; or a `ClipModel` in memory. See `from_open_clip` for a model of
+            open_clip.
         explain: The `explain` section of a run, as a dict or as an explainer's settings.
         regions: The `regions` section of a run, as a dict or `RegionsConfig`.
         run: A run's configuration, for all that the other arguments leave out.
@@ -171,7 +187,11 @@ class Locator:
         loaded = None if section is None or isinstance(section, (Mapping, ModelConfig)) else section
         if loaded is not None and not hasattr(loaded, "tower"):
             raise ConfigError(f"Locator takes a name or settings, Locator.from_open_clip a model: got {type(loaded)}")
-        sections = {"explain": explain, "regions": regions, "model": section if loaded is None else None}
+        sections = {
+            "explain": explain,
+            "regions": regions,
+            "model": section if loaded is None else None,
+        }
         values |= {name: value for name, value in sections.items() if value is not None}
         config: ExplainConfig = check(values, ExplainConfig)
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
@@ -179,7 +199,8 @@ class Locator:
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
         self._phrases_stage = steps.before[0]
         self._phrases_stage.setup()
-        # The stage of the regions is not set up: that would leave OpenCV one thread in the whole process.
+        # The stage of the regions is not set up: that would leave OpenCV one thread in the whole
+        # process.
         self._stages = (steps.prepare_stage, steps.model_stage, steps.regions_stage)
         steps.model_stage.setup()
         name = config.model.label if loaded is None else loaded.name
@@ -200,12 +221,13 @@ class Locator:
     ) -> Locator:
         """Return a locator for a model that `open_clip` has loaded, on the device that the model is on.
 
-        The model is only read: mode, hooks, flags and outputs stay as they are. Make a new locator after the model's
-        weights have changed. `phrasebox models` lists the supported image towers of CLIP and CustomTextCLIP. Models
-        with CLIP's own vocabulary do not need `tokenizer`, the result of `open_clip.get_tokenizer`.
+        The model is only read: mode, hooks, flags and outputs stay as they are. Make a new
+        locator after the model's weights have changed. `phrasebox models` lists the supported
+        image towers of CLIP and CustomTextCLIP. Models with CLIP's own vocabulary do not need
+        `tokenizer`, the result of `open_clip.get_tokenizer`.
 
-        Raise ConfigError if the model is not supported, if its tokenizer has to be given, or if a setting cannot be
-        used.
+        Raise ConfigError if the model is not supported, if its tokenizer has to be given, or if a
+        setting cannot be used.
         """
         from stages.shared.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
 
@@ -214,10 +236,11 @@ class Locator:
     def __call__(self, image: ImageLike, phrases: str | Sequence[str]) -> Located:
         """Compute the heat maps and regions of one or several phrases in an image.
 
-        Phrases are embedded as a run embeds the phrases of a caption: in lower case and without leading articles, see
-        `stages.phrases.filters.normalise`. `Located.phrases` has them unchanged. A plural ("two dogs") may have several
-        regions. The image is a path or URL, an encoded image, a Pillow image, or an array uint8 (height,
-        width, 3) in RGB. EXIF orientation is applied.
+        Phrases are embedded as a run embeds the phrases of a caption: in lower case and without
+        leading articles, see `stages.phrases.filters.normalise`. `Located.phrases` has them
+        unchanged. A plural ("two dogs") may have several regions. The image is a path or URL, an
+        encoded image, a Pillow image, or an array uint8 (height, width, 3) in RGB. EXIF
+        orientation is applied.
 
         Raises:
             ConfigError: There is no phrase, or one is empty.
@@ -255,8 +278,9 @@ class Locator:
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
         """Return each text as one phrase, normalised as the phrases of captions are, but never empty.
 
-        The stage of phrases finds head and number in a caption of these words; if it finds another phrase, the text
-        names one object. The texts are the lines of one caption, so that "a man" and "a person" get two answers.
+        The stage of phrases finds head and number in a caption of these words; if it finds
+        another phrase, the text names one object. The texts are the lines of one caption, so that
+        "a man" and "a person" get two answers.
         """
         samples = [Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)]
         records = self._phrases_stage.process([Record.start(sample) for sample in samples])
@@ -272,7 +296,12 @@ class Locator:
 
 
 def _sample(name: str, content: bytes, *captions: str) -> Sample:
-    return Sample(sample_id=name, source=name, captions=captions, image=ImageRef(file_name=name, content=content))
+    return Sample(
+        sample_id=name,
+        source=name,
+        captions=captions,
+        image=ImageRef(file_name=name, content=content),
+    )
 
 
 def _run(stages: Sequence[Any], record: Record) -> Record:
@@ -285,7 +314,10 @@ def _run(stages: Sequence[Any], record: Record) -> Record:
 
 
 def _content(image: Any) -> tuple[str, bytes]:
-    """Return name and encoded image. Raise InputError for other objects and for files that cannot be read."""
+    """Return name and encoded image.
+
+    Raise InputError for other objects and for files that cannot be read.
+    """
     if isinstance(image, (bytes, bytearray, memoryview)):
         return IN_MEMORY, bytes(image)
     if isinstance(image, (str, os.PathLike)):

@@ -21,7 +21,8 @@ LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
 }
 """Keys that name files and folders to read -> the values that name none."""
 
-MODEL_FILES: Final = ("model.checkpoint", "model.weights", "model.config")  # Keys that name the files of a model
+MODEL_FILES: Final = ("model.checkpoint", "model.weights", "model.config")
+"""Keys that name the files of a model."""
 
 
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:

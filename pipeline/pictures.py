@@ -45,8 +45,8 @@ def heat_map_overlay(rgb: Rgb, values: HeatValues, shift_cells: float = 0.0) -> 
 def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.0) -> bytes:
     """Encode a heat map as a PNG to lay over its image; blue is cold, red is hot, and cold is more transparent.
 
-    The picture has the shape of the grid and a longer side of `side_px`: stretch it to the image. `shift_cells` says
-    where its values lie, see `HeatMap`.
+    The picture has the shape of the grid and a longer side of `side_px`: stretch it to the image.
+    `shift_cells` says where its values lie, see `HeatMap`.
     """
     grid_h, grid_w = values.shape
     scale = side_px / max(grid_h, grid_w)
@@ -84,7 +84,10 @@ def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: S
 
 
 def draw_regions(
-    rgb: Rgb, masks: Sequence[NDArray[np.bool_]], boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str]
+    rgb: Rgb,
+    masks: Sequence[NDArray[np.bool_]],
+    boxes_xywh_px: Sequence[Sequence[float]],
+    labels: Sequence[str],
 ) -> Image.Image:
     """Draw regions over an image in different colours: the outline of each mask bool (H, W), its box and its label.
 
@@ -133,8 +136,8 @@ _OUTLINE_TOLERANCE_PX = 0.75  # More than the steps of a diagonal line, less tha
 def mask_path(rle: Rle, most_px: int = 640) -> str:
     """Convert a mask to SVG path data in pixels of its image, with holes (fill rule "evenodd"); "" if it is empty.
 
-    Outlines are simplified, by less than a pixel, on a grid of at most `most_px` a side, to which larger masks are
-    averaged down. Raise ValueError for a damaged run-length code.
+    Outlines are simplified, by less than a pixel, on a grid of at most `most_px` a side, to which
+    larger masks are averaged down. Raise ValueError for a damaged run-length code.
     """
     mask = decode_mask(rle)
     left, top, width, height = (int(value) for value in mask_box_xywh_px(mask))
@@ -152,7 +155,10 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
 
 
 def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
-    """Turn an encoded image into an upright JPEG with a longer side of at most `side_px`. Raise RowFault."""
+    """Turn an encoded image into an upright JPEG with a longer side of at most `side_px`.
+
+    Raise RowFault.
+    """
     return encode_image(Image.fromarray(decode_scaled(content, side_px, limits)), "JPEG", quality=88)
 
 

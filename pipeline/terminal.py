@@ -16,7 +16,14 @@ from types import FrameType
 from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 WIDTH: Final = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 """Columns of tables in files and pipes, where rich takes 80 and cuts figures off; None asks the terminal."""
@@ -96,7 +103,8 @@ def _log_lines(console: Console, title: str, total: int | None) -> Callable[[int
     return advance
 
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last one comes when a terminal is closed
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run; the last one comes when a terminal is closed."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -107,8 +115,8 @@ class Terminated(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Within the block, SIGINT and SIGHUP raise KeyboardInterrupt and SIGTERM raises Terminated.
 
-    A second signal ends the process at once, as safely as kill -9 does. A signal that the process ignores from its
-    start stays ignored: shells start background jobs so for SIGINT.
+    A second signal ends the process at once, as safely as kill -9 does. A signal that the process
+    ignores from its start stays ignored: shells start background jobs so for SIGINT.
     """
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     is_stopping = False
@@ -134,7 +142,10 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def keeping_handlers() -> Iterator[None]:
-    """Restore the handlers that a library replaces within the block. Only the main thread may change handlers."""
+    """Restore the handlers that a library replaces within the block.
+
+    Only the main thread may change handlers.
+    """
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield

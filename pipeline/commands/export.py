@@ -24,10 +24,16 @@ _PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "g
 
 def export(
     dataset: Annotated[
-        Path | None, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.  [required]")
+        Path | None,
+        typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.  [required]"),
     ] = None,
     name: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="What to write; --list describes the formats.  [required]")
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="What to write; --list describes the formats.  [required]",
+        ),
     ] = "",
     out: Annotated[
         Path | None,
@@ -54,13 +60,17 @@ def export(
         typer.Option(
             metavar="phrase|group",
             help="group: each object once, with all phrases that name it, by default in formats with categories; "
-            "phrase: with every phrase of every caption, by default in the others. --list names each format's.",
+            "phrase: with every phrase of every caption, by default in the others. --list names "
+            "each format's.",
         ),
     ] = "",
     min_count: Annotated[
         int,
         typer.Option(
-            "--min-count", metavar="N", min=0, help="Leave out categories with fewer than N regions in the export."
+            "--min-count",
+            metavar="N",
+            min=0,
+            help="Leave out categories with fewer than N regions in the export.",
         ),
     ] = 0,
     split: Annotated[
@@ -76,12 +86,16 @@ def export(
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the format, see --list. Repeatable."),
     ] = [],  # noqa: B006  typer copies it
     keep_empty: Annotated[
-        bool, typer.Option("--keep-empty", help="Also write images without a chosen region; things may be in them.")
+        bool,
+        typer.Option("--keep-empty", help="Also write images without a chosen region; things may be in them."),
     ] = False,
     image_root: ImageRoot = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace the export in --out and --push; files of nothing else are deleted."),
+        typer.Option(
+            "--overwrite",
+            help="Replace the export in --out and --push; files of nothing else are deleted.",
+        ),
     ] = False,
     as_json: Json = False,
     list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
@@ -129,7 +143,13 @@ def export(
     report = _write(source, request, errors if as_json else console)
     url = push(out, push_to) if push_to else None
     if as_json:
-        figures = {"format": name, "out": str(out), **report.counts(), "faults": report.faults, "pushed": url}
+        figures = {
+            "format": name,
+            "out": str(out),
+            **report.counts(),
+            "faults": report.faults,
+            "pushed": url,
+        }
         figures |= {"images": report.images, "next": report.next_step}
         print_json(figures, ensure_ascii=False)
     else:

@@ -38,11 +38,20 @@ def inspect(
     open_browser: Annotated[bool, typer.Option("--open", help="Also open the browser.")] = False,
     review: Annotated[
         bool,
-        typer.Option("--review", help="Open with the review: people say of one region after another if it is right."),
+        typer.Option(
+            "--review",
+            help="Open with the review: people say of one region after another if it is right.",
+        ),
     ] = False,
     reviews: Annotated[
         int | None,
-        typer.Option("--reviews", metavar="N", min=1, max=5000, help="Review N regions of the dataset. [default: 200]"),
+        typer.Option(
+            "--reviews",
+            metavar="N",
+            min=1,
+            max=5000,
+            help="Review N regions of the dataset. [default: 200]",
+        ),
     ] = None,
     seed: Seed = 0,
     where: Where = "",
@@ -70,7 +79,11 @@ def inspect(
     if (review or reviews) and (where or min_score):
         raise ConfigError("--review draws from all regions; it goes without --where and --min-score")
     if model is not None:
-        settings = [*(f"{key}=null" for key in REPLACES["model.name"]), f"model.name={model}", *settings]
+        settings = [
+            *(f"{key}=null" for key in REPLACES["model.name"]),
+            f"model.name={model}",
+            *settings,
+        ]
     with naming_options(), stopping(""):
         regions = reviews or REGIONS if review or reviews else None
         viewer = make_viewer(dataset, image_root, settings, review=regions, seed=seed)

@@ -16,7 +16,9 @@ from stages.contract.errors import ConfigError, InputError, PhraseboxError
 Settings = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a key of the configuration, e.g. --set model.device=cpu. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the configuration, e.g. --set model.device=cpu. Repeatable.",
     ),
 ]
 ModelName = Annotated[
@@ -25,18 +27,21 @@ ModelName = Annotated[
         "--model",
         metavar="NAME[/TAG]|PATH",
         help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo, for drawn "
-        "scenes, or photo, for photographs, where the repository is checked out (model.name); or the folder or file of "
-        "a checkpoint (model.checkpoint). `phrasebox models` lists all.",
+        "scenes, or photo, for photographs, where the repository is checked out (model.name); or "
+        "the folder or file of a checkpoint (model.checkpoint). `phrasebox models` lists all.",
     ),
 ]
 InputImages = Annotated[
     str | None,
     typer.Option(
-        "--images", metavar="DIR", help="Folder or URL that the input's image paths start from (input.image_root)."
+        "--images",
+        metavar="DIR",
+        help="Folder or URL that the input's image paths start from (input.image_root).",
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML; options override it.")
+    Path | None,
+    typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML; options override it."),
 ]
 EngineKind = Annotated[
     str | None,
@@ -53,14 +58,18 @@ Where = Annotated[
         "--where",
         metavar="SQL",
         help="Only regions for which this holds, e.g. \"head = 'dog' AND w > 100\". Columns: phrase, head, score, "
-        "similarity, presence, x, y, w, h and area in pixels, area_share, caption, caption_index, sample_id, "
-        "file_name, width, height, phrase_count, region_count, mark.",
+        "similarity, presence, x, y, w, h and area in pixels, area_share, caption, "
+        "caption_index, sample_id, file_name, width, height, phrase_count, region_count, mark.",
     ),
 ]
 MinScore = Annotated[
     float,
     typer.Option(
-        "--min-score", metavar="SCORE", min=0.0, max=1.0, help="Only regions with at least this score, 0 to 1."
+        "--min-score",
+        metavar="SCORE",
+        min=0.0,
+        max=1.0,
+        help="Only regions with at least this score, 0 to 1.",
     ),
 ]
 FinishedDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
@@ -91,7 +100,11 @@ Resized = Annotated[
 ]
 ImageRoot = Annotated[
     str | None,
-    typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they have moved since the run."),
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Folder or URL of the images, if they have moved since the run.",
+    ),
 ]
 DatasetSettings = Annotated[
     list[str],

@@ -12,7 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands.options import ConfigFile, InputImages, input_or_config, naming_options, reading
+from pipeline.commands.options import (
+    ConfigFile,
+    InputImages,
+    input_or_config,
+    naming_options,
+    reading,
+)
 from pipeline.config import RunConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json
@@ -103,9 +109,10 @@ def write_phrases(config: RunConfig, out: Path) -> int:
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
     """Yield the output of `phrasebox phrases`, one dict for each caption, reading `config.batch_size` at a time.
 
-    `{"caption": ..., "phrases": [{"text", "start", "end", "head", "plural"}, ...]}`, with half-open character offsets
-    into the caption. A caption that a run would reject has no phrases and the additional key "error"; one in another
-    language has "language" and "warnings". Raise ConfigError if the spaCy pipeline cannot be used.
+    `{"caption": ..., "phrases": [{"text", "start", "end", "head", "plural"}, ...]}`, with
+    half-open character offsets into the caption. A caption that a run would reject has no phrases
+    and the additional key "error"; one in another language has "language" and "warnings". Raise
+    ConfigError if the spaCy pipeline cannot be used.
     """
     stage = PhrasesStage(config)
     stage.setup()

@@ -18,7 +18,11 @@ def scenes(
     scenes: Scenes = 100,
     seed: Seed = 0,
     absent: Annotated[
-        bool, typer.Option("--absent", help="Give each scene a second caption that names a thing that is not there.")
+        bool,
+        typer.Option(
+            "--absent",
+            help="Give each scene a second caption that names a thing that is not there.",
+        ),
     ] = False,
 ) -> None:
     """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""

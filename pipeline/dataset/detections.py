@@ -41,10 +41,12 @@ def detections(
 
 
 def row_detections(row: Row) -> Any:
-    """Return the regions of a dataset's row as `supervision.Detections`. Raise ConfigError as `detections`.
+    """Return the regions of a dataset's row as `supervision.Detections`.
 
-    The class is the phrase, its id the `category_id` of the dataset; `data` also has the `head` and the `region_id` of
-    each region.
+    Raise ConfigError as `detections`.
+
+    The class is the phrase, its id the `category_id` of the dataset; `data` also has the `head`
+    and the `region_id` of each region.
     """
     regions = row["annotations"]
 

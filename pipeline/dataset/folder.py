@@ -15,7 +15,14 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.detections import row_detections
 from pipeline.dataset.rows import Row, Values
-from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
+from pipeline.dataset.selection import (
+    CONDITION_COLUMNS,
+    REGION,
+    REGION_COLUMNS,
+    Selection,
+    Selector,
+    region_schema,
+)
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
     DATASET_SCHEMA,
@@ -41,8 +48,10 @@ class Dataset:
     Attributes:
         path: The folder; absolute if it is local.
         manifest: The content of `dataset.json`; empty if the run has not finished.
-        run: The known ones of `config`, `model_fingerprint` and `signature`, which determine the rows.
-        shards: The Parquet files in the order of their names. Rows are read in this order everywhere.
+        run: The known ones of `config`, `model_fingerprint` and `signature`, which determine the
+            rows.
+        shards: The Parquet files in the order of their names. Rows are read in this order
+            everywhere.
         optional: The columns of `OPTIONAL_FIELDS` that the rows have, in their order.
     """
 
@@ -83,7 +92,11 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
-        counts = {"rows": self._count("written"), "regions": self._count("regions"), "shards": len(self.shards)}
+        counts = {
+            "rows": self._count("written"),
+            "regions": self._count("regions"),
+            "shards": len(self.shards),
+        }
         texts = (f"{count:,} {what}" for what, count in counts.items() if count is not None)
         return f"Dataset {self.path}: {', '.join(texts)}"
 
@@ -94,12 +107,16 @@ class Dataset:
         return count if isinstance(count, int) else None
 
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
-        """Yield all rows in order, as Arrow tables, in flat memory. Raise InputError if a shard is damaged.
+        """Yield all rows in order, as Arrow tables, in flat memory.
+
+        Raise InputError if a shard is damaged.
 
         Args:
-            columns: Names of columns, or Parquet's dotted paths into them ("annotations.list.element.score"); by
-                default all columns except the optional ones.
-            batch_rows: The most rows of a table; by default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read.
+            columns: Names of columns, or Parquet's dotted paths into them
+                ("annotations.list.element.score"); by default all columns except the optional
+                ones.
+            batch_rows: The most rows of a table; by default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS`
+                if images are read.
         """
         for path in self.shards:
             with open_shard(path) as file:
@@ -111,7 +128,10 @@ class Dataset:
             yield from table.to_pylist()
 
     def sample(self, sample_id: str) -> Row:
-        """Return the row of a sample with all columns, `image` included. Raise InputError if there is none."""
+        """Return the row of a sample with all columns, `image` included.
+
+        Raise InputError if there is none.
+        """
         for path in self.shards:
             with open_shard(path) as file:
                 for first, table in tables_in(file, ["sample_id"], 8192):
@@ -122,8 +142,8 @@ class Dataset:
     def to_supervision(self, sample: str | Row) -> Any:
         """Return the regions of a sample, a sample id or a row, as `supervision.Detections`.
 
-        The class is the phrase, its id the `category_id`; see `row_detections`. Raise InputError if there is no such
-        sample, and ConfigError if supervision is not installed.
+        The class is the phrase, its id the `category_id`; see `row_detections`. Raise InputError
+        if there is no such sample, and ConfigError if supervision is not installed.
         """
         return row_detections(self.sample(sample) if isinstance(sample, str) else sample)
 
@@ -137,11 +157,13 @@ class Dataset:
         """Return the chosen regions as one Arrow table with a row for each region.
 
         Args:
-            where: SQL condition such as "head = 'dog' AND score >= 0.5", see `pipeline.dataset.selection`.
+            where: SQL condition such as "head = 'dog' AND score >= 0.5", see
+                `pipeline.dataset.selection`.
             columns: Names from `REGION_COLUMNS`, or fields of annotations, such as "segmentation".
             min_score: Only regions with at least this score, 0 .. 1.
 
-        Raise ConfigError for an invalid condition or an unknown column, InputError for a damaged shard.
+        Raise ConfigError for an invalid condition or an unknown column, InputError for a damaged
+        shard.
         """
         selector = Selector(Selection(min_score=min_score, where=where.strip() or "true", marks=read_marks(self.path)))
         schema = region_schema(columns)
@@ -150,12 +172,18 @@ class Dataset:
         return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
 
     def selection(self, where: str = "", *, min_score: float = 0.0) -> Selection:
-        """Return a choice of regions, with the marks. Raise ConfigError for a `min_score` outside 0 .. 1."""
+        """Return a choice of regions, with the marks.
+
+        Raise ConfigError for a `min_score` outside 0 .. 1.
+        """
         return Selection(min_score=min_score, where=where, marks=read_marks(self.path) if where.strip() else {})
 
 
 class NumberedRows:
-    """The rows of a dataset by their number. Only the shards that matter are opened; threads may share it."""
+    """The rows of a dataset by their number.
+
+    Only the shards that matter are opened; threads may share it.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -163,7 +191,10 @@ class NumberedRows:
         self._lock = threading.Lock()
 
     def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[Row]:
-        """Return the rows with these numbers, in this order, without those beyond the last. Raise as `rows_in`."""
+        """Return the rows with these numbers, in this order, without those beyond the last.
+
+        Raise as `rows_in`.
+        """
         rows_by_number: dict[int, Row] = {}
         by_shard: dict[int, set[int]] = {}
         for number in numbers:
@@ -191,7 +222,10 @@ class NumberedRows:
 
 @contextmanager
 def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
-    """Open a shard as a `ParquetFile`. Raise InputError if opening it, or reading from it in the block, fails."""
+    """Open a shard as a `ParquetFile`.
+
+    Raise InputError if opening it, or reading from it in the block, fails.
+    """
     try:
         with parquet_file(path, buffer_bytes=buffer_bytes) as file:
             yield file
@@ -206,12 +240,18 @@ def rows_in(path: AnyPath) -> int:
 
 
 def tables_in(
-    file: Any, columns: Sequence[str], batch_rows: int | None = None, *, group: int | None = None, threads: bool = True
+    file: Any,
+    columns: Sequence[str],
+    batch_rows: int | None = None,
+    *,
+    group: int | None = None,
+    threads: bool = True,
 ) -> Iterator[tuple[int, Any]]:
     """Yield (number of the first row, table) for the rows of an open shard, as `Dataset.tables`.
 
-    With `group`, only this row group is read, and its rows are numbered from 0. `threads` lets Arrow decode in threads,
-    which do not survive a fork. Raise ArrowInvalid if the shard lacks a column.
+    With `group`, only this row group is read, and its rows are numbered from 0. `threads` lets
+    Arrow decode in threads, which do not survive a fork. Raise ArrowInvalid if the shard lacks a
+    column.
     """
     names = {name.partition(".")[0] for name in columns}
     if absent_columns := names - set(file.schema_arrow.names):
@@ -225,7 +265,10 @@ def tables_in(
 
 
 def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[Row]:
-    """Return the rows of a shard with these ascending numbers. Only their row groups are read. Raise as `rows_in`."""
+    """Return the rows of a shard with these ascending numbers. Only their row groups are read.
+
+    Raise as `rows_in`.
+    """
     rows: list[Row] = []
     with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
         first = 0
@@ -248,7 +291,9 @@ def absent_phrases(row: Row) -> list[str]:
 
 
 def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Dataset:
-    """Open the dataset in a folder, which may be a URL. With `must_be_finished`, its run must have finished.
+    """Open the dataset in a folder, which may be a URL.
+
+    With `must_be_finished`, its run must have finished.
 
     Raises:
         InputError: There is no dataset, or it is damaged or unreadable.
@@ -290,7 +335,10 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
 
 
 def check_folder(folder: AnyPath, location: object) -> None:
-    """Raise InputError if a dataset's path is not a folder. `location` is the path as the user wrote it."""
+    """Raise InputError if a dataset's path is not a folder.
+
+    `location` is the path as the user wrote it.
+    """
     if folder.is_dir():
         return
     is_file = folder.exists()
@@ -305,7 +353,10 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
 
 
 def read_json(path: AnyPath) -> Values | None:
-    """Return the object in a file; None if the file does not exist. Raise InputError for anything else."""
+    """Return the object in a file; None if the file does not exist.
+
+    Raise InputError for anything else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -318,7 +369,10 @@ def read_json(path: AnyPath) -> Values | None:
 
 
 def read_marks(dataset: AnyPath) -> dict[str, str]:
-    """Return the marks by sample id; empty if there is no file. Raise InputError for a damaged one."""
+    """Return the marks by sample id; empty if there is no file.
+
+    Raise InputError for a damaged one.
+    """
     path = dataset / MARKS_FILE
     marks = read_json(path) or {}
     if not all(mark in MARKS for mark in marks.values()):
@@ -327,5 +381,11 @@ def read_marks(dataset: AnyPath) -> dict[str, str]:
 
 
 def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
-    """Replace all marks atomically; they are from `MARKS`. Raise OSError if the folder cannot be written."""
-    write_text(dataset / MARKS_FILE, json.dumps(dict(sorted(marks.items())), indent=0, ensure_ascii=False) + "\n")
+    """Replace all marks atomically; they are from `MARKS`.
+
+    Raise OSError if the folder cannot be written.
+    """
+    write_text(
+        dataset / MARKS_FILE,
+        json.dumps(dict(sorted(marks.items())), indent=0, ensure_ascii=False) + "\n",
+    )

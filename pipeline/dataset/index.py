@@ -1,7 +1,7 @@
 """Search and statistics over the light columns of all rows, in a temporary DuckDB database.
 
-Masks and images stay in the shards: a million rows with three regions each take about 170 MB here, on disk.
-Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
+Masks and images stay in the shards: a million rows with three regions each take about 170 MB
+here, on disk. Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
 """
 
 from __future__ import annotations
@@ -130,7 +130,10 @@ class Index:
         return self.ready
 
     def build(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read all shards. Call `on_progress` with the number of shards read and the number of all."""
+        """Read all shards.
+
+        Call `on_progress` with the number of shards read and the number of all.
+        """
         try:
             self._build(on_progress)
         except InputError as error:
@@ -167,7 +170,12 @@ class Index:
 
     def mark_all(self, marks: Mapping[str, str]) -> None:
         """Replace all marks."""
-        table = pa.table({"sample_id": pa.array(marks, pa.string()), "mark": pa.array(marks.values(), pa.string())})
+        table = pa.table(
+            {
+                "sample_id": pa.array(marks, pa.string()),
+                "mark": pa.array(marks.values(), pa.string()),
+            }
+        )
         with closing(self._connection.cursor()) as cursor:
             cursor.begin()
             cursor.execute("DELETE FROM marks")
@@ -182,22 +190,34 @@ class Index:
         Selector(Selection(where=search.where))  # separately: among others, it could close their brackets
 
     def count(self, search: Search) -> int:
-        """Count the samples of a search. Raise ConfigError if its condition is not an SQL condition."""
+        """Count the samples of a search.
+
+        Raise ConfigError if its condition is not an SQL condition.
+        """
         return int(self._column(f"SELECT count(*) FROM ({_hits(search)})")[0])
 
     def count_by_score(self, search: Search) -> tuple[int, ...]:
-        """Count the regions of a search with at least each score of `SCORE_EDGES`. Raise as `count`."""
+        """Count the regions of a search with at least each score of `SCORE_EDGES`.
+
+        Raise as `count`.
+        """
         counts = ", ".join(f"count(*) FILTER (score >= {edge}::FLOAT)" for edge in SCORE_EDGES)
         return self.ask(search, f"SELECT {counts} FROM hit_regions")[0]
 
     def hit_ids(self, search: Search, rows: Sequence[int]) -> set[int]:
-        """Return the ids of annotations that a search finds in rows with these numbers. Raise as `count`."""
+        """Return the ids of annotations that a search finds in rows with these numbers.
+
+        Raise as `count`.
+        """
         numbers = ", ".join(map(str, [-1, *rows]))
         hits = self.ask(search, f"SELECT annotation FROM hit_regions WHERE row IN ({numbers})")
         return {annotation for (annotation,) in hits}
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
-        """Return the row numbers of a search from place `offset`, in the search's order. Raise as `count`."""
+        """Return the row numbers of a search from place `offset`, in the search's order.
+
+        Raise as `count`.
+        """
         # An odd number that differs between seeds: the multiplier of splitmix64.
         factor = ((search.seed + 1) * 0x9E3779B97F4A7C15) % (1 << 62) | 1
         order = _ORDERS[search.sort].format(factor=factor)
@@ -258,7 +278,8 @@ AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  #
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 LEAST_SCORES: Final = (0.5, 0.7, 0.8, 0.9)
 BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
-BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # The smallest that fits 99 % of the images is taken
+BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Widths of the bins; the smallest that fits 99 % of the images is chosen."""
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> Values:

@@ -1,9 +1,9 @@
 """Decide which files that a dataset's configuration names are read by commands and loaders; and read its images.
 
-A downloaded `dataset.json` also names folders, files and models, and must not decide what is read on
-this machine. So a run signs its stored configuration with a key that only its user can read. A command
-that follows a stored configuration calls `check_named` first, and images are read by `ImageSource`. The
-signature survives moving the dataset and is meaningless on other machines.
+A downloaded `dataset.json` also names folders, files and models, and must not decide what is read
+on this machine. So a run signs its stored configuration with a key that only its user can read. A
+command that follows a stored configuration calls `check_named` first, and images are read by
+`ImageSource`. The signature survives moving the dataset and is meaningless on other machines.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ _HARMLESS_VALUES: Final[Mapping[str, tuple[Any, ...]]] = {**LOCATIONS, **LOADED_
 
 KEY_BYTES: Final = 32
 SIGNED_KEYS: Final = ("config", "model_fingerprint")  # of a run, that a signature protects
-_WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")  # Kinds of input whose images are files below a root
+_WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
+"""Kinds of input whose images are files below a root."""
 
 
 def sign(run: Values) -> Values:
@@ -89,12 +90,15 @@ def check_named(
     *,
     advice: str = "add",
 ) -> None:
-    """Raise ConfigError for values that `find_unnamed` returns. Its message ends with `advice` and their options."""
+    """Raise ConfigError for values that `find_unnamed` returns.
+
+    Its message ends with `advice` and their options.
+    """
     if values := find_unnamed(dataset, keys, settings):
         options = " ".join(map(_option, values, values.values()))
         raise ConfigError(
-            f"{dataset.path}: you did not make this dataset on this machine, so what it names is read only if you "
-            f"name it, too; if it is right, {advice} {options}"
+            f"{dataset.path}: you did not make this dataset on this machine, so what it names is "
+            f"read only if you name it, too; if it is right, {advice} {options}"
         )
 
 
@@ -140,9 +144,9 @@ def _key() -> bytes | None:
 class ImageSource:
     """The encoded images of rows: from the shards, or from the folder that the run read them from.
 
-    If the rows hold no images, `file_name` is relative to the folder or URL `image_root`. By default it is
-    the one that the run read from, if this user has made the dataset. Tars have none, and then no image can
-    be loaded. Raise InputError if `image_root` is not a folder.
+    If the rows hold no images, `file_name` is relative to the folder or URL `image_root`. By
+    default it is the one that the run read from, if this user has made the dataset. Tars have
+    none, and then no image can be loaded. Raise InputError if `image_root` is not a folder.
     """
 
     def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
@@ -169,15 +173,17 @@ class ImageSource:
         """Raise ConfigError, with what to type, if the rows hold no images and there is a `refused_root`."""
         if not self._dataset.has_images and self.refused_root is not None:
             raise ConfigError(
-                f"{self._dataset.path} was not made by you on this machine, so the folder of images that it "
-                f"names is read only if you give it, too, if it is right: {self.refused_root}",
+                f"{self._dataset.path} was not made by you on this machine, so the folder of "
+                "images that it names is read only if you give it, too, if it is right: "
+                f"{self.refused_root}",
                 key="image_root",
             )
 
     def load(self, row: Row) -> bytes:
         """Return the encoded image of a row with `file_name`, and with `image` if the dataset has images.
 
-        A name never leaves the root. Raise RowFault: missing_image, bad_location or image_too_large.
+        A name never leaves the root. Raise RowFault: missing_image, bad_location or
+        image_too_large.
         """
         name = row["file_name"]
         url = None
@@ -187,8 +193,8 @@ class ImageSource:
                 raise RowFault("missing_image", f"{name!r} is in a folder that only the dataset itself names")
             if self.root is None:
                 reason = (
-                    "the dataset holds no images and does not say in which folder they are: give the folder, "
-                    "or run again with output.embed_images=true"
+                    "the dataset holds no images and does not say in which folder they are: give "
+                    "the folder, or run again with output.embed_images=true"
                 )
                 raise RowFault("missing_image", reason)
             url = join(self.root, _below_root(name))
@@ -198,7 +204,8 @@ class ImageSource:
 def _root_of(dataset: Dataset, *, may_look: bool) -> str | None:
     """The folder that the run read its images from; None if they came from tars, Parquet or many folders.
 
-    The file system is accessed with `may_look` only: a dataset of another user must not choose which files.
+    The file system is accessed with `may_look` only: a dataset of another user must not choose
+    which files.
     """
     config = dataset.run.get("config")
     source = config.get("input") if isinstance(config, dict) else None

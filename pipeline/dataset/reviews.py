@@ -6,12 +6,14 @@ One JSON object a line, only ever appended, and on disk before `append_review` r
      "time": "2026-01-31T12:00:00Z", "answer": "right", "seconds": 2.5}
     {..., "action": "box", "box_xywh_px": [6, 5, 28, 20]}
 
-A region is identified by its `annotation_id`, `phrase` and `bbox` together, so a new dataset in the same folder
-inherits reviews of equal regions only. The latest answer of a reviewer counts, and the latest action of all reviewers;
-"undone" takes it back. Lines that cannot be read, such as one torn by a crash, are skipped and counted.
+A region is identified by its `annotation_id`, `phrase` and `bbox` together, so a new dataset in
+the same folder inherits reviews of equal regions only. The latest answer of a reviewer counts,
+and the latest action of all reviewers; "undone" takes it back. Lines that cannot be read, such as
+one torn by a crash, are skipped and counted.
 
-Files in object storage cannot be appended to, so each process writes a separate one, `reviews-NAME.jsonl`. All
-`reviews*.jsonl` are read together: answers from other machines count once their file is in the folder.
+Files in object storage cannot be appended to, so each process writes a separate one,
+`reviews-NAME.jsonl`. All `reviews*.jsonl` are read together: answers from other machines count
+once their file is in the folder.
 """
 
 from __future__ import annotations
@@ -162,7 +164,10 @@ def majority_answer(reviews: Iterable[Review]) -> Answer:
 
 
 def read_reviews(dataset: AnyPath) -> Reviews:
-    """Return the reviews in a dataset's folder. Raise InputError for a file that is unreadable, or a link."""
+    """Return the reviews in a dataset's folder.
+
+    Raise InputError for a file that is unreadable, or a link.
+    """
     reviews = Reviews()
     lines = []
     try:
@@ -191,7 +196,10 @@ class ReviewLog:
         self._cache: tuple[Any, Reviews] = (None, Reviews())
 
     def current(self) -> Reviews:
-        """Return the current reviews, which the caller must not change. Raise InputError as `read_reviews`."""
+        """Return the current reviews, which the caller must not change.
+
+        Raise InputError as `read_reviews`.
+        """
         files = found_in(self.dataset, FILES)
         states = [(path, path.lstat().st_size, path.lstat().st_mtime_ns) for path in files if isinstance(path, Path)]
         if states != self._cache[0] or len(states) < len(files):  # objects are read each time
@@ -214,7 +222,9 @@ class DatasetRegion(NamedTuple):
 def find_regions(
     dataset: Dataset, keys: Collection[RegionKey], fields: Sequence[str] = ("score",)
 ) -> dict[RegionKey, DatasetRegion]:
-    """Return the regions with some keys, with fields of `annotations`. Keys of no region are left out.
+    """Return the regions with some keys, with fields of `annotations`.
+
+    Keys of no region are left out.
 
     All rows are read, but only these fields. Raise InputError for a damaged shard.
     """
@@ -235,7 +245,10 @@ def find_regions(
 
 
 def append_review(dataset: AnyPath, review: Review) -> None:
-    """Add a line to a dataset's reviews. It is on disk when this returns. Raise OSError if it cannot be written."""
+    """Add a line to a dataset's reviews. It is on disk when this returns.
+
+    Raise OSError if it cannot be written.
+    """
     line = review.model_dump_json(exclude_none=True).encode() + b"\n"
     if isinstance(dataset, ObjectPath):
         with _LOCK:
@@ -261,7 +274,10 @@ def append_review(dataset: AnyPath, review: Review) -> None:
 
 
 def lines_of(path: AnyPath) -> Iterator[bytes]:
-    """Yield the lines that are not empty. A line over `LONGEST_LINE` comes in parts, and no part is valid JSON."""
+    """Yield the lines that are not empty.
+
+    A line over `LONGEST_LINE` comes in parts, and no part is valid JSON.
+    """
     if isinstance(path, ObjectPath):
         file: IO[bytes] = io.BytesIO(path.open().read(MOST_BYTES + 1))
     else:

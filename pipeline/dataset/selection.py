@@ -1,11 +1,13 @@
 """A choice of regions by score and by an SQL condition, applied to tables of rows; and a search that makes conditions.
 
-DuckDB evaluates the condition on the regions of each table, one row for each region, with the `REGION_COLUMNS`. Most
-are fields of `annotations` and columns of the row. `area_share` is the area of the region over that of the image; x, y,
-w and h are the box in px; `caption` is the caption with the phrase; `region_count` counts the image's regions before
-the choice; `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
+DuckDB evaluates the condition on the regions of each table, one row for each region, with the
+`REGION_COLUMNS`. Most are fields of `annotations` and columns of the row. `area_share` is the
+area of the region over that of the image; x, y, w and h are the box in px; `caption` is the
+caption with the phrase; `region_count` counts the image's regions before the choice; `mark` is
+'good', 'bad' or null (`pipeline.dataset.folder`).
 
-A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself.
+A condition cannot read anything else: no files, extensions or settings, and no subquery on the
+table itself.
 """
 
 from __future__ import annotations
@@ -42,7 +44,11 @@ REGION_COLUMNS: Final = pa.schema(
 
 REGION: Final = "annotations.list.element."  # Prefix of the paths of a region's fields in Parquet
 
-CONDITION_COLUMNS: Final = (*_OF_IMAGE, "captions", *(REGION + name for name in (*_OF_REGION, "bbox")))
+CONDITION_COLUMNS: Final = (
+    *_OF_IMAGE,
+    "captions",
+    *(REGION + name for name in (*_OF_REGION, "bbox")),
+)
 """Paths of the columns that a condition may name."""
 
 
@@ -71,7 +77,9 @@ class Selection:
 
 
 class Selector:
-    """Apply a selection to tables. It holds a DuckDB connection, so make one for each process and thread.
+    """Apply a selection to tables.
+
+    It holds a DuckDB connection, so make one for each process and thread.
 
     Raise ConfigError if `where` is not an SQL condition over `REGION_COLUMNS`.
     """
@@ -81,7 +89,10 @@ class Selector:
         if selection.where.strip():
             self._connection = connect_sandboxed(threads=1)
             # Read but not run: a condition without columns may never end.
-            self._filter(self._connection.from_arrow(REGION_COLUMNS.empty_table()), lambda hits: hits.explain())
+            self._filter(
+                self._connection.from_arrow(REGION_COLUMNS.empty_table()),
+                lambda hits: hits.explain(),
+            )
 
     def choose(self, table: Any) -> Any:
         """Return the table with only the chosen regions in `annotations`; every row stays.
@@ -130,7 +141,8 @@ class Selector:
 
     def _filter(self, flat: Any, evaluate: Callable[[Any], Any]) -> Any:
         try:
-            # A relation has neither a name that a subquery could use nor room for a second statement.
+            # A relation has neither a name that a subquery could use nor room for a second
+            # statement.
             return evaluate(flat.filter(self.selection.where))
         except duckdb.Error as error:
             columns = ", ".join(REGION_COLUMNS.names)
@@ -155,7 +167,8 @@ _FLAT: Final = f"""
 def region_schema(names: Sequence[str]) -> Any:
     """Return the Arrow schema of regions in rows of their own.
 
-    Raise ConfigError for a name that is neither of `REGION_COLUMNS` nor a field of the schema's annotation.
+    Raise ConfigError for a name that is neither of `REGION_COLUMNS` nor a field of the schema's
+    annotation.
     """
     kinds = {field.name: field.type for field in (*ANNOTATION, *REGION_COLUMNS)}
     if unknown := [name for name in names if name not in kinds]:
@@ -186,8 +199,8 @@ MOST_PER_PAGE: Final = 96  # Most samples that a page shows
 class Search(BaseModel):
     """Conditions on regions and samples, which must all hold, and the order of the results.
 
-    A sample is found if at least one of its regions fulfils the conditions on regions. Without such conditions, samples
-    without regions are found too.
+    A sample is found if at least one of its regions fulfils the conditions on regions. Without
+    such conditions, samples without regions are found too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -206,7 +219,10 @@ class Search(BaseModel):
     )
     status: Literal["", Status] = ""
     reason: str = Field("", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`.")
-    sort: Sort = Field("dataset", description="`score_high` and `score_low`: by the best score of the regions found.")
+    sort: Sort = Field(
+        "dataset",
+        description="`score_high` and `score_low`: by the best score of the regions found.",
+    )
     seed: Count = Field(0, description="Seed of the random order.")
     per_page: int = Field(24, ge=1, le=MOST_PER_PAGE, description="Samples on a page.")
 

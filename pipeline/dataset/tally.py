@@ -1,6 +1,7 @@
 """Count all rows of a dataset, in a temporary DuckDB database.
 
-It takes some 40 bytes a region on disk and at most `MEMORY` of memory, however many different phrases there are.
+It takes some 40 bytes a region on disk and at most `MEMORY` of memory, however many different
+phrases there are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ _SHARDS_AT_ONCE: Final = 64  # Shards inserted together: each insert has a fixed
 _BYTES_AT_ONCE: Final = 1 << 30  # Of shards inserted together: a tenth is counted, and takes three times that in memory
 
 CATEGORIES_SCHEMA: Final = pa.schema(
-    [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]
+    [
+        ("id", pa.int64()),
+        ("name", pa.string()),
+        ("supercategory", pa.string()),
+        ("count", pa.int64()),
+    ]
 )
 
 _OF_REGION: Final = ("id", "category_id", "phrase", "head", "score")
@@ -64,7 +70,10 @@ INSERT INTO regions
     SELECT shard, a.id, a.category_id, coalesce(a.phrase, ''), coalesce(a.head, '')
     FROM (SELECT shard, unnest(annotations) AS a FROM part);
 """
-"""From `part`: `COLUMNS` of shards, and `shard`, the number of the shard. Values of a damaged row may be null."""
+"""From `part`: `COLUMNS` of shards, and `shard`, the number of the shard.
+
+Values of a damaged row may be null.
+"""
 
 _COUNTS: Final = """
 SELECT count(*) AS rows, count(*) FILTER (error IS NULL AND phrases > 0) AS annotated,
@@ -120,7 +129,10 @@ class Rows:
 
 @contextmanager
 def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
-    """Yield the light columns of a folder's shards. Raise SchemaError for one that is damaged or lacks a column."""
+    """Yield the light columns of a folder's shards.
+
+    Raise SchemaError for one that is damaged or lacks a column.
+    """
     with empty_rows() as rows, ThreadPoolExecutor(_THREADS) as pool:
         sizes = sizes_in(shards[0].parent, "*.parquet") if shards else {}
         first = 0
@@ -131,7 +143,10 @@ def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
 
 
 def group_shards(
-    shards: Sequence[AnyPath], sizes: Mapping[AnyPath, int], most_bytes: int, most_shards: int | None = None
+    shards: Sequence[AnyPath],
+    sizes: Mapping[AnyPath, int],
+    most_bytes: int,
+    most_shards: int | None = None,
 ) -> list[list[AnyPath]]:
     """Return the shards in order, in groups of at most so many bytes and shards; a larger shard is its own group."""
     groups = list[list[AnyPath]]()
@@ -172,6 +187,9 @@ def _columns_of(path: AnyPath) -> Any:
 
 def write_categories(rows: Rows, path: AnyPath) -> None:
     """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count."""
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, CATEGORIES_SCHEMA, **PARQUET_SETTINGS) as file:
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, CATEGORIES_SCHEMA, **PARQUET_SETTINGS) as file,
+    ):
         for table in rows.categories():
             file.write_table(table)

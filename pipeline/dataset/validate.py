@@ -30,14 +30,20 @@ from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import Tally
 
 _REPEATED: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
-_RANGES: Final = {"0 .. 1": (0.0, 1.0), "-1 .. 1": (-1.001, 1.001)}  # Lowest and highest value, with rounded cosines
+_RANGES: Final = {
+    "0 .. 1": (0.0, 1.0),
+    "-1 .. 1": (-1.001, 1.001),
+}  # Lowest and highest value, with rounded cosines
 
 
 def validate(dataset: AnyPath) -> Iterator[str]:
-    """Yield a line, with file and row, for each problem of a dataset. Raise InputError if no run has written it.
+    """Yield a line, with file and row, for each problem of a dataset.
 
-    It checks the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks, errors, embedded images
-    and categories. A shard that cannot be read is a problem; then counts are not compared.
+    Raise InputError if no run has written it.
+
+    It checks the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks,
+    errors, embedded images and categories. A shard that cannot be read is a problem; then counts
+    are not compared.
     """
     files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
@@ -151,7 +157,10 @@ def _error_problems(row: Row) -> Iterator[str]:
     if row["error"] is not None:
         lists = "annotations" if row["annotations"] else "absent phrases"
         yield from _wrong(
-            (row["error"] not in ROW_ERRORS, f"error: expected a reason from the closed list, got {row['error']!r}"),
+            (
+                row["error"] not in ROW_ERRORS,
+                f"error: expected a reason from the closed list, got {row['error']!r}",
+            ),
             (row["error_detail"] is None, "has an error without a detail"),
             (bool(row["annotations"] or row["absent"]), f"has an error and {lists}"),
         )
@@ -159,7 +168,10 @@ def _error_problems(row: Row) -> Iterator[str]:
     has_image = IMAGE_FIELD.name not in row or (row[IMAGE_FIELD.name] or {}).get("bytes") is not None
     yield from _wrong(
         (row["error_detail"] is not None, "has the detail of an error but no error"),
-        (not (row["width"] > 0 and row["height"] > 0), f"no error but a size of {row['width']}x{row['height']}"),
+        (
+            not (row["width"] > 0 and row["height"] > 0),
+            f"no error but a size of {row['width']}x{row['height']}",
+        ),
         (not has_image, "no error and no image"),
     )
 
@@ -185,8 +197,14 @@ def _entry_problems(name: str, entry: Values, row: Row) -> Iterator[str]:
 
 def _annotation_problems(annotation: Annotation, row: Row) -> Iterator[str]:
     yield from _wrong(
-        (annotation["image_id"] != row["id"], f"image_id {annotation['image_id']} is not the row's id"),
-        (not is_id_of(annotation["category_id"], annotation["phrase"]), "category_id is not the hash of its phrase"),
+        (
+            annotation["image_id"] != row["id"],
+            f"image_id {annotation['image_id']} is not the row's id",
+        ),
+        (
+            not is_id_of(annotation["category_id"], annotation["phrase"]),
+            "category_id is not the hash of its phrase",
+        ),
         (not 0 < annotation["id"] < 2**53, "id outside 1 .. 2^53 - 1"),
         (annotation["iscrowd"] != 0, f"iscrowd is {annotation['iscrowd']}"),
         ((annotation["group"] or 0) < 0, f"group {annotation['group']} is negative"),

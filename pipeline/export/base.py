@@ -27,7 +27,8 @@ from stages.contract.schema import rle_of
 from stages.shared.images.decode import UprightImage
 
 CategoryField = Annotated[
-    Literal["phrase", "head"], Field(description="Categories: the phrases, or the far fewer head nouns.")
+    Literal["phrase", "head"],
+    Field(description="Categories: the phrases, or the far fewer head nouns."),
 ]
 Per = Literal["phrase", "group"]
 """A region for each phrase of each caption, or one for each object with all its phrases."""
@@ -65,7 +66,8 @@ class ChosenSample:
         row: The dataset's row, with only the chosen regions in `annotations`.
         split: Name of the split.
         image: The encoded image; None if the format takes none.
-        per_group: Whether the regions are those of objects, see `merge_by_object`, and not those of phrases.
+        per_group: Whether the regions are those of objects, see `merge_by_object`, and not those
+            of phrases.
         unchosen_regions: Phrase and head of the row's other regions.
     """
 
@@ -90,12 +92,17 @@ class ChosenSample:
     def texts(self) -> Iterator[tuple[int, str, list[tuple[Annotation, list[list[int]]]]]]:
         """Yield (number, text, regions with the spans of their phrases in the text) for a grounding format.
 
-        The texts are the captions with regions, or all captions if none has any. If the regions are those of objects,
-        there is one text of all captions, since an object's phrases may be in several captions.
+        The texts are the captions with regions, or all captions if none has any. If the regions
+        are those of objects, there is one text of all captions, since an object's phrases may be
+        in several captions.
         """
         captions = self.row["captions"]
         if self.per_group:
-            yield 0, join_captions(captions), [(region, join_spans(captions, region)) for region in self.regions]
+            yield (
+                0,
+                join_captions(captions),
+                [(region, join_spans(captions, region)) for region in self.regions],
+            )
             return
         for index, caption in enumerate(captions):
             regions = [(region, [region["span"]]) for region in self.regions if region["caption_index"] == index]
@@ -166,13 +173,16 @@ class Exporter(ABC):
         name: The name in `--format`.
         summary: One line: the files, and the programs that read them.
         masks: One line: how masks are written.
-        next_step: One line: the command that uses the export, with `{out}`, `{split}`, `{images}` and `{config}`.
+        next_step: One line: the command that uses the export, with `{out}`, `{split}`, `{images}`
+            and `{config}`.
         keeps_empty: Whether a sample without regions can be written.
-        needs_words: Whether regions without words in a caption (from a pool of concepts) are left out.
+        needs_words: Whether regions without words in a caption (from a pool of concepts) are left
+            out.
         takes_groups: Whether a region can be that of an object with several phrases.
         needs_images: Whether images are part of the format; otherwise the setting `images` decides.
         image_folder: The folder of image files, with `{split}`; "" if the format has none.
-        flat_images: Whether the format's readers look for images in `image_folder` only, and in no folder below it.
+        flat_images: Whether the format's readers look for images in `image_folder` only, and in
+            no folder below it.
         config_type: The settings of the format.
         notes: Notes of the report: what the format changes or leaves out -> how often.
     """
@@ -234,7 +244,10 @@ class Exporter(ABC):
         return False
 
     def for_splits(self, make: Callable[[str], Any]) -> dict[str, Any]:
-        """Return a writer for each split. `close` closes all of them; after an error, nothing does."""
+        """Return a writer for each split.
+
+        `close` closes all of them; after an error, nothing does.
+        """
         writers = {split: make(split) for split in self.job.splits}
         self._writers += writers.values()
         return writers
@@ -319,9 +332,10 @@ def join_spans(captions: Sequence[str], region: Annotation) -> list[list[int]]:
 def merge_by_object(regions: Sequence[Annotation]) -> list[Annotation]:
     """Merge the regions of one image by object, in the order of the objects: one box, several phrases.
 
-    An object keeps the regions of the phrase with the best score, the first among equals. They get the `PHRASE_KEYS` of
-    the name: of the phrases with the object's most frequent head, the one with the best score. They also get the key
-    `OBJECT_PHRASES`. Without groups, each phrase of a caption is an object.
+    An object keeps the regions of the phrase with the best score, the first among equals. They
+    get the `PHRASE_KEYS` of the name: of the phrases with the object's most frequent head, the
+    one with the best score. They also get the key `OBJECT_PHRASES`. Without groups, each phrase
+    of a caption is an object.
     """
     objects: dict[Any, dict[tuple[int, ...], list[Annotation]]] = {}
     for region in regions:

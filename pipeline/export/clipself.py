@@ -1,8 +1,9 @@
 """For CLIPSelf and other RegionCLIP-style training: SPLIT.json in COCO's form and text_embeddings.npy.
 
-CLIPSelf's `--dataset-type region_clip --train-data SPLIT.json --train-embed-path text_embeddings.npy`: the row of a
-category's embedding is the rank of its id, so ids are dense from 1 and row = id - 1. It takes at most 20 boxes of an
-image. The embeddings are those of the dataset's own CLIP model and text templates, of unit length, float32.
+CLIPSelf's `--dataset-type region_clip --train-data SPLIT.json --train-embed-path
+text_embeddings.npy`: the row of a category's embedding is the rank of its id, so ids are dense
+from 1 and row = id - 1. It takes at most 20 boxes of an image. The embeddings are those of the
+dataset's own CLIP model and text templates, of unit length, float32.
 """
 
 from __future__ import annotations

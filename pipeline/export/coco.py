@@ -1,6 +1,7 @@
 """COCO instances JSON: annotations/instances_SPLIT.json and, if wanted, images/SPLIT/; and FiftyOne's folder of it.
 
-https://cocodataset.org/#format-data, with the captions in the images and MDETR's `tokens_positive` in the annotations.
+https://cocodataset.org/#format-data, with the captions in the images and MDETR's
+`tokens_positive` in the annotations.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ ONLY_CATEGORY: Final = {"id": 1, "name": "object", "supercategory": "object"}
 class CocoConfig(FormatConfig):
     """Settings of `coco`.
 
-    RLE is the default because it loses nothing and because pycocotools, faster-coco-eval, torchvision, detectron2,
-    mmdetection, FiftyOne, datumaro and supervision 0.31 read it whatever `iscrowd` is (older ones only with 1).
+    RLE is the default because it loses nothing and because pycocotools, faster-coco-eval,
+    torchvision, detectron2, mmdetection, FiftyOne, datumaro and supervision 0.31 read it whatever
+    `iscrowd` is (older ones only with 1).
     """
 
     segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
@@ -59,12 +61,13 @@ class CocoConfig(FormatConfig):
 class CocoLayout(Exporter):
     """A COCO JSON for each split, with dense category ids from `first_id` and the captions in the images.
 
-    `caption` holds all captions, one on each line; `tokens_positive`, the [start, end) of each phrase of a region,
-    counts in it. `captions` is a list of them, for `caption_index` and `span`.
+    `caption` holds all captions, one on each line; `tokens_positive`, the [start, end) of each
+    phrase of a region, counts in it. `captions` is a list of them, for `caption_index` and
+    `span`.
 
-    As in LVIS, `neg_category_ids` are the categories that are absent from an image: its absent phrases. Categories in
-    `not_exhaustive_category_ids` may lack annotations: those of unchosen regions, and of further names of its objects.
-    Other categories are unknown.
+    As in LVIS, `neg_category_ids` are the categories that are absent from an image: its absent
+    phrases. Categories in `not_exhaustive_category_ids` may lack annotations: those of unchosen
+    regions, and of further names of its objects. Other categories are unknown.
     """
 
     json_file: ClassVar[str]  # name of the JSON, with `{split}`
@@ -119,8 +122,8 @@ class Coco(CocoLayout):
 
     name = "coco"
     summary = (
-        "annotations/instances_SPLIT.json, for pycocotools, torchvision, detectron2, mmdetection, supervision, "
-        "datumaro; captions and tokens_positive in it"
+        "annotations/instances_SPLIT.json, for pycocotools, torchvision, detectron2, "
+        "mmdetection, supervision, datumaro; captions and tokens_positive in it"
     )
     masks = "exact as RLE; segmentation=polygons fills holes"
     next_step = 'torchvision.datasets.CocoDetection("{images}", "{out}/annotations/instances_{split}.json")'
@@ -169,8 +172,9 @@ class Fiftyone(CocoLayout):
 def phrase_entry(region: Annotation) -> Values:
     """Return the fields of a region that COCO does not define.
 
-    `presence` and `group` are left out if they are unknown, `refined` and `fallback` if the outline is that of the heat
-    map, as usual. `phrases` are all phrases of an object, in an export by objects.
+    `presence` and `group` are left out if they are unknown, `refined` and `fallback` if the
+    outline is that of the heat map, as usual. `phrases` are all phrases of an object, in an
+    export by objects.
     """
     entry = {key: region[key] for key in PHRASE_KEYS}
     entry |= {key: shorten_float(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}

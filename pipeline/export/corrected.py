@@ -26,7 +26,10 @@ _FIELDS: Final = ("id", "phrase", "bbox", "area", "segmentation", "score")
 
 
 class CorrectedDataset:
-    """A dataset with the corrections of its reviewers. Raise InputError if the reviews cannot be read."""
+    """A dataset with the corrections of its reviewers.
+
+    Raise InputError if the reviews cannot be read.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -37,8 +40,8 @@ class CorrectedDataset:
     ) -> Iterator[tuple[Any, list[Row]]]:
         """Yield (table, rows): `Dataset.tables` with corrected boxes, and their rows with the chosen regions.
 
-        Deleted regions stay in the tables, but not in the rows. `notes` count the corrections of chosen regions, and
-        those that match no region in the dataset.
+        Deleted regions stay in the tables, but not in the rows. `notes` count the corrections of
+        chosen regions, and those that match no region in the dataset.
         """
         notes[UNKNOWN_REGIONS] += len(self._by_key)
         if self._by_key and "annotations" not in columns:
@@ -75,9 +78,9 @@ class CorrectedDataset:
 def replace_box(region: Annotation, box_xywh_px: Box) -> tuple[Annotation, str]:
     """Return a region with another box, and the note on its mask: `CORRECTED_BOXES` or `REPLACED_MASKS`.
 
-    The box is rounded to pixels within the image, and the score is 1, since a person drew it. The mask is cut to the
-    box. If the rest spans less than half of the box, the box replaces the mask: COCO's readers need a mask in the box.
-    Raise InputError if the mask is damaged.
+    The box is rounded to pixels within the image, and the score is 1, since a person drew it. The
+    mask is cut to the box. If the rest spans less than half of the box, the box replaces the
+    mask: COCO's readers need a mask in the box. Raise InputError if the mask is damaged.
     """
     mask = mask_of(region)
     height, width = mask.shape
@@ -94,5 +97,11 @@ def replace_box(region: Annotation, box_xywh_px: Box) -> tuple[Annotation, str]:
     segmentation = {"size": [height, width], "counts": encode_mask(corrected_mask).counts}
     box = [float(edge) for edge in xyxy_to_xywh((x0, y0, x1, y1))]
     area = int(corrected_mask.sum())
-    corrected_region = {**region, "bbox": box, "area": area, "segmentation": segmentation, "score": 1.0}
+    corrected_region = {
+        **region,
+        "bbox": box,
+        "area": area,
+        "segmentation": segmentation,
+        "score": 1.0,
+    }
     return corrected_region, CORRECTED_BOXES if fills_box else REPLACED_MASKS

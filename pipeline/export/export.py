@@ -47,7 +47,10 @@ TURNED_IMAGES: Final = "images encoded again: readers would not turn them uprigh
 ONLY_SPLIT: Final = "train"  # Name of the only split: loaders look for it first
 
 _SHARE: Final = re.compile(r"\s*([A-Za-z0-9_]{1,64})\s*=\s*([0-9]*\.?[0-9]+)\s*")
-"""A split and its share. The name suits files on every system, and splits of Hugging Face datasets."""
+"""A split and its share.
+
+The name suits files on every system, and splits of Hugging Face datasets.
+"""
 
 _IDS: Final = 2**53
 _MOST_FAULTS: Final = 5
@@ -170,8 +173,8 @@ class _Export:
         """Raise ConfigError if the place of the images is unknown, or if only another user's dataset names it."""
         if self.source.root is None and not self.dataset.has_images:
             raise ConfigError(
-                f"{self.format.name} takes images, but the dataset holds none and does not say in which folder "
-                "they are",
+                f"{self.format.name} takes images, but the dataset holds none and does not say "
+                "in which folder they are",
                 key="image_root",
             )
         self.source.check()
@@ -325,20 +328,24 @@ class Splits(dict[str, float]):
 def image_of(row: Row) -> str:
     """Return the name of a row's image: its file below the image root or in the tar, else the sample id.
 
-    So all rows of an image are in one split. Images with equal names in different tars are too, which is harmless.
+    So all rows of an image are in one split. Images with equal names in different tars are too,
+    which is harmless.
     """
     return str(row["file_name"] or row["sample_id"])
 
 
 def parse_splits(text: str) -> Splits:
-    """Return the splits of "train=0.9,val=0.1"; "" is one split of all. Raise ConfigError for any other text."""
+    """Return the splits of "train=0.9,val=0.1"; "" is one split of all.
+
+    Raise ConfigError for any other text.
+    """
     shares = Splits()
     for part in (text.strip() or f"{ONLY_SPLIT}=1").split(","):
         match = _SHARE.fullmatch(part)
         if match is None:
             raise ConfigError(
-                "expected NAME=SHARE,..., for example train=0.9,val=0.1, with letters, digits and _ in names; "
-                f"got {part!r}",
+                "expected NAME=SHARE,..., for example train=0.9,val=0.1, with letters, digits "
+                f"and _ in names; got {part!r}",
                 key="split",
             )
         # Some file systems cannot tell apart names that differ only by case.

@@ -84,8 +84,8 @@ class ExportFolder:
 def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     """Yield a folder that becomes `out` when the block ends and `finish` was called; otherwise it is deleted.
 
-    With `overwrite`, it may replace another export. Raise ConfigError if `out` holds anything else, or cannot be
-    written, or another export is writing to it.
+    With `overwrite`, it may replace another export. Raise ConfigError if `out` holds anything
+    else, or cannot be written, or another export is writing to it.
     """
     path = place_of(out)
     if not isinstance(path, Path):
@@ -142,7 +142,8 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{path} holds an export; give another folder, or --overwrite to replace it", key="out")
     if mark["names"] != _digest_of_names(path):
         raise ConfigError(
-            f"{path} holds other files than its export wrote: move yours away, or give another folder", key="out"
+            f"{path} holds other files than its export wrote: move yours away, or give another folder",
+            key="out",
         )
 
 
@@ -156,17 +157,21 @@ def _digest_of_names(folder: Path) -> int:
 
 
 def number_name(number: int, extension: str) -> str:
-    """Return a file name for an id below 2^53: "0000000000000042.jpg". It is safe on every file system."""
+    """Return a file name for an id below 2^53: "0000000000000042.jpg".
+
+    It is safe on every file system.
+    """
     return f"{number:016d}.{extension}"
 
 
 class ImageNames:
     """File names for the images of a dataset. They do not depend on the choice of samples.
 
-    An image keeps its name if the name is safe on every file system and unique in the dataset. Other images get the id
-    of their row, see `number_name`. Names that differ only by case, Unicode composition or extension count as equal:
-    some file systems cannot tell them apart, and YOLO's labels drop the extension. The constructor reads all
-    `file_name`s once and keeps 8 bytes of each.
+    An image keeps its name if the name is safe on every file system and unique in the dataset.
+    Other images get the id of their row, see `number_name`. Names that differ only by case,
+    Unicode composition or extension count as equal: some file systems cannot tell them apart, and
+    YOLO's labels drop the extension. The constructor reads all `file_name`s once and keeps 8
+    bytes of each.
     """
 
     def __init__(self, dataset: Dataset, *, flat: bool) -> None:

@@ -1,8 +1,9 @@
 """Parquet in the columns of GRIT (Kosmos-2): data/SPLIT-*.parquet, one row for each caption that has regions.
 
-https://huggingface.co/datasets/zzliang/GRIT: `noun_chunks` and `ref_exps` are lists of [start, end, x0, y0, x1, y1,
-score]: characters [start, end) of `caption`, box edges as shares 0 .. 1 of width and height. `ref_exps` holds, as
-there, the expressions that lie in no other. GRIT's two CLIP similarities are null: they belong to other models.
+https://huggingface.co/datasets/zzliang/GRIT: `noun_chunks` and `ref_exps` are lists of [start,
+end, x0, y0, x1, y1, score]: characters [start, end) of `caption`, box edges as shares 0 .. 1 of
+width and height. `ref_exps` holds, as there, the expressions that lie in no other. GRIT's two
+CLIP similarities are null: they belong to other models.
 """
 
 from __future__ import annotations
@@ -85,7 +86,14 @@ def _chunk(region: Annotation, row: Row) -> list[float]:
     x0, y0, x1, y1 = xywh_to_xyxy(region["bbox"])
     width = row["width"]
     height = row["height"]
-    return [*region["span"], x0 / width, y0 / height, x1 / width, y1 / height, shorten_float(region["score"])]
+    return [
+        *region["span"],
+        x0 / width,
+        y0 / height,
+        x1 / width,
+        y1 / height,
+        shorten_float(region["score"]),
+    ]
 
 
 def _lies_in_another(start: float, end: float, spans: set[tuple[int, int]]) -> bool:

@@ -1,10 +1,11 @@
 """Parquet for Hugging Face `datasets`: data/SPLIT-*.parquet with images, and README.md.
 
-Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
-`height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0, or the
-name itself if there are more than `MOST_LABELS`. Further columns are `sample_id`, `file_name`, `captions` and `absent`
-(the absent phrases); `objects` has all other fields of the dataset's regions. Parquet, unlike an imagefolder with
-metadata.jsonl, keeps types and class names.
+Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`,
+`image_id`, `width`, `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with
+`category` a `ClassLabel` from 0, or the name itself if there are more than `MOST_LABELS`. Further
+columns are `sample_id`, `file_name`, `captions` and `absent` (the absent phrases); `objects` has
+all other fields of the dataset's regions. Parquet, unlike an imagefolder with metadata.jsonl,
+keeps types and class names.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from stages.write import dtype_of
 _ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time
 AS_TEXT: Final = "categories: as text, since the names of all ClassLabels would stand in every file"
 MOST_LABELS: Final = 10_000
-"""The most categories of a `ClassLabel`. Every file holds their names, twice: a million phrases would take 40 MB."""
+"""The most categories of a `ClassLabel`.
+
+Every file holds their names, twice: a million phrases would take 40 MB.
+"""
 
 _OBJECTS: Final = {
     "id": pa.int64(),
@@ -111,7 +115,10 @@ class Hf(Exporter):
 
 
 def _schema(labels: Sequence[str] | None) -> Any:
-    """Return the Arrow schema, with the features of `datasets` in its metadata. Without labels, categories are text."""
+    """Return the Arrow schema, with the features of `datasets` in its metadata.
+
+    Without labels, categories are text.
+    """
     kinds = _OBJECTS if labels is not None else {**_OBJECTS, "category": pa.string()}
     objects = pa.struct([(name, pa.list_(kind)) for name, kind in kinds.items()])
     schema = pa.schema([*_FIELDS.items(), ("objects", objects)])
@@ -132,7 +139,10 @@ def _schema(labels: Sequence[str] | None) -> Any:
 
 
 def _card(splits: Sequence[str], *, labels: bool) -> str:
-    """Return a dataset card with the files of the splits. Their names need no quotes, see `parse_splits`."""
+    """Return a dataset card with the files of the splits.
+
+    Their names need no quotes, see `parse_splits`.
+    """
     category = f"its name, since there are more than {MOST_LABELS:,}"
     if labels:
         category = "a number, whose name is a `ClassLabel`'s"

@@ -2,10 +2,11 @@
 
 By objects (`per="group"`), there is one entry for each image; its `caption` holds all captions.
 
-MDETR's `datasets/coco.py` and `mixed.py`, GLIP's `MixedDataset`, YOLO-World's `YOLOv5MixedGroundingDataset`. Boxes are
-[x, y, w, h] px, `tokens_positive` are [start, end) characters of the entry's `caption`. YOLO-World makes the class text
-of a region from the words of its spans. By `data_source`, the mixed datasets choose between their two image folders:
-"coco" means the first, anything else the second.
+MDETR's `datasets/coco.py` and `mixed.py`, GLIP's `MixedDataset`, YOLO-World's
+`YOLOv5MixedGroundingDataset`. Boxes are [x, y, w, h] px, `tokens_positive` are [start, end)
+characters of the entry's `caption`. YOLO-World makes the class text of a region from the words of
+its spans. By `data_source`, the mixed datasets choose between their two image folders: "coco"
+means the first, anything else the second.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
     tolerance_px: Tolerance = Field(
-        1.0, description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`."
+        1.0,
+        description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`.",
     )
     images: WithImages = False
 
@@ -82,5 +84,9 @@ class Mdetr(Exporter):
             for region, spans in regions:
                 self.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
                 polygons = polygons_of(region, self.notes, self.config.tolerance_px)
-                fields = {"segmentation": polygons, "tokens_positive": spans, "rle": region["segmentation"]}
+                fields = {
+                    "segmentation": polygons,
+                    "tokens_positive": spans,
+                    "rle": region["segmentation"],
+                }
                 file.annotation(coco_annotation(region, image_id, 1, **fields))

@@ -1,10 +1,12 @@
 """ODVG, the JSON lines of Open-GroundingDino and mmdetection: SPLIT.jsonl, and label_map.json with form=detection.
 
-Open-GroundingDino (tools/ and datasets/odvg.py) and mmdetection's `ODVGDataset`. Boxes are [x0, y0, x1, y1] px.
+Open-GroundingDino (tools/ and datasets/odvg.py) and mmdetection's `ODVGDataset`. Boxes are [x0,
+y0, x1, y1] px.
 
-- `grounding`: one line for each caption that has regions, `tokens_positive` in it as mmdetection needs; a region
-  for each box, since Open-GroundingDino reads one box a region. Open-GroundingDino ignores the caption and joins the
-  phrases with " . ". There is no label map: with one, both readers look for `detection` and find nothing.
+- `grounding`: one line for each caption that has regions, `tokens_positive` in it as mmdetection
+  needs; a region for each box, since Open-GroundingDino reads one box a region.
+  Open-GroundingDino ignores the caption and joins the phrases with " . ". There is no label map:
+  with one, both readers look for `detection` and find nothing.
 - `detection`: one line for each image, labels from 0 as in the label map.
 
 Open-GroundingDino validates on `coco` with first_id=0.
@@ -47,8 +49,8 @@ class Odvg(Exporter):
 
     name = "odvg"
     summary = (
-        "SPLIT.jsonl, and with form=detection label_map.json, for Open-GroundingDino and MM-Grounding-DINO "
-        "(mmdetection's ODVGDataset)"
+        "SPLIT.jsonl, and with form=detection label_map.json, for Open-GroundingDino and "
+        "MM-Grounding-DINO (mmdetection's ODVGDataset)"
     )
     masks = "exact as RLE in a field `segmentation` that both readers ignore: they train on boxes"
     next_step = (
@@ -78,7 +80,11 @@ class Odvg(Exporter):
         row = sample.row
         categories = self.job.categories
         file = self._files[sample.split]
-        start = {"filename": self.image_name(sample), "height": row["height"], "width": row["width"]}
+        start = {
+            "filename": self.image_name(sample),
+            "height": row["height"],
+            "width": row["width"],
+        }
         if self.config.form == "detection":
             instances = [
                 _region(region, label=categories.index_of(region), category=categories.name_of(region))
@@ -91,7 +97,11 @@ class Odvg(Exporter):
                 self.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
             lead = len(caption) - len(caption.lstrip())  # mmdetection strips captions and keeps the places in them
             entries = [
-                _region(region, phrase=region["phrase"], tokens_positive=[[a - lead, b - lead] for a, b in spans])
+                _region(
+                    region,
+                    phrase=region["phrase"],
+                    tokens_positive=[[a - lead, b - lead] for a, b in spans],
+                )
                 for region, spans in regions
             ]
             file.write(compact_json({**start, "grounding": {"caption": caption.strip(), "regions": entries}}) + "\n")

@@ -1,6 +1,7 @@
 """An export of the format `hf` as a dataset repository of the Hugging Face hub, by the hub's own client.
 
-`HF_ENDPOINT` and `HF_TOKEN` mean what they mean to the client, and the token is its own (`hf auth login`).
+`HF_ENDPOINT` and `HF_TOKEN` mean what they mean to the client, and the token is its own (`hf auth
+login`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ KIND: Final = "dataset"
 def open_repository(name: str, *, public: bool, overwrite: bool) -> None:
     """Create the dataset repository OWNER/NAME, or check that an export may go to the existing one.
 
-    A new repository is private unless `public`. An existing one must be empty or, with `overwrite`, hold another
-    export; it is not changed.
+    A new repository is private unless `public`. An existing one must be empty or, with
+    `overwrite`, hold another export; it is not changed.
 
-    Raise ConfigError if the name is invalid, if the repository holds anything else, or if it is public without
-    `public`; OutputError if the hub cannot be reached or does not let this user write.
+    Raise ConfigError if the name is invalid, if the repository holds anything else, or if it is
+    public without `public`; OutputError if the hub cannot be reached or does not let this user
+    write.
     """
     if name.count("/") != 1:
         raise ConfigError(f"--push: expected OWNER/NAME, got {name!r}")
@@ -58,7 +60,11 @@ def push(folder: Path, name: str) -> str:
             # Last: the client may delete in the first of several commits, and a later one may fail.
             files = [file for file in api.list_repo_files(**target) if fnmatch(file, "data/*.parquet")]
             if stale := [file for file in files if not (folder / file).exists()]:
-                api.delete_files(delete_patterns=stale, commit_message="phrasebox export: the one before", **target)
+                api.delete_files(
+                    delete_patterns=stale,
+                    commit_message="phrasebox export: the one before",
+                    **target,
+                )
     except OutputError as error:
         command = f"hf upload {name} {folder} --repo-type dataset"
         raise OutputError(f"{error}. The export is in {folder}; upload it with: {command}") from error

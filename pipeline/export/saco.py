@@ -1,11 +1,13 @@
 """SA-Co JSON, which SAM 3's evaluator reads: SPLIT.json, one image entry for each pair of an image and a phrase.
 
-The format is that of facebookresearch/sam3 `scripts/eval/gold/README.md`, `sam3/eval/cgf1_eval.py` and
-`SAM3_EVAL_API_FROM_JSON_NP`. An entry with annotations has a phrase in the image, an entry without one of the row's
-`absent` phrases. Boxes are [x, y, w, h] and areas, as shares 0 .. 1 of the image's sides and area; masks are compressed
-run lengths in pixels; the only category, 1, has no meaning.
+The format is that of facebookresearch/sam3 `scripts/eval/gold/README.md`,
+`sam3/eval/cgf1_eval.py` and `SAM3_EVAL_API_FROM_JSON_NP`. An entry with annotations has a phrase
+in the image, an entry without one of the row's `absent` phrases. Boxes are [x, y, w, h] and
+areas, as shares 0 .. 1 of the image's sides and area; masks are compressed run lengths in pixels;
+the only category, 1, has no meaning.
 
-SAM 3's training loader `COCO_FROM_JSON` takes the phrase from the category and boxes in pixels: it reads `coco`.
+SAM 3's training loader `COCO_FROM_JSON` takes the phrase from the category and boxes in pixels:
+it reads `coco`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from pydantic import Field
 
 from pipeline.dataset.folder import read_marks
 from pipeline.dataset.rows import Annotation, Row, Values
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, WithImages, shorten_float
+from pipeline.export.base import (
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    WithImages,
+    shorten_float,
+)
 from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
@@ -28,8 +37,8 @@ UNREVIEWED_PAIRS: Final = (
 )
 UNSCORED_FILE: Final = "{}.json cannot be scored, because nobody marked an image of its pairs good"
 NO_NEGATIVES: Final = (
-    "{}.json gives every model a cgF1 of 0, because no pair has an absent phrase; a run finds absent phrases with a "
-    "higher regions.absent_share or regions.min_presence"
+    "{}.json gives every model a cgF1 of 0, because no pair has an absent phrase; a run finds "
+    "absent phrases with a higher regions.absent_share or regions.min_presence"
 )
 SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
 
@@ -40,9 +49,9 @@ class SacoConfig(FormatConfig):
     exhaustive: Literal["reviewed", "all"] = Field(
         "reviewed",
         description="Pairs that say that every instance and every pixel of the phrase is annotated: those of the "
-        "samples that somebody marked good, without which the export is rejected, or all, which nobody has certified. "
-        "The evaluator leaves out the others. A "
-        "region of a plural phrase may hold several instances.",
+        "samples that somebody marked good, without which the export is rejected, or all, which "
+        "nobody has certified. The evaluator leaves out the others. A region of a plural phrase "
+        "may hold several instances.",
     )
     negatives: bool = Field(True, description="Also write the phrases that were judged not to be in their image.")
     images: WithImages = False
@@ -67,8 +76,9 @@ class Saco(Exporter):
         self._marks = read_marks(job.dataset.path)
         if config.exhaustive == "reviewed" and "good" not in self._marks.values():
             raise ConfigError(
-                "nobody has marked an image of this dataset good, and SAM 3's evaluator fails where no image is: "
-                "mark some (phrasebox inspect), or declare all pairs complete: --set exhaustive=all",
+                "nobody has marked an image of this dataset good, and SAM 3's evaluator fails "
+                "where no image is: mark some (phrasebox inspect), or declare all pairs "
+                "complete: --set exhaustive=all",
                 key="exhaustive",
             )
         self._pairs: Counter[tuple[str, int]] = Counter()  # by split and `is_instance_exhaustive`

@@ -1,8 +1,9 @@
 """Tars for WebDataset: SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, as img2dataset names them.
 
-`KEY` is the sample's id in 16 digits: names of samples may hold dots and slashes, which have a meaning in a tar. The
-text is the first caption; the JSON holds all, the regions as in COCO, and as `absent` the phrases that were judged not
-to be in the image. Members carry neither time nor owner.
+`KEY` is the sample's id in 16 digits: names of samples may hold dots and slashes, which have a
+meaning in a tar. The text is the first caption; the JSON holds all, the regions as in COCO, and
+as `absent` the phrases that were judged not to be in the image. Members carry neither time nor
+owner.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Webdataset(Exporter):
             **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
             "absent": absent_phrases(row),
             "annotations": [
-                {**{key: region[key] for key in ("id", "bbox", "area", "segmentation")}, **phrase_entry(region)}
+                {
+                    **{key: region[key] for key in ("id", "bbox", "area", "segmentation")},
+                    **phrase_entry(region),
+                }
                 for region in sample.regions
             ],
         }

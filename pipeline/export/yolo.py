@@ -1,9 +1,10 @@
 """Ultralytics YOLO: data.yaml, images/SPLIT/, labels/SPLIT/ with a text file for each image.
 
-https://docs.ultralytics.com/datasets/segment/: a line is `class x0 y0 x1 y1 ...`, one closed outline, or
-`class cx cy w h`; shares 0 .. 1 of width and height. One outline can express neither holes nor several parts. Holes
-are filled. Parts are joined by a line of no width from a corner to the nearest one and back, as Ultralytics' own COCO
-converter does; when the outline is drawn again, the line is a pixel wide.
+https://docs.ultralytics.com/datasets/segment/: a line is `class x0 y0 x1 y1 ...`, one closed
+outline, or `class cx cy w h`; shares 0 .. 1 of width and height. One outline can express neither
+holes nor several parts. Holes are filled. Parts are joined by a line of no width from a corner to
+the nearest one and back, as Ultralytics' own COCO converter does; when the outline is drawn
+again, the line is a pixel wide.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig, Tolerance, polygons_of
+from pipeline.export.base import (
+    CategoryField,
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    Tolerance,
+    polygons_of,
+)
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 
@@ -29,11 +38,13 @@ class YoloConfig(FormatConfig):
     """Settings of `yolo`."""
 
     labels: Literal["polygons", "boxes"] = Field(
-        "polygons", description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."
+        "polygons",
+        description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks.",
     )
     tolerance_px: Tolerance = Field(1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
     classes: CategoryField = Field(
-        "head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
+        "head",
+        description="Categories. A closed vocabulary of all phrases is too long for a detection head.",
     )
 
     @property

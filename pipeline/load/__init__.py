@@ -1,6 +1,7 @@
 """Loaders that feed a dataset to training: samples one by one, by number, and in batches.
 
-This fine-tunes CLIP on the regions, each as the mean of its patches, against the phrases of the batch:
+This fine-tunes CLIP on the regions, each as the mean of its patches, against the phrases of the
+batch:
 
     import open_clip
     import torch
@@ -35,8 +36,8 @@ This fine-tunes CLIP on the regions, each as the mean of its patches, against th
                 optimizer.step()
                 yield loss.item()
 
-`model` and `tokenizer` are open_clip's: `open_clip.create_model("ViT-B-16", pretrained="laion2b_s34b_b88k")` and
-`open_clip.get_tokenizer("ViT-B-16")`.
+`model` and `tokenizer` are open_clip's: `open_clip.create_model("ViT-B-16",
+pretrained="laion2b_s34b_b88k")` and `open_clip.get_tokenizer("ViT-B-16")`.
 """
 
 from pipeline.load.datasets import RegionDataset, RegionStream

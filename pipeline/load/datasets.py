@@ -1,8 +1,8 @@
 """A dataset as samples for training: by number, for samplers, or as a stream, for more than fits into memory.
 
-An epoch of the stream is one sequence of rows: the row groups, shuffled over all shards. Every worker of every rank
-reads one stretch of it; the lengths of the stretches differ by at most one row. Within a stretch, windows of rows are
-shuffled. No global random state is used.
+An epoch of the stream is one sequence of rows: the row groups, shuffled over all shards. Every
+worker of every rank reads one stretch of it; the lengths of the stretches differ by at most one
+row. Within a stretch, windows of rows are shuffled. No global random state is used.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ class StreamOptions(LoadOptions):
 
     Attributes:
         shuffle: Shuffle the samples; otherwise they come in the order of the shards.
-        shuffle_rows: Rows that a worker holds to shuffle them, with their encoded images. Rows of a row group stay near
-            each other, so a sorted dataset needs a window of several row groups.
+        shuffle_rows: Rows that a worker holds to shuffle them, with their encoded images. Rows of
+            a row group stay near each other, so a sorted dataset needs a window of several row
+            groups.
         seed: Seed of the order.
-        even: "drop" gives each rank the same number of samples. Up to `world_size - 1` samples are left
-            out, others in each epoch. The rows are counted first, which reads their errors and scores, and
-            the stream has a length; a skipped bad image is replaced by a neighbour.
-        rank: Number of this rank. By default that of torch.distributed if it is initialised, else RANK, else 0; the
-            stream's constructor reads it, not the workers.
+        even: "drop" gives each rank the same number of samples. Up to `world_size - 1` samples
+            are left out, others in each epoch. The rows are counted first, which reads their
+            errors and scores, and the stream has a length; a skipped bad image is replaced by a
+            neighbour.
+        rank: Number of this rank. By default that of torch.distributed if it is initialised, else
+            RANK, else 0; the stream's constructor reads it, not the workers.
         world_size: Number of ranks, with the same defaults: WORLD_SIZE, else 1.
     """
 
@@ -69,18 +71,19 @@ class _Images:
 class RegionStream(_Images, IterableDataset[Any]):
     """A stream of the samples of a dataset; `pipeline.load.sample` describes a sample.
 
-    Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a
-    function of `seed`, the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch,
-    as with torch's DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
+    Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is
+    a function of `seed`, the epoch and the numbers of ranks and workers. Call `set_epoch` before
+    each epoch, as with torch's DistributedSampler, or every epoch has the same order; it reaches
+    persistent workers too.
 
-    Ranks get equal numbers of rows, give or take one, but may get different numbers of samples. Then
-    DistributedDataParallel hangs; `even` prevents it.
+    Ranks get equal numbers of rows, give or take one, but may get different numbers of samples.
+    Then DistributedDataParallel hangs; `even` prevents it.
 
     Args:
         dataset: A dataset, or its folder or URL.
         contents: The contents of a sample; by default images and annotations.
-        **options: min_score, where, keep_empty, on_bad_image, shuffle, shuffle_rows, seed, even, rank,
-            world_size: see `LoadOptions` and `StreamOptions`.
+        **options: min_score, where, keep_empty, on_bad_image, shuffle, shuffle_rows, seed, even,
+            rank, world_size: see `LoadOptions` and `StreamOptions`.
 
     Attributes:
         bad_images: Its `count` is the number of skipped images.
@@ -177,20 +180,22 @@ class RegionStream(_Images, IterableDataset[Any]):
         rank, ranks = place_of_rank(self._options.rank, self._options.world_size)
         if _in_group() and (rank, ranks) != (self.rank, self.world_size):
             raise ConfigError(
-                f"the stream was made for rank {self.rank} of {self.world_size}, this process is rank {rank} of "
-                f"{ranks}: make it after torch.distributed.init_process_group, or give rank and world_size"
+                f"the stream was made for rank {self.rank} of {self.world_size}, this process is "
+                f"rank {rank} of {ranks}: make it after torch.distributed.init_process_group, or "
+                "give rank and world_size"
             )
 
 
 class RegionDataset(_Images, TorchDataset[Any]):
     """The samples of a dataset by number, in the order of the shards; `pipeline.load.sample` describes a sample.
 
-    Reading a sample reads its row group, unless that is cached: with images in the shards and a shuffling
-    sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`).
-    Under "skip", its batches come without bad images; a single sample still raises.
+    Reading a sample reads its row group, unless that is cached: with images in the shards and a
+    shuffling sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch
+    (`__getitems__`). Under "skip", its batches come without bad images; a single sample still
+    raises.
 
-    The rows are counted first. A process caches the last used row groups with their encoded images: up to
-    `cached_bytes`, and at least one.
+    The rows are counted first. A process caches the last used row groups with their encoded
+    images: up to `cached_bytes`, and at least one.
 
     Args:
         dataset: A dataset, or its folder or URL.
@@ -212,7 +217,11 @@ class RegionDataset(_Images, TorchDataset[Any]):
     """
 
     def __init__(
-        self, dataset: AnyDataset, contents: Contents | None = None, cached_bytes: int = 2**28, **options: Any
+        self,
+        dataset: AnyDataset,
+        contents: Contents | None = None,
+        cached_bytes: int = 2**28,
+        **options: Any,
     ) -> None:
         load_options: LoadOptions = check(options, LoadOptions)
         super().__init__(dataset, contents, load_options)
@@ -234,7 +243,10 @@ class RegionDataset(_Images, TorchDataset[Any]):
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Any:
-        """Return the sample with a number; negative numbers count from the end. Raise InputError for a bad image."""
+        """Return the sample with a number; negative numbers count from the end.
+
+        Raise InputError for a bad image.
+        """
         row = self._row(index)
         try:
             return self._maker.sample(row)
@@ -272,7 +284,10 @@ class RegionDataset(_Images, TorchDataset[Any]):
 
 
 def _replace_missing(samples: Iterator[Any]) -> Iterator[Any]:
-    """Yield the samples, with a neighbour in the place of each None. Raise InputError if all are None."""
+    """Yield the samples, with a neighbour in the place of each None.
+
+    Raise InputError if all are None.
+    """
     gap = 0
     last = None
     for sample in samples:

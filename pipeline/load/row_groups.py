@@ -1,9 +1,10 @@
 """Row groups of the shards, which of their rows are samples, and masks on the grid of a model's features.
 
-Masks come as runs of pixels down the columns. The grid needs no image-sized array: the share of a cell is an integral
-over the mask, the difference of two integrals for each run: before its end and before its start. The pixels before
-(x, y) are the columns left of x, and column x above y. In each cell, the columns cover a share of its width; the part
-of column x covers a product of shares of its width and height.
+Masks come as runs of pixels down the columns. The grid needs no image-sized array: the share of a
+cell is an integral over the mask, the difference of two integrals for each run: before its end
+and before its start. The pixels before (x, y) are the columns left of x, and column x above y. In
+each cell, the columns cover a share of its width; the part of column x covers a product of shares
+of its width and height.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ def row_groups_of(dataset: Dataset) -> list[RowGroup]:
 
 
 def select_rows(groups: Iterable[RowGroup], options: LoadOptions, selector: Selector) -> list[RowGroup]:
-    """Return the row groups that have samples, with these rows selected. Only the columns of the choice are read."""
+    """Return the row groups that have samples, with these rows selected.
+
+    Only the columns of the choice are read.
+    """
     columns = ("error", *selector.selection.columns)
     groups_with_samples = []
     for group in groups:
@@ -146,8 +150,8 @@ def add_runs(rows: Sequence[Row]) -> None:
 def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> NDArray[np.float32]:
     """Return the share of each cell inside each mask, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
-    `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`; sizes are in px. Where
-    the edge of a cell crosses a pixel, each side counts its part.
+    `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`;
+    sizes are in px. Where the edge of a cell crosses a pixel, each side counts its part.
     """
     shares = np.empty((len(starts) - 1, *grid_hw), np.float32)
     if not len(shares):
@@ -155,7 +159,8 @@ def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> N
     left_shares, column_shares, above_shares = _tables(size_hw, grid_hw)
     x, y = np.divmod(ends, size_hw[0])
     for number in range(len(shares)):
-        # Ends of runs alternate: the inside begins, the inside ends. An odd last one is the end of the image.
+        # Ends of runs alternate: the inside begins, the inside ends. An odd last one is the end
+        # of the image.
         first = starts[number]
         last = starts[number + 1] - (starts[number + 1] - starts[number]) % 2
         x0 = x[first:last:2]
@@ -199,12 +204,17 @@ def pixels_of(ends: Ints, starts: Ints, size_hw: SizeHw, target_hw: SizeHw) -> N
 def _tables(size_hw: SizeHw, grid_hw: SizeHw) -> tuple[NDArray[np.float32], ...]:
     """Shares of grid columns and rows, as three tables.
 
-    For each x: the share of every grid column left of x (w + 1, grid_w), and the share that pixel column x covers,
-    of the same shape. For each y: the share of every grid row above y (h, grid_h).
+    For each x: the share of every grid column left of x (w + 1, grid_w), and the share that pixel
+    column x covers, of the same shape. For each y: the share of every grid row above y (h,
+    grid_h).
     """
     h, w = size_hw
     grid_h, grid_w = grid_hw
     left_shares = (np.arange(w + 1)[:, None] * (grid_w / w) - np.arange(grid_w)).clip(0, 1)
     column_shares = np.concatenate([np.diff(left_shares, axis=0), np.zeros((1, grid_w))])
     above_shares = (np.arange(h)[:, None] * (grid_h / h) - np.arange(grid_h)).clip(0, 1)
-    return left_shares.astype(np.float32), column_shares.astype(np.float32), above_shares.astype(np.float32)
+    return (
+        left_shares.astype(np.float32),
+        column_shares.astype(np.float32),
+        above_shares.astype(np.float32),
+    )

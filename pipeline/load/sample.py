@@ -1,4 +1,6 @@
-"""A row as a sample, and samples as a batch. A sample is a plain dict, so that transforms of any library take it.
+"""A row as a sample, and samples as a batch.
+
+A sample is a plain dict, so that transforms of any library take it.
 
     id, sample_id, file_name   int, str, str
     captions         list[str], unchanged
@@ -20,8 +22,8 @@
 
 Boxes, masks and the rest are in the order of the row's annotations. All tensors own their memory.
 
-`Contents.transform` gets this dict. Name the type of each entry, and torchvision's geometric transforms move all of
-them:
+`Contents.transform` gets this dict. Name the type of each entry, and torchvision's geometric
+transforms move all of them:
 
     def flip(sample):
         sample["image"] = tv_tensors.Image(sample["image"])
@@ -31,8 +33,9 @@ them:
         return v2.RandomHorizontalFlip()(sample)
 
 `grid_masks` would stay behind: take `masks="full"` instead, and compute them afterwards with
-`torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`. A transform that changes the size also sets
-`size_hw`. Captions with "left" or "right" are not corrected. Functions must be picklable if workers are spawned.
+`torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`. A transform that
+changes the size also sets `size_hw`. Captions with "left" or "right" are not corrected. Functions
+must be picklable if workers are spawned.
 """
 
 from __future__ import annotations
@@ -63,7 +66,9 @@ Tokenize = Callable[[Sequence[str]], Any]  # texts -> whole numbers (texts, cont
 MAX_PHRASES: Final = 200_000  # Phrases with cached tokens, the last used ones: 120 MB with 77 tokens
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
 _COLUMNS: Final = (*_ROW_KEYS, "width", "height", "error", "absent.list.element.phrase")
-_REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
+_REGION_FIELDS: Final = (
+    "id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity"
+)  # fmt: skip
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
 
 _REGION_TENSORS: Final = {
@@ -90,10 +95,10 @@ class Contents(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=T
 
     Attributes:
         images: Load and decode the images: uint8 RGB, upright.
-        image_root: The folder or URL that `file_name` is relative to, if the shards hold no images; None
-            for the run's.
-        square_px: Side of the square that images are stretched to, as CLIP takes them without cropping;
-            boxes and masks follow. None for the original size.
+        image_root: The folder or URL that `file_name` is relative to, if the shards hold no
+            images; None for the run's.
+        square_px: Side of the square that images are stretched to, as CLIP takes them without
+            cropping; boxes and masks follow. None for the original size.
         masks: "full" for bool masks in the size of the image.
         grid_hw: Size of a feature grid, for the share of each cell inside each mask.
         tokenizer: Function for the phrases' tokens.
@@ -130,7 +135,10 @@ class BadImages:
         return int(self._counts.sum())
 
     def report(self, where: str, fault: RowFault) -> None:
-        """Warn at this process's 1st, 10th, 100th, ... bad image. Raise InputError under the policy "raise"."""
+        """Warn at this process's 1st, 10th, 100th, ... bad image.
+
+        Raise InputError under the policy "raise".
+        """
         if self.policy == "raise":
             raise InputError(f"{where}: {fault}. To train on without such images, give on_bad_image='skip'") from fault
         worker = get_worker_info()
@@ -171,7 +179,11 @@ class SampleMaker:
         self._has_masks = contents.masks != "none" or contents.grid_hw is not None
         fields = (*_REGION_FIELDS, *(_MASK_FIELDS if self._has_masks else ()))
         takes_embedded = contents.images and dataset.has_images and contents.image_root is None
-        leaves = (*_COLUMNS, *(REGION + name for name in fields), *(("image.bytes",) if takes_embedded else ()))
+        leaves = (
+            *_COLUMNS,
+            *(REGION + name for name in fields),
+            *(("image.bytes",) if takes_embedded else ()),
+        )
         self.columns = tuple(dict.fromkeys((*leaves, *self._selection.columns)))
         self._selector: Selector | None = None
         self._process = 0
@@ -211,13 +223,14 @@ class SampleMaker:
     def sample(self, row: Row) -> Any:
         """Return a row as a sample, transformed.
 
-        Raise RowFault for an image that is missing or broken, SchemaError for values that violate the dataset's
-        contract.
+        Raise RowFault for an image that is missing or broken, SchemaError for values that violate
+        the dataset's contract.
         """
         contents = self.contents
         try:
             sample = self._annotations(row)
-        except (TypeError, ValueError, RuntimeError, LookupError) as error:  # torch raises several kinds for a null
+        # torch raises several kinds for a null.
+        except (TypeError, ValueError, RuntimeError, LookupError) as error:
             raise SchemaError(f"{self.where(row)}: the row is damaged: {one_line(error)}") from error
         if contents.tokenizer is not None:
             if self._tokens is None:
@@ -272,7 +285,8 @@ class SampleMaker:
 def collate_regions(samples: Sequence[Values]) -> Values:
     """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
 
-    The regions of all images follow each other: nothing is padded, and an image may have any number of regions.
+    The regions of all images follow each other: nothing is padded, and an image may have any
+    number of regions.
 
         images            uint8 (B, 3, H, W), or a list of B if they differ in size or are no tensors
         ids               int64 (B,)

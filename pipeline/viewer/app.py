@@ -1,7 +1,8 @@
 """The viewer as a web application, and its server on this machine.
 
-It serves the dataset and `static/`, and writes two files of the dataset, `marks.json` and `reviews.jsonl`. Templates
-escape the dataset's texts, and a content security policy lets nothing run that is not in `static/`.
+It serves the dataset and `static/`, and writes two files of the dataset, `marks.json` and
+`reviews.jsonl`. Templates escape the dataset's texts, and a content security policy lets nothing
+run that is not in `static/`.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ MOST_DIGITS: Final = 18  # of a number in an address: Python rejects thousands o
 
 HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -95,7 +96,10 @@ class Viewer:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
-        """Give samples a mark, or take it away with "". Raise OSError if it cannot be saved; then no mark changes."""
+        """Give samples a mark, or take it away with "".
+
+        Raise OSError if it cannot be saved; then no mark changes.
+        """
         with self.lock:
             stored = read_marks(self.pages.dataset.path)  # another viewer may have added some
             marks = {name: value for name, value in (stored | dict.fromkeys(sample_ids, mark)).items() if value}
@@ -105,9 +109,15 @@ class Viewer:
 
 
 def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
-    """Return the application. Browsers may call it by the names in `allowed_hosts` only, against DNS rebinding."""
+    """Return the application.
+
+    Browsers may call it by the names in `allowed_hosts` only, against DNS rebinding.
+    """
     routes = [
-        Route("/", _page(lambda search, request: viewer.pages.grid(search, max(1, _number(request, "page", 1))))),
+        Route(
+            "/",
+            _page(lambda search, request: viewer.pages.grid(search, max(1, _number(request, "page", 1)))),
+        ),
         Route("/stats", _page(lambda search, _: viewer.pages.stats(search))),
         Route("/sample/{id:number}", _page(_sample)),
         Route("/rows/{row:number}/image.jpg", _image),
@@ -173,7 +183,10 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
 
 
 def _number(request: Request, name: str, default: int, limit: int = 10**12) -> int:
-    """Return a whole number of the query, at most `most`, or the default. Raise HTTPException for a long one."""
+    """Return a whole number of the query, at most `most`, or the default.
+
+    Raise HTTPException for a long one.
+    """
     text = request.query_params.get(name, "")
     if not (text.isascii() and text.isdigit()):
         return default
@@ -228,8 +241,12 @@ def _row_at(request: Request, columns: Sequence[str]) -> Row:
 
 
 async def _read_payload(request: Request, kind: type[Payload], expected: str) -> Payload:
-    """Return the object of a request. Raise HTTPException for one from another origin, or of another form."""
-    # Pages of other origins cannot send this type without a preflight request, which this server never grants.
+    """Return the object of a request.
+
+    Raise HTTPException for one from another origin, or of another form.
+    """
+    # Pages of other origins cannot send this type without a preflight request, which this server
+    # never grants.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "expected JSON")
     origin = request.headers.get("origin")
@@ -294,7 +311,9 @@ def make_viewer(
     review: int | None = None,
     seed: int = 0,
 ) -> Viewer:
-    """Return the viewer of a dataset, with an empty index. Raise InputError if the folder is not a dataset.
+    """Return the viewer of a dataset, with an empty index.
+
+    Raise InputError if the folder is not a dataset.
 
     Args:
         path: The dataset's folder.

@@ -99,8 +99,8 @@ class Pages:
             return ""
         options = f"{shlex.quote(str(self.dataset.path))} --images {shlex.quote(self.images.refused_root)}"
         return (
-            "You did not make this dataset on this machine, so the folder of images that it names is not read. "
-            f"If that folder is right, type:\nphrasebox inspect {options}"
+            "You did not make this dataset on this machine, so the folder of images that it "
+            f"names is not read. If that folder is right, type:\nphrasebox inspect {options}"
         )
 
     def views(self, search: Search, numbers: Sequence[int]) -> list[SampleView]:
@@ -147,7 +147,16 @@ class Pages:
         """Render the filters as the user typed them, with a problem at the SQL condition and without images."""
         missing = dict.fromkeys(("counts", "pages", "command"))
         numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
-        return self._render("grid.html", search, shown=[], before="", after="", problem=problem, **missing, **numbers)
+        return self._render(
+            "grid.html",
+            search,
+            shown=[],
+            before="",
+            after="",
+            problem=problem,
+            **missing,
+            **numbers,
+        )
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
         if search == Search() and not self.index.ready:  # the first page need not wait for the index
@@ -155,7 +164,10 @@ class Pages:
         return self.index.page(search, offset, limit)
 
     def sample(self, search: Search, number: int, at: int | None) -> str:
-        """Render one sample in full size. `at` is its place in the search's results, for links to its neighbours."""
+        """Render one sample in full size.
+
+        `at` is its place in the search's results, for links to its neighbours.
+        """
         (view,) = self.views(search, [number])
         links: dict[int, str] = {}
         if at is not None:
@@ -184,7 +196,10 @@ class Pages:
         return self._render("stats.html", search, figures=statistics(self.index, search))
 
     def message(self, title: str, text: str, search: Search | None = None, *, refresh: bool = False) -> str:
-        """Render a page with a message. With `refresh`, the browser loads the page again after a second."""
+        """Render a page with a message.
+
+        With `refresh`, the browser loads the page again after a second.
+        """
         return self._render("message.html", search or Search(), title=title, text=text, refresh=refresh)
 
     def _command(self, search: Search) -> tuple[str, str] | None:
@@ -213,7 +228,10 @@ class Pages:
 
 
 def open_pages(path: Path, image_root: str | None) -> Pages:
-    """Return the pages of the dataset in a folder. Their index is empty, and the caller closes it. Raise InputError."""
+    """Return the pages of the dataset in a folder.
+
+    Their index is empty, and the caller closes it. Raise InputError.
+    """
     dataset = open_dataset(path, must_be_finished=False)
     marks = read_marks(dataset.path)
     return Pages(

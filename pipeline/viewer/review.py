@@ -32,7 +32,10 @@ class ReviewRequest(Judgement):
 
 @dataclass(kw_only=True)
 class ReviewSession:
-    """A sample of a dataset's regions, the same for all reviewers, and their judgements. Threads may share it."""
+    """A sample of a dataset's regions, the same for all reviewers, and their judgements.
+
+    Threads may share it.
+    """
 
     dataset: Dataset
     rows: NumberedRows
@@ -43,7 +46,10 @@ class ReviewSession:
 
     @cached_property
     def sample(self) -> list[tuple[int, RegionKey]]:
-        """The rows and keys of the regions to review, in their order. Raise InputError for a damaged shard."""
+        """The rows and keys of the regions to review, in their order.
+
+        Raise InputError for a damaged shard.
+        """
         places = sample_for_review(self.dataset, self.count, self.seed)
         rows = self.rows.rows_at([row for row, _ in places], [REGION + name for name in ("id", "phrase", "bbox")])
         return [
@@ -101,8 +107,9 @@ class ReviewSession:
     def record(self, request: ReviewRequest) -> int:
         """Store a judgement of a region, and return the number of regions that it is for; 0 if there is none.
 
-        A correction also applies to equal regions of the same phrase in other captions, and a corrected
-        box to those of other phrases of the same object. Raise OSError if it cannot be stored.
+        A correction also applies to equal regions of the same phrase in other captions, and a
+        corrected box to those of other phrases of the same object. Raise OSError if it cannot be
+        stored.
         """
         rows = self.rows.rows_at([request.row], ["annotations"])
         region = _annotation(rows[0], request.annotation_id) if rows else None
@@ -113,7 +120,10 @@ class ReviewSession:
         values = request.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
         twins = [region]
         for other in rows[0]["annotations"] if action else ():
-            is_equal = (other["bbox"], other["segmentation"]) == (region["bbox"], region["segmentation"])
+            is_equal = (other["bbox"], other["segmentation"]) == (
+                region["bbox"],
+                region["segmentation"],
+            )
             shares_box = action == "box" and region["group"] is not None and other["group"] == region["group"]
             if other is not region and is_equal and (shares_box or other["phrase"] == region["phrase"]):
                 twins.append(other)

@@ -67,7 +67,8 @@ class RegionView:
     Attributes:
         number: Place in the row's `annotations` of the first entry for this phrase and this mask.
         annotation: The entry at this place.
-        captions: Numbers of the captions with the phrase, one for each entry; empty for a concept pool.
+        captions: Numbers of the captions with the phrase, one for each entry; empty for a concept
+            pool.
         area_share: Share of the image, 0 .. 1.
         path: SVG path data of the mask, px.
         box_xywh_px: The corrected box, or else the annotation's.
@@ -75,9 +76,10 @@ class RegionView:
         outline_px: Width of the outline on the screen, which grows with the score.
         label: Text at the box, with a long phrase cut.
         group: Number of the object that the phrase names: 0, 1, ... in the order of the captions.
-        leads: Whether its phrase has the best score of the group. Only the regions of this phrase are
-            drawn for the group.
-        is_hit: Whether the search finds this region; None for a search without conditions on regions.
+        leads: Whether its phrase has the best score of the group. Only the regions of this phrase
+            are drawn for the group.
+        is_hit: Whether the search finds this region; None for a search without conditions on
+            regions.
     """
 
     number: int
@@ -149,7 +151,10 @@ def sample_view(
     hit_ids: Collection[int] | None,
     corrections: Mapping[RegionKey, Review] = MappingProxyType({}),
 ) -> SampleView:
-    """Return the view of a row with `COLUMNS`. `hit_ids` are ids of annotations that a search finds; None for all."""
+    """Return the view of a row with `COLUMNS`.
+
+    `hit_ids` are ids of annotations that a search finds; None for all.
+    """
     annotations = row["annotations"]
     # In datasets without groups each phrase names another object.
     objects = [entry["phrase"] if entry["group"] is None else entry["group"] for entry in annotations]
@@ -238,9 +243,10 @@ def outline_path(annotation: Annotation) -> str:
 class HeatMaps:
     """The heat maps of rows, one sample at a time.
 
-    They are the dataset's if it stores them. Otherwise, or if `KEY=VALUE` settings replace stored ones, they are
-    computed with the dataset's configuration and model, which is loaded for the first one. A dataset of another user
-    does not decide what is loaded: see `pipeline.dataset.origin`.
+    They are the dataset's if it stores them. Otherwise, or if `KEY=VALUE` settings replace stored
+    ones, they are computed with the dataset's configuration and model, which is loaded for the
+    first one. A dataset of another user does not decide what is loaded: see
+    `pipeline.dataset.origin`.
     """
 
     def __init__(self, dataset: Dataset, images: ImageSource, settings: Sequence[str] = ()) -> None:
@@ -260,7 +266,10 @@ class HeatMaps:
         return (IMAGE_FIELD.name,) if self.dataset.has_images else ()
 
     def of(self, row: Row) -> dict[str, HeatMap]:
-        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase. Raise PhraseboxError."""
+        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase.
+
+        Raise PhraseboxError.
+        """
         if self.are_stored:
             return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
         with self._lock:
@@ -298,12 +307,26 @@ class HeatMaps:
 
 
 def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
-    """Return the dataset's configuration for computing heat maps, with settings applied. Raise PhraseboxError."""
+    """Return the dataset's configuration for computing heat maps, with settings applied.
+
+    Raise PhraseboxError.
+    """
     stored = dataset.run.get("config")
     if not isinstance(stored, dict):
         raise InputError("the dataset does not say how it was made")
-    check_named(dataset, LOADED_KEYS, settings, advice=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}")
-    # The source of the regions, and the files that it names, do not matter: the explainer makes the heat maps.
+    check_named(
+        dataset,
+        LOADED_KEYS,
+        settings,
+        advice=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}",
+    )
+    # The source of the regions, and the files that it names, do not matter: the explainer makes
+    # the heat maps.
     stored = {section: values for section, values in stored.items() if section != "source"}
-    overrides = ("model.batch_size=1", "model.device=auto", "regions.calibration=none", "regions.refine=none")
+    overrides = (
+        "model.batch_size=1",
+        "model.device=auto",
+        "regions.calibration=none",
+        "regions.refine=none",
+    )
     return stored_config(stored, [*settings, *overrides])
