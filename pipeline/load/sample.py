@@ -36,6 +36,30 @@ transforms move all of them:
 `torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`. A transform that
 changes the size also sets `size_hw`. Captions with "left" or "right" are not corrected. Functions
 must be picklable if workers are spawned.
+
+A batch of B images with R regions in total (`collate_regions`) is a dict, too. Each phrase is in it
+once, so that a contrastive loss can distinguish them:
+
+    images            uint8 (B, 3, H, W), or a list of B if they differ in size or are no tensors
+    ids               int64 (B,)
+    sample_ids, file_names, captions, absent   lists of B
+    sizes_hw, original_sizes_hw        int64 (B, 2), px
+    region_counts     int64 (B,), R in total:
+                      `torch.split(batch["scores"], batch["region_counts"].tolist())`
+    rois              float32 (R, 5): image of the batch, x0, y0, x1, y1 in px of `sizes_hw`, half
+                      open, as `torchvision.ops.roi_align` takes them, with `aligned=True`
+    batch_indices     int64 (R,), image of the batch
+    scores, similarities               float32 (R,)
+    spans             int64 (R, 2), [start, end) characters of
+                      `captions[batch_indices[r]][caption_indices[r]]`
+    caption_indices, region_ids        int64 (R,)
+    heads             list of R
+    phrases           list of U different phrases, in the order of their first regions
+    phrase_indices    int64 (R,): region r has the phrase `phrases[phrase_indices[r]]`
+    tokens            int64 (U, context), if the samples have them
+    grid_masks        float32 (R, grid_h, grid_w), 0 .. 1, if the samples have them
+    masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if
+                      the samples have them
 """
 
 from __future__ import annotations
@@ -286,27 +310,7 @@ def collate_regions(samples: Sequence[Values]) -> Values:
     """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
 
     The regions of all images follow each other: nothing is padded, and an image may have any
-    number of regions.
-
-        images            uint8 (B, 3, H, W), or a list of B if they differ in size or are no tensors
-        ids               int64 (B,)
-        sample_ids, file_names, captions, absent   lists of B
-        sizes_hw, original_sizes_hw        int64 (B, 2), px
-        region_counts     int64 (B,), R in total: `torch.split(batch["scores"], batch["region_counts"].tolist())`
-        rois              float32 (R, 5): image of the batch, x0, y0, x1, y1 in px of `sizes_hw`, half open, as
-                          `torchvision.ops.roi_align` takes them, with `aligned=True`
-        batch_indices     int64 (R,), image of the batch
-        scores, similarities               float32 (R,)
-        spans             int64 (R, 2), [start, end) characters of `captions[batch_indices[r]][caption_indices[r]]`
-        caption_indices, region_ids        int64 (R,)
-        heads             list of R
-        phrases           list of U different phrases, in the order of their first regions
-        phrase_indices    int64 (R,): region r has the phrase `phrases[phrase_indices[r]]`
-        tokens            int64 (U, context), if the samples have them
-        grid_masks        float32 (R, grid_h, grid_w), 0 .. 1, if the samples have them
-        masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
-
-    `phrases` holds each phrase once, so that a contrastive loss can distinguish them.
+    number of regions. `pipeline.load.sample` lists the entries of a batch.
 
     >>> from phrasebox import RegionDataset, collate_regions
     >>> samples = RegionDataset("out/")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipeline.dataset.folder import Dataset, NumberedRows
 from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Reviews, append_review
-from pipeline.dataset.rows import Row, Values
+from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.dataset.selection import REGION
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
@@ -87,15 +87,15 @@ class ReviewSession:
 
     def region(self, row: int, annotation_id: int) -> Values | None:
         """Return what the page shows of a region; None if there is no such region."""
-        rows = self.rows.rows_at([row], ("width", "height", "captions", "annotations"))
-        region = _annotation(rows[0], annotation_id) if rows else None
+        values, region = self._find(row, annotation_id)
         if region is None:
             return None
-        caption = rows[0]["captions"][region["caption_index"]]
+        caption = values["captions"][region["caption_index"]]
         start, end = region["span"]
         correction = self.log.current().corrections.get(RegionKey.of(region))
         return {
-            **{name: rows[0][name] for name in ("width", "height")},
+            "width": values["width"],
+            "height": values["height"],
             "phrase": caption[start:end] or region["phrase"],  # a concept of a pool stands in no caption
             "caption": [caption[:start], caption[start:end], caption[end:]],
             "bbox": region["bbox"],
@@ -111,15 +111,14 @@ class ReviewSession:
         corrected box to those of other phrases of the same object. Raise OSError if it cannot be
         stored.
         """
-        rows = self.rows.rows_at([request.row], ["annotations"])
-        region = _annotation(rows[0], request.annotation_id) if rows else None
+        row, region = self._find(request.row, request.annotation_id)
         if region is None:
             return 0
         correction = self.log.current().corrections.get(RegionKey.of(region))
         action = correction.action if correction and request.action == "undone" else request.action
         values = request.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
         twins = [region]
-        for other in rows[0]["annotations"] if action else ():
+        for other in row["annotations"] if action else ():
             is_equal = (other["bbox"], other["segmentation"]) == (
                 region["bbox"],
                 region["segmentation"],
@@ -131,7 +130,13 @@ class ReviewSession:
             append_review(self.dataset.path, Review(**RegionKey.of(twin)._asdict(), **values))
         return len(twins)
 
+    def _find(self, number: int, annotation_id: int) -> tuple[Row, Annotation | None]:
+        """Return the row with a number, and its region with an id; None if there is none."""
+        rows = self.rows.rows_at([number], ("width", "height", "captions", "annotations"))
+        row = rows[0] if rows else {}
+        return row, _annotation(row, annotation_id)
+
 
 def _annotation(row: Row, annotation_id: int) -> Any:
-    annotations = row["annotations"] or ()
+    annotations = row.get("annotations") or ()
     return next((annotation for annotation in annotations if annotation["id"] == annotation_id), None)
