@@ -11,16 +11,14 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from stages.contract.errors import ConfigError, PhraseboxError
+from stages.contract.errors import ConfigError
 from stages.contract.kinds import KindTable
-from stages.read import guess_kind
 
 _EXAMPLE: Final = "Say what to read, for example: phrasebox run captions.jsonl --images photos/"
 
 
 def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> ConfigError:
     """Return the error of a model that has rejected values, with one line per problem."""
-    values = _with_kind_of_input(values)
     problems: dict[str, dict[str, None]] = {}
     for problem in error.errors(include_url=False):
         name, message = _problem(dict(problem), model, values)
@@ -29,17 +27,6 @@ def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str
     first, *more = [ConfigError("; or: ".join(messages), key=name) for name, messages in problems.items()]
     first.more = more
     return first
-
-
-def _with_kind_of_input(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values with the kind of the input's path: only keys of that kind are proposed."""
-    section = values.get("input")
-    if not isinstance(section, dict) or not isinstance(section.get("path"), str | list | tuple):
-        return values
-    try:
-        return {**values, "input": {**guess_kind(section["path"]), **section}}
-    except PhraseboxError:  # without such a file every kind is possible
-        return values
 
 
 def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str]:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
-from pipeline.dataset.rows import Row
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION, Selector
-from stages.contract.masks import run_ends
+from stages.contract.masks import decode_mask, run_ends
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
 from stages.shared.storage import AnyPath
@@ -181,23 +181,19 @@ def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> N
     return shares.clip(0, 1, out=shares)
 
 
-def pixels_of(ends: Ints, starts: Ints, size_hw: SizeHw, target_hw: SizeHw) -> NDArray[np.bool_]:
-    """Return masks, see `grid_shares`, as pixels: bool (masks, height, width).
+def masks_of(regions: Sequence[Annotation], size_hw: SizeHw, target_hw: SizeHw) -> NDArray[np.bool_]:
+    """Return the masks of regions as pixels, bool (regions, height, width).
 
-    They are resized to `target_hw`; each pixel takes the value at its centre.
+    They are resized to `target_hw`; each pixel takes the value at its centre. Raise ValueError for a
+    damaged mask.
     """
-    height, width = size_hw
-    count = len(starts) - 1
-    if not count:
-        return np.zeros((0, *target_hw), np.bool_)
-    lengths = np.diff(ends, prepend=0)
-    lengths[starts[1:-1]] = ends[starts[1:-1]]
-    is_inside = (np.arange(len(ends)) - np.repeat(starts[:-1], np.diff(starts))) % 2 == 1
-    columns = np.repeat(is_inside, lengths).reshape(count, width, height)
-    if target_hw != size_hw:
-        y, x = (((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in zip(target_hw, size_hw, strict=True))
-        columns = columns[:, x][:, :, y]
-    return np.ascontiguousarray(columns.transpose(0, 2, 1))
+    masks = np.zeros((len(regions), *target_hw), np.bool_)
+    sides = zip(target_hw, size_hw, strict=True)
+    y, x = (((np.arange(n) + 0.5) * side / n).astype(np.int64) for n, side in sides)
+    for mask, region in zip(masks, regions, strict=True):
+        pixels = decode_mask(rle_of(region))
+        mask[:] = pixels if target_hw == size_hw else pixels[np.ix_(y, x)]
+    return masks
 
 
 @lru_cache(maxsize=64)

@@ -81,7 +81,7 @@ from pipeline.dataset.folder import Dataset, absent_phrases
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Row, Values
 from pipeline.dataset.selection import REGION, Selection, Selector
-from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, pixels_of, select_samples
+from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, masks_of, select_samples
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
@@ -200,8 +200,8 @@ class SampleMaker:
         self.source = ImageSource(dataset, contents.image_root, contents.limits)
         if contents.images:
             self.source.check()
-        self._has_masks = contents.masks != "none" or contents.grid_hw is not None
-        fields = (*_REGION_FIELDS, *(_MASK_FIELDS if self._has_masks else ()))
+        has_masks = contents.masks != "none" or contents.grid_hw is not None
+        fields = (*_REGION_FIELDS, *(_MASK_FIELDS if has_masks else ()))
         takes_embedded = contents.images and dataset.has_images and contents.image_root is None
         leaves = (
             *_COLUMNS,
@@ -232,7 +232,7 @@ class SampleMaker:
     def rows(self, table: Any) -> list[Row]:
         """Return the table of `choose` as plain values."""
         rows: list[Row] = table.to_pylist()
-        if self._has_masks:
+        if self.contents.grid_hw is not None:
             try:
                 add_runs(rows)
             except (TypeError, ValueError, AttributeError) as error:
@@ -285,13 +285,12 @@ class SampleMaker:
         boxes = sample["boxes_xyxy_px"]
         boxes[:, 2:] += boxes[:, :2]
         boxes *= torch.tensor([w / max(width, 1), h / max(height, 1)] * 2)
-        if self._has_masks:
-            ends, starts = row["runs"]
-            if contents.masks == "full":
-                sample["masks"] = torch.from_numpy(pixels_of(ends, starts, (height, width), (h, w)))
-            if contents.grid_hw is not None:
-                # The square's grid has the same cells as the original's: both are stretched alike.
-                sample["grid_masks"] = torch.from_numpy(grid_shares(ends, starts, (height, width), contents.grid_hw))
+        if contents.masks == "full":
+            sample["masks"] = torch.from_numpy(masks_of(regions, (height, width), (h, w)))
+        if contents.grid_hw is not None:
+            # The square's grid has the same cells as the original's: both are stretched alike.
+            shares = grid_shares(*row["runs"], (height, width), contents.grid_hw)
+            sample["grid_masks"] = torch.from_numpy(shares)
         return sample
 
     def _image(self, row: Row) -> Any:

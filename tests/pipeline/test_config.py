@@ -363,12 +363,6 @@ def test_the_documented_configuration_is_the_configuration(tmp_path: Path) -> No
         assert lines[place - 1].strip().startswith("# "), name
 
 
-def test_a_key_is_only_proposed_where_this_kind_of_input_has_it(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "1.jpg")
-    text = message([f"input.path={tmp_path}", "input.image_rot=x"])
-    assert text == "input.image_rot: no such key; keys here: kind, limit, part, path, phrases, shard_size"
-
-
 def test_python_is_told_the_same_words() -> None:
     with pytest.raises(ConfigError) as error:
         RunConfig(input={"path": "a.jsonl"}, modle={"name": "demo"}, explain={"block": 1})

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.load.row_groups import grid_shares, pixels_of, runs_of
+from pipeline.load.row_groups import grid_shares, masks_of, runs_of
 from stages.contract.masks import decode_mask, encode_mask
 from tests.synthetic import stock
 
@@ -34,7 +34,6 @@ def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int,
     runs = runs_of([encode_mask(mask) for mask in masks])
     grid = grid_shares(*runs, size_hw, grid_hw)
     assert grid.shape == (len(masks), *grid_hw)
-    assert pixels_of(*runs, size_hw, (8, 8)).shape == (len(masks), 8, 8)
     assert grid.dtype == np.float32
     for mask, shares in zip(masks, grid, strict=True):
         np.testing.assert_allclose(shares, shares_by_pixels(mask, grid_hw), atol=1e-5)
@@ -54,8 +53,10 @@ def test_shares_of_large_masks(grid_hw: tuple[int, int]) -> None:
 
 def test_stretched_masks_take_what_lies_at_the_pixels_centres() -> None:
     mask = np.array([[1, 0, 0], [0, 1, 1]], bool)
-    runs = runs_of([encode_mask(mask), encode_mask(~mask)])
+    codes = [encode_mask(mask), encode_mask(~mask)]
+    regions = [{"segmentation": {"size": code.size_hw, "counts": code.counts}} for code in codes]
     doubled = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
-    np.testing.assert_array_equal(pixels_of(*runs, (2, 3), (2, 3)), [mask, ~mask])
-    np.testing.assert_array_equal(pixels_of(*runs, (2, 3), (4, 6)), [doubled, ~doubled])
-    np.testing.assert_array_equal(pixels_of(*runs, (2, 3), (1, 1))[:, 0, 0], [True, False])  # row 1, column 1
+    np.testing.assert_array_equal(masks_of(regions, (2, 3), (2, 3)), [mask, ~mask])
+    np.testing.assert_array_equal(masks_of(regions, (2, 3), (4, 6)), [doubled, ~doubled])
+    np.testing.assert_array_equal(masks_of(regions, (2, 3), (1, 1))[:, 0, 0], [True, False])  # row 1, column 1
+    assert masks_of([], (2, 3), (8, 8)).shape == (0, 8, 8)
