@@ -23,7 +23,6 @@ from pipeline.export.base import (
     Exporter,
     ExportJob,
     FormatConfig,
-    Tolerance,
     WithImages,
     compact_json,
     join_captions,
@@ -47,8 +46,9 @@ class CocoConfig(FormatConfig):
     `iscrowd` is (older ones only with 1).
     """
 
-    segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
-    tolerance_px: Tolerance = Field(0.0, description="Of polygons. The default is exact, and longer than RLE.")
+    segmentation: Literal["rle", "polygons"] = Field(
+        "rle", description="RLE is exact, polygons fill holes."
+    )
     classes: CategoryField = "phrase"
     first_id: Literal[0, 1] = Field(
         1,
@@ -140,7 +140,7 @@ class Coco(CocoLayout):
         """Return the mask as RLE or as polygons."""
         if self.config.segmentation == "rle":
             return region["segmentation"]
-        return polygons_of(region, self.notes, self.config.tolerance_px)
+        return polygons_of(region, self.notes)
 
 
 class FiftyoneConfig(FormatConfig):

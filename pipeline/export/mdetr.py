@@ -11,15 +11,13 @@ means the first, anything else the second.
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from pipeline.export.base import (
     BEYOND_TOKENS,
+    WITHIN_A_PIXEL,
     ChosenSample,
     Exporter,
     ExportJob,
     FormatConfig,
-    Tolerance,
     WithImages,
     is_beyond_tokens,
     polygons_of,
@@ -31,10 +29,6 @@ from stages.contract.records import stable_id
 class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
-    tolerance_px: Tolerance = Field(
-        1.0,
-        description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`.",
-    )
     images: WithImages = False
 
 
@@ -83,7 +77,7 @@ class Mdetr(Exporter):
             )
             for region, spans in regions:
                 self.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
-                polygons = polygons_of(region, self.notes, self.config.tolerance_px)
+                polygons = polygons_of(region, self.notes, WITHIN_A_PIXEL)
                 fields = {
                     "segmentation": polygons,
                     "tokens_positive": spans,

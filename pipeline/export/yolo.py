@@ -19,12 +19,12 @@ from pydantic import Field
 
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.base import (
+    WITHIN_A_PIXEL,
     CategoryField,
     ChosenSample,
     Exporter,
     ExportJob,
     FormatConfig,
-    Tolerance,
     polygons_of,
 )
 
@@ -41,7 +41,6 @@ class YoloConfig(FormatConfig):
         "polygons",
         description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks.",
     )
-    tolerance_px: Tolerance = Field(1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
     classes: CategoryField = Field(
         "head",
         description="Categories. A closed vocabulary of all phrases is too long for a detection head.",
@@ -90,9 +89,7 @@ class Yolo(Exporter):
         path.write_text("".join(lines), encoding="ascii", newline="\n")
 
     def _outline(self, region: Annotation, row: Row) -> str:
-        parts = [
-            np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, self.notes, self.config.tolerance_px)
-        ]
+        parts = [np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, self.notes, WITHIN_A_PIXEL)]
         self.notes[PARTS] += len(parts) > 1
         return _numbers(join_outlines(parts) / (row["width"], row["height"]))
 
