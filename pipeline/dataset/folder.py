@@ -83,7 +83,7 @@ class Dataset:
 
     def __len__(self) -> int:
         """Return the number of rows: the manifest's count, or without a manifest that of all shards."""
-        rows = self._count("written")
+        rows: int | None = self.manifest.get("counts", {}).get("written")
         return sum(rows_in(path) for path in self.shards) if rows is None else rows
 
     def __bool__(self) -> bool:
@@ -92,19 +92,10 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
-        counts = {
-            "rows": self._count("written"),
-            "regions": self._count("regions"),
-            "shards": len(self.shards),
-        }
-        texts = (f"{count:,} {what}" for what, count in counts.items() if count is not None)
+        counts = self.manifest.get("counts", {})
+        sizes = {"rows": counts.get("written"), "regions": counts.get("regions"), "shards": len(self.shards)}
+        texts = (f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
         return f"Dataset {self.path}: {', '.join(texts)}"
-
-    def _count(self, key: str) -> int | None:
-        """One of the manifest's counts; None if it has none."""
-        counts = self.manifest.get("counts")
-        count = counts.get(key) if isinstance(counts, dict) else None
-        return count if isinstance(count, int) else None
 
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
         """Yield all rows in order, as Arrow tables, in flat memory.

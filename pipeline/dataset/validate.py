@@ -24,6 +24,7 @@ from stages.contract.schema import (
     Column,
     check_version,
     is_said,
+    mapped_record,
 )
 from stages.phrases.filters import normalise
 from stages.shared.storage import AnyPath, found_in, parquet_file
@@ -233,14 +234,10 @@ def _heat_map_problems(row: Row) -> Iterator[str]:
         yield f"phrase_count is {row['phrase_count']} but there are {len(phrases)} phrases"
     if row["error"] is None and mapped_phrases != list(dict.fromkeys(phrases)):
         yield f"the heat maps are of {mapped_phrases}, not of the phrases"
-    for heat_map in row["heat_maps"]:
-        cells = None if heat_map["levels"] is None else len(heat_map["levels"])
-        if (
-            len(heat_map["size"]) != 2
-            or None in heat_map["size"]
-            or cells not in (None, int(np.prod(heat_map["size"])))
-        ):
-            yield f"heat map of {heat_map['phrase']!r}: {cells} levels on a grid of {heat_map['size']}"
+    try:
+        mapped_record(row)
+    except (SchemaError, TypeError, ValueError) as error:
+        yield one_line(error)
 
 
 def _span_problems(entry: Values, row: Row) -> Iterator[str]:

@@ -46,9 +46,7 @@ class CocoConfig(FormatConfig):
     `iscrowd` is (older ones only with 1).
     """
 
-    segmentation: Literal["rle", "polygons"] = Field(
-        "rle", description="RLE is exact, polygons fill holes."
-    )
+    segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
     classes: CategoryField = "phrase"
     first_id: Literal[0, 1] = Field(
         1,
