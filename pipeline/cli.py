@@ -50,11 +50,7 @@ class Verbs(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(VERBS)  # type: ignore[assignment]  # names, for suggestions
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the verbs in the order of `--help`."""
-        return list(VERBS)
+        self.commands = dict.fromkeys(VERBS)  # type: ignore[assignment]  # names, for lists and suggestions
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of a verb, None for an unknown one. Raise PluginError if it does not load."""
@@ -62,9 +58,9 @@ class Verbs(TyperGroup):
             return None
         verb = VERBS[cmd_name]
         if not isinstance(verb, typer.Typer):
-            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-            alone.command(cmd_name)(verb)
-            verb = alone
+            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+            single.command(cmd_name)(verb)
+            verb = single
         return typer.main.get_command(verb)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

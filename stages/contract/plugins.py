@@ -47,14 +47,21 @@ class PluginTable(Mapping[str, PluginT], Generic[PluginT]):
     @cached_property
     def _entries(self) -> Mapping[str, Mapping[str, metadata.EntryPoint]]:
         """Name -> entry points by package: of one package, or of several between which nothing decides."""
+        points = [
+            (package, point)
+            for package, points in entry_points_by_package().items()
+            for point in points.select(group=self.group)
+        ]
         entries: dict[str, dict[str, metadata.EntryPoint]] = {}
-        for package, points in entry_points_by_package().items():
-            for entry in points.select(group=self.group):
-                entries.setdefault(entry.name, {})[package] = entry
-        own = {name: {PACKAGE: rivals[PACKAGE]} for name, rivals in entries.items() if PACKAGE in rivals}
-        places = {name: number - len(self._order) for number, name in enumerate(self._order)}
-        names = sorted(own, key=lambda name: (places.get(name, 0), own[name][PACKAGE].value))
-        return {name: own[name] for name in names} | {name: entries[name] for name in sorted(entries.keys() - own)}
+        for package, point in sorted(points, key=self._rank):
+            packages = entries.setdefault(point.name, {})
+            if PACKAGE not in packages:
+                packages[package] = point
+        return entries
+
+    def _rank(self, entry: tuple[str, metadata.EntryPoint]) -> tuple[bool, int, str]:
+        package, point = entry
+        return package != PACKAGE, [*self._order, point.name].index(point.name), point.value
 
     def __getitem__(self, name: str) -> PluginT:
         """Import the object of a name. Raise PluginError if it cannot be, or if two packages have the name."""
@@ -62,9 +69,9 @@ class PluginTable(Mapping[str, PluginT], Generic[PluginT]):
         title = f"the {self.group.rpartition('.')[2].removesuffix('s')} {name}"
         if len(packages) > 1:
             raise PluginError(f"{title} is declared by {' and by '.join(packages)}: uninstall all of them but one")
-        [(package, entry)] = packages.items()
+        [(package, point)] = packages.items()
         try:
-            plugin: PluginT = entry.load()
+            plugin: PluginT = point.load()
         except Exception as error:  # whatever the module of another package raises
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise PluginError(f"{title} of the package {package} does not load ({reason})") from error

@@ -82,6 +82,6 @@ def test_no_pickle_and_no_shell_by_an_option() -> None:
 
 
 def test_modules_are_imported_by_written_names() -> None:
-    loaders = ("import_module", "resolve_name", "entry.load")
+    loaders = ("import_module", "resolve_name", "point.load")
     places = {path for path, _, name in calls() if name.endswith(loaders)}
     assert places == IMPORTS_BY_NAME

@@ -1,11 +1,11 @@
-"""Tables of kinds: which entry points win, in which order, and what is said where none can be used."""
+"""Tables of kinds: which entry points win, and in which order."""
 
 from importlib import metadata
 
 import pytest
 
 from stages.contract.errors import PluginError
-from stages.contract.plugins import PACKAGE, PluginTable, entry_points_by_package
+from stages.contract.plugins import PluginTable, entry_points_by_package
 
 GROUP = "phrasebox.steps"
 
@@ -31,28 +31,7 @@ def test_ours_come_first_in_their_order_and_win(monkeypatch: pytest.MonkeyPatch)
         table["b"]
 
 
-def test_what_cannot_be_used_is_named_with_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"pi": "math:pi", "gone": "nowhere:x", "bare": "math:none"}
-    declare(monkeypatch, phrasebox=there, one={"both": "math:e"}, two={"both": "math:e"})
-    table: PluginTable[float] = PluginTable(GROUP)
-    plugins, messages = table.load_all()
-    assert list(plugins) == ["pi"]
-    bare, gone, both = messages
-    assert "step gone of the package phrasebox" in gone
-    assert "No module named 'nowhere'" in gone
-    assert "step bare of the package phrasebox" in bare
-    assert "by one and by two" in both
-    with pytest.raises(PluginError, match="gone"):
-        table["gone"]
-    assert "gone" in table
-
-
 def test_a_tree_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "distributions", list)
     with pytest.raises(PluginError, match="pip install -e"):
         entry_points_by_package.__wrapped__()
-
-
-def test_metadata_is_read_once() -> None:
-    assert entry_points_by_package() is entry_points_by_package()
-    assert PACKAGE in entry_points_by_package()
