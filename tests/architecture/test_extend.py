@@ -68,9 +68,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_a_package_adds_an_explainer_a_format_and_a_verb(installed: Path, scenes_folder: Path, tmp_path: Path) -> None:
+def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "scenes").symlink_to(scenes_folder)
-    run, export, heads, shown, formats, unknown = phrasebox(
+    lines = [f"scenes/images/{image.name}|a red house" for image in sorted((scenes_folder / "images").iterdir())[:2]]
+    (tmp_path / "some.bars").write_text("\n".join([*lines, "no bar"]))
+    run, export, heads, shown, formats, unknown, other = phrasebox(
         tmp_path,
         [installed],
         f"{RUN} --out out --set explain.kind=bright --set explain.floor=0.1",
@@ -79,8 +81,12 @@ def test_a_package_adds_an_explainer_a_format_and_a_verb(installed: Path, scenes
         "--help",
         "export --list",
         "run scenes/captions.jsonl --set explain.kind=brigth",
+        "run some.bars --model demo --out middle --set source.kind=middle",
     )
-    assert run[0] == export[0] == heads[0] == 0, (run, export, heads)
+    assert run[0] == export[0] == heads[0] == other[0] == 0, (run, export, heads, other)
+    first, second, bad = sorted(rows_of(tmp_path / "middle"), key=lambda row: row["error"] is not None)
+    assert [[region["phrase"] for region in row["annotations"]] for row in (first, second)] == [["red house"]] * 2
+    assert bad["error"] == "bad_row"
     rows = rows_of(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["config"]["explain"]["floor"] == 0.1
     assert len((tmp_path / "lines" / "train.jsonl").read_text().splitlines()) == len(rows) == 3
