@@ -5,7 +5,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,31 +52,33 @@ def test_seeds_and_images_are_drawn_the_same_for_all_arms() -> None:
 
 
 @pytest.mark.parametrize(("exact", "count"), [(0.6, 9), (0.3, 6)])
-def test_a_share_is_shown_where_there_is_something_to_share(exact: float, count: int) -> None:
+def test_a_share_is_shown_where_there_is_something_to_share(exact: float, count: int, tmp_path: Path) -> None:
     arms = {"shuffled": 0.3, "ours": 0.5, "exact": exact}
     rng = np.random.default_rng(2)
-    found = prove.resampled({arm: hits(rng.random((5, 400)) < share) for arm, share in arms.items()})
-    plan = cast("Any", type("Plan", (), {"plan": {"name": "scenes", "primary": "regions.roi"}}))
-    (said,) = prove.Proof.places(plan, found, "ours")
-    assert len(said["values"]) == count
-    assert said["values"][0] == pytest.approx(0.2, abs=0.03)
+    values = prove.resampled({arm: hits(rng.random((5, 400)) < share) for arm, share in arms.items()})
+    proof = prove.Proof({"name": "scenes", "primary": "regions.roi"}, tmp_path, "", 1)
+    (gain,) = proof.places(values, "ours")
+    assert len(gain["values"]) == count
+    assert gain["values"][0] == pytest.approx(0.2, abs=0.03)
     if count == 9:
-        assert said["values"][6] == pytest.approx(said["values"][0] / said["values"][3])
+        assert gain["values"][6] == pytest.approx(gain["values"][0] / gain["values"][3])
 
 
 @pytest.mark.parametrize(
     ("best", "tried"), [(1e-5, {1e-5, 3e-5, 1e-4, 3e-4}), (1e-4, {3e-5, 1e-4, 3e-4}), (1e-3, {3e-5, 1e-4, 3e-4, 1e-3})]
 )
-def test_rates_are_tried_from_the_middle_outwards(best: float, tried: set[float]) -> None:
-    rates, asked = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], set()
+def test_rates_are_tried_from_the_middle_outwards(best: float, tried: set[float], tmp_path: Path, monkeypatch) -> None:
+    rates = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
+    proof = prove.Proof({"learning_rates": rates}, tmp_path, "", 1)
+    trials = set()
 
     def chosen_by(arm: str, rate: float) -> float:
-        asked.add((arm, rate))
+        trials.add((arm, rate))
         return -abs(rates.index(rate) - rates.index(best))
 
-    plan = cast("Any", type("Plan", (), {"plan": {"learning_rates": rates}, "chosen_by": staticmethod(chosen_by)}))
-    assert prove.Proof.choose(plan, "ours") == best
-    assert asked == {("ours", rate) for rate in tried}
+    monkeypatch.setattr(proof, "chosen_by", chosen_by)
+    assert proof.choose("ours") == best
+    assert trials == {("ours", rate) for rate in tried}
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
