@@ -13,7 +13,7 @@ from pipeline.dataset.folder import write_marks
 from pipeline.dataset.origin import sign
 from pipeline.export import EXPORTERS
 from stages.contract.errors import ConfigError, InputError
-from tests.pipeline.changed import change_manifest
+from tests.build.datasets import change_manifest
 from tests.pipeline.export.datasets import Maker, encoded, finished, write_dataset
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, ResourceError, ResumeError
-from tests.pipeline.changed import change_manifest
+from tests.build.datasets import change_manifest
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, identity_of, light_config, run_light
 

@@ -24,7 +24,7 @@ from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
-from tests.pipeline.changed import change_manifest
+from tests.build.datasets import change_manifest
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, row_groups_of, rows_of
 
