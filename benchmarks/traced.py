@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
-from tests.cuda.guard import NO_COMPILER, has_compiler, load_guard
+from benchmarks.guard import NO_COMPILER, has_compiler, load_guard
 
 if __name__ == "__main__":
     if not has_compiler():

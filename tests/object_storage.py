@@ -1,13 +1,11 @@
 """A server that speaks S3's protocol, on this machine, for as long as it is needed."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,12 +54,3 @@ def object_storage() -> Iterator[dict[str, str]]:
         server.kill()
         server.wait()
         folder.cleanup()
-
-
-@contextmanager
-def counted() -> Iterator[Counter[str]]:
-    """Count the requests of the block, by their kind such as "GET", in the counter when the block has ended."""
-    log, requests = Path(os.environ[LOG]), Counter[str]()
-    before = len(log.read_bytes())
-    yield requests
-    requests.update(re.findall(r'"(?:\x1b\[\d+m)*([A-Z]+) /', log.read_bytes()[before:].decode()))

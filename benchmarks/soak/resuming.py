@@ -11,10 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +28,18 @@ import pyarrow.parquet as pq
 
 from pipeline.output.journal import FLUSH_SHARE, Journal, make_entry, shard_stem, take_over
 from stages.shared.storage import AnyPath, place_of
-from tests.object_storage import counted, object_storage
+from tests.object_storage import LOG, object_storage
 
 ROWS = 1000  # of a shard
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Count the requests of the block, by their kind such as "GET", in the counter when the block has ended."""
+    log, requests = Path(os.environ[LOG]), Counter[str]()
+    before = len(log.read_bytes())
+    yield requests
+    requests.update(re.findall(r'"(?:\x1b\[\d+m)*([A-Z]+) /', log.read_bytes()[before:].decode()))
 
 
 def putter() -> Callable[[AnyPath, bytes], None]:

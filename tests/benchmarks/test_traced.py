@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.cuda.guard import NO_COMPILER, has_compiler
+from benchmarks.guard import NO_COMPILER, has_compiler
 
 
 @pytest.mark.slow
