@@ -2,10 +2,8 @@
 
 import json
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.folder import open_dataset, write_marks
+from tests.build.datasets import Json, copy_of
 from tests.pipeline.commands.evaluated import called, printed
 
 
@@ -22,17 +21,17 @@ def stats(*arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
+def rows(synthetic_dataset: Path) -> list[Json]:
     return list(open_dataset(synthetic_dataset).rows())
 
 
 @pytest.fixture
 def copy(synthetic_dataset: Path, tmp_path: Path) -> Path:
     """A dataset to be changed."""
-    return Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+    return copy_of(synthetic_dataset, tmp_path)
 
 
-def test_figures_as_json(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> None:
+def test_figures_as_json(synthetic_dataset: Path, rows: list[Json]) -> None:
     code, out, err = stats(synthetic_dataset, "--json")
     assert (code, err) == (0, "")
     figures = json.loads(out)
@@ -51,7 +50,7 @@ def test_figures_as_json(synthetic_dataset: Path, rows: list[dict[str, Any]]) ->
     assert len(figures["top_phrases"]) == len(figures["top_heads"]) == 15
 
 
-def test_conditions(copy: Path, rows: list[dict[str, Any]]) -> None:
+def test_conditions(copy: Path, rows: list[Json]) -> None:
     """Regions that fulfil both, and the images that have such regions."""
     write_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
     options = ("--where", "head = 'man' AND mark = 'bad' -- checked", "--min-score", 0.5, "--top", 3)
@@ -69,7 +68,7 @@ def test_conditions(copy: Path, rows: list[dict[str, Any]]) -> None:
     assert figures["heads"] == 1
 
 
-def test_figures_as_tables(copy: Path, rows: list[dict[str, Any]]) -> None:
+def test_figures_as_tables(copy: Path, rows: list[Json]) -> None:
     write_marks(copy, {rows[0]["sample_id"]: "good"})
     code, out, err = stats(copy)
     assert (code, err) == (0, "")

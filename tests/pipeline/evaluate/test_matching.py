@@ -9,6 +9,7 @@ from pipeline.evaluate.matching import Query, match_images, queries_of
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
+from tests.build.datasets import Json
 from tests.pipeline.evaluate.query_builders import map_of, mask_of, target_of
 
 BOX = (0.0, 0.0, 4.0, 4.0)
@@ -19,12 +20,12 @@ def phrase_of(text: str, head: str, start: int = 0, caption: int = 0) -> Phrase:
     return Phrase(text=text, head=head, caption_index=caption, start=start, end=start + len(text))
 
 
-def annotation_of(phrase: str, score: float) -> dict[str, Any]:
+def annotation_of(phrase: str, score: float) -> Json:
     rle = {"size": [8, 8], "counts": mask_of(BOX).counts}
     return {"phrase": phrase, "bbox": list(BOX), "segmentation": rle, "score": score, "similarity": 0.3}
 
 
-def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:
+def row_of(*annotations: Json, **values: Any) -> Json:
     captions = ["a dog", CAPTION]
     row = {"id": 7, "file_name": "a.jpg", "width": 8, "height": 8, "captions": captions, "error": None}
     return {**row, "annotations": list(annotations), **values}
@@ -33,7 +34,7 @@ def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:
 def queries_of_targets(
     targets: list[TruthTarget],
     phrases: list[Phrase],
-    row: dict[str, Any] | None = None,
+    row: Json | None = None,
     categories: Iterable[str] = (),
     present: Iterable[str] = (),
 ) -> list[Query]:

@@ -1,6 +1,5 @@
 """Ids of 9 bits instead of 53, so that images, regions and phrases share them: nothing is lost, whatever happens."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from stages.contract import records
 from stages.contract.errors import ResourceError
 from stages.contract.records import Record, is_id_of, stable_id
 from stages.shared.storage import found_in, replacing
+from tests.build.datasets import copy_of
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 from tests.stages.write.rows import annotated, write_shards
@@ -158,7 +158,7 @@ def test_a_sample_with_two_rows_is_an_error_that_changes_nothing(tmp_path: Path)
 
 def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(records, "ID_BITS", 53)
-    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    dataset = copy_of(inline_dataset, tmp_path)
     names = pq.read_table(dataset / "data")["sample_id"].to_pylist()
     for shard in (dataset / "data").iterdir():
         ids._rewrite(shard, ids._Ids(images={name: stable_id(name, 1) for name in names}))

@@ -24,21 +24,21 @@ from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
-from tests.build.datasets import change_manifest
+from tests.build.datasets import Json, change_manifest
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, row_groups_of, rows_of
 
 COMPACT_BYTES = 120_000  # two or three shards of the parts
 
 
-def part(number: str | None, scenes_config: dict[str, Any], out: Path, **sections: Any) -> Path:
+def part(number: str | None, scenes_config: Json, out: Path, **sections: Any) -> Path:
     source = {**scenes_config["input"], "shard_size": 2, "part": number}
     values = {**scenes_config, "input": source, "output": {"path": str(out), "rows_per_file": 2}, **sections}
     return Path(str(run(RunConfig.model_validate(values))))
 
 
 @pytest.fixture(scope="module")
-def parts(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def parts(scenes_config: Json, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("parts")
     return [part(f"{number}/3", scenes_config, folder / str(number)) for number in (1, 2, 3)]
 
@@ -199,7 +199,7 @@ def test_ids_that_parts_share_are_set_apart_and_the_parts_stay(
     assert {path: path.read_bytes() for path in before} == before, "though their shards were linked"
 
 
-def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: Json, tmp_path: Path) -> None:
     whole = part(None, scenes_config, tmp_path / "whole")
     before = (whole / "dataset.json").read_bytes()
     with pytest.raises(ResumeError, match=r"/whole holds another dataset: give another --out"):
@@ -272,7 +272,7 @@ def test_a_dataset_that_is_no_part_is_put_together_alone(inline_dataset: Path, t
         merge([inline_dataset, inline_dataset], tmp_path / "other", compact=True)
 
 
-def test_one_part_of_one(scenes_config: dict[str, Any], inline_dataset: Path, tmp_path: Path) -> None:
+def test_one_part_of_one(scenes_config: Json, inline_dataset: Path, tmp_path: Path) -> None:
     merge([part("1/1", scenes_config, tmp_path / "one")], tmp_path / "out")
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
 

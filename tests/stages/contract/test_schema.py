@@ -23,6 +23,7 @@ from stages.contract.schema import (
     records_to_rows,
 )
 from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
+from tests.build.datasets import Json
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 finite = st.floats(-1, 1, width=32)
@@ -145,11 +146,11 @@ def make_record(**changes: Any) -> Record:
     sky = Phrase(text="sky", caption_index=1, start=16, end=19, head="sky")
     hot = HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25)
     cold = HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty")
-    annotation: dict[str, Any] = {"phrases": (red_car, sky), "heat_maps": (hot, cold), "regions": (region,)}
+    annotation: Json = {"phrases": (red_car, sky), "heat_maps": (hot, cold), "regions": (region,)}
     return Record(**{"sample": sample, "width_px": 10, "height_px": 8, **annotation, **changes})
 
 
-def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = False) -> dict[str, Any]:
+def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = False) -> Json:
     table = records_to_rows([record], embed_images=embed_images, heat_maps=heat_maps)
     assert table.schema == dataset_schema(embed_images=embed_images, heat_maps=heat_maps)
     [row] = table.to_pylist()
@@ -309,7 +310,7 @@ def test_a_stored_error_comes_back() -> None:
         ({"levels": None, "size": [0, 2]}, "no levels for 0 x 2 cells"),
     ],
 )
-def test_a_heat_map_that_does_not_fill_its_grid_is_rejected(change: dict[str, Any], words: str) -> None:
+def test_a_heat_map_that_does_not_fill_its_grid_is_rejected(change: Json, words: str) -> None:
     heat_map = replace(make_record().heat_maps[0], values=np.eye(2, dtype=np.float32))
     row = row_of(make_record(heat_maps=(heat_map,)), heat_maps=True)
     row["heat_maps"][0].update(change)

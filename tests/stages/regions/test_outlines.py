@@ -20,13 +20,14 @@ from stages.regions.score import Evidence
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import CUT_FEATURES, FittedCut
 from stages.shared.model.segmenter import EncoderInput, Segmenter
+from tests.build.datasets import Json
 from tests.stages.regions.cutting import thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
 from tests.stages.shared.model.segmenters import save_segmenter
 
 CELLS = 64  # Of a mask, a side
 
-TIGHT: dict[str, Any] = {"rule": "otsu", "smooth_patches": 0.5}  # A contour that the whole image is far larger than
+TIGHT: Json = {"rule": "otsu", "smooth_patches": 0.5}  # A contour that the whole image is far larger than
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_a_full_gpu_gets_half_as_many_images(stage: RegionsStage, monkeypatch, c
     sizes = []
     expected = stage.process(records)
 
-    def narrow(self: Segmenter, images: Sequence[EncoderInput]) -> dict[str, Any]:
+    def narrow(self: Segmenter, images: Sequence[EncoderInput]) -> Json:
         sizes.append(len(images))
         if len(images) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.\nGPU 0")

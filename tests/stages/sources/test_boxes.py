@@ -10,6 +10,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import ImageRef, Phrase, Record, Sample
 from stages.shared.model.config import ModelConfig
 from stages.sources.boxes import NO_IMAGE_OF_THAT_NAME, BoxSource, BoxSourceConfig
+from tests.build.datasets import Json
 
 CAPTION = "A man walks two dogs past a tall man"
 PHRASES = (
@@ -21,7 +22,7 @@ IMAGES = [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 20}]
 CATEGORIES = [{"id": 1, "name": "man"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cat"}]
 
 
-def box(category: int, *bbox: float, **keys: Any) -> dict[str, Any]:
+def box(category: int, *bbox: float, **keys: Any) -> Json:
     return {"id": 1, "image_id": 7, "category_id": category, "bbox": list(bbox), "iscrowd": 0} | keys
 
 
@@ -30,7 +31,7 @@ def write_json(path: Path, value: Any) -> str:
     return str(path)
 
 
-def instances(folder: Path, *things: dict[str, Any]) -> str:
+def instances(folder: Path, *things: Json) -> str:
     annotations = [{**thing, "id": number} for number, thing in enumerate(things)]
     content = {"images": IMAGES, "categories": CATEGORIES, "annotations": annotations}
     return write_json(folder / "instances.json", content)

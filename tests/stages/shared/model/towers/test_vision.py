@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower, attend
 from tests import factories
+from tests.build.datasets import Json
 from tests.factories import SPEC
 from tests.stages.explain.models import tokenizer
 
 tiny_clip = functools.cache(factories.tiny_clip)  # only read
 
-TOWERS: dict[str, dict[str, Any]] = {
+TOWERS: dict[str, Json] = {
     "plain": {},
     "layer scale": {"ls_init_value": 0.5},
     "quick gelu": {"quick_gelu": True},
@@ -44,7 +45,7 @@ def encode_image(model: Any, rgb: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
-def test_encode_equals_encode_image(options: dict[str, Any]) -> None:
+def test_encode_equals_encode_image(options: Json) -> None:
     model = tiny_clip(**options)
     assert torch.allclose(tower_of(model).encode(pixels()), encode_image(model, pixels()), atol=1e-5)
 
