@@ -12,7 +12,7 @@ from stages.contract.records import Absent, ImageRef, Phrase, Record, Sample
 from stages.phrases.filters import normalise
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
-from tests.build.datasets import Json
+from tests.build.datasets import Json, rows_of
 from tests.build.records import HEIGHT, WIDTH, encoded, mask, region
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import count, write_manifest
@@ -132,8 +132,3 @@ def rows_by_stem(dataset: Path, out: Path) -> dict[str, Json]:
     with (out / "names.csv").open(encoding="utf-8", newline="") as file:
         renamed = {line["sample_id"]: line["written"] for line in csv.DictReader(file)}
     return {Path(renamed.get(row["sample_id"], row["file_name"])).stem: row for row in rows_of(dataset)}
-
-
-def rows_of(dataset: Path) -> list[Json]:
-    """All rows without images."""
-    return list(open_dataset(dataset).rows())

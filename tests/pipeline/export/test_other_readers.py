@@ -19,9 +19,9 @@ from stages.contract.records import Rle
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from stages.truth import read_truth
-from tests.build.datasets import Json
+from tests.build.datasets import Json, rows_of
 from tests.build.records import HEIGHT, WIDTH
-from tests.pipeline.export.datasets import exported, rows_of
+from tests.pipeline.export.datasets import exported
 from tests.stages.read.inputs import read_all
 
 INSTANCES = "annotations/instances_train.json"

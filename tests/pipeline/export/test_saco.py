@@ -27,10 +27,10 @@ from pipeline.export.saco import (
     SacoConfig,
 )
 from stages.contract.errors import ConfigError
-from tests.build.datasets import Json, copy_of
+from tests.build.datasets import Json, copy_of, rows_of
 from tests.messages import expect_error
 from tests.pipeline.evaluate.query_builders import answer_of
-from tests.pipeline.export.datasets import Maker, finished, rows_of
+from tests.pipeline.export.datasets import Maker, finished
 
 
 def absent(phrase: str, presence: float = 0.25) -> Json:

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,8 @@ def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
     for number in range(24):
         for caption in range(3):
             sample_id = f"captions.jsonl:{3 * number + caption + 1}"
-            record = make.record(sample_id, "a dog", ("a dog", (1, 1, 5, 5)), file_name=f"{number}.jpg")
-            rows.append(replace(record, regions=tuple(replace(region, score=0.5) for region in record.regions)))
+            dog = ("a dog", (1, 1, 5, 5), 0, {"score": 0.5})
+            rows.append(make.record(sample_id, "a dog", dog, file_name=f"{number}.jpg"))
     dataset = finished(tmp_path / "dataset", rows)
     out, report = exported("coco", dataset, tmp_path / "coco", split="train=0.5,val=0.5")
     splits = {}

@@ -30,6 +30,19 @@ def test_it_appears_when_it_is_finished_and_else_not_at_all(tmp_path: Path) -> N
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_the_old_export_or_an_empty_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write(out, "old")
+    assert (out / "images" / "ö 7.jpg").read_bytes() == b"7"
+    with export_folder(out, overwrite=True) as folder:
+        folder.file("a/b.txt").write_text("half")
+    assert (out / "a" / "b.txt").read_text() == "old"
+    write(out, "new", overwrite=True)
+    assert (out / "a" / "b.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize("stranger", ["mine.txt", "a/ö 7.jpg", "images/link"])
 def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
