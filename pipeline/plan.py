@@ -11,7 +11,6 @@ import resource
 import sys
 import tempfile
 import time
-from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.config import EngineConfig, RunConfig
+from pipeline.config import RunConfig
 from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
 from pipeline.graph import fetch_weights
@@ -142,14 +141,6 @@ def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
     )
 
 
-def machine_here(engine: EngineConfig, *, on_gpu: bool) -> Machine:
-    """Return this machine as a run uses it. A plain process counts as one core, whatever its threads."""
-    if engine.kind == "inline":
-        return Machine(cores=1, workers=1, gpus=int(on_gpu))
-    workers = engine.explain_worker_bounds[1] or (1 if on_gpu else min(cores_here(), CPU_MODEL_WORKERS))
-    return Machine(cores=cores_here(), workers=workers, gpus=int(on_gpu))
-
-
 def make_plan(
     config: RunConfig, images: int, cluster: Machine | None, start_s: float, console: Console
 ) -> tuple[Costs, dict[str, Forecast]]:
@@ -175,13 +166,17 @@ def make_plan(
             "this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S", key="--gpus"
         )
     engine = choose_engine(config.engine, images if cluster is None else None)
-    here = machine_here(engine, on_gpu=on_gpu)
-    threads = 1 if here.workers > 1 else config.model.threads
+    # A plain process counts as one core, whatever its threads.
+    cores = 1 if engine.kind == "inline" else cores_here()
+    workers = engine.explain_worker_bounds[1] or (1 if on_gpu else min(cores, CPU_MODEL_WORKERS))
+    threads = 1 if workers > 1 else config.model.threads
     sections = {"engine": engine, "model": config.model.model_copy(update={"threads": threads})}
     run = resolve(config.model_copy(update=sections), AUTO, lambda _: None)
     fetch_weights(run.steps.description, lambda line: console.print(line, soft_wrap=True))
     costs = measure(run, on_gpu=on_gpu, start_s=start_s, console=console)
-    machines = {"here": here} if cluster is None else {"here": here, "on the cluster": cluster}
+    machines = {"here": Machine(cores=cores, workers=workers, gpus=int(on_gpu))}
+    if cluster is not None:
+        machines["on the cluster"] = cluster
     rate = 1 / costs.model_s
     return costs, {
         place: forecast(costs, images, replace(machine, gpu_rate=machine.gpu_rate or rate))
@@ -204,45 +199,43 @@ def measure(run: Run, *, on_gpu: bool, start_s: float, console: Console) -> Cost
         PhraseboxError: As the stages raise it.
     """
     steps = run.steps
-    model = steps.model_stage
-    report = Report()
+    model = [steps.model_stage]
+    first = Report()
+    repeated = Report()
     read_start = time.perf_counter()
     records = [Record.start(sample) for sample in islice(run.reader.samples(run.shards), SAMPLES)]
     if not records:
         raise InputError("the input holds no samples")
     read_s = (time.perf_counter() - read_start) / len(records)
-    folder = tempfile.TemporaryDirectory(prefix="phrasebox-plan-")
-    writer = ShardWriter(Path(folder.name), run.config.output.rows_per_file)
+    rows = rows_per_call(model[0]) if on_gpu else CPU_ROWS
     bar = progress_bar(console, "measuring, seconds", MEASURED_S)
-    with folder, set_up(steps.stages), bar as advance:
-        measure_start = time.perf_counter()
-        rows = rows_per_call(model) if on_gpu else CPU_ROWS
+    outputs: list[Record] = []
+    with tempfile.TemporaryDirectory(prefix="phrasebox-plan-") as folder, set_up(steps.stages), bar as advance:
+        writer = ShardWriter(Path(folder), run.config.output.rows_per_file)
         run_stages(steps.stages, records[:rows], lambda *_: None)  # the first call takes longer
-        command_s = time.perf_counter() - start_s
-        outputs: list[Record] = []
-        with closing(writer):
-            while not outputs or (len(outputs) < len(records) and time.perf_counter() < measure_start + MEASURED_S):
-                advance(round(time.perf_counter() - measure_start))
-                batch = records[len(outputs) : len(outputs) + rows]
-                inputs = run_stages(steps.before, batch, report.stage)
-                run_stages([model], inputs, lambda *_: None)  # it embeds phrases that repeat in the long run
-                answers = run_stages([model], inputs, report.stage)
-                batch_outputs = run_stages([steps.regions_stage], answers, report.stage)
-                outputs += batch_outputs
-                write_start = time.perf_counter()
-                writer.write(records_to_rows(batch_outputs, **run.config.output.columns))
-                report.stage("write", len(batch), time.perf_counter() - write_start)
-        shard_bytes = sum(path.stat().st_size for path in Path(folder.name).rglob("*") if path.is_file())
+        measure_start = time.perf_counter()
+        seconds = 0.0
+        while not outputs or (len(outputs) < len(records) and seconds < MEASURED_S):
+            batch = records[len(outputs) : len(outputs) + rows]
+            inputs = run_stages(steps.before, batch, lambda *_: None)
+            run_stages(model, inputs, first.stage)  # it embeds phrases that repeat in the long run
+            answers = run_stages(model, inputs, repeated.stage)
+            batch_outputs = run_stages([steps.regions_stage], answers, lambda *_: None)
+            writer.write(records_to_rows(batch_outputs, **run.config.output.columns))
+            outputs += batch_outputs
+            seconds = time.perf_counter() - measure_start
+            advance(round(seconds))
+        writer.close()
+        shard_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     count = len(outputs)
-    busy_s = {step: entry.busy_s / count for step, entry in report.stages.items()}
-    model_s = busy_s.pop(model.name)
+    first_work, work = (report.stages[steps.model_stage.name] for report in (first, repeated))
     return Costs(
         images=count,
         failed=sum(record.error is not None for record in outputs),
-        host_s=read_s + sum(busy_s.values()),
-        model_s=model_s,
+        host_s=read_s + (seconds - first_work.busy_s - work.busy_s) / count,
+        model_s=work.busy_s / count,
         bytes=shard_bytes / count,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        device=", ".join(report.stages[model.name].devices) or "none",
-        start_s=command_s + (RAY_START_S if run.config.engine.kind == "ray" else 0.0),
+        device=", ".join(work.devices) or "none",
+        start_s=measure_start - start_s + (RAY_START_S if run.config.engine.kind == "ray" else 0.0),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ from pipeline.commands.options import (
     naming_options,
     stopping,
 )
-from pipeline.config import RunConfig, load_config
+from pipeline.config import load_config
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.previous_run import delete_what_runs_wrote
 from pipeline.output.shards import rows_in
@@ -114,22 +115,23 @@ def run(
         if print_config:
             sys.stdout.write(run_config.to_yaml(docs=docs))
             return
-        _run(run_config, fresh=fresh, yes=yes)
+        place = run_config.output.path
+        with stopping(lambda: f"stopped. {_count_rows(place)} in {place}; the same command resumes the run."):
+            may_delete = delete_anything if yes else ask_to_delete if sys.stdin.isatty() else delete_what_runs_wrote
+            run_pipeline(run_config, console, fresh=fresh, may_delete=may_delete)
 
 
-def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
-    def may_delete(description: str, foreign: list[AnyPath]) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            return delete_what_runs_wrote(description, foreign)
-        if foreign:
-            console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
-        return typer.confirm(f"{description}. Delete {'it and these files' if foreign else 'it'} and start over?")
+def delete_anything(_: str, __: list[AnyPath]) -> bool:
+    """Answer `MayDelete` for --yes."""
+    return True
 
-    def count_rows() -> str:
-        rows = sum(count or 0 for count in rows_in(DatasetFolder(config.output.path).shards))
-        return f"stopped. {counted(rows, 'finished row')} in {config.output.path}; the same command resumes the run."
 
-    with stopping(count_rows):
-        run_pipeline(config, console, fresh=fresh, may_delete=may_delete)
+def ask_to_delete(description: str, foreign: list[AnyPath]) -> bool:
+    """Answer `MayDelete` by asking at the terminal."""
+    if foreign:
+        console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
+    return typer.confirm(f"{description}. Delete {'it and these files' if foreign else 'it'} and start over?")
+
+
+def _count_rows(folder: Path) -> str:
+    return counted(sum(count or 0 for count in rows_in(DatasetFolder(folder).shards)), "finished row")
