@@ -208,40 +208,37 @@ def summary_table(total: Tally, report: Report, *, is_calibrated: bool) -> Table
         report: The counts of the run.
         is_calibrated: Whether the scores are probabilities.
     """
-
-    def format_count(count: int, rows: int = 0) -> str:
-        return f"{count:,}" + (f" ({count / rows:.1%})" if rows else "") if count else ""
-
     pace, unit = pace_of(report.rows_done / report.wall_time_s)
     likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if is_calibrated and total.regions else ""
-    devices = [(stage, device, images) for stage in report.stages.values() for device, images in stage.devices.items()]
-    rows = [
-        ("samples read", f"{report.samples_read:,}"),
-        ("rows written", f"{total.rows:,}"),
-        ("  annotated", f"{total.annotated:,}"),
-        ("    of these without a region", format_count(total.without_regions)),
-        ("  without phrases", f"{total.without_phrases:,}"),
-        ("  with a caption in another language", format_count(total.other_language, total.rows)),
-        ("  failed", f"{total.failed:,}"),
-        *((f"    {reason}", format_count(count)) for reason, count in total.failed_by_reason.most_common()),
-        *((f"skipped, no row: {reason}", format_count(count)) for reason, count in report.skipped.most_common()),
-        ("phrases", f"{total.phrases:,}"),
-        ("  judged not to be in their image", format_count(total.absent)),
-        ("regions", f"{total.regions:,}"),
+    language = f"{total.other_language:,} ({total.other_language / total.rows:.1%})" if total.other_language else ""
+    rows: list[tuple[str, int | str]] = [
+        ("samples read", report.samples_read),
+        ("rows written", total.rows),
+        ("  annotated", total.annotated),
+        ("    of these without a region", total.without_regions or ""),
+        ("  without phrases", total.without_phrases),
+        ("  with a caption in another language", language),
+        ("  failed", total.failed),
+        *((f"    {reason}", count) for reason, count in total.failed_by_reason.most_common()),
+        *((f"skipped, no row: {reason}", count) for reason, count in report.skipped.most_common()),
+        ("phrases", total.phrases),
+        ("  judged not to be in their image", total.absent or ""),
+        ("regions", total.regions),
         (f"  with a score of {LIKELY} or more", likely),
         ("time", f"{report.wall_time_s:,.1f} s"),
-        ("workers that died", format_count(report.deaths)),
+        ("workers that died", report.deaths or ""),
         *(
             ("images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}")
-            for stage, device, images in devices
+            for stage in report.stages.values()
+            for device, images in stage.devices.items()
         ),
         (f"{unit} in this run", f"{pace:,.1f}" if report.rows_done else ""),
     ]
     table = Table("", "", show_header=False)
     table.columns[1].justify = "right"
     for name, cell in rows:
-        if cell:
-            table.add_row(name, cell)
+        if cell != "":
+            table.add_row(name, cell if isinstance(cell, str) else f"{cell:,}")
     return table
 
 

@@ -23,6 +23,10 @@ from stages.write import PARQUET_SETTINGS
 
 _SHARED: Final = "SELECT id FROM {} GROUP BY id HAVING count(*) > 1"
 
+_PLACES: Final = """
+SELECT shard FROM samples WHERE id IN (SELECT unnest(?)) UNION SELECT shard FROM regions WHERE id IN (SELECT unnest(?))
+"""
+
 _PHRASES: Final = """
 WITH shared AS (SELECT category_id FROM regions GROUP BY ALL HAVING min(hash(phrase)) <> max(hash(phrase))),
     several AS (SELECT hash(phrase) AS one FROM regions GROUP BY ALL HAVING min(category_id) <> max(category_id))
@@ -45,12 +49,12 @@ def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
 
     Raise RuntimeError, and change nothing, if a sample has two rows.
     """
-    images, regions = ({number for (number,) in rows.ask(_SHARED.format(table))} for table in ("samples", "regions"))
-    phrases = {phrase for (phrase,) in rows.ask(_PHRASES)}
+    images = _values(rows, _SHARED.format("samples"))
+    regions = _values(rows, _SHARED.format("regions"))
+    phrases = _values(rows, _PHRASES)
     if not (images or regions or phrases):
         return
-    places = {shard for (shard,) in rows.ask("SELECT shard FROM samples WHERE id IN (SELECT unnest(?))", [*images])}
-    places |= {shard for (shard,) in rows.ask("SELECT shard FROM regions WHERE id IN (SELECT unnest(?))", [*regions])}
+    places = _values(rows, _PLACES, [*images], [*regions])
     colliding = [row for shard in sorted(places) for row in _names_in(shards[shard])]
     names = [row["sample_id"] for row in colliding if row["id"] in images]
     if repeats := len(names) - len(set(names)):
@@ -66,8 +70,7 @@ def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
         return lambda number: number not in shared and bool(rows.ask(f"FROM {table} WHERE id = ? LIMIT 1", number))
 
     def names_another(number: int) -> bool:
-        answer = rows.ask("SELECT phrase FROM regions WHERE category_id = ?", number)
-        return any(phrase not in phrases for (phrase,) in answer)
+        return not _values(rows, "SELECT phrase FROM regions WHERE category_id = ?", number) <= phrases
 
     ids = _Ids(
         images=_unique_ids({name: name for name in names}, is_used_in("samples", images)),
@@ -76,13 +79,16 @@ def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
         ),
         phrases=_unique_ids({phrase: phrase for phrase in phrases}, names_another),
     )
-    places |= {
-        shard for (shard,) in rows.ask("SELECT shard FROM regions WHERE phrase IN (SELECT unnest(?))", [*phrases])
-    }
+    places |= _values(rows, "SELECT shard FROM regions WHERE phrase IN (SELECT unnest(?))", [*phrases])
     for shard in sorted(places):
         _rewrite(shards[shard], ids)
     for phrase, number in ids.phrases.items():
         rows.ask("UPDATE regions SET category_id = ? WHERE phrase = ?", number, phrase)
+
+
+def _values(rows: Rows, query: str, *arguments: Any) -> set[Any]:
+    """The different values of a query for one column."""
+    return {value for (value,) in rows.ask(query, *arguments)}
 
 
 def _unique_ids(texts: Mapping[Any, str], is_used: Callable[[int], bool]) -> dict[Any, int]:
