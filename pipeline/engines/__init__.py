@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import EngineConfig
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from pipeline.summary import Report
     from stages.contract.records import Record
     from stages.read import Reader, Shard, SourceConfig
-    from stages.shared.model.config import ModelConfig
 
 AnswerT = TypeVar("AnswerT")
 
@@ -33,7 +32,8 @@ class Job:
         folder: Those of their samples that have a row there are left out; receives the others'
             rows.
         input: The input's settings.
-        model: The model's settings.
+        device: `model.device`.
+        threads: `model.threads`.
         engine: The engine's settings.
         output: The dataset's settings.
         packages: The names of the packages with the code of the run.
@@ -46,7 +46,8 @@ class Job:
     shards: Sequence[Shard]
     folder: DatasetFolder
     input: SourceConfig
-    model: ModelConfig
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int | None
     engine: EngineConfig
     output: OutputConfig
     packages: tuple[str, ...]

@@ -93,8 +93,7 @@ def start(job: Job) -> Iterator[RayEngine]:
         ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here(job.packages)
         check_nodes(code, _shared_places(job))
-        model = job.model
-        pools = choose_pools(job.engine, model.device, model.threads, ray.nodes(), cores, has_segmenter=has_segmenter)
+        pools = choose_pools(job.engine, job.device, job.threads, ray.nodes(), cores, has_segmenter=has_segmenter)
         if pools.note:
             job.report.note(pools.note)
             job.on_progress()
