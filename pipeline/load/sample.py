@@ -289,7 +289,8 @@ class SampleMaker:
             sample["masks"] = torch.from_numpy(masks_of(regions, (height, width), (h, w)))
         if contents.grid_hw is not None:
             # The square's grid has the same cells as the original's: both are stretched alike.
-            shares = grid_shares(*row["runs"], (height, width), contents.grid_hw)
+            ends, starts = row["runs"]
+            shares = grid_shares(ends, starts, (height, width), contents.grid_hw)
             sample["grid_masks"] = torch.from_numpy(shares)
         return sample
 
