@@ -102,7 +102,6 @@ LIBRARIES: dict[str, set[str]] = {
     "timm": {"stages/shared/model/"},
     "open_clip": {
         "stages/shared/model/",
-        "pipeline/research/finetune/",
         "pipeline/commands/models.py",
     },
     "spacy": {"stages/phrases/noun_phrases.py"},

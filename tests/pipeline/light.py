@@ -208,6 +208,7 @@ def run_job(run: Run, folder: DatasetFolder, show: Callable[[Report], None] = la
         threads=config.model.threads,
         engine=config.engine,
         output=config.output,
+        packages=("pipeline", "stages"),
         report=report,
         on_progress=lambda: show(report),
     )

@@ -12,14 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import ray
 import ray.data
 
 from pipeline.engines.ray_cluster import Pools
 from pipeline.engines.ray_code import code_here
-from pipeline.engines.ray_data import _map_on_models, _Workers
+from pipeline.engines.ray_data import RayEngine
 from pipeline.engines.ray_ledger import start_ledger
 from stages.contract.records import Record, Sample
 from stages.contract.stage import Stage
@@ -62,8 +62,9 @@ def main(folder: Path) -> None:
     samples = [Sample(sample_id=f"s{n}", source=f"from {n}", captions=("a cat",)) for n in range(CALLS * CALL)]
     tables = [records_to_table([Record(sample=one) for one in samples[n::CALLS]]) for n in range(CALLS)]
     pools = Pools(min_workers=1, max_workers=1, gpus=1.0, threads=1, captions=1, resources={})
-    workers = _Workers(pools=pools, ledger=start_ledger(), code=code_here(("pipeline", "stages")))
-    rows = _map_on_models(ray.data.from_arrow(tables), (LonelyStage(folder),), workers, CALL, 1)
+    job: Any = None  # only the model's stage runs
+    engine = RayEngine(job=job, pools=pools, ledger=start_ledger(), code=code_here(("pipeline", "stages")))
+    rows = engine._map_on_models(ray.data.from_arrow(tables), LonelyStage(folder), CALL, 1)
     # Ray's own messages end up in the midst of what is printed.
     with (folder / "rows.jsonl").open("w") as file:
         for batch in rows.iter_batches(batch_format="pyarrow", batch_size=None):

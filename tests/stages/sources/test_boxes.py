@@ -123,5 +123,5 @@ def test_what_cannot_be_read_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"source\.truth: with source\.detections it is a COCO instances file"):
         check(truth=tmp_path, detections=tmp_path / "results.json")
     damaged = write_json(tmp_path / "results.json", [box(1, 1, 1, 2, 2, score=7)])
-    with pytest.raises(InputError, match=r"results\[0\]: expected 'score' of 0 to 1"):
+    with pytest.raises(InputError, match=r"\[0\]\.score: "):
         check(truth=instances(tmp_path, box(1, 2, 4, 10, 5)), detections=damaged)

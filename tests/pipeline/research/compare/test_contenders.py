@@ -37,8 +37,8 @@ REFUSED = {
     "unknown": ("gradeclip", r"no explainer 'gradeclip'; on m these are defined: grad_eclip, "),
     "another tower's": ("cam", r"cam needs tokens that are averaged, which m does not have; .*: grad_eclip, "),
     "unknown setting": ("grad_eclip:head=single", r"grad_eclip:head=single: explain.head: no such key; did you mean"),
-    "impossible value": ("maskclip:residual=perhaps", r"explain.residual: expected"),
-    "no value": ("maskclip:residual", r"expected KEY=VALUE"),
+    "impossible value": ("maskclip:affinity=perhaps", r"explain.affinity: expected"),
+    "no value": ("maskclip:affinity", r"expected KEY=VALUE"),
     "twice": ("maskclip,maskclip", r"maskclip is named twice"),
     "nothing": ("maskclip,,", r"expected names with commas between them"),
 }
