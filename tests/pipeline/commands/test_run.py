@@ -376,7 +376,7 @@ def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
     [
         ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "none.jsonl"),
         ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "ViT-B-16"),
-        ({"model": {"config": "none.json", "weights": "none.pt"}}, ConfigError, "none.json"),
+        ({"model": {"config": "none.json", "weights": "none.pt"}}, WeightsError, "none.json"),
         ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "Supported: "),
         ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
         ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),

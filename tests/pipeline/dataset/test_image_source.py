@@ -8,7 +8,7 @@ import pytest
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource, sign
 from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.shared.images.decode import DecodeLimits
+from stages.shared.images.faults import DecodeLimits
 from tests.messages import expect_error
 from tests.stages.read.inputs import samples_of
 

@@ -50,6 +50,7 @@ def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
         f"/sample/{DIGITS}",
         f"/rows/0/image.jpg?side={DIGITS}",
         "/reviews.jsonl",
+        "/review/0/1.json",
         f"/review/{DIGITS}/1.json",
     ):
         status, content = ask(shared, path)
@@ -112,12 +113,14 @@ ELSEWHERE = {"Origin": "http://evil.example"}
         ("review", REVIEW, TEXT, 415),
         ("review", REVIEW, ELSEWHERE, 403),
         ("review", REVIEW, {"Host": "evil.example"}, 400),
+        ("review", {**REVIEW, "answer": "great"}, {}, 400),
         ("review", {**REVIEW, "answer": None}, {}, 400),
         ("review", {**REVIEW, "action": "delete"}, {}, 400),
         ("review", {**REVIEW, "reviewer": "a" * 65}, {}, 400),
         ("review", {**BOX, "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
         ("review", {**REVIEW, "row": 10**40}, {}, 400),
         ("review", REVIEW, {}, 404),  # there is no such region
+        ("review", {**REVIEW, "row": 99999}, {}, 404),
     ],
     ids=lambda value: str(value)[-40:],
 )

@@ -18,11 +18,8 @@ from rich.console import Console
 
 from pipeline.dataset.selection import Search
 from pipeline.viewer.app import Viewer, create_app, is_loopback, make_viewer, serve
-from pipeline.viewer.sample_view import config_to_load
 from stages.contract.errors import ConfigError
-from stages.shared.model.config import ModelConfig
 from tests.architecture.source import ROOT
-from tests.build.datasets import change_manifest
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import called
 
@@ -76,25 +73,6 @@ def served_to_nobody(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("uvicorn.Server.run", run)
     monkeypatch.setattr("pipeline.viewer.app._build", lambda index: index.close())
     return addresses
-
-
-@pytest.mark.usefixtures("served_to_nobody")
-@pytest.mark.parametrize(
-    "stored",
-    [
-        {"name": "ViT-B-16", "weights": "mine.pt"},
-        {"name": None, "config": "mine.json", "weights": "mine.pt"},
-    ],
-)
-def test_a_model_that_is_named_replaces_the_whole_model_of_the_dataset(stored, dataset: Path, monkeypatch) -> None:
-    viewers: list[Viewer] = []
-    monkeypatch.setattr("pipeline.viewer.app.create_app", lambda viewer, hosts: viewers.append(viewer))
-    change_manifest(dataset, lambda manifest: manifest["config"]["model"].update({**stored, "precision": "bf16"}))
-    code, _, err = called("inspect", dataset, "--model", "demo", "--port", 0)
-    assert (code, err) == (0, "")
-    heat = viewers[0].heat
-    model = config_to_load(heat.dataset, heat.settings).model
-    assert model == ModelConfig(name="demo", precision="bf16", batch_size=1)
 
 
 @pytest.mark.usefixtures("served_to_nobody")

@@ -65,6 +65,13 @@ def test_a_dataset_of_ones_own_shows_its_images_and_heat_maps(shared: Served) ->
     assert WARNING not in ask(shared, "/")[1]
 
 
+def test_heat_maps_that_are_not_stored_are_computed(dataset: Path) -> None:
+    without_heat_maps(dataset)
+    with serving(dataset, build=False) as served:
+        assert heat_of(served) == heat_of(served)
+        assert heat_of(served)[0] == 200
+
+
 @pytest.mark.usefixtures("nothing_is_built")
 def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(made_by_a_stranger: Made) -> None:
     dataset = made_by_a_stranger(heat_maps=True, input={"image_root": "/"}, model={"name": "evil/model"})
