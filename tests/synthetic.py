@@ -149,7 +149,8 @@ def _blob(rng: Any, x: Any, y: Any, width: int, height: int) -> Any:
     """bool (height, width): an ellipse with a wavy edge."""
     x0, y0 = rng.uniform(0.1, 0.9, 2) * (width, height)
     a, b = rng.uniform(0.1, 1, 2) * 0.3 * (width, height) + 2
-    dx, dy = (x - x0) / a, (y - y0) / b
+    dx = (x - x0) / a
+    dy = (y - y0) / b
     wave = 1 + 0.2 * np.sin(rng.integers(2, 9) * np.arctan2(dy, dx) + rng.uniform(0, 6))
     return np.hypot(dx, dy) < wave
 
@@ -166,7 +167,8 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
     """Records of one shard; images: one for each of the sizes, or none."""
     size_number = rng.integers(len(SIZES_WH), size=rows)
     kind = rng.random(rows)
-    failed, nameless = kind < 0.01, (kind >= 0.01) & (kind < 0.04)
+    failed = kind < 0.01
+    nameless = (kind >= 0.01) & (kind < 0.04)
     regions = rng.integers(0, round(2 * mean), size=rows, endpoint=True)
     regions[failed | nameless] = 0
     texts = [_captions(rng, regions_of_row, nameless[row]) for row, regions_of_row in enumerate(regions.tolist())]
@@ -176,7 +178,8 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
     similarities = iter(rng.normal(0.24, 0.04, total).clip(-1, 1).tolist())
     scores = iter(np.round(rng.beta(2, 2.5, total), 4).tolist())
     for row, (captions, placed, count) in enumerate(texts):
-        name, size = f"s{start + row:09d}", int(size_number[row])
+        name = f"s{start + row:09d}"
+        size = int(size_number[row])
         image = ImageRef(file_name=f"{(start + row) // 1000:05d}/{name}.jpg", content=images[size] if images else None)
         sample = Sample(sample_id=name, source=name, captions=tuple(captions), image=image)
         if failed[row]:
@@ -238,7 +241,8 @@ def _phrase(first: float, second: float, third: float) -> tuple[str, str, str, b
         phrase = f"{_pick(NUMBERS, second).removeprefix('a ')} {noun}"
         return f"{_pick(NUMBERS, second)} {noun}", phrase, noun.removesuffix("s"), True
     noun = _pick(NOUNS, first**3)
-    colour, kind = _pick(COLOURS, second), _pick(KINDS, (second * 7919) % 1)
+    colour = _pick(COLOURS, second)
+    kind = _pick(KINDS, (second * 7919) % 1)
     # One phrase in twenty is one of 20,000 rare ones, the long tail of a real vocabulary.
     rare = f"{int(second * 1e9) % 20_000}" if third > 0.95 else ""
     words = " ".join(word for word in (kind, colour, noun, rare) if word)

@@ -33,7 +33,8 @@ def test_hits_are_counted_by_seed_and_image() -> None:
 
 
 def test_seeds_and_images_are_drawn_the_same_for_all_arms() -> None:
-    images, rng = 300, np.random.default_rng(1)
+    images = 300
+    rng = np.random.default_rng(1)
     shares = np.array([0.3, 0.4, 0.5, 0.6, 0.7])[:, None] * np.ones(images)
     found = prove.resampled(
         {"frozen": hits(np.full((1, images), 0.5)), "own": hits(shares), "more": hits(shares + 0.1)}
@@ -124,7 +125,8 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     plan["sources"] = {name: plan["sources"][name] for name in ("ours", "exact")}
     names = ("captions", "text only", "ours", "shuffled", "exact")
     plan["arms"], plan["pairs"] = {name: plan["arms"][name] for name in names}, [["exact", "ours"]]
-    plan["seeds"], plan["learning_rates"] = [0], [1e-4]
+    plan["seeds"] = [0]
+    plan["learning_rates"] = [1e-4]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "configs.proof.prove", str(tmp_path / "plan.yaml"), "--out", str(out)]

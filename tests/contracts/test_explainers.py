@@ -167,7 +167,8 @@ def test_shapes_order_and_range(kind: str, tower: str) -> None:
 
 @on_kinds_of_towers
 def test_the_same_input_gives_the_same_bytes(kind: str, tower: str) -> None:
-    model, rgb = module_of(tower), pixels(tower)
+    model = module_of(tower)
+    rgb = pixels(tower)
     given = rgb.copy()
     answers = [explainer_of(kind, tower, model).explain(rgb, PHRASES)]
     torch.manual_seed(99)  # no global random state
@@ -179,7 +180,8 @@ def test_the_same_input_gives_the_same_bytes(kind: str, tower: str) -> None:
 
 @on_towers
 def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> None:
-    explainer, rgb = explainer_of(kind, tower, scales=(1.0, 0.5)), pixels(tower)
+    explainer = explainer_of(kind, tower, scales=(1.0, 0.5))
+    rgb = pixels(tower)
     together = explainer.explain(rgb, PHRASES)
     turned = explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
     for heat_map, other in zip(chain(*together), chain(*turned), strict=True):
@@ -194,7 +196,8 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
 @on_kinds_of_towers
 def test_it_hands_out_the_tokens_that_affinity_looks_at(kind: str, tower: str) -> None:
     explainer = explainer_of(kind, tower, affinity="propagation")
-    rgb, texts = pixels(tower), torch.zeros(len(PHRASES), 8, explainer.model.embed_dim)
+    rgb = pixels(tower)
+    texts = torch.zeros(len(PHRASES), 8, explainer.model.embed_dim)
     tokens = explainer.maps(torch.from_numpy(rgb), texts).tokens
     assert tokens.shape[:2] == (len(PHRASES), 16)
     assert not tokens.requires_grad
@@ -202,10 +205,13 @@ def test_it_hands_out_the_tokens_that_affinity_looks_at(kind: str, tower: str) -
 
 @on_kinds_of_towers
 def test_nothing_is_left_on_the_model_even_after_an_error(kind: str, tower: str) -> None:
-    model, stride = make_model(tower), TOWERS[tower][1].patch_px
-    images, before = torch.randn(2, 3, TOWERS[tower][1].size_px, TOWERS[tower][1].size_px), state_of(model)
+    model = make_model(tower)
+    stride = TOWERS[tower][1].patch_px
+    images = torch.randn(2, 3, TOWERS[tower][1].size_px, TOWERS[tower][1].size_px)
+    before = state_of(model)
     # In training mode a forward pass of its own changes the statistics of batch normalisation.
-    weights, outputs = copy.deepcopy(model.state_dict()), copy.deepcopy(model).encode_image(images)
+    weights = copy.deepcopy(model.state_dict())
+    outputs = copy.deepcopy(model).encode_image(images)
     explainer = explainer_of(kind, tower, model)
     with pytest.raises(ValueError, match=f"multiples of the {stride} px patch"):
         explainer.explain(pixels(tower)[:, 1:], PHRASES)

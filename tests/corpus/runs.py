@@ -68,7 +68,8 @@ def rows(folder: Path) -> Input:
 def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
     """One jsonl file, in which every three cases stand between good rows."""
     write_images(folder / "images")
-    lines, wanted = [], []
+    lines = []
+    wanted = []
     for number, start in enumerate(range(0, len(cases) + 3, 3)):
         good_sample = good(number)
         lines.append(as_json({"id": f"good {number}", "image": good_sample.name, "caption": good_sample.caption}))

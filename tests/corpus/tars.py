@@ -39,7 +39,8 @@ def sample(number: int, key: str = "") -> list[Member]:
 
 def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
+    info.type = kind
+    info.linkname = target
     return info
 
 
@@ -68,7 +69,8 @@ def member_at(content: bytes, name: str) -> int:
 
 IMAGE: Member = ("x.jpg", good(2).image)
 CAPTION = text(b"a red square")
-TWO, THREE = tar(sample(0), sample(1)), tar(sample(0), sample(1), sample(2))
+TWO = tar(sample(0), sample(1))
+THREE = tar(sample(0), sample(1), sample(2))
 SECOND = member_at(THREE, "00001.jpg")
 
 

@@ -34,7 +34,9 @@ def records(count: int, side_px: int = 32) -> list[Record]:
     made = []
     for number in range(count):
         rgb = np.random.default_rng(number).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
-        texts, start, phrases = PHRASES[: number % 6], 0, []
+        texts = PHRASES[: number % 6]
+        start = 0
+        phrases = []
         for text in texts:
             phrases.append(
                 Phrase(text=text, caption_index=0, start=start, end=start + len(text), head=text.split()[-1])

@@ -37,7 +37,8 @@ from tests.build.datasets import Json
 
 aten = torch.ops.aten
 
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+CPU = torch.device("cpu")
 
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
@@ -45,8 +46,12 @@ PRODUCTS = (aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.
 """Operations whose last two arguments are multiplied; in TF32 where torch may."""
 
 WAITED_FOR = (
-    *(aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default),
-    *(aten._unique2.default, aten.repeat_interleave.Tensor),
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.equal.default,
+    aten.masked_select.default,
+    aten._unique2.default,
+    aten.repeat_interleave.Tensor,
 )
 """Operations whose answers, or their shapes, the host has to know before it goes on."""
 
@@ -301,7 +306,8 @@ class Functions(TorchFunctionMode):
 
     def __init__(self, device: SimulatedCuda, operations: Operations) -> None:
         super().__init__()
-        self.device, self.operations = device, operations
+        self.device = device
+        self.operations = operations
         methods = {
             name: getattr(self, f"_{name}") for name in ("to", "cpu", "cuda", "pin_memory", "is_pinned", "numpy")
         }
@@ -327,7 +333,10 @@ class Functions(TorchFunctionMode):
         copy = options.pop("copy", False)
         other = arguments[0] if arguments else options.get("other")
         if isinstance(other, Tensor):
-            device, dtype, non_blocking, layout = other.device, other.dtype, options.get("non_blocking", False), None
+            device = other.device
+            dtype = other.dtype
+            non_blocking = options.get("non_blocking", False)
+            layout = None
         else:
             device, dtype, non_blocking, layout = torch._C._nn._parse_to(*arguments, **options)
         if device is not None and device.type == "meta":
@@ -372,7 +381,8 @@ class Operations(TorchDispatchMode):
 
     def __init__(self, device: SimulatedCuda) -> None:
         super().__init__()
-        self.device, self.makes = device, False
+        self.device = device
+        self.makes = False
 
     @contextlib.contextmanager
     def making(self, makes: bool) -> Iterator[None]:

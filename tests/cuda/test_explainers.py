@@ -31,7 +31,8 @@ WHOLE = [
 @pytest.mark.parametrize(("tower", "precision", "kinds"), [*CHEAP, *WHOLE])
 def test_maps_are_those_of_a_cpu(tower: str, precision: str, kinds: list[str], cuda: SimulatedCuda) -> None:
     on_cpu, on_gpu = both(tower, precision)
-    has, rgb = plan_of(architecture_of(tower)).kind, image(tower, count=3)
+    has = plan_of(architecture_of(tower)).kind
+    rgb = image(tower, count=3)
     for kind in kinds:
         explainer = EXPLAINERS[kind]
         if has not in explainer.towers:

@@ -22,7 +22,9 @@ from tests.pipeline.light import assert_alike, rows_of
 def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     scenes_config: dict[str, Any], tmp_path: Path
 ) -> None:
-    here, gpu_rows, fails = tmp_path / "here", tmp_path / "there", tmp_path / "fails"
+    here = tmp_path / "here"
+    gpu_rows = tmp_path / "there"
+    fails = tmp_path / "fails"
     # Without a calibration there is no first look, which would meet the fault. In bf16 a GPU also rounds to TF32.
     model = {**scenes_config["model"], "precision": "fp32"}
     scenes_config = {**scenes_config, "model": model, "regions": {"calibration": "none"}}

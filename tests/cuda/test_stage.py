@@ -131,7 +131,8 @@ def test_beside_16_bits_the_class_path_alone_is_in_tf32(precision: str, cuda: Si
     on_cpu, on_gpu = (stage_of(load_model(config.model_copy(update={"device": device}))) for device in ("cpu", "cuda"))
     cuda.operations.clear()
     records_on_gpu = on_gpu.process(records(4, side_px))
-    rounded, products = cuda.operations["products in TF32"], sum(cuda.operations[str(name)] for name in PRODUCTS)
+    rounded = cuda.operations["products in TF32"]
+    products = sum(cuda.operations[str(name)] for name in PRODUCTS)
     assert (rounded > 0) == (precision == "bf16")
     assert rounded < products
     assert torch.get_float32_matmul_precision() == "highest"

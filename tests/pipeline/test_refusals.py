@@ -61,7 +61,9 @@ def half_bad(scenes_folder: Path, tmp_path: Path) -> list[object]:
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()[:2]
     lines += ["{broken", json.dumps({"image": "none.jpg", "caption": "a cat"})]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    source, images, out = tmp_path / "rows.jsonl", scenes_folder / "images", tmp_path / "out"
+    source = tmp_path / "rows.jsonl"
+    images = scenes_folder / "images"
+    out = tmp_path / "out"
     return ["run", source, "--images", images, "--model", "demo", "--engine", "inline", "--out", out]
 
 
@@ -98,7 +100,8 @@ def test_shares_that_are_none(share: str, half_bad: list[object]) -> None:
 
 def test_a_run_with_a_forgotten_image_root_is_refused_before_any_work(tmp_path: Path) -> None:
     """Also where it goes on and the images were moved; with some of the images it is made."""
-    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures = tmp_path / "pictures"
+    out = tmp_path / "out"
     pictures.mkdir()
     (pictures / "1.jpg").write_text("not an image")
     lines = [json.dumps({"image": f"{number}.jpg", "caption": "a red cup"}) for number in range(3)]
