@@ -25,7 +25,7 @@ from pipeline.engines.inline import run_stages
 from pipeline.graph import build_graph
 from pipeline.resolve import resolve
 from pipeline.run import run
-from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError
+from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError, WeightsError
 from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
 from stages.explain.stage import ExplainStage
