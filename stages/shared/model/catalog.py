@@ -68,23 +68,18 @@ def resolve(name: str, root: Path = WEIGHTS_ROOT) -> Path:
     It holds `model.json`, with `model_cfg` and `preprocess_cfg`, `model.safetensors`, and calibrations of scores,
     `calibration-*.json`, without checksums: each names its model and settings.
 
-    Raise WeightsError, with the remedy, if the name is unknown, or a file is missing or has other contents.
+    Raise WeightsError, with the remedy, if a file is missing or has other contents.
     """
-    entry = CATALOG.get(name)
-    if entry is None:
-        raise WeightsError(f"expected one of {', '.join(sorted(CATALOG))}, got {name!r}")
+    entry = CATALOG[name]
     folder = root / name
     remedy = "reinstall phrasebox, or restore the folder from the repository"
     if not entry.in_wheel:
         remedy = f"{name} is in phrasebox's repository and not in its package, so run from a checkout of it"
     for file_name, expected in entry.files.items():
         path = folder / file_name
-        if not path.is_file():
-            raise WeightsError(f"{path} is missing from the weights {name!r}: {remedy}")
-        if (digest := sha256_of(path)) != expected:
-            raise WeightsError(
-                f"{path} is not the file of the weights {name!r}: expected SHA-256 {expected}, got {digest}: {remedy}"
-            )
+        digest = sha256_of(path) if path.is_file() else "no file"
+        if digest != expected:
+            raise WeightsError(f"{path}: expected the SHA-256 {expected}, got {digest}: {remedy}")
     return folder
 
 

@@ -151,7 +151,7 @@ class _Weights:
         return None if tensor is None else tensor.to(self.precision)
 
     def norm(self, module: Any) -> layers.LayerNorm:
-        if not isinstance(module, (transformer.LayerNorm, transformer.LayerNormFp32, nn.LayerNorm)):
+        if not isinstance(module, nn.LayerNorm):
             raise ConfigError(f"a tower normalises with {type(module).__name__}. {SUPPORTED}")
         return layers.LayerNorm(module.weight, module.bias, module.eps)
 
