@@ -1,14 +1,15 @@
 """The parts of a CLIP model that explainers use, and open_clip's answer to it.
 
     config, description   how a model is named; everything about it but the numbers in its weights
-    describe              the one into the other, checked before any work, by `checkpoints/`, `vocabulary`, `catalog`
+    describe              the one into the other, checked, by `checkpoints/` and `catalog`
     module, load          a description -> open_clip's module -> a `clip.ClipModel`
-    clip, tokenizer       the model as explainers use it; embeddings of texts; places of tokens in a caption
+    clip, tokenizer       the model as explainers use it; embeddings of texts
+    vocabulary            which file holds a model's vocabulary
     hub, device           downloads; the device, its precisions and copies to it
     towers/plan           the kind of an image tower, by its configuration alone
-    towers/from_open_clip a tower of open_clip (`from_timm`: of timm) -> `vision`, `text`, or `pooled`
-    towers/tower          what all image towers have; `layers` and `trunk` are their parts, `dense` is made of them
+    towers/from_open_clip a tower of open_clip, `from_timm` of timm -> `vision`, `text`, `pooled`
+    towers/tower          what all image towers have, of `layers` and `trunk`; `dense` features
 
-Undocumented parts of open_clip and torch are in use. `tests/architecture/test_private_apis.py` lists them, and fails
-when one changes.
+Undocumented parts of open_clip and torch are in use. `tests/architecture/test_private_apis.py`
+lists them, and fails when one changes.
 """

@@ -1,9 +1,9 @@
 """The weights that phrasebox brings and knows by name, and their files, verified.
 
-The bundled model is `demo`: `stages/shared/model/weights/demo/` with `model.json` (open_clip's `model_cfg` and
-`preprocess_cfg`), `model.safetensors` (fp16 state dict of `open_clip.CLIP`), `bpe_vocab.txt.gz` (merges for
-`open_clip.tokenizer.SimpleTokenizer`) and `MODEL_CARD.md`. open_clip alone loads it, as
-`tests/stages/shared/model/test_catalog.py` shows.
+The bundled model is `demo`: `stages/shared/model/weights/demo/` with `model.json` (open_clip's
+`model_cfg` and `preprocess_cfg`), `model.safetensors` (fp16 state dict of `open_clip.CLIP`),
+`bpe_vocab.txt.gz` (merges for `open_clip.tokenizer.SimpleTokenizer`) and `MODEL_CARD.md`.
+open_clip alone loads it, as `tests/stages/shared/model/test_catalog.py` shows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class WeightsEntry:
         files: Name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
         about: The purpose of the model, for people: the rest of a sentence behind its name.
         in_wheel: Whether the package contains it; others are in the repository alone.
-        settings: Section of a run's configuration -> plain values for keys that the user does not set.
+        settings: Section of a run's configuration -> plain values for keys that the user does
+            not set.
     """
 
     files: dict[str, str]
@@ -57,16 +58,17 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         in_wheel=False,
     ),
 }
-"""Name -> entry. To add one, put its files into a folder in `WEIGHTS_ROOT`, their checksums into `CHECKSUMS_FILE`, and
-an entry here."""
+"""Name -> entry. To add one, put its files into a folder in `WEIGHTS_ROOT`, their checksums
+into `CHECKSUMS_FILE`, and an entry here."""
 
 
 @cache
 def resolve(name: str, root: Path = WEIGHTS_ROOT) -> Path:
     """Find a catalog entry's folder in `root` and compare its files with the catalog's SHA-256, once per process.
 
-    It holds `model.json`, with `model_cfg` and `preprocess_cfg`, `model.safetensors`, and calibrations of scores,
-    `calibration-*.json`, without checksums: each names its model and settings.
+    It holds `model.json`, with `model_cfg` and `preprocess_cfg`, `model.safetensors`, and
+    calibrations of scores, `calibration-*.json`, without checksums: each names its model and
+    settings.
 
     Raise WeightsError, with the remedy, if a file is missing or has other contents.
     """

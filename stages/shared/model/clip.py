@@ -67,9 +67,10 @@ class ClipModel:
 class TextCache:
     """Unit text embeddings; each unique text is computed once.
 
-    With templates (each holds one `{}`) the unit embeddings of the filled templates are averaged and normalised again,
-    as CLIP's zero-shot classifiers do. Beyond `max_texts` the least recently used texts are forgotten; 200,000
-    embeddings of 768 floats are 0.6 GB of the device's memory.
+    With templates (each holds one `{}`) the unit embeddings of the filled templates are
+    averaged and normalised again, as CLIP's zero-shot classifiers do. Beyond `max_texts` the
+    least recently used texts are forgotten; 200,000 embeddings of 768 floats are 0.6 GB of the
+    device's memory.
     """
 
     model: ClipModel
@@ -92,7 +93,8 @@ class TextCache:
     def embed_padded(self, texts: Sequence[Sequence[str]], step: int) -> Tensor:
         """Texts of B images, not all without texts -> float32 (B, P, E) on the model's device.
 
-        P is the largest number of texts, rounded up to a multiple of `step`; rows of zeros stand for missing texts.
+        P is the largest number of texts, rounded up to a multiple of `step`; rows of zeros
+        stand for missing texts.
         """
         flat = self([text for texts_of_image in texts for text in texts_of_image])
         embeddings = pad_sequence(flat.split([len(texts_of_image) for texts_of_image in texts]), batch_first=True)
@@ -124,9 +126,9 @@ def templates_of(setting: Sequence[str] | str) -> tuple[str, ...]:
 class TextEncoder:
     """Texts -> embeddings. Texts of one length share forward passes.
 
-    Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut off: phrases of 1,000
-    photographs have 4.3 tokens on average, and the model's context has 77. Text towers that `build_text_tower` refuses
-    embed the whole context.
+    Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut
+    off: phrases of 1,000 photographs have 4.3 tokens on average, and the model's context has
+    77. Text towers that `build_text_tower` refuses embed the whole context.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:

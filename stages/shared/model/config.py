@@ -52,9 +52,10 @@ def about(key: str) -> Iterator[None]:
 class ModelConfig(BaseModel):
     """The model, by name or by files, in one of five forms.
 
-    `{name: demo}` brings its weights. Those of `{name: ViT-B-16, pretrained: TAG}` are downloaded, and those of `{name:
-    ViT-B-16, weights: FILE}` are a local checkpoint. `{checkpoint: PATH}` describes itself, and `{config: model.json,
-    weights: FILE}` is an architecture of your own.
+    `{name: demo}` brings its weights. Those of `{name: ViT-B-16, pretrained: TAG}` are
+    downloaded, and those of `{name: ViT-B-16, weights: FILE}` are a local checkpoint.
+    `{checkpoint: PATH}` describes itself, and `{config: model.json, weights: FILE}` is an
+    architecture of your own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -148,8 +149,9 @@ class SegmenterConfig(BaseModel):
         description="A folder as transformers writes it, with safetensors, or such a repository of the Hugging Face "
         "hub, as facebook/sam-vit-base: SAM, HQ-SAM, SAM 2 and 2.1, EdgeTAM or SAM 3's tracker.",
     )
-    # Boxes: Grounded SAM (arXiv 2401.14159), MedCLIP-SAM (2403.20253); points: CLIP Surgery (2304.05653). A box from
-    # heat is rough, and a point alone may mean a part of the thing (SAM, 2304.02643).
+    # Boxes: Grounded SAM (arXiv 2401.14159), MedCLIP-SAM (2403.20253); points: CLIP Surgery
+    # (2304.05653). A box from heat is rough, and a point alone may mean a part of the thing
+    # (SAM, 2304.02643).
     prompt: Literal["point", "box", "both"] = Field(
         default="both",
         description="Prompt that a part of a cut map gives: its hottest point, its box, or both at once. Published "
@@ -170,11 +172,13 @@ class SegmenterConfig(BaseModel):
 def check_model_files(config: ModelConfig) -> None:
     """Check that a model is named and its files exist, without the libraries that take seconds to import.
 
-    Raise ConfigError if no model is named or open_clip has none of that name, WeightsError if a file is missing.
+    Raise ConfigError if no model is named or open_clip has none of that name, WeightsError if a
+    file is missing.
     """
     if config.label == NO_MODEL:
         raise ConfigError(_NO_MODEL_GIVEN, key="model.name")
-    # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are no names of the list.
+    # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are
+    # no names of the list.
     if config.name is not None and config.name not in (*OWN_MODELS, *open_clip_names()):
         unknown = unknown_name(config.name)
         if config.pretrained is not None:

@@ -1,7 +1,8 @@
 """One answer to "which model is this?": architecture, input, tokenizer and weights of any model that can be named.
 
-`ModelConfig` lists the ways to name a model. A checkpoint is described by the files beside its weights, see
-`checkpoints.folder`. Without any of these OpenAI's own tensors identify it, by their shapes.
+`ModelConfig` lists the ways to name a model. A checkpoint is described by the files beside its
+weights, see `checkpoints.folder`. Without any of these OpenAI's own tensors identify it, by
+their shapes.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ _SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}  # keys that open_cli
 def describe(config: ModelConfig) -> ModelDescription:
     """Describe a model, and check before any work that it can be loaded and explained.
 
-    The model is built without memory and compared with the shapes of its weights. The bundled models are known to fit.
-    The file of a tag need not be there yet. Paths in the description are absolute.
+    The model is built without memory and compared with the shapes of its weights. The bundled
+    models are known to fit. The file of a tag need not be there yet. Paths in the description
+    are absolute.
 
-    Raise ConfigError for a model that is unknown or cannot be explained, and WeightsError for weights that are
-    missing, damaged or another model's, or where nothing identifies the architecture.
+    Raise ConfigError for a model that is unknown or cannot be explained, and WeightsError for
+    weights that are missing, damaged or another model's, or where nothing identifies the
+    architecture.
 
     >>> describe(ModelConfig(name="demo")).tower
     'class_token'
@@ -121,8 +124,9 @@ def _complete(
 def _fingerprint(settings: ModelSettings, weights: Path | None, tag: str | None) -> str:
     """Identify architecture, input, vocabulary and weights.
 
-    Equal strings mean equal heat maps, with one exception: of a tag the name is hashed and not the file, which need
-    not be there yet. open_clip can give a tag other weights in a later version.
+    Equal strings mean equal heat maps, with one exception: of a tag the name is hashed and not
+    the file, which need not be there yet. open_clip can give a tag other weights in a later
+    version.
     """
     parts: list[Any] = [settings.architecture, asdict(settings.input)]
     parts += [] if settings.siglip is None else [settings.siglip]
@@ -146,8 +150,8 @@ def _settings_of_name(name: str, tag: str | None) -> ModelSettings:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags:
         raise ConfigError(f"open_clip has no tag {tag!r} for {name}; it has {', '.join(tags)}", key="model.pretrained")
-    # How images are prepared for the weights of the tag, or for all weights of the name where these agree: SigLIP's
-    # mean, for one, is not OpenAI's, and the wrong one raises no error.
+    # How images are prepared for the weights of the tag, or for all weights of the name where
+    # these agree: SigLIP's mean, for one, is not OpenAI's, and the wrong one raises no error.
     tag_configs = [open_clip.get_pretrained_cfg(name, candidate) for candidate in ([tag] if tag else tags)]
     images = [_images_of(tag_config) for tag_config in tag_configs]
     if tag and tag_configs[0].get("quick_gelu"):
@@ -233,7 +237,8 @@ def _read_params(checkpoint: Checkpoint) -> ModelSettings:
         architecture["text_cfg"]["context_length"] = context
     if size := params.get("force_image_size"):
         architecture["vision_cfg"]["image_size"] = size[0] if isinstance(size, list) and len({*size}) == 1 else size
-    # The trainer takes mean, deviation and interpolation from the tag that it starts from; its arguments override them.
+    # The trainer takes mean, deviation and interpolation from the tag that it starts from; its
+    # arguments override them.
     preprocess = _images_of(open_clip.get_pretrained_cfg(name, str(params.get("pretrained"))))
     preprocess |= {key: params[f"image_{key}"] for key in ("mean", "std") if params.get(f"image_{key}")}
     if params.get("image_interpolation") in RESAMPLE.values():

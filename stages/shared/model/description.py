@@ -16,11 +16,13 @@ class ModelSettings:
     Attributes:
         name: Name for people.
         architecture: open_clip's model configuration.
-        siglip: Arguments of timm's `VisionTransformer`, and `norm_eps`, for the image tower of a SigLIP of any size,
-            which open_clip cannot build. None for other models.
+        siglip: Arguments of timm's `VisionTransformer`, and `norm_eps`, for the image tower of
+            a SigLIP of any size, which open_clip cannot build. None for other models.
         input: The images that the model takes.
-        vocabulary: A vocabulary file that the model brings, absolute; None for the tokenizer of `architecture`.
-        described_by: Files that describe a checkpoint, for people; "" for a model with a configuration.
+        vocabulary: A vocabulary file that the model brings, absolute; None for the tokenizer of
+            `architecture`.
+        described_by: Files that describe a checkpoint, for people; "" for a model with a
+            configuration.
     """
 
     name: str
@@ -40,7 +42,8 @@ class ModelDescription(ModelSettings):
         weights: A file, or the index of several, absolute; None if open_clip downloads it.
         pretrained: open_clip's tag of the weights; None for a file.
         layout: Layout of the weights, see `layouts`; "" for a tag.
-        is_bundled: Whether phrasebox brings the model. Another machine may have its files elsewhere.
+        is_bundled: Whether phrasebox brings the model. Another machine may have its files
+            elsewhere.
         calibrations: Calibrations of scores that the model brings.
         fingerprint: Hash of architecture, input, vocabulary and weights.
     """

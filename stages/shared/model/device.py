@@ -1,8 +1,9 @@
 """The device of a model: its choice, its fast precisions, its errors of full memory, and copies to it.
 
-A copy between ordinary memory and a GPU makes the host wait for all earlier work of the GPU. So on CUDA the host's end
-of every copy is in pinned memory, which torch reuses only after the copy has ended. All work goes to the device's
-current stream, which computes it in order. On a CPU nothing is copied.
+A copy between ordinary memory and a GPU makes the host wait for all earlier work of the GPU. So
+on CUDA the host's end of every copy is in pinned memory, which torch reuses only after the copy
+has ended. All work goes to the device's current stream, which computes it in order. On a CPU
+nothing is copied.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ _INSTRUCTIONS: Final = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
     torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
-"""The instructions, as `torch.cpu.get_capabilities` names them on x86 and ARM, that multiply matrices of a type.
-Without them torch converts number by number: a product of two 512 x 512 matrices takes 142 ms in bf16 against 3.4 ms
-in fp32 on an AMD EPYC with AVX2 only."""
+"""The instructions, as `torch.cpu.get_capabilities` names them on x86 and ARM, that multiply
+matrices of a type.
+Without them torch converts number by number: a product of two 512 x 512 matrices takes 142 ms
+in bf16 against 3.4 ms in fp32 on an AMD EPYC with AVX2 only."""
 
 _NO_ROOM: Final = "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_NOT_INITIALIZED"
 _MEMORY_ERRORS: Final = ("CUDA error: out of memory", *_NO_ROOM)
@@ -89,8 +91,8 @@ def peak_memory_bytes(device: str) -> int:
 def is_fast(precision: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has instructions for products of matrices of this type.
 
-    GPUs have them for fp32 and fp16, those from Ampere on for bf16, and every CPU for fp32. Where torch is too old for
-    `get_capabilities`, a CPU counts as slow in 16 bits.
+    GPUs have them for fp32 and fp16, those from Ampere on for bf16, and every CPU for fp32.
+    Where torch is too old for `get_capabilities`, a CPU counts as slow in 16 bits.
     """
     if precision == torch.float32:
         return True
@@ -167,8 +169,8 @@ def retry_on_oom(
     Args:
         items: Numbers of the items.
         compute: Items -> an iterator of their results.
-        shrink: Makes the batches of `compute` smaller, or raises ResourceError where they cannot be. It gets the first
-            item without a result, and torch's message.
+        shrink: Makes the batches of `compute` smaller, or raises ResourceError where they
+            cannot be. It gets the first item without a result, and torch's message.
     """
     remaining = list(items)
     while remaining:
@@ -183,8 +185,9 @@ def retry_on_oom(
             reason = str(error).partition("\n")[0]
         else:
             return
-        # Outside the handler: the error holds the frames, and they hold the tensors. A pending batch may fill the
-        # memory, and a failure while one batch is waited for may be the fault of the next.
+        # Outside the handler: the error holds the frames, and they hold the tensors. A pending
+        # batch may fill the memory, and a failure while one batch is waited for may be the
+        # fault of the next.
         torch.cuda.empty_cache()
         shrink(remaining[0], reason)
 
@@ -193,7 +196,8 @@ def retry_on_oom(
 def allow_tf32(tower: Tower) -> Iterator[None]:
     """Let a GPU compute fp32 products in TF32 within the block, where the tower itself computes in 16 bits.
 
-    TF32 rounds the factors to 10 bits of mantissa, bf16 to 7; weights that were rounded to bf16 stay as they are.
+    TF32 rounds the factors to 10 bits of mantissa, bf16 to 7; weights that were rounded to bf16
+    stay as they are.
     """
     if tower.device.type != "cuda" or tower.dtype == torch.float32:
         yield

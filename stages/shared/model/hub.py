@@ -1,8 +1,9 @@
 """Files of open_clip's tags, from the Hugging Face hub into its cache, by the hub's own client.
 
-A file that is in the cache is used without a request. Another is announced with its size, and its SHA-256 is compared
-with the one that the hub states. The client shows the progress and resumes interrupted downloads. `HF_ENDPOINT`,
-`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to the client.
+A file that is in the cache is used without a request. Another is announced with its size, and
+its SHA-256 is compared with the one that the hub states. The client shows the progress and
+resumes interrupted downloads. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean
+what they mean to the client.
 """
 
 from __future__ import annotations

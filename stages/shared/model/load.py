@@ -46,7 +46,8 @@ def load(
 ) -> ClipModel:
     """Load a model, in evaluation mode; the options are those of `ModelConfig`.
 
-    Raise WeightsError if its files are missing or damaged, and ResourceError if the device is not there.
+    Raise WeightsError if its files are missing or damaged, and ResourceError if the device is
+    not there.
     """
     place = pick_device(device)
     chosen_precision = choose_precision(precision, place)
@@ -94,9 +95,10 @@ def from_open_clip(
 
     Args:
         model: An open_clip CLIP or CustomTextCLIP on any device and in any precision.
-        tokenizer: Texts -> int (T, context), as `open_clip.get_tokenizer` gives it. None: CLIP's own, if the model has
-            its vocabulary.
-        spec: Size and normalisation of the images. None: the model's own, or OpenAI's mean and deviation.
+        tokenizer: Texts -> int (T, context), as `open_clip.get_tokenizer` gives it. None:
+            CLIP's own, if the model has its vocabulary.
+        spec: Size and normalisation of the images. None: the model's own, or OpenAI's mean and
+            deviation.
         name: Name for people.
         precision: Precision of the image trunk; None keeps the model's own.
     """

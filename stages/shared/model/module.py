@@ -56,7 +56,8 @@ def _open_tag(description: ModelDescription, tag: str) -> Model:
 def build_module(settings: ModelSettings) -> Model:
     """Build open_clip's module with random weights.
 
-    Raise ConfigError if open_clip has no such architecture, WeightsError if a file of its text tower is missing.
+    Raise ConfigError if open_clip has no such architecture, WeightsError if a file of its text
+    tower is missing.
     """
     architecture = settings.architecture
     arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
@@ -72,7 +73,8 @@ def build_module(settings: ModelSettings) -> Model:
     if hugging_face:
         if find_spec("transformers") is None:
             raise ConfigError("the model's text tower comes from Hugging Face: pip install transformers")
-        # The weights come from our checkpoint: open_clip would first download those of the text tower alone.
+        # The weights come from our checkpoint: open_clip would first download those of the text
+        # tower alone.
         arguments["text_cfg"] = {**architecture["text_cfg"], "hf_model_pretrained": False}
     custom = architecture.get("custom_text") or hugging_face
     try:
@@ -89,8 +91,9 @@ def build_module(settings: ModelSettings) -> Model:
 def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
     """Build the image tower of a SigLIP of any size as open_clip has it, a `TimmModel`, with random weights.
 
-    open_clip builds such towers by timm's names alone, and those have the exact GELU. SigLIP was trained with its
-    approximation by tanh (big_vision, `flax.linen.gelu`), which `transformers` computes, too.
+    open_clip builds such towers by timm's names alone, and those have the exact GELU. SigLIP
+    was trained with its approximation by tanh (big_vision, `flax.linen.gelu`), which
+    `transformers` computes, too.
     """
     from timm.models.vision_transformer import VisionTransformer  # noqa: PLC0415 - for this tower alone
 

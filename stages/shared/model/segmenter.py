@@ -145,8 +145,9 @@ def _select(value: Any, owners: Tensor) -> Any:
 def usable_segmenter(config: SegmenterConfig) -> str:
     """Check before any work that a segmenter can be loaded, and return the identity of its weights.
 
-    A repository is identified by its name: transformers downloads its files when they are needed. Raise ConfigError for
-    a folder of something else, WeightsError for missing or pickled weights.
+    A repository is identified by its name: transformers downloads its files when they are
+    needed. Raise ConfigError for a folder of something else, WeightsError for missing or
+    pickled weights.
     """
     name = config.model or ""
     if find_spec("transformers") is None:

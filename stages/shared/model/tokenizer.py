@@ -1,7 +1,7 @@
 """The tokenizer that a model was trained with.
 
-CLIP's own is open_clip's. Others, as that of a SigLIP, are read by transformers, from the folder of a checkpoint or
-from the repository that open_clip names.
+CLIP's own is open_clip's. Others, as that of a SigLIP, are read by transformers, from the
+folder of a checkpoint or from the repository that open_clip names.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def tokenizer_of(description: ModelDescription) -> Any:
 class ClipTokenizer(open_clip.tokenizer.SimpleTokenizer):  # type: ignore[misc]  # open_clip is untyped
     """CLIP's tokenizer as open_clip has it, which encodes each plain word once.
 
-    A text of lower-case letters and spaces needs none of the cleaning that takes most of its time, and its tokens are
-    those of its words. The thread that feeds a GPU tokenizes.
+    A text of lower-case letters and spaces needs none of the cleaning that takes most of its
+    time, and its tokens are those of its words. The thread that feeds a GPU tokenizes.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -14,17 +14,19 @@ from stages.shared.model.checkpoints.state import read_json
 _FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")  # that hold a vocabulary, the preferred first
 
 _LOWER_ONLY: Final = ("Gemma", "Siglip2")
-"""Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on texts with punctuation."""
+"""Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on
+texts with punctuation."""
 
 _OPTIONS: Final = ("bpe_path", "clean", "strip_sep_token", "language")
-"""Options that a model file may give under `tokenizer_kwargs`. open_clip hands everything else on to `transformers`,
-where some options run code that is downloaded."""
+"""Options that a model file may give under `tokenizer_kwargs`. open_clip hands everything else
+on to `transformers`, where some options run code that is downloaded."""
 
 
 def named_vocabulary(folder: Path, text: Mapping[str, Any]) -> Path | None:
     """Return the vocabulary file that open_clip's `text_cfg` names; None without one.
 
-    Raise ConfigError for options of a tokenizer that are not on the list, WeightsError if the file is missing.
+    Raise ConfigError for options of a tokenizer that are not on the list, WeightsError if the
+    file is missing.
     """
     options = text.get("tokenizer_kwargs") or {}
     if not isinstance(options, dict) or options.keys() - _OPTIONS:

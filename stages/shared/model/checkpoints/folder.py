@@ -68,8 +68,8 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, a file or a folder, without the numbers of its tensors.
 
-    The folder may be that of a fine-tuning. Raise WeightsError if there are no weights, or several, or if a file is
-    damaged.
+    The folder may be that of a fine-tuning. Raise WeightsError if there are no weights, or
+    several, or if a file is damaged.
     """
     name = path.resolve().name if path.is_dir() else path.stem
     if (path / TUNED_MODEL / OPEN_CLIP_CONFIG).is_file():

@@ -1,7 +1,8 @@
 """Layouts of checkpoints: recognised by the names of their tensors, and renamed as open_clip's model has them.
 
-open_clip and `transformers` compute the same. Names of parts differ, query, key and value have one matrix in open_clip
-and three in transformers, and projections are transposed. The image tower of a SigLIP is timm's.
+open_clip and `transformers` compute the same. Names of parts differ, query, key and value have
+one matrix in open_clip and three in transformers, and projections are transposed. The image
+tower of a SigLIP is timm's.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ _MARKS: Final = {
     OPENAI: ("input_resolution", "visual.", "token_embedding.weight"),
     OPEN_CLIP: ("visual.", "token_embedding.weight"),
 }
-"""Layout -> names that a checkpoint must have; a dot at the end marks the beginning of a name. The first fit counts.
-A custom text tower of open_clip has its embedding at `text.token_embedding.weight` or below `text.transformer.`."""
+"""Layout -> names that a checkpoint must have; a dot at the end marks the beginning of a name.
+The first fit counts. A custom text tower of open_clip has its embedding at
+`text.token_embedding.weight` or below `text.transformer.`."""
 
 
 def layout_of(names: Collection[str], path: object) -> str:
     """Return the layout of a checkpoint by the names of its tensors.
 
-    Raise WeightsError if no layout fits; the message names `path`, the tensors in it and the expected ones.
+    Raise WeightsError if no layout fits; the message names `path`, the tensors in it and the
+    expected ones.
     """
 
     def has(mark: str) -> bool:
@@ -61,7 +64,8 @@ _BLOCK_PARTS: Final = {
     "self_attn.out_proj": ("attn.out_proj.", "attn.proj."),
     "self_attn.qkv": ("attn.in_proj_", "attn.qkv."),
 }
-"""Part of a block -> how the names of its weight and bias begin in open_clip, and in timm. `_join_qkv` makes `qkv`."""
+"""Part of a block -> how the names of its weight and bias begin in open_clip, and in timm.
+`_join_qkv` makes `qkv`."""
 
 _BLOCKS: Final = {
     (CLIP, "vision"): ("visual.transformer.resblocks", 0),
@@ -69,7 +73,8 @@ _BLOCKS: Final = {
     (SIGLIP, "vision"): ("visual.trunk.blocks", 1),
     (SIGLIP, "text"): ("text.transformer.resblocks", 0),
 }
-"""Layout and tower -> prefix of its blocks, and naming of their parts (0: open_clip's, 1: timm's)."""
+"""Layout and tower -> prefix of its blocks, and naming of their parts (0: open_clip's, 1:
+timm's)."""
 
 _BLOCK_NAME: Final = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _QUERY: Final = re.compile(r"(.+\.self_attn)\.q_proj\.(weight|bias)")
@@ -101,7 +106,8 @@ _NAMES: Final[dict[str, dict[str, str]]] = {
         "text_model.head.": "text.text_projection.",
     },
 }
-"""Layout -> name of a tensor, or with a dot at the end the beginning of names -> the same in open_clip."""
+"""Layout -> name of a tensor, or with a dot at the end the beginning of names -> the same in
+open_clip."""
 
 _TRANSPOSED: Final = {"visual.proj", "text_projection"}
 
@@ -117,7 +123,8 @@ def convert_to_open_clip(state: Mapping[str, Tensor], layout: str) -> dict[str, 
         if not name.endswith(".position_ids"):  # a row of numbers that older versions of transformers saved too
             target = _rename(name, layout)
             tensors[target] = value.T.contiguous() if target in _TRANSPOSED and value.ndim == 2 else value
-    # timm has one more dimension of positions, and a projection of the query beside one of key and value.
+    # timm has one more dimension of positions, and a projection of the query beside one of key
+    # and value.
     if (positions := tensors.get("visual.trunk.pos_embed")) is not None and positions.ndim == 2:
         tensors["visual.trunk.pos_embed"] = positions[None]
     for kind in ("weight", "bias"):

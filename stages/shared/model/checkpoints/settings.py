@@ -160,8 +160,9 @@ def architecture_of_clip(settings: Mapping[str, Any]) -> dict[str, Any]:
 def architecture_of_siglip(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Translate the `config.json` of a SiglipModel.
 
-    Return open_clip's `model_cfg`, and the arguments of the image tower, see `ModelSettings.siglip`. Raise ConfigError
-    for odd values, or if texts cannot be compared with images.
+    Return open_clip's `model_cfg`, and the arguments of the image tower, see
+    `ModelSettings.siglip`. Raise ConfigError for odd values, or if texts cannot be compared
+    with images.
     """
     config = _parse(_SiglipConfig, settings)
     images = config.vision_config
@@ -193,7 +194,8 @@ def architecture_of_siglip(settings: Mapping[str, Any]) -> tuple[dict[str, Any],
 def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
     """Translate the contents of a `preprocessor_config.json` to open_clip's `preprocess_cfg`, without the size.
 
-    Without contents the defaults of `transformers` hold. Raise ConfigError if a value cannot be used.
+    Without contents the defaults of `transformers` hold. Raise ConfigError if a value cannot be
+    used.
     """
     factor = images.get("rescale_factor", 1 / 255)
     scales = math.isclose(factor, 1 / 255, rel_tol=1e-3) and images.get("do_rescale") is not False

@@ -19,7 +19,8 @@ INDEX_SUFFIX: Final = ".index.json"
 """End of the name of an index as Hugging Face writes it: tensor -> file."""
 
 _WRAPPERS: Final = ("module.", "_orig_mod.", "model.")
-"""The prefixes that `DistributedDataParallel`, `torch.compile` and Lightning give the names of a model's tensors."""
+"""The prefixes that `DistributedDataParallel`, `torch.compile` and Lightning give the names of
+a model's tensors."""
 
 State = dict[str, Tensor]  # Name -> tensor of a checkpoint
 
@@ -46,7 +47,8 @@ def weight_files(path: Path) -> tuple[Path, ...]:
 def read_state(path: Path) -> State:
     """Read the state dict of a checkpoint, a file or an index of several; nothing in it is executed.
 
-    Raise WeightsError if a file is missing or damaged, or holds more than tensors or something else.
+    Raise WeightsError if a file is missing or damaged, or holds more than tensors or something
+    else.
     """
     return _read_files(path, _read_tensors)
 

@@ -1,15 +1,17 @@
 """Dense features of an image tower, in the space of its embeddings: of each patch alone, and of regions.
 
-The embedding of a single patch is the tower's embedding if its attention saw that patch alone. The attention's output
-is then the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071):
+The embedding of a single patch is the tower's embedding if its attention saw that patch alone.
+The attention's output is then the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV 2022, arXiv
+2112.01071):
 
     y_i = the rest of the tower, with v_i in place of sum_j a_j v_j
 
-In a transformer with a class token this replaces the last attention of the patches by their values. With `residual` the
-block's residual and its MLP follow, as in MaskCLIP's own code for ViTs and in CLIPSelf (arXiv 2310.01403), which trains
-on these features; without it neither does, as in CLIP Surgery (arXiv 2304.05653) and ClearCLIP. Where one attention
-pools the tokens it is the authors' form for CLIP's ResNets, but with the tokens' positions. Where tokens are averaged
-it is the head on each token. All is differentiable in the tower's weights.
+In a transformer with a class token this replaces the last attention of the patches by their
+values. With `residual` the block's residual and its MLP follow, as in MaskCLIP's own code for
+ViTs and in CLIPSelf (arXiv 2310.01403), which trains on these features; without it neither
+does, as in CLIP Surgery (arXiv 2304.05653) and ClearCLIP. Where one attention pools the tokens
+it is the authors' form for CLIP's ResNets, but with the tokens' positions. Where tokens are
+averaged it is the head on each token. All is differentiable in the tower's weights.
 
 Shapes: B images, N patches, T = N + 1 tokens, D width, E embedding.
 """
@@ -46,10 +48,11 @@ class DenseFeatures:
 def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | None = None) -> DenseFeatures:
     """Compute the dense features of images, uint8 (B, height, width, 3), in one forward pass.
 
-    The part behind the trunk computes in float32. Raise ValueError if a side is not a multiple of the stride.
+    The part behind the trunk computes in float32. Raise ValueError if a side is not a multiple
+    of the stride.
 
-    With a class token, `residual` decides whether the last block's residual and MLP follow the values. `tokens` are
-    then the input of the block with the number `block`, from 0.
+    With a class token, `residual` decides whether the last block's residual and MLP follow the
+    values. `tokens` are then the input of the block with the number `block`, from 0.
     """
 
     def of_pool(tower: PooledTower) -> DenseFeatures:

@@ -1,10 +1,11 @@
 """Image and text towers, as explainers use them, from open_clip's.
 
-Transformers become plain tensors. Of an image tower that one attention pools, the trunk is kept as it is, as a copy
-with the same weights, and the pool becomes tensors. All other towers are rejected, with the reason.
+Transformers become plain tensors. Of an image tower that one attention pools, the trunk is kept
+as it is, as a copy with the same weights, and the pool becomes tensors. All other towers are
+rejected, with the reason.
 
-Training needs gradients, so a tower's results have those of the module's parameters. For none, build the tower from a
-`private_copy` of the module.
+Training needs gradients, so a tower's results have those of the module's parameters. For none,
+build the tower from a `private_copy` of the module.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
 
     Raise ConfigError, with the reason, if it cannot be explained.
 
-    `mean` and `std` are those of the RGB channels in 0-1, as the model was trained. The weights of a transformer get
-    the precision of its matrices, except for layer norms, which open_clip's half-precision models leave in float32.
+    `mean` and `std` are those of the RGB channels in 0-1, as the model was trained. The weights
+    of a transformer get the precision of its matrices, except for layer norms, which
+    open_clip's half-precision models leave in float32.
     """
     device = next(visual.parameters()).device
     normalisation: dict[str, Any] = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
@@ -93,8 +95,8 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
     def positions(grid_hw: tuple[int, int]) -> Tensor:
         return resize_positions(table, (side, side), grid_hw, "bilinear")
 
-    # The first convolution alone has a stride and a kernel that reaches to one side, see `Placement`; the grid is made
-    # coarser by means of 2 x 2 pixels everywhere else.
+    # The first convolution alone has a stride and a kernel that reaches to one side, see
+    # `Placement`; the grid is made coarser by means of 2 x 2 pixels everywhere else.
     placement = Placement(stride_px=RESNET_STRIDE_PX, shift_px=-0.5)
     projections = (getattr(attention, f"{name}_proj") for name in "qkvc")
     q, k, v, out = (layers.Linear(module.weight, module.bias) for module in projections)
@@ -112,7 +114,8 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
 def build_text_tower(model: Model) -> TextTower:
     """Build the text tower of an open_clip model, which is only read.
 
-    Raise ConfigError, with the reason, if words do not act through the one row that makes the embedding.
+    Raise ConfigError, with the reason, if words do not act through the one row that makes the
+    embedding.
     """
     tower: Model = getattr(model, "text", model)
     if not all(hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")):

@@ -1,7 +1,7 @@
 """Image towers from open_clip's timm towers: the trunk stays timm's, and the pool becomes tensors.
 
-timm pools in four ways, see `build_tower`. What a block or a pool must not have is beside them (`_obstacle`), and what
-each kind of layer does to one token in `_LAYERS`.
+timm pools in four ways, see `build_tower`. What a block or a pool must not have is beside them
+(`_obstacle`), and what each kind of layer does to one token in `_LAYERS`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def _latent(parts: _Parts) -> PooledTower:
         },
     )
     placement = parts.placement_of_patches()
-    # Class and register tokens that the pool does not see: those of a `VisionTransformer`, none of an `Eva`.
+    # Class and register tokens that the pool does not see: those of a `VisionTransformer`, none
+    # of an `Eva`.
     ignored = int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
     k, v = _split(pool.kv, 2)
     inner = () if pool.mlp is None else _read(pool.norm, pool.mlp)

@@ -29,7 +29,8 @@ def to_float(part: PartT) -> PartT:
 def gradient_at(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradients (B, P, D) at a vector of each image, x (B, D), given those at `function(x)`, (B, P, E).
 
-    The function gets a copy of the vector for each of the P phrases, (B, P, D), which keeps their gradients apart.
+    The function gets a copy of the vector for each of the P phrases, (B, P, D), which keeps
+    their gradients apart.
     """
     with torch.enable_grad():
         copies = x.detach()[:, None].expand(-1, gradient.shape[1], -1).requires_grad_()

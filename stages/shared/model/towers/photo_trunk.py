@@ -1,10 +1,11 @@
 """The image trunk of the photograph model: a convolution network on a 14 x 14 grid, registered with timm by name.
 
-A stock open_clip configuration (`timm_model_name: tf_efficientnet_lite2`, `timm_pool: abs_attn`) ends at stride 32, 7 x
-7 tokens for 224 pixels, which costs three to four points of pointing, and its pooling of 1,280 channels has 4.9 million
-parameters. So the trunk ends at stride 16 (the last stage is dilated), and a neck brings the channels down to the
-embedding's width before open_clip's own attention pooling sees them. After this module is imported, `open_clip.CLIP`
-builds the model from its `model.json`.
+A stock open_clip configuration (`timm_model_name: tf_efficientnet_lite2`, `timm_pool:
+abs_attn`) ends at stride 32, 7 x 7 tokens for 224 pixels, which costs three to four points of
+pointing, and its pooling of 1,280 channels has 4.9 million parameters. So the trunk ends at
+stride 16 (the last stage is dilated), and a neck brings the channels down to the embedding's
+width before open_clip's own attention pooling sees them. After this module is imported,
+`open_clip.CLIP` builds the model from its `model.json`.
 
 Shapes: B images, N = 14 * 14 tokens, C = 1,280 channels, D the neck's width.
 """
@@ -25,15 +26,17 @@ STRIDE_PX: Final = 16  # from a token to the next
 GRID: Final = 14  # tokens a side for the 224 pixels that it was trained on
 
 ALIKE: Final = 0.2
-"""Cosine above which two tokens of an image count as parts of one object. It comes from a first experiment, where
-averaging finished maps over such tokens gave four points of pointing; here the tokens are averaged in training too."""
+"""Cosine above which two tokens of an image count as parts of one object. It comes from a first
+experiment, where averaging finished maps over such tokens gave four points of pointing; here
+the tokens are averaged in training too."""
 
 
 class Neck(nn.Module):
     """C channels of the network -> D of the model, averaged over the tokens of the image that look alike.
 
-    The averaging is attention among tokens with fixed queries and keys: the centred channels themselves. It lets a
-    token speak for its object, as the blocks of a vision transformer do, without parameters.
+    The averaging is attention among tokens with fixed queries and keys: the centred channels
+    themselves. It lets a token speak for its object, as the blocks of a vision transformer do,
+    without parameters.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -56,8 +59,8 @@ class Neck(nn.Module):
 def similarity_weights(x: Tensor) -> Tensor:
     """Weigh the tokens of an image for each other: channels (B, N, C) -> (B, N, N), without a gradient.
 
-    The cosine of the channels less the image's mean, less `ALIKE`, where above 0, rows of the sum 1. A token counts for
-    itself, so that no row is empty.
+    The cosine of the channels less the image's mean, less `ALIKE`, where above 0, rows of the
+    sum 1. A token counts for itself, so that no row is empty.
     """
     with torch.no_grad():
         unit = F.normalize(x.float() - x.float().mean(dim=1, keepdim=True), dim=-1).to(x.dtype)

@@ -54,7 +54,7 @@ class TowerPlan:
 def plan_of(architecture: dict[str, Any]) -> TowerPlan:
     """Plan the image tower of an open_clip configuration. Raise ConfigError, with the reason, if it does not fit.
 
-    Options of a transformer that change the formulas show when it is built, see `from_open_clip.check_supported`.
+    Options of a transformer that change the formulas show when it is built, see `from_open_clip`.
     """
     vision = architecture["vision_cfg"]
     if "multimodal_cfg" in architecture:

@@ -1,9 +1,10 @@
 """Towers that pool the tokens of a trunk, which may be anything that turns pixels into tokens.
 
-`PooledTower`: one attention pools them (CLIP's ResNets, timm towers with attention pooling, SigLIP). Explainers explain
-this attention: one query q asks all tokens, o = sum_i a_i v_i is its output before the projection, and the rest of
-the tower is a function of o alone. `AveragedTower`: they are averaged (ConvNeXt, and timm's other networks without an
-attention at the end).
+`PooledTower`: one attention pools them (CLIP's ResNets, timm towers with attention pooling,
+SigLIP). Explainers explain this attention: one query q asks all tokens, o = sum_i a_i v_i is
+its output before the projection, and the rest of the tower is a function of o alone.
+`AveragedTower`: they are averaged (ConvNeXt, and timm's other networks without an attention at
+the end).
 
 Shapes: B images, P phrases, N patches, T = N or N + 1 tokens, D width, H heads, E embedding.
 """
@@ -26,10 +27,12 @@ from stages.shared.model.towers.vision import VisionTower, split_heads
 T = TypeVar("T")
 
 Turn = Callable[[Tensor, tuple[int, int]], Tensor]
-"""Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
+"""Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys
+turned by their places."""
 
 Ask = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""A query (B, D), keys and values (B, T, D), the number of heads -> output (B, D), weights (B, H, T)."""
+"""A query (B, D), keys and values (B, T, D), the number of heads -> output (B, D), weights (B,
+H, T)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +42,10 @@ class Pooling:
     Attributes:
         tokens: Tokens of the patches (B, N, D).
         query: (B, D).
-        keys, values: Those of the patches (B, N, D), heads side by side; keys as the query is compared with them.
-        attention: Weights a of the patches (B, H, N). Their sum is below 1 where tokens are no patches.
+        keys, values: Those of the patches (B, N, D), heads side by side; keys as the query is
+            compared with them.
+        attention: Weights a of the patches (B, H, N). Their sum is below 1 where tokens are no
+            patches.
         output: o before the projection (B, D).
         residual: Token that the pool adds to its projected output (B, 1, D'); None if it adds none.
     """
@@ -67,7 +72,8 @@ class AttentionPool(Part):
         turn: Rotary position embedding of the patches' keys, if there is one.
         out: Projection of the attention's output.
         scale: Layers between projection and residual: LayerScale, a norm; often nothing.
-        residual: Whether the query token is added to the projected output, as in a transformer's block.
+        residual: Whether the query token is added to the projected output, as in a
+            transformer's block.
         finish: The rest of the tower.
     """
 
@@ -130,7 +136,8 @@ class AttentionPool(Part):
     def back_to_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Return the gradient at the weights of the patches (B, H, P, N), given that at the embedding (B, P, E).
 
-        The output is linear in the weights, so that the gradient at a weight is that at the output, times the value.
+        The output is linear in the weights, so that the gradient at a weight is that at the
+        output, times the value.
         """
         heads = pooling.attention.shape[1]
         return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
@@ -148,7 +155,8 @@ class TrunkTower(Tower):
 
     Attributes:
         placement: See `Tower`.
-        trunk: Normalised pixels (B, 3, height, width) in its precision -> tokens (B, T, D), the patches row by row.
+        trunk: Normalised pixels (B, 3, height, width) in its precision -> tokens (B, T, D), the
+            patches row by row.
         dtype: Precision of the trunk.
     """
 
@@ -167,7 +175,8 @@ class TrunkTower(Tower):
 class PooledTower(TrunkTower):
     """A trunk, and one attention that pools its tokens.
 
-    The tokens of the trunk have positions; the query token is the first of them where it is a token.
+    The tokens of the trunk have positions; the query token is the first of them where it is a
+    token.
 
     Attributes:
         kind: latent_pool where the pool's query is learned, else attention_pool.
@@ -196,7 +205,8 @@ class AveragedTower(TrunkTower):
     """A trunk, the mean of its tokens, which are all patches, and a head on the mean.
 
     Attributes:
-        finish: Mean of the tokens (B, D) -> embedding (B, E). On single tokens it is the dense form of the head.
+        finish: Mean of the tokens (B, D) -> embedding (B, E). On single tokens it is the dense
+            form of the head.
     """
 
     finish: Chain
@@ -220,7 +230,8 @@ def by_tower(
 ) -> T:
     """Call the function for the kind of a tower, with the part behind its trunk in float32, and return its result.
 
-    Raise TypeError if there is no function for this kind. An explainer calls this once, when it is built.
+    Raise TypeError if there is no function for this kind. An explainer calls this once, when it
+    is built.
     """
     if blocks is not None and isinstance(tower, VisionTower):
         return blocks(tower.float_head())

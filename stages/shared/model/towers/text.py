@@ -1,7 +1,7 @@
 """A CLIP text transformer with a causal mask: its weights as plain tensors, its blocks as functions.
 
-The last row of the text, its end token, makes the embedding. Under the causal mask no earlier token sees that row, and
-the row sees no later token.
+The last row of the text, its end token, makes the embedding. Under the causal mask no earlier
+token sees that row, and the row sees no later token.
 
 Shapes: B texts, T tokens of the context, V tokens of the vocabulary, D width, E embedding.
 """

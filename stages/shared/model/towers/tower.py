@@ -16,10 +16,12 @@ class Placement:
     """The places of a tower's tokens in its image. Each stands for a cell of the grid that covers the whole image.
 
     Attributes:
-        stride_px: Side of a cell, which is the distance of neighbouring tokens. Sides of images are multiples of it.
-        shift_px: How far right of and below the centre of its cell a token looks: the centre of its receptive field
-            less the centre of its cell. 0 for patches. A convolution of stride s with symmetric padding and an odd
-            kernel moves the tokens by -(s - 1) / 2, TensorFlow's SAME padding by +(s - 1) / 2 for even sides.
+        stride_px: Side of a cell, which is the distance of neighbouring tokens. Sides of images
+            are multiples of it.
+        shift_px: How far right of and below the centre of its cell a token looks: the centre of
+            its receptive field less the centre of its cell. 0 for patches. A convolution of
+            stride s with symmetric padding and an odd kernel moves the tokens by -(s - 1) / 2,
+            TensorFlow's SAME padding by +(s - 1) / 2 for even sides.
     """
 
     stride_px: int
@@ -77,8 +79,8 @@ class Tower(ABC):
     def normalise(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> float32 (B, 3, height, width) as the model was trained on.
 
-        Memory holds pixel after pixel: convolutions whose windows overlap take a quarter of the time then. Raises
-        ValueError as `embed`.
+        Memory holds pixel after pixel: convolutions whose windows overlap take a quarter of the
+        time then. Raises ValueError as `embed`.
         """
         self.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32)

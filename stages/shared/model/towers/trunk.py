@@ -93,11 +93,11 @@ class BlockTrunk:
 def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor], Any]) -> Placement:
     """Find the places of a trunk's tokens, by a pass without memory.
 
-    Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
-    sum.
+    Of layers that work side by side on one grid, such as a block and its shortcut, the mean
+    counts: both give to the sum.
 
-    The trunk is only read, its images have `size_px` a side, and `side_of` takes a copy of it and pixels
-    (1, 3, size, size) to the side of the grid.
+    The trunk is only read, its images have `size_px` a side, and `side_of` takes a copy of it
+    and pixels (1, 3, size, size) to the side of the grid.
     """
     bare = private_copy(trunk, None).to("meta")
     shifts: dict[int, list[float]] = {}  # by the side of the input's grid

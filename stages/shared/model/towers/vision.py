@@ -1,9 +1,10 @@
 """A CLIP vision transformer: its weights as plain tensors, its blocks as functions.
 
-The model that the weights come from is only read. All functions are differentiable in their tokens and their weights;
-the weights that an explainer gets carry no gradient.
+The model that the weights come from is only read. All functions are differentiable in their
+tokens and their weights; the weights that an explainer gets carry no gradient.
 
-Shapes: B images, N patches, T = N + 1 tokens (the class token first), D width, H heads, E embedding.
+Shapes: B images, N patches, T = N + 1 tokens (the class token first), D width, H heads, E
+embedding.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def split_heads(x: Tensor, heads: Heads) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool = False) -> Tensor:
     """Scaled dot-product attention, (B, Tq, D) and (B, T, D) twice -> (B, Tq, D) before the projection.
 
-    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code. With `causal` each token sees
-    itself and those before it.
+    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code. With
+    `causal` each token sees itself and those before it.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
@@ -78,7 +79,8 @@ def resize_positions(
 ) -> Tensor:
     """Interpolate a position embedding (1 + old_h · old_w, D), but for the class position in front, to another grid.
 
-    Bicubically as in Grad-ECLIP's preprocessing, or bilinearly as FC-CLIP (arXiv 2308.02487) does for CLIP's ResNets.
+    Bicubically as in Grad-ECLIP's preprocessing, or bilinearly as FC-CLIP (arXiv 2308.02487)
+    does for CLIP's ResNets.
     """
     if new_hw == old_hw:
         return table
