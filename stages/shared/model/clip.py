@@ -12,7 +12,6 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
@@ -97,8 +96,15 @@ class TextCache:
         stand for missing texts.
         """
         flat = self([text for texts_of_image in texts for text in texts_of_image])
-        embeddings = pad_sequence(flat.split([len(texts_of_image) for texts_of_image in texts]), batch_first=True)
-        return F.pad(embeddings, (0, 0, 0, -embeddings.shape[1] % step))
+        longest = -(-max(map(len, texts)) // step) * step
+        present = torch.arange(longest) < torch.tensor([len(texts_of_image) for texts_of_image in texts])[:, None]
+        # Numbers instead of a mask: a GPU's host would wait for the number of its rows. Padding
+        # image by image would launch as many copies as there are images.
+        places = to_device(present.flatten().nonzero().flatten(), flat.device)
+        out = flat.new_zeros(len(texts) * longest, flat.shape[-1])
+        out[places] = flat
+        embeddings: Tensor = out.unflatten(0, (len(texts), longest))
+        return embeddings
 
     def _embed(self, texts: Sequence[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
