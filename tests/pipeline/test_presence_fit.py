@@ -126,7 +126,7 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
     (tmp_path / "out" / "presence.json").write_bytes(kept)
     run(config, QUIET)
     assert kept == (whole[0] / "presence.json").read_bytes()
-    # The first look made those rows, and these are computed again.
+    # The warm-up made those rows, and these are computed again.
     assert_alike(rows_of(tmp_path / "out"), rows_of(whole[0]))
 
 
@@ -134,7 +134,7 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_run_that_is_killed_in_its_first_look_begins_it_again(few, whole, scenes, tmp_path, monkeypatch) -> None:
+def test_a_run_that_is_killed_in_its_warm_up_begins_it_again(few, whole, scenes, tmp_path, monkeypatch) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(HeatMapRun, "after_warm_up", interrupt)
