@@ -68,7 +68,7 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping
 
 
 def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Names of the fields around a location, and the location without the members of unions that pydantic tried."""
+    """Return the fields around a location, and the location without members of unions."""
     path: list[str] = []
     types_here: list[Any] = [model]
     fields: list[str] = list(model.model_fields)

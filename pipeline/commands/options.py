@@ -138,17 +138,17 @@ OPTIONS: Final = {
     "per": "--per",
     "keep_empty": "--keep-empty",
 }
-"""Key of the configuration, or parameter -> the argument or option that sets it, and nothing else."""
+"""Key of the configuration, or parameter -> the argument or option that sets nothing else."""
 
 
 def with_image_root(images: str | None, settings: list[str]) -> list[str]:
-    """Return the settings over a dataset's configuration, with `--images` in front, so that `--set` overrides it."""
+    """Return the settings with `--images` in front, so that `--set` overrides it."""
     return settings if images is None else [f"input.image_root={json.dumps(images)}", *settings]
 
 
 @contextmanager
 def naming_options(keys: Collection[str] = OPTIONS) -> Iterator[None]:
-    """Translate the configuration keys of errors in the block, if they are among `keys`, to command-line options."""
+    """Translate keys of errors in the block, if they are among `keys`, to command-line options."""
     try:
         yield
     except PhraseboxError as error:
@@ -171,7 +171,7 @@ def reading(file: str) -> Iterator[None]:
 
 @contextmanager
 def stopping(message: str | Callable[[], str]) -> Iterator[None]:
-    """End with the exit code of a signal that arrives in the block, after printing the message if there is one."""
+    """Print the message and end with its exit code if a signal arrives in the block."""
     try:
         with stoppable():
             yield
@@ -182,7 +182,7 @@ def stopping(message: str | Callable[[], str]) -> Iterator[None]:
 
 
 def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
-    """Return the input and the configuration of `--config`, where either may be the argument, INPUT or CONFIG.yaml.
+    """Return the input and the configuration; the argument may be either of the two.
 
     Raise ConfigError if there are two configurations.
     """

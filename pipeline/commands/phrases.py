@@ -80,7 +80,9 @@ def phrases(
 
 
 def write_phrases(config: RunConfig, out: Path) -> int:
-    """Write the phrases of an input's captions, as `stages.phrases.precomputed` reads them; equal captions once.
+    """Write the phrases of an input's captions, as `stages.phrases.precomputed` reads them.
+
+    Equal captions are written once.
 
     Return the number of captions. Raise InputError or ConfigError as a run does.
     """
@@ -107,7 +109,7 @@ def write_phrases(config: RunConfig, out: Path) -> int:
 
 
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
-    """Yield the output of `phrasebox phrases`, one dict for each caption, reading `config.batch_size` at a time.
+    """Yield the output of `phrasebox phrases`: one dict for each caption.
 
     `{"caption": ..., "phrases": [{"text", "start", "end", "head", "plural"}, ...]}`, with
     half-open character offsets into the caption. A caption that a run would reject has no phrases

@@ -1,4 +1,4 @@
-"""Regions of one image as `supervision.Detections`, for its annotators, metrics and trackers (extra `supervision`)."""
+"""Regions of one image as `supervision.Detections`, for its annotators, metrics and trackers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def detections(
     class_ids: Sequence[int],
     **data: Sequence[Any],
 ) -> Any:
-    """Return `supervision.Detections` of n regions: half-open boxes (n, 4), masks (n, H, W), scores (n,) 0 .. 1.
+    """Return `supervision.Detections` of n regions.
+
+    Boxes (n, 4) are half open; masks are (n, H, W), scores (n,) 0 .. 1.
 
     `data` has n values for each key; `class_name` is the one that supervision shows.
 

@@ -1,4 +1,4 @@
-"""A dataset's folder, for reading: manifest, shards, rows as Arrow tables or dicts, and the marks of people."""
+"""A dataset's folder, for reading: manifest, shards, rows as Arrow tables or dicts, marks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ _BUFFER_BYTES: Final = 1 << 20  # Read-ahead in a column when single rows are re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows.
+    """A dataset on a local or mounted file system, or in object storage.
+
+    Its length is the number of its rows.
 
     Attributes:
         path: The folder; absolute if it is local.
@@ -82,7 +84,7 @@ class Dataset:
         return all(field.name in self.optional for field in HEAT_MAP_FIELDS)
 
     def __len__(self) -> int:
-        """Return the number of rows: the manifest's count, or without a manifest that of all shards."""
+        """Return the number of rows, by the manifest or, without one, by the shards."""
         rows: int | None = self.manifest.get("counts", {}).get("written")
         return sum(rows_in(path) for path in self.shards) if rows is None else rows
 

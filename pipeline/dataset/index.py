@@ -351,7 +351,7 @@ def estimate_absent_share(presences: Sequence[tuple[float, int]], expected: floa
 
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Values:
-    """Counts between edges; values that rounding puts beyond the last edge count in the last bin."""
+    """Count values between edges; the last bin counts values beyond the last edge, too."""
     columns = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
     quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
     ((*counts, total, values),) = ask(f"SELECT {columns}, count(*), {quantiles} FROM hit_regions")

@@ -1,4 +1,4 @@
-"""Decide which files that a dataset's configuration names are read by commands and loaders; and read its images.
+"""Decide which files of a dataset's configuration are read; and read the images of its rows.
 
 A downloaded `dataset.json` also names folders, files and models, and must not decide what is read
 on this machine. So a run signs its stored configuration with a key that only its user can read. A
@@ -55,7 +55,7 @@ _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
 
 
 def sign(run: Values) -> Values:
-    """Return a run with its `signature`, which is None if the user's folders cannot be written to."""
+    """Return a run with its `signature`; None if the user's folders cannot be written to."""
     return {**run, "signature": _signature(run)}
 
 
@@ -67,7 +67,7 @@ def is_own(run: Values) -> bool:
 
 
 def find_unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> Values:
-    """Return what a dataset names and its user has not: by key, the values that must not be followed.
+    """Return the stored values, by key, that must not be followed: the user has not named them.
 
     A dataset of this user may name anything. Any other one may name only what phrasebox bundles.
 
@@ -170,7 +170,7 @@ class ImageSource:
         return None if self._may_follow else self.root
 
     def check(self) -> None:
-        """Raise ConfigError, with what to type, if the rows hold no images and there is a `refused_root`."""
+        """Raise ConfigError, with what to type, if rows hold no images and a root is refused."""
         if not self._dataset.has_images and self.refused_root is not None:
             raise ConfigError(
                 f"{self._dataset.path} was not made by you on this machine, so the folder of "
@@ -180,7 +180,7 @@ class ImageSource:
             )
 
     def load(self, row: Row) -> bytes:
-        """Return the encoded image of a row with `file_name`, and with `image` if the dataset has images.
+        """Return the encoded image of a row with `file_name`, and `image` if the dataset has it.
 
         A name never leaves the root. Raise RowFault: missing_image, bad_location or
         image_too_large.
@@ -202,7 +202,7 @@ class ImageSource:
 
 
 def _root_of(dataset: Dataset, *, may_look: bool) -> str | None:
-    """The folder that the run read its images from; None if they came from tars, Parquet or many folders.
+    """Return the folder of a run's images; None for tars, Parquet and many folders.
 
     The file system is accessed with `may_look` only: a dataset of another user must not choose
     which files.

@@ -1,4 +1,4 @@
-"""People's answers about regions, and their corrections: `reviews.jsonl` beside the shards, which never change.
+"""People's answers about regions, and corrections of them: `reviews.jsonl` beside the shards.
 
 One JSON object a line, only ever appended, and on disk before `append_review` returns:
 
@@ -55,8 +55,8 @@ _NAME: Final = uuid.uuid4().hex[:12]  # of this process's objects
 _CONTENTS: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
 
 Answer = Literal["right", "wrong", "absent", "unsure"]
-"""right: the region shows what its phrase names. wrong: it does not. absent: nothing in the image is what the phrase
-names. unsure: the reviewer cannot say."""
+"""right: the region shows the object of its phrase. wrong: it does not. absent: the object is not in
+the image. unsure: the reviewer cannot say."""
 
 Coordinate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Side = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]

@@ -1,4 +1,4 @@
-"""A choice of regions by score and by an SQL condition, applied to tables of rows; and a search that makes conditions.
+"""A choice of regions by score and SQL condition, and a search that makes such conditions.
 
 DuckDB evaluates the condition on the regions of each table, one row for each region, with the
 `REGION_COLUMNS`. Most are fields of `annotations` and columns of the row. `area_share` is the
@@ -111,9 +111,9 @@ class Selector:
         return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
 
     def regions(self, table: Any, schema: Any) -> Any:
-        """Return the chosen regions of a table with `CONDITION_COLUMNS`, in the columns of a `region_schema`.
+        """Return the chosen regions of a table as rows with the columns of a `region_schema`.
 
-        The selection needs a condition.
+        The table needs `CONDITION_COLUMNS`, and the selection a condition.
         """
         regions = table["annotations"].combine_chunks().flatten()
         flat = self._flat(table).to_arrow_table()
@@ -177,7 +177,7 @@ def region_schema(names: Sequence[str]) -> Any:
 
 
 def connect_sandboxed(database: str = ":memory:", **config: Any) -> Any:
-    """Return a DuckDB connection, with settings of DuckDB, that opens only its database and loads nothing."""
+    """Return a DuckDB connection that opens only its database and loads nothing."""
     connection = duckdb.connect(database, config={"enable_external_access": False, **config})
     connection.execute("SET python_enable_replacements = false; SET lock_configuration = true")
     return connection
@@ -240,7 +240,7 @@ class Search(BaseModel):
         return " AND ".join(parts)
 
     def sample_condition(self) -> str:
-        """Return SQL over `region_count` and `mark`, which samples and regions have; "" if every sample counts."""
+        """Return SQL over `region_count` and `mark`; "" if every sample counts."""
         marks = {"": [], "none": ["mark IS NULL"], "any": ["mark IS NOT NULL"]}
         mark_conditions = marks.get(self.mark, [f"mark = {literal(self.mark)}"])
         return " AND ".join([*_between("region_count", self.regions_min, self.regions_max), *mark_conditions])

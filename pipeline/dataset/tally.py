@@ -148,7 +148,10 @@ def group_shards(
     most_bytes: int,
     most_shards: int | None = None,
 ) -> list[list[AnyPath]]:
-    """Return the shards in order, in groups of at most so many bytes and shards; a larger shard is its own group."""
+    """Return the shards in order, in groups of at most so many bytes and shards.
+
+    A larger shard is its own group.
+    """
     groups = list[list[AnyPath]]()
     room = 0
     for shard in shards:
@@ -186,7 +189,7 @@ def _columns_of(path: AnyPath) -> Any:
 
 
 def write_categories(rows: Rows, path: AnyPath) -> None:
-    """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count."""
+    """Write `categories.parquet`: id, name (phrase), supercategory (most frequent head), count."""
     with (
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, CATEGORIES_SCHEMA, **PARQUET_SETTINGS) as file,

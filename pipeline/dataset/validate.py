@@ -1,4 +1,4 @@
-"""Checks of a finished dataset against its contract: nulls and ranges by the schema, the rest by hand."""
+"""Checks of a finished dataset against its contract."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
 
 
 def _optional(names: Collection[str]) -> list[Column]:
-    """The optional columns that a shard has or should have: phrases and heat maps occur together."""
+    """Return the optional columns of a shard: phrases and heat maps occur together."""
     has_maps = any(field.name in names for field in HEAT_MAP_FIELDS)
     return [field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)]
 

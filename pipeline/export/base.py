@@ -1,4 +1,4 @@
-"""The parts of an export format: its settings, the samples it gets, and functions that formats share."""
+"""The parts of an export format: settings, samples, and functions that formats share."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ChosenSample:
         return self.image
 
     def texts(self) -> Iterator[tuple[int, str, list[tuple[Annotation, list[list[int]]]]]]:
-        """Yield (number, text, regions with the spans of their phrases in the text) for a grounding format.
+        """Yield (number, text, regions with the spans of their phrases in the text).
 
         The texts are the captions with regions, or all captions if none has any. If the regions
         are those of objects, there is one text of all captions, since an object's phrases may be
@@ -227,7 +227,7 @@ class Exporter(ABC):
 
     @classmethod
     def category_field(cls, config: Any) -> CategoryField | None:
-        """Return the field of a region that names its category; None if the format has no categories."""
+        """Return the field that names a region's category; None in formats without categories."""
         field: CategoryField | None = getattr(config, "classes", None)
         return field
 
@@ -241,7 +241,7 @@ class Exporter(ABC):
 
     @classmethod
     def holds(cls, config: Any, row: Row) -> bool:
-        """Return whether the format takes a row without regions, if there is no condition on regions."""
+        """Return whether the format takes a row without regions, without a condition on regions."""
         return False
 
     def for_splits(self, make: Callable[[str], Any]) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class Exporter(ABC):
         return writers
 
     def image_name(self, sample: ChosenSample) -> str:
-        """Return the image's name below `image_folder`, for its entry; write the image if the format takes images."""
+        """Return the image's name below `image_folder`; write the image if the format takes it."""
         file_name: str = sample.row["file_name"]
         if sample.image is None or self._image_names is None:
             return file_name
@@ -289,7 +289,7 @@ def compact_json(value: Any) -> str:
 
 
 def is_beyond_tokens(text: str, spans: Sequence[Sequence[int]]) -> bool:
-    """Return whether a span ends behind `MOST_TOKENS` in every tokenizer: each word is at least one token."""
+    """Return whether a span ends behind `MOST_TOKENS`, if each word is only one token."""
     return any(len(_WORD.findall(text, 0, end)) >= MOST_TOKENS for _, end in spans)
 
 
@@ -299,7 +299,7 @@ def shorten_float(value: float) -> float:
 
 
 def polygons_of(region: Annotation, notes: Counter[str], tolerance_px: float = 0.0) -> list[list[float]]:
-    """Return the outlines of a region's mask in px, see `mask_outlines`; the notes count masks with filled holes.
+    """Return the outlines of a region's mask in px; the notes count masks with filled holes.
 
     Raise InputError as `mask_of`.
     """
@@ -319,19 +319,19 @@ def mask_of(region: Annotation) -> NDArray[np.bool_]:
 
 
 def join_captions(captions: Sequence[str]) -> str:
-    """Return all captions of an image as one text, one on each line; see `join_spans` for spans in it."""
+    """Return all captions of an image as one text, one on each line; see `join_spans`."""
     return "\n".join(captions)
 
 
 def join_spans(captions: Sequence[str], region: Annotation) -> list[list[int]]:
-    """Return the spans of a region in the text of `join_captions`: of its phrase, or of all phrases of its object."""
+    """Return the spans of a region's phrase, or of its object's phrases, in `join_captions`."""
     starts = list(accumulate((len(caption) + 1 for caption in captions), initial=0))
     phrases = region.get(OBJECT_PHRASES, (region,))
     return [[starts[phrase["caption_index"]] + edge for edge in phrase["span"]] for phrase in phrases]
 
 
 def merge_by_object(regions: Sequence[Annotation]) -> list[Annotation]:
-    """Merge the regions of one image by object, in the order of the objects: one box, several phrases.
+    """Merge the regions of one image by object: one box, several phrases.
 
     An object keeps the regions of the phrase with the best score, the first among equals. They
     get the `PHRASE_KEYS` of the name: of the phrases with the object's most frequent head, the

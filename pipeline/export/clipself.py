@@ -1,4 +1,4 @@
-"""For CLIPSelf and other RegionCLIP-style training: SPLIT.json in COCO's form and text_embeddings.npy.
+"""COCO JSON and text embeddings, for CLIPSelf and other RegionCLIP-style training.
 
 CLIPSelf's `--dataset-type region_clip --train-data SPLIT.json --train-embed-path
 text_embeddings.npy`: the row of a category's embedding is the rank of its id, so ids are dense
@@ -52,7 +52,11 @@ class Clipself(CocoLayout):
 
 
 def _write_embeddings(job: ExportJob, named_model: ModelConfig | None) -> None:
-    """Raise InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
+    """Write the embeddings of all categories.
+
+    Raise InputError if the model has changed since the run, ConfigError if only another user's
+    dataset names it, and as `load`.
+    """
     # They load torch and open_clip, for this format alone.
     from stages.shared.model.clip import TextCache, templates_of  # noqa: PLC0415
     from stages.shared.model.describe import describe  # noqa: PLC0415

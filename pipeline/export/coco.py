@@ -1,4 +1,4 @@
-"""COCO instances JSON: annotations/instances_SPLIT.json and, if wanted, images/SPLIT/; and FiftyOne's folder of it.
+"""COCO instances JSON: annotations/instances_SPLIT.json; and FiftyOne's folder of it.
 
 https://cocodataset.org/#format-data, with the captions in the images and MDETR's
 `tokens_positive` in the annotations.
@@ -57,7 +57,7 @@ class CocoConfig(FormatConfig):
 
 
 class CocoLayout(Exporter):
-    """A COCO JSON for each split, with dense category ids from `first_id` and the captions in the images.
+    """A COCO JSON for each split, with dense category ids from `first_id`.
 
     `caption` holds all captions, one on each line; `tokens_positive`, the [start, end) of each
     phrase of a region, counts in it. `captions` is a list of them, for `caption_index` and
@@ -148,7 +148,7 @@ class FiftyoneConfig(FormatConfig):
 
 
 class Fiftyone(CocoLayout):
-    """A folder for FiftyOne: SPLIT/data/ with images and SPLIT/labels.json, its `COCODetectionDataset` layout.
+    """A folder for FiftyOne: SPLIT/data/ with images and SPLIT/labels.json.
 
     https://docs.voxel51.com/user_guide/import_datasets.html#cocodetectiondataset
     """
@@ -185,7 +185,10 @@ def phrase_entry(region: Annotation) -> Values:
 
 
 def coco_annotation(region: Annotation, image_id: int, category_id: int, **fields: Any) -> Values:
-    """Return COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; `more` replaces or adds keys."""
+    """Return COCO's annotation; `fields` replace or add keys.
+
+    `bbox` is [x, y, w, h] in px, `area` that of the mask, `iscrowd` 0.
+    """
     entry = {"id": region["id"], "image_id": image_id, "category_id": category_id}
     entry |= {key: region[key] for key in ("bbox", "area", "segmentation")}
     return {**entry, "iscrowd": 0, **fields, **phrase_entry(region)}

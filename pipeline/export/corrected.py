@@ -38,7 +38,7 @@ class CorrectedDataset:
     def tables(
         self, columns: Sequence[str], selector: Selector, notes: Counter[str]
     ) -> Iterator[tuple[Any, list[Row]]]:
-        """Yield (table, rows): `Dataset.tables` with corrected boxes, and their rows with the chosen regions.
+        """Yield `Dataset.tables` with corrected boxes, and their rows with the chosen regions.
 
         Deleted regions stay in the tables, but not in the rows. `notes` count the corrections of
         chosen regions, and those that match no region in the dataset.
@@ -64,7 +64,7 @@ class CorrectedDataset:
             yield table, rows
 
     def _correct(self, region: Annotation, corrections: dict[int, str]) -> Annotation:
-        """Return a region with its corrected box, if it has one; add the note of its correction to `corrections`."""
+        """Return a region with its corrected box; add a note of its correction to `corrections`."""
         correction = self._by_key.get(RegionKey.of(region))
         if correction is None:
             return region
@@ -76,7 +76,7 @@ class CorrectedDataset:
 
 
 def replace_box(region: Annotation, box_xywh_px: Box) -> tuple[Annotation, str]:
-    """Return a region with another box, and the note on its mask: `CORRECTED_BOXES` or `REPLACED_MASKS`.
+    """Return a region with another box, and the note on its mask.
 
     The box is rounded to pixels within the image, and the score is 1, since a person drew it. The
     mask is cut to the box. If the rest spans less than half of the box, the box replaces the

@@ -1,4 +1,4 @@
-"""From a dataset to a folder in another format: choose, split, number the categories, write, report."""
+"""From a dataset to a folder in another format: choose, split, write, report."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class _Export:
             raise ConfigError(f"{name} has no categories with these settings", key="min_count")
 
     def _check_source(self) -> None:
-        """Raise ConfigError if the place of the images is unknown, or if only another user's dataset names it."""
+        """Raise ConfigError if the images' folder is unknown or only another user names it."""
         if self.source.root is None and not self.dataset.has_images:
             raise ConfigError(
                 f"{self.format.name} takes images, but the dataset holds none and does not say "
@@ -191,7 +191,7 @@ class _Export:
         return self.format(self.config, job)
 
     def _count_categories(self) -> Categories:
-        """Count the chosen regions by category and head, from the columns that the choice needs and no others."""
+        """Count the chosen regions by category and head; only the needed columns are read."""
         counts: Counter[tuple[str, str]] = Counter()
         if (field := self.category_field) is not None:
             fields = (*PHRASE_KEYS, "group", "score") if self.per == "group" else PHRASE_KEYS
@@ -244,7 +244,7 @@ class _Export:
             )
 
     def _rows(self, on_progress: Callable[[int], None]) -> Iterator[tuple[Row, list[Annotation]]]:
-        """Yield the rows with their chosen regions; and id, phrase and head of their unchosen regions."""
+        """Yield rows with their chosen regions; and id, phrase and head of unchosen regions."""
         columns = list(DATASET_SCHEMA.names)
         if self.takes_images and self.dataset.has_images:
             columns.append(IMAGE_FIELD.name)
@@ -273,7 +273,7 @@ class _Export:
         return image
 
     def add_next_step(self) -> None:
-        """Report where the images are, and the next command; "IMAGES" stands for an unknown folder."""
+        """Report the place of the images and the next command; IMAGES is an unknown folder."""
         out = self.request.out
         folder = self.source.root or "IMAGES"
         images = f"not copied, file names are relative to {folder}"
@@ -326,7 +326,7 @@ class Splits(dict[str, float]):
 
 
 def image_of(row: Row) -> str:
-    """Return the name of a row's image: its file below the image root or in the tar, else the sample id.
+    """Return the name of a row's image: its file, else the sample id.
 
     So all rows of an image are in one split. Images with equal names in different tars are too,
     which is harmless.

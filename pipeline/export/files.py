@@ -1,4 +1,4 @@
-"""The folder of an export, which appears when it is finished and replaces only exports; names of images in it; Parquet.
+"""The folder of an export, which replaces only exports; names of images in it; Parquet.
 
 An export is written to `.NAME.unfinished` beside its target and takes its name at the end. It holds
 `.phrasebox-export.json` with the settings and a digest of the names of its files.
@@ -73,7 +73,7 @@ class ExportFolder:
         (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def finish(self, settings: Values) -> None:
-        """Mark the export as complete; the settings hold no times and places, so that exports compare."""
+        """Mark the export as complete; settings without times and places make exports equal."""
         self.open_files.close()
         mark = {**settings, "names": _digest_of_names(self.path)}
         write_text(self.path / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
@@ -82,7 +82,7 @@ class ExportFolder:
 
 @contextmanager
 def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
-    """Yield a folder that becomes `out` when the block ends and `finish` was called; otherwise it is deleted.
+    """Yield a folder that becomes `out` if `finish` is called in the block.
 
     With `overwrite`, it may replace another export. Raise ConfigError if `out` holds anything
     else, or cannot be written, or another export is writing to it.
@@ -148,7 +148,7 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
 
 
 def _digest_of_names(folder: Path) -> int:
-    """Return a number that depends on the names of all files, links and folders below a folder, but not the mark's."""
+    """Return a digest of the names of all files, links and folders below; but for the mark."""
     digest = 0
     for place, folders, names in os.walk(folder):
         relative = Path(place).relative_to(folder)
@@ -184,7 +184,7 @@ class ImageNames:
         self._ambiguous_keys = set(unique[counts > 1].tolist())
 
     def name_of(self, row: Row, extension: str) -> str:
-        """Return the path below the image folder; `extension` is the encoded image's, without a dot."""
+        """Return the path below the image folder; `extension` has no dot."""
         stem, suffix = self._split_extension(row["file_name"])
         *folders, last = stem.split("/")
         is_safe = not _NUMBER.fullmatch(last) and all(
@@ -196,7 +196,7 @@ class ImageNames:
         return f"{stem}{suffix}" if has_extension else f"{stem}.{extension}"
 
     def _split_extension(self, file_name: str) -> tuple[str, str]:
-        """Return the normalised path, or its last part for `flat`, without the extension; and the extension or ""."""
+        """Return the normalised path without its extension, and the extension or ""."""
         path = posixpath.normpath(file_name)
         path = posixpath.basename(path) if self._flat else path
         match = _EXTENSION.search(path)
@@ -208,7 +208,9 @@ def _key(stem: str) -> int:
 
 
 class ParquetParts:
-    """Rows of one split as numbered files: data/SPLIT-00000-of-00003.parquet, as `datasets` names them.
+    """Rows of one split as numbered files, as `datasets` names them.
+
+    For example data/SPLIT-00000-of-00003.parquet.
 
     A split without rows has no file: `datasets` rejects files and splits without rows.
     """

@@ -1,4 +1,4 @@
-"""Parquet in the columns of GRIT (Kosmos-2): data/SPLIT-*.parquet, one row for each caption that has regions.
+"""Parquet in the columns of GRIT (Kosmos-2): one row for each caption with regions.
 
 https://huggingface.co/datasets/zzliang/GRIT: `noun_chunks` and `ref_exps` are lists of [start,
 end, x0, y0, x1, y1, score]: characters [start, end) of `caption`, box edges as shares 0 .. 1 of
@@ -36,7 +36,7 @@ _SCHEMA: Final = pa.schema(
         ("segmentations", pa.list_(pa.string())),
     ]
 )
-"""GRIT's columns, and `segmentations`: COCO's compressed counts for [height, width], one for each of `noun_chunks`."""
+"""GRIT's columns, and `segmentations`: COCO's compressed counts, one for each of `noun_chunks`."""
 
 
 class GritConfig(FormatConfig):

@@ -1,4 +1,4 @@
-"""Mixed-grounding JSON as MDETR, GLIP and YOLO-World read it: SPLIT.json, one image entry for each caption.
+"""Mixed-grounding JSON for MDETR, GLIP and YOLO-World: an image entry for each caption.
 
 By objects (`per="group"`), there is one entry for each image; its `caption` holds all captions.
 

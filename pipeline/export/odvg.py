@@ -1,4 +1,4 @@
-"""ODVG, the JSON lines of Open-GroundingDino and mmdetection: SPLIT.jsonl, and label_map.json with form=detection.
+"""ODVG, the JSON lines of Open-GroundingDino and mmdetection.
 
 Open-GroundingDino (tools/ and datasets/odvg.py) and mmdetection's `ODVGDataset`. Boxes are [x0,
 y0, x1, y1] px.

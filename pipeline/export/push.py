@@ -1,4 +1,4 @@
-"""An export of the format `hf` as a dataset repository of the Hugging Face hub, by the hub's own client.
+"""An export of the format `hf` as a dataset repository of the Hugging Face hub.
 
 `HF_ENDPOINT` and `HF_TOKEN` mean what they mean to the client, and the token is its own (`hf auth
 login`).

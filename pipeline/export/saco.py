@@ -1,4 +1,4 @@
-"""SA-Co JSON, which SAM 3's evaluator reads: SPLIT.json, one image entry for each pair of an image and a phrase.
+"""SA-Co JSON for SAM 3's evaluator: an entry for each pair of an image and a phrase.
 
 The format is that of facebookresearch/sam3 `scripts/eval/gold/README.md`,
 `sam3/eval/cgf1_eval.py` and `SAM3_EVAL_API_FROM_JSON_NP`. An entry with annotations has a phrase
@@ -118,7 +118,7 @@ class Saco(Exporter):
             self._negatives[sample.split] += pair["is_instance_exhaustive"]
 
     def written_regions(self, sample: ChosenSample) -> list[Annotation]:
-        """Return the chosen regions; equal masks of one phrase in several captions are written once."""
+        """Return the chosen regions, equal masks of one phrase in several captions once."""
         distinct: dict[tuple[str, str], Annotation] = {}
         for region in sample.regions:
             distinct.setdefault((region["phrase"], region["segmentation"]["counts"]), region)
