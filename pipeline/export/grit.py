@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Final
 
 import pyarrow as pa
-from pydantic import Field
 
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, shorten_float
@@ -19,6 +18,7 @@ from pipeline.export.files import ParquetParts
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.records import stable_id
 
+_ROWS_PER_FILE: Final = 100_000
 _CHUNKS: Final = pa.list_(pa.list_(pa.float64()))
 
 _SCHEMA: Final = pa.schema(
@@ -39,12 +39,6 @@ _SCHEMA: Final = pa.schema(
 """GRIT's columns, and `segmentations`: COCO's compressed counts, one for each of `noun_chunks`."""
 
 
-class GritConfig(FormatConfig):
-    """Settings of `grit`."""
-
-    rows_per_file: int = Field(100_000, ge=1, description="Rows of one Parquet file.")
-
-
 class Grit(Exporter):
     """GRIT's Parquet."""
 
@@ -54,12 +48,10 @@ class Grit(Exporter):
     next_step = 'datasets.load_dataset("{out}")'
     needs_words = True
     takes_groups = False  # its boxes stand in the captions
-    config_type = GritConfig
 
-    def __init__(self, config: GritConfig, job: ExportJob) -> None:
+    def __init__(self, config: FormatConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        rows = config.rows_per_file
-        self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, _SCHEMA, rows, 1000))
+        self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, _SCHEMA, _ROWS_PER_FILE, 1000))
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
