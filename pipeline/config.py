@@ -308,7 +308,11 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """Return lines "key: old there, new now" for the leaves of nested settings that differ."""
+    """Return lines "key: old there, new now" for the leaves of nested settings that differ.
+
+    >>> differences({"regions": {"rule": "mean"}}, {"regions": {"rule": "fixed"}})
+    ["regions.rule: 'mean' there, 'fixed' now"]
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         names = dict.fromkeys([*old, *new])
         below = (differences(old.get(name), new.get(name), f"{key}.{name}" if key else name) for name in names)

@@ -120,7 +120,13 @@ class Forecast:
 
 
 def forecast(costs: Costs, images: int, machine: Machine) -> Forecast:
-    """Return the time, memory and disk of a run on a machine. Cores are shared between steps."""
+    """Return the time, memory and disk of a run on a machine. Cores are shared between steps.
+
+    >>> costs = Costs(images=10, host_s=0.01, model_s=0.04)
+    >>> run = forecast(costs, 1000, Machine(cores=2, workers=2))
+    >>> round(run.rate), run.limit, round(run.seconds)
+    (40, 'cores', 25)
+    """
     if machine.gpus:
         limits = {"GPUs": machine.gpus * machine.gpu_rate, "cores": machine.cores / costs.host_s}
     else:

@@ -195,7 +195,11 @@ class Display:
 
 
 def pace_of(images_per_second: float) -> tuple[float, str]:
-    """Return a speed and its unit: "images/s", or "s/image" for less than one image a second."""
+    """Return a speed and its unit: "images/s", or "s/image" for less than one image a second.
+
+    >>> pace_of(12.5), pace_of(0.25)
+    ((12.5, 'images/s'), (4.0, 's/image'))
+    """
     slow = 0 < images_per_second < 1
     return (1 / images_per_second, "s/image") if slow else (images_per_second, "images/s")
 

@@ -118,6 +118,10 @@ def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
     Settings with another key mean Ray.
 
     samples: The number of samples of its input; None, if only reading will show it, counts as many.
+
+    >>> from pipeline.config import EngineConfig
+    >>> [choose_engine(EngineConfig(), samples).kind for samples in (50, 50_000, None)]
+    ['inline', 'ray', 'ray']
     """
     if engine.kind != "auto":
         return engine
