@@ -66,8 +66,11 @@ class Row(NamedTuple):
 
     def follows(self, row: Row) -> bool:
         """Return whether both rows are good, name the same image, and give the same id or none."""
-        is_good = self.sample.error is None and row.sample.error is None
-        return is_good and self.sample.image.file_name == row.sample.image.file_name and self.id == row.id
+        sample = self.sample
+        previous = row.sample
+        if sample.image.file_name != previous.image.file_name or self.id != row.id:
+            return False
+        return sample.error is None and previous.error is None
 
 
 class LinesReader(Reader):

@@ -165,7 +165,7 @@ class RowParser:
         """
         names = self.fields.names("caption")
         if self.fields.caption is None:
-            names = (first_field(row, names)[0],)
+            return captions_of(row, first_field(row, names)[0])
         return tuple(text for name in names for text in captions_of(row, name))
 
     def sample(
