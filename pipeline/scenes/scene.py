@@ -47,6 +47,9 @@ centre without looking."""
 
 _ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent objects apart from those of the scene
 _TRIES: Final = 14
+_CATEGORIES: Final = [
+    {"id": number, "name": kind, "supercategory": "thing"} for number, kind in enumerate(KINDS, start=1)
+]
 _HELDOUT_RATE: Final = 0.15
 _STREAM: Final = 2  # Keeps the random numbers of scenes apart from those that `demo` was trained on
 _TRAIN_PAIRS: Final = tuple((k, c) for k in KINDS for c in COLOUR_NAMES if (k, c) not in HELDOUT_PAIRS)
@@ -293,9 +296,7 @@ def write_scenes(
             number = len(annotations) + 1
             annotations.append(_annotation(item, annotation_id=number, image_id=index + 1))
     info = {"description": "drawn scenes", "seed": seed, "split": "heldout", "scenes": scenes}
-    names = ((number, kind) for number, kind in enumerate(KINDS, start=1))
-    categories = [{"id": number, "name": kind, "supercategory": "thing"} for number, kind in names]
-    truth = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    truth = {"info": info, "images": images, "annotations": annotations, "categories": _CATEGORIES}
     (out / "captions.jsonl").write_text("".join(rows), encoding="utf-8")
     (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
 
