@@ -263,8 +263,7 @@ def write_scenes(
         out: The folder.
         scenes: Number of scenes, >= 1.
         seed: Number of the series, >= 0.
-        side_px: Side of the square images in pixels, >= 64. The default gives small files that
-            are nice to look at.
+        side_px: Side of the square images in pixels, >= 64. The default gives small files.
         absent: Give each scene a second caption that names an absent object. Its lines then
             have `captions`, and the images of `truth.json` have `absent`, a list with the
             phrase. Images do not change.
