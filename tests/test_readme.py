@@ -41,7 +41,7 @@ def test_the_snippets_run(reader: Path, capsys: pytest.CaptureFixture[str]) -> N
     find, make_and_choose = snippets()
     names: dict[str, Any] = {}
     exec(find, names)
-    located = names["found"]
+    located = names["regions"]
     assert isinstance(located, Located)
     assert located.heat_maps.shape[0] == 2
     assert isinstance(located.picture(), Image.Image)
