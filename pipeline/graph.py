@@ -26,7 +26,7 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.precomputed import PrecomputedPhrases
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import READERS, Reader, SourceConfig, input_fingerprint, make_reader
+from stages.read import READERS, Reader, ReaderConfig, input_fingerprint, make_reader
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
@@ -249,7 +249,7 @@ def build_source_steps(config: RunConfig) -> Steps:
 def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, PrepareStage]:
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
-    source: SourceConfig | None = config.input  # `explain` has none
+    source: ReaderConfig | None = config.input  # `explain` has none
     precomputed = None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
     return PhrasesStage(config.phrases, precomputed), PrepareStage(prepare)
 

@@ -185,7 +185,7 @@ class HeatMapRun(Run):
         return replace(self, config=config, steps=steps, identity=identity)
 
     def with_shift(self, shift: DomainShift | None, report: Report) -> Self:
-        """Return the run with a difference of its images, without a calibration that means nothing for them.
+        """Return the run with a difference of its images; one that makes the calibration meaningless drops it.
 
         The report gets what this means for the scores, and where maps are cut if no calibration
         says that.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
     from stages.contract.records import Record
-    from stages.read import Reader, Shard, SourceConfig
+    from stages.read import Reader, ReaderConfig, Shard
 
 AnswerT = TypeVar("AnswerT")
 
@@ -45,7 +45,7 @@ class Job:
     reader: Reader
     shards: Sequence[Shard]
     folder: DatasetFolder
-    input: SourceConfig
+    input: ReaderConfig
     device: Literal["auto", "cpu", "cuda"]
     threads: int | None
     engine: EngineConfig

@@ -5,7 +5,7 @@
 
 Regions that hold a segmenter are actors, too.
 
-Batches travel as Arrow tables (`stages.contract.schema`). The tasks after the model write
+Batches travel as Arrow tables (`stages.contract.tables`). The tasks after the model write
 shards, and the driver notes them in the journal (`pipeline.output.journal`), which knows what
 is done. Actors and tasks are restarted and repeated without limit, as is Ray Data's default: on
 machines that come and go a limit would only be a way to lose a long run. The one thing that

@@ -5,8 +5,8 @@ size and keys to the driver. Only the driver writes the journal: now and then a 
 OUT/.phrasebox/journal-AAAA/NNNNN.parquet of its attempt at the run. A resumed run is the next
 attempt, and takes over as follows:
 
-1. It reads the journal of the attempt before, and those shards that this one had no time to
-   note. All of them become the first file of its own journal, which decides from then on.
+1. It reads the journal of the previous attempt, and the shards that the previous attempt wrote
+   and had no time to note. All of them become the first file of its own journal, which decides from then on.
    Workers of a killed driver live on for a moment, on a cluster for longer: the shards that they
    still write are in no journal, and are deleted at the end.
 2. Shards that are missing, damaged or of another size are found by one listing of their folder.

@@ -87,7 +87,7 @@ def changes_of(
         samples: The input.
         limited: Whether these are only the first samples of the input, so that rows may have
             others.
-        extent: The input for people, see `SourceConfig.extent`.
+        extent: The input for people, see `ReaderConfig.extent`.
 
     Raises:
         ResumeError: Rows have no sample any more.

@@ -127,11 +127,14 @@ _COSINE: Final = "-1 .. 1"
 _UNIQUE: Final = "unique in the dataset, 1 .. 2^53 - 1"
 _CATEGORY: Final = "hash of the phrase; names in categories.parquet"
 _LIKELY: Final = "probability that the phrase is in the image"
+_NO_PRESENCE: Final = (
+    "null without a calibration that knows presence, and for regions from another source than heat maps"
+)
 _SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
 _GROUP: Final = "number of the thing within the image, the same for phrases that name one thing; null if unknown"
 _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
-_FALLBACK: Final = "null, or why the contour was kept: colours, not_finite, empty, beside (the heat), size"
+_FALLBACK: Final = "null, or why the contour was kept: colours, image, not_finite, empty, beside (the heat), size"
 _WRONG: Final = "null, or what is wrong, where, and what to do"
 
 _PHRASE: Final = (
@@ -141,7 +144,7 @@ _PHRASE: Final = (
     Column("span", _INTS, "characters", _SPAN, lambda entry: (entry.phrase.start, entry.phrase.end)),
 )
 _SIMILARITY: Final = Column("similarity", _FLOAT, _COSINE, "cosine of image and phrase", "about.similarity")
-_PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unknown", "about.presence", True)
+_PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; {_NO_PRESENCE}", "about.presence", True)
 
 ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the entries in its lists
     "annotations": (

@@ -12,14 +12,24 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
-from stages.read.base import CutReader, Reader, Shard, SkippedRow, SourceConfig, read_shard
+from stages.read.base import CutReader, Reader, ReaderConfig, Shard, SkippedRow, read_shard
 from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import grouped_rows, plan_shards
 from stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
-    "READERS", "InputConfig", "Reader", "Shard", "SkippedRow", "SourceConfig", "grouped_rows", "guess_kind",
-    "input_fingerprint", "make_reader", "plan_shards", "read_shard",
+    "READERS",
+    "InputConfig",
+    "Reader",
+    "ReaderConfig",
+    "Shard",
+    "SkippedRow",
+    "grouped_rows",
+    "guess_kind",
+    "input_fingerprint",
+    "make_reader",
+    "plan_shards",
+    "read_shard",
 ]  # fmt: skip
 
 READERS: Final[KindTable[Reader]] = KindTable(
@@ -30,7 +40,7 @@ READERS: Final[KindTable[Reader]] = KindTable(
 Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON
 beside each tar, and images are beside the tables that name them."""
 
-InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]  # The `input` section of a run
+InputConfig = Annotated[SerializeAsAny[ReaderConfig], BeforeValidator(READERS.config)]  # The `input` section of a run
 
 
 def make_reader(config: InputConfig) -> Reader:

@@ -28,7 +28,7 @@ COMPRESSION_SUFFIXES: Final = ("", ".gz", ".bz2", ".xz", ".zst")  # after the su
 MAX_TEXT_BYTES: Final = 16 * 1024 * 1024  # Larger texts and JSON members are faults
 
 
-class SourceConfig(BaseModel):
+class ReaderConfig(BaseModel):
     """The keys that every kind of input has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -161,7 +161,7 @@ class Reader(ABC):
         suffixes_beside: Suffixes of files that belong to the input, but do not decide its kind.
     """
 
-    config_type: ClassVar[type[SourceConfig]]
+    config_type: ClassVar[type[ReaderConfig]]
     suffixes: ClassVar[tuple[str, ...]]
     suffixes_beside: ClassVar[tuple[str, ...]] = ()
 

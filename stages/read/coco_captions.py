@@ -26,14 +26,14 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, Reason, RowFault
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
+from stages.read.base import Reader, ReaderConfig, Shard, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
 from stages.read.streams import open_plain
 
 
-class CocoCaptionsInput(SourceConfig):
+class CocoCaptionsInput(ReaderConfig):
     """Keys of `input` for `kind: coco_captions`."""
 
     kind: Literal["coco_captions"] = "coco_captions"

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, SkippedRow, SourceConfig
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, ReaderConfig, Shard, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import decode_text, shorten
@@ -35,7 +35,7 @@ NamedPair = tuple[str, str | None, str | None]
 """The sample's id, and the locations of its image and of its text."""
 
 
-class FolderInput(SourceConfig):
+class FolderInput(ReaderConfig):
     """Keys of `input` for `kind: folder`."""
 
     kind: Literal["folder"] = "folder"

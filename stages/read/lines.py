@@ -17,7 +17,7 @@ from pydantic import Field
 
 from stages.contract.errors import RowFault
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
+from stages.read.base import Reader, ReaderConfig, Shard, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import mark_repeats, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
@@ -33,7 +33,7 @@ Fields = tuple[int, int, Mapping[str, Any] | RowFault]
 """A row: the number of its first line, its first byte, and its fields by name or its fault."""
 
 
-class LinesConfig(SourceConfig, FieldsConfig):
+class LinesConfig(ReaderConfig, FieldsConfig):
     """The common keys of `input` for tables of lines."""
 
     shard_size: int = Field(

@@ -31,7 +31,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, Shard, SkippedRow, SourceConfig
+from stages.read.base import Reader, ReaderConfig, Shard, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import mark_repeats, unique_samples
@@ -45,7 +45,7 @@ _ID_BATCH_ROWS: Final = 65_536
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
-class ParquetInput(SourceConfig, FieldsConfig):
+class ParquetInput(ReaderConfig, FieldsConfig):
     """Keys of `input` for `kind: parquet`."""
 
     kind: Literal["parquet"] = "parquet"

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, SkippedRow, SourceConfig
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, ReaderConfig, Shard, SkippedRow
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
@@ -33,7 +33,7 @@ from stages.shared.storage import is_local
 MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Of an image from a tar that is read in order; larger ones are faults
 
 
-class WebdatasetInput(SourceConfig):
+class WebdatasetInput(ReaderConfig):
     """Keys of `input` for `kind: webdataset`."""
 
     kind: Literal["webdataset"] = "webdataset"

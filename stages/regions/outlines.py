@@ -89,9 +89,9 @@ class Outliner:
             for start in range(0, len(places), size := self.batch_size):
                 yield from self._batch([drawings[place] for place in places[start : start + size]])
 
-        return (answer for _, answer in retry_on_oom(range(len(drawings)), answers, self._halve_batch))
+        return (answer for _, answer in retry_on_oom(range(len(drawings)), answers, self._shrink_batches))
 
-    def _halve_batch(self, _: int, why: str) -> None:
+    def _shrink_batches(self, _: int, why: str) -> None:
         if self.batch_size == 1:
             raise ResourceError(f"the GPU's memory does not hold one image: use a smaller regions.sam.model ({why})")
         self.batch_size //= 2

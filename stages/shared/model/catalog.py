@@ -1,9 +1,9 @@
 """The weights that phrasebox brings and knows by name, and their files, verified.
 
-The bundled model is `demo`: `stages/shared/model/weights/demo/` with `model.json` (open_clip's
+A bundled model is a folder: `stages/shared/model/weights/demo/` has `model.json` (open_clip's
 `model_cfg` and `preprocess_cfg`), `model.safetensors` (fp16 state dict of `open_clip.CLIP`),
 `bpe_vocab.txt.gz` (merges for `open_clip.tokenizer.SimpleTokenizer`) and `MODEL_CARD.md`.
-open_clip alone loads it, as `tests/stages/shared/model/test_catalog.py` shows.
+open_clip alone loads `demo`, as `tests/stages/shared/model/test_catalog.py` shows.
 """
 
 from __future__ import annotations
