@@ -218,11 +218,12 @@ def whole_run() -> Figures:
 
 def _samples(folder: Path) -> tuple[list[Path], list[list[str]]]:
     """Return image files, and five captions of each."""
-    scenes = [make_scene(0, number, side_px=500, extra_captions=4) for number in range(IMAGES)]
+    scenes = [make_scene(0, number, side_px=500) for number in range(IMAGES)]
     pictures = [folder / f"{number}.jpg" for number in range(IMAGES)]
     for scene, picture in zip(scenes, pictures, strict=True):
         Image.fromarray(scene.image).resize((500, 375)).save(picture, quality=90)
-    return pictures, [[caption.text for caption in scene.captions] for scene in scenes]
+    texts = [scene.caption.text for scene in scenes]
+    return pictures, [[texts[(number + step) % IMAGES] for step in range(5)] for number in range(IMAGES)]
 
 
 def _bare(network: Any, pictures: list[Path]) -> float:

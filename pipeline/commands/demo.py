@@ -44,7 +44,7 @@ def demo(
     scenes: Scenes = 100,
     seed: Seed = 0,
 ) -> None:
-    """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU.
+    """Draw scenes, make a dataset of them with the bundled model, and measure it; without network and GPU.
 
     The eight bundled photographs follow, where the model for photographs is there.
     """
@@ -53,7 +53,7 @@ def demo(
 
 
 def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> Evaluation:
-    """Draw scenes, run the pipeline on them with the embedded model, evaluate against their truth, draw overlays.
+    """Draw scenes, run the pipeline on them with the bundled model, evaluate against their truth, draw overlays.
 
     Return the evaluation, which is also in `out/evaluation.json`.
     """

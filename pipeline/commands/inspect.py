@@ -61,9 +61,9 @@ def inspect(
         str | None,
         typer.Option(
             "--model",
-            metavar="NAME/TAG",
-            help="The open_clip model that the dataset was made with. Heat maps of a dataset that you did not make on "
-            "this machine are only computed with the embedded model and with models that you name.",
+            metavar="NAME[/TAG]|PATH",
+            help="The model that the dataset was made with. Heat maps of a dataset that you did not make on "
+            "this machine are only computed with bundled models and with models that you name.",
         ),
     ] = None,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it

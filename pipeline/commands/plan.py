@@ -64,7 +64,7 @@ def plan(
     """Estimate time, memory and disk for a run, here and on a cluster that you describe.
 
     A few images go through every step in this process, within a minute. The rest is arithmetic,
-    and the last line says what it assumes. Nothing is left behind.
+    and the last lines say what it assumes. Nothing is left behind.
 
     \b
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k

@@ -83,9 +83,15 @@ class Dataset:
         """Whether the rows hold all phrases and their heat maps."""
         return all(field.name in self.optional for field in HEAT_MAP_FIELDS)
 
+    @property
+    def _counts(self) -> dict[str, int]:
+        """The whole numbers among the manifest's counts."""
+        counts = self.manifest.get("counts")
+        return {name: count for name, count in counts.items() if type(count) is int} if isinstance(counts, dict) else {}
+
     def __len__(self) -> int:
         """Return the number of rows, by the manifest or, without one, by the shards."""
-        rows: int | None = self.manifest.get("counts", {}).get("written")
+        rows = self._counts.get("written")
         return sum(rows_in(path) for path in self.shards) if rows is None else rows
 
     def __bool__(self) -> bool:
@@ -94,7 +100,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
-        counts = self.manifest.get("counts", {})
+        counts = self._counts
         sizes = {"rows": counts.get("written"), "regions": counts.get("regions"), "shards": len(self.shards)}
         texts = (f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
         return f"Dataset {self.path}: {', '.join(texts)}"

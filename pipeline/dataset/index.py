@@ -18,6 +18,7 @@ from typing import Any, Final
 import duckdb
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Values
@@ -32,6 +33,7 @@ from pipeline.dataset.selection import (
     literal,
 )
 from stages.contract.errors import ConfigError, InputError
+from stages.regions.config import RegionsConfig
 
 QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
 _SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
@@ -309,7 +311,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "SELECT round(presence, 3) AS near, count(*) FROM presences "
         "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
     )
-    expected_share = index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5)
+    expected_share = _absent_share_of(index.dataset.run)
     reasons = "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
     return {
         "samples": {"all": sum(by_status.values()), **by_status},
@@ -328,6 +330,14 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "errors": [{"reason": reason, "count": count} for reason, count in ask(reasons)],
         "marks": dict(ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")),
     }
+
+
+def _absent_share_of(run: Mapping[str, Any]) -> float:
+    """The share of absent phrases that the run expected; the setting's default where none is stored."""
+    try:
+        return RegionsConfig(absent_share=run["config"]["regions"]["absent_share"]).absent_share
+    except (KeyError, TypeError, ValidationError):
+        return RegionsConfig().absent_share
 
 
 def estimate_absent_share(presences: Sequence[tuple[float, int]], expected: float) -> float | None:

@@ -123,8 +123,10 @@ class Selector:
     def _mask(self, table: Any) -> NDArray[np.bool_]:
         """Which regions are chosen: bool (regions,)."""
         scores = table["annotations"].combine_chunks().flatten().field("score")
-        # In the precision of the column: 0.8 is another number in float32.
-        is_chosen: NDArray[np.bool_] = scores.to_numpy() >= np.float32(self.selection.min_score)
+        is_chosen: NDArray[np.bool_] = np.ones(len(scores), np.bool_)
+        if self.selection.min_score > 0:
+            # In the precision of the column: 0.8 is another number in float32.
+            is_chosen = scores.to_numpy() >= np.float32(self.selection.min_score)
         if self.selection.where.strip():
             hits = self._filter(self._flat(table), lambda hits: hits.project("region_number").fetchnumpy())
             is_chosen &= np.isin(np.arange(len(scores)), hits["region_number"])

@@ -22,13 +22,12 @@ from pydantic import BaseModel
 
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Annotation, Row
-from pipeline.dataset.selection import REGION, Selector
+from pipeline.dataset.selection import Selector
 from stages.contract.masks import decode_mask, run_ends
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
 from stages.shared.storage import AnyPath
 
-_SCORE: Final = f"{REGION}score"
 _ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
 
 

@@ -25,7 +25,7 @@ class OutputConfig(BaseModel):
     heat_maps: bool = Field(
         default=True,
         description="Put all phrases and their heat maps into the shards, in the 256 levels that regions are cut from. "
-        "`eval` and `calibrate` then need neither the images nor the model. With the embedded model (20 x 20 cells) "
+        "`eval` and `calibrate` then need neither the images nor the model. With the bundled model (20 x 20 cells) "
         "and Flickr30k's five captions the maps take 2 kB an image, which makes shards 1.6 times as large.",
     )
     rows_per_file: int = Field(

@@ -183,7 +183,7 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
 
 
 def _number(request: Request, name: str, default: int, limit: int = 10**12) -> int:
-    """Return a whole number of the query, at most `most`, or the default.
+    """Return a whole number of the query, at most `limit`, or the default.
 
     Raise HTTPException for a long one.
     """

@@ -328,5 +328,6 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
         "model.device=auto",
         "regions.calibration=none",
         "regions.refine=none",
+        "input.phrases=null",
     )
     return stored_config(stored, [*settings, *overrides])

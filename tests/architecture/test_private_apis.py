@@ -71,7 +71,7 @@ def test_open_clip_s_attention_has_the_options_that_we_refuse_and_no_others() ->
 
 
 def test_open_clip_s_text_tower_has_the_parts_that_we_use() -> None:
-    """That cut texts are embedded as whole ones is tested in tests/stages/shared/model/test_clip.py."""
+    """That cut texts are embedded as whole ones is tested in tests/stages/shared/model/test_texts.py."""
     model = tiny_clip()
     assert model.transformer.get_cast_dtype() == torch.float32
     assert model.text_pool_type == "argmax"

@@ -36,7 +36,7 @@ class Align(Recipe[AlignConfig]):
         self._log_scale = nn.Parameter(student.module.logit_scale.detach().clone())
 
     def extra_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """See `Recipe.own_parameters`."""
+        """See `Recipe.extra_parameters`."""
         return [("region_logit_scale", self._log_scale)]
 
     def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:

@@ -91,7 +91,7 @@ NO_QUESTIONS: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidate
 def questions_of(
     image: TruthImage, things: Sequence[TruthObject], size_hw: tuple[int, int], *, resized: bool
 ) -> Questions:
-    """Return the questions of an image of a size, from its ground truth and its things (`GroundTruth.things`).
+    """Return the questions of an image of a size, from its ground truth and the things in it.
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong to no thing. Boxes
     are cut off at the image's edges. Phrases come from captions and from the sentences of RefCOCO; names of categories
