@@ -44,6 +44,8 @@ from stages.shared.model.load import from_open_clip
 
 aten = torch.ops.aten
 
+ARCHITECTURE = open_clip.get_model_config("ViT-B-16")
+
 CONFIG = Path(__file__).parents[1] / "configs/photos-gpu.yaml"
 
 IMAGES, SIDE = BATCH_SIZES["cuda"], 224
@@ -128,7 +130,7 @@ class Tracing:
         self.mode = mode
         torch.set_default_dtype(torch.bfloat16)  # a module without numbers cannot be converted afterwards
         with mode, torch.device("cuda"):
-            model = open_clip.CLIP(**open_clip.get_model_config("ViT-B-16")).eval()
+            model = open_clip.CLIP(**ARCHITECTURE).eval()
         torch.set_default_dtype(torch.float32)
         del model.logit_scale  # a number, which is read
         model.logit_scale = mock.MagicMock()
@@ -165,7 +167,7 @@ class Tracing:
 
     def texts(self, given: Sequence[Sequence[str]], step: int) -> Tensor:
         longest = -(-max(map(len, given)) // step) * step
-        return torch.empty(len(given), longest, self.clip.embed_dim, device="cuda")
+        return torch.empty(len(given), longest, ARCHITECTURE["embed_dim"], device="cuda")
 
 
 def figures() -> Iterator[dict[str, Any]]:
