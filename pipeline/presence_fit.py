@@ -150,6 +150,21 @@ def read_presence(path: AnyPath, digest: str | None) -> Calibration | None:
     return calibration_of(text.decode(), path)
 
 
+def explain_outgrown(calibration: Calibration, samples: int | None) -> str | None:
+    """Return a note where an input of so many samples allows a fit to twice as many images; else None.
+
+    samples: The number of the input's samples; None if it is not known.
+    """
+    images = calibration.made_from["images"]
+    possible = 0 if samples is None else min(samples, most_to_fit(samples))
+    if possible < 2 * images:
+        return None
+    return (
+        f"presence stays as it was fitted to the first {images} images: --fresh fits it to up to {possible}, "
+        "and makes all rows again"
+    )
+
+
 def explain_too_few(images: int, phrases: int) -> str | None:
     """Return why presence cannot be fitted to so many images, whose captions have so many phrases; None if it can."""
     if images >= FEWEST_IMAGES and phrases >= FEWEST_PHRASES:

@@ -23,7 +23,7 @@ from pipeline.graph import HeatMapSteps, Steps, build_source_steps, build_steps,
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity, PreviousRun
-from pipeline.presence_fit import PRESENCE, read_presence
+from pipeline.presence_fit import PRESENCE, explain_outgrown, read_presence
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
@@ -214,7 +214,11 @@ class HeatMapRun(Run):
         run = self if is_compared else self.with_shift(_stored_shift(stored), session.report)
         if PRESENCE in stored:
             presence = read_presence(session.folder.presence, stored[PRESENCE])
-            return run if presence is None else run.with_presence(presence), ()
+            if presence is None:
+                return run, ()
+            if (outgrown := explain_outgrown(presence, samples_in(run.input_shards))) is not None:
+                session.report.note(outgrown)
+            return run.with_presence(presence), ()
         has_rows = bool(session.folder.shards)
         if not (is_compared or run.has_open_precision or (run.needs_presence and not has_rows)):
             return run, ()

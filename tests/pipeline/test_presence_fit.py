@@ -170,7 +170,9 @@ def test_an_input_that_grew_past_its_fit_keeps_it(few: None, scenes: Path, tmp_p
     config = uncalibrated(scenes, tmp_path / "out")
     made(config.model_copy(update={"input": config.input.model_copy(update={"limit": 12})}))
     stored = json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]
-    assert "presence was fitted" not in made(config)
+    printed = made(config)
+    assert "presence was fitted" not in printed
+    assert "presence stays as it was fitted to the first 12 images: --fresh fits it to up to 24" in printed
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]["presence"] == stored["presence"]
 
 
