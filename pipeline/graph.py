@@ -48,6 +48,7 @@ class Steps:
         regions_stage: The stage behind it; its records become rows.
         description: The model; None if it was given in memory, or if there is none.
         segmenter: What identifies the segmenter of the outlines; None without one.
+        detector: What identifies the model of a source, if that is not CLIP; else "".
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -55,11 +56,12 @@ class Steps:
     regions_stage: Stage
     description: ModelDescription | None
     segmenter: str | None = None
+    detector: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """The model's fingerprint; "" if it was given in memory, or if there is none."""
-        return "" if self.description is None else self.description.fingerprint
+        """The fingerprint of the model or detector; "" for a model in memory, or if there is none."""
+        return self.detector if self.description is None else self.description.fingerprint
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -233,6 +235,7 @@ def build_source_steps(config: RunConfig) -> Steps:
             raise ConfigError(f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key)
     source: RegionSource[Any] = SOURCES[kind](config.source, config.model)
     source.check()
+    detector = source.identify()
     description = None
     if source.needs_model:
         from stages.shared.model.describe import describe  # noqa: PLC0415  as in build_steps
@@ -243,6 +246,7 @@ def build_source_steps(config: RunConfig) -> Steps:
         model_stage=source.with_description(description),
         regions_stage=LinkStage(config.regions),
         description=description,
+        detector=detector,
     )
 
 

@@ -100,6 +100,13 @@ class RegionSource(Stage, Generic[ConfigT]):
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be used, and InputError for a file that cannot be read."""
 
+    def identify(self) -> str:
+        """Return what identifies the weights of a model other than CLIP; "" without one.
+
+        Raise ConfigError or WeightsError if that model cannot be loaded.
+        """
+        return ""
+
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
         sound = iter(self.with_regions([record for record in batch if record.error is None]))

@@ -3,7 +3,7 @@
 naming.py    boxes of any origin -> regions, called by the best phrase or concept of a pool according to CLIP
 looks.py     CLIP's embedding of a box: of its part of the image, or from dense features
 grid.py      two sources: `grid` and `crops`
-proposals.py, boxes.py    one source each
+proposals.py, boxes.py, detector.py    one source each
 
 Each is a `stages.regions.source.RegionSource` with its settings, found by the entry points in pyproject.toml.
 """

@@ -138,7 +138,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "pandas": set(),
     "datasets": set(),
-    "transformers": {"stages/shared/model/segmenter.py"},
+    "transformers": {f"stages/shared/model/{name}.py" for name in ("detector", "hugging_face", "segmenter")},
     "duckdb": {"pipeline/dataset/"},
     "supervision": {"pipeline/dataset/detections.py"},
     "starlette": {"pipeline/viewer/app.py"},

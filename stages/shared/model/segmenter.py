@@ -5,12 +5,9 @@ MobileSAM and EdgeSAM have image towers that transformers does not know.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,12 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.geometry import Box
-from stages.shared.model.catalog import sha256_of
-from stages.shared.model.checkpoints.state import INDEX_SUFFIX, first_line, read_json, weight_files
 from stages.shared.model.config import SegmenterConfig, about
-from stages.shared.model.device import PRECISIONS, moving_to_device, pick_device, to_device
+from stages.shared.model.device import PRECISIONS, to_device
+from stages.shared.model.hugging_face import check_transformers, identify_model, load_model
 
 KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video", "sam3_tracker", "sam3_video")
 """The `model_type` of a `config.json`. Of a video model the image's part is used."""
@@ -32,7 +27,6 @@ KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video
 PROMPTS_AT_ONCE: Final = 32  # Decoded together: each takes about 60 MB where an image has 64 x 64 tokens
 
 _KEY: Final = "regions.sam.model"
-_SETTINGS: Final = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,27 +139,11 @@ def _select(value: Any, owners: Tensor) -> Any:
 def usable_segmenter(config: SegmenterConfig) -> str:
     """Check before any work that a segmenter can be loaded, and return the identity of its weights.
 
-    A repository is identified by its name: transformers downloads its files when they are
-    needed. Raise ConfigError for a folder of something else, WeightsError for missing or
-    pickled weights.
+    Raise ConfigError without transformers, and as `identify_model`.
     """
-    name = config.model or ""
-    if find_spec("transformers") is None:
-        raise ConfigError("sam requires transformers: pip install 'phrasebox[sam]'", key="regions.refine")
-    if not Path(name).is_absolute():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            raise ConfigError("regions.refine=sam needs a folder, or a repository as facebook/sam-vit-base")
-        return name
-    settings = [path for path in (Path(name, file) for file in _SETTINGS) if path.is_file()]
-    if read_json(Path(name, "config.json")).get("model_type") not in KINDS or len(settings) < 2:
-        raise ConfigError(
-            f"{name} is no folder of transformers' with a {_SETTINGS[1]} and the config.json of SAM, HQ-SAM, "
-            "SAM 2, EdgeTAM or SAM 3's tracker"
-        )
-    for weights in (Path(name, f"model.safetensors{end}") for end in ("", INDEX_SUFFIX)):
-        if weights.is_file():
-            return "-".join(sha256_of(file)[:16] for file in (*settings, *weight_files(weights)))
-    raise WeightsError(f"{name} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
+    check_transformers("regions.refine=sam", "sam")
+    title = "SAM, HQ-SAM, SAM 2, EdgeTAM or SAM 3's tracker"
+    return identify_model(config.model or "", KINDS, title)
 
 
 @lru_cache(maxsize=1)
@@ -178,18 +156,7 @@ def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
     # An extra that takes seconds to import.
     import transformers  # noqa: PLC0415
 
-    library: Any = transformers  # which is partly typed
-    library.utils.logging.disable_progress_bar()  # which would run through ours
-    safe = {"use_safetensors": True, "trust_remote_code": False}
-    try:
-        processor = library.AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False)
-        model, loading_info = library.AutoModelForMaskGeneration.from_pretrained(
-            config.model, **safe, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # transformers and safetensors raise many kinds
-        raise WeightsError(f"cannot load {config.model}: {type(error).__name__}: {first_line(error)}") from error
-    if missing := sorted(loading_info["missing_keys"]):
-        raise WeightsError(f"{config.model} lacks {len(missing)} tensors, such as {missing[0]}")
-    with moving_to_device(str(config.model)):
-        model.eval().requires_grad_(False).to(pick_device(device))
+    model, processor = load_model(
+        config.model or "", transformers.AutoModelForMaskGeneration, transformers.AutoImageProcessor, device
+    )
     return Segmenter(model, processor, PRECISIONS[config.precision])

@@ -140,12 +140,12 @@ def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], mat
 
 @pytest.mark.parametrize("model", [None, "sam", "a b/c"])
 def test_a_segmenter_has_to_be_named(model: str | None) -> None:
-    with pytest.raises(ConfigError, match="needs a folder, or a repository as facebook/sam-vit-base"):
+    with pytest.raises(ConfigError, match="is no folder, and no repository as OWNER/NAME"):
         usable_segmenter(SegmenterConfig(model=model))
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.shared.model.segmenter.find_spec", lambda _: None)
+    monkeypatch.setattr("stages.shared.model.hugging_face.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'phrasebox\[sam\]'"):
         usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base"))
 

@@ -1,0 +1,304 @@
+"""Detectors of `transformers` that take words: boxes for each phrase of images, several images at a time.
+
+The architectures are those of transformers' zero-shot object detection, and SAM 3. A detector
+scores each of its boxes for each phrase. transformers' own post-processing gives a box to its
+best phrase alone, so that of "a man" and "the guy" one would lose its box. Here each phrase
+keeps its boxes, without those that overlap a better one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import box_convert, nms
+
+from stages.contract.geometry import Box
+from stages.shared.model.device import PRECISIONS, to_device
+from stages.shared.model.hugging_face import check_transformers, identify_model, load_model
+
+KINDS: Final = ("grounding-dino", "mm-grounding-dino", "omdet-turbo", "owlv2", "owlvit", "sam3", "sam3_video")
+"""The `model_type` of a `config.json`. Of SAM 3's video model the image's part is used."""
+
+NMS_IOU: Final = 0.5  # a box of a phrase that overlaps a better one of the same phrase by more is left out
+
+PHRASES_AT_ONCE: Final = 8  # of SAM 3, which decodes masks for each phrase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The boxes of a phrase that count.
+
+    Attributes:
+        min_score: The lowest score.
+        most: The most boxes.
+    """
+
+    min_score: float
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectedBox:
+    """A box of a phrase.
+
+    Attributes:
+        box_xyxy: Edges as shares of the image's width and height, 0 .. 1.
+        score: The detector's score, 0 .. 1.
+        mask: Logits (cells_h, cells_w) over the image, above 0 inside; None for a detector of boxes.
+    """
+
+    box_xyxy: Box
+    score: float
+    mask: NDArray[np.float32] | None = None
+
+
+class Detector(ABC):
+    """A model of transformers with its processor, which computes in `precision`."""
+
+    def __init__(self, model: Any, processor: Any, precision: torch.dtype = torch.float32) -> None:
+        self._model = model
+        self._processor = processor
+        self._precision = precision
+        self.device: torch.device = model.device
+
+    @abstractmethod
+    def detect(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        phrases: Sequence[Sequence[str]],
+        choices: Sequence[Sequence[Choice]],
+    ) -> list[list[list[DetectedBox]]]:
+        """Return the detections of each phrase of each image, best first.
+
+        Args:
+            images: RGB, uint8 (H, W, 3) of any sizes.
+            phrases: Texts for each image, at least one.
+            choices: The boxes that count, for each phrase.
+        """
+
+    def _inputs(self, **arguments: Any) -> Any:
+        inputs = self._processor(**arguments, return_tensors="pt")
+        return {name: to_device(value, self.device) for name, value in inputs.items()}
+
+    def _computing(self) -> AbstractContextManager[object]:
+        is_half = self._precision != torch.float32
+        return torch.autocast(self.device.type, self._precision, enabled=is_half)
+
+
+class BoxDetector(Detector):
+    """A detector without masks."""
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        phrases: Sequence[Sequence[str]],
+        choices: Sequence[Sequence[Choice]],
+    ) -> list[list[list[DetectedBox]]]:
+        """See `Detector.detect`."""
+        with self._computing():
+            answers = self._answers(images, phrases)
+        return [
+            [_choose(boxes[number], scores[number], None, choice) for number, choice in enumerate(image_choices)]
+            for (boxes, scores), image_choices in zip(answers, choices, strict=True)
+        ]
+
+    @abstractmethod
+    def _answers(
+        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return boxes xyxy (P, N, 4) in shares of the image, and scores (P, N), for each image."""
+
+
+class OwlDetector(BoxDetector):
+    """OWL-ViT and OWLv2 (arXiv 2205.06230, 2306.09683): one score for each box and phrase."""
+
+    def _answers(
+        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        texts = [list(image_phrases) for image_phrases in phrases]
+        output = self._model(**self._inputs(images=list(images), text=texts, truncation=True))
+        is_padded = self._model.config.model_type == "owlv2"  # to a square, below and on the right
+        answers = []
+        for rgb, texts_of_image, logits, boxes in zip(images, texts, output.logits, output.pred_boxes, strict=True):
+            scores = logits.float().sigmoid().T[: len(texts_of_image)]
+            corners = box_convert(boxes.float(), "cxcywh", "xyxy")
+            if is_padded:
+                height, width = rgb.shape[:2]
+                side = max(height, width)
+                corners = corners * corners.new_tensor([side / width, side / height] * 2)
+            answers.append((corners.expand(len(texts_of_image), -1, -1), scores))
+        return answers
+
+
+class OmDetDetector(BoxDetector):
+    """OmDet-Turbo (arXiv 2403.06892): one score for each box and phrase, and the task names all phrases."""
+
+    def _answers(
+        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        texts = [list(image_phrases) for image_phrases in phrases]
+        output = self._model(**self._inputs(images=list(images), text=texts))
+        boxes = box_convert(output.decoder_coord_logits.float(), "cxcywh", "xyxy")
+        return [
+            (corners.expand(len(texts_of_image), -1, -1), logits.float().sigmoid().T[: len(texts_of_image)])
+            for texts_of_image, corners, logits in zip(texts, boxes, output.decoder_class_logits, strict=True)
+        ]
+
+
+class GroundingDetector(BoxDetector):
+    """Grounding DINO and MM-Grounding-DINO (arXiv 2303.05499, 2401.02361).
+
+    All phrases of an image are one text with a full stop behind each phrase. Those that do not
+    fit into the model's tokens get another text, and the image is encoded again. A phrase's score
+    is the highest of its tokens, as in transformers' post-processing. Images are computed one by
+    one: those of other sizes would be padded, and the model sees the padding.
+    """
+
+    def _answers(
+        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        return [self._answer(rgb, texts) for rgb, texts in zip(images, phrases, strict=True)]
+
+    def _answer(self, rgb: NDArray[np.uint8], phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        parts = [*self._split(phrases)]
+        inputs = self._inputs(
+            images=[rgb] * len(parts),
+            text=["".join(f"{text}. " for text in part).strip() for part in parts],
+            padding=True,
+            truncation=True,
+            max_length=self._model.config.max_text_len,
+        )
+        output = self._model(**inputs)
+        corners = box_convert(output.pred_boxes.float(), "cxcywh", "xyxy")
+        probabilities = output.logits.float().sigmoid()
+        spans = [(place, *span) for place, part in enumerate(parts) for span in self._spans(part)]
+        boxes = torch.stack([corners[place] for place, _, _ in spans])
+        scores = [probabilities[place, :, start:stop].amax(dim=1) for place, start, stop in spans]
+        return boxes, torch.stack(scores)
+
+    def _split(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the phrases of each text that fits into the model's tokens."""
+        most = self._model.config.max_text_len - 2  # [CLS] and [SEP]
+        part: list[str] = []
+        length = 0
+        for text in texts:
+            count = self._length(text)
+            if part and length + count > most:
+                yield part
+                part = []
+                length = 0
+            part.append(text)
+            length += count
+        yield part
+
+    def _spans(self, texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Yield the tokens of each phrase, without its full stop."""
+        most = self._model.config.max_text_len
+        ends = np.cumsum([1, *map(self._length, texts)]).tolist()
+        for start, stop in pairwise(ends):
+            yield min(start, most - 2), min(stop - 1, most - 1)
+
+    def _length(self, text: str) -> int:
+        """Return the number of tokens of a phrase with its full stop."""
+        return len(self._processor.tokenizer(f"{text}.", add_special_tokens=False)["input_ids"])
+
+
+class SegmentingDetector(Detector):
+    """SAM 3 (arXiv 2511.16719): boxes, masks and the presence of each phrase. The image is encoded once."""
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        phrases: Sequence[Sequence[str]],
+        choices: Sequence[Sequence[Choice]],
+    ) -> list[list[list[DetectedBox]]]:
+        """See `Detector.detect`."""
+        pixels = self._inputs(images=list(images))["pixel_values"]
+        with self._computing():
+            encoding = self._model.get_vision_features(pixels)
+            return [
+                list(self._image(encoding, number, texts, image_choices))
+                for number, (texts, image_choices) in enumerate(zip(phrases, choices, strict=True))
+            ]
+
+    def _image(
+        self, encoding: Any, number: int, texts: Sequence[str], choices: Sequence[Choice]
+    ) -> Iterator[list[DetectedBox]]:
+        for start in range(0, len(texts), PHRASES_AT_ONCE):
+            part = list(texts[start : start + PHRASES_AT_ONCE])
+            levels = {
+                name: tuple(level[number : number + 1].expand(len(part), -1, -1, -1) for level in encoding[name])
+                for name in ("fpn_hidden_states", "fpn_position_encoding")
+            }
+            words = self._inputs(text=part, padding="max_length", truncation=True)
+            output = self._model(vision_embeds=replace(encoding, **levels), **words)
+            presence = output.presence_logits.float().sigmoid()
+            scores = output.pred_logits.float().sigmoid() * presence
+            boxes = output.pred_boxes.float()
+            for place, choice in enumerate(choices[start : start + PHRASES_AT_ONCE]):
+                yield _choose(boxes[place], scores[place], output.pred_masks[place], choice)
+
+
+_CLASSES: Final[dict[str, type[Detector]]] = {
+    "grounding-dino": GroundingDetector,
+    "mm-grounding-dino": GroundingDetector,
+    "omdet-turbo": OmDetDetector,
+    "owlv2": OwlDetector,
+    "owlvit": OwlDetector,
+    "sam3": SegmentingDetector,
+}
+
+
+def _choose(boxes: Tensor, scores: Tensor, masks: Tensor | None, choice: Choice) -> list[DetectedBox]:
+    """Return the detections of a phrase that count, best first.
+
+    Args:
+        boxes, scores: (N, 4) xyxy in shares of the image, and (N,).
+        masks: Logits (N, cells_h, cells_w).
+    """
+    inside = boxes.clamp(0, 1)
+    has_area = ((inside[:, 2:] - inside[:, :2]) > 0).all(dim=1)
+    places = torch.nonzero((scores >= choice.min_score) & has_area & scores.isfinite())[:, 0]
+    places = places[nms(inside[places], scores[places], NMS_IOU)][: choice.most]
+    logits = [None] * len(places) if masks is None else [*masks[places].float().cpu().numpy()]
+    corners = inside[places].cpu().double().tolist()
+    return [
+        DetectedBox(box_xyxy=(x0, y0, x1, y1), score=round(score, 6), mask=mask)
+        for (x0, y0, x1, y1), score, mask in zip(corners, scores[places].tolist(), logits, strict=True)
+    ]
+
+
+def identify_detector(name: str) -> str:
+    """Check before any work that a detector can be loaded, and return the identity of its weights.
+
+    Raise ConfigError without transformers, and as `identify_model`.
+    """
+    check_transformers("source.kind=detector", "detector")
+    return identify_model(name, KINDS, "Grounding DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3")
+
+
+@lru_cache(maxsize=1)
+def load_detector(name: str, device: str, precision: str) -> Detector:
+    """Load a detector onto a device; the same one again for the same arguments. Raise as `load_model`."""
+    # An extra that takes seconds to import.
+    import transformers  # noqa: PLC0415
+
+    kind = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+    is_sam = kind.startswith("sam3")
+    model_class = transformers.Sam3Model if is_sam else transformers.AutoModelForZeroShotObjectDetection
+    processor_class = transformers.Sam3Processor if is_sam else transformers.AutoProcessor
+    model, processor = load_model(name, model_class, processor_class, device)
+    detector_class = _CLASSES["sam3" if is_sam else kind]
+    return detector_class(model, processor, PRECISIONS[precision])

@@ -1,0 +1,87 @@
+"""Models of `transformers` beside CLIP, in folders or repositories: what identifies them, and safe loading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.shared.model.catalog import sha256_of
+from stages.shared.model.checkpoints.state import INDEX_SUFFIX, first_line, read_json, weight_files
+from stages.shared.model.device import moving_to_device, pick_device
+
+REPOSITORY: Final = r"[\w.-]+/[\w.-]+"
+
+_PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
+_SETTINGS: Final = ("config.json", *_PROCESSORS, "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
+
+
+def check_transformers(setting: str, extra: str) -> None:
+    """Raise ConfigError if transformers is not installed. `setting` needs it, and the `extra` brings it."""
+    if find_spec("transformers") is None:
+        raise ConfigError(f"{setting} requires transformers: pip install 'phrasebox[{extra}]'")
+
+
+def identify_model(name: str, kinds: Sequence[str], title: str) -> str:
+    """Check before any work that a model can be loaded, and return the identity of its weights.
+
+    A repository is identified by its name: transformers downloads its files when they are
+    needed.
+
+    Args:
+        name: An absolute path of a folder, or a repository.
+        kinds: The values of `model_type` that are possible.
+        title: The models that are possible, for people.
+
+    Raises:
+        ConfigError: It is neither a repository nor a folder of such a model.
+        WeightsError: The weights are missing or pickled.
+    """
+    if not Path(name).is_absolute():
+        if not re.fullmatch(REPOSITORY, name):
+            raise ConfigError(f"{name or 'no name'} is no folder, and no repository as OWNER/NAME")
+        return name
+    settings = [path for path in (Path(name, file) for file in _SETTINGS) if path.is_file()]
+    has_processor = any(path.name in _PROCESSORS for path in settings)
+    if not has_processor or read_json(Path(name, "config.json")).get("model_type") not in kinds:
+        raise ConfigError(f"{name} is no folder of transformers with a {_PROCESSORS[0]} and the config.json of {title}")
+    for weights in (Path(name, f"model.safetensors{end}") for end in ("", INDEX_SUFFIX)):
+        if weights.is_file():
+            return "-".join(sha256_of(file)[:16] for file in (*settings, *weight_files(weights)))
+    raise WeightsError(f"{name} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
+
+
+def load_model(name: str, model_class: Any, processor_class: Any, device: str) -> tuple[Any, Any]:
+    """Return the model of a folder or repository, in evaluation mode on a device, and its processor.
+
+    Args:
+        name: See `identify_model`.
+        model_class, processor_class: Classes of transformers with `from_pretrained`.
+        device: See `pick_device`.
+
+    Raises:
+        WeightsError: Files are missing, damaged, or of another model.
+        ResourceError: The device is missing, or full.
+    """
+    # An extra that takes seconds to import.
+    import transformers  # noqa: PLC0415
+
+    library: Any = transformers  # which is partly typed
+    library.utils.logging.disable_progress_bar()  # which would run through ours
+    safe = {"use_safetensors": True, "trust_remote_code": False}
+    try:
+        processor = processor_class.from_pretrained(name, trust_remote_code=False)
+        model, loading_info = model_class.from_pretrained(name, **safe, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # transformers and safetensors raise many kinds
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise WeightsError(f"cannot load {name}: {reason}") from error
+    if missing := sorted(loading_info["missing_keys"]):
+        raise WeightsError(f"{name} lacks {len(missing)} tensors, such as {missing[0]}")
+    with moving_to_device(name):
+        model.eval().requires_grad_(False).to(pick_device(device))
+    return model, processor

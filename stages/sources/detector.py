@@ -1,0 +1,182 @@
+"""`source.kind: detector`: a detector that takes words finds the boxes of each phrase.
+
+Its weights and their licence are its own. CLIP is not loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+import cv2
+from pydantic import Field, field_validator
+
+from stages.contract.errors import ResourceError
+from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.records import Phrase, Record, Region, Rle
+from stages.contract.stage import Device, Forwards
+from stages.regions.source import RegionSource, RegionSourceConfig
+from stages.shared.model.config import Precision, about
+
+if TYPE_CHECKING:
+    from stages.shared.model.detector import Choice, DetectedBox, Detector
+
+BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 1, "cuda": 8}
+"""Images of one forward pass."""
+
+_log = logging.getLogger(__name__)
+
+
+class DetectorSourceConfig(RegionSourceConfig):
+    """A detector, and the boxes that count."""
+
+    kind: Literal["detector"] = "detector"
+    detector: str = Field(
+        description="A folder, or a repository of the hub as IDEA-Research/grounding-dino-base: Grounding DINO, "
+        "MM-Grounding-DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3.",
+    )
+    precision: Precision = Field("fp32", description="Precision of the detector.")
+    min_score: float = Field(0.2, ge=0.0, le=1.0, description="Boxes with a lower score of the detector are left out.")
+    max_regions_plural: int = Field(
+        20, ge=1, le=100, description="Most boxes of a phrase that names several objects; another phrase has one."
+    )
+
+    @field_validator("detector")
+    @classmethod
+    def _absolute(cls, detector: str) -> str:
+        """Make a path absolute: workers have another current folder."""
+        path = Path(detector).expanduser()
+        is_path = detector.startswith(("/", "./", "../", "~")) or path.exists()
+        return str(path.absolute()) if is_path else detector
+
+
+class DetectorSource(RegionSource[DetectorSourceConfig]):
+    """Gives each phrase the boxes that a detector finds for it.
+
+    Phrases are looked for one by one, so two that name the same object have nearly the same
+    boxes. A region's mask is that of SAM 3, and the box of other detectors. `similarity` is 0,
+    not measured. Where a GPU's memory does not hold a batch of images, the batch is halved for
+    good.
+    """
+
+    config_type = DetectorSourceConfig
+    needs_model: ClassVar[bool] = False
+    regions_come_from: ClassVar[str] = "boxes that a detector finds for each phrase"
+    score_means: ClassVar[str] = "the detector's own score, which ranks and is no probability"
+
+    _detector: Detector
+
+    def canvas(self) -> dict[str, Any]:
+        """See `RegionSource.canvas`. Most detectors reduce images to a shorter side of 800 pixels."""
+        return {"mode": "keep", "patch_px": 1, "shorter_side_max_px": 1024, "max_side_px": 1333}
+
+    @about("source.detector")
+    def identify(self) -> str:
+        """See `RegionSource.identify`."""
+        from stages.shared.model.detector import identify_detector  # noqa: PLC0415  it imports torch
+
+        return identify_detector(self.config.detector)
+
+    def forward_batch_size(self, device: Device | None = None) -> int:
+        """See `Stage.forward_batch_size`."""
+        return self._batch_size if device is None else self.model.batch_size or BATCH_SIZES[device]
+
+    @about("source.detector")
+    def setup(self) -> None:
+        """Load the detector. Raise WeightsError, or ResourceError without the device."""
+        # torch and transformers take seconds to import; only a worker pays for them.
+        from stages.shared.model.detector import load_detector  # noqa: PLC0415
+
+        self._detector = load_detector(self.config.detector, self.model.device, self.config.precision)
+        self._batch_size = self.forward_batch_size("cuda" if self._detector.device.type == "cuda" else "cpu")
+        self._images = 0
+
+    def teardown(self) -> None:
+        """Let the detector go."""
+        from stages.shared.model.detector import load_detector  # noqa: PLC0415  as in setup
+
+        load_detector.cache_clear()
+        del self._detector
+
+    def take_forwards(self) -> Forwards:
+        """See `Stage.take_forwards`."""
+        forwards = Forwards(images=self._images, device=str(self._detector.device))
+        self._images = 0
+        return forwards
+
+    def with_regions(self, records: Sequence[Record]) -> list[Record]:
+        """See `RegionSource.with_regions`. Raise ResourceError if memory does not hold one image."""
+        from stages.shared.model.device import retry_on_oom  # noqa: PLC0415  as in setup
+
+        answers = list(records)
+        places = [place for place, record in enumerate(records) if record.phrases and record.pixels]
+        for place, regions in retry_on_oom(
+            places, lambda part: self._detect([records[place] for place in part]), self._shrink_batches
+        ):
+            answers[place] = replace(records[place], regions=regions)
+        return answers
+
+    def _shrink_batches(self, _: int, reason: str) -> None:
+        if self._batch_size == 1:
+            raise ResourceError(f"the GPU's memory does not hold one image: use a smaller source.detector ({reason})")
+        self._batch_size //= 2
+        _log.warning("GPU memory is full: going on with %d images at a time in the detector", self._batch_size)
+
+    def _detect(self, records: Sequence[Record]) -> Iterator[tuple[Region, ...]]:
+        """Yield the regions of each record, batch by batch."""
+        for start in range(0, len(records), size := self._batch_size):
+            batch = records[start : start + size]
+            texts = [_first_phrases(record) for record in batch]
+            choices = [[self._choice(phrase) for phrase in phrases.values()] for phrases in texts]
+            images = [record.pixels.rgb for record in batch if record.pixels]
+            answers = self._detector.detect(images, [list(phrases) for phrases in texts], choices)
+            self._images += len(batch)
+            for record, phrases, detections in zip(batch, texts, answers, strict=True):
+                yield tuple(_regions_of(record, dict(zip(phrases, detections, strict=True))))
+
+    def _choice(self, phrase: Phrase) -> Choice:
+        from stages.shared.model.detector import Choice  # noqa: PLC0415  as in setup
+
+        most = self.config.max_regions_plural if phrase.plural else 1
+        return Choice(min_score=self.config.min_score, most=most)
+
+
+def _first_phrases(record: Record) -> dict[str, Phrase]:
+    """Return the phrases by text; captions may repeat a phrase."""
+    return {phrase.text: phrase for phrase in reversed(record.phrases)}
+
+
+def _regions_of(record: Record, detections: dict[str, list[DetectedBox]]) -> Iterator[Region]:
+    size_hw = (record.height_px, record.width_px)
+    masks = {
+        text: [_mask_of(detection, size_hw) for detection in phrase_detections]
+        for text, phrase_detections in detections.items()
+    }
+    for index, phrase in enumerate(record.phrases):
+        for detection, mask in zip(detections[phrase.text], masks[phrase.text], strict=True):
+            yield Region(
+                phrase_index=index,
+                box_xywh_px=rle_box_xywh_px(mask),
+                mask=mask,
+                area_px=rle_area_px(mask),
+                score=detection.score,
+                similarity=0.0,
+            )
+
+
+def _mask_of(detection: DetectedBox, size_hw: tuple[int, int]) -> Rle:
+    """Return the mask of a detection; its box if it has none, or an empty one."""
+    height, width = size_hw
+    if detection.mask is not None:
+        mask = cv2.resize(detection.mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0
+        if mask.any():
+            return encode_mask(mask)
+    x0, y0, x1, y1 = detection.box_xyxy
+    left = min(round(x0 * width), width - 1)
+    top = min(round(y0 * height), height - 1)
+    right = max(left + 1, round(x1 * width))
+    bottom = max(top + 1, round(y1 * height))
+    return encode_box((left, top, right, bottom), size_hw)

@@ -1,0 +1,131 @@
+"""Detectors: the boxes of transformers' own post-processing, whatever the batch, and folders of something else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.shared.model.detector import KINDS as READ
+from stages.shared.model.detector import Choice, DetectedBox, identify_detector, load_detector
+from tests.stages.shared.model.detectors import KINDS, save_detector
+
+rng = np.random.default_rng(0)
+IMAGES = [rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((90, 150), (150, 90))]
+TEXTS = [["red car", "two dogs"], ["a road"]]
+ALL = Choice(min_score=0.0, most=100)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An architecture; its model is let go."""
+    yield request.param
+    load_detector.cache_clear()
+
+
+def corners(detections: list[DetectedBox]) -> np.ndarray[Any, Any]:
+    return np.array([detection.box_xyxy for detection in detections])
+
+
+def scores(detections: list[DetectedBox]) -> list[float]:
+    return [detection.score for detection in detections]
+
+
+def test_a_batch_gives_the_boxes_of_its_images(kind: str, tmp_path: Path) -> None:
+    save_detector(kind, tmp_path)
+    detector = load_detector(str(tmp_path), "cpu", "fp32")
+    choices = [[ALL] * len(texts) for texts in TEXTS]
+    batch = detector.detect(IMAGES, TEXTS, choices)
+    singles = [detector.detect([IMAGES[n]], [TEXTS[n]], [choices[n]])[0] for n in range(2)]
+    for ours, expected in zip(batch, singles, strict=True):
+        assert len(ours) == len(expected)
+        for phrase, expected_phrase in zip(ours, expected, strict=True):
+            assert len(phrase) > 2
+            assert scores(phrase) == sorted(scores(phrase), reverse=True)
+            best = min(len(phrase), len(expected_phrase), 3)
+            np.testing.assert_allclose(scores(phrase)[:best], scores(expected_phrase)[:best], atol=2e-3)
+            np.testing.assert_allclose(corners(phrase)[:1], corners(expected_phrase)[:1], atol=5e-3)
+            assert (corners(phrase) >= 0).all()
+            assert (corners(phrase) <= 1).all()
+            assert all((d.mask is not None) == (kind == "sam3") for d in phrase)
+
+
+def test_the_lowest_score_and_the_number_of_boxes_count_for_each_phrase(kind: str, tmp_path: Path) -> None:
+    save_detector(kind, tmp_path)
+    detector = load_detector(str(tmp_path), "cpu", "fp32")
+    [[first, second]] = detector.detect(IMAGES[:1], TEXTS[:1], [[ALL, ALL]])
+    lowest = scores(second)[2]
+    [[one, three]] = detector.detect(
+        IMAGES[:1], TEXTS[:1], [[Choice(min_score=0, most=1), Choice(min_score=lowest, most=50)]]
+    )
+    assert scores(one) == scores(first)[:1]
+    assert scores(three)[:2] == scores(second)[:2]
+    assert min(scores(three)) >= lowest - 1e-6
+    assert len(three) < len(second)
+
+
+@pytest.mark.parametrize("kind", ["omdet-turbo", "owlv2", "owlvit"], indirect=True)
+def test_the_best_box_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
+    model, processor = save_detector(kind, tmp_path)
+    detector = load_detector(str(tmp_path), "cpu", "fp32")
+    for rgb, texts in zip(IMAGES, TEXTS, strict=True):
+        height, width = rgb.shape[:2]
+        for text in texts:
+            inputs = processor(images=[rgb], text=[[text]], return_tensors="pt")
+            with torch.no_grad():
+                output = model(**inputs)
+            [expected] = processor.post_process_grounded_object_detection(
+                output, threshold=0.0, target_sizes=[(height, width)], text_labels=[[text]]
+            )
+            [[detections]] = detector.detect([rgb], [[text]], [[ALL]])
+            sides = torch.tensor([width, height, width, height])
+            boxes = (expected["boxes"] / sides).clamp(0, 1)
+            flat = (boxes[:, 2:] - boxes[:, :2] <= 0).any(dim=1)
+            best = int(expected["scores"].masked_fill(flat, -1).argmax())
+            np.testing.assert_allclose(detections[0].score, float(expected["scores"][best]), atol=1e-5)
+            np.testing.assert_allclose(detections[0].box_xyxy, boxes[best].tolist(), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["grounding-dino", "mm-grounding-dino"], indirect=True)
+def test_a_phrase_has_the_score_of_its_tokens(kind: str, tmp_path: Path) -> None:
+    model, processor = save_detector(kind, tmp_path)
+    detector = load_detector(str(tmp_path), "cpu", "fp32")
+    inputs = processor(images=IMAGES[:1], text="red car. two dogs.", return_tensors="pt")
+    words = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    assert words == ["[CLS]", "red", "car", ".", "two", "dogs", ".", "[SEP]"]
+    with torch.no_grad():
+        probabilities = model(**inputs).logits[0].sigmoid()
+    expected = [float(probabilities[:, 1:3].max()), float(probabilities[:, 4:6].max())]
+    [answer] = detector.detect(IMAGES[:1], TEXTS[:1], [[ALL, ALL]])
+    np.testing.assert_allclose([scores(phrase)[0] for phrase in answer], expected, atol=0.02)
+    # 24 tokens hold seven phrases of three: the others get a text of their own.
+    [many] = detector.detect(IMAGES[:1], [["red car", "two dogs"] * 5], [[ALL] * 10])
+    assert len(many) == 10
+    assert all(many)
+    [long] = detector.detect(IMAGES[:1], [["two dogs " * 30]], [[ALL]])
+    assert long[0]
+
+
+def test_another_model_and_pickled_weights_are_rejected(tmp_path: Path) -> None:
+    save_detector("owlvit", tmp_path)
+    identity = identify_detector(str(tmp_path))
+    save_detector("owlvit", tmp_path, seed=1)
+    assert identify_detector(str(tmp_path)) != identity
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.bin")
+    with pytest.raises(WeightsError, match=r"has no model\.safetensors"):
+        identify_detector(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ConfigError, match="is no folder of transformers"):
+        identify_detector(str(tmp_path))
+    with pytest.raises(ConfigError, match="no repository"):
+        identify_detector("owl")
+    assert identify_detector("google/owlv2-base-patch16") == "google/owlv2-base-patch16"
+
+
+def test_every_zero_shot_detector_of_transformers_is_read() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
+
+    assert set(MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES) | {"sam3", "sam3_video"} == set(READ)
