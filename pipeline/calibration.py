@@ -82,5 +82,5 @@ def find_calibration(
     differing = min((differences(calibration.made_with, basis) for basis in bases), key=len)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
-        raise ConfigError(f"regions.calibration: {choice} was made with other settings:\n{listed}")
+        raise ConfigError(f"{choice} was made with other settings:\n{listed}", key="regions.calibration")
     return calibration

@@ -265,11 +265,11 @@ def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseMo
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {setting}: expected KEY=VALUE, for example --set output.path=out/")
+            raise ConfigError("expected KEY=VALUE, for example --set output.path=out/", key=f"--set {setting}")
         try:
             value = parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {setting}: the value is not YAML: {one_line(error)}") from error
+            raise ConfigError(f"the value is not YAML: {one_line(error)}", key=f"--set {setting}") from error
         assign(values, key, value)
     return check(values, model)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from stages.contract.errors import ConfigError
 from stages.contract.kinds import KindTable
 
-_EXAMPLE: Final = "Say what to read, for example: phrasebox run captions.jsonl --images photos/"
+_EXAMPLE: Final = "Say what to read, for example: captions.jsonl --images photos/"
 
 
 def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> ConfigError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.contract.errors import ConfigError
-from stages.shared.storage import absolute
+from stages.shared.storage import absolute, write_text
 
 LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
     "input.path": (),
@@ -37,15 +37,24 @@ def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def check_writable(option: str, path: Path) -> None:
-    """Raise ConfigError, which names the option, if a local file cannot be written; its folder need not exist yet."""
-    message = f"{option}: cannot write {path}"
+def check_writable(key: str, path: Path) -> None:
+    """Raise ConfigError, which has the key, if a local file cannot be written; its folder need not exist yet."""
+    message = f"cannot write {path}"
     try:
         if path.is_dir():
-            raise ConfigError(f"{message}: it is a folder; give the name of a file in it")
+            raise ConfigError(f"{message}: it is a folder; give the name of a file in it", key=key)
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
-            raise ConfigError(f"{message}: {folder} is a file")
+            raise ConfigError(f"{message}: {folder} is a file", key=key)
         tempfile.TemporaryFile(dir=folder).close()  # os.access says yes to root even where nobody can
     except OSError as error:
-        raise ConfigError(f"{message}: {error.strerror}") from error
+        raise ConfigError(f"{message}: {error.strerror}", key=key) from error
+
+
+def write_file(key: str, path: Path, text: str) -> None:
+    """Write a text file, and the folders that it needs. Raise ConfigError, which has the key, if that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", key=key) from error

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import (
+    OF_DATASETS,
     DatasetSettings,
     FinishedDataset,
     ImageRoot,
     OptionalTruth,
     Resized,
+    naming_options,
     with_image_root,
 )
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
@@ -27,6 +29,7 @@ from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
 
 
+@naming_options(OF_DATASETS)
 def calibrate(
     dataset: FinishedDataset,
     out: Annotated[
@@ -62,14 +65,14 @@ def calibrate(
     settings = with_image_root(images, settings)
     if reviews:
         if truth is not None or resized:
-            raise ConfigError("--reviews: leave --truth and --resized out, scores are fitted to what people said")
+            raise ConfigError("leave --truth and --resized out, scores are fitted to what people said", key="--reviews")
         print_reviewed(write_reviewed_calibration(dataset, out, console, settings), out, console)
         return
     if truth is None:
         if not presence or resized:
             raise ConfigError(
-                "--truth: without it there is nothing to fit but presence, for which --no-presence and "
-                "--resized mean nothing"
+                "without it there is nothing to fit but presence, for which --no-presence and --resized mean nothing",
+                key="--truth",
             )
         console.print(write_presence(dataset, out, console, settings).in_words(), soft_wrap=True)
         console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")

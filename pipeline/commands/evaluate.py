@@ -6,12 +6,23 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import DatasetSettings, FinishedDataset, ImageRoot, Json, Resized, Truth, with_image_root
+from pipeline.commands.options import (
+    OF_DATASETS,
+    DatasetSettings,
+    FinishedDataset,
+    ImageRoot,
+    Json,
+    Resized,
+    Truth,
+    naming_options,
+    with_image_root,
+)
 from pipeline.commands.tables import print_evaluation
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.terminal import console, errors, print_json
 
 
+@naming_options(OF_DATASETS)
 def evaluate(
     dataset: FinishedDataset,
     truth: Truth,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.notebook import Locator
 
 
+@naming_options()
 def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
     phrase: Annotated[
@@ -53,16 +54,15 @@ def explain(
     if not phrases:
         raise typer.BadParameter("expected --phrase")
     if not all(phrases):
-        raise ConfigError("--phrase: expected words, got nothing")
+        raise ConfigError("expected words, got nothing", key="--phrase")
     if out is not None:
         check_writable("--out", out)
     if overlay is not None:
         check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
-            raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
-    with naming_options():
-        run_config = load_config(config, settings, ExplainConfig, options={"model.name": model})
-        check_model_files(run_config.model)
+            raise ConfigError(f"{overlay} does not end like a picture, for example in .png", key="--overlay")
+    run_config = load_config(config, settings, ExplainConfig, options={"model.name": model})
+    check_model_files(run_config.model)
     with reading(str(image)), image.open("rb"):
         pass
     # It imports torch.

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options, stopping
+from pipeline.commands.options import OPTIONS, ImageRoot, Json, MinScore, Where, naming_options, stopping
 from pipeline.config import load_config
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
@@ -22,6 +22,7 @@ from stages.contract.errors import ConfigError
 _PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "group"}
 
 
+@naming_options(OPTIONS | {"push": "--push"})
 def export(
     dataset: Annotated[
         Path | None,
@@ -162,7 +163,6 @@ def _write(dataset: Dataset, request: ExportRequest, progress: Console) -> Expor
     total = dataset.manifest.get("counts", {}).get("written")
     with (
         stopping("stopped. Nothing was written."),
-        naming_options(),
         progress_bar(progress, "rows", total) as advance,
     ):
         return export_dataset(dataset, request, advance)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import (
+    OPTIONS,
     AnyDataset,
     DatasetSettings,
     ImageRoot,
@@ -24,6 +25,7 @@ from pipeline.viewer.review import REGIONS
 from stages.contract.errors import ConfigError
 
 
+@naming_options(OPTIONS | {"host": "--host", "port": "--port"})
 def inspect(
     dataset: AnyDataset,
     host: Annotated[
@@ -77,14 +79,14 @@ def inspect(
     """
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if (review or reviews) and (where or min_score):
-        raise ConfigError("--review draws from all regions; it goes without --where and --min-score")
+        raise ConfigError("it draws from all regions; leave --where and --min-score out", key="--review")
     if model is not None:
         settings = [
             *(f"{key}=null" for key in REPLACES["model.name"]),
             f"model.name={model}",
             *settings,
         ]
-    with naming_options(), stopping(""):
+    with stopping(""):
         regions = reviews or REGIONS if review or reviews else None
         viewer = make_viewer(dataset, image_root, settings, review=regions, seed=seed)
         serve(viewer, console, search, host=host, port=port, open_browser=open_browser)

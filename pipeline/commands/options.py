@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
@@ -146,15 +146,18 @@ def with_image_root(images: str | None, settings: list[str]) -> list[str]:
     return settings if images is None else [f"input.image_root={json.dumps(images)}", *settings]
 
 
+OF_DATASETS: Final = {"input.image_root": "--images", "out": "--out"}
+"""The same for verbs that take a dataset, whose input no argument names."""
+
+
 @contextmanager
-def naming_options(keys: Collection[str] = OPTIONS) -> Iterator[None]:
-    """Translate keys of errors in the block, if they are among `keys`, to command-line options."""
+def naming_options(options: Mapping[str, str] = OPTIONS) -> Iterator[None]:
+    """Translate the keys of errors in the block, or in the verb that it decorates, to command-line options."""
     try:
         yield
     except PhraseboxError as error:
         for problem in (error, *error.more):
-            if problem.key in keys:
-                problem.key = OPTIONS.get(problem.key, problem.key)
+            problem.key = options.get(problem.key, problem.key)
         raise
 
 

@@ -28,6 +28,7 @@ from stages.read import make_reader, plan_shards
 from stages.shared.storage import replacing
 
 
+@naming_options()
 def phrases(
     file: Annotated[
         str,
@@ -68,8 +69,7 @@ def phrases(
         check_writable("--out", out)
         source, config = input_or_config(file, config)
         options = {"input.path": source, "input.image_root": images}
-        with naming_options():
-            count = write_phrases(load_config(config, settings, options=options), out)
+        count = write_phrases(load_config(config, settings, options=options), out)
         console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
         return
     phrases_config = load_config(config, settings, PhrasesConfig)

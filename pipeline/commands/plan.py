@@ -33,6 +33,7 @@ from stages.contract.errors import ConfigError
 MILLION = 1_000_000
 
 
+@naming_options()
 def plan(
     source: Annotated[
         str | None, typer.Argument(metavar="INPUT|CONFIG.yaml", help="As `phrasebox run` takes it.")
@@ -75,9 +76,8 @@ def plan(
     if gpus and cores is None:
         raise ConfigError("say how many cores the cluster has, too: --cores N", key="--gpus")
     options = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
-    with naming_options():
-        run_config = load_config(config, settings, options=options)
-        known_images = total or samples_in(check_places(run_config))
+    run_config = load_config(config, settings, options=options)
+    known_images = total or samples_in(check_places(run_config))
     errors.print("loading what the run needs")
     cluster = None if cores is None else Machine(cores=cores, workers=cores, gpus=gpus, gpu_rate=gpu_rate or 0.0)
     progress = errors if as_json else console

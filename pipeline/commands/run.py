@@ -110,7 +110,9 @@ def run(
     }
     # A user who wrote keys reads keys in messages, except where an option has set one.
     has_keys = config is not None or any(setting.startswith(tuple(OPTIONS)) for setting in settings)
-    with naming_options({key for key, value in options.items() if value is not None} if has_keys else OPTIONS):
+    with naming_options(
+        {key: OPTIONS[key] for key, value in options.items() if value is not None} if has_keys else OPTIONS
+    ):
         run_config = load_config(config, settings, options=options)
         if print_config:
             sys.stdout.write(run_config.to_yaml(docs=docs))

@@ -29,5 +29,5 @@ def scenes(
     try:
         write_scenes(out, scenes, seed, absent=absent)
     except OSError as error:
-        raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from error
+        raise ConfigError(f"cannot write to {out}: {error.strerror}", key="--out") from error
     console.print(f"{counted(scenes, 'scene')} in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)

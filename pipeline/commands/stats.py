@@ -30,6 +30,7 @@ _STATUS: Final = {
 }
 
 
+@naming_options()
 def stats(
     dataset: AnyDataset,
     as_json: Json = False,
@@ -50,7 +51,7 @@ def stats(
     source = open_dataset(dataset, must_be_finished=False)
     if reviews:
         if where or min_score:
-            raise ConfigError("--reviews: it is about all regions; leave --where and --min-score out")
+            raise ConfigError("it is about all regions; leave --where and --min-score out", key="--reviews")
         review_figures = measure_reviews(read_reviewed_regions(source))
         if as_json:
             print_json({"dataset": str(source.path), **plain_values(review_figures)}, ensure_ascii=False)
@@ -58,7 +59,7 @@ def stats(
             print_reviews(review_figures, console)
         return
     search = Search(where=where, score_min=min_score or None)
-    with closing(Index(source, read_marks(source.path))) as index, naming_options():
+    with closing(Index(source, read_marks(source.path))) as index:
         index.check(search)
         with progress_bar(errors, "reading shards", len(source.shards)) as advance:
             index.build(lambda count, _: advance(count))

@@ -174,7 +174,7 @@ def region_schema(names: Sequence[str]) -> Any:
     """
     kinds = {field.name: field.type for field in (*ANNOTATION, *REGION_COLUMNS)}
     if unknown := [name for name in names if name not in kinds]:
-        raise ConfigError(f"columns: there is no {unknown[0]!r}; one of {', '.join(sorted(kinds))}")
+        raise ConfigError(f"there is no {unknown[0]!r}; one of {', '.join(sorted(kinds))}", key="columns")
     return pa.schema([(name, kinds[name]) for name in names])
 
 

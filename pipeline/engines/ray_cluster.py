@@ -102,13 +102,14 @@ def _start(engine: EngineConfig, packages: Sequence[str], kinds: int) -> None:
     except (OSError, ValueError, exceptions.AuthenticationError) as error:
         if engine.address is None:
             raise ResourceError(f"Ray does not start on this machine: {error}") from error
-        message = f"engine.address: cannot reach a Ray cluster at {engine.address!r}"
+        message = f"cannot reach a Ray cluster at {engine.address!r}"
         if isinstance(error, ValueError):
-            raise ConfigError(f"{message}: {error}") from error
+            raise ConfigError(f"{message}: {error}", key="engine.address") from error
         # Ray rejects a driver without the token as if no cluster were there.
         raise ConfigError(
             f"{message}. If it has a token, which is Ray's default where there is a file ~/.ray/auth_token, set "
-            "RAY_AUTH_MODE=token, and the cluster's token in that file or in RAY_AUTH_TOKEN"
+            "RAY_AUTH_MODE=token, and the cluster's token in that file or in RAY_AUTH_TOKEN",
+            key="engine.address",
         ) from error
 
 
@@ -120,7 +121,7 @@ def _reject_unreachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise ConfigError(f"engine.address: cannot reach a Ray cluster at {address!r}: {error}") from error
+        raise ConfigError(f"cannot reach a Ray cluster at {address!r}: {error}", key="engine.address") from error
 
 
 @contextlib.contextmanager
@@ -283,9 +284,11 @@ def choose_pools(
     if gpus is None:
         gpus = 0.0 if device == "cpu" else min(1.0 / kinds, cluster_gpus)
     if gpus == 0 and device == "cuda" and engine.gpus_per_worker == 0:
-        raise ConfigError("engine.gpus_per_worker: 0 leaves model workers without a GPU, but model.device is cuda")
+        raise ConfigError(
+            "0 leaves model workers without a GPU, but model.device is cuda", key="engine.gpus_per_worker"
+        )
     if gpus > 0 and not cluster_gpus and engine.address is None:
-        raise ResourceError(f"engine.gpus_per_worker: {gpus:g}, but Ray finds no GPU on this machine")
+        raise ResourceError(f"{gpus:g}, but Ray finds no GPU on this machine", key="engine.gpus_per_worker")
     workers = _default_workers(alive, gpus, cores, kinds)
     fewest, most = engine.explain_worker_bounds
     most = most or workers

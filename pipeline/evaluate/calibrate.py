@@ -28,10 +28,10 @@ from pipeline.evaluate.estimates import (
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import fit_presence, store
+from pipeline.evaluate.presence import fit_presence
 from pipeline.graph import build_steps
 from pipeline.logistic import Floats, LogisticFit, fit_logistic, mean_and_scale
-from pipeline.paths import check_writable
+from pipeline.paths import check_writable, write_file
 from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
@@ -96,7 +96,7 @@ def write_calibration(
     Raise as `open_evaluation_set`, InputError for too few regions, and ConfigError if `out`
     cannot be written.
     """
-    check_writable("--out", out)
+    check_writable("out", out)
     evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
     previous = _replaced_calibration(evaluation_set, presence=presence)
     evaluation_set = evaluation_set.with_requested_rule()
@@ -130,7 +130,7 @@ def write_calibration(
         presence=presence_fit,
         cut=cut,
     )
-    store(calibration, out)
+    write_file("out", out, calibration.to_json())
     calibration_error, gain = _score_figures(regions, features, labels, images, previous)
     return CalibrationFigures(
         matched=evaluation_set.matches.counts,

@@ -22,17 +22,16 @@ from pipeline.evaluate.matching import Answer
 from pipeline.graph import Graph, build_graph, check_files
 from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
-from pipeline.paths import check_writable
+from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, PresenceFit, may_be, read_presence, signals_of
 from pipeline.warm_up import first_samples, fit_to_samples
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage, subtract_others
 from stages.regions.maker import RegionMaker, share_presences
-from stages.regions.score import Calibration, at_share
+from stages.regions.score import at_share
 from stages.regions.stage import RegionsStage
-from stages.shared.storage import write_text
 from stages.truth.ground_truth import TruthTarget
 
 CAPTIONED: Final = 1000
@@ -175,7 +174,7 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
     ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.graph`.
     """
-    check_writable("--out", out)
+    check_writable("out", out)
     folder = open_dataset(dataset)
     check_named(folder, settings=settings)
     config = stored_config(folder.manifest["config"], settings)
@@ -187,17 +186,8 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
             fit = fit_to_samples(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
     if fit.calibration is None:
         raise InputError(f"{dataset}: {fit.in_words()}")
-    store(fit.calibration, out)
+    write_file("out", out, fit.calibration.to_json())
     return fit
-
-
-def store(calibration: Calibration, out: Path) -> None:
-    """Write a calibration to a file. Raise ConfigError if that fails."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, calibration.to_json())
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
 
 
 def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Presence, dict[str, Estimate]]:

@@ -27,7 +27,7 @@ from pipeline.calibration import calibration_basis
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
-from pipeline.evaluate.presence import model_graph, store
+from pipeline.evaluate.presence import model_graph
 from pipeline.evaluate.review_figures import (
     ReviewedRegions,
     latest_time,
@@ -36,7 +36,7 @@ from pipeline.evaluate.review_figures import (
 from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.graph import Graph
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
-from pipeline.paths import check_writable
+from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
@@ -139,7 +139,7 @@ def write_reviewed_calibration(
     cannot be read or that is now cut otherwise. Raise ConfigError if a setting cannot be used, if the calibration of
     the dataset's scores is not found, or if `out` cannot be written.
     """
-    check_writable("--out", out)
+    check_writable("out", out)
     read_reviewed_regions(open_dataset(path))  # faults of the answers are reported before a model is loaded
     evaluation_set, _ = open_reviewed_dataset(path, settings)
     dataset = evaluation_set.dataset
@@ -172,7 +172,7 @@ def write_reviewed_calibration(
         presence=presence,
         cut=None if previous is None else previous.cut,
     )
-    store(calibration, out)
+    write_file("out", out, calibration.to_json())
     previous_scores = reviewed.field("score").astype(np.float64)
     right = reviewed.answers == "right"
     images = reviewed.field("image_id")

@@ -33,18 +33,18 @@ def open_repository(name: str, *, public: bool, overwrite: bool) -> None:
     write.
     """
     if name.count("/") != 1:
-        raise ConfigError(f"--push: expected OWNER/NAME, got {name!r}")
+        raise ConfigError(f"expected OWNER/NAME, got {name!r}", key="push")
     with _hub_errors(name):
         api = HfApi(library_name="phrasebox")
         api.create_repo(name, repo_type=KIND, private=not public, exist_ok=True)
         repository = api.dataset_info(name)
     files = {file.rfilename for file in repository.siblings or ()} - OF_THE_HUB
     if files and MARK not in files:
-        raise ConfigError(f"--push: {name} holds files that no export wrote ({min(files)}): give another name")
+        raise ConfigError(f"{name} holds files that no export wrote ({min(files)}): give another name", key="push")
     if files and not overwrite:
-        raise ConfigError(f"--push: {name} holds an export; give another name, or --overwrite to replace it")
+        raise ConfigError(f"{name} holds an export; give another name, or --overwrite to replace it", key="push")
     if not (repository.private or public):
-        raise ConfigError(f"--push: {name} is public, and everybody could see the images: add --public if they may")
+        raise ConfigError(f"{name} is public, and everybody could see the images: add --public if they may", key="push")
 
 
 def push(folder: Path, name: str) -> str:
@@ -67,7 +67,8 @@ def push(folder: Path, name: str) -> str:
                 )
     except OutputError as error:
         command = f"hf upload {name} {folder} --repo-type dataset"
-        raise OutputError(f"{error}. The export is in {folder}; upload it with: {command}") from error
+        message = f"{error.args[0]}. The export is in {folder}; upload it with: {command}"
+        raise OutputError(message, key=error.key) from error
     return f"{constants.ENDPOINT}/datasets/{name}"
 
 
@@ -78,10 +79,10 @@ def _hub_errors(name: str) -> Iterator[None]:
     except PhraseboxError:
         raise
     except errors.HFValidationError as error:
-        raise ConfigError(f"--push: {one_line(error)}") from error
+        raise ConfigError(one_line(error), key="push") from error
     except Exception as error:  # which kind depends on the client's version and its HTTP library's
         status = getattr(getattr(error, "response", None), "status_code", None)
         advice = "log in with a token that may write (hf auth login, or HF_TOKEN): " if status in (401, 403) else ""
         cause = f" ({one_line(error.__cause__)})" if error.__cause__ else ""
         reason = f"{advice}{one_line(error).rstrip('.')}{cause}"
-        raise OutputError(f"--push: cannot write {name} at {constants.ENDPOINT}: {reason}") from error
+        raise OutputError(f"cannot write {name} at {constants.ENDPOINT}: {reason}", key="push") from error

@@ -182,7 +182,7 @@ def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
         tokens = torch.as_tensor(tokenize([phrase]))
         if tokens.ndim != 2 or len(tokens) != 1 or tokens.is_floating_point():
             shape = f"{tuple(tokens.shape)} {tokens.dtype}"
-            raise ConfigError(f"tokenizer: expected (1, context) whole numbers for a text, got {shape}")
+            raise ConfigError(f"expected (1, context) whole numbers for a text, got {shape}", key="tokenizer")
         return tokens[0].long()
 
     return tokens_of

@@ -375,9 +375,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     except OSError as error:
-        raise ConfigError(f"--host: no address {host}: {error.strerror}") from error
+        raise ConfigError(f"no address {host}: {error.strerror}", key="host") from error
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; --port 0 takes any free port") from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; 0 takes any free port", key="port") from error

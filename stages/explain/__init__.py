@@ -40,8 +40,9 @@ def fit_to_tower(explainer: type[Explainer[Any]], config: ConfigT, tower: TowerK
         kinds = kinds_for(tower)
         instead = f"use explain.kind={' or '.join(kinds)} for it" if kinds else "no explainer is"
         raise ConfigError(
-            f"explain.kind: {config.kind} needs {explainer.needs}, and {model} has "
-            f"{TOWER_WORDS[tower]}; {instead}. phrasebox models lists what fits which model"
+            f"{config.kind} needs {explainer.needs}, and {model} has "
+            f"{TOWER_WORDS[tower]}; {instead}. phrasebox models lists what fits which model",
+            key="explain.kind",
         )
     return config.for_tower(tower)
 

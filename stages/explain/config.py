@@ -166,8 +166,9 @@ class GradEclipConfig(ExplainerConfig):
         if kind == "class_token" or self.blocks == 1:
             return self
         raise ConfigError(
-            f"explain.blocks: Grad-ECLIP can explain one block of this model and not {self.blocks}: set "
-            f"explain.blocks=1 or leave it out. The model has {TOWER_WORDS[kind]}"
+            f"Grad-ECLIP can explain one block of this model and not {self.blocks}: set "
+            f"explain.blocks=1 or leave it out. The model has {TOWER_WORDS[kind]}",
+            key="explain.blocks",
         )
 
     @model_validator(mode="before")

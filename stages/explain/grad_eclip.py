@@ -102,12 +102,13 @@ class GradEclip(Explainer[GradEclipConfig]):
         layers = len(tower.blocks)
         affinity_block = self.early_block
         if config.blocks > layers:
-            raise ConfigError(f"explain.blocks: {self.model.name} has {layers} blocks, not {config.blocks}")
+            raise ConfigError(f"{self.model.name} has {layers} blocks, not {config.blocks}", key="explain.blocks")
         if affinity_block is not None and affinity_block > layers - config.blocks:
             raise ConfigError(
-                f"explain.affinity_depth: {config.affinity_depth:g} is block {affinity_block + 1} of {layers} in "
+                f"{config.affinity_depth:g} is block {affinity_block + 1} of {layers} in "
                 f"{self.model.name}, and the last {config.blocks} are explained: "
-                f"{(layers - config.blocks + 1) / layers:.2f} at most"
+                f"{(layers - config.blocks + 1) / layers:.2f} at most",
+                key="explain.affinity_depth",
             )
         # Gradients of a unit vector's cosine are too small for 16 bits, so these compute in
         # float32. "Exact" is the arithmetic: where the trunk has 16 bits, their weights are the

@@ -92,8 +92,9 @@ class ExplainStage(Stage):
         self._one_by_one = config.explainer.image_size == "keep"
         if self._one_by_one and config.model.batch_size not in (None, 1):
             raise ConfigError(
-                f"model.batch_size: {config.model.batch_size} images of different sizes do not fit into one batch; "
-                "explain.image_size=keep computes them one by one, so leave model.batch_size out"
+                f"{config.model.batch_size} images of different sizes do not fit into one batch; "
+                "explain.image_size=keep computes them one by one, so leave model.batch_size out",
+                key="model.batch_size",
             )
 
     def forward_batch_size(self, device: Device | None = None) -> int:

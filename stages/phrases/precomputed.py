@@ -77,7 +77,7 @@ class PrecomputedPhrases:
                         offsets[stable_key(_line(f"{path}:{number}", line).caption)] = start
                     start += len(line)
         except OSError as error:
-            raise InputError(f"input.phrases: cannot read {path}: {error.strerror}") from error
+            raise InputError(f"cannot read {path}: {error.strerror}", key="input.phrases") from error
         keys, starts = (np.fromiter(column, np.int64, len(offsets)) for column in (offsets.keys(), offsets.values()))
         order = np.argsort(keys)
         return cls(path=path.absolute(), keys=keys[order], starts=starts[order])
@@ -96,9 +96,9 @@ class PrecomputedPhrases:
                 file.seek(int(self.starts[index]))
                 line = _line(str(self.path), file.readline())
         except OSError as error:
-            raise InputError(f"input.phrases: cannot read {self.path}: {error.strerror}") from error
+            raise InputError(f"cannot read {self.path}: {error.strerror}", key="input.phrases") from error
         if line.caption != caption:
-            raise InputError(f"input.phrases: {self.path} has changed since the run began")
+            raise InputError(f"{self.path} has changed since the run began", key="input.phrases")
         return line
 
 
@@ -122,4 +122,4 @@ def _line(place: str, line: bytes) -> Line:
     try:
         return Line.model_validate_json(line)
     except ValidationError as error:
-        raise InputError(f"input.phrases: {place}: {first_problem(error)}") from error
+        raise InputError(f"{place}: {first_problem(error)}", key="input.phrases") from error

@@ -80,8 +80,9 @@ class BoxSource(RegionSource[BoxSourceConfig]):
             return read_truth(path)
         if path.suffix.lower() != ".json":
             raise ConfigError(
-                f"source.truth: with source.detections it is a COCO instances file (NAME.json) whose images and "
-                f"categories the results count, got {path}"
+                f"with source.detections it is a COCO instances file (NAME.json) whose images and "
+                f"categories the results count, got {path}",
+                key="source.truth",
             )
         return read_detections(self.config.detections, path, min_score=self.config.min_score)
 

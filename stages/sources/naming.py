@@ -79,7 +79,7 @@ def read_pool(path: Path) -> dict[str, Phrase]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"source.pool: {path} cannot be read as UTF-8 text: {reason}") from error
+        raise InputError(f"{path} cannot be read as UTF-8 text: {reason}", key="source.pool") from error
     concepts: dict[str, Phrase] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -88,12 +88,13 @@ def read_pool(path: Path) -> dict[str, Phrase]:
         text = normalise(words)
         if not text or len(head) > 1:
             raise InputError(
-                f"source.pool: {path}:{number}: expected a concept, and behind a tab its head noun, got {line[:80]!r}"
+                f"{path}:{number}: expected a concept, and behind a tab its head noun, got {line[:80]!r}",
+                key="source.pool",
             )
         noun = "".join(head).strip() or text.split()[-1]
         concepts.setdefault(text, Phrase(text=text, caption_index=0, start=0, end=0, head=noun))
     if not concepts:
-        raise InputError(f"source.pool: {path} holds no concept")
+        raise InputError(f"{path} holds no concept", key="source.pool")
     return concepts
 
 

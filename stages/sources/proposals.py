@@ -136,7 +136,9 @@ def segmentation() -> ModuleType:
     try:
         import skimage.segmentation  # noqa: PLC0415  an extra
     except ImportError as error:
-        raise ConfigError('source.kind: proposals needs scikit-image: pip install "phrasebox[proposals]"') from error
+        raise ConfigError(
+            'proposals needs scikit-image: pip install "phrasebox[proposals]"', key="source.kind"
+        ) from error
     module: ModuleType = skimage.segmentation
     return module
 

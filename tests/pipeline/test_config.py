@@ -198,8 +198,8 @@ VALUES = {
 @pytest.mark.parametrize(
     ("settings", "start"),
     [
-        ([], "input: missing. Say what to read, for example: phrasebox run captions.jsonl"),
-        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: phrasebox run captions.jsonl"),
+        ([], "input: missing. Say what to read, for example: captions.jsonl"),
+        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: captions.jsonl"),
     ],
     ids=["all", "path"],
 )
@@ -219,7 +219,7 @@ def test_a_bad_key_or_value_is_one_readable_line(setting: str) -> None:
 
 def test_several_problems_are_a_line_each() -> None:
     assert message(["inptu.kind=jsonl", "output.rows_per_file=0"]).splitlines() == [
-        "input: missing. Say what to read, for example: phrasebox run captions.jsonl --images photos/",
+        "input: missing. Say what to read, for example: captions.jsonl --images photos/",
         "output.rows_per_file: expected greater than or equal to 1, got 0",
         "inptu: no such key; did you mean input?",
     ]

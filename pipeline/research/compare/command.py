@@ -9,6 +9,7 @@ import typer
 
 from pipeline.commands.checks import check_places
 from pipeline.commands.options import (
+    OPTIONS,
     ConfigFile,
     InputImages,
     Json,
@@ -27,6 +28,7 @@ from stages.contract.errors import ConfigError
 SECTIONS: Final = ("input", "model", "phrases", "images")  # sections of the configuration that maps depend on
 
 
+@naming_options(OPTIONS | {"input.path": "DATA", "explainers": "--explainers", "html": "--html"})
 def compare(
     data: Annotated[
         str | None,
@@ -84,15 +86,15 @@ def compare(
     unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
     if unused:
         raise ConfigError(
-            f"--set {unused[0]}: only keys of {', '.join(SECTIONS)} are used here; an explainer's settings stand "
-            "behind its name: --explainers grad_eclip:heads=single"
+            f"only keys of {', '.join(SECTIONS)} are used here; an explainer's settings stand "
+            "behind its name: --explainers grad_eclip:heads=single",
+            key=f"--set {unused[0]}",
         )
     if html is not None:
         check_writable("--html", html)
     options = {"input.path": data, "input.image_root": images, "model.name": model}
-    with naming_options():
-        run_config = load_config(config, settings, options=options)
-        check_places(run_config, truth)
+    run_config = load_config(config, settings, options=options)
+    check_places(run_config, truth)
     errors.print("loading the model")
     # They import torch and OpenCV.
     from pipeline.research.compare.comparison import compare_explainers  # noqa: PLC0415

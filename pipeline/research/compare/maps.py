@@ -36,8 +36,6 @@ from stages.explainers.attention.rollout import last_attention
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import OWN_MODELS, TowerKind
 
-OPTION: Final = "--explainers"
-
 DEFAULTS: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings change this."""
 
@@ -88,10 +86,10 @@ def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[C
         return [_make_contender(kind, tower, model) for kind in kinds]
     names = [name.strip() for name in re.split(r",(?![^\[]*\])", selection)]
     if not all(names):
-        raise ConfigError(f"{OPTION}: expected names with commas between them, got {selection!r}")
+        raise ConfigError(f"expected names with commas between them, got {selection!r}", key="explainers")
     for name, count in Counter(names).items():
         if count > 1:
-            raise ConfigError(f"{OPTION}: {name} is named twice")
+            raise ConfigError(f"{name} is named twice", key="explainers")
     return [_make_contender(name, tower, model) for name in names]
 
 
@@ -99,11 +97,11 @@ def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
     kind, *settings = label.split(":")
     kinds = ", ".join(kinds_for(tower))
     if kind not in EXPLAINERS:
-        raise ConfigError(f"{OPTION}: no explainer {kind!r}; on {model} these are defined: {kinds}")
+        raise ConfigError(f"no explainer {kind!r}; on {model} these are defined: {kinds}", key="explainers")
     if tower not in EXPLAINERS[kind].towers:
         raise ConfigError(
-            f"{OPTION}: {kind} needs {EXPLAINERS[kind].needs}, which {model} does not have; on it these are "
-            f"defined: {kinds}"
+            f"{kind} needs {EXPLAINERS[kind].needs}, which {model} does not have; on it these are defined: {kinds}",
+            key="explainers",
         )
     try:
         values = {"explain": {"kind": kind}, "model": {"name": model} if model in OWN_MODELS else {}}
@@ -113,7 +111,7 @@ def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
         config = explainer.model_copy(update={key: value for key, value in DEFAULTS.items() if key not in keys})
         return Contender(label=label, config=fit_to_tower(EXPLAINERS[kind], config, tower, model))
     except ConfigError as error:
-        raise ConfigError(f"{OPTION}: {label}: {error}") from error
+        raise ConfigError(f"{label}: {error}", key="explainers") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 from pipeline.evaluate.evaluation_set import pixels_of
 from pipeline.evaluate.matching import ImageHeat
 from pipeline.evaluate.metrics import value_of
+from pipeline.paths import write_file
 from pipeline.pictures import heat_map_png, jpeg_of
 from pipeline.research.compare.comparison import Comparison
 from pipeline.research.compare.figures import FIGURES, correlation
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.research.compare.tables import sizes_of
 from pipeline.viewer.pages import TEMPLATES
-from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box
 from stages.contract.records import HeatMap
-from stages.shared.storage import write_text
 
 MOST_PICTURES: Final = 60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map
 PHOTO_SIDE_PX: Final = 320
@@ -51,11 +50,7 @@ def write_page(comparison: Comparison, out: Path) -> None:
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         docs=FIGURES,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
-    except OSError as error:
-        raise ConfigError(f"--html: cannot write {out}: {error.strerror}") from error
+    write_file("html", out, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,7 @@ PrintConfig = Annotated[
 ]
 
 
+@naming_options()
 def finetune(
     dataset: DatasetFolder,
     out: OutFolder,
@@ -109,9 +110,8 @@ def finetune(
     if print_config:
         sys.stdout.write(as_yaml(finetune_config.model_dump(mode="json")))
         return
-    with naming_options():
-        open_dataset(finetune_config.data.path)
-        check_model_files(finetune_config.model)
+    open_dataset(finetune_config.data.path)
+    check_model_files(finetune_config.model)
     _train(finetune_config, fresh=fresh, as_json=as_json)
 
 
@@ -124,7 +124,7 @@ def _train(config: FinetuneConfig, *, fresh: bool, as_json: bool) -> None:
     is_first = os.environ.get("RANK", "0") == "0"
     bars: list[Callable[[int], None]] = []
     message = "stopped. The same command resumes from the last checkpoint." if is_first else ""
-    with stopping(message), naming_options(), ExitStack() as stack:
+    with stopping(message), ExitStack() as stack:
 
         def on_step(step: int, steps: int) -> None:
             if not bars:  # the number of steps is known when the first is taken

@@ -129,7 +129,7 @@ def _prepare(
 ) -> TuningData:
     """Check settings, model and dataset, and return the dataset. Raise as `finetune`."""
     if config.batch_size < ranks:
-        raise ConfigError(f"batch_size: {config.batch_size} images a step are fewer than the {ranks} ranks")
+        raise ConfigError(f"{config.batch_size} images a step are fewer than the {ranks} ranks", key="batch_size")
     options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if description.siglip is not None or (description.vocabulary is not None and "bpe_path" not in options):
         raise ConfigError(
@@ -137,7 +137,7 @@ def _prepare(
             "take it from open_clip, by name and tag"
         )
     if config.model.precision == "fp16":
-        raise ConfigError("model.precision: gradients are too small for fp16; take bf16, or fp32")
+        raise ConfigError("gradients are too small for fp16; take bf16, or fp32", key="model.precision")
     warn_of_slow_precision(config.model.precision, device)
     if config.model.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.model.threads)
@@ -207,7 +207,7 @@ class FineTuning:
             parameter.requires_grad_(not name.startswith(config.frozen))
         self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not self._trainable:
-            raise ConfigError(f"frozen: nothing is left to learn of {description.name}")
+            raise ConfigError(f"nothing is left to learn of {description.name}", key="frozen")
         self.student = Student.of(module, tokenizer_of(description), description.input)
         self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         for _, parameter in self.recipe.extra_parameters():

@@ -61,7 +61,9 @@ class TuningData:
         if not self.images:
             raise InputError(f"{config.path} holds no image that could be read")
         if self.images < batch_size:
-            raise ConfigError(f"batch_size: a step takes {batch_size} images, and {config.path} has {self.images}")
+            raise ConfigError(
+                f"a step takes {batch_size} images, and {config.path} has {self.images}", key="batch_size"
+            )
         self.steps_per_epoch = self.images // batch_size  # each epoch leaves out other images
 
     @property

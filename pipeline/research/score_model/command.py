@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipeline.commands.checks import check_places
-from pipeline.commands.options import InputImages, Json, OptionalTruth, Resized, Seed, Settings, naming_options
+from pipeline.commands.options import OPTIONS, InputImages, Json, OptionalTruth, Resized, Seed, Settings, naming_options
 from pipeline.config import load_config
 from pipeline.research.score_model.tables import print_scores
 from pipeline.terminal import console, errors, print_json
@@ -17,6 +17,16 @@ from stages.contract.errors import ConfigError
 SECTIONS: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
 
+@naming_options(
+    OPTIONS
+    | {
+        "input.path": "--data",
+        "model.name": "MODEL",
+        "model.checkpoint": "MODEL",
+        "prompts": "--prompt",
+        "compare": "--compare",
+    }
+)
 def score_model(
     model: Annotated[
         str,
@@ -82,11 +92,10 @@ def score_model(
     """
     unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
     if unused:
-        raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(SECTIONS)} are used here")
+        raise ConfigError(f"only keys of {', '.join(SECTIONS)} are used here", key=f"--set {unused[0]}")
     options: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
-    with naming_options():
-        config = load_config(None, settings, options=options)
-        check_places(config, truth)
+    config = load_config(None, settings, options=options)
+    check_places(config, truth)
     # They import torch and OpenCV.
     from pipeline.research.score_model.job import ScoringJob, compute_scores, read_scores  # noqa: PLC0415
     from pipeline.research.score_model.probe import ProbeConfig  # noqa: PLC0415

@@ -219,7 +219,7 @@ def _compare(answers: Mapping[str, Answers], probe: ProbeConfig, reference: Stor
             if kind in reference.answers
         }
     except ValueError as error:
-        raise InputError("--compare: its figures are of other regions, phrases or captions") from error
+        raise InputError("its figures are of other regions, phrases or captions", key="compare") from error
     return ModelComparison(
         compared_with=reference.model,
         asked_differently=setting_differences(reference.probe, plain_values(probe)),
@@ -244,7 +244,7 @@ def _draw_sample(
     if reference is not None:
         reference_names = set(reference.images)
         if [names[place] for place in places if names[place] in reference_names] != reference.images:
-            raise InputError("--compare: its figures are of other images; measure both models on the same sample")
+            raise InputError("its figures are of other images; measure both models on the same sample", key="compare")
     return frozenset(places), matches
 
 
@@ -387,6 +387,6 @@ def read_scores(path: Path) -> StoredScores:
     try:
         return StoredScores.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InputError(f"--compare: {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}", key="compare") from error
     except ValidationError as error:
-        raise InputError(f"--compare: {path} is not what phrasebox score-model --json wrote") from error
+        raise InputError(f"{path} is not what phrasebox score-model --json wrote", key="compare") from error

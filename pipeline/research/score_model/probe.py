@@ -61,7 +61,7 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         for prompt in () if isinstance(self.prompts, str) else self.prompts:
             if prompt.count("{}") != 1:
-                raise ConfigError(f"--prompt: expected one {{}} in a prompt, got {prompt!r}")
+                raise ConfigError(f"expected one {{}} in a prompt, got {prompt!r}", key="prompts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,24 +10,28 @@ import typer
 from rich.console import Console
 
 from pipeline.commands.options import (
+    OF_DATASETS,
     DatasetSettings,
     FinishedDataset,
     ImageRoot,
     Json,
     OptionalTruth,
     Resized,
+    naming_options,
     with_image_root,
 )
 from pipeline.commands.tables import format_heading, make_figure_table
+from pipeline.config_text import dump_yaml
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.paths import check_writable
-from pipeline.research.tune.session import Tuning, tune_settings, write_settings
+from pipeline.paths import check_writable, write_file
+from pipeline.research.tune.session import Tuning, tune_settings
 from pipeline.research.tune.trials import FIGURES, DecidingFigure, TrialFigures, TuningSession
 from pipeline.terminal import console, counted, errors, print_json
 from stages.contract.errors import ConfigError
 
 
+@naming_options(OF_DATASETS | {"by": "--by"})
 def tune(
     dataset: FinishedDataset,
     truth: OptionalTruth = None,
@@ -68,7 +72,7 @@ def tune(
     if (truth is not None) == reviews:
         raise ConfigError("tune needs --truth FILE or --reviews, and not both")
     if out is not None:
-        check_writable("--out", out)
+        check_writable("out", out)
     settings = with_image_root(images, settings)
     if truth is None:
         evaluation_set, wrong = open_reviewed_dataset(dataset, settings)
@@ -94,7 +98,7 @@ def _write_better(tuning: Tuning, out: Path) -> str:
     """Write the settings if they are better than the dataset's, and return what was done."""
     if not tuning.best:
         return f"{out} is not written: it would change nothing"
-    write_settings(tuning.settings, out)
+    write_file("out", out, dump_yaml(tuning.settings))
     return f"the best settings are in {out}"
 
 

@@ -14,20 +14,17 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from pipeline.config_text import dump_yaml
 from pipeline.evaluate.estimates import Estimate, plain_values
 from pipeline.evaluate.verdicts import interval
 from pipeline.research.tune.trials import Changes, DecidingFigure, Trial, TrialFigures, TuningSession
 from pipeline.terminal import duration, progress_bar
 from stages.contract.errors import ConfigError, InputError, one_line
 from stages.explain.config import ExplainerConfig
-from stages.shared.storage import write_text
 
 CHEAP: Final = ("grad_eclip", "maskclip", "gem", "clip_surgery")  # explainers at the cost of a forward pass
 
@@ -255,12 +252,3 @@ def _shared_settings(explain: ExplainerConfig, changes: Changes) -> dict[str, An
         return {}
     settings = explain.model_dump(mode="json", include=set(ExplainerConfig.model_fields) - {"kind"})
     return {f"explain.{name}": value for name, value in settings.items()}
-
-
-def write_settings(settings: Mapping[str, Any], out: Path) -> None:
-    """Write sections of a configuration as a file. Raise ConfigError if the file cannot be written."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, dump_yaml(settings))
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error

@@ -127,7 +127,7 @@ class TuningSession:
         dataset_calibration = dataset.manifest["calibration"]
         has_changes = sets_any(self.evaluation_set.settings, ("explain", "regions"))
         if dataset_calibration not in (None, steps.calibration_digest) and not has_changes:
-            raise ConfigError(f"regions.calibration: {dataset.path} was made with another one than is found now")
+            raise ConfigError(f"{dataset.path} was made with another one than is found now", key="regions.calibration")
         calibration = steps.calibration if dataset_calibration or has_changes else None
         if calibration is not None and calibration.presence is not None:
             graph = replace(graph, model_stage=graph.model_stage.with_presence(presence_in(calibration)))
@@ -140,9 +140,7 @@ class TuningSession:
         if not trial.phrases:
             raise InputError(f"none of the {len(trial.parts)} images has a phrase with a known place")
         if trial.figures[self.by] is None:
-            raise ConfigError(
-                f"--by {self.by}: there is no such figure with this ground truth and the dataset's settings"
-            )
+            raise ConfigError(f"there is no {self.by} with this ground truth and the dataset's settings", key="by")
         return trial
 
     def measure(self, config: RunConfig) -> Trial:

@@ -80,7 +80,7 @@ class Walk:
         self.tower = by_tower(model.tower, blocks=lambda tower: tower)
         layers = len(self.tower.blocks)
         if blocks != "all" and blocks > layers:
-            raise ConfigError(f"explain.blocks: {model.name} has {layers} blocks, not {blocks}")
+            raise ConfigError(f"{model.name} has {layers} blocks, not {blocks}", key="explain.blocks")
         self.first = 0 if blocks == "all" else layers - blocks
         self.blocks = tuple(block.float() for block in self.tower.blocks[self.first :])
         self.early_block = early_block

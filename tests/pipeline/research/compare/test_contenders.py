@@ -47,5 +47,5 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_says_what_fits(case: str) -> None:
     selection, words = REFUSED[case]
-    with pytest.raises(ConfigError, match=rf"--explainers: .*{words}"):
+    with pytest.raises(ConfigError, match=rf"explainers: .*{words}"):
         contenders_of(selection, "class_token", "m")

@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from pipeline.config import RunConfig, load_config, override
+from pipeline.config_text import dump_yaml
 from pipeline.dataset import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.evaluate import calibrate, presence
@@ -22,7 +23,7 @@ from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.research.tune.command import print_tuning
-from pipeline.research.tune.session import CUTS, MAPS, Step, Tuning, tune_settings, write_settings
+from pipeline.research.tune.session import CUTS, MAPS, Step, Tuning, tune_settings
 from pipeline.research.tune.trials import FIGURES, Trial, TuningSession
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
@@ -69,7 +70,7 @@ def tuning(dataset: Path, drawn: Path) -> Tuning:
 
 
 def test_the_start_and_the_best_are_what_eval_measures(tuning, dataset, drawn, tmp_path) -> None:
-    write_settings(tuning.settings, tmp_path / "best.yaml")
+    (tmp_path / "best.yaml").write_text(dump_yaml(tuning.settings))
     made = json.loads((dataset / "dataset.json").read_text())["config"]
     again = load_config(tmp_path / "best.yaml", [
         f"input={json.dumps(made['input'])}", f"output.path={tmp_path / 'again'}", "engine.kind=inline",
