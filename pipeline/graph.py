@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pipeline.calibration import find_calibration, presence_in
 from pipeline.config import EngineConfig, RunConfig
 from stages.contract.errors import ConfigError
+from stages.contract.kinds import with_absolute_files
 from stages.contract.stage import Stage
 from stages.explain import EXPLAINERS, fit_to_tower
 from stages.explain.config import ExplainerConfig
@@ -259,7 +260,7 @@ def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, Pr
 
 
 def _fit_explainer(config: ExplainerConfig, tower: TowerKind, model: str) -> ExplainerConfig:
-    return fit_to_tower(EXPLAINERS[config.kind], config, tower, model)
+    return fit_to_tower(EXPLAINERS[config.kind], with_absolute_files(config), tower, model)
 
 
 def _identify_segmenter(regions: RegionsConfig) -> str | None:

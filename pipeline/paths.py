@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from stages.contract.errors import ConfigError
+from stages.contract.kinds import KindTable
+from stages.explain import EXPLAINERS
+from stages.read import READERS
+from stages.regions.source import SOURCES
 from stages.shared.storage import absolute, write_text
 
 LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
@@ -15,20 +19,47 @@ LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
     "input.image_root": (None,),
     "input.phrases": (None,),
     "regions.calibration": (None, "auto", "none"),
-    "source.pool": (None, "captions"),
-    "source.truth": (None,),
-    "source.detections": (None,),
 }
-"""Keys that name files and folders to read -> the values that name none."""
+"""Keys that name files and folders to read -> the values that name none. Kinds add theirs, see `locations_of_kinds`."""
+
+_KINDS: Final[dict[str, KindTable[Any]]] = {"input": READERS, "explain": EXPLAINERS, "source": SOURCES}
 
 MODEL_FILES: Final = ("model.checkpoint", "model.weights", "model.config")
 """Keys that name the files of a model."""
 
 
+def locations_of_kinds(config: Mapping[str, Any], sections: Iterable[str] = _KINDS) -> dict[str, tuple[Any, ...]]:
+    """Return `LOCATIONS` of the kinds in plain sections: their settings of type `Path`, also of other packages' kinds.
+
+    An unknown kind has none. Raise PluginError for one that does not load.
+
+    >>> locations_of_kinds({"source": {"kind": "boxes"}})
+    {'source.truth': (None,), 'source.detections': (None,)}
+    """
+    locations: dict[str, tuple[Any, ...]] = {}
+    for section in sections:
+        values = config.get(section)
+        kind = values.get("kind") if isinstance(values, dict) else None
+        if not isinstance(kind, str) or kind not in _KINDS[section]:
+            continue
+        for name, field in _KINDS[section].config_type(kind).model_fields.items():
+            types = [*_types_in(field.annotation)]
+            if Path in types:
+                locations[f"{section}.{name}"] = (None, *(word for word in types if isinstance(word, str)))
+    return locations
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """Yield a type, the types that it is made of, and the values of literals."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types_in(argument)
+
+
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of `RunConfig.rows_depend_on` with the same path for the same file, however it was written."""
     values = dict(plain)
-    for key, words in {**LOCATIONS, **dict.fromkeys(MODEL_FILES, ())}.items():
+    for key, words in {**LOCATIONS, **locations_of_kinds(plain), **dict.fromkeys(MODEL_FILES, ())}.items():
         section, _, name = key.partition(".")
         value = (plain.get(section) or {}).get(name)
         if value is not None and value not in words:

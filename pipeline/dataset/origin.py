@@ -24,10 +24,11 @@ from typing import Any, Final
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rows import Row, Values
-from pipeline.paths import LOCATIONS, MODEL_FILES
+from pipeline.paths import LOCATIONS, MODEL_FILES, locations_of_kinds
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import ImageRef
 from stages.phrases.stage import PhrasesConfig
+from stages.read import READERS
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.config import OWN_MODELS
@@ -45,13 +46,8 @@ MODEL_KEYS: Final = {
 LOADED_KEYS: Final = {**MODEL_KEYS, "phrases.spacy_model": (None, PhrasesConfig().spacy_model)}
 """`MODEL_KEYS`, and the key of the spaCy package, which runs code."""
 
-_HARMLESS_VALUES: Final[Mapping[str, tuple[Any, ...]]] = {**LOCATIONS, **LOADED_KEYS}
-"""Key -> the values that name no file, and no model or package but the bundled ones."""
-
 KEY_BYTES: Final = 32
 SIGNED_KEYS: Final = ("config", "model_fingerprint")  # of a run, that a signature protects
-_WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
-"""Kinds of input whose images are files below a root."""
 
 
 def sign(run: Values) -> Values:
@@ -66,26 +62,31 @@ def is_own(run: Values) -> bool:
     return isinstance(stored, str) and expected is not None and hmac.compare_digest(stored.encode(), expected.encode())
 
 
-def find_unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> Values:
+def find_unnamed(
+    dataset: Dataset, harmless: Mapping[str, tuple[Any, ...]] | None = None, settings: Iterable[str] = ()
+) -> Values:
     """Return the stored values, by key, that must not be followed: the user has not named them.
 
     A dataset of this user may name anything. Any other one may name only what phrasebox bundles.
 
     Args:
         dataset: The dataset.
-        keys: Keys from `LOCATIONS` or `LOADED_KEYS`.
+        harmless: Key -> the values that name no file, and no model or package but the bundled
+            ones; by default all keys.
         settings: `KEY=VALUE` settings, which replace stored values.
     """
     if is_own(dataset.run):
         return {}
+    if harmless is None:
+        harmless = {**LOCATIONS, **locations_of_kinds(_stored_config(dataset)), **LOADED_KEYS}
     set_keys = {setting.partition("=")[0] for setting in settings}
-    values = {key: _value(dataset, key) for key in keys if not set_keys & {key, key.partition(".")[0]}}
-    return {key: value for key, value in values.items() if value not in _HARMLESS_VALUES[key]}
+    values = {key: _value(dataset, key) for key in harmless if not set_keys & {key, key.partition(".")[0]}}
+    return {key: value for key, value in values.items() if value not in harmless[key]}
 
 
 def check_named(
     dataset: Dataset,
-    keys: Iterable[str] = _HARMLESS_VALUES,
+    harmless: Mapping[str, tuple[Any, ...]] | None = None,
     settings: Iterable[str] = (),
     *,
     advice: str = "add",
@@ -94,7 +95,7 @@ def check_named(
 
     Its message ends with `advice` and their options.
     """
-    if values := find_unnamed(dataset, keys, settings):
+    if values := find_unnamed(dataset, harmless, settings):
         options = " ".join(map(_option, values, values.values()))
         raise ConfigError(
             f"{dataset.path}: you did not make this dataset on this machine, so what it names is "
@@ -103,10 +104,15 @@ def check_named(
 
 
 def _value(dataset: Dataset, key: str) -> Any:
-    value: Any = dataset.run.get("config")
+    value: Any = _stored_config(dataset)
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _stored_config(dataset: Dataset) -> Values:
+    config = dataset.run.get("config")
+    return config if isinstance(config, dict) else {}
 
 
 def _option(key: str, value: Any) -> str:
@@ -202,21 +208,22 @@ class ImageSource:
 
 
 def _root_of(dataset: Dataset, *, may_look: bool) -> str | None:
-    """Return the folder of a run's images; None for tars, Parquet and many folders.
+    """Return the folder of a run's images; None for many folders, and where the input itself holds the images.
 
     The file system is accessed with `may_look` only: a dataset of another user must not choose
     which files.
     """
-    config = dataset.run.get("config")
-    source = config.get("input") if isinstance(config, dict) else None
-    if not isinstance(source, dict) or source.get("kind") not in _WITH_ROOT:
+    source = _stored_config(dataset).get("input")
+    if not isinstance(source, dict):
         return None
     root = source.get("image_root")
     path = source.get("path")
-    if root is None and isinstance(path, str):
+    kind = source.get("kind")
+    is_among_files = isinstance(kind, str) and kind in READERS and READERS.config_type(kind).images_are_files
+    if root is None and is_among_files and isinstance(path, str):
         root = absolute(path)
         place = place_of(root)
-        if not (place.is_dir() if may_look else source["kind"] == "folder"):
+        if not (place.is_dir() if may_look else kind == "folder"):
             is_pattern = may_look and any(sign in root for sign in "*?[{") and not place.is_file()
             root = None if is_pattern else parent(root)
     return absolute(root) if isinstance(root, str) else None

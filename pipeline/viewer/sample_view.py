@@ -17,6 +17,7 @@ from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
+from pipeline.paths import locations_of_kinds
 from pipeline.pictures import mask_path
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
@@ -316,7 +317,7 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
         raise InputError("the dataset does not say how it was made")
     check_named(
         dataset,
-        LOADED_KEYS,
+        {**LOADED_KEYS, **locations_of_kinds(stored, ("explain",))},
         settings,
         advice=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -11,6 +12,15 @@ from pydantic_core import PydanticCustomError
 from stages.contract.plugins import PluginTable
 
 KindT = TypeVar("KindT")
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def with_absolute_files(settings: SettingsT) -> SettingsT:
+    """Return settings whose paths are absolute, since workers have another current folder."""
+    paths = {name: value.expanduser().absolute() for name, value in settings if isinstance(value, Path)}
+    return settings.model_copy(update=paths)
 
 
 class KindTable(PluginTable[type[KindT]]):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
-from stages.contract.kinds import KindTable
+from stages.contract.kinds import KindTable, with_absolute_files
 from stages.read.base import CutReader, Reader, ReaderConfig, Shard, SkippedRow, read_shard
 from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import grouped_rows, plan_shards
@@ -57,7 +57,7 @@ def make_reader(config: InputConfig) -> Reader:
     ...     [(sample.sample_id, sample.captions) for sample in reader.samples(reader.shards())]
     [('captions.jsonl:1', ('a red cup',))]
     """
-    reader = READERS[config.kind](config)
+    reader = READERS[config.kind](with_absolute_files(config))
     return reader if config.limit is None and config.part is None else CutReader(reader, config.limit)
 
 

@@ -29,8 +29,14 @@ MAX_TEXT_BYTES: Final = 16 * 1024 * 1024  # Larger texts and JSON members are fa
 
 
 class ReaderConfig(BaseModel):
-    """The keys that every kind of input has."""
+    """The keys that every kind of input has.
 
+    Attributes:
+        images_are_files: Whether images are files below `image_root` or, without one, below the
+            folder of `path`; if not, the files of `path` hold them.
+    """
+
+    images_are_files: ClassVar[bool] = True
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str = Field(description="A key of `READERS`.")

@@ -48,6 +48,7 @@ _BUFFER_BYTES: Final = 4 * 1024 * 1024
 class ParquetInput(ReaderConfig, FieldsConfig):
     """Keys of `input` for `kind: parquet`."""
 
+    images_are_files: ClassVar[bool] = False
     kind: Literal["parquet"] = "parquet"
     image: str | None = Field(
         None,

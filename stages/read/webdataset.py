@@ -36,6 +36,7 @@ MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Of an image from a tar that is re
 class WebdatasetInput(ReaderConfig):
     """Keys of `input` for `kind: webdataset`."""
 
+    images_are_files: ClassVar[bool] = False
     kind: Literal["webdataset"] = "webdataset"
     image: str | None = Field(
         None,

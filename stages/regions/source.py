@@ -5,19 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
-from stages.contract.kinds import KindTable
+from stages.contract.kinds import KindTable, with_absolute_files
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.description import ModelDescription
 
 if TYPE_CHECKING:
-    from stages.shared.model.clip import ClipModel
+    pass
 
 HEAT_MAPS: Final = "heat_maps"
 """The kind without a stage of its own: `explain` computes heat maps, by any method, and
@@ -55,8 +54,8 @@ class RegionSource(Stage, Generic[ConfigT]):
     objects. Regions depend on their record alone. The boxes of a record lie inside its image
     and are those of their masks.
 
-    Files that the settings name are read in `setup`. `loaded` is a model in memory, in place of
-    the one that `description` describes; `model` says how it computes.
+    Files that the settings name are read in `setup`. `description` describes the model, and
+    `model` says how it computes.
 
     Attributes:
         config_type: Class of the settings, with a literal `kind`.
@@ -75,15 +74,11 @@ class RegionSource(Stage, Generic[ConfigT]):
         self,
         config: ConfigT,
         model: ModelConfig,
-        loaded: ClipModel | None = None,
         description: ModelDescription | None = None,
     ) -> None:
-        # Workers have another current folder.
-        paths = {name: value.expanduser().absolute() for name, value in config if isinstance(value, Path)}
-        self.config = config.model_copy(update=paths)
+        self.config = with_absolute_files(config)
         self.model = model
         self.description = description
-        self._loaded = loaded
 
     def canvas(self) -> dict[str, Any]:
         """Return the settings of the prepare stage for the pixels of this source."""
@@ -91,11 +86,11 @@ class RegionSource(Stage, Generic[ConfigT]):
 
     def computing(self, **settings: str) -> Self:
         """See `Stage.computing`."""
-        return type(self)(self.config, self.model.model_copy(update=settings), self._loaded, self.description)
+        return type(self)(self.config, self.model.model_copy(update=settings), self.description)
 
     def with_description(self, description: ModelDescription | None) -> Self:
         """Return the same source, which loads the described model."""
-        return type(self)(self.config, self.model, self._loaded, description)
+        return type(self)(self.config, self.model, description)
 
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be used, and InputError for a file that cannot be read."""

@@ -148,14 +148,10 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         from stages.shared.model.load import load  # noqa: PLC0415
         from stages.sources.looks import CropEmbedder, RoiEmbedder  # noqa: PLC0415
 
-        model = self._loaded
-        if model is None:
-            if self.description is None:
-                raise ConfigError("no model is described, and none is in memory", key="model.name")
-            settings = self.model
-            model = load(
-                self.description, device=settings.device, precision=settings.precision, threads=settings.threads
-            )
+        if self.description is None:
+            raise ConfigError("no model is described", key="model.name")
+        settings = self.model
+        model = load(self.description, device=settings.device, precision=settings.precision, threads=settings.threads)
         self._texts: TextCache = TextCache(model)
         self._pool = {} if self.config.pool == "captions" else read_pool(self.config.pool)
         self._pool_embeddings = self._embed_texts([*self._pool]) if self._pool else np.zeros((0, 0), np.float32)

@@ -72,7 +72,7 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
     (tmp_path / "scenes").symlink_to(scenes_folder)
     lines = [f"scenes/images/{image.name}|a red house" for image in sorted((scenes_folder / "images").iterdir())[:2]]
     (tmp_path / "some.bars").write_text("\n".join([*lines, "no bar"]))
-    run, export, heads, shown, formats, unknown, other = phrasebox(
+    run, export, heads, shown, formats, unknown, other, images = phrasebox(
         tmp_path,
         [installed],
         f"{RUN} --out out --set explain.kind=bright --set explain.floor=0.1",
@@ -82,8 +82,10 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
         "export --list",
         "run scenes/captions.jsonl --set explain.kind=brigth",
         "run some.bars --model demo --out middle --set source.kind=middle",
+        "export middle --format yolo --out yolo",
     )
     assert run[0] == export[0] == heads[0] == other[0] == 0, (run, export, heads, other)
+    assert images[0] == 0, images
     first, second, bad = sorted(rows_of(tmp_path / "middle"), key=lambda row: row["error"] is not None)
     assert [[region["phrase"] for region in row["annotations"]] for row in (first, second)] == [["red house"]] * 2
     assert bad["error"] == "bad_row"

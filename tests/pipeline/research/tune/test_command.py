@@ -239,7 +239,7 @@ def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path:
     for thing in truth["annotations"]:
         thing.pop("segmentation", None)
     (tmp_path / "boxes.json").write_text(json.dumps(truth))
-    with pytest.raises(ConfigError, match="--by mask_iou"):
+    with pytest.raises(ConfigError, match=r"^by: there is no mask_iou"):
         tune_settings(session_of(dataset, tmp_path / "boxes.json", by="mask_iou"), most=2)
     for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
         code, _, err = called("tune", dataset, *options)
