@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import pipeline
 from pipeline.config import EngineConfig
 from pipeline.engines import CPU_MODEL_WORKERS, cores_here
-from pipeline.engines.ray_code import CodeVersion, make_code_probe, reject_other_code
+from pipeline.engines.ray_code import CodeVersion, lack_of_package, make_code_probe, reject_other_code
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
@@ -159,8 +159,12 @@ def translate_error(error: Exception, output: AnyPath) -> Exception:
     for link in chain:
         if isinstance(link, PhraseboxError) and not isinstance(link, exceptions.RayError):
             # Ray Data appends its advice on retries to the message, in lines of its own.
-            return type(link)(str(link).partition("\nFailed to ")[0])
+            return type(link)(link.args[0].partition("\nFailed to ")[0], key=link.key)
     for link in chain:
+        is_about_code = isinstance(link, (ImportError, exceptions.RaySystemError))
+        # Of a node that joined after the others were checked.
+        if is_about_code and (mismatch := lack_of_package("a worker", str(link))) is not None:
+            return mismatch
         if isinstance(link, exceptions.OutOfDiskError):
             return ResourceError(f"the disk that holds Ray's temporary files is full: make room there. {_RESUMES}")
         if isinstance(link, exceptions.OutOfMemoryError):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from typing import Final
 
 from stages.contract.errors import WorkerCodeMismatch
+
+OUR_PACKAGES: Final = ("pipeline", "stages")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,8 @@ def reject_other_code(driver: CodeVersion, worker: CodeVersion | None = None, *,
     if worker.digest == driver.digest:
         return
     expected = f"the driver has {driver.version} in {driver.folder}"
+    if (error := lack_of_package(where, worker.fault)) is not None:
+        raise error
     if worker.fault:
         fault = f"cannot import the run's code ({worker.fault}); {expected}"
     else:
@@ -80,4 +87,19 @@ def reject_other_code(driver: CodeVersion, worker: CodeVersion | None = None, *,
     raise WorkerCodeMismatch(
         f"{where} {fault}. Install the same wheels on every node, or set engine.ship_code=true; and start from a "
         "folder without a `pipeline` or `stages`"
+    )
+
+
+def lack_of_package(where: str, message: str) -> WorkerCodeMismatch | None:
+    """Return the error for a message that another package's module is missing on a worker; None for other messages.
+
+    >>> print(lack_of_package("a worker", "No module named 'somebodys_explainer'"))
+    a worker lacks the package somebodys_explainer: install it on every node, or set engine.ship_code=true
+    """
+    match = re.search(r"No module named '([^'.]+)", message)
+    if match is None or match[1] in OUR_PACKAGES:
+        return None
+    names = packages_distributions().get(match[1], [match[1]])
+    return WorkerCodeMismatch(
+        f"{where} lacks the package {names[0]}: install it on every node, or set engine.ship_code=true"
     )

@@ -147,7 +147,7 @@ class Mine(GradEclip):
 def test_a_worker_without_the_package_of_a_kind_is_refused() -> None:
     ours = code_here(("pipeline", "stages"))
     reject_other_code(ours)
-    with pytest.raises(WorkerCodeMismatch, match="No module named 'phrasebox_none'"):
+    with pytest.raises(WorkerCodeMismatch, match="lacks the package phrasebox_none: install it"):
         reject_other_code(replace(ours, packages=(*ours.packages, "phrasebox_none")))
 
 
