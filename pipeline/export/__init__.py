@@ -13,13 +13,7 @@ docs/extend.md says how to add a format.
 
 from __future__ import annotations
 
-from typing import Final
-
-from pipeline.export.base import Exporter
+from pipeline.export.base import EXPORTERS, Exporter
 from pipeline.export.export import ExportRequest, export_dataset
-from stages.contract.kinds import KindTable
 
 __all__ = ["EXPORTERS", "ExportRequest", "Exporter", "export_dataset"]
-
-EXPORTERS: Final[KindTable[Exporter]] = KindTable("phrasebox.exporters")
-"""The formats."""

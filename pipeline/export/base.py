@@ -22,6 +22,7 @@ from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.files import ExportFolder, ImageNames
 from pipeline.export.report import RARE_BELOW, ExportReport
 from stages.contract.errors import InputError
+from stages.contract.kinds import KindTable
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.schema import rle_of
 from stages.shared.images.decode import UprightImage
@@ -171,7 +172,6 @@ class Exporter(ABC):
     Memory must not grow with the number of samples. The same samples give the same bytes.
 
     Attributes:
-        name: The name in `--format`.
         summary: One line: the files, and the programs that read them.
         masks: One line: how masks are written.
         next_step: One line: the command that uses the export, with `{out}`, `{split}`, `{images}`
@@ -188,7 +188,6 @@ class Exporter(ABC):
         notes: Notes of the report: what the format changes or leaves out -> how often.
     """
 
-    name: ClassVar[str]
     summary: ClassVar[str]
     masks: ClassVar[str]
     next_step: ClassVar[str]
@@ -281,6 +280,10 @@ class Exporter(ABC):
         """Write all remaining data. Not called after an error."""
         for writer in self._writers:
             writer.close()
+
+
+EXPORTERS: Final[KindTable[Exporter]] = KindTable("phrasebox.exporters")
+"""The formats."""
 
 
 def compact_json(value: Any) -> str:

@@ -35,7 +35,6 @@ class ClipselfConfig(FormatConfig):
 class Clipself(CocoLayout):
     """COCO with embeddings."""
 
-    name = "clipself"
     summary = "SPLIT.json and text_embeddings.npy from the dataset's CLIP model, for CLIPSelf; this one loads torch"
     masks = "exact as RLE; CLIPSelf trains on boxes"
     next_step = (

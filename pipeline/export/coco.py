@@ -118,7 +118,6 @@ class CocoLayout(Exporter):
 class Coco(CocoLayout):
     """COCO instances."""
 
-    name = "coco"
     summary = (
         "annotations/instances_SPLIT.json, for pycocotools, torchvision, detectron2, "
         "mmdetection, supervision, datumaro; captions and tokens_positive in it"
@@ -153,7 +152,6 @@ class Fiftyone(CocoLayout):
     https://docs.voxel51.com/user_guide/import_datasets.html#cocodetectiondataset
     """
 
-    name = "fiftyone"
     summary = "SPLIT/data/ and SPLIT/labels.json, for FiftyOne's COCODetectionDataset"
     masks = "exact as RLE; import with label_types=segmentations"
     next_step = (

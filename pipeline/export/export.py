@@ -18,6 +18,7 @@ from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
+    EXPORTERS,
     PHRASE_KEYS,
     Categories,
     ChosenSample,
@@ -139,6 +140,7 @@ class _Export:
         self.dataset = dataset
         self.request = request
         self.format = request.exporter
+        self.format_name = EXPORTERS.name_of(request.exporter)
         self.config = request.config or self.format.config_type()
         self.category_field = self.format.category_field(self.config)
         self.per = request.per or self.format.usual_per(self.config)
@@ -153,7 +155,7 @@ class _Export:
         has_probabilities = request.min_score == 0 and dataset.manifest.get("calibration") is not None
         empty = dict.fromkeys(self.splits, 0)
         self.report = ExportReport(
-            format=self.format.name,
+            format=self.format_name,
             samples=Counter(empty),
             regions=Counter(empty),
             doubtful=0 if has_probabilities else None,
@@ -161,7 +163,7 @@ class _Export:
 
     def _check_format(self) -> None:
         """Raise ConfigError if the format cannot hold what is requested."""
-        name = self.format.name
+        name = self.format_name
         if self.request.keep_empty and not self.format.keeps_empty:
             raise ConfigError(f"{name} cannot hold a sample without regions", key="keep_empty")
         if self.per == "group" and not self.format.takes_groups:
@@ -173,7 +175,7 @@ class _Export:
         """Raise ConfigError if the images' folder is unknown or only another user names it."""
         if self.source.root is None and not self.dataset.has_images:
             raise ConfigError(
-                f"{self.format.name} takes images, but the dataset holds none and does not say "
+                f"{self.format_name} takes images, but the dataset holds none and does not say "
                 "in which folder they are",
                 key="image_root",
             )
@@ -290,7 +292,7 @@ class _Export:
     def settings(self) -> Values:
         """Return what the export's mark holds, in plain values."""
         return {
-            "format": self.format.name,
+            "format": self.format_name,
             "config": self.config.model_dump(mode="json"),
             "min_score": self.request.min_score,
             "where": self.request.where,

@@ -42,7 +42,6 @@ _SCHEMA: Final = pa.schema(
 class Grit(Exporter):
     """GRIT's Parquet."""
 
-    name = "grit"
     summary = "data/SPLIT-*.parquet with noun_chunks and ref_exps as in GRIT, for Kosmos-2 and FG-CLIP; images by name"
     masks = "exact as RLE counts in a column `segmentations` beside GRIT's own"
     next_step = 'datasets.load_dataset("{out}")'

@@ -68,7 +68,6 @@ class HfConfig(FormatConfig):
 class Hf(Exporter):
     """Parquet for `datasets.load_dataset`."""
 
-    name = "hf"
     summary = (
         "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
     )

@@ -35,7 +35,6 @@ class MdetrConfig(FormatConfig):
 class Mdetr(Exporter):
     """Mixed grounding."""
 
-    name = "mdetr"
     summary = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
     masks = "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
     next_step = (

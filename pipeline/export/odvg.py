@@ -47,7 +47,6 @@ class OdvgConfig(FormatConfig):
 class Odvg(Exporter):
     """ODVG lines."""
 
-    name = "odvg"
     summary = (
         "SPLIT.jsonl, and with form=detection label_map.json, for Open-GroundingDino and "
         "MM-Grounding-DINO (mmdetection's ODVGDataset)"

@@ -60,7 +60,6 @@ class SacoConfig(FormatConfig):
 class Saco(Exporter):
     """SA-Co pairs."""
 
-    name = "saco"
     summary = "SPLIT.json with an entry for each image and phrase, absent phrases too, for SAM 3's cgF1 evaluator"
     masks = "exact as RLE"
     next_step = (

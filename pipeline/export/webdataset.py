@@ -30,7 +30,6 @@ class WebdatasetConfig(FormatConfig):
 class Webdataset(Exporter):
     """Tars of samples."""
 
-    name = "webdataset"
     summary = "SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, for webdataset and open_clip"
     masks = "exact as RLE in the JSON"
     next_step = 'webdataset.WebDataset(sorted(glob.glob("{out}/{split}-*.tar"))).decode("pil")'

@@ -55,7 +55,6 @@ class YoloConfig(FormatConfig):
 class Yolo(Exporter):
     """Ultralytics labels."""
 
-    name = "yolo"
     summary = "data.yaml, images/SPLIT/, labels/SPLIT/, for Ultralytics YOLO (segment or detect)"
     masks = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
     next_step = 'yolo {config.task} train data="{out}/data.yaml"'

@@ -86,6 +86,14 @@ class PluginTable(Mapping[str, PluginT], Generic[PluginT]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def name_of(self, plugin: type) -> str:
+        """Return the name under which a package declares a class; the class's own if none does."""
+        place = f"{plugin.__module__}:{plugin.__qualname__}"
+        names = (
+            name for name, packages in self._entries.items() for point in packages.values() if point.value == place
+        )
+        return next(names, plugin.__name__)
+
     def module(self, name: str) -> str:
         """Return the module of a name, which is not imported."""
         return next(iter(self._entries[name].values())).module

@@ -80,7 +80,7 @@ def test_it_says_what_it_is(name: str) -> None:
     for line in (exporter.summary, exporter.masks, exporter.next_step):
         assert line
         assert "\n" not in line
-    assert exporter.name == name
+    assert EXPORTERS.name_of(exporter) == name
     assert exporter.config_type.model_config["extra"] == "forbid"
     assert exporter.config_type.model_config["frozen"]
 

@@ -146,6 +146,12 @@ def _train(config: FinetuneConfig, *, fresh: bool, as_json: bool) -> None:
                 f"{counted(result.bad_images, 'image')} could not be read: left out",
                 style="yellow",
             )
+        if result.full_texts:
+            console.print(
+                f"{counted(result.full_texts, 'text')} filled the model's context: what is behind it was cut",
+                style="yellow",
+                soft_wrap=True,
+            )
         console.print(
             f"the tuned model is in {result.model}: take it as --model {result.model.parent}",
             soft_wrap=True,

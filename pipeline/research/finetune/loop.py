@@ -47,6 +47,8 @@ class TunedModel:
         images: Number of images in the dataset.
         bad_images: Number of images that this process could not read and left out; repeated
             ones count again.
+        full_texts: Number of different phrases and captions that filled the model's context in
+            this process; what is behind it was cut.
         losses: Means of the last line of the log, by name.
         seconds: Time of this process.
     """
@@ -55,6 +57,7 @@ class TunedModel:
     steps: int
     images: int
     bad_images: int
+    full_texts: int
     losses: dict[str, float]
     seconds: float
 
@@ -116,6 +119,7 @@ def finetune(
             steps=training.step,
             images=material.images,
             bad_images=material.bad_images,
+            full_texts=len(training.student.full_texts),
             losses=training.losses,
             seconds=time.monotonic() - start,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import torch
@@ -50,12 +50,14 @@ class Student:
         tower: Its image tower, taken apart for dense features.
         text_tower: Its text tower; None if it cannot be taken apart.
         tokenizer: Texts -> int64 (T, context).
+        full_texts: The texts so far that fill the context; what is behind it is cut.
     """
 
     module: Any
     tower: Tower
     text_tower: TextTower | None
     tokenizer: Any
+    full_texts: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
@@ -79,9 +81,12 @@ class Student:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Return embeddings of length 1, (T, E).
 
-        Texts are cut at the model's context, as in CLIP's training.
+        Texts are cut at the model's context, as in CLIP's training; `full_texts` has those that
+        fill it.
         """
         tokens: Tensor = self.tokenizer(list(texts))
+        is_full = tokens[:, -1] != self.tokenizer([""])[0, -1]
+        self.full_texts.update(texts[row] for row in is_full.nonzero().flatten().tolist())
         if self.text_tower is None:
             embeddings = self.module.encode_text(tokens.to(self.device))
         else:
