@@ -134,3 +134,11 @@ def test_logits_keep_their_digits_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.allclose(logits_of(torch.tensor(100.0), units, units), wanted, atol=1e-4)
         assert not torch.allclose((100 * units @ units.T).float(), wanted, atol=0.01), "which it would not otherwise"
+
+
+def test_texts_that_fill_the_context_are_remembered() -> None:
+    student = taught("captions").student
+    long = "a red cup on a table and " * 40
+    student.texts(["a dog", long])
+    student.texts([long, ""])
+    assert student.full_texts == {long}
