@@ -27,7 +27,7 @@ from pipeline.graph import build_graph
 from stages.contract.schema import records_to_rows
 from stages.contract.tables import records_to_table, table_to_records
 from stages.explain import base
-from stages.read import plan_shards
+from stages.read import plan_pieces
 from stages.shared.model.clip import TextEncoder
 from stages.write import ShardWriter
 
@@ -106,8 +106,8 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
             with clock.step("read"):
                 records = [
                     one
-                    for shard in plan_shards(graph.reader)
-                    for one in read_records(graph.reader, shard, print_nothing)
+                    for piece in plan_pieces(graph.reader)
+                    for one in read_records(graph.reader, piece, print_nothing)
                 ]
                 table = records_to_table(records)
             for number, stages in enumerate((graph.before, (graph.model_stage,), (graph.regions_stage,))):

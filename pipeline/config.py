@@ -106,7 +106,7 @@ class EngineConfig(BaseModel):
 
 
 CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
-    "input": ("limit", "shard_size"),
+    "input": ("limit", "piece_size"),
     "model": ("device", "threads", "batch_size"),
     "phrases": ("batch_size",),
     "images": ("fetch_threads",),
@@ -114,8 +114,8 @@ CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
 }
 """Section -> its keys that change a row by rounding at most, so that a run may resume with
 other values, for example in less memory. Samples, their ids and the parts of an input do not
-depend on the cuts between its shards. Ids identify rows: a resumed run with another
-`shard_size` reads the whole input again, and makes the missing rows."""
+depend on the cuts between its pieces. Ids identify rows: a resumed run with another
+`piece_size` reads the whole input again, and makes the missing rows."""
 
 
 class RunConfig(BaseModel):

@@ -65,7 +65,7 @@ class Located:
         phrases: The P phrases of the call, unchanged.
         heat_maps: float32 (P, grid_h, grid_w), >= 0, not normalised. A map covers the whole image.
         similarities: float32 (P,), cosines of image and phrase, -1 .. 1.
-        faults: The P reasons for a heat map of zeros: "constant", "empty" or "non_finite"; "" for
+        faults: The P reasons for a heat map of zeros: "constant", "empty" or "not_finite"; "" for
             other maps.
         phrase_indices: int64 (n,), the phrase of each region. Regions are sorted by phrase, the
             best region first.

@@ -209,7 +209,7 @@ def measure(run: Run, *, on_gpu: bool, start_s: float, console: Console) -> Cost
     first = Report()
     repeated = Report()
     read_start = time.perf_counter()
-    records = [Record.start(sample) for sample in islice(run.reader.samples(run.shards), SAMPLES)]
+    records = [Record.start(sample) for sample in islice(run.reader.samples(run.pieces), SAMPLES)]
     if not records:
         raise InputError("the input holds no samples")
     read_s = (time.perf_counter() - read_start) / len(records)

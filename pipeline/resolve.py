@@ -27,7 +27,7 @@ from pipeline.presence_fit import PRESENCE, explain_outgrown, read_presence
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
-from stages.read import Reader, Shard, make_reader, plan_shards
+from stages.read import Piece, Reader, make_reader, plan_pieces
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
@@ -68,8 +68,8 @@ class Run:
     Attributes:
         config: The configuration with the settings that engine, model and source decide.
         reader: The reader of the input.
-        input_shards: The shards of the whole input.
-        shards: Those that the run reads, a part of the input or all of it.
+        input_pieces: The pieces of the whole input.
+        pieces: Those that the run reads, a part of the input or all of it.
         steps: The stages.
         identity: What the rows depend on.
         score_reason: Why the scores of other regions than those of heat maps are no probabilities.
@@ -78,8 +78,8 @@ class Run:
 
     config: RunConfig
     reader: Reader
-    input_shards: Sequence[Shard]
-    shards: Sequence[Shard]
+    input_pieces: Sequence[Piece]
+    pieces: Sequence[Piece]
     steps: Steps
     identity: Identity
     score_reason: str = NO_CALIBRATION
@@ -216,7 +216,7 @@ class HeatMapRun(Run):
             presence = read_presence(session.folder.presence, stored[PRESENCE])
             if presence is None:
                 return run, ()
-            if (outgrown := explain_outgrown(presence, samples_in(run.input_shards))) is not None:
+            if (outgrown := explain_outgrown(presence, samples_in(run.input_pieces))) is not None:
                 session.report.note(outgrown)
             return run.with_presence(presence), ()
         has_rows = bool(session.folder.shards)
@@ -225,7 +225,7 @@ class HeatMapRun(Run):
         session.show_step("looking at the first images")
         fits = run.config.regions.calibration == "auto"
         first_images = (
-            engine.compute_first(partial(warm_up, reader=run.reader, shards=run.input_shards, fits=fits)) or LOST
+            engine.compute_first(partial(warm_up, reader=run.reader, pieces=run.input_pieces, fits=fits)) or LOST
         )
         decided = run.after_warm_up(first_images, session)
         session.show_step("loading the model")
@@ -287,10 +287,10 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     """
     show_step("reading the input")
     reader = make_reader(config.input)
-    input_shards = plan_shards(reader)
-    shards = config.input.take_part(input_shards)
+    input_pieces = plan_pieces(reader)
+    pieces = config.input.take_part(input_pieces)
     show_step("loading the libraries of the model")
-    engine = choose_engine(config.engine, samples_in(shards))
+    engine = choose_engine(config.engine, samples_in(pieces))
     is_open = config.model.precision == AUTO
     settings = (config.in_precision(precision) if is_open else config).model_copy(update={"engine": engine})
     if settings.source.kind == HEAT_MAPS:
@@ -304,7 +304,7 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
             config=final.rows_depend_on(),
         )
         return HeatMapRun(
-            config=final, reader=reader, input_shards=input_shards, shards=shards, steps=steps, identity=identity
+            config=final, reader=reader, input_pieces=input_pieces, pieces=pieces, steps=steps, identity=identity
         )
     source = SOURCES[settings.source.kind]
     if source.needs_model:
@@ -315,8 +315,8 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     return Run(
         config=final,
         reader=reader,
-        input_shards=input_shards,
-        shards=shards,
+        input_pieces=input_pieces,
+        pieces=pieces,
         steps=source_steps,
         identity=Identity(model_fingerprint=source_steps.fingerprint, config=final.rows_depend_on()),
         score_reason=f"A score is {source.score_means}",

@@ -114,7 +114,7 @@ def _find_changes(resolved: Run, session: Session, previous: PreviousRun, *, is_
         session.display.say(f"comparing {source.extent} with the rows in {session.folder.path}")
         # Another limit moves the ends of a part: rows without a sample there are another part's.
         is_limited = source.limit is not None and source.part is None
-        samples = resolved.reader.samples(resolved.shards)
+        samples = resolved.reader.samples(resolved.pieces)
         return changes_of(session.folder.shards, samples, limited=is_limited, extent=source.extent)
 
 
@@ -123,7 +123,7 @@ def reject_other_phrases(resolved: Run) -> None:
     precomputed = resolved.steps.before[0].precomputed
     if precomputed is None:
         return
-    samples = islice(resolved.reader.samples(resolved.input_shards), FIRST_SAMPLES)
+    samples = islice(resolved.reader.samples(resolved.input_pieces), FIRST_SAMPLES)
     captions = [caption for sample in samples for caption in sample.captions]
     if captions and not any(map(precomputed.of, captions)):
         raise InputError(
@@ -144,13 +144,13 @@ def _introduce(resolved: Run, session: Session, engine_choice: str) -> None:
     is_inline = resolved.config.engine.kind == "inline"
     words += f"; engine: {'one process' if is_inline else 'several processes (Ray)'}"
     if engine_choice == "auto":
-        samples = samples_in(resolved.shards)
+        samples = samples_in(resolved.pieces)
         words += f" for {'an unknown number of samples' if samples is None else counted(samples, 'sample')}"
         words += ", which takes less time than to start several" * is_inline
     session.display.say(words)
-    if (grouped := grouped_rows(resolved.shards)) is not None:
+    if (grouped := grouped_rows(resolved.pieces)) is not None:
         session.report.note(grouped)
-    if resolved.input_shards and not resolved.shards:
+    if resolved.input_pieces and not resolved.pieces:
         extent = resolved.config.input.extent
         session.report.note(f"{extent} is empty: the input has fewer samples than parts, or fewer tars")
 
@@ -186,12 +186,12 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
     display = session.display
     display.say(*session.folder.notes, *_explain_changes(changes))
     if previous.state != "new":
-        display.say(_explain_resumption(session.folder, samples_in(resolved.shards)))
+        display.say(_explain_resumption(session.folder, samples_in(resolved.pieces)))
     session.show_step("loading the model" if config.engine.kind == "inline" else "starting Ray")
     job = Job(
         steps=resolved.steps,
         reader=resolved.reader,
-        shards=resolved.shards,
+        pieces=resolved.pieces,
         folder=session.folder,
         input=config.input,
         device=config.model.device,

@@ -49,8 +49,8 @@ class Report:
     Attributes:
         expected: The samples of the input, if the reader knows their number before reading.
         previous_rows: The rows that an earlier attempt has written.
-        reads: The samples, and the skipped rows by reason, of each input shard by its number. A
-            shard that is read again replaces itself.
+        reads: The samples, and the skipped rows by reason, of each input piece by its number. A
+            piece that is read again replaces itself.
         stages: The work of each stage by its name.
         rows_done: The rows that the writer got in this run.
         failed: The rows of these with an error.
@@ -72,9 +72,9 @@ class Report:
     start_s: float = field(default_factory=time.perf_counter)
     first_batch: tuple[float, int] | None = None
 
-    def read(self, shard: int, samples: int, skipped: Counter[str]) -> None:
-        """Note that a shard of the input was read to its end."""
-        self.reads[shard] = (samples, skipped)
+    def read(self, piece: int, samples: int, skipped: Counter[str]) -> None:
+        """Note that a piece of the input was read to its end."""
+        self.reads[piece] = (samples, skipped)
 
     def stage(self, name: str, records: int, busy_s: float, forwards: Forwards | None = None) -> None:
         """Note that a stage answered a batch."""
@@ -119,7 +119,7 @@ class Report:
 
     @property
     def samples_read(self) -> int:
-        """Samples of the shards read so far."""
+        """Samples of the pieces read so far."""
         return sum(samples for samples, _ in self.reads.values())
 
     @property

@@ -26,10 +26,10 @@ from pipeline.presence_fit import (
 )
 from stages.contract.records import Record, Sample
 from stages.explain.presence import Presence, Signals
-from stages.read import Reader, Shard
+from stages.read import Piece, Reader
 
-SHARDS: Final = 4  # that the samples come from, evenly spaced in the input
-SAMPLES: Final = 32  # that are compared with a calibration, from all these shards together
+PIECES: Final = 4  # that the samples come from, evenly spaced in the input
+SAMPLES: Final = 32  # that are compared with a calibration, from all these pieces together
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,7 +64,7 @@ LOST: Final = WarmUp(
 """The warm-up that Ray has given up."""
 
 
-def warm_up(steps: HeatMapSteps, reader: Reader, shards: Sequence[Shard], *, fits: bool) -> WarmUp:
+def warm_up(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], *, fits: bool) -> WarmUp:
     """Compare the first images with those of the calibration, and fit presence to them where none holds.
 
     Raise PhraseboxError as the stages do.
@@ -72,13 +72,13 @@ def warm_up(steps: HeatMapSteps, reader: Reader, shards: Sequence[Shard], *, fit
     Args:
         steps: The stages, set up but for the last one.
         reader: The reader of the input.
-        shards: The shards of the whole input, so that all of its parts compute the same images.
+        pieces: The pieces of the whole input, so that all of its parts compute the same images.
         fits: Whether a calibration that does not hold is dropped, and presence is fitted where
             there is none.
     """
     answers = WarmUp(precision=steps.model_stage.precision)
     if steps.is_calibrated:
-        parsed = _parse(steps, first_samples(reader, shards, SAMPLES), answers)
+        parsed = _parse(steps, first_samples(reader, pieces, SAMPLES), answers)
         records, signals = _explain(steps, parsed, answers)
         answers.shift = find_domain_shift(steps, records, signals)
         if not (fits and answers.shift is not None and answers.shift.in_regions):
@@ -86,7 +86,7 @@ def warm_up(steps: HeatMapSteps, reader: Reader, shards: Sequence[Shard], *, fit
             return answers
     if not fits:
         return answers
-    fitted = fit_to_samples(steps, first_samples(reader, shards, most_to_fit(samples_in(shards))))
+    fitted = fit_to_samples(steps, first_samples(reader, pieces, most_to_fit(samples_in(pieces))))
     return replace(fitted, shift=answers.shift)
 
 
@@ -114,11 +114,11 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
     return answers
 
 
-def first_samples(reader: Reader, shards: Sequence[Shard], most: int) -> Iterator[Sample]:
-    """Yield the first samples of `SHARDS` shards that lie evenly in the input, and of others if they have too few."""
-    chosen = range(0, len(shards), max(1, len(shards) // SHARDS))[:SHARDS]
-    first = (islice(reader.samples([shards[place]]), most // len(chosen)) for place in chosen)
-    rest = reader.samples([shard for place, shard in enumerate(shards) if place not in chosen])
+def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterator[Sample]:
+    """Yield the first samples of `PIECES` pieces that lie evenly in the input, and of others if they have too few."""
+    chosen = range(0, len(pieces), max(1, len(pieces) // PIECES))[:PIECES]
+    first = (islice(reader.samples([pieces[place]]), most // len(chosen)) for place in chosen)
+    rest = reader.samples([piece for place, piece in enumerate(pieces) if place not in chosen])
     yield from islice(chain(chain.from_iterable(first), rest), most)
 
 

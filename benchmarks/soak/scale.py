@@ -197,7 +197,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
         found = output.check_resumable(resolved.identity)
         output.start(found, {"input_fingerprint": input_fingerprint(config.input)})
         writer = ShardWriter(output.data, 10_000)
-        ids = (item.sample_id for shard in resolved.input_shards for item in resolved.reader.read(shard))
+        ids = (item.sample_id for piece in resolved.input_pieces for item in resolved.reader.read(piece))
         batch: list[Record] = []
         for number, sample_id in enumerate(ids):
             if number >= rows - left:

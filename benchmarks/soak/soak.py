@@ -48,7 +48,7 @@ def command(source: Path, out: Path, *settings: str) -> list[str]:
         "input.kind=jsonl",
         f"input.path={source / 'captions.jsonl'}",
         f"input.image_root={source / 'images'}",
-        "input.shard_size=40",
+        "input.piece_size=40",
         "model.name=demo",
         "model.threads=1",
         "engine.kind=ray",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.graph import check_files
-from stages.read import Shard, make_reader, plan_shards
+from stages.read import Piece, make_reader, plan_pieces
 from stages.truth import read_truth
 
 
-def check_places(config: RunConfig, truth: Path | None = None) -> list[Shard]:
+def check_places(config: RunConfig, truth: Path | None = None) -> list[Piece]:
     """Check that input, images, model and ground truth exist; return the parts of the input.
 
     Raise ConfigError, InputError or WeightsError if one of them does not.
@@ -18,4 +18,4 @@ def check_places(config: RunConfig, truth: Path | None = None) -> list[Shard]:
     check_files(config)
     if truth is not None and not truth.exists():
         read_truth(truth)  # its message names the expected files
-    return plan_shards(make_reader(config.input))
+    return plan_pieces(make_reader(config.input))

@@ -21,7 +21,7 @@ from pipeline.terminal import console, errors, print_json
 from pipeline.warm_up import warm_up
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import EXPLAINERS, kinds_for
-from stages.read import plan_shards
+from stages.read import plan_pieces
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, TowerKind
 
@@ -204,7 +204,7 @@ def _as_run(graph: Graph, choice: Path | str) -> Graph:
     if not graph.is_calibrated:
         return graph
     with set_up((*graph.before, graph.model_stage)):
-        shift = warm_up(graph, graph.reader, plan_shards(graph.reader), fits=False).shift
+        shift = warm_up(graph, graph.reader, plan_pieces(graph.reader), fits=False).shift
     return apply_domain_shift(graph, shift, choice)
 
 

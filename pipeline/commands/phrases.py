@@ -24,7 +24,7 @@ from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json
 from stages.contract.records import Record, Sample, stable_key
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.read import make_reader, plan_shards
+from stages.read import make_reader, plan_pieces
 from stages.shared.storage import replacing
 
 
@@ -87,11 +87,11 @@ def write_phrases(config: RunConfig, out: Path) -> int:
     Return the number of captions. Raise InputError or ConfigError as a run does.
     """
     reader = make_reader(config.input)
-    shards = config.input.take_part(plan_shards(reader))  # a missing file is reported before spaCy loads
+    pieces = config.input.take_part(plan_pieces(reader))  # a missing file is reported before spaCy loads
     keys: set[int] = set()
 
     def captions() -> Iterator[str]:
-        for sample in reader.samples(shards):
+        for sample in reader.samples(pieces):
             record = Record.start(sample)
             for caption in record.sample.captions if record.error is None else ():
                 if (key := stable_key(caption)) not in keys:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the ledger's process imports this package, and needs none o
     from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
     from stages.contract.records import Record
-    from stages.read import Reader, ReaderConfig, Shard
+    from stages.read import Piece, Reader, ReaderConfig
 
 AnswerT = TypeVar("AnswerT")
 
@@ -28,7 +28,7 @@ class Job:
     Attributes:
         steps: The stages that compute the first images.
         reader: The reader of the input.
-        shards: The shards to read.
+        pieces: The pieces to read.
         folder: Those of their samples that have a row there are left out; receives the others'
             rows.
         input: The input's settings.
@@ -43,7 +43,7 @@ class Job:
 
     steps: Steps
     reader: Reader
-    shards: Sequence[Shard]
+    pieces: Sequence[Piece]
     folder: DatasetFolder
     input: ReaderConfig
     device: Literal["auto", "cpu", "cuda"]

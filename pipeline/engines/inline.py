@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stages.contract.records import Record, is_among
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Device, Stage
-from stages.read import Reader, Shard, SkippedRow, read_shard
+from stages.read import Piece, Reader, SkippedRow, read_piece
 from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
@@ -37,21 +37,21 @@ def rows_per_call(model: Stage, device: Device | None = None) -> int:
     return -(-max(BATCH_ROWS, size * model.batches_per_call(device)) // size) * size
 
 
-def samples_in(shards: Sequence[Shard]) -> int | None:
-    """Return the number of samples in shards; None if the reader does not know it before reading."""
-    counts = [shard.samples for shard in shards]
+def samples_in(pieces: Sequence[Piece]) -> int | None:
+    """Return the number of samples in pieces; None if the reader does not know it before reading."""
+    counts = [piece.samples for piece in pieces]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[str]], Any]) -> Iterator[Record]:
-    """Yield the records of an input shard.
+def read_records(reader: Reader, piece: Piece, on_end: Callable[[int, Counter[str]], Any]) -> Iterator[Record]:
+    """Yield the records of an input piece.
 
     on_end: Called after the last record with the number of samples, and of rows without one by
     reason.
     """
     samples = 0
     skipped: Counter[str] = Counter()
-    for item in read_shard(reader, shard):
+    for item in read_piece(reader, piece):
         if isinstance(item, SkippedRow):
             skipped[item.reason] += 1
         else:
@@ -88,7 +88,7 @@ def run_stages(stages: Sequence[Stage], records: list[Record], on_progress: Call
 @contextmanager
 def start(job: Job) -> Iterator[InlineEngine]:
     """Set up the stages of a job for the block, but for the last one."""
-    job.report.expected = samples_in(job.shards)
+    job.report.expected = samples_in(job.pieces)
     job.report.previous_rows = len(job.folder.journal.keys)
     with set_up((*job.steps.before, job.steps.model_stage)):
         yield InlineEngine(job)
@@ -124,8 +124,8 @@ class InlineEngine:
 
     def _read(self) -> Iterator[Record]:
         job = self.job
-        for number, shard in enumerate(job.shards):
-            yield from read_records(job.reader, shard, partial(job.report.read, number))
+        for number, piece in enumerate(job.pieces):
+            yield from read_records(job.reader, piece, partial(job.report.read, number))
 
     def _write(self, stages: Sequence[Stage], batch: list[Record], writer: ShardWriter) -> None:
         report = self.job.report

@@ -44,20 +44,20 @@ from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import (
     CaptionWorker,
     ModelWorker,
-    ShardSource,
+    PieceSource,
     ShardSpec,
     count_samples,
     run_warm_up,
     write_shards,
 )
 from pipeline.graph import Steps
-from pipeline.output.journal import make_entry, part_name
+from pipeline.output.journal import make_entry, piece_name
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.contract.tables import records_to_table
-from stages.read import Reader, Shard
+from stages.read import Piece, Reader
 from stages.shared.storage import absolute, is_local
 from stages.write import row_group_rows
 
@@ -87,7 +87,7 @@ def start(job: Job) -> Iterator[RayEngine]:
         ResourceError, OutputError: The surroundings no longer allow the run.
         WorkerCodeMismatch: A node has other code than the driver.
     """
-    job.report.expected = samples_in(job.shards)
+    job.report.expected = samples_in(job.pieces)
     has_segmenter = job.steps.segmenter is not None
     with connected(job.engine, job.folder.path, job.packages, has_segmenter=has_segmenter) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
@@ -135,28 +135,28 @@ class RayEngine:
         job = self.job
         report = job.report
         journal = job.folder.journal
-        names = [part_name(shard) for shard in job.shards]
+        names = [piece_name(piece) for piece in job.pieces]
 
         def on_read(number: int, samples: int, skipped: Counter[str], keys: Any) -> None:
             report.read(number, samples, skipped)
             journal.add(make_entry(names[number], keys, skipped=skipped))
 
         for number, name in enumerate(names):
-            if name in journal.parts:
-                report.read(number, *journal.parts[name])
+            if name in journal.pieces:
+                report.read(number, *journal.pieces[name])
         report.previous_rows = len(journal.keys)
-        todo = [(number, shard) for number, shard in enumerate(job.shards) if number not in report.reads]
+        todo = [(number, piece) for number, piece in enumerate(job.pieces) if number not in report.reads]
         with watching(self.ledger, report, job.on_progress, len(names), on_read):
             for entries in self._write_first(steps, first_records):
                 journal.add_shards(entries)
             keys = journal.keys_with(first_records)
             row_keys = ray.put(keys) if len(keys) else None
             if todo:
-                for entries in self._run_steps(steps, ShardSource(job.reader, todo, self.ledger, row_keys)):
+                for entries in self._run_steps(steps, PieceSource(job.reader, todo, self.ledger, row_keys)):
                     if entries.num_rows:  # none where all rows were there
                         journal.add_shards(entries)
             journal.flush()
-        _count_missing(report, job.reader, job.shards)
+        _count_missing(report, job.reader, job.pieces)
 
     def _write_first(self, steps: Steps, records: Sequence[Record]) -> Iterator[Any]:
         """Write the rows of the first images' records; yield the journal's entries of the shards."""
@@ -176,7 +176,7 @@ class RayEngine:
             columns=output.columns,
         )
 
-    def _run_steps(self, steps: Steps, source: ShardSource) -> Iterator[Any]:
+    def _run_steps(self, steps: Steps, source: PieceSource) -> Iterator[Any]:
         """Run the stages; yield the journal's entries of the shards as they are written."""
         device = self.pools.device
         batch = rows_per_batch(steps.model_stage, device)
@@ -227,10 +227,10 @@ class RayEngine:
         )
 
 
-def _count_missing(report: Report, reader: Reader, shards: Sequence[Shard]) -> None:
-    """Count the samples of shards that no worker has reported: counts may be lost with their worker."""
-    missing = [number for number in range(len(shards)) if number not in report.reads]
-    counts = ray.get([ray.remote(count_samples).remote(reader, shards[number]) for number in missing])
+def _count_missing(report: Report, reader: Reader, pieces: Sequence[Piece]) -> None:
+    """Count the samples of pieces that no worker has reported: counts may be lost with their worker."""
+    missing = [number for number in range(len(pieces)) if number not in report.reads]
+    counts = ray.get([ray.remote(count_samples).remote(reader, pieces[number]) for number in missing])
     for number, (samples, skipped) in zip(missing, counts, strict=True):
         report.read(number, samples, skipped)
 
@@ -259,8 +259,8 @@ def _on_device(pools: Pools, model: Any) -> Any:
 def _shared_places(job: Job) -> dict[str, str]:
     """The local places that all nodes have to see, by configuration key; all nodes see URLs."""
     places = {"output.path": str(job.folder.path)}
-    if job.shards:
-        places["input.path"] = job.shards[0].url
+    if job.pieces:
+        places["input.path"] = job.pieces[0].url
     for name in ("image_root", "phrases"):
         place = getattr(job.input, name, None)  # not every kind of input has an image root
         if place is not None:

@@ -25,7 +25,7 @@ and one answer; a worker that never comes back must not hold them up for ever.""
 SHOW_SECONDS: Final = 0.5
 
 LAST_EVENTS_SECONDS: Final = 30
-"""How long the driver waits at the end for the last read tasks' counts; missing shards are then counted again."""
+"""How long the driver waits at the end for the last read tasks' counts; missing pieces are then counted again."""
 
 ANSWER_SECONDS: Final = 60
 """How long the driver waits for the ledger: longer than its restart takes, not for ever where the cluster is gone."""
@@ -36,7 +36,7 @@ Event = tuple[str, tuple[Any, ...]]  # "read", or the name of one of `Report`'s 
 class Ledger:
     """The work that workers have in hand, and their reports; an actor on the driver's node.
 
-    If it dies, Ray starts it again, empty. Nothing is lost by that: input shards that it no
+    If it dies, Ray starts it again, empty. Nothing is lost by that: input pieces that it no
     longer knows are counted again, and a batch that killed its worker is tried whole once more.
     """
 
@@ -94,11 +94,11 @@ def start_ledger() -> Any:
 
 @contextlib.contextmanager
 def watching(
-    ledger: Any, report: Report, on_progress: Callable[[], None], shards: int, on_read: Callable[..., None]
+    ledger: Any, report: Report, on_progress: Callable[[], None], pieces: int, on_read: Callable[..., None]
 ) -> Iterator[None]:
-    """Fetch the ledger's events into the report while the block runs, and after it until all shards are counted.
+    """Fetch the ledger's events into the report while the block runs, and after it until all pieces are counted.
 
-    on_read: Called, in a thread, with the event of a shard of the input that was read to its end.
+    on_read: Called, in a thread, with the event of a piece of the input that was read to its end.
     """
     end = threading.Event()
 
@@ -123,6 +123,6 @@ def watching(
     fetch()
     # Events of other processes may arrive after their rows.
     deadline = time.monotonic() + LAST_EVENTS_SECONDS
-    while len(report.reads) < shards and time.monotonic() < deadline:
+    while len(report.reads) < pieces and time.monotonic() < deadline:
         time.sleep(0.1)
         fetch()

@@ -1,4 +1,4 @@
-"""The parts that run in Ray's workers: reading input shards, and stages over Arrow tables.
+"""The parts that run in Ray's workers: reading input pieces, and stages over Arrow tables.
 
 A worker that dies (killed for its memory, its node gone, a fault in a decoder) costs no row and
 stops no run: Ray gives its batch to another worker, again and again. That is a loss where the
@@ -44,12 +44,12 @@ from stages.contract.records import Record, is_among
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Stage
 from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
-from stages.read import Reader, Shard
+from stages.read import Piece, Reader
 from stages.shared.storage import AnyPath, replacing
 from stages.write import RollingParquet
 
 READ_TASKS: Final = 4000
-"""Maximum number of read tasks; each reads several input shards where there are more. A task
+"""Maximum number of read tasks; each reads several input pieces where there are more. A task
 costs Ray about 20 ms, and one whose worker dies is done again as a whole."""
 
 MOST_DEATHS: Final = 3
@@ -264,24 +264,24 @@ def _run_single(stages: Sequence[Stage], record: Record, on_progress: Callable[.
     return answer
 
 
-class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
-    """The input's shards as read tasks, which give small rows without the pixels of images.
+class PieceSource(Datasource):  # type: ignore[misc]  # ray is untyped
+    """The input's pieces as read tasks, which give small rows without the pixels of images.
 
     Args:
         reader: The reader of the input.
-        shards: The shards to read, with their numbers.
+        pieces: The pieces to read, with their numbers.
         ledger: The handle of the `Ledger`.
         row_keys: A reference to the sorted keys of samples that have a row already, which are
             left out; None if there are none.
     """
 
-    def __init__(self, reader: Reader, shards: Sequence[tuple[int, Shard]], ledger: Any, row_keys: Any = None) -> None:
+    def __init__(self, reader: Reader, pieces: Sequence[tuple[int, Piece]], ledger: Any, row_keys: Any = None) -> None:
         super().__init__()
         self._reader = reader
         self._ledger = ledger
         self._row_keys = row_keys
-        size = -(-len(shards) // READ_TASKS)
-        self._groups = [shards[i : i + size] for i in range(0, len(shards), size)]
+        size = -(-len(pieces) // READ_TASKS)
+        self._groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
 
     @property
     def tasks(self) -> int:
@@ -299,12 +299,12 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[Any]:
-        """Return a task for each shard, or for several shards where there are thousands."""
+        """Return a task for each piece, or for several pieces where there are thousands."""
         return [
             ReadTask(
                 functools.partial(_read, self._reader, group, self._ledger, self._row_keys),
                 BlockMetadata(
-                    num_rows=samples_in([shard for _, shard in group]),
+                    num_rows=samples_in([piece for _, piece in group]),
                     size_bytes=None,
                     input_files=None,
                     exec_stats=None,
@@ -315,15 +315,15 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
         ]
 
 
-def count_samples(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
-    """Return the samples of an input shard, and its rows that give none by reason."""
+def count_samples(reader: Reader, piece: Piece) -> tuple[int, Counter[str]]:
+    """Return the samples of an input piece, and its rows that give none by reason."""
     counts: list[tuple[int, Counter[str]]] = []
-    for _ in read_records(reader, shard, lambda *read: counts.append(read)):
+    for _ in read_records(reader, piece, lambda *read: counts.append(read)):
         pass
     return counts[0]
 
 
-def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, row_keys: Any) -> Iterator[Any]:
+def _read(reader: Reader, group: Sequence[tuple[int, Piece]], ledger: Any, row_keys: Any) -> Iterator[Any]:
     leave_at_exit()
     ordered_keys: NDArray[np.int64] = np.empty(0, np.int64) if row_keys is None else ray.get(row_keys)
     work = f"read:{group[0][0]}"
@@ -331,10 +331,10 @@ def _read(reader: Reader, group: Sequence[tuple[int, Shard]], ledger: Any, row_k
         names = group[0][1].name if len(group) == 1 else f"{group[0][1].name} to {group[-1][1].name}"
         raise InputError(f"{deaths} workers died while they read {names}, out of memory or by a fault in a library")
     events: list[Event] = []
-    for number, shard in group:
+    for number, piece in group:
         keys: list[int] = []
         counts: list[Any] = []
-        samples = read_records(reader, shard, lambda *read, counts=counts: counts.extend(read))
+        samples = read_records(reader, piece, lambda *read, counts=counts: counts.extend(read))
         records = (record for record in _note_keys(samples, keys) if not is_among(keys[-1], ordered_keys))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)

@@ -185,7 +185,7 @@ def process_input(
     Raise InputError if the input lacks some of the samples.
     """
     missing_ids = set(names)
-    samples = reader.samples(reader.shards())
+    samples = reader.samples(reader.pieces())
 
     def select_records() -> Iterator[Record]:
         while missing_ids and (sample := next(samples, None)) is not None:  # nothing is read after the last one

@@ -32,7 +32,7 @@ from pipeline.pictures import shrink_map
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage
-from stages.read import plan_shards
+from stages.read import plan_pieces
 from stages.truth import read_truth
 
 MIN_RETRIEVED: Final = 0.75
@@ -174,7 +174,7 @@ def check_model(graph: Graph) -> ModelCheck:
     """
     phrases_stage, prepare = graph.before
     with set_up(graph.stages):
-        samples = [Record.start(sample) for sample in graph.reader.samples(plan_shards(graph.reader))]
+        samples = [Record.start(sample) for sample in graph.reader.samples(plan_pieces(graph.reader))]
         records = phrases_stage.process(samples)
         cosines = _cosines(graph.model_stage, prepare.process(records))
         start = time.perf_counter()

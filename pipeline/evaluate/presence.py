@@ -183,7 +183,7 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
         graph = replace(graph, model_stage=graph.model_stage.with_presence(None))
         with set_up((*graph.before, graph.model_stage)):
-            fit = fit_to_samples(graph, first_samples(graph.reader, graph.reader.shards(), CAPTIONED)).presence
+            fit = fit_to_samples(graph, first_samples(graph.reader, graph.reader.pieces(), CAPTIONED)).presence
     if fit.calibration is None:
         raise InputError(f"{dataset}: {fit.in_words()}")
     write_file("out", out, fit.calibration.to_json())

@@ -156,7 +156,7 @@ class DatasetFolder:
             previous: The run in the folder.
             run_info: More plain values to store of this run; a resumed run has them in
                 `PreviousRun.run`.
-            same_input: Whether the run in the folder had the same input, so that parts of it
+            same_input: Whether the run in the folder had the same input, so that pieces of it
                 are not read again.
         """
         self._replaces = previous.replaces

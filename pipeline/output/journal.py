@@ -1,4 +1,4 @@
-"""The journal of a run: the shards that hold its rows, and the parts of the input that were read to their end.
+"""The journal of a run: the shards that hold its rows, and the pieces of the input that were read to their end.
 
 A worker writes a shard, which appears in its folder whole or not at all, and hands its name,
 size and keys to the driver. Only the driver writes the journal: now and then a file
@@ -12,7 +12,7 @@ attempt, and takes over as follows:
 2. Shards that are missing, damaged or of another size are found by one listing of their folder.
    Their rows are done again, unless the shard can be read. A shard with rows that another one has
    is deleted.
-3. A part of the input is not read again if it was read to its end and each of its samples has a
+3. A piece of the input is not read again if it was read to its end and each of its samples has a
    row.
 
 Shards of one process are numbered. That process has no late workers, so its shards always
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from pipeline.output.shards import keys_of, map_in_threads, names_in
 from stages.contract.errors import ResumeError, one_line
 from stages.contract.records import Record
-from stages.read import Shard
+from stages.read import Piece
 from stages.shared.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 
 WORKER_SHARD_NAME: Final = re.compile(r"(\d{4,})-[0-9a-f]{32}-\d+\.parquet")
@@ -49,7 +49,7 @@ _FIRST: Final = "00000.parquet"
 _SCHEMA: Final = pa.schema(
     [("name", pa.string()), ("bytes", pa.int64()), ("keys", pa.list_(pa.int64())), ("skipped", pa.string())]
 )
-"""A row is a shard; or, where `bytes` is null, a part of the input, with the rows that gave no sample as JSON."""
+"""A row is a shard; or, where `bytes` is null, a piece of the input, with the rows that gave no sample as JSON."""
 
 FLUSH_SECONDS: Final = 5.0
 FLUSH_SHARE: Final = 0.01
@@ -58,9 +58,9 @@ they have lasted: so it has some hundreds of files, and what a killed driver had
 is a hundredth of its shards."""
 
 
-def part_name(shard: Shard) -> str:
-    """Return the name of a part of the input, which depends on its extent."""
-    return blake2b(repr(shard).encode(), digest_size=16).hexdigest()
+def piece_name(piece: Piece) -> str:
+    """Return the name of a piece of the input, which depends on its extent."""
+    return blake2b(repr(piece).encode(), digest_size=16).hexdigest()
 
 
 def shard_stem(sample_ids: Sequence[str], attempt: int) -> str:
@@ -75,9 +75,9 @@ def make_entry(
     size_bytes: int | None = None,
     skipped: Mapping[str, int] | None = None,
 ) -> Any:
-    """Return an entry, an Arrow table of one row: a shard with its bytes, or a part of the input that was read.
+    """Return an entry, an Arrow table of one row: a shard with its bytes, or a piece of the input that was read.
 
-    keys: The keys of the samples of the shard, or of the part. skipped: The part's rows without
+    keys: The keys of the samples of the shard, or of the piece. skipped: The piece's rows without
     a sample, by reason.
     """
     row = {"name": name, "bytes": size_bytes, "keys": keys, "skipped": json.dumps(skipped)}
@@ -92,14 +92,14 @@ class Journal:
         folder: The folder of the journal.
         keys: The keys of the samples that had rows before, sorted.
         shards: The names of the shards that count.
-        parts: The parts of the input that are done: samples, and rows without a sample by reason.
+        pieces: The pieces of the input that are done: samples, and rows without a sample by reason.
         lost: The number of shards of previous attempts that are missing.
     """
 
     folder: AnyPath
     keys: NDArray[np.int64]
     shards: set[str]
-    parts: dict[str, tuple[int, Counter[str]]]
+    pieces: dict[str, tuple[int, Counter[str]]]
     lost: int = 0
     _queue: deque[Any] = field(default_factory=deque)  # entries to write
     _files: int = 0
@@ -125,7 +125,7 @@ class Journal:
             self.flush()
 
     def add(self, entries: Any) -> None:
-        """Note parts of the input that were read to their end."""
+        """Note pieces of the input that were read to their end."""
         self._queue.append(entries)
 
     def flush(self) -> None:
@@ -160,7 +160,7 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
     journal = pa.concat_tables([_SCHEMA.empty_table(), *map_in_threads(_read, files)])
     is_shard = pc.is_valid(journal["bytes"])
     shards = journal.filter(is_shard)
-    parts = journal.filter(pc.invert(is_shard))
+    pieces = journal.filter(pc.invert(is_shard))
     size_of = sizes_in(data, "*.parquet")
     sizes = {path.name: size for path, size in size_of.items()}
     names = shards["name"].to_pylist()
@@ -177,20 +177,20 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
             paths.append(path)
     table = pa.concat_tables([whole_shards, *_entries_of(paths, np.sort(_keys(whole_shards)), size_of, on_damage)])
     keys = np.sort(_keys(table))
-    is_done = [same_input and bool(_are_among(part.values.to_numpy(), keys).all()) for part in parts["keys"]]
-    parts = parts.filter(pa.array(is_done, pa.bool_()))
+    is_done = [same_input and bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]]
+    pieces = pieces.filter(pa.array(is_done, pa.bool_()))
     folder = marks / f"journal-{1 + max([*attempts, *map(_number, previous)]):04d}"
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / _FIRST, pa.concat_tables([table, parts]))
+    _write(folder / _FIRST, pa.concat_tables([table, pieces]))
     for path in previous:
         remove_tree(path)
-    counts = pc.list_value_length(parts["keys"]).to_pylist()
-    skipped = [Counter[str](json.loads(text)) for text in parts["skipped"].to_pylist()]
+    counts = pc.list_value_length(pieces["keys"]).to_pylist()
+    skipped = [Counter[str](json.loads(text)) for text in pieces["skipped"].to_pylist()]
     return Journal(
         folder=folder,
         keys=keys,
         shards=set(table["name"].to_pylist()),
-        parts=dict(zip(parts["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True)),
+        pieces=dict(zip(pieces["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True)),
         lost=len(names) - sum(name in sizes for name in names),
     )
 

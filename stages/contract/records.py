@@ -167,7 +167,7 @@ class HeatMap:
         values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
         similarity: Cosine of image and phrase, -1 .. 1; Grad-ECLIP's gradients are those of
             this value.
-        fault: "" or the reason why the map is all zeros: "constant", "empty" or "non_finite".
+        fault: "" or the reason why the map is all zeros: "constant", "empty" or "not_finite".
         shift_cells: Distance of the values from the centres of their cells, to the right and
             down; not 0 for convolutions, see `geometry.resize_shifted`.
         presence: Probability that the phrase is in the image, 0 .. 1, if as many phrases are

@@ -96,7 +96,7 @@ _FAULTS = {
     "": "no part of its heat map passed the cleaning",
     "constant": "the similarity of all patches is the same",
     "empty": "its heat map is zero everywhere",
-    "non_finite": "its heat map is not finite",
+    "not_finite": "its heat map is not finite",
     "no_map": "the source of regions has no box of that name",
 }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stages.contract.geometry import round_to_multiple
 
-FAULTS: Final = ("", "constant", "empty", "non_finite")  # Why a map is all zeros, by number
+FAULTS: Final = ("", "constant", "empty", "not_finite")  # Why a map is all zeros, by number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

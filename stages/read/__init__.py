@@ -1,4 +1,4 @@
-"""Readers: captioned images of any kind as `Sample`s, in shards.
+"""Readers: captioned images of any kind as `Sample`s, in pieces.
 
 docs/extend.md says how to add a kind.
 """
@@ -12,24 +12,24 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable, with_absolute_files
-from stages.read.base import CutReader, Reader, ReaderConfig, Shard, SkippedRow, read_shard
+from stages.read.base import CutReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
 from stages.read.find import find_files, fingerprint_of, kind_of
-from stages.read.plan import grouped_rows, plan_shards
+from stages.read.plan import grouped_rows, plan_pieces
 from stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
     "READERS",
     "InputConfig",
+    "Piece",
     "Reader",
     "ReaderConfig",
-    "Shard",
     "SkippedRow",
     "grouped_rows",
     "guess_kind",
     "input_fingerprint",
     "make_reader",
-    "plan_shards",
-    "read_shard",
+    "plan_pieces",
+    "read_piece",
 ]  # fmt: skip
 
 READERS: Final[KindTable[Reader]] = KindTable(
@@ -54,7 +54,7 @@ def make_reader(config: InputConfig) -> Reader:
     ...     path = Path(folder, "captions.jsonl")
     ...     _ = path.write_text('{"image": "1.jpg", "caption": "a red cup"}')
     ...     reader = make_reader(READERS.config(guess_kind(str(path))))
-    ...     [(sample.sample_id, sample.captions) for sample in reader.samples(reader.shards())]
+    ...     [(sample.sample_id, sample.captions) for sample in reader.samples(reader.pieces())]
     [('captions.jsonl:1', ('a red cup',))]
     """
     reader = READERS[config.kind](with_absolute_files(config))

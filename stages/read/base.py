@@ -1,8 +1,8 @@
-"""The contract of readers, the parts of an input (`Shard`), and rows that are left out (`SkippedRow`).
+"""The contract of readers, the pieces of an input, and rows that are left out (`SkippedRow`).
 
-A reader works in two steps. `shards()` plans on the driver: it finds the files, rejects an
-input that cannot be read as a whole, and cuts the rest into parts. `read(shard)` runs on any
-worker and gives exactly one `Sample` or `SkippedRow` for every row of the part, in the order of
+A reader works in two steps. `pieces()` plans on the driver: it finds the files, rejects an
+input that cannot be read as a whole, and cuts the rest into pieces. `read(piece)` runs on any
+worker and gives exactly one `Sample` or `SkippedRow` for every row of the piece, in the order of
 the input; rows of one image may share a sample (`plan`). The samples do not depend on the cuts.
 """
 
@@ -76,27 +76,27 @@ class ReaderConfig(BaseModel):
         """The name of the input, or of the part that is read, for people."""
         return "the input" if self.part is None else f"part {self.part} of the input"
 
-    def take_part(self, shards: Sequence[Shard]) -> Sequence[Shard]:
-        """Return the shards of this part.
+    def take_part(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """Return the pieces of this part.
 
-        The first and the last may be cut: parts differ by one sample at most. If a shard does
-        not know its number of samples, parts consist of whole shards: counting would read the
+        The first and the last may be cut: parts differ by one sample at most. If a piece does
+        not know its number of samples, parts consist of whole pieces: counting would read the
         input.
         """
         number, parts = (int(text) for text in (self.part or "1/1").split("/"))
-        has_counts = all(shard.samples is not None for shard in shards)
-        counts = [(shard.samples or 0) if has_counts else 1 for shard in shards]
+        has_counts = all(piece.samples is not None for piece in pieces)
+        counts = [(piece.samples or 0) if has_counts else 1 for piece in pieces]
         start, stop = (place * sum(counts) // parts for place in (number - 1, number))
-        part: list[Shard] = []
-        for shard, count, end in zip(shards, counts, accumulate(counts), strict=True):
+        part: list[Piece] = []
+        for piece, count, end in zip(pieces, counts, accumulate(counts), strict=True):
             first = max(start, end - count)
             last = min(stop, end)
             if last - first == count:
-                part.append(shard)
+                part.append(piece)
             elif first < last:
                 part.append(
                     replace(
-                        shard,
+                        piece,
                         skip=first - end + count,
                         samples=last - first,
                         rows=None,
@@ -117,14 +117,17 @@ class ReaderConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """A part of the input that one worker reads at once. Small and picklable.
+class Piece:
+    """A piece of the input, which one worker reads at once. Small and picklable.
+
+    `input.part` and `ReaderConfig.take_part` are about the share of a whole run: many pieces. The
+    files that a run writes are shards.
 
     Attributes:
         url: Absolute location of the file.
         name: The path relative to the input's common folder, for sample ids and messages.
-        start: Begin of the part: a byte (jsonl, csv), a row group (parquet), else a row.
-        stop: End of the part, exclusive, in the same unit; None for the end of the file.
+        start: Begin of the piece: a byte (jsonl, csv), a row group (parquet), else a row.
+        stop: End of the piece, exclusive, in the same unit; None for the end of the file.
         first_row: Number of the first row in messages: lines count from 1, Parquet rows from 0.
         skip: Number of samples at the begin that are left out, see `CutReader`.
         samples: Number of samples after these; None if they are not known before reading.
@@ -175,7 +178,7 @@ class Reader(ABC):
     def __init__(self, config: Any) -> None: ...
 
     @abstractmethod
-    def shards(self) -> list[Shard]:
+    def pieces(self) -> list[Piece]:
         """Plan the input, on the driver. An input without rows gives an empty list.
 
         Raises:
@@ -184,22 +187,22 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the rows of one shard, in order; bad rows are samples with an `error`.
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        """Yield the rows of one piece, in order; bad rows are samples with an `error`.
 
-        Raise InputError if the shard's file is gone since the input was planned.
+        Raise InputError if the piece's file is gone since the input was planned.
         """
 
-    def samples(self, shards: Iterable[Shard]) -> Iterator[Sample]:
-        """Yield all samples of some shards, in order. Raise InputError as `read_shard`."""
-        for shard in shards:
-            for item in read_shard(self, shard):
+    def samples(self, pieces: Iterable[Piece]) -> Iterator[Sample]:
+        """Yield all samples of some pieces, in order. Raise InputError as `read_piece`."""
+        for piece in pieces:
+            for item in read_piece(self, piece):
                 if isinstance(item, Sample):
                     yield item
 
 
 class CutReader(Reader):
-    """Read cut shards of another reader: the `samples` after the first `skip`.
+    """Read cut pieces of another reader: the `samples` after the first `skip`.
 
     With a `limit`, the input is at most so many samples at its begin; a `SkippedRow` counts as
     one.
@@ -209,44 +212,44 @@ class CutReader(Reader):
         self._reader = reader
         self._limit = limit
 
-    def shards(self) -> list[Shard]:
+    def pieces(self) -> list[Piece]:
         """Plan the input.
 
-        With a limit, shards that do not know their number of samples are read to count them.
+        With a limit, pieces that do not know their number of samples are read to count them.
         """
         if self._limit is None:
-            return self._reader.shards()
-        shards: list[Shard] = []
+            return self._reader.pieces()
+        pieces: list[Piece] = []
         remaining = self._limit
-        for shard in self._reader.shards():
+        for piece in self._reader.pieces():
             if remaining == 0:
                 break
-            rows = shard.samples
+            rows = piece.samples
             if rows is None:
-                rows = sum(1 for _ in islice(self._reader.read(shard), remaining))
+                rows = sum(1 for _ in islice(self._reader.read(piece), remaining))
             is_whole = rows <= remaining
-            shards.append(replace(shard, samples=rows) if is_whole else replace(shard, samples=remaining, rows=None))
+            pieces.append(replace(piece, samples=rows) if is_whole else replace(piece, samples=remaining, rows=None))
             remaining -= min(rows, remaining)
-        return shards
+        return pieces
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
         """See `Reader.read`."""
-        rows = self._reader.read(shard)
+        rows = self._reader.read(piece)
         with closing(rows):  # type: ignore[type-var]  # readers are generators
             yield from islice(
                 rows,
-                shard.skip,
-                None if shard.samples is None else shard.skip + shard.samples,
+                piece.skip,
+                None if piece.samples is None else piece.skip + piece.samples,
             )
 
 
-def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | SkippedRow]:
-    """Yield the rows of one shard as `Reader.read` does, for runs, which also write.
+def read_piece(reader: Reader, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    """Yield the rows of one piece as `Reader.read` does, for runs, which also write.
 
     Raise InputError if the disk or the network fails: a run would take an OSError for an error
     of writing, since object storage does not distinguish the two.
     """
     try:
-        yield from reader.read(shard)
+        yield from reader.read(piece)
     except OSError as error:
-        raise InputError(f"cannot read {shard.url}: {error.strerror or one_line(error)}") from error
+        raise InputError(f"cannot read {piece.url}: {error.strerror or one_line(error)}") from error

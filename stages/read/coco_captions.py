@@ -11,7 +11,7 @@ image without captions is a row without captions, and a caption of an unknown im
 "annotation:ID". Images are usually in another folder than the JSON: set `image_root`.
 
 A JSON cannot be read in parts. So planning loads it whole, which takes about 6 times its size
-in memory, and each shard carries its rows, compressed: about 0.1 MB for 1,000 images with five
+in memory, and each piece carries its rows, compressed: about 0.1 MB for 1,000 images with five
 captions.
 """
 
@@ -26,7 +26,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, Reason, RowFault
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, ReaderConfig, Shard, SkippedRow
+from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
@@ -40,7 +40,7 @@ class CocoCaptionsInput(ReaderConfig):
     image_root: str | None = Field(
         None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
     )
-    shard_size: int = Field(
+    piece_size: int = Field(
         1000,
         ge=1,
         le=100_000,
@@ -68,27 +68,27 @@ class CocoCaptionsReader(Reader):
         )
         self.rows = RowParser.of(fields)
 
-    def shards(self) -> list[Shard]:
-        """Plan the input; the shards carry their rows."""
+    def pieces(self) -> list[Piece]:
+        """Plan the input; the pieces carry their rows."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
-        shards: list[Shard] = []
+        pieces: list[Piece] = []
         keys = array("q")
         for file in files:
             rows = _rows_of(file)
             keys.extend(stable_key(self.rows.id_of(row, place)) for place, row, _, _ in rows)
-            shards += plan_rows(file.url, file.name, rows, self.config.shard_size)
-        return mark_repeats(shards, keys)
+            pieces += plan_rows(file.url, file.name, rows, self.config.piece_size)
+        return mark_repeats(pieces, keys)
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the samples of a shard."""
-        return unique_samples((self._sample(row, shard) for row in carried_rows(shard)), shard)
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        """Yield the samples of a piece."""
+        return unique_samples((self._sample(row, piece) for row in carried_rows(piece)), piece)
 
-    def _sample(self, carried_image: CarriedImage, shard: Shard) -> Sample:
+    def _sample(self, carried_image: CarriedImage, piece: Piece) -> Sample:
         place, row, reason, detail = carried_image
         if reason is not None:
             return bad_row(place, RowFault(reason, detail), self.rows.id_of(row, place))
-        return self.rows.sample(row, place=place, shard=shard)
+        return self.rows.sample(row, place=place, piece=piece)
 
 
 def _rows_of(file: SourceFile) -> list[CarriedImage]:

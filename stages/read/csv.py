@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Final, Literal
 
 from stages.contract.errors import InputError, RowFault
-from stages.read.base import COMPRESSION_SUFFIXES, Shard
+from stages.read.base import COMPRESSION_SUFFIXES, Piece
 from stages.read.find import SourceFile
 from stages.read.lines import Fields, LinesConfig, LinesReader
 from stages.read.rows import is_storable, shorten
@@ -37,16 +37,16 @@ class CsvReader(LinesReader):
     config_type: ClassVar = CsvInput
     suffixes: ClassVar = tuple(f".{kind}{end}" for kind in ("csv", "tsv", "tab") for end in COMPRESSION_SUFFIXES)
 
-    def whole_file(self, file: SourceFile) -> Shard:
-        """Return the shard of a file; it carries the delimiter and the columns."""
+    def whole_file(self, file: SourceFile) -> Piece:
+        """Return the piece of a file; it carries the delimiter and the columns."""
         table = json.dumps(self._table(file)).encode()
-        return Shard(url=file.url, name=file.name, first_row=1, payload=table)
+        return Piece(url=file.url, name=file.name, first_row=1, payload=table)
 
-    def fields(self, shard: Shard) -> Iterator[Fields]:
+    def fields(self, piece: Piece) -> Iterator[Fields]:
         """Yield the rows below the header, each with as many fields as the header or with its fault."""
-        delimiter, header = json.loads(shard.payload)
-        for index, (number, position, fields) in enumerate(_rows(shard, delimiter)):
-            if index == 0 and shard.start == 0:
+        delimiter, header = json.loads(piece.payload)
+        for index, (number, position, fields) in enumerate(_rows(piece, delimiter)):
+            if index == 0 and piece.start == 0:
                 continue
             row: dict[str, str | None] | RowFault
             if isinstance(fields, RowFault):
@@ -79,8 +79,8 @@ class CsvReader(LinesReader):
         raise max(errors, key=lambda error: str(error).count("', '"))  # the one with the most columns
 
     def _header(self, file: SourceFile, delimiter: str) -> list[str]:
-        shard = Shard(url=file.url, name=file.name, first_row=1)
-        fields = next((fields for _, _, fields in _rows(shard, delimiter)), [])
+        piece = Piece(url=file.url, name=file.name, first_row=1)
+        fields = next((fields for _, _, fields in _rows(piece, delimiter)), [])
         if isinstance(fields, RowFault):
             raise InputError(f"{file.url}: the header cannot be read: {fields.error.detail}")
         if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
@@ -95,7 +95,7 @@ class CsvReader(LinesReader):
         return header
 
 
-def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | RowFault]]:
+def _rows(piece: Piece, delimiter: str) -> Iterator[tuple[int, int, list[str] | RowFault]]:
     """Number of each row's first line, its first byte, and its fields or its fault."""
     row: list[tuple[int, int, RowFault | None]] = []  # number, first byte and fault of its lines
 
@@ -109,8 +109,8 @@ def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | 
                 text = content.decode("utf-8", "surrogateescape")
                 yield (text.removeprefix("\ufeff") if position == 0 else text) + "\n"
 
-    with open_plain(shard.url) as file:
-        lines = texts(iter_lines(file, shard.start, shard.stop, shard.first_row))
+    with open_plain(piece.url) as file:
+        lines = texts(iter_lines(file, piece.start, piece.stop, piece.first_row))
         quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
         rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
         while True:

@@ -5,7 +5,7 @@ without a text has no captions; the phrases stage reports it. A text without an 
 error missing_image. Images that differ only in their extension share a text. The id of a sample
 is the path of its image in the folder.
 
-Planning lists the folder once; each shard carries the names of its files, compressed.
+Planning lists the folder once; each piece carries the names of its files, compressed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, ReaderConfig, Shard, SkippedRow
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import decode_text, shorten
@@ -39,7 +39,7 @@ class FolderInput(ReaderConfig):
     """Keys of `input` for `kind: folder`."""
 
     kind: Literal["folder"] = "folder"
-    shard_size: int = Field(
+    piece_size: int = Field(
         1000,
         ge=1,
         le=100_000,
@@ -57,7 +57,7 @@ class FolderReader(Reader):
     def __init__(self, config: FolderInput) -> None:
         self.config = config
 
-    def shards(self) -> list[Shard]:
+    def pieces(self) -> list[Piece]:
         """Plan the input. Raise InputError if no image of a folder has a text."""
         rows = _pair_files(find_files(self.config.path, (*IMAGE_SUFFIXES, TEXT_SUFFIX)))
         if not any(image and text for _, image, text in rows):
@@ -68,13 +68,13 @@ class FolderReader(Reader):
             )
         _, image, text = rows[0]
         folder = parent(image or text or "")
-        shards = list(plan_rows(folder, rows[0][0], rows, self.config.shard_size))
-        return mark_repeats(shards, array("q", (stable_key(name) for name, _, _ in rows)))
+        pieces = list(plan_rows(folder, rows[0][0], rows, self.config.piece_size))
+        return mark_repeats(pieces, array("q", (stable_key(name) for name, _, _ in rows)))
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the samples of a shard."""
-        rows: list[NamedPair] = carried_rows(shard)
-        return unique_samples(map(_sample, rows, _captions_of_all(rows)), shard)
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        """Yield the samples of a piece."""
+        rows: list[NamedPair] = carried_rows(piece)
+        return unique_samples(map(_sample, rows, _captions_of_all(rows)), piece)
 
 
 def _sample(pair: NamedPair, captions: tuple[str, ...] | RowFault) -> Sample:

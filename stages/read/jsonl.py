@@ -5,10 +5,10 @@
 
 TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read
 without any setting. Blank lines are not rows. Planning reads each file once, to find where
-shards begin, and repeated ids.
+pieces begin, and repeated ids.
 
 In a `.json` file that is one list, rows count from 1 as lines do. Such a file cannot be read in
-parts: planning loads it whole, which takes about 6 times its size in memory, and each shard
+parts: planning loads it whole, which takes about 6 times its size in memory, and each piece
 carries its rows, compressed.
 """
 
@@ -25,7 +25,7 @@ from itertools import islice
 from typing import Any, ClassVar, Final, Literal
 
 from stages.contract.errors import InputError, RowFault, one_line
-from stages.read.base import COMPRESSION_SUFFIXES, Shard
+from stages.read.base import COMPRESSION_SUFFIXES, Piece
 from stages.read.find import SourceFile
 from stages.read.lines import Fields, LinesConfig, LinesReader
 from stages.read.rows import json_object
@@ -47,36 +47,36 @@ class JsonlReader(LinesReader):
     config_type: ClassVar = JsonlInput
     suffixes: ClassVar = tuple(f".{kind}{end}" for kind in ("jsonl", "ndjson") for end in COMPRESSION_SUFFIXES)
 
-    def whole_file(self, file: SourceFile) -> Shard:
-        """Return the shard of a file; it carries the elements of a list as lines.
+    def whole_file(self, file: SourceFile) -> Piece:
+        """Return the piece of a file; it carries the elements of a list as lines.
 
         Raise InputError for a file of ten rows or more if none of its first rows has an image,
         or a caption.
         """
         lines = _lines_of_list(file.url)
         payload = b"" if lines is None else zlib.compress(lines)
-        shard = Shard(url=file.url, name=file.name, first_row=1, payload=payload)
-        self._probe(shard)
-        return shard
+        piece = Piece(url=file.url, name=file.name, first_row=1, payload=payload)
+        self._probe(piece)
+        return piece
 
-    def shards(self) -> list[Shard]:
-        """See `LinesReader.shards`. Shards of a list carry their own elements."""
-        shards = super().shards()
-        lists = {payload: zlib.decompress(payload) for payload in {shard.payload for shard in shards} if payload}
-        for number, shard in enumerate(shards):
-            if shard.payload:
-                lines = lists[shard.payload][shard.start : shard.stop]
-                shards[number] = replace(shard, start=0, stop=None, payload=zlib.compress(lines))
-        return shards
+    def pieces(self) -> list[Piece]:
+        """See `LinesReader.pieces`. Pieces of a list carry their own elements."""
+        pieces = super().pieces()
+        lists = {payload: zlib.decompress(payload) for payload in {piece.payload for piece in pieces} if payload}
+        for number, piece in enumerate(pieces):
+            if piece.payload:
+                lines = lists[piece.payload][piece.start : piece.stop]
+                pieces[number] = replace(piece, start=0, stop=None, payload=zlib.compress(lines))
+        return pieces
 
-    def fields(self, shard: Shard) -> Iterator[Fields]:
+    def fields(self, piece: Piece) -> Iterator[Fields]:
         """Yield the lines that are not blank."""
-        with _open(shard) as stream:
+        with _open(piece) as stream:
             for number, position, content in iter_lines(
                 stream,
-                shard.start,
-                shard.stop,
-                shard.first_row,
+                piece.start,
+                piece.stop,
+                piece.first_row,
             ):
                 if isinstance(content, RowFault):
                     yield number, position, content
@@ -86,25 +86,25 @@ class JsonlReader(LinesReader):
                     except RowFault as fault:
                         yield number, position, fault
 
-    def _probe(self, shard: Shard) -> None:
+    def _probe(self, piece: Piece) -> None:
         """Raise InputError if none of a file's first rows has an image, or none has a caption."""
         names: dict[str, None] = {}
         count = 0
-        for _, _, row in islice(self.fields(shard), _PROBE_ROWS):
+        for _, _, row in islice(self.fields(piece), _PROBE_ROWS):
             if not isinstance(row, RowFault):
                 count += 1
                 names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
         if count >= _MIN_PROBE_ROWS:
-            expected = f"{shard.url}: none of the first {count} rows has the field"
+            expected = f"{piece.url}: none of the first {count} rows has the field"
             self.parser.check_columns(list(names), expected, all_configured=False)
 
 
 @contextmanager
-def _open(shard: Shard) -> Iterator[Stream]:
-    if shard.payload:
-        yield BytesIO(zlib.decompress(shard.payload))
+def _open(piece: Piece) -> Iterator[Stream]:
+    if piece.payload:
+        yield BytesIO(zlib.decompress(piece.payload))
     else:
-        with open_plain(shard.url) as stream:
+        with open_plain(piece.url) as stream:
             yield stream
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from stages.contract.errors import RowFault
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, ReaderConfig, Shard, SkippedRow
+from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import mark_repeats, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
@@ -36,7 +36,7 @@ Fields = tuple[int, int, Mapping[str, Any] | RowFault]
 class LinesConfig(ReaderConfig, FieldsConfig):
     """The common keys of `input` for tables of lines."""
 
-    shard_size: int = Field(
+    piece_size: int = Field(
         1000, ge=1, le=1_000_000, description="Samples that one worker reads at once; compressed files are not cut."
     )
     group_rows: bool = Field(
@@ -84,41 +84,41 @@ class LinesReader(Reader):
         self.parser = RowParser.of(config)
 
     @abstractmethod
-    def whole_file(self, file: SourceFile) -> Shard:
-        """Return the shard of a whole file.
+    def whole_file(self, file: SourceFile) -> Piece:
+        """Return the piece of a whole file.
 
         Raise InputError if the file cannot be read at all.
         """
 
     @abstractmethod
-    def fields(self, shard: Shard) -> Iterator[Fields]:
-        """Yield the rows of a shard, in order."""
+    def fields(self, piece: Piece) -> Iterator[Fields]:
+        """Yield the rows of a piece, in order."""
 
-    def shards(self) -> list[Shard]:
-        """Plan the input: each file is read once, to find where shards begin, and repeated ids."""
+    def pieces(self) -> list[Piece]:
+        """Plan the input: each file is read once, to find where pieces begin, and repeated ids."""
         files = find_files(self.config.path, self.suffixes)
         self.parser.check_image_root()
         keys = array("q")
         whole_files = [self.whole_file(file) for file in files]
         return mark_repeats(
-            [shard for file in whole_files for shard in self._cut(file, keys)],
+            [piece for file in whole_files for piece in self._cut(file, keys)],
             keys,
         )
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the samples of a shard."""
-        return unique_samples(map(_join_rows, self._groups(shard)), shard)
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        """Yield the samples of a piece."""
+        return unique_samples(map(_join_rows, self._groups(piece)), piece)
 
-    def _cut(self, file: Shard, keys: array[int]) -> list[Shard]:
-        """Cut a file into shards of `shard_size` samples, and append the keys of these.
+    def _cut(self, file: Piece, keys: array[int]) -> list[Piece]:
+        """Cut a file into pieces of `piece_size` samples, and append the keys of these.
 
-        A compressed file is one shard, since it has no random access.
+        A compressed file is one piece, since it has no random access.
         """
         firsts: list[Row] = []
         samples: list[int] = []
         rows: list[int] = []
         for count, group in enumerate(self._groups(file)):
-            if not firsts or (count % self.config.shard_size == 0 and not is_compressed(file.url)):
+            if not firsts or (count % self.config.piece_size == 0 and not is_compressed(file.url)):
                 firsts.append(group[0])
                 samples.append(0)
                 rows.append(0)
@@ -133,11 +133,11 @@ class LinesReader(Reader):
             for part, (first, stop) in enumerate(zip(firsts, stops, strict=False))
         ]
 
-    def _groups(self, shard: Shard) -> Iterator[list[Row]]:
+    def _groups(self, piece: Piece) -> Iterator[list[Row]]:
         """Yield the rows of each sample."""
         group: list[Row] = []
-        for number, position, fields in self.fields(shard):
-            row = Row(number, position, self._sample(fields, shard, safe_place(shard.name, number)))
+        for number, position, fields in self.fields(piece):
+            row = Row(number, position, self._sample(fields, piece, safe_place(piece.name, number)))
             if group and not (self.config.group_rows and len(group) < MOST_ROWS and row.follows(group[-1])):
                 yield group
                 group = []
@@ -145,10 +145,10 @@ class LinesReader(Reader):
         if group:
             yield group
 
-    def _sample(self, fields: Mapping[str, Any] | RowFault, shard: Shard, place: str) -> Sample:
+    def _sample(self, fields: Mapping[str, Any] | RowFault, piece: Piece, place: str) -> Sample:
         if isinstance(fields, RowFault):
             return bad_row(place, fields)
-        return self.parser.sample(fields, place=place, shard=shard)
+        return self.parser.sample(fields, place=place, piece=piece)
 
 
 def _join_rows(rows: Sequence[Row]) -> Sample:

@@ -31,7 +31,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_key
-from stages.read.base import Reader, ReaderConfig, Shard, SkippedRow
+from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import mark_repeats, unique_samples
@@ -57,8 +57,8 @@ class ParquetInput(ReaderConfig, FieldsConfig):
         "`bytes`, `img` that holds bytes or a struct, else the only such struct, else a column "
         "of paths as in jsonl.",
     )
-    shard_size: int = Field(
-        1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a shard."
+    piece_size: int = Field(
+        1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a piece."
     )
 
 
@@ -81,7 +81,7 @@ class ParquetReader(Reader):
         self.config = config
         self.rows = RowParser.of(config)
 
-    def shards(self) -> list[Shard]:
+    def pieces(self) -> list[Piece]:
         """Plan the input by the footers of its files, and their ids."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
@@ -89,41 +89,41 @@ class ParquetReader(Reader):
             footers = list(pool.map(self._footer, files))
         if all(footer.damage for footer in footers):
             raise InputError(f"{files[0].url} is not a Parquet file: {footers[0].damage}")
-        shards: list[Shard] = []
+        pieces: list[Piece] = []
         for file, footer in zip(files, footers, strict=True):
-            shards += _cut(file, footer, self.config.shard_size)
+            pieces += _cut(file, footer, self.config.piece_size)
         if not any(footer.keys for footer in footers):
-            return shards
+            return pieces
         keys = array("q")
         for file, footer in zip(files, footers, strict=True):
             keys.extend(footer.keys or array("q", map(stable_key, _places(file, footer))))
-        return mark_repeats(shards, keys)
+        return mark_repeats(pieces, keys)
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the rows of a shard.
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        """Yield the rows of a piece.
 
         The remaining rows of a damaged row group are bad rows with places as ids.
         """
-        if shard.payload:
-            fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
-            yield bad_row(safe_place(shard.name, "footer"), fault)
+        if piece.payload:
+            fault = RowFault("bad_row", f"not a Parquet file, or damaged: {piece.payload.decode()}")
+            yield bad_row(safe_place(piece.name, "footer"), fault)
         else:
-            yield from unique_samples(self._items(shard), shard)
+            yield from unique_samples(self._items(piece), piece)
 
-    def _items(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        number = end = shard.first_row
-        with _open(shard.url) as file:
-            columns = Columns.of(file.schema_arrow, self.config, shard.url)
+    def _items(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        number = end = piece.first_row
+        with _open(piece.url) as file:
+            columns = Columns.of(file.schema_arrow, self.config, piece.url)
             parser = RowParser(fields=columns.fields, image_root=self.rows.image_root)
-            for group in range(shard.start, shard.stop or file.num_row_groups):
+            for group in range(piece.start, piece.stop or file.num_row_groups):
                 end += file.metadata.row_group(group).num_rows
                 try:
                     for row in _rows(file, group, columns.names, _BATCH_ROWS):
-                        yield _item(row, columns, parser, shard, number)
+                        yield _item(row, columns, parser, piece, number)
                         number += 1
                 except RowFault as fault:
                     for bad_number in range(number, end):
-                        yield bad_row(safe_place(shard.name, bad_number), fault)
+                        yield bad_row(safe_place(piece.name, bad_number), fault)
                 number = end
 
     def _footer(self, file: SourceFile) -> _Footer:
@@ -144,18 +144,18 @@ def _item(
     row: dict[str, Any],
     columns: Columns,
     parser: RowParser,
-    shard: Shard,
+    piece: Piece,
     number: int,
 ) -> Sample | SkippedRow:
     """Return the sample of a row; `number` counts the rows of the file from 0."""
-    place = safe_place(shard.name, number)
+    place = safe_place(piece.name, number)
     if columns.is_failed(row):
         return SkippedRow(reason="failed_download", source=place)
     return parser.sample(
         columns.with_path(row),
         place=place,
-        shard=shard,
-        default_id=columns.default_id(row, shard.name, place),
+        piece=piece,
+        default_id=columns.default_id(row, piece.name, place),
         image=partial(columns.inline_image, row, place),
     )
 
@@ -221,15 +221,15 @@ def _ids(file: Any, columns: Columns, name: str) -> Iterator[str]:
         number = end
 
 
-def _cut(file: SourceFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
+def _cut(file: SourceFile, footer: _Footer, piece_size: int) -> Iterator[Piece]:
     if footer.damage:
-        yield Shard(url=file.url, name=file.name, samples=1, payload=footer.damage.encode())
+        yield Piece(url=file.url, name=file.name, samples=1, payload=footer.damage.encode())
         return
     start = first_row = rows = 0
     for group, group_rows in enumerate(footer.group_rows):
         rows += group_rows
-        if rows >= shard_size or (rows and group + 1 == len(footer.group_rows)):
-            yield Shard(
+        if rows >= piece_size or (rows and group + 1 == len(footer.group_rows)):
+            yield Piece(
                 url=file.url,
                 name=file.name,
                 start=start,

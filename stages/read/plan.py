@@ -1,4 +1,4 @@
-"""Plan an input: repeated ids, shards that carry their rows, images that do not exist."""
+"""Plan an input: repeated ids, pieces that carry their rows, images that do not exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from stages.contract.errors import InputError, RowError, one_line
 from stages.contract.records import ImageRef, Sample
-from stages.read.base import Reader, Shard, SkippedRow
+from stages.read.base import Piece, Reader, SkippedRow
 from stages.read.rows import reject_repeat
 from stages.shared.storage import place_of
 
@@ -24,9 +24,9 @@ _FEWEST_FAULTS: Final = 10  # Rows without a usable image for which the whole in
 _FIRST_ROWS: Final = 1000  # Rows to search for these
 
 
-def grouped_rows(shards: Iterable[Shard]) -> str | None:
+def grouped_rows(pieces: Iterable[Piece]) -> str | None:
     """Return a sentence about an input with several rows in one sample; None if each row is a sample."""
-    counts = [(shard.rows, shard.samples) for shard in shards if shard.rows is not None and shard.samples is not None]
+    counts = [(piece.rows, piece.samples) for piece in pieces if piece.rows is not None and piece.samples is not None]
     rows, count = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
     if rows == count:
         return None
@@ -36,13 +36,13 @@ def grouped_rows(shards: Iterable[Shard]) -> str | None:
     )
 
 
-def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iterator[Shard]:
-    """Cut a file that cannot be read in parts: shards carry their rows, plain values, as compressed JSON."""
-    for start in range(0, len(rows), shard_size):
-        part = rows[start : start + shard_size]
+def plan_rows(url: str, name: str, rows: Sequence[Any], piece_size: int) -> Iterator[Piece]:
+    """Cut a file that cannot be read in parts: pieces carry their rows, plain values, as compressed JSON."""
+    for start in range(0, len(rows), piece_size):
+        part = rows[start : start + piece_size]
         stop = start + len(part)
         payload = zlib.compress(json.dumps(part, separators=(",", ":")).encode())
-        yield Shard(
+        yield Piece(
             url=url,
             name=name,
             start=start,
@@ -53,42 +53,42 @@ def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iter
         )
 
 
-def carried_rows(shard: Shard) -> list[Any]:
-    """Return the rows that a shard carries."""
-    rows: list[Any] = json.loads(zlib.decompress(shard.payload))
+def carried_rows(piece: Piece) -> list[Any]:
+    """Return the rows that a piece carries."""
+    rows: list[Any] = json.loads(zlib.decompress(piece.payload))
     return rows
 
 
-def mark_repeats(shards: Sequence[Shard], keys: array[int]) -> list[Shard]:
-    """Return shards that know which of their samples have the id of an earlier sample.
+def mark_repeats(pieces: Sequence[Piece], keys: array[int]) -> list[Piece]:
+    """Return pieces that know which of their samples have the id of an earlier sample.
 
     Args:
-        shards: Shards with `samples`.
+        pieces: Pieces with `samples`.
         keys: The `stable_key` of every sample's id, in order. It takes 8 bytes of memory for
             each sample. A run tells samples apart by the same key.
     """
     all_keys = np.frombuffer(keys, np.int64)
     sorted_keys = np.sort(all_keys)
     if (sorted_keys[1:] != sorted_keys[:-1]).all():
-        return list(shards)
+        return list(pieces)
     firsts = np.unique(all_keys, return_index=True)[1]
     repeats = np.setdiff1d(np.arange(len(all_keys)), firsts)
-    marked_shards = []
+    marked_pieces = []
     start = 0
-    for shard in shards:
-        stop = start + (shard.samples or 0)
+    for piece in pieces:
+        stop = start + (piece.samples or 0)
         first, last = repeats.searchsorted([start, stop])
-        marked_shards.append(replace(shard, repeats=tuple((repeats[first:last] - start).tolist())))
+        marked_pieces.append(replace(piece, repeats=tuple((repeats[first:last] - start).tolist())))
         start = stop
-    return marked_shards
+    return marked_pieces
 
 
 def unique_samples(
     samples: Iterable[Sample | SkippedRow],
-    shard: Shard,
+    piece: Piece,
 ) -> Iterator[Sample | SkippedRow]:
-    """Yield the samples of a shard; those with the id of an earlier sample as errors with another id."""
-    repeats = set(shard.repeats)
+    """Yield the samples of a piece; those with the id of an earlier sample as errors with another id."""
+    repeats = set(piece.repeats)
     for index, sample in enumerate(samples):
         if index in repeats and isinstance(sample, Sample):
             yield reject_repeat(sample)
@@ -96,22 +96,22 @@ def unique_samples(
             yield sample
 
 
-def plan_shards(reader: Reader) -> list[Shard]:
+def plan_pieces(reader: Reader) -> list[Piece]:
     """Plan an input, and check that at least one of its first image files exists.
 
-    Raise InputError as `Reader.shards` and `_first_images`, and if none of these images exists.
+    Raise InputError as `Reader.pieces` and `_first_images`, and if none of these images exists.
     """
-    shards = reader.shards()
-    images = _first_images(reader, shards)
+    pieces = reader.pieces()
+    images = _first_images(reader, pieces)
     why = ""
     for image in images:
         try:
             if place_of(image.url or "").is_file():
-                return shards
+                return pieces
         except OSError as error:
             why = f" ({error.strerror or one_line(error)})"
     if not images:
-        return shards
+        return pieces
     first = images[0]
     subject = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
     folder = (first.url or "").removesuffix(first.file_name)
@@ -122,14 +122,14 @@ def plan_shards(reader: Reader) -> list[Shard]:
     )
 
 
-def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
+def _first_images(reader: Reader, pieces: Iterable[Piece]) -> list[ImageRef]:
     """At most `_FIRST_IMAGES` images that are files; none if the input holds its images.
 
     Raise InputError.
     """
     images: list[ImageRef] = []
     faults: list[RowError] = []
-    items = (item for shard in shards for item in reader.read(shard))
+    items = (item for piece in pieces for item in reader.read(piece))
     with closing(items):
         for item in islice(items, _FIRST_ROWS):
             if not isinstance(item, Sample):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import InputError, RowError, RowFault, kind_of_value, one_line
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.read.base import Shard
+from stages.read.base import Piece
 from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.shared.storage import absolute, is_local, join, parent, place_of
 
@@ -137,7 +137,7 @@ class RowParser:
                     advice = "Conversations are not read: give each row the caption of its image"
                 raise InputError(f"{expected} {' or '.join(map(repr, absent))}, found {present}. {advice}")
 
-    def image_of(self, row: Mapping[str, Any], shard: Shard) -> ImageRef:
+    def image_of(self, row: Mapping[str, Any], piece: Piece) -> ImageRef:
         """Return the image at the row's path. Raise RowFault (bad_row, bad_location).
 
         Its `file_name` is relative to the image root, or without one to the common folder of
@@ -147,10 +147,10 @@ class RowParser:
         if self.image_root is not None:
             relative = relative_path(value, self.image_root)
             return ImageRef(file_name=relative, url=join(self.image_root, relative))
-        root = parent(shard.url)
+        root = parent(piece.url)
         relative = relative_path(value, root)
         return ImageRef(
-            file_name=posixpath.join(posixpath.dirname(shard.name), relative),
+            file_name=posixpath.join(posixpath.dirname(piece.name), relative),
             url=join(root, relative),
         )
 
@@ -173,7 +173,7 @@ class RowParser:
         row: Mapping[str, Any],
         *,
         place: str,
-        shard: Shard,
+        piece: Piece,
         default_id: str = "",
         image: Callable[[], ImageRef | None] = lambda: None,
     ) -> Sample:
@@ -194,7 +194,7 @@ class RowParser:
 
         no_captions = tuple[str, ...]()
         sample_id = note_fault(lambda: explicit_id(row, self.fields.names("id")), None)
-        reference = note_fault(lambda: image() or self.image_of(row, shard), NO_IMAGE)
+        reference = note_fault(lambda: image() or self.image_of(row, piece), NO_IMAGE)
         captions = note_fault(lambda: self.captions_of(row), no_captions)
         sample_id = sample_id or default_id or place
         return Sample(

@@ -34,7 +34,7 @@ TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-
 PEEK_BYTES: Final = 1024 * 1024  # Bytes at the begin of a file that show its kind
 
 _BLOCK_BYTES: Final = 1024 * 1024
-_PIECE_BYTES: Final = 64 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
 """Read size of a compressed file. A larger one loses more of the content before some damage."""
 
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
@@ -69,7 +69,7 @@ class InputFile:
 class Forward:
     """A stream that is only read forward: to seek, it reads and drops the bytes between.
 
-    The last piece can be read again, for tarfile: it steps back if a piece has no header.
+    The last chunk can be read again, for tarfile: it steps back if a chunk has no header.
     """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
@@ -83,7 +83,7 @@ class Forward:
         return self._position
 
     def seek(self, position: int) -> int:
-        """Go to a byte. Raise RowFault if it is before the last piece."""
+        """Go to a byte. Raise RowFault if it is before the last chunk."""
         if position < self._position:
             back = self._position - position
             if self._unread or back > len(self._last):
@@ -230,20 +230,20 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
         Fewer at the end and before damage, which the next call raises.
         """
         nonlocal damage
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
         remaining = size
         while remaining and damage is None:
             try:
-                piece: bytes = stream.read1(min(_PIECE_BYTES, remaining) if remaining > 0 else _PIECE_BYTES)
+                chunk: bytes = stream.read1(min(_CHUNK_BYTES, remaining) if remaining > 0 else _CHUNK_BYTES)
             except _DECOMPRESS_ERRORS as error:
                 damage = RowFault("bad_row", one_line(error))
                 break
-            if not piece:
+            if not chunk:
                 break
-            pieces.append(piece)
-            remaining -= len(piece) if remaining > 0 else 0
-        if damage is not None and (not pieces or size < 0):
+            chunks.append(chunk)
+            remaining -= len(chunk) if remaining > 0 else 0
+        if damage is not None and (not chunks or size < 0):
             raise damage
-        return b"".join(pieces)
+        return b"".join(chunks)
 
     return read

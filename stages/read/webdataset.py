@@ -24,7 +24,7 @@ from pydantic import Field
 
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, ReaderConfig, Shard, SkippedRow
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
@@ -78,7 +78,7 @@ class _Group:
 
 
 class WebdatasetReader(Reader):
-    """Reads `kind: webdataset`: one shard for each tar."""
+    """Reads `kind: webdataset`: one piece for each tar."""
 
     config_type: ClassVar = WebdatasetInput
     suffixes: ClassVar = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
@@ -90,34 +90,34 @@ class WebdatasetReader(Reader):
         self._captions = ("txt",) if names is None else (names,) if isinstance(names, str) else names
         self._texts = {"json", *(name.lower() for name in self._captions)}
 
-    def shards(self) -> list[Shard]:
+    def pieces(self) -> list[Piece]:
         """List the tars. Reading, not planning, finds damaged ones."""
         files = find_files(self.config.path, self.suffixes)
-        return [Shard(url=file.url, name=file.name) for file in files]
+        return [Piece(url=file.url, name=file.name) for file in files]
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        """Yield the rows of a shard.
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        """Yield the rows of a piece.
 
         A damaged tar ends with one sample with the error bad_row.
         """
         keys: set[str] = set()
         group = _Group()
-        is_inline = self._is_inline(shard)
+        is_inline = self._is_inline(piece)
         try:
-            with open_plain(shard.url) as stream:
+            with open_plain(piece.url) as stream:
                 for member in iter_members(stream, self._wants(is_inline), can_seek=not is_inline):
                     key, extension = _split(member.name)
                     if key and group.key != key:
                         if group.is_sample:
-                            yield self._sample(group, shard, keys)
+                            yield self._sample(group, piece, keys)
                         group = _Group(key, member.offset)
-                    self._add(group, extension, member, shard)
+                    self._add(group, extension, member, piece)
         except TarDamage as damage:
             note = f"; the sample {shorten(group.key)} is incomplete" if group.key else ""
             if group.images and group.texts:
-                yield self._sample(group, shard, keys)
+                yield self._sample(group, piece, keys)
                 note = ""
-            name = storable(shard.name)
+            name = storable(piece.name)
             place = f"{name}:{damage.offset}"
             detail = f"{name}, byte {damage.offset}: {damage}{note}; the rest is not read"
             yield Sample(
@@ -127,12 +127,12 @@ class WebdatasetReader(Reader):
             )
             return
         if group.is_sample:
-            yield self._sample(group, shard, keys)
+            yield self._sample(group, piece, keys)
 
     @staticmethod
-    def _is_inline(shard: Shard) -> bool:
+    def _is_inline(piece: Piece) -> bool:
         """Whether the tar is read from front to back, so that samples carry their images."""
-        return is_compressed(shard.url) or not is_local(shard.url)
+        return is_compressed(piece.url) or not is_local(piece.url)
 
     def _wants(self, is_inline: bool) -> Callable[[Member], bool]:
         """Return the choice of the members that are read."""
@@ -145,7 +145,7 @@ class WebdatasetReader(Reader):
 
         return wants
 
-    def _add(self, group: _Group, extension: str, member: Member, shard: Shard) -> None:
+    def _add(self, group: _Group, extension: str, member: Member, piece: Piece) -> None:
         is_image = extension in self._images
         is_text = extension in self._texts
         if not is_image and not is_text:
@@ -161,17 +161,17 @@ class WebdatasetReader(Reader):
                 file_name=storable(member.name),
                 content=member.content,
             )
-        elif is_text or self._is_inline(shard):
+        elif is_text or self._is_inline(piece):
             limit = MAX_TEXT_BYTES if is_text else MAX_INLINE_BYTES
             detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
             group.faults.append(RowFault("bad_row" if is_text else "image_too_large", detail))
         else:
             group.images[extension] = ImageRef(
-                file_name=storable(member.name), url=shard.url, offset=member.data_offset, size=member.size
+                file_name=storable(member.name), url=piece.url, offset=member.data_offset, size=member.size
             )
 
-    def _sample(self, group: _Group, shard: Shard, keys: set[str]) -> Sample | SkippedRow:
-        place = storable(f"{shard.name}/{group.key}")
+    def _sample(self, group: _Group, piece: Piece, keys: set[str]) -> Sample | SkippedRow:
+        place = storable(f"{piece.name}/{group.key}")
         faults = list(group.faults)
         row: dict[str, Any] = {}
         captions: tuple[str, ...] = ()

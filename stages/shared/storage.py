@@ -367,7 +367,7 @@ def is_about_writing(path: AnyPath, error: OSError) -> bool:
     """Return whether the error came from writing below `path`: its number or its text says so.
 
     Errors of object storage have neither a number nor a file's name. Those of reading become
-    InputError (`stages.read.read_shard`), so an error without a file's name counts as one of
+    InputError (`stages.read.read_piece`), so an error without a file's name counts as one of
     writing there.
     """
     if error.errno in _WRITE_ERRORS or _is_named(path, error):

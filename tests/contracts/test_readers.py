@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError
 from stages.contract.records import Record, Sample, stable_id
-from stages.read import READERS, Reader, Shard, SkippedRow, read_shard
+from stages.read import READERS, Piece, Reader, SkippedRow, read_piece
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
@@ -118,9 +118,9 @@ INPUTS: dict[str, Callable[[Path], Json]] = {
 Items = list[Sample | SkippedRow]
 
 
-def shards_and_rows(reader: Reader) -> tuple[list[Shard], Items]:
-    shards = reader.shards()
-    return shards, [item for shard in shards for item in reader.read(shard)]
+def pieces_and_rows(reader: Reader) -> tuple[list[Piece], Items]:
+    pieces = reader.pieces()
+    return pieces, [item for piece in pieces for item in reader.read(piece)]
 
 
 class Case(NamedTuple):
@@ -129,11 +129,11 @@ class Case(NamedTuple):
     kind: str
     keys: Json
     reader: Reader
-    shards: list[Shard]
+    pieces: list[Piece]
     items: Items
 
-    def with_keys(self, **keys: Any) -> tuple[list[Shard], Items]:
-        return shards_and_rows(reader_of(kind=self.kind, **self.keys, **keys))
+    def with_keys(self, **keys: Any) -> tuple[list[Piece], Items]:
+        return pieces_and_rows(reader_of(kind=self.kind, **self.keys, **keys))
 
 
 @pytest.fixture(params=sorted(READERS), scope="module")
@@ -142,7 +142,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     assert kind in INPUTS, f"write an input for the kind {kind} in INPUTS"
     keys = INPUTS[kind](tmp_path_factory.mktemp(kind))
     reader = reader_of(kind=kind, **keys)
-    return Case(kind, keys, reader, *shards_and_rows(reader))
+    return Case(kind, keys, reader, *pieces_and_rows(reader))
 
 
 def test_every_row_is_answered_once(case: Case) -> None:
@@ -152,7 +152,7 @@ def test_every_row_is_answered_once(case: Case) -> None:
     samples = [item for item in case.items if isinstance(item, Sample)]
     good = [sample for sample in samples if sample.error is None]
     assert ROWS // 3 <= len(good) < len(samples)
-    assert len({shard.url for shard in case.shards}) == (1 if case.kind in ("coco_captions", "folder") else 2)
+    assert len({piece.url for piece in case.pieces}) == (1 if case.kind in ("coco_captions", "folder") else 2)
     assert len({sample.sample_id for sample in samples}) == len(samples)
     assert len({stable_id(sample.sample_id) for sample in samples}) == len(samples)
     table = pa.table({"id": [s.sample_id for s in samples], "captions": [list(s.captions) for s in samples]})
@@ -172,9 +172,9 @@ def test_every_row_is_answered_once(case: Case) -> None:
 
 @pytest.mark.parametrize("limit", [1, 24, 25, 26, 1000])
 def test_a_limit_keeps_the_first_rows(case: Case, limit: int) -> None:
-    shards, items = case.with_keys(limit=limit)
+    pieces, items = case.with_keys(limit=limit)
     assert items == case.items[:limit]
-    assert sum(shard.samples or 0 for shard in shards) == min(limit, ROWS)
+    assert sum(piece.samples or 0 for piece in pieces) == min(limit, ROWS)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7, ROWS + 1])
@@ -187,9 +187,9 @@ def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int)
         keys = {**case.keys, "limit": limit, "part": f"{number}/{parts}"}
         reader = reader_of(kind=case.kind, **keys)
         config = READERS[case.kind].config_type(**keys)
-        shards = config.take_part(reader.shards())
-        items = [item for shard in shards for item in read_shard(reader, shard)]
-        assert len(items) == sum(shard.samples or 0 for shard in shards) or None in {shard.samples for shard in shards}
+        pieces = config.take_part(reader.pieces())
+        items = [item for piece in pieces for item in read_piece(reader, piece)]
+        assert len(items) == sum(piece.samples or 0 for piece in pieces) or None in {piece.samples for piece in pieces}
         sizes.append(len(items))
         every += items
     assert every == case.items[:limit]
@@ -199,33 +199,33 @@ def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int)
         assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize("shard_size", [1, 3, 7, 1000])
-def test_where_the_input_is_cut_does_not_matter(case: Case, shard_size: int) -> None:
-    if case.kind == "webdataset":  # always one shard for each tar
+@pytest.mark.parametrize("piece_size", [1, 3, 7, 1000])
+def test_where_the_input_is_cut_does_not_matter(case: Case, piece_size: int) -> None:
+    if case.kind == "webdataset":  # always one piece for each tar
         return
-    shards, items = case.with_keys(shard_size=shard_size)
+    pieces, items = case.with_keys(piece_size=piece_size)
     assert items == case.items
-    assert [len(list(case.reader.read(shard))) for shard in shards] == [shard.samples for shard in shards]
+    assert [len(list(case.reader.read(piece))) for piece in pieces] == [piece.samples for piece in pieces]
 
 
-def test_shards_can_be_read_anywhere_in_any_order_and_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [list(case.reader.read(shard)) for shard in case.shards]
+def test_pieces_can_be_read_anywhere_in_any_order_and_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [list(case.reader.read(piece)) for piece in case.pieces]
     travelled: Reader = pickle.loads(pickle.dumps(case.reader))
     monkeypatch.chdir("/")
-    for shard, items in reversed(list(zip(case.shards, expected, strict=True))):
-        same = pickle.loads(pickle.dumps(shard))
-        assert same == shard
+    for piece, items in reversed(list(zip(case.pieces, expected, strict=True))):
+        same = pickle.loads(pickle.dumps(piece))
+        assert same == piece
         assert list(travelled.read(same)) == items
         assert list(travelled.read(same)) == items
 
 
-def test_planning_is_deterministic_and_shards_are_small(case: Case) -> None:
-    assert case.reader.shards() == case.shards
-    assert max(len(pickle.dumps(shard)) for shard in case.shards) < 10_000
+def test_planning_is_deterministic_and_pieces_are_small(case: Case) -> None:
+    assert case.reader.pieces() == case.pieces
+    assert max(len(pickle.dumps(piece)) for piece in case.pieces) < 10_000
 
 
 def test_a_moved_input_keeps_its_ids(case: Case, tmp_path: Path) -> None:
-    _, moved = shards_and_rows(reader_of(kind=case.kind, **INPUTS[case.kind](tmp_path)))
+    _, moved = pieces_and_rows(reader_of(kind=case.kind, **INPUTS[case.kind](tmp_path)))
     assert [(item.source, getattr(item, "sample_id", None)) for item in moved] == [
         (item.source, getattr(item, "sample_id", None)) for item in case.items
     ]
@@ -236,7 +236,7 @@ def test_an_input_behind_a_url_is_the_same(case: Case) -> None:
     for path in filter(Path.is_file, folder.rglob("*")):
         with fsspec.open(f"memory://{case.kind}/{path.relative_to(folder)}", "wb") as file:
             file.write(path.read_bytes())
-    _, remote = shards_and_rows(reader_of(kind=case.kind, path=f"memory://{case.kind}"))
+    _, remote = pieces_and_rows(reader_of(kind=case.kind, path=f"memory://{case.kind}"))
     for item, other in zip(case.items, remote, strict=True):
         if isinstance(item, SkippedRow):
             assert item == other
@@ -248,8 +248,8 @@ def test_an_input_behind_a_url_is_the_same(case: Case) -> None:
             assert images[0] == images[1]
 
 
-def test_reading_starts_before_the_shard_is_read(case: Case) -> None:
-    items = case.reader.read(case.shards[0])
+def test_reading_starts_before_the_piece_is_read(case: Case) -> None:
+    items = case.reader.read(case.pieces[0])
     assert next(iter(items))
     items.close()  # type: ignore[attr-defined]  # leaves no open file: warnings are errors
 
@@ -258,7 +258,7 @@ def test_reading_starts_before_the_shard_is_read(case: Case) -> None:
 @pytest.mark.parametrize("path", ["", "none.x", "none/", "*.none", "{0..3}.none"])
 def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(kind: str, path: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=str(tmp_path)) as caught:
-        reader_of(kind=kind, path=f"{tmp_path}/{path}").shards()
+        reader_of(kind=kind, path=f"{tmp_path}/{path}").pieces()
     assert (path.rstrip("/") or "it is empty") in str(caught.value)
 
 
@@ -266,7 +266,7 @@ def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(kind: str
 def test_a_missing_image_root_is_rejected(kind: str, tmp_path: Path) -> None:
     keys = INPUTS[kind](tmp_path)
     with pytest.raises(InputError, match=rf"input\.image_root: no such folder: {tmp_path}/none"):
-        reader_of(kind=kind, **keys, image_root=f"{tmp_path}/none").shards()
+        reader_of(kind=kind, **keys, image_root=f"{tmp_path}/none").pieces()
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "folder"])
@@ -289,16 +289,16 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=80)
 @given(st.lists(PIECES | st.binary(max_size=4), max_size=60))
-def test_any_text_gives_the_same_rows_wherever_it_is_cut(tmp_path_factory, pieces: list[bytes]) -> None:
+def test_any_text_gives_the_same_rows_wherever_it_is_cut(tmp_path_factory, texts: list[bytes]) -> None:
     folder = tmp_path_factory.mktemp("text")
-    (folder / "a.jsonl").write_bytes(b"".join(pieces))
-    (folder / "a.csv").write_bytes(b"id,image,caption\n" + b"".join(pieces))
+    (folder / "a.jsonl").write_bytes(b"".join(texts))
+    (folder / "a.csv").write_bytes(b"id,image,caption\n" + b"".join(texts))
     for kind in ("jsonl", "csv"):
-        _, expected = shards_and_rows(reader_of(kind=kind, path=str(folder)))
+        _, expected = pieces_and_rows(reader_of(kind=kind, path=str(folder)))
         assert all(isinstance(item, Sample) for item in expected)
         assert len({item.sample_id for item in expected}) == len(expected)  # type: ignore[union-attr]
-        for shard_size in (1, 3):
-            assert shards_and_rows(reader_of(kind=kind, path=str(folder), shard_size=shard_size))[1] == expected
-    filled = [line for line in b"".join(pieces).split(b"\n") if line.strip(b" \t\r")]
-    shards, _ = shards_and_rows(reader_of(kind="jsonl", path=str(folder)))
-    assert sum(shard.rows or 0 for shard in shards) == len(filled)
+        for piece_size in (1, 3):
+            assert pieces_and_rows(reader_of(kind=kind, path=str(folder), piece_size=piece_size))[1] == expected
+    filled = [line for line in b"".join(texts).split(b"\n") if line.strip(b" \t\r")]
+    pieces, _ = pieces_and_rows(reader_of(kind="jsonl", path=str(folder)))
+    assert sum(piece.rows or 0 for piece in pieces) == len(filled)

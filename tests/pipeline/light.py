@@ -25,7 +25,7 @@ from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
-from stages.read import Reader, Shard, SkippedRow, make_reader, plan_shards
+from stages.read import Piece, Reader, SkippedRow, make_reader, plan_pieces
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,13 +43,13 @@ class DeadlyReader:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
-    def shards(self) -> list[Shard]:
-        return self.reader.shards()
+    def pieces(self) -> list[Piece]:
+        return self.reader.pieces()
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
-        with Path(shard.url).with_name("reads").open("a") as file:
-            file.write(f"{shard.start}\n")
-        for item in self.reader.read(shard):
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+        with Path(piece.url).with_name("reads").open("a") as file:
+            file.write(f"{piece.start}\n")
+        for item in self.reader.read(piece):
             if isinstance(item, Sample) and item.captions == ("die here",):
                 os.kill(os.getpid(), signal.SIGKILL)
             yield item
@@ -151,7 +151,7 @@ def light_command(
     *,
     seconds: float = 0.0,
     marks: Path | None = None,
-    shard_size: int = 40,
+    piece_size: int = 40,
     rows_per_file: int = 16,
     **engine: Any,
 ) -> list[str]:
@@ -161,7 +161,7 @@ def light_command(
     itself, and since it is to be killed.
     """
     values = {
-        "input": {"kind": "jsonl", "path": str(captions), "image_root": str(captions.parent), "shard_size": shard_size},
+        "input": {"kind": "jsonl", "path": str(captions), "image_root": str(captions.parent), "piece_size": piece_size},
         "engine": {"kind": "ray", "explain_workers": 1, "object_store_bytes": 100_000_000, **engine},
         "output": {"path": str(out), "rows_per_file": rows_per_file},
     }
@@ -182,13 +182,13 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
 
 def resolved_light(reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()) -> Run:
     """A run whose captions are cut by `CaptionStage`, which notes deaths in a folder."""
-    shards = plan_shards(reader)
+    pieces = plan_pieces(reader)
     before: Any = (CaptionStage(deaths),)
     return Run(
         config=config,
         reader=reader,
-        input_shards=shards,
-        shards=config.input.take_part(shards),
+        input_pieces=pieces,
+        pieces=config.input.take_part(pieces),
         steps=Steps(before=before, model_stage=model, regions_stage=last, description=LIGHT),
         identity=Identity(model_fingerprint="light", config=config.rows_depend_on()),
     )
@@ -201,7 +201,7 @@ def run_job(run: Run, folder: DatasetFolder, show: Callable[[Report], None] = la
     job = Job(
         steps=run.steps,
         reader=run.reader,
-        shards=run.shards,
+        pieces=run.pieces,
         folder=folder,
         input=config.input,
         device=config.model.device,

@@ -64,7 +64,7 @@ def resolved(config: RunConfig) -> HeatMapRun:
 def compared(run: HeatMapRun) -> DomainShift | None:
     """How the first images of a run differ from those of its calibration."""
     with set_up((*run.steps.before, run.steps.model_stage)):
-        return warm_up(run.steps, run.reader, run.shards, fits=False).shift
+        return warm_up(run.steps, run.reader, run.pieces, fits=False).shift
 
 
 def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from pipeline.terminal import progress_bar
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.phrases.stage import PhrasesStage
-from stages.read import make_reader, plan_shards
+from stages.read import make_reader, plan_pieces
 from stages.regions.groups import link_phrases
 from stages.shared.model.config import InputSpec
 from stages.truth import read_truth
@@ -113,8 +113,8 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
     config = source.config
     ground_truth = None if source.truth is None else read_truth(source.truth)
     reader = make_reader(config.input)
-    shards = plan_shards(reader)
-    samples = [(sample.sample_id, sample.image.file_name, sample.error is None) for sample in reader.samples(shards)]
+    pieces = plan_pieces(reader)
+    samples = [(sample.sample_id, sample.image.file_name, sample.error is None) for sample in reader.samples(pieces)]
     names = (name for _, name, is_read in samples if is_read)
     matches = None if ground_truth is None else match_images(names, ground_truth)
     candidates = (
@@ -123,7 +123,7 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
         if is_read and (matches is None or name in matches.images)
     )
     places = set(draw_places(candidates, sample_size.images, sample_size.seed))
-    records = (Record.start(sample) for place, sample in enumerate(reader.samples(shards)) if place in places)
+    records = (Record.start(sample) for place, sample in enumerate(reader.samples(pieces)) if place in places)
 
     def questions_of(record: Record) -> list[Question]:
         if record.error is not None:

@@ -41,7 +41,7 @@ from pipeline.research.score_model.probe import (
 from pipeline.terminal import counted, progress_bar
 from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Record
-from stages.read import Reader, Shard, make_reader, plan_shards
+from stages.read import Piece, Reader, make_reader, plan_pieces
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.describe import describe
@@ -172,14 +172,14 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     description = describe(config.model)
     truth = None if job.truth is None else read_truth(job.truth)
     reader = make_reader(config.input)
-    shards = plan_shards(reader)
-    places, matches = _draw_sample(reader, shards, truth, job, reference)
+    pieces = plan_pieces(reader)
+    places, matches = _draw_sample(reader, pieces, truth, job, reference)
     fetch(description, lambda text: console.print(text, soft_wrap=True))
     compute = config.model
     model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
     sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matches)
     console.print(f"{description.name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
-    samples = (sample for place, sample in enumerate(reader.samples(shards)) if place in places)
+    samples = (sample for place, sample in enumerate(reader.samples(pieces)) if place in places)
     _answer_questions(map(Record.start, samples), len(places), sheet, console)
     if not sheet.names:
         raise InputError(f"none of the {len(places):,} images can be opened: {sheet.examples[0]}")
@@ -229,13 +229,13 @@ def _compare(answers: Mapping[str, Answers], probe: ProbeConfig, reference: Stor
 
 def _draw_sample(
     reader: Reader,
-    shards: Sequence[Shard],
+    pieces: Sequence[Piece],
     truth: GroundTruth | None,
     job: ScoringJob,
     reference: StoredScores | None,
 ) -> tuple[frozenset[int], ImageMatches | None]:
     """Return the places of a sample of images in the input, and their ground truth. Raise InputError without images."""
-    names = [sample.image.file_name for sample in reader.samples(shards)]
+    names = [sample.image.file_name for sample in reader.samples(pieces)]
     if not names:
         raise InputError("the input has no images")
     matches = None if truth is None else match_images(names, truth)

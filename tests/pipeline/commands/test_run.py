@@ -222,7 +222,7 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
     config = config_of(scenes_config, tmp_path / "out", rows_per_file=500)
     smaller = {
         **scenes_config,
-        "input": {**scenes_config["input"], "shard_size": 5},
+        "input": {**scenes_config["input"], "piece_size": 5},
         "model": {**scenes_config["model"], "batch_size": 3},
         "phrases": {"batch_size": 7},
         "explain": {"phrases_per_step": 2},

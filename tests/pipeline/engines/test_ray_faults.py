@@ -207,7 +207,7 @@ def killed(wanted: list[str], out: Path, shards: int = 2) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_rows_are_in_groups_as_inline(tmp_path) -> None:
-    light_run(write_captions(tmp_path, ["cat"] * 160), tmp_path / "out", rows_per_file=130, shard_size=160)
+    light_run(write_captions(tmp_path, ["cat"] * 160), tmp_path / "out", rows_per_file=130, piece_size=160)
     assert sorted(row_groups_of(tmp_path / "out")) == [[32], [128]]
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from pipeline.engines import ray_workers
 from pipeline.engines.inline import run_stages
-from pipeline.engines.ray_workers import READ_TASKS, ShardSource
+from pipeline.engines.ray_workers import READ_TASKS, PieceSource
 from stages.contract.records import Record, Sample
 from stages.contract.stage import Stage
 from stages.contract.tables import records_to_table
-from stages.read import Shard
+from stages.read import Piece
 from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
 from tests.pipeline.light import LastStage, ended
 
@@ -43,10 +43,10 @@ def test_a_worker_ends_without_what_others_want_to_do_at_its_end(times: int, cod
     assert done.stdout == "said"
 
 
-@pytest.mark.parametrize(("shards", "tasks"), [(1000, 1000), (READ_TASKS, READ_TASKS), (READ_TASKS + 1, 2001)])
-def test_a_read_task_that_dies_repeats_one_shard_of_a_part(shards: int, tasks: int) -> None:
+@pytest.mark.parametrize(("pieces", "tasks"), [(1000, 1000), (READ_TASKS, READ_TASKS), (READ_TASKS + 1, 2001)])
+def test_a_read_task_that_dies_repeats_one_shard_of_a_part(pieces: int, tasks: int) -> None:
     """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
-    source = ShardSource(None, [(n, Shard(url=f"{n}.tar", name=f"{n}.tar")) for n in range(shards)], None)  # type: ignore[arg-type]
+    source = PieceSource(None, [(n, Piece(url=f"{n}.tar", name=f"{n}.tar")) for n in range(pieces)], None)  # type: ignore[arg-type]
     assert source.tasks == tasks
 
 

@@ -147,7 +147,7 @@ def test_parts_of_a_small_input_are_rows_of_one_run(captions: Path, tmp_path: Pa
     assert [len(rows) for rows in parts] == [13, 13, 14]
     every = [row for rows in parts for row in rows]
     assert sorted(every, key=lambda row: row["id"]) == rows_of(tmp_path / "whole")
-    assert "nothing to do" in light_part(captions, tmp_path / "3", "3/3", shard_size=5)
+    assert "nothing to do" in light_part(captions, tmp_path / "3", "3/3", piece_size=5)
 
 
 def test_a_part_without_samples_says_that_it_is_empty(captions: Path, tmp_path: Path) -> None:

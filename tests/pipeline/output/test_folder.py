@@ -30,7 +30,7 @@ from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
-from stages.read import Shard, SkippedRow
+from stages.read import Piece, SkippedRow
 from stages.shared.storage import place_of
 from tests.pipeline.light import LastStage, SleepStage, resolved_light, run_job
 from tests.stages.write.rows import mixed, write_shards
@@ -419,9 +419,9 @@ def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
         folder.start(folder.check_resumable(identity_of(config)), same_input=same_input)
-        assert set(folder.journal.parts) == read
+        assert set(folder.journal.pieces) == read
     if "whole" in read:
-        assert folder.journal.parts["whole"] == (9, {"bad_row": 2})
+        assert folder.journal.pieces["whole"] == (9, {"bad_row": 2})
 
 
 @pytest.mark.parametrize("consent", [False, True])
@@ -470,10 +470,10 @@ def test_every_sample_has_one_row(records, read, resumed, error, words, folder) 
 class ReaderOfABadDisk:
     """Fails after its first row, as pyarrow does: without a number and without the file's name."""
 
-    def shards(self) -> list[Shard]:
-        return [Shard(url="s3://inputs/a.parquet", name="a.parquet")]
+    def pieces(self) -> list[Piece]:
+        return [Piece(url="s3://inputs/a.parquet", name="a.parquet")]
 
-    def read(self, shard: Shard) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
         yield Sample(sample_id="a", source="a.parquet:0")
         raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
 

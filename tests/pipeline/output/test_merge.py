@@ -32,7 +32,7 @@ COMPACT_BYTES = 120_000  # two or three shards of the parts
 
 
 def part(number: str | None, scenes_config: Json, out: Path, **sections: Any) -> Path:
-    source = {**scenes_config["input"], "shard_size": 2, "part": number}
+    source = {**scenes_config["input"], "piece_size": 2, "part": number}
     values = {**scenes_config, "input": source, "output": {"path": str(out), "rows_per_file": 2}, **sections}
     return Path(str(run(RunConfig.model_validate(values))))
 

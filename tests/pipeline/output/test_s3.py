@@ -54,7 +54,7 @@ def settings(source: AnyPath, out: AnyPath, *changes: str) -> list[str]:
         "input.kind=jsonl",
         f"input.path={source / 'captions.jsonl'}",
         f"input.image_root={source / 'images'}",
-        "input.shard_size=4",
+        "input.piece_size=4",
         "model.name=demo",
         "model.threads=1",
         "engine.kind=ray",

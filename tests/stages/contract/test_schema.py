@@ -223,7 +223,7 @@ def test_rows_of_failed_samples_and_of_images_without_phrases() -> None:
     [
         ("constant", "the similarity of all patches is the same"),
         ("empty", "its heat map is zero everywhere"),
-        ("non_finite", "its heat map is not finite"),
+        ("not_finite", "its heat map is not finite"),
         ("", "no part of its heat map passed the cleaning"),
     ],
 )

@@ -142,7 +142,7 @@ def test_sixteen_bits_agree_roughly(precision) -> None:
         assert a.similarity == pytest.approx(b.similarity, abs=0.02)
 
 
-@pytest.mark.parametrize("fault", ["constant", "non_finite"])
+@pytest.mark.parametrize("fault", ["constant", "not_finite"])
 def test_what_cannot_be_explained_gives_zeros_and_says_so(fault: str) -> None:
     model = tiny_clip()
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_what_cannot_be_explained_gives_zeros_and_says_so(fault: str) -> None:
             model.visual.proj[0, 0] = float("nan")
     [[heat_map]] = make_explainer("grad_eclip", model, blocks=1).explain(pixels(), [["dog"]])
     assert heat_map.fault == fault
-    assert (heat_map.similarity == 0.0) == (fault == "non_finite")
+    assert (heat_map.similarity == 0.0) == (fault == "not_finite")
     assert not heat_map.values.any()
 
 

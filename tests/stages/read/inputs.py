@@ -22,7 +22,7 @@ def reader_of(**keys: Any) -> Reader:
 
 def read_all(**keys: Any) -> list[Sample | SkippedRow]:
     reader = reader_of(**keys)
-    return [item for shard in reader.shards() for item in reader.read(shard)]
+    return [item for piece in reader.pieces() for item in reader.read(piece)]
 
 
 def samples_of(**keys: Any) -> list[Sample]:

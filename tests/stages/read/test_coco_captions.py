@@ -27,8 +27,8 @@ def test_captions_of_an_image_are_together_in_order(tmp_path: Path) -> None:
     annotations = [caption(5, 2, "e"), caption(1, 1, "a"), caption(4, 2, "d"), caption(2, 1, "b")]
     path = write(tmp_path / "c.json", [image(2), image(1), image(3)], annotations)
     (tmp_path / "val").mkdir()
-    for shard_size in (1, 2, 100):
-        samples = samples_of(kind="coco_captions", path=path, image_root=str(tmp_path / "val"), shard_size=shard_size)
+    for piece_size in (1, 2, 100):
+        samples = samples_of(kind="coco_captions", path=path, image_root=str(tmp_path / "val"), piece_size=piece_size)
         assert [(sample.sample_id, sample.captions) for sample in samples] == [
             ("2", ("e", "d")), ("1", ("a", "b")), ("3", ()),
         ]  # fmt: skip
@@ -102,13 +102,13 @@ def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
 def test_other_files_are_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.json").write_bytes(content)
     with expect_error(InputError):
-        reader_of(kind="coco_captions", path=str(tmp_path / "c.json")).shards()
+        reader_of(kind="coco_captions", path=str(tmp_path / "c.json")).pieces()
 
 
-def test_shards_stay_small(tmp_path: Path) -> None:
+def test_pieces_stay_small(tmp_path: Path) -> None:
     images = [image(number) for number in range(5000)]
     texts = [f"a {colour} bird sits on a {thing}" for colour in ("red", "blue") for thing in ("wall", "car", "sign")]
     annotations = [caption(5 * n + k, n, texts[(n + k) % 6]) for n in range(5000) for k in range(5)]
-    shards = reader_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations)).shards()
-    assert [shard.samples for shard in shards] == [1000] * 5
-    assert max(len(shard.payload) for shard in shards) < 200_000
+    pieces = reader_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations)).pieces()
+    assert [piece.samples for piece in pieces] == [1000] * 5
+    assert max(len(piece.payload) for piece in pieces) < 200_000

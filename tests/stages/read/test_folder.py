@@ -56,12 +56,12 @@ def test_every_file_is_in_a_row(tmp_path: Path) -> None:
 def test_folders_without_a_pair_are_rejected(files: dict[str, bytes], tmp_path: Path) -> None:
     path = write(tmp_path, files)
     with expect_error(InputError):
-        reader_of(kind="folder", path=path).shards()
+        reader_of(kind="folder", path=path).pieces()
 
 
 def test_a_text_that_goes_after_planning_ends_the_run(tmp_path: Path) -> None:
     reader = reader_of(kind="folder", path=write(tmp_path, {"1.jpg": JPEG, "1.txt": b"a dog"}))
-    (shard,) = reader.shards()
+    (piece,) = reader.pieces()
     (tmp_path / "1.txt").unlink()
     with expect_error(InputError):
-        list(reader.read(shard))
+        list(reader.read(piece))

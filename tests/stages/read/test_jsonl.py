@@ -54,8 +54,8 @@ def test_ids_that_come_twice(given: list[object], expected: list[str], tmp_path:
     """Faults are marked. An id may look like a place, and its key may be escaped."""
     rows = [one if isinstance(one, bytes) else GOOD if one is None else {**GOOD, "id": one} for one in given]
     path = write_lines(tmp_path / "in.jsonl", rows)
-    for shard_size in (1, 2, 100):
-        samples = samples_of(kind="jsonl", path=str(path), shard_size=shard_size)
+    for piece_size in (1, 2, 100):
+        samples = samples_of(kind="jsonl", path=str(path), piece_size=piece_size)
         assert [sample.sample_id + "!" * (sample.error is not None) for sample in samples] == expected
 
 
@@ -78,9 +78,9 @@ def test_image_root_relative_to_the_working_folder(tmp_path: Path, monkeypatch: 
     (tmp_path / "images").mkdir()
     monkeypatch.chdir(tmp_path)
     reader = reader_of(kind="jsonl", path="meta/in.jsonl", image_root="images/")
-    (shard,) = reader.shards()
+    (piece,) = reader.pieces()
     monkeypatch.chdir("/")  # workers run elsewhere
-    (sample,) = reader.read(shard)
+    (sample,) = reader.read(piece)
     assert sample.image.url == f"{tmp_path}/images/a.jpg"  # type: ignore[union-attr]
 
 
@@ -120,16 +120,16 @@ def test_configured_fields(tmp_path: Path) -> None:
 def test_a_field_that_none_of_ten_rows_has_is_rejected(row, keys, tmp_path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row] * 10)
     with expect_error(InputError):
-        reader_of(kind="jsonl", path=str(path), **keys).shards()
+        reader_of(kind="jsonl", path=str(path), **keys).pieces()
     write_lines(path, [row] * 9)
     assert len(read_all(kind="jsonl", path=str(path), **keys, group_rows=False)) == 9
 
 
-def test_a_compressed_file_is_one_shard(tmp_path: Path) -> None:
+def test_a_compressed_file_is_one_piece(tmp_path: Path) -> None:
     plain = write_lines(tmp_path / "plain" / "in.jsonl", [b"", *({**GOOD, "id": n} for n in range(500)), b"{"])
     (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    (shard,) = reader_of(kind="jsonl", path=str(tmp_path / "in.jsonl.gz"), shard_size=10).shards()
-    assert shard.samples == 501
+    (piece,) = reader_of(kind="jsonl", path=str(tmp_path / "in.jsonl.gz"), piece_size=10).pieces()
+    assert piece.samples == 501
     packed = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl.gz"))
     expected = samples_of(kind="jsonl", path=str(plain))
     assert [(s.sample_id, s.captions) for s in packed][:-1] == [(s.sample_id, s.captions) for s in expected][:-1]
@@ -143,11 +143,11 @@ LIST = [
 
 
 @pytest.mark.parametrize("name", ["list.json", "list.json.gz"])
-def test_a_json_list_is_cut_into_shards(tmp_path: Path, name: str) -> None:
+def test_a_json_list_is_cut_into_pieces(tmp_path: Path, name: str) -> None:
     text = b"\xef\xbb\xbf " + json.dumps(LIST, indent=2, ensure_ascii=False).encode() + b"\n"
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-    for shard_size in (1, 3, 100):
-        samples = samples_of(kind="jsonl", path=str(tmp_path / name), shard_size=shard_size)
+    for piece_size in (1, 3, 100):
+        samples = samples_of(kind="jsonl", path=str(tmp_path / name), piece_size=piece_size)
         assert [(s.sample_id, s.image.file_name, s.captions, s.error) for s in samples] == [
             (f"{name}:{number}", row["image"], (row["caption"],), None) for number, row in enumerate(LIST, start=1)
         ]
@@ -164,8 +164,8 @@ def test_a_json_list_is_cut_into_shards(tmp_path: Path, name: str) -> None:
 )
 def test_elements_of_a_json_list_are_rows(tmp_path: Path, text: str, expected: list[str | None]) -> None:
     (tmp_path / "in.json").write_text(text)
-    for shard_size in (1, 100):
-        samples = samples_of(kind="jsonl", path=str(tmp_path / "in.json"), shard_size=shard_size)
+    for piece_size in (1, 100):
+        samples = samples_of(kind="jsonl", path=str(tmp_path / "in.json"), piece_size=piece_size)
         faults = [None if sample.error is None else sample.error.detail for sample in samples]
         assert len(faults) == len(expected)
         for fault, words in zip(faults, expected, strict=True):
@@ -176,13 +176,13 @@ def test_elements_of_a_json_list_are_rows(tmp_path: Path, text: str, expected: l
 def test_a_broken_json_list_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "in.json").write_text(text)
     with expect_error(InputError):
-        reader_of(kind="jsonl", path=str(tmp_path / "in.json")).shards()
+        reader_of(kind="jsonl", path=str(tmp_path / "in.json")).pieces()
 
 
 def test_a_file_that_has_gone_since_planning(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [GOOD])
     reader = reader_of(kind="jsonl", path=str(path))
-    (shard,) = reader.shards()
+    (piece,) = reader.pieces()
     path.unlink()
     with expect_error(InputError):
-        list(reader.read(shard))
+        list(reader.read(piece))

@@ -40,8 +40,8 @@ def write(folder: Path, kind: str, rows: list[Row]) -> str:
 )
 def test_which_rows_are_one_sample(kind: str, rows: list[Row], expected: list[tuple[str, str]], tmp_path: Path) -> None:
     """As id and captions or fault; the rows of the table count from 1."""
-    for shard_size in (1, 2, 10):
-        samples = samples_of(kind=kind, path=write(tmp_path, kind, rows), shard_size=shard_size)
+    for piece_size in (1, 2, 10):
+        samples = samples_of(kind=kind, path=write(tmp_path, kind, rows), piece_size=piece_size)
         texts = [(sample.sample_id, reason(sample) or "".join(sample.captions)) for sample in samples]
         assert texts == [(place(name, kind), words) for name, words in expected]
 
@@ -58,8 +58,8 @@ def test_lists_of_captions_are_joined_and_bad_rows_stand_alone(tmp_path: Path) -
         {"image": "a", "caption": "5"}, "{", {"image": "a", "captions": ["6"]},
     ]  # fmt: skip
     (tmp_path / "in.jsonl").write_text("".join((row if row == "{" else json.dumps(row)) + "\n" for row in rows))
-    for shard_size in (1, 100):
-        samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), shard_size=shard_size)
+    for piece_size in (1, 100):
+        samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), piece_size=piece_size)
         assert [reason(sample) or sample.captions for sample in samples] == [
             ("1", "2", "3"), "bad_caption", ("5",), "bad_row", ("6",),
         ]  # fmt: skip
@@ -68,14 +68,14 @@ def test_lists_of_captions_are_joined_and_bad_rows_stand_alone(tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_the_input_is_said_to_be_grouped_and_can_be_left_apart(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind, KAGGLE)
-    shards = reader_of(kind=kind, path=path, shard_size=2).shards()
-    assert [(shard.samples, shard.rows) for shard in shards] == [(2, 10), (1, 5)]
-    assert grouped_rows(shards) == (
+    pieces = reader_of(kind=kind, path=path, piece_size=2).pieces()
+    assert [(piece.samples, piece.rows) for piece in pieces] == [(2, 10), (1, 5)]
+    assert grouped_rows(pieces) == (
         "15 rows were grouped into 3 samples, since rows of one image follow each other; "
         "--set input.group_rows=false keeps them apart"
     )
-    apart = reader_of(kind=kind, path=path, group_rows=False).shards()
-    assert [(shard.samples, shard.rows) for shard in apart] == [(15, 15)]
+    apart = reader_of(kind=kind, path=path, group_rows=False).pieces()
+    assert [(piece.samples, piece.rows) for piece in apart] == [(15, 15)]
     assert grouped_rows(apart) is None
     samples = samples_of(kind=kind, path=path, group_rows=False)
     assert [(sample.image.file_name, *sample.captions) for sample in samples] == [row[:2] for row in KAGGLE]
@@ -83,7 +83,7 @@ def test_the_input_is_said_to_be_grouped_and_can_be_left_apart(kind: str, tmp_pa
 
 def test_a_sample_has_no_more_than_so_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MOST_ROWS", 2)
-    samples = samples_of(kind="csv", path=write(tmp_path, "csv", KAGGLE[:5]), shard_size=1)
+    samples = samples_of(kind="csv", path=write(tmp_path, "csv", KAGGLE[:5]), piece_size=1)
     assert [(sample.sample_id, len(sample.captions)) for sample in samples] == [
         ("in.csv:2", 2), ("in.csv:4", 2), ("in.csv:6", 1),
     ]  # fmt: skip

@@ -129,10 +129,10 @@ def test_text_that_is_not_utf8_harms_no_neighbour(tmp_path: Path) -> None:
     assert [sample.sample_id for sample in samples] == ["fine", "p.parquet:1", "also fine"]
 
 
-def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
+def test_row_groups_are_joined_up_to_the_piece_size(tmp_path: Path) -> None:
     path = write(tmp_path / "p.parquet", {"image_path": ["x"] * 9, "caption": ["y"] * 9})
-    shards = reader_of(kind="parquet", path=path, shard_size=3).shards()
-    assert [(shard.start, shard.stop, shard.first_row, shard.samples) for shard in shards] == [
+    pieces = reader_of(kind="parquet", path=path, piece_size=3).pieces()
+    assert [(piece.start, piece.stop, piece.first_row, piece.samples) for piece in pieces] == [
         (0, 2, 0, 4), (2, 4, 4, 4), (4, 5, 8, 1),
     ]  # fmt: skip
 
@@ -150,7 +150,7 @@ def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
 )
 def test_wrong_columns_are_rejected(tmp_path: Path, columns: Json, keys: Json) -> None:
     with expect_error(InputError):
-        reader_of(kind="parquet", path=write(tmp_path / "p.parquet", columns), **keys).shards()
+        reader_of(kind="parquet", path=write(tmp_path / "p.parquet", columns), **keys).pieces()
 
 
 def test_columns_named_twice_are_rejected_if_they_are_needed(tmp_path: Path) -> None:
@@ -159,14 +159,14 @@ def test_columns_named_twice_are_rejected_if_they_are_needed(tmp_path: Path) -> 
     assert len(samples_of(kind="parquet", path=str(tmp_path))) == 1
     pq.write_table(pa.table(values, ["image_path", "caption", "caption", "other"]), tmp_path / "p.parquet")
     with expect_error(InputError):
-        reader_of(kind="parquet", path=str(tmp_path)).shards()
+        reader_of(kind="parquet", path=str(tmp_path)).pieces()
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1" + b"\0" * 100 + b"PAR1"])
 def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "b.parquet").write_bytes(content)
     with expect_error(InputError):
-        reader_of(kind="parquet", path=str(tmp_path)).shards()
+        reader_of(kind="parquet", path=str(tmp_path)).pieces()
     write(tmp_path / "a.parquet", {"image_path": ["1"], "caption": ["x"], "sample_id": ["k"]})
     good, bad = samples_of(kind="parquet", path=str(tmp_path))
     assert (good.sample_id, reason(good)) == ("k", None)

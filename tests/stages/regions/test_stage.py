@@ -181,7 +181,7 @@ def test_a_region_includes_what_it_encloses_and_smoothing_joins():
     "one_map",
     [
         pytest.param(heat_map(np.zeros((4, 4)), fault="constant"), id="fault"),
-        pytest.param(heat_map(np.eye(4), fault="non_finite"), id="fault with values"),
+        pytest.param(heat_map(np.eye(4), fault="not_finite"), id="fault with values"),
         pytest.param(heat_map(np.zeros((4, 4))), id="zeros"),
         pytest.param(heat_map(np.full((4, 4), 0.2)), id="constant"),
         pytest.param(heat_map([[np.nan, 1.0]]), id="nan"),
