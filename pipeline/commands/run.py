@@ -21,7 +21,7 @@ from pipeline.commands.options import (
 )
 from pipeline.config import load_config
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.previous_run import delete_what_runs_wrote
+from pipeline.output.resumption import delete_what_runs_wrote
 from pipeline.output.shards import rows_in
 from pipeline.run import run as run_pipeline
 from pipeline.terminal import console, counted

@@ -81,8 +81,8 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
         if isinstance(dataset, Path):
             check_folder(dataset, dataset)
         files = found_in(dataset / "data", "*.parquet")
-        marks = (dataset / "dataset.json", dataset / ".phrasebox" / "run.json")
-        if not files and not any(mark.exists() for mark in marks):
+        run_files = (dataset / "dataset.json", dataset / ".phrasebox" / "run.json")
+        if not files and not any(path.exists() for path in run_files):
             raise InputError(f"{dataset} is not a dataset: no dataset.json in it; {DATASET_EXPECTED}")
     except OSError as error:
         raise InputError(f"cannot read {dataset}: {error.strerror or one_line(error)}") from error

@@ -7,6 +7,9 @@ ending, and Ray 2.60 has no limit for it short of failing the run. So the ledger
 notes which batch is in hand. A batch that comes back is taken one sample at a time, which needs
 less memory and shows which sample it is. A single sample becomes a row with an error after
 `MOST_DEATHS` deaths of its worker.
+
+Weights do not travel: a stage carries the model's description, with the paths or the tag of its
+files, and each worker loads them in `Stage.setup` (`stages.shared.model.load`).
 """
 
 from __future__ import annotations

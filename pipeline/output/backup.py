@@ -63,13 +63,13 @@ def _backup_of(folder: AnyPath) -> AnyPath:
 
 
 def _files_of_run(folder: AnyPath) -> list[AnyPath]:
-    """The files of a run, and the folders that hold nothing else; its marks first."""
-    marks = folder / ".phrasebox"
+    """The files of a run, and the folders that hold nothing else; those of `.phrasebox` first."""
+    run_folder = folder / ".phrasebox"
     data = folder / "data"
     companions = [folder / name for name in COMPANION_FILES]
     return [
-        *(path for path in (marks / "run.json", *companions, marks / "damaged") if path.exists()),
-        *found_in(marks, "journal-*"),
+        *(path for path in (run_folder / "run.json", *companions, run_folder / "damaged") if path.exists()),
+        *found_in(run_folder, "journal-*"),
         *found_in(data, ".*.tmp"),  # left by a kill
         *found_in(data, "*.parquet"),
     ]

@@ -22,12 +22,12 @@ from typing import Any
 
 from pipeline.dataset.origin import sign
 from pipeline.dataset.tally import rows_of, write_categories
-from pipeline.output import backup, journal, previous_run
+from pipeline.output import backup, journal, resumption
 from pipeline.output.ids import resolve_id_collisions
 from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
 from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity, MayDelete, PreviousRun, delete_what_runs_wrote
+from pipeline.output.resumption import Identity, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.shared.storage import (
@@ -61,9 +61,9 @@ class DatasetFolder:
         self.journal: Journal
         self.notes: list[str] = []
         self.presence = self.path / backup.PRESENCE_FILE
-        self._marks = self.path / ".phrasebox"
-        self._lock = self._marks / "lock"
-        self._run_file = self._marks / "run.json"
+        self._run_folder = self.path / ".phrasebox"
+        self._lock = self._run_folder / "lock"
+        self._run_file = self._run_folder / "run.json"
         self._manifest = self.path / "dataset.json"
         self._run: dict[str, Any] = {}  # what run.json holds
         self._resumes = self._replaces = False
@@ -90,7 +90,7 @@ class DatasetFolder:
 
         A run that fails before its first row removes the folders that it has made.
         """
-        places = (self.data, self._marks, self.path, *self.path.parents)
+        places = (self.data, self._run_folder, self.path, *self.path.parents)
         new_folders = [place for place in places if isinstance(place, Path) and not place.exists()]
         with ExitStack() as stack:
             try:
@@ -101,7 +101,7 @@ class DatasetFolder:
             try:
                 yield
             except BaseException:
-                if self._marks in new_folders and found_in(self._marks, "*") == [self._lock]:
+                if self._run_folder in new_folders and found_in(self._run_folder, "*") == [self._lock]:
                     self._lock.unlink()
                     for place in new_folders:
                         with suppress(OSError):  # it is not empty, or was not made
@@ -115,7 +115,7 @@ class DatasetFolder:
         """
         if self.restore_backup():
             self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
-        return previous_run.read_previous_run(self.path)
+        return resumption.read_previous_run(self.path)
 
     def check_resumable(
         self, identity: Identity, *, fresh: bool = False, may_delete: MayDelete = delete_what_runs_wrote
@@ -166,13 +166,15 @@ class DatasetFolder:
             previous.reject_more_rows(self._run["phrasebox_version"])
         self._resumes = previous.state != "new"
         if previous.manifest:
-            journal.delete_journals(self._marks)
+            journal.delete_journals(self._run_folder)
         self.data.mkdir(parents=True, exist_ok=True)
         self._run |= run_info or {}
         self._store_run({backup.REPLACES: True} if previous.replaces else {})
         if previous.manifest:
             self._manifest.unlink()
-        self.journal = journal.take_over(self._marks, self.data, same_input=same_input, on_damage=self._move_damaged)
+        self.journal = journal.take_over(
+            self._run_folder, self.data, same_input=same_input, on_damage=self._move_damaged
+        )
         if lost := self.journal.lost:
             self.notes.append(f"shards of {self.data} that are gone: {lost:,}. Their rows are done again")
 
@@ -194,8 +196,8 @@ class DatasetFolder:
         self._run |= {**asdict(identity), **run_info}
         self._store_run({backup.REPLACES: True} if self._replaces else {})
 
-    def _store_run(self, marks: Mapping[str, Any]) -> None:
-        write_text(self._run_file, json.dumps(sign({**self._run, **marks}), indent=2))
+    def _store_run(self, values: Mapping[str, Any]) -> None:
+        write_text(self._run_file, json.dumps(sign({**self._run, **values}), indent=2))
 
     def drop_backup(self) -> None:
         """Delete the backup of the run to replace, once this run has written a file."""
@@ -207,15 +209,15 @@ class DatasetFolder:
         return backup.recover(self.path)
 
     def _move_damaged(self, path: AnyPath, fault: str) -> None:
-        place = self._marks / "damaged" / path.name
+        place = self._run_folder / "damaged" / path.name
         place.parent.mkdir(exist_ok=True)
         move(path, place)
         self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
 
     def discard(self) -> None:
-        """Delete the marks of a run that was rejected before its first row: once mended, it is another run."""
+        """Delete the journals of a run that was rejected before its first row: once mended, it is another run."""
         if not self.shards:
-            journal.delete_journals(self._marks)
+            journal.delete_journals(self._run_folder)
             self._run_file.unlink(missing_ok=True)
             self.presence.unlink(missing_ok=True)
 
@@ -223,7 +225,7 @@ class DatasetFolder:
         """Finish a dataset again that was opened for more rows and got none."""
         if previous.state == "complete" and self.shards == list(previous.shards):
             self.update_run_info(previous, {})
-            journal.delete_journals(self._marks)
+            journal.delete_journals(self._run_folder)
             self._run_file.unlink(missing_ok=True)
 
     def _count_rows(self, samples: int) -> Tally:
@@ -266,6 +268,6 @@ class DatasetFolder:
         values = sign(values) if manifest.may_sign else values
         write_text(self._manifest, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
         self.drop_backup()
-        journal.delete_journals(self._marks)
+        journal.delete_journals(self._run_folder)
         self._run_file.unlink()
         return total

@@ -142,11 +142,13 @@ class Journal:
         return [path for path in paths if WORKER_SHARD_NAME.fullmatch(path.name) and path.name not in self.shards]
 
 
-def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Callable[[AnyPath, str], None]) -> Journal:
+def take_over(
+    run_folder: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Callable[[AnyPath, str], None]
+) -> Journal:
     """Begin an attempt, and write its journal. A call that was killed at any point is repeated without loss.
 
     Args:
-        marks: The folder of journals.
+        run_folder: The folder of journals.
         data: The folder of shards.
         same_input: Whether the attempt before had the same input; else all of it is read again.
         on_damage: Called with a shard that cannot be read, and the reason.
@@ -154,7 +156,7 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
     Raises:
         ResumeError: A journal is damaged.
     """
-    previous = sorted(found_in(marks, "journal-*"), key=_number)
+    previous = sorted(found_in(run_folder, "journal-*"), key=_number)
     last_journal = next((folder for folder in reversed(previous) if (folder / _FIRST).exists()), None)
     files = [] if last_journal is None else found_in(last_journal, "*.parquet")
     journal = pa.concat_tables([_SCHEMA.empty_table(), *map_in_threads(_read, files)])
@@ -179,7 +181,7 @@ def take_over(marks: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Cal
     keys = np.sort(_keys(table))
     is_done = [same_input and bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]]
     pieces = pieces.filter(pa.array(is_done, pa.bool_()))
-    folder = marks / f"journal-{1 + max([*attempts, *map(_number, previous)]):04d}"
+    folder = run_folder / f"journal-{1 + max([*attempts, *map(_number, previous)]):04d}"
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / _FIRST, pa.concat_tables([table, pieces]))
     for path in previous:
@@ -217,9 +219,9 @@ def _entries_of(
     return entries
 
 
-def delete_journals(marks: AnyPath) -> None:
+def delete_journals(run_folder: AnyPath) -> None:
     """Delete all journals: from then on every shard counts."""
-    for folder in found_in(marks, "journal-*"):
+    for folder in found_in(run_folder, "journal-*"):
         remove_tree(folder)
 
 

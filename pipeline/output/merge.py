@@ -23,7 +23,7 @@ from pipeline.dataset.tally import group_shards
 from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import COMMAND, Identity
+from pipeline.output.resumption import COMMAND, Identity
 from pipeline.output.shards import rows_in
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from stages.contract.errors import WeightsError
-from stages.shared.model.catalog import resolve
+from stages.shared.model.catalog import find_weights
 
 FOLDER: Final = Path(__file__).parent
 
@@ -35,7 +35,7 @@ MODEL: Final = "photo"
 def why_left_out(model: str = MODEL) -> str | None:
     """Say why a bundled model cannot take part with the photographs; None if it can."""
     try:
-        resolve(model)
+        find_weights(model)
     except WeightsError as error:
         return f"the eight photographs are left out: {error}"
     return None

@@ -13,7 +13,8 @@ is looked at beside the usual one for the phrase (stages/README.md):
 with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image
 embeddings of the images that the regression was fitted on. Sigma is kept as its `RANK`
 strongest directions and the mean variance of the others. None of it depends on the other
-phrases or images of a run. `phrasebox calibrate` fits it.
+phrases or images of a run. `phrasebox calibrate` fits it. Without a fit presence is null;
+`pipeline.decisions` says when.
 """
 
 from __future__ import annotations

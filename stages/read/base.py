@@ -4,6 +4,7 @@ A reader works in two steps. `pieces()` plans on the driver: it finds the files,
 input that cannot be read as a whole, and cuts the rest into pieces. `read(piece)` runs on any
 worker and gives exactly one `Sample` or `SkippedRow` for every row of the piece, in the order of
 the input; rows of one image may share a sample (`plan`). The samples do not depend on the cuts.
+With `input.limit` reading ends in `CutReader`: it plans no piece behind the limit, and cuts the last one.
 """
 
 from __future__ import annotations
@@ -204,8 +205,7 @@ class Reader(ABC):
 class CutReader(Reader):
     """Read cut pieces of another reader: the `samples` after the first `skip`.
 
-    With a `limit`, the input is at most so many samples at its begin; a `SkippedRow` counts as
-    one.
+    With a `limit`, the input ends after so many samples; a `SkippedRow` counts as one.
     """
 
     def __init__(self, reader: Reader, limit: int | None) -> None:

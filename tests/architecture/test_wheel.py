@@ -74,9 +74,9 @@ def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
     code = (
         "import pipeline, stages\n"
         "from stages.phrases.filters import word_lists\n"
-        "from stages.shared.model.catalog import resolve\n"
+        "from stages.shared.model.catalog import find_weights\n"
         "assert word_lists((), ())\n"
-        "print(pipeline.__file__, stages.__file__, resolve('demo'))\n"
+        "print(pipeline.__file__, stages.__file__, find_weights('demo'))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.resolve import HeatMapRun, Run, resolve
+from pipeline.decisions import HeatMapRun, Run, resolve
 from pipeline.run import run
 from stages.contract.records import Record
 from stages.explain.stage import ExplainStage

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 
 from pipeline.config import RunConfig
+from pipeline.decisions import Run
 from pipeline.engines import Job, start_engine
 from pipeline.graph import Steps
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity
-from pipeline.resolve import Run
+from pipeline.output.resumption import Identity
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample

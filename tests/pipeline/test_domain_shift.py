@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.decisions import HeatMapRun, resolve
 from pipeline.domain_shift import NOT_COMPARED, DomainShift
 from pipeline.engines import inline
 from pipeline.engines.inline import set_up
 from pipeline.graph import build_graph
 from pipeline.photographs import INPUT
-from pipeline.resolve import HeatMapRun, resolve
 from pipeline.run import run
 from pipeline.summary import Report
 from pipeline.warm_up import warm_up
@@ -121,7 +121,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds
         (out / ".phrasebox/run.json").write_text(json.dumps(run_json))
         (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
-    monkeypatch.setattr("pipeline.resolve.warm_up", None)  # it is not repeated
+    monkeypatch.setattr("pipeline.decisions.warm_up", None)  # it is not repeated
     printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed

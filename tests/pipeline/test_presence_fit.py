@@ -11,11 +11,11 @@ import pytest
 from pipeline import presence_fit
 from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
+from pipeline.decisions import HeatMapRun
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.graph import build_graph
 from pipeline.logistic import fit_logistic
 from pipeline.presence_fit import draw_foreign_phrases, fit_noisy, words_of
-from pipeline.resolve import HeatMapRun
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
@@ -119,7 +119,7 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
         with pytest.raises(KeyboardInterrupt):
             run(config, QUIET)
     kept = (tmp_path / "out" / "presence.json").read_bytes()
-    monkeypatch.setattr("pipeline.resolve.warm_up", None)  # the fit is not repeated
+    monkeypatch.setattr("pipeline.decisions.warm_up", None)  # the fit is not repeated
     (tmp_path / "out" / "presence.json").write_bytes(kept + b" ")
     with pytest.raises(ResumeError, match=r"presence\.json is not the file that its rows were made with"):
         run(config, QUIET)

@@ -63,7 +63,7 @@ into `CHECKSUMS_FILE`, and an entry here."""
 
 
 @cache
-def resolve(name: str, root: Path = WEIGHTS_ROOT) -> Path:
+def find_weights(name: str, root: Path = WEIGHTS_ROOT) -> Path:
     """Find a catalog entry's folder in `root` and compare its files with the catalog's SHA-256, once per process.
 
     It holds `model.json`, with `model_cfg` and `preprocess_cfg`, `model.safetensors`, and

@@ -19,7 +19,7 @@ import open_clip
 import torch
 
 from stages.contract.errors import ConfigError, WeightsError
-from stages.shared.model.catalog import CATALOG, resolve
+from stages.shared.model.catalog import CATALOG, find_weights
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, Checkpoint, read_checkpoint
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, convert_to_open_clip, layout_of
 from stages.shared.model.checkpoints.settings import (
@@ -63,7 +63,7 @@ def describe(config: ModelConfig) -> ModelDescription:
     """
     check_model_files(config)
     if config.name in CATALOG:
-        folder = resolve(config.name)
+        folder = find_weights(config.name)
         return _complete(
             _read_model_file(read_json(folder / "model.json"), folder, config.name),
             weights=folder / "model.safetensors",

@@ -10,7 +10,7 @@ import torch
 
 from stages.contract.errors import ConfigError
 from stages.shared.model import hub
-from stages.shared.model.catalog import resolve
+from stages.shared.model.catalog import find_weights
 from stages.shared.model.clip import ClipModel, TextEncoder
 from stages.shared.model.config import AUTO, InputSpec, PrecisionChoice
 from stages.shared.model.description import ModelDescription
@@ -71,7 +71,7 @@ def load(
 
 def _find_bundled(description: ModelDescription) -> ModelDescription:
     """Return the description with the files of this installation, verified."""
-    folder = resolve(description.name)
+    folder = find_weights(description.name)
     weights = description.weights
     vocabulary = description.vocabulary
     return replace(

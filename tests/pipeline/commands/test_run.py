@@ -21,9 +21,9 @@ import pipeline.engines.inline as inline_engine
 from pipeline.config import RunConfig
 from pipeline.config_text import as_yaml
 from pipeline.dataset.validate import validate
+from pipeline.decisions import resolve
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_graph
-from pipeline.resolve import resolve
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError, WeightsError
 from stages.contract.records import Record, stable_id

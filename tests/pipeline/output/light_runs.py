@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.output.previous_run import Identity
-from pipeline.resolve import Run
+from pipeline.decisions import Run
+from pipeline.output.resumption import Identity
 from pipeline.run import run
 from stages.contract.records import Record
 from stages.contract.stage import Stage

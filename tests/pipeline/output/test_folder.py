@@ -25,7 +25,7 @@ from pipeline.output import journal
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity
+from pipeline.output.resumption import Identity
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key

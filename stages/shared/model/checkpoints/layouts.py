@@ -24,13 +24,13 @@ SIGLIP: Final = "transformers SiglipModel"
 OPENAI_ONLY: Final = ("input_resolution", "context_length", "vocab_size")
 """Numbers that only OpenAI's own files have, by which they are recognised."""
 
-_MARKS: Final = {
+_PATTERNS: Final = {
     CLIP: ("visual_projection.weight", "text_projection.weight", "vision_model.", "text_model."),
     SIGLIP: ("vision_model.head.probe", "text_model.head.weight"),
     OPENAI: ("input_resolution", "visual.", "token_embedding.weight"),
     OPEN_CLIP: ("visual.", "token_embedding.weight"),
 }
-"""Layout -> names that a checkpoint must have; a dot at the end marks the beginning of a name.
+"""Layout -> names of tensors that a checkpoint must have; a dot at the end means the beginning of a name.
 The first fit counts. A custom text tower of open_clip has its embedding at
 `text.token_embedding.weight` or below `text.transformer.`."""
 
@@ -42,17 +42,17 @@ def layout_of(names: Collection[str], path: object) -> str:
     expected ones.
     """
 
-    def has(mark: str) -> bool:
-        if mark == "token_embedding.weight":
-            return mark in names or any(name.startswith("text.") for name in names)
-        return any(name.startswith(mark) for name in names) if mark.endswith(".") else mark in names
+    def has(pattern: str) -> bool:
+        if pattern == "token_embedding.weight":
+            return pattern in names or any(name.startswith("text.") for name in names)
+        return any(name.startswith(pattern) for name in names) if pattern.endswith(".") else pattern in names
 
-    for layout, marks in _MARKS.items():
-        if all(map(has, marks)):
+    for layout, patterns in _PATTERNS.items():
+        if all(map(has, patterns)):
             return layout
     raise WeightsError(
         f"{path} is no whole CLIP that is known: it has {len(names)} tensors, {', '.join(sorted(names)[:3])}, ...; "
-        f"expected those of {', '.join(_MARKS)}, with adapters merged"
+        f"expected those of {', '.join(_PATTERNS)}, with adapters merged"
     )
 
 

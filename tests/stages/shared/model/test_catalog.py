@@ -16,14 +16,14 @@ from torch import Tensor
 import stages.shared.model.towers.photo_trunk  # noqa: F401 - it names the trunk to timm
 from pipeline.scenes.scene import make_scene
 from stages.contract.errors import WeightsError
-from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, resolve
+from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, find_weights
 
 SCENES = 24
 
 
 @pytest.mark.parametrize(("name", "most_bytes"), [("demo", 12_000_000), ("photo", 20_000_000)])
 def test_a_bundled_model_is_small_and_its_card_names_the_checksums(name: str, most_bytes: int) -> None:
-    folder = resolve(name)
+    folder = find_weights(name)
     assert folder == WEIGHTS_ROOT / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < most_bytes
     card = (folder / "MODEL_CARD.md").read_text("utf-8")
@@ -42,22 +42,22 @@ def test_a_bundled_model_is_small_and_its_card_names_the_checksums(name: str, mo
 )
 def test_weights_that_are_not_there_are_named_with_the_remedy(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=message):
-        resolve(name, tmp_path)
+        find_weights(name, tmp_path)
 
 
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     shutil.copytree(WEIGHTS_ROOT / "demo", tmp_path / "demo")
-    assert resolve("demo", tmp_path / ".") == tmp_path / "demo"
+    assert find_weights("demo", tmp_path / ".") == tmp_path / "demo"
     with (tmp_path / "demo" / "model.safetensors").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\x00\x01\x02\x03")
     with pytest.raises(WeightsError, match=r"model\.safetensors: expected the SHA-256"):
-        resolve("demo", tmp_path / "demo" / "..")
+        find_weights("demo", tmp_path / "demo" / "..")
 
 
 def by_open_clip_alone(name: str) -> tuple[Any, SimpleTokenizer, dict[str, Any]]:
     """A bundled model and its tokenizer by stock open_clip and nothing of ours, and how its images are prepared."""
-    folder = resolve(name)
+    folder = find_weights(name)
     settings = json.loads((folder / "model.json").read_text("utf-8"))
     text_cfg = settings["model_cfg"]["text_cfg"]
     model = open_clip.CLIP(**settings["model_cfg"]).eval()

@@ -1,4 +1,15 @@
-"""A run that is resolved: all that the driver can decide is decided, once, before anything is computed."""
+"""What a run computes with, decided once and before it computes: engine, precision, calibration and presence.
+
+`resolve` decides what the driver can decide; `HeatMapRun.decide` adds what depends on the first images.
+
+Precision: `pipeline.graph.precision_here` takes bf16 where the device is fast in it
+(`stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers know the device;
+`HeatMapRun.in_precision` then takes the first worker's.
+
+Presence: `HeatMapRun.needs_presence` says whether it is fitted to the first images (`pipeline.presence_fit`). The
+presence of all regions is null if `regions.calibration` is `none` or names a calibration without it, if that fit
+fails, and if regions come from another source than heat maps.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +33,7 @@ from pipeline.engines.inline import samples_in
 from pipeline.graph import HeatMapSteps, Steps, build_source_steps, build_steps, precision_here
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity, PreviousRun
+from pipeline.output.resumption import Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, explain_outgrown, read_presence
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
