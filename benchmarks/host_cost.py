@@ -23,11 +23,11 @@ from PIL import Image
 from pipeline.commands.phrases import write_phrases
 from pipeline.config import RunConfig
 from pipeline.engines.inline import read_records, set_up
-from pipeline.graph import build_graph
+from pipeline.graph import build_steps
 from stages.contract.schema import records_to_rows
 from stages.contract.tables import records_to_table, table_to_records
 from stages.explain import base
-from stages.read import plan_pieces
+from stages.read import make_reader, plan_pieces
 from stages.shared.model.clip import TextEncoder
 from stages.write import ShardWriter
 
@@ -80,7 +80,9 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
         "regions": {"upsample": "linear", "refine": "none"},
         "images": {"resize": "torch"},
     }
-    graph = build_graph(RunConfig.model_validate(values))
+    config = RunConfig.model_validate(values)
+    steps = build_steps(config)
+    reader = make_reader(config.input)
     clock = Clock()
     encode = TextEncoder.__call__
 
@@ -92,7 +94,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
         finally:
             self.tokenizer = tokenizer
 
-    with set_up(graph.stages), ExitStack() as timed:
+    with set_up(steps.stages), ExitStack() as timed:
         for place, name, call in (
             (TextEncoder, "__call__", encoded),
             (base, "pixels_on", clock.timed("pinned pixels", base.pixels_on)),
@@ -102,15 +104,15 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
         rounds: list[dict[str, float]] = []
         for turn in range(1 + ROUNDS):  # the first one warms up
             clock.spent.clear()
-            graph.model_stage._explainer.texts._rows.clear()  # as if all texts were new
+            steps.model_stage._explainer.texts._rows.clear()  # as if all texts were new
             with clock.step("read"):
                 records = [
                     one
-                    for piece in plan_pieces(graph.reader)
-                    for one in read_records(graph.reader, piece, print_nothing)
+                    for piece in plan_pieces(reader)
+                    for one in read_records(reader, piece, print_nothing)
                 ]
                 table = records_to_table(records)
-            for number, stages in enumerate((graph.before, (graph.model_stage,), (graph.regions_stage,))):
+            for number, stages in enumerate((steps.before, (steps.model_stage,), (steps.regions_stage,))):
                 worker = ("captions: ", "", "regions: ")[number]
                 with clock.step(f"{worker}unpack"):
                     given = records = table_to_records(table)

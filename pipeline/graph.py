@@ -27,7 +27,7 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.precomputed import PrecomputedPhrases
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import READERS, Reader, ReaderConfig, input_fingerprint, make_reader
+from stages.read import READERS, ReaderConfig, input_fingerprint
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
@@ -122,13 +122,6 @@ class HeatMapSteps(Steps):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Graph(HeatMapSteps):
-    """Heat maps of an input: the stages, and the reader of the samples."""
-
-    reader: Reader
-
-
 def packages_of(config: RunConfig) -> tuple[str, ...]:
     """Return the names of our packages, and of those of other people that have the kinds of a run."""
     kinds = ((READERS, config.input.kind), (EXPLAINERS, config.explain.kind), (SOURCES, config.source.kind))
@@ -139,25 +132,12 @@ def packages_of(config: RunConfig) -> tuple[str, ...]:
 def check_files(config: RunConfig) -> str:
     """Look whether the input and the model that a configuration names are there; return `input_fingerprint`.
 
-    No library of the model is imported, which would take seconds. Raise as `build_graph`.
+    No library of the model is imported, which would take seconds. Raise as `build_steps`, and InputError.
     """
     fingerprint = input_fingerprint(config.input)
     if config.source.kind == HEAT_MAPS:  # some of the others need no model
         check_model_files(config.model)
     return fingerprint
-
-
-def build_graph(config: RunConfig) -> Graph:
-    """Return reader and stages for the heat maps of a configuration's input. Raise as `build_steps`, and InputError."""
-    steps = build_steps(config)
-    return Graph(
-        reader=make_reader(config.input),
-        before=steps.before,
-        model_stage=steps.model_stage,
-        regions_stage=steps.regions_stage,
-        description=steps.description,
-        segmenter=steps.segmenter,
-    )
 
 
 def build_steps(config: RunConfig) -> HeatMapSteps:

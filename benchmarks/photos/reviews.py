@@ -23,7 +23,7 @@ from benchmarks.photos.measure import Photographs
 from pipeline.evaluate.estimates import calibration_error
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import model_graph
+from pipeline.evaluate.presence import model_steps
 from pipeline.evaluate.review_figures import share_estimate
 from pipeline.evaluate.review_fit import fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
@@ -71,10 +71,10 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
 
     own: Name -> own captions of each image, where some were exchanged.
     """
-    cuts = model_graph(judged).regions_stage
+    cuts = model_steps(judged).regions_stage
     stage = RegionsStage(cuts.config, cuts.calibration, keep_heat_maps=True)
     found: dict[tuple[Any, ...], tuple[int, float, str, list[float], float, str]] = {}  # captions repeat phrases
-    for row, record in judged.rows_with_maps(judged.graph(pixels=stage.config.needs_pixels), console):
+    for row, record in judged.rows_with_maps(judged.steps(pixels=stage.config.needs_pixels), console):
         if record.error is not None:
             continue
         said = _answers(judged, row, record, own)

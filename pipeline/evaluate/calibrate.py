@@ -101,8 +101,8 @@ def write_calibration(
     previous = _replaced_calibration(evaluation_set, presence=presence)
     evaluation_set = evaluation_set.with_requested_rule()
     config = evaluation_set.config()
-    graph = evaluation_set.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
-    rows = [(row, record) for row, record in evaluation_set.rows_with_maps(graph, console) if record.error is None]
+    steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
+    rows = [(row, record) for row, record in evaluation_set.rows_with_maps(steps, console) if record.error is None]
     is_fitted = config.regions.rule == "fitted"
     cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
     regions = _judge_regions(config.regions, rows, evaluation_set, cut, sizes, has_absent=not presence)
@@ -116,10 +116,10 @@ def write_calibration(
         bias=fit.bias,
         **fit.by_name(list(FEATURES)),
         made_with=calibration_basis(
-            config.explain if graph is None else graph.explainer,
+            config.explain if steps is None else steps.explainer,
             config.regions,
             evaluation_set.dataset.manifest["model_fingerprint"],
-            None if graph is None else graph.segmenter,
+            None if steps is None else steps.segmenter,
         ),
         made_from={
             "truth": truth_path.name,

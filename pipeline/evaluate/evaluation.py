@@ -224,10 +224,10 @@ def measure_rows(
         rows = ((evaluation_set.queries(row, phrases_of(row["annotations"])), row) for row in evaluation_set.rows())
     else:
         maker = RegionMaker(regions)
-        graph = evaluation_set.graph(pixels=regions.upsample != "linear")
+        steps = evaluation_set.steps(pixels=regions.upsample != "linear")
         rows = (
             (evaluation_set.queries(row, record.phrases, maker.surfaces_of(record)), row)
-            for row, record in evaluation_set.rows_with_maps(graph, console)
+            for row, record in evaluation_set.rows_with_maps(steps, console)
         )
     usual_places = fit_halves(evaluation_set.matches.images) if text_only is None else {}
     for queries, row in rows:

@@ -18,7 +18,7 @@ from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.graph import Graph, build_graph, check_files
+from pipeline.graph import HeatMapSteps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
@@ -26,7 +26,7 @@ from stages.contract.schema import mapped_record
 from stages.contract.stage import Stage
 from stages.explain.config import ExplainerConfig
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import Reader
+from stages.read import Reader, make_reader
 from stages.shared.model.config import InputSpec
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth, TruthImage
@@ -89,17 +89,22 @@ class EvaluationSet:
         """Return the queries of a row; the images have the numbers of the rows."""
         return queries_of(row["id"], row, self.image_of(row), self.truth.categories, phrases, maps)
 
-    def graph(self, *, pixels: bool) -> Graph | None:
-        """Build the graph that computes what the dataset does not hold; None if it holds everything.
+    @property
+    def reader(self) -> Reader:
+        """The reader of the dataset's input."""
+        return make_reader(self.config().input)
+
+    def steps(self, *, pixels: bool) -> HeatMapSteps | None:
+        """Build the steps that compute what the dataset does not hold; None if it holds everything.
 
         pixels: whether the pixels are needed, too; no dataset holds them at the model's size.
 
-        Raise as `full_graph`.
+        Raise as `full_steps`.
         """
-        return None if self.has_maps and not pixels else self.full_graph()
+        return None if self.has_maps and not pixels else self.full_steps()
 
-    def full_graph(self) -> Graph:
-        """Build the graph of the dataset's configuration.
+    def full_steps(self) -> HeatMapSteps:
+        """Build the steps of the dataset's configuration.
 
         Raise InputError if the dataset's input cannot be read, and ConfigError if a setting
         cannot be used, if the model that would compute the maps is not the dataset's, or if
@@ -108,29 +113,29 @@ class EvaluationSet:
         check_named(self.dataset, settings=self.settings)
         config = self.config()
         check_files(config)
-        graph = build_graph(config)
+        steps = build_steps(config)
         fingerprint = self.dataset.manifest["model_fingerprint"]
-        if not self.has_maps and graph.fingerprint != fingerprint:
+        if not self.has_maps and steps.fingerprint != fingerprint:
             raise ConfigError(
                 f"{self.dataset.path} was made with other weights ({fingerprint}) than the configuration finds now "
-                f"({graph.fingerprint}); phrasebox eval --no-maps evaluates the regions alone"
+                f"({steps.fingerprint}); phrasebox eval --no-maps evaluates the regions alone"
             )
-        return graph
+        return steps
 
     def rows_with_maps(
-        self, graph: Graph | None, console: Console, most: int | None = None
+        self, steps: HeatMapSteps | None, console: Console, most: int | None = None
     ) -> Iterator[tuple[dict[str, Any], Record]]:
-        """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there is a graph.
+        """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there are steps.
 
-        Raise InputError if the graph is needed and some of the rows are no longer in the input.
+        Raise InputError if the steps are needed and some of the rows are no longer in the input.
         """
         rows = islice(self.rows(maps=self.has_maps), most)
-        if graph is None:
+        if steps is None:
             yield from ((row, mapped_record(row)) for row in rows)
             return
         rows_by_id = {row["sample_id"]: row for row in rows}
-        stages = [graph.before[1]] if self.has_maps else [*graph.before, graph.model_stage]
-        for record in process_input(graph.reader, stages, rows_by_id, console):
+        stages = [steps.before[1]] if self.has_maps else [*steps.before, steps.model_stage]
+        for record in process_input(self.reader, stages, rows_by_id, console):
             row = rows_by_id[record.sample.sample_id]
             if self.has_maps:
                 stored_record = mapped_record(row)

@@ -25,14 +25,14 @@ from pipeline.engines.inline import run_stages, set_up
 from pipeline.evaluate.estimates import Estimate, mean_estimates
 from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import value_of
-from pipeline.graph import Graph
+from pipeline.graph import HeatMapSteps
 from pipeline.logistic import Floats, roc_area
-from pipeline.photographs import TRUTH
+from pipeline.photographs import INPUT, TRUTH
 from pipeline.pictures import shrink_map
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage
-from stages.read import plan_pieces
+from stages.read import READERS, make_reader, plan_pieces
 from stages.truth import read_truth
 
 MIN_RETRIEVED: Final = 0.75
@@ -167,27 +167,28 @@ class ModelCheck:
         return float(np.mean([value_of(metric, query) for query in self.queries]))
 
 
-def check_model(graph: Graph) -> ModelCheck:
+def check_model(steps: HeatMapSteps) -> ModelCheck:
     """Process the photographs by the stages of a run over them (see `photographs.INPUT`), in this process.
 
     Raise PhraseboxError if the model cannot be loaded, or if its memory does not suffice.
     """
-    phrases_stage, prepare = graph.before
-    with set_up(graph.stages):
-        samples = [Record.start(sample) for sample in graph.reader.samples(plan_pieces(graph.reader))]
+    phrases_stage, prepare = steps.before
+    with set_up(steps.stages):
+        reader = make_reader(READERS.config(INPUT))
+        samples = [Record.start(sample) for sample in reader.samples(plan_pieces(reader))]
         records = phrases_stage.process(samples)
-        cosines = _cosines(graph.model_stage, prepare.process(records))
+        cosines = _cosines(steps.model_stage, prepare.process(records))
         start = time.perf_counter()
-        mapped_records = run_stages((prepare, graph.model_stage), records, lambda *_: None)
-        answers = run_stages([graph.regions_stage], mapped_records, lambda *_: None)
+        mapped_records = run_stages((prepare, steps.model_stage), records, lambda *_: None)
+        answers = run_stages([steps.regions_stage], mapped_records, lambda *_: None)
         seconds = time.perf_counter() - start
-        forwards = graph.model_stage.take_forwards()
+        forwards = steps.model_stage.take_forwards()
     rows = records_to_rows(answers, embed_images=False).to_pylist()
     truth = read_truth(TRUTH)
     queries: list[Query] = []
     for number, (row, record) in enumerate(zip(rows, mapped_records, strict=True)):
         image = truth.images[row["file_name"]]
-        maps = graph.regions_stage.maker.surfaces_of(record)
+        maps = steps.regions_stage.maker.surfaces_of(record)
         queries += queries_of(number, row, image, truth.categories, record.phrases, maps)
     return ModelCheck(
         device=forwards.device,

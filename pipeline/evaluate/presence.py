@@ -19,7 +19,7 @@ from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
-from pipeline.graph import Graph, build_graph, check_files
+from pipeline.graph import HeatMapSteps, build_steps, check_files
 from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
 from pipeline.paths import check_writable, write_file
@@ -29,6 +29,7 @@ from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage, subtract_others
+from stages.read import make_reader
 from stages.regions.maker import RegionMaker, share_presences
 from stages.regions.score import at_share
 from stages.regions.stage import RegionsStage
@@ -58,31 +59,31 @@ def query_images(evaluation_set: EvaluationSet) -> dict[str, QueriedImage]:
     return {image.sample_id: image for image in choose_absent_phrases(images).values()}
 
 
-def model_graph(evaluation_set: EvaluationSet) -> Graph:
+def model_steps(evaluation_set: EvaluationSet) -> HeatMapSteps:
     """Return the dataset's own reader, model and regions, with its calibration if its scores have one.
 
-    Raise as `EvaluationSet.graph`, and InputError where the model is not the dataset's.
+    Raise as `EvaluationSet.steps`, and InputError where the model is not the dataset's.
     """
     dataset = evaluation_set.dataset
-    graph = evaluation_set.full_graph()
-    if graph.fingerprint != dataset.manifest["model_fingerprint"]:
+    steps = evaluation_set.full_steps()
+    if steps.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
-    if dataset.manifest.get("calibration") is not None or (graph.calibration is not None and not graph.is_calibrated):
-        return graph
-    return graph.with_calibration(read_presence(dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)))
+    if dataset.manifest.get("calibration") is not None or (steps.calibration is not None and not steps.is_calibrated):
+        return steps
+    return steps.with_calibration(read_presence(dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)))
 
 
 def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> AbsentFigures:
-    """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_graph`."""
+    """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_steps`."""
     console.print("asking each image for phrases of other images: loading the model", soft_wrap=True)
     images_by_name = query_images(evaluation_set)
-    graph = model_graph(evaluation_set)
+    steps = model_steps(evaluation_set)
     phrases = {name: image.all_phrases for name, image in images_by_name.items()}
-    config = graph.model_stage.config
+    config = steps.model_stage.config
     # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
-    plain_stage = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=graph.model_stage.presence)
-    records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
+    plain_stage = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=steps.model_stage.presence)
+    records = process_input(evaluation_set.reader, [steps.before[1]], phrases, console, phrases)
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
@@ -90,7 +91,7 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
         image = images_by_name[record.sample.sample_id]
         signals.append(record_signals)
         texts += [(image.number, heat_map.text) for heat_map in record.heat_maps]
-        pairs += _pairs(image, record, graph)
+        pairs += _pairs(image, record, steps)
     if not pairs:
         return absent_figures([])
     features = features_of(ImageStatistics.of(np.stack([part.embedding for part in signals])), signals)
@@ -98,11 +99,11 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
     return absent_figures([replace(pair, z_score=z_score[pair.image, pair.text]) for pair in pairs])
 
 
-def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
+def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator[Pair]:
     """Yield the pairs of one image, without `z_score`; the record has the maps of all phrases, without contrast."""
     # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's things.
-    config = graph.regions_stage.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
-    calibration = graph.calibration
+    config = steps.regions_stage.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
+    calibration = steps.calibration
     stage = RegionsStage(config, calibration)
     ungrouped_stage = RegionsStage(config.model_copy(update={"group": "none"}), calibration)
     similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
@@ -118,7 +119,7 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             targets_by_text.setdefault(query.phrase, []).append(query.target)
     cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
-    record = replace(record, heat_maps=tuple(subtract_others(maps, graph.model_stage.config.explainer.contrast)))
+    record = replace(record, heat_maps=tuple(subtract_others(maps, steps.model_stage.config.explainer.contrast)))
     own_record = replace(record, phrases=image.phrases)
     group_presences = _likeliest(stage.maker, own_record)
     answers_by_text = _answers(stage, own_record)
@@ -132,7 +133,7 @@ def _pairs(image: QueriedImage, record: Record, graph: Graph) -> Iterator[Pair]:
             presence=presence[text],
             presence_of_group=group_presence,
             answers=answers,
-            is_written=not graph.regions_stage.maker.is_absent(group_presence),
+            is_written=not steps.regions_stage.maker.is_absent(group_presence),
         )
 
     for text, targets in targets_by_text.items():
@@ -172,18 +173,19 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
 
     Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
-    ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.graph`.
+    ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.steps`.
     """
     check_writable("out", out)
     folder = open_dataset(dataset)
     check_named(folder, settings=settings)
     config = stored_config(folder.manifest["config"], settings)
     check_files(config)
-    graph = build_graph(config)
+    steps = build_steps(config)
+    reader = make_reader(config.input)
     with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
-        graph = replace(graph, model_stage=graph.model_stage.with_presence(None))
-        with set_up((*graph.before, graph.model_stage)):
-            fit = fit_to_samples(graph, first_samples(graph.reader, graph.reader.pieces(), CAPTIONED)).presence
+        steps = replace(steps, model_stage=steps.model_stage.with_presence(None))
+        with set_up((*steps.before, steps.model_stage)):
+            fit = fit_to_samples(steps, first_samples(reader, reader.pieces(), CAPTIONED)).presence
     if fit.calibration is None:
         raise InputError(f"{dataset}: {fit.in_words()}")
     write_file("out", out, fit.calibration.to_json())
@@ -194,7 +196,7 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
     The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
-    of the images come from all images. Raise InputError if there are too few phrases, and as `model_graph`.
+    of the images come from all images. Raise InputError if there are too few phrases, and as `model_steps`.
     """
     images_by_name = query_images(evaluation_set)
     phrases = {}
@@ -207,9 +209,9 @@ def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Prese
     signals: list[Signals] = []
     is_present: list[bool] = []
     owners: list[int] = []
-    graph = model_graph(evaluation_set)
-    records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-    for record, record_signals in signals_of(graph.model_stage, records):
+    steps = model_steps(evaluation_set)
+    records = process_input(evaluation_set.reader, [steps.before[1]], phrases, console, phrases)
+    for record, record_signals in signals_of(steps.model_stage, records):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]
         texts = dict.fromkeys(phrase.text for phrase in record.phrases)

@@ -27,14 +27,14 @@ from pipeline.calibration import calibration_basis
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
-from pipeline.evaluate.presence import model_graph
+from pipeline.evaluate.presence import model_steps
 from pipeline.evaluate.review_figures import (
     ReviewedRegions,
     latest_time,
     read_reviewed_regions,
 )
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.graph import Graph
+from pipeline.graph import HeatMapSteps
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import signals_of
@@ -143,23 +143,23 @@ def write_reviewed_calibration(
     read_reviewed_regions(open_dataset(path))  # faults of the answers are reported before a model is loaded
     evaluation_set, _ = open_reviewed_dataset(path, settings)
     dataset = evaluation_set.dataset
-    graph = model_graph(evaluation_set)
+    steps = model_steps(evaluation_set)
     config = evaluation_set.config()
-    previous = graph.calibration
+    previous = steps.calibration
     reviewed = _read_new_answers(dataset, previous)
-    _check_calibration(path, dataset, graph)
-    map_graph = evaluation_set.graph(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
-    rows = evaluation_set.rows_with_maps(map_graph, console)
+    _check_calibration(path, dataset, steps)
+    map_steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
+    rows = evaluation_set.rows_with_maps(map_steps, console)
     evidence = _evidence_of(reviewed, rows, RegionsStage(config.regions, previous))
     fit, scores = _fit_with_folds(reviewed, evidence, previous)
     presence = None if previous is None else _correct_presence(previous, fit.presence, config.regions.absent_share)
-    embeddings = [] if presence is None else _embeddings_of(evaluation_set, graph, console)
+    embeddings = [] if presence is None else _embeddings_of(evaluation_set, steps, console)
     if presence is not None:  # later runs are compared with these images, not with the images of the previous fit
         presence = presence.model_copy(update={"corrected_on": ImageStatistics.of(np.stack(embeddings))})
     calibration = Calibration(
         bias=fit.right.bias,
         **fit.right.by_name(list(FEATURES)),
-        made_with=calibration_basis(graph.explainer, config.regions, graph.fingerprint, graph.segmenter),
+        made_with=calibration_basis(steps.explainer, config.regions, steps.fingerprint, steps.segmenter),
         made_from={
             "reviews": len(reviewed.answers),
             "dataset": dataset.path.name,
@@ -187,8 +187,8 @@ def write_reviewed_calibration(
     )
 
 
-def _check_calibration(path: Path, dataset: Dataset, graph: Graph) -> None:
-    if dataset.manifest.get("calibration") not in (None, graph.calibration_digest):
+def _check_calibration(path: Path, dataset: Dataset, steps: HeatMapSteps) -> None:
+    if dataset.manifest.get("calibration") not in (None, steps.calibration_digest):
         raise ConfigError(
             f"{path}: its scores were made with another calibration than is found now; name that one with "
             "--set regions.calibration=FILE"
@@ -246,11 +246,11 @@ def _fit_with_folds(
     return fit, scores
 
 
-def _embeddings_of(evaluation_set: EvaluationSet, graph: Graph, console: Console) -> list[NDArray[np.float32]]:
+def _embeddings_of(evaluation_set: EvaluationSet, steps: HeatMapSteps, console: Console) -> list[NDArray[np.float32]]:
     """Compute the unit embeddings of the reviewed images."""
     phrases = {row["sample_id"]: phrases_of(row["annotations"]) for row in evaluation_set.rows()}
-    records = process_input(graph.reader, [graph.before[1]], phrases, console, phrases)
-    return [signals.embedding for _, signals in signals_of(graph.model_stage, records)]
+    records = process_input(evaluation_set.reader, [steps.before[1]], phrases, console, phrases)
+    return [signals.embedding for _, signals in signals_of(steps.model_stage, records)]
 
 
 def _correct_presence(previous: Calibration, fit: LogisticFit | None, absent_share: float) -> Presence | None:

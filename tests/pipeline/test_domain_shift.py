@@ -18,7 +18,7 @@ from pipeline.decisions import HeatMapRun, resolve
 from pipeline.domain_shift import NOT_COMPARED, DomainShift
 from pipeline.engines import inline
 from pipeline.engines.inline import set_up
-from pipeline.graph import build_graph
+from pipeline.graph import build_steps
 from pipeline.photographs import INPUT
 from pipeline.run import run
 from pipeline.summary import Report
@@ -130,7 +130,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds
 
 
 def test_a_calibration_that_is_named_is_used_and_doubted(clouds, tmp_path, uncalibrated) -> None:
-    own = build_graph(config_of(clouds, tmp_path)).calibration
+    own = build_steps(config_of(clouds, tmp_path)).calibration
     (tmp_path / "own.json").write_text(own.to_json())
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})
     printed, manifest, rows = finished(config)
@@ -220,7 +220,7 @@ def test_a_model_takes_its_calibration_for_the_precision(model, used, name, draw
     assert usual.steps.calibration == bundled(model, name)
     assert usual.meaning.caveat is None
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": used == "bf16"})
-    assert build_graph(config_of(tmp_path, model={"name": model})).calibration == usual.steps.calibration
+    assert build_steps(config_of(tmp_path, model={"name": model})).calibration == usual.steps.calibration
 
 
 @pytest.mark.parametrize(("instruction", "name"), [("avx2", "photos"), ("avx512_bf16", "photos-bf16")])

@@ -13,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.decisions import HeatMapRun
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.graph import build_graph
+from pipeline.graph import build_steps
 from pipeline.logistic import fit_logistic
 from pipeline.presence_fit import draw_foreign_phrases, fit_noisy, words_of
 from pipeline.run import run
@@ -217,11 +217,11 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     assert known["weight"] == {}
     # Where maps are cut does not matter for it, and which maps are made does.
     other = {"calibration": str(file), "rule": "mean"}
-    graph = build_graph(uncalibrated(scenes, tmp_path / "out", regions=other))
-    assert not graph.is_calibrated
-    assert graph.model_stage.presence is not None
+    steps = build_steps(uncalibrated(scenes, tmp_path / "out", regions=other))
+    assert not steps.is_calibrated
+    assert steps.model_stage.presence is not None
     with pytest.raises(ConfigError, match=r"explain\.blocks: 1 there, 2 now"):
-        build_graph(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
+        build_steps(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
     _, _, errors = called("calibrate", whole[0], "--out", file, "--no-presence")
     assert "without it there is nothing to fit but presence" in errors
     monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 100_000)

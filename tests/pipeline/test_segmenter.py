@@ -10,7 +10,7 @@ from rich.console import Console
 from pipeline.calibration import calibration_basis
 from pipeline.config import RunConfig, load_config
 from pipeline.engines.ray_cluster import choose_pools
-from pipeline.graph import build_graph, build_source_steps
+from pipeline.graph import build_source_steps, build_steps
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.pipeline.light import assert_alike, ended, rows_of
@@ -52,7 +52,7 @@ def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[s
     other = config_of(scenes_config, tmp_path, dataset)
     with pytest.raises(ResumeError, match="\n  segmenter: "):
         run(other, QUIET)
-    digests = {build_graph(config).segmenter for config in (config_of(scenes_config, sam, dataset), other)}
+    digests = {build_steps(config).segmenter for config in (config_of(scenes_config, sam, dataset), other)}
     assert len(digests) == 2
 
 
@@ -63,7 +63,7 @@ def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: dict[str, A
     assert named.rows_depend_on() == plain.rows_depend_on()
     bases = [calibration_basis(config.explain, config.regions, "model", None) for config in (named, plain)]
     assert bases[0] == bases[1]
-    assert build_graph(named).segmenter is None
+    assert build_steps(named).segmenter is None
     settings = ["input.path=a", "input.kind=jsonl", "regions.refine=sam", "regions.sam.model=a/b"]
     used, larger = (load_config(None, [*settings, *more]) for more in ([], ["regions.sam.batch_size=3"]))
     assert used.rows_depend_on() == larger.rows_depend_on() != plain.rows_depend_on()
@@ -85,7 +85,7 @@ def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeyp
 )
 def test_what_cannot_be_meant_is_rejected_before_any_work(changed, message, scenes_config, sam, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message):
-        (build_source_steps if "source" in changed else build_graph)(
+        (build_source_steps if "source" in changed else build_steps)(
             config_of(scenes_config, sam, tmp_path / "out", **changed)
         )
 
@@ -110,7 +110,7 @@ def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
     scenes_config: dict[str, Any], sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    cuts = build_graph(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(device="cuda")
+    cuts = build_steps(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(device="cuda")
     with pytest.raises(ResourceError, match="this worker sees no GPU"):
         cuts.setup()
     cuts.teardown()

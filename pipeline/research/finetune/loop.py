@@ -78,8 +78,7 @@ def finetune(
         config: All settings.
         on_step: See `OnStep`.
         say: Takes a message for people before the first step.
-        fresh: Begin anew: a training in `config.out` and its model are deleted after the first
-            step.
+        fresh: Whether a training in `config.out` and its model are replaced, after the first step.
 
     Raises:
         ConfigError, WeightsError, ResourceError: The model or a setting cannot be used.

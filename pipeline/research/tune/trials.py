@@ -121,7 +121,7 @@ class TuningSession:
         # Grabcut keeps the pixels.
         map_settings = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
         evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *map_settings])
-        graph = evaluation_set.full_graph()
+        map_steps = evaluation_set.full_steps()
         steps = build_steps(self.config({}))
         dataset = self.evaluation_set.dataset
         dataset_calibration = dataset.manifest["calibration"]
@@ -130,10 +130,11 @@ class TuningSession:
             raise ConfigError(f"{dataset.path} was made with another one than is found now", key="regions.calibration")
         calibration = steps.calibration if dataset_calibration or has_changes else None
         if calibration is not None and calibration.presence is not None:
-            graph = replace(graph, model_stage=graph.model_stage.with_presence(presence_in(calibration)))
-        self._reader = graph.reader
+            model_stage = map_steps.model_stage.with_presence(presence_in(calibration))
+            map_steps = replace(map_steps, model_stage=model_stage)
+        self._reader = evaluation_set.reader
         self._dataset_records = [
-            record for _, record in evaluation_set.rows_with_maps(graph, self.console, most) if record.error is None
+            record for _, record in evaluation_set.rows_with_maps(map_steps, self.console, most) if record.error is None
         ]
         self._maps[self._key(self.config({}))] = self._dataset_records
         trial = self.judge(self.config({}), self._dataset_records, calibration)

@@ -21,7 +21,7 @@ from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.matching import queries_of
-from pipeline.graph import build_graph
+from pipeline.graph import build_steps
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
@@ -72,7 +72,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     assert f"{figures.calibration_error.value:.3f}" in printed.getvalue()
     # It is for three blocks only, and says so.
     with pytest.raises(ConfigError, match=r"explain\.blocks: 3 there, 4 now"):
-        build_graph(config_of(drawn, tmp_path / "other", regions=with_file["regions"]))
+        build_steps(config_of(drawn, tmp_path / "other", regions=with_file["regions"]))
 
 
 @pytest.mark.parametrize(("low", "is_better"), [(0.001, True), (0.0, False), (-0.1, False)])
@@ -119,12 +119,12 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
     configs = [config_of(drawn, tmp_path, regions=regions) for regions in ({}, CONTOUR, GRABCUT)]
-    calibrations = {build_graph(config).calibration_digest for config in configs}
+    calibrations = {build_steps(config).calibration_digest for config in configs}
     assert None not in calibrations
     assert len(calibrations) == 3
-    assert build_graph(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
-    assert build_graph(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
-    assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
+    assert build_steps(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
+    assert build_steps(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
+    assert build_steps(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
 
 
 @pytest.mark.slow

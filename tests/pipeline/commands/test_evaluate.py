@@ -193,17 +193,17 @@ def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_stages_are_torn_down_where_one_fails(failure, inline_dataset, truth, monkeypatch) -> None:
     judged = open_evaluation_set(inline_dataset, truth, AGAIN)
-    graph = judged.graph(pixels=True)
-    assert graph is not None
+    steps = judged.steps(pixels=True)
+    assert steps is not None
 
     def fail(_: object) -> None:
         raise failure("no longer")
 
-    monkeypatch.setattr(graph.model_stage, "process", fail)
+    monkeypatch.setattr(steps.model_stage, "process", fail)
     with pytest.raises(failure, match="no longer"):
-        list(judged.rows_with_maps(graph, QUIET))
-    assert not hasattr(graph.model_stage, "_explainer")
-    assert graph.before[1]._pool is None
+        list(judged.rows_with_maps(steps, QUIET))
+    assert not hasattr(steps.model_stage, "_explainer")
+    assert steps.before[1]._pool is None
 
 
 def test_a_dataset_of_other_weights_is_rejected(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
         lambda *settings: tune_settings(session_of(dataset, truth, settings), most=4),
     ]
     monkeypatch.setattr(
-        "pipeline.evaluate.evaluation_set.build_graph", lambda config: pytest.fail("something was built")
+        "pipeline.evaluate.evaluation_set.build_steps", lambda config: pytest.fail("something was built")
     )
     for verb in verbs:
         with pytest.raises(ConfigError, match=r"--set phrases\.spacy_model=a_package$") as refused:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.dataset.reviews import REVIEWS_FILE
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.graph import build_graph
+from pipeline.graph import build_steps
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
@@ -64,7 +64,7 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
 def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_path, monkeypatch) -> None:
     """The fit before the answers saw other images, so that the first run doubts it."""
     monkeypatch.setattr("pipeline.domain_shift.FEWEST_FITTED", 10)
-    shipped = build_graph(config_of(drawn, tmp_path)).calibration
+    shipped = build_steps(config_of(drawn, tmp_path)).calibration
     assert shipped is not None
     images = shipped.presence.images
     elsewhere = images.model_copy(update={"directions": 0.5 * images.directions})

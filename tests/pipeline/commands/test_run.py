@@ -23,7 +23,7 @@ from pipeline.config_text import as_yaml
 from pipeline.dataset.validate import validate
 from pipeline.decisions import resolve
 from pipeline.engines.inline import run_stages
-from pipeline.graph import build_graph
+from pipeline.graph import build_steps
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError, WeightsError
 from stages.contract.records import Record, stable_id
@@ -391,7 +391,7 @@ def test_what_cannot_be_run_is_rejected_before_any_row(section, error, told, sce
 
 def test_prepare_keeps_images_only_on_demand(scenes_config: dict[str, Any], tmp_path: Path) -> None:
     for embed_images in (False, True):
-        graph = build_graph(config_of(scenes_config, tmp_path / "out", embed_images=embed_images))
-        [prepare] = [stage for stage in graph.stages if isinstance(stage, PrepareStage)]
+        steps = build_steps(config_of(scenes_config, tmp_path / "out", embed_images=embed_images))
+        [prepare] = [stage for stage in steps.stages if isinstance(stage, PrepareStage)]
         assert prepare.config.keep_image_bytes == embed_images
-        assert [stage.name for stage in graph.stages] == ["phrases", "prepare", "explain", "regions"]
+        assert [stage.name for stage in steps.stages] == ["phrases", "prepare", "explain", "regions"]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from pipeline.config import RunConfig
 from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, check_model
-from pipeline.graph import Graph, build_graph
+from pipeline.graph import HeatMapSteps, build_steps
 from pipeline.photographs import INPUT, TRUTH
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import HeatMap, Phrase, Record
@@ -69,15 +69,15 @@ def thing_mask(target: TruthTarget, size_hw: tuple[int, int]) -> NDArray[np.floa
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+def steps(tmp_path_factory: pytest.TempPathFactory) -> HeatMapSteps:
     """Of a tiny model with random weights."""
     _, model = save_model(tmp_path_factory.mktemp("tiny"))
-    return build_graph(RunConfig.model_validate({"input": INPUT, "model": model}))
+    return build_steps(RunConfig.model_validate({"input": INPUT, "model": model}))
 
 
 @pytest.fixture(scope="module")
-def informed(graph: Graph) -> ModelCheck:
-    return check_model(replace(graph, model_stage=Informed()))
+def informed(steps: HeatMapSteps) -> ModelCheck:
+    return check_model(replace(steps, model_stage=Informed()))
 
 
 def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
@@ -93,23 +93,23 @@ def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
     assert informed.images_per_s > 0
 
 
-def test_random_weights_are_not_sane(graph: Graph) -> None:
-    check = check_model(graph)
+def test_random_weights_are_not_sane(steps: HeatMapSteps) -> None:
+    check = check_model(steps)
     assert check.cosines.shape == (8, 8)
     assert np.isfinite(check.cosines).all()
     assert any("which caption belongs to which photograph" in fault for fault in check.measure().faults)
     assert check.device.startswith("cpu")
 
 
-def test_a_model_that_cannot_tell_captions_apart_is_not_sane(graph: Graph) -> None:
-    figures = check_model(replace(graph, model_stage=Informed(knows_captions=False))).measure()
+def test_a_model_that_cannot_tell_captions_apart_is_not_sane(steps: HeatMapSteps) -> None:
+    figures = check_model(replace(steps, model_stage=Informed(knows_captions=False))).measure()
     (fault,) = figures.faults
     assert "0 of 16 are right" in fault
     assert figures.peaks >= 28
 
 
-def test_a_model_that_points_at_the_middle_is_not_sane(graph: Graph) -> None:
-    figures = check_model(replace(graph, model_stage=Informed(knows_places=False))).measure()
+def test_a_model_that_points_at_the_middle_is_not_sane(steps: HeatMapSteps) -> None:
+    figures = check_model(replace(steps, model_stage=Informed(knows_places=False))).measure()
     assert figures.peaks == figures.centre_hits
     peaks, boxes = figures.cautions
     assert "8 of 31" in peaks
@@ -154,7 +154,7 @@ def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path:
     weights = tmp_path / "random.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     settings = {"input": INPUT, "model": {"name": name, "weights": str(weights)}}
-    check = check_model(build_graph(RunConfig.model_validate(settings)))
+    check = check_model(build_steps(RunConfig.model_validate(settings)))
     assert np.isfinite(check.cosines).all()
     figures = check.measure()
     assert figures.image_to_caption + figures.caption_to_image <= 8

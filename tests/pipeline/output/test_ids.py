@@ -163,7 +163,7 @@ def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_fold
     for shard in (dataset / "data").iterdir():
         ids._rewrite(shard, ids._Ids(images={name: stable_id(name, 1) for name in names}))
     judged = open_evaluation_set(dataset, scenes_folder / "truth.json")
-    pairs = list(judged.rows_with_maps(judged.graph(pixels=True), Console(quiet=True)))
+    pairs = list(judged.rows_with_maps(judged.steps(pixels=True), Console(quiet=True)))
     assert [row["id"] for row, _ in pairs] == [stable_id(row["sample_id"], 1) for row, _ in pairs]
     assert [record.sample.sample_id for _, record in pairs] == [row["sample_id"] for row, _ in pairs]
     assert len(pairs) == len(names)
