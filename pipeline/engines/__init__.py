@@ -1,4 +1,4 @@
-"""Ways to run the graph: in one process, or on Ray Data. ENGINES: kind -> name of the module with `start`."""
+"""Ways to run the steps: in one process, or on Ray Data. ENGINES: kind -> name of the module with `start`."""
 
 from __future__ import annotations
 
