@@ -17,7 +17,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from pipeline.commands.options import Scenes, Seed
+from pipeline.commands.options import Scenes, Seed, naming_options
 from pipeline.commands.tables import print_evaluation
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
@@ -37,6 +37,7 @@ LIKELY_ON_PHOTOGRAPHS: Final = 0.3  # of eight photographs one region has 0.5; a
 PICTURES: Final = 12  # images on the sheet
 
 
+@naming_options({"output.path": "--out"})
 def demo(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder to write to; a dataset in it is replaced.")

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import stopping
+from pipeline.commands.options import naming_options, stopping
 from pipeline.output.merge import merge as merge_parts
 from pipeline.terminal import console, counted
 
 
+@naming_options({"output.path": "--out"})
 def merge(
     parts: Annotated[
         list[str], typer.Argument(metavar="PART...", help="Datasets made with phrasebox run --part, all of one whole.")

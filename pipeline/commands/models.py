@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import Json, Settings, naming_options
+from pipeline.commands.options import MODEL_ARGUMENT, Json, Settings, naming_options
 from pipeline.config import RunConfig, load_config
 from pipeline.domain_shift import apply_domain_shift
 from pipeline.engines.inline import set_up
@@ -131,9 +131,7 @@ def model_rows() -> list[ModelRow]:
 
 
 @models.command()
-@naming_options(
-    {"model.name": "MODEL", "model.checkpoint": "MODEL", "model.config": "MODEL", "model.weights": "--weights"}
-)
+@naming_options({**MODEL_ARGUMENT, "model.weights": "--weights"})
 def check(
     model: Annotated[
         str,

@@ -146,6 +146,9 @@ def with_image_root(images: str | None, settings: list[str]) -> list[str]:
     return settings if images is None else [f"input.image_root={json.dumps(images)}", *settings]
 
 
+MODEL_ARGUMENT: Final = dict.fromkeys(("model", "model.name", "model.checkpoint", "model.config"), "MODEL")
+"""Keys of the model, for verbs whose argument it is."""
+
 OF_DATASETS: Final = {"input.image_root": "--images", "out": "--out"}
 """The same for verbs that take a dataset, whose input no argument names."""
 

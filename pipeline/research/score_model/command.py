@@ -8,7 +8,17 @@ from typing import Annotated, Any, Final
 import typer
 
 from pipeline.commands.checks import check_places
-from pipeline.commands.options import OPTIONS, InputImages, Json, OptionalTruth, Resized, Seed, Settings, naming_options
+from pipeline.commands.options import (
+    MODEL_ARGUMENT,
+    OPTIONS,
+    InputImages,
+    Json,
+    OptionalTruth,
+    Resized,
+    Seed,
+    Settings,
+    naming_options,
+)
 from pipeline.config import load_config
 from pipeline.research.score_model.tables import print_scores
 from pipeline.terminal import console, errors, print_json
@@ -17,16 +27,7 @@ from stages.contract.errors import ConfigError
 SECTIONS: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
 
-@naming_options(
-    OPTIONS
-    | {
-        "input.path": "--data",
-        "model.name": "MODEL",
-        "model.checkpoint": "MODEL",
-        "prompts": "--prompt",
-        "compare": "--compare",
-    }
-)
+@naming_options({**OPTIONS, **MODEL_ARGUMENT, "input.path": "--data", "prompts": "--prompt", "compare": "--compare"})
 def score_model(
     model: Annotated[
         str,
