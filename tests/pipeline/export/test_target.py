@@ -1,6 +1,7 @@
 """A target is whole or not there, and takes the place of nothing but an export."""
 
 import fcntl
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     elsewhere = tmp_path / "elsewhere"
     write(out)
     elsewhere.mkdir()
+    time.sleep(0.05)  # longer than a tick of the file system's clock: the message names what is newer than the export
     (out / stranger).parent.mkdir(parents=True, exist_ok=True)
     (out / stranger).symlink_to(elsewhere) if "link" in stranger else (out / stranger).write_text("mine")
     with expect_error(ConfigError):
