@@ -62,6 +62,11 @@ def is_own(run: Values) -> bool:
     return isinstance(stored, str) and expected is not None and hmac.compare_digest(stored.encode(), expected.encode())
 
 
+def keys_of_maps(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
+    """Return `LOADED_KEYS`, and the keys of files that the dataset's explainer names: what its heat maps need."""
+    return {**LOADED_KEYS, **locations_of_kinds(_stored_config(dataset), ("explain",))}
+
+
 def find_unnamed(
     dataset: Dataset, harmless: Mapping[str, tuple[Any, ...]] | None = None, settings: Iterable[str] = ()
 ) -> Values:

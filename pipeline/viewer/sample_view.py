@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import LOADED_KEYS, ImageSource, check_named
+from pipeline.dataset.origin import ImageSource, check_named, keys_of_maps
 from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
-from pipeline.paths import locations_of_kinds
 from pipeline.pictures import mask_path
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
@@ -317,7 +316,7 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
         raise InputError("the dataset does not say how it was made")
     check_named(
         dataset,
-        {**LOADED_KEYS, **locations_of_kinds(stored, ("explain",))},
+        keys_of_maps(dataset),
         settings,
         advice=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}",
     )
