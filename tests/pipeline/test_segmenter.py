@@ -79,7 +79,7 @@ def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"regions": {"refine": "sam"}}, r"^regions\.sam\.model: regions\.refine=sam needs a folder"),
+        ({"regions": {"refine": "sam"}}, r"^regions\.sam\.model: expected a folder, or a repository as OWNER/NAME"),
         ({"source": {"kind": "grid"}}, r"^regions\.refine: it concerns heat maps, and source\.kind=grid makes none"),
     ],
 )

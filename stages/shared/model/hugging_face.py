@@ -44,7 +44,7 @@ def identify_model(name: str, kinds: Sequence[str], title: str) -> str:
     """
     if not Path(name).is_absolute():
         if not re.fullmatch(REPOSITORY, name):
-            raise ConfigError(f"{name or 'no name'} is no folder, and no repository as OWNER/NAME")
+            raise ConfigError(f"expected a folder, or a repository as OWNER/NAME, got {name!r}")
         return name
     settings = [path for path in (Path(name, file) for file in _SETTINGS) if path.is_file()]
     has_processor = any(path.name in _PROCESSORS for path in settings)

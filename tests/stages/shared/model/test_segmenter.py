@@ -140,7 +140,7 @@ def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], mat
 
 @pytest.mark.parametrize("model", [None, "sam", "a b/c"])
 def test_a_segmenter_has_to_be_named(model: str | None) -> None:
-    with pytest.raises(ConfigError, match="is no folder, and no repository as OWNER/NAME"):
+    with pytest.raises(ConfigError, match="expected a folder, or a repository as OWNER/NAME"):
         usable_segmenter(SegmenterConfig(model=model))
 
 
