@@ -188,9 +188,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     """Neither truth nor dataset is looked at: there is none."""
     (tmp_path / "file").touch()
     for out, words in (
-        (tmp_path, "--out: cannot write .*: it is a folder"),
-        (tmp_path / "file" / "c.json", "--out: cannot write .*c.json: .*file is a file"),
-        (Path("/proc/none/c.json"), "--out: cannot write /proc/none/c.json"),
+        (tmp_path, r"^out: cannot write .*: it is a folder"),
+        (tmp_path / "file" / "c.json", r"^out: cannot write .*c.json: .*file is a file"),
+        (Path("/proc/none/c.json"), r"^out: cannot write /proc/none/c.json"),
     ):
         with pytest.raises(ConfigError, match=words):
             write_calibration(tmp_path / "none", tmp_path / "none.json", out, QUIET)
