@@ -4,11 +4,12 @@
 
 Precision: `pipeline.graph.precision_here` takes bf16 where the device is fast in it
 (`stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers know the device;
-`HeatMapRun.in_precision` then takes the first worker's.
+`HeatMapRun.in_precision` then takes the first worker's. A resumed run keeps its stored precision. It is fp32 if the
+workers that looked at the first images died, and for another source whose device only workers know.
 
 Presence: `HeatMapRun.needs_presence` says whether it is fitted to the first images (`pipeline.presence_fit`). The
-presence of all regions is null if `regions.calibration` is `none` or names a calibration without it, if that fit
-fails, and if regions come from another source than heat maps.
+presence of all regions is null if `regions.calibration` is `none`, if the calibration in use, named or taken by
+`auto`, has none, if that fit fails, and if regions come from another source than heat maps.
 """
 
 from __future__ import annotations

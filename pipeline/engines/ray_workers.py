@@ -9,7 +9,8 @@ less memory and shows which sample it is. A single sample becomes a row with an 
 `MOST_DEATHS` deaths of its worker.
 
 Weights do not travel: a stage carries the model's description, with the paths or the tag of its
-files, and each worker loads them in `Stage.setup` (`stages.shared.model.load`).
+files, and each worker loads them in `Stage.setup`: `stages.shared.model.load.load`, then
+`module.module_of`, which calls `load_into` for files and `_open_tag` for a tag.
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
 class Identity:
     """What the rows of a run depend on. A run is resumed by runs with the same identity.
 
+    Code counts by its major and minor version only, and a missing key equals null. A change that
+    makes other rows needs a new minor version, or a key whose default is not null.
+
     Attributes:
         phrasebox_version: The version of phrasebox.
         schema_version: The version of the rows' columns.

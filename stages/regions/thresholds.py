@@ -32,7 +32,8 @@ def threshold_of(
     """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
     The rule `fitted` needs `fitted_cut`, see `RegionsConfig.without_cut`, and the usual size of
-    the thing, see `FittedCut.usual_size`.
+    the thing, see `FittedCut.usual_size`. A new rule is a value of `Rule` and a case here. One
+    that uses `threshold` also changes `pipeline.calibration.calibration_basis`.
     """
     if config.rule == "fitted" and fitted_cut is not None:
         return fitted_cut(levels, usual_size)
@@ -42,8 +43,9 @@ def threshold_of(
             return otsu_cut(levels)
         case "fixed":
             return fixed_cut(config.threshold)
-        case _:
+        case "mean":
             return mean_cut(levels)
+    raise ValueError(f"no rule {config.rule} without a fit")
 
 
 def mean_cut(levels: Levels) -> float:

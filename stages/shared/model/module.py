@@ -108,7 +108,9 @@ def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
 
 
 def load_into(model: Model, state: State) -> None:
-    """Give a module its tensors, which have open_clip's names. On the meta device this compares their shapes.
+    """Give a module the tensors of a checkpoint, which have open_clip's names: nothing else does.
+
+    `describe` calls it for a module on the meta device, where it compares shapes.
 
     Raise WeightsError if they are those of another model.
     """
