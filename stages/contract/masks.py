@@ -212,6 +212,18 @@ def mask_box_xywh_px(mask: Mask) -> Box:
     return (float(x), float(y), float(w), float(h))
 
 
+def innermost_pixel(mask: Mask) -> tuple[int, int]:
+    """Return x, y of the pixel that is farthest from all pixels outside the mask (H, W) and from the image's edges.
+
+    >>> innermost_pixel(np.ones((3, 5), np.bool_))
+    (1, 1)
+    """
+    padded = np.pad(_as_ones(mask), 1)
+    depths = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    y, x = np.unravel_index(depths.argmax(), depths.shape)
+    return int(x), int(y)
+
+
 def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[float]], int]:
     """Return the outer outlines of a mask as COCO polygons [x0, y0, x1, y1, ...] in pixels, and their filled holes.
 

@@ -166,6 +166,16 @@ def saco(folder: Path, split: str) -> Samples:
     return [tuple(regions) for regions in samples.values()]
 
 
+def chat(folder: Path, split: str) -> Samples:
+    """Of the style ms-swift, the boxes of the question where a phrase is."""
+    records = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    samples: Samples = []
+    for _, group in itertools.groupby(records, lambda record: record["images"]):  # two rows may name one file
+        located = [record["objects"] for record in group if set(record["messages"][1]["content"]) == set("<bbox>")]
+        samples.append(tuple((tuple(box), objects["ref"][0], None) for objects in located for box in objects["bbox"]))
+    return samples
+
+
 READ_BACK: dict[str, ReadBack] = {
     "coco": ReadBack(coco("annotations/instances_{split}.json")),
     "odvg": ReadBack(odvg),
@@ -177,5 +187,6 @@ READ_BACK: dict[str, ReadBack] = {
     "clipself": ReadBack(coco("{split}.json")),
     "fiftyone": ReadBack(coco("{split}/labels.json")),
     "saco": ReadBack(saco),
+    "chat": ReadBack(chat, has_area=False),
 }
 """Format -> how it is read."""
