@@ -215,12 +215,15 @@ def mask_box_xywh_px(mask: Mask) -> Box:
 def innermost_pixel(mask: Mask) -> tuple[int, int]:
     """Return x, y of the pixel that is farthest from all pixels outside the mask (H, W) and from the image's edges.
 
+    Of several, it is the one in their middle.
+
     >>> innermost_pixel(np.ones((3, 5), np.bool_))
-    (1, 1)
+    (2, 1)
     """
     padded = np.pad(_as_ones(mask), 1)
     depths = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = np.unravel_index(depths.argmax(), depths.shape)
+    places = np.argwhere(depths == depths.max())
+    y, x = places[np.square(places - places.mean(axis=0)).sum(axis=1).argmin()]
     return int(x), int(y)
 
 
