@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.export.chat.interview import ABSENT, NESTED, RESERVED_CAPTIONS, UNANSWERED
+from pipeline.export.base import ChosenSample
+from pipeline.export.chat.config import ChatConfig
+from pipeline.export.chat.interview import ABSENT, NESTED, RESERVED_CAPTIONS, UNANSWERED, Interview
 from pipeline.export.chat.objects import OUTSIDE, RESERVED, TOO_LONG
 from pipeline.export.chat.styles import STYLES
 from stages.contract.errors import ConfigError
+from stages.contract.masks import encode_box
 from tests.build.datasets import Json
 from tests.build.records import HEIGHT, WIDTH
 from tests.messages import expect_error
@@ -285,3 +288,27 @@ def test_a_users_templates_replace_those_of_the_style(dataset: Path, tmp_path: P
     with expect_error(ConfigError):
         exported("chat", dataset, tmp_path / "no", {"style": "molmo", "tasks": ["describe"]})
     assert not (tmp_path / "no").exists()
+
+
+def test_the_page_shows_records_as_they_are_written() -> None:
+    def region(phrase: str, span: list[int], box: list[int], group: int) -> Json:
+        x, y, w, h = box
+        rle = encode_box((x, y, x + w, y + h), (480, 640))
+        segmentation = {"size": rle.size_hw, "counts": rle.counts}
+        place = {"phrase": phrase, "caption_index": 0, "span": span, "bbox": box}
+        return {**place, "segmentation": segmentation, "group": group}
+
+    dogs = [region("two dogs", [0, 8], box, 0) for box in ([40, 120, 200, 240], [330, 140, 180, 220])]
+    row = {"sample_id": "sofa", "width": 640, "height": 480, "captions": ["two dogs on a red sofa"], "absent": []}
+    row["annotations"] = [*dogs, region("red sofa", [12, 22], [0, 200, 640, 280], 1)]
+    sample = ChosenSample(row=row, split="train", image=None)
+    made = []
+    for style in STYLES:
+        conversations = list(Interview(sample, ChatConfig(style=style), Counter()).conversations())
+        for number in range(8):
+            record = STYLES[style].layout.record
+            made += [record(conversation, "sofa.jpg", f"7-{number}") for conversation in conversations]
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "train-a-vision-language-model.md"
+    shown = re.findall(r"^```json\n(.*?)\n```$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(shown) == len(STYLES) - 1, "qwen2.5-vl differs by its numbers only"
+    assert [text for text in shown if json.loads(text) not in made] == []
