@@ -13,7 +13,7 @@ from pipeline.export.base import OBJECT_PHRASES, ChosenSample
 from pipeline.export.chat.config import ChatConfig
 from pipeline.export.chat.coordinates import Frame
 from pipeline.export.chat.layouts import BOX_MARK, PHRASE_MARK, Conversation
-from pipeline.export.chat.objects import NamedObject, edges_of, in_order, is_too_long, usable_objects
+from pipeline.export.chat.objects import RESERVED, NamedObject, edges_of, in_order, is_too_long, usable_objects
 from pipeline.export.chat.styles import MARKUP, PHRASE_SEPARATOR
 from pipeline.export.chat.templates import Task, fill
 from stages.contract.records import stable_id
@@ -74,12 +74,14 @@ class Interview:
         mentions = (entry for region in self._sample.regions for entry in region.get(OBJECT_PHRASES, (region,)))
         present = {entry["phrase"] for entry in (*mentions, *self._sample.unchosen_regions)}
         for phrase in absent_phrases(self._sample.row):
-            if phrase in present or not self._style.can_write(phrase):
+            if phrase in present or self._draw(f"absent {phrase}") >= self._config.negatives * _IDS:
                 continue
-            if self._draw(f"absent {phrase}") >= self._config.negatives * _IDS:
-                continue
-            self._notes[UNANSWERED if answer is None else ABSENT] += 1
-            if answer is not None:
+            if not self._style.can_write(phrase):
+                self._notes[RESERVED] += 1
+            elif answer is None:
+                self._notes[UNANSWERED] += 1
+            else:
+                self._notes[ABSENT] += 1
                 yield self._ask_for(phrase, answer, [])
 
     def _ask_for(self, phrase: str, answer: str, regions: Sequence[Annotation]) -> Conversation:
@@ -92,11 +94,11 @@ class Interview:
 
     def _ground(self, index: int, caption: str) -> Iterator[Conversation]:
         """Ask for the boxes of a caption's phrases, in their order."""
-        mentions = self._mentions_in(index, caption)
-        if not mentions:
-            return
         if not set(caption).isdisjoint(MARKUP):
             self._notes[RESERVED_CAPTIONS] += 1
+            return
+        mentions = self._mentions_in(index, caption)
+        if not mentions:
             return
         style = self._style
         words = [tidy(caption[start:end]) for start, end, _ in mentions]
@@ -118,16 +120,18 @@ class Interview:
         regions_by_span: dict[tuple[int, int], list[Annotation]] = {}
         for entry in self._objects:
             for caption_index, start, end in entry.mentions:
-                if caption_index == index and self._style.can_write(caption[start:end]):
+                if caption_index == index:
                     regions_by_span.setdefault((start, end), []).extend(entry.regions)
         mentions: list[Mention] = []
         end_of_last = 0
         for start, end in sorted(regions_by_span, key=lambda span: (span[0], -span[1])):
-            if self._style.listing is None and start < end_of_last:
+            if not self._style.can_write(caption[start:end]):
+                self._notes[RESERVED] += 1
+            elif self._style.listing is None and start < end_of_last:
                 self._notes[NESTED] += 1
-                continue
-            mentions.append((start, end, in_order(regions_by_span[start, end])))
-            end_of_last = end
+            else:
+                mentions.append((start, end, in_order(regions_by_span[start, end])))
+                end_of_last = end
         return mentions
 
     def _insert(self, caption: str, mentions: Sequence[Mention], entries: Sequence[str]) -> str:
