@@ -75,7 +75,7 @@ PIPELINE: dict[str, set[str]] = {
     "notebook": {*RUN, "dataset", "pictures"},
     "dataset": {"paths"},
     "load": {"dataset", "config", "config_errors"},
-    "export": {"dataset"},
+    "export": {"dataset", "config"},
     "viewer": {"dataset", "config", "graph", "pictures", "terminal", "engines.inline", "evaluate"},
     "scenes": set(),
     "photographs": set(),

@@ -20,6 +20,7 @@ from stages.contract.records import stable_id
 
 RESERVED_CAPTIONS: Final = "captions with < or >, which models read as markup: not grounded"
 NESTED: Final = "phrases within another phrase of a grounded caption: without a box there, since marks do not nest"
+INCOMPLETE: Final = "questions whose phrase has further regions that were not chosen: the answer lacks their boxes"
 ABSENT: Final = "questions about absent phrases"
 UNANSWERED: Final = "absent phrases that the style has no answer for: left out; --set templates can give one"
 
@@ -58,7 +59,9 @@ class Interview:
     def _locate(self) -> Iterator[Conversation]:
         """Ask for each object by one of its phrases; the answer has all objects with that phrase."""
         style = self._style
+        unchosen_phrases = {region["phrase"] for region in self._sample.unchosen_regions}
         for phrase in dict.fromkeys(map(self._phrase_of, self._objects)):
+            self._notes[INCOMPLETE] += phrase in unchosen_phrases
             named = (entry for entry in self._objects if phrase in entry.phrases)
             regions = in_order(region for entry in named for region in entry.regions)
             texts = self._write_boxes(regions)

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.export.base import ChosenSample
 from pipeline.export.chat.config import ChatConfig
-from pipeline.export.chat.interview import ABSENT, NESTED, RESERVED_CAPTIONS, UNANSWERED, Interview
+from pipeline.export.chat.interview import ABSENT, INCOMPLETE, NESTED, RESERVED_CAPTIONS, UNANSWERED, Interview
 from pipeline.export.chat.objects import OUTSIDE, RESERVED, TOO_LONG
 from pipeline.export.chat.styles import STYLES
 from stages.contract.errors import ConfigError
@@ -192,6 +192,8 @@ def test_boxes_of_a_plural_stand_from_left_to_right_in_one_answer(dataset: Path,
     out, _ = exported("chat", dataset, tmp_path / "out", {"style": "qwen3-vl", "tasks": ["locate"]})
     [(_, answer)] = [pair for pair in asked(out, "family") if "dogs" in pair[0]]
     assert [entry["bbox_2d"] for entry in json.loads(answer)] == [[500, 67, 625, 233], [750, 67, 900, 267]]
+    _, report = exported("chat", dataset, tmp_path / "left", {"tasks": ["locate"]}, where="x < 25")
+    assert report.notes[INCOMPLETE] == 1, "of the two dogs one is not chosen"
 
 
 def test_a_caption_has_its_boxes_in_the_order_of_its_words(dataset: Path, tmp_path: Path) -> None:
