@@ -12,9 +12,10 @@ import pytest
 import phrasebox
 import pipeline.dataset
 import pipeline.export
+import pipeline.export.chat
 import pipeline.load
 
-PACKAGES = (pipeline.dataset, pipeline.export, pipeline.load)
+PACKAGES = (pipeline.dataset, pipeline.export, pipeline.export.chat, pipeline.load)
 MODULES = ["phrasebox", "pipeline.notebook"]
 MODULES += [
     module.name for package in PACKAGES for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")

@@ -13,6 +13,7 @@ from stages.contract.masks import (
     encode_edges,
     encode_mask,
     encode_polygons,
+    innermost_pixel,
     mask_box_xywh_px,
     mask_outlines,
     mask_rings,
@@ -274,3 +275,16 @@ def test_fewer_corners_stay_near_the_mask():
 @pytest.mark.parametrize("box", [(3, 4, 1, 1), (0, 0, 40, 1), (0, 0, 1, 30), (5, 5, 2, 2)])
 def test_small_parts_keep_their_area(box):
     assert mask_outlines(with_boxes(box), tolerance_px=5) == mask_outlines(with_boxes(box))
+
+
+@given(hnp.arrays(np.bool_, (9, 11)).filter(np.any))
+def test_the_innermost_pixel_lies_in_the_mask(inside: np.ndarray) -> None:
+    x, y = innermost_pixel(inside)
+    assert inside[y, x]
+
+
+def test_the_innermost_pixel_is_in_the_middle_of_the_thickest_part() -> None:
+    inside = np.zeros((9, 20), np.bool_)
+    inside[4, :10] = True
+    inside[2:7, 10:20] = True
+    assert innermost_pixel(inside) in {(14, 4), (15, 4)}
