@@ -24,7 +24,6 @@ WITHOUT_QUESTIONS: Final = "images that nothing can be asked about"
 class Chat(Exporter):
     """Questions and answers."""
 
-    name = "chat"
     summary = (
         "SPLIT.jsonl with questions and answers about regions, for ms-swift, Qwen-VL, LLaVA, PaliGemma, Florence-2, "
         "Kosmos-2 and Molmo"
