@@ -185,7 +185,7 @@ class ScoreMeaning:
                 "eval measures it."
             )
         if self.reason is None:
-            return f"Scores are calibrated: on images like those of the fit, {total.likely_in_words}."
+            return f"Scores are calibrated: on images like those of the fit, {total.advised_in_words}."
         parts = ["Scores are not calibrated: use them for ranking, not as probabilities.", f"{self.reason}."]
         if self.calibration is not None:
             parts.append(f"Presence, by which they are multiplied, was fitted to {self.calibration.fitted_to}.")

@@ -19,7 +19,7 @@ from pipeline.output.command import command_of
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.resumption import COMMAND, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
-from pipeline.summary import Display, Report, next_commands, summary_table
+from pipeline.summary import Display, Report, next_commands, summary_table, threshold_table
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.read import grouped_rows, input_fingerprint
@@ -240,21 +240,25 @@ def _explain_changes(changes: Changes) -> list[str]:
 
 
 def _print_summary(finished: Run, session: Session, total: Tally) -> None:
-    """Print the table at the end of a run, and the next commands for the dataset."""
+    """Print the tables at the end of a run, and the next commands for the dataset."""
     meaning = finished.meaning
-    is_calibrated = meaning.reason is None
+    is_review_due = finished.shift is not None
+    is_calibrated = meaning.reason is None and not is_review_due
     path = session.folder.written_as
     say = session.display.say
+    print_table = session.display.console.print
     say(f"dataset in {path}, model: {finished.model_in_words}")
-    session.display.console.print(summary_table(total, session.report, is_calibrated=is_calibrated))
+    print_table(summary_table(total, session.report))
     if not total.rows:
         say(f"{finished.config.input.extent} holds no samples")
     if total.failed:
         say("The columns `error` and `error_detail` say why rows failed.")
     if total.regions:
         say(meaning.in_words(total, finished.config.model.name))
-        has_likely = is_calibrated and total.likely > 0
-        say(*next_commands(path, is_review_due=finished.shift is not None, has_likely=has_likely))
+        if is_calibrated:
+            print_table(threshold_table(total.thresholds))
+            say(*filter(None, [total.unreached_in_words]))
+        say(*next_commands(path, is_review_due=is_review_due, advised=total.advised if is_calibrated else None))
 
 
 def _counts_of(dataset: AnyPath) -> dict[str, Any]:

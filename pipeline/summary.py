@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,8 @@ from rich.table import Table
 from pipeline import terminal
 from pipeline.terminal import duration
 from stages.contract.stage import Forwards
-from stages.write import LIKELY, Tally
+from stages.contract.threshold import Threshold
+from stages.write import Tally
 
 
 @dataclass(slots=True)
@@ -204,16 +205,9 @@ def pace_of(images_per_second: float) -> tuple[float, str]:
     return (1 / images_per_second, "s/image") if slow else (images_per_second, "images/s")
 
 
-def summary_table(total: Tally, report: Report, *, is_calibrated: bool) -> Table:
-    """Return the table at the end of a run.
-
-    Args:
-        total: The counts of the dataset.
-        report: The counts of the run.
-        is_calibrated: Whether the scores are probabilities.
-    """
+def summary_table(total: Tally, report: Report) -> Table:
+    """Return the table at the end of a run, from the counts of the dataset and of the run."""
     pace, unit = pace_of(report.rows_done / report.wall_time_s)
-    likely = f"{total.likely:,} ({total.likely / total.regions:.0%})" if is_calibrated and total.regions else ""
     language = f"{total.other_language:,} ({total.other_language / total.rows:.1%})" if total.other_language else ""
     rows: list[tuple[str, int | str]] = [
         ("samples read", report.samples_read),
@@ -228,7 +222,6 @@ def summary_table(total: Tally, report: Report, *, is_calibrated: bool) -> Table
         ("phrases", total.phrases),
         ("  judged not to be in their image", total.absent or ""),
         ("regions", total.regions),
-        (f"  with a score of {LIKELY} or more", likely),
         ("time", f"{report.wall_time_s:,.1f} s"),
         ("workers that died", report.deaths or ""),
         *(
@@ -246,15 +239,26 @@ def summary_table(total: Tally, report: Report, *, is_calibrated: bool) -> Table
     return table
 
 
-def next_commands(path: str, *, is_review_due: bool, has_likely: bool) -> list[str]:
+def threshold_table(thresholds: Sequence[Threshold]) -> Table:
+    """Return what least scores keep, a row for each precision."""
+    table = Table("precision", "score at least", "regions kept")
+    for column in table.columns:
+        column.justify = "right"
+    for threshold in thresholds:
+        kept_regions = f"{threshold.regions:,} ({threshold.share:.0%})"
+        table.add_row(f"{threshold.goal:g}", f"{threshold.score:.3f}", kept_regions)
+    return table
+
+
+def next_commands(path: str, *, is_review_due: bool, advised: Threshold | None) -> list[str]:
     """Return the next commands for the dataset in `path`, with a title for each.
 
     is_review_due: The images differ from those of the fit, so that no score can be recommended yet.
-    has_likely: Some regions have a calibrated score of `LIKELY` or more.
+    advised: The threshold to export at; None if scores only rank, or none are high.
     """
     place = shlex.quote(path)
     lines = [f"Look at it:  phrasebox inspect {place}"]
     if is_review_due:
         return [*lines, f"Review it:   phrasebox inspect {place} --review"]
-    least = f" --min-score {LIKELY}" if has_likely else ""
-    return [*lines, f"Export it:   phrasebox export {place} --format coco --out coco/{least}"]
+    precision = "" if advised is None else f" --precision {advised.goal:g}"
+    return [*lines, f"Export it:   phrasebox export {place} --format coco --out coco/{precision}"]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from stages.contract.schema import IMAGE_FIELD
+from stages.contract.threshold import PRECISIONS, Threshold, useful_threshold
 from stages.shared.storage import AnyPath, replacing
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
@@ -24,8 +25,6 @@ PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_l
 
 ROW_GROUP_ROWS: Final = 1000
 IMAGE_ROW_GROUP_ROWS: Final = 100  # A reader of one row reads a row group, which with images is then some 10 MB
-
-LIKELY: Final = 0.5  # The score that figures and advice about scores begin at
 
 
 def row_group_rows(*, embed_images: bool) -> int:
@@ -147,9 +146,8 @@ class Tally:
     Attributes:
         annotated: Rows with a phrase.
         without_regions: Rows with a phrase and without a region.
-        likely: Regions with a score of at least `LIKELY`.
-        right_of_likely: The sum of their scores: the number of right ones if scores are
-            probabilities.
+        thresholds: Those of `PRECISIONS` that a score reaches, if scores are probabilities.
+        highest_precision: That of the regions with the highest score.
         absent: Phrases judged not to be in their image.
         other_language: Rows with a caption in another language than the parser's.
         categories: Different phrases of regions.
@@ -163,8 +161,8 @@ class Tally:
     failed_by_reason: Counter[str] = field(default_factory=Counter)
     phrases: int = 0
     regions: int = 0
-    likely: int = 0
-    right_of_likely: float = 0.0
+    thresholds: tuple[Threshold, ...] = ()
+    highest_precision: float = 0.0
     absent: int = 0
     other_language: int = 0
     categories: int = 0
@@ -175,13 +173,28 @@ class Tally:
         return self.failed_by_reason.total()
 
     @property
-    def likely_in_words(self) -> str:
-        """The quality of the regions by calibrated scores, as the rest of a sentence about images like the fit's."""
-        if not self.likely:
-            return f"a score is the share of such regions that are right; none here has {LIKELY} or more"
-        share = self.likely / self.regions
-        right = self.right_of_likely / self.likely
-        return f"of the {share:.0%} of the regions with a score of {LIKELY} or more about {right:.0%} are right"
+    def advised(self) -> Threshold | None:
+        """The threshold that advice names, if scores are probabilities; None if the table is empty."""
+        return useful_threshold(self.thresholds)
+
+    @property
+    def advised_in_words(self) -> str:
+        """What is right above the advised threshold, as the rest of a sentence about images like the fit's."""
+        if self.advised is None:
+            return f"a score is the share of such regions that are right, here at most {self.highest_precision:.0%}"
+        return (
+            f"of the {self.advised.share:.0%} of the regions with a score of {self.advised.score:.3f} or more about "
+            f"{self.advised.precision:.0%} are right"
+        )
+
+    @property
+    def unreached_in_words(self) -> str:
+        """The precisions of the table that no score reaches, and the highest one; "" if a score reaches all."""
+        unreached = PRECISIONS[len(self.thresholds) :]
+        if not unreached:
+            return ""
+        precisions = ", ".join(map(str, unreached))
+        return f"No score reaches a precision of {precisions}: the highest is {self.highest_precision:.2f}."
 
     def counts(self) -> dict[str, Any]:
         """Return the part of the manifest's `counts` that the shards determine."""
@@ -232,14 +245,14 @@ class CardOrigin:
             return self.source[0]
         return f"one {self.explainer} heat map per phrase,\nboxes and masks from the heat maps"
 
-    def scores(self, likely: str) -> str:
-        """Return sentences about the meaning of scores; `likely` is `Tally.likely_in_words`."""
+    def scores(self, total: Tally) -> str:
+        """Return sentences about the meaning of scores; `total` counts the dataset."""
         if self.fitted_to is not None:
             care = f" {self.doubt}." if self.doubt else ""
             meaning = (
-                f"It is calibrated on {self.fitted_to}:\non images like those, {likely}.\nA region is right with a "
-                "box IoU of 0.5 or more. On other images a score can be far too high or too low:\n`phrasebox eval` "
-                "measures that where boxes are known, and `phrasebox calibrate` fits\n"
+                f"It is calibrated on {self.fitted_to}:\non images like those, {total.advised_in_words}.\nA region "
+                "is right with a box IoU of 0.5 or more. On other images a score can be far too high or too low:\n"
+                "`phrasebox eval` measures that where boxes are known, and `phrasebox calibrate` fits\n"
                 f"scores to them.{care}"
             )
         elif self.source is not None:
@@ -257,6 +270,7 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
     `schema` is the Arrow schema of the shards.
     """
     precision = "" if origin.precision is None else f" in {origin.precision}"
+    thresholds = "" if origin.fitted_to is None or origin.doubt else _threshold_table(total)
     model = f"`{origin.model}`{precision}"
     header = {
         "task_categories": ["object-detection", "image-segmentation"],
@@ -272,7 +286,7 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
 # Regions for the phrases of captions
 
 Made by phrasebox with the model {model} from captioned images: noun phrases of the captions, {origin.regions()}.
-Nobody has checked every region: filter them by `score` before you trust them. {origin.scores(total.likely_in_words)}
+Nobody has checked every region: filter them by `score` before you trust them. {origin.scores(total)}
 The licence of the images and captions is that of their source. `dataset.json` has the configuration, and the versions
 of the libraries that made the rows.
 
@@ -286,7 +300,7 @@ of the libraries that made the rows.
 | regions | {total.regions:,} |
 | phrases judged not to be in their image | {total.absent:,} |
 | different phrases | {total.categories:,} |
-
+{thresholds}
 Coordinates are pixels of the EXIF-rotated image, origin top left. One row per image:
 
 | column | |
@@ -299,6 +313,15 @@ Fields of `annotations`:
 |---|---|
 {fields}
 """
+
+
+def _threshold_table(total: Tally) -> str:
+    lines = [
+        f"| {threshold.goal:g} | {threshold.score:.3f} | {threshold.regions:,} ({threshold.share:.0%}) |\n"
+        for threshold in total.thresholds
+    ]
+    table = "\n| precision | score at least | regions kept |\n|---|---|---|\n" + "".join(lines) if lines else ""
+    return table + (f"\n{total.unreached_in_words}\n" if total.unreached_in_words and total.regions else "")
 
 
 def _doc(entry: Any) -> str:

@@ -9,7 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import OPTIONS, ImageRoot, Json, MinScore, Where, naming_options, stopping
+from pipeline.commands.options import (
+    OPTIONS,
+    ImageRoot,
+    Json,
+    Keep,
+    MaxArea,
+    MinScore,
+    Precision,
+    Where,
+    naming_options,
+    stopping,
+)
 from pipeline.config import load_config
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
@@ -55,6 +66,9 @@ def export(
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="Let everybody see the dataset of --push.")] = False,
     min_score: MinScore = 0.0,
+    precision: Precision = None,
+    keep: Keep = None,
+    max_area: MaxArea = 1.0,
     where: Where = "",
     per: Annotated[
         str,
@@ -105,8 +119,8 @@ def export(
 
     \b
     phrasebox export --list
-    phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
-    phrasebox export out/ --format hf --push me/regions --min-score 0.5
+    phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --precision 0.7
+    phrasebox export out/ --format hf --push me/regions --keep 0.3 --max-area 0.6
     """
     if list_formats:
         exporters, messages = EXPORTERS.load_all()
@@ -130,6 +144,9 @@ def export(
         config=load_config(None, settings, EXPORTERS[name].config_type),
         out=out,
         min_score=min_score,
+        precision=precision,
+        keep=keep,
+        max_area=max_area,
         where=where,
         per=_PERS[per],
         min_count=min_count,

@@ -7,17 +7,23 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import (
+    CHOICE_OPTIONS,
     OPTIONS,
     AnyDataset,
     DatasetSettings,
     ImageRoot,
+    Keep,
+    MaxArea,
     MinScore,
+    Precision,
     Seed,
     Where,
     naming_options,
     stopping,
 )
 from pipeline.config import REPLACES
+from pipeline.dataset.choice import RegionChoice
+from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import make_viewer, serve
@@ -58,6 +64,9 @@ def inspect(
     seed: Seed = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
+    precision: Precision = None,
+    keep: Keep = None,
+    max_area: MaxArea = 1.0,
     image_root: ImageRoot = None,
     model: Annotated[
         str | None,
@@ -74,12 +83,12 @@ def inspect(
 
     \b
     phrasebox inspect out/
-    phrasebox inspect out/ --where "head = 'dog'" --open
+    phrasebox inspect out/ --where "head = 'dog'" --precision 0.7 --open
     phrasebox inspect out/ --review
     """
-    search = Search(where=where, score_min=min_score or None, seed=seed)
-    if (review or reviews) and (where or min_score):
-        raise ConfigError("it draws from all regions; leave --where and --min-score out", key="--review")
+    choice = RegionChoice(min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where)
+    if (review or reviews) and choice != RegionChoice():
+        raise ConfigError(f"it draws from all regions; leave {CHOICE_OPTIONS} out", key="--review")
     if model is not None:
         settings = [
             *(f"{key}=null" for key in REPLACES["model.name"]),
@@ -87,6 +96,10 @@ def inspect(
             *settings,
         ]
     with stopping(""):
+        selection = open_dataset(dataset, must_be_finished=False).selection(choice)
+        if selection.threshold is not None:
+            console.print(selection.threshold.in_words())
         regions = reviews or REGIONS if review or reviews else None
         viewer = make_viewer(dataset, image_root, settings, review=regions, seed=seed)
+        search = Search(where=selection.where, score_min=selection.min_score or None, seed=seed)
         serve(viewer, console, search, host=host, port=port, open_browser=open_browser)

@@ -58,7 +58,7 @@ Where = Annotated[
         "--where",
         metavar="SQL",
         help="Only regions for which this holds, e.g. \"head = 'dog' AND w > 100\". Columns: phrase, head, score, "
-        "similarity, presence, x, y, w, h and area in pixels, area_share, caption, "
+        "similarity, presence, x, y, w, h and area in pixels, area_share, box_share, caption, "
         "caption_index, sample_id, file_name, width, height, phrase_count, region_count, mark.",
     ),
 ]
@@ -69,9 +69,37 @@ MinScore = Annotated[
         metavar="SCORE",
         min=0.0,
         max=1.0,
-        help="Only regions with at least this score, 0 to 1.",
+        help="Only regions with at least this score, 0 to 1. At most one of --min-score, --precision and --keep.",
     ),
 ]
+Precision = Annotated[
+    float | None,
+    typer.Option(
+        "--precision",
+        metavar="SHARE",
+        min=0.0,
+        max=1.0,
+        help="Take the lowest score at which this share of the regions is right, by the mean of their scores, e.g. "
+        "0.7. Requires scores of a calibration.",
+    ),
+]
+Keep = Annotated[
+    float | None,
+    typer.Option("--keep", metavar="SHARE", min=0.0, max=1.0, help="Take the best regions, this share of all."),
+]
+MaxArea = Annotated[
+    float,
+    typer.Option(
+        "--max-area",
+        metavar="SHARE",
+        min=0.0,
+        max=1.0,
+        help="Only regions whose box covers at most this share of the image: large boxes are the easy ones.",
+    ),
+]
+CHOICE_OPTIONS: Final = "--where, --min-score, --precision, --keep and --max-area"
+"""The options that choose regions, for messages."""
+
 FinishedDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
 AnyDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")]
 Truth = Annotated[
@@ -134,6 +162,9 @@ OPTIONS: Final = {
     "split": "--split",
     "where": "--where",
     "min_score": "--min-score",
+    "precision": "--precision",
+    "keep": "--keep",
+    "max_area": "--max-area",
     "min_count": "--min-count",
     "per": "--per",
     "keep_empty": "--keep-empty",

@@ -10,15 +10,28 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import AnyDataset, Json, MinScore, Where, naming_options
+from pipeline.commands.options import (
+    CHOICE_OPTIONS,
+    AnyDataset,
+    Json,
+    Keep,
+    MaxArea,
+    MinScore,
+    Precision,
+    Where,
+    naming_options,
+)
 from pipeline.commands.tables import print_reviews
+from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import open_dataset, read_marks
-from pipeline.dataset.index import Index, statistics
-from pipeline.dataset.selection import Search
+from pipeline.dataset.index import Index
+from pipeline.dataset.selection import SIZES, Search
+from pipeline.dataset.statistics import statistics
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
 from pipeline.terminal import console, errors, print_json, progress_bar
 from stages.contract.errors import ConfigError
+from stages.contract.threshold import PRECISIONS
 
 _BAR: Final = 30  # characters of the longest bar
 
@@ -36,6 +49,9 @@ def stats(
     as_json: Json = False,
     where: Where = "",
     min_score: MinScore = 0.0,
+    precision: Precision = None,
+    keep: Keep = None,
+    max_area: MaxArea = 1.0,
     most: Annotated[
         int,
         typer.Option("--top", metavar="N", min=1, max=10_000, help="Number of frequent phrases and heads to list."),
@@ -49,17 +65,19 @@ def stats(
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
     source = open_dataset(dataset, must_be_finished=False)
+    choice = RegionChoice(min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where)
     if reviews:
-        if where or min_score:
-            raise ConfigError("it is about all regions; leave --where and --min-score out", key="--reviews")
+        if choice != RegionChoice():
+            raise ConfigError(f"it is about all regions; leave {CHOICE_OPTIONS} out", key="--reviews")
         review_figures = measure_reviews(read_reviewed_regions(source))
         if as_json:
             print_json({"dataset": str(source.path), **plain_values(review_figures)}, ensure_ascii=False)
         else:
             print_reviews(review_figures, console)
         return
-    search = Search(where=where, score_min=min_score or None)
     with closing(Index(source, read_marks(source.path))) as index:
+        selection = source.selection(choice)
+        search = Search(where=selection.where, score_min=selection.min_score or None)
         index.check(search)
         with progress_bar(errors, "reading shards", len(source.shards)) as advance:
             index.build(lambda count, _: advance(count))
@@ -68,6 +86,8 @@ def stats(
     if as_json:
         print_json(figures, ensure_ascii=False)
     else:
+        if selection.threshold is not None:
+            console.print(selection.threshold.in_words())
         _print(figures)
 
 
@@ -97,8 +117,7 @@ def _print(figures: Mapping[str, Any]) -> None:
         )
     if figures["regions"]:
         _print_histogram("score", figures["score"])
-        shares = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
-        console.print(f"kept by a lowest score of {shares}")
+        _print_thresholds(figures)
         _print_histogram("region's share of the image", figures["area_share"])
     for name in ("phrases_per_image", "regions_per_image", "things_per_image"):
         if figures[name] is not None:
@@ -108,6 +127,27 @@ def _print(figures: Mapping[str, Any]) -> None:
         for entry in figures[name]:
             table.add_row(entry["text"], f"{entry['count']:,}", f"{entry['score']:.2f}")
         console.print(table)
+
+
+def _print_thresholds(figures: Mapping[str, Any]) -> None:
+    title = "what a precision keeps; by size of the box, its share of the image: share of these regions, mean score"
+    sizes = [f"box {size}" for size in SIZES]
+    table = Table("precision", "score at least", "regions", *sizes, title=title, title_justify="left")
+    for column in table.columns:
+        column.justify = "right"
+    everything = {"regions": figures["regions"], "share": 1.0, "sizes": figures["sizes"]}
+    for line in (everything, *figures["thresholds"]):
+        goal = [f"{line['precision']:g}", f"{line['score']:.3f}"] if "precision" in line else ["all", ""]
+        cells = [
+            "-" if size["score"] is None else f"{size['share']:.0%}, {size['score']:.2f}"
+            for size in line["sizes"].values()
+        ]
+        table.add_row(*goal, f"{line['regions']:,} ({line['share']:.0%})", *cells)
+    console.print(table)
+    if figures["highest_precision"] is None:
+        console.print("scores only rank: --keep 0.3 takes the best 30 %")
+    elif len(figures["thresholds"]) < len(PRECISIONS):
+        console.print(f"no score reaches a higher precision than {figures['highest_precision']:.2f}")
 
 
 def _print_histogram(title: str, histogram: Mapping[str, Any]) -> None:

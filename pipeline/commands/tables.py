@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.dataset.selection import SIZES
 from pipeline.evaluate.estimates import BINS, Estimate
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.terminal import counted
@@ -184,11 +185,13 @@ def _print_scores(figures: Figures, console: Console) -> None:
         f"{format_value(plain)} {format_interval(plain)} ({BINS} bins each)",
         soft_wrap=True,
     )
-    table = _titled_table("filtering by score", "score at least", "regions kept", "precision", "95 % interval")
+    sizes = [f"box {size}" for size in SIZES]
+    title = "filtering by least score; by size of the box, its share of the image: precision and share of these regions"
+    table = make_figure_table(title, ["regions kept", "precision", *sizes])
     for line in figures.thresholds:
-        table.add_row(
-            f"{line.score:g}", f"{line.share:.1%}", format_value(line.precision), format_interval(line.precision)
-        )
+        by_size = (f"{format_value(size.precision)}\n{size.share:.0%}" for size in line.sizes.values())
+        table.add_row(f"{line.score:g}", f"{line.share:.1%}", _with_margin(line.precision), *by_size)
+    table.add_row("true boxes", "", "", *(f"{share:.0%}" for share in figures.true_sizes.values()))
     console.print(table)
 
 

@@ -5,7 +5,7 @@ Exports, loaders, statistics and the viewer build on it, and so can a notebook:
     from pipeline.dataset import open_dataset
 
     dataset = open_dataset("out/")
-    dogs = dataset.regions("head = 'dog' AND score >= 0.5", ["sample_id", "phrase", "score", "x", "y", "w", "h"])
+    dogs = dataset.regions("head = 'dog'", ["sample_id", "phrase", "score", "x", "y", "w", "h"], precision=0.7)
     print(len(dataset), "images,", dogs.num_rows, "dogs")
     for dog in dogs.to_pylist():
         print(dog["phrase"], dog["score"], dataset.sample(dog["sample_id"])["captions"])

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.choice import RegionChoice, read_choice, select
 from pipeline.dataset.detections import row_detections
 from pipeline.dataset.rows import Row, Values
 from pipeline.dataset.selection import (
@@ -84,6 +85,11 @@ class Dataset:
         return all(field.name in self.optional for field in HEAT_MAP_FIELDS)
 
     @property
+    def has_probabilities(self) -> bool:
+        """Whether scores are probabilities: the run has finished, and with a calibration."""
+        return self.manifest.get("calibration") is not None
+
+    @property
     def _counts(self) -> dict[str, int]:
         """The whole numbers among the manifest's counts."""
         counts = self.manifest.get("counts")
@@ -150,32 +156,29 @@ class Dataset:
         self,
         where: str = "",
         columns: Sequence[str] = (*REGION_COLUMNS.names, "bbox", "group"),
-        *,
-        min_score: float = 0.0,
+        **choice: float,
     ) -> Any:
         """Return the chosen regions as one Arrow table with a row for each region.
 
         Args:
-            where: SQL condition such as "head = 'dog' AND score >= 0.5", see
+            where: SQL condition such as "head = 'dog' AND w > 100", see
                 `pipeline.dataset.selection`.
             columns: Names from `REGION_COLUMNS`, or fields of annotations, such as "segmentation".
-            min_score: Only regions with at least this score, 0 .. 1.
+            **choice: min_score, precision, keep, max_area: see `RegionChoice`.
 
-        Raise ConfigError for an invalid condition or an unknown column, InputError for a damaged
-        shard.
+        Raise ConfigError for a choice that cannot be made or an unknown column, InputError for a
+        damaged shard.
         """
-        selector = Selector(Selection(min_score=min_score, where=where.strip() or "true", marks=read_marks(self.path)))
+        values = {**choice, "where": where.strip() or "true"}
+        selector = Selector(self.selection(read_choice(values)))
         schema = region_schema(columns)
         fields = [REGION + name for name in schema.names if name not in REGION_COLUMNS.names]
         tables = self.tables([*CONDITION_COLUMNS, *fields], batch_rows=8 * BATCH_ROWS)
         return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
 
-    def selection(self, where: str = "", *, min_score: float = 0.0) -> Selection:
-        """Return a choice of regions, with the marks.
-
-        Raise ConfigError for a `min_score` outside 0 .. 1.
-        """
-        return Selection(min_score=min_score, where=where, marks=read_marks(self.path) if where.strip() else {})
+    def selection(self, choice: RegionChoice) -> Selection:
+        """Return a choice with its least score and the marks; raise as `pipeline.dataset.choice.select`."""
+        return select(self, choice, read_marks(self.path) if choice.where.strip() else {})
 
 
 class NumberedRows:
@@ -302,7 +305,7 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
     >>> dataset = open_dataset("out/")
     >>> len(dataset), dataset.is_finished
     (12, True)
-    >>> sorted(dataset.regions("score >= 0.5", ["phrase", "score", "bbox"]).column_names)
+    >>> sorted(dataset.regions("w > h", ["phrase", "score", "bbox"], precision=0.7).column_names)
     ['bbox', 'phrase', 'score']
     >>> row = next(dataset.rows(["sample_id", "captions"]))
     >>> dataset.sample(row["sample_id"])["captions"] == row["captions"]

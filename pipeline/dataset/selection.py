@@ -2,9 +2,9 @@
 
 DuckDB evaluates the condition on the regions of each table, one row for each region, with the
 `REGION_COLUMNS`. Most are fields of `annotations` and columns of the row. `area_share` is the
-area of the region over that of the image; x, y, w and h are the box in px; `caption` is the
-caption with the phrase; `region_count` counts the image's regions before the choice; `mark` is
-'good', 'bad' or null (`pipeline.dataset.folder`).
+area of the region over that of the image; x, y, w and h are the box in px, and `box_share` is its
+area over that of the image; `caption` is the caption with the phrase; `region_count` counts the
+image's regions before the choice; `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
 
 A condition cannot read anything else: no files, extensions or settings, and no subquery on the
 table itself.
@@ -12,6 +12,7 @@ table itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import ConfigError
 from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
+from stages.contract.threshold import Threshold
 
 _OF_REGION: Final = ("phrase", "head", "score", "similarity", "presence", "area", "caption_index")
 _OF_IMAGE: Final = ("sample_id", "file_name", "width", "height", "phrase_count")
@@ -33,6 +35,7 @@ REGION_COLUMNS: Final = pa.schema(
     [
         *((name, ANNOTATION.field(name).type) for name in _OF_REGION),
         ("area_share", pa.float64()),
+        ("box_share", pa.float64()),
         *((name, pa.float32()) for name in "xywh"),
         ("caption", pa.string()),
         *((name, DATASET_SCHEMA.field(name).type) for name in _OF_IMAGE),
@@ -54,26 +57,28 @@ CONDITION_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """A choice of regions. Raise ConfigError for a score outside 0 .. 1.
+    """A choice of regions.
 
     Attributes:
         min_score: The least score of a chosen region, 0 .. 1.
         where: SQL condition over `REGION_COLUMNS`; "" chooses all.
         marks: Sample id -> mark, for conditions on `mark`.
+        threshold: What the least score keeps, where a precision or a share has chosen it.
     """
 
     min_score: float = 0.0
     where: str = ""
     marks: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_score <= 1:
-            raise ConfigError(f"expected 0 .. 1, got {self.min_score}", key="min_score")
+    threshold: Threshold | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Paths of the columns that a table must have for this choice."""
         return CONDITION_COLUMNS if self.where.strip() else (f"{REGION}score",)
+
+
+SIZES: Final = {"up to 10 %": 0.1, "to 30 %": 0.3, "to 60 %": 0.6, "above 60 %": math.inf}
+"""Sizes of boxes by their share of the image: name -> the largest `box_share`."""
 
 
 class Selector:
@@ -161,6 +166,7 @@ _UNNESTED: Final = f"""
 _FLAT: Final = f"""
     {", ".join(f"a.{name} AS {name}" for name in _OF_REGION)},
     a.area::DOUBLE / (width::DOUBLE * height) AS area_share,
+    a.bbox[3]::DOUBLE * a.bbox[4] / (width::DOUBLE * height) AS box_share,
     a.bbox[1] AS x, a.bbox[2] AS y, a.bbox[3] AS w, a.bbox[4] AS h, captions[a.caption_index + 1] AS caption,
     {", ".join(_OF_IMAGE)}, region_count, mark, region_number
 """
@@ -237,9 +243,7 @@ class Search(BaseModel):
             parts.append(f"head = {literal(self.head.strip().casefold())}")
         parts += _between("score", self.score_min, self.score_max)
         parts += _between("area_share", self.area_min, self.area_max)
-        if self.where.strip():
-            parts.append(f"(\n{self.where.strip()}\n)" if parts else self.where.strip())
-        return " AND ".join(parts)
+        return join_conditions(parts, self.where)
 
     def sample_condition(self) -> str:
         """Return SQL over `region_count` and `mark`; "" if every sample counts."""
@@ -254,6 +258,13 @@ class Search(BaseModel):
         if region and sample and self.where.strip():
             region = f"(\n{region}\n)"  # on lines of its own, so that a comment at its end does not hide the rest
         return " AND ".join(filter(None, (region, sample)))
+
+
+def join_conditions(parts: Sequence[str], where: str) -> str:
+    """Return SQL conditions and a user's in one; `where` may hold comments."""
+    if not where.strip():
+        return " AND ".join(parts)
+    return " AND ".join([*parts, f"(\n{where.strip()}\n)"]) if parts else where.strip()
 
 
 def literal(text: str) -> str:

@@ -1,7 +1,7 @@
 """Count all rows of a dataset, in a temporary DuckDB database.
 
-It takes some 40 bytes a region on disk and at most `MEMORY` of memory, however many different
-phrases there are.
+It takes some 45 bytes a region on disk and at most `MEMORY` of memory, however many different
+phrases there are, and 30 bytes for each different score.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from pipeline.dataset.selection import connect_sandboxed
 from stages.contract.errors import ResourceError, SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE
+from stages.contract.threshold import ScoreRanking
 from stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
-from stages.write import LIKELY, PARQUET_SETTINGS, Tally
+from stages.write import PARQUET_SETTINGS, Tally
 
 MEMORY: Final = "1GB"
 
@@ -47,10 +48,9 @@ COLUMNS: Final = (
 
 _TABLES: Final = """
 CREATE TABLE samples (
-    shard INTEGER, id BIGINT, error VARCHAR, phrases BIGINT, regions BIGINT, likely BIGINT, right_of_likely DOUBLE,
-    absent BIGINT, other_language BOOLEAN
+    shard INTEGER, id BIGINT, error VARCHAR, phrases BIGINT, regions BIGINT, absent BIGINT, other_language BOOLEAN
 );
-CREATE TABLE regions (shard INTEGER, id BIGINT, category_id BIGINT, phrase VARCHAR, head VARCHAR);
+CREATE TABLE regions (shard INTEGER, id BIGINT, category_id BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT);
 """
 
 _CATEGORIES: Final = """
@@ -61,13 +61,11 @@ GROUP BY id, name ORDER BY id, name
 
 _INSERTS: Final = f"""
 INSERT INTO samples
-    SELECT shard, id, error, coalesce(phrase_count, 0), coalesce(len(annotations), 0),
-        coalesce(len([a for a in annotations if a.score >= {LIKELY}]), 0),
-        coalesce(list_sum([a.score for a in annotations if a.score >= {LIKELY}]), 0), coalesce(len(absent), 0),
+    SELECT shard, id, error, coalesce(phrase_count, 0), coalesce(len(annotations), 0), coalesce(len(absent), 0),
         coalesce(len([w for w in warnings if starts_with(w, '{OTHER_LANGUAGE}')]), 0) > 0
     FROM part;
 INSERT INTO regions
-    SELECT shard, a.id, a.category_id, coalesce(a.phrase, ''), coalesce(a.head, '')
+    SELECT shard, a.id, a.category_id, coalesce(a.phrase, ''), coalesce(a.head, ''), a.score
     FROM (SELECT shard, unnest(annotations) AS a FROM part);
 """
 """From `part`: `COLUMNS` of shards, and `shard`, the number of the shard.
@@ -80,11 +78,15 @@ SELECT count(*) AS rows, count(*) FILTER (error IS NULL AND phrases > 0) AS anno
     count(*) FILTER (error IS NULL AND phrases > 0 AND regions = 0) AS without_regions,
     count(*) FILTER (error IS NULL AND phrases = 0) AS without_phrases,
     coalesce(sum(phrases), 0)::BIGINT AS phrases, coalesce(sum(regions), 0)::BIGINT AS regions,
-    coalesce(sum(likely), 0)::BIGINT AS likely, coalesce(sum(right_of_likely), 0) AS right_of_likely,
     coalesce(sum(absent), 0)::BIGINT AS absent,
     count(*) FILTER (other_language) AS other_language,
     (SELECT count(DISTINCT phrase) FROM regions) AS categories
 FROM samples
+"""
+
+
+_SCORES: Final = """
+SELECT score, count(*) AS regions FROM regions WHERE score IS NOT NULL GROUP BY score ORDER BY score DESC
 """
 
 
@@ -115,7 +117,15 @@ class Rows:
         answer = self.connection.execute(_COUNTS)
         counts = dict(zip((name for name, *_ in answer.description), answer.fetchone(), strict=True))
         failures = self.ask("SELECT error, count(*) FROM samples WHERE error IS NOT NULL GROUP BY error")
-        return Tally(**counts, files=files, failed_by_reason=Counter(dict(failures)))
+        columns = self.connection.sql(_SCORES).fetchnumpy()
+        scores = ScoreRanking.of_different(columns["score"], columns["regions"])
+        return Tally(
+            **counts,
+            files=files,
+            failed_by_reason=Counter(dict(failures)),
+            thresholds=scores.table(),
+            highest_precision=scores.highest_precision,
+        )
 
     def categories(self) -> Iterator[Any]:
         """Yield Arrow tables with `CATEGORIES_SCHEMA`, sorted by id and name.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import from_json, to_json
 
+from pipeline.dataset.selection import SIZES
 from pipeline.logistic import Floats, fit_logistic, roc_area
 
 RESAMPLES: Final = 2000
@@ -44,13 +45,29 @@ class Estimate:
     n: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeShare:
+    """Regions of a size: their share of those of all sizes, and their precision."""
+
+    share: float
+    precision: Estimate
+
+
 @pydantic_dataclass(frozen=True, kw_only=True)
 class ScoreFilter:
-    """Regions with a score of `score` or more: their share of all, None without regions, and their precision."""
+    """Regions with a score of `score` or more.
+
+    Attributes:
+        score: The least score.
+        share: Their share of all regions; None without regions.
+        precision: The share of these that are right.
+        sizes: Name in `SIZES` -> those of this size.
+    """
 
     score: float
     share: Annotated[float | None, Field(serialization_alias="kept")]
     precision: Estimate
+    sizes: Mapping[str, SizeShare] = field(default_factory=dict)
 
 
 def plain_values(result: object) -> Any:
@@ -197,14 +214,49 @@ def presence_area(scores: Floats, is_present: NDArray[np.bool_], images: NDArray
     return weighted_estimate(lambda weights: area(weights * is_present, weights * ~is_present), images)
 
 
-def measure_thresholds(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> list[ScoreFilter]:
-    """Return what each of `THRESHOLDS` keeps of the regions, and how precise that is."""
+def share_estimates(is_hit: NDArray[np.bool_], groups: NDArray[np.bool_], images: NDArray[np.int64]) -> list[Estimate]:
+    """Return the share of hits (n,) in each of k groups of values, bool (n, k); images (n,): the image of each value.
+
+    All groups share the resamples.
+    """
+    numbers, image_index = np.unique(images, return_inverse=True)
+    sums = np.zeros((numbers.size, 2 * groups.shape[1]))
+    np.add.at(sums, image_index, np.hstack([groups & is_hit[:, None], groups]).astype(np.float64))
+    draws = np.array([weights @ sums for weights in _draws(numbers.size, RESAMPLES)] if numbers.size else [])
+    estimates = []
+    for place, (hits, count) in enumerate(sums.sum(axis=0).reshape(2, -1).T):
+        if not count:
+            estimates.append(Estimate())
+            continue
+        drawn_counts = draws[:, groups.shape[1] + place]
+        is_drawn = drawn_counts > 0
+        shares = draws[is_drawn, place] / drawn_counts[is_drawn]
+        estimates.append(_estimate(hits / count, shares, int(count)))
+    return estimates
+
+
+def measure_thresholds(
+    scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64], box_shares: Floats
+) -> list[ScoreFilter]:
+    """Return what each of `THRESHOLDS` keeps of the regions, how precise that is, and both by size.
+
+    box_shares: The share of the image that the box of each region covers (n,).
+    """
+    is_above = scores[:, None] >= np.array(THRESHOLDS)
+    sizes = np.searchsorted(list(SIZES.values()), box_shares)
+    is_of_size = sizes[:, None] == np.arange(len(SIZES))
+    groups = np.dstack([is_above, is_above[:, :, None] & is_of_size[:, None, :]])
+    estimates = share_estimates(right, groups.reshape(len(scores), len(THRESHOLDS) * (1 + len(SIZES))), images)
     filters: list[ScoreFilter] = []
-    for threshold in THRESHOLDS:
-        is_above = scores >= threshold
-        (precision,) = mean_estimates([right[is_above].astype(np.float64)], images[is_above])
-        share = float(is_above.mean()) if is_above.size else None
-        filters.append(ScoreFilter(score=threshold, share=share, precision=precision))
+    for threshold, is_chosen in zip(THRESHOLDS, is_above.T, strict=True):
+        precision, *by_size = estimates[: 1 + len(SIZES)]
+        estimates = estimates[1 + len(SIZES) :]
+        share = float(is_chosen.mean()) if is_chosen.size else None
+        size_shares = {
+            name: SizeShare(share=figure.n / max(1, precision.n), precision=figure)
+            for name, figure in zip(SIZES, by_size, strict=True)
+        }
+        filters.append(ScoreFilter(score=threshold, share=share, precision=precision, sizes=size_shares))
     return filters
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from pipeline.dataset.selection import SIZES
 from pipeline.evaluate.absent_figures import AbsentFigures
 from pipeline.evaluate.estimates import (
     Estimate,
@@ -48,6 +49,7 @@ from pipeline.evaluate.text_only import TextOnly, fit_halves
 from pipeline.evaluate.verdicts import evaluation_verdict
 from pipeline.logistic import Floats
 from stages.contract.errors import InputError
+from stages.contract.geometry import Box
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
 from stages.regions.source import HEAT_MAPS
@@ -124,7 +126,8 @@ class Figures:
             similarity or mean heat.
         calibration_error: Without what chance adds.
         calibration_error_plain: With it.
-        thresholds: Regions from several scores on.
+        thresholds: Regions from several scores on, also by the size of their boxes.
+        true_sizes: Name in `SIZES` -> share of the boxes of the ground truth.
     """
 
     counts: Counts
@@ -135,6 +138,7 @@ class Figures:
     calibration_error: Estimate
     calibration_error_plain: Estimate
     thresholds: Sequence[ScoreFilter]
+    true_sizes: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +253,7 @@ def report_figures(outcomes: Outcomes) -> Figures:
     unique_queries = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
     answers = [answer for query in unique_queries for answer in query.answers]
     owners = np.array([query.image for query in unique_queries for _ in query.answers], np.int64)
+    box_shares = [_box_share(answer.box_xywh_px, query.size_hw) for query in unique_queries for answer in query.answers]
     right = np.array([is_right for query in unique_queries for is_right in judge_answers(query)], np.bool_)
     rankings = {name: [getattr(answer, name) for answer in answers] for name in ("score", "similarity")}
     if len(outcomes.heat) == len(answers):
@@ -271,8 +276,26 @@ def report_figures(outcomes: Outcomes) -> Figures:
         },
         calibration_error=debiased_calibration_error(scores, right, owners),
         calibration_error_plain=weighted_estimate(partial(calibration_error, scores, right), owners),
-        thresholds=measure_thresholds(scores, right, owners),
+        thresholds=measure_thresholds(scores, right, owners, np.array(box_shares, np.float64)),
+        true_sizes=_true_sizes(unique_queries),
     )
+
+
+def _box_share(box_xywh_px: Box, size_hw: tuple[int, int]) -> float:
+    return box_xywh_px[2] * box_xywh_px[3] / (size_hw[0] * size_hw[1])
+
+
+def _true_sizes(queries: Sequence[Query]) -> dict[str, float]:
+    """Return the share of the different boxes of targets by size."""
+    boxes = {
+        (query.image, box): _box_share(box, query.size_hw)
+        for query in queries
+        if query.target is not None
+        for box in query.target.boxes_xywh_px
+    }
+    places = np.searchsorted(list(SIZES.values()), list(boxes.values()))
+    counts = np.bincount(places, minlength=len(SIZES)) / max(1, len(boxes))
+    return dict(zip(SIZES, counts.tolist(), strict=True))
 
 
 def _group_figures(

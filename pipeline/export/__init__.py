@@ -5,7 +5,7 @@
     from pipeline.dataset import open_dataset
     from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 
-    request = ExportRequest(exporter=EXPORTERS["coco"], out=Path("coco/"), split="train=0.9,val=0.1", min_score=0.5)
+    request = ExportRequest(exporter=EXPORTERS["coco"], out=Path("coco/"), split="train=0.9,val=0.1", precision=0.7)
     print(export_dataset(open_dataset("out/"), request).counts())
 
 docs/extend.md says how to add a format.

@@ -7,12 +7,12 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from pipeline.dataset.choice import RegionChoice, advice, count_scores
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Annotation, Row, Values
@@ -57,16 +57,13 @@ _IDS: Final = 2**53
 _MOST_FAULTS: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRequest:
+class ExportRequest(RegionChoice, arbitrary_types_allowed=True):
     """A choice of samples and regions, a format and a new folder.
 
     Attributes:
         exporter: The format.
         out: The new folder.
         config: Settings of the format; None for its defaults.
-        min_score: The least score of an exported region, 0 .. 1.
-        where: SQL condition on regions, see `pipeline.dataset.selection`.
         per: "phrase" or "group", see `Per`; None for the `usual_per` of the format.
         min_count: Categories with fewer chosen regions are left out.
         split: Shares of the images, "train=0.9,val=0.1"; "" puts all into "train".
@@ -78,8 +75,6 @@ class ExportRequest:
     exporter: type[Exporter]
     out: Path
     config: FormatConfig | None = None
-    min_score: float = 0.0
-    where: str = ""
     per: Per | None = None
     min_count: int = 0
     split: str = ""
@@ -147,18 +142,20 @@ class _Export:
         self.takes_images = self.format.takes_images(self.config)
         self._check_format()
         self.splits = parse_splits(request.split)
-        self.selector = Selector(dataset.selection(request.where, min_score=request.min_score))
+        selection = dataset.selection(request)
+        self.selector = Selector(selection)
         self.corrections = CorrectedDataset(dataset)
         self.source = ImageSource(dataset, request.image_root)
         if self.takes_images:
             self._check_source()
-        has_probabilities = request.min_score == 0 and dataset.manifest.get("calibration") is not None
+        has_advice = dataset.has_probabilities and not request.is_by_score
         empty = dict.fromkeys(self.splits, 0)
         self.report = ExportReport(
             format=self.format_name,
             samples=Counter(empty),
             regions=Counter(empty),
-            doubtful=0 if has_probabilities else None,
+            threshold=selection.threshold,
+            advice=advice(count_scores(dataset, selection)) if has_advice else "",
         )
 
     def _check_format(self) -> None:
@@ -294,8 +291,8 @@ class _Export:
         return {
             "format": self.format_name,
             "config": self.config.model_dump(mode="json"),
-            "min_score": self.request.min_score,
-            "where": self.request.where,
+            "min_score": self.selector.selection.min_score,
+            **self.request.model_dump(include={"precision", "keep", "max_area", "where"}),
             "min_count": self.request.min_count,
             "per": self.per,
             "splits": self.splits,

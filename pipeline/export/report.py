@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from pipeline.dataset.rows import Annotation, Values
-from stages.write import LIKELY
+from stages.contract.threshold import Threshold
 
 RARE_BELOW: Final = 10  # Regions of a category; with fewer, it is too rare to learn or to measure
 
@@ -22,8 +22,9 @@ class ExportReport:
         rows: Number of the dataset's rows: those of the samples and those left out.
         samples: Number of samples by split.
         regions: Number of regions by split.
-        doubtful: Number of regions with a score below `LIKELY`; None if scores only rank, or if a
-            least score was given.
+        threshold: The least score of a precision or a share, and what it keeps; None without one.
+        advice: A precision to ask for, where nothing was chosen by score and scores are
+            probabilities; "" elsewhere.
         categories: Number of categories.
         rare: Number of categories with fewer than `RARE_BELOW` regions.
         left_out: Number of rows left out, by reason.
@@ -37,7 +38,8 @@ class ExportReport:
     rows: int = 0
     samples: Counter[str] = field(default_factory=Counter)
     regions: Counter[str] = field(default_factory=Counter)
-    doubtful: int | None = None
+    threshold: Threshold | None = None
+    advice: str = ""
     categories: int = 0
     rare: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
@@ -50,8 +52,6 @@ class ExportReport:
         """Count a sample that was written, and its regions."""
         self.samples[split] += 1
         self.regions[split] += len(regions)
-        if self.doubtful is not None:
-            self.doubtful += sum(region["score"] < LIKELY for region in regions)
 
     def counts(self) -> Values:
         """Return plain values, in a fixed order."""
@@ -59,7 +59,7 @@ class ExportReport:
             "rows": self.rows,
             "samples": dict(self.samples),
             "regions": dict(self.regions),
-            "doubtful": self.doubtful,
+            "threshold": self.threshold and asdict(self.threshold),
             "categories": self.categories,
             "rare": self.rare,
             "left_out": dict(sorted(self.left_out.items())),
@@ -68,9 +68,10 @@ class ExportReport:
 
     def lines(self, masks: str) -> Iterator[str]:
         """Yield sentences for people, below the counts by split; `masks` is `Exporter.masks`."""
-        if self.doubtful:
-            regions = f"{self.doubtful:,} of {self.regions.total():,} regions"
-            yield f"{regions} have a score below {LIKELY}; --min-score {LIKELY} leaves them out"
+        if self.threshold is not None:
+            yield self.threshold.in_words()
+        if self.advice:
+            yield self.advice
         yield f"masks: {masks}"
         yield from (f"{note} ({count:,})" for note, count in self.counts()["notes"].items())
         yield f"rows left out: {self.left_out.total():,} of {self.rows:,}"

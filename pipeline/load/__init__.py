@@ -14,7 +14,7 @@ batch:
     def train(folder, model, tokenizer, epochs, batch_size, learning_rate=1e-5):
         side, grid = model.visual.image_size[0], model.visual.grid_size
         contents = Contents(square_px=side, grid_hw=grid, tokenizer=tokenizer)
-        stream = RegionStream(folder, contents, min_score=0.5, even="drop")
+        stream = RegionStream(folder, contents, precision=0.7, even="drop")
         loader = DataLoader(
             stream, batch_size, collate_fn=collate_regions, num_workers=2, persistent_workers=True)
         mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)

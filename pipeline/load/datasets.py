@@ -64,6 +64,7 @@ class _Images:
         self.bad_images = BadImages(options.on_bad_image)
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self._maker = SampleMaker(self.dataset, contents or Contents(), options)
+        self.threshold = self._maker.selection.threshold
         self._groups = row_groups_of(self.dataset)
         self.read_row_groups = 0
 
@@ -82,10 +83,12 @@ class RegionStream(_Images, IterableDataset[Any]):
     Args:
         dataset: A dataset, or its folder or URL.
         contents: The contents of a sample; by default images and annotations.
-        **options: min_score, where, keep_empty, on_bad_image, shuffle, shuffle_rows, seed, even,
-            rank, world_size: see `LoadOptions` and `StreamOptions`.
+        **options: min_score, precision, keep, max_area, where, keep_empty, on_bad_image, shuffle,
+            shuffle_rows, seed, even, rank, world_size: see `RegionChoice`, `LoadOptions` and
+            `StreamOptions`.
 
     Attributes:
+        threshold: The least score of `precision` or `keep`, and what it keeps; else None.
         bad_images: Its `count` is the number of skipped images.
         read_row_groups: Number of row groups that this process has read.
 
@@ -96,7 +99,7 @@ class RegionStream(_Images, IterableDataset[Any]):
     >>> from torch.utils.data import DataLoader
     >>> from phrasebox import RegionStream, collate_regions
     >>> from pipeline.load import Contents
-    >>> stream = RegionStream("out/", Contents(square_px=224), min_score=0.5, even="drop")
+    >>> stream = RegionStream("out/", Contents(square_px=224), precision=0.7, even="drop")
     >>> stream.set_epoch(3)
     >>> batch = next(iter(DataLoader(stream, 4, collate_fn=collate_regions)))
     >>> batch["images"].shape, batch["images"].dtype
@@ -201,7 +204,11 @@ class RegionDataset(_Images, TorchDataset[Any]):
         dataset: A dataset, or its folder or URL.
         contents: The contents of a sample; by default images and annotations.
         cached_bytes: The most memory for row groups.
-        **options: min_score, where, keep_empty, on_bad_image: see `LoadOptions`.
+        **options: min_score, precision, keep, max_area, where, keep_empty, on_bad_image: see
+            `RegionChoice` and `LoadOptions`.
+
+    Attributes:
+        bad_images, read_row_groups, threshold: As of `RegionStream`.
 
     Raises:
         InputError: The dataset is missing or damaged.

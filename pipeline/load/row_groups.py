@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
+from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import Selector
@@ -37,18 +37,14 @@ SizeHw = tuple[int, int]
 """Height and width."""
 
 
-class LoadOptions(BaseModel, extra="forbid", frozen=True):
-    """The choice of samples, the same for both loaders.
+class LoadOptions(RegionChoice):
+    """The choice of regions and samples, the same for both loaders.
 
     Attributes:
-        min_score: The least score of a region, 0 .. 1.
-        where: SQL condition on regions, see `pipeline.dataset.selection`.
         keep_empty: Also take images without a chosen region.
         on_bad_image: A bad image raises InputError, or is skipped with a warning and counted.
     """
 
-    min_score: float = 0.0
-    where: str = ""
     keep_empty: bool = False
     on_bad_image: Literal["raise", "skip"] = "raise"
 

@@ -195,8 +195,7 @@ class SampleMaker:
         self.dataset = dataset
         self.contents = contents
         self.options = options
-        self._selection: Selection = dataset.selection(options.where, min_score=options.min_score)
-        Selector(self._selection)  # checks the condition
+        self.selection: Selection = dataset.selection(options)
         self.source = ImageSource(dataset, contents.image_root, contents.limits)
         if contents.images:
             self.source.check()
@@ -208,7 +207,7 @@ class SampleMaker:
             *(REGION + name for name in fields),
             *(("image.bytes",) if takes_embedded else ()),
         )
-        self.columns = tuple(dict.fromkeys((*leaves, *self._selection.columns)))
+        self.columns = tuple(dict.fromkeys((*leaves, *self.selection.columns)))
         self._selector: Selector | None = None
         self._process = 0
         self._tokens: Callable[[str], Tensor] | None = None
@@ -221,7 +220,7 @@ class SampleMaker:
         """The selector of this process: a connection of DuckDB does not survive a fork."""
         if self._selector is None or self._process != os.getpid():
             _FOREIGN_SELECTORS.append(self._selector)
-            self._selector = Selector(self._selection)
+            self._selector = Selector(self.selection)
             self._process = os.getpid()
         return self._selector
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -12,13 +12,14 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
-from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.index import SCORE_EDGES, Index
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search
+from pipeline.dataset.statistics import statistics
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
-from stages.write import LIKELY
+from stages.contract.threshold import USEFUL_SHARE
 
 _ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that order the samples but filter none
 
@@ -91,6 +92,7 @@ class Pages:
     rows: NumberedRows
     marks: dict[str, str]
     log: ReviewLog
+    _start: tuple[float, float] | None = field(default=None, init=False)
 
     @property
     def note(self) -> str:
@@ -140,12 +142,13 @@ class Pages:
             before=grid_address(search, page - 1) if page > 1 else "",
             after=grid_address(search, page + 1) if goes_on else "",
             command=self._command(search),
+            start=self.start,
             problem="",
         )
 
     def search_problem(self, search: Search, problem: str) -> str:
         """Render the filters as the user typed them, with a problem at the SQL condition and without images."""
-        missing = dict.fromkeys(("counts", "pages", "command"))
+        missing = dict.fromkeys(("counts", "pages", "command", "start"))
         numbers = dict.fromkeys(("samples", "first", "last", "page"), 0)
         return self._render(
             "grid.html",
@@ -202,6 +205,25 @@ class Pages:
         """
         return self._render("message.html", search or Search(), title=title, text=text, refresh=refresh)
 
+    @property
+    def start(self) -> tuple[float, float] | None:
+        """The score at which the slider starts, and the share of the regions that have it or more.
+
+        It is the highest step with at least `USEFUL_SHARE`; None without regions, and until all shards have been read.
+        """
+        if self._start is None and self.index.ready:
+            counts = self.index.count_by_score(Search())
+            steps = zip(SCORE_EDGES, counts, strict=True)
+            shares = [(edge, count / counts[0]) for edge, count in steps if count and count >= USEFUL_SHARE * counts[0]]
+            self._start = max(shares, default=None)
+        return self._start
+
+    def _least_score(self, search: Search) -> float:
+        """The score below which regions are folded away at first: what a search asks for is not."""
+        if search.score_min is not None:
+            return max(edge for edge in SCORE_EDGES if edge <= search.score_min)
+        return self.start[0] if self.start else 0.0
+
     def _command(self, search: Search) -> tuple[str, str] | None:
         """The command that exports a search, in two parts around the least score; None if no condition expresses it."""
         if not search.condition() or search.status not in ("", "regions"):
@@ -216,8 +238,7 @@ class Pages:
         return TEMPLATES.get_template(template).render(
             dataset=self.dataset,
             note=self.note,
-            # Regions below it are folded away at first: if scores only rank, none are.
-            least_score=LIKELY if self.dataset.manifest.get("calibration") else 0.0,
+            least_score=self._least_score(search),
             name=self.dataset.path.name,
             search=search,
             here=template.removesuffix(".html"),

@@ -42,6 +42,7 @@ CONTRACT: dict[str, set[str]] = {
     "schema": {"errors", "levels", "records"},
     "tables": {"errors", "records"},
     "masks": {"geometry", "records"},
+    "threshold": set(),
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""
 

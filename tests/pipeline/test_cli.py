@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pipeline import __version__, cli
 from pipeline.cli import VERBS
 from pipeline.commands.options import OPTIONS
 from pipeline.commands.phrases import phrases_json
+from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig
 from tests.messages import assert_message
@@ -222,7 +224,10 @@ def test_a_host_that_is_none(inline_dataset: Path) -> None:
     assert_refused_in_one_line(answer)
 
 
-@pytest.mark.parametrize("more", [("--where", "w > 9"), ("--min-score", "0.5")], ids=str)
+CHOICES = [("--where", "w > 9"), ("--min-score", "0.5"), ("--keep", "0.3"), ("--max-area", "0.6")]
+
+
+@pytest.mark.parametrize("more", CHOICES, ids=str)
 def test_a_review_is_of_all_regions(more: tuple[str, str], inline_dataset: Path) -> None:
     for review in (("--review",), ("--reviews", "9")):
         answer = phrasebox("inspect", inline_dataset, *review, *more)
@@ -286,10 +291,11 @@ def test_a_run_as_a_person_types_it(scenes_folder: Path, tmp_path: Path) -> None
     assert f"dataset in {out}, model: demo in {precision}" in lines
     assert lines[-2:] == [
         f"Look at it:  phrasebox inspect '{out}'",
-        f"Export it:   phrasebox export '{out}' --format coco --out coco/ --min-score 0.5",
+        f"Export it:   phrasebox export '{out}' --format coco --out coco/ --precision 0.8",
     ]
     assert any(line.startswith("Scores are calibrated: ") for line in lines)
-    assert any("with a score of 0.5 or more" in line for line in lines)
+    scores = open_dataset(out).regions("", ["score"], precision=0.8)["score"].to_pylist()
+    assert re.search(rf"0\.8 │ +{min(scores):.3f} │ +{len(scores)} \(\d+%\) │", told)
     assert manifest["counts"]["written"] == 2
     config = manifest["config"]
     assert (config["input"]["path"], config["input"]["image_root"]) == (str(captions), str(images))

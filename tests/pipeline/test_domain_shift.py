@@ -1,6 +1,7 @@
 """A calibration is used on pictures like those that it was fitted on, and on no others in silence."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from io import StringIO
@@ -23,6 +24,7 @@ from pipeline.photographs import INPUT
 from pipeline.run import run
 from pipeline.summary import Report
 from pipeline.warm_up import warm_up
+from stages.contract.threshold import ScoreRanking, useful_threshold
 from stages.regions.score import Calibration, read_calibration
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
@@ -76,13 +78,17 @@ def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
 def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp_path: Path) -> None:
     printed, manifest, rows = finished(config_of(drawn, tmp_path / "out"))
     scores = [region["score"] for row in rows for region in row["annotations"]]
-    likely = [score for score in scores if score >= 0.5]
+    threshold = useful_threshold(ScoreRanking.of(np.float32(scores)).table())
+    assert threshold is not None
     assert (
-        f"Scores are calibrated: on images like those of the fit, of the {len(likely) / len(scores):.0%} of the "
-        f"regions with a score of 0.5 or more about {sum(likely) / len(likely):.0%} are right."
+        f"Scores are calibrated: on images like those of the fit, of the {threshold.share:.0%} of the regions with a "
+        f"score of {threshold.score:.3f} or more about {threshold.precision:.0%} are right."
     ) in printed
-    assert "--min-score 0.5" in printed
+    assert f"--precision {threshold.goal:g}" in printed
+    kept_regions = f"{threshold.regions:,} ({threshold.share:.0%})"
+    assert re.search(rf"{threshold.goal:g} │ +{threshold.score:.3f} │ +{re.escape(kept_regions)} │", printed)
     card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| {threshold.goal:g} | {threshold.score:.3f} | {kept_regions} |" in card
     assert "It is calibrated on 1500 images with the boxes of truth.json:\non images like those" in card
     assert "The images" not in card
     assert manifest["calibration"] is not None
@@ -159,7 +165,7 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     assert f"{outside.what}\n" in printed.getvalue()
     assert outside.measured not in printed.getvalue()
     assert f"phrasebox inspect {tmp_path / 'out'} --review" in printed.getvalue()
-    assert "--min-score" not in printed.getvalue(), "no advice that rests on the scores"
+    assert "precision" not in printed.getvalue().partition("dataset in")[2], "no advice that rests on the scores"
     assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in printed.getvalue()
     card = (dataset / "README.md").read_text()
     assert "calibrated on 1500 images with the boxes of truth.json" in card

@@ -2,14 +2,16 @@
 
 from io import StringIO
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from pipeline import terminal
 from pipeline.config import load_config
 from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
-from pipeline.summary import Display, Report, duration, pace_of
+from pipeline.summary import Display, Report, duration, next_commands, pace_of
 from stages.contract.stage import Forwards
+from stages.contract.threshold import ScoreRanking
 from stages.write import Tally
 
 FORWARDS = Forwards(images=32, device="cpu")
@@ -122,8 +124,13 @@ def test_slow_runs_say_how_long_an_image_takes(speed: float, words: str) -> None
     assert "{:.1f} {}".format(*pace_of(speed)) == words
 
 
-def test_scores_that_no_region_reaches_are_not_quoted() -> None:
-    assert "none here has 0.5 or more" in Tally(regions=3).likely_in_words
-    assert Tally(regions=8, likely=2, right_of_likely=1.2).likely_in_words == (
-        "of the 25% of the regions with a score of 0.5 or more about 60% are right"
-    )
+def test_precisions_that_no_score_reaches_are_told() -> None:
+    low = Tally(regions=3, highest_precision=0.4)
+    assert low.advised_in_words == "a score is the share of such regions that are right, here at most 40%"
+    assert low.unreached_in_words == "No score reaches a precision of 0.5, 0.6, 0.7, 0.8: the highest is 0.40."
+    scores = ScoreRanking.of(np.float32([0.7, 0.5, 0.1, 0.1]))
+    some = Tally(regions=4, thresholds=scores.table(), highest_precision=scores.highest_precision)
+    assert some.advised_in_words == "of the 50% of the regions with a score of 0.500 or more about 60% are right"
+    assert some.unreached_in_words == "No score reaches a precision of 0.8: the highest is 0.70."
+    assert next_commands("out", is_review_due=False, advised=some.advised)[-1].endswith("--out coco/ --precision 0.6")
+    assert next_commands("out", is_review_due=False, advised=low.advised)[-1].endswith("--out coco/")

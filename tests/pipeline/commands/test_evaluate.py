@@ -140,6 +140,11 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
         assert sum(metrics["box_iou"].n for metrics in members.values()) == targets
     assert set(whole.figures.scores) == {"score", "similarity", "mean_heat"}
     assert whole.figures.thresholds[0].share == 1.0
+    sizes = whole.figures.thresholds[0].sizes.values()
+    assert sum(size.share for size in sizes) == pytest.approx(sum(whole.figures.true_sizes.values())) == 1.0
+    hits = sum(size.share * size.precision.value for size in sizes if size.share)
+    assert hits == pytest.approx(whole.figures.thresholds[0].precision.value)
+    assert "true boxes" in table_of(whole)
     values = whole.to_json()
     json.dumps(values, allow_nan=False)
     assert values["metrics"]["pointing"]["value"] == metrics["pointing"].value

@@ -12,6 +12,7 @@ from pipeline.cli import app
 from pipeline.dataset.folder import write_marks
 from pipeline.dataset.origin import sign
 from pipeline.export import EXPORTERS
+from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import change_manifest
 from tests.pipeline.export.datasets import Maker, encoded, finished, write_dataset
@@ -58,18 +59,56 @@ def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("calibration", "options", "told"),
     [
-        ("0" * 64, (), "9 of 17 regions have a score below 0.5; --min-score 0.5 leaves them out"),
-        ("0" * 64, ("--where", "score < 0.2"), "3 of 3 regions have a score below 0.5; "),
+        ("0" * 64, (), "by their scores 45% of the regions are right; --precision 0.7 keeps 7 of 17"),
+        (
+            "0" * 64,
+            ("--max-area", "0.05"),
+            "by their scores 31% of the regions are right; --precision 0.5 keeps 1 of 4",
+        ),
+        ("0" * 64, ("--where", "score < 0.2"), ""),
         ("0" * 64, ("--min-score", "0.1"), ""),
         (None, (), ""),
     ],
 )
-def test_doubtful_regions_are_counted_where_scores_are_probabilities(calibration, options, told, tmp_path) -> None:
+def test_a_precision_is_advised_where_scores_are_probabilities(calibration, options, told, tmp_path) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     change_manifest(dataset, calibration=calibration)
     text = exported(dataset, tmp_path / "out", *options)
     assert told in text
-    assert ("below 0.5" in text) == bool(told)
+    assert ("by their scores" in text) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "count"),
+    [
+        (("--precision", "0.6"), "0.6: score >= 0.350 keeps 11 of 17 regions", 11),
+        (("--keep", "0.3"), "0.3: score >= 0.650 keeps 5 of 17 regions", 5),
+        (("--max-area", "0.6"), "", 15),
+        (("--precision", "0.7", "--max-area", "0.1"), "0.7: score >= 0.650 keeps 3 of 9 regions", 3),
+    ],
+    ids=str,
+)
+def test_regions_are_chosen_by_what_people_want(options: tuple[str, ...], line: str, count: int, tmp_path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    change_manifest(dataset, calibration="0" * 64)
+    out = tmp_path / "out"
+    assert line in exported(dataset, out, *options, "--per", "phrase")
+    assert len(content_of(out)["annotations"]) == count
+    figures = json.loads(exported(dataset, tmp_path / "again", *options, "--json"))
+    assert (figures["threshold"] or {}).get("regions") == (count if line else None)
+    mark = json.loads((out / MARK).read_text())
+    assert mark["min_score"] == (figures["threshold"] or {"score": 0.0})["score"]
+
+
+def test_a_precision_that_cannot_be_had(dataset: Path, tmp_path: Path) -> None:
+    request = ("--format", "coco", "--out", tmp_path / "out", "--precision", "0.9")
+    rejected(ConfigError, "^--precision: the scores of .* only rank .*: --keep 0.3", dataset, *request)
+    calibrated = write_dataset(tmp_path / "dataset")
+    change_manifest(calibrated, calibration="0" * 64)
+    message = "^--precision: no score reaches 0.9: the highest precision is 0.850, of 1 of 17 regions$"
+    rejected(ConfigError, message, calibrated, *request)
+    rejected(ConfigError, "^--keep: .* exclude each other: give one$", calibrated, *request, "--keep", "0.3")
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:

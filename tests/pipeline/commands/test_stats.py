@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.folder import open_dataset, write_marks
-from tests.build.datasets import Json, copy_of
+from tests.build.datasets import Json, change_manifest, copy_of
 from tests.pipeline.commands.evaluated import called, printed
 
 
@@ -68,6 +68,29 @@ def test_conditions(copy: Path, rows: list[Json]) -> None:
     assert figures["heads"] == 1
 
 
+def test_a_precision_and_a_share(copy: Path, rows: list[Json]) -> None:
+    """What the line says is what is counted."""
+    change_manifest(copy, calibration="0" * 64)
+    total = sum(len(row["annotations"]) for row in rows)
+    for option, goal in (("--precision", "0.7"), ("--keep", "0.3")):
+        code, out, err = stats(copy, option, goal)
+        assert (code, err) == (0, "")
+        line = re.match(rf"{goal}: score >= 0\.\d{{3}} keeps ([\d,]+) of {total:,} regions\n", out)
+        assert line is not None
+        figures = json.loads(stats(copy, option, goal, "--json")[1])
+        assert figures["regions"] == int(line.group(1).replace(",", "")) < total
+    assert figures["regions"] == pytest.approx(0.3 * total, abs=1)
+    small = json.loads(stats(copy, "--max-area", "0.3", "--json")[1])
+    assert 0 < small["regions"] < total
+    assert [size["share"] for size in small["sizes"].values()][2:] == [0.0, 0.0]
+    out = stats(copy)[1]
+    for line_of_table in json.loads(stats(copy, "--json")[1])["thresholds"]:
+        assert f"│ {line_of_table['score']:.3f}" in re.sub(" +", " ", out)
+    code, out, err = stats(copy, "--precision", "1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --precision: no score reaches 1: the highest precision is ")
+
+
 def test_figures_as_tables(copy: Path, rows: list[Json]) -> None:
     write_marks(copy, {rows[0]["sample_id"]: "good"})
     code, out, err = stats(copy)
@@ -85,7 +108,9 @@ def test_figures_as_tables(copy: Path, rows: list[Json]) -> None:
         assert [entry["text"], str(entry["count"]), f"{entry['score']:.2f}"] in cells
     median = figures["score"]["quantiles"]["50"]
     assert f"score: median {median:.3f}, quartiles " in out
-    assert f"kept by a lowest score of 0.5: {figures['score_kept']['0.5']:.0%}, 0.7: " in out
+    assert "scores only rank: --keep 0.3" in out
+    everything = [f"{size['share']:.0%}, {size['score']:.2f}" for size in figures["sizes"].values() if size["share"]]
+    assert ["all", "", f"{figures['regions']:,} (100%)", *everything] in cells
     bars = [cell[2] for cell in cells if len(cell) == 3 and set(cell[2]) == {"█"}]
     assert max(map(len, bars)) == 30
 
@@ -96,7 +121,7 @@ def test_nothing_found(as_json: bool, synthetic_dataset: Path) -> None:
     assert (code, err) == (0, "")
     if as_json:
         figures = json.loads(out)
-        assert (figures["samples"], figures["regions"], figures["score_kept"]["0.5"]) == ({"all": 0}, 0, None)
+        assert (figures["samples"], figures["regions"], figures["thresholds"]) == ({"all": 0}, 0, [])
     else:
         assert "median" not in out
 

@@ -17,6 +17,7 @@ CONDITIONS: dict[str, Callable[[Region], bool]] = {
     "phrase LIKE '%man%'": lambda r: "man" in r["phrase"],
     "head IN ('dog', 'cat', 'piñata')": lambda r: r["head"] in ("dog", "cat", "piñata"),
     "area_share < 0.01 AND area > 50": lambda r: r["area_share"] < 0.01 and r["area"] > 50,
+    "box_share > 0.02": lambda r: r["box_share"] > 0.02,
     "caption ILIKE '% beside %' -- side by side": lambda r: " beside " in r["caption"].lower(),
     "similarity\n  BETWEEN 0.2 AND 0.24\n": lambda r: np.float32(0.2) <= r["similarity"] <= np.float32(0.24),
     "phrase <> 'it''s -- no comment' AND width > height": lambda r: r["width"] > r["height"],
@@ -51,6 +52,7 @@ def regions_of(row: Row, marks: Mapping[str, str]) -> list[Region]:
             **{name: a[name] for name in _FIELDS},
             **dict(zip("xywh", a["bbox"], strict=True)),
             "area_share": a["area"] / (row["width"] * row["height"]),
+            "box_share": a["bbox"][2] * a["bbox"][3] / (row["width"] * row["height"]),
             "caption": row["captions"][a["caption_index"]],
             **of_row,
         }

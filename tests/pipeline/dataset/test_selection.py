@@ -26,12 +26,6 @@ def chosen(table: Any, **selection: Any) -> list[list[int]]:
     return [[region["id"] for region in regions] for regions in answer["annotations"].to_pylist()]
 
 
-@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
-def test_a_lowest_score_lies_between_0_and_1(score: float) -> None:
-    with expect_error(ConfigError):
-        Selection(min_score=score)
-
-
 @pytest.mark.parametrize("selection", [{}, {"where": " \n "}, {"min_score": 0.0, "marks": {"a": "bad"}}])
 def test_all_is_the_same_table(selection: Json, table: Any) -> None:
     assert Selector(Selection(**selection)).choose(table) is table

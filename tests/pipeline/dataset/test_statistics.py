@@ -1,6 +1,7 @@
 """The figures against numpy over the rows."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -8,17 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.index import (
-    _INSERTS,
+from pipeline.dataset.index import _INSERTS, SCORE_EDGES, Index
+from pipeline.dataset.selection import SIZES, Search
+from pipeline.dataset.statistics import (
     AREA_EDGES,
     BINS_PER_IMAGE,
-    SCORE_EDGES,
-    Index,
     _per_image,
     estimate_absent_share,
     statistics,
 )
-from pipeline.dataset.selection import Search
+from stages.contract.threshold import ScoreRanking
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import find, marks_of, status_of
 
@@ -48,9 +48,8 @@ def test_all_figures(name: str, index: Index, rows: list[Json]) -> None:
     assert figures["heads"] == len({region["head"] for region in regions})
     assert_histogram(figures["score"], [region["score"] for region in regions], SCORE_EDGES)
     assert_histogram(figures["area_share"], [region["area_share"] for region in regions], AREA_EDGES)
-    for score, share in figures["score_kept"].items():
-        is_above = [region["score"] >= np.float32(score) for region in regions]
-        assert share == (pytest.approx(np.mean(is_above)) if regions else None)
+    assert (figures["thresholds"], figures["highest_precision"]) == ([], None), "scores only rank"
+    assert_sizes(figures["sizes"], regions)
 
     sound = [one.row for one in hits if one.row["error"] is None]
     assert figures["phrases_per_image"] == per_image([row["phrase_count"] for row in sound])
@@ -65,6 +64,31 @@ def test_all_figures(name: str, index: Index, rows: list[Json]) -> None:
     marked = Counter(marks[one.row["sample_id"]] for one in hits if one.row["sample_id"] in marks)
     assert figures["marks"] == dict(sorted(marked.items()))
     assert figures["absent_share"] is None  # nobody told the presence of the synthetic phrases
+
+
+def assert_sizes(sizes: Json, regions: list[Json]) -> None:
+    places = np.searchsorted(list(SIZES.values()), [region["box_share"] for region in regions])
+    for place, (name, size) in enumerate(sizes.items()):
+        scores = [region["score"] for region, of_region in zip(regions, places, strict=True) if of_region == place]
+        assert size["share"] == pytest.approx(len(scores) / max(1, len(regions))), name
+        assert size["score"] == (pytest.approx(np.mean(scores)) if scores else None)
+
+
+@pytest.mark.parametrize("search", [Search(), Search(where="w > h", score_min=0.3)], ids=str)
+def test_thresholds_where_scores_are_probabilities(
+    search: Search, index: Index, rows: list[Json], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = replace(index.dataset, manifest={**index.dataset.manifest, "calibration": "0" * 64})
+    monkeypatch.setattr(index, "dataset", dataset)
+    figures = statistics(index, search)
+    regions = [region for one in find(rows, marks_of(rows), search) for region in one.regions]
+    counts = ScoreRanking.of(np.float32([region["score"] for region in regions]))
+    assert figures["highest_precision"] == pytest.approx(counts.highest_precision)
+    assert len(figures["thresholds"]) == len(counts.table()) > 2
+    for shown, threshold in zip(figures["thresholds"], counts.table(), strict=True):
+        expected = (threshold.goal, threshold.score, threshold.regions, threshold.share)
+        assert tuple(shown[key] for key in ("precision", "score", "regions", "share")) == expected
+        assert_sizes(shown["sizes"], [region for region in regions if region["score"] >= threshold.score])
 
 
 @pytest.mark.parametrize(("absent", "expected"), [(0.02, 0.5), (0.3, 0.5), (0.3, 0.05), (0.9, 0.2)])

@@ -338,5 +338,5 @@ def test_workers_that_died_are_told_of_once_each() -> None:
         getattr(report, name)(*event)
     assert report.deaths == 2
     console = Console(file=StringIO(), width=100)
-    console.print(summary_table(Tally(), report, is_calibrated=False))
+    console.print(summary_table(Tally(), report))
     assert re.search(r"workers that died +│ +2 │", console.file.getvalue())

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.dataset.selection import SIZES
 from pipeline.evaluate import estimates
 from pipeline.evaluate.estimates import (
     RESAMPLES,
     Estimate,
     ScoreFilter,
+    SizeShare,
     calibration_error,
     debiased_calibration_error,
     mean_estimates,
@@ -99,13 +101,17 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     scores = np.array([0.2, 0.5, 0.9])
     right = np.array([False, False, True])
     images = np.arange(3)
-    half = next(line for line in measure_thresholds(scores, right, images) if line.score == 0.5)
+    box_shares = np.array([0.1, 0.6, 0.61])
+    half = next(line for line in measure_thresholds(scores, right, images, box_shares) if line.score == 0.5)
     assert half.share == pytest.approx(2 / 3)
     assert half.precision == Estimate(value=0.5, low=0.0, high=1.0, n=2)
-    nothing = measure_thresholds(scores[:1], right[:1], images[:1])[-1]
-    assert nothing == ScoreFilter(score=0.9, share=0.0, precision=Estimate())
-    nothing = measure_thresholds(scores[:0], right[:0], images[:0])[0]
-    assert nothing == ScoreFilter(score=0.0, share=None, precision=Estimate())
+    shares = {name: (size.share, size.precision.value, size.precision.n) for name, size in half.sizes.items()}
+    assert (shares["to 60 %"], shares["above 60 %"]) == ((0.5, 0.0, 1), (0.5, 1.0, 1)), "an edge is of the smaller"
+    empty = dict.fromkeys(SIZES, SizeShare(share=0.0, precision=Estimate()))
+    nothing = measure_thresholds(scores[:1], right[:1], images[:1], box_shares[:1])[-1]
+    assert nothing == ScoreFilter(score=0.9, share=0.0, precision=Estimate(), sizes=empty)
+    nothing = measure_thresholds(scores[:0], right[:0], images[:0], box_shares[:0])[0]
+    assert nothing == ScoreFilter(score=0.0, share=None, precision=Estimate(), sizes=empty)
     assert plain_values(nothing)["precision"] == {"value": None, "low": None, "high": None, "n": 0}
 
 

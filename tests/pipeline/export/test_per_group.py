@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.index import Index
+from pipeline.dataset.statistics import statistics
 from pipeline.export import EXPORTERS
 from pipeline.export.base import merge_by_object
 from pipeline.export.export import JOINED_MENTIONS

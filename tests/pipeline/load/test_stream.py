@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.load import Contents, RegionStream, collate_regions
+from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 from pipeline.load.datasets import place_of_rank, split_by_group
 from stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import Json
@@ -106,6 +107,7 @@ def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
     ("options", "keep"),
     [
         ({"min_score": 0.5, "even": "drop"}, lambda one: one["score"] >= np.float32(0.5)),
+        ({"max_area": 0.3}, lambda one: one["bbox"][2] * one["bbox"][3] <= 0.3 * np.prod(one["segmentation"]["size"])),
         (
             {"min_score": 0.2, "where": "head = 'man' AND w > 30"},
             lambda one: one["head"] == "man" and one["bbox"][2] > 30 and one["score"] >= np.float32(0.2),
@@ -116,6 +118,21 @@ def test_a_choice_is_the_same_as_filtering(folder: Path, options: Json, keep: An
     regions = given(stream_of(folder, **options))
     assert regions == expected(folder, keep)
     assert regions
+
+
+def test_a_share_and_a_precision_have_a_least_score(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    dataset = replace(dataset, manifest={**dataset.manifest, "calibration": "0" * 64})
+    for choice in ({"keep": 0.3}, {"precision": 0.7}):
+        stream = RegionStream(dataset, NO_IMAGES, even="drop", **choice)
+        threshold = stream.threshold
+        assert threshold is not None
+        assert 0 < threshold.regions < threshold.total
+        regions = given(stream)
+        assert regions == expected(folder, lambda one, least=threshold.score: one["score"] >= least)
+        assert sum(map(len, regions.values())) == threshold.regions
+        assert given(RegionDataset(dataset, NO_IMAGES, **choice)) == regions
+    assert stream_of(folder, min_score=0.5).threshold is None
 
 
 def test_rows_without_regions_on_request(folder: Path) -> None:
@@ -177,6 +194,8 @@ def test_places_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "error", "words"),
     [
         ({"min_score": 1.5}, ConfigError, "min_score"),
+        ({"precision": 0.7}, ConfigError, "^precision: the scores of .* only rank"),
+        ({"keep": 0.3, "min_score": 0.5}, ConfigError, "^keep: .* exclude each other"),
         ({"where": "nonsense ="}, ConfigError, "SQL"),
         ({"shuffle_rows": 0}, ConfigError, "shuffle_rows"),
         ({"rank": 2, "world_size": 2}, ConfigError, "rank"),

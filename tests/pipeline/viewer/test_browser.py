@@ -7,14 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.index import SCORE_EDGES
 from pipeline.dataset.origin import sign
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.build.datasets import Json, manifest_of, rows_of
-from tests.pipeline.viewer.conftest import Served, pictures_are_there, serving
+from tests.pipeline.viewer.conftest import PATIENCE_MS, Served, pictures_are_there, serving
 
 
 @pytest.fixture(scope="session")
@@ -71,13 +73,35 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) 
     assert samples_shown(page) == names(wide)
     page.get_by_text("Export this search").click()
     command = page.locator(".command code")
-    expect(command).to_contain_text("--out OUT --min-score 0.5 --where 'w > h AND region_count >= 2 -- wide things'")
-    for least, told in (("0.75", "--out OUT --min-score 0.75 --where"), ("0", "--out OUT --where")):
+    condition = "--where 'w > h AND region_count >= 2 -- wide things'"
+    for least, told in (("0.75", "--out OUT --min-score 0.75 "), ("0", "--out OUT ")):
         page.locator("#fold").fill(least)
-        expect(command).to_contain_text(told)
+        expect(command).to_contain_text(told + condition)
     page.goto(f"{shared.url}/?phrase=dog")
     page.get_by_text("Export this search").click()
     expect(command).to_contain_text("""--out OUT --where "contains(phrase, 'dog')\"""")
+
+
+def test_it_starts_where_a_third_of_the_regions_is_shown(page: Page, shared: Served, rows: list[Json]) -> None:
+    """And says so; a search by score starts at that score."""
+    assert shared.viewer.pages.index.wait(PATIENCE_MS / 1000)
+    scores = np.float32([region["score"] for row in rows for region in row["annotations"]])
+    shares = {step: float(np.mean(scores >= np.float32(step))) for step in SCORE_EDGES}
+    start = max(step for step, share in shares.items() if 3 * share >= 1)
+    page.goto(shared.url)
+    expect(page.locator("#fold")).to_have_value(f"{start:g}")
+    expect(page.locator("#start")).to_contain_text(f"starts at a score of {start:.2f}: {100 * shares[start]:.0f} % of")
+    page.goto(f"{shared.url}/?score_min=0.42")
+    expect(page.locator("#fold")).to_have_value("0.4")
+    expect(page.locator("#start")).to_have_count(0)
+    page.goto(f"{shared.url}/stats")
+    expect(page.locator(".thresholds tbody tr").first).to_contain_text(f"{len(scores):,} (100 %)")
+    best = page.locator(".thresholds tbody a").last
+    least = float(best.inner_text())
+    best.click()
+    page.wait_for_url("**score_min=*")
+    shown = [row for row in rows if any(region["score"] >= least - 5e-4 for region in row["annotations"])]
+    assert samples_shown(page) == names(shown)
 
 
 def test_an_export_writes_what_the_page_counts(page: Page, served: Served, dataset: Path, tmp_path: Path) -> None:

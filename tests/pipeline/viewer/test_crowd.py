@@ -30,6 +30,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def opened(page: Page, crowded: Served, search: str = "") -> Locator:
     """The crowd in a page of its own."""
     page.goto(f"{crowded.url}/?per_page=1{search}")
+    page.get_by_role("slider").fill("0.5")
     return first(page)
 
 

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from rich.console import Console
 
+from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.selection import Search
 from pipeline.viewer.app import Viewer, create_app, is_loopback, make_viewer, serve
 from stages.contract.errors import ConfigError
@@ -92,6 +93,19 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
     assert samples[0] == samples[1] != samples[2]
     assert states[0]["figures"] == {}
     assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
+
+
+@pytest.mark.usefixtures("served_to_nobody")
+def test_it_opens_at_a_precision(viewed: Path) -> None:
+    regions = open_dataset(viewed).regions("", ["score"], precision=0.8, max_area=0.5)
+    least = min(regions["score"].to_pylist())
+    code, out, _ = called("inspect", viewed, "--precision", 0.8, "--max-area", 0.5, "--port", 0)
+    line, address = out.splitlines()
+    assert code == 0
+    assert line.startswith(f"0.8: score >= {least:.3f} keeps {regions.num_rows} of ")
+    assert f"/?score_min={least}&where=box_share+%3C%3D+0.5  (" in address
+    code, _, err = called("inspect", viewed, "--precision", 1, "--port", 0)
+    assert (code, err.startswith("error: --precision: no score reaches 1: ")) == (2, True)
 
 
 def test_it_listens_elsewhere_when_asked_to_and_says_so(viewed: Path, served_to_nobody: list[str], capsys) -> None:

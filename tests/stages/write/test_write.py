@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +19,9 @@ from pipeline.summary import Report, summary_table
 from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import DATASET_SCHEMA, ENTRIES, dataset_schema, records_to_rows
+from stages.contract.threshold import ScoreRanking
 from stages.shared.storage import found_in
-from stages.write import LIKELY, CardOrigin, ShardWriter, Tally, dataset_card
+from stages.write import CardOrigin, ShardWriter, Tally, dataset_card
 from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards
 
 
@@ -149,7 +149,7 @@ def test_rows_with_a_caption_in_another_language_are_counted_and_reported(tmp_pa
     total = tally_of(tmp_path)
     assert total.other_language == 1
     text = StringIO()
-    Console(file=text, width=100).print(summary_table(total, Report(), is_calibrated=True))
+    Console(file=text, width=100).print(summary_table(total, Report()))
     assert re.search(r"with a caption in another language\W+1 \(11\.1%\)", text.getvalue())
 
 
@@ -197,10 +197,12 @@ def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> Non
     header = yaml.safe_load(card.split("---")[1])
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
     assert "license" not in header, "the images' licence is not ours to state"
-    likely = [region.score for record in mixed() for region in record.regions if region.score >= LIKELY]
-    share = len(likely) / sum(len(record.regions) for record in mixed())
-    sentence = f"of the {share:.0%} of the regions with a score of 0.5 or more about {fmean(likely):.0%} are right."
-    assert sentence in card
+    total = tally_of(tmp_path / "data")
+    scores = [region.score for record in mixed() for region in record.regions]
+    assert total.thresholds == ScoreRanking.of(np.float32(scores)).table()
+    assert total.advised_in_words in card
+    for threshold in total.thresholds:
+        assert f"| {threshold.goal:g} | {threshold.score:.3f} | {threshold.regions} ({threshold.share:.0%}) |" in card
     for line in ("| images | 9 |", "| failed | 2 |", "| without phrases | 1 |", "| regions | 9 |", "`demo`"):
         assert line in card
     assert all(f"| `{name}` | " in card for name in (*schema.names, *(field.name for field in ENTRIES["annotations"])))

@@ -1,0 +1,159 @@
+"""Counts, histograms and frequent words of the hits of a search: `phrasebox stats` and the viewer's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from pipeline.dataset.index import SCORE_EDGES, Index
+from pipeline.dataset.rows import Values
+from pipeline.dataset.selection import SIZES, Search
+from stages.regions.config import RegionsConfig
+
+AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
+QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
+BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
+BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Widths of the bins; the smallest that fits 99 % of the images is chosen."""
+
+
+def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> Values:
+    """Return counts, histograms and the most frequent words.
+
+    samples            by `Status`, and `all`
+    regions, phrases, heads   number of regions, of different phrases, of different head nouns
+    score, area_share  of the regions: {edges, counts, quantiles}; the last bin holds its upper edge
+    thresholds         [{precision, score, regions, share, sizes}], see `ScoreRanking.table`, and
+                       the sizes of these regions; empty if scores only rank
+    highest_precision  that of the regions with the highest score; None if scores only rank
+    sizes              of all regions by `SIZES`: name -> {share, score}, score being the mean
+    phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
+    things_per_image   the same for objects; None if no phrases are linked
+    absent_share       share of absent phrases that the presences imply, see `estimate_absent_share`
+    top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
+    errors             [{reason, count}]
+    marks              mark -> samples
+
+    Raise ConfigError if the search's condition is not an SQL condition.
+    """
+    search = search or Search()
+    ask = partial(index.ask, search)
+    by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
+    ((phrases, heads),) = ask("SELECT count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
+    counts = dict(zip(SCORE_EDGES, index.count_by_score(search), strict=True))
+    regions = counts[0.0]
+    ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
+    presences = ask(
+        "SELECT round(presence, 3) AS near, count(*) FROM presences "
+        "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
+    )
+    expected_share = _absent_share_of(index.dataset.run)
+    reasons = "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
+    return {
+        "samples": {"all": sum(by_status.values()), **by_status},
+        "regions": regions,
+        "phrases": phrases,
+        "heads": heads,
+        "score": _histogram(ask, "score", SCORE_EDGES),
+        **_thresholds(index, search),
+        "sizes": _sizes(ask),
+        "area_share": _histogram(ask, "area_share", AREA_EDGES),
+        "phrases_per_image": _per_image(ask, "phrase_count"),
+        "regions_per_image": _per_image(ask, "region_count"),
+        "things_per_image": _per_image(ask, "thing_count") if most_things else None,
+        "absent_share": estimate_absent_share(presences, expected_share),
+        "top_phrases": _most_frequent(ask, "phrase", most),
+        "top_heads": _most_frequent(ask, "head", most),
+        "errors": [{"reason": reason, "count": count} for reason, count in ask(reasons)],
+        "marks": dict(ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")),
+    }
+
+
+def _thresholds(index: Index, search: Search) -> Values:
+    if not index.dataset.has_probabilities:
+        return {"thresholds": [], "highest_precision": None}
+    scores = index.scores(search)
+    thresholds = [
+        {
+            "precision": threshold.goal,
+            "score": threshold.score,
+            "regions": threshold.regions,
+            "share": threshold.share,
+            "sizes": _sizes(partial(index.ask, search), threshold.score),
+        }
+        for threshold in scores.table()
+    ]
+    return {"thresholds": thresholds, "highest_precision": scores.highest_precision}
+
+
+def _sizes(ask: Any, min_score: float = 0.0) -> Values:
+    """Return share and mean score of the regions with at least a score, by `SIZES`."""
+    places = " ".join(f"WHEN box_share <= {edge!r} THEN {place}" for place, edge in enumerate(SIZES.values()))
+    columns = f"CASE {places} END, count(*), avg(score)".replace("inf", "'inf'::DOUBLE")
+    rows = ask(f"SELECT {columns} FROM hit_regions WHERE score >= {min_score!r}::FLOAT GROUP BY 1")
+    sizes = {place: (count, score) for place, count, score in rows}
+    total = sum(count for count, _ in sizes.values())
+    counts = {name: sizes.get(place, (0, None)) for place, name in enumerate(SIZES)}
+    return {name: {"share": count / max(1, total), "score": score} for name, (count, score) in counts.items()}
+
+
+def _absent_share_of(run: Mapping[str, Any]) -> float:
+    """The share of absent phrases that the run expected; the setting's default where none is stored."""
+    try:
+        return RegionsConfig(absent_share=run["config"]["regions"]["absent_share"]).absent_share
+    except (KeyError, TypeError, ValidationError):
+        return RegionsConfig().absent_share
+
+
+def estimate_absent_share(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
+    """Return the share of absent phrases, 0 .. 1, that makes presences most likely; None without presences.
+
+    Presences depend on the share that they were computed with (`stages.regions.score.at_share`). Expectation
+    maximisation finds the share that agrees with their mean (Saerens, Latinne and Decaestecker, Neural Computation 14,
+    2002); it is as good as the calibration fits the images. `presences` are (presence, number of phrases with it).
+    """
+    if not presences:
+        return None
+    values, counts = np.array(presences, np.float64).T
+    share = min(max(expected, 0.001), 0.999)
+    for _ in range(200):  # each changes the share less than the one before
+        present = values * (1.0 - share) / (1.0 - expected)
+        absent = (1.0 - values) * share / expected
+        share = float(np.average(absent / (present + absent), weights=counts))
+        if not 0.0 < share < 1.0:
+            break
+    return round(share, 3)
+
+
+def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Values:
+    """Count values between edges; the last bin counts values beyond the last edge, too."""
+    columns = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
+    quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
+    ((*counts, total, values),) = ask(f"SELECT {columns}, count(*), {quantiles} FROM hit_regions")
+    return {
+        "edges": list(edges),
+        "counts": [high - low for low, high in pairwise((0, *counts, total))],
+        "quantiles": dict(zip((f"{share * 100:g}" for share in QUANTILES), values or [None] * 5, strict=True)),
+    }
+
+
+def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
+    sound = f"FROM hit_samples WHERE status <> 'failed' AND {column} IS NOT NULL"
+    ((usual, most),) = ask(f"SELECT quantile_disc({column}, 0.99), max({column}) {sound}")
+    width = next((step for step in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * step), BIN_WIDTHS[-1])
+    counts = dict(ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1"))
+    bins = range(max(counts, default=0) + 1)
+    labels = [str(number) if width == 1 else f"{number * width} to {(number + 1) * width - 1}" for number in bins]
+    if (most or 0) >= BINS_PER_IMAGE * width:
+        labels[-1] = f"{bins[-1] * width} or more"
+    return {"labels": labels, "counts": [counts.get(number, 0) for number in bins]}
+
+
+def _most_frequent(ask: Any, column: str, most: int) -> list[Values]:
+    rows = ask(f"SELECT {column}, count(*), avg(score) FROM hit_regions GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {most:d}")
+    return [{"text": text, "count": count, "score": score} for text, count, score in rows]

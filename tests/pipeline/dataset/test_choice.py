@@ -1,0 +1,130 @@
+"""A choice of regions becomes a least score and a condition, against plain Python over the rows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.choice import RegionChoice
+from pipeline.dataset.folder import Dataset, open_dataset
+from stages.contract.errors import ConfigError
+from tests.build.datasets import Json, copy_of, shards_of
+from tests.messages import expect_error
+from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
+
+
+@pytest.fixture(scope="module")
+def ranked(synthetic_dataset: Path) -> Dataset:
+    """A dataset whose scores only rank."""
+    return open_dataset(synthetic_dataset)
+
+
+@pytest.fixture(scope="module")
+def calibrated(ranked: Dataset) -> Dataset:
+    """The same as if a calibration had made its scores."""
+    return replace(ranked, manifest={**ranked.manifest, "calibration": "0" * 64})
+
+
+def best_of(regions: list[Json], precision: float) -> list[Json]:
+    """The most regions with the highest scores whose mean is at least a precision; equal scores stay together."""
+    scores = np.array([region["score"] for region in regions])
+    least = next(score for score in np.unique(scores) if scores[scores >= score].mean() >= precision)
+    return [region for region in regions if region["score"] >= least]
+
+
+@pytest.mark.parametrize("where", ["", "w > h", "caption ILIKE '% beside %' -- side by side"])
+@pytest.mark.parametrize("max_area", [1.0, 0.02])
+def test_a_precision_is_that_of_the_regions_that_fulfil_the_rest(
+    where: str, max_area: float, calibrated: Dataset, rows: list[Json]
+) -> None:
+    regions = [
+        region
+        for row in rows
+        for region in regions_of(row, marks_of(rows))
+        if (not where or CONDITIONS[where](region))
+        and region["w"] * region["h"] / (region["width"] * region["height"]) <= max_area
+    ]
+    chosen = best_of(regions, 0.7)
+    assert 0 < len(chosen) < len(regions)
+    selection = calibrated.selection(RegionChoice(precision=0.7, max_area=max_area, where=where))
+    assert selection.threshold is not None
+    assert (selection.threshold.regions, selection.threshold.total) == (len(chosen), len(regions))
+    assert selection.min_score == selection.threshold.score == min(region["score"] for region in chosen)
+    table = calibrated.regions(where, ["id", "score"], precision=0.7, max_area=max_area)
+    assert sorted(table["id"].to_pylist()) == sorted(region["id"] for region in chosen)
+    assert np.mean(table["score"].to_numpy()) >= 0.7
+
+
+def test_a_share_needs_no_calibration(ranked: Dataset, rows: list[Json]) -> None:
+    scores = sorted((region["score"] for row in rows for region in row["annotations"]), reverse=True)
+    table = ranked.regions("", ["score"], keep=0.3)
+    assert table.num_rows == pytest.approx(0.3 * len(scores), abs=1)
+    assert sorted(table["score"].to_pylist(), reverse=True) == scores[: table.num_rows]
+
+
+def test_nothing_to_choose_from(calibrated: Dataset) -> None:
+    for choice in ({"precision": 0.9}, {"keep": 0.5}):
+        assert calibrated.regions("score > 2", ["id"], **choice).num_rows == 0
+
+
+def test_what_cannot_be_chosen(ranked: Dataset, calibrated: Dataset, tmp_path: Path) -> None:
+    with expect_error(ConfigError):
+        ranked.regions(precision=0.7)
+    with expect_error(ConfigError):
+        calibrated.regions(precision=1.0)
+    with expect_error(ConfigError):
+        calibrated.regions("head = 'dog'", precision=1.0)
+    unfinished = copy_of(Path(str(ranked.path)), tmp_path)
+    (unfinished / "dataset.json").unlink()
+    with expect_error(ConfigError):
+        open_dataset(unfinished, must_be_finished=False).regions(precision=0.7)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"precision": 1.1},
+        {"keep": -0.5},
+        {"max_area": 60.0},
+        {"min_score": float("nan")},
+        {"precision": 0.7, "keep": 0.3},
+        {"min_score": 0.5, "precision": 0.7},
+        {"min_score": 0.5, "keep": 0.3},
+    ],
+    ids=str,
+)
+def test_a_choice_that_is_none(values: Json) -> None:
+    with expect_error(ConfigError):
+        RegionChoice(**values)
+
+
+def test_a_choice_has_no_other_options(ranked: Dataset) -> None:
+    with expect_error(ConfigError):
+        ranked.regions(min_scor=0.5)
+
+
+def test_a_condition_stays_within_its_brackets(ranked: Dataset) -> None:
+    with expect_error(ConfigError):
+        ranked.regions("true) OR (true", max_area=0.5)
+
+
+def test_the_score_is_found_without_masks(synthetic_dataset: Path, tmp_path: Path) -> None:
+    """Their bytes are overwritten."""
+    copy = copy_of(synthetic_dataset, tmp_path)
+    expected = open_dataset(copy).selection(RegionChoice(keep=0.4, max_area=0.9)).threshold
+    for path in shards_of(copy):
+        content = bytearray(path.read_bytes())
+        metadata = pq.read_metadata(path)
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for column in map(group.column, range(group.num_columns)):
+                if "segmentation" in column.path_in_schema:
+                    start = column.dictionary_page_offset or column.data_page_offset
+                    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+        path.write_bytes(content)
+    dataset = open_dataset(copy)
+    with pytest.raises(Exception, match="damaged"):
+        dataset.regions(columns=["segmentation"])
+    assert dataset.selection(RegionChoice(keep=0.4, max_area=0.9)).threshold == expected
