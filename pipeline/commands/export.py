@@ -157,6 +157,7 @@ def export(
     )
     source = open_dataset(dataset)
     if push_to:
+        source.selection(request)  # What cannot be chosen is rejected before the hub changes.
         open_repository(push_to, public=public, overwrite=overwrite)
     report = _write(source, request, errors if as_json else console)
     url = push(out, push_to) if push_to else None

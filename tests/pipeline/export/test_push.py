@@ -93,6 +93,16 @@ def test_other_repositories_stay_as_they_are(repository, options, dataset, hub, 
     assert (repository.files, repository.commits, list(tmp_path.iterdir())) == (before, [], [])
 
 
+def test_the_best_are_pushed_and_what_cannot_be_chosen_creates_nothing(dataset: Path, hub: Hub) -> None:
+    answer = pushed(dataset, "--precision", "0.7")
+    assert isinstance(answer.exception, ConfigError)
+    assert hub.repositories == {}
+    answer = pushed(dataset, "--keep", "0.3")
+    assert answer.exit_code == 0, answer.exception
+    assert "0.3: score >= 0.650 keeps 5 of 17 regions" in answer.stdout
+    assert json.loads(hub.repositories[NAME].files[MARK])["counts"]["threshold"]["regions"] == 5
+
+
 def test_a_public_one_is_asked_for(dataset: Path, hub: Hub) -> None:
     assert pushed(dataset, "--public").exit_code == 0
     assert not hub.repositories[NAME].private
