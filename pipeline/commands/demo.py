@@ -27,11 +27,11 @@ from pipeline.pictures import make_sheet, regions_overlay
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console, counted
-from stages.write import LIKELY
 
 SCALES: Final = (1.55, 1.27, 1.0)
 """The sizes of a photograph in configs/photos-fine.yaml, which is not in the package."""
 
+LIKELY: Final = 0.5  # pictures of scenes show regions with at least this score, if the scores are calibrated
 LIKELY_ON_PHOTOGRAPHS: Final = 0.3  # of eight photographs one region has 0.5; at 0.3 two in five are right
 
 PICTURES: Final = 12  # images on the sheet
