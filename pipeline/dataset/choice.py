@@ -87,7 +87,7 @@ def select(dataset: Dataset, choice: RegionChoice, marks: dict[str, str]) -> Sel
     selection = Selection(min_score=choice.min_score, where=choice.condition, marks=marks)
     if choice.precision is not None:
         _reject_ranks(dataset)
-        threshold = find_precision(count_scores(dataset, selection), choice.precision)
+        threshold = _find_precision(count_scores(dataset, selection), choice.precision)
     elif choice.keep is not None:
         threshold = count_scores(dataset, selection).at_share(choice.keep)
     else:
@@ -104,7 +104,7 @@ def _reject_ranks(dataset: Dataset) -> None:
         )
 
 
-def find_precision(scores: ScoreRanking, precision: float) -> Threshold | None:
+def _find_precision(scores: ScoreRanking, precision: float) -> Threshold | None:
     """Return the threshold of a precision; None without regions. Raise ConfigError if no score reaches it."""
     threshold = scores.at_precision(precision)
     if threshold is None and scores.total:
