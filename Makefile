@@ -5,12 +5,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint style bench browser corpus fuzz faults towers figures pictures soak scale audit clean
+.PHONY: help demo test lint style bench browser corpus fuzz faults towers figures weights pictures soak scale audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of eight photographs, measure both, draw pictures
+demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of photographs, measure both, draw pictures
 	$(BIN)/phrasebox demo --out out/demo
 
 # One process more than two cores: those that start Ray mostly wait for it. Types are checked meanwhile.
@@ -48,6 +48,11 @@ faults: $(VENV)/.installed-dev ## run the slow tests, and those with a Ray of th
 # Every explainer on 14 real architectures with random weights; hours.
 towers: $(VENV)/.installed-dev ## run every explainer on real architectures; hours
 	$(BIN)/python -m pytest -m real_towers
+
+# Needs a network, unless MODEL names a checkpoint on this machine. MODEL may name several models.
+MODEL ?= ViT-B-16/laion2b_s34b_b88k
+weights: $(VENV)/.installed-dev ## download a model, MODEL=NAME/TAG or a path, and measure it on the bundled photographs
+	$(BIN)/python -m benchmarks.weights $(MODEL) --out out/weights
 
 pictures: $(VENV)/.installed-dev browser ## make the README's picture
 	PYTHONPATH=. $(BIN)/python .pictures/make.py

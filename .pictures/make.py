@@ -21,15 +21,17 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import phrasebox
+from pipeline.commands.demo import SCALES
 from pipeline.photographs import CAPTIONS, FOLDER
 
-PHOTOGRAPH = "pagoda"
+PHOTOGRAPH = "riders"
+CAPTION = 4  # of its five
 COLOURS = ("#c2410c", "#1d4ed8", "#15803d")
 PORT = 8791
 
 LOWER_THE_SCORE = """
 const slider = document.querySelector('input[type=range]');
-slider.value = 0.3;
+slider.value = 0;
 slider.dispatchEvent(new Event('input', {bubbles: true}));
 slider.dispatchEvent(new Event('change', {bubbles: true}));
 """
@@ -74,12 +76,8 @@ def answers(url: str) -> bool:
 def main() -> None:
     """Make the picture."""
     entry = next(e for e in map(json.loads, CAPTIONS.read_text().splitlines()) if e["id"] == PHOTOGRAPH)
-    settings = {
-        "model": {"name": "photo"},
-        "explain": {"scales": (1.55, 1.27, 1.0), "contrast": 0, "affinity": "propagation", "affinity_reach": 0.8},
-        "regions": {"rule": "fitted", "smooth_patches": 1, "absent_share": 0.05},
-        "engine": {"kind": "inline"},
-    }
+    entry = {"id": PHOTOGRAPH, "image": entry["image"], "caption": entry["captions"][CAPTION]}
+    settings = {"model": {"name": "photo"}, "explain": {"scales": SCALES}, "engine": {"kind": "inline"}}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         (Path(folder) / "captions.jsonl").write_text(json.dumps(entry) + "\n")
         given = {"path": f"{folder}/captions.jsonl", "image_root": str(FOLDER)}

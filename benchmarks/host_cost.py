@@ -106,11 +106,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
             clock.spent.clear()
             steps.model_stage._explainer.texts._rows.clear()  # as if all texts were new
             with clock.step("read"):
-                records = [
-                    one
-                    for piece in plan_pieces(reader)
-                    for one in read_records(reader, piece, print_nothing)
-                ]
+                records = [one for piece in plan_pieces(reader) for one in read_records(reader, piece, print_nothing)]
                 table = records_to_table(records)
             for number, stages in enumerate((steps.before, (steps.model_stage,), (steps.regions_stage,))):
                 worker = ("captions: ", "", "regions: ")[number]

@@ -1,6 +1,6 @@
 """Draw scenes, make a dataset of them, and measure it.
 
-Scenes -> run -> evaluate -> pictures, then the same with photographs where a model for them is there.
+Scenes -> run -> evaluate -> picture, then the same with photographs where a model for them is there.
 
 It needs neither network nor GPU.
 """
@@ -8,7 +8,8 @@ It needs neither network nor GPU.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,24 +18,32 @@ import typer
 from PIL import Image
 from rich.console import Console
 
+from pipeline.commands.inspect import inspect
 from pipeline.commands.options import Scenes, Seed, naming_options
-from pipeline.commands.tables import print_evaluation
+from pipeline.commands.tables import print_against_people
 from pipeline.config import RunConfig
-from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.evaluation import Evaluation, evaluation_of
-from pipeline.photographs import INPUT, MODEL, TRUTH, why_left_out
+from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
+from pipeline.evaluate.matching import Query
+from pipeline.evaluate.metrics import value_of
+from pipeline.evaluate.text_only import TextOnly
+from pipeline.photographs import INPUT, MODEL, TRUTH, USUAL_PLACES, why_left_out
 from pipeline.pictures import make_sheet, regions_overlay
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console, counted
+from stages.shared.json_files import read_json_as
 
 SCALES: Final = (1.55, 1.27, 1.0)
 """The sizes of a photograph in configs/photos-fine.yaml, which is not in the package."""
 
-LIKELY: Final = 0.5  # pictures of scenes show regions with at least this score, if the scores are calibrated
-LIKELY_ON_PHOTOGRAPHS: Final = 0.3  # of eight photographs one region has 0.5; at 0.3 two in five are right
+PICTURES: Final = 20  # images on the sheet
 
-PICTURES: Final = 12  # images on the sheet
+REGIONS: Final = 3  # of an image on the sheet
+
+RIGHT: Final = ("box_recall", "box_recall_merged")  # metrics of a right box
+
+AREA: Final = 0.6  # the largest share of an image that their boxes cover; larger ones are streets and skies
 
 
 @naming_options({"output.path": "--out"})
@@ -44,16 +53,27 @@ def demo(
     ] = Path("out/demo"),
     scenes: Scenes = 100,
     seed: Seed = 0,
+    open_viewer: Annotated[bool, typer.Option("--open", help="Also open the viewer in the browser.")] = False,
 ) -> None:
     """Draw scenes, make a dataset of them with the bundled model, and measure it; without network and GPU.
 
-    The eight bundled photographs follow, where the model for photographs is there.
+    The bundled photographs follow, where the model for photographs is there: `run` makes a dataset of them, too, and it
+    is measured against what people outlined.
     """
     run_demo(out, scenes, seed, console)
-    run_photographs(out / "photographs", console)
+    photographs = out / "photographs"
+    best = out if run_photographs(photographs, console) is None else photographs
+    for line in (
+        f"1. {best / 'overlays.png'}: of each image the {REGIONS} best regions below {AREA:.0%} of it, right and wrong",
+        "2. the last table: how often maps and boxes agree with people, beside answers without a look at the image",
+        f"3. all regions, captions and heat maps: phrasebox inspect {best / 'dataset'} --open",
+    ):
+        console.print(line, soft_wrap=True)
+    if open_viewer:
+        inspect(best / "dataset", open_browser=True)
 
 
-def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> Evaluation:
+def run_demo(out: Path, scenes: int, seed: int, console: Console) -> Evaluation:
     """Draw scenes, run the pipeline on them with the bundled model, evaluate against their truth, draw overlays.
 
     Return the evaluation, which is also in `out/evaluation.json`.
@@ -62,8 +82,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     console.print(f"drawing {counted(scenes, 'scene')} into {folder}", soft_wrap=True)
     write_scenes(folder, scenes, seed)
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
-    config = {"input": source, "model": {"name": "demo"}, "engine": {"kind": engine}}
-    return _run_and_measure(out, config, folder / "truth.json", "scenes", console, LIKELY)
+    return measure(out, {"input": source, "model": {"name": "demo"}}, folder / "truth.json", console)
 
 
 def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluation | None:
@@ -72,36 +91,64 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluati
     if missing is not None:
         console.print(missing, soft_wrap=True)
         return None
-    config = {"input": INPUT, "model": {"name": model}, "explain": {"scales": SCALES}, "engine": {"kind": "inline"}}
-    return _run_and_measure(out, config, TRUTH, "eight photographs", console, LIKELY_ON_PHOTOGRAPHS)
+    return measure_photographs(out, {"model": {"name": model}, "explain": {"scales": SCALES}}, console)
 
 
-def _run_and_measure(
-    out: Path, settings: Mapping[str, Any], truth: Path, subject: str, console: Console, min_score: float
+def measure_photographs(
+    out: Path, settings: Mapping[str, Any], console: Console, *, absent: bool = False
 ) -> Evaluation:
-    """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays.png`."""
+    """Run over the bundled photographs with sections of a configuration, and measure; `absent` as for `evaluation_of`.
+
+    Raise PhraseboxError if the model cannot be loaded.
+    """
+    usual_places = read_json_as(USUAL_PLACES, TextOnly)
+    return measure(out, {"input": INPUT, **settings}, TRUTH, console, absent=absent, text_only=usual_places)
+
+
+def measure(out: Path, settings: Mapping[str, Any], truth: Path, console: Console, **options: Any) -> Evaluation:
+    """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays.png`.
+
+    options: Those of `evaluation_of`.
+    """
     dataset = out / "dataset"
-    config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
+    config = RunConfig.model_validate({**settings, "output": {"path": str(dataset), "heat_maps": True}})
     run(config, console, fresh=True)
-    console.print(f"evaluating the {subject} against their ground truth", soft_wrap=True)
-    evaluation = evaluation_of(dataset, truth, console)
+    evaluation = evaluation_of(dataset, truth, console, **options)
     (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
-    console.print(f"the {subject}, model {config.model.name}:", soft_wrap=True)
-    print_evaluation(evaluation, console)
-    calibrated = open_dataset(dataset).manifest["calibration"] is not None
-    _write_sheet(out, Path(settings["input"]["image_root"]), min_score if calibrated else 0.0)
-    likely = f" with a score of at least {min_score}" if calibrated else ""
-    console.print(f"regions{likely} of some images in {out / 'overlays.png'}", soft_wrap=True)
-    console.print(f"shards in {dataset / 'data'}/; look at them with: phrasebox inspect {dataset}", soft_wrap=True)
+    print_against_people(evaluation, console)
+    console.print(f"all figures: phrasebox eval {dataset} --truth {truth}", soft_wrap=True)
+    _write_sheet(out, Path(settings["input"]["image_root"]), truth)
     return evaluation
 
 
-def _write_sheet(out: Path, images: Path, min_score: float) -> None:
-    """Draw regions of a score of at least `min_score` over the first images by sample id."""
-    rows = sorted(open_dataset(out / "dataset").rows(), key=lambda row: str(row["sample_id"]))
+def _write_sheet(out: Path, images: Path, truth: Path) -> None:
+    """Draw regions over the first images, the one with the surest region first, and say which are right."""
+    judged = open_evaluation_set(out / "dataset", truth)
     pictures = []
-    for row in rows[:PICTURES]:
+    for row in islice(judged.rows(), PICTURES):
+        regions = _choose_regions(row)
+        highest = max((region["score"] for region in regions), default=0.0)
+        _mark(regions, judged.queries(row, phrases_of(row["annotations"])))
         rgb = np.asarray(Image.open(images / row["file_name"]).convert("RGB"))
-        likely = [annotation for annotation in row["annotations"] if annotation["score"] >= min_score]
-        pictures.append(regions_overlay(rgb, likely, row["captions"]))
-    Image.fromarray(make_sheet(pictures, columns=4)).save(out / "overlays.png")
+        captions = [row["captions"][number] for number in sorted({region["caption_index"] for region in regions})]
+        pictures.append((highest, regions_overlay(rgb, regions, captions)))
+    pictures.sort(key=lambda pair: -pair[0])
+    Image.fromarray(make_sheet([picture for _, picture in pictures], columns=4)).save(out / "overlays.png")
+
+
+def _choose_regions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return copies of a row's regions for the sheet: the best of an object, at most `REGIONS`, the best first."""
+    most_px = AREA * row["width"] * row["height"]
+    regions = [dict(region) for region in row["annotations"] if region["bbox"][2] * region["bbox"][3] <= most_px]
+    best_by_object = {region["group"]: region for region in sorted(regions, key=lambda region: region["score"])}
+    return sorted(best_by_object.values(), key=lambda region: -region["score"])[:REGIONS]
+
+
+def _mark(regions: Sequence[dict[str, Any]], queries: Sequence[Query]) -> None:
+    """Add to each phrase that the ground truth knows whether its box is that of an object, or of all objects."""
+    are_right = {
+        query.phrase: query.target is not None and any(value_of(name, query) for name in RIGHT) for query in queries
+    }
+    for region in regions:
+        if region["phrase"] in are_right:
+            region["phrase"] += " (right)" if are_right[region["phrase"]] else " (wrong)"

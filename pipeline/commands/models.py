@@ -147,7 +147,7 @@ def check(
     as_json: Json = False,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Check in half a minute whether a model works here, on eight photographs that come with phrasebox.
+    """Check in half a minute whether a model works here, on the photographs that come with phrasebox.
 
     The model has to find the caption of each photograph, and to point at the things that the captions name. Settings
     and calibration are those of `phrasebox run` with this model. Exit code 0 if it passes, 1 if not.
@@ -186,8 +186,8 @@ def check(
     else:
         _print_figures(figures)
         _say(
-            f"speed: {model_check.images_per_s:.1f} images/s, with {figures.phrases / figures.photographs:.1f} phrases "
-            f"each, on {model_check.device}; peak memory: {memory_bytes / 1e9:.2f} GB"
+            f"speed: {model_check.images_per_s:.1f} images/s, with all phrases of their captions, on "
+            f"{model_check.device}; peak memory: {memory_bytes / 1e9:.2f} GB"
         )
         _print_answer(model, figures)
     if figures.faults:

@@ -128,6 +128,18 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(evaluation.verdict, soft_wrap=True)
 
 
+def print_against_people(evaluation: Evaluation, console: Console) -> None:
+    """Print how many phrases a dataset's maps and boxes find, beside answers without a look at the image."""
+    counts = evaluation.figures.counts
+    console.print(f"{counted(counts.targets, 'phrase')} of {counted(counts.images, 'image')} with a true outline:")
+    table = make_figure_table("", ["point on it", "box of one object", "box around all"])
+    for title in ("the dataset", "text alone", "middle of the image"):
+        pointing, _, *boxes = BASELINE_ROWS[title]
+        figures = [evaluation.figures.metrics.get(name) for name in (pointing, *boxes)]
+        table.add_row(title, *(f"{format_value(figure)} ({format_interval(figure)})" for figure in figures))
+    console.print(table)
+
+
 def _print_above_text(metrics: Mapping[str, Estimate], console: Console) -> None:
     """Print the gain over the baseline of text alone, and the figures beside those of baselines without a map."""
     gains = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.commands.demo import SCALES, run_demo, run_photographs
 from pipeline.config import RunConfig, load_config
 from pipeline.dataset.validate import validate
+from pipeline.photographs import TRUTH
 from stages.contract.errors import WeightsError
+from stages.truth import read_truth
 
 
 def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     printed = io.StringIO()
-    evaluation = run_demo(tmp_path, 24, 5, Console(file=printed, width=120), engine="inline")
+    evaluation = run_demo(tmp_path, 24, 5, Console(file=printed, width=120))
     metrics = evaluation.figures.metrics
     assert evaluation.figures.counts.targets >= 24
     assert metrics["box_recall"].value > 0.5
@@ -26,6 +30,17 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     assert np.asarray(Image.open(tmp_path / "overlays.png")).shape[1] > 600
 
 
+def test_it_ends_with_three_lines_and_opens_the_viewer(tmp_path, monkeypatch) -> None:
+    """Of the scenes, where the photographs are left out."""
+    opened: list[Path] = []
+    monkeypatch.setattr("pipeline.commands.demo.run_photographs", lambda *_: None)
+    monkeypatch.setattr("pipeline.commands.demo.inspect", lambda dataset, open_browser: opened.append(dataset))
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--scenes", "6", "--open"])
+    assert result.exit_code == 0, result.output
+    assert [line[:3] for line in result.output.splitlines()[-3:]] == ["1. ", "2. ", "3. "]
+    assert opened == [tmp_path / "dataset"]
+
+
 @pytest.mark.slow
 def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
     """The embedded model stands in for it: what it makes of photographs is not the point here."""
@@ -33,8 +48,9 @@ def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
     evaluation = run_photographs(tmp_path, Console(file=printed, width=120), model="demo")
     assert evaluation is not None
     counts = evaluation.figures.counts
-    assert (counts.images, counts.targets, counts.targets_not_among_phrases) == (8, 31, 0)
-    assert "the eight photographs, model demo:" in printed.getvalue()
+    assert (counts.images, counts.targets_not_among_phrases) == (len(read_truth(TRUTH).images), 0)
+    for row in ("the dataset", "text alone", "middle of the image"):
+        assert row in printed.getvalue()
     assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.to_json()
     with Image.open(tmp_path / "overlays.png") as sheet:
         assert sheet.width > 1000
@@ -47,7 +63,7 @@ def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("pipeline.photographs.resolve", missing)
     printed = io.StringIO()
     assert run_photographs(tmp_path, Console(file=printed, width=200)) is None
-    told = "the eight photographs are left out: model.safetensors is missing from the weights 'photo'\n"
+    told = "the photographs are left out: model.safetensors is missing from the weights 'photo'\n"
     assert printed.getvalue() == told
     assert list(tmp_path.iterdir()) == []
 

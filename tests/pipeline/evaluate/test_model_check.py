@@ -26,6 +26,7 @@ from tests.pipeline.evaluate.query_builders import mask_of
 from tests.stages.shared.model.saved import save_model
 
 CELLS = 48
+COUNT = len(read_truth(TRUTH).images)
 
 
 class Informed(Stage):
@@ -45,7 +46,7 @@ class Informed(Stage):
         self.truth = read_truth(TRUTH)
 
     def take_forwards(self) -> Forwards:
-        return Forwards(images=8, device="cpu, 1 thread")
+        return Forwards(images=COUNT, device="cpu, 1 thread")
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         maps = [tuple(self.map_of(record, phrase) for phrase in record.phrases) for record in batch]
@@ -83,9 +84,9 @@ def informed(steps: HeatMapSteps) -> ModelCheck:
 def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
     figures = informed.measure()
     assert (figures.faults, figures.cautions) == ([], [])
-    assert (figures.image_to_caption, figures.caption_to_image, figures.photographs) == (8, 8, 8)
-    assert (figures.phrases, figures.centre_hits) == (31, 8)
-    assert figures.peaks >= 28
+    assert figures.image_to_caption == figures.caption_to_image == figures.photographs == COUNT
+    assert 0 < figures.centre_hits < figures.phrases / 2
+    assert figures.peaks > 0.85 * figures.phrases
     assert figures.heat_auc > 0.9
     assert 0.5 < figures.centre_auc < 0.7
     assert figures.others_gain.low > 0.2
@@ -95,7 +96,7 @@ def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
 
 def test_random_weights_are_not_sane(steps: HeatMapSteps) -> None:
     check = check_model(steps)
-    assert check.cosines.shape == (8, 8)
+    assert check.cosines.shape == (COUNT, COUNT)
     assert np.isfinite(check.cosines).all()
     assert any("which caption belongs to which photograph" in fault for fault in check.measure().faults)
     assert check.device.startswith("cpu")
@@ -104,31 +105,31 @@ def test_random_weights_are_not_sane(steps: HeatMapSteps) -> None:
 def test_a_model_that_cannot_tell_captions_apart_is_not_sane(steps: HeatMapSteps) -> None:
     figures = check_model(replace(steps, model_stage=Informed(knows_captions=False))).measure()
     (fault,) = figures.faults
-    assert "0 of 16 are right" in fault
-    assert figures.peaks >= 28
+    assert f"0 of {2 * COUNT} are right" in fault
+    assert figures.peaks > 0.85 * figures.phrases
 
 
 def test_a_model_that_points_at_the_middle_is_not_sane(steps: HeatMapSteps) -> None:
     figures = check_model(replace(steps, model_stage=Informed(knows_places=False))).measure()
     assert figures.peaks == figures.centre_hits
     peaks, boxes = figures.cautions
-    assert "8 of 31" in peaks
-    assert "no better than one box in the middle of every photograph (recall 0.000, the middle 0.258)" in boxes
+    assert f"{figures.peaks} of {figures.phrases}" in peaks
+    assert "no better than one box in the middle of every photograph (recall " in boxes
     centre, phrase = figures.faults
     assert "no better on the things than a spot in the middle" in centre
     assert "heat maps of other phrases lie as well" in phrase
 
 
 def test_cosines_that_are_no_numbers_are_a_fault_and_both_directions_are_counted(informed: ModelCheck) -> None:
-    broken = replace(informed, cosines=np.full((8, 8), np.nan, np.float32)).measure()
+    broken = replace(informed, cosines=np.full((COUNT, COUNT), np.nan, np.float32)).measure()
     assert (broken.image_to_caption, broken.caption_to_image) == (0, 0)
     assert "no finite numbers" in broken.faults[0]
     # Photograph 0 is nearest to caption 1, which is still nearest to photograph 1.
-    cosines = np.eye(8, dtype=np.float32)
+    cosines = np.eye(COUNT, dtype=np.float32)
     cosines[0, 1] = 0.9
     cosines[0, 0] = 0.5
     figures = replace(informed, cosines=cosines).measure()
-    assert (figures.image_to_caption, figures.caption_to_image) == (7, 8)
+    assert (figures.image_to_caption, figures.caption_to_image) == (COUNT - 1, COUNT)
 
 
 def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -> None:
@@ -157,5 +158,5 @@ def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path:
     check = check_model(build_steps(RunConfig.model_validate(settings)))
     assert np.isfinite(check.cosines).all()
     figures = check.measure()
-    assert figures.image_to_caption + figures.caption_to_image <= 8
+    assert figures.image_to_caption + figures.caption_to_image <= COUNT
     assert any("which caption belongs to which photograph" in fault for fault in figures.faults)
