@@ -60,7 +60,7 @@ def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
     def missing(name: str) -> None:
         raise WeightsError(f"model.safetensors is missing from the weights {name!r}")
 
-    monkeypatch.setattr("pipeline.photographs.resolve", missing)
+    monkeypatch.setattr("pipeline.photographs.find_weights", missing)
     printed = io.StringIO()
     assert run_photographs(tmp_path, Console(file=printed, width=200)) is None
     told = "the photographs are left out: model.safetensors is missing from the weights 'photo'\n"
