@@ -8,9 +8,9 @@
 
 Twelve are photographs of COCO's validation set, with its five captions and its outlines. They were chosen by licence
 and content, and no model was asked. Of 93 at hand, 15 are under the plain Attribution licence. Two of these show
-children from near, and one has no outline of what its captions name. The rest is not easy: crowds, small objects, a
-reflection. The other five have captions and outlines that were made for phrasebox. They show objects whose names the
-model `photo` has learned.
+children from near, and the captions of one hardly name what has an outline. The rest is not easy: crowds, small
+objects, a reflection. The other five have captions and outlines that were made for phrasebox. They show objects whose
+names the model `photo` has learned.
 """
 
 from __future__ import annotations
