@@ -107,8 +107,9 @@ Truth = Annotated[
     typer.Option(
         "--truth",
         metavar="FILE|DIR",
-        help="Where things are in the images: COCO instances JSON, or a folder of Flickr30k Entities (Sentences/, "
-        "Annotations/) or RefCOCO (instances.json, refs*.json); also in a .zip or .tar.gz.",
+        help="Where things are in the images: COCO instances JSON, tasks of Label Studio as JSON, or a folder of "
+        "Flickr30k Entities (Sentences/, Annotations/) or RefCOCO (instances.json, refs*.json); "
+        "also in a .zip or .tar.gz.",
     ),
 ]
 OptionalTruth = Annotated[

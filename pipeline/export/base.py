@@ -7,10 +7,11 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -119,11 +120,20 @@ class Categories:
         names: Phrases or head nouns, sorted; the index of a category is its place here.
         heads: The most frequent head noun of each category: COCO's supercategory.
         name_of: Function: region -> name of its category.
+        synonyms: Further names of the objects of each category. A name belongs to the category
+            that it names most often, and no category is one.
         dropped_count: Number of names with fewer than `min_count` regions, which are no categories.
         rare: Number of categories with fewer than `RARE_BELOW` regions.
     """
 
-    def __init__(self, counts: Counter[tuple[str, str]], category_field: CategoryField, min_count: int = 0) -> None:
+    def __init__(
+        self,
+        counts: Counter[tuple[str, str]],
+        category_field: CategoryField,
+        min_count: int = 0,
+        mentions: Mapping[tuple[str, str], int] = MappingProxyType({}),
+    ) -> None:
+        """`counts` are those of name and head, `mentions` those of name and further name."""
         totals: Counter[str] = Counter()
         for (name, _), count in counts.items():
             totals[name] += count
@@ -136,6 +146,13 @@ class Categories:
         self.names = [*heads]
         self.heads = [*heads.values()]
         self._index = {name: index for index, name in enumerate(self.names)}
+        categories: dict[str, str] = {}
+        for (name, mention), _ in sorted(mentions.items(), key=lambda counted: (-counted[1], counted[0])):
+            if name in self._index and mention not in self._index:
+                categories.setdefault(mention, name)
+        self.synonyms: dict[str, list[str]] = {}
+        for mention, name in sorted(categories.items()):
+            self.synonyms.setdefault(name, []).append(mention)
         self.name_of = itemgetter(category_field)
 
     def index_of(self, region: Annotation) -> int:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from pipeline.dataset.folder import absent_phrases
-from pipeline.dataset.rows import Annotation, Values
+from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.export.base import (
     OBJECT_PHRASES,
     PHRASE_KEYS,
@@ -31,6 +31,7 @@ from pipeline.export.base import (
     shorten_float,
 )
 from pipeline.export.files import ExportFolder
+from stages.contract.errors import ConfigError
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone"}
 
@@ -52,6 +53,15 @@ class CocoConfig(FormatConfig):
         1,
         description="Id of the first category. With 0, as Open-GroundingDino's validation counts with "
         "use_coco_eval = False, label_list.py has the line for its configuration.",
+    )
+    ids: Literal["hash", "source"] = Field(
+        "hash",
+        description="Ids of images. `source` takes the sample ids, which must be whole numbers, so that results "
+        "and the instances of COCO itself fit together.",
+    )
+    attributes: bool = Field(
+        False,
+        description="Also write phrase, head and score as `attributes` of an annotation, which Datumaro and CVAT read.",
     )
     images: WithImages = False
 
@@ -89,9 +99,10 @@ class CocoLayout(Exporter):
         incomplete = categories.indices(map(categories.name_of, sample.unchosen_regions))
         incomplete |= categories.indices(map(categories.name_of, mentions)) - positive
         negative = categories.indices(absent_phrases(row)) - positive - incomplete
+        image_id = self.image_id_of(row)
         file.image(
             {
-                "id": row["id"],
+                "id": image_id,
                 "file_name": self.image_name(sample),
                 "width": row["width"],
                 "height": row["height"],
@@ -105,14 +116,19 @@ class CocoLayout(Exporter):
         for region in sample.regions:
             category_id = categories.index_of(region) + self._first_id
             fields = {
-                "segmentation": self.segmentation_of(region),
                 "tokens_positive": join_spans(row["captions"], region),
+                **self.fields_of(region),
             }
-            file.annotation(coco_annotation(region, row["id"], category_id, **fields))
+            file.annotation(coco_annotation(region, image_id, category_id, **fields))
 
-    def segmentation_of(self, region: Annotation) -> Any:
-        """Return the value of an annotation's `segmentation`."""
-        return region["segmentation"]
+    def image_id_of(self, row: Row) -> int:
+        """Return the id of a row's image."""
+        image_id: int = row["id"]
+        return image_id
+
+    def fields_of(self, region: Annotation) -> Values:
+        """Return the fields of an annotation that settings change."""
+        return {}
 
 
 class Coco(CocoLayout):
@@ -133,11 +149,24 @@ class Coco(CocoLayout):
         if config.first_id == 0:
             job.folder.text("label_list.py").write(f"label_list = {compact_json(job.categories.names)}\n")
 
-    def segmentation_of(self, region: Annotation) -> Any:
-        """Return the mask as RLE or as polygons."""
-        if self.config.segmentation == "rle":
-            return region["segmentation"]
-        return polygons_of(region, self.notes)
+    def image_id_of(self, row: Row) -> int:
+        """Return the id of a row's image. Raise ConfigError if it is the sample id and no whole number."""
+        if self.config.ids == "hash":
+            return super().image_id_of(row)
+        text = row["sample_id"]
+        if not (text.isascii() and text.isdecimal() and str(int(text)) == text):
+            raise ConfigError(f"the sample id {text!r} is no whole number; ids=hash numbers all samples", key="ids")
+        return int(text)
+
+    def fields_of(self, region: Annotation) -> Values:
+        """Return the mask as polygons, and the attributes, if the settings say so."""
+        fields: Values = {}
+        if self.config.segmentation == "polygons":
+            fields["segmentation"] = polygons_of(region, self.notes)
+        if self.config.attributes:
+            attributes = {key: region[key] for key in ("phrase", "head")}
+            fields["attributes"] = {**attributes, "score": shorten_float(region["score"])}
+        return fields
 
 
 class FiftyoneConfig(FormatConfig):

@@ -19,6 +19,7 @@ from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
     EXPORTERS,
+    OBJECT_PHRASES,
     PHRASE_KEYS,
     Categories,
     ChosenSample,
@@ -192,6 +193,8 @@ class _Export:
     def _count_categories(self) -> Categories:
         """Count the chosen regions by category and head; only the needed columns are read."""
         counts: Counter[tuple[str, str]] = Counter()
+        mentions: Counter[tuple[str, str]] = Counter()
+        names_synonyms = getattr(self.config, "synonyms", False)
         if (field := self.category_field) is not None:
             fields = (*PHRASE_KEYS, "group", "score") if self.per == "group" else PHRASE_KEYS
             columns = dict.fromkeys([*(REGION + name for name in fields), *self.selector.selection.columns])
@@ -199,7 +202,10 @@ class _Export:
                 for row in rows:
                     regions = self._regions_of(row, Counter())
                     counts.update((region[field], region["head"]) for region in regions)
-        return Categories(counts, self.category_field or "phrase", self.request.min_count)
+                    for region in regions if names_synonyms else ():
+                        phrases = region.get(OBJECT_PHRASES, ())
+                        mentions.update((region[field], phrase[field]) for phrase in phrases)
+        return Categories(counts, self.category_field or "phrase", self.request.min_count, mentions)
 
     def _regions_of(self, row: Row, notes: Counter[str]) -> list[Annotation]:
         """Return the chosen regions that the format can hold, or with `per="group"` the objects."""

@@ -4,20 +4,30 @@ By objects (`per="group"`), there is one entry for each image; its `caption` hol
 
 MDETR's `datasets/coco.py` and `mixed.py`, GLIP's `MixedDataset`, YOLO-World's
 `YOLOv5MixedGroundingDataset`. Boxes are [x, y, w, h] px, `tokens_positive` are [start, end)
-characters of the entry's `caption`. YOLO-World makes the class text of a region from the words of
-its spans. By `data_source`, the mixed datasets choose between their two image folders: "coco"
-means the first, anything else the second.
+characters of the entry's `caption`. By `data_source`, the mixed datasets choose between their two
+image folders: "coco" means the first, anything else the second.
+
+YOLO-World and Ultralytics' `GroundingDataset` join the words of all spans of a region to the text
+of its class, so they need the span of one phrase.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.dataset.rows import Annotation
 from pipeline.export.base import (
     BEYOND_TOKENS,
+    OBJECT_PHRASES,
     WITHIN_A_PIXEL,
     ChosenSample,
     Exporter,
     ExportJob,
     FormatConfig,
+    Per,
     WithImages,
     is_beyond_tokens,
     polygons_of,
@@ -29,6 +39,11 @@ from stages.contract.records import stable_id
 class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
+    trainer: Literal["mdetr", "ultralytics"] = Field(
+        "mdetr",
+        description="MDETR and GLIP take the spans of all phrases that name an object. Ultralytics and YOLO-World "
+        "would join them to one class, so a region gets the span of the phrase that names it best.",
+    )
     images: WithImages = False
 
 
@@ -38,9 +53,9 @@ class Mdetr(Exporter):
     summary = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
     masks = "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
     next_step = (
-        'MDETR and GLIP: put "{out}/{split}.json" and "{images}" into their configuration. Ultralytics: '
-        'WorldTrainerFromScratch with grounding_data=[dict(img_path="{images}", json_file="{out}/{split}.json")], but '
-        "not after --per group, since it joins all phrases of an object into one class"
+        'MDETR and GLIP: put "{out}/{split}.json" and "{images}" into their configuration. Ultralytics, after --set '
+        'trainer=ultralytics: WorldTrainerFromScratch with grounding_data=[dict(img_path="{images}", '
+        'json_file="{out}/{split}.json")]'
     )
     needs_words = True
     config_type = MdetrConfig
@@ -50,13 +65,22 @@ class Mdetr(Exporter):
         super().__init__(config, job)
         self._files = self.for_splits(lambda split: CocoFile(job.folder, f"{split}.json"))
 
+    @classmethod
+    def usual_per(cls, config: MdetrConfig) -> Per:
+        """Return the default of `--per`: objects for Ultralytics, which learns classes."""
+        return "group" if config.trainer == "ultralytics" else "phrase"
+
     def add(self, sample: ChosenSample) -> None:
         """Write one sample: an entry for each of its texts."""
         row = sample.row
         file = self._files[sample.split]
         file_name = self.image_name(sample)
         # A caption without regions beside one with regions would be a picture without objects.
-        for index, caption, regions in sample.texts():
+        is_for_mdetr = self.config.trainer == "mdetr"
+        for index, caption, regions_and_spans in sample.texts():
+            regions = [
+                (region, spans if is_for_mdetr else _name_span(region, spans)) for region, spans in regions_and_spans
+            ]
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
             targets = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or objects, in their order
             file.image(
@@ -75,7 +99,7 @@ class Mdetr(Exporter):
                 }
             )
             for region, spans in regions:
-                self.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
+                self.notes[BEYOND_TOKENS] += is_for_mdetr and is_beyond_tokens(caption, spans)
                 polygons = polygons_of(region, self.notes, WITHIN_A_PIXEL)
                 fields = {
                     "segmentation": polygons,
@@ -83,3 +107,11 @@ class Mdetr(Exporter):
                     "rle": region["segmentation"],
                 }
                 file.annotation(coco_annotation(region, image_id, 1, **fields))
+
+
+def _name_span(region: Annotation, spans: Sequence[list[int]]) -> list[list[int]]:
+    """Return the span of the phrase that names an object, of those of all its phrases."""
+    phrases = region.get(OBJECT_PHRASES, (region,))
+    name = (region["caption_index"], region["span"])
+    places = [(phrase["caption_index"], phrase["span"]) for phrase in phrases]
+    return [spans[places.index(name)]]

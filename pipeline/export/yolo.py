@@ -5,6 +5,9 @@ outline, or `class cx cy w h`; shares 0 .. 1 of width and height. One outline ca
 holes nor several parts. Holes are filled. Parts are joined by a line of no width from a corner to
 the nearest one and back, as Ultralytics' own COCO converter does; when the outline is drawn
 again, the line is a pixel wide.
+
+Ultralytics' open-vocabulary datasets (YOLO-World, YOLOE) split the name of a class at "/" into
+synonyms and draw one of them for each image.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from pipeline.export.base import (
 )
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
+SLASHES: Final = 'names with "/": written as a space, since Ultralytics reads it as the sign between synonyms'
 
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that YAML wants escaped, or folds as the end of a line, and JSON leaves as they are."""
@@ -44,6 +48,11 @@ class YoloConfig(FormatConfig):
     classes: CategoryField = Field(
         "head",
         description="Categories. A closed vocabulary of all phrases is too long for a detection head.",
+    )
+    synonyms: bool = Field(
+        False,
+        description="Also name a class by other names of its objects that are no class, `boy/young child`, as "
+        "YOLO-World and YOLOE read it. Needs --per group, the default.",
     )
 
     @property
@@ -74,7 +83,10 @@ class Yolo(Exporter):
             lines.append(f"{missing}: images/{last}\n")
             self.notes[f"missing split that Ultralytics needs: {missing} uses the {last} images"] += 1
         lines.append("names:" + ("\n" if job.categories.names else " {}\n"))
-        lines += (f"  {index}: {quote_yaml(name)}\n" for index, name in enumerate(job.categories.names))
+        for index, name in enumerate(job.categories.names):
+            texts = [name, *job.categories.synonyms.get(name, ())]
+            self.notes[SLASHES] += sum("/" in text for text in texts)
+            lines.append(f"  {index}: {quote_yaml('/'.join(text.replace('/', ' ') for text in texts))}\n")
         job.folder.text("data.yaml").writelines(lines)
 
     def add(self, sample: ChosenSample) -> None:

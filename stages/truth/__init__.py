@@ -8,6 +8,7 @@ To add a kind, write one file with a reader and enter it in `TRUTHS` and `kind_o
 from __future__ import annotations
 
 import atexit
+import codecs
 import shutil
 import tarfile
 import tempfile
@@ -21,18 +22,21 @@ from stages.contract.errors import InputError, one_line
 from stages.truth.coco import read_coco
 from stages.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
 from stages.truth.ground_truth import GroundTruth
+from stages.truth.label_studio import read_label_studio
 from stages.truth.refcoco import INSTANCES, read_refcoco
 
 TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {  # Kind of ground truth -> reader
     "coco": read_coco,
     "flickr30k": read_flickr30k,
     "refcoco": read_refcoco,
+    "label_studio": read_label_studio,
 }
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 
 _EXPECTED: Final = (
-    f"expected a COCO instances file (NAME.json), a folder of Flickr30k Entities ({SENTENCES}/ and {ANNOTATIONS}/), "
+    "expected a COCO instances file or Label Studio's tasks (NAME.json), "
+    f"a folder of Flickr30k Entities ({SENTENCES}/ and {ANNOTATIONS}/), "
     f"a folder of RefCOCO ({INSTANCES} and refs*.json), or one of these in a .zip or .tar.gz"
 )
 
@@ -48,7 +52,7 @@ def read_truth(path: Path) -> GroundTruth:
 
 
 def kind_of(path: Path) -> str:
-    """Return the key of `TRUTHS` for a path, by its name and the folder's content.
+    """Return the key of `TRUTHS` for a path, by its name and content.
 
     Raise InputError if none fits.
     """
@@ -60,8 +64,17 @@ def kind_of(path: Path) -> str:
     elif not path.exists():
         raise InputError(f"{path} does not exist: {_EXPECTED}")
     elif path.suffix.lower() == ".json":
-        return "coco"
+        return "label_studio" if _holds_list(path) else "coco"
     raise InputError(f"{path} is not a ground truth that phrasebox reads: {_EXPECTED}")
+
+
+def _holds_list(path: Path) -> bool:
+    """Return whether a JSON file begins as a list, as Label Studio's do."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _unpack(archive: Path) -> Path:

@@ -176,6 +176,21 @@ def chat(folder: Path, split: str) -> Samples:
     return samples
 
 
+def label_studio(folder: Path, split: str) -> Samples:
+    samples: Samples = []
+    for task in json.loads((folder / f"{split}.json").read_text(encoding="utf-8")):
+        (prediction,) = task["predictions"]
+        assert prediction["model_version"]
+        regions = []
+        for result in prediction["result"]:
+            sides = [result["original_width"], result["original_height"]] * 2
+            percents = [result["value"][key] for key in ("x", "y", "width", "height")]
+            box = [percent * side / 100 for percent, side in zip(percents, sides, strict=True)]
+            regions.append(region_tuple(box, result["value"]["rectanglelabels"][0], None))
+        samples.append(tuple(regions))
+    return samples
+
+
 READ_BACK: dict[str, ReadBack] = {
     "coco": ReadBack(coco("annotations/instances_{split}.json")),
     "odvg": ReadBack(odvg),
@@ -188,5 +203,6 @@ READ_BACK: dict[str, ReadBack] = {
     "fiftyone": ReadBack(coco("{split}/labels.json")),
     "saco": ReadBack(saco),
     "chat": ReadBack(chat, has_area=False),
+    "label-studio": ReadBack(label_studio, has_area=False),
 }
 """Format -> how it is read."""

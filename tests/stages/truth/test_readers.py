@@ -1,5 +1,6 @@
 """The reader that a path gets."""
 
+import codecs
 import gzip
 import json
 import shutil
@@ -31,8 +32,9 @@ def made(folder: Path, *names: str) -> Path:
 def test_kinds(tmp_path: Path) -> None:
     """The readers of folders get the folder."""
     made(tmp_path, "some.JSON", "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
-    kinds = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "refs")]
-    assert kinds == [*TRUTHS] == ["coco", "flickr30k", "refcoco"]
+    (tmp_path / "tasks.json").write_bytes(codecs.BOM_UTF8 + b" [\n{}]")
+    kinds = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "refs", "tasks.json")]
+    assert kinds == [*TRUTHS] == ["coco", "flickr30k", "refcoco", "label_studio"]
     assert read_truth(tmp_path / "some.JSON").categories == {"car"}
     with pytest.raises(InputError, match=r"expected files ID\.txt"):
         read_truth(tmp_path / "flickr")
