@@ -15,12 +15,15 @@ from rich.console import Console
 
 from pipeline import terminal
 from pipeline.commands.tables import print_evaluation
+from pipeline.dataset import open_dataset
 from pipeline.dataset.origin import sign
+from pipeline.evaluate import calibrate
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import Evaluation, evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.research.tune.session import tune_settings
 from pipeline.research.tune.trials import TuningSession
 from pipeline.run import run
@@ -121,6 +124,30 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
     assert figures.calibration_error.value == 0.0
     assert figures.thresholds[-1].share == figures.thresholds[-1].precision.low == 1.0
     assert table_of(evaluation).splitlines()[-1].startswith("Verdict: use the regions: of the regions 100%")
+
+
+def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
+    inline_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken as they are, every region is right; then of each second image, somebody moves the boxes away."""
+    exporter = EXPORTERS["label-studio"]
+    export_dataset(open_dataset(inline_dataset), ExportRequest(exporter=exporter, out=tmp_path / "tasks"))
+    tasks = json.loads((tmp_path / "tasks" / "train.json").read_text())
+    accepted = [{**task, "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks]
+    (tmp_path / "accepted.json").write_text(json.dumps(accepted))
+    figures = evaluation_of(inline_dataset, tmp_path / "accepted.json", QUIET, maps=False).figures
+    assert figures.counts.targets_not_among_phrases == 0
+    assert figures.counts.targets >= len(tasks)
+    assert figures.metrics["box_recall"].value == 1.0
+    for result in (result for task in accepted[::2] for result in task["annotations"][0]["result"]):
+        result["value"] |= {"x": 0, "y": 0, "width": 2, "height": 2}
+    (tmp_path / "moved.json").write_text(json.dumps(accepted))
+    moved = evaluation_of(inline_dataset, tmp_path / "moved.json", QUIET, maps=False).figures
+    assert 0.2 < moved.metrics["box_recall"].value < 0.8
+    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 5)
+    file = tmp_path / "c.json"
+    assert write_calibration(inline_dataset, tmp_path / "moved.json", file, QUIET, presence=False).regions > 5
+    assert file.is_file()
 
 
 def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Path) -> None:

@@ -13,7 +13,10 @@ import pytest
 import supervision
 import webdataset
 from PIL import Image
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from transformers import DetrImageProcessor
 
+from stages.contract.errors import ConfigError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.shared.images.decode import load_image_bytes
@@ -21,7 +24,8 @@ from stages.shared.images.faults import DecodeLimits
 from stages.truth import read_truth
 from tests.build.datasets import Json, rows_of
 from tests.build.records import HEIGHT, WIDTH
-from tests.pipeline.export.datasets import exported
+from tests.messages import expect_error
+from tests.pipeline.export.datasets import Maker, exported, finished
 from tests.stages.read.inputs import read_all
 
 INSTANCES = "annotations/instances_train.json"
@@ -53,6 +57,56 @@ def test_pycocotools(coco: Path, annotations: dict[int, Json]) -> None:
             np.testing.assert_array_equal(truth.annToMask(entry).astype(bool), annotations[number]["mask"])
             assert entry["bbox"] == annotations[number]["bbox"]
             assert truth.cats[entry["category_id"]]["name"] == annotations[number]["phrase"]
+
+
+def test_torchvision(coco: Path, annotations: dict[int, Json]) -> None:
+    """As its own detectors want them: corners, masks and labels."""
+    plain = CocoDetection(coco / "images" / "train", coco / INSTANCES)
+    names = {number: entry["name"] for number, entry in plain.coco.cats.items()}
+    read = []
+    for image, target in wrap_dataset_for_transforms_v2(plain, target_keys=["boxes", "masks", "labels"]):
+        assert image.size == (WIDTH, HEIGHT)
+        areas = target["masks"].sum(dim=(1, 2)).tolist()
+        labels = [names[number] for number in target["labels"].tolist()]
+        read += zip(labels, target["boxes"].tolist(), areas, strict=True)
+    boxes = ((entry["phrase"], entry["bbox"], entry["area"]) for entry in annotations.values())
+    assert sorted(read) == sorted((name, [x, y, x + w, y + h], area) for name, (x, y, w, h), area in boxes)
+
+
+def test_transformers(demo_dataset: Path, tmp_path: Path) -> None:
+    """The images and objects of `hf` are what DETR's processor takes."""
+    folder, _ = exported("hf", demo_dataset, tmp_path / "hf", {"classes": "head"})
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    for row in rows:
+        objects = row["objects"]
+        fields = zip(objects["bbox"], objects["category"], objects["area"], strict=True)
+        entries = [{"bbox": box, "category_id": label, "area": area, "iscrowd": 0} for box, label, area in fields]
+        target = {"image_id": row["image_id"], "annotations": entries}
+        answer = DetrImageProcessor()(row["image"].convert("RGB"), annotations=target, return_tensors="pt")
+        (labels,) = answer["labels"]
+        assert labels["class_labels"].tolist() == objects["category"]
+        x, y, w, h = objects["bbox"][0]
+        center = [(x + w / 2) / WIDTH, (y + h / 2) / HEIGHT, w / WIDTH, h / HEIGHT]
+        np.testing.assert_allclose(labels["boxes"][0].numpy(), center, atol=1e-6)
+
+
+def test_results_are_scored_by_the_instances_of_the_input(tmp_path: Path) -> None:
+    """Images have the ids of their samples, which are those of COCO captions."""
+    make = Maker()
+    rows = [make.record(name, "a car", ("car", (3, 4, 10, 12)), file_name=f"{name}.jpg") for name in ("139", "7")]
+    dataset = finished(tmp_path / "dataset", rows)
+    out, _ = exported("coco", dataset, tmp_path / "out", {"ids": "source"})
+    content = json.loads((out / INSTANCES).read_text())
+    truth = import_module("pycocotools.coco").COCO()
+    truth.dataset = {"images": [{"id": 7}, {"id": 139}], "annotations": [], "categories": []}
+    truth.createIndex()
+    fields = ("image_id", "category_id", "bbox", "score")
+    results = truth.loadRes([{key: entry[key] for key in fields} for entry in content["annotations"]])
+    assert sorted(results.getImgIds()) == [7, 139]
+    for name in ("a", "007", "1.5"):
+        other = finished(tmp_path / name / "dataset", [make.record(name, "a car", ("car", (3, 4, 10, 12)))])
+        with expect_error(ConfigError):
+            exported("coco", other, tmp_path / name / "out", {"ids": "source"})
 
 
 def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, Json]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index
@@ -13,6 +14,7 @@ from pipeline.dataset.statistics import statistics
 from pipeline.export import EXPORTERS
 from pipeline.export.base import merge_by_object
 from pipeline.export.export import JOINED_MENTIONS
+from pipeline.export.yolo import SLASHES
 from stages.contract.errors import ConfigError
 from stages.contract.records import Record
 from tests.build.datasets import Json
@@ -101,6 +103,53 @@ def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) ->
     assert image["caption"] == "a boy with a dog\nA child and two dogs\nthe boy runs"
     assert image["tokens_positive_eval"] == [[[2, 5], [19, 24], [42, 45]], [[13, 16]], [[29, 37]]]
     assert content["annotations"][0]["tokens_positive"] == [[2, 5], [19, 24], [42, 45]]
+
+
+def test_mdetr_has_a_span_for_each_class_of_ultralytics(dataset: Path, tmp_path: Path) -> None:
+    """Its dataset makes the text of a class of all words of all spans."""
+    _, report = exported("mdetr", dataset, tmp_path / "out", {"trainer": "ultralytics"})
+    content = json.loads((tmp_path / "out" / "train.json").read_text())
+    caption = content["images"][0]["caption"]
+    texts = [" ".join(caption[start:end] for start, end in e["tokens_positive"]) for e in content["annotations"]]
+    assert texts == ["boy", "dog", "two dogs", "two dogs"]
+    assert content["images"][0]["tokens_positive_eval"] == [[[13, 16]], [[29, 37]], [[42, 45]]]
+    assert report.notes[JOINED_MENTIONS] == 2
+
+
+def test_yolo_names_synonyms(tmp_path: Path) -> None:
+    """Each name is that of one class; a slash within a name separates nothing, and no class is a synonym."""
+    make = Maker()
+
+    def row(name: str, *mentions: str) -> Record:
+        captions = tuple(f"a {mention}" for mention in mentions)
+        fields = {"group": 0, "score": 0.5}
+        entries = [(mention, (2, 2, 9, 9), index, fields) for index, mention in enumerate(mentions)]
+        return make.record(name, captions, *entries, file_name=f"{name}.jpg")
+
+    rows = [row("a", "boy", "kid"), row("b", "girl", "kid"), row("c", "girl", "kid", "she/her"), row("d", "dog", "boy")]
+    dataset = finished(tmp_path / "dataset", [*rows, row("e", "and/or")])
+    settings = {"classes": "phrase", "synonyms": True}
+    out, report = exported("yolo", dataset, tmp_path / "out", settings)
+    names = yaml.safe_load((out / "data.yaml").read_text())["names"]
+    assert [*names.values()] == ["and or", "boy", "dog", "girl/kid/she her"]
+    assert report.notes[SLASHES] == 2
+    out, _ = exported("yolo", dataset, tmp_path / "plain", {"classes": "phrase"})
+    assert "kid" not in (out / "data.yaml").read_text()
+
+
+def test_label_studio_offers_every_phrase_and_ticks_absent_ones(dataset: Path, tmp_path: Path) -> None:
+    out, _ = exported("label-studio", dataset, tmp_path / "out", {"address": "https://host/a b/"}, min_score=0.6)
+    (task,) = json.loads((out / "train.json").read_text())
+    assert task["data"]["image"] == "https://host/a b/1.jpg"
+    assert [entry["value"] for entry in task["data"]["phrases"]] == ["boy", "child", "dog", "two dogs"]
+    (prediction,) = task["predictions"]
+    assert prediction["score"] == 0.75
+    (result,) = prediction["result"]
+    assert result["value"] == {
+        **{"x": 5.0, "y": pytest.approx(100 * 2 / 30), "width": 25.0, "height": pytest.approx(100 * 20 / 30)},
+        **{"rotation": 0, "rectanglelabels": ["boy", "child"]},
+    }
+    assert "$phrases" in (out / "label_config.xml").read_text()
 
 
 def test_coco_has_all_phrases_of_a_thing_that_are_chosen(dataset: Path, tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Tools for looking and correcting: FiftyOne, Datumaro and CVAT, Label Studio."""
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from stages.truth import read_truth
+from tests.build.records import HEIGHT, WIDTH
+from tests.pipeline.export.datasets import exported
+from tests.trainers.scenes import CATS, IMAGES, PIEBALD, corners, expected
+
+INSTANCES = "annotations/instances_train.json"
+
+
+def whole(xywh: Any) -> tuple[int, ...]:
+    return corners(tuple(round(value) for value in xywh))
+
+
+def test_fiftyone(scenes: Path, tmp_path: Path) -> None:
+    """Its importer; the database and the app are not started."""
+    from fiftyone.utils.coco import COCODetectionDatasetImporter
+
+    out, _ = exported("fiftyone", scenes, tmp_path / "out")
+    importer = COCODetectionDatasetImporter(dataset_dir=str(out / "train"), label_types=["segmentations"])
+    read = []
+    with importer:
+        for path, metadata, labels in importer:
+            assert Path(path).is_file()
+            assert (metadata.width, metadata.height) == (WIDTH, HEIGHT)
+            for item in labels["segmentations"].detections if isinstance(labels, dict) else labels.detections:
+                x, y, w, h = item.bounding_box
+                read.append((item.label, whole((x * WIDTH, y * HEIGHT, w * WIDTH, h * HEIGHT))))
+                assert item.mask.any()
+                assert item["phrase"] == item.label
+    assert sorted(read) == expected()
+
+
+def test_fiftyone_reads_yolo_by_the_name_of_its_settings(scenes: Path, tmp_path: Path) -> None:
+    from fiftyone.utils.yolo import YOLOv5DatasetImporter
+
+    out, _ = exported("yolo", scenes, tmp_path / "out", {"labels": "boxes", "classes": "phrase"})
+    with YOLOv5DatasetImporter(dataset_dir=str(out), yaml_path="data.yaml", split="train") as importer:
+        count = sum(len(labels.detections) for _, _, labels in importer)
+    assert count == len(expected())
+
+
+def test_datumaro_and_cvat(scenes: Path, tmp_path: Path) -> None:
+    """`attributes` reach both, images are needed."""
+    import datumaro
+
+    out, _ = exported("coco", scenes, tmp_path / "out", {"images": True, "attributes": True})
+    dataset = datumaro.Dataset.import_from(str(out), "coco_instances")
+    categories = dataset.categories()[datumaro.AnnotationType.label]
+    items = [entry for item in dataset for entry in item.annotations]
+    read = [(categories[entry.label].name, whole(entry.get_bbox())) for entry in items]
+    assert sorted(read) == expected()
+    assert {entry.attributes["phrase"] for entry in items} == {name for name, _ in expected()}
+    dataset.export(str(tmp_path / "cvat"), "cvat", save_media=False)
+    (path,) = (tmp_path / "cvat").rglob("*.xml")
+    tree = ElementTree.parse(path)
+    assert len(tree.findall("image")) == IMAGES
+    labels = [shape.get("label") for image in tree.findall("image") for shape in image]
+    assert set(labels) == {name for name, _ in expected()}
+
+
+def test_datumaro_reads_yolo_boxes(scenes: Path, tmp_path: Path) -> None:
+    import datumaro
+
+    out, _ = exported("yolo", scenes, tmp_path / "out", {"labels": "boxes"})
+    dataset = datumaro.Dataset.import_from(str(out), "yolo_ultralytics")
+    assert sum(len(item.annotations) for item in dataset) == len(expected())
+
+
+@pytest.fixture(scope="module")
+def tasks(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported("label-studio", scenes, tmp_path_factory.mktemp("tasks") / "out", {"images": True})[0]
+
+
+def test_label_studio_takes_the_tasks(tasks: Path) -> None:
+    """Its own check of tasks and predictions against the labelling interface."""
+    from label_studio_sdk.label_interface import LabelInterface
+
+    interface = LabelInterface((tasks / "label_config.xml").read_text())
+    interface.validate()
+    content = json.loads((tasks / "train.json").read_text())
+    for task in content:
+        interface.validate_task(task)
+        (prediction,) = task["predictions"]
+        assert interface.validate_prediction(prediction), interface.validate_prediction(prediction, return_errors=True)
+    assert len(content) == IMAGES
+
+
+def test_label_studio_s_export_is_ground_truth(tasks: Path, tmp_path: Path) -> None:
+    """Accepted as they are: phrases have the boxes of their objects, and the cat is absent where it was ticked.
+
+    The converter makes the same boxes of it.
+    """
+    from label_studio_sdk.converter import Converter
+
+    content = json.loads((tasks / "train.json").read_text())
+    for number, task in enumerate(content, start=1):
+        annotation = {"id": number, "result": task["predictions"][0]["result"], "was_cancelled": False}
+        task |= {"id": number, "annotations": [annotation]}
+    path = tmp_path / "project.json"
+    path.write_text(json.dumps(content))
+    truth = read_truth(path)
+    read = [
+        (target.phrase, whole(box))
+        for image in truth.images.values()
+        for target in image.targets
+        for box in target.boxes_xywh_px
+    ]
+    assert sorted(read) == expected(per="phrase")
+    assert sum(PIEBALD in image.absent for image in truth.images.values()) == IMAGES - CATS
+    interface = (tasks / "label_config.xml").read_text()
+    Converter(interface, str(tmp_path)).convert_to_coco(str(path), str(tmp_path / "coco"), is_dir=False)
+    coco = json.loads((tmp_path / "coco" / "result.json").read_text())
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    read = sorted((names[entry["category_id"]], whole(entry["bbox"])) for entry in coco["annotations"])
+    assert read == expected(), "of several labels, the converter takes the first"
+
+
+def test_label_studio_converts_coco_with_polygons(scenes: Path, tmp_path: Path) -> None:
+    from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
+
+    out, _ = exported("coco", scenes, tmp_path / "out", {"segmentation": "polygons"})
+    convert_coco_to_ls(str(out / INSTANCES), str(tmp_path / "tasks.json"), image_root_url="/data/local-files/?d=")
+    assert len(json.loads((tmp_path / "tasks.json").read_text())) == IMAGES
