@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint style bench browser corpus fuzz faults towers figures weights pictures soak scale audit clean
+.PHONY: help demo test lint style bench browser corpus fuzz faults trainers towers figures weights pictures soak scale audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,11 @@ fuzz: $(VENV)/.installed-dev ## run the tests that draw their own examples, with
 # Every test with a Ray of its own, and every other that would make `test` too long.
 faults: $(VENV)/.installed-dev ## run the slow tests, and those with a Ray of their own
 	$(BIN)/python -m pytest -m "ray or slow"
+
+# Trainers and labelling tools read every export. Some are AGPL, and their dependencies contradict each other, so they
+# are no dependency: an environment of their own sees the packages of $(VENV), with exact versions and nothing more.
+trainers: $(VENV)-trainers/.installed ## read every export with the trainers' own loaders, and train an epoch
+	$(VENV)-trainers/bin/python -m pytest -n 0 -m trainers tests/trainers
 
 # Every explainer on 14 real architectures with random weights; hours.
 towers: $(VENV)/.installed-dev ## run every explainer on real architectures; hours
@@ -84,7 +89,7 @@ scale: $(VENV)/.installed-dev ## measure memory, start and resume with large inp
 	$(BIN)/python -m benchmarks.soak.resuming
 
 clean: ## remove what make and the demo wrote
-	rm -rf $(VENV) out build dist
+	rm -rf $(VENV) $(VENV)-trainers out build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -99,3 +104,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)-trainers/.installed: $(VENV)/.installed-dev tests/trainers/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)-trainers
+	@echo "import site; site.addsitedir('$$(realpath $(VENV)/lib/python3*/site-packages)')" > \
+		$$(echo $(VENV)-trainers/lib/python3*/site-packages)/packages_of_phrasebox.pth
+	$(VENV)-trainers/bin/python -m pip install --quiet --no-deps --requirement tests/trainers/requirements.txt
+	@touch $@

@@ -141,6 +141,7 @@ class _Export:
         self.category_field = self.format.category_field(self.config)
         self.per = request.per or self.format.usual_per(self.config)
         self.takes_images = self.format.takes_images(self.config)
+        self.names_synonyms = getattr(self.config, "synonyms", False)
         self._check_format()
         self.splits = parse_splits(request.split)
         selection = dataset.selection(request)
@@ -166,6 +167,8 @@ class _Export:
             raise ConfigError(f"{name} cannot hold a sample without regions", key="keep_empty")
         if self.per == "group" and not self.format.takes_groups:
             raise ConfigError(f"{name} has a region for each phrase of a caption, not for each object", key="per")
+        if self.names_synonyms and self.per == "phrase":
+            raise ConfigError("synonyms are further names of an object: they need --per group", key="per")
         if self.request.min_count and self.category_field is None:
             raise ConfigError(f"{name} has no categories with these settings", key="min_count")
 
@@ -194,7 +197,6 @@ class _Export:
         """Count the chosen regions by category and head; only the needed columns are read."""
         counts: Counter[tuple[str, str]] = Counter()
         mentions: Counter[tuple[str, str]] = Counter()
-        names_synonyms = getattr(self.config, "synonyms", False)
         if (field := self.category_field) is not None:
             fields = (*PHRASE_KEYS, "group", "score") if self.per == "group" else PHRASE_KEYS
             columns = dict.fromkeys([*(REGION + name for name in fields), *self.selector.selection.columns])
@@ -202,7 +204,7 @@ class _Export:
                 for row in rows:
                     regions = self._regions_of(row, Counter())
                     counts.update((region[field], region["head"]) for region in regions)
-                    for region in regions if names_synonyms else ():
+                    for region in regions if self.names_synonyms else ():
                         phrases = region.get(OBJECT_PHRASES, ())
                         mentions.update((region[field], phrase[field]) for phrase in phrases)
         return Categories(counts, self.category_field or "phrase", self.request.min_count, mentions)

@@ -75,8 +75,8 @@ class Mdetr(Exporter):
         row = sample.row
         file = self._files[sample.split]
         file_name = self.image_name(sample)
-        # A caption without regions beside one with regions would be a picture without objects.
         is_for_mdetr = self.config.trainer == "mdetr"
+        # A caption without regions beside one with regions would be a picture without objects.
         for index, caption, regions_and_spans in sample.texts():
             regions = [
                 (region, spans if is_for_mdetr else _name_span(region, spans)) for region, spans in regions_and_spans

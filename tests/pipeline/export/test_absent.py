@@ -69,3 +69,14 @@ def test_hf_and_webdataset_have_them_as_texts(dataset: Path, tmp_path: Path) -> 
     with tarfile.open(out / "train-000000.tar") as tar:
         samples = [json.loads(tar.extractfile(file).read()) for file in tar if file.name.endswith(".json")]
     assert {sample["sample_id"]: sample["absent"] for sample in samples} == expected
+
+
+def test_label_studio_has_them_ticked(dataset: Path, tmp_path: Path) -> None:
+    out, _ = exported("label-studio", dataset, tmp_path / "out")
+    ticked = {
+        task["data"]["sample_id"]: result["value"]["choices"]
+        for task in json.loads((out / "train.json").read_text())
+        for result in task["predictions"][0]["result"]
+        if result["from_name"] == "absent"
+    }
+    assert ticked == {"park": ["boy"], "night": ["ghost", "red boy"]}

@@ -135,19 +135,25 @@ def test_yolo_names_synonyms(tmp_path: Path) -> None:
     assert report.notes[SLASHES] == 2
     out, _ = exported("yolo", dataset, tmp_path / "plain", {"classes": "phrase"})
     assert "kid" not in (out / "data.yaml").read_text()
+    with expect_error(ConfigError):
+        exported("yolo", dataset, tmp_path / "mentions", settings, per="phrase")
 
 
-def test_label_studio_offers_every_phrase_and_ticks_absent_ones(dataset: Path, tmp_path: Path) -> None:
+def test_label_studio_offers_every_phrase(dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("label-studio", dataset, tmp_path / "out", {"address": "https://host/a b/"}, min_score=0.6)
     (task,) = json.loads((out / "train.json").read_text())
     assert task["data"]["image"] == "https://host/a b/1.jpg"
-    assert [entry["value"] for entry in task["data"]["phrases"]] == ["boy", "child", "dog", "two dogs"]
+    assert [entry["value"] for entry in task["data"]["phrases"]] == ["child", "boy", "dog", "two dogs"]
     (prediction,) = task["predictions"]
     assert prediction["score"] == 0.75
     (result,) = prediction["result"]
     assert result["value"] == {
-        **{"x": 5.0, "y": pytest.approx(100 * 2 / 30), "width": 25.0, "height": pytest.approx(100 * 20 / 30)},
-        **{"rotation": 0, "rectanglelabels": ["boy", "child"]},
+        "x": 5.0,
+        "y": pytest.approx(100 * 2 / 30),
+        "width": 25.0,
+        "height": pytest.approx(100 * 20 / 30),
+        "rotation": 0,
+        "rectanglelabels": ["child", "boy"],
     }
     assert "$phrases" in (out / "label_config.xml").read_text()
 
