@@ -82,8 +82,8 @@ class LabelStudio(Exporter):
         row = sample.row
         absent = absent_phrases(row)
         labels = [_labels_of(region) for region in sample.regions]
-        others = [region["phrase"] for region in sample.unchosen_regions]
-        phrases = dict.fromkeys([*(label for group in labels for label in group), *others, *absent])
+        unchosen = [region["phrase"] for region in sample.unchosen_regions]
+        phrases = dict.fromkeys([*(label for group in labels for label in group), *unchosen, *absent])
         results = [_rectangle(region, row, group) for region, group in zip(sample.regions, labels, strict=True)]
         scores = [result["score"] for result in results]
         if absent:

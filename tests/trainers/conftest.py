@@ -1,5 +1,6 @@
 """The dataset whose exports the trainers read, and their settings."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.trainers.scenes import write_scenes
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """They are left to `make trainers`; what trainers warn of is not ours to change."""
     for item in items:
@@ -22,7 +24,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> None:
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing is downloaded, reported or written into the home folder; no trainer is imported yet."""
     folder = str(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
