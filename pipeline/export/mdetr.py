@@ -79,7 +79,8 @@ class Mdetr(Exporter):
         # A caption without regions beside one with regions would be a picture without objects.
         for index, caption, regions_and_spans in sample.texts():
             regions = [
-                (region, spans if is_for_mdetr else _name_span(region, spans)) for region, spans in regions_and_spans
+                (region, spans if is_for_mdetr else _name_span(region, caption, spans))
+                for region, spans in regions_and_spans
             ]
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
             targets = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or objects, in their order
@@ -109,9 +110,15 @@ class Mdetr(Exporter):
                 file.annotation(coco_annotation(region, image_id, 1, **fields))
 
 
-def _name_span(region: Annotation, spans: Sequence[list[int]]) -> list[list[int]]:
-    """Return the span of the phrase that names an object, of those of all its phrases."""
+def _name_span(region: Annotation, caption: str, spans: Sequence[list[int]]) -> list[list[int]]:
+    """Return the span of the phrase that names an object, of those of all its phrases.
+
+    It begins behind the determiner, so that "a dog" and "the dog" are one class.
+    """
     phrases = region.get(OBJECT_PHRASES, (region,))
-    name = (region["caption_index"], region["span"])
     places = [(phrase["caption_index"], phrase["span"]) for phrase in phrases]
-    return [spans[places.index(name)]]
+    start, end = spans[places.index((region["caption_index"], region["span"]))]
+    words_start = end - len(region["phrase"])
+    if caption[words_start:end].lower() == region["phrase"]:
+        start = words_start
+    return [[start, end]]

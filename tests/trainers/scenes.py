@@ -44,7 +44,7 @@ def record(make: Maker, number: int) -> Record:
     fields = {"score": 0.75, "presence": 0.9}
     captions = ("A boy with a dog", "a young child and two dogs", f"a {PIEBALD}")
     entries = [
-        ("boy", BOY, 0, {**fields, "group": 0, "score": 0.875}),
+        ("A boy", BOY, 0, {**fields, "group": 0, "score": 0.875}),
         ("young child", BOY, 1, {**fields, "group": 0}),
         ("dog", DOG, 0, {**fields, "group": 1}),
         *(("two dogs", box, 1, {**fields, "group": 2}) for box in DOGS),

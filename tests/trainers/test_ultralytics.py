@@ -83,7 +83,7 @@ def test_all_spans_of_an_object_would_be_glued_together(scenes: Path, tmp_path: 
     """This is what `trainer=ultralytics` is for."""
     out, _ = exported("mdetr", scenes, tmp_path / "out", {"images": True}, per="group")
     dataset = opened("GroundingDataset", out / "images" / "train", json_file=str(out / "train.json"), task="detect")
-    assert "boy young child" in dataset.category_names
+    assert "a boy young child" in dataset.category_names
 
 
 @pytest.mark.parametrize(("labels", "model"), [("boxes", "yolo11n.yaml"), ("polygons", "yolo11n-seg.yaml")])

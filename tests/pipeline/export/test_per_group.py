@@ -116,6 +116,13 @@ def test_mdetr_has_a_span_for_each_class_of_ultralytics(dataset: Path, tmp_path:
     assert report.notes[JOINED_MENTIONS] == 2
 
 
+def test_classes_of_ultralytics_have_no_determiner(tmp_path: Path) -> None:
+    row = Maker().record("a", "The red Car", ("The red Car", (3, 4, 10, 12)))
+    out, _ = exported("mdetr", finished(tmp_path / "dataset", [row]), tmp_path / "out", {"trainer": "ultralytics"})
+    (entry,) = json.loads((out / "train.json").read_text())["annotations"]
+    assert entry["tokens_positive"] == [[4, 11]]
+
+
 def test_yolo_names_synonyms(tmp_path: Path) -> None:
     """Each name is that of one class; a slash within a name separates nothing, and no class is a synonym."""
     make = Maker()
