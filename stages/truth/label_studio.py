@@ -117,7 +117,7 @@ class TaskData(BaseModel):
 
     file_name: str = ""
     image: str = ""
-    phrases: list[Any] = []
+    phrases: Any = None
 
     @property
     def image_name(self) -> str:
