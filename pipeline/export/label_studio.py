@@ -54,7 +54,6 @@ class LabelStudioConfig(FormatConfig):
 class LabelStudio(Exporter):
     """Tasks with predictions."""
 
-    name = "label-studio"
     summary = (
         "SPLIT.json with tasks and pre-annotations, and label_config.xml, for Label Studio; eval reads what it exports"
     )
