@@ -44,9 +44,9 @@ class LabelStudioConfig(FormatConfig):
     """Settings of `label-studio`."""
 
     address: str = Field(
-        "/data/local-files/?d=",
-        description="What stands before an image's name: the address where Label Studio finds the images, "
-        "such as s3://bucket/folder/.",
+        "/data/local-files/?d=images/",
+        description="What stands before an image's name: the address of the folder of images in Label Studio, such as "
+        "s3://bucket/folder/. Of local files, it serves folders below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.",
     )
     images: WithImages = False
 
@@ -59,8 +59,9 @@ class LabelStudio(Exporter):
     )
     masks = "none: people correct boxes"
     next_step = (
-        'LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="{images}" label-studio; '
-        'in a project with the interface of "{out}/label_config.xml", import "{out}/{split}.json"'
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true "
+        'LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="$(realpath "{images}/..")" label-studio; in a project with the interface of "{out}/label_config.xml" and the local files of "{images}", '
+        'import "{out}/{split}.json"'
     )
     config_type = LabelStudioConfig
     image_folder = "images"
@@ -68,7 +69,7 @@ class LabelStudio(Exporter):
     def __init__(self, config: LabelStudioConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         job.folder.text("label_config.xml").write(_INTERFACE)
-        self._version = f"phrasebox {job.dataset.manifest.get('model_fingerprint', '')}"[:50].strip()
+        self._version = f"phrasebox {job.dataset.manifest.get('model_fingerprint', '')}".strip()
         self._files = {split: job.folder.text(f"{split}.json") for split in job.splits}
 
     @classmethod
