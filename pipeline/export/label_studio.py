@@ -35,7 +35,7 @@ _INTERFACE: Final = """<View>
   <Image name="image" value="$image" zoom="true"/>
   <RectangleLabels name="label" toName="image" choice="multiple" value="$phrases"/>
   <Header value="Not in the image:"/>
-  <Choices name="absent" toName="image" choice="multiple" value="$phrases"/>
+  <Choices name="absent" toName="image" choice="multiple" value="$phrases" showInline="true"/>
 </View>
 """
 
@@ -60,7 +60,8 @@ class LabelStudio(Exporter):
     masks = "none: people correct boxes"
     next_step = (
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true "
-        'LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="$(realpath "{images}/..")" label-studio; in a project with the interface of "{out}/label_config.xml" and the local files of "{images}", '
+        'LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="$(realpath "{images}/..")" label-studio; '
+        'in a project with the interface of "{out}/label_config.xml" and the local files of "{images}", '
         'import "{out}/{split}.json"'
     )
     config_type = LabelStudioConfig
