@@ -16,13 +16,15 @@ from benchmarks.photos.measure import Photographs, console
 from benchmarks.photos.reviews import UNANNOTATED, reviewed
 from pipeline.commands.tables import ABSENT_ROWS
 from pipeline.config import load_config
+from pipeline.config_text import dump_yaml
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.paths import write_file
 from pipeline.research.compare.comparison import compare_explainers
 from pipeline.research.compare.figures import FIGURES, SANITY
 from pipeline.research.compare.maps import contenders_of
 from pipeline.research.compare.pictures import SampleSize, Source
-from pipeline.research.tune.session import tune_settings, write_settings
+from pipeline.research.tune.session import tune_settings
 from pipeline.research.tune.trials import TuningSession
 
 DEV: Final = {"split": "Flickr8k dev", "model": "photo"}
@@ -323,7 +325,7 @@ def tune(own: Photographs) -> Pages:
     columns = ("", "pointing", "off the centre", "box recall", "mean box IoU", "gain in box IoU")
     command = f"phrasebox tune out/train --truth train.entities.tar.gz --resized --most {TUNED_ON} --out tuned.yaml"
     tables = [table("tuned", command, columns, rows, **known)]
-    write_settings(found["settings"], file)
+    write_file("out", file, dump_yaml(found["settings"]))
     fit = own.dataset(train, "photo", "tuned", WITHOUT, file=file)
     calibration = own.out / "tuned.json"
     if not calibration.is_file():
