@@ -22,7 +22,8 @@ from pipeline.output.shards import Changes, changes_of, list_names
 from pipeline.summary import Display, Report, next_commands, summary_table, threshold_table
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
-from stages.read import grouped_rows, input_fingerprint
+from stages.read import input_fingerprint, input_notes
+from stages.read.turns import CAPTION_ROLES
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.storage import AnyPath
@@ -148,8 +149,8 @@ def _introduce(resolved: Run, session: Session, engine_choice: str) -> None:
         words += f" for {'an unknown number of samples' if samples is None else counted(samples, 'sample')}"
         words += ", which takes less time than to start several" * is_inline
     session.display.say(words)
-    if (grouped := grouped_rows(resolved.pieces)) is not None:
-        session.report.note(grouped)
+    for note in input_notes(resolved.pieces, getattr(resolved.config.input, "turns", CAPTION_ROLES)):
+        session.report.note(note)
     if resolved.input_pieces and not resolved.pieces:
         extent = resolved.config.input.extent
         session.report.note(f"{extent} is empty: the input has fewer samples than parts, or fewer tars")

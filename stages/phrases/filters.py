@@ -23,7 +23,12 @@ Numbers stay: they say how many.
 _INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
 _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
 _IMAGE_FILE: Final = r"(?:jpe?g|png|gif|webp|tiff?|bmp|heic|svg|raw|cr2|nef|dng|mp4|mov|avi|pdf)"
-_TAG: Final = r"</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
+_TAG: Final = (
+    r"<box>[^<>]{0,500}</box>|<\|box_start\|>[^<>]{0,500}<\|box_end\|>|<\|[^<>|]{1,50}\|>"
+    r"|</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
+)
+"""HTML, and the special tokens of vision-language models with the places between them."""
+_EMPHASIS: Final = r"\*+|`+|(?<!\w)__+(?=\w)|(?<=\w)__+(?!\w)"
 
 _NOT_WORDS: Final = re.compile(
     r"(?P<gone></?(?:br|div|h[1-6]|li|ol|p|t[dr]|ul)\b[^<>]{0,500}>|https?://\S+|www\.\w\S*|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]+|(?<!\w)@\w+"
@@ -31,13 +36,14 @@ _NOT_WORDS: Final = re.compile(
     r"|\b(?:img|dsc[nf]?|pict|mvi|vid|pxl|gopr|dji|cimg|hpim|imgp|scan)[-_ ]?\d{3,}\w*\b"
     r"|(?<!\S)\S{101,})"
     rf"|(?P<tag>{_TAG})"
+    rf"|(?P<emphasis>{_EMPHASIS}|^(?:\#{{1,6}}|\d{{1,2}}[.)])[ \t]+)"
     r"|(?P<entity>&(?:[a-zA-Z]{2,10}|#[0-9]{1,6}|#[xX][0-9a-fA-F]{1,5});)"
     r"|(?P<hashtag>(?<![\w&])#(?=[^\W\d]))"
     rf"|(?P<invisible>[{_INVISIBLE}]+)"
     rf"|(?P<control>[{_CONTROL}]+)"
     r"|(?P<separator>(?<=\s)[-\u2013\u2014]+(?=\s)|[|\u2022\u00b7\u00bb\u00ab\u203b]+"
     r"|[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]+)"
-    r"|(?P<newline>[ \t]*[\n\r\u2028\u2029\x0b\x0c\x85][\s]*)"
+    r"|(?P<newline>[ \t]*[\n\r\u2028\u2029\x0b\x0c\x85][\s]*(?:\#{1,6}[ \t]+|\d{1,2}[.)][ \t]+)?)"
     r"|(?P<space>[^\S ]+\s*| {2,}|^ +)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -45,7 +51,7 @@ _UNUSUAL: Final = re.compile(r"[^a-zA-Z ,.']|\.\w|  |^ |\S{101}")
 """Matches every caption that `_NOT_WORDS` matches, and few others; the search takes a fifteenth of the time."""
 _CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
-_TAGS: Final = re.compile(_TAG, re.DOTALL)
+_TAGS: Final = re.compile(f"{_TAG}|{_EMPHASIS}", re.DOTALL)
 _DROPPED_FROM_TEXT: Final = re.compile(rf"[{_INVISIBLE}]+")
 _BLANK_IN_TEXT: Final = re.compile(rf"[{_CONTROL}]+")
 _DETACHED_SUFFIX: Final = re.compile(" (?=(?:'s|\u2019s|n't|')(?: |$))")
@@ -74,7 +80,9 @@ class ReadableCaption:
 def make_readable(caption: str) -> ReadableCaption:
     """Return the words of a caption, any string, for the parser.
 
-    - Removed: HTML tags within a line, control and invisible characters, lone surrogates.
+    - Removed: HTML tags within a line, special tokens of vision-language models and the boxes
+      between them, marks and list numbers of Markdown, control and invisible characters, lone
+      surrogates.
     - HTML entities become their character.
     - Separators, emoji and "#" become commas, because the words on either side do not belong
       together.
@@ -122,13 +130,15 @@ def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
     if kind == "entity":
         character = html.unescape(match.group())
         return character if len(character) == 1 and character.isprintable() else " "
+    if is_first and kind in ("gone", "newline"):
+        return ""  # there is no sentence that could end
     if kind == "gone":
-        return " " if is_first else " . "
+        return " . "
     if kind == "newline":
         before = caption[: match.start()].rstrip()[-1:]
         after = caption[match.end() : match.end() + 1]
         return " " if after.islower() or not after or before in ".!?,;:" else " . "
-    return {"invisible": "", "separator": " , ", "hashtag": " , "}.get(kind or "", " ")
+    return {"invisible": "", "emphasis": "", "separator": " , ", "hashtag": " , "}.get(kind or "", " ")
 
 
 def _is_title(text: str) -> bool:

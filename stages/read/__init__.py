@@ -14,7 +14,7 @@ from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable, with_absolute_files
 from stages.read.base import CutReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
 from stages.read.find import find_files, fingerprint_of, kind_of
-from stages.read.plan import grouped_rows, plan_pieces
+from stages.read.plan import input_notes, plan_pieces
 from stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
@@ -24,9 +24,9 @@ __all__ = [
     "Reader",
     "ReaderConfig",
     "SkippedRow",
-    "grouped_rows",
     "guess_kind",
     "input_fingerprint",
+    "input_notes",
     "make_reader",
     "plan_pieces",
     "read_piece",

@@ -134,6 +134,7 @@ class Piece:
         samples: Number of samples after these; None if they are not known before reading.
         rows: Number of rows of these samples, if several may be one sample, else None.
         repeats: Indices, from 0, of the samples with an id that an earlier sample has.
+        turns: The field whose turns are captions, for a note; "" if captions are no conversations.
         payload: Further data of the kind (a header, rows from a file that cannot be cut).
     """
 
@@ -146,6 +147,7 @@ class Piece:
     samples: int | None = None
     rows: int | None = None
     repeats: tuple[int, ...] = ()
+    turns: str = ""
     payload: bytes = b""
 
 

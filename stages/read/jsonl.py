@@ -4,8 +4,8 @@
     {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
 
 TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read
-without any setting. Blank lines are not rows. Planning reads each file once, to find where
-pieces begin, and repeated ids.
+without any setting, and so are the conversations of LLaVA and ShareGPT4V (`turns`). Blank lines
+are not rows. Planning reads each file once, to find where pieces begin, and repeated ids.
 
 In a `.json` file that is one list, rows count from 1 as lines do. Such a file cannot be read in
 parts: planning loads it whole, which takes about 6 times its size in memory, and each piece
@@ -56,8 +56,12 @@ class JsonlReader(LinesReader):
         lines = _lines_of_list(file.url)
         payload = b"" if lines is None else zlib.compress(lines)
         piece = Piece(url=file.url, name=file.name, first_row=1, payload=payload)
-        self._probe(piece)
-        return piece
+        rows = [row for _, _, row in islice(self.fields(piece), _PROBE_ROWS) if not isinstance(row, RowFault)]
+        if len(rows) >= _MIN_PROBE_ROWS:
+            names = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
+            expected = f"{piece.url}: none of the first {len(rows)} rows has the field"
+            self.parser.check_columns(list(names), expected, all_configured=False)
+        return replace(piece, turns=next(filter(None, map(self.parser.turns_field, rows)), ""))
 
     def pieces(self) -> list[Piece]:
         """See `LinesReader.pieces`. Pieces of a list carry their own elements."""
@@ -85,18 +89,6 @@ class JsonlReader(LinesReader):
                         yield number, position, json_object(content)
                     except RowFault as fault:
                         yield number, position, fault
-
-    def _probe(self, piece: Piece) -> None:
-        """Raise InputError if none of a file's first rows has an image, or none has a caption."""
-        names: dict[str, None] = {}
-        count = 0
-        for _, _, row in islice(self.fields(piece), _PROBE_ROWS):
-            if not isinstance(row, RowFault):
-                count += 1
-                names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
-        if count >= _MIN_PROBE_ROWS:
-            expected = f"{piece.url}: none of the first {count} rows has the field"
-            self.parser.check_columns(list(names), expected, all_configured=False)
 
 
 @contextmanager

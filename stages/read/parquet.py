@@ -64,9 +64,13 @@ class ParquetInput(ReaderConfig, FieldsConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Footer:
-    """The footer of a file, for planning: the rows of each row group, the keys of the ids, and its damage."""
+    """The footer of a file, for planning: the rows of each row group, the keys of the ids, and its damage.
+
+    `turns` is the column whose turns are captions; "" if they are no conversations.
+    """
 
     group_rows: tuple[int, ...] = ()
+    turns: str = ""
     keys: array[int] | None = None
     damage: str = ""
 
@@ -114,7 +118,8 @@ class ParquetReader(Reader):
         number = end = piece.first_row
         with _open(piece.url) as file:
             columns = Columns.of(file.schema_arrow, self.config, piece.url)
-            parser = RowParser(fields=columns.fields, image_root=self.rows.image_root)
+            fields = columns.fields.model_copy(update={"turns": self.config.turns})
+            parser = RowParser(fields=fields, image_root=self.rows.image_root)
             for group in range(piece.start, piece.stop or file.num_row_groups):
                 end += file.metadata.row_group(group).num_rows
                 try:
@@ -137,7 +142,7 @@ class ParquetReader(Reader):
                     keys = array("q", map(stable_key, _ids(parquet, columns, file.name)))
         except RowFault as fault:
             return _Footer(damage=fault.error.detail)
-        return _Footer(group_rows=group_rows, keys=keys)
+        return _Footer(group_rows=group_rows, turns=columns.turns, keys=keys)
 
 
 def _item(
@@ -236,6 +241,7 @@ def _cut(file: SourceFile, footer: _Footer, piece_size: int) -> Iterator[Piece]:
                 stop=group + 1,
                 first_row=first_row,
                 samples=rows,
+                turns=footer.turns,
             )
             start = group + 1
             first_row += rows

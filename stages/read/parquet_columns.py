@@ -14,6 +14,7 @@ from pyarrow import types
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import ImageRef, storable
 from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, relative_path, shorten
+from stages.read.turns import ROLE_KEYS, TEXT_KEYS
 
 BYTES_COLUMNS: Final = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
 """Searched in this order for bytes or a struct; img2dataset names the column after its encoding."""
@@ -30,6 +31,7 @@ class Columns:
         image: The column of images.
         form: Its content: bytes, a struct of bytes and path, or paths.
         captions: The columns of captions.
+        turns: The first of these that holds conversations; "" if none does.
         id: The column of ids.
         key: img2dataset's column of keys.
         status: img2dataset's column of download results.
@@ -38,6 +40,7 @@ class Columns:
     image: str
     form: Form
     captions: tuple[str, ...]
+    turns: str
     id: str | None
     key: str | None
     status: str | None
@@ -59,10 +62,12 @@ class Columns:
                 "id",
                 f"the column {config.id!r} of text or whole numbers",
             )
+        captions = _caption_columns(kinds, config.caption, image, url)
         columns = Columns(
             image=image,
             form=form,
-            captions=_caption_columns(kinds, config.caption, image, url),
+            captions=captions,
+            turns=next((name for name in captions if _is_conversation(kinds[name])), ""),
             id=config.id or ("sample_id" if _is_id(kinds.get("sample_id")) else None),
             key="key" if _is_text(kinds.get("key")) else None,
             status="status" if has_status else None,
@@ -169,13 +174,13 @@ def _caption_columns(
                     url,
                     kinds,
                     "caption",
-                    f"the column {name!r} of text or of lists of text",
+                    f"the column {name!r} of text, of lists of text or of turns",
                 )
         return names
     for name in CAPTION_FIELDS:
         if name != image and _is_captions(kinds.get(name)):
             return (name,)
-    expected = f"a column of text or of lists of text: {', '.join(CAPTION_FIELDS)}"
+    expected = f"a column of text, of lists of text or of turns: {', '.join(CAPTION_FIELDS)}"
     raise _column_error(url, kinds, "caption", expected)
 
 
@@ -205,8 +210,18 @@ def _is_text(kind: Any) -> bool:
 def _is_captions(kind: Any) -> bool:
     if kind is None:
         return False
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return _is_text(kind.value_type if is_list else kind)
+    return _is_text(kind.value_type if _is_list(kind) else kind) or _is_conversation(kind)
+
+
+def _is_conversation(kind: Any) -> bool:
+    if not (_is_list(kind) and types.is_struct(kind.value_type)):
+        return False
+    names = {kind.value_type.field(index).name for index in range(kind.value_type.num_fields)}
+    return not names.isdisjoint(ROLE_KEYS) and not names.isdisjoint(TEXT_KEYS)
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def _is_id(kind: Any) -> bool:

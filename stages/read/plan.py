@@ -24,16 +24,17 @@ _FEWEST_FAULTS: Final = 10  # Rows without a usable image for which the whole in
 _FIRST_ROWS: Final = 1000  # Rows to search for these
 
 
-def grouped_rows(pieces: Iterable[Piece]) -> str | None:
-    """Return a sentence about an input with several rows in one sample; None if each row is a sample."""
+def input_notes(pieces: Sequence[Piece], roles: Sequence[str]) -> Iterator[str]:
+    """Yield sentences about an input whose captions are turns of `roles`, or that has several rows in one sample."""
+    if fields := dict.fromkeys(repr(piece.turns) for piece in pieces if piece.turns):
+        yield f"captions are the turns of {' or '.join(roles)} in {' or '.join(fields)} (input.turns)"
     counts = [(piece.rows, piece.samples) for piece in pieces if piece.rows is not None and piece.samples is not None]
     rows, count = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-    if rows == count:
-        return None
-    return (
-        f"{rows:,} rows were grouped into {count:,} samples, since rows of one image follow each other; "
-        "--set input.group_rows=false keeps them apart"
-    )
+    if rows != count:
+        yield (
+            f"{rows:,} rows were grouped into {count:,} samples, since rows of one image follow each other; "
+            "--set input.group_rows=false keeps them apart"
+        )
 
 
 def plan_rows(url: str, name: str, rows: Sequence[Any], piece_size: int) -> Iterator[Piece]:

@@ -20,6 +20,7 @@ from stages.contract.errors import InputError, RowError, RowFault, kind_of_value
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.read.base import Piece
 from stages.read.streams import TO_UTF_8, is_utf_16
+from stages.read.turns import CAPTION_ROLES, TURN_FIELDS, captions_of_turns, is_conversation
 from stages.shared.storage import absolute, is_local, join, parent, place_of
 
 IMAGE_FIELDS: Final = (
@@ -43,6 +44,8 @@ CAPTION_FIELDS: Final = (
     "sentences",
     "TEXT",
     "title",
+    "vlm_caption",
+    *TURN_FIELDS,
 )
 """Searched in this order; the first that is present and not null is taken."""
 
@@ -63,7 +66,13 @@ class FieldsConfig(BaseModel):
         None,
         description="Field with a caption or a list of captions, or several fields that are all "
         "taken, in order; by default the first of `caption`, `captions`, `text`, `texts`, "
-        "`txt`, `sentence`, `sentences`, `TEXT`, `title`.",
+        "`txt`, `sentence`, `sentences`, `TEXT`, `title`, `vlm_caption`, `conversations`, "
+        "`messages`. A list of turns, as LLaVA has them, is read by `turns`.",
+    )
+    turns: tuple[str, ...] = Field(
+        CAPTION_ROLES,
+        min_length=1,
+        description="Roles (`from` or `role`) whose turns in a conversation are captions; each turn is a caption.",
     )
     id: str | None = Field(
         None,
@@ -132,10 +141,9 @@ class RowParser:
             absent = [name for name in names if name not in columns]
             if absent and (all_needed or absent == list(names)):
                 present = ", ".join(shorten(name, 40) for name in columns[:40]) or "none"
-                advice = f"Set input.{key} to the right one"
-                if key == "caption" and "conversations" in columns:
-                    advice = "Conversations are not read: give each row the caption of its image"
-                raise InputError(f"{expected} {' or '.join(map(repr, absent))}, found {present}. {advice}")
+                raise InputError(
+                    f"{expected} {' or '.join(map(repr, absent))}, found {present}. Set input.{key} to the right one"
+                )
 
     def image_of(self, row: Mapping[str, Any], piece: Piece) -> ImageRef:
         """Return the image at the row's path. Raise RowFault (bad_row, bad_location).
@@ -161,12 +169,18 @@ class RowParser:
     def captions_of(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the captions in all fields that the configuration names, else in the first.
 
-        Raise RowFault (bad_caption).
+        Raise RowFault as `captions_of`.
         """
         names = self.fields.names("caption")
         if self.fields.caption is None:
-            return captions_of(row, first_field(row, names)[0])
-        return tuple(text for name in names for text in captions_of(row, name))
+            names = (first_field(row, names)[0],)
+        return tuple(text for name in names for text in captions_of(row, name, self.fields.turns))
+
+    def turns_field(self, row: Mapping[str, Any]) -> str:
+        """Return the name of the first field whose turns are captions; "" if none is a conversation."""
+        names = self.fields.names("caption")
+        fields = [first_field(row, names)] if self.fields.caption is None else [(name, row.get(name)) for name in names]
+        return next((name for name, value in fields if is_conversation(value)), "")
 
     def sample(
         self,
@@ -250,12 +264,14 @@ def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
         return None
 
 
-def captions_of(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def captions_of(row: Mapping[str, Any], name: str, roles: Sequence[str] = CAPTION_ROLES) -> tuple[str, ...]:
     """Return the captions in a field of a row, unchanged; none if it has no such field.
 
-    Raise RowFault (bad_caption).
+    Of a conversation they are the turns of `roles`. Raise RowFault (bad_caption, no_caption).
     """
     value = row.get(name)
+    if is_conversation(value):
+        value = captions_of_turns(name, value, roles)
     texts = value if isinstance(value, list | tuple) else [value]
     captions = [text for text in texts if text is not None]
     for text in captions:

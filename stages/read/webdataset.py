@@ -28,6 +28,7 @@ from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, Re
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
+from stages.read.turns import TURN_FIELDS
 from stages.shared.storage import is_local
 
 MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Of an image from a tar that is read in order; larger ones are faults
@@ -47,8 +48,8 @@ class WebdatasetInput(ReaderConfig):
     caption: str | tuple[str, ...] | None = Field(
         None,
         description="Extension of a text member or else a key of the json member, or several "
-        "that are all taken, in order; by default `txt`, else the key `caption`, `captions` or "
-        "`text`.",
+        "that are all taken, in order; by default `txt`, else the key `caption`, `captions`, "
+        "`text`, `conversations` or `messages`, of which the assistant's turns are captions.",
     )
 
 
@@ -219,7 +220,7 @@ class WebdatasetReader(Reader):
             if name.lower() in group.texts and name.lower() != "json":
                 captions.append(decode_text(group.texts[name.lower()], f"{group.key}.{name}"))
             else:
-                keys = ("caption", "captions", "text") if self.config.caption is None else (name,)
+                keys = ("caption", "captions", "text", *TURN_FIELDS) if self.config.caption is None else (name,)
                 captions += captions_of(row, first_field(row, keys)[0])
         return tuple(captions)
 

@@ -27,6 +27,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
         ("...", ""),
         ("", ""),
         ("\U0001f436", ""),
+        ("a **red** `car`", "red car"),
     ],
 )
 def test_normalise(words, text):
@@ -69,6 +70,12 @@ def test_normalise_is_idempotent_and_clean(words):
         ("x" * 101 + " dog", "dog"),
         ("", ""),
         (" ", ""),
+        (
+            "<image>\n**A man** in a __red__ coat.\n\n## Left\n1. A dog\n- a bird",
+            "A man in a red coat. Left . A dog . , a bird",
+        ),
+        ("<ref>a dog</ref><box>[[1,2,3,4]]</box> runs", "a dog runs"),
+        ("<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|> runs", "a dog runs"),
     ],
 )
 def test_readable(caption, text):

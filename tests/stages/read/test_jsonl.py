@@ -111,10 +111,6 @@ def test_configured_fields(tmp_path: Path) -> None:
     [
         ({"img": "a", "caption": "x"}, {}),
         ({"img": "a", "caption": "x"}, {"image": "img", "caption": "title"}),
-        (
-            {"image": "a", "conversations": [{"value": "x"}]},
-            {},
-        ),
     ],
 )
 def test_a_field_that_none_of_ten_rows_has_is_rejected(row, keys, tmp_path) -> None:

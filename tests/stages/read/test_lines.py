@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.read import lines
-from stages.read.plan import grouped_rows
+from stages.read.plan import input_notes
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
 Row = tuple[str, str, str]  # Image, caption and id; empty ones are not given
@@ -70,13 +70,13 @@ def test_the_input_is_said_to_be_grouped_and_can_be_left_apart(kind: str, tmp_pa
     path = write(tmp_path, kind, KAGGLE)
     pieces = reader_of(kind=kind, path=path, piece_size=2).pieces()
     assert [(piece.samples, piece.rows) for piece in pieces] == [(2, 10), (1, 5)]
-    assert grouped_rows(pieces) == (
+    assert list(input_notes(pieces, ())) == [
         "15 rows were grouped into 3 samples, since rows of one image follow each other; "
         "--set input.group_rows=false keeps them apart"
-    )
+    ]
     apart = reader_of(kind=kind, path=path, group_rows=False).pieces()
     assert [(piece.samples, piece.rows) for piece in apart] == [(15, 15)]
-    assert grouped_rows(apart) is None
+    assert not list(input_notes(apart, ()))
     samples = samples_of(kind=kind, path=path, group_rows=False)
     assert [(sample.image.file_name, *sample.captions) for sample in samples] == [row[:2] for row in KAGGLE]
 
