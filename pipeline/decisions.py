@@ -40,9 +40,13 @@ from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
 from stages.read import Piece, Reader, make_reader, plan_pieces
+from stages.regions.foreign import USUAL_SHARE
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
+
+ABSENT_SHARE: Final = "absent_share"
+"""The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run has estimated."""
 
 OUTSIDE: Final = "outside_domain"
 """The key of run.json, and of `run` in dataset.json, for the `DomainShift` of the images; null if there is none."""
@@ -219,11 +223,16 @@ class HeatMapRun(Run):
         """Return the run with a calibration of presence alone that was fitted to its images."""
         return replace(self, steps=self.steps.with_calibration(calibration))
 
+    def expecting(self, absent_share: float | None) -> Self:
+        """Return the run with a share of absent phrases that it expects; None: the share stays open."""
+        return replace(self, steps=self.steps.expecting(absent_share))
+
     def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
         """See `Run.decide`."""
         stored = previous.run
         is_compared = self.steps.is_calibrated and OUTSIDE not in stored
         run = self if is_compared else self.with_shift(_stored_shift(stored), session.report)
+        run = run.expecting(stored.get(ABSENT_SHARE))
         if PRESENCE in stored:
             presence = read_presence(session.folder.presence, stored[PRESENCE])
             if presence is None:
@@ -232,7 +241,8 @@ class HeatMapRun(Run):
                 session.report.note(outgrown)
             return run.with_presence(presence), ()
         has_rows = bool(session.folder.shards)
-        if not (is_compared or run.has_open_precision or (run.needs_presence and not has_rows)):
+        is_open = run.has_open_precision or run.steps.has_open_share
+        if not (is_compared or is_open or (run.needs_presence and not has_rows)):
             return run, ()
         session.show_step("looking at the first images")
         fits = run.config.regions.calibration == "auto"
@@ -264,6 +274,11 @@ class HeatMapRun(Run):
                 run = run.with_presence(calibration)
                 presence = calibration.to_json()
                 info[PRESENCE] = sha256(presence.encode()).hexdigest()
+        if run.steps.has_open_share:
+            report.note(first_images.share_in_words())
+            share = first_images.absent_share
+            info[ABSENT_SHARE] = USUAL_SHARE if share is None else share
+            run = run.expecting(info[ABSENT_SHARE])
         session.folder.store_decisions(run.identity, info, presence)
         return run
 

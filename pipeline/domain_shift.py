@@ -4,7 +4,8 @@ A calibration says how often regions are right on images like those of its fit. 
 the first images of a run (`pipeline.warm_up`) are compared with the fit:
 
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
-         probabilities mean nothing.
+         probabilities mean nothing. Cosines do not count where captions seem to be of other images, which alone lowers
+         them.
 images   Their embeddings, of which a calibration with presence knows mean and covariance. Regions on photographs of
          other things look alike and are right less often. A calibration cuts maps and ranks
          regions there no worse than none does, but its scores are too high.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,6 +26,7 @@ from pipeline.graph import HeatMapSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record
 from stages.explain.presence import Signals
+from stages.regions.foreign import USUAL_SHARE, estimate_absent_share, own_evidence
 from stages.regions.score import Calibration
 from stages.write import Tally
 
@@ -95,6 +97,9 @@ def find_domain_shift(steps: HeatMapSteps, records: Sequence[Record], signals: S
         ]
     if not evidence:
         return None
+    if _has_foreign_captions(named, calibration):
+        usual = calibration.mean.get("similarity", 0.0)
+        evidence = [replace(part, similarity=usual) for part in evidence]
     feature, shift = calibration.shift(evidence)
     if abs(shift) > FAR + 1 / math.sqrt(len(named)):
         side = "above" if shift > 0 else "below"
@@ -119,6 +124,13 @@ def find_domain_shift(steps: HeatMapSteps, records: Sequence[Record], signals: S
         "that of others of its kind",
         in_regions=False,
     )
+
+
+def _has_foreign_captions(records: Sequence[Record], calibration: Calibration) -> bool:
+    """Return whether cosines may be low because captions are of other images, and not because the images differ."""
+    evidences = [own_evidence(record, calibration.absent_share) for record in records]
+    share = estimate_absent_share([value for evidence in evidences for value in evidence.values()])
+    return share > 2 * USUAL_SHARE
 
 
 def apply_domain_shift(steps: StepsT, shift: DomainShift | None, choice: Path | str) -> StepsT:

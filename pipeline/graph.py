@@ -102,6 +102,11 @@ class HeatMapSteps(Steps):
         """Whether scores are probabilities."""
         return self.calibration is not None and self.calibration.of_regions
 
+    @property
+    def has_open_share(self) -> bool:
+        """Whether the share of absent phrases is to be estimated; only with presence does it matter."""
+        return self.regions_stage.config.absent_share == "auto" and presence_in(self.calibration) is not None
+
     def in_precision(self, precision: str) -> Self:
         """Return the same steps, whose model computes in a precision."""
         return replace(self, model_stage=self.model_stage.computing(precision=precision))
@@ -112,14 +117,22 @@ class HeatMapSteps(Steps):
         Without a calibration they rank, and are no probabilities; then nothing is known of
         presence.
         """
-        stage = self.regions_stage
         return replace(
             self,
             model_stage=self.model_stage.with_presence(presence_in(calibration)),
-            regions_stage=RegionsStage(
-                stage.config, calibration, keep_heat_maps=stage.keep_heat_maps, device=stage.device
-            ),
+            regions_stage=self._regions_stage(self.regions_stage.config, calibration),
         )
+
+    def expecting(self, absent_share: float | None) -> Self:
+        """Return the same steps, which expect a share of absent phrases; None: the share stays open."""
+        if absent_share is None:
+            return self
+        config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
+        return replace(self, regions_stage=self._regions_stage(config, self.calibration))
+
+    def _regions_stage(self, config: RegionsConfig, calibration: Calibration | None) -> RegionsStage:
+        stage = self.regions_stage
+        return RegionsStage(config, calibration, keep_heat_maps=stage.keep_heat_maps, device=stage.device)
 
 
 def packages_of(config: RunConfig) -> tuple[str, ...]:
@@ -236,7 +249,8 @@ def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, Pr
     prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
     source: ReaderConfig | None = config.input  # `explain` has none
     precomputed = None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
-    return PhrasesStage(config.phrases, precomputed), PrepareStage(prepare)
+    limits_later = config.source.kind == HEAT_MAPS
+    return PhrasesStage(config.phrases, precomputed, limits_later=limits_later), PrepareStage(prepare)
 
 
 def _fit_explainer(config: ExplainerConfig, tower: TowerKind, model: str) -> ExplainerConfig:

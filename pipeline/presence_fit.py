@@ -38,8 +38,8 @@ from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage
-from stages.regions.groups import relation
 from stages.regions.score import Calibration, calibration_of
+from stages.regions.things import relation
 from stages.shared.storage import AnyPath
 
 PRESENCE: Final = "presence"

@@ -29,9 +29,9 @@ from pipeline.evaluate.review_fit import fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
 from pipeline.logistic import Floats
 from stages.contract.records import Record, stable_id
-from stages.regions.groups import relation, things
 from stages.regions.score import FEATURES, Calibration
 from stages.regions.stage import RegionsStage
+from stages.regions.things import relation, things
 
 COUNTS: Final = (50, 100, 200, 400)
 DRAWS: Final = 100

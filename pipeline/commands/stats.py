@@ -111,8 +111,7 @@ def _print(figures: Mapping[str, Any]) -> None:
     console.print(table)
     if figures["absent_share"] is not None:
         console.print(
-            f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%} "
-            "(regions.absent_share)",
+            f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%}",
             soft_wrap=True,
         )
     if figures["regions"]:

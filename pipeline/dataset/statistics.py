@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
-import numpy as np
-from pydantic import ValidationError
-
 from pipeline.dataset.index import SCORE_EDGES, Index
 from pipeline.dataset.rows import Values
 from pipeline.dataset.selection import SIZES, Search
-from stages.regions.config import RegionsConfig
 
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -34,7 +30,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     sizes              of all regions by `SIZES`: name -> {share, score}, score being the mean
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
     things_per_image   the same for objects; None if no phrases are linked
-    absent_share       share of absent phrases that the presences imply, see `estimate_absent_share`
+    absent_share       share of absent phrases by their presences; None without presences
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
     marks              mark -> samples
@@ -48,11 +44,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     counts = dict(zip(SCORE_EDGES, index.count_by_score(search), strict=True))
     regions = counts[0.0]
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
-    presences = ask(
-        "SELECT round(presence, 3) AS near, count(*) FROM presences "
-        "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
-    )
-    expected_share = _absent_share_of(index.dataset.run)
+    ((absent_share,),) = ask("SELECT 1 - avg(presence) FROM presences WHERE row IN (SELECT row FROM hit_samples)")
     reasons = "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
     return {
         "samples": {"all": sum(by_status.values()), **by_status},
@@ -66,7 +58,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
         "things_per_image": _per_image(ask, "thing_count") if most_things else None,
-        "absent_share": estimate_absent_share(presences, expected_share),
+        "absent_share": None if absent_share is None else round(absent_share, 3),
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),
         "errors": [{"reason": reason, "count": count} for reason, count in ask(reasons)],
@@ -100,34 +92,6 @@ def _sizes(ask: Any, min_score: float = 0.0) -> Values:
     total = sum(count for count, _ in sizes.values())
     counts = {name: sizes.get(place, (0, None)) for place, name in enumerate(SIZES)}
     return {name: {"share": count / max(1, total), "score": score} for name, (count, score) in counts.items()}
-
-
-def _absent_share_of(run: Mapping[str, Any]) -> float:
-    """The share of absent phrases that the run expected; the setting's default where none is stored."""
-    try:
-        return RegionsConfig(absent_share=run["config"]["regions"]["absent_share"]).absent_share
-    except (KeyError, TypeError, ValidationError):
-        return RegionsConfig().absent_share
-
-
-def estimate_absent_share(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
-    """Return the share of absent phrases, 0 .. 1, that makes presences most likely; None without presences.
-
-    Presences depend on the share that they were computed with (`stages.regions.score.at_share`). Expectation
-    maximisation finds the share that agrees with their mean (Saerens, Latinne and Decaestecker, Neural Computation 14,
-    2002); it is as good as the calibration fits the images. `presences` are (presence, number of phrases with it).
-    """
-    if not presences:
-        return None
-    values, counts = np.array(presences, np.float64).T
-    share = min(max(expected, 0.001), 0.999)
-    for _ in range(200):  # each changes the share less than the one before
-        present = values * (1.0 - share) / (1.0 - expected)
-        absent = (1.0 - values) * share / expected
-        share = float(np.average(absent / (present + absent), weights=counts))
-        if not 0.0 < share < 1.0:
-            break
-    return round(share, 3)
 
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Values:

@@ -29,7 +29,8 @@ from typing import Final
 from pipeline.evaluate.matching import Query
 from pipeline.presence_fit import draw_phrase, may_be, words_of
 from stages.contract.records import Phrase, stable_id
-from stages.regions.groups import link_phrases, things
+from stages.regions.groups import link_phrases
+from stages.regions.things import things
 
 HARDER: Final = ("same_type", "adversarial", "attribute", "said")
 

@@ -120,6 +120,8 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
     cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
     record = replace(record, heat_maps=tuple(subtract_others(maps, steps.model_stage.config.explainer.contrast)))
+    # No caption is said to be another image's: the phrases that are asked for are of all images.
+    record = replace(record, caption_presences=())
     own_record = replace(record, phrases=image.phrases)
     group_presences = _likeliest(stage.maker, own_record)
     answers_by_text = _answers(stage, own_record)

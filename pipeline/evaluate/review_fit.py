@@ -152,7 +152,8 @@ def write_reviewed_calibration(
     rows = evaluation_set.rows_with_maps(map_steps, console)
     evidence = _evidence_of(reviewed, rows, RegionsStage(config.regions, previous))
     fit, scores = _fit_with_folds(reviewed, evidence, previous)
-    presence = None if previous is None else _correct_presence(previous, fit.presence, config.regions.absent_share)
+    share = config.regions.expected_absent_share
+    presence = None if previous is None else _correct_presence(previous, fit.presence, share)
     embeddings = [] if presence is None else _embeddings_of(evaluation_set, steps, console)
     if presence is not None:  # later runs are compared with these images, not with the images of the previous fit
         presence = presence.model_copy(update={"corrected_on": ImageStatistics.of(np.stack(embeddings))})

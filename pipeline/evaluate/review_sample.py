@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.selection import REGION
 from pipeline.logistic import Floats
-from stages.regions.groups import things
+from stages.regions.things import things
 
 Ints = NDArray[np.int64]
 

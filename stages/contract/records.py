@@ -243,8 +243,12 @@ class Record:
             opened.
         phrases: The phrases of the captions.
         dropped_phrases: Number of phrases over the limit per image.
+        phrase_limit: Most unique texts of phrases that get regions; 0 for all.
         pixels: The model's input.
         heat_maps: One for each unique text of the phrases.
+        caption_scores: For each caption the mean of its cosine with the image and of those of
+            its phrases, -1 .. 1; None for one without words. Empty without heat maps.
+        caption_presences: For each caption what `HeatMap.presence` is for a phrase.
         regions: In the order of the phrases, those of one phrase best first.
         absent: The phrases judged not to be in the image.
         notes: Further warnings of the row.
@@ -256,8 +260,11 @@ class Record:
     height_px: int = 0
     phrases: tuple[Phrase, ...] = ()
     dropped_phrases: int = 0
+    phrase_limit: int = 0
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
+    caption_scores: tuple[float | None, ...] = ()
+    caption_presences: tuple[float | None, ...] = ()
     regions: tuple[Region, ...] = ()
     absent: tuple[Absent, ...] = ()
     notes: tuple[str, ...] = ()

@@ -135,6 +135,11 @@ _GROUP: Final = "number of the thing within the image, the same for phrases that
 _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
 _FALLBACK: Final = "null, or why the contour was kept: colours, image, not_finite, empty, beside (the heat), size"
+_CAPTION_SCORE: Final = (
+    "for each caption the mean of its cosine with the image and of those of its phrases: low for a caption of another "
+    "image; null for one without words, and none for regions from another source than heat maps"
+)
+_CAPTION_PRESENCE: Final = "for each caption what presence is for the phrase of a heat map; null where it is not known"
 _WRONG: Final = "null, or what is wrong, where, and what to do"
 
 _PHRASE: Final = (
@@ -205,6 +210,7 @@ DATASET_FIELDS: Final = (  # The columns that every dataset has
     Column("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
     _list("annotations", "one per region", lambda record: _entries(record, record.regions)),
     _list("absent", "phrases judged not to be in the image", lambda record: _entries(record, record.absent)),
+    Column("caption_score", pa.list_(_FLOAT), _COSINE, _CAPTION_SCORE, "caption_scores"),
     Column("phrase_count", _INT, "", "phrases found in the captions", lambda record: len(record.phrases)),
     Column("warnings", pa.list_(_TEXT), "", "phrases without a region and why, dropped phrases", _warnings),
     Column(
@@ -229,6 +235,7 @@ HEAT_MAP_FIELDS: Final = (  # Columns that a dataset has with `output.heat_maps`
         "one per different phrase, in levels",
         lambda record: [_Entry(record, about=m) for m in record.heat_maps],
     ),
+    Column("caption_presence", pa.list_(_FLOAT), _SHARE, _CAPTION_PRESENCE, "caption_presences"),
 )
 
 _IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
@@ -298,6 +305,7 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
         height_px=row["height"],
         phrases=tuple(phrases),
         heat_maps=tuple(_heat_map(stored, sample_id) for stored in row["heat_maps"]),
+        caption_presences=tuple(map(_unrounded, row.get("caption_presence") or ())),
         error=None if row["error"] is None else RowError(reason=row["error"], detail=row["error_detail"] or ""),
     )
 
@@ -313,6 +321,10 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
         values=np.zeros((h, w), np.float32) if levels is None else levels.reshape(h, w).astype(np.float32),
         similarity=stored["similarity"],
         shift_cells=stored["shift_cells"],
-        # The value before it was stored: scores depend on it.
-        presence=None if stored["presence"] is None else round(stored["presence"], 6),
+        presence=_unrounded(stored["presence"]),
     )
+
+
+def _unrounded(presence: float | None) -> float | None:
+    """The presence before it was stored in 32 bits: scores depend on it."""
+    return None if presence is None else round(presence, 6)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import repeat, zip_longest
 from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 import numpy as np
@@ -42,13 +42,16 @@ class PendingMaps:
 
     Attributes:
         phrases: Texts of each image's phrases.
-        results: What `Maps.replace_faults` returns, and the parts of `Signals` if they were
-            wanted. None where no image has a phrase.
+        captions: Texts of each image's captions, which get no maps.
+        results: What `Maps.replace_faults` returns, and the cosines of phrases and captions. If
+            signals were wanted, image embeddings, text embeddings and cosines of patches follow.
+            None where no image has a phrase.
         grid_hw: Rows and columns of the maps.
         shift_cells: See `HeatMap`.
     """
 
     phrases: Sequence[Sequence[str]]
+    captions: Sequence[Sequence[str]] = ()
     results: PendingTransfer | None = None
     grid_hw: tuple[int, int] = (0, 0)
     shift_cells: float = 0.0
@@ -62,14 +65,10 @@ class PendingMaps:
         """
         if self.results is None:
             return [[] for _ in self.phrases]
-        maps, cosines, faults, *signals = self.results.wait()
+        maps, cosines, faults, *_ = self.results.wait()
         maps = maps.reshape(*maps.shape[:2], *self.grid_hw)
         places = [(b, p) for b, texts in enumerate(self.phrases) for p in range(len(texts))]
-        probabilities: Iterable[float | None] = repeat(None)
-        if presence is not None:
-            # All phrases in one product: one for each image takes five times as long.
-            images, numbers = np.array(places).T
-            probabilities = presence.probabilities(*(signal[images, numbers] for signal in signals[1:]))
+        probabilities = self._probabilities(places, presence)
         heat_maps: list[list[HeatMap]] = [[] for _ in self.phrases]
         for (b, p), probability in zip(places, probabilities, strict=False):
             heat_map = HeatMap(
@@ -83,16 +82,46 @@ class PendingMaps:
             heat_maps[b].append(heat_map)
         return heat_maps
 
+    def wait_for_captions(self, presence: Presence | None = None) -> list[list[tuple[float, float | None]]]:
+        """Return for each caption of each image its cosine, and its presence as `wait` judges it."""
+        if self.results is None:
+            return [[] for _ in self.phrases]
+        maps, _, _, cosines, *_ = self.results.wait()
+        places = [(b, maps.shape[1] + c) for b, texts in enumerate(self.captions) for c in range(len(texts))]
+        matches: list[list[tuple[float, float | None]]] = [[] for _ in self.phrases]
+        for (b, c), probability in zip(places, self._probabilities(places, presence), strict=False):
+            matches[b].append((float(cosines[b, c]), probability))
+        return matches
+
+    def _probabilities(self, places: list[tuple[int, int]], presence: Presence | None) -> Iterable[float | None]:
+        if presence is None or self.results is None or not places:
+            return repeat(None)
+        *_, cosines, _, texts, local = self.results.wait()
+        # All texts in one product: one for each image takes five times as long.
+        images, numbers = np.array(places).T
+        return presence.probabilities(*(signal[images, numbers] for signal in (texts, cosines, local)))
+
     def signals(self) -> list[Signals]:
         """Return the signals of each image's phrases for presence, if they were wanted."""
         if self.results is None:
             return []
-        embeddings, *parts = self.results.wait()[3:]
-        signals = []
-        for b, n in enumerate(map(len, self.phrases)):
-            texts, cosines, local = (part[b, :n].copy() for part in parts)  # views would keep pinned memory, as above
-            signals.append(Signals(embedding=embeddings[b].copy(), texts=texts, cosines=cosines, local=local))
-        return signals
+        *_, cosines, embeddings, texts, local = self.results.wait()
+
+        def of(b: int, first: int, last: int, captions: Signals | None = None) -> Signals:
+            # Views would keep pinned memory, as above.
+            return Signals(
+                embedding=embeddings[b].copy(),
+                texts=texts[b, first:last].copy(),
+                cosines=cosines[b, first:last].copy(),
+                local=local[b, first:last].copy(),
+                captions=captions,
+            )
+
+        first = cosines.shape[1] - max(map(len, self.captions), default=0)
+        return [
+            of(b, 0, len(phrases), of(b, first, first + len(captions)))
+            for b, (phrases, captions) in enumerate(zip_longest(self.phrases, self.captions, fillvalue=()))
+        ]
 
 
 class Explainer(ABC, Generic[ConfigT]):
@@ -152,12 +181,18 @@ class Explainer(ABC, Generic[ConfigT]):
         return self.launch(list(rgb), phrases).wait()
 
     def launch(
-        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]], *, with_signals: bool = False
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        phrases: Sequence[Sequence[str]],
+        captions: Sequence[Sequence[str]] = (),
+        *,
+        with_signals: bool = False,
     ) -> PendingMaps:
         """Start to compute the results of `explain` for images of one size, without waiting for the device.
 
-        A CPU computes them here. `with_signals`: whether presence will be judged or fitted.
-        Raise ValueError as `explain` does.
+        A CPU computes them here. `captions` are further texts that get cosines and no maps; what
+        the model's context does not hold is cut off. `with_signals`: whether presence will be
+        judged or fitted. Raise ValueError as `explain` does.
         """
         if len(images) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")
@@ -165,7 +200,10 @@ class Explainer(ABC, Generic[ConfigT]):
             return PendingMaps(phrases=phrases)
         placement = self.model.tower.placement
         grid_hw = placement.grid_hw(*images[0].shape[:2])
-        padded_texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
+        texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
+        count = texts.shape[1]
+        if any(captions):
+            texts = torch.cat([texts, self.texts.embed_padded(captions, 1)], dim=1)
         shift_cells = 0.0 if self.at_cells else placement.shift_cells
         rgb = pixels_on(images, self.model.device)
         grids = []
@@ -173,24 +211,31 @@ class Explainer(ABC, Generic[ConfigT]):
         for scale in self.config.scales:
             resized = at_scale(rgb, scale / self.config.scales[0], placement.stride_px)
             grids.append(placement.grid_hw(*resized.shape[1:3]))
-            scales.append(self._explain_scale(resized, padded_texts, with_signals=with_signals))
+            scales.append(self._explain_scale(resized, texts, count, with_signals=with_signals))
         maps_of_scales, cosines, local = zip(*scales, strict=True)
         maps = maps_of_scales[0] if len(scales) == 1 else mean_of(maps_of_scales, grids, shift_cells)
         mean_cosines = torch.stack(cosines).mean(dim=0)
-        results = [*maps.replace_faults(mean_cosines)]
+        results = [*maps.replace_faults(mean_cosines[:, :count]), mean_cosines]
         if with_signals:
-            unit = F.normalize(maps.embedding, dim=-1)
-            results += [unit, padded_texts, mean_cosines, torch.stack(local).mean(dim=0)]
-        return PendingMaps(phrases=phrases, results=PendingTransfer(results), grid_hw=grid_hw, shift_cells=shift_cells)
+            results += [F.normalize(maps.embedding, dim=-1), texts, torch.stack(local).mean(dim=0)]
+        return PendingMaps(
+            phrases=phrases,
+            captions=captions,
+            results=PendingTransfer(results),
+            grid_hw=grid_hw,
+            shift_cells=shift_cells,
+        )
 
-    def _explain_scale(self, rgb: Tensor, texts: Tensor, *, with_signals: bool) -> tuple[Maps, Tensor, Tensor]:
-        """Return the maps after affinity, the cosines (B, P), and the highest of single patches, or the cosines again.
+    def _explain_scale(
+        self, rgb: Tensor, texts: Tensor, count: int, *, with_signals: bool
+    ) -> tuple[Maps, Tensor, Tensor]:
+        """Return the maps after affinity, the cosines, and the highest of single patches, or the cosines again.
 
-        Other results are dropped: they would fill the memory of the next scale. Arguments as
-        `maps`.
+        The first `count` of the texts get maps. Other results are dropped: they would fill the
+        memory of the next scale. Arguments as `maps`.
         """
         step = self.config.phrases_per_step
-        maps = self.maps(rgb, texts)
+        maps = self.maps(rgb, texts[:, :count])
         cosines = compute_by_step(texts, step, partial(cosines_of, maps.embedding))
         local = cosines
         if with_signals and maps.embed_patches is not None:

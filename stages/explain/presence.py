@@ -42,12 +42,14 @@ class Signals:
         texts: Unit embeddings of the phrases (P, E).
         cosines: Cosines of image and phrases (P,).
         local: Highest cosine of a phrase and a patch (P,).
+        captions: The same for the image's captions instead of its phrases.
     """
 
     embedding: NDArray[np.float32]
     texts: NDArray[np.float32]
     cosines: NDArray[np.float32]
     local: NDArray[np.float32]
+    captions: Signals | None = None
 
 
 class ImageStatistics(Fit):

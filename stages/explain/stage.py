@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from stages.contract.errors import ConfigError, ResourceError
 from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import EXPLAINERS, AnyExplainerConfig
+from stages.phrases.filters import make_readable
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.description import ModelDescription
 
@@ -55,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 class ExplainStage(Stage):
-    """Fills `heat_maps`, one per unique phrase text.
+    """Fills `heat_maps`, one per unique phrase text, `caption_scores` and `caption_presences`.
 
     While the device computes a batch, the host makes the maps of the one before and prepares
     the next. Images that keep their aspect ratio differ in size and are computed one by one.
@@ -196,10 +198,12 @@ class ExplainStage(Stage):
         with_signals = self.presence is not None or self.signals is not None
         for start in range(0, len(records), size):
             if start % learning_size == 0:
-                self._explainer.learn(self._texts_of(records[start : start + learning_size]))
+                next_records = records[start : start + learning_size]
+                self._explainer.learn([*self._texts_of(next_records), *_captions_of(next_records)])
             part = records[start : start + size]
             images = [record.pixels.rgb for record in part if record.pixels is not None]
-            pending.append((part, self._explainer.launch(images, self._texts_of(part), with_signals=with_signals)))
+            maps = self._explainer.launch(images, self._texts_of(part), _captions_of(part), with_signals=with_signals)
+            pending.append((part, maps))
             if len(pending) == self._ahead:
                 yield from self._collect(*pending.popleft())
         while pending:
@@ -212,9 +216,11 @@ class ExplainStage(Stage):
         if self.signals is not None:
             self.signals += pending.signals()
         contrast = self.config.explainer.contrast
-        for record, maps in zip(records, batch_maps, strict=True):
+        captions = pending.wait_for_captions(self.presence)
+        for record, maps, matches in zip(records, batch_maps, captions, strict=True):
             phrase_count = len({phrase.text for phrase in record.phrases})
-            yield replace(record, heat_maps=tuple(subtract_others(maps[:phrase_count], contrast)))
+            heat_maps = tuple(subtract_others(maps[:phrase_count], contrast))
+            yield with_caption_scores(replace(record, heat_maps=heat_maps), matches)
 
     def _texts_of(self, records: Sequence[Record]) -> list[list[str]]:
         texts = []
@@ -222,6 +228,37 @@ class ExplainStage(Stage):
             phrases = [phrase.text for phrase in record.phrases]
             texts.append(list(dict.fromkeys([*phrases, *self.foreign.get(record.sample.key, ())])))
         return texts
+
+
+def _captions_of(records: Sequence[Record]) -> list[list[str]]:
+    return [[make_readable(caption).text for caption in record.sample.captions] for record in records]
+
+
+def with_caption_scores(record: Record, matches: Sequence[tuple[float, float | None]]) -> Record:
+    """Return a record that has heat maps with the scores of its captions, given their cosines and presences.
+
+    The score is the mean of the cosines of a caption and of its phrases, the noun-level score of
+    arXiv 2502.20034 (there of nouns): a single wrong noun weighs more than in the caption's
+    cosine alone.
+    """
+    similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
+    texts = [
+        {phrase.text for phrase in record.phrases if phrase.caption_index == index}
+        for index in range(len(record.sample.captions))
+    ]
+    has_words = [bool(caption.strip()) for caption in record.sample.captions]
+    return replace(
+        record,
+        caption_scores=tuple(
+            round((cosine + math.fsum(similarity[text] for text in own_texts)) / (1 + len(own_texts)), 6)
+            if has_word
+            else None
+            for (cosine, _), own_texts, has_word in zip(matches, texts, has_words, strict=True)
+        ),
+        caption_presences=tuple(
+            presence if has_word else None for (_, presence), has_word in zip(matches, has_words, strict=True)
+        ),
+    )
 
 
 def subtract_others(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:

@@ -38,6 +38,8 @@ _MARGIN: Final = 15.0
 Then none of 48,421 English captions of Flickr8k and COCO is taken for another language (45 with
 no margin), and all of 128 captions in 28 other languages are found."""
 
+CANDIDATES: Final = 8  # times the limit of phrases an image, where a later stage chooses among them
+
 _MAX_VOCABULARY: Final = 300_000
 """spaCy remembers every word it has seen, 0.5 kB each.
 
@@ -58,9 +60,10 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=32,
         ge=1,
         le=1000,
-        description="Unique phrase texts kept per image, the first in caption order; the rest "
-        "is counted. The five captions of a Flickr30k image have 12 on average and 29 at most "
-        "(1,000 images).",
+        description="Most unique texts of phrases per image; the rest is counted. The likeliest text of "
+        "every object comes first, then the second likeliest, and so on; where regions do not come from heat maps, "
+        "the first in the captions. The five captions of a Flickr30k image have 12 on average and 29 at most (1,000 "
+        "images), a caption of 120 words 24.",
     )
     max_caption_chars: int = Field(
         default=10_000,
@@ -123,7 +126,8 @@ class PhrasesStage(Stage):
     """Captions -> phrases.
 
     A sample without captions is an error; captions without phrases are not. Captions in
-    `precomputed` are not parsed. The parser is loaded with the first other caption.
+    `precomputed` are not parsed. The parser is loaded with the first other caption. With
+    `limits_later` a later stage, which knows the image, applies `config.max_phrases`.
     """
 
     name: ClassVar[str] = "phrases"
@@ -132,9 +136,12 @@ class PhrasesStage(Stage):
         self,
         config: PhrasesConfig,
         precomputed: PrecomputedPhrases | None = None,
+        *,
+        limits_later: bool = False,
     ) -> None:
         self.config = config
         self.precomputed = precomputed
+        self.limits_later = limits_later
         self._nlp: Any = None
 
     def setup(self) -> None:
@@ -185,9 +192,10 @@ class PhrasesStage(Stage):
         """Return the record with the phrases of its captions, which come next in `caption_phrases`."""
         mentions = [phrase for phrases in islice(caption_phrases, len(record.sample.captions)) for phrase in phrases]
         unique_texts = dict.fromkeys(phrase.text for phrase in mentions)
-        texts = set(islice(unique_texts, self.config.max_phrases))
+        limit = self.config.max_phrases
+        texts = set(islice(unique_texts, limit * CANDIDATES if self.limits_later else limit))
         phrases = tuple(phrase for phrase in mentions if phrase.text in texts)
-        return replace(record, phrases=phrases, dropped_phrases=len(mentions) - len(phrases))
+        return replace(record, phrases=phrases, dropped_phrases=len(mentions) - len(phrases), phrase_limit=limit)
 
     def _check(self, record: Record) -> Record:
         fault = caption_fault(record.sample.captions, self.config) if record.error is None else None

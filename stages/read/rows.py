@@ -270,7 +270,7 @@ def captions_of(row: Mapping[str, Any], name: str, roles: Sequence[str] = CAPTIO
     Of a conversation they are the turns of `roles`. Raise RowFault (bad_caption, no_caption).
     """
     value = row.get(name)
-    if is_conversation(value):
+    if isinstance(value, list) and is_conversation(value):
         value = captions_of_turns(name, value, roles)
     texts = value if isinstance(value, list | tuple) else [value]
     captions = [text for text in texts if text is not None]

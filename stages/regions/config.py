@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.regions.foreign import USUAL_SHARE
 from stages.shared.model.config import SegmenterConfig
 
 Rule = Literal["mean", "otsu", "fixed", "fitted"]
@@ -78,22 +79,25 @@ class RegionsConfig(BaseModel):
         "calibrate`, or the model's own calibration if it has one for these settings (auto). If it has none, auto fits "
         "presence alone to the captions of the run's first images, without annotations; none does not.",
     )
-    absent_share: float = Field(
-        0.05,
-        gt=0.0,
-        lt=1.0,
-        description="Expected share of phrases that name nothing in their images, for calibrations of presence. 0.05 "
-        "suits captions that somebody wrote for the image; 0.5 trusts the image alone and suits text found beside it. "
-        "`phrasebox stats` estimates the share of a dataset.",
+    absent_share: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = Field(
+        "auto",
+        description="Expected share of phrases that name nothing in their images, for calibrations of presence. What "
+        "exceeds 0.05, the usual share of false details, is taken for captions of other images, whose phrases are all "
+        "absent. auto estimates it from the captions of the run's first images; the run says and stores it.",
     )
-    # On 300 photographs of dev 0.1 loses 1 % of the phrases that are there and drops 41 % of
-    # those of others; 0.05 loses 0.5 and drops 25 %, 0.2 loses 3.8 and drops 59 %
-    # (configs/measured/photographs.md).
+    # Of 300 photographs of dev with their own captions it loses 1 % of the phrases. Where half
+    # of the captions are of other photographs, it loses 2 % and drops 86 % of the others'
+    # (docs/how-to/filter-captions.md).
     min_presence: Share | None = Field(
-        0.1,
+        0.5,
         description="Phrases less likely in the image than this get no region and are listed in the row's `absent`; "
         "null keeps all. Only calibrations of presence say how likely a phrase is.",
     )
+
+    @property
+    def expected_absent_share(self) -> float:
+        """The expected share of absent phrases; the usual one where no run has estimated it."""
+        return USUAL_SHARE if self.absent_share == "auto" else self.absent_share
 
     @property
     def needs_pixels(self) -> bool:

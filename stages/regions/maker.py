@@ -16,6 +16,7 @@ from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapRegions, regions_of_map, surface_of
+from stages.regions.foreign import USUAL_SHARE, foreign_probability, foreign_share, own_evidence, without_foreign
 from stages.regions.groups import link_phrases
 from stages.regions.parts import ThingMap
 from stages.regions.score import Calibration, Evidence, at_share
@@ -164,9 +165,15 @@ class RegionMaker:
 
     def presences_of(self, record: Record, groups: Sequence[int] | None) -> list[float | None]:
         """Return how likely each phrase, or its thing, is in its image; None if the calibration does not know."""
-        by_text = {heat_map.text: self._presence(heat_map) for heat_map in record.heat_maps}
+        share = foreign_share(self.config.expected_absent_share)
+        fitted_share = 0.5 if self.calibration is None else self.calibration.absent_share
+        evidence = own_evidence(record, fitted_share) if share > 0.0 else {}
+        expected_share = USUAL_SHARE if evidence else self.config.expected_absent_share
+        by_text = {heat_map.text: self._presence(heat_map, expected_share) for heat_map in record.heat_maps}
         presences = [by_text[phrase.text] for phrase in record.phrases]
-        return share_presences(record.phrases, self._thing_numbers(record.phrases, groups), presences)
+        shared = share_presences(record.phrases, self._thing_numbers(record.phrases, groups), presences)
+        foreign = {index: foreign_probability(value, share) for index, value in evidence.items()}
+        return without_foreign(record.phrases, shared, foreign)
 
     def is_absent(self, presence: float | None) -> bool:
         """Return whether a phrase of this presence gets no region."""
@@ -180,10 +187,10 @@ class RegionMaker:
         texts = list(dict.fromkeys(phrase.text for phrase in phrases))
         return [texts.index(phrase.text) for phrase in phrases]
 
-    def _presence(self, heat_map: HeatMap) -> float | None:
+    def _presence(self, heat_map: HeatMap, expected_share: float) -> float | None:
         if self.calibration is None or self.calibration.presence is None or heat_map.presence is None:
             return None
-        return at_share(heat_map.presence, self.calibration.absent_share, self.config.absent_share)
+        return at_share(heat_map.presence, self.calibration.absent_share, expected_share)
 
     def _score(self, evidence: Evidence, presence: float | None) -> float:
         """Return the score of a region. `presence` is its phrase's, None if that is unknown."""

@@ -13,6 +13,7 @@ from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapRegions
 from stages.regions.groups import link_phrases
+from stages.regions.limit import limit_phrases
 from stages.regions.maker import RecordMaps, RegionMaker
 from stages.regions.score import Calibration
 from stages.regions.thresholds import FittedCut
@@ -28,8 +29,8 @@ class RegionsStage(Stage):
     Phrases that name the same thing have the same regions; unless `config.group` links things,
     these are phrases with the same text. A phrase with an empty map has no region. A phrase
     less likely in the image than `config.min_presence` has none either, and is listed in
-    `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded
-    images.
+    `absent`. Phrases beyond the record's limit are dropped (`limit.limit_phrases`). With
+    `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
 
     Args:
         config, calibration, fitted_cut: See `RegionMaker`.
@@ -81,7 +82,7 @@ class RegionsStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
-        sound = [record for record in batch if record.error is None]
+        sound = [limit_phrases(record) for record in batch if record.error is None]
         groups = [self.maker.groups_of(record) for record in sound]
         regions = self._regions(sound, groups)
         answers = map(self.maker.with_regions, sound, groups, regions)

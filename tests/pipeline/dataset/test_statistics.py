@@ -15,7 +15,6 @@ from pipeline.dataset.statistics import (
     AREA_EDGES,
     BINS_PER_IMAGE,
     _per_image,
-    estimate_absent_share,
     statistics,
 )
 from stages.contract.threshold import ScoreRanking
@@ -89,20 +88,6 @@ def test_thresholds_where_scores_are_probabilities(
         expected = (threshold.goal, threshold.score, threshold.regions, threshold.share)
         assert tuple(shown[key] for key in ("precision", "score", "regions", "share")) == expected
         assert_sizes(shown["sizes"], [region for region in regions if region["score"] >= threshold.score])
-
-
-@pytest.mark.parametrize(("absent", "expected"), [(0.02, 0.5), (0.3, 0.5), (0.3, 0.05), (0.9, 0.2)])
-def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: float, expected: float) -> None:
-    """Presences of 40,000 phrases by Bayes' rule, from a signal with two normal distributions."""
-    rng = np.random.default_rng(3)
-    missing = rng.random(40_000) < absent
-    signal = rng.normal(np.where(missing, -1.0, 1.0))
-    presence = 1 / (1 + np.exp(-2 * signal) * expected / (1 - expected))
-    near, counts = np.unique(presence.round(3), return_counts=True)
-    share = estimate_absent_share(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
-    assert share == pytest.approx(missing.mean(), abs=0.01)
-    assert estimate_absent_share([], expected) is None
-    assert estimate_absent_share([(1.0, 3)], expected) == pytest.approx(0.0, abs=0.001)
 
 
 def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None:
