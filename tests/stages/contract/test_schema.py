@@ -147,6 +147,7 @@ def make_record(**changes: Any) -> Record:
     hot = HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25)
     cold = HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty")
     annotation: Json = {"phrases": (red_car, sky), "heat_maps": (hot, cold), "regions": (region,)}
+    annotation |= {"caption_scores": (0.5, None), "caption_presences": (0.123457, None)}
     return Record(**{"sample": sample, "width_px": 10, "height_px": 8, **annotation, **changes})
 
 
@@ -188,6 +189,7 @@ def test_the_row_of_an_annotated_image() -> None:
             }
         ],
         "absent": [],
+        "caption_score": [0.5, None],
         "phrase_count": 2,
         "error": None,
         "error_detail": None,
@@ -292,6 +294,7 @@ def test_a_stored_record_is_the_record_in_levels() -> None:
     assert [one.shift_cells for one in back.heat_maps] == [1 / 3, 0.0]
     assert [one.similarity for one in back.heat_maps] == [np.float32(0.1), 0.125]
     assert [one.presence for one in back.heat_maps] == [0.123457, None]
+    assert back.caption_presences == (0.123457, None)
     assert row_of(back, heat_maps=True)["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
 
 
