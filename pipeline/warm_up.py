@@ -80,11 +80,12 @@ class WarmUp:
 
     def share_in_words(self) -> str:
         """Return a sentence about the share of absent phrases."""
-        share = USUAL_SHARE if self.absent_share is None else self.absent_share
+        if self.absent_share is None:
+            return f"regions.absent_share is {USUAL_SHARE}, because the presence of the first images' phrases is unsure"
         few = f": so few count beside a prior of {USUAL_SHARE}" if self.captions < FEW_CAPTIONS else ""
         return (
-            f"regions.absent_share is {share}, estimated from {counted(self.captions, 'caption')} of the first "
-            f"images{few}"
+            f"regions.absent_share is {self.absent_share}, estimated from {counted(self.captions, 'caption')} of the "
+            f"first images{few}"
         )
 
 
@@ -113,13 +114,14 @@ def warm_up(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], *, fit
         parsed = _parse(steps, first_samples(reader, pieces, SAMPLES), answers)
         records, signals = _explain(steps, parsed, answers)
         answers.shift = find_domain_shift(steps, records, signals)
-        if not (fits and answers.shift is not None and answers.shift.in_regions):
-            if steps.has_open_share:
+        is_meaningless = answers.shift is not None and answers.shift.in_regions
+        if not (fits and is_meaningless):
+            if steps.has_open_share and not is_meaningless:
                 keys = {record.sample.key for record in records}
                 samples = (s for s in first_samples(reader, pieces, SHARE_SAMPLES) if s.key not in keys)
                 records += _explain(steps, _parse(steps, samples, answers), answers)[0]
             answers.records = records
-            answers.estimate_share(steps.calibration)
+            answers.estimate_share(None if is_meaningless else steps.calibration)
             return answers
     if not fits:
         return answers

@@ -254,7 +254,7 @@ def row_groups_of(dataset: Path) -> list[list[int]]:
     return [[footer.row_group(i).num_rows for i in range(footer.num_row_groups)] for footer in footers]
 
 
-ROUNDED = {"bbox": 1.0, "score": 1e-3, "similarity": 1e-3, "presence": 1e-3}
+ROUNDED = {"bbox": 1.0, "score": 1e-3, "similarity": 1e-3, "presence": 1e-3, "caption_score": 1e-3}
 """Field of a region -> how far it may be from that of another run."""
 
 
