@@ -16,7 +16,6 @@ from stages.contract.errors import ConfigError, ResourceError
 from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import EXPLAINERS, AnyExplainerConfig
-from stages.phrases.filters import make_readable
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.description import ModelDescription
 
@@ -231,7 +230,7 @@ class ExplainStage(Stage):
 
 
 def _captions_of(records: Sequence[Record]) -> list[list[str]]:
-    return [[make_readable(caption).text for caption in record.sample.captions] for record in records]
+    return [[caption.strip() for caption in record.sample.captions] for record in records]
 
 
 def with_caption_scores(record: Record, matches: Sequence[tuple[float, float | None]]) -> Record:

@@ -107,6 +107,22 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
     assert stage.process([]) == []
 
 
+def test_the_score_of_a_caption_is_the_mean_of_its_cosine_and_those_of_its_phrases(stage: ExplainStage) -> None:
+    plain = make_record(0, ["dog", "red car", "dog"])
+    phrases = [replace(phrase, caption_index=index) for phrase, index in zip(plain.phrases, (0, 0, 2), strict=True)]
+    sample = replace(plain.sample, captions=("a dog by a red car", " ", "a dog"))
+    (answer,) = stage.process([replace(plain, sample=sample, phrases=tuple(phrases))])
+    dog, car = (heat_map.similarity for heat_map in answer.heat_maps)
+    texts = [replace(phrase, text=caption) for phrase, caption in zip(phrases, sample.captions, strict=True)]
+    (whole,) = stage.process([replace(plain, phrases=tuple(texts))])
+    captions = {heat_map.text: heat_map.similarity for heat_map in whole.heat_maps}
+    first, second, third = answer.caption_scores
+    assert first == pytest.approx((captions["a dog by a red car"] + dog + car) / 3, abs=1e-5)
+    assert second is None
+    assert third == pytest.approx((captions["a dog"] + dog) / 2, abs=1e-5)
+    assert answer.caption_presences == (None, None, None)
+
+
 def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(stage, model) -> None:
     before = [make_record(0, ["dog"]), make_record(1, [])]
     other = set_up(model.model_copy(update={"batch_size": None}))
@@ -214,7 +230,9 @@ class TalkingDevice:
         if what in self.faults:
             raise self.faults[what]
 
-    def launch(self, images: Sequence[Any], phrases: Sequence[Sequence[str]], *, with_signals: bool) -> PendingBatch:
+    def launch(
+        self, images: Sequence[Any], phrases: Sequence[Sequence[str]], captions: object, *, with_signals: bool
+    ) -> PendingBatch:
         self.sizes.append(len(images))
         self.record_event(f"launch {len(self.sizes) - 1}")
         if len(images) > self.most:
@@ -236,6 +254,9 @@ class PendingBatch:
             [HeatMap(text=text, values=np.ones((1, 1), np.float32), similarity=float(image.sum()), fault="")]
             for image, (text,) in zip(self.images, self.phrases, strict=True)
         ]
+
+    def wait_for_captions(self, presence: None) -> list[list[tuple[float, None]]]:
+        return [[] for _ in self.images]
 
 
 def stage_on(device: TalkingDevice, batch_size: int) -> ExplainStage:
