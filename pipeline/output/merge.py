@@ -36,7 +36,7 @@ COMPACT: Final = "compact"  # The key for the most bytes of shards that were put
 
 COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
-_DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence")
+_DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence", "absent_share")
 """The keys of what a run decides once, for all of its parts."""
 
 _THREADS: Final = 32  # Shards copied at once
@@ -140,7 +140,8 @@ def _depends_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
     # Machines differ in the last digits of what they compute from the first images, and some do
     # not compare them. Parts differ in their commands.
     in_regions = (run.get("outside_domain") or {}).get("in_regions", False)
-    decisions = {COMMAND: None, "outside_domain": in_regions, "presence": run.get("presence") is not None}
+    has_numbers = {name: run.get(name) is not None for name in ("presence", "absent_share")}
+    decisions = {COMMAND: None, "outside_domain": in_regions, **has_numbers}
     return {**run, **decisions, "config": {**config, "input": {**config["input"], "part": None}}}
 
 
