@@ -153,9 +153,10 @@ def test_it_says_what_it_is(locator: Locator) -> None:
     assert repr(Locator.from_open_clip(tiny_clip())).startswith("Locator(open_clip by grad_eclip on ")
 
 
-def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
-    changed = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})
-    default, other = (each(path, ["red car", "dog"]) for each in (locator, changed))
+def test_settings_are_those_of_a_run(path: Path) -> None:
+    usual = Locator("demo", regions={"min_presence": None})
+    changed = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9, "min_presence": None})
+    default, other = (each(path, ["red car", "dog"]) for each in (usual, changed))
     assert not np.array_equal(default.heat_maps, other.heat_maps)
     assert other.masks.sum() < default.masks.sum()
     with expect_error(ConfigError):
