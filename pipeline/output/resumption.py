@@ -117,6 +117,9 @@ class PreviousRun:
             # calibration for it.
             stored_values["config"]["model"]["precision"] = identity.config["model"]["precision"]
             stored_values["calibration"] = identity.calibration
+        share = identity.config.get("regions", {}).get("absent_share", AUTO)
+        if share == self.run.get("absent_share"):  # the configuration as the manifest has it
+            stored_values["config"]["regions"]["absent_share"] = share
         if lines := differences(stored_values, values):
             listing = "\n".join(f"  {line}" for line in lines)
             raise ResumeError(

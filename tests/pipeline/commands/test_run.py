@@ -31,6 +31,7 @@ from stages.contract.stage import Stage
 from stages.explain.stage import ExplainStage
 from stages.phrases.filters import normalise
 from stages.prepare import PrepareStage
+from stages.regions.stage import RegionsStage
 from tests.conftest import SCENES
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
 from tests.pipeline.light import assert_alike
@@ -198,6 +199,7 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
 
     monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
     monkeypatch.setattr("pipeline.warm_up.SAMPLES", 4)
+    monkeypatch.setattr("pipeline.warm_up.SHARE_SAMPLES", 4)
     former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
@@ -228,19 +230,19 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
         "explain": {"phrases_per_step": 2},
     }
     resolved = resolve(config, "auto", lambda _: None)
-    stage = resolved.steps.regions_stage
-    process = stage.process
+    process = RegionsStage.process
     calls: list[int] = []
 
-    def fail_at_the_third(batch: Sequence[Record]) -> list[Record]:
+    def fail_at_the_third(stage: RegionsStage, batch: Sequence[Record]) -> list[Record]:
         calls.append(len(batch))
         if len(calls) == 3:
             raise failure("no longer")
-        return process(batch)
+        return process(stage, batch)
 
-    monkeypatch.setattr(stage, "process", fail_at_the_third)
+    monkeypatch.setattr(RegionsStage, "process", fail_at_the_third)
     monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
     monkeypatch.setattr("pipeline.warm_up.SAMPLES", 4)
+    monkeypatch.setattr("pipeline.warm_up.SHARE_SAMPLES", 4)
     with pytest.raises(failure, match="no longer"):
         run(config, QUIET, resolver=lambda *_: resolved)
     assert not hasattr(resolved.steps.model_stage, "_explainer")
