@@ -24,7 +24,7 @@ from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.presence import write_presence
 from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
-from pipeline.evaluate.verdicts import calibration_verdict, review_verdict
+from pipeline.evaluate.verdicts import box_verdict, calibration_verdict, review_verdict
 from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
 
@@ -102,6 +102,8 @@ def print_calibration(figures: CalibrationFigures, out: Path, console: Console) 
     print_matched(figures.matched, console)
     console.print(f"{counted(figures.regions, 'region')}, {figures.right:,} of them right", soft_wrap=True)
     console.print(table)
+    for line in () if figures.boxes is None else box_verdict(figures.boxes):
+        console.print(line, soft_wrap=True)
     _print_verdict(figures.gain, calibration_verdict(figures.gain, replaces=figures.replaces), out, console)
 
 

@@ -223,8 +223,16 @@ def _annotation_problems(annotation: Annotation, row: Row) -> Iterator[str]:
     box = rle_box_xywh_px(rle)
     if area != annotation["area"] or not area:
         yield f"area {annotation['area']} but the mask has {area} pixels"
-    if not np.array_equal(np.array(box, np.float32), np.array(annotation["bbox"], np.float32)):
-        yield f"box {annotation['bbox']} but the mask's box is {list(box)}"
+    match annotation["bbox_of"], annotation["bbox"]:
+        case "mask", _:
+            if not np.array_equal(np.array(box, np.float32), np.array(annotation["bbox"], np.float32)):
+                yield f"box {annotation['bbox']} but the mask's box is {list(box)}"
+        case "learned", [x, y, w, h] if 0 <= x < x + w <= row["width"] and 0 <= y < y + h <= row["height"]:
+            pass
+        case "learned", _:
+            yield f"box {annotation['bbox']} is not inside the image"
+        case other, _:
+            yield f"bbox_of: expected mask or learned, got {other!r}"
 
 
 def _heat_map_problems(row: Row) -> Iterator[str]:

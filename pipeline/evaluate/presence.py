@@ -194,40 +194,50 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     return fit
 
 
-def fit_presence(evaluation_set: EvaluationSet, console: Console) -> tuple[Presence, dict[str, Estimate]]:
+def fit_presence(
+    evaluation_set: EvaluationSet, console: Console
+) -> tuple[Presence, dict[str, Estimate], dict[tuple[int, str], float]]:
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
-    The figures are `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the statistics
-    of the images come from all images. Raise InputError if there are too few phrases, and as `model_steps`.
+    Also return the figures, and the presence of each image's own texts. The figures are `presence_auc` and
+    `similarity_auc` on images that the regression was not fitted to; the statistics of the images come from all images.
+
+    Raise InputError if there are too few phrases, and as `model_steps`.
     """
     images_by_name = query_images(evaluation_set)
-    phrases = {}
-    for name, image in images_by_name.items():
-        queried_texts = {query.phrase for query in image.queries}
-        own_phrases = [phrase for phrase in image.phrases if phrase.text in queried_texts]
-        phrases[name] = [*own_phrases, *image.absent["random"]]
-    if sum(map(len, phrases.values())) < FEWEST_PHRASES:
+    judged_texts = {
+        name: {*(query.phrase for query in image.queries), *(phrase.text for phrase in image.absent["random"])}
+        for name, image in images_by_name.items()
+    }
+    phrases = {name: [*image.phrases, *image.absent["random"]] for name, image in images_by_name.items()}
+    if sum(map(len, judged_texts.values())) < FEWEST_PHRASES:
         raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")
     signals: list[Signals] = []
+    texts: list[tuple[int, str]] = []
     is_present: list[bool] = []
-    owners: list[int] = []
+    is_judged: list[bool] = []
     steps = model_steps(evaluation_set)
     records = process_input(evaluation_set.reader, [steps.before[1]], phrases, console, phrases)
     for record, record_signals in signals_of(steps.model_stage, records):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]
-        texts = dict.fromkeys(phrase.text for phrase in record.phrases)
-        is_present += [text in image.types_by_text for text in texts]
-        owners += [image.number] * len(texts)
+        for text in dict.fromkeys(phrase.text for phrase in record.phrases):
+            texts.append((image.number, text))
+            is_present.append(text in image.types_by_text)
+            is_judged.append(text in judged_texts[record.sample.sample_id])
     images = ImageStatistics.of(np.stack([part.embedding for part in signals]))
-    features = features_of(images, signals)
-    labels = np.array(is_present, np.bool_)
-    numbers = np.array(owners, np.int64)
+    all_features = features_of(images, signals)
+    judged = np.array(is_judged, np.bool_)
+    features = all_features[judged]
+    labels = np.array(is_present, np.bool_)[judged]
+    numbers = np.array([number for number, _ in texts], np.int64)[judged]
     fit = fit_logistic(features, labels)
     weight, mean, scale = fit.by_name(FEATURES).values()
     absent_share = 1.0 - float(labels.mean())
     presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
-    return presence, {
+    figures = {
         "presence_auc": presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
         "similarity_auc": presence_area(features[:, 0], labels, numbers),
     }
+    # Six weights and some thousand phrases: what the fit says of its own phrases is hardly flattered.
+    return presence, figures, dict(zip(texts, fit.probability(all_features).round(6).tolist(), strict=True))

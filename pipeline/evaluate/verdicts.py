@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline.evaluate.box_fit import BoxFigures
 from pipeline.evaluate.estimates import Estimate, ScoreFilter
 
 GOAL: Final = 0.5
 """Share of right regions that `eval` looks for; the lower end of the interval has to reach it."""
 
 FEWEST: Final = 30  # regions above a score; fewer may all be right by chance
+
+WORTH: Final = 0.005  # gain in box recall of twice the images that is worth the work
 
 MORE_ANSWERS: Final = 100  # answers to ask for if the given answers do not decide
 
@@ -43,6 +46,23 @@ def calibration_verdict(gain: Estimate, *, replaces: bool) -> str:
     return (
         f"Verdict: do not use it, it needs more images. It is not shown to tell right regions from wrong ones: {error}."
     )
+
+
+def box_verdict(figures: BoxFigures) -> list[str]:
+    """Return whether learned boxes are used, and what more images would bring: two lines."""
+    gain = figures.gain
+    result = (
+        "learned boxes are used"
+        if gain.low > 0
+        else "the boxes of the cut stay: learned ones are not shown to be better"
+    )
+    change = f"box recall {gain.value:+.3f} ({interval(gain.low, gain.high)}) on images not fitted to"
+    more = f"the second half of {figures.images} images brought {figures.last_half:+.3f}"
+    if figures.last_half >= WORTH:
+        advice = f"{figures.images} more may bring as much again"
+    else:
+        advice = "more images would bring little"
+    return [f"boxes: {result}: {change}", f"boxes: {more}: {advice}"]
 
 
 def review_verdict(gain: Estimate, *, replaces: bool) -> str:

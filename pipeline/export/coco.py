@@ -198,14 +198,15 @@ def phrase_entry(region: Annotation) -> Values:
     """Return the fields of a region that COCO does not define.
 
     `presence` and `group` are left out if they are unknown, `refined` and `fallback` if the
-    outline is that of the heat map, as usual. `phrases` are all phrases of an object, in an
-    export by objects.
+    outline is that of the heat map, and `bbox_of` if the box is that of the mask. `phrases` are
+    all phrases of an object, in an export by objects.
     """
     entry = {key: region[key] for key in PHRASE_KEYS}
     entry |= {key: shorten_float(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}
     if region["group"] is not None:
         entry["group"] = region["group"]
-    entry |= {key: region[key] for key in ("refined", "fallback") if region.get(key) not in (None, "none")}
+    usual = (None, "none", "mask")
+    entry |= {key: region[key] for key in ("refined", "fallback", "bbox_of") if region.get(key) not in usual}
     if OBJECT_PHRASES in region:
         entry["phrases"] = region[OBJECT_PHRASES]
     return entry

@@ -100,6 +100,7 @@ def replace_box(region: Annotation, box_xywh_px: Box) -> tuple[Annotation, str]:
     corrected_region = {
         **region,
         "bbox": box,
+        "bbox_of": "mask",
         "area": area,
         "segmentation": segmentation,
         "score": 1.0,

@@ -200,8 +200,8 @@ class Region:
 
     Attributes:
         phrase_index: Index into the record's `phrases`.
-        box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated image.
-        mask: Its pixels.
+        box_xywh_px: Half-open box, in pixels of the EXIF-rotated image.
+        mask: The pixels of the object.
         area_px: Their number.
         score: 0 .. 1, of a calibration, else one that ranks, see `stages.regions.score`.
         similarity, presence: Those of the heat map.
@@ -210,6 +210,8 @@ class Region:
             "sam".
         fallback: The reason for the contour of the heat if `regions.refine` names another
             method.
+        box_of: "mask" if the box is that of the mask, "learned" if a calibration has learned
+            another one.
     """
 
     phrase_index: int
@@ -222,6 +224,7 @@ class Region:
     group: int | None = None
     refined: str = "none"
     fallback: str | None = None
+    box_of: str = "mask"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

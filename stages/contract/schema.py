@@ -140,6 +140,7 @@ _CAPTION_SCORE: Final = (
     "image; null for one without words, and none for regions from another source than heat maps"
 )
 _CAPTION_PRESENCE: Final = "for each caption what presence is for the phrase of a heat map; null where it is not known"
+_BOX_OF: Final = "mask, or learned: a calibration's box where it has less than 0.9 IoU with the mask's"
 _WRONG: Final = "null, or what is wrong, where, and what to do"
 
 _PHRASE: Final = (
@@ -156,7 +157,8 @@ ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the
         Column("id", _LONG, "", _UNIQUE, lambda entry: stable_id(f"{entry.record.sample.sample_id}\n{entry.number}")),
         Column("image_id", _LONG, "", "the row's id", "record.sample.id"),
         Column("category_id", _LONG, "", _CATEGORY, lambda entry: stable_id(entry.phrase.text)),
-        Column("bbox", pa.list_(_FLOAT), "px", "[x, y, w, h], half open, of the mask", "about.box_xywh_px"),
+        Column("bbox", pa.list_(_FLOAT), "px", "[x, y, w, h], half open, see bbox_of", "about.box_xywh_px"),
+        Column("bbox_of", _TEXT, "", _BOX_OF, "about.box_of"),
         Column("area", _LONG, "px", "pixels of the mask", "about.area_px"),
         Column("segmentation", _RLE, "px", "COCO compressed run lengths; size is [h, w]", _rle),
         Column("iscrowd", pa.int8(), "", "always 0", lambda _: 0),

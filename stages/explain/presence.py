@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
-from stages.shared.fits import Fit, Floats, HalfFloats, Number, Regression
+from stages.shared.fits import ArrayFit, Floats, HalfFloats, Number, Regression
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
 RANK: Final = 64  # directions of the covariance that are kept
@@ -52,7 +52,7 @@ class Signals:
     captions: Signals | None = None
 
 
-class ImageStatistics(Fit):
+class ImageStatistics(ArrayFit):
     """Mean and covariance of image embeddings.
 
     Attributes:
@@ -69,12 +69,6 @@ class ImageStatistics(Fit):
     @classmethod
     def _split_rows(cls, values: Floats, info: ValidationInfo) -> Floats:
         return values.reshape(-1, info.data["mean"].size) if "mean" in info.data else values
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ImageStatistics) and self.model_dump() == other.model_dump()
-
-    def __hash__(self) -> int:
-        return hash(self.rest)
 
     @classmethod
     def of(cls, embeddings: NDArray[np.float32]) -> Self:

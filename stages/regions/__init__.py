@@ -7,7 +7,10 @@ groups.py      which phrases name the same thing; things.txt, the kinds of nouns
 cut.py         one map -> its regions
 outlines.py    outlines by a segmenter
 thresholds.py  where a map is cut: the rules
+fine_map.py    the map between its cells
 parts.py       the parts of a cut map, and their order
+ladder.py      the parts of a map at many cuts
+learned_box.py where a box is, given the ladder and the words; fitted
 colours.py     the image as the model sees it: maps along its edges, outlines by its colours
 paint.py       a part -> run-length code at the size of the image
 source.py      the stage that makes regions without heat maps, in the place of the model

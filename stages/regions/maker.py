@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -18,9 +19,11 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapRegions, regions_of_map, surface_of
 from stages.regions.foreign import USUAL_SHARE, foreign_probability, foreign_share, own_evidence, without_foreign
 from stages.regions.groups import link_phrases
+from stages.regions.learned_box import BoxFit
 from stages.regions.parts import ThingMap
 from stages.regions.score import Calibration, Evidence, at_share
 from stages.regions.thresholds import FittedCut, Levels
+from stages.shared.fits import Floats
 
 VOTES: Final = 3
 """Least number of different texts of a thing that share their presence. On the 1,000
@@ -62,16 +65,23 @@ class RegionMaker:
             `Evidence.score`, times presence.
         fitted_cut: For the rule `fitted`; None takes the calibration's, see
             `RegionsConfig.without_cut`.
+        box_fit: Knows where boxes are; None takes the calibration's.
     """
 
     def __init__(
-        self, config: RegionsConfig, calibration: Calibration | None = None, fitted_cut: FittedCut | None = None
+        self,
+        config: RegionsConfig,
+        calibration: Calibration | None = None,
+        fitted_cut: FittedCut | None = None,
+        box_fit: BoxFit | None = None,
     ) -> None:
-        if fitted_cut is None and calibration is not None:
-            fitted_cut = calibration.cut
+        if calibration is not None:
+            fitted_cut = fitted_cut or calibration.cut
+            box_fit = box_fit or calibration.box
         self.config = config.without_cut() if fitted_cut is None else config
         self.calibration = calibration
         self.fitted_cut = fitted_cut
+        self.box_fit = box_fit
 
     def groups_of(self, record: Record) -> tuple[int, ...] | None:
         """Return the number of the thing of each phrase, see `groups.link_phrases`; None without `config.group`."""
@@ -84,7 +94,8 @@ class RegionMaker:
         numbers = self._thing_numbers(record.phrases, groups)
         canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
         things: dict[int, ThingMap] = {}
-        for number, thing in things_of(record.phrases, numbers).items():
+        members = things_of(record.phrases, numbers)
+        for number, thing in members.items():
             shared = thing.mean_levels(levels)
             if shared is not None:
                 first_map = next(by_text[text] for text in thing.heads if levels[text] is not None)
@@ -94,7 +105,9 @@ class RegionMaker:
                     similarity=first_map.similarity,
                     size_hw=(record.height_px, record.width_px),
                     limit=self.config.max_regions_plural if thing.is_plural else self.config.max_regions_singular,
-                    usual_size=self.fitted_cut.usual_size(thing.heads.values()) if self.fitted_cut is not None else 0.0,
+                    usual_size=(usual_size := self._usual_size(thing)),
+                    facts=None if self.box_fit is None else facts_of(thing, record, len(members), usual_size),
+                    usual_place=None if self.box_fit is None else self.box_fit.usual.of(thing.heads),
                     canvas=canvas,
                 )
         phrases = [
@@ -103,9 +116,15 @@ class RegionMaker:
         ]
         return RecordMaps(phrases, things)
 
+    def _usual_size(self, thing: Thing) -> float:
+        return 0.0 if self.fitted_cut is None else self.fitted_cut.usual_size(thing.heads.values())
+
     def regions_of_things(self, things: Mapping[int, ThingMap]) -> dict[int, MapRegions]:
         """Return the regions of each map, without a segmenter."""
-        return {number: regions_of_map(thing_map, self.config, self.fitted_cut) for number, thing_map in things.items()}
+        return {
+            number: regions_of_map(thing_map, self.config, self.fitted_cut, self.box_fit)
+            for number, thing_map in things.items()
+        }
 
     def surfaces_of_phrases(self, record: Record) -> list[HeatMap | None]:
         """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""
@@ -130,11 +149,11 @@ class RegionMaker:
                 by_text.setdefault(heat_map.text, heat_map)
         return by_text
 
-    def heads_of(self, record: Record, groups: Sequence[int] | None) -> list[tuple[str, ...]]:
-        """Return the head nouns of each phrase's map: one for each text of its thing; see `groups_of`."""
+    def heads_of(self, record: Record, groups: Sequence[int] | None) -> list[dict[str, str]]:
+        """Return the texts of each phrase's thing, each with its head noun; see `groups_of`."""
         numbers = self._thing_numbers(record.phrases, groups)
         things = things_of(record.phrases, numbers)
-        return [tuple(things[number].heads.values()) for number in numbers]
+        return [things[number].heads for number in numbers]
 
     def with_regions(self, record: Record, groups: Sequence[int] | None, regions: Sequence[MapRegions]) -> Record:
         """Return the record with `regions` and `absent`, from the regions of each phrase; see `groups_of`."""
@@ -158,6 +177,7 @@ class RegionMaker:
                     group=None if groups is None else groups[index],
                     refined=region_mask.refined,
                     fallback=region_mask.fallback,
+                    box_of=region_mask.box_of,
                 )
                 for region_mask, evidence in regions[index]
             ]
@@ -235,6 +255,31 @@ def things_of(phrases: Sequence[Phrase], numbers: Sequence[int]) -> dict[int, Th
     for phrase, number in zip(phrases, numbers, strict=True):
         members.setdefault(number, []).append(phrase)
     return {number: Thing(tuple(thing_phrases)) for number, thing_phrases in members.items()}
+
+
+def facts_of(thing: Thing, record: Record, things: int, usual_size: float) -> Floats:
+    """Return the `learned_box.FACTS` of one of the things of a record."""
+    counts = Counter(phrase.caption_index for phrase in record.phrases)
+    earlier = [
+        sum(other.caption_index == phrase.caption_index and other.start < phrase.start for other in record.phrases)
+        for phrase in thing.phrases
+    ]
+    captions = {phrase.caption_index for phrase in thing.phrases}
+    heat_maps = [heat_map for heat_map in record.heat_maps if heat_map.text in thing.heads]
+    facts = (
+        math.log(record.width_px / record.height_px),
+        fmean(phrase.plural for phrase in thing.phrases),
+        len(thing.phrases),
+        len(captions) / len(record.sample.captions),
+        fmean(place / counts[phrase.caption_index] for place, phrase in zip(earlier, thing.phrases, strict=True)),
+        min(earlier),
+        len(thing.heads),
+        things,
+        fmean(heat_map.similarity if math.isfinite(heat_map.similarity) else 0.0 for heat_map in heat_maps),
+        fmean(heat_map.presence or 0.0 for heat_map in heat_maps),
+        usual_size,
+    )
+    return np.array(facts, np.float64)
 
 
 def levels_of_map(heat_map: HeatMap) -> Levels | None:

@@ -23,6 +23,7 @@ from stages.contract.records import Sample
 from stages.regions.colours import Plane
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import CutMap, MapRegions, cut_map, pieces_of
+from stages.regions.learned_box import BoxFit
 from stages.regions.paint import RegionMask, field_of, paint
 from stages.regions.parts import HeatPart, Mask, ThingMap, measure
 from stages.regions.score import Evidence
@@ -69,10 +70,13 @@ class Outliner:
     The rule `fitted` also weighs masks. The segmenter is loaded here: raise as `load_segmenter`.
     """
 
-    def __init__(self, config: RegionsConfig, fitted_cut: FittedCut | None, device: str) -> None:
+    def __init__(
+        self, config: RegionsConfig, fitted_cut: FittedCut | None, device: str, box_fit: BoxFit | None = None
+    ) -> None:
         self.segmenter = load_segmenter(config.sam, device)
         self.config = config
         self.fitted_cut = fitted_cut
+        self.box_fit = box_fit
         self.batch_size = config.sam.batch_size or (8 if self.segmenter.device.type == "cuda" else 1)
 
     def close(self) -> None:
@@ -128,7 +132,7 @@ class Outliner:
             return None
 
     def _contours(self, thing_map: ThingMap) -> _Contours:
-        cut = cut_map(thing_map, self.config, self.fitted_cut) or CutMap(
+        cut = cut_map(thing_map, self.config, self.fitted_cut, self.box_fit) or CutMap(
             fine=np.zeros((1, 1), np.float32), threshold=0.5, parts=[]
         )
         return _Contours(thing_map, cut, pieces_of(cut, thing_map, self.config))
@@ -153,13 +157,13 @@ class Outliner:
         thing_map, cut, pieces = contours
         regions: MapRegions = []
         occupied_field: Plane | None = None  # The union of the fields so far
-        for (part, _), logits in zip(pieces, masks, strict=True):
+        for (part, contour), logits in zip(pieces, masks, strict=True):
             mask = "image" if image is None or logits is None else self._best_mask(contours, part, image, logits)
             fallback: str | None = None
             if isinstance(mask, str):
                 fallback = mask
                 evidence = part.evidence
-                field: Plane = field_of(part, cut.fine, cut.threshold)
+                field: Plane = field_of(part, cut.fine)
                 if occupied_field is not None:
                     field = cv2.resize(field, occupied_field.shape[::-1], interpolation=cv2.INTER_LINEAR)
             else:
@@ -169,10 +173,13 @@ class Outliner:
             free = field if occupied_field is None else np.minimum(field, -occupied_field)
             if np.count_nonzero(free > 0) < SAME * np.count_nonzero(field > 0):
                 continue
-            region_mask = paint(free, thing_map.size_hw)
+            # Nothing lies before the first part: its contour stays with its learned box.
+            is_contour = bool(fallback) and occupied_field is None
+            region_mask = contour if is_contour else paint(free, thing_map.size_hw)
             if region_mask is not None and region_mask.area_px >= self.config.min_area_px:
                 method = "none" if fallback else "sam"
-                regions.append((replace(region_mask, refined=method, fallback=fallback), evidence))
+                region_mask = replace(region_mask, refined=method, fallback=fallback)
+                regions.append((region_mask, cut.evidence_of(evidence, region_mask)))
                 occupied_field = field if occupied_field is None else np.maximum(occupied_field, field)
         return regions
 

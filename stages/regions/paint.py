@@ -2,7 +2,7 @@
 
 A *field* is positive inside a part and not positive outside, on the samples of the fine map. A
 pixel belongs to the mask if the field, interpolated bilinearly at the pixel's centre
-(`parts.py` states the convention), is positive. Down a column of the image the field is
+(`fine_map.py` states the convention), is positive. Down a column of the image the field is
 piecewise linear, and only where two samples differ in sign can it cross zero. These crossings
 are computed instead of pixels, so there is no array of the size of the image.
 """
@@ -25,8 +25,8 @@ from stages.regions.parts import HeatPart
 _ON_THRESHOLD: Final = np.float32(1e-3)  # A sample on the threshold has a side, too.
 
 
-def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Return the field of a part: its sign is the part, its size the distance of the map from the threshold.
+def field_of(part: HeatPart, fine: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the field of a part: its sign is the part, its size the distance of the map from the part's threshold.
 
     Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's
     outline is the exact contour of the map. Where a hole is filled, colours added or removed
@@ -37,7 +37,7 @@ def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDA
     The map is `fine`, float32 (fine_h, fine_w), and so is the field, in the unit of the
     threshold and nowhere 0.
     """
-    field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(threshold)), _ON_THRESHOLD)
+    field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(part.threshold)), _ON_THRESHOLD)
     inner = field[part.window]
     inner[...] = np.where(part.inside, -inner, inner)
     return field
@@ -45,11 +45,12 @@ def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionMask:
-    """A mask at the size of the image with its half-open box and its number of pixels; for the rest see `Region`."""
+    """A mask at the size of the image with a half-open box and its number of pixels; for the rest see `Region`."""
 
     mask: Rle
     box_xywh_px: Box
     area_px: int
+    box_of: str = "mask"
     refined: str = "none"
     fallback: str | None = None
 

@@ -1,66 +1,21 @@
-"""From whole levels on the grid to a finer map of the same surface, and to its parts once it is cut.
-
-Between the centres of the cells the map is bilinear, beyond the outermost ones constant, as in
-`cv2.resize`. The surface is never drawn at the size of the image. Parts are found on a *fine
-map* with an odd number of samples per cell and direction: the centres of the cells are then
-among the samples, and bilinear interpolation between them is exactly the surface again, at any
-image size.
-"""
+"""From a map to its parts once it is cut, and their order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.geometry import resize_shifted
 from stages.contract.levels import LEVELS
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Evidence
 from stages.regions.thresholds import Levels
+from stages.shared.fits import Floats
 
 Mask = NDArray[np.bool_]
-
-FINE_SIDE: Final = 112
-"""The fine map has at most this many samples on its longer side, unless the grid has more cells.
-
-For a 14 x 14 grid that is 7 samples per cell. The size does not limit the precision of contours
-(see the module), only that of the line between two touching parts."""
-
-
-def samples_per_cell(grid_hw: tuple[int, int]) -> int:
-    """Return the odd number of samples per cell and direction that keeps the fine map within `FINE_SIDE`.
-
-    >>> samples_per_cell((14, 14)), samples_per_cell((22, 30))
-    (7, 3)
-    """
-    samples = max(1, FINE_SIDE // max(grid_hw))
-    return samples - 1 + samples % 2
-
-
-def refine_grid(
-    levels: Levels, fine_hw: tuple[int, int] | None = None, shift_cells: float = 0.0
-) -> NDArray[np.float32]:
-    """Return the fine map, float32 of `fine_hw`, in levels.
-
-    Args:
-        levels: uint8 (grid_h, grid_w).
-        fine_hw: Samples, at least as many as cells. None: `samples_per_cell` in each; with
-            others the map between the samples is not exactly the surface.
-        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is
-            part_mask where the values lie.
-    """
-    h, w = levels.shape
-    samples = samples_per_cell((h, w))
-    fine_h, fine_w = fine_hw or (h * samples, w * samples)
-    if shift_cells:
-        return resize_shifted(levels.astype(np.float32), (fine_h, fine_w), shift_cells)
-    fine: NDArray[np.float32] = cv2.resize(levels.astype(np.float32), (fine_w, fine_h), interpolation=cv2.INTER_LINEAR)
-    return fine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +29,7 @@ class ThingMap:
         size_hw: Pixels of the image.
         limit: Most regions.
         usual_size: Of the thing, for the rule `fitted`; see `FittedCut.usual_size`.
+        facts, usual_place: Of the thing, for a `BoxFit`; see `learned_box.MapView`.
         canvas: The image as the model saw it. Unused unless `config.needs_pixels`.
     """
 
@@ -83,6 +39,8 @@ class ThingMap:
     size_hw: tuple[int, int]
     limit: int
     usual_size: float = 0.0
+    facts: Floats | None = None
+    usual_place: Floats | None = None
     canvas: Canvas | None = None
 
 
@@ -94,6 +52,7 @@ class HeatPart:
         inside: bool (h, w), the samples of this part within its box.
         top, left: Where that box begins on the fine map, in samples.
         samples: The number of samples inside.
+        threshold: Heat in levels at its outline.
         evidence: See `measure`.
     """
 
@@ -101,6 +60,7 @@ class HeatPart:
     top: int
     left: int
     samples: int
+    threshold: float
     evidence: Evidence
 
     @property
@@ -135,8 +95,10 @@ def parts_of(
         if samples >= least:
             heat = fine[top : top + h, left : left + w]
             evidence = measure(heat, part_mask, total_heat, inside.size, threshold, similarity)
-            part = HeatPart(inside=part_mask.view(np.bool_), top=top, left=left, samples=samples, evidence=evidence)
-            parts.append(part)
+            mask = part_mask.view(np.bool_)
+            parts.append(
+                HeatPart(inside=mask, top=top, left=left, samples=samples, threshold=threshold, evidence=evidence)
+            )
     return _rank(parts, config)
 
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
 from stages.explain.presence import Presence
+from stages.regions.learned_box import EVIDENCE, BoxFit
 from stages.regions.thresholds import FittedCut
 from stages.shared.fits import Number, Regression
 
@@ -39,6 +40,7 @@ class Evidence:
         peak: Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside.
         threshold: Heat at which the map was cut, 0 .. 1.
         similarity: Cosine of image and phrase, -1 .. 1.
+        of_box: What a `BoxFit` measures, by the names of `learned_box.EVIDENCE`; empty without one.
     """
 
     energy: float
@@ -48,6 +50,12 @@ class Evidence:
     peak: float
     threshold: float
     similarity: float
+    of_box: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def features(self) -> dict[str, float]:
+        """The features that a calibration weighs, by name."""
+        return {name: measure(self) for name, measure in FEATURES.items()} | dict(self.of_box)
 
     @property
     def contrast(self) -> float:
@@ -69,7 +77,7 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     "log_area_squared": lambda evidence: math.log(evidence.area) ** 2,  # very small and very large are both doubtful
     "similarity": attrgetter("similarity"),
 }
-"""Name -> feature of a calibration."""
+"""Name -> feature of every calibration. One with a `BoxFit` also weighs `learned_box.EVIDENCE`."""
 
 
 def at_share(presence: float, fitted_share: float, expected_share: float) -> float:
@@ -98,9 +106,10 @@ class Calibration(Regression):
         presence: How likely a phrase is in the image at all; None if the calibration does not
             know. The regression is then about phrases that are there.
         cut: Where the rule `fitted` cuts; None if another rule does.
+        box: Where boxes are, given the map; None if nobody fitted it.
     """
 
-    names: ClassVar[tuple[str, ...]] = tuple(FEATURES)
+    names: ClassVar[tuple[str, ...]] = (*FEATURES, *EVIDENCE)
 
     format: Literal["phrasebox calibration 3"] = "phrasebox calibration 3"
     bias: Number
@@ -108,6 +117,13 @@ class Calibration(Regression):
     made_from: dict[str, Any]
     presence: Presence | None = None
     cut: FittedCut | None = None
+    box: BoxFit | None = None
+
+    @model_validator(mode="after")
+    def _check_evidence(self) -> Self:
+        if self.box is None and self.weight.keys() & set(EVIDENCE):
+            raise ValueError("expected box, whose evidence has weights")
+        return self
 
     @property
     def absent_share(self) -> float:
@@ -144,13 +160,15 @@ class Calibration(Regression):
 
     def probability(self, evidence: Evidence) -> float:
         """Return the probability that a region is right, 0 .. 1, with six decimals."""
-        total = self.weigh({name: FEATURES[name](evidence) for name in self.weight}, self.bias)
+        total = self.weigh(evidence.features, self.bias)
         return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
 
     def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
         """Return the feature with the mean farthest from the fit's, and its shift in standard deviations."""
+        features = [part.features for part in evidence]
         shifts = {
-            name: (fmean(map(FEATURES[name], evidence)) - self.mean[name]) / self.scale[name] for name in self.weight
+            name: (fmean(values[name] for values in features) - self.mean[name]) / self.scale[name]
+            for name in self.weight
         }
         farthest = max(shifts, key=lambda name: abs(shifts[name]))
         return farthest, shifts[farthest]

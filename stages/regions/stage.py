@@ -13,6 +13,7 @@ from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapRegions
 from stages.regions.groups import link_phrases
+from stages.regions.learned_box import BoxFit
 from stages.regions.limit import limit_phrases
 from stages.regions.maker import RecordMaps, RegionMaker
 from stages.regions.score import Calibration
@@ -33,7 +34,7 @@ class RegionsStage(Stage):
     `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
 
     Args:
-        config, calibration, fitted_cut: See `RegionMaker`.
+        config, calibration, fitted_cut, box_fit: See `RegionMaker`.
         keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
         device: Of the segmenter.
     """
@@ -47,9 +48,10 @@ class RegionsStage(Stage):
         *,
         keep_heat_maps: bool = False,
         fitted_cut: FittedCut | None = None,
+        box_fit: BoxFit | None = None,
         device: Device | Literal["auto"] = "auto",
     ) -> None:
-        self.maker = RegionMaker(config, calibration, fitted_cut)
+        self.maker = RegionMaker(config, calibration, fitted_cut, box_fit)
         self.config = self.maker.config
         self.calibration = calibration
         self.keep_heat_maps = keep_heat_maps
@@ -77,6 +79,7 @@ class RegionsStage(Stage):
             self.calibration,
             keep_heat_maps=self.keep_heat_maps,
             fitted_cut=self.maker.fitted_cut,
+            box_fit=self.maker.box_fit,
             device=settings.get("device", self.device),
         )
 
@@ -113,7 +116,7 @@ class RegionsStage(Stage):
             # for it.
             from stages.regions.outlines import Outliner  # noqa: PLC0415
 
-            self._outliner = Outliner(self.config, self.maker.fitted_cut, self.device)
+            self._outliner = Outliner(self.config, self.maker.fitted_cut, self.device, self.maker.box_fit)
         return self._outliner
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipeline.calibration import presence_in
 from pipeline.config import RunConfig, sets_any
-from pipeline.evaluate.calibrate import fit_cut_to_rows
+from pipeline.evaluate.cut_fit import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of

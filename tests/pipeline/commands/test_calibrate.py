@@ -16,7 +16,9 @@ from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.validate import validate
 from pipeline.evaluate import calibrate, presence
-from pipeline.evaluate.calibrate import CalibrationFigures, fit_cut_to_rows, write_calibration
+from pipeline.evaluate.box_fit import BoxFigures
+from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
+from pipeline.evaluate.cut_fit import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import EvaluationSet
@@ -82,12 +84,15 @@ def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_
         regions=200,
         right=50,
         presence={},
+        boxes=BoxFigures(images=120, gain=Estimate(value=0.02, low=low, high=0.04), last_half=0.01),
         calibration_error=Estimate(),
         replaces=False,
         gain=Estimate(value=0.01, low=low, high=0.02, n=200),
     )
     print_calibration(figures, Path("c.json"), Console(file=(printed := StringIO()), width=200))
-    *_, place, verdict = printed.getvalue().splitlines()
+    *_, boxes, more, place, verdict = printed.getvalue().splitlines()
+    assert ("learned boxes are used" in boxes) == is_better
+    assert "120 more may bring as much again" in more
     assert ("regions.calibration=c.json" in place) == is_better
     assert verdict.startswith("Verdict: use it. " if is_better else "Verdict: do not use it")
 
@@ -114,7 +119,10 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
     dataset = run(config_of(scenes_folder, tmp_path / "dataset"), QUIET)
     figures = write_calibration(dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET, presence=False)
-    assert figures.calibration_error.n * 2 == figures.regions
+    assert figures.calibration_error.n == figures.regions
+    monkeypatch.setattr(EvaluationSet, "queries", queries)
+    again = write_calibration(dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET, presence=False)
+    assert again.regions == figures.regions
 
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
@@ -167,7 +175,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
         fits.append((features, right))
         raise ValueError("noted")
 
-    monkeypatch.setattr("pipeline.evaluate.calibrate.fit_cut", note)
+    monkeypatch.setattr("pipeline.evaluate.cut_fit.fit_cut", note)
     with pytest.raises(InputError, match="2 phrases with a known place: noted"):
         fit_cut_to_rows(
             RegionsConfig(group="things", upsample="linear"), [({**row, "annotations": []}, record)], judged

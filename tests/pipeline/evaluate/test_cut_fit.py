@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.calibrate import SizedThing, UsualSizes, fit_cut
+from pipeline.evaluate.cut_fit import SizedThing, UsualSizes, fit_cut
 from stages.contract.levels import quantise
 from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features, fixed_cut
 from tests.stages.regions.test_thresholds import random_maps

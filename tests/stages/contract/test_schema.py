@@ -184,6 +184,7 @@ def test_the_row_of_an_annotated_image() -> None:
                 "similarity": 0.25,
                 "presence": None,
                 "group": None,
+                "bbox_of": "mask",
                 "refined": "none",
                 "fallback": None,
             }

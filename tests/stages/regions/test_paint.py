@@ -80,17 +80,17 @@ def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px
 
 def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> HeatPart:
     evidence = Evidence(energy=1, area=1, mean_inside=1, mean_outside=0, peak=1, threshold=0, similarity=0)
-    return HeatPart(inside=inside, top=top, left=left, samples=int(inside.sum()), evidence=evidence)
+    return HeatPart(inside=inside, top=top, left=left, samples=int(inside.sum()), threshold=5.0, evidence=evidence)
 
 
 def test_the_field_of_a_part_keeps_the_contour_and_turns_the_rest():
     fine = np.array([[9.0, 1.0, 8.0, 6.0], [1.0, 1.0, 1.0, 7.0], [1.0, 1.0, 1.0, 1.0]], dtype=np.float32)
-    corner = field_of(part_of(mask_of("#")), fine, 5.0)
+    corner = field_of(part_of(mask_of("#")), fine)
     np.testing.assert_array_equal(corner, [[4, -4, -3, -1], [-4, -4, -4, -2], [-4, -4, -4, -4]])
-    edge = field_of(part_of(mask_of("##", ".#"), 0, 2), fine, 5.0)
+    edge = field_of(part_of(mask_of("##", ".#"), 0, 2), fine)
     np.testing.assert_array_equal(edge, [[-4, -4, 3, 1], [-4, -4, -4, 2], [-4, -4, -4, -4]])
     filled = np.array([[9.0, 5.0, 9.0, 2.0, 9.0]], dtype=np.float32)
-    np.testing.assert_allclose(field_of(part_of(mask_of("####")), filled, 5.0), [[4, 1e-3, 4, 3, -4]])
+    np.testing.assert_allclose(field_of(part_of(mask_of("####")), filled), [[4, 1e-3, 4, 3, -4]])
 
 
 def test_large_images_need_no_large_arrays():

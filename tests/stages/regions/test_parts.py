@@ -10,7 +10,8 @@ from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import surface_of
-from stages.regions.parts import FINE_SIDE, HeatPart, ThingMap, parts_of, refine_grid, samples_per_cell
+from stages.regions.fine_map import FINE_SIDE, refine_grid, samples_per_cell
+from stages.regions.parts import HeatPart, ThingMap, parts_of
 from tests.stages.regions.cutting import mask_of, regions_of
 
 ALL = RegionsConfig(min_area_share=0.0, keep_share=0.0)

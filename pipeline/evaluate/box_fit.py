@@ -1,0 +1,354 @@
+"""The fit of `BoxFit` to images with known boxes: where things usually are, and the networks that correct a cut's box.
+
+Images are in `FOLDS`: the boxes that the fit is judged by, and that scores are fitted to, come
+from fits to the other folds. The networks stay out of the calibration unless they are shown to
+find more boxes than the cut.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate.cut_fit import RowRecords
+from pipeline.evaluate.estimates import FOLDS, Estimate, mean_estimates
+from pipeline.evaluate.evaluation_set import EvaluationSet
+from pipeline.evaluate.metrics import IOU
+from pipeline.logistic import Floats
+from stages.contract.errors import InputError
+from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.regions.config import RegionsConfig
+from stages.regions.cut import cut_map
+from stages.regions.ladder import QUANTILES, Ladder
+from stages.regions.learned_box import (
+    FARTHEST,
+    HIDDEN,
+    INPUTS,
+    BoxFit,
+    MapView,
+    UsualBoxes,
+    logits_of,
+    overlaps,
+    place_of,
+    words_of,
+)
+from stages.regions.maker import RegionMaker
+from stages.regions.thresholds import FittedCut
+
+RIDGE: Final = 30.0  # penalty on the squared terms of words; from 10 to 100 nothing changes
+
+FEWEST_TIMES: Final = 2  # things that a word names, or it adds nothing
+
+FEWEST_IMAGES: Final = 50  # with fewer, networks are worse than the cut (measured)
+
+MOST_BOXES: Final = 6  # largest true boxes of a phrase that a learned box may be near to
+
+NETWORKS: Final = 2
+EPOCHS: Final = 20
+BATCH: Final = 128
+DROPOUT: Final = (0.1, 0.3, 0.3)  # of the inputs, and of the hidden values
+LEARNING_RATE: Final = 2e-3
+WEIGHT_DECAY: Final = 0.05
+EDGE_WEIGHT: Final = 0.5  # of the distance of the edges beside 1 - GIoU
+HIT_WEIGHT: Final = 1.5  # of a soft hit at an IoU of 0.5
+HIT_WIDTH: Final = 0.08  # of the soft hit, in IoU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedThing:
+    """A thing with a known place: what the fit sees of its map, and the place.
+
+    Attributes:
+        image: Number of its image.
+        heads: Its texts, each with its head noun.
+        view: What the fit sees; its `usual` does not count.
+        boxes: (n, 4), true boxes as shares of the image: x0, y0, x1, y1.
+        weight: Number of phrases that name it.
+    """
+
+    image: int
+    heads: Mapping[str, str]
+    view: MapView
+    boxes: Floats
+    weight: int
+
+    @property
+    def nearest(self) -> Floats:
+        """The true box (4,) that some box of the ladder is nearest to."""
+        ladder = self.view.ladder.boxes.reshape(-1, 4)
+        nearest: Floats = self.boxes[int(np.argmax([overlaps(box, ladder).max() for box in self.boxes]))]
+        return nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxFigures:
+    """How much better learned boxes are than those of the cut, by fits to other images.
+
+    Attributes:
+        images: Number of images that the fit has.
+        gain: In box recall.
+        last_half: What of it the second half of the images has brought.
+    """
+
+    images: int
+    gain: Estimate
+    last_half: float
+
+
+class LearnedBoxes(NamedTuple):
+    """A fit to all things, the fits to those of the other folds, and the figures if networks were tried."""
+
+    fit: BoxFit
+    folds: list[BoxFit]
+    figures: BoxFigures | None = None
+
+
+def learn_boxes(things: Sequence[PlacedThing], *, with_networks: bool) -> LearnedBoxes:
+    """Fit usual boxes to things and, if wanted, networks, which stay if the interval of their gain is above 0.
+
+    Raise InputError without things.
+    """
+    if not things:
+        raise InputError("no phrase with a known place and a heat map to fit boxes to")
+    images = np.array([thing.image for thing in things], np.int64)
+    is_enough = len({*images.tolist()}) >= FEWEST_IMAGES
+    fits = BoxFits(things, with_networks=with_networks and is_enough)
+    folds = [fits.without(fold) for fold in range(FOLDS)]
+    if not fits.with_networks:
+        return LearnedBoxes(fits.whole(), folds)
+    weights = [thing.weight for thing in things]
+    hits = fits.hits(folds)
+    half_hits = fits.hits([fits.without(fold, half=True) for fold in range(FOLDS)])
+    cut_hits = np.array([_is_hit(thing.view.cut_box, thing) for thing in things])
+    (gain,) = mean_estimates([np.repeat(hits - cut_hits, weights)], np.repeat(images, weights))
+    figures = BoxFigures(
+        images=len({*images.tolist()}), gain=gain, last_half=float(np.average(hits - half_hits, weights=weights))
+    )
+    if gain.low > 0:
+        return LearnedBoxes(fits.whole(), folds, figures)
+    fits.with_networks = False
+    return LearnedBoxes(fits.whole(), [fits.without(fold) for fold in range(FOLDS)], figures)
+
+
+def place_things(
+    config: RegionsConfig,
+    rows: RowRecords,
+    evaluation_set: EvaluationSet,
+    cuts: Mapping[int, FittedCut | None],
+) -> list[PlacedThing]:
+    """Return the things of images whose places the ground truth knows; `cuts` has the cut of each image."""
+    nothing = UsualBoxes(mean=(0.0, 0.0, 0.0, 0.0), words=(), terms=np.empty(0))
+    blank = BoxFit(usual=nothing, mean=np.empty(0), scale=np.empty(0), networks=())
+    things: list[PlacedThing] = []
+    for row, record in rows:
+        cut = cuts[row["id"]]
+        maker = RegionMaker(config, fitted_cut=cut, box_fit=blank)
+        groups = maker.groups_of(record)
+        heads = maker.heads_of(record, groups)
+        phrases, maps = maker.maps_of(record, groups)
+        placed: dict[tuple[int, tuple[Box, ...]], list[int]] = {}
+        for query in evaluation_set.queries(row, record.phrases):
+            index = query.phrase_index
+            if query.target is None or index is None or (number := phrases[index][1]) is None:
+                continue
+            placed.setdefault((number, query.target.boxes_xywh_px), []).append(index)
+        for (number, true_boxes), indices in placed.items():
+            cut_of_thing = cut_map(maps[number], maker.config, cut, blank)
+            if cut_of_thing is None or cut_of_thing.view is None:
+                continue
+            width, height = record.width_px, record.height_px
+            boxes = np.array([xywh_to_xyxy(box) for box in true_boxes]) / (width, height, width, height)
+            things.append(
+                PlacedThing(
+                    image=row["id"],
+                    heads=heads[indices[0]],
+                    view=cut_of_thing.view,
+                    boxes=boxes,
+                    weight=len(indices),
+                )
+            )
+    return things
+
+
+def _is_hit(box: Floats, thing: PlacedThing) -> float:
+    return float(overlaps(box, thing.boxes).max() >= IOU)
+
+
+def fold_of(image: int) -> int:
+    """Return the fold of an image."""
+    return zlib.crc32(f"{image}".encode()) % FOLDS
+
+
+class BoxFits:
+    """Fits to some of the things, all with the same words.
+
+    Args:
+        things: Things with known places.
+        with_networks: Whether to fit networks, too.
+    """
+
+    def __init__(self, things: Sequence[PlacedThing], *, with_networks: bool) -> None:
+        self.things = things
+        self.with_networks = with_networks
+        self.folds = np.array([fold_of(thing.image) for thing in things])
+        images = np.array([thing.image for thing in things])
+        self.is_in_half = np.array([zlib.crc32(f"half {image}".encode()) % 2 == 0 for image in images.tolist()])
+        self.words, self._bags = _bags_of(things)
+        self._places = place_of(np.array([thing.nearest for thing in things]))
+        self._weights = np.array([thing.weight for thing in things], np.float64)
+        self._likeness = self._bags @ self._bags.T
+
+    def whole(self) -> BoxFit:
+        """Return the fit to all things."""
+        return self._fit(np.full(len(self.things), True))
+
+    def without(self, fold: int, *, half: bool = False) -> BoxFit:
+        """Return the fit to things of the other folds. half: only to those of half of their images."""
+        return self._fit((self.folds != fold) & (self.is_in_half | (not half)))
+
+    def hits(self, folds: Sequence[BoxFit]) -> Floats:
+        """Return for each thing whether the box by the fit of its fold is right, 0 or 1."""
+        hits = []
+        for thing, number in zip(self.things, self.folds.tolist(), strict=True):
+            view = thing.view._replace(usual=folds[number].usual.of(thing.heads))
+            hits.append(_is_hit(folds[number].box_of(view), thing))
+        return np.array(hits)
+
+    def _fit(self, is_fitted: NDArray[np.bool_]) -> BoxFit:
+        mean, dual = self._solve(is_fitted)
+        usual = UsualBoxes(
+            mean=tuple(mean.tolist()),
+            words=tuple(self.words),
+            terms=(self._bags[is_fitted].T @ dual).astype(np.float16),
+        )
+        if not self.with_networks or len({thing.image for thing in self._chosen(is_fitted)}) < FEWEST_IMAGES / 2:
+            return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
+        # A network must not trust the usual place of a thing more than it can for others.
+        places = np.zeros_like(self._places)
+        for fold in np.unique(self.folds[is_fitted]).tolist():
+            is_other = is_fitted & (self.folds != fold)
+            mean, dual = self._solve(is_other)
+            places[self.folds == fold] = mean + self._likeness[np.ix_(self.folds == fold, is_other)] @ dual
+        views = [
+            thing.view._replace(usual=place)
+            for thing, place in zip(self._chosen(is_fitted), places[is_fitted], strict=True)
+        ]
+        return BoxFit(usual=usual, **_fit_networks(views, list(self._chosen(is_fitted))))
+
+    def _chosen(self, is_fitted: NDArray[np.bool_]) -> Iterator[PlacedThing]:
+        return (thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in)
+
+    def _solve(self, rows: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Return the mean place (4,), and the dual weights (rows, 4) of a ridge regression on words."""
+        mean: Floats = np.average(self._places[rows], axis=0, weights=self._weights[rows])
+        kernel = self._likeness[np.ix_(rows, rows)] + np.diag(RIDGE / self._weights[rows])
+        return mean, np.linalg.solve(kernel, self._places[rows] - mean)
+
+
+def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
+    """Return the words of things, and their share in each thing's texts (things, words)."""
+    counts: list[dict[str, float]] = []
+    times: dict[str, int] = {}
+    for thing in things:
+        bag: dict[str, float] = {}
+        for text, head in thing.heads.items():
+            for word in words_of(text, head):
+                bag[word] = bag.get(word, 0.0) + 1 / len(thing.heads)
+        counts.append(bag)
+        for word in bag:
+            times[word] = times.get(word, 0) + 1
+    words = sorted(word for word, number in times.items() if number >= FEWEST_TIMES)
+    columns = {word: column for column, word in enumerate(words)}
+    bags = np.zeros((len(things), len(words)))
+    for row, bag in enumerate(counts):
+        for word, share in bag.items():
+            if word in columns:
+                bags[row, columns[word]] = share
+    return words, bags
+
+
+def _fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> dict[str, Any]:
+    """Return mean, scale and networks of `BoxFit`, fitted to things and their mirror images."""
+    import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
+
+    both = [*views, *map(_mirrored, views)]
+    inputs = np.array([view.inputs for view in both])
+    mean = inputs.mean(axis=0).astype(np.float16).astype(np.float64)
+    scale = (inputs.std(axis=0) + 1e-3).astype(np.float16).astype(np.float64)
+    x = torch.from_numpy(np.clip((inputs - mean) / scale, -FARTHEST, FARTHEST).astype(np.float32))
+    start = torch.from_numpy(np.array([logits_of(view.cut_box) for view in both], np.float32))
+    boxes = np.array([_largest(thing.boxes) for thing in things])
+    target = torch.from_numpy(np.concatenate([boxes, _mirror(boxes)]).astype(np.float32))
+    weight = torch.from_numpy(np.tile([thing.weight for thing in things], 2).astype(np.float32))
+    weight = weight / weight.mean()
+    networks = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(NETWORKS):
+            torch.manual_seed(seed)
+            layers = [torch.nn.Linear(*sizes) for sizes in ((INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 4))]
+            torch.nn.init.zeros_(layers[-1].weight)
+            torch.nn.init.zeros_(layers[-1].bias)
+            model = torch.nn.Sequential()
+            for share, layer in zip(DROPOUT, layers, strict=True):
+                model.extend([torch.nn.Dropout(share), layer, torch.nn.GELU("tanh")])
+            model = model[:-1]
+            optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+            batches = -(-len(x) // BATCH)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=EPOCHS * batches)
+            for _ in range(EPOCHS):
+                for rows in torch.randperm(len(x)).split(BATCH):
+                    loss = (weight[rows] * _box_loss(start[rows] + model(x[rows]), target[rows])).mean()
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    schedule.step()
+            matrices = (torch.cat([layer.weight.T, layer.bias[None]]).detach().numpy() for layer in layers)
+            networks.append(
+                np.concatenate([matrix.ravel() for matrix in matrices]).astype(np.float16).astype(np.float64)
+            )
+    return {"mean": mean, "scale": scale, "networks": tuple(networks)}
+
+
+def _box_loss(logits: Any, target: Any) -> Any:
+    """Return the loss (n,) of boxes given by logits (n, 4) against the nearest of true boxes (n, MOST_BOXES, 4)."""
+    import torch  # noqa: PLC0415  see `_fit_networks`
+
+    centre, half = torch.sigmoid(logits).split(2, dim=1)
+    half = half / 2
+    box = torch.cat([centre - half, centre + half], dim=1).clamp(0, 1)[:, None]
+    shared = (torch.minimum(box[..., 2:], target[..., 2:]) - torch.maximum(box[..., :2], target[..., :2])).clamp(min=0)
+    hull = torch.maximum(box[..., 2:], target[..., 2:]) - torch.minimum(box[..., :2], target[..., :2])
+    areas = [(part[..., 2:] - part[..., :2]).prod(dim=-1) for part in (box, target)]
+    common = shared.prod(dim=-1)
+    union = areas[0] + areas[1] - common
+    around = hull.prod(dim=-1).clamp(min=1e-6)
+    giou = common / union.clamp(min=1e-6) - (around - union) / around
+    hit = torch.sigmoid((giou.clamp(min=0) - 0.5) / HIT_WIDTH)
+    edges = (box - target).abs().sum(dim=-1)
+    return (1 - giou + EDGE_WEIGHT * edges + HIT_WEIGHT * (1 - hit)).amin(dim=1)
+
+
+def _largest(boxes: Floats) -> Floats:
+    """Return the `MOST_BOXES` largest boxes, some of them again where there are fewer."""
+    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")[:MOST_BOXES]
+    return boxes[order[np.arange(MOST_BOXES) % len(order)]]
+
+
+def _mirror(boxes: Floats) -> Floats:
+    return np.stack([1 - boxes[..., 2], boxes[..., 1], 1 - boxes[..., 0], boxes[..., 3]], axis=-1)
+
+
+def _mirrored(view: MapView) -> MapView:
+    """Return what the fit would see of the mirror image."""
+    profile = view.ladder.profile.copy()
+    along = len(QUANTILES)
+    profile[:along] = 1 - profile[:along][::-1]
+    profile[[along, -5]] = 1 - profile[[along, -5]]  # the mean, and the place of the highest heat
+    ladder = Ladder(_mirror(view.ladder.boxes), view.ladder.parts, profile)
+    usual = view.usual * (-1, 1, 1, 1) + (1, 0, 0, 0)
+    return view._replace(ladder=ladder, usual=usual, cut_box=_mirror(view.cut_box))

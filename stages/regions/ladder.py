@@ -1,0 +1,115 @@
+"""A map cut at many heights: where its parts lie at each of them tells more of a thing's edges than any one cut."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.levels import LEVELS
+from stages.regions.fine_map import refine_grid
+from stages.shared.fits import Floats
+
+CUTS: Final = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])  # shares of the highest heat
+
+SIDE: Final = 44  # samples on the longer side of the map that is cut
+
+KEEP_SHARE: Final = 0.1  # least heat of a part in the box around all parts, as a share of the main part's
+
+MOST_PARTS: Final = 9.0  # more parts of a cut say no more
+
+QUANTILES: Final = np.array([0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98])
+
+LADDER_FEATURES: Final = 13 * len(CUTS) + 2 * (len(QUANTILES) + 2) + 5
+
+
+class Ladder(NamedTuple):
+    """The cuts of one map. Coordinates are shares of the image's sides, and boxes x0, y0, x1, y1.
+
+    Attributes:
+        boxes: (2, cuts, 4), of the part with most heat at each cut, and of all its warm parts.
+        parts: (cuts, 5), of the part with most heat: its shares of all heat and of the image, the
+            share of all heat in its box, the number of parts beside it, and whether it holds the
+            highest heat.
+        profile: (27,), quantiles, mean and spread of the heat along both sides; the place of the
+            highest heat; entropy, mean heat, and the share of the image above half of the highest.
+    """
+
+    boxes: Floats
+    parts: Floats
+    profile: Floats
+
+    @property
+    def features(self) -> Floats:
+        """All numbers, (LADDER_FEATURES,)."""
+        return np.concatenate([self.boxes.ravel(), self.parts.ravel(), self.profile])
+
+
+def ladder_of(levels: NDArray[np.uint8], shift_cells: float) -> Ladder:
+    """Cut a map in levels at all heights; its highest level is `LEVELS`. See `HeatMap.shift_cells`."""
+    h, w = levels.shape
+    scale = SIDE / max(h, w)
+    fine = refine_grid(levels, (max(1, round(h * scale)), max(1, round(w * scale))), shift_cells)
+    return Ladder(*_cut(fine), _profile(fine))
+
+
+def _cut(fine: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Return `Ladder.boxes` and `Ladder.parts`. As in `cut_features`, all cuts are one sheet."""
+    h, w = fine.shape
+    cuts = len(CUTS)
+    sheet = np.zeros((cuts, h + 1, w), np.uint8)
+    sheet[:, :h] = fine > (CUTS * LEVELS)[:, None, None]
+    heat = np.zeros(sheet.shape)
+    heat[:, :h] = fine
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(sheet.reshape(-1, w), connectivity=8, ltype=cv2.CV_32S)
+    energy = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count)[1:]
+    left, top, width, height, area = stats[1:].T
+    owner, top = np.divmod(top, h + 1)
+    edges = np.stack([left, top, left + width, top + height])
+    order = np.lexsort((left, top, -energy.round(3), owner))
+    places, first = np.unique(owner[order], return_index=True)
+    main = order[first]
+    most = np.zeros(cuts)
+    most[places] = energy[main]
+    is_warm = energy >= KEEP_SHARE * most[owner]
+    low = np.full((cuts, 2), max(h, w))
+    high = np.zeros((cuts, 2), np.intp)
+    np.minimum.at(low, owner[is_warm], edges[:2, is_warm].T)
+    np.maximum.at(high, owner[is_warm], edges[2:, is_warm].T)
+    row, column = divmod(int(fine.argmax()), w)
+    boxes = np.tile(np.array([column, row, column + 1, row + 1]), (2, cuts, 1))
+    boxes[0, places] = edges[:, main].T
+    boxes[1, places] = np.hstack([low, high])[places]
+    parts = np.zeros((cuts, 5))
+    sums = np.zeros((h + 1, w + 1))
+    sums[1:, 1:] = fine.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    x0, y0, x1, y1 = edges[:, main]
+    holds_peak = labels.reshape(sheet.shape)[places, row, column] == main + 1
+    parts[places] = np.column_stack([
+        energy[main] / sums[-1, -1],
+        area[main] / fine.size,
+        (sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]) / sums[-1, -1],
+        np.minimum(np.bincount(owner, minlength=cuts)[places], MOST_PARTS),
+        holds_peak,
+    ])  # fmt: skip
+    return boxes / np.array([w, h, w, h]), parts
+
+
+def _profile(fine: NDArray[np.float32]) -> Floats:
+    h, w = fine.shape
+    shares = fine / fine.sum(dtype=np.float64)
+    profile: list[float] = []
+    for axis, samples in ((0, w), (1, h)):
+        along = shares.sum(axis=axis)
+        centres = (np.arange(samples) + 0.5) / samples
+        mean = float(along @ centres)
+        edges = np.arange(samples + 1) / samples
+        profile += np.interp(QUANTILES, np.concatenate([[0.0], along.cumsum()]), edges).tolist()
+        profile += [mean, float(along @ (centres - mean) ** 2) ** 0.5]
+    row, column = divmod(int(fine.argmax()), w)
+    warm = shares[shares > 0]
+    entropy = -float(warm @ np.log(warm)) / np.log(max(2, fine.size))
+    profile += [(column + 0.5) / w, (row + 0.5) / h, entropy, fine.mean() / LEVELS, (fine > LEVELS / 2).mean()]
+    return np.array(profile)
