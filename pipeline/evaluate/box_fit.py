@@ -161,8 +161,8 @@ def place_things(
             cut_of_thing = cut_map(maps[number], maker.config, cut, blank)
             if cut_of_thing is None or cut_of_thing.view is None:
                 continue
-            width, height = record.width_px, record.height_px
-            boxes = np.array([xywh_to_xyxy(box) for box in true_boxes]) / (width, height, width, height)
+            sides = (record.width_px, record.height_px)
+            boxes = np.array([xywh_to_xyxy(box) for box in true_boxes]) / (*sides, *sides)
             things.append(
                 PlacedThing(
                     image=row["id"],

@@ -161,7 +161,12 @@ class BoxFit(ArrayFit):
         ]
 
     def box_of(self, view: MapView) -> Floats:
-        """Return the learned box (4,), x0, y0, x1, y1 as shares of the image, with six decimals."""
+        """Return the learned box (4,), x0, y0, x1, y1 as shares of the image, with six decimals.
+
+        Without networks it is the cut's.
+        """
+        if not self.networks:
+            return view.cut_box
         values: Floats = np.clip((view.inputs - self.mean) / self.scale, -FARTHEST, FARTHEST)
         boxes = []
         for layers in self._layers:
@@ -188,20 +193,25 @@ def gelu(values: Floats) -> Floats:
 
 def place_of(box: Floats) -> Floats:
     """Return the centre and the logarithms of the sides (..., 4) of boxes (..., 4) in shares of the image."""
-    low, high = box[..., :2], box[..., 2:]
-    return np.concatenate([(low + high) / 2, np.log(np.maximum(high - low, 0.01))], axis=-1)
+    centre, sides = _centre_and_sides(box)
+    return np.concatenate([centre, np.log(np.maximum(sides, 0.01))], axis=-1)
 
 
 def logits_of(box: Floats) -> Floats:
     """Return the logits of centre and sides (..., 4) of boxes, which a network changes."""
-    low, high = box[..., :2], box[..., 2:]
-    shares = np.clip(np.concatenate([(low + high) / 2, high - low], axis=-1), 0.02, 0.98)
+    shares = np.clip(np.concatenate(_centre_and_sides(box), axis=-1), 0.02, 0.98)
     return np.log(shares / (1 - shares))
 
 
-def overlaps(box: Floats, others: Floats) -> Floats:
-    """Return the intersection over union (...) of a box (4,) and others (..., 4), x0, y0, x1, y1."""
-    shared = np.minimum(box[2:], others[..., 2:]) - np.maximum(box[:2], others[..., :2])
+def _centre_and_sides(box: Floats) -> tuple[Floats, Floats]:
+    low = box[..., :2]
+    high = box[..., 2:]
+    return (low + high) / 2, high - low
+
+
+def overlaps(box: Floats, boxes: Floats) -> Floats:
+    """Return the intersection over union (...) of a box (4,) and boxes (..., 4), x0, y0, x1, y1."""
+    shared = np.minimum(box[2:], boxes[..., 2:]) - np.maximum(box[:2], boxes[..., :2])
     common = np.maximum(shared, 0.0).prod(axis=-1)
-    areas = (box[2:] - box[:2]).prod() + (others[..., 2:] - others[..., :2]).prod(axis=-1)
+    areas = (box[2:] - box[:2]).prod() + (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
     return np.asarray(common / np.maximum(areas - common, 1e-9))

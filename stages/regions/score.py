@@ -71,6 +71,8 @@ class Evidence:
         return round(min(1.0, self.energy * self.contrast), 6)
 
 
+MOST_BYTES: Final = 16 << 20  # of a calibration's file, which has some 300 KB
+
 FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     **{name: attrgetter(name) for name in ("energy", "mean_inside", "mean_outside", "threshold", "peak")},
     "log_area": lambda evidence: math.log(evidence.area),
@@ -182,6 +184,8 @@ class Calibration(Regression):
 def read_calibration(path: Path) -> Calibration:
     """Return the calibration in a file. Raise ConfigError if the file is missing or is not a calibration."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path} is larger than {MOST_BYTES >> 20} MB: no calibration", key="regions.calibration")
         return calibration_of(path.read_bytes(), path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", key="regions.calibration") from error

@@ -1,17 +1,20 @@
 """Scores by hand; calibrations, the probabilities that they give, and files that are none."""
 
+import base64
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
-from stages.regions.score import FEATURES, Calibration, Evidence, read_calibration
+from stages.regions.learned_box import INPUTS
+from stages.regions.score import FEATURES, MOST_BYTES, Calibration, Evidence, read_calibration
 from stages.regions.thresholds import CUT_FEATURES
 
 EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
@@ -67,6 +70,16 @@ def test_a_file_gives_the_same_calibration(tmp_path: Path) -> None:
     assert read_calibration(tmp_path / "c.json") == calibration
 
 
+def halves(*shape: int, value: float = 0.0) -> str:
+    return base64.b64encode(np.full(shape, value, "<f2").tobytes()).decode()
+
+
+USUAL: dict[str, Any] = {"mean": [0.5, 0.5, -1.0, -1.0], "words": ["dog"], "terms": halves(4)}
+BOX: dict[str, Any] = {"usual": USUAL, "mean": "", "scale": "", "networks": []}
+ONES = halves(INPUTS, value=1.0)
+ENDLESS = {**BOX, "mean": halves(INPUTS, value=float("nan")), "scale": ONES}
+
+
 CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")} | {"usual": {}}
 
 
@@ -84,6 +97,17 @@ CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weig
         ({"scale": {"energy": 0.0}}, "scales that are not 0"),
         ({"mean": {}}, "a mean and a scale"),
         ({"more": 1}, "more"),
+        ({"box": {**BOX, "networks": [halves(9)]}}, "box: expected a mean and a scale"),
+        ({"box": ENDLESS}, "box: mean: expected finite"),
+        ({"box": {**BOX, "mean": halves(1 << 20)}}, "box: expected a mean and a scale above 0 of 0 inputs"),
+        (
+            {"box": {**BOX, "mean": halves(INPUTS), "scale": halves(INPUTS, value=1.0), "networks": [halves(9)]}},
+            "box: ",
+        ),
+        ({"box": {**BOX, "networks": [halves(1)] * 9}}, "box: networks"),
+        ({"box": {**BOX, "usual": {**USUAL, "terms": halves(5)}}}, "four numbers for each word"),
+        ({"box": {**BOX, "usual": {**USUAL, "mean": [0, 0, 0, 1e9]}}}, "box: usual: mean"),
+        ({"weight": {"agreement": 1.0}, "mean": {"agreement": 0.0}, "scale": {"agreement": 1.0}}, "expected box"),
     ],
 )
 def test_what_is_no_calibration_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -91,6 +115,20 @@ def test_what_is_no_calibration_is_refused(change: dict[str, Any], message: str,
     path.write_text(json.dumps({**json.loads(calibration_of(energy=1.0).to_json()), **change}))
     with pytest.raises(ConfigError, match=message):
         read_calibration(path)
+
+
+def test_a_calibration_of_before_has_no_box(tmp_path: Path) -> None:
+    content = json.loads(calibration_of(energy=1.0).to_json())
+    del content["box"]
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert read_calibration(tmp_path / "c.json") == calibration_of(energy=1.0)
+
+
+def test_a_file_beyond_any_calibration_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "c.json").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(ConfigError, match="larger than 16 MB"):
+        read_calibration(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '"x"', "{}"])
