@@ -29,7 +29,7 @@ from pipeline.evaluate.review_fit import fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
 from pipeline.logistic import Floats
 from stages.contract.records import Record, stable_id
-from stages.regions.score import FEATURES, Calibration
+from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.regions.things import relation, things
 
@@ -87,7 +87,7 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
             if region.phrase_index in said:
                 boxes = said[region.phrase_index]
                 answer = "absent" if boxes is None else "right" if is_right(region.box_xywh_px, boxes) else "wrong"
-                features = [measure(evidence[region.phrase_index, region.box_xywh_px]) for measure in FEATURES.values()]
+                features = [*evidence[region.phrase_index, region.box_xywh_px].features.values()]
                 presence = float("nan") if region.presence is None else region.presence
                 phrase = record.phrases[region.phrase_index]
                 judged_region = (row["id"], region.score, kind_of(phrase.head), features, presence, answer)

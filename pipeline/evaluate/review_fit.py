@@ -41,7 +41,7 @@ from pipeline.presence_fit import signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import ImageStatistics, Presence
-from stages.regions.score import FEATURES, Calibration, Evidence
+from stages.regions.score import Calibration, Evidence, feature_names
 from stages.regions.stage import RegionsStage
 
 MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
@@ -85,10 +85,11 @@ def fit_answers(features: Floats, odds: Floats, answers: NDArray[np.str_], previ
     if right[counts].all() or not right.any():
         raise ValueError("expected regions that are right and others that are wrong")
     mean, scale = mean_and_scale(features[counts])
-    prior = np.array([0.0, *(SIMILARITY_WEIGHT if name == "similarity" else 0.0 for name in FEATURES)])
+    names = feature_names(previous)
+    prior = np.array([0.0, *(SIMILARITY_WEIGHT if name == "similarity" else 0.0 for name in names)])
     if previous is not None and previous.weight:
-        slopes = np.array([previous.weight.get(name, 0.0) / previous.scale.get(name, 1.0) for name in FEATURES])
-        prior[0] = previous.bias + slopes @ (mean - [previous.mean.get(name, 0.0) for name in FEATURES])
+        slopes = np.array([previous.weight.get(name, 0.0) / previous.scale.get(name, 1.0) for name in names])
+        prior[0] = previous.bias + slopes @ (mean - [previous.mean.get(name, 0.0) for name in names])
         prior[1:] = slopes * scale
     x = np.column_stack([np.ones(counts.sum()), (features[counts] - mean) / scale])
     weights = most_likely(x, right[counts], prior, np.array([BIAS_CERTAINTY, *[CERTAINTY] * len(mean)]))
@@ -159,7 +160,7 @@ def write_reviewed_calibration(
         presence = presence.model_copy(update={"corrected_on": ImageStatistics.of(np.stack(embeddings))})
     calibration = Calibration(
         bias=fit.right.bias,
-        **fit.right.by_name(list(FEATURES)),
+        **fit.right.by_name(feature_names(previous)),
         made_with=calibration_basis(steps.explainer, config.regions, steps.fingerprint, steps.segmenter),
         made_from={
             "reviews": len(reviewed.answers),
@@ -172,6 +173,7 @@ def write_reviewed_calibration(
         },
         presence=presence,
         cut=None if previous is None else previous.cut,
+        box=None if previous is None else previous.box,
     )
     write_file("out", out, calibration.to_json())
     previous_scores = reviewed.field("score").astype(np.float64)
@@ -230,7 +232,7 @@ def _fit_with_folds(
     reviewed: ReviewedRegions, evidence: Sequence[Evidence], previous: Calibration | None
 ) -> tuple[ReviewFit, Floats]:
     """Fit to all answers; return the fit and the score (m,) of each region by a fit to other images."""
-    features = np.array([[measure(part) for measure in FEATURES.values()] for part in evidence])
+    features = np.array([[*part.features.values()] for part in evidence])
     presences = reviewed.field("presence").astype(np.float64)  # NaN where it is not known
     odds = logit(np.clip(presences, _CERTAIN, 1 - _CERTAIN))[:, None]
     answers = reviewed.answers

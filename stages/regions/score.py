@@ -82,6 +82,12 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
 """Name -> feature of every calibration. One with a `BoxFit` also weighs `learned_box.EVIDENCE`."""
 
 
+def feature_names(calibration: Calibration | None) -> list[str]:
+    """Return the names of `Evidence.features` of regions that are cut with a calibration."""
+    has_box = calibration is not None and calibration.box is not None
+    return [*FEATURES, *(EVIDENCE if has_box else ())]
+
+
 def at_share(presence: float, fitted_share: float, expected_share: float) -> float:
     """Return the probability that a phrase is present if another share of such phrases is absent: Bayes' rule.
 
@@ -166,11 +172,15 @@ class Calibration(Regression):
         return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
 
     def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
-        """Return the feature with the mean farthest from the fit's, and its shift in standard deviations."""
+        """Return the feature with the mean farthest from the fit's, and its shift in standard deviations.
+
+        Evidence of the box does not count: images with fewer captions have fewer phrases of a thing.
+        """
         features = [part.features for part in evidence]
         shifts = {
             name: (fmean(values[name] for values in features) - self.mean[name]) / self.scale[name]
-            for name in self.weight
+            for name in FEATURES
+            if name in self.weight
         }
         farthest = max(shifts, key=lambda name: abs(shifts[name]))
         return farthest, shifts[farthest]
