@@ -247,7 +247,7 @@ class BoxFits:
         """Return the mean place (4,), and the dual weights (rows, 4) of a ridge regression on words."""
         mean: Floats = np.average(self._places[rows], axis=0, weights=self._weights[rows])
         kernel = self._likeness[np.ix_(rows, rows)] + np.diag(RIDGE / self._weights[rows])
-        return mean, np.linalg.solve(kernel, self._places[rows] - mean)
+        return mean, np.asarray(np.linalg.solve(kernel, self._places[rows] - mean), np.float64)
 
 
 def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
@@ -293,10 +293,10 @@ def _fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> di
             layers = [torch.nn.Linear(*sizes) for sizes in ((INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 4))]
             torch.nn.init.zeros_(layers[-1].weight)
             torch.nn.init.zeros_(layers[-1].bias)
-            model = torch.nn.Sequential()
+            parts: list[torch.nn.Module] = []
             for share, layer in zip(DROPOUT, layers, strict=True):
-                model.extend([torch.nn.Dropout(share), layer, torch.nn.GELU("tanh")])
-            model = model[:-1]
+                parts += [torch.nn.Dropout(share), layer, torch.nn.GELU("tanh")]
+            model = torch.nn.Sequential(*parts[:-1])
             optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
             batches = -(-len(x) // BATCH)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=EPOCHS * batches)

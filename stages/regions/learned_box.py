@@ -72,7 +72,8 @@ class UsualBoxes(ArrayFit):
         """Return the usual place (4,) of a thing with these texts, each with its head noun."""
         words = (word for text, head in heads.items() for word in words_of(text, head))
         rows = [self._rows[word] for word in words if word in self._rows]
-        return np.array(self.mean) + self.terms[rows].sum(axis=0) / max(1, len(heads))
+        place: Floats = np.array(self.mean) + self.terms[rows].sum(axis=0) / max(1, len(heads))
+        return place
 
 
 def words_of(text: str, head: str) -> list[str]:
