@@ -90,6 +90,11 @@ def empty_mask(rows: Rows) -> None:
     first(rows).update(area=0, segmentation={"size": [30, 40], "counts": encode_mask(np.zeros((30, 40), bool)).counts})
 
 
+def test_a_learned_box_may_differ_from_that_of_the_mask(dataset: Path) -> None:
+    damage_rows(dataset, lambda rows: first(rows).update(bbox=[1.0, 2.0, 30.0, 20.0], bbox_of="learned"))
+    assert list(validate(dataset)) == []
+
+
 DOGS = {"phrase": "two dogs", "head": "dog", "caption_index": 0, "span": [20, 28]}
 FAULT = {"error": "bad_image", "error_detail": "no"}
 ABSENT_DOGS: Json = {**DOGS, "presence": 0.25, "similarity": 0.125}
@@ -120,6 +125,9 @@ ROWS: dict[str, Callable[[Rows], None]] = {
     "box outside": put("bbox", [35.0, 3.0, 10.0, 12.0]),
     "box empty": put("bbox", [0.0, 3.0, 0.0, 12.0]),
     "box of three": put("bbox", [0.0, 3.0, 10.0]),
+    "learned box outside": lambda rows: first(rows).update(bbox=[35.0, 3.0, 10.0, 12.0], bbox_of="learned"),
+    "learned box of three": lambda rows: first(rows).update(bbox=[0.0, 3.0, 10.0], bbox_of="learned"),
+    "box of nothing": put("bbox_of", "luck"),
     "area": put("area", 119),
     "pixel flipped": flip_pixel,
     "mask of another size": mask(size=[40, 30]),

@@ -188,7 +188,7 @@ def test_a_coco_entry_says_all_that_the_dataset_says_of_a_region(coco: Path, ann
         stored = {**annotations[entry["id"]], "mask": None, "category_id": None}
         for key in {"score", "similarity", "presence"} & entry.keys():
             entry[key] = float(np.float32(entry[key]))
-        unsaid = (None, "none")  # the latter is what `refined` says of a plain region
+        unsaid = (None, "none", "mask")  # what `refined` and `bbox_of` say of a plain region
         assert {key: value for key, value in stored.items() if value not in unsaid}.items() <= entry.items()
         [[start, end]] = entry["tokens_positive"]
         image = images[entry["image_id"]]

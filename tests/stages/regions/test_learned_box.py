@@ -10,19 +10,11 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.ladder import CUTS, ladder_of
-from stages.regions.learned_box import FACTS, INPUTS, BoxFit, MapView, UsualBoxes
+from stages.regions.learned_box import FACTS, INPUTS, BoxFit, MapView
 from stages.regions.stage import RegionsStage
+from tests.stages.regions.cutting import ENDS, USUAL, fit_that
 
 FIXED = RegionsConfig(rule="fixed", threshold=0.5, smooth_patches=0, group="none")
-USUAL = UsualBoxes(mean=(0.5, 0.5, -1.0, -1.0), words=("=dog", "red"), terms=np.array([[0.1, 0, 0, 0], [0, 0.2, 0, 0]]))
-ENDS = ((INPUTS + 1) * 64, (INPUTS + 1) * 64 + 65 * 64)
-
-
-def fit_that(moves: tuple[float, float, float, float]) -> BoxFit:
-    """A fit whose only network changes the logits of centre and sides by these numbers, whatever it sees."""
-    network = np.zeros(ENDS[1] + 65 * 4)
-    network[-4:] = moves
-    return BoxFit(usual=USUAL, mean=np.zeros(INPUTS), scale=np.ones(INPUTS), networks=(network,))
 
 
 def random_fit(seed: int = 0) -> BoxFit:

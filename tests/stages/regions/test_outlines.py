@@ -11,17 +11,18 @@ import torch
 from PIL import Image
 
 from stages.contract.errors import ResourceError
-from stages.contract.geometry import cell_to_px
+from stages.contract.geometry import cell_to_px, xyxy_to_xywh
 from stages.contract.masks import decode_mask, rle_box_xywh_px
 from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
+from stages.regions.learned_box import FACTS
 from stages.regions.outlines import Outliner
 from stages.regions.score import Evidence
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import CUT_FEATURES, FittedCut
 from stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.build.datasets import Json
-from tests.stages.regions.cutting import thing_map
+from tests.stages.regions.cutting import fit_that, thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
 from tests.stages.shared.model.segmenters import save_segmenter
 
@@ -70,6 +71,22 @@ def outlined(
     for painted, _ in regions:
         assert painted.box_xywh_px == rle_box_xywh_px(painted.mask)
     return [(painted.refined, painted.fallback, decode_mask(painted.mask), evidence) for painted, evidence in regions]
+
+
+def test_the_learned_box_is_the_prompt(sam: str) -> None:
+    """A network that makes boxes larger; the contour that stays keeps the learned box."""
+    boxes = {}
+    for name, box_fit in (("cut", None), ("learned", fit_that((0.0, 0.0, 2.0, 2.0)))):
+        outliner = Outliner(config_of(sam), None, "cpu", box_fit)
+        square = thing_map(blurry(SQUARE), (SIDE, SIDE), 1)
+        square = replace(square, facts=np.zeros(len(FACTS)), usual_place=np.zeros(4))
+        contours = outliner._contours(square)
+        x0, y0, x1, y1 = outliner._prompt(contours, *contours.pieces[0]).box_xyxy_px
+        [(region, _)] = outliner._outline(contours, IMAGE, [None])
+        assert (region.refined, region.fallback) == ("none", "image")
+        assert region.box_xywh_px == xyxy_to_xywh((x0, y0, x1, y1))
+        boxes[name] = (x1 - x0) * (y1 - y0)
+    assert boxes["learned"] > 2 * boxes["cut"]
 
 
 def share(mask: np.ndarray, part: tuple[slice, slice]) -> float:
