@@ -89,7 +89,7 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
     assert re.search(rf"{threshold.goal:g} │ +{threshold.score:.3f} │ +{re.escape(kept_regions)} │", printed)
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| {threshold.goal:g} | {threshold.score:.3f} | {kept_regions} |" in card
-    assert "It is calibrated on 1500 images with the boxes of truth.json:\non images like those" in card
+    assert "It is calibrated on 1499 images with the boxes of truth.json:\non images like those" in card
     assert "The images" not in card
     assert manifest["calibration"] is not None
 
@@ -168,7 +168,7 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     assert "precision" not in printed.getvalue().partition("dataset in")[2], "no advice that rests on the scores"
     assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in printed.getvalue()
     card = (dataset / "README.md").read_text()
-    assert "calibrated on 1500 images with the boxes of truth.json" in card
+    assert "calibrated on 1499 images with the boxes of truth.json" in card
     assert f" {outside.what}." in card
     manifest = json.loads((dataset / "dataset.json").read_text())
     assert manifest["calibration"] is not None
