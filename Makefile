@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint style bench browser corpus fuzz faults trainers towers figures weights pictures soak scale audit clean
+.PHONY: help demo test lint style docs bench browser corpus fuzz faults trainers towers figures weights pictures soak scale audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -14,21 +14,27 @@ demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of photog
 	$(BIN)/phrasebox demo --out out/demo
 
 # One process more than two cores: those that start Ray mostly wait for it. Types are checked meanwhile.
-test: $(if $(ROOM),$(VENV)/.installed-dev,style browser) ## set up, check format, lint and types, run all tests but the slow ones; ROOM=regions: of one room
+test: $(if $(ROOM),$(VENV)/.installed-dev,style browser) ## set up, check format, lint and types, run all tests but the slow ones; asks before it installs chromium; ROOM=regions: of one room
 	$(if $(ROOM),,$(BIN)/mypy & types=$$!; )$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(wildcard tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),-n 3; code=$$?; wait $$types && exit $$code)
 
-lint: style ## check format, lint and types
+lint: style ## check format, lint, types and the prose of the pages
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -n 0 tests/architecture/test_prose.py
+
+docs: $(VENV)/.installed-docs ## build the site of the documentation into out/docs; any warning or broken link is an error
+	$(BIN)/python docs/generate.py docs/reference
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs out/docs
 
 style: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The viewer's pages are tested in a real browser.
+# The viewer's pages are tested in a real browser. People are asked before the system changes; programs are told.
 browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
-		{ echo "installing chromium"; apt-get update -qq && \
-		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+		echo "the tests of the viewer need chromium: apt-get installs it for the whole system"; \
+		if [ -t 0 ]; then read -p "install it? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
 bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, 6 minutes; AGAINST=COMMIT: whole runs of both commits, 40 minutes, or fewer PAIRS=, or ONLY= some
 	$(if $(AGAINST),$(BIN)/python -m benchmarks.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench && $(BIN)/python -m benchmarks.traced)
@@ -59,13 +65,13 @@ MODEL ?= ViT-B-16/laion2b_s34b_b88k
 weights: $(VENV)/.installed-dev ## download a model, MODEL=NAME/TAG or a path, and measure it on the bundled photographs
 	$(BIN)/python -m benchmarks.weights $(MODEL) --out out/weights
 
-pictures: $(VENV)/.installed-dev browser ## make the README's picture
+pictures: $(VENV)/.installed-dev browser ## make the pictures of the pages
 	PYTHONPATH=. $(BIN)/python .pictures/make.py
 
-# Every table of configs/measured that a program can make, from the repository and the photographs, which are no part of
+# Every table of docs/benchmarks that a program can make, from the repository and the photographs, which are no part of
 # it: benchmarks/photos/measure.py says what it expects. Finished steps are not repeated; ONLY="drawings speed" makes these.
 PHOTOS ?= ../shared/photos
-figures: $(VENV)/.installed-dev ## make the tables of all measured pages; PHOTOS= names the photographs; hours
+figures: $(VENV)/.installed-dev ## make the tables of all benchmark pages; PHOTOS= names the photographs; hours
 	$(BIN)/python -m benchmarks.figures --photos $(PHOTOS) --out out/figures $(if $(ONLY),--only $(ONLY))
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
@@ -100,6 +106,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'

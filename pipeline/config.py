@@ -27,7 +27,7 @@ from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.phrases.precomputed import digest_of
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
-from stages.read import InputConfig, guess_kind
+from stages.read import READERS, InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.regions.source import HEAT_MAPS, SOURCES, AnySourceConfig
 from stages.shared.model.catalog import CATALOG
@@ -181,8 +181,10 @@ class RunConfig(BaseModel):
         return self.model_copy(update={"model": self.model.model_copy(update={"precision": precision})})
 
     def to_yaml(self, *, docs: bool = False) -> str:
-        """Return the resolved configuration as YAML; with `docs` each key has its description above it."""
-        return "\n".join(document_yaml(self)) + "\n" if docs else dump_yaml(self.model_dump(mode="json"))
+        """Return the resolved configuration as YAML; with `docs` each key has its meaning and values above it."""
+        if not docs:
+            return dump_yaml(self.model_dump(mode="json"))
+        return "\n".join(document_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES})) + "\n"
 
 
 def _merged(defaults: Mapping[str, Any], section: Any) -> Any:

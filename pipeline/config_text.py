@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel
@@ -39,20 +39,68 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def document_yaml(config: BaseModel, indent: str = "") -> list[str]:
-    """Return lines of YAML with a comment above each key of a configuration."""
+def document_yaml(config: BaseModel, kinds: Mapping[str, Iterable[str]], indent: str = "") -> list[str]:
+    """Return lines of YAML with a comment above each key of a configuration: its meaning, and its values.
+
+    `kinds` has the names of all kinds of a section.
+    """
     lines: list[str] = []
+    values_of = allowed_values(type(config))
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        comment = textwrap.wrap(field.description or "", 118 - len(indent))
         if isinstance(value, BaseModel):
-            title = [f"{indent}{line}" for line in (*(f"# {line}" for line in comment), f"{name}:")]
-            lines += [*([] if indent else [""]), *title, *document_yaml(value, indent + "  ")]
+            names = ", ".join(kinds.get(name, ()))
+            meaning = f"{field.description or ''} {f'Kinds: {names}.' if names else ''}".strip()
+            title = [f"{indent}{line}" for line in (*_comment(meaning, indent), f"{name}:")]
+            lines += [*([] if indent else [""]), *title, *document_yaml(value, {}, indent + "  ")]
         else:
             plain = config.model_dump(mode="json", include={name})
-            lines += [f"{indent}# {line}" for line in comment]
-            lines += [f"{indent}{line}" for line in dump_yaml(plain).splitlines()]
+            meaning = f"{field.description or ''} [{values_of[name]}]".strip()
+            lines += [f"{indent}{line}" for line in (*_comment(meaning, indent), *dump_yaml(plain).splitlines())]
     return lines
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, 118 - len(indent))]
+
+
+def allowed_values(model: type[BaseModel]) -> dict[str, str]:
+    """Return the values that each key of a section takes, in words.
+
+    >>> from typing import Literal
+    >>> from pydantic import Field
+    >>> class Blur(BaseModel):
+    ...     kind: Literal["none", "mean"] = "none"
+    ...     share: float | None = Field(None, ge=0, lt=1)
+    >>> allowed_values(Blur)
+    {'kind': 'none | mean', 'share': 'number >= 0 < 1 | null'}
+    """
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    return {name: _values(part, definitions) for name, part in schema["properties"].items()}
+
+
+_BOUNDS: Final = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+_TYPES: Final = {"boolean": "true | false", "string": "text", "object": "keys", "null": "null"}
+
+
+def _values(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """Return the values of a JSON schema in words."""
+    if "$ref" in schema:
+        return _values(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return " | ".join(dict.fromkeys(_values(part, definitions) for part in schema[key]))
+    if "const" in schema or "enum" in schema:
+        return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
+    kind = schema.get("type", "any")
+    if kind == "array":
+        inner = _values(schema.get("items", {}), definitions)
+        return f"list of {inner}"
+    if kind == "string" and schema.get("format") == "path":
+        return "path"
+    bounds = [f"{sign} {schema[key]:,}".removesuffix(".0") for key, sign in _BOUNDS.items() if key in schema]
+    return " ".join([_TYPES.get(kind, kind), *bounds])
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:

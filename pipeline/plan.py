@@ -43,7 +43,7 @@ PART_IMAGES: Final = 10_000_000
 """Most images of a part: its driver holds 80 MB of keys, and a resumed run reads a journal of 160 MB."""
 
 DRIVER_RATE: Final = 5900.0
-"""Images a second that one driver feeds to GPUs (configs/measured/scale.md)."""
+"""Images a second that one driver feeds to GPUs (docs/benchmarks/scale.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

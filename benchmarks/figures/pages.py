@@ -1,4 +1,4 @@
-"""The tables of `configs/measured/*.md`, written from the JSON beside each page.
+"""The tables of `docs/benchmarks/*.md`, written from the JSON beside each page.
 
 A page NAME.md marks where a table stands, and NAME.json holds it:
 
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-MEASURED: Final = ROOT / "configs" / "measured"
+MEASURED: Final = ROOT / "docs" / "benchmarks"
 SHOWN: Final = ("n", "split", "model", "settings")
 MARKED: Final = re.compile(r"^<!-- table: (\S+) -->\n(.*?)^<!-- end -->\n", re.DOTALL | re.MULTILINE)
 CODE: Final = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
-FIGURE: Final = re.compile(r"(?<![\w.,])(\d+\.\d+|\d+(?=(?: to \d+)? %))(?![\w.]*\d)(?=((?: to [\d.]+)? %)?)")
+FIGURE: Final = re.compile(
+    r"(?<![\w.,])(\d+\.\d+|\d+(?=(?:\sto\s\d+)?\s%))(?![\w.]*\d)(?=((?:\sto\s-?[\d.]+)?\s(?:%|points))?)"
+)
 
 Pages = dict[str, dict[str, list[dict[str, Any]]]]  # page -> "tables" and "said"
 
@@ -43,7 +45,7 @@ def contents(page: str) -> dict[str, Any]:
 
 def pages() -> list[str]:
     """Return the names of all pages."""
-    return sorted(path.stem for path in MEASURED.glob("*.md"))
+    return sorted(path.stem for path in MEASURED.glob("*.json"))
 
 
 def put(page: str, *, tables: Sequence[Mapping[str, Any]] = (), said: Sequence[Mapping[str, Any]] = ()) -> None:

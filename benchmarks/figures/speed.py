@@ -93,7 +93,10 @@ def speed(own: Photographs) -> Pages:
     ]
     known = {"n": "the fewest of 2 rounds", "model": "random weights, in the published sizes"}
     segmenter = table("segmenter", f"python -m {cost}", titles, rows, **known)
-    return {"speed": {"tables": [bench, segmenter, whole, traced, host], "said": []}}
+    return {
+        "speed": {"tables": [bench, whole, segmenter, host], "said": []},
+        "estimates": {"tables": [traced], "said": []},
+    }
 
 
 PROCESSES: Final = ("driver", "raylet", "ledger", "model worker")
@@ -158,7 +161,10 @@ def scale(own: Photographs) -> Pages:
     columns = ["input", *([title, "{:.0f}"] for title in (*titles, "MB of the driver, with what it shares"))]
     start = table("start", "python -m benchmarks.soak.scale", columns, rows, **known)
     start["settings"] = "the last 1,000 rows are left for the second run"
-    return {"scale": {"tables": [workers, batches, memory, start, ends(), many_gpus()], "said": []}}
+    return {
+        "scale": {"tables": [workers, batches, memory, start, ends()], "said": []},
+        "estimates": {"tables": [many_gpus()], "said": []},
+    }
 
 
 def ends() -> dict[str, Any]:

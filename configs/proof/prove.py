@@ -62,7 +62,7 @@ class Proof:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        """Make data, datasets and models, write `tables.json`, for configs/measured/proof.json, and print it."""
+        """Make data, datasets and models, write `tables.json`, for docs/benchmarks/proof.json, and print it."""
         self.draw()
         arms, plan = self.plan["arms"], self.plan
         with ThreadPoolExecutor(self.workers) as pool:
@@ -215,7 +215,7 @@ class Proof:
             return out.read(), seconds
 
     def tables(self, chosen: Mapping[str, float]) -> dict[str, Any]:
-        """Return `tables` and `said` in the form of configs/measured/proof.json; chosen: learning rate by arm."""
+        """Return `tables` and `said` in the form of docs/benchmarks/proof.json; chosen: learning rate by arm."""
         plan, primary = self.plan, self.plan["primary"]
         paths = {
             arm: [self.scored("test", f"{arm}-{rate:g}-{seed}") for seed in plan["seeds"]]

@@ -36,7 +36,7 @@ GPU_THREADS: Final = 2
 CAPTIONS_A_GPU: Final = 32
 """The most workers for captions and images that feed a GPU. An H100 takes some 5,000 images a
 second by estimate, and such a worker makes 100 to 250, with five captions an image or one
-(configs/measured/speed.md)."""
+(docs/benchmarks/speed.md)."""
 
 CAPTION_SHARE: Final = 0.75
 """The share of the CPUs beside the model's that captions and images take at most where GPUs

@@ -8,7 +8,7 @@
     request = ExportRequest(exporter=EXPORTERS["coco"], out=Path("coco/"), split="train=0.9,val=0.1", precision=0.7)
     print(export_dataset(open_dataset("out/"), request).counts())
 
-docs/extend.md says how to add a format.
+docs/how-to/extend.md says how to add a format.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Step 4: one heat map per phrase.
 
-docs/extend.md says how to add an explainer.
+docs/how-to/extend.md says how to add an explainer.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ x are the tokens before the pool or the mean, or, with a class token, before an 
 Cholesky factorisation of an image solves the equations for all of its phrases, exactly; LPOSS
 takes at most ten steps of conjugate gradients. LPOSS's graph of nearest neighbours and its
 power of the cosine are left out. The mean over all tokens that are alike and the attention of
-CLIP-ES were worse or no better (configs/measured/settings.md).
+CLIP-ES were worse or no better (docs/benchmarks/settings.md).
 
 Shapes: B images, P phrases, N patches, D width.
 """

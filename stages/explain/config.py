@@ -35,7 +35,7 @@ class ExplainerConfig(BaseModel):
         default=(1.0,),
         description="Sizes of the image as shares of `image_size`, the largest first: the map is the mean of the maps "
         "of all, on the grid of the first. Each costs a forward pass of its own, by its area. On photographs [1.27, 1] "
-        "gives better boxes than [1] (measured; configs/measured/photographs.md).",
+        "gives better boxes than [1] (measured; docs/benchmarks/photographs.md).",
     )
     shorter_side_px: int | None = Field(
         default=None, ge=8, description="With `keep`: the most that the shorter side may have. Null: no bound."
@@ -47,13 +47,13 @@ class ExplainerConfig(BaseModel):
         default=0.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
         "(`subtract_others`; not from the papers). With 0, maps do not depend on the other phrases. 0 is best on "
-        "photographs and 0.25 on drawn scenes (measured; configs/measured/photographs.md, settings.md).",
+        "photographs and 0.25 on drawn scenes (measured; docs/benchmarks/photographs.md, settings.md).",
     )
     affinity: Literal["none", "propagation"] = Field(
         default="propagation",
         description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
         "not from the papers). Pointing and boxes gain on photographs with `photo`, and on drawn scenes with a depth "
-        "of 0.33 and no guide; a pretrained transformer was not measured (configs/measured/settings.md).",
+        "of 0.33 and no guide; a pretrained transformer was not measured (docs/benchmarks/settings.md).",
     )
     affinity_reach: float = Field(
         default=0.8,
@@ -67,7 +67,7 @@ class ExplainerConfig(BaseModel):
         le=1.0,
         description="With a class token: the block whose incoming tokens are compared, as a share of all blocks. Not "
         "measured with pretrained weights: SC-CLIP (arXiv 2411.15869) compares those behind block 9 of 12. On drawn "
-        "scenes `demo` gains at 0.33 and not at 0.5 (configs/measured/settings.md). Others ignore it.",
+        "scenes `demo` gains at 0.33 and not at 0.5 (docs/benchmarks/settings.md). Others ignore it.",
     )
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
         default=("{}",),
@@ -154,7 +154,7 @@ class GradEclipConfig(ExplainerConfig):
     blocks: Count = Field(
         default=1,
         description="The number of last blocks that are explained and summed. 1 is the paper's, which was evaluated "
-        "with OpenAI's ViT-B-16; of the six blocks of `demo` four are better (measured; configs/measured/settings.md). "
+        "with OpenAI's ViT-B-16; of the six blocks of `demo` four are better (measured; docs/benchmarks/settings.md). "
         "Always 1 for towers with a pool.",
     )
     path: Literal["full", "class"] = Field(

@@ -1,6 +1,6 @@
 """Readers: captioned images of any kind as `Sample`s, in pieces.
 
-docs/extend.md says how to add a kind.
+docs/how-to/extend.md says how to add a kind.
 """
 
 from __future__ import annotations

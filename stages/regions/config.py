@@ -20,8 +20,8 @@ class RegionsConfig(BaseModel):
 
     Lengths are in patches (cells of the heat map) and areas are shares of the image, so that
     one configuration fits images of any size. Defaults were chosen on photographs
-    (configs/measured/photographs.md); the model `demo` brings settings for drawn scenes
-    (configs/measured/settings.md).
+    (docs/benchmarks/photographs.md); the model `demo` brings settings for drawn scenes
+    (docs/benchmarks/settings.md).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -109,7 +109,7 @@ class RegionsConfig(BaseModel):
 
         That is the share of Zhou et al. (CVPR 2016), and of the rules that know the map alone
         the one with the most right boxes on the 200 photographs that it was chosen on
-        (configs/measured/photographs.md).
+        (docs/benchmarks/photographs.md).
         """
         return self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self
 

@@ -1,4 +1,4 @@
-"""Packages that add kinds and verbs, as docs/extend.md describes them, and a repository without some of its own."""
+"""Packages that add kinds and verbs, as docs/how-to/extend.md says, and a repository without some of its own."""
 
 import json
 import os
@@ -57,9 +57,9 @@ def test_what_is_installed_is_what_pyproject_says() -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of docs/extend.md, as it is printed there."""
+    """The package of docs/how-to/extend.md, as it is printed there."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
-    page = (ROOT / "docs" / "extend.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "extend.md").read_text()
     for name, text in re.findall(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text(text)
