@@ -21,20 +21,24 @@ from pipeline.config import RunConfig
 from pipeline.config_text import allowed_values
 from pipeline.evaluate.metrics import METRICS
 from pipeline.export import EXPORTERS
-from pipeline.research.finetune.config import RECIPES, FinetuneConfig
+from pipeline.research.finetune.config import RECIPES, FinetuneConfig, RecipeConfig
 from stages.contract import errors
 from stages.contract.kinds import KindTable
 from stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_FIELDS, IMAGE_FIELD, Column
 from stages.explain import EXPLAINERS
 from stages.explain.base import Explainer
 from stages.explain.config import ExplainerConfig
-from stages.read import READERS
-from stages.regions.source import SOURCES
+from stages.read import READERS, ReaderConfig
+from stages.regions.source import SOURCES, RegionSourceConfig
 from stages.shared.model.config import TOWER_WORDS
 
-KINDS: Final[dict[str, KindTable[Any]]] = {
-    "input": READERS, "explain": EXPLAINERS, "source": SOURCES, "recipe": RECIPES,
-}  # fmt: skip
+KINDS: Final[dict[str, tuple[KindTable[Any], type[BaseModel]]]] = {
+    "input": (READERS, ReaderConfig),
+    "explain": (EXPLAINERS, ExplainerConfig),
+    "source": (SOURCES, RegionSourceConfig),
+    "recipe": (RECIPES, RecipeConfig),
+}
+"""Section with a kind -> its kinds, and the settings that all of them have."""
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -71,9 +75,9 @@ def help_of(command: Any, name: str, parent: Any) -> str:
 
 def keys(config: type[BaseModel], without: type[BaseModel] | None = None) -> str:
     """Return a table of the keys of a section; without those that another one has in the same way."""
-    values, known = allowed_values(config), {} if without is None else rows_of(without)
-    rows = [(name, *row) for name, row in rows_of(config).items() if known.get(name) != row and name in values]
-    return table(["key", "values", "default", "meaning"], [(f"`{name}`", *row) for name, *row in rows])
+    known = {} if without is None else rows_of(without)
+    rows = [(f"`{name}`", *row) for name, row in rows_of(config).items() if known.get(name) != row]
+    return table(["key", "values", "default", "meaning"], rows)
 
 
 def rows_of(config: type[BaseModel]) -> dict[str, tuple[str, str, str]]:
@@ -100,7 +104,8 @@ def default_of(field: Any) -> str:
 CONFIGURATION: Final = """# Configuration
 
 Every key of a run. Set one with `--set SECTION.KEY=VALUE` or in a YAML file. The file overrides the defaults, options
-override the file, and `--set` overrides everything. `phrasebox run INPUT --print-config --docs` prints the keys of one run.
+override the file, and `--set` overrides everything. `phrasebox run INPUT --print-config --docs` prints the keys of one
+run.
 """
 
 
@@ -139,18 +144,17 @@ def section_parts(config: type[BaseModel], prefix: str) -> list[str]:
 
 def kinds_of(section: str) -> str:
     """Return the kinds of a section: the keys that all of them have, then those of each."""
-    types = {kind: KINDS[section].config_type(kind) for kind in KINDS[section]}
-    shared = ExplainerConfig if section == "explain" else None
-    kinds = " \\| ".join(f"`{kind}`" for kind in types)
-    parts = [f"`{section}.kind`: {kinds}. Default: `{KINDS[section].default or 'by the path'}`.\n"]
-    if shared is not None:
+    kinds, shared = KINDS[section]
+    names = " \\| ".join(f"`{kind}`" for kind in kinds)
+    default = f"`{kinds.default}`" if kinds.default else "by the path"
+    parts = [f"`{section}.kind`: {names}. Default: {default}.\n"]
+    if rows_of(shared):
         parts.append(f"Keys of every kind:\n\n{keys(shared)}")
-    for kind, config in types.items():
+    for kind in kinds:
+        config = kinds.config_type(kind)
         own = keys(config, shared)
-        has_keys = own.count("\n") > 2
-        parts.append(
-            f"### {section}.kind={kind}\n\n{first_line(config)}\n\n{own if has_keys else 'No further keys.'}\n"
-        )
+        text = own if own.count("\n") > 2 else "No further keys."  # more than its head
+        parts.append(f"### {section}.kind={kind}\n\n{first_line(config)}\n\n{text}\n")
     return "\n".join(parts)
 
 

@@ -8,6 +8,7 @@ import pydoc
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from itertools import chain
 from typing import Annotated, Any, Final
 
 import typer
@@ -18,31 +19,18 @@ from pipeline.terminal import console, errors, visible
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.plugins import PluginTable
 
-VERBS: Final[PluginTable[Any]] = PluginTable(
-    "phrasebox.commands",
-    order=(
-        "run",
-        "merge",
-        "plan",
-        "validate",
-        "inspect",
-        "stats",
-        "export",
-        "eval",
-        "calibrate",
-        "tune",
-        "finetune",
-        "compare",
-        "score-model",
-        "explain",
-        "phrases",
-        "scenes",
-        "demo",
-        "models",
-    ),
-)
-"""The verbs, in the order of `--help`: functions, or apps of typer with verbs of their own. pyproject.toml says where
-they are; their order is that of their use."""
+GROUPS: Final = {
+    "Make a dataset": ("run", "plan", "phrases", "merge", "validate"),
+    "Look at it": ("inspect", "stats"),
+    "Use it": ("export", "finetune"),
+    "Measure and improve it": ("eval", "calibrate", "tune"),
+    "Study models and methods": ("models", "score-model", "compare", "explain"),
+    "Try phrasebox": ("demo", "scenes"),
+}
+"""What people want -> the verbs for it, in the order of `--help`."""
+
+VERBS: Final[PluginTable[Any]] = PluginTable("phrasebox.commands", order=[*chain.from_iterable(GROUPS.values())])
+"""The verbs: functions, or apps of typer with verbs of their own. pyproject.toml says where they are."""
 
 
 class Verbs(TyperGroup):
@@ -64,10 +52,27 @@ class Verbs(TyperGroup):
         return typer.main.get_command(verb)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the verbs with what they do, and those of other packages with these."""
-        rows = [(name, f"{summary_of(VERBS.module(name))}{VERBS.label(name).removeprefix(name)}") for name in VERBS]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        """List the verbs by what people want, with what they do; then those of other packages, with these."""
+        grouped = {*chain.from_iterable(GROUPS.values())}
+        for title, names in {**GROUPS, "More": [name for name in VERBS if name not in grouped]}.items():
+            if rows := [(name, _summary(name)) for name in names if name in VERBS]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Say what exit codes mean."""
+        codes = (
+            ("0", "done"),
+            ("1", "done, and the answer is no: all or too many rows failed, a check or a validation failed"),
+            ("2", "refused: the message says what to do"),
+            ("130, 143", "stopped by Ctrl-C or SIGTERM: finished rows are kept"),
+        )
+        with formatter.section("Exit codes"):
+            formatter.write_dl(codes)
+
+
+def _summary(name: str) -> str:
+    return f"{summary_of(VERBS.module(name))}{VERBS.label(name).removeprefix(name)}"
 
 
 def summary_of(module: str) -> str:
@@ -85,7 +90,7 @@ def summary_of(module: str) -> str:
 app = typer.Typer(
     cls=Verbs,
     name="phrasebox",
-    help="Turn captioned images into region-text training data: phrases, boxes and masks, from CLIP alone.",
+    help="Turn captioned images into training data for phrase grounding: phrases, boxes, masks and scores, by CLIP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -18,6 +18,7 @@ import yaml
 
 from stages.contract.schema import IMAGE_FIELD
 from stages.contract.threshold import PRECISIONS, Threshold, useful_threshold
+from stages.shared.model.catalog import CATALOG
 from stages.shared.storage import AnyPath, replacing
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
@@ -245,6 +246,12 @@ class CardOrigin:
             return self.source[0]
         return f"one {self.explainer} heat map per phrase,\nboxes and masks from the heat maps"
 
+    @property
+    def licence(self) -> str:
+        """Sentence about the model's licence."""
+        entry = CATALOG.get(self.model)
+        return f"The licence of the model holds too{f': `{self.model}` {entry.about}' if entry else '.'}"
+
     def scores(self, total: Tally) -> str:
         """Return sentences about the meaning of scores; `total` counts the dataset."""
         if self.fitted_to is not None:
@@ -285,10 +292,38 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
 
 # Regions for the phrases of captions
 
-Made by phrasebox with the model {model} from captioned images: noun phrases of the captions, {origin.regions()}.
-Nobody has checked every region: filter them by `score` before you trust them. {origin.scores(total)}
-The licence of the images and captions is that of their source. `dataset.json` has the configuration, and the versions
-of the libraries that made the rows.
+Boxes, masks and scores for the noun phrases of image captions: training data for phrase grounding and open-vocabulary
+detection. Made by phrasebox with the model {model}.
+
+## How it was made
+
+Noun phrases of the captions, {origin.regions()}.
+`dataset.json` has the configuration, and the versions of the libraries that made the rows.
+
+## Scores
+
+{origin.scores(total)}
+
+## Known weaknesses
+
+- Nobody has checked every region. Look at some, and filter by `score`, before you train on them.
+- Boxes are rough. Plurals often get one region for several objects, and small objects are often missed.
+- A phrase may name what is not in the image. `presence` says so only in part, and hardly for a wrong colour.
+- Captions are parsed as English.
+
+## Licence
+
+The licence of the images and captions is that of their source. {origin.licence}
+
+## How to load
+
+```python
+import datasets
+
+rows = datasets.load_dataset("OWNER/NAME", split="train")  # or the path of this folder
+```
+
+## Content
 
 | | |
 |---|---|
@@ -312,6 +347,11 @@ Fields of `annotations`:
 | field | |
 |---|---|
 {fields}
+
+## Citation
+
+Cite the source of the images and captions, and for the heat maps: Zhao and others, Grad-ECLIP, ICML 2024
+(https://arxiv.org/abs/2502.18816).
 """
 
 

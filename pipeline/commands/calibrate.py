@@ -61,6 +61,11 @@ def calibrate(
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with.
 
     With neither --truth nor --reviews presence alone is fitted, to the captions; scores of regions then still rank.
+
+    \b
+    phrasebox calibrate out/ --truth instances.json --out mine.json
+    phrasebox calibrate out/ --reviews --out mine.json    after phrasebox inspect out/ --review
+    phrasebox run captions.jsonl --images photos/ --model photo --set regions.calibration=mine.json
     """
     settings = with_image_root(images, settings)
     if reviews:

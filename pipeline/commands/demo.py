@@ -57,8 +57,11 @@ def demo(
 ) -> None:
     """Draw scenes, make a dataset of them with the bundled model, and measure it; without network and GPU.
 
-    The bundled photographs follow, where the model for photographs is there: `run` makes a dataset of them, too, and it
-    is measured against what people outlined.
+    The bundled photographs follow, if the model `photo` is there, measured against what people outlined.
+
+    \b
+    phrasebox demo
+    phrasebox inspect out/demo/photographs/dataset
     """
     run_demo(out, scenes, seed, console)
     photographs = out / "photographs"

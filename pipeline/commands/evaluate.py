@@ -48,7 +48,12 @@ def evaluate(
     resized: Resized = False,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Measure a dataset against ground truth: pointing, boxes, masks, scores; with 95 % intervals and a verdict."""
+    """Measure a dataset against ground truth: pointing, boxes, masks, scores; with 95 % intervals and a verdict.
+
+    \b
+    phrasebox eval out/ --truth instances.json
+    phrasebox eval out/ --truth Entities/ --absent
+    """
     evaluation = evaluation_of(
         dataset,
         truth,

@@ -31,7 +31,10 @@ SUSPECTS: Final = (
 )
 
 models = typer.Typer(
-    help="List the CLIP models that can be explained, or check one.", invoke_without_command=True, rich_markup_mode=None
+    help="List the CLIP models that can be explained, or check one.",
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 

@@ -25,7 +25,12 @@ def scenes(
         ),
     ] = False,
 ) -> None:
-    """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""
+    """Draw synthetic scenes with captions and exact ground truth: images/, captions.jsonl, truth.json.
+
+    \b
+    phrasebox scenes --out scenes/ --scenes 100
+    phrasebox run scenes/captions.jsonl --images scenes/images/ --model demo --out out/
+    """
     try:
         write_scenes(out, scenes, seed, absent=absent)
     except OSError as error:

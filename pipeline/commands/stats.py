@@ -63,7 +63,13 @@ def stats(
         ),
     ] = False,
 ) -> None:
-    """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
+    """Count a dataset: images, regions, scores, sizes, frequent phrases, errors.
+
+    \b
+    phrasebox stats out/
+    phrasebox stats out/ --where "score >= 0.3 AND head = 'dog'"
+    phrasebox stats out/ --reviews    how good is it, by the answers of phrasebox inspect out/ --review
+    """
     source = open_dataset(dataset, must_be_finished=False)
     choice = RegionChoice(min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where)
     if reviews:

@@ -16,7 +16,10 @@ from stages.shared.storage import place_of
 def validate(dataset: FinishedDataset) -> None:
     """Check every row of a dataset and its files.
 
-    Prints one line for each problem; any problem is exit code 1.
+    Prints one line for each problem. Any problem is exit code 1.
+
+    \b
+    phrasebox validate out/
     """
     place = place_of(dataset)
     place = dataset if isinstance(place, Path) else place  # a local one as it was given

@@ -127,11 +127,15 @@ _COSINE: Final = "-1 .. 1"
 _UNIQUE: Final = "unique in the dataset, 1 .. 2^53 - 1"
 _CATEGORY: Final = "hash of the phrase; names in categories.parquet"
 _LIKELY: Final = "probability that the phrase is in the image"
+_SCORE: Final = (
+    "with a calibration, probability that the phrase is in the image and the box is right (IoU >= 0.5); "
+    "otherwise a number that only ranks"
+)
 _NO_PRESENCE: Final = (
     "null without a calibration that knows presence, and for regions from another source than heat maps"
 )
 _SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
-_GROUP: Final = "number of the thing within the image, the same for phrases that name one thing; null if unknown"
+_GROUP: Final = "number of the object within the image, the same for phrases that name one object; null if unknown"
 _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
 _FALLBACK: Final = "null, or why the contour was kept: colours, image, not_finite, empty, beside (the heat), size"
@@ -163,19 +167,23 @@ ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the
         Column("segmentation", _RLE, "px", "COCO compressed run lengths; size is [h, w]", _rle),
         Column("iscrowd", pa.int8(), "", "always 0", lambda _: 0),
         *_PHRASE,
-        Column("score", _FLOAT, _SHARE, "see stages/regions/score.py", "about.score"),
+        Column("score", _FLOAT, _SHARE, _SCORE, "about.score"),
         _SIMILARITY,
         _PRESENCE,
         Column("group", _INT, "", _GROUP, "about.group", True),
         Column(
-            "refined", _TEXT, "", "what drew the outline: none (the heat's contour), grabcut or sam", "about.refined"
+            "refined",
+            _TEXT,
+            "",
+            "what drew the mask's boundary: none (the heat's contour), grabcut or sam",
+            "about.refined",
         ),
         Column("fallback", _TEXT, "", _FALLBACK, "about.fallback", True),
     ),
     "absent": (*_PHRASE, Column("presence", _FLOAT, _SHARE, _LIKELY, "about.presence"), _SIMILARITY),
     "phrases": (
         *_PHRASE,
-        Column("plural", pa.bool_(), "", "whether the phrase names several things", "phrase.plural"),
+        Column("plural", pa.bool_(), "", "whether the phrase names several objects", "phrase.plural"),
     ),
     "heat_maps": (
         Column("phrase", _TEXT, "", "normalised text", "about.text"),

@@ -58,7 +58,7 @@ def test_the_top_level_is_a_closed_list() -> None:
 
 def test_nothing_large_or_generated_is_tracked() -> None:
     for path in tracked():
-        assert not path.endswith((".pyc", ".egg-info", ".ipynb", ".orig", ".rej")), path
+        assert not path.endswith((".pyc", ".egg-info", ".orig", ".rej")), path
         assert (ROOT / path).stat().st_size < 20_000_000, path
 
 

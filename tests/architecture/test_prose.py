@@ -48,7 +48,7 @@ def _word(kind: str) -> str:
 
 
 def sentences(paragraph: str) -> list[str]:
-    return re.split(r"(?<=[.!?:])[)\"”]?\s+(?=[\"“(]?[A-Z0-9])", paragraph)
+    return re.split(r"(?<=[.!?:])[)\"”]?\s+(?=[\"“(]?(?:[A-Z0-9]|phrasebox))", paragraph)
 
 
 def faults(text: str) -> list[str]:

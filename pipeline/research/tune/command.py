@@ -1,4 +1,4 @@
-"""Try settings on images with ground truth."""
+"""Search settings on images with ground truth."""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""The reference covers everything that the code has."""
+
+import re
+from functools import cache
+
+import pytest
+
+from docs import generate
+from pipeline.cli import VERBS
+from pipeline.evaluate.metrics import METRICS
+from pipeline.export import EXPORTERS
+from stages.contract.errors import ROW_ERRORS
+from stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_FIELDS
+from stages.explain import EXPLAINERS
+from tests.architecture.source import ROOT
+from tests.pipeline.test_config import SETTINGS
+
+COLUMNS = [column.name for fields in (DATASET_FIELDS, HEAT_MAP_FIELDS, *ENTRIES.values()) for column in fields]
+
+
+@cache
+def page(name: str) -> str:
+    return generate.PAGES[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "entries"),
+    [
+        ("commands", "## {}\n\n```text\nUsage: phrasebox", VERBS),
+        ("dataset", "| `{}` | `", COLUMNS),
+        ("export-formats", "\n## {}\n", EXPORTERS),
+        ("explainers", "| `{}` | ", EXPLAINERS),
+        ("metrics", "| `{}` | ", METRICS),
+        ("errors", "| `{}` | ", ROW_ERRORS),
+    ],
+)
+def test_a_page_has_everything(name: str, form: str, entries: list[str]) -> None:
+    assert [entry for entry in entries if form.format(entry) not in page(name)] == []
+
+
+def test_the_configuration_has_every_key_with_its_values() -> None:
+    """Keys of export formats are on the page of the formats."""
+    text = page("configuration") + page("export-formats")
+    rows = set(re.findall(r"^\| `(\w+)` \| ([^|]*[^ |][^|]*)\\?\|", text, re.MULTILINE))
+    named = {name for name, _ in rows}
+    keys = {name for settings in SETTINGS for name in settings.model_fields}
+    sections = {"input", "model", "phrases", "images", "explain", "regions", "source", "engine", "output"}
+    sections |= {"data", "recipe", "sam", "kind"}
+    assert keys - sections - named == set()
+
+
+def test_every_explainer_names_its_paper() -> None:
+    rows = [line for line in page("explainers").splitlines() if line.startswith("| `")]
+    assert [row for row in rows if "https://arxiv.org/abs/" not in row] == []
+
+
+def test_the_site_has_a_place_for_every_page() -> None:
+    index = (ROOT / "docs/reference/index.md").read_text("utf-8")
+    ignored = (ROOT / ".gitignore").read_text("utf-8")
+    for name in generate.PAGES:
+        assert f"\n{name}\n" in index
+        assert f"/docs/reference/{name}.md\n" in ignored
