@@ -32,7 +32,7 @@ def detections(
     try:
         import supervision  # noqa: PLC0415  an extra
     except ImportError as error:
-        raise ConfigError('to_supervision needs supervision: pip install "phrasebox[supervision]"') from error
+        raise ConfigError('to_supervision needs supervision: pip install -e ".[supervision]"') from error
     return supervision.Detections(
         xyxy=boxes_xyxy_px,
         mask=masks,

@@ -94,7 +94,7 @@ def check_named(
     harmless: Mapping[str, tuple[Any, ...]] | None = None,
     settings: Iterable[str] = (),
     *,
-    advice: str = "add",
+    advice: str = "add:",
 ) -> None:
     """Raise ConfigError for values that `find_unnamed` returns.
 
@@ -103,8 +103,8 @@ def check_named(
     if values := find_unnamed(dataset, harmless, settings):
         options = " ".join(map(_option, values, values.values()))
         raise ConfigError(
-            f"{dataset.path}: you did not make this dataset on this machine, so what it names is "
-            f"read only if you name it, too; if it is right, {advice} {options}"
+            f"{dataset.path}: this dataset was made on another machine, so what it names is not "
+            f"used. If you trust it, {advice} {options}"
         )
 
 

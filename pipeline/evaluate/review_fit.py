@@ -204,7 +204,8 @@ def _read_new_answers(dataset: Dataset, previous: Calibration | None) -> Reviewe
     reviewed = read_reviewed_regions(dataset, since)
     if len(reviewed.answers) < MIN_ANSWERS:
         kind = "new answers" if since else "answers"
-        raise InputError(f"{len(reviewed.answers)} {kind} count: a calibration needs at least {MIN_ANSWERS}")
+        review = f"phrasebox inspect {dataset.path} --review"
+        raise InputError(f"{len(reviewed.answers)} {kind} count: a calibration needs at least {MIN_ANSWERS}: {review}")
     return reviewed
 
 
@@ -245,7 +246,9 @@ def _fit_with_folds(
             fold_fit = fit_answers(features[~in_fold], odds[~in_fold], answers[~in_fold], previous)
             scores[in_fold] = fold_fit.scores(features[in_fold], odds[in_fold])
     except ValueError as error:
-        raise InputError(f"{len(answers)} answers count: {error}, in each fifth of the images, too") from error
+        raise InputError(
+            f"{len(answers)} answers are too one-sided: {error}, in every fifth of the images: review more regions"
+        ) from error
     return fit, scores
 
 

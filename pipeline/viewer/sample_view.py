@@ -296,7 +296,9 @@ class HeatMaps:
 
     def _load(self) -> Any:
         if not self.dataset.run.get("model_fingerprint"):
-            raise ConfigError("the regions come from no model, which could show where it sees a phrase")
+            raise ConfigError(
+                "no heat maps: the boxes of this dataset were given, and no model made them (source.kind=boxes)"
+            )
         steps = build_steps(config_to_load(self.dataset, self.settings))
         if steps.fingerprint != self.dataset.run.get("model_fingerprint"):
             raise ConfigError("the dataset was made with other weights than its configuration finds now")

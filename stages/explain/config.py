@@ -142,7 +142,8 @@ class GradEclipConfig(ExplainerConfig):
     kind: Literal["grad_eclip"] = "grad_eclip"
     variant: Literal["recommended", "authors"] = Field(
         default="recommended",
-        description="Preset, see VARIANTS; a stored configuration holds every setting by its value.",
+        description="Preset of the settings below: `recommended` has their defaults, `authors` those of the paper's evaluation "
+        "code. Every other key overrides one of them, and a dataset stores all values.",
     )
     heads: Literal["single", "model"] = Field(
         default="model", description="The network's own, or one over the full width as in the authors' code."

@@ -137,7 +137,7 @@ def segmentation() -> ModuleType:
         import skimage.segmentation  # noqa: PLC0415  an extra
     except ImportError as error:
         raise ConfigError(
-            'proposals needs scikit-image: pip install "phrasebox[proposals]"', key="source.kind"
+            'proposals needs scikit-image: pip install -e ".[proposals]"', key="source.kind"
         ) from error
     module: ModuleType = skimage.segmentation
     return module

@@ -139,7 +139,7 @@ class TuningSession:
         self._maps[self._key(self.config({}))] = self._dataset_records
         trial = self.judge(self.config({}), self._dataset_records, calibration)
         if not trial.phrases:
-            raise InputError(f"none of the {len(trial.parts)} images has a phrase with a known place")
+            raise InputError(f"none of the {len(trial.parts)} images has a phrase with ground truth")
         if trial.figures[self.by] is None:
             raise ConfigError(f"there is no {self.by} with this ground truth and the dataset's settings", key="by")
         return trial

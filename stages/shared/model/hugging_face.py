@@ -24,7 +24,7 @@ _SETTINGS: Final = ("config.json", *_PROCESSORS, "tokenizer.json", "vocab.json",
 def check_transformers(setting: str, extra: str) -> None:
     """Raise ConfigError if transformers is not installed. `setting` needs it, and the `extra` brings it."""
     if find_spec("transformers") is None:
-        raise ConfigError(f"{setting} requires transformers: pip install 'phrasebox[{extra}]'")
+        raise ConfigError(f"{setting} requires transformers: pip install -e '.[{extra}]'")
 
 
 def identify_model(name: str, kinds: Sequence[str], title: str) -> str:

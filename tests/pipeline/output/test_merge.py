@@ -136,7 +136,7 @@ def test_parts_of_other_settings_or_wholes(parts, inline_dataset, scenes_config,
     with pytest.raises(InputError, match="is a whole dataset, not a part"):
         merge([*parts, inline_dataset], tmp_path / "out")
     half = part("1/2", scenes_config, tmp_path / "half")
-    with pytest.raises(InputError, match=r"part 1/3; .* is part 1/2: not of one whole"):
+    with pytest.raises(InputError, match=r"parts of different splits: 1/3 .* and 1/2 .*: merge parts of the same N"):
         merge([parts[0], half], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -146,7 +146,7 @@ def test_a_segmenter_has_to_be_named(model: str | None) -> None:
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.shared.model.hugging_face.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'phrasebox\[sam\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[sam\]'"):
         usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base"))
 
 
