@@ -1,8 +1,9 @@
-"""Make the README's picture from a bundled photograph: caption, heat maps, regions, and the viewer, in one row.
+"""Make the pictures of the pages from the bundled photographs, beside this file.
 
     python .pictures/make.py
 
-It runs the bundled model `photo` on the photograph, opens the viewer in Chromium, and writes idea.jpg beside this file.
+idea.jpg has caption, heat maps, regions and the viewer of one photograph in one row; inspect.jpg the viewer's first
+page. The bundled model `photo` makes the regions, and Chromium shows the viewer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 import phrasebox
 from pipeline.commands.demo import SCALES
@@ -73,17 +74,25 @@ def answers(url: str) -> bool:
     return True
 
 
+def screenshot(browser: Browser, address: str, width: int, height: int) -> Image.Image:
+    """Return a page of the viewer with regions from a score of 0.3."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(f"http://127.0.0.1:{PORT}/{address}")
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    page.evaluate(LOWER_THE_SCORE)
+    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
 def main() -> None:
-    """Make the picture."""
+    """Make the pictures."""
     entry = next(e for e in map(json.loads, CAPTIONS.read_text().splitlines()) if e["id"] == PHOTOGRAPH)
     entry = {"id": PHOTOGRAPH, "image": entry["image"], "caption": entry["captions"][CAPTION]}
     settings = {"model": {"name": "photo"}, "explain": {"scales": SCALES}, "engine": {"kind": "inline"}}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        (Path(folder) / "captions.jsonl").write_text(json.dumps(entry) + "\n")
-        given = {"path": f"{folder}/captions.jsonl", "image_root": str(FOLDER)}
+        given = {"path": str(CAPTIONS), "image_root": str(FOLDER)}
         run = phrasebox.RunConfig(input=given, output={"path": f"{folder}/out"}, **settings)
         dataset = phrasebox.open_dataset(phrasebox.run(run))
-        phrases = list(dict.fromkeys(row["phrase"] for row in dataset.regions().to_pylist()))
+        phrases = list(dict.fromkeys(row["phrase"] for row in dataset.sample(PHOTOGRAPH)["annotations"]))
         located = phrasebox.Locator(run=run)(FOLDER / entry["image"], phrases)
 
         caption = entry["caption"]
@@ -108,12 +117,9 @@ def main() -> None:
                 if server.poll() is not None:
                     raise SystemExit("the viewer did not start")
                 time.sleep(0.5)
-            page = browser.new_page(viewport={"width": 860, "height": 660})
             number = dataset.sample(PHOTOGRAPH)["id"]
-            page.goto(f"http://127.0.0.1:{PORT}/sample/{number}")
-            page.wait_for_function("[...document.images].every(image => image.complete)")
-            page.evaluate(LOWER_THE_SCORE)
-            viewer = Image.open(io.BytesIO(page.screenshot()))
+            viewer = screenshot(browser, f"sample/{number}", 860, 660)
+            screenshot(browser, "", 1280, 900).save(Path(__file__).with_name("inspect.jpg"), quality=88)
         finally:
             server.terminate()
         sheet = browser.new_page(viewport={"width": 1836, "height": 900})

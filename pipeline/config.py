@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pipeline.config_errors import in_words
-from pipeline.config_text import assign, document_yaml, dump_yaml, parse_yaml
+from pipeline.config_text import assign, parse_yaml, to_yaml
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
@@ -182,9 +182,7 @@ class RunConfig(BaseModel):
 
     def to_yaml(self, *, docs: bool = False) -> str:
         """Return the resolved configuration as YAML; with `docs` each key has its meaning and values above it."""
-        if not docs:
-            return dump_yaml(self.model_dump(mode="json"))
-        return "\n".join(document_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES})) + "\n"
+        return to_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES}, docs=docs)
 
 
 def _merged(defaults: Mapping[str, Any], section: Any) -> Any:

@@ -39,11 +39,15 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def document_yaml(config: BaseModel, kinds: Mapping[str, Iterable[str]], indent: str = "") -> list[str]:
-    """Return lines of YAML with a comment above each key of a configuration: its meaning, and its values.
+def to_yaml(config: BaseModel, kinds: Mapping[str, Iterable[str]], *, docs: bool = False) -> str:
+    """Return a configuration as YAML; with `docs` each key has its meaning and values above it.
 
     `kinds` has the names of all kinds of a section.
     """
+    return "\n".join(_documented(config, kinds)) + "\n" if docs else dump_yaml(config.model_dump(mode="json"))
+
+
+def _documented(config: BaseModel, kinds: Mapping[str, Iterable[str]], indent: str = "") -> list[str]:
     lines: list[str] = []
     values_of = allowed_values(type(config))
     for name, field in type(config).model_fields.items():
@@ -52,7 +56,7 @@ def document_yaml(config: BaseModel, kinds: Mapping[str, Iterable[str]], indent:
             names = ", ".join(kinds.get(name, ()))
             meaning = f"{field.description or ''} {f'Kinds: {names}.' if names else ''}".strip()
             title = [f"{indent}{line}" for line in (*_comment(meaning, indent), f"{name}:")]
-            lines += [*([] if indent else [""]), *title, *document_yaml(value, {}, indent + "  ")]
+            lines += [*([] if indent else [""]), *title, *_documented(value, {}, indent + "  ")]
         else:
             plain = config.model_dump(mode="json", include={name})
             meaning = f"{field.description or ''} [{values_of[name]}]".strip()

@@ -15,6 +15,7 @@ import pytest
 
 from docs import generate
 from pipeline import cli
+from pipeline.dataset.reviews import REVIEWS_FILE
 from pipeline.photographs import FOLDER
 from tests.architecture.source import ROOT, tracked
 from tests.pipeline.reviewer import review
@@ -79,6 +80,7 @@ def reader(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for path in set(prepared.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (prepared / "out" / REVIEWS_FILE).unlink(missing_ok=True)
 
 
 def command(line: str) -> None:
@@ -97,9 +99,10 @@ def command(line: str) -> None:
 
 def answer(block: Block) -> None:
     """Review regions in the place of a person, where a block that does not run asks for it."""
-    for dataset in re.findall(r"phrasebox inspect (\S+) --review$", block.text, re.MULTILINE):
-        if (truth := Path("scenes/truth.json")).exists():
-            review(Path(dataset), truth, 200)
+    for dataset in re.findall(r"phrasebox inspect (\S+) --review\b", block.text):
+        truth = Path("scenes/truth.json")
+        if Path(dataset).exists():
+            review(Path(dataset), truth if truth.exists() else Path("truth.json"), 200)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -102,7 +102,9 @@ def export(
     ] = [],  # noqa: B006  typer copies it
     keep_empty: Annotated[
         bool,
-        typer.Option("--keep-empty", help="Also write images without a chosen region; things may be in them."),
+        typer.Option(
+            "--keep-empty", help="Also write images without a chosen region, which may show objects all the same."
+        ),
     ] = False,
     image_root: ImageRoot = None,
     overwrite: Annotated[

@@ -152,7 +152,7 @@ def check(
 ) -> None:
     """Check in half a minute whether a model works here, on the photographs that come with phrasebox.
 
-    The model has to find the caption of each photograph, and to point at the things that the captions name. Settings
+    The model has to find the caption of each photograph, and to point at the objects that the captions name. Settings
     and calibration are those of `phrasebox run` with this model. Exit code 0 if it passes, 1 if not.
 
     \b
@@ -219,8 +219,8 @@ def _print_figures(figures: CheckFigures) -> None:
     )
     table = Table("", "model", "middle of the image", "maps of other phrases", title=f"{figures.phrases} phrases")
     others_auc = f"{figures.heat_auc - figures.others_gain.value:.3f}"
-    table.add_row("heat on the thing, AUC", f"{figures.heat_auc:.3f}", f"{figures.centre_auc:.3f}", others_auc)
-    table.add_row("peak on the thing", f"{figures.peaks} of {figures.phrases}", str(figures.centre_hits), "")
+    table.add_row("heat on the object, AUC", f"{figures.heat_auc:.3f}", f"{figures.centre_auc:.3f}", others_auc)
+    table.add_row("peak on the object", f"{figures.peaks} of {figures.phrases}", str(figures.centre_hits), "")
     table.add_row("box recall at IoU 0.5", f"{figures.box_recall:.3f}", f"{figures.centred_box_recall:.3f}", "")
     console.print(table)
 

@@ -26,8 +26,8 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         metavar="NAME[/TAG]|PATH",
-        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo, for drawn "
-        "scenes, or photo, for photographs, where the repository is checked out (model.name); or "
+        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo, for "
+        "synthetic scenes, or photo, for photographs, in a checkout of the repository (model.name); or "
         "the folder or file of a checkpoint (model.checkpoint). `phrasebox models` lists all.",
     ),
 ]
@@ -107,7 +107,7 @@ Truth = Annotated[
     typer.Option(
         "--truth",
         metavar="FILE|DIR",
-        help="Where things are in the images: COCO instances JSON, tasks of Label Studio as JSON, or a folder of "
+        help="Where objects are in the images: COCO instances JSON, tasks of Label Studio as JSON, or a folder of "
         "Flickr30k Entities (Sentences/, Annotations/) or RefCOCO (instances.json, refs*.json); "
         "also in a .zip or .tar.gz.",
     ),
@@ -117,7 +117,7 @@ OptionalTruth = Annotated[
     typer.Option(
         "--truth",
         metavar="FILE|DIR",
-        help="Ground truth: where things are in the images, as `phrasebox eval` takes it.",
+        help="Ground truth: where objects are in the images, as `phrasebox eval` takes it.",
     ),
 ]
 Resized = Annotated[
@@ -145,7 +145,10 @@ DatasetSettings = Annotated[
 ]
 Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How many to draw.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")]
-Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
+Docs = Annotated[
+    bool, typer.Option("--docs", help="With --print-config: print meaning and values of every key above it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 
 OPTIONS: Final = {
     "input.path": "INPUT",

@@ -11,6 +11,7 @@ import typer
 from pipeline.commands.options import (
     OPTIONS,
     ConfigFile,
+    Docs,
     EngineKind,
     InputImages,
     ModelName,
@@ -77,13 +78,11 @@ def run(
             "terminal; elsewhere it keeps files that phrasebox did not write.",
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer yes to what --fresh asks.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
     ] = False,
-    docs: Annotated[
-        bool, typer.Option("--docs", help="With --print-config: print the meaning of every key above it.")
-    ] = False,
+    docs: Docs = False,
 ) -> None:
     """Make a dataset from captioned images. The same command resumes it.
 

@@ -21,7 +21,7 @@ def scenes(
         bool,
         typer.Option(
             "--absent",
-            help="Give each scene a second caption that names a thing that is not there.",
+            help="Give each scene a second caption that names an object that is absent.",
         ),
     ] = False,
 ) -> None:

@@ -47,13 +47,13 @@ class ExplainerConfig(BaseModel):
         default=0.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
         "(`subtract_others`; not from the papers). With 0, maps do not depend on the other phrases. 0 is best on "
-        "photographs and 0.25 on drawn scenes (measured; docs/benchmarks/photographs.md, settings.md).",
+        "photographs and 0.25 on synthetic scenes (measured; docs/benchmarks/photographs.md, settings.md).",
     )
     affinity: Literal["none", "propagation"] = Field(
         default="propagation",
         description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
-        "not from the papers). Pointing and boxes gain on photographs with `photo`, and on drawn scenes with a depth "
-        "of 0.33 and no guide; a pretrained transformer was not measured (docs/benchmarks/settings.md).",
+        "not from the papers). Pointing and boxes gain on photographs with `photo`, and on synthetic scenes with a "
+        "depth of 0.33 and no guide; a pretrained transformer was not measured (docs/benchmarks/settings.md).",
     )
     affinity_reach: float = Field(
         default=0.8,
@@ -142,8 +142,8 @@ class GradEclipConfig(ExplainerConfig):
     kind: Literal["grad_eclip"] = "grad_eclip"
     variant: Literal["recommended", "authors"] = Field(
         default="recommended",
-        description="Preset of the settings below: `recommended` has their defaults, `authors` those of the paper's evaluation "
-        "code. Every other key overrides one of them, and a dataset stores all values.",
+        description="Preset of the settings below: `recommended` has their defaults, `authors` those of the paper's "
+        "evaluation code. Every other key overrides one of them, and a dataset stores all values.",
     )
     heads: Literal["single", "model"] = Field(
         default="model", description="The network's own, or one over the full width as in the authors' code."

@@ -79,9 +79,9 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     )
     keep_parts: bool = Field(
         default=False,
-        description='Whether a frame stays with the thing it frames: "the side of a house" and "a photo of a house" '
+        description='Whether a frame stays with the object it frames: "the side of a house" and "a photo of a house" '
         'are one phrase with the head "house", instead of the phrase "a house". True follows the mark-up of Flickr30k '
-        "Entities (F1 on exact spans 94.8 against 94.0 on its test split); False gives one thing one name.",
+        "Entities (F1 on exact spans 94.8 against 94.0 on its test split); False gives one object one name.",
     )
     drop_heads_add: tuple[Entry, ...] = Field(
         default=(),

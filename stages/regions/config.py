@@ -20,7 +20,7 @@ class RegionsConfig(BaseModel):
 
     Lengths are in patches (cells of the heat map) and areas are shares of the image, so that
     one configuration fits images of any size. Defaults were chosen on photographs
-    (docs/benchmarks/photographs.md); the model `demo` brings settings for drawn scenes
+    (docs/benchmarks/photographs.md); the model `demo` brings settings for synthetic scenes
     (docs/benchmarks/settings.md).
     """
 
@@ -30,7 +30,7 @@ class RegionsConfig(BaseModel):
         "fitted",
         description="Rule that says where a map is cut. mean: above its mean (Chefer et al., ICCV 2021). otsu: between "
         "its two classes of values. fixed: above `threshold`. fitted: at the one of nine shares whose part is most "
-        "likely the thing, as a calibration has learned. Where no calibration says so, maps are cut at 0.2 of their "
+        "likely the object, as a calibration has learned. Where no calibration says so, maps are cut at 0.2 of their "
         "highest heat: the run says this, and the dataset stores it as `fixed`.",
     )
     threshold: Share = Field(0.2, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs.")
@@ -66,12 +66,12 @@ class RegionsConfig(BaseModel):
     keep_share: Share = Field(
         0.3, description="Parts with less heat than this share of the hottest part's are dropped."
     )
-    max_regions_singular: int = Field(1, ge=1, le=100, description="Most regions of a phrase that names one thing.")
-    max_regions_plural: int = Field(6, ge=1, le=100, description="Most regions of a phrase that names several things.")
+    max_regions_singular: int = Field(1, ge=1, le=100, description="Most regions of a phrase that names one object.")
+    max_regions_plural: int = Field(6, ge=1, le=100, description="Most regions of a phrase that names several objects.")
     group: Literal["none", "phrases", "things"] = Field(
         "things",
-        description="Whether phrases that name the same thing are linked. phrases: they have the same `group` and each "
-        "its own regions. things: they also share their regions, cut from the mean of their maps.",
+        description="Whether phrases that name the same object are linked. phrases: they have the same `group` and "
+        "each its own regions. things: they also share their regions, cut from the mean of their maps.",
     )
     calibration: Path | Literal["auto", "none"] = Field(
         "auto",

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import ConfigFile, Json, Settings, Where, naming_options, stopping
+from pipeline.commands.options import ConfigFile, Docs, Json, Settings, Where, naming_options, stopping
 from pipeline.config import load_config
-from pipeline.config_text import as_yaml
+from pipeline.config_text import to_yaml
 from pipeline.dataset import open_dataset
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.terminal import console, counted, errors, print_json, progress_bar
@@ -40,15 +40,15 @@ RecipeKind = Annotated[
 ]
 Epochs = Annotated[
     float | None,
-    typer.Option("--epochs", metavar="N", help="How often every image is seen (epochs; 1)."),
+    typer.Option("--epochs", metavar="N", help="How often every image is seen (epochs). [default: 1]"),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", metavar="N", help="Images of a step (batch_size; 32)."),
+    typer.Option("--batch-size", metavar="N", help="Images per step (batch_size). [default: 32]"),
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option("--learning-rate", metavar="RATE", help="The highest (learning_rate; 1e-5)."),
+    typer.Option("--learning-rate", metavar="RATE", help="The highest learning rate (learning_rate). [default: 1e-5]"),
 ]
 MinScore = Annotated[
     float | None,
@@ -85,6 +85,7 @@ def finetune(
     settings: Settings = [],  # noqa: B006  typer copies it
     fresh: Fresh = False,
     print_config: PrintConfig = False,
+    docs: Docs = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a CLIP on a dataset. The same command resumes a training that was stopped.
@@ -108,7 +109,7 @@ def finetune(
     }
     finetune_config = load_config(config, settings, model=FinetuneConfig, options=options)
     if print_config:
-        sys.stdout.write(as_yaml(finetune_config.model_dump(mode="json")))
+        sys.stdout.write(to_yaml(finetune_config, {"recipe": RECIPES}, docs=docs))
         return
     open_dataset(finetune_config.data.path)
     check_model_files(finetune_config.model)

@@ -30,7 +30,7 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why() -> N
     result = phrasebox("check", "demo")
     assert result.exit_code == 1, result.output
     text = " ".join(result.output.split())
-    headings = ("photographs are nearest to their own caption", "heat on the thing", "box recall")
+    headings = ("photographs are nearest to their own caption", "heat on the object", "box recall")
     cost = ("images/s, with all phrases of their captions, on cpu", "peak memory")
     for words in (*headings, *cost, "demo fails the sanity check on photographs", "trained on drawn scenes"):
         assert words in text
