@@ -1,7 +1,7 @@
 """`make bench`: one JSON line for each figure, measured against a baseline in the same process; minutes on 2 cores.
 
 Models have the real architectures and random weights: the time does not depend on what a model knows. Timings of two
-sides alternate, so that a machine that slows down slows both. Captions and images are drawn scenes. numpy has one
+sides alternate, so that a machine that slows down slows both. Captions and images are synthetic scenes. numpy has one
 thread, as the command line gives it (`OPENBLAS_NUM_THREADS=1`).
 """
 
@@ -202,7 +202,7 @@ def whole_run() -> Figures:
             rows = zip(map(str, pictures[:count]), captions, strict=False)
             text = "\n".join(json.dumps({"image": picture, "captions": own[:each]}) for picture, own in rows)
             (folder / f"{each}-{count}.jsonl").write_text(text + "\n", encoding="utf-8")
-        where = f"{IMAGES} drawn scenes, one thread, {processor()}"
+        where = f"{IMAGES} synthetic scenes, one thread, {processor()}"
         _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
         for model in ("ViT-B-16", "ViT-B-32"):
             network, weights = open_clip.create_model(model).eval(), folder / f"{model}.safetensors"

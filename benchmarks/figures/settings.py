@@ -34,7 +34,7 @@ class Grid:
     known: dict[str, str]  # images, as they are called, and split
 
 
-SCENES: Final = {"images": "scenes", "split": "drawn scenes, series 777"}
+SCENES: Final = {"images": "scenes", "split": "synthetic scenes, series 777"}
 OF_SCENES: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
 BASE: Final = f"regions.calibration=none explain.affinity=none {UNGUIDED}"
 
@@ -81,7 +81,7 @@ GRIDS: Final = (
     ),
     _of_scenes(
         "affinity",
-        "heat follows things (contrast 0.25, blur 0.5, Otsu, contour unless said otherwise)",
+        "affinity (contrast 0.25, blur 0.5, Otsu, contour unless said otherwise)",
         OF_DRAWINGS,
         ("none", UNGUIDED),
         *((f"propagation, reach {reach}", f"{SPREAD}{reach}") for reach in (0.5, 0.65, 0.8)),
@@ -98,8 +98,8 @@ GRIDS: Final = (
         columns=("pointing", "pointing_off_centre", "box_recall"),
         common=f"input.limit=300 regions.calibration=none regions.group=none {BASE} explain.contrast=0 {BLUR}1.5",
         rows=(
-            ("settings of drawings", OF_DRAWINGS),
-            ("settings of drawings, propagation", f"{OF_DRAWINGS} {SPREAD}0.65"),
+            ("settings of `demo`", OF_DRAWINGS),
+            ("settings of `demo`, propagation", f"{OF_DRAWINGS} {SPREAD}0.65"),
             ("Grad-ECLIP", UNGUIDED),
             ("Grad-ECLIP, propagation", f"{SPREAD}0.65"),
             ("Grad-ECLIP, `upsample: guided`", "regions.upsample=guided"),
@@ -107,7 +107,7 @@ GRIDS: Final = (
             ("maskclip, propagation", f"{DENSE} {SPREAD}0.65"),
             ("maskclip, propagation with a reach of 0.8", f"{DENSE} {SPREAD}0.8"),
             ("the same, guided", f"{DENSE} {SPREAD}0.8 regions.upsample=guided"),
-            ("maskclip, things share their regions, fixed share 0.5", f"{DENSE} {THINGS}"),
+            ("maskclip, objects share their regions, fixed share 0.5", f"{DENSE} {THINGS}"),
             ("the same, propagation", f"{DENSE} {THINGS} {SPREAD}0.65"),
         ),
         known={"images": "photographs", "split": "Flickr8k dev, the first 300"},

@@ -22,7 +22,7 @@ BENCH: Final = {
     "guided_regions_per_second": "regions, `upsample: guided`",
     "refined_regions_per_second": "regions, `refine: grabcut`",
     "phrases_vs_nlp_pipe": "phrases, time",
-    "inline_images_per_second": "inline engine, drawn scenes",
+    "inline_images_per_second": "inline engine, synthetic scenes",
     "ray_vs_inline": "Ray engine, speed from its first model batch on",
     "ray_start_seconds": "Ray engine, time until its first model batch",
     "loader_annotations": "loader, annotations: boxes, phrases, spans, scores",

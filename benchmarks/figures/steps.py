@@ -28,7 +28,7 @@ from pipeline.research.tune.session import tune_settings
 from pipeline.research.tune.trials import TuningSession
 
 DEV: Final = {"split": "Flickr8k dev", "model": "photo"}
-SCENES: Final = {"split": "drawn scenes, series 4242", "model": "demo"}
+SCENES: Final = {"split": "synthetic scenes, series 4242", "model": "demo"}
 DRAWN: Final = "scenes/4242/500"
 PHOTO: Final = Path("configs/photos.yaml")
 FINE: Final = Path("configs/photos-fine.yaml")
@@ -60,7 +60,7 @@ def n_of(found: Mapping[str, Any], images: str) -> str:
 
 
 def drawings(own: Photographs) -> Pages:
-    """Regions and scores of the model `demo` on 500 drawn scenes."""
+    """Regions and scores of the model `demo` on 500 synthetic scenes."""
     names = ("pointing", "box_recall", "box_iou", "mask_iou")
     columns = ("", "pointing", "box recall (ANY) at IoU 0.5", "mean box IoU", "mask IoU")
     found = own.figures(DRAWN, "demo", "demo", absent=True)
@@ -75,10 +75,10 @@ def drawings(own: Photographs) -> Pages:
     }
     rows = [["**the settings that `demo` brings**", *cells(found["metrics"], names)]]
     for label, members in (
-        ("phrases for one thing", groups["number"]["singular"]),
+        ("phrases for one object", groups["number"]["singular"]),
         ("phrases for several", groups["number"]["plural"]),
         ("pairs of colour and kind never shown in training", groups["combination"]["unseen"]),
-        ("things below 32 x 32 px", groups["size"]["small"]),
+        ("objects below 32 x 32 px", groups["size"]["small"]),
     ):
         rows.append([f"{label} ({members['pointing']['n']:,})", *cells(members, names)])
     for number, (label, settings) in enumerate(others.items()):
@@ -147,9 +147,9 @@ BY_TYPE: Final = {
 def photographs(own: Photographs) -> Pages:
     """Regions of the model `photo` on 1,000 photographs, with several settings, beside answers without a map."""
     dev = "flickr8k/dev"
-    drawn = "`model.name: demo`, which knows drawn things, Otsu's rule"
+    drawn = "`model.name: demo`, trained on synthetic scenes, Otsu's rule"
     rows = [[drawn, "none", *cells(own.figures(dev, "demo", "demo", *PLAIN)["metrics"], [*WHERE])]]
-    of_drawings = "`photo`, settings of drawings: contrast 0.25, no affinity, blur 0.5, Otsu's rule"
+    of_drawings = "`photo`, settings of `demo`: contrast 0.25, no affinity, blur 0.5, Otsu's rule"
     alone = "`photo`, defaults where no calibration fits: cut at 0.2 of the highest heat"
     for name, label, settings in (
         ("drawings", of_drawings, OF_DRAWINGS),
@@ -235,7 +235,7 @@ GAINS: Final = (
 
 
 def coco(own: Photographs) -> list[dict[str, Any]]:
-    """The defaults and the settings of drawings on photographs of COCO, which show other things."""
+    """The defaults and the settings of `demo` on photographs of COCO, which show other things."""
     default = own.figures("coco", "photo", "photos", file=PHOTO)
     drawings = own.figures("coco", "photo", "drawings", *OF_DRAWINGS, file=PHOTO)
     about = f"{default['counts']['images']} photographs of COCO, {default['counts']['targets']} phrases"
@@ -247,16 +247,16 @@ def coco(own: Photographs) -> list[dict[str, Any]]:
         {"about": f"{about}: {what}", "command": command, "values": values}
         for what, values in (
             ("calibration error of score", numbers_of(default["calibration_error"])),
-            ("pointing and box recall by default, with the settings of drawings", found),
+            ("pointing and box recall by default, with the settings of `demo`", found),
             ("pointing of the centre", numbers_of(default["metrics"]["centre"])),
-            ("defaults over the settings of drawings: pointing, box recall", gains),
+            ("defaults over the settings of `demo`: pointing, box recall", gains),
         )
     ]
 
 
 ABSENT_WAYS: Final = {
     "presence": "presence of the phrase",
-    "presence_of_group": "shared by a thing's texts",
+    "presence_of_group": "shared by an object's texts",
     "z_score": "z-score of the cosine",
     "similarity": "cosine",
     "saco": "SA-Co's rule, score of 0.5 or more",
@@ -279,18 +279,17 @@ def absent(own: Photographs) -> Pages:
     ]
     shown = [found.get("saco", found) for _, found in columns]
     rows = [[label, *(cells(found, [name])[0] for found in shown)] for name, label in ABSENT_ROWS.items()]
-    for label, name in (("calibration error of `score`", "ece"), ("of phrases that are there", "ece_there")):
+    for label, name in (("calibration error of `score`", "ece"), ("of present phrases", "ece_there")):
         rows.append([label, *(cells(found, [name])[0] for _, found in columns)])
     rows = [row for row in rows if any(row[1:])]
     kept = [
         [f"{here['presence']:g}", *(100 * each[kind] for each in (here, there) for kind in ("there", "absent"))]
         for here, there in zip(photos["kept"], scenes["kept"], strict=True)
     ]
-    of = ("photographs: kept of phrases that are there", "of absent ones", "scenes: kept", "of absent ones")
+    of = ("photographs: kept of present phrases", "of absent ones", "scenes: kept", "of absent ones")
     counts = [(found["counts"]["images"], found["pairs"]) for found in (photos, scenes)]
     n = "; ".join(
-        f"{images:,} images, {pairs['there']:,} phrases that are there, {pairs['random']:,} absent"
-        for images, pairs in counts
+        f"{images:,} images, {pairs['there']:,} present phrases, {pairs['random']:,} absent" for images, pairs in counts
     )
     known = {"n": n, "split": f"{DEV['split']}; {SCENES['split']}", "model": "photo; demo"}
     command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
@@ -425,7 +424,7 @@ def explainers(own: Photographs) -> Pages:
         lines.append(["n", *(", ".join(f"{n:,}" for n in numbers) for numbers in sizes), None])
         titles = ["explainer", *(FIGURES[figure].title for figure in figures), ["cost", "{:.1f}x"]]
         n = f"{counts['images']:,} images, {counts['phrases']:,} phrases"
-        split = "Flickr8k dev" if model == "photo" else "drawn scenes, series 0"
+        split = "Flickr8k dev" if model == "photo" else "synthetic scenes, series 0"
         command = f"phrasebox compare {pictures} --model {model} --most {images} --faithful {curves} --json"
         command += f" --explainers {kinds}"
         tables.append(table(name, command, titles, lines, n=n, split=split, model=model))
@@ -513,7 +512,7 @@ def sources(own: Photographs) -> Pages:
     for images in ("scenes", "photographs"):
         columns += [*([f"{images}: {title}", how] for title, how in titles), f"{images}: box recall, ANY"]
     command = "phrasebox run ... --set source.kind=grid --set source.by=roi; phrasebox eval --no-maps"
-    known_of_all = {"split": "drawn scenes, series 77; Flickr8k dev", "model": "demo; photo"}
+    known_of_all = {"split": "synthetic scenes, series 77; Flickr8k dev", "model": "demo; photo"}
     made_table = table("sources", command, columns, rows, n="seconds and bytes of an image", **known_of_all)
     return {"sources": {"tables": [made_table], "said": []}}
 

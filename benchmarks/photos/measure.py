@@ -1,4 +1,4 @@
-"""Photographs and drawn scenes, the datasets that are made of them, and what `phrasebox eval` says of these.
+"""Photographs and synthetic scenes, the datasets that are made of them, and what `phrasebox eval` says of these.
 
 The photographs are not part of the repository. The folder holds, as Flickr8k and COCO give them:
 
@@ -60,7 +60,7 @@ class Photographs:
         return folder
 
     def scenes(self, name: str) -> Path:
-        """The folder with drawn scenes, drawn if it is not there yet."""
+        """The folder with synthetic scenes, drawn if it is not there yet."""
         folder, (_, seed, count) = self.out / name, name.split("/")
         if not (folder / "truth.json").is_file():
             write_scenes(folder, int(count), int(seed))

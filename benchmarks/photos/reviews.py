@@ -40,7 +40,7 @@ SHOWN: Final = 200  # answers of the table about what they say by themselves
 UNANNOTATED: Final = ("regions.rule=fixed", "regions.threshold=0.2")  # no calibration fits: presence is from captions
 UNCALIBRATED: Final = "not calibrated"
 CAPTIONED: Final = "presence from captions"
-SHIPPED: Final = "shipped calibration"
+SHIPPED: Final = "bundled calibration"
 
 MIN_SCORE: Final = 0.5  # "as claimed" is about regions with at least this score
 
@@ -180,9 +180,7 @@ def rows_of(name: str, known: Known) -> tuple[list[list[Any]], list[Any]]:
     """
     right = known.said == "right"
     error, gap = judgement(known.population.scores, right)
-    before = (
-        f"{name}: {len(right):,} regions, {(known.said == 'absent').mean():.3f} not there, error before {error:.3f}"
-    )
+    before = f"{name}: {len(right):,} regions, {(known.said == 'absent').mean():.3f} absent, error before {error:.3f}"
     label = f"{before}, mean score from {MIN_SCORE} on minus precision {gap:.3f}"
     rows: list[list[Any]] = []
     said: list[Any] = [name]
@@ -232,7 +230,7 @@ def reviewed(own: Photographs, mixed: int = 80) -> list[dict[str, Any]]:
     known = {"split": "Flickr8k dev", "model": "photo", "settings": str(settings)}
     every = f"1,000 photographs, {DRAWS} draws"
     exchange = known | {"split": "Flickr8k dev, a third of the captions exchanged"}
-    drawings = {"split": "drawn scenes, series 77", "model": "demo", "settings": "configs/demo.yaml"}
+    drawings = {"split": "synthetic scenes, series 77", "model": "demo", "settings": "configs/demo.yaml"}
     return [
         {
             "name": "photographs",
@@ -244,7 +242,7 @@ def reviewed(own: Photographs, mixed: int = 80) -> list[dict[str, Any]]:
         {
             "name": "scenes",
             "rows": starts({UNCALIBRATED: scenes, SHIPPED: scenes}, own.truth(drawn))[0],
-            "columns": ["200 drawn scenes", *COLUMNS],
+            "columns": ["200 synthetic scenes", *COLUMNS],
             "n": f"200 scenes, {DRAWS} draws",
             **drawings,
         },
