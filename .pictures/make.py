@@ -78,6 +78,7 @@ def screenshot(browser: Browser, address: str, width: int, height: int) -> Image
     """Return a page of the viewer with regions from a score of 0.3."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(f"http://127.0.0.1:{PORT}/{address}")
+    page.wait_for_selector("input[type=range]", timeout=120_000)
     page.wait_for_function("[...document.images].every(image => image.complete)")
     page.evaluate(LOWER_THE_SCORE)
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")

@@ -6,6 +6,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "phrasebox"
 html_show_copyright = False
+html_theme_options = {"top_of_page_buttons": []}
 exclude_patterns = ["metrics.md"]
 
 myst_heading_anchors = 4

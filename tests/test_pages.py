@@ -128,7 +128,7 @@ def test_links_lead_to_files(page: str) -> None:
     """Those of people who read the pages in the repository; the site's are checked as it is built."""
     links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", (ROOT / page).read_text("utf-8"))
     made = {f"{name}.md" for name in generate.PAGES}  # when the site is built
-    assert [link for link in links if not (ROOT / page / ".." / link).exists() and Path(link).name not in made] == []
+    assert [link for link in links if not ((ROOT / page).parent / link).exists() and Path(link).name not in made] == []
 
 
 def test_the_notebook_runs(prepared: Path) -> None:
