@@ -5,6 +5,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Packages of the system, for a reason: people are asked before it changes, programs are told.
+install = echo "$(1): apt-get installs $(2) for the whole system"; \
+	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
+
 .PHONY: help demo test lint style docs bench browser corpus fuzz faults trainers towers figures weights pictures soak scale audit clean
 
 help: ## list the targets
@@ -29,12 +34,10 @@ style: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The viewer's pages are tested in a real browser. People are asked before the system changes; programs are told.
+# The viewer's pages are tested in a real browser.
 browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
-		echo "the tests of the viewer need chromium: apt-get installs it for the whole system"; \
-		if [ -t 0 ]; then read -p "install it? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ $(call install,the tests of the viewer need chromium,chromium fonts-dejavu-core); }
 
 bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, 6 minutes; AGAINST=COMMIT: whole runs of both commits, 40 minutes, or fewer PAIRS=, or ONLY= some
 	$(if $(AGAINST),$(BIN)/python -m benchmarks.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench && $(BIN)/python -m benchmarks.traced)
@@ -100,7 +103,7 @@ clean: ## remove what make and the demo wrote
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "phrasebox needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; apt-get update -qq && apt-get install -y -qq python3-venv; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call install,this Python lacks python3-venv,python3-venv); }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml

@@ -150,8 +150,8 @@ class Locator:
     box can differ from that of a phrase alone.
 
     Args:
-        model: "photo" for the bundled model for photographs; "demo" for the embedded one, which
-            knows drawn scenes only; "NAME/TAG" for open_clip's pretrained models; the path of a
+        model: "photo" for the bundled model for photographs; "demo" for the bundled one for
+            synthetic scenes; "NAME/TAG" for open_clip's pretrained models; the path of a
             checkpoint or of a fine-tuning's folder; the `model` section of a run as a dict or
             `ModelConfig`; or a `ClipModel` in memory. See `from_open_clip` for a model of
             open_clip.

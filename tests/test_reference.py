@@ -54,6 +54,13 @@ def test_every_explainer_names_its_paper() -> None:
     assert [row for row in rows if "https://arxiv.org/abs/" not in row] == []
 
 
+def test_every_environment_variable_is_explained() -> None:
+    text = (ROOT / "docs/reference/environment.md").read_text("utf-8")
+    code = "".join(path.read_text("utf-8") for name in ("pipeline", "stages") for path in (ROOT / name).rglob("*.py"))
+    names = re.findall(r"os\.environ(?:\.get|\.setdefault)?[(\[]\"(\w+)\"", code)
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
 def test_the_site_has_a_place_for_every_page() -> None:
     index = (ROOT / "docs/reference/index.md").read_text("utf-8")
     ignored = (ROOT / ".gitignore").read_text("utf-8")

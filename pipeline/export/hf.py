@@ -159,9 +159,38 @@ configs:
 
 # Regions for the phrases of captions
 
-Made by phrasebox from CLIP alone; nobody looked at the regions. `objects.bbox` is [x, y, width, height] in pixels,
-`objects.category` is {category}, `objects.segmentation` COCO's compressed run-length
-counts for the size [height, width], `objects.span` the phrase's characters [start, end) in `captions[caption_index]`.
-`absent` are phrases of the captions that were judged not to be in the image.
-The licence of the images and captions is that of their source.
+Boxes and masks for the noun phrases of image captions, made by phrasebox with a CLIP model: training data for phrase
+grounding and open-vocabulary detection.
+
+## Columns
+
+Lists in `objects` have one entry per region. Coordinates are pixels of the upright image.
+
+| column | meaning |
+|---|---|
+| `captions` | the captions, unchanged |
+| `absent` | phrases of the captions that were judged not to be in the image |
+| `objects.bbox` | [x, y, width, height] |
+| `objects.category` | {category} |
+| `objects.segmentation` | COCO's compressed run-length counts for the size [height, width] |
+| `objects.span` | characters [start, end) of the phrase in `captions[caption_index]` |
+| `objects.score` | probability that the box is right (IoU >= 0.5) with a calibration; otherwise it only ranks |
+
+## Known weaknesses
+
+Nobody has checked every region. Boxes are rough, plurals often get one region, and small objects are often missed. A
+phrase may name what is not in the image.
+
+## Load it
+
+```python
+import datasets
+
+rows = datasets.load_dataset("OWNER/NAME")  # or the path of this folder
+```
+
+## Licence and citation
+
+The licence of the images and captions is that of their source, and the licence of the model holds too. Cite the source,
+and for the heat maps: Zhao and others, Grad-ECLIP, ICML 2024 (https://arxiv.org/abs/2502.18816).
 """
