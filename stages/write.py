@@ -18,7 +18,6 @@ import yaml
 
 from stages.contract.schema import IMAGE_FIELD
 from stages.contract.threshold import PRECISIONS, Threshold, useful_threshold
-from stages.shared.model.catalog import CATALOG
 from stages.shared.storage import AnyPath, replacing
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
@@ -225,6 +224,7 @@ class CardOrigin:
         model: The model's name.
         precision: The model's; None if that is not known.
         explainer: The explainer's name.
+        about_model: The purpose of a bundled model, as the rest of a sentence behind its name.
         fitted_to: The images of the calibration, in words; None without a calibration.
         doubt: The difference of the dataset's images from these, in words.
         presence: The images of a calibration of presence alone, in words.
@@ -236,6 +236,7 @@ class CardOrigin:
     precision: str | None
     explainer: str
     fitted_to: str | None
+    about_model: str = ""
     doubt: str | None = None
     presence: str | None = None
     source: tuple[str, str] | None = None
@@ -249,8 +250,9 @@ class CardOrigin:
     @property
     def licence(self) -> str:
         """Sentence about the model's licence."""
-        entry = CATALOG.get(self.model)
-        return f"The licence of the model holds too{f': `{self.model}` {entry.about}' if entry else '.'}"
+        return (
+            f"The licence of the model holds too{f': `{self.model}` {self.about_model}' if self.about_model else '.'}"
+        )
 
     def scores(self, total: Tally) -> str:
         """Return sentences about the meaning of scores; `total` counts the dataset."""

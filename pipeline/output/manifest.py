@@ -14,6 +14,7 @@ from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
 from stages.regions.source import HEAT_MAPS, SOURCES
+from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import AUTO
 from stages.write import CardOrigin, Tally, dataset_card
 
@@ -44,6 +45,7 @@ class Manifest:
         source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
         origin = CardOrigin(
             model=self.model["name"],
+            about_model=CATALOG[self.model["name"]].about if self.model["name"] in CATALOG else "",
             precision=None if config.model.precision == AUTO else config.model.precision,
             explainer=config.explain.kind,
             source=None if source is None else (source.regions_come_from, source.score_means),

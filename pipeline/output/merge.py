@@ -161,8 +161,8 @@ def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
         paths[part] = dataset.path
     totals = {int(part.partition("/")[2]) for part in paths}
     if len(totals) > 1:
-        known = " and ".join(f"{part} ({path})" for part, path in paths.items())
-        raise InputError(f"parts of different splits: {known}: merge parts of the same N")
+        parts = " and ".join(f"{part} ({path})" for part, path in paths.items())
+        raise InputError(f"parts of different splits: {parts}: merge parts of the same N")
     total = totals.pop()
     if missing := [part for part in (f"{number}/{total}" for number in range(1, total + 1)) if part not in paths]:
         raise InputError(f"missing: part {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")

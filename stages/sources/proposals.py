@@ -136,9 +136,7 @@ def segmentation() -> ModuleType:
     try:
         import skimage.segmentation  # noqa: PLC0415  an extra
     except ImportError as error:
-        raise ConfigError(
-            'proposals needs scikit-image: pip install -e ".[proposals]"', key="source.kind"
-        ) from error
+        raise ConfigError('proposals needs scikit-image: pip install -e ".[proposals]"', key="source.kind") from error
     module: ModuleType = skimage.segmentation
     return module
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.figures import pages
 
 OTHER = {
-    "README.md": {"95": "level of intervals", "0.5": "IoU", "2.0": "licence", "3.11": "Python", "2502.18816": "arXiv"},
+    "README.md": {"95": "level of intervals", "0.5": "IoU", "2.0": "licence", "3.11": "Python"},
 }
 """Text -> its numbers that are no figures of a page, each with what it is."""
 
