@@ -322,7 +322,7 @@ def tune(own: Photographs) -> Pages:
         "model": "photo",
     }
     columns = ("", "pointing", "off the centre", "box recall", "mean box IoU", "gain in box IoU")
-    command = f"phrasebox tune out/train --truth train.entities.tar.gz --resized --most {TUNED_ON} --out tuned.yaml"
+    command = f"phrasebox tune out/train --truth train.entities.tar.gz --resized --limit {TUNED_ON} --out tuned.yaml"
     tables = [table("tuned", command, columns, rows, **known)]
     write_file("out", file, dump_yaml(found["settings"]))
     fit = own.dataset(train, "photo", "tuned", WITHOUT, file=file)
@@ -425,7 +425,7 @@ def explainers(own: Photographs) -> Pages:
         titles = ["explainer", *(FIGURES[figure].title for figure in figures), ["cost", "{:.1f}x"]]
         n = f"{counts['images']:,} images, {counts['phrases']:,} phrases"
         split = "Flickr8k dev" if model == "photo" else "synthetic scenes, series 0"
-        command = f"phrasebox compare {pictures} --model {model} --most {images} --faithful {curves} --json"
+        command = f"phrasebox compare {pictures} --model {model} --limit {images} --faithful {curves} --json"
         command += f" --explainers {kinds}"
         tables.append(table(name, command, titles, lines, n=n, split=split, model=model))
         for row in rows:

@@ -28,12 +28,12 @@ from stages.contract.errors import ConfigError
 SECTIONS: Final = ("input", "model", "phrases", "images")  # sections of the configuration that maps depend on
 
 
-@naming_options(OPTIONS | {"input.path": "DATA", "explainers": "--explainers", "html": "--html"})
+@naming_options(OPTIONS | {"explainers": "--explainers", "html": "--html"})
 def compare(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="INPUT",
             help="Captioned images, as `phrasebox run` takes them; or --config with input.path.",
         ),
     ] = None,
@@ -50,7 +50,7 @@ def compare(
     ] = None,
     model: ModelName = None,
     images: InputImages = None,
-    most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="Images of the sample.")] = 200,
+    most: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Images of the sample.")] = 200,
     phrases: Annotated[int, typer.Option("--phrases", metavar="N", min=1, help="Phrases of each image, at most.")] = 8,
     faithful: Annotated[
         int,

@@ -65,7 +65,7 @@ def score_model(
         int, typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for.")
     ] = 50,
     most: Annotated[
-        int | None, typer.Option("--most", metavar="N", min=1, help="Images of the sample; all by default.")
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Images of the sample; all by default.")
     ] = None,
     seed: Seed = 0,
     other: Annotated[

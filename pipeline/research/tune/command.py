@@ -50,7 +50,7 @@ def tune(
     ] = None,
     most: Annotated[
         int,
-        typer.Option("--most", metavar="N", min=1, help="Try the settings on the first N images that are known."),
+        typer.Option("--limit", metavar="N", min=1, help="Try the settings on the first N images that are known."),
     ] = 500,
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", min=0.0, help="Begin no try after M minutes.")

@@ -124,7 +124,7 @@ class Tuning:
         if not self.steps and self.left_out:
             return (
                 f"Verdict: no try was begun: the two baselines took {duration(self.baseline_s)}; give "
-                f"--minutes {math.ceil(self.baseline_s / 6)} or --most {max(1, self.images // 2)}."
+                f"--minutes {math.ceil(self.baseline_s / 6)} or --limit {max(1, self.images // 2)}."
             )
         if not self.steps:
             return "Verdict: keep the dataset's settings. No try suits the model and the ground truth."

@@ -129,7 +129,7 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
     _, saved = save_model(tmp_path)
     values = {"config": saved.config, "weights": saved.weights, "batch_size": 2}
     named = [f"--set=model.{key}={value}" for key, value in values.items()]
-    given = (drawn / "captions.jsonl", "--images", drawn / "images", *named, "--most", 3, "--faithful", 1)
+    given = (drawn / "captions.jsonl", "--images", drawn / "images", *named, "--limit", 3, "--faithful", 1)
     # One that keeps the aspect ratio, and so fits into no batch, and one that takes many forward passes.
     names = ["maskclip", "rollout:image_size=keep:shorter_side_px=64", "occlusion"]
     tail = ("--explainers", ",".join(names), "--json", "--seed", 3)

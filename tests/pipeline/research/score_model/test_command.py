@@ -97,7 +97,7 @@ def test_a_damaged_image_is_named_and_left_out(drawn: Path, tmp_path: Path) -> N
 
 
 def test_without_truth_there_is_retrieval_alone(drawn: Path) -> None:
-    given = ("--data", drawn / "captions.jsonl", "--images", drawn / "images", "--most", 6)
+    given = ("--data", drawn / "captions.jsonl", "--images", drawn / "images", "--limit", 6)
     figures = json.loads(printed("score-model", "demo", *given, "--json"))
     assert figures["regions"] == {}
     assert "phrases" not in figures
@@ -142,7 +142,7 @@ def test_a_truth_of_another_size_is_refused(drawn: Path, tmp_path: Path) -> None
         thing["bbox"][2] *= 2
         del thing["segmentation"]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    given = command(drawn, "--no-crops", "--most", 5, truth=tmp_path / "truth.json")
+    given = command(drawn, "--no-crops", "--limit", 5, truth=tmp_path / "truth.json")
     code, _, err = called(*given)
     assert (code, "(--resized)" in err) == (2, True)
     printed(*given, "--resized")

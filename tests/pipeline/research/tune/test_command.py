@@ -153,7 +153,7 @@ def test_the_budget(dataset: Path, drawn: Path) -> None:
 
 def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn: Path, tmp_path: Path) -> None:
     file = tmp_path / "t.yaml"
-    options = ("--truth", drawn / "truth.json", "--minutes", 0, "--most", 2)
+    options = ("--truth", drawn / "truth.json", "--minutes", 0, "--limit", 2)
     out = printed("tune", dataset, *options, "--out", file)
     assert not file.exists()
     assert f"{file} is not written" in out
@@ -264,7 +264,7 @@ BETTER = {"best": {"explain.kind": "gem"}, "gain": Estimate(value=0.02, low=0.01
     [
         (
             {"steps": [], "left_out": 24, "baseline_s": 180.0, "images": 20},
-            "no try was begun: the two baselines took 3 minutes; give --minutes 30 or --most 10.",
+            "no try was begun: the two baselines took 3 minutes; give --minutes 30 or --limit 10.",
         ),
         ({}, "keep the dataset's settings. Tries that are shown to be better in box_iou: 0 of 2."),
         (
