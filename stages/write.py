@@ -259,38 +259,22 @@ class CardOrigin:
         if self.fitted_to is not None:
             care = f" {self.doubt}." if self.doubt else ""
             meaning = (
-                f"It is calibrated on {self.fitted_to}:\non images like those, {total.advised_in_words}.\nA region "
+                f"Scores are calibrated on {self.fitted_to}:\non images like those, {total.advised_in_words}.\nA region "
                 "is right with a box IoU of 0.5 or more. On other images a score can be far too high or too low:\n"
                 "`phrasebox eval` measures that where boxes are known, and `phrasebox calibrate` fits\n"
                 f"scores to them.{care}"
             )
         elif self.source is not None:
-            meaning = f"It is {self.source[1]}."
+            meaning = f"A score is {self.source[1]}."
         else:
-            meaning = "It only ranks: it is not the probability of being right."
+            meaning = "A score only ranks: it is not the probability of being right."
         if self.presence is None:
             return meaning
         return f"{meaning}\n`presence`, by which it is multiplied, was fitted to {self.presence}."
 
 
-def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
-    """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
-
-    `schema` is the Arrow schema of the shards.
-    """
-    precision = "" if origin.precision is None else f" in {origin.precision}"
-    thresholds = "" if origin.fitted_to is None or origin.doubt else _threshold_table(total)
-    model = f"`{origin.model}`{precision}"
-    header = {
-        "task_categories": ["object-detection", "image-segmentation"],
-        "tags": ["phrase-grounding", "grad-eclip", "phrasebox"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
-        "dataset_info": {"features": _features(schema)},
-    }
-    columns = "\n".join(f"| `{entry.name}` | {_doc(entry)} |" for entry in schema)
-    fields = "\n".join(f"| `{entry.name}` | {_doc(entry)} |" for entry in schema.field("annotations").type.value_type)
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
+CARD: Final = """---
+{header}---
 
 # Regions for the phrases of captions
 
@@ -299,13 +283,13 @@ detection. Made by phrasebox with the model {model}.
 
 ## How it was made
 
-Noun phrases of the captions, {origin.regions()}.
+Noun phrases of the captions, {regions}.
 `dataset.json` has the configuration, and the versions of the libraries that made the rows.
 
 ## Scores
 
-{origin.scores(total)}
-
+{scores}
+{thresholds}
 ## Known weaknesses
 
 - Nobody has checked every region. Look at some, and filter by `score`, before you train on them.
@@ -315,7 +299,7 @@ Noun phrases of the captions, {origin.regions()}.
 
 ## Licence
 
-The licence of the images and captions is that of their source. {origin.licence}
+The licence of the images and captions is that of their source. {licence}
 
 ## How to load
 
@@ -337,7 +321,7 @@ rows = datasets.load_dataset("OWNER/NAME", split="train")  # or the path of this
 | regions | {total.regions:,} |
 | phrases judged not to be in their image | {total.absent:,} |
 | different phrases | {total.categories:,} |
-{thresholds}
+
 Coordinates are pixels of the EXIF-rotated image, origin top left. One row per image:
 
 | column | |
@@ -355,6 +339,35 @@ Fields of `annotations`:
 Cite the source of the images and captions, and for the heat maps: Zhao and others, Grad-ECLIP, ICML 2024
 (https://arxiv.org/abs/2502.18816).
 """
+"""The dataset card, a README.md as the Hugging Face hub shows it."""
+
+
+def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
+    """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
+
+    `schema` is the Arrow schema of the shards.
+    """
+    precision = "" if origin.precision is None else f" in {origin.precision}"
+    thresholds = "" if origin.fitted_to is None or origin.doubt else _threshold_table(total)
+    header = {
+        "task_categories": ["object-detection", "image-segmentation"],
+        "tags": ["phrase-grounding", "grad-eclip", "phrasebox"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
+        "dataset_info": {"features": _features(schema)},
+    }
+    columns = "\n".join(f"| `{entry.name}` | {_doc(entry)} |" for entry in schema)
+    fields = "\n".join(f"| `{entry.name}` | {_doc(entry)} |" for entry in schema.field("annotations").type.value_type)
+    return CARD.format(
+        header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
+        model=f"`{origin.model}`{precision}",
+        regions=origin.regions(),
+        scores=origin.scores(total),
+        thresholds=thresholds,
+        licence=origin.licence,
+        total=total,
+        columns=columns,
+        fields=fields,
+    )
 
 
 def _threshold_table(total: Tally) -> str:
