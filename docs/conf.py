@@ -6,6 +6,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "phrasebox"
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_theme_options = {"top_of_page_buttons": []}
 exclude_patterns = ["metrics.md"]
 

@@ -7,6 +7,7 @@ them, so a new one appears by itself. `make docs` runs this before it builds the
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -95,10 +96,9 @@ def default_of(field: Any) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    words = {None: "null", True: "true", False: "false"}
     if isinstance(value, BaseModel):
         return "see below"
-    return f"`{words[value]}`" if value is None or isinstance(value, bool) else f"`{value}`"
+    return f"`{value}`" if isinstance(value, str) and value else f"`{json.dumps(value, default=str)}`"
 
 
 CONFIGURATION: Final = """# Configuration
