@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from docs import generate
 from pipeline import cli
 from pipeline.dataset.reviews import REVIEWS_FILE
 from pipeline.photographs import FOLDER
+from tests import reference
 from tests.architecture.source import ROOT, tracked
 from tests.pipeline.reviewer import review
 
@@ -127,7 +127,7 @@ def test_a_block_names_its_language(page: str) -> None:
 def test_links_lead_to_files(page: str) -> None:
     """Those of people who read the pages in the repository; the site's are checked as it is built."""
     links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", (ROOT / page).read_text("utf-8"))
-    made = {f"{name}.md" for name in generate.PAGES}  # when the site is built
+    made = {f"{name}.md" for name in reference.PAGES}  # when the site is built
     assert [link for link in links if not ((ROOT / page).parent / link).exists() and Path(link).name not in made] == []
 
 

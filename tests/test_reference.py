@@ -5,13 +5,13 @@ from functools import cache
 
 import pytest
 
-from docs import generate
 from pipeline.cli import VERBS
 from pipeline.evaluate.metrics import METRICS
 from pipeline.export import EXPORTERS
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_FIELDS
 from stages.explain import EXPLAINERS
+from tests import reference
 from tests.architecture.source import ROOT
 from tests.pipeline.test_config import SETTINGS
 
@@ -20,7 +20,7 @@ COLUMNS = [column.name for fields in (DATASET_FIELDS, HEAT_MAP_FIELDS, *ENTRIES.
 
 @cache
 def page(name: str) -> str:
-    return generate.PAGES[name]()
+    return reference.PAGES[name]()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,6 @@ def test_every_environment_variable_is_explained() -> None:
 def test_the_site_has_a_place_for_every_page() -> None:
     index = (ROOT / "docs/reference/index.md").read_text("utf-8")
     ignored = (ROOT / ".gitignore").read_text("utf-8")
-    for name in generate.PAGES:
+    for name in reference.PAGES:
         assert f"\n{name}\n" in index
         assert f"/docs/reference/{name}.md\n" in ignored
