@@ -89,7 +89,7 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
     assert re.search(rf"{threshold.goal:g} │ +{threshold.score:.3f} │ +{re.escape(kept_regions)} │", printed)
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| {threshold.goal:g} | {threshold.score:.3f} | {kept_regions} |" in card
-    assert "It is calibrated on 1499 images with the boxes of truth.json:\non images like those" in card
+    assert "Scores are calibrated on 1499 images with the boxes of truth.json:\non images like those" in card
     assert "The images" not in card
     assert manifest["calibration"] is not None
 
