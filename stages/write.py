@@ -260,8 +260,8 @@ class CardOrigin:
             care = f" {self.doubt}." if self.doubt else ""
             meaning = (
                 f"Scores are calibrated on {self.fitted_to}:\non images like those, {total.advised_in_words}.\nA "
-                "region is right with a box IoU of 0.5 or more. On other images a score can be far too high or too low:\n"
-                "`phrasebox eval` measures that where boxes are known, and `phrasebox calibrate` fits\n"
+                "region is right with a box IoU of 0.5 or more. On other images a score can be far too high or too "
+                "low:\n`phrasebox eval` measures that if boxes are known, and `phrasebox calibrate` fits\n"
                 f"scores to them.{care}"
             )
         elif self.source is not None:
