@@ -250,9 +250,8 @@ class CardOrigin:
     @property
     def licence(self) -> str:
         """Sentence about the model's licence."""
-        return (
-            f"The licence of the model holds too{f': `{self.model}` {self.about_model}' if self.about_model else '.'}"
-        )
+        about = f": `{self.model}` {self.about_model}" if self.about_model else "."
+        return f"The licence of the model holds too{about}"
 
     def scores(self, total: Tally) -> str:
         """Return sentences about the meaning of scores; `total` counts the dataset."""
@@ -336,10 +335,8 @@ Fields of `annotations`:
 
 ## Citation
 
-Cite the source of the images and captions, and for the heat maps: Zhao and others, Grad-ECLIP, ICML 2024
-(https://arxiv.org/abs/2502.18816).
+Cite the source of the images and captions, and Grad-ECLIP for the heat maps (https://arxiv.org/abs/2502.18816).
 """
-"""The dataset card, a README.md as the Hugging Face hub shows it."""
 
 
 def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
@@ -348,7 +345,6 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
     `schema` is the Arrow schema of the shards.
     """
     precision = "" if origin.precision is None else f" in {origin.precision}"
-    thresholds = "" if origin.fitted_to is None or origin.doubt else _threshold_table(total)
     header = {
         "task_categories": ["object-detection", "image-segmentation"],
         "tags": ["phrase-grounding", "grad-eclip", "phrasebox"],
@@ -362,7 +358,7 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
         model=f"`{origin.model}`{precision}",
         regions=origin.regions(),
         scores=origin.scores(total),
-        thresholds=thresholds,
+        thresholds="" if origin.fitted_to is None or origin.doubt else _threshold_table(total),
         licence=origin.licence,
         total=total,
         columns=columns,
