@@ -23,7 +23,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 import phrasebox
 from pipeline.commands.demo import SCALES
-from pipeline.photographs import CAPTIONS, FOLDER
+from pipeline.dataset import Dataset
+from pipeline.photographs import CAPTIONS, FOLDER, INPUT
 
 PHOTOGRAPH = "riders"
 CAPTION = 4  # of its five
@@ -74,14 +75,24 @@ def answers(url: str) -> bool:
     return True
 
 
-def screenshot(browser: Browser, address: str, width: int, height: int) -> Image.Image:
-    """Return a page of the viewer with regions from a score of 0.3."""
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.goto(f"http://127.0.0.1:{PORT}/{address}")
-    page.wait_for_selector("input[type=range]", timeout=120_000)
-    page.wait_for_function("[...document.images].every(image => image.complete)")
-    page.evaluate(LOWER_THE_SCORE)
-    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+def screenshot(browser: Browser, dataset: Dataset, address: str, width: int, script: str = "0") -> Image.Image:
+    """Return a page of the viewer, after a script."""
+    command = [sys.executable, "-m", "pipeline", "inspect", str(dataset.path), "--port", str(PORT)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        while not answers(f"http://127.0.0.1:{PORT}/"):
+            if server.poll() is not None:
+                raise SystemExit("the viewer did not start")
+            time.sleep(0.5)
+        page = browser.new_page(viewport={"width": width, "height": round(width * 0.77)})
+        page.goto(f"http://127.0.0.1:{PORT}/{address}")
+        page.wait_for_selector("input[type=range]", timeout=120_000)
+        page.wait_for_timeout(3000)  # images below the page are loaded when they come into view
+        page.evaluate(script)
+        return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def main() -> None:
@@ -90,10 +101,13 @@ def main() -> None:
     entry = {"id": PHOTOGRAPH, "image": entry["image"], "caption": entry["captions"][CAPTION]}
     settings = {"model": {"name": "photo"}, "explain": {"scales": SCALES}, "engine": {"kind": "inline"}}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        given = {"path": str(CAPTIONS), "image_root": str(FOLDER)}
+        every = phrasebox.RunConfig(input=INPUT, output={"path": f"{folder}/all"}, **settings)
+        photographs = phrasebox.open_dataset(phrasebox.run(every))
+        (Path(folder) / "captions.jsonl").write_text(json.dumps(entry) + "\n")
+        given = {"path": f"{folder}/captions.jsonl", "image_root": str(FOLDER)}
         run = phrasebox.RunConfig(input=given, output={"path": f"{folder}/out"}, **settings)
         dataset = phrasebox.open_dataset(phrasebox.run(run))
-        phrases = list(dict.fromkeys(row["phrase"] for row in dataset.sample(PHOTOGRAPH)["annotations"]))
+        phrases = list(dict.fromkeys(row["phrase"] for row in dataset.regions().to_pylist()))
         located = phrasebox.Locator(run=run)(FOLDER / entry["image"], phrases)
 
         caption = entry["caption"]
@@ -111,18 +125,9 @@ def main() -> None:
             maps += f'<p style="color: {colour}">{phrase}</p><img src="{as_source(cut)}">'
 
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        command = [sys.executable, "-m", "pipeline", "inspect", f"{folder}/out", "--port", str(PORT)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            while not answers(f"http://127.0.0.1:{PORT}/"):
-                if server.poll() is not None:
-                    raise SystemExit("the viewer did not start")
-                time.sleep(0.5)
-            number = dataset.sample(PHOTOGRAPH)["id"]
-            viewer = screenshot(browser, f"sample/{number}", 860, 660)
-            screenshot(browser, "", 1280, 900).save(Path(__file__).with_name("inspect.jpg"), quality=88)
-        finally:
-            server.terminate()
+        number = dataset.sample(PHOTOGRAPH)["id"]
+        viewer = screenshot(browser, dataset, f"sample/{number}", 860, LOWER_THE_SCORE)
+        screenshot(browser, photographs, "", 1280).save(Path(__file__).with_name("inspect.jpg"), quality=88)
         sheet = browser.new_page(viewport={"width": 1836, "height": 900})
         sheet.set_content(
             PAGE.format(
