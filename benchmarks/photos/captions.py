@@ -147,7 +147,7 @@ def foreign_figures(triples: Sequence[Triple], maker: RegionMaker, captions: int
 
 
 def score_figures(triples: Sequence[Triple]) -> Iterator[str]:
-    """ROC AUCs of the caption's score, own captions against changed ones."""
+    """ROC AUC of the caption's score, own captions against changed ones."""
     for number, name in ((1, "captions of other photographs"), (2, "one noun exchanged")):
         parts = [(score, place == 0) for t in triples for place in (0, number) for score in t[place].caption_scores]
         scores, labels = (np.array(column, np.float64) for column in zip(*parts, strict=True))
