@@ -8,6 +8,7 @@ import pytest
 
 from stages.contract.records import Record
 from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe
 from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig
 from tests.cuda.both import both, records
 from tests.cuda.simulated import SimulatedCuda
@@ -26,13 +27,18 @@ def answers(records: list[Record]) -> list[list[tuple[Any, ...]]]:
     ("kind", "by", "tower"),
     [("grid", "roi", "class token"), ("grid", "crop", "class token"), ("crops", "roi", "ResNet")],
 )
-def test_regions_are_those_of_a_cpu_with_one_wait_a_pass(kind: str, by: Any, tower: str, cuda: SimulatedCuda) -> None:
+def test_regions_are_those_of_a_cpu_with_one_wait_a_pass(
+    kind: str, by: Any, tower: str, cuda: SimulatedCuda, monkeypatch
+) -> None:
     source, config = SOURCES[kind]
     given = records(9, 64)
     region_records = []
+    description = describe(ModelConfig(name="demo"))
     for model in both(tower):
-        made = source(config(by=by), ModelConfig(batch_size=4), model)
-        made.setup()
+        made = source(config(by=by), ModelConfig(batch_size=4), description)
+        with monkeypatch.context() as patched:
+            patched.setattr("stages.shared.model.load.load", lambda *_, model=model, **__: model)
+            made.setup()
         made.process(given)  # which learns the texts
         cuda.waits.clear()
         region_records.append(made.process(given))

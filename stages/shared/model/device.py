@@ -240,6 +240,7 @@ class PendingTransfer:
         """
         if self._arrival is not None:
             self._arrival.synchronize()
+            self._arrival = None
         return [copy.numpy() for copy in self._copies]
 
 

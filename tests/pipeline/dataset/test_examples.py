@@ -1,6 +1,8 @@
 """The examples in the docstrings of the packages, run as they are."""
 
 import inspect
+import json
+import shutil
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +28,10 @@ def code_of(package: ModuleType) -> str:
 
 @pytest.fixture
 def out(synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dataset in the folder that the examples name."""
-    (tmp_path / "out").symlink_to(synthetic_dataset)
+    """The dataset in the folder that the examples name, with scores that are probabilities."""
+    dataset = shutil.copytree(synthetic_dataset, tmp_path / "out")
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(manifest | {"calibration": "0" * 64}))
     monkeypatch.chdir(tmp_path)
 
 

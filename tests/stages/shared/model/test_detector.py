@@ -120,7 +120,7 @@ def test_another_model_and_pickled_weights_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(ConfigError, match="is no folder of transformers"):
         identify_detector(str(tmp_path))
-    with pytest.raises(ConfigError, match="no repository"):
+    with pytest.raises(ConfigError, match="expected a folder, or a repository"):
         identify_detector("owl")
     assert identify_detector("google/owlv2-base-patch16") == "google/owlv2-base-patch16"
 
