@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.folder import open_dataset, write_marks
+from pipeline.terminal import console
 from tests.build.datasets import Json, change_manifest, copy_of
 from tests.pipeline.commands.evaluated import called, printed
 
@@ -91,7 +92,8 @@ def test_a_precision_and_a_share(copy: Path, rows: list[Json]) -> None:
     assert err.startswith("error: --precision: no score reaches 1: the highest precision is ")
 
 
-def test_figures_as_tables(copy: Path, rows: list[Json]) -> None:
+def test_figures_as_tables(copy: Path, rows: list[Json], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "width", 120)  # else cells are wrapped
     write_marks(copy, {rows[0]["sample_id"]: "good"})
     code, out, err = stats(copy)
     assert (code, err) == (0, "")

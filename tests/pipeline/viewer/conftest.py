@@ -46,7 +46,9 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[7]["id"] = "<i>x</i>' OR 1=1 --"
     (folder / "images" / "broken.jpg").write_bytes(b"<html>no picture</html>")
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return run(config_of(folder, output={"path": str(folder / "dataset"), "rows_per_file": 8}), QUIET)
+    regions = {"min_presence": None}  # hostile captions have regions, too
+    output = {"path": str(folder / "dataset"), "rows_per_file": 8}
+    return run(config_of(folder, output=output, regions=regions), QUIET)
 
 
 @pytest.fixture
