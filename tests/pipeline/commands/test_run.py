@@ -147,7 +147,7 @@ def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_pat
         source = {**scenes_config["input"], "limit": limit}
         config = config_of({**scenes_config, "input": source, "model": {"name": "demo", **model}}, tmp_path / "out")
         run(config, QUIET, fresh=fresh)
-        assert f"the model `demo` in {loaded[-1]} " in (tmp_path / "out/README.md").read_text()
+        assert f"the model `demo` in {loaded[-1]}" in (tmp_path / "out/README.md").read_text()
         manifest = manifest_of(tmp_path / "out")
         assert manifest["config"]["model"]["precision"] == manifest["run"]["config"]["model"]["precision"] == loaded[-1]
         assert list(validate(tmp_path / "out")) == []

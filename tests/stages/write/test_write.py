@@ -206,7 +206,7 @@ def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> Non
     for line in ("| images | 9 |", "| failed | 2 |", "| without phrases | 1 |", "| regions | 9 |", "`demo`"):
         assert line in card
     assert all(f"| `{name}` | " in card for name in (*schema.names, *(field.name for field in ENTRIES["annotations"])))
-    assert "[x, y, w, h], half open, of the mask (px)" in card
+    assert "[x, y, w, h], half open, see bbox_of (px)" in card
 
     loaded = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["train"]
