@@ -119,15 +119,15 @@ def stoppable() -> Iterator[None]:
     ignores from its start stays ignored: shells start background jobs so for SIGINT.
     """
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    is_stopping = False
+    first_signal: int | None = None
 
     def stop(number: int, _: FrameType | None) -> None:
-        nonlocal is_stopping
-        if is_stopping:
+        nonlocal first_signal
+        if first_signal is not None:
             sys.stderr.write("stopped at once.\n")
             sys.stderr.flush()
             os._exit(128 + number)
-        is_stopping = True
+        first_signal = number
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     try:
@@ -135,6 +135,10 @@ def stoppable() -> Iterator[None]:
             if handler != signal.SIG_IGN:
                 signal.signal(number, stop)
         yield
+    except KeyboardInterrupt as interrupt:
+        if first_signal == signal.SIGTERM and not isinstance(interrupt, Terminated):
+            raise Terminated from interrupt  # a library replaced it on the way, as Ray does
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
