@@ -111,7 +111,8 @@ class Run:
         """The model's `name`, and where they are known `layout`, the checkpoint's project, and `described_by`."""
         description = self.steps.description
         if description is None:
-            return {"name": NO_MODEL}
+            other_model = self.steps.other_model
+            return {"name": NO_MODEL if other_model is None else other_model.name}
         parts = {"layout": description.layout, "described_by": description.described_by}
         return {"name": self.config.model.label, **{key: value for key, value in parts.items() if value}}
 
@@ -119,7 +120,7 @@ class Run:
     def model_in_words(self) -> str:
         """The model for people: name, layout of the checkpoint, files that describe it, and precision."""
         if self.steps.description is None:
-            return NO_MODEL
+            return self.model["name"]
         model = self.config.model
         weights = f" with {model.weights}" if model.weights else ""
         layout = self.model.get("layout", "")

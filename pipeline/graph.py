@@ -30,7 +30,7 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import READERS, ReaderConfig, input_fingerprint
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration
-from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
+from stages.regions.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource
 from stages.regions.stage import LinkStage, RegionsStage
 from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, TowerKind, check_model_files
 
@@ -49,7 +49,7 @@ class Steps:
         regions_stage: The stage behind it; its records become rows.
         description: The model; None if it was given in memory, or if there is none.
         segmenter: What identifies the segmenter of the outlines; None without one.
-        detector: What identifies the model of a source, if that is not CLIP; else "".
+        other_model: The model of a source, if that is not CLIP.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -57,12 +57,13 @@ class Steps:
     regions_stage: Stage
     description: ModelDescription | None
     segmenter: str | None = None
-    detector: str = ""
+    other_model: OtherModel | None = None
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the model or detector; "" for a model in memory, or if there is none."""
-        return self.detector if self.description is None else self.description.fingerprint
+        """The fingerprint of the model; "" if it was given in memory, or if there is none."""
+        model = self.description or self.other_model
+        return "" if model is None else model.fingerprint
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -229,7 +230,7 @@ def build_source_steps(config: RunConfig) -> Steps:
             raise ConfigError(f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key)
     source: RegionSource[Any] = SOURCES[kind](config.source, config.model)
     source.check()
-    detector = source.identify()
+    other_model = source.identify()
     description = None
     if source.needs_model:
         from stages.shared.model.describe import describe  # noqa: PLC0415  as in build_steps
@@ -240,7 +241,7 @@ def build_source_steps(config: RunConfig) -> Steps:
         model_stage=source.with_description(description),
         regions_stage=LinkStage(config.regions),
         description=description,
-        detector=detector,
+        other_model=other_model,
     )
 
 

@@ -58,7 +58,9 @@ def calibrate(
     resized: Resized = False,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Fit scores to how often regions are right, for the model and settings that the dataset was made with.
+    """Fit scores, and learn where boxes are, for the model and settings that the dataset was made with.
+
+    Learned boxes need --truth; they are used if they are shown to be better.
 
     With neither --truth nor --reviews presence alone is fitted, to the captions; scores of regions then still rank.
 

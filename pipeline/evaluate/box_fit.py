@@ -317,17 +317,12 @@ def _fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> di
 def _box_loss(logits: Any, target: Any) -> Any:
     """Return the loss (n,) of boxes given by logits (n, 4) against the nearest of true boxes (n, MOST_BOXES, 4)."""
     import torch  # noqa: PLC0415  see `_fit_networks`
+    from torchvision.ops import generalized_box_iou_loss  # noqa: PLC0415
 
     centre, half = torch.sigmoid(logits).split(2, dim=1)
     half = half / 2
     box = torch.cat([centre - half, centre + half], dim=1).clamp(0, 1)[:, None]
-    shared = (torch.minimum(box[..., 2:], target[..., 2:]) - torch.maximum(box[..., :2], target[..., :2])).clamp(min=0)
-    hull = torch.maximum(box[..., 2:], target[..., 2:]) - torch.minimum(box[..., :2], target[..., :2])
-    areas = [(part[..., 2:] - part[..., :2]).prod(dim=-1) for part in (box, target)]
-    common = shared.prod(dim=-1)
-    union = areas[0] + areas[1] - common
-    around = hull.prod(dim=-1).clamp(min=1e-6)
-    giou = common / union.clamp(min=1e-6) - (around - union) / around
+    giou = 1 - generalized_box_iou_loss(box.expand_as(target), target)
     hit = torch.sigmoid((giou.clamp(min=0) - 0.5) / HIT_WIDTH)
     edges = (box - target).abs().sum(dim=-1)
     return (1 - giou + EDGE_WEIGHT * edges + HIT_WEIGHT * (1 - hit)).amin(dim=1)

@@ -24,8 +24,8 @@ from pipeline.export.base import (
     ExportJob,
     FormatConfig,
     Per,
+    RecordFile,
     WithImages,
-    compact_json,
     join_captions,
     shorten_float,
 )
@@ -71,7 +71,7 @@ class LabelStudio(Exporter):
         super().__init__(config, job)
         job.folder.text("label_config.xml").write(_INTERFACE)
         self._version = f"phrasebox {job.dataset.manifest.get('model_fingerprint', '')}".strip()
-        self._files = {split: job.folder.text(f"{split}.json") for split in job.splits}
+        self._files = self.for_splits(lambda split: RecordFile(job.folder, f"{split}.json", is_list=True))
 
     @classmethod
     def usual_per(cls, config: LabelStudioConfig) -> Per:
@@ -102,14 +102,7 @@ class LabelStudio(Exporter):
             "captions": join_captions(row["captions"]),
             "phrases": [{"value": phrase} for phrase in phrases],
         }
-        start = "," if self.job.report.samples[sample.split] else "["
-        self._files[sample.split].write(f"{start}\n{compact_json({'data': data, 'predictions': [prediction]})}")
-
-    def close(self) -> None:
-        """Complete the files."""
-        super().close()
-        for split, file in self._files.items():
-            file.write("\n]\n" if self.job.report.samples[split] else "[]\n")
+        self._files[sample.split].add({"data": data, "predictions": [prediction]})
 
     def _address_of(self, name: str) -> str:
         """Return the address of an image; only those of the web are quoted."""

@@ -44,8 +44,8 @@ def refine_grid(
         levels: uint8 (grid_h, grid_w).
         fine_hw: Samples, at least as many as cells. None: `samples_per_cell` in each; with
             others the map between the samples is not exactly the surface.
-        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is
-            part_mask where the values lie.
+        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, wherever the
+            values lie.
     """
     h, w = levels.shape
     samples = samples_per_cell((h, w))

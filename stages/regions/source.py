@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 HEAT_MAPS: Final = "heat_maps"
 """The kind without a stage of its own: `explain` computes heat maps, by any method, and
 `regions` cuts them."""
+
+
+class OtherModel(NamedTuple):
+    """A model other than CLIP: its name for people, and what identifies its weights."""
+
+    name: str
+    fingerprint: str
 
 
 class RegionSourceConfig(BaseModel):
@@ -95,12 +102,12 @@ class RegionSource(Stage, Generic[ConfigT]):
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be used, and InputError for a file that cannot be read."""
 
-    def identify(self) -> str:
-        """Return what identifies the weights of a model other than CLIP; "" without one.
+    def identify(self) -> OtherModel | None:
+        """Return the model of a source whose model is not CLIP; None for other sources.
 
         Raise ConfigError or WeightsError if that model cannot be loaded.
         """
-        return ""
+        return None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""

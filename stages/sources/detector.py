@@ -16,13 +16,13 @@ from pydantic import Field, field_validator
 
 from stages.contract.errors import ResourceError
 from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Phrase, Record, Region, Rle
+from stages.contract.records import Phrase, Pixels, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
-from stages.regions.source import RegionSource, RegionSourceConfig
+from stages.regions.source import OtherModel, RegionSource, RegionSourceConfig
 from stages.shared.model.config import Precision, about
 
 if TYPE_CHECKING:
-    from stages.shared.model.detector import Choice, DetectedBox, Detector
+    from stages.shared.model.detector import DetectedBox, Detector, PromptedImage
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 1, "cuda": 8}
 """Images of one forward pass."""
@@ -74,11 +74,11 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
         return {"mode": "keep", "patch_px": 1, "shorter_side_max_px": 1024, "max_side_px": 1333}
 
     @about("source.detector")
-    def identify(self) -> str:
+    def identify(self) -> OtherModel:
         """See `RegionSource.identify`."""
         from stages.shared.model.detector import identify_detector  # noqa: PLC0415  it imports torch
 
-        return identify_detector(self.config.detector)
+        return OtherModel(self.config.detector, identify_detector(self.config.detector))
 
     def forward_batch_size(self, device: Device | None = None) -> int:
         """See `Stage.forward_batch_size`."""
@@ -112,11 +112,15 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
         from stages.shared.model.device import retry_on_oom  # noqa: PLC0415  as in setup
 
         answers = list(records)
-        places = [place for place, record in enumerate(records) if record.phrases and record.pixels]
-        for place, regions in retry_on_oom(
-            places, lambda part: self._detect([records[place] for place in part]), self._shrink_batches
+        images = {
+            place: self._prompted(record.phrases, record.pixels)
+            for place, record in enumerate(records)
+            if record.phrases and record.pixels is not None
+        }
+        for place, boxes in retry_on_oom(
+            [*images], lambda places: self._detect([images[place] for place in places]), self._shrink_batches
         ):
-            answers[place] = replace(records[place], regions=regions)
+            answers[place] = replace(records[place], regions=tuple(_regions_of(records[place], boxes)))
         return answers
 
     def _shrink_batches(self, _: int, reason: str) -> None:
@@ -125,38 +129,30 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
         self._batch_size //= 2
         _log.warning("GPU memory is full: going on with %d images at a time in the detector", self._batch_size)
 
-    def _detect(self, records: Sequence[Record]) -> Iterator[tuple[Region, ...]]:
-        """Yield the regions of each record, batch by batch."""
-        for start in range(0, len(records), size := self._batch_size):
-            batch = records[start : start + size]
-            texts = [_first_phrases(record) for record in batch]
-            choices = [[self._choice(phrase) for phrase in phrases.values()] for phrases in texts]
-            images = [record.pixels.rgb for record in batch if record.pixels]
-            answers = self._detector.detect(images, [list(phrases) for phrases in texts], choices)
+    def _detect(self, images: Sequence[PromptedImage]) -> Iterator[dict[str, list[DetectedBox]]]:
+        """Yield the boxes of each image, batch by batch."""
+        for start in range(0, len(images), size := self._batch_size):
+            batch = images[start : start + size]
+            yield from self._detector.detect(batch)
             self._images += len(batch)
-            for record, phrases, detections in zip(batch, texts, answers, strict=True):
-                yield tuple(_regions_of(record, dict(zip(phrases, detections, strict=True))))
 
-    def _choice(self, phrase: Phrase) -> Choice:
-        from stages.shared.model.detector import Choice  # noqa: PLC0415  as in setup
+    def _prompted(self, phrases: Sequence[Phrase], pixels: Pixels) -> PromptedImage:
+        from stages.shared.model.detector import Choice, PromptedImage  # noqa: PLC0415  as in setup
 
-        most = self.config.max_regions_plural if phrase.plural else 1
-        return Choice(min_score=self.config.min_score, most=most)
-
-
-def _first_phrases(record: Record) -> dict[str, Phrase]:
-    """Return the phrases by text; captions may repeat a phrase."""
-    return {phrase.text: phrase for phrase in reversed(record.phrases)}
+        most = {True: self.config.max_regions_plural, False: 1}
+        first_phrases = {phrase.text: phrase for phrase in reversed(phrases)}  # captions may repeat a phrase
+        choices = {
+            text: Choice(min_score=self.config.min_score, most=most[phrase.plural])
+            for text, phrase in first_phrases.items()
+        }
+        return PromptedImage(rgb=pixels.rgb, choices=choices)
 
 
-def _regions_of(record: Record, detections: dict[str, list[DetectedBox]]) -> Iterator[Region]:
+def _regions_of(record: Record, boxes: dict[str, list[DetectedBox]]) -> Iterator[Region]:
     size_hw = (record.height_px, record.width_px)
-    masks = {
-        text: [_mask_of(detection, size_hw) for detection in phrase_detections]
-        for text, phrase_detections in detections.items()
-    }
+    masks = {text: [_mask_of(detection, size_hw) for detection in phrase_boxes] for text, phrase_boxes in boxes.items()}
     for index, phrase in enumerate(record.phrases):
-        for detection, mask in zip(detections[phrase.text], masks[phrase.text], strict=True):
+        for detection, mask in zip(boxes[phrase.text], masks[phrase.text], strict=True):
             yield Region(
                 phrase_index=index,
                 box_xywh_px=rle_box_xywh_px(mask),

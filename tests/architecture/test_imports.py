@@ -97,7 +97,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/evaluate/",
         "pipeline/research/",
     },
-    "torchvision": {"stages/shared/model/", "pipeline/research/finetune/"},
+    "torchvision": {"stages/shared/model/", "pipeline/research/finetune/", "pipeline/evaluate/box_fit.py"},
     "huggingface_hub": {"stages/shared/model/hub.py", "pipeline/export/push.py"},
     "safetensors": {"stages/shared/model/", "pipeline/research/finetune/"},
     "timm": {"stages/shared/model/"},

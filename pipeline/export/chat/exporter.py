@@ -11,10 +11,9 @@ from collections import Counter
 from typing import Any, Final
 
 from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, Per
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, Per, RecordFile
 from pipeline.export.chat.config import ChatConfig
 from pipeline.export.chat.interview import Interview
-from pipeline.export.chat.layouts import RecordFile
 from pipeline.export.chat.objects import usable_objects
 
 QUESTIONS: Final = "questions with answers"
@@ -41,7 +40,9 @@ class Chat(Exporter):
         super().__init__(config, job)
         self._tasks = config.asked_tasks  # checks them before anything is written
         self._layout = config.entry.layout
-        self._files = self.for_splits(lambda split: RecordFile(job.folder, f"{split}{config.suffix}", self._layout))
+        self._files = self.for_splits(
+            lambda split: RecordFile(job.folder, f"{split}{config.suffix}", is_list=self._layout.is_list)
+        )
 
     @classmethod
     def usual_per(cls, config: ChatConfig) -> Per:

@@ -1,4 +1,4 @@
-"""A conversation as a record of JSON, and the files of records."""
+"""A conversation as a record of JSON."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.dataset.rows import Values
-from pipeline.export.base import compact_json
-from pipeline.export.files import ExportFolder
 from stages.contract.geometry import Box
 
 PHRASE_MARK: Final = "<ref-object>"
@@ -83,23 +81,3 @@ MARKED_MESSAGES: Final = Layout(record=_marked_messages, has_marks=True)
 TURNS: Final = Layout(record=_turns)
 LIST_OF_TURNS: Final = Layout(record=_turns, is_list=True)
 PREFIX_AND_SUFFIX: Final = Layout(record=_prefix_and_suffix)
-
-
-class RecordFile:
-    """A file of records, written in one pass."""
-
-    def __init__(self, folder: ExportFolder, name: str, layout: Layout) -> None:
-        self._file = folder.text(name)
-        self._is_list = layout.is_list
-        self._is_empty = True
-
-    def add(self, record: Values) -> None:
-        """Add a record."""
-        start = "" if not self._is_list else "[\n" if self._is_empty else ",\n"
-        self._file.write(start + compact_json(record) + ("" if self._is_list else "\n"))
-        self._is_empty = False
-
-    def close(self) -> None:
-        """Complete the file."""
-        if self._is_list:
-            self._file.write("[]\n" if self._is_empty else "\n]\n")

@@ -9,7 +9,7 @@ keeps its boxes, without those that overlap a better one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -48,6 +48,19 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptedImage:
+    """An image, and the phrases to look for.
+
+    Attributes:
+        rgb: uint8 (H, W, 3), of any size.
+        choices: Phrase -> the boxes that count; at least one.
+    """
+
+    rgb: NDArray[np.uint8]
+    choices: Mapping[str, Choice]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DetectedBox:
     """A box of a phrase.
 
@@ -72,23 +85,17 @@ class Detector(ABC):
         self.device: torch.device = model.device
 
     @abstractmethod
-    def detect(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        phrases: Sequence[Sequence[str]],
-        choices: Sequence[Sequence[Choice]],
-    ) -> list[list[list[DetectedBox]]]:
-        """Return the detections of each phrase of each image, best first.
-
-        Args:
-            images: RGB, uint8 (H, W, 3) of any sizes.
-            phrases: Texts for each image, at least one.
-            choices: The boxes that count, for each phrase.
-        """
+    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
+        """Return the boxes of each phrase of each image, best first."""
 
     def _inputs(self, **arguments: Any) -> Any:
         inputs = self._processor(**arguments, return_tensors="pt")
         return {name: to_device(value, self.device) for name, value in inputs.items()}
+
+    def _prompts(self, images: Sequence[PromptedImage], **settings: Any) -> Any:
+        """Return the inputs of a model that takes several phrases for each image."""
+        texts = [list(image.choices) for image in images]
+        return self._inputs(images=[image.rgb for image in images], text=texts, **settings)
 
     def _computing(self) -> AbstractContextManager[object]:
         is_half = self._precision != torch.float32
@@ -99,60 +106,50 @@ class BoxDetector(Detector):
     """A detector without masks."""
 
     @torch.no_grad()
-    def detect(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        phrases: Sequence[Sequence[str]],
-        choices: Sequence[Sequence[Choice]],
-    ) -> list[list[list[DetectedBox]]]:
+    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
         """See `Detector.detect`."""
         with self._computing():
-            answers = self._answers(images, phrases)
+            answers = self._answers(images)
         return [
-            [_choose(boxes[number], scores[number], None, choice) for number, choice in enumerate(image_choices)]
-            for (boxes, scores), image_choices in zip(answers, choices, strict=True)
+            {
+                phrase: _choose(boxes[number], scores[number], None, choice)
+                for number, (phrase, choice) in enumerate(image.choices.items())
+            }
+            for image, (boxes, scores) in zip(images, answers, strict=True)
         ]
 
     @abstractmethod
-    def _answers(
-        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
         """Return boxes xyxy (P, N, 4) in shares of the image, and scores (P, N), for each image."""
 
 
 class OwlDetector(BoxDetector):
     """OWL-ViT and OWLv2 (arXiv 2205.06230, 2306.09683): one score for each box and phrase."""
 
-    def _answers(
-        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
-    ) -> list[tuple[Tensor, Tensor]]:
-        texts = [list(image_phrases) for image_phrases in phrases]
-        output = self._model(**self._inputs(images=list(images), text=texts, truncation=True))
+    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
+        output = self._model(**self._prompts(images, truncation=True))
         is_padded = self._model.config.model_type == "owlv2"  # to a square, below and on the right
         answers = []
-        for rgb, texts_of_image, logits, boxes in zip(images, texts, output.logits, output.pred_boxes, strict=True):
-            scores = logits.float().sigmoid().T[: len(texts_of_image)]
+        for image, logits, boxes in zip(images, output.logits, output.pred_boxes, strict=True):
+            scores = logits.float().sigmoid().T[: len(image.choices)]
             corners = box_convert(boxes.float(), "cxcywh", "xyxy")
             if is_padded:
-                height, width = rgb.shape[:2]
+                height, width = image.rgb.shape[:2]
                 side = max(height, width)
                 corners = corners * corners.new_tensor([side / width, side / height] * 2)
-            answers.append((corners.expand(len(texts_of_image), -1, -1), scores))
+            answers.append((corners.expand(len(image.choices), -1, -1), scores))
         return answers
 
 
 class OmDetDetector(BoxDetector):
     """OmDet-Turbo (arXiv 2403.06892): one score for each box and phrase, and the task names all phrases."""
 
-    def _answers(
-        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
-    ) -> list[tuple[Tensor, Tensor]]:
-        texts = [list(image_phrases) for image_phrases in phrases]
-        output = self._model(**self._inputs(images=list(images), text=texts))
+    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
+        output = self._model(**self._prompts(images))
         boxes = box_convert(output.decoder_coord_logits.float(), "cxcywh", "xyxy")
         return [
-            (corners.expand(len(texts_of_image), -1, -1), logits.float().sigmoid().T[: len(texts_of_image)])
-            for texts_of_image, corners, logits in zip(texts, boxes, output.decoder_class_logits, strict=True)
+            (corners.expand(len(image.choices), -1, -1), logits.float().sigmoid().T[: len(image.choices)])
+            for image, corners, logits in zip(images, boxes, output.decoder_class_logits, strict=True)
         ]
 
 
@@ -165,15 +162,13 @@ class GroundingDetector(BoxDetector):
     one: those of other sizes would be padded, and the model sees the padding.
     """
 
-    def _answers(
-        self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]
-    ) -> list[tuple[Tensor, Tensor]]:
-        return [self._answer(rgb, texts) for rgb, texts in zip(images, phrases, strict=True)]
+    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
+        return list(map(self._answer, images))
 
-    def _answer(self, rgb: NDArray[np.uint8], phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
-        parts = [*self._split(phrases)]
+    def _answer(self, image: PromptedImage) -> tuple[Tensor, Tensor]:
+        parts = [*self._split(image.choices)]
         inputs = self._inputs(
-            images=[rgb] * len(parts),
+            images=[image.rgb] * len(parts),
             text=["".join(f"{text}. " for text in part).strip() for part in parts],
             padding=True,
             truncation=True,
@@ -187,7 +182,7 @@ class GroundingDetector(BoxDetector):
         scores = [probabilities[place, :, start:stop].amax(dim=1) for place, start, stop in spans]
         return boxes, torch.stack(scores)
 
-    def _split(self, texts: Sequence[str]) -> Iterator[list[str]]:
+    def _split(self, texts: Iterable[str]) -> Iterator[list[str]]:
         """Yield the phrases of each text that fits into the model's tokens."""
         most = self._model.config.max_text_len - 2  # [CLS] and [SEP]
         part: list[str] = []
@@ -218,37 +213,30 @@ class SegmentingDetector(Detector):
     """SAM 3 (arXiv 2511.16719): boxes, masks and the presence of each phrase. The image is encoded once."""
 
     @torch.no_grad()
-    def detect(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        phrases: Sequence[Sequence[str]],
-        choices: Sequence[Sequence[Choice]],
-    ) -> list[list[list[DetectedBox]]]:
+    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
         """See `Detector.detect`."""
-        pixels = self._inputs(images=list(images))["pixel_values"]
+        pixels = self._inputs(images=[image.rgb for image in images])["pixel_values"]
         with self._computing():
             encoding = self._model.get_vision_features(pixels)
-            return [
-                list(self._image(encoding, number, texts, image_choices))
-                for number, (texts, image_choices) in enumerate(zip(phrases, choices, strict=True))
-            ]
+            return [dict(self._detect(encoding, number, image.choices)) for number, image in enumerate(images)]
 
-    def _image(
-        self, encoding: Any, number: int, texts: Sequence[str], choices: Sequence[Choice]
-    ) -> Iterator[list[DetectedBox]]:
-        for start in range(0, len(texts), PHRASES_AT_ONCE):
-            part = list(texts[start : start + PHRASES_AT_ONCE])
+    def _detect(
+        self, encoding: Any, number: int, choices: Mapping[str, Choice]
+    ) -> Iterator[tuple[str, list[DetectedBox]]]:
+        """Yield the phrases of an image, by its number in the encoding, with their boxes."""
+        phrases = list(choices)
+        for start in range(0, len(phrases), PHRASES_AT_ONCE):
+            part = phrases[start : start + PHRASES_AT_ONCE]
             levels = {
                 name: tuple(level[number : number + 1].expand(len(part), -1, -1, -1) for level in encoding[name])
                 for name in ("fpn_hidden_states", "fpn_position_encoding")
             }
             words = self._inputs(text=part, padding="max_length", truncation=True)
             output = self._model(vision_embeds=replace(encoding, **levels), **words)
-            presence = output.presence_logits.float().sigmoid()
-            scores = output.pred_logits.float().sigmoid() * presence
+            scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
             boxes = output.pred_boxes.float()
-            for place, choice in enumerate(choices[start : start + PHRASES_AT_ONCE]):
-                yield _choose(boxes[place], scores[place], output.pred_masks[place], choice)
+            for place, phrase in enumerate(part):
+                yield phrase, _choose(boxes[place], scores[place], output.pred_masks[place], choices[phrase])
 
 
 _CLASSES: Final[dict[str, type[Detector]]] = {

@@ -10,7 +10,7 @@ import torch
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.detector import KINDS as READ
-from stages.shared.model.detector import Choice, DetectedBox, identify_detector, load_detector
+from stages.shared.model.detector import Choice, DetectedBox, PromptedImage, identify_detector, load_detector
 from tests.stages.shared.model.detectors import KINDS, save_detector
 
 rng = np.random.default_rng(0)
@@ -26,6 +26,10 @@ def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     load_detector.cache_clear()
 
 
+def prompted(rgb: np.ndarray[Any, Any], *texts: str) -> PromptedImage:
+    return PromptedImage(rgb=rgb, choices=dict.fromkeys(texts, ALL))
+
+
 def corners(detections: list[DetectedBox]) -> np.ndarray[Any, Any]:
     return np.array([detection.box_xyxy for detection in detections])
 
@@ -37,12 +41,12 @@ def scores(detections: list[DetectedBox]) -> list[float]:
 def test_a_batch_gives_the_boxes_of_its_images(kind: str, tmp_path: Path) -> None:
     save_detector(kind, tmp_path)
     detector = load_detector(str(tmp_path), "cpu", "fp32")
-    choices = [[ALL] * len(texts) for texts in TEXTS]
-    batch = detector.detect(IMAGES, TEXTS, choices)
-    singles = [detector.detect([IMAGES[n]], [TEXTS[n]], [choices[n]])[0] for n in range(2)]
+    images = [prompted(rgb, *texts) for rgb, texts in zip(IMAGES, TEXTS, strict=True)]
+    batch = detector.detect(images)
+    singles = [detector.detect([image])[0] for image in images]
     for ours, expected in zip(batch, singles, strict=True):
-        assert len(ours) == len(expected)
-        for phrase, expected_phrase in zip(ours, expected, strict=True):
+        assert ours.keys() == expected.keys()
+        for phrase, expected_phrase in zip(ours.values(), expected.values(), strict=True):
             assert len(phrase) > 2
             assert scores(phrase) == sorted(scores(phrase), reverse=True)
             best = min(len(phrase), len(expected_phrase), 3)
@@ -56,11 +60,11 @@ def test_a_batch_gives_the_boxes_of_its_images(kind: str, tmp_path: Path) -> Non
 def test_the_lowest_score_and_the_number_of_boxes_count_for_each_phrase(kind: str, tmp_path: Path) -> None:
     save_detector(kind, tmp_path)
     detector = load_detector(str(tmp_path), "cpu", "fp32")
-    [[first, second]] = detector.detect(IMAGES[:1], TEXTS[:1], [[ALL, ALL]])
+    first, second = detector.detect([prompted(IMAGES[0], *TEXTS[0])])[0].values()
     lowest = scores(second)[2]
-    [[one, three]] = detector.detect(
-        IMAGES[:1], TEXTS[:1], [[Choice(min_score=0, most=1), Choice(min_score=lowest, most=50)]]
-    )
+    choices = [Choice(min_score=0, most=1), Choice(min_score=lowest, most=50)]
+    image = PromptedImage(rgb=IMAGES[0], choices=dict(zip(TEXTS[0], choices, strict=True)))
+    one, three = detector.detect([image])[0].values()
     assert scores(one) == scores(first)[:1]
     assert scores(three)[:2] == scores(second)[:2]
     assert min(scores(three)) >= lowest - 1e-6
@@ -80,7 +84,7 @@ def test_the_best_box_is_that_of_transformers(kind: str, tmp_path: Path) -> None
             [expected] = processor.post_process_grounded_object_detection(
                 output, threshold=0.0, target_sizes=[(height, width)], text_labels=[[text]]
             )
-            [[detections]] = detector.detect([rgb], [[text]], [[ALL]])
+            detections = detector.detect([prompted(rgb, text)])[0][text]
             sides = torch.tensor([width, height, width, height])
             boxes = (expected["boxes"] / sides).clamp(0, 1)
             flat = (boxes[:, 2:] - boxes[:, :2] <= 0).any(dim=1)
@@ -99,14 +103,15 @@ def test_a_phrase_has_the_score_of_its_tokens(kind: str, tmp_path: Path) -> None
     with torch.no_grad():
         probabilities = model(**inputs).logits[0].sigmoid()
     expected = [float(probabilities[:, 1:3].max()), float(probabilities[:, 4:6].max())]
-    [answer] = detector.detect(IMAGES[:1], TEXTS[:1], [[ALL, ALL]])
-    np.testing.assert_allclose([scores(phrase)[0] for phrase in answer], expected, atol=0.02)
+    [answer] = detector.detect([prompted(IMAGES[0], *TEXTS[0])])
+    np.testing.assert_allclose([scores(phrase)[0] for phrase in answer.values()], expected, atol=0.02)
     # 24 tokens hold seven phrases of three: the others get a text of their own.
-    [many] = detector.detect(IMAGES[:1], [["red car", "two dogs"] * 5], [[ALL] * 10])
-    assert len(many) == 10
-    assert all(many)
-    [long] = detector.detect(IMAGES[:1], [["two dogs " * 30]], [[ALL]])
-    assert long[0]
+    texts = [f"{colour} {noun}" for colour in ("red", "a", "two") for noun in ("car", "dogs", "road")]
+    [many] = detector.detect([prompted(IMAGES[0], *texts)])
+    assert list(many) == texts
+    assert all(many.values())
+    long = "two dogs " * 30
+    assert detector.detect([prompted(IMAGES[0], long)])[0][long]
 
 
 def test_another_model_and_pickled_weights_are_rejected(tmp_path: Path) -> None:
