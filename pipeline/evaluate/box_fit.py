@@ -201,7 +201,6 @@ class BoxFits:
         self.words, self._bags = _bags_of(things)
         self._places = place_of(np.array([thing.nearest for thing in things]))
         self._weights = np.array([thing.weight for thing in things], np.float64)
-        self._likeness = self._bags @ self._bags.T
 
     def whole(self) -> BoxFit:
         """Return the fit to all things."""
@@ -220,20 +219,15 @@ class BoxFits:
         return np.array(hits)
 
     def _fit(self, is_fitted: NDArray[np.bool_]) -> BoxFit:
-        mean, dual = self._solve(is_fitted)
-        usual = UsualBoxes(
-            mean=tuple(mean.tolist()),
-            words=tuple(self.words),
-            terms=(self._bags[is_fitted].T @ dual).astype(np.float16),
-        )
+        mean, terms = self._solve(is_fitted)
+        usual = UsualBoxes(mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16))
         if not self.with_networks or len({thing.image for thing in self._chosen(is_fitted)}) < FEWEST_IMAGES / 2:
             return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
         # A network must not trust the usual place of a thing more than it can for others.
         places = np.zeros_like(self._places)
         for fold in np.unique(self.folds[is_fitted]).tolist():
-            is_other = is_fitted & (self.folds != fold)
-            mean, dual = self._solve(is_other)
-            places[self.folds == fold] = mean + self._likeness[np.ix_(self.folds == fold, is_other)] @ dual
+            mean, terms = self._solve(is_fitted & (self.folds != fold))
+            places[self.folds == fold] = mean + self._bags[self.folds == fold] @ terms
         views = [
             thing.view._replace(usual=place)
             for thing, place in zip(self._chosen(is_fitted), places[is_fitted], strict=True)
@@ -244,10 +238,13 @@ class BoxFits:
         return (thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in)
 
     def _solve(self, rows: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        """Return the mean place (4,), and the dual weights (rows, 4) of a ridge regression on words."""
-        mean: Floats = np.average(self._places[rows], axis=0, weights=self._weights[rows])
-        kernel = self._likeness[np.ix_(rows, rows)] + np.diag(RIDGE / self._weights[rows])
-        return mean, np.asarray(np.linalg.solve(kernel, self._places[rows] - mean), np.float64)
+        """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""
+        bags, weights = self._bags[rows], self._weights[rows]
+        mean: Floats = np.average(self._places[rows], axis=0, weights=weights)
+        weighted = bags.T * weights
+        gram = weighted @ bags + RIDGE * np.eye(len(self.words))
+        terms = np.linalg.solve(gram, weighted @ (self._places[rows] - mean))
+        return mean, np.asarray(terms, np.float64)
 
 
 def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:

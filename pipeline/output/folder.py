@@ -228,13 +228,16 @@ class DatasetFolder:
             journal.delete_journals(self._run_folder)
             self._run_file.unlink(missing_ok=True)
 
+    def _delete_leftovers(self) -> None:
+        """Delete what killed attempts left: shards that their workers wrote later, and files in the making."""
+        for path in (*self.journal.late_shards(self.data), *found_in(self.data, ".*.tmp")):
+            path.unlink(missing_ok=True)
+
     def _count_rows(self, samples: int) -> Tally:
         """Count the shards, give each sample, region and phrase an id of its own, and write the categories.
 
         samples: The samples of the input. Raises as `finish`.
         """
-        for path in self.journal.late_shards(self.data):
-            path.unlink()
         shards = self.shards
         with rows_of(shards) as rows:
             total = rows.tally(len(shards))
@@ -262,6 +265,7 @@ class DatasetFolder:
         """
         if self._lease is not None:
             self._lease.check()
+        self._delete_leftovers()
         total = self._count_rows(report.samples_read)
         write_text(self.path / "README.md", manifest.card(total))
         values = manifest.to_json(total, report, self._run)

@@ -338,6 +338,13 @@ def test_shards_that_workers_of_a_killed_driver_still_write_go(late: str, noted:
     assert set(noted.shards) == shards
 
 
+def test_a_file_that_a_killed_driver_was_writing_goes(noted: DatasetFolder) -> None:
+    (noted.data / ".00007.parquet.4711.tmp").write_bytes(b"PAR1")
+    begin(noted)
+    finish(noted)
+    assert sorted(path.name for path in noted.data.iterdir()) == [path.name for path in noted.shards]
+
+
 def test_a_write_that_another_one_repeats_goes(noted: DatasetFolder) -> None:
     """As where a batch was put together in another way after a node was lost."""
     shards = set(noted.shards)
