@@ -211,7 +211,7 @@ def export_formats() -> str:
     parts = ["# Export formats\n\n`phrasebox export DATASET --format NAME --out FOLDER`\n"]
     for name in EXPORTERS:
         exporter = EXPORTERS[name]
-        parts.append(f"## {name}\n\n{exporter.summary[0].upper()}{exporter.summary[1:]}.\n\nMasks: {exporter.masks}.\n")
+        parts.append(f"## {name}\n\nWrites {exporter.summary}.\n\nMasks: {exporter.masks}.\n")
         if exporter.config_type.model_fields:
             parts.append(keys(exporter.config_type))
     return "\n".join(parts)

@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/figures"), help="datasets, models and finished steps")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=[], help="these steps")
     given = parser.parse_args()
+    if given.only and given.photos is None:
+        parser.error("--only needs --photos: the figures are made of these photographs")
     if given.photos is not None:
         try:
             make(given.photos, given.out, given.only)

@@ -348,7 +348,7 @@ def check_folder(folder: AnyPath, location: object) -> None:
 
 
 def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
-    for path in shards:  # the first shards of an unfinished run may be half written
+    for path in shards:  # the first shards may be damaged
         with suppress(InputError), open_shard(path) as file:
             return tuple(field.name for field in OPTIONAL_FIELDS if field.name in file.schema_arrow.names)
     return ()

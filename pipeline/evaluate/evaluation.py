@@ -212,7 +212,7 @@ def evaluation_of(
         truth=str(truth_path),
         matched=evaluation_set.matches.counts,
         maps=("stored" if evaluation_set.has_maps else "computed") if maps else None,
-        rule=config.regions.rule,
+        rule=evaluation_set.dataset.manifest["config"]["regions"]["rule"],
         figures=report_figures(outcomes),
         absent=absent_evaluation(evaluation_set, console) if absent else None,
         config=config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),

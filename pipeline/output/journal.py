@@ -125,7 +125,7 @@ class Journal:
             self.flush()
 
     def add(self, entries: Any) -> None:
-        """Note pieces of the input that were read to their end."""
+        """Note shards, or pieces of the input that were read to their end."""
         self._queue.append(entries)
 
     def flush(self) -> None:

@@ -3,7 +3,7 @@
 1. One answer per input, in order: `len(process(batch)) == len(batch)`. A record with an error
    passes through untouched.
 2. `setup()` once per worker (weights, spaCy), `process` many times, `teardown()` once. The
-   constructor takes only the stage's config and stays cheap and picklable.
+   constructor takes settings and what the driver has read, and stays cheap and picklable.
 3. The engine gives a worker its CPUs and GPUs; a stage that needs a device checks in
    `setup` that it got one. The stage decides how many records it takes at once: see
    `Stage.forward_batch_size`.

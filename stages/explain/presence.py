@@ -1,7 +1,7 @@
 """Is the phrase in the image at all? A logistic regression on what the one forward pass has already computed.
 
 A cosine depends on the phrase ("man" is near every photograph) as much as on the image, and so
-is looked at beside the usual one for the phrase (stages/README.md):
+is looked at beside the usual one for the phrase (docs/explanation/presence-and-score.md):
 
     similarity   c = cos(image, phrase)
     usual        m = t . mu, the phrase's mean cosine over other images

@@ -2,7 +2,7 @@
 
 Mentions within one caption are linked first (`stages.regions.mentions`).
 
-stages/README.md says how. Average linkage with constraints is that of Davidson & Ravi (PKDD 2005).
+docs/explanation/how-it-works.md says how. Average linkage with constraints is that of Davidson & Ravi (PKDD 2005).
 """
 
 from __future__ import annotations

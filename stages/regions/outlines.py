@@ -1,6 +1,6 @@
 """Outlines by a segmenter (`regions.refine: sam`): the heat says where a thing is, and SAM draws its edge.
 
-stages/README.md says which mask is taken, and when the contour stays.
+docs/explanation/how-it-works.md says which mask is taken, and when the contour stays.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def otsu_cut(levels: Levels) -> float:
 
 
 SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-"""The cuts of the rule `fitted`: shares of the highest heat, once the lowest is 0. Eight are as
-good as seventeen."""
+"""The cuts of the rule `fitted`: shares of the highest heat, once the lowest is 0. Seventeen are
+no better."""
 
 _SHARES: Final = np.array(SHARES)
 _CUTS: Final = np.array([math.floor(fixed_cut(share)) for share in SHARES], np.uint8)
@@ -130,7 +130,7 @@ class FittedCut(Regression):
         worth = sum of weight * (feature - mean) / scale        the cut with the highest worth is taken
 
     Weights and usual sizes are fitted to images with known boxes (`phrasebox calibrate`) and
-    hold for the model and settings of the fit (stages/README.md).
+    hold for the model and settings of the fit.
 
     Attributes:
         usual: Head noun -> the usual size of such things: the logarithm of how many times as
