@@ -9,7 +9,7 @@ html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 html_theme_options = {"top_of_page_buttons": []}
-exclude_patterns = ["metrics.md"]
+exclude_patterns = ["_metrics.md"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]

@@ -288,7 +288,7 @@ def metrics() -> str:
     rows = [
         (f"`{name}`", metric.doc, "needs heat maps" if metric.needs_maps else "") for name, metric in METRICS.items()
     ]
-    text = (Path(__file__).parent / "metrics.md").read_text("utf-8")
+    text = (Path(__file__).parent / "_metrics.md").read_text("utf-8")
     return text.replace("<!-- metrics of eval -->\n", table(["metric", "definition", ""], rows))
 
 

@@ -119,7 +119,7 @@ def _chance(query: Query) -> float:
 
 
 BOXES: Final[dict[str, tuple[str, Callable[[Query, bool], Sequence[Box] | None]]]] = {
-    "box_recall": ("best region's box", lambda query, _: [answer.box_xywh_px for answer in query.answers[:1]]),
+    "box_recall": ("box of the region with the highest score", lambda query, _: [answer.box_xywh_px for answer in query.answers[:1]]),
     "text_box": ("baseline: the usual box of the head noun, without a look at the image", _usual_box),
     "other_box": ("baseline: box of the region of another phrase of the image", lambda query, _: query.other_boxes),
     "centred_box": ("baseline: a box in the middle", _middle),
@@ -152,7 +152,7 @@ METRICS: Final[dict[str, Metric]] = {
             ("_merged", "the box around all true boxes (MERGED)", True),
         )
     },
-    "box_iou": Metric("best region's box with its best true box", _box_iou),
+    "box_iou": Metric("IoU of the box with the highest score with the nearest true box", _box_iou),
     "mask_iou": Metric("all regions together with the true mask", _mask_iou),
     "centre": Metric("baseline: pointing at the image's centre", _centre),
     "chance": Metric("baseline: pointing at random", _chance),

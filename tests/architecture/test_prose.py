@@ -26,8 +26,8 @@ TERMS = {
 }
 """Pattern -> the term that the pages use for it."""
 
-OTHER_PAGES = ("stages/shared/model/weights/", "pipeline/photographs/", "CHANGELOG.md")
-"""Cards of models and licences, which have forms of their own, and the list of changes."""
+OTHER_PAGES = ("stages/shared/model/weights/", "pipeline/photographs/")
+"""Cards of models and licences, which have forms of their own."""
 
 PAGES = [path for path in tracked() if path.endswith(".md") and not path.startswith(OTHER_PAGES)]
 
