@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -19,17 +21,18 @@ from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
-from pipeline.graph import HeatMapSteps, build_steps, check_files
+from pipeline.graph import HeatMapSteps, SourceSteps, build_steps, check_files
 from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
 from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, PresenceFit, may_be, read_presence, signals_of
 from pipeline.warm_up import first_samples, fit_to_samples
 from stages.contract.errors import InputError
-from stages.contract.records import Record
+from stages.contract.records import Phrase, Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage, subtract_others
 from stages.read import make_reader
+from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_of, presence_features
 from stages.regions.maker import RegionMaker, share_presences
 from stages.regions.score import at_share
 from stages.regions.stage import RegionsStage
@@ -39,13 +42,19 @@ CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
 
 
-def query_images(evaluation_set: EvaluationSet) -> dict[str, QueriedImage]:
-    """Choose absent phrases for each row that has no error and has a phrase with a known place; by sample id."""
+def query_images(
+    evaluation_set: EvaluationSet, parsed: Mapping[str, Sequence[Phrase]] = MappingProxyType({})
+) -> dict[str, QueriedImage]:
+    """Choose absent phrases for each row that has no error and has a phrase with a known place; by sample id.
+
+    parsed: All phrases of some samples; the dataset may not hold those without a region.
+    """
     images = []
     for row in evaluation_set.rows():
         if row["error"] is None:
-            entries = row.get("phrases")  # not all of them where the dataset does not hold all
-            phrases = phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
+            entries = row.get("phrases")
+            stored = phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
+            phrases = parsed.get(row["sample_id"], stored)
             image = QueriedImage(
                 number=row["id"],
                 sample_id=row["sample_id"],
@@ -135,7 +144,7 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
             presence=presence[text],
             presence_of_group=group_presence,
             answers=answers,
-            is_written=not steps.regions_stage.maker.is_absent(group_presence),
+            is_written=not steps.regions_stage.config.is_absent(group_presence),
         )
 
     for text, targets in targets_by_text.items():
@@ -205,13 +214,8 @@ def fit_presence(
     Raise InputError if there are too few phrases, and as `model_steps`.
     """
     images_by_name = query_images(evaluation_set)
-    judged_texts = {
-        name: {*(query.phrase for query in image.queries), *(phrase.text for phrase in image.absent["random"])}
-        for name, image in images_by_name.items()
-    }
+    _check_enough(images_by_name)
     phrases = {name: [*image.phrases, *image.absent["random"]] for name, image in images_by_name.items()}
-    if sum(map(len, judged_texts.values())) < FEWEST_PHRASES:
-        raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     is_present: list[bool] = []
@@ -224,7 +228,7 @@ def fit_presence(
         for text in dict.fromkeys(phrase.text for phrase in record.phrases):
             texts.append((image.number, text))
             is_present.append(text in image.types_by_text)
-            is_judged.append(text in judged_texts[record.sample.sample_id])
+            is_judged.append(text in image.judged_texts)
     images = ImageStatistics.of(np.stack([part.embedding for part in signals]))
     all_features = features_of(images, signals)
     judged = np.array(is_judged, np.bool_)
@@ -232,12 +236,65 @@ def fit_presence(
     labels = np.array(is_present, np.bool_)[judged]
     numbers = np.array([number for number, _ in texts], np.int64)[judged]
     fit = fit_logistic(features, labels)
-    weight, mean, scale = fit.by_name(FEATURES).values()
-    absent_share = 1.0 - float(labels.mean())
-    presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
+    presence = Presence(images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=1.0 - float(labels.mean()))
     figures = {
         "presence_auc": presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
         "similarity_auc": presence_area(features[:, 0], labels, numbers),
     }
     # Six weights and some thousand phrases: what the fit says of its own phrases is hardly flattered.
     return presence, figures, dict(zip(texts, fit.probability(all_features).round(6).tolist(), strict=True))
+
+
+def fit_detector_presence(
+    evaluation_set: EvaluationSet, steps: SourceSteps, records: Sequence[Record], console: Console
+) -> tuple[DetectorPresence, dict[str, Estimate]]:
+    """Fit presence to a detector's answers about the same phrases as `fit_presence`.
+
+    The detector is asked for the phrases of other images in prompts of their own, so that the
+    boxes of the others stay those of a run.
+
+    Args:
+        evaluation_set: The dataset and its ground truth.
+        steps: The detector.
+        records: Its answers about the images' own phrases.
+        console: Shows the progress.
+
+    Returns:
+        The fit, and its figure `presence_auc` on images that it was not fitted to.
+
+    Raise InputError if there are too few phrases.
+    """
+    phrases = {record.sample.sample_id: record.phrases for record in records}
+    images_by_name = query_images(evaluation_set, phrases)
+    _check_enough(images_by_name)
+    foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
+    stages = [steps.before[1], steps.model_stage]
+    foreign_records = process_input(evaluation_set.reader, stages, foreign, console, foreign)
+    features: list[list[float]] = []
+    is_present: list[bool] = []
+    numbers: list[int] = []
+    for record in chain(records, foreign_records):
+        image = images_by_name.get(record.sample.sample_id)
+        if image is None or record.error is not None:
+            continue
+        boxes_by_text = dict(zip((phrase.text for phrase in record.phrases), boxes_of(record), strict=True))
+        for text, boxes in boxes_by_text.items():
+            if text in image.judged_texts:
+                features.append([*presence_features(boxes).values()])
+                is_present.append(text in image.types_by_text)
+                numbers.append(image.number)
+    values = np.array(features)
+    labels = np.array(is_present, np.bool_)
+    image_numbers = np.array(numbers, np.int64)
+    fit = fit_logistic(values, labels)
+    presence = DetectorPresence(
+        bias=fit.bias, **fit.by_name(PRESENCE_FEATURES), absent_share=1.0 - float(labels.mean())
+    )
+    area = presence_area(predict_out_of_fold(values, labels, image_numbers), labels, image_numbers)
+    return presence, {"presence_auc": area}
+
+
+def _check_enough(images_by_name: Mapping[str, QueriedImage]) -> None:
+    """Raise InputError if too few phrases of the images are judged."""
+    if sum(len(image.judged_texts) for image in images_by_name.values()) < FEWEST_PHRASES:
+        raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")

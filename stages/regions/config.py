@@ -99,6 +99,10 @@ class RegionsConfig(BaseModel):
         """The expected share of absent phrases; the usual one where no run has estimated it."""
         return USUAL_SHARE if self.absent_share == "auto" else self.absent_share
 
+    def is_absent(self, presence: float | None) -> bool:
+        """Return whether a phrase of this presence gets no region; None: nothing is known of it."""
+        return presence is not None and self.min_presence is not None and presence < self.min_presence
+
     @property
     def needs_pixels(self) -> bool:
         """Whether regions also depend on the colours of the image."""
