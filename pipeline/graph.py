@@ -265,6 +265,18 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
     return replace(steps, regions_stage=LinkStage(config.regions, calibration))
 
 
+def build_detector_steps(config: RunConfig) -> SourceSteps:
+    """Return the stages of a source that can be asked for any phrase. Raise ConfigError for another, and as above."""
+    kind = config.source.kind
+    if not SOURCES[kind].looks_for_phrases:
+        raise ConfigError(
+            f"{kind} looks for no phrases, so that nothing can be fitted to its scores; those of {HEAT_MAPS} and "
+            "detector can be calibrated",
+            key="source.kind",
+        )
+    return build_source_steps(config)
+
+
 def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, PrepareStage]:
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)

@@ -21,6 +21,7 @@ from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
 from pipeline.evaluate.box_fit import BoxFigures, LearnedBoxes, fold_of, learn_boxes, place_things
 from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
+from pipeline.evaluate.detector_presence import fit_to_truth
 from pipeline.evaluate.estimates import (
     Estimate,
     debiased_calibration_error,
@@ -29,7 +30,7 @@ from pipeline.evaluate.estimates import (
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import fit_detector_presence, fit_presence
+from pipeline.evaluate.presence import fit_presence
 from pipeline.graph import Steps, build_steps
 from pipeline.logistic import Floats, fit_logistic
 from pipeline.paths import check_writable, write_file
@@ -200,7 +201,7 @@ def _judge_detector(evaluation_set: EvaluationSet, console: Console, *, presence
     ]
     _labels_of(regions)
     records = [record for _, record in rows]
-    fit, figures = fit_detector_presence(evaluation_set, steps, records, console) if presence else (None, {})
+    fit, figures = fit_to_truth(evaluation_set, steps, records, console) if presence else (None, {})
     return JudgedSet(
         regions=regions,
         made_with=source_basis(evaluation_set.config().source, steps.fingerprint),

@@ -18,7 +18,7 @@ from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.graph import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps, check_files
+from pipeline.graph import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
@@ -27,7 +27,7 @@ from stages.contract.stage import Stage
 from stages.explain.config import ExplainerConfig
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
-from stages.regions.source import HEAT_MAPS, SOURCES
+from stages.regions.source import HEAT_MAPS
 from stages.shared.model.config import InputSpec
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth, TruthImage
@@ -121,14 +121,8 @@ class EvaluationSet:
         return self._build(build_steps)
 
     def source_steps(self) -> SourceSteps:
-        """Build the steps of the configuration of a detector's dataset. Raise as `full_steps`.
-
-        Raise ConfigError for other datasets: nothing else looks for phrases of other images.
-        """
-        kind = self.config(parse_explainer=False).source.kind
-        if not SOURCES[kind].looks_for_phrases:
-            raise ConfigError(f"regions of {kind} have no evidence to calibrate", key="source.kind")
-        return self._build(build_source_steps)
+        """Build the steps of a detector's dataset. Raise as `full_steps` and `build_detector_steps`."""
+        return self._build(build_detector_steps)
 
     def _build(self, build: Callable[[RunConfig], StepsT]) -> StepsT:
         check_named(self.dataset, settings=self.settings)

@@ -4,42 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
 import numpy as np
 from rich.console import Console
 
-from pipeline.config import stored_config
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.origin import check_named
-from pipeline.engines.inline import set_up
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
-from pipeline.graph import HeatMapSteps, SourceSteps, build_steps, check_files
+from pipeline.graph import HeatMapSteps
 from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
-from pipeline.paths import check_writable, write_file
-from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, PresenceFit, may_be, read_presence, signals_of
-from pipeline.warm_up import first_samples, fit_to_samples
+from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage, subtract_others
-from stages.read import make_reader
-from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_of, presence_features
 from stages.regions.maker import RegionMaker, share_presences
 from stages.regions.score import at_share
 from stages.regions.stage import RegionsStage
 from stages.truth.ground_truth import TruthTarget
-
-CAPTIONED: Final = 1000
-"""The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
 
 
 def query_images(
@@ -180,29 +166,6 @@ def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
     return presences
 
 
-def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> PresenceFit:
-    """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
-
-    Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
-    ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.steps`.
-    """
-    check_writable("out", out)
-    folder = open_dataset(dataset)
-    check_named(folder, settings=settings)
-    config = stored_config(folder.manifest["config"], settings)
-    check_files(config)
-    steps = build_steps(config)
-    reader = make_reader(config.input)
-    with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
-        steps = replace(steps, model_stage=steps.model_stage.with_presence(None))
-        with set_up((*steps.before, steps.model_stage)):
-            fit = fit_to_samples(steps, first_samples(reader, reader.pieces(), CAPTIONED)).presence
-    if fit.calibration is None:
-        raise InputError(f"{dataset}: {fit.in_words()}")
-    write_file("out", out, fit.calibration.to_json())
-    return fit
-
-
 def fit_presence(
     evaluation_set: EvaluationSet, console: Console
 ) -> tuple[Presence, dict[str, Estimate], dict[tuple[int, str], float]]:
@@ -214,7 +177,7 @@ def fit_presence(
     Raise InputError if there are too few phrases, and as `model_steps`.
     """
     images_by_name = query_images(evaluation_set)
-    _check_enough(images_by_name)
+    check_enough(images_by_name)
     phrases = {name: [*image.phrases, *image.absent["random"]] for name, image in images_by_name.items()}
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
@@ -245,56 +208,7 @@ def fit_presence(
     return presence, figures, dict(zip(texts, fit.probability(all_features).round(6).tolist(), strict=True))
 
 
-def fit_detector_presence(
-    evaluation_set: EvaluationSet, steps: SourceSteps, records: Sequence[Record], console: Console
-) -> tuple[DetectorPresence, dict[str, Estimate]]:
-    """Fit presence to a detector's answers about the same phrases as `fit_presence`.
-
-    The detector is asked for the phrases of other images in prompts of their own, so that the
-    boxes of the others stay those of a run.
-
-    Args:
-        evaluation_set: The dataset and its ground truth.
-        steps: The detector.
-        records: Its answers about the images' own phrases.
-        console: Shows the progress.
-
-    Returns:
-        The fit, and its figure `presence_auc` on images that it was not fitted to.
-
-    Raise InputError if there are too few phrases.
-    """
-    phrases = {record.sample.sample_id: record.phrases for record in records}
-    images_by_name = query_images(evaluation_set, phrases)
-    _check_enough(images_by_name)
-    foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
-    stages = [steps.before[1], steps.model_stage]
-    foreign_records = process_input(evaluation_set.reader, stages, foreign, console, foreign)
-    features: list[list[float]] = []
-    is_present: list[bool] = []
-    numbers: list[int] = []
-    for record in chain(records, foreign_records):
-        image = images_by_name.get(record.sample.sample_id)
-        if image is None or record.error is not None:
-            continue
-        boxes_by_text = dict(zip((phrase.text for phrase in record.phrases), boxes_of(record), strict=True))
-        for text, boxes in boxes_by_text.items():
-            if text in image.judged_texts:
-                features.append([*presence_features(boxes).values()])
-                is_present.append(text in image.types_by_text)
-                numbers.append(image.number)
-    values = np.array(features)
-    labels = np.array(is_present, np.bool_)
-    image_numbers = np.array(numbers, np.int64)
-    fit = fit_logistic(values, labels)
-    presence = DetectorPresence(
-        bias=fit.bias, **fit.by_name(PRESENCE_FEATURES), absent_share=1.0 - float(labels.mean())
-    )
-    area = presence_area(predict_out_of_fold(values, labels, image_numbers), labels, image_numbers)
-    return presence, {"presence_auc": area}
-
-
-def _check_enough(images_by_name: Mapping[str, QueriedImage]) -> None:
+def check_enough(images_by_name: Mapping[str, QueriedImage]) -> None:
     """Raise InputError if too few phrases of the images are judged."""
     if sum(len(image.judged_texts) for image in images_by_name.values()) < FEWEST_PHRASES:
         raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")

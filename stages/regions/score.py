@@ -86,7 +86,9 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
 
 
 def feature_names(calibration: Calibration | None) -> list[str]:
-    """Return the names of `Evidence.features` of regions that are cut with a calibration."""
+    """Return the names of the features of regions that are made with a calibration."""
+    if calibration is not None and "log_odds" in calibration.weight:
+        return [*detected.FEATURES]
     has_box = calibration is not None and calibration.box is not None
     return [*FEATURES, *(EVIDENCE if has_box else ())]
 

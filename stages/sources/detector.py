@@ -62,8 +62,8 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
 
     Phrases are looked for one by one, so two that name the same object have nearly the same
     boxes. A region's mask is that of SAM 3, and the box of other detectors. `similarity` is 0,
-    not measured. Where a GPU's memory does not hold a batch of images, the batch is halved for
-    good.
+    not measured. Presence needs a calibration, see `stages.regions.detected`. Where a GPU's
+    memory does not hold a batch of images, the batch is halved for good.
     """
 
     config_type = DetectorSourceConfig
