@@ -216,8 +216,8 @@ def fit_presence(steps: HeatMapSteps, signals: Sequence[Signals], in_captions: S
     images = ImageStatistics.of(np.stack([image.embedding for image in usable_signals]))
     features = features_of(images, usable_signals)
     area = roc_area(features[:, FEATURES.index("deviation")])(labels.astype(float), (~labels).astype(float))
-    if (reason := explain_no_difference(area)) is not None:
-        return PresenceFit(reason=reason)
+    if (no_difference := explain_no_difference(area)) is not None:
+        return PresenceFit(reason=no_difference)
     fit, presences = fit_noisy(features, labels)
     share = 1.0 - float(presences.mean())
     weight, mean, scale = fit.by_name(FEATURES).values()

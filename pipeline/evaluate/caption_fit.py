@@ -6,7 +6,7 @@ The phrases of an image's captions are taken as there, and those of other images
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
 from pipeline.evaluate.detector_presence import features_by_text, presence_of
 from pipeline.graph import SourceSteps, build_detector_steps, build_steps, check_files
-from pipeline.logistic import roc_area
+from pipeline.logistic import Floats, roc_area
 from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import PresenceFit, draw_for_images, explain_no_difference, fit_noisy
 from pipeline.warm_up import first_samples, fit_to_samples
@@ -75,12 +75,12 @@ def fit_to_captions(steps: SourceSteps, source: RegionSourceConfig, samples: Ite
         if too_few is not None:
             return PresenceFit(reason=too_few)
         captioned = [record for record in parsed if record.sample.key in foreign]
-        features = [values for record in _answers(steps, captioned) for values in features_by_text(record).values()]
-        captioned_texts = len(features)
-        others = [replace(record, phrases=tuple(foreign[record.sample.key])) for record in captioned]
-        features += [values for record in _answers(steps, others) for values in features_by_text(record).values()]
-    values = np.array(features).reshape(-1, len(PRESENCE_FEATURES))
-    in_captions = np.arange(len(values)) < captioned_texts
+        features = _features_of(steps, captioned)
+        foreign_features = _features_of(
+            steps, [replace(record, phrases=tuple(foreign[record.sample.key])) for record in captioned]
+        )
+    values = np.concatenate([features, foreign_features])
+    in_captions = np.arange(len(values)) < len(features)
     has_box, log_odds = values.T
     ranks = np.where(has_box > 0, log_odds, -np.inf)
     area = roc_area(ranks)(in_captions.astype(float), (~in_captions).astype(float))
@@ -103,8 +103,11 @@ def fit_to_captions(steps: SourceSteps, source: RegionSourceConfig, samples: Ite
     return PresenceFit(calibration=calibration)
 
 
-def _answers(steps: SourceSteps, records: Iterable[Record]) -> Iterator[Record]:
-    """Yield records with phrases after a detector that is set up."""
+def _features_of(steps: SourceSteps, records: Sequence[Record]) -> Floats:
+    """Return the `PRESENCE_FEATURES` (n, 2) of the phrases of records, by a detector that is set up."""
     todo = iter(records)
+    features: list[list[float]] = []
     while batch := list(islice(todo, rows_per_call(steps.model_stage))):
-        yield from run_stages((steps.before[1], steps.model_stage), batch, lambda *_: None)
+        for record in run_stages((steps.before[1], steps.model_stage), batch, lambda *_: None):
+            features += features_by_text(record).values()
+    return np.array(features).reshape(-1, len(PRESENCE_FEATURES))

@@ -269,13 +269,15 @@ def _evidence_of(
     reviewed: ReviewedRegions, rows: Iterable[tuple[Mapping[str, Any], Record]], stage: RegionsStage | LinkStage
 ) -> list[Evidence | BoxEvidence]:
     """Return the evidence of each reviewed region, which is made again."""
-    evidence_by_region: dict[tuple[Any, ...], Evidence | BoxEvidence] = {
-        (row["id"], phrase.text, tuple(np.array(region.box_xywh_px, np.float32).tolist())): part
-        for row, record in rows
-        if record.error is None
-        for phrase, parts in zip(record.phrases, stage.regions_of(record), strict=True)
-        for region, part in parts
-    }
+    evidence_by_region: dict[tuple[Any, ...], Evidence | BoxEvidence] = {}
+    for row, record in rows:
+        if record.error is not None:
+            continue
+        row_regions = stage.regions_of(record)
+        for index, phrase in enumerate(record.phrases):
+            for region, part in row_regions[index]:
+                box = tuple(np.array(region.box_xywh_px, np.float32).tolist())
+                evidence_by_region[row["id"], phrase.text, box] = part
     keys = [(region.annotation["image_id"], key.phrase, key.bbox) for key, region in reviewed.regions.items()]
     if missing_keys := [key for key in keys if key not in evidence_by_region]:
         raise InputError(
