@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration, read_calibration
+from stages.regions.source import HEAT_MAPS, RegionSourceConfig
 
 if TYPE_CHECKING:
     from stages.shared.model.description import ModelDescription
@@ -36,9 +38,16 @@ def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> dict[str
     return plain
 
 
+def source_basis(source: RegionSourceConfig, model_fingerprint: str) -> dict[str, Any]:
+    """Return the same for a calibration of regions from another source than heat maps."""
+    plain: dict[str, Any] = json.loads(json.dumps({"model": model_fingerprint, "source": source.decides_scores()}))
+    return plain
+
+
 def presence_in(calibration: Calibration | None) -> Presence | None:
-    """Return the part of a calibration on presence, if it has one."""
-    return None if calibration is None else calibration.presence
+    """Return the part of a calibration of heat maps on presence, if it has one."""
+    presence = None if calibration is None else calibration.presence
+    return presence if isinstance(presence, Presence) else None
 
 
 def find_calibration(
@@ -76,11 +85,42 @@ def find_calibration(
             map(read_calibration, model.calibrations), key=lambda candidate: precision not in candidate.precisions
         )
         return next((candidate for basis in bases for candidate in candidates if candidate.made_with == basis), None)
-    calibration = read_calibration(Path(choice))
+    calibration = read_calibration(path := Path(choice))
     if not calibration.of_regions:
         bases = [presence_basis(explain, model.fingerprint)]
+    _check_basis(calibration, path, bases)
+    return calibration
+
+
+def find_source_calibration(
+    source: RegionSourceConfig, regions: RegionsConfig, model_fingerprint: str
+) -> Calibration | None:
+    """Return the calibration that `regions.calibration` names for the regions of a source; None if it names no file.
+
+    Raise ConfigError as `find_calibration`.
+    """
+    if regions.calibration in ("auto", "none"):
+        return None
+    calibration = read_calibration(path := Path(regions.calibration))
+    _check_basis(calibration, path, [source_basis(source, model_fingerprint)])
+    return calibration
+
+
+def _check_basis(calibration: Calibration, path: Path, bases: Sequence[dict[str, Any]]) -> None:
+    """Raise ConfigError, which names the file, if a calibration was made with something else than each of the bases."""
+    fitted_kind, kind = (_kind_of(basis) for basis in (calibration.made_with, bases[0]))
+    if fitted_kind != kind:
+        raise ConfigError(
+            f"{path} was fitted to regions of source.kind={fitted_kind}, and this run has {kind}",
+            key="regions.calibration",
+        )
     differing = min((differences(calibration.made_with, basis) for basis in bases), key=len)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
-        raise ConfigError(f"{choice} was made with other settings:\n{listed}", key="regions.calibration")
-    return calibration
+        raise ConfigError(f"{path} was made with other settings:\n{listed}", key="regions.calibration")
+
+
+def _kind_of(basis: dict[str, Any]) -> str:
+    """Return the `source.kind` of a basis."""
+    source = basis.get("source")
+    return str(source.get("kind")) if isinstance(source, dict) else HEAT_MAPS

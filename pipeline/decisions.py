@@ -9,7 +9,8 @@ workers that looked at the first images died, and for another source whose devic
 
 Presence: `HeatMapRun.needs_presence` says whether it is fitted to the first images (`pipeline.presence_fit`). The
 presence of all regions is null if `regions.calibration` is `none`, if the calibration in use, named or taken by
-`auto`, has none, if that fit fails, and if regions come from another source than heat maps.
+`auto`, has none, if that fit fails, and if regions come from another source than heat maps without such a
+calibration.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class Run:
     @property
     def meaning(self) -> ScoreMeaning:
         """The meaning of the scores."""
-        return ScoreMeaning(reason=self.score_reason)
+        reason = None if self.steps.is_calibrated else self.score_reason
+        return ScoreMeaning(calibration=self.steps.calibration, reason=reason)
 
     @property
     def model(self) -> dict[str, str]:
@@ -346,7 +348,11 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
         input_pieces=input_pieces,
         pieces=pieces,
         steps=source_steps,
-        identity=Identity(model_fingerprint=source_steps.fingerprint, config=final.rows_depend_on()),
+        identity=Identity(
+            model_fingerprint=source_steps.fingerprint,
+            calibration=source_steps.calibration_digest,
+            config=final.rows_depend_on(),
+        ),
         score_reason=f"A score is {source.score_means}",
     )
 

@@ -5,7 +5,7 @@ read -> phrases -> prepare -> explain -> regions -> write
 With `regions.refine: sam` the regions stage holds a second model, and has workers of its own.
 
 With another `source.kind` than heat_maps, its stage takes the place of explain and makes the
-regions, and the regions stage only links them.
+regions, and the regions stage only links them, and scores those of a detector.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline.calibration import find_calibration, presence_in
+from pipeline.calibration import find_calibration, find_source_calibration, presence_in
 from pipeline.config import EngineConfig, RunConfig
 from stages.contract.errors import ConfigError
 from stages.contract.kinds import with_absolute_files
@@ -66,6 +66,21 @@ class Steps:
         return "" if model is None else model.fingerprint
 
     @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of scores or of presence alone that is in use."""
+        return None
+
+    @property
+    def calibration_digest(self) -> str | None:
+        """What identifies that calibration; None without one."""
+        return None if self.calibration is None else self.calibration.digest
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether scores are probabilities."""
+        return self.calibration is not None and self.calibration.of_regions
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """All stages in order."""
         return (*self.before, self.model_stage, self.regions_stage)
@@ -90,18 +105,8 @@ class HeatMapSteps(Steps):
 
     @property
     def calibration(self) -> Calibration | None:
-        """The calibration of scores or of presence alone that is in use."""
+        """See `Steps.calibration`."""
         return self.regions_stage.calibration
-
-    @property
-    def calibration_digest(self) -> str | None:
-        """What identifies that calibration; None without one."""
-        return None if self.calibration is None else self.calibration.digest
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether scores are probabilities."""
-        return self.calibration is not None and self.calibration.of_regions
 
     @property
     def has_open_share(self) -> bool:
@@ -134,6 +139,18 @@ class HeatMapSteps(Steps):
     def _regions_stage(self, config: RegionsConfig, calibration: Calibration | None) -> RegionsStage:
         stage = self.regions_stage
         return RegionsStage(config, calibration, keep_heat_maps=stage.keep_heat_maps, device=stage.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSteps(Steps):
+    """The stages of a run whose regions come from another source than heat maps."""
+
+    regions_stage: LinkStage
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """See `Steps.calibration`."""
+        return self.regions_stage.calibration
 
 
 def packages_of(config: RunConfig) -> tuple[str, ...]:
@@ -212,7 +229,7 @@ def build_steps_in_memory(config: RunConfig, model: ClipModel) -> HeatMapSteps:
     )
 
 
-def build_source_steps(config: RunConfig) -> Steps:
+def build_source_steps(config: RunConfig) -> SourceSteps:
     """Return the stages of a run whose regions come from another source than heat maps.
 
     Raises:
@@ -221,14 +238,15 @@ def build_source_steps(config: RunConfig) -> Steps:
         WeightsError: The model's files are missing or damaged.
     """
     kind = config.source.kind
+    source: RegionSource[Any] = SOURCES[kind](config.source, config.model)
+    names_calibration = config.regions.calibration not in ("auto", "none")
     for key, is_set in {
-        "regions.calibration": config.regions.calibration not in ("auto", "none"),
+        "regions.calibration": names_calibration and not source.looks_for_phrases,
         "output.heat_maps": config.output.heat_maps and "heat_maps" in config.output.model_fields_set,
         "regions.refine": config.regions.refine == "sam",
     }.items():
         if is_set:
             raise ConfigError(f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key)
-    source: RegionSource[Any] = SOURCES[kind](config.source, config.model)
     source.check()
     other_model = source.identify()
     description = None
@@ -236,13 +254,27 @@ def build_source_steps(config: RunConfig) -> Steps:
         from stages.shared.model.describe import describe  # noqa: PLC0415  as in build_steps
 
         description = describe(config.model)
-    return Steps(
+    steps = SourceSteps(
         before=_before(config, source.canvas()),
         model_stage=source.with_description(description),
         regions_stage=LinkStage(config.regions),
         description=description,
         other_model=other_model,
     )
+    calibration = find_source_calibration(config.source, config.regions, steps.fingerprint)
+    return replace(steps, regions_stage=LinkStage(config.regions, calibration))
+
+
+def build_detector_steps(config: RunConfig) -> SourceSteps:
+    """Return the stages of a source that can be asked for any phrase. Raise ConfigError for another, and as above."""
+    kind = config.source.kind
+    if not SOURCES[kind].looks_for_phrases:
+        raise ConfigError(
+            f"{kind} looks for no phrases, so that nothing can be fitted to its scores; those of {HEAT_MAPS} and "
+            "detector can be calibrated",
+            key="source.kind",
+        )
+    return build_source_steps(config)
 
 
 def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, PrepareStage]:

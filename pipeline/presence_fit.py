@@ -175,6 +175,29 @@ def explain_too_few(images: int, phrases: int) -> str | None:
     )
 
 
+def explain_no_difference(area: float) -> str | None:
+    """Return why presence cannot be fitted to phrases with such a ROC area; None if it can."""
+    if area >= LEAST_AREA:
+        return None
+    return f"captions fit their images hardly better than those of others (ROC area {area:.2f})"
+
+
+def draw_for_images(parsed: Sequence[Record]) -> tuple[dict[int, list[Phrase]], str | None]:
+    """Draw as many phrases of other images for each captioned record as it has, by the key of its sample.
+
+    Also return why they are too few for a fit; None if they are enough.
+    """
+    captioned = [record for record in parsed if record.error is None and record.phrases]
+    unique = {record.sample.id: {phrase.text: phrase for phrase in record.phrases}.values() for record in captioned}
+    pool = [(number, phrase) for number, phrases in unique.items() for phrase in phrases]
+    if (too_few := explain_too_few(len(unique), len(pool))) is not None:
+        return {}, too_few
+    drawn = {
+        record.sample.key: draw_foreign_phrases(record, pool, len(unique[record.sample.id])) for record in captioned
+    }
+    return drawn, None
+
+
 def fit_presence(steps: HeatMapSteps, signals: Sequence[Signals], in_captions: Sequence[Sequence[bool]]) -> PresenceFit:
     """Fit presence to the signals of images.
 
@@ -193,8 +216,8 @@ def fit_presence(steps: HeatMapSteps, signals: Sequence[Signals], in_captions: S
     images = ImageStatistics.of(np.stack([image.embedding for image in usable_signals]))
     features = features_of(images, usable_signals)
     area = roc_area(features[:, FEATURES.index("deviation")])(labels.astype(float), (~labels).astype(float))
-    if not area >= LEAST_AREA:
-        return PresenceFit(reason=f"captions fit their images hardly better than those of others (ROC area {area:.2f})")
+    if (no_difference := explain_no_difference(area)) is not None:
+        return PresenceFit(reason=no_difference)
     fit, presences = fit_noisy(features, labels)
     share = 1.0 - float(presences.mean())
     weight, mean, scale = fit.by_name(FEATURES).values()

@@ -20,8 +20,7 @@ from pipeline.graph import HeatMapSteps
 from pipeline.presence_fit import (
     PresenceFit,
     collecting_signals,
-    draw_foreign_phrases,
-    explain_too_few,
+    draw_for_images,
     fit_presence,
     most_to_fit,
 )
@@ -133,16 +132,11 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
     """Fit presence to the captions of samples. The stages are set up, but for the last; raise as they do."""
     answers = WarmUp(precision=steps.model_stage.precision)
     parsed = _parse(steps, samples, answers)
-    captioned = [record for record in parsed if record.error is None and record.phrases]
-    unique = {record.sample.id: {phrase.text: phrase for phrase in record.phrases}.values() for record in captioned}
-    pool = [(number, phrase) for number, phrases in unique.items() for phrase in phrases]
-    if (too_few := explain_too_few(len(unique), len(pool))) is not None:
+    drawn, too_few = draw_for_images(parsed)
+    if too_few is not None:
         answers.presence = PresenceFit(reason=too_few)
         return answers
-    foreign = {
-        record.sample.key: [phrase.text for phrase in draw_foreign_phrases(record, pool, len(unique[record.sample.id]))]
-        for record in captioned
-    }
+    foreign = {key: [phrase.text for phrase in phrases] for key, phrases in drawn.items()}
     records, signals = _explain(steps, parsed, answers, foreign)
     mapped = [len(record.heat_maps) for record in records if record.heat_maps]
     labels = [

@@ -137,7 +137,7 @@ def foreign_figures(triples: Sequence[Triple], maker: RegionMaker, captions: int
             for record in records_of(images)
             for presence in judge.presences_of(record, judge.groups_of(record))
         ]
-        absent = np.array([judge.is_absent(presence) for presence in presences])
+        absent = np.array([config.is_absent(presence) for presence in presences])
         labels = labels_of(images)
         shares = [f"{absent[mask].mean():.3f}" if mask.any() else "" for mask in (labels, ~labels)]
         yield (

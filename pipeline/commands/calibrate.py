@@ -21,8 +21,8 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
 from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
+from pipeline.evaluate.caption_fit import write_presence
 from pipeline.evaluate.estimates import Estimate
-from pipeline.evaluate.presence import write_presence
 from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
 from pipeline.evaluate.verdicts import box_verdict, calibration_verdict, review_verdict
 from pipeline.terminal import console, counted

@@ -119,7 +119,10 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     if evaluation.maps is not None:
         origins = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
         console.print(f"heat maps: {origins[evaluation.maps]}", soft_wrap=True)
-    console.print(f"masks and boxes: as in the dataset, cut by rule {evaluation.rule!r}; --set does not change them", soft_wrap=True)
+    console.print(
+        f"masks and boxes: as in the dataset, cut by rule {evaluation.rule!r}; --set does not change them",
+        soft_wrap=True,
+    )
     _print_groups(figures, console)
     if counts.regions:
         _print_scores(figures, console)

@@ -43,8 +43,12 @@ MODEL_KEYS: Final = {
 }
 """Keys that name a model, which may be downloaded -> the values for bundled models."""
 
-LOADED_KEYS: Final = {**MODEL_KEYS, "phrases.spacy_model": (None, PhrasesConfig().spacy_model)}
-"""`MODEL_KEYS`, and the key of the spaCy package, which runs code."""
+LOADED_KEYS: Final = {
+    **MODEL_KEYS,
+    "source.detector": (None,),
+    "phrases.spacy_model": (None, PhrasesConfig().spacy_model),
+}
+"""`MODEL_KEYS`, and the keys of a detector and of the spaCy package, which runs code."""
 
 KEY_BYTES: Final = 32
 SIGNED_KEYS: Final = ("config", "model_fingerprint")  # of a run, that a signature protects

@@ -71,6 +71,11 @@ class QueriedImage:
         }
 
     @property
+    def judged_texts(self) -> set[str | None]:
+        """Texts of the image's phrases and of random absent ones, if it is known whether they are in the image."""
+        return {*(query.phrase for query in self.queries), *(phrase.text for phrase in self.absent["random"])}
+
+    @property
     def all_phrases(self) -> tuple[Phrase, ...]:
         """All phrases to look for, those of the image first."""
         return (*self.phrases, *chain(*self.absent.values(), *self.voters.values()))

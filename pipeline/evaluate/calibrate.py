@@ -1,25 +1,27 @@
 """`phrasebox calibrate`: fit the scores of a model and its settings to how often regions are right.
 
 For `regions.rule: fitted` the cut of heat maps is fitted first (`cut_fit.py`), and then the boxes
-that correct it (`box_fit.py`), to images with known boxes.
+that correct it (`box_fit.py`), to images with known boxes. For a detector's dataset
+the same regression is fitted to the evidence of its boxes (`stages.regions.detected`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline.calibration import calibration_basis
+from pipeline.calibration import calibration_basis, source_basis
 from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
-from pipeline.evaluate.box_fit import BoxFigures, fold_of, learn_boxes, place_things
+from pipeline.evaluate.box_fit import BoxFigures, LearnedBoxes, fold_of, learn_boxes, place_things
 from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
+from pipeline.evaluate.detector_presence import fit_to_truth
 from pipeline.evaluate.estimates import (
     Estimate,
     debiased_calibration_error,
@@ -29,15 +31,17 @@ from pipeline.evaluate.estimates import (
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence
-from pipeline.graph import build_steps
+from pipeline.graph import Steps, build_steps
 from pipeline.logistic import Floats, fit_logistic
 from pipeline.paths import check_writable, write_file
 from stages.contract.errors import InputError
 from stages.contract.records import Record
+from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
+from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.learned_box import BoxFit
 from stages.regions.score import Calibration, Evidence
-from stages.regions.stage import RegionsStage
+from stages.regions.stage import LinkStage, RegionsStage
 from stages.regions.thresholds import FittedCut
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
@@ -92,7 +96,69 @@ def write_calibration(
     """
     check_writable("out", out)
     evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
-    previous = _replaced_calibration(evaluation_set, presence=presence)
+    judge = _judge_heat_maps if evaluation_set.is_of_heat_maps else _judge_detector
+    judged = judge(evaluation_set, console, presence=presence)
+    regions = judged.regions
+    labels = _labels_of(regions)
+    names = list(regions[0].evidence.features)
+    features = np.array([[*region.evidence.features.values()] for region in regions])
+    images = np.array([region.image for region in regions], np.int64)
+    fit = fit_logistic(features, labels)
+    counts = {"regions": len(labels), "right": int(labels.sum())}
+    calibration = Calibration(
+        bias=fit.bias,
+        **fit.by_name(names),
+        made_with=judged.made_with,
+        made_from={
+            "truth": truth_path.name,
+            "images": len({*images.tolist()}),
+            **counts,
+            **judged.made_from,
+        },
+        presence=judged.presence,
+        cut=judged.cut,
+        box=None if judged.boxes is None else judged.boxes.fit,
+    )
+    write_file("out", out, calibration.to_json())
+    calibration_error, gain = _score_figures(regions, features, labels, images, judged.previous)
+    return CalibrationFigures(
+        matched=evaluation_set.matches.counts,
+        **counts,
+        presence=judged.presence_figures,
+        boxes=None if judged.boxes is None else judged.boxes.figures,
+        calibration_error=calibration_error,
+        replaces=judged.previous is not None,
+        gain=gain,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSet:
+    """Regions to which scores are fitted, and what was fitted before them.
+
+    Attributes:
+        regions: The regions.
+        made_with, made_from: See `Calibration`; the latter lacks the images and their regions.
+        previous: The calibration that the new one replaces; None if there is none of its kind.
+        presence: The fit of presence, if it was asked for.
+        presence_figures: See `CalibrationFigures.presence`.
+        cut: Where heat maps are cut.
+        boxes: The boxes learned for heat maps.
+    """
+
+    regions: Sequence[JudgedRegion]
+    made_with: dict[str, Any]
+    made_from: Mapping[str, Any]
+    previous: Calibration | None
+    presence: Presence | DetectorPresence | None
+    presence_figures: Mapping[str, Estimate]
+    cut: FittedCut | None = None
+    boxes: LearnedBoxes | None = None
+
+
+def _judge_heat_maps(evaluation_set: EvaluationSet, console: Console, *, presence: bool) -> JudgedSet:
+    """Fit cut, presence and boxes of heat maps, and judge the regions that they give."""
+    previous = _replaced_calibration(evaluation_set, lambda: build_steps(evaluation_set.config()), presence=presence)
     evaluation_set = evaluation_set.with_requested_rule()
     config = evaluation_set.config()
     steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
@@ -107,42 +173,42 @@ def write_calibration(
         place_things(config.regions, rows, evaluation_set, cuts),
         with_networks=is_fitted and config.regions.refine != "grabcut",
     )
-    regions = _judge_regions(config.regions, rows, evaluation_set, cuts, boxes.folds, has_absent=not presence)
-    labels = _labels_of(regions)
-    names = list(regions[0].evidence.features)
-    features = np.array([[*region.evidence.features.values()] for region in regions])
-    images = np.array([region.image for region in regions], np.int64)
-    fit = fit_logistic(features, labels)
-    counts = {"regions": len(labels), "right": int(labels.sum())}
-    calibration = Calibration(
-        bias=fit.bias,
-        **fit.by_name(names),
+    return JudgedSet(
+        regions=_judge_regions(config.regions, rows, evaluation_set, cuts, boxes.folds, has_absent=not presence),
         made_with=calibration_basis(
             config.explain if steps is None else steps.explainer,
             config.regions,
             evaluation_set.dataset.manifest["model_fingerprint"],
             None if steps is None else steps.segmenter,
         ),
-        made_from={
-            "truth": truth_path.name,
-            "images": len({*images.tolist()}),
-            **counts,
-            "precisions": [config.model.precision],
-        },
+        made_from={"precisions": [config.model.precision]},
+        previous=previous,
         presence=presence_fit,
+        presence_figures=presence_figures,
         cut=cut,
-        box=boxes.fit,
+        boxes=boxes,
     )
-    write_file("out", out, calibration.to_json())
-    calibration_error, gain = _score_figures(regions, features, labels, images, previous)
-    return CalibrationFigures(
-        matched=evaluation_set.matches.counts,
-        **counts,
-        presence=presence_figures,
-        boxes=boxes.figures,
-        calibration_error=calibration_error,
-        replaces=previous is not None,
-        gain=gain,
+
+
+def _judge_detector(evaluation_set: EvaluationSet, console: Console, *, presence: bool) -> JudgedSet:
+    """Compute the regions of a detector again, because rows may hold other scores, judge them, and fit presence."""
+    steps = evaluation_set.source_steps()
+    rows = [(row, record) for row, record in evaluation_set.rows_with_maps(steps, console) if record.error is None]
+    regions = [
+        region
+        for row, record in rows
+        for region in _judge_row(evaluation_set, row, record, steps.regions_stage, has_absent=not presence)
+    ]
+    _labels_of(regions)
+    records = [record for _, record in rows]
+    fit, figures = fit_to_truth(evaluation_set, steps, records, console) if presence else (None, {})
+    return JudgedSet(
+        regions=regions,
+        made_with=source_basis(evaluation_set.config().source, steps.fingerprint),
+        made_from={},
+        previous=_replaced_calibration(evaluation_set, lambda: steps, presence=presence),
+        presence=fit,
+        presence_figures=figures,
     )
 
 
@@ -186,16 +252,20 @@ def _labels_of(regions: Sequence[JudgedRegion]) -> NDArray[np.bool_]:
     return labels
 
 
-def _replaced_calibration(evaluation_set: EvaluationSet, *, presence: bool) -> Calibration | None:
+def _replaced_calibration(
+    evaluation_set: EvaluationSet, build: Callable[[], Steps], *, presence: bool
+) -> Calibration | None:
     """Return the calibration of the dataset's scores if its regression is about the same phrases, else None.
 
+    build: returns the dataset's steps.
     presence: whether presence is fitted, so that the regression is about present phrases alone.
     """
     made_with = evaluation_set.dataset.manifest.get("calibration")
     changes = [setting for setting in evaluation_set.settings if not setting.startswith("regions.calibration=")]
-    if made_with is None or not is_own(evaluation_set.dataset.run) or sets_any(changes, ("explain", "regions")):
+    is_changed = sets_any(changes, ("explain", "regions", "source"))
+    if made_with is None or not is_own(evaluation_set.dataset.run) or is_changed:
         return None
-    steps = build_steps(evaluation_set.config())
+    steps = build()
     calibration = steps.calibration
     if steps.calibration_digest != made_with or calibration is None or (calibration.presence is not None) != presence:
         return None
@@ -206,7 +276,7 @@ class JudgedRegion(NamedTuple):
     """A region of a phrase that the ground truth knows, by the number of its image."""
 
     image: int
-    evidence: Evidence
+    evidence: Evidence | BoxEvidence
     is_right: bool
 
 
@@ -219,25 +289,38 @@ def _judge_regions(
     *,
     has_absent: bool,
 ) -> list[JudgedRegion]:
-    """Return all regions of phrases that the ground truth knows, once where several captions say a phrase.
+    """Return the `_judge_row` of all rows.
 
     cuts: The cut of each image.
     box_fits: The fit for the images of each fold; none leaves the cuts' boxes.
-    has_absent: Whether to include phrases that the ground truth knows to be absent.
     """
-    regions = []
+    regions: list[JudgedRegion] = []
     for row, record in rows:
         box_fit = box_fits[fold_of(row["id"])] if box_fits else None
-        row_regions = RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit).regions_of(record)
-        judged = set()  # captions repeat phrases, and a region counts once
-        for query in evaluation_set.queries(row, record.phrases):
-            boxes = () if query.target is None else query.target.boxes_xywh_px
-            is_repeated = (query.phrase, boxes) in judged
-            if is_repeated or query.phrase_index is None or (query.target is None and not has_absent):
-                continue
-            judged.add((query.phrase, boxes))
-            regions += [
-                JudgedRegion(query.image, evidence, is_right(painted.box_xywh_px, boxes))
-                for painted, evidence in row_regions[query.phrase_index]
-            ]
+        stage = RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit)
+        regions += _judge_row(evaluation_set, row, record, stage, has_absent=has_absent)
     return regions
+
+
+def _judge_row(
+    evaluation_set: EvaluationSet,
+    row: Mapping[str, Any],
+    record: Record,
+    stage: RegionsStage | LinkStage,
+    *,
+    has_absent: bool,
+) -> Iterator[JudgedRegion]:
+    """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase.
+
+    has_absent: Whether to include phrases that the ground truth knows to be absent.
+    """
+    row_regions = stage.regions_of(record)
+    judged = set()  # captions repeat phrases, and a region counts once
+    for query in evaluation_set.queries(row, record.phrases):
+        boxes = () if query.target is None else query.target.boxes_xywh_px
+        is_repeated = (query.phrase, boxes) in judged
+        if is_repeated or query.phrase_index is None or (query.target is None and not has_absent):
+            continue
+        judged.add((query.phrase, boxes))
+        for region, evidence in row_regions[query.phrase_index]:
+            yield JudgedRegion(query.image, evidence, is_right(region.box_xywh_px, boxes))

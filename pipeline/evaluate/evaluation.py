@@ -52,7 +52,6 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
-from stages.regions.source import HEAT_MAPS
 from stages.shared.storage import place_of
 
 
@@ -201,7 +200,7 @@ def evaluation_of(
     """
     evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
     config = evaluation_set.config(parse_explainer=False)
-    maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
+    maps = maps and evaluation_set.is_of_heat_maps  # other sources of regions have none
     outcomes = measure_rows(evaluation_set, config.regions if maps else None, console, text_only)
     if not outcomes.values:
         raise InputError(

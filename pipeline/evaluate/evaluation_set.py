@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.graph import HeatMapSteps, build_steps, check_files
+from pipeline.graph import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
@@ -27,12 +27,15 @@ from stages.contract.stage import Stage
 from stages.explain.config import ExplainerConfig
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
+from stages.regions.source import HEAT_MAPS
 from stages.shared.model.config import InputSpec
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth, TruthImage
 
 DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
 """Sections of the configuration that heat maps depend on: if a setting changes them, the maps are computed again."""
+
+StepsT = TypeVar("StepsT", bound=Steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,11 @@ class EvaluationSet:
         regions = self.dataset.manifest.get("run", {}).get("config", {}).get("regions", {})
         rule_settings = [f"regions.rule={regions['rule']}"] if "rule" in regions else []
         return replace(self, settings=[*rule_settings, *self.settings])
+
+    @property
+    def is_of_heat_maps(self) -> bool:
+        """Whether regions are cut from heat maps."""
+        return self.config(parse_explainer=False).source.kind == HEAT_MAPS
 
     @property
     def has_maps(self) -> bool:
@@ -110,10 +118,17 @@ class EvaluationSet:
         cannot be used, if the model that would compute the maps is not the dataset's, or if
         somebody else's dataset names files that the settings do not.
         """
+        return self._build(build_steps)
+
+    def source_steps(self) -> SourceSteps:
+        """Build the steps of a detector's dataset. Raise as `full_steps` and `build_detector_steps`."""
+        return self._build(build_detector_steps)
+
+    def _build(self, build: Callable[[RunConfig], StepsT]) -> StepsT:
         check_named(self.dataset, settings=self.settings)
         config = self.config()
         check_files(config)
-        steps = build_steps(config)
+        steps = build(config)
         fingerprint = self.dataset.manifest["model_fingerprint"]
         if not self.has_maps and steps.fingerprint != fingerprint:
             raise ConfigError(
@@ -123,9 +138,11 @@ class EvaluationSet:
         return steps
 
     def rows_with_maps(
-        self, steps: HeatMapSteps | None, console: Console, most: int | None = None
+        self, steps: Steps | None, console: Console, most: int | None = None
     ) -> Iterator[tuple[dict[str, Any], Record]]:
         """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there are steps.
+
+        The records of a source have its regions instead of maps.
 
         Raise InputError if the steps are needed and some of the rows are no longer in the input.
         """

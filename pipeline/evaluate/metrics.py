@@ -119,7 +119,10 @@ def _chance(query: Query) -> float:
 
 
 BOXES: Final[dict[str, tuple[str, Callable[[Query, bool], Sequence[Box] | None]]]] = {
-    "box_recall": ("box of the region with the highest score", lambda query, _: [answer.box_xywh_px for answer in query.answers[:1]]),
+    "box_recall": (
+        "box of the region with the highest score",
+        lambda query, _: [answer.box_xywh_px for answer in query.answers[:1]],
+    ),
     "text_box": ("baseline: the usual box of the head noun, without a look at the image", _usual_box),
     "other_box": ("baseline: box of the region of another phrase of the image", lambda query, _: query.other_boxes),
     "centred_box": ("baseline: a box in the middle", _middle),

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Final
+from types import MappingProxyType
 
 import numpy as np
 from rich.console import Console
 
-from pipeline.config import stored_config
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.origin import check_named
-from pipeline.engines.inline import set_up
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
-from pipeline.graph import HeatMapSteps, build_steps, check_files
+from pipeline.graph import HeatMapSteps
 from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
-from pipeline.paths import check_writable, write_file
-from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, PresenceFit, may_be, read_presence, signals_of
-from pipeline.warm_up import first_samples, fit_to_samples
+from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
 from stages.contract.errors import InputError
-from stages.contract.records import Record
+from stages.contract.records import Phrase, Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage, subtract_others
-from stages.read import make_reader
 from stages.regions.maker import RegionMaker, share_presences
 from stages.regions.score import at_share
 from stages.regions.stage import RegionsStage
 from stages.truth.ground_truth import TruthTarget
 
-CAPTIONED: Final = 1000
-"""The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
 
+def query_images(
+    evaluation_set: EvaluationSet, parsed: Mapping[str, Sequence[Phrase]] = MappingProxyType({})
+) -> dict[str, QueriedImage]:
+    """Choose absent phrases for each row that has no error and has a phrase with a known place; by sample id.
 
-def query_images(evaluation_set: EvaluationSet) -> dict[str, QueriedImage]:
-    """Choose absent phrases for each row that has no error and has a phrase with a known place; by sample id."""
+    parsed: All phrases of some samples; the dataset may not hold those without a region.
+    """
     images = []
     for row in evaluation_set.rows():
         if row["error"] is None:
-            entries = row.get("phrases")  # not all of them where the dataset does not hold all
-            phrases = phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
+            entries = row.get("phrases")
+            stored = phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
+            phrases = parsed.get(row["sample_id"], stored)
             image = QueriedImage(
                 number=row["id"],
                 sample_id=row["sample_id"],
@@ -135,7 +130,7 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
             presence=presence[text],
             presence_of_group=group_presence,
             answers=answers,
-            is_written=not steps.regions_stage.maker.is_absent(group_presence),
+            is_written=not steps.regions_stage.config.is_absent(group_presence),
         )
 
     for text, targets in targets_by_text.items():
@@ -171,29 +166,6 @@ def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
     return presences
 
 
-def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> PresenceFit:
-    """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
-
-    Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
-    ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.steps`.
-    """
-    check_writable("out", out)
-    folder = open_dataset(dataset)
-    check_named(folder, settings=settings)
-    config = stored_config(folder.manifest["config"], settings)
-    check_files(config)
-    steps = build_steps(config)
-    reader = make_reader(config.input)
-    with console.status(f"fitting presence to at most {CAPTIONED:,} images"):
-        steps = replace(steps, model_stage=steps.model_stage.with_presence(None))
-        with set_up((*steps.before, steps.model_stage)):
-            fit = fit_to_samples(steps, first_samples(reader, reader.pieces(), CAPTIONED)).presence
-    if fit.calibration is None:
-        raise InputError(f"{dataset}: {fit.in_words()}")
-    write_file("out", out, fit.calibration.to_json())
-    return fit
-
-
 def fit_presence(
     evaluation_set: EvaluationSet, console: Console
 ) -> tuple[Presence, dict[str, Estimate], dict[tuple[int, str], float]]:
@@ -205,13 +177,8 @@ def fit_presence(
     Raise InputError if there are too few phrases, and as `model_steps`.
     """
     images_by_name = query_images(evaluation_set)
-    judged_texts = {
-        name: {*(query.phrase for query in image.queries), *(phrase.text for phrase in image.absent["random"])}
-        for name, image in images_by_name.items()
-    }
+    check_enough(images_by_name)
     phrases = {name: [*image.phrases, *image.absent["random"]] for name, image in images_by_name.items()}
-    if sum(map(len, judged_texts.values())) < FEWEST_PHRASES:
-        raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     is_present: list[bool] = []
@@ -224,7 +191,7 @@ def fit_presence(
         for text in dict.fromkeys(phrase.text for phrase in record.phrases):
             texts.append((image.number, text))
             is_present.append(text in image.types_by_text)
-            is_judged.append(text in judged_texts[record.sample.sample_id])
+            is_judged.append(text in image.judged_texts)
     images = ImageStatistics.of(np.stack([part.embedding for part in signals]))
     all_features = features_of(images, signals)
     judged = np.array(is_judged, np.bool_)
@@ -232,12 +199,16 @@ def fit_presence(
     labels = np.array(is_present, np.bool_)[judged]
     numbers = np.array([number for number, _ in texts], np.int64)[judged]
     fit = fit_logistic(features, labels)
-    weight, mean, scale = fit.by_name(FEATURES).values()
-    absent_share = 1.0 - float(labels.mean())
-    presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
+    presence = Presence(images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=1.0 - float(labels.mean()))
     figures = {
         "presence_auc": presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
         "similarity_auc": presence_area(features[:, 0], labels, numbers),
     }
     # Six weights and some thousand phrases: what the fit says of its own phrases is hardly flattered.
     return presence, figures, dict(zip(texts, fit.probability(all_features).round(6).tolist(), strict=True))
+
+
+def check_enough(images_by_name: Mapping[str, QueriedImage]) -> None:
+    """Raise InputError if too few phrases of the images are judged."""
+    if sum(len(image.judged_texts) for image in images_by_name.values()) < FEWEST_PHRASES:
+        raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")

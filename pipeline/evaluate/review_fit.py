@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import logit
 
-from pipeline.calibration import calibration_basis
+from pipeline.calibration import calibration_basis, source_basis
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
@@ -34,15 +34,16 @@ from pipeline.evaluate.review_figures import (
     read_reviewed_regions,
 )
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.graph import HeatMapSteps
+from pipeline.graph import HeatMapSteps, SourceSteps, Steps
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import signals_of
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import ImageStatistics, Presence
+from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.score import Calibration, Evidence, feature_names
-from stages.regions.stage import RegionsStage
+from stages.regions.stage import LinkStage, RegionsStage
 
 MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
 
@@ -55,6 +56,11 @@ SIMILARITY_WEIGHT: Final = 0.7
 """Prior weight of the standardised similarity without a previous calibration. The shipped
 calibrations have 0.3 to 0.5. On the same photographs 0.5 and 1 are worse, and with 0 too few
 regions get a score of 0.5."""
+
+DETECTOR_SCORES: Final = Calibration(
+    bias=0.0, weight={"log_odds": 1.0}, mean={"log_odds": 0.0}, scale={"log_odds": 1.0}, made_with={}, made_from={}
+)
+"""Takes a detector's own scores for probabilities: the prior of the first answers about its boxes."""
 
 BIAS_CERTAINTY: Final = 0.01  # precision of the prior of the constant
 
@@ -134,7 +140,7 @@ def write_reviewed_calibration(
 ) -> ReviewFitFigures:
     """Fit a calibration to the answers beside a dataset, write it to `out`, and return how good it is.
 
-    Heat maps of the reviewed images come from the shards, or are computed again.
+    Heat maps of the reviewed images come from the shards, or are computed again, and so are a detector's boxes.
 
     Raise InputError for fewer than `MIN_ANSWERS` answers, for only right or only wrong answers, and for a dataset that
     cannot be read or that is now cut otherwise. Raise ConfigError if a setting cannot be used, if the calibration of
@@ -144,32 +150,31 @@ def write_reviewed_calibration(
     read_reviewed_regions(open_dataset(path))  # faults of the answers are reported before a model is loaded
     evaluation_set, _ = open_reviewed_dataset(path, settings)
     dataset = evaluation_set.dataset
-    steps = model_steps(evaluation_set)
-    config = evaluation_set.config()
-    previous = steps.calibration
+    basis = (_heat_map_basis if evaluation_set.is_of_heat_maps else _detector_basis)(evaluation_set)
+    previous = basis.steps.calibration
     reviewed = _read_new_answers(dataset, previous)
-    _check_calibration(path, dataset, steps)
-    map_steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
-    rows = evaluation_set.rows_with_maps(map_steps, console)
-    evidence = _evidence_of(reviewed, rows, RegionsStage(config.regions, previous))
-    fit, scores = _fit_with_folds(reviewed, evidence, previous)
-    share = config.regions.expected_absent_share
-    presence = None if previous is None else _correct_presence(previous, fit.presence, share)
-    embeddings = [] if presence is None else _embeddings_of(evaluation_set, steps, console)
-    if presence is not None:  # later runs are compared with these images, not with the images of the previous fit
+    _check_calibration(path, dataset, basis.steps)
+    evidence = _evidence_of(reviewed, evaluation_set.rows_with_maps(basis.remaking, console), basis.stage)
+    fit, scores = _fit_with_folds(reviewed, evidence, basis.prior)
+    share = evaluation_set.config().regions.expected_absent_share
+    presence = _correct_presence(basis.prior, fit.presence, share)
+    embeddings = []
+    if presence is not None and isinstance(basis.steps, HeatMapSteps):
+        embeddings = _embeddings_of(evaluation_set, basis.steps, console)
+        # Later runs are compared with these images, not with the images of the previous fit.
         presence = presence.model_copy(update={"corrected_on": ImageStatistics.of(np.stack(embeddings))})
     calibration = Calibration(
         bias=fit.right.bias,
-        **fit.right.by_name(feature_names(previous)),
-        made_with=calibration_basis(steps.explainer, config.regions, steps.fingerprint, steps.segmenter),
+        **fit.right.by_name(feature_names(basis.prior)),
+        made_with=basis.made_with,
         made_from={
             "reviews": len(reviewed.answers),
             "dataset": dataset.path.name,
             "answers": reviewed.counts,
             "answered": latest_time(chain.from_iterable(reviewed.reviews)),
             "reviewers": reviewed.reviewers,
-            "precisions": [config.model.precision],
             "images": len(embeddings),
+            **basis.made_from,
         },
         presence=presence,
         cut=None if previous is None else previous.cut,
@@ -190,7 +195,58 @@ def write_reviewed_calibration(
     )
 
 
-def _check_calibration(path: Path, dataset: Dataset, steps: HeatMapSteps) -> None:
+class _Basis(NamedTuple):
+    """How the reviewed regions are made, and what is known of their scores before the answers.
+
+    Attributes:
+        steps: The steps of the dataset.
+        remaking: Those that compute what the dataset does not hold; None if it holds everything.
+        stage: Makes regions with their evidence.
+        prior: The calibration around which the weights lie.
+        made_with, made_from: See `Calibration`; the latter lacks the answers.
+    """
+
+    steps: HeatMapSteps | SourceSteps
+    remaking: Steps | None
+    stage: RegionsStage | LinkStage
+    prior: Calibration | None
+    made_with: dict[str, Any]
+    made_from: Mapping[str, Any]
+
+
+def _heat_map_basis(evaluation_set: EvaluationSet) -> _Basis:
+    steps = model_steps(evaluation_set)
+    config = evaluation_set.config()
+    return _Basis(
+        steps=steps,
+        remaking=evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam"),
+        stage=RegionsStage(config.regions, steps.calibration),
+        prior=steps.calibration,
+        made_with=calibration_basis(steps.explainer, config.regions, steps.fingerprint, steps.segmenter),
+        made_from={"precisions": [config.model.precision]},
+    )
+
+
+def _detector_basis(evaluation_set: EvaluationSet) -> _Basis:
+    steps = evaluation_set.source_steps()
+    return _Basis(
+        steps=steps,
+        remaking=steps,
+        stage=steps.regions_stage,
+        prior=_prior_of(steps.calibration),
+        made_with=source_basis(evaluation_set.config().source, steps.fingerprint),
+        made_from={},
+    )
+
+
+def _prior_of(previous: Calibration | None) -> Calibration:
+    """Return the calibration of a detector's scores before the answers, with the presence of the previous one."""
+    if previous is None or previous.of_regions:
+        return previous or DETECTOR_SCORES
+    return DETECTOR_SCORES.model_copy(update={"presence": previous.presence})
+
+
+def _check_calibration(path: Path, dataset: Dataset, steps: Steps) -> None:
     if dataset.manifest.get("calibration") not in (None, steps.calibration_digest):
         raise ConfigError(
             f"{path}: its scores were made with another calibration than is found now; name that one with "
@@ -210,16 +266,18 @@ def _read_new_answers(dataset: Dataset, previous: Calibration | None) -> Reviewe
 
 
 def _evidence_of(
-    reviewed: ReviewedRegions, rows: Iterable[tuple[Mapping[str, Any], Record]], stage: RegionsStage
-) -> list[Evidence]:
-    """Return the evidence of each reviewed region, cut from its heat map again."""
-    evidence_by_region: dict[tuple[Any, ...], Evidence] = {
-        (row["id"], phrase.text, tuple(np.array(painted.box_xywh_px, np.float32).tolist())): part
-        for row, record in rows
-        if record.error is None
-        for phrase, parts in zip(record.phrases, stage.regions_of(record), strict=True)
-        for painted, part in parts
-    }
+    reviewed: ReviewedRegions, rows: Iterable[tuple[Mapping[str, Any], Record]], stage: RegionsStage | LinkStage
+) -> list[Evidence | BoxEvidence]:
+    """Return the evidence of each reviewed region, which is made again."""
+    evidence_by_region: dict[tuple[Any, ...], Evidence | BoxEvidence] = {}
+    for row, record in rows:
+        if record.error is not None:
+            continue
+        row_regions = stage.regions_of(record)
+        for index, phrase in enumerate(record.phrases):
+            for region, part in row_regions[index]:
+                box = tuple(np.array(region.box_xywh_px, np.float32).tolist())
+                evidence_by_region[row["id"], phrase.text, box] = part
     keys = [(region.annotation["image_id"], key.phrase, key.bbox) for key, region in reviewed.regions.items()]
     if missing_keys := [key for key in keys if key not in evidence_by_region]:
         raise InputError(
@@ -230,7 +288,7 @@ def _evidence_of(
 
 
 def _fit_with_folds(
-    reviewed: ReviewedRegions, evidence: Sequence[Evidence], previous: Calibration | None
+    reviewed: ReviewedRegions, evidence: Sequence[Evidence | BoxEvidence], previous: Calibration | None
 ) -> tuple[ReviewFit, Floats]:
     """Fit to all answers; return the fit and the score (m,) of each region by a fit to other images."""
     features = np.array([[*part.features.values()] for part in evidence])
@@ -259,9 +317,11 @@ def _embeddings_of(evaluation_set: EvaluationSet, steps: HeatMapSteps, console: 
     return [signals.embedding for _, signals in signals_of(steps.model_stage, records)]
 
 
-def _correct_presence(previous: Calibration, fit: LogisticFit | None, absent_share: float) -> Presence | None:
+def _correct_presence(
+    previous: Calibration | None, fit: LogisticFit | None, absent_share: float
+) -> Presence | DetectorPresence | None:
     """Return the corrected presence for the share of absent phrases that the dataset's run expected, None without."""
-    if previous.presence is None or fit is None:
+    if previous is None or previous.presence is None or fit is None:
         return None
     slope = float(fit.weight[0])
     shift = float(logit(previous.absent_share) - logit(absent_share))  # `at_share` in log odds

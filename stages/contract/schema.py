@@ -132,7 +132,7 @@ _SCORE: Final = (
     "otherwise a number that only ranks"
 )
 _NO_PRESENCE: Final = (
-    "null without a calibration that knows presence, and for regions from another source than heat maps"
+    "null without a calibration that knows presence, and for regions of grids, given boxes and proposals"
 )
 _SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
 _GROUP: Final = "number of the object within the image, the same for phrases that name one object; null if unknown"

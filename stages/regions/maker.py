@@ -21,7 +21,7 @@ from stages.regions.foreign import USUAL_SHARE, foreign_probability, foreign_sha
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
 from stages.regions.parts import ThingMap
-from stages.regions.score import Calibration, Evidence, at_share
+from stages.regions.score import Calibration, at_share, score_of
 from stages.regions.thresholds import FittedCut, Levels
 from stages.shared.fits import Floats
 
@@ -162,7 +162,7 @@ class RegionMaker:
         scored_regions: list[Region] = []
         absent: list[Absent] = []
         for index, (phrase, presence) in enumerate(zip(record.phrases, presences, strict=True)):
-            if presence is not None and self.is_absent(presence):
+            if presence is not None and self.config.is_absent(presence):
                 absent.append(Absent(phrase_index=index, presence=presence, similarity=similarities[phrase.text]))
                 continue
             scored_regions += [
@@ -171,7 +171,7 @@ class RegionMaker:
                     box_xywh_px=region_mask.box_xywh_px,
                     mask=region_mask.mask,
                     area_px=region_mask.area_px,
-                    score=self._score(evidence, presence),
+                    score=score_of(self.calibration, evidence, presence),
                     similarity=evidence.similarity,
                     presence=presence,
                     group=None if groups is None else groups[index],
@@ -195,11 +195,6 @@ class RegionMaker:
         foreign = {index: foreign_probability(value, share) for index, value in evidence.items()}
         return without_foreign(record.phrases, shared, foreign)
 
-    def is_absent(self, presence: float | None) -> bool:
-        """Return whether a phrase of this presence gets no region."""
-        least = self.config.min_presence
-        return presence is not None and least is not None and presence < least
-
     def _thing_numbers(self, phrases: Sequence[Phrase], groups: Sequence[int] | None) -> Sequence[int]:
         """Return a number for each phrase, equal for those with the same regions."""
         if groups is not None and self.config.group == "things":
@@ -211,14 +206,6 @@ class RegionMaker:
         if self.calibration is None or self.calibration.presence is None or heat_map.presence is None:
             return None
         return at_share(heat_map.presence, self.calibration.absent_share, expected_share)
-
-    def _score(self, evidence: Evidence, presence: float | None) -> float:
-        """Return the score of a region. `presence` is its phrase's, None if that is unknown."""
-        if self.calibration is not None and self.calibration.of_regions:
-            score = self.calibration.probability(evidence)
-        else:
-            score = evidence.score
-        return score if presence is None else round(score * presence, 6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from pydantic import ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
 from stages.explain.presence import Presence
+from stages.regions import detected
+from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.learned_box import EVIDENCE, BoxFit
 from stages.regions.thresholds import FittedCut
 from stages.shared.fits import Number, Regression
@@ -79,11 +81,14 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     "log_area_squared": lambda evidence: math.log(evidence.area) ** 2,  # very small and very large are both doubtful
     "similarity": attrgetter("similarity"),
 }
-"""Name -> feature of every calibration. One with a `BoxFit` also weighs `learned_box.EVIDENCE`."""
+"""Name -> feature of every calibration of heat maps. One with a `BoxFit` also weighs
+`learned_box.EVIDENCE`, and one of a detector `detected.FEATURES` instead."""
 
 
 def feature_names(calibration: Calibration | None) -> list[str]:
-    """Return the names of `Evidence.features` of regions that are cut with a calibration."""
+    """Return the names of the features of regions that are made with a calibration."""
+    if calibration is not None and "log_odds" in calibration.weight:
+        return [*detected.FEATURES]
     has_box = calibration is not None and calibration.box is not None
     return [*FEATURES, *(EVIDENCE if has_box else ())]
 
@@ -108,8 +113,8 @@ class Calibration(Regression):
 
     Attributes:
         bias: The constant term.
-        made_with: The model's fingerprint and the settings of explain and regions that it holds
-            for; plain values.
+        made_with: The model's fingerprint and the settings of explain and regions, or of the
+            source, that it holds for; plain values.
         made_from: Where it was fitted, for people, and `precisions`, see there.
         presence: How likely a phrase is in the image at all; None if the calibration does not
             know. The regression is then about phrases that are there.
@@ -117,13 +122,13 @@ class Calibration(Regression):
         box: Where boxes are, given the map; None if nobody fitted it.
     """
 
-    names: ClassVar[tuple[str, ...]] = (*FEATURES, *EVIDENCE)
+    names: ClassVar[tuple[str, ...]] = (*FEATURES, *EVIDENCE, *detected.FEATURES)
 
     format: Literal["phrasebox calibration 3"] = "phrasebox calibration 3"
     bias: Number
     made_with: dict[str, Any]
     made_from: dict[str, Any]
-    presence: Presence | None = None
+    presence: Presence | DetectorPresence | None = None
     cut: FittedCut | None = None
     box: BoxFit | None = None
 
@@ -166,10 +171,9 @@ class Calibration(Regression):
             f"{self.made_from.get('truth', 'a ground truth')}"
         )
 
-    def probability(self, evidence: Evidence) -> float:
+    def probability(self, evidence: Evidence | BoxEvidence) -> float:
         """Return the probability that a region is right, 0 .. 1, with six decimals."""
-        total = self.weigh(evidence.features, self.bias)
-        return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
+        return self.logistic(evidence.features, self.bias)
 
     def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
         """Return the feature with the mean farthest from the fit's, and its shift in standard deviations.
@@ -189,6 +193,18 @@ class Calibration(Regression):
         """Return the content of a file that `read_calibration` reads."""
         presence = self.presence and self.presence.model_dump(mode="json", exclude_none=True)
         return json.dumps(self.model_dump(mode="json") | {"presence": presence}, indent=1) + "\n"
+
+
+def score_of(calibration: Calibration | None, evidence: Evidence | BoxEvidence, presence: float | None) -> float:
+    """Return the score of a region, 0 .. 1, with six decimals.
+
+    Args:
+        calibration: Makes a probability of the evidence; without one the score only ranks.
+        evidence: The evidence of the region.
+        presence: That of its phrase, None if it is unknown.
+    """
+    score = calibration.probability(evidence) if calibration and calibration.of_regions else evidence.score
+    return score if presence is None else round(score * presence, 6)
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -37,6 +37,10 @@ class RegionSourceConfig(BaseModel):
 
     kind: str = Field(description="Origin of the regions: `heat_maps` or another name in `SOURCES`.")
 
+    def decides_scores(self) -> dict[str, Any]:
+        """Return the settings that a calibration of its scores depends on, as plain values."""
+        return self.model_dump(mode="json")
+
 
 class HeatMapSource(RegionSourceConfig):
     """Regions are cut from heat maps, as `explain` and `regions` say."""
@@ -67,6 +71,8 @@ class RegionSource(Stage, Generic[ConfigT]):
     Attributes:
         config_type: Class of the settings, with a literal `kind`.
         needs_model: Whether `setup` loads the model.
+        looks_for_phrases: Whether it looks for any phrase in any image, so that it can be asked
+            for phrases of other images; then its scores can be calibrated.
         regions_come_from: Origin of the regions, for the dataset's card.
         score_means: Meaning of a region's score, for people.
     """
@@ -74,6 +80,7 @@ class RegionSource(Stage, Generic[ConfigT]):
     name: ClassVar[str] = "sources"
     config_type: ClassVar[type[RegionSourceConfig]]
     needs_model: ClassVar[bool] = True
+    looks_for_phrases: ClassVar[bool] = False
     regions_come_from: ClassVar[str]
     score_means: ClassVar[str]
 

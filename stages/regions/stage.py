@@ -1,4 +1,4 @@
-"""The stages that fill `Record.regions` from heat maps, and that link the regions of another source."""
+"""The stages that fill `Record.regions` from heat maps, and that score and link the regions of another source."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cv2
 
-from stages.contract.records import Phrase, Record
+from stages.contract.records import Absent, Phrase, Record, Region
 from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapRegions
+from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
 from stages.regions.limit import limit_phrases
 from stages.regions.maker import RecordMaps, RegionMaker
-from stages.regions.score import Calibration
+from stages.regions.score import Calibration, at_share, score_of
 from stages.regions.thresholds import FittedCut
 
 if TYPE_CHECKING:
@@ -121,24 +122,55 @@ class RegionsStage(Stage):
 
 
 class LinkStage(Stage):
-    """Gives the regions of another stage their `group`; only the setting `group` counts.
+    """Gives the regions of another stage their `group`, and with a calibration of a detector their score.
 
     Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A phrase in no
     caption is a thing by itself. Regions are not shared within a group: each phrase keeps the
-    regions of the source.
+    regions of the source. With a calibration a phrase less likely in the image than
+    `config.min_presence` has no region, and is listed in `absent`. Phrases are judged one by
+    one, also those of one thing.
     """
 
     name: ClassVar[str] = "regions"
 
-    def __init__(self, config: RegionsConfig) -> None:
+    def __init__(self, config: RegionsConfig, calibration: Calibration | None = None) -> None:
         self.config = config
+        self.calibration = calibration
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
-        return [self._link(record) for record in batch]
+        return [record if record.error is not None else self._link(self._judge(record)) for record in batch]
+
+    def regions_of(self, record: Record) -> list[BoxesOfPhrase]:
+        """Return the regions of each phrase of a detector's record, not judged, with their evidence."""
+        return boxes_of(record)
+
+    def _judge(self, record: Record) -> Record:
+        if self.calibration is None:
+            return record
+        regions: list[Region] = []
+        absent: list[Absent] = []
+        for index, boxes in enumerate(self.regions_of(record)):
+            presence = self._presence(boxes)
+            if presence is not None and self.config.is_absent(presence):
+                absent.append(Absent(phrase_index=index, presence=presence, similarity=0.0))
+                continue
+            scored_regions = (
+                replace(region, score=score_of(self.calibration, evidence, presence), presence=presence)
+                for region, evidence in boxes
+            )
+            regions += sorted(scored_regions, key=lambda region: -region.score)
+        return replace(record, regions=tuple(regions), absent=tuple(absent))
+
+    def _presence(self, boxes: BoxesOfPhrase) -> float | None:
+        """Return how likely the phrase of these boxes is in its image; None if the calibration does not know."""
+        presence = None if self.calibration is None else self.calibration.presence
+        if not isinstance(presence, DetectorPresence):
+            return None
+        return at_share(presence.probability(boxes), presence.absent_share, self.config.expected_absent_share)
 
     def _link(self, record: Record) -> Record:
-        if record.error is not None or not record.regions or self.config.group == "none":
+        if not record.regions or self.config.group == "none":
             return record
         numbers = number_things(record.sample.captions, record.phrases)
         regions = tuple(replace(region, group=numbers[region.phrase_index]) for region in record.regions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -82,3 +83,8 @@ class Regression(Fit):
             total = total + weight * (features[name] - self.mean[name]) / self.scale[name]
         weighed: NumberT = total
         return weighed
+
+    def logistic(self, features: Mapping[str, float], bias: float) -> float:
+        """Return the probability whose log odds are `weigh`, 0 .. 1, with six decimals."""
+        total = self.weigh(features, bias)
+        return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)

@@ -44,6 +44,10 @@ class DetectorSourceConfig(RegionSourceConfig):
         20, ge=1, le=100, description="Most boxes of a phrase that names several objects; another phrase has one."
     )
 
+    def decides_scores(self) -> dict[str, Any]:
+        """See `RegionSourceConfig.decides_scores`. The weights identify the detector, not its folder."""
+        return self.model_dump(mode="json", exclude={"detector"})
+
     @field_validator("detector")
     @classmethod
     def _absolute(cls, detector: str) -> str:
@@ -58,12 +62,13 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
 
     Phrases are looked for one by one, so two that name the same object have nearly the same
     boxes. A region's mask is that of SAM 3, and the box of other detectors. `similarity` is 0,
-    not measured. Where a GPU's memory does not hold a batch of images, the batch is halved for
-    good.
+    not measured. Presence needs a calibration, see `stages.regions.detected`. Where a GPU's
+    memory does not hold a batch of images, the batch is halved for good.
     """
 
     config_type = DetectorSourceConfig
     needs_model: ClassVar[bool] = False
+    looks_for_phrases: ClassVar[bool] = True
     regions_come_from: ClassVar[str] = "boxes that a detector finds for each phrase"
     score_means: ClassVar[str] = "the detector's own score, which ranks and is no probability"
 

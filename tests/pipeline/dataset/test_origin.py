@@ -86,6 +86,12 @@ OUTSIDE = {
         ),
         pytest.param({"input": {"path": "FOLDER/a.jsonl"}}, [], "input.path", id="in its own folder"),
         pytest.param({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint", id="a model inside"),
+        pytest.param(
+            {"source": {"kind": "detector", "detector": "stranger/detector"}},
+            ["input.path=x"],
+            "source.detector",
+            id="a detector",
+        ),
         pytest.param({"input": {"path": 5}, "model": "x"}, [], "input.path", id="of another form"),
         pytest.param(
             {"model": {"name": "photo"}, "regions": {"calibration": "auto"}},

@@ -1,0 +1,343 @@
+"""`phrasebox calibrate` for a detector's dataset, with answers whose probabilities are known.
+
+The files are those of a real architecture with random weights. Its answers are simulated: the
+log odds of a phrase's box are normal, higher for a phrase that is in the image.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config import RunConfig
+from pipeline.dataset.validate import validate
+from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.run import run
+from stages.contract.errors import ConfigError, ResourceError, ResumeError
+from stages.regions.detected import BoxEvidence, DetectorPresence
+from stages.regions.score import read_calibration
+from stages.shared.model import detector
+from stages.shared.model.detector import DetectedBox, Detector, PromptedImage
+from tests.build.datasets import Json, manifest_of
+from tests.messages import assert_message, expect_error
+from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
+from tests.pipeline.light import rows_of
+from tests.pipeline.reviewer import review
+from tests.stages.shared.model.detectors import save_detector
+
+NOUNS: Final = (
+    "apple", "ball", "bed", "boat", "book", "bottle", "bridge", "bus", "cake", "camel", "car", "chair", "clock", "cow",
+    "door", "duck", "fence", "fork", "goat", "guitar", "hat", "house", "kite", "lamp", "pizza", "shoe", "table", "tree",
+)  # fmt: skip
+SIDE: Final = 64  # of an image, in pixels
+QUARTERS: Final = ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5))  # the places of things, as shares of the image
+
+MEAN: Final = 1.0  # of the log odds of a box whose phrase is in the image; else its negative
+SPREAD: Final = 1.5
+RIGHT: Final = (-1.0, 0.7)  # constant and slope of the log odds that such a box is right
+LEAST: Final = 0.05  # the lowest score that counts
+
+
+def logistic(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds))
+
+
+def normal_share(value: float) -> float:
+    """The share of standard normal numbers below a value."""
+    return (1 + math.erf(value / math.sqrt(2))) / 2
+
+
+def nouns_of(number: int) -> list[str]:
+    """The things in an image, in the order of their quarters."""
+    return np.random.default_rng(number).permutation(NOUNS)[: len(QUARTERS)].tolist()
+
+
+class SimulatedDetector(Detector):
+    """Knows an image by the colour of its first pixel."""
+
+    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
+        return [dict(self._answers(image)) for image in images]
+
+    def _answers(self, image: PromptedImage) -> Iterator[tuple[str, list[DetectedBox]]]:
+        number = int(image.rgb[0, 0, 0]) * 256 + int(image.rgb[0, 0, 1])
+        nouns = nouns_of(number)
+        for text, choice in image.choices.items():
+            rng = np.random.default_rng([number, crc32(text.encode())])
+            place = nouns.index(text) if text in nouns else None
+            odds = rng.normal(-MEAN if place is None else MEAN, SPREAD)
+            is_right = place is not None and rng.random() < logistic(RIGHT[0] + RIGHT[1] * odds)
+            x, y = QUARTERS[(place or 0) if is_right else (place or 0) - 1]
+            box = DetectedBox(box_xyxy=(x, y, x + 0.5, y + 0.5), score=round(logistic(odds), 6))
+            yield text, [box] if box.score >= choice.min_score else []
+
+
+class Pictures:
+    """Captioned images in a folder, the detector of their runs, and the ground truth."""
+
+    def __init__(self, folder: Path, numbers: range, model: Path, lies: float = 0.0) -> None:
+        self.folder = folder
+        self.model = model
+        self.truth = folder / "truth.json"
+        images: list[Json] = []
+        annotations: list[Json] = []
+        lines: list[str] = []
+        for number in numbers:
+            name = f"{number}.png"
+            Image.new("RGB", (SIDE, SIDE), (number // 256, number % 256, 0)).save(folder / name)
+            images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+            nouns = nouns_of(number)
+            for noun, (x, y) in zip(nouns, QUARTERS, strict=True):
+                box = [x * SIDE, y * SIDE, SIDE / 2, SIDE / 2]
+                thing = {"image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box, "phrase": noun}
+                annotations.append({"id": len(annotations) + 1, **thing})
+            said = nouns_of(number + 10_000) if number % 100 < 100 * lies else nouns
+            captions = [f"a {said[0]} and a {said[1]}", f"a {said[2]} and a {said[3]}"]
+            lines.append(json.dumps({"image": name, "captions": captions}) + "\n")
+        (folder / "captions.jsonl").write_text("".join(lines))
+        categories = [{"id": 1, "name": "thing"}]
+        self.truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+    def config(self, out: Path, **regions: Any) -> RunConfig:
+        source = {"kind": "jsonl", "path": str(self.folder / "captions.jsonl"), "image_root": str(self.folder)}
+        values = {
+            "input": source,
+            "engine": {"kind": "inline"},
+            "source": {"kind": "detector", "detector": str(self.model), "min_score": LEAST},
+            "regions": regions,
+            "output": {"path": str(out)},
+        }
+        return RunConfig.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("owlv2")
+    save_detector("owlv2", folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulated() -> Iterator[None]:
+    """Each detector is loaded, and then simulated."""
+    load = detector.load_detector
+
+    @lru_cache(maxsize=1)
+    def load_simulated(*arguments: str) -> Detector:
+        loaded = load(*arguments)
+        return SimulatedDetector(loaded._model, loaded._processor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detector, "load_detector", load_simulated)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    return Pictures(tmp_path_factory.mktemp("fit"), range(400), model)
+
+
+@pytest.fixture(scope="module")
+def plain(pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with the detector's own scores."""
+    return Path(str(run(pictures.config(tmp_path_factory.mktemp("runs") / "plain"), QUIET)))
+
+
+@pytest.fixture(scope="module")
+def fitted(pictures: Pictures, plain: Path) -> Path:
+    """The calibration that is fitted to it."""
+    write_calibration(plain, pictures.truth, file := plain.parent / "c.json", QUIET)
+    return file
+
+
+def test_the_fit_recovers_the_probabilities_that_are_simulated(fitted: Path) -> None:
+    calibration = read_calibration(fitted)
+    presence = calibration.presence
+    assert isinstance(presence, DetectorPresence)
+    prior = math.log((1 - presence.absent_share) / presence.absent_share)
+    assert presence.absent_share == pytest.approx(0.5, abs=0.02)
+    lowest = math.log(LEAST / (1 - LEAST))
+    for odds in (-1.0, 0.0, 1.0, 2.0, 3.0):
+        evidence = BoxEvidence(score=logistic(odds), area=0.25, rank=0, is_plural=False)
+        assert calibration.probability(evidence) == pytest.approx(logistic(RIGHT[0] + RIGHT[1] * odds), abs=0.06)
+        likely = logistic(2 * MEAN * odds / SPREAD**2 + prior)
+        assert presence.probability([(None, evidence)]) == pytest.approx(likely, abs=0.06)  # type: ignore[list-item]
+    without_box = [normal_share((lowest - mean) / SPREAD) for mean in (MEAN, -MEAN)]
+    expected = without_box[0] * math.exp(prior) / (without_box[0] * math.exp(prior) + without_box[1])
+    assert presence.probability([]) == pytest.approx(expected, abs=0.06)
+
+
+@pytest.fixture(scope="module")
+def others(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    """Other images, half of which have captions of others."""
+    return Pictures(tmp_path_factory.mktemp("others"), range(1000, 1200), model, lies=0.5)
+
+
+def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fitted, tmp_path) -> None:
+    same = {"absent_share": 0.5, "min_presence": None}
+    plain = run(others.config(tmp_path / "plain"), QUIET)
+    before = evaluation_of(plain, others.truth, QUIET, maps=False).figures.calibration_error.value
+    ungated, text = run_aloud(others.config(tmp_path / "ungated", calibration=str(fitted), **same))
+    assert "Scores are calibrated" in text
+    assert "precision" in text, "the table of thresholds"
+    rows = rows_of(ungated)
+    assert not any(row["absent"] for row in rows)
+    truth = json.loads(others.truth.read_text())
+    things = {(thing["image_id"], thing["phrase"]): thing["bbox"] for thing in truth["annotations"]}
+    judged = [
+        (region["score"], things.get((int(Path(row["file_name"]).stem), region["phrase"])) == region["bbox"])
+        for row in rows
+        for region in row["annotations"]
+    ]
+    assert len(judged) > 400
+    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 1.0)):
+        scores, right = np.array([pair for pair in judged if low <= pair[0] < high]).T
+        assert scores.mean() == pytest.approx(right.mean(), abs=0.08)
+    gated = run(others.config(tmp_path / "gated", calibration=str(fitted), absent_share=0.5), QUIET)
+    assert [*validate(gated)] == []
+    shares = dict.fromkeys((True, False), 0.0)
+    for row in rows_of(gated):
+        is_foreign = int(Path(row["file_name"]).stem) % 100 < 50
+        shares[is_foreign] += len({entry["phrase"] for entry in row["absent"]}) / 400
+        assert all(entry["presence"] < 0.5 for entry in row["absent"])
+        assert all(region["presence"] >= max(0.5, region["score"]) for region in row["annotations"])
+    assert shares[True] == pytest.approx(normal_share(MEAN / SPREAD), abs=0.08)
+    assert shares[False] == pytest.approx(normal_share(-MEAN / SPREAD), abs=0.08)
+    after = evaluation_of(ungated, others.truth, QUIET, maps=False).figures.calibration_error.value
+    assert after < before
+    manifest = manifest_of(Path(str(gated)))
+    assert manifest["calibration"] == read_calibration(fitted).digest == manifest["run"]["calibration"]
+    assert "calibrated on 400 images" in (tmp_path / "gated" / "README.md").read_text().replace("\n", " ")
+
+
+def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
+    """Its rows hold other scores than the detector's, and none for phrases that are absent."""
+    dataset = Path(str(run(pictures.config(tmp_path / "again", calibration=str(fitted), absent_share=0.5), QUIET)))
+    figures = write_calibration(dataset, pictures.truth, tmp_path / "c.json", QUIET)
+    assert (tmp_path / "c.json").read_text() == fitted.read_text()
+    assert figures.replaces
+    assert abs(figures.gain.value) < 0.01
+    assert figures.presence["presence_auc"].value == pytest.approx(normal_share(2 * MEAN / SPREAD / 2**0.5), abs=0.05)
+
+
+def test_answers_of_people_correct_the_detectors_scores_and_then_the_calibration(
+    pictures: Pictures, plain: Path, fitted: Path, tmp_path: Path
+) -> None:
+    """A phrase of the first dataset is always there, so that presence is not asked for."""
+    dataset = Path(shutil.copytree(plain, tmp_path / "plain"))
+    assert review(dataset, pictures.truth, 200) == 200
+    out = printed("calibrate", dataset, "--reviews", "--out", tmp_path / "reviewed.json")
+    assert "Verdict: use it: the mean squared error of the scores falls" in out
+    calibration = read_calibration(tmp_path / "reviewed.json")
+    assert calibration.made_with == read_calibration(fitted).made_with
+    assert calibration.made_from["reviews"] == 200
+    for odds in (0.0, 1.0, 2.0):
+        evidence = BoxEvidence(score=logistic(odds), area=0.25, rank=0, is_plural=False)
+        assert calibration.probability(evidence) == pytest.approx(logistic(RIGHT[0] + RIGHT[1] * odds), abs=0.12)
+    again = Path(str(run(pictures.config(tmp_path / "again", calibration=str(fitted)), QUIET)))
+    review(again, pictures.truth, 60)
+    assert "keep the dataset's calibration" in printed("calibrate", again, "--reviews", "--out", tmp_path / "c.json")
+    corrected = read_calibration(tmp_path / "c.json").presence
+    assert isinstance(corrected, DetectorPresence)
+    assert corrected.absent_share == 0.05
+
+
+CLIP: Final = {"bias": 0.0, "weight": {}, "mean": {}, "scale": {}, "made_from": {}, "made_with": {"model": "x:1"}}
+
+
+def test_a_calibration_of_heat_maps_or_other_settings_is_refused(pictures, fitted: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.json").write_text(json.dumps({**json.loads(fitted.read_text()), **CLIP}))
+    for source, file in (
+        ({"min_score": 0.3, "precision": "bf16"}, fitted),
+        ({}, tmp_path / "clip.json"),
+    ):
+        config = pictures.config(tmp_path / "out", calibration=str(file))
+        with expect_error(ConfigError):
+            run(config.model_copy(update={"source": config.source.model_copy(update=source)}), QUIET)
+
+
+def test_a_calibration_of_another_detector_is_refused(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
+    save_detector("owlv2", tmp_path / "other", seed=1)
+    config = pictures.config(tmp_path / "out", calibration=str(fitted))
+    source = config.source.model_copy(update={"detector": str(tmp_path / "other")})
+    with pytest.raises(ConfigError, match=r"c\.json was made with other settings:\n  model: "):
+        run(config.model_copy(update={"source": source}), QUIET)
+
+
+def test_a_detectors_calibration_is_not_for_heat_maps(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
+    config = pictures.config(tmp_path / "out", calibration=str(fitted)).model_dump(mode="json")
+    values = {**config, "source": {"kind": "heat_maps"}, "model": {"name": "demo"}}
+    with expect_error(ConfigError):
+        run(RunConfig.model_validate(values), QUIET)
+
+
+def test_boxes_of_a_grid_cannot_be_calibrated(scenes_config: Json, tmp_path: Path) -> None:
+    values = {**scenes_config, "source": {"kind": "grid"}, "output": {"path": str(tmp_path / "out")}}
+    dataset = Path(str(run(RunConfig.model_validate(values), QUIET)))
+    for arguments in ((), ("--truth", Path(scenes_config["input"]["path"]).with_name("truth.json"))):
+        code, _, err = called("calibrate", dataset, "--out", tmp_path / "c.json", *arguments)
+        assert code == 2
+        assert_message(err)
+
+
+def test_a_full_gpu_and_a_stop_change_no_row(others: Pictures, fitted: Path, tmp_path: Path, monkeypatch) -> None:
+    expected = rows_of(run(others.config(tmp_path / "whole", calibration=str(fitted)), QUIET))
+    detect = SimulatedDetector.detect
+    sizes: list[int] = []
+
+    def detect_if_it_fits(self: SimulatedDetector, images: Sequence[PromptedImage]) -> Any:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(images))
+        if sum(sizes) == 150:
+            raise ResourceError("the machine is gone")
+        return detect(self, images)
+
+    monkeypatch.setattr(SimulatedDetector, "detect", detect_if_it_fits)
+    config = others.config(tmp_path / "stopped", calibration=str(fitted))
+    output = config.output.model_copy(update={"rows_per_file": 40})
+    config = config.model_copy(update={"output": output, "model": config.model.model_copy(update={"batch_size": 8})})
+    with pytest.raises(ResourceError, match="the machine is gone"):
+        run(config, QUIET)
+    rows = len(rows_of(tmp_path / "stopped"))
+    assert 40 <= rows < 150
+    with pytest.raises(ResumeError, match="holds a run with other settings:\n  calibration: "):
+        run(others.config(tmp_path / "stopped"), QUIET)
+    _, text = run_aloud(config)
+    assert f"rows so far: {rows} of 200" in text
+    assert max(sizes) == 2
+    assert rows_of(tmp_path / "stopped") == expected
+
+
+def test_without_annotations_presence_alone_is_fitted(pictures: Pictures, model: Path, tmp_path: Path) -> None:
+    """To captions of which a fifth are of other images."""
+    (tmp_path / "images").mkdir()
+    lying = Pictures(tmp_path / "images", range(2000, 2400), model, lies=0.2)
+    dataset = run(lying.config(tmp_path / "plain"), QUIET)
+    out = printed("calibrate", dataset, "--out", tmp_path / "p.json")
+    assert "presence was fitted to the captions of 400 images" in out
+    calibration = read_calibration(tmp_path / "p.json")
+    assert calibration.made_from["absent_share"] == pytest.approx(0.2, abs=0.06)
+    presence = calibration.presence
+    assert isinstance(presence, DetectorPresence)
+    prior = math.log((1 - presence.absent_share) / presence.absent_share)
+    for odds in (-1.0, 0.0, 1.0, 2.0, 3.0):
+        evidence = BoxEvidence(score=logistic(odds), area=0.25, rank=0, is_plural=False)
+        likely = logistic(2 * MEAN * odds / SPREAD**2 + prior)
+        assert presence.probability([(None, evidence)]) == pytest.approx(likely, abs=0.08)  # type: ignore[list-item]
+    gated, text = run_aloud(lying.config(tmp_path / "gated", calibration=str(tmp_path / "p.json"), absent_share=0.5))
+    assert "Presence, by which they are multiplied, was fitted to the captions of 400 images" in text
+    assert manifest_of(gated)["calibration"] is None
+    assert sum(len(row["absent"]) for row in rows_of(gated)) > 300
+    review(gated, lying.truth, 80)
+    printed("calibrate", gated, "--reviews", "--out", tmp_path / "c.json")
+    assert read_calibration(tmp_path / "c.json").of_regions
