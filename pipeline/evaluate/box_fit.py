@@ -239,7 +239,8 @@ class BoxFits:
 
     def _solve(self, rows: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""
-        bags, weights = self._bags[rows], self._weights[rows]
+        bags = self._bags[rows]
+        weights = self._weights[rows]
         mean: Floats = np.average(self._places[rows], axis=0, weights=weights)
         weighted = bags.T * weights
         gram = weighted @ bags + RIDGE * np.eye(len(self.words))
