@@ -1,0 +1,80 @@
+"""Trainers of vision-language models: ms-swift and LLaMA-Factory."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.build.records import HEIGHT, WIDTH
+from tests.pipeline.export.datasets import exported
+from tests.trainers.scenes import IMAGES, expected
+from tests.trainers.sources import LLAMA_FACTORY, run_loader
+from tests.trainers.tiny_qwen import write_qwen
+
+RESIZED = (84, 56)
+"""The size in pixels that Qwen2.5-VL gives these images: multiples of 28 with 56 * 56 pixels or more."""
+
+
+def test_ms_swift_takes_chat(scenes: Path, tmp_path: Path) -> None:
+    """Each record is a row with its references and boxes, which the template of Qwen-VL scales to 0 .. 1000."""
+    from swift.dataset import load_dataset
+    from swift.template.template_inputs import StdTemplateInputs
+    from swift.template.templates.qwen import Qwen2VLTemplate
+
+    out, _ = exported("chat", scenes, tmp_path / "out", {"images": True})
+    records = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    rows, _ = load_dataset([str(out / "train.jsonl")], num_proc=1, split_dataset_ratio=0.0)
+    read = sorted(json.dumps([row["messages"][0]["content"], row["objects"]["bbox"]]) for row in rows)
+    assert read == sorted(json.dumps([one["messages"][0]["content"], one["objects"]["bbox"]]) for one in records)
+    template = Qwen2VLTemplate.__new__(Qwen2VLTemplate)
+    for record in records[:9]:
+        inputs = StdTemplateInputs.from_dict(json.loads(json.dumps(record)))
+        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+        inputs.objects |= {"width": [WIDTH], "height": [HEIGHT]}
+        template.normalize_bbox(inputs)
+        scales = np.array([1000 / WIDTH, 1000 / HEIGHT] * 2)
+        wanted = np.array(record["objects"]["bbox"]).reshape(-1, 4) * scales
+        assert inputs.objects["bbox"] == wanted.round().astype(int).tolist()
+
+
+@pytest.mark.parametrize("style", ["ms-swift-json", "qwen2.5-vl"])
+def test_an_epoch_of_training(style: str, scenes: Path, tmp_path: Path) -> None:
+    """The answers that the model learns have the dataset's boxes, and it learns them."""
+    out, _ = exported("chat", scenes, tmp_path / "out", {"images": True, "style": style})
+    model = write_qwen(tmp_path / "model")
+    (records,) = out.glob("*.jsonl")
+    trained = run_loader("ms_swift", model, out / "images" / "train", records, tmp_path / "trained", paths=[])
+    texts = [text.removesuffix("<|im_end|>\n").removesuffix("<|im_end|>") for text in trained["texts"]]
+    assert len(texts) == len(records.read_text().splitlines())
+    read = []
+    for entry in (entry for text in texts if text.startswith("[") for entry in json.loads(text)):
+        box = np.array(entry["bbox_2d"]) * ((WIDTH, HEIGHT) * 2) / (RESIZED * 2)
+        read.append((as_boy(entry["label"]), tuple(box.round().astype(int).tolist())))
+    located_and_grounded = expected() + expected(per="phrase")
+    assert sorted(read) == sorted((as_boy(name), box) for name, box in located_and_grounded)
+    assert texts.count("[]") == IMAGES - IMAGES // 4, "the cat is absent"
+    losses = trained["losses"]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-9:]) < 0.7 * np.mean(losses[:9])
+
+
+def as_boy(name: str) -> str:
+    """A name of an object; one is asked for by either of two."""
+    return {"young child": "boy"}.get(name, name).removeprefix("A ")
+
+
+def test_llama_factory_reads_turns_as_they_are(scenes: Path, tmp_path: Path) -> None:
+    """With the entry of the guide; its `<image>` is counted, and boxes are text to it."""
+    out, _ = exported("chat", scenes, tmp_path / "out", {"images": True, "style": "qwen3-vl"})
+    columns = {"messages": "conversations", "images": "image"}
+    entry = {"file_name": "train.jsonl", "formatting": "sharegpt", "columns": columns}
+    (out / "dataset_info.json").write_text(json.dumps({"phrasebox": entry}))
+    images = out / "images" / "train"
+    read = LLAMA_FACTORY.load("llama_factory", out, images, "phrasebox")
+    records = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    turns = [
+        [str(images / record["image"]), *(turn["value"] for turn in record["conversations"])] for record in records
+    ]
+    assert read == turns
+    assert all(question.count("<image>") == 1 and Path(image).is_file() for image, question, _ in read)
