@@ -138,3 +138,26 @@ LLAMA_FACTORY = Source(
     root="src",
     made=tuple(f"src/llamafactory/{name}__init__.py" for name in ("", "data/", "extras/")),
 )
+QWEN_DATA = "qwen-vl-finetune/qwenvl/data"
+QWEN_VL = Source(
+    "QwenLM/Qwen3-VL",
+    "96588727e44c78b25ba03ea03b8e12f7e64fd0da",
+    {
+        f"{QWEN_DATA}/__init__.py": "a0b1adbda4da652031268d47a6b628fd04d89991efb37a05d03cf5c3562ea368",
+        f"{QWEN_DATA}/data_processor.py": "2c5ca288731fa74cd33d5082de2b4fe2e5c869603d221351fdd3ad4753701265",
+        f"{QWEN_DATA}/rope2d.py": "97c9f8f49a3a1f782f6dacea538e3032fadfe24e5b60a630d3ae62053250542c",
+    },
+    root="qwen-vl-finetune",
+    made=("qwen-vl-finetune/qwenvl/__init__.py",),
+)
+LLAVA = Source(
+    "haotian-liu/LLaVA",
+    "c121f0432da27facab705978f83c4ada465e46fd",
+    {
+        "llava/constants.py": "05caa532060f61b30cada5ba23da0f4bf640c898298913f768653583482e5901",
+        "llava/conversation.py": "5afd26fa231082cb6fdc100c3887d663f72d8c99a93dcdd285dac303ca72e45c",
+        "llava/mm_utils.py": "5551c1a52ea5e7d6e4ae5ad5da430271b0cd648b044a9b812127a49f46895bcf",
+        "llava/train/train.py": "f87eca266b79905df845efd6bc5e28a57fe10dd8eeaa8d08ea4de97d27ad7b06",
+    },
+    made=tuple(f"llava/{name}__init__.py" for name in ("", "model/", "train/")),
+)
