@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.architecture.source import ROOT
 from tests.build.records import HEIGHT, WIDTH
 from tests.pipeline.export.datasets import exported
 from tests.trainers.scenes import IMAGES, expected
@@ -75,11 +76,11 @@ def test_an_epoch_of_training(style: str, scenes: Path, tmp_path: Path) -> None:
 
 
 def test_llama_factory_reads_turns_as_they_are(scenes: Path, tmp_path: Path) -> None:
-    """With the entry of the guide; its `<image>` is counted, and boxes are text to it."""
+    """Registered as the guide says; boxes are text to it."""
     out, _ = exported("chat", scenes, tmp_path / "out", {"images": True, "style": "qwen3-vl"})
-    columns = {"messages": "conversations", "images": "image"}
-    entry = {"file_name": "train.jsonl", "formatting": "sharegpt", "columns": columns}
-    (out / "dataset_info.json").write_text(json.dumps({"phrasebox": entry}))
+    guide = (ROOT / "docs/how-to/train-a-vision-language-model.md").read_text("utf-8")
+    (entry,) = re.findall(r"^```json\n(\{\n.*?)\n```$", guide, re.MULTILINE | re.DOTALL)
+    (out / "dataset_info.json").write_text(entry)
     images = out / "images" / "train"
     read = LLAMA_FACTORY.load("llama_factory", out, images, "phrasebox")
     records = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
