@@ -2,14 +2,15 @@
 
     python -m benchmarks.photos.captions /path/to/flickr8k [--photographs 300]
 
-The folder holds dev.images.tar and dev.jsonl. `photo` sees each photograph with its own captions, with
-those of another one, and with its own with one noun exchanged. docs/how-to/filter-captions.md
-has the figures.
+The folder holds dev.images.tar and dev.jsonl, also of photographs that are not Flickr8k's. `photo` sees
+each with its own captions, with those of another one, and with its own with one noun exchanged.
+docs/how-to/filter-captions.md has the figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import tarfile
 import tempfile
@@ -122,28 +123,34 @@ def share_of(records: Sequence[Record], fitted_share: float) -> float:
 
 def foreign_figures(triples: Sequence[Triple], maker: RegionMaker, captions: int) -> Iterator[str]:
     """The estimates of the share, and what is listed as absent, with so many captions for each photograph."""
-    fitted_share = maker.calibration.absent_share if maker.calibration is not None else 0.5
     for share in SHARES:
-        rng = random.Random(1)
-        plans = [[(index, rng.random() < share) for index in rng.sample(range(5), captions)] for _ in triples]
-        images = [mixed(triple, plan) for triple, plan in zip(triples, plans, strict=True)]
-        draws = [random.Random(draw).sample(images, min(DRAWN, len(images))) for draw in range(DRAWS)]
-        errors = [share_of(records_of(drawn), fitted_share) - labels_of(drawn).mean() for drawn in draws]
-        estimate = share_of(records_of(images), fitted_share)
-        config = maker.config.model_copy(update={"absent_share": estimate})
-        judge = RegionMaker(config, maker.calibration, maker.fitted_cut)
-        presences = [
-            presence
-            for record in records_of(images)
-            for presence in judge.presences_of(record, judge.groups_of(record))
-        ]
-        absent = np.array([config.is_absent(presence) for presence in presences])
-        labels = labels_of(images)
-        shares = [f"{absent[mask].mean():.3f}" if mask.any() else "" for mask in (labels, ~labels)]
+        draws = np.array([foreign_draw(triples, maker, captions, share, random.Random(draw)) for draw in range(DRAWS)])
+        share_foreign, estimate, error, of_foreign, of_true = draws.T
         yield (
-            f"{captions} caption(s), foreign {labels.mean():.2f}: estimate {estimate:.2f}, largest error of {DRAWS} "
-            f"draws {np.abs(errors).max():.2f}, absent of foreign {shares[0]}, of true {shares[1]}"
+            f"{captions} caption(s), means of {DRAWS} draws: foreign {share_foreign.mean():.2f}, estimate "
+            f"{estimate.mean():.2f}, largest error {np.abs(error).max():.2f}, absent of foreign "
+            f"{of_foreign.mean():.3f} ({of_foreign.min():.3f} to {of_foreign.max():.3f}), of true {of_true.mean():.3f}"
         )
+
+
+def foreign_draw(
+    triples: Sequence[Triple], maker: RegionMaker, captions: int, share: float, rng: random.Random
+) -> tuple[float, ...]:
+    """The share of foreign phrases, its estimate and error, and what is absent of the foreign and of the true ones."""
+    fitted_share = maker.calibration.absent_share if maker.calibration is not None else 0.5
+    plans = [[(index, rng.random() < share) for index in rng.sample(range(5), captions)] for _ in triples]
+    images = [mixed(triple, plan) for triple, plan in zip(triples, plans, strict=True)]
+    first = rng.sample(images, min(DRAWN, len(images)))
+    estimate = share_of(records_of(first), fitted_share)
+    config = maker.config.model_copy(update={"absent_share": estimate})
+    judge = RegionMaker(config, maker.calibration, maker.fitted_cut)
+    presences = [
+        presence for record in records_of(images) for presence in judge.presences_of(record, judge.groups_of(record))
+    ]
+    absent = np.array([config.is_absent(presence) for presence in presences])
+    labels = labels_of(images)
+    of_foreign, of_true = (absent[mask].mean() if mask.any() else math.nan for mask in (labels, ~labels))
+    return labels.mean(), estimate, estimate - labels_of(first).mean(), of_foreign, of_true
 
 
 def score_figures(triples: Sequence[Triple]) -> Iterator[str]:

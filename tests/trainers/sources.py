@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 LOADERS = Path(__file__).parent / "loaders"
+ADDRESS = "https://raw.githubusercontent.com"
 FOLDER = Path(sys.prefix) / "trainers"
 
 
@@ -25,7 +26,7 @@ class Source:
     """repository  OWNER/NAME
     files       path -> SHA-256
     root        the folder of the repository that stands on the Python path
-    made        further files, path -> content: packages that import nothing more
+    made        paths of further files, without content: packages that import nothing more
     """
 
     repository: str
@@ -39,22 +40,23 @@ class Source:
         return FOLDER / f"{self.repository.replace('/', '-')}-{self.commit[:8]}"
 
     def fetch(self) -> Path:
-        """The folder for the Python path. Without a network the test is skipped."""
+        """The folder for the Python path. Without a network the test is skipped, unless the files are there."""
         for path, digest in self.files.items():
             target = self.folder / path
             if not target.is_file():
-                address = f"https://raw.githubusercontent.com/{self.repository}/{self.commit}/{path}"
+                address = f"{ADDRESS}/{self.repository}/{self.commit}/{path}"
                 try:
                     with urllib.request.urlopen(address, timeout=20) as answer:
                         content = answer.read()
                 except OSError as error:
-                    pytest.skip(f"{self.repository} cannot be fetched: {error}")
+                    archive = f"https://github.com/{self.repository}/archive/{self.commit}.tar.gz"
+                    pytest.skip(f"{self.repository} cannot be fetched, {error}: unpack {archive} as {self.folder}")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             assert hashlib.sha256(target.read_bytes()).hexdigest() == digest, f"{target} is another file"
         for path in self.made:
             (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / path).touch()
+            (self.folder / path).write_bytes(b"")
         return self.folder / self.root
 
     def load(self, loader: str, *arguments: object) -> Any:
@@ -121,4 +123,41 @@ SAM3 = Source(
         "sam3/train/data/coco_json_loaders.py": "5a11f1f571ac6902c6aebdd2d469a1ece4b507d4a62322cb5e2d4beea40349dc",
     },
     made=tuple(f"sam3/{name}__init__.py" for name in ("", "eval/", "train/", "train/data/")),
+)
+LLAMA_FACTORY = Source(
+    "hiyouga/LLaMA-Factory",
+    "ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30",
+    {
+        "src/llamafactory/data/converter.py": "c596efb447fb50fc915f6aa5c4f228d5409fba83808e23015a1bcf3387a3ffbf",
+        "src/llamafactory/data/data_utils.py": "4e25c8d0f44aef2dcfd454312b9b98ba98bfb0db99415b495c67f6883c1ac89f",
+        "src/llamafactory/data/parser.py": "0770aa3771fbbea8629d351bdab6bf8126fcff7b68ca7d79e89a39484aa41bb8",
+        "src/llamafactory/extras/constants.py": "f254685864d800bfc03bfed2029665d3147b3a7c66895170fd39e40ef2455471",
+        "src/llamafactory/extras/logging.py": "c3ad0c9a97f2082d0cb95d2da0e761f3826c2a267238808a2865ce9433968cfe",
+        "src/llamafactory/extras/misc.py": "609038e7619f95d2f7324296247a7faa324283618365e5508409dd403f53c517",
+    },
+    root="src",
+    made=tuple(f"src/llamafactory/{name}__init__.py" for name in ("", "data/", "extras/")),
+)
+QWEN_DATA = "qwen-vl-finetune/qwenvl/data"
+QWEN_VL = Source(
+    "QwenLM/Qwen3-VL",
+    "96588727e44c78b25ba03ea03b8e12f7e64fd0da",
+    {
+        f"{QWEN_DATA}/__init__.py": "a0b1adbda4da652031268d47a6b628fd04d89991efb37a05d03cf5c3562ea368",
+        f"{QWEN_DATA}/data_processor.py": "2c5ca288731fa74cd33d5082de2b4fe2e5c869603d221351fdd3ad4753701265",
+        f"{QWEN_DATA}/rope2d.py": "97c9f8f49a3a1f782f6dacea538e3032fadfe24e5b60a630d3ae62053250542c",
+    },
+    root="qwen-vl-finetune",
+    made=("qwen-vl-finetune/qwenvl/__init__.py",),
+)
+LLAVA = Source(
+    "haotian-liu/LLaVA",
+    "c121f0432da27facab705978f83c4ada465e46fd",
+    {
+        "llava/constants.py": "05caa532060f61b30cada5ba23da0f4bf640c898298913f768653583482e5901",
+        "llava/conversation.py": "5afd26fa231082cb6fdc100c3887d663f72d8c99a93dcdd285dac303ca72e45c",
+        "llava/mm_utils.py": "5551c1a52ea5e7d6e4ae5ad5da430271b0cd648b044a9b812127a49f46895bcf",
+        "llava/train/train.py": "f87eca266b79905df845efd6bc5e28a57fe10dd8eeaa8d08ea4de97d27ad7b06",
+    },
+    made=tuple(f"llava/{name}__init__.py" for name in ("", "model/", "train/")),
 )

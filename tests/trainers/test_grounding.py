@@ -1,6 +1,5 @@
 """Trainers of grounding: MDETR, MMDetection, Open-GroundingDino, CLIPSelf, SAM 3, and ms-swift for Kosmos-2."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -133,25 +132,3 @@ def test_ms_swift_takes_grit(scenes: Path, tmp_path: Path) -> None:
             names = [text.lower().removeprefix("a ") for text in answer["objects"]["ref"]]
             read += zip(names, boxes, strict=True)
     assert whole(read) == [(name, box) for name, box in expected() if name != "two dogs"]
-
-
-def test_ms_swift_takes_chat(scenes: Path, tmp_path: Path) -> None:
-    """Each record is a row with its references and boxes, which the template of Qwen-VL scales to 0 .. 1000."""
-    from swift.dataset import load_dataset
-    from swift.template.template_inputs import StdTemplateInputs
-    from swift.template.templates.qwen import Qwen2VLTemplate
-
-    out, _ = exported("chat", scenes, tmp_path / "out", {"images": True})
-    records = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    rows, _ = load_dataset([str(out / "train.jsonl")], num_proc=1, split_dataset_ratio=0.0)
-    read = sorted(json.dumps([row["messages"][0]["content"], row["objects"]["bbox"]]) for row in rows)
-    assert read == sorted(json.dumps([one["messages"][0]["content"], one["objects"]["bbox"]]) for one in records)
-    template = Qwen2VLTemplate.__new__(Qwen2VLTemplate)
-    for record in records[:9]:
-        inputs = StdTemplateInputs.from_dict(json.loads(json.dumps(record)))
-        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
-        inputs.objects |= {"width": [WIDTH], "height": [HEIGHT]}
-        template.normalize_bbox(inputs)
-        scales = np.array([1000 / WIDTH, 1000 / HEIGHT] * 2)
-        wanted = np.array(record["objects"]["bbox"]).reshape(-1, 4) * scales
-        assert inputs.objects["bbox"] == wanted.round().astype(int).tolist()
