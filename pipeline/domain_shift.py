@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from pipeline.engines.inline import set_up
-from pipeline.graph import HeatMapSteps
+from pipeline.steps import HeatMapSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record
 from stages.explain.presence import Signals

@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.decisions import Run, resolve
 from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
-from pipeline.graph import fetch_weights
+from pipeline.steps import fetch_weights
 from pipeline.summary import Report
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError

@@ -14,11 +14,11 @@ from pipeline.config import RunConfig
 from pipeline.decisions import OUTSIDE, Run, Session, resolve
 from pipeline.engines import Job, start_engine
 from pipeline.engines.inline import samples_in
-from pipeline.graph import check_files, fetch_weights, packages_of
 from pipeline.output.command import command_of
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.resumption import COMMAND, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
+from pipeline.steps import check_files, fetch_weights, packages_of
 from pipeline.summary import Display, Report, next_commands, summary_table, threshold_table
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import run_stages, set_up
-from pipeline.graph import build_steps
 from pipeline.logistic import roc_area
 from pipeline.presence_fit import words_of
+from pipeline.steps import build_steps
 from stages.contract.records import Phrase, Record
 from stages.read import make_reader
 from stages.regions.foreign import estimate_absent_share, own_evidence

@@ -19,7 +19,7 @@ from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
     from pipeline.engines import AnswerT, Job
-    from pipeline.graph import Steps
+    from pipeline.steps import Steps
 
 BATCH_ROWS: Final = 32
 """The fewest records of a batch: few enough to show progress, many enough to be worth a message."""

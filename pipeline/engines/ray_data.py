@@ -50,8 +50,8 @@ from pipeline.engines.ray_workers import (
     run_warm_up,
     write_shards,
 )
-from pipeline.graph import Steps
 from pipeline.output.journal import make_entry, piece_name
+from pipeline.steps import Steps
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record

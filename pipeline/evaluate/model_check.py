@@ -25,10 +25,10 @@ from pipeline.engines.inline import run_stages, set_up
 from pipeline.evaluate.estimates import Estimate, mean_estimates
 from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import value_of
-from pipeline.graph import HeatMapSteps
 from pipeline.logistic import Floats, roc_area
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.pictures import shrink_map
+from pipeline.steps import HeatMapSteps
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage

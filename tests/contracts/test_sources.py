@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.config import RunConfig, check, load_config, stored_config
 from pipeline.dataset.validate import validate
-from pipeline.graph import build_source_steps, build_steps
 from pipeline.run import run
+from pipeline.steps import build_source_steps, build_steps
 from stages.contract.errors import ConfigError, ResourceError, RowError
 from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample

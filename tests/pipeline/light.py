@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from pipeline.config import RunConfig
 from pipeline.decisions import Run
 from pipeline.engines import Job, start_engine
-from pipeline.graph import Steps
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.resumption import Identity
+from pipeline.steps import Steps
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample

@@ -13,10 +13,10 @@ from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.decisions import HeatMapRun
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.graph import build_steps
 from pipeline.logistic import fit_logistic
 from pipeline.presence_fit import draw_foreign_phrases, fit_noisy, words_of
 from pipeline.run import run
+from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
 from stages.shared.model.load import load

@@ -10,8 +10,8 @@ from rich.console import Console
 from pipeline.calibration import calibration_basis
 from pipeline.config import RunConfig, load_config
 from pipeline.engines.ray_cluster import choose_pools
-from pipeline.graph import build_source_steps, build_steps
 from pipeline.run import run
+from pipeline.steps import build_source_steps, build_steps
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.pipeline.light import assert_alike, ended, rows_of
 from tests.stages.shared.model.segmenters import save_segmenter

@@ -23,8 +23,8 @@ from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.matching import queries_of
-from pipeline.graph import build_steps
 from pipeline.run import run
+from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig

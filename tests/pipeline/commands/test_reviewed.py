@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.dataset.reviews import REVIEWS_FILE
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.graph import build_steps
 from pipeline.run import run
 from pipeline.scenes import write_scenes
+from pipeline.steps import build_steps
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
 

@@ -23,8 +23,8 @@ from pipeline.config_text import as_yaml
 from pipeline.dataset.validate import validate
 from pipeline.decisions import resolve
 from pipeline.engines.inline import run_stages
-from pipeline.graph import build_steps
 from pipeline.run import run
+from pipeline.steps import build_steps
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError, WeightsError
 from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
