@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, Self
 
 from pipeline.calibration import find_calibration
@@ -40,7 +41,7 @@ from pipeline.steps import HeatMapSteps, Steps, build_source_steps, build_steps,
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
-from stages.read import Piece, Reader, make_reader, plan_pieces
+from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
 from stages.regions.foreign import USUAL_SHARE
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES
@@ -357,17 +358,18 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     )
 
 
-def check_calibration(steps: HeatMapSteps, config: RunConfig) -> HeatMapSteps:
+def check_calibration(steps: HeatMapSteps, source: ReaderConfig, choice: Path | str) -> HeatMapSteps:
     """Return the steps that a run would take for an input, without a calibration that means nothing for its images.
 
     The first images are computed in this process. Raise PhraseboxError as the stages do.
+    choice: `regions.calibration`.
     """
     if not steps.is_calibrated:
         return steps
-    reader = make_reader(config.input)
+    reader = make_reader(source)
     with set_up((*steps.before, steps.model_stage)):
         shift = warm_up(steps, reader, plan_pieces(reader), fits=False).shift
-    return apply_domain_shift(steps, shift, config.regions.calibration)
+    return apply_domain_shift(steps, shift, choice)
 
 
 def _stored_shift(run: Mapping[str, Any]) -> DomainShift | None:

@@ -227,7 +227,7 @@ def measure(run: Run, *, on_gpu: bool, start_s: float, console: Console) -> Cost
             run_stages(model, inputs, first.stage)  # it embeds phrases that repeat in the long run
             answers = run_stages(model, inputs, repeated.stage)
             batch_outputs = run_stages([steps.regions_stage], answers, lambda *_: None)
-            writer.write(records_to_rows(batch_outputs, **run.config.output.columns))
+            writer.write(records_to_rows(batch_outputs, run.config.output.columns))
             outputs += batch_outputs
             seconds = time.perf_counter() - measure_start
             advance(round(seconds))

@@ -199,7 +199,7 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
         threads=config.model.threads,
         engine=config.engine,
         output=config.output,
-        packages=packages_of(config),
+        packages=packages_of(config.input.kind, config.explain.kind, config.source.kind),
         report=session.report,
         on_progress=session.update,
     )

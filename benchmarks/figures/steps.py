@@ -17,7 +17,7 @@ from benchmarks.photos.reviews import UNANNOTATED, reviewed
 from pipeline.commands.tables import ABSENT_ROWS
 from pipeline.config import load_config
 from pipeline.config_text import dump_yaml
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.paths import write_file
 from pipeline.research.compare.comparison import compare_explainers
@@ -504,7 +504,7 @@ def sources(own: Photographs) -> Pages:
                 known.write_text(json.dumps([seconds / count, bytes_of_all / count]), encoding="utf-8")
             made = own.out / "datasets" / images / name
             regions = json.loads((made / "dataset.json").read_text("utf-8"))["counts"]["regions"]
-            found = evaluation_of(made, own.truth(images), console, maps=False).to_json()["metrics"]
+            found = evaluate_dataset(open_evaluation_set(made, own.truth(images)), console, []).to_json()["metrics"]
             row += [count, *json.loads(known.read_text("utf-8")), regions / count, *cells(found, ["box_recall"])]
         rows.append(row)
     titles = (["images", "{:,.0f}"], ["s of a core", "{:.2f}"], ["bytes", "{:,.0f}"], ["regions", "{:.1f}"])

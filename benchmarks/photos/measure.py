@@ -23,7 +23,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.estimates import weighted_estimate
-from pipeline.evaluate.evaluation import evaluation_of, measure_rows
+from pipeline.evaluate.evaluation import evaluate_dataset, measure_rows
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from pipeline.run import run
@@ -124,7 +124,8 @@ class Photographs:
             made = self.dataset(name, model, label, *settings, file=file)
             places = None if usual is None else self.usual_places(usual)
             resized = name.endswith("train")
-            found = evaluation_of(made, self.truth(name), console, resized=resized, absent=absent, text_only=places)
+            judged = open_evaluation_set(made, self.truth(name), resized=resized)
+            found = evaluate_dataset(judged, console, ["maps", "absent"] if absent else ["maps"], places)
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(found.to_json()), encoding="utf-8")
         return dict(json.loads(known.read_text("utf-8")))
@@ -141,7 +142,7 @@ class Photographs:
         for each in (label, other):
             made = self.out / "datasets" / name / each
             judged = open_evaluation_set(made, self.truth(name), resized=name.endswith("train"))
-            found.append(measure_rows(judged, judged.config(parse_explainer=False).regions, console, None))
+            found.append(measure_rows(judged, judged.finished_config().regions, console, None))
         images = np.array([query.image for query in found[0].queries if query.target is not None])
         gains = []
         for figure in figures:

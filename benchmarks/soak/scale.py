@@ -204,7 +204,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
                 break
             batch.append(Record(sample=Sample(sample_id=sample_id, source="", captions=("A red box.",))))
             if len(batch) == 10_000 or number == rows - left - 1:
-                writer.write(records_to_rows(batch, embed_images=False))
+                writer.write(records_to_rows(batch))
                 batch = []
         writer.close()
     resumed = Watched(values_of(source, model, out), folder)

@@ -23,7 +23,7 @@ from pipeline.commands.options import (
 )
 from pipeline.config import REPLACES
 from pipeline.dataset.choice import RegionChoice
-from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.folder import open_any_dataset
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import make_viewer, serve
@@ -96,7 +96,7 @@ def inspect(
             *settings,
         ]
     with stopping(""):
-        selection = open_dataset(dataset, must_be_finished=False).selection(choice)
+        selection = open_any_dataset(dataset).selection(choice)
         if selection.threshold is not None:
             console.print(selection.threshold.in_words())
         regions = reviews or REGIONS if review or reviews else None

@@ -166,7 +166,7 @@ def check(
 
     steps = build_steps(config)
     fetch_weights(steps.description, lambda line: errors.print(line, soft_wrap=True))
-    model_check = check_model(check_calibration(steps, config))
+    model_check = check_model(check_calibration(steps, config.input, config.regions.calibration))
     figures = model_check.measure()
     memory_bytes = peak_memory_bytes(model_check.device)
     if as_json:

@@ -114,7 +114,7 @@ def run(
     ):
         run_config = load_config(config, settings, options=options)
         if print_config:
-            sys.stdout.write(run_config.to_yaml(docs=docs))
+            sys.stdout.write(run_config.to_documented_yaml() if docs else run_config.to_yaml())
             return
         place = run_config.output.path
         with stopping(lambda: f"stopped. {_count_rows(place)} in {place}; the same command resumes the run."):

@@ -292,13 +292,12 @@ def absent_phrases(row: Row) -> list[str]:
     return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
 
 
-def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Dataset:
-    """Open the dataset in a folder, which may be a URL.
-
-    With `must_be_finished`, its run must have finished.
+def open_dataset(path: AnyPath | str) -> Dataset:
+    """Open the dataset of a finished run in a folder, which may be a URL.
 
     Raises:
-        InputError: There is no dataset, or it is damaged or unreadable.
+        InputError: There is no dataset, it is damaged or unreadable, or its run has not
+            finished.
         SchemaError: The dataset has another schema version.
 
     >>> from phrasebox import open_dataset
@@ -311,8 +310,16 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
     >>> dataset.sample(row["sample_id"])["captions"] == row["captions"]
     True
     """
+    dataset = open_any_dataset(path)
+    if not dataset.is_finished:
+        raise _not_finished(_location(path), dataset.run)
+    return dataset
+
+
+def open_any_dataset(path: AnyPath | str) -> Dataset:
+    """Open the dataset in a folder, whose run may not have finished. Raise as `open_dataset`."""
     folder = place_of(path)
-    location = folder if isinstance(folder, ObjectPath) else path
+    location = _location(path)
     try:
         check_folder(folder, location)
         manifest = read_json(folder / "dataset.json")
@@ -322,10 +329,8 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
         shards = tuple(found_in(folder / "data", "*.parquet"))
     except OSError as error:
         raise InputError(f"cannot read {location}: {one_line(error)}") from error
-    if not manifest and (must_be_finished or not shards):
-        expectation = f"no dataset.json in it; {DATASET_EXPECTED}"
-        reason = "the run has not finished, run the same command again" if run else expectation
-        raise InputError(f"{location} is not a finished dataset: {reason}")
+    if not manifest and not shards:
+        raise _not_finished(location, run)
     check_version(location, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     return Dataset(
         path=folder,
@@ -334,6 +339,18 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
         shards=shards,
         optional=_optional_columns(shards),
     )
+
+
+def _location(path: AnyPath | str) -> AnyPath | str:
+    """Return a path as the user wrote it; of a URL's two slashes, pathlib keeps only one."""
+    folder = place_of(path)
+    return folder if isinstance(folder, ObjectPath) else path
+
+
+def _not_finished(location: object, run: Mapping[str, Any]) -> InputError:
+    expectation = f"no dataset.json in it; {DATASET_EXPECTED}"
+    reason = "the run has not finished, run the same command again" if run else expectation
+    return InputError(f"{location} is not a finished dataset: {reason}")
 
 
 def check_folder(folder: AnyPath, location: object) -> None:

@@ -130,6 +130,6 @@ class InlineEngine:
     def _write(self, stages: Sequence[Stage], batch: list[Record], writer: ShardWriter) -> None:
         report = self.job.report
         outputs = run_stages(stages, batch, report.stage)
-        writer.write(records_to_rows(outputs, **self.job.output.columns))
+        writer.write(records_to_rows(outputs, self.job.output.columns))
         report.rows(len(outputs), sum(record.error is not None for record in outputs))
         self.job.on_progress()

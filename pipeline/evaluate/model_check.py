@@ -182,7 +182,7 @@ def check_model(steps: HeatMapSteps) -> ModelCheck:
         answers = run_stages([steps.regions_stage], mapped_records, lambda *_: None)
         seconds = time.perf_counter() - start
         forwards = steps.model_stage.take_forwards()
-    rows = records_to_rows(answers, embed_images=False).to_pylist()
+    rows = records_to_rows(answers).to_pylist()
     truth = read_truth(TRUTH)
     queries: list[Query] = []
     for number, (row, record) in enumerate(zip(rows, mapped_records, strict=True)):

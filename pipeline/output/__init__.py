@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
+from stages.contract.schema import ColumnOption
 from stages.shared.storage import ObjectPath, place_of
 
 
@@ -62,6 +63,7 @@ class OutputConfig(BaseModel):
         return str(place if isinstance(place, ObjectPath) else path)
 
     @property
-    def columns(self) -> dict[str, bool]:
-        """The choice of columns, as arguments of `dataset_schema` and `records_to_rows`."""
-        return {"embed_images": self.embed_images, "heat_maps": self.heat_maps}
+    def columns(self) -> tuple[ColumnOption, ...]:
+        """The optional columns of the dataset."""
+        choice: dict[ColumnOption, bool] = {"heat_maps": self.heat_maps, "image": self.embed_images}
+        return tuple(option for option, is_chosen in choice.items() if is_chosen)

@@ -114,7 +114,7 @@ def _write_shard(template: Dataset, shards: Sequence[AnyPath], place: AnyPath) -
     if len(shards) == 1:
         copy(shards[0], place)
         return
-    group = row_group_rows(embed_images=template.has_images)
+    group = row_group_rows(template.columns)
     writer = RollingParquet(lambda _: replacing(place), rows_per_file=sys.maxsize, rows_per_group=group)
     try:
         for table in replace(template, shards=tuple(shards)).tables(template.columns):

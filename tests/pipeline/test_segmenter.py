@@ -102,7 +102,7 @@ def test_both_models_share_the_gpus(resources, given, expected) -> None:
     engine = load_config(None, ["input.path=a", "input.kind=jsonl"], options=None).engine.model_copy(
         update={"address": "head:6379", **given}
     )
-    both = choose_pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], has_segmenter=True)
+    both = choose_pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], models=2)
     assert (both.max_workers, both.gpus) == expected
 
 

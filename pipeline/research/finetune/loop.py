@@ -94,7 +94,11 @@ def finetune(
             material = _prepare(config, description, device, ranks.size)
             if ranks.is_leader:
                 fetch(description, say or (lambda _: None))
-            checkpoint = _read_checkpoint(config.out, fresh=fresh) if ranks.is_leader else None
+            checkpoint = None
+            if ranks.is_leader:
+                folder = TrainingFolder(config.out)
+                folder.check_model()
+                checkpoint = None if fresh else folder.read_checkpoint()
         checkpoint = ranks.broadcast(checkpoint)
         with ranks.share_errors():
             if checkpoint is not None:
@@ -152,16 +156,6 @@ def _prepare(
             "or take a recipe that needs none: captions"
         )
     return material
-
-
-def _read_checkpoint(out: Path, *, fresh: bool) -> dict[str, Any] | None:
-    """Return the checkpoint to resume from, if any.
-
-    Raise ResumeError for a damaged one, or for a foreign `model/`.
-    """
-    folder = TrainingFolder(out)
-    folder.check_model()
-    return None if fresh else folder.read_checkpoint()
 
 
 def _settings_of(config: FinetuneConfig, material: TuningData) -> dict[str, Any]:
@@ -264,7 +258,9 @@ class FineTuning:
                     batch = next(batches)
                 self._pending_losses.append(self._take_step(batch))
                 if self.step == 0 and self.ranks.is_leader:  # no check can fail after the first step
-                    self.folder.clear(with_model=fresh)
+                    self.folder.clear()
+                    if fresh:
+                        self.folder.delete_model()
                 self.step += 1
                 self._is_half_done = False
                 if self.step % LOG_EVERY == 0 or self.step == self.steps:
