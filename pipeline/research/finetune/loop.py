@@ -94,11 +94,7 @@ def finetune(
             material = _prepare(config, description, device, ranks.size)
             if ranks.is_leader:
                 fetch(description, say or (lambda _: None))
-            checkpoint = None
-            if ranks.is_leader:
-                folder = TrainingFolder(config.out)
-                folder.check_model()
-                checkpoint = None if fresh else folder.read_checkpoint()
+            checkpoint = _read_checkpoint(config.out, fresh=fresh) if ranks.is_leader else None
         checkpoint = ranks.broadcast(checkpoint)
         with ranks.share_errors():
             if checkpoint is not None:
@@ -156,6 +152,16 @@ def _prepare(
             "or take a recipe that needs none: captions"
         )
     return material
+
+
+def _read_checkpoint(out: Path, *, fresh: bool) -> dict[str, Any] | None:
+    """Return the checkpoint to resume from, if any.
+
+    Raise ResumeError for a damaged one, or for a foreign `model/`.
+    """
+    folder = TrainingFolder(out)
+    folder.check_model()
+    return None if fresh else folder.read_checkpoint()
 
 
 def _settings_of(config: FinetuneConfig, material: TuningData) -> dict[str, Any]:
