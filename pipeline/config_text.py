@@ -125,11 +125,3 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"{parent} holds the value {section!r}, not keys", key=key)
         place = section
     place[name] = value
-
-
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """Return the text of a configuration file with some keys (dotted) and their values."""
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        assign(nested, key, value)
-    return dump_yaml(nested)

@@ -124,7 +124,8 @@ class ShardWriter(RollingParquet):
     """
 
     def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
-        first = 1 + max((int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdigit()), default=-1)
+        stems = (path.stem for path in folder.glob("*.parquet"))
+        first = 1 + max((int(stem) for stem in stems if stem.isdigit()), default=-1)
         super().__init__(
             lambda number: replacing(folder / f"{first + number:05d}.parquet"),
             rows_per_file=rows_per_file,

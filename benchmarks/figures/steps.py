@@ -70,6 +70,6 @@ def make(photos: Path, out: Path, only: Sequence[str]) -> None:
         for page, parts in pages.items():
             for entry in (*parts["tables"], *parts["said"]):
                 entry.update(origin)
-            put(page, tables=parts["tables"], said=parts["said"])
+            put(page, tables=parts["tables"], sentences=parts["said"])
         done.parent.mkdir(parents=True, exist_ok=True)
         done.write_text(json.dumps(pages), encoding="utf-8")

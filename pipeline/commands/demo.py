@@ -22,7 +22,7 @@ from pipeline.commands.inspect import inspect
 from pipeline.commands.options import Scenes, Seed, naming_options
 from pipeline.commands.tables import print_against_people
 from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation import Evaluation, Part, evaluate_dataset
+from pipeline.evaluate.evaluation import DEFAULT_PARTS, Evaluation, Part, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from pipeline.evaluate.matching import Query
 from pipeline.evaluate.metrics import value_of
@@ -98,7 +98,7 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluati
 
 
 def measure_photographs(
-    out: Path, settings: Mapping[str, Any], console: Console, parts: Collection[Part] = ("maps",)
+    out: Path, settings: Mapping[str, Any], console: Console, parts: Collection[Part] = DEFAULT_PARTS
 ) -> Evaluation:
     """Run over the bundled photographs with sections of a configuration, and measure the parts, see `evaluate_dataset`.
 

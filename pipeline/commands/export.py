@@ -141,9 +141,7 @@ def export(
     if list_formats:
         _print_formats()
         return
-    if push_to and out is None:
-        out = Path(push_to.rpartition("/")[2])
-    dataset, out = _require(dataset, name, out)
+    dataset, out = _require(dataset, name, out, push_to)
     _check_format(name, per, push_to)
     request = ExportRequest(
         exporter=EXPORTERS[name],
@@ -179,8 +177,10 @@ def _print_formats() -> None:
     console.print("\n".join(lines + messages), soft_wrap=True, highlight=False)
 
 
-def _require(dataset: Path | None, name: str, out: Path | None) -> tuple[Path, Path]:
+def _require(dataset: Path | None, name: str, out: Path | None, repository: str) -> tuple[Path, Path]:
     """Return dataset and folder. Raise ConfigError if one of them, or the format, is not given."""
+    if repository and out is None:
+        out = Path(repository.rpartition("/")[2])
     if dataset is None or out is None or not name:
         options = {"DATASET": dataset, "--format": name, "--out": out}
         missing = ", ".join(option for option, value in options.items() if not value)

@@ -22,7 +22,7 @@ from pipeline.commands.options import (
 )
 from pipeline.config import load_config
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.resumption import delete_what_runs_wrote
+from pipeline.output.resumption import MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import rows_in
 from pipeline.run import run as run_pipeline
 from pipeline.terminal import console, counted
@@ -128,7 +128,9 @@ def run(
             return
         place = run_config.output.path
         with stopping(lambda: f"stopped. {_count_rows(place)} in {place}; the same command resumes the run."):
-            may_delete = delete_anything if yes else ask_to_delete if sys.stdin.isatty() else delete_what_runs_wrote
+            may_delete: MayDelete = ask_to_delete if sys.stdin.isatty() else delete_what_runs_wrote
+            if yes:
+                may_delete = delete_anything
             run_pipeline(run_config, console, fresh=fresh, may_delete=may_delete)
 
 

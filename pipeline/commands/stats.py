@@ -99,7 +99,8 @@ def stats(
 
 def _print(figures: Mapping[str, Any]) -> None:
     samples = figures["samples"]
-    console.print(f"{figures['dataset']}{'' if figures['finished'] else ' (the run has not finished)'}", soft_wrap=True)
+    note = "" if figures["finished"] else " (the run has not finished)"
+    console.print(f"{figures['dataset']}{note}", soft_wrap=True)
     counts = {
         "images": samples["all"],
         **{f"  {title}": samples.get(status, 0) for status, title in _STATUS.items()},

@@ -16,14 +16,8 @@ import pyarrow.compute as pc
 from pipeline.dataset.choice import RegionChoice, read_choice, select
 from pipeline.dataset.detections import row_detections
 from pipeline.dataset.rows import Row, Values
-from pipeline.dataset.selection import (
-    CONDITION_COLUMNS,
-    REGION,
-    REGION_COLUMNS,
-    Selection,
-    Selector,
-    region_schema,
-)
+from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
+from pipeline.paths import as_written
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
     DATASET_SCHEMA,
@@ -33,7 +27,7 @@ from stages.contract.schema import (
     SCHEMA_VERSION,
     check_version,
 )
-from stages.shared.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
+from stages.shared.storage import AnyPath, found_in, parquet_file, place_of, write_text
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
@@ -93,7 +87,9 @@ class Dataset:
     def _counts(self) -> dict[str, int]:
         """The whole numbers among the manifest's counts."""
         counts = self.manifest.get("counts")
-        return {name: count for name, count in counts.items() if type(count) is int} if isinstance(counts, dict) else {}
+        if not isinstance(counts, dict):
+            return {}
+        return {name: count for name, count in counts.items() if type(count) is int}
 
     def __len__(self) -> int:
         """Return the number of rows, by the manifest or, without one, by the shards."""
@@ -287,11 +283,6 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
     return rows
 
 
-def absent_phrases(row: Row) -> list[str]:
-    """Return the absent phrases of a row, each once."""
-    return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
-
-
 def open_dataset(path: AnyPath | str) -> Dataset:
     """Open the dataset of a finished run in a folder, which may be a URL.
 
@@ -312,14 +303,14 @@ def open_dataset(path: AnyPath | str) -> Dataset:
     """
     dataset = open_any_dataset(path)
     if not dataset.is_finished:
-        raise _not_finished(_location(path), dataset.run)
+        raise _not_finished(as_written(path), dataset.run)
     return dataset
 
 
 def open_any_dataset(path: AnyPath | str) -> Dataset:
     """Open the dataset in a folder, whose run may not have finished. Raise as `open_dataset`."""
     folder = place_of(path)
-    location = _location(path)
+    location = as_written(path)
     try:
         check_folder(folder, location)
         manifest = read_json(folder / "dataset.json")
@@ -341,15 +332,10 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
     )
 
 
-def _location(path: AnyPath | str) -> AnyPath | str:
-    """Return a path as the user wrote it; of a URL's two slashes, pathlib keeps only one."""
-    folder = place_of(path)
-    return folder if isinstance(folder, ObjectPath) else path
-
-
-def _not_finished(location: object, run: Mapping[str, Any]) -> InputError:
-    expectation = f"no dataset.json in it; {DATASET_EXPECTED}"
-    reason = "the run has not finished, run the same command again" if run else expectation
+def _not_finished(location: str, run: Mapping[str, Any]) -> InputError:
+    reason = (
+        "the run has not finished, run the same command again" if run else f"no dataset.json in it; {DATASET_EXPECTED}"
+    )
     return InputError(f"{location} is not a finished dataset: {reason}")
 
 

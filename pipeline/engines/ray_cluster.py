@@ -298,7 +298,8 @@ def choose_pools(
     captions = other_cpus - 4
     if gpus > 0:
         captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * models * gpus))
-    most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
+    largest_node = max((int(node.get("CPU", 0)) for node in alive), default=1)
+    most_threads = GPU_THREADS if gpus > 0 else cores or largest_node
     return Pools(
         min_workers=fewest or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         max_workers=most,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,11 +181,13 @@ class Evaluation:
 Part = Literal["maps", "absent"]
 """What is measured beside regions: heat maps, and how well phrases of other images are recognised as absent."""
 
+DEFAULT_PARTS: Final[tuple[Part, ...]] = ("maps",)
+
 
 def evaluate_dataset(
     evaluation_set: EvaluationSet,
     console: Console,
-    parts: Collection[Part] = ("maps",),
+    parts: Collection[Part] = DEFAULT_PARTS,
     text_only: TextOnly | None = None,
 ) -> Evaluation:
     """Evaluate a dataset.

@@ -72,7 +72,7 @@ class EvaluationSet:
     @property
     def is_of_heat_maps(self) -> bool:
         """Whether regions are cut from heat maps."""
-        return self.config(parse_explainer=False).source.kind == HEAT_MAPS
+        return self.finished_config().source.kind == HEAT_MAPS
 
     @property
     def has_maps(self) -> bool:

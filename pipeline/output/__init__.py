@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
+from pipeline.paths import as_written
 from stages.contract.schema import ColumnOption
-from stages.shared.storage import ObjectPath, place_of
 
 
 class OutputConfig(BaseModel):
@@ -58,9 +58,7 @@ class OutputConfig(BaseModel):
 
     @field_serializer("path", when_used="json")
     def _serialize_path(self, path: Path) -> str:
-        """The path as the user wrote it; of a URL's two slashes, pathlib keeps only one."""
-        place = place_of(path)
-        return str(place if isinstance(place, ObjectPath) else path)
+        return as_written(path)
 
     @property
     def columns(self) -> tuple[ColumnOption, ...]:
