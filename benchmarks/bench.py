@@ -198,10 +198,10 @@ def whole_run() -> Figures:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures, captions = _samples(folder)
-        for each, count in product((1, 5), (SHORT, IMAGES)):
+        for captions, count in product((1, 5), (SHORT, IMAGES)):
             rows = zip(map(str, pictures[:count]), captions, strict=False)
-            text = "\n".join(json.dumps({"image": picture, "captions": own[:each]}) for picture, own in rows)
-            (folder / f"{each}-{count}.jsonl").write_text(text + "\n", encoding="utf-8")
+            text = "\n".join(json.dumps({"image": picture, "captions": own[:captions]}) for picture, own in rows)
+            (folder / f"{captions}-{count}.jsonl").write_text(text + "\n", encoding="utf-8")
         where = f"{IMAGES} synthetic scenes, one thread, {processor()}"
         _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
         for model in ("ViT-B-16", "ViT-B-32"):
@@ -209,11 +209,11 @@ def whole_run() -> Figures:
             save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
             settings = {"name": model, "weights": str(weights)}
             before = _bare(network, pictures)
-            costs = {each: _cost(folder, each, settings) for each in (1, 5)}
+            costs = {captions: _cost(folder, captions, settings) for captions in (1, 5)}
             bare = (before + _bare(network, pictures)) / 2
             against = f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}"
-            for each, cost in costs.items():
-                yield line(f"run_vs_encode_{each}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
+            for captions, cost in costs.items():
+                yield line(f"run_vs_encode_{captions}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
 
 
 def _samples(folder: Path) -> tuple[list[Path], list[list[str]]]:
@@ -262,8 +262,8 @@ def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str =
 def processor() -> str:
     """Return the processor's name, if the system says it."""
     path = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else None
-    return f"{found[1] if found else 'unknown'} CPU"
+    match = re.search(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else None
+    return f"{match[1] if match else 'unknown'} CPU"
 
 
 FIGURES: Final = {figure.__name__: figure for figure in (heat_maps, regions, phrases, engines, whole_run)}
@@ -275,8 +275,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(FIGURES), help="repeatable; by default all")
     given = parser.parse_args()
     for name in given.only or FIGURES:
-        for each in FIGURES[name]():
-            print(json.dumps(each), flush=True)
+        for figure in FIGURES[name]():
+            print(json.dumps(figure), flush=True)
 
 
 if __name__ == "__main__":

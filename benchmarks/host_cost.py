@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline.commands.phrases import write_phrases
 from pipeline.config import RunConfig
 from pipeline.engines.inline import read_records, set_up
-from pipeline.graph import build_steps
+from pipeline.steps import build_steps
 from stages.contract.schema import records_to_rows
 from stages.contract.tables import records_to_table, table_to_records
 from stages.explain import base
@@ -121,7 +121,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
             with clock.step("rows and Parquet"):
                 (data := folder / f"data-{turn}").mkdir()
                 writer = ShardWriter(data, 1000)
-                writer.write(records_to_rows(records, embed_images=False))
+                writer.write(records_to_rows(records))
                 writer.close()
             clock.spent.pop("explain")  # the device's work
             rounds.append(dict(clock.spent))
@@ -149,7 +149,8 @@ def main() -> None:
             if from_file:
                 source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder)}
                 settings = {"phrases": str(folder / "phrases.txt")}
-                write_phrases(RunConfig.model_validate({"input": source}), folder / "phrases.txt")
+                config = RunConfig.model_validate({"input": source})
+                write_phrases(config.input, config.phrases, folder / "phrases.txt")
             spent, count = measured(folder, **settings)
         seconds = {step: round(value / count, 3) for step, value in spent.items()}
         worker = sum(seconds[step] for step in WORKER)

@@ -115,12 +115,12 @@ class WithoutNumbers:
 
 
 def records(phrases: int, images: int = IMAGES) -> list[Record]:
-    own = tuple(Phrase(text=f"dog {n}", caption_index=0, start=0, end=5, head="dog") for n in range(phrases))
+    image_phrases = tuple(Phrase(text=f"dog {n}", caption_index=0, start=0, end=5, head="dog") for n in range(phrases))
     sample, pixels = (
         Sample(sample_id="1", source="", captions=("a dog",)),
         Pixels(rgb=np.zeros((SIDE, SIDE, 3), np.uint8)),
     )
-    return [Record(sample=sample, phrases=own, pixels=pixels)] * images
+    return [Record(sample=sample, phrases=image_phrases, pixels=pixels)] * images
 
 
 class Tracing:

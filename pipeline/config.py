@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pipeline.config_errors import in_words
-from pipeline.config_text import assign, parse_yaml, to_yaml
+from pipeline.config_text import assign, parse_yaml, to_documented_yaml, to_yaml
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
@@ -171,7 +171,7 @@ class RunConfig(BaseModel):
             for key in keys:
                 plain[section].pop(key, None)  # not every kind of input is cut
         plain["regions"] = self.regions.decides()
-        plain["output"] = self.output.columns
+        plain["output"] = self.output.model_dump(include={"embed_images", "heat_maps"})
         if (phrases := plain["input"].pop("phrases")) is not None:
             plain["input"]["phrases_sha256"] = digest_of(phrases)  # people correct the file
         return with_absolute_paths(plain)
@@ -180,9 +180,13 @@ class RunConfig(BaseModel):
         """Return the configuration with the precision that the workers have decided."""
         return self.model_copy(update={"model": self.model.model_copy(update={"precision": precision})})
 
-    def to_yaml(self, *, docs: bool = False) -> str:
-        """Return the resolved configuration as YAML; with `docs` each key has its meaning and values above it."""
-        return to_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES}, docs=docs)
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as YAML."""
+        return to_yaml(self)
+
+    def to_documented_yaml(self) -> str:
+        """Return the same; each key has its meaning and values above it."""
+        return to_documented_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES})
 
 
 def _merged(defaults: Mapping[str, Any], section: Any) -> Any:
@@ -274,23 +278,24 @@ def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseMo
     return check(values, model)
 
 
-def stored_config(
-    stored: Mapping[str, Any], settings: Iterable[str] = (), *, parse_explainer: bool = True
-) -> RunConfig:
+def stored_config(stored: Mapping[str, Any], settings: Sequence[str] = ()) -> RunConfig:
     """Return the configuration that a dataset was made with, from its `dataset.json`, with settings applied.
 
-    Without `parse_explainer` the explainer's settings stay as they are stored, unless a setting
-    changes them: see `FinishedConfig`. A setting that names another explainer or variant
-    replaces the stored section, which holds every value.
-
-    Raise ConfigError.
+    A setting that names another explainer or variant replaces the stored section, which holds
+    every value. Raise ConfigError.
     """
     values = copy.deepcopy(dict(stored))
-    settings = list(settings)
-    plain = not parse_explainer and not sets_any(settings, ("explain",))
     if any(setting.startswith(("explain.kind=", "explain.variant=")) for setting in settings):
         values["explain"] = {}
-    config: RunConfig = override(values, settings, FinishedConfig if plain else RunConfig)
+    config: RunConfig = override(values, settings, RunConfig)
+    return config
+
+
+def stored_finished_config(stored: Mapping[str, Any], settings: Sequence[str] = ()) -> RunConfig:
+    """Return the same as a `FinishedConfig`, unless a setting changes the explainer. Raise ConfigError."""
+    if sets_any(settings, ("explain",)):
+        return stored_config(stored, settings)
+    config: RunConfig = override(copy.deepcopy(dict(stored)), settings, FinishedConfig)
     return config
 
 

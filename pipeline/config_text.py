@@ -39,12 +39,17 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def to_yaml(config: BaseModel, kinds: Mapping[str, Iterable[str]], *, docs: bool = False) -> str:
-    """Return a configuration as YAML; with `docs` each key has its meaning and values above it.
+def to_yaml(config: BaseModel) -> str:
+    """Return a configuration as YAML."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def to_documented_yaml(config: BaseModel, kinds: Mapping[str, Iterable[str]]) -> str:
+    """Return a configuration as YAML; each key has its meaning and values above it.
 
     `kinds` has the names of all kinds of a section.
     """
-    return "\n".join(_documented(config, kinds)) + "\n" if docs else dump_yaml(config.model_dump(mode="json"))
+    return "\n".join(_documented(config, kinds)) + "\n"
 
 
 def _documented(config: BaseModel, kinds: Mapping[str, Iterable[str]], indent: str = "") -> list[str]:
@@ -120,11 +125,3 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"{parent} holds the value {section!r}, not keys", key=key)
         place = section
     place[name] = value
-
-
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """Return the text of a configuration file with some keys (dotted) and their values."""
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        assign(nested, key, value)
-    return dump_yaml(nested)

@@ -2,7 +2,7 @@
 
 `resolve` decides what the driver can decide; `HeatMapRun.decide` adds what depends on the first images.
 
-Precision: `pipeline.graph.precision_here` takes bf16 where the device is fast in it
+Precision: `pipeline.steps.precision_here` takes bf16 where the device is fast in it
 (`stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers know the device;
 `HeatMapRun.in_precision` then takes the first worker's. A resumed run keeps its stored precision. It is fp32 if the
 workers that looked at the first images died, and for another source whose device only workers know.
@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, Self
 
 from pipeline.calibration import find_calibration
@@ -31,16 +32,16 @@ from pipeline.domain_shift import (
     precision_fault,
 )
 from pipeline.engines import Engine, choose_engine
-from pipeline.engines.inline import samples_in
-from pipeline.graph import HeatMapSteps, Steps, build_source_steps, build_steps, precision_here
+from pipeline.engines.inline import samples_in, set_up
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.resumption import Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, explain_outgrown, read_presence
+from pipeline.steps import HeatMapSteps, Steps, build_source_steps, build_steps, precision_here
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
-from stages.read import Piece, Reader, make_reader, plan_pieces
+from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
 from stages.regions.foreign import USUAL_SHARE
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES
@@ -355,6 +356,20 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
         ),
         score_reason=f"A score is {source.score_means}",
     )
+
+
+def check_calibration(steps: HeatMapSteps, source: ReaderConfig, choice: Path | str) -> HeatMapSteps:
+    """Return the steps that a run would take for an input, without a calibration that means nothing for its images.
+
+    The first images are computed in this process. Raise PhraseboxError as the stages do.
+    choice: `regions.calibration`.
+    """
+    if not steps.is_calibrated:
+        return steps
+    reader = make_reader(source)
+    with set_up((*steps.before, steps.model_stage)):
+        shift = warm_up(steps, reader, plan_pieces(reader), fits=False).shift
+    return apply_domain_shift(steps, shift, choice)
 
 
 def _stored_shift(run: Mapping[str, Any]) -> DomainShift | None:

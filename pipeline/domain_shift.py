@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
 
 from pipeline.engines.inline import set_up
-from pipeline.graph import HeatMapSteps
+from pipeline.steps import HeatMapSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record
 from stages.explain.presence import Signals
@@ -92,9 +93,8 @@ def find_domain_shift(steps: HeatMapSteps, records: Sequence[Record], signals: S
         return None
     named = [record for record in records if record.error is None and record.phrases]
     with set_up([steps.regions_stage]):
-        evidence = [
-            part for record in named for regions in steps.regions_stage.regions_of(record) for _, part in regions
-        ]
+        regions = chain.from_iterable(chain.from_iterable(map(steps.regions_stage.regions_of, named)))
+        evidence = [part for _, part in regions]
     if not evidence:
         return None
     if _has_foreign_captions(named, calibration):

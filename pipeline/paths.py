@@ -12,7 +12,7 @@ from stages.contract.kinds import KindTable
 from stages.explain import EXPLAINERS
 from stages.read import READERS
 from stages.regions.source import SOURCES
-from stages.shared.storage import absolute, write_text
+from stages.shared.storage import AnyPath, ObjectPath, absolute, place_of, write_text
 
 LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
     "input.path": (),
@@ -26,6 +26,12 @@ _KINDS: Final[dict[str, KindTable[Any]]] = {"input": READERS, "explain": EXPLAIN
 
 MODEL_FILES: Final = ("model.checkpoint", "model.weights", "model.config")
 """Keys that name the files of a model."""
+
+
+def as_written(path: AnyPath | str) -> str:
+    """Return a path as the user wrote it, or a URL: of its two slashes, pathlib keeps only one."""
+    place = place_of(path)
+    return str(place if isinstance(place, ObjectPath) else path)
 
 
 def locations_of_kinds(config: Mapping[str, Any], sections: Iterable[str] = _KINDS) -> dict[str, tuple[Any, ...]]:

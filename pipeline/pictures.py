@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from stages.contract.geometry import Box, resize_shifted
+from stages.contract.geometry import Box, resize_shifted, scaled_sides
 from stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
@@ -49,8 +49,7 @@ def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.
     `shift_cells` says where its values lie, see `HeatMap`.
     """
     grid_h, grid_w = values.shape
-    scale = side_px / max(grid_h, grid_w)
-    size_wh = (max(1, round(grid_w * scale)), max(1, round(grid_h * scale)))
+    size_wh = scaled_sides((grid_w, grid_h), side_px / max(grid_h, grid_w))
     unit, colours = _colour_map(values, size_wh, shift_cells)
     opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
     return encode_image(Image.fromarray(np.dstack([colours, opacity])), "PNG")
@@ -105,11 +104,12 @@ def draw_regions(
         draw.rectangle((x, y, max(x, x + w - 1), max(y, y + h - 1)), outline=colour, width=2)
     label_boxes: list[Box] = []
     for (x, y, *_), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
-        left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-        width = right - left + 6
-        height = bottom - top + 8
+        text_left, text_top, text_right, text_bottom = draw.textbbox((0, 0), label, font=font)
+        width = text_right - text_left + 6
+        height = text_bottom - text_top + 8
         label_x = max(0.0, min(x, image.width - width))
-        label_y = _free_top((label_x, y - height if y > height else y, width, height), label_boxes, image.height)
+        top = y - height if y > height else y
+        label_y = _free_top((label_x, top, width, height), label_boxes, image.height)
         label_boxes.append((label_x, label_y, width, height))
         draw.rectangle((label_x, label_y, label_x + width, label_y + height), fill=colour)
         draw.text((label_x + 3, label_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
@@ -146,7 +146,7 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
     inside = mask[top : top + height, left : left + width].astype(np.uint8)
     scale = min(1.0, most_px / max(height, width))
     if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
+        size = scaled_sides((width, height), scale)
         shares = cv2.resize(inside * np.uint8(255), size, interpolation=cv2.INTER_AREA)
         inside = (shares >= min(128, shares.max())).astype(np.uint8)  # a mask of thin lines stays visible
     to_px = np.array([width / inside.shape[1], height / inside.shape[0]])
@@ -170,8 +170,7 @@ def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge
 
     def size(width: int, height: int) -> SizeWh:
         scale = side_px / max(width, height)
-        scale = scale if enlarge else min(1.0, scale)
-        return max(1, round(width * scale)), max(1, round(height * scale))
+        return scaled_sides((width, height), scale if enlarge else min(1.0, scale))
 
     return decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True).rgb
 

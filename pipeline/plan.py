@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.decisions import Run, resolve
 from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
-from pipeline.graph import fetch_weights
+from pipeline.steps import fetch_weights
 from pipeline.summary import Report
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
@@ -227,7 +227,7 @@ def measure(run: Run, *, on_gpu: bool, start_s: float, console: Console) -> Cost
             run_stages(model, inputs, first.stage)  # it embeds phrases that repeat in the long run
             answers = run_stages(model, inputs, repeated.stage)
             batch_outputs = run_stages([steps.regions_stage], answers, lambda *_: None)
-            writer.write(records_to_rows(batch_outputs, **run.config.output.columns))
+            writer.write(records_to_rows(batch_outputs, run.config.output.columns))
             outputs += batch_outputs
             seconds = time.perf_counter() - measure_start
             advance(round(seconds))

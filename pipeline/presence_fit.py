@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from pipeline.calibration import presence_basis
 from pipeline.engines.inline import set_up
-from pipeline.graph import HeatMapSteps
 from pipeline.logistic import Floats, LogisticFit, fit_logistic, roc_area
+from pipeline.steps import HeatMapSteps
 from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
@@ -14,12 +15,20 @@ from pipeline.config import RunConfig
 from pipeline.decisions import OUTSIDE, Run, Session, resolve
 from pipeline.engines import Job, start_engine
 from pipeline.engines.inline import samples_in
-from pipeline.graph import check_files, fetch_weights, packages_of
 from pipeline.output.command import command_of
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.resumption import COMMAND, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
-from pipeline.summary import Display, Report, next_commands, summary_table, threshold_table
+from pipeline.steps import check_files, fetch_weights, packages_of
+from pipeline.summary import (
+    Display,
+    Report,
+    export_command,
+    look_command,
+    review_command,
+    summary_table,
+    threshold_table,
+)
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.read import input_fingerprint, input_notes
@@ -83,18 +92,18 @@ def run(
         with display.shown():
             resolved = (resolver or resolve)(config, AUTO if fresh else previous.precision, display.show_step)
         previous = folder.check_resumable(resolved.identity, fresh=fresh, may_delete=may_delete)
-        is_same_input = previous.run.get(INPUT) == command[INPUT]
-        changes = _find_changes(resolved, session, previous, is_same_input=is_same_input)
+        previous = replace(previous, has_same_input=previous.run.get(INPUT) == command[INPUT])
+        changes = _find_changes(resolved, session, previous)
         # Changed samples are reported each time, as long as their rows stay as they are.
         info: dict[str, Any] = {} if changes.changed else command
         if previous.state == "complete" and not changes.new:
-            if not is_same_input:
+            if not previous.has_same_input:
                 folder.update_run_info(previous, info)
             return _end_complete(session, config.output.max_error_share, changes)
         _introduce(resolved, session, config.engine.kind)
         _fetch_model(resolved, session)
         compared = {OUTSIDE: None} if resolved.meaning.reason else {}  # else the first images are compared
-        with display.shown(), _started(session, previous, info | compared, is_same_input=is_same_input):
+        with display.shown(), _started(session, previous, info | compared):
             finished = _make_rows(resolved, session, previous, changes)
         total = folder.finish(session.report, finished.manifest)
     _print_summary(finished, session, total)
@@ -102,15 +111,15 @@ def run(
     return folder.path
 
 
-def _find_changes(resolved: Run, session: Session, previous: PreviousRun, *, is_same_input: bool) -> Changes:
+def _find_changes(resolved: Run, session: Session, previous: PreviousRun) -> Changes:
     """Compare the input with the rows, if it may differ. Raise as `changes_of` and `reject_other_phrases`."""
     source = resolved.config.input
-    if previous.state == "complete" and is_same_input:
+    if previous.state == "complete" and previous.has_same_input:
         return NO_CHANGES
     with session.display.shown():
         session.display.show_step("comparing the input with the rows")
         reject_other_phrases(resolved)
-        if previous.state == "new" or is_same_input:
+        if previous.state == "new" or previous.has_same_input:
             return NO_CHANGES
         session.display.say(f"comparing {source.extent} with the rows in {session.folder.path}")
         # Another limit moves the ends of a part: rows without a sample there are another part's.
@@ -164,13 +173,11 @@ def _fetch_model(resolved: Run, session: Session) -> None:
 
 
 @contextmanager
-def _started(
-    session: Session, previous: PreviousRun, info: Mapping[str, Any], *, is_same_input: bool
-) -> Iterator[None]:
+def _started(session: Session, previous: PreviousRun, info: Mapping[str, Any]) -> Iterator[None]:
     """Start the run in its folder for the block. If it fails before its first row, leave the folder as it was."""
     folder = session.folder
     try:
-        folder.start(previous, info, same_input=is_same_input)
+        folder.start(previous, info)
         yield
     except BaseException as error:
         if isinstance(error, PhraseboxError) and previous.state == "new":
@@ -199,7 +206,7 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
         threads=config.model.threads,
         engine=config.engine,
         output=config.output,
-        packages=packages_of(config),
+        packages=packages_of(config.input.kind, config.explain.kind, config.source.kind),
         report=session.report,
         on_progress=session.update,
     )
@@ -259,7 +266,8 @@ def _print_summary(finished: Run, session: Session, total: Tally) -> None:
         if is_calibrated:
             print_table(threshold_table(total.thresholds))
             say(*filter(None, [total.unreached_in_words]))
-        say(*next_commands(path, is_review_due=is_review_due, advised=total.advised if is_calibrated else None))
+        advised = total.advised if is_calibrated else None
+        say(look_command(path), review_command(path) if is_review_due else export_command(path, advised))
 
 
 def _counts_of(dataset: AnyPath) -> dict[str, Any]:

@@ -250,15 +250,17 @@ def threshold_table(thresholds: Sequence[Threshold]) -> Table:
     return table
 
 
-def next_commands(path: str, *, is_review_due: bool, advised: Threshold | None) -> list[str]:
-    """Return the next commands for the dataset in `path`, with a title for each.
+def look_command(path: str) -> str:
+    """Return the command that shows the dataset in `path`, with a title."""
+    return f"Look at it:  phrasebox inspect {shlex.quote(path)}"
 
-    is_review_due: The images differ from those of the fit, so that no score can be recommended yet.
-    advised: The threshold to export at; None if scores only rank, or none are high.
-    """
-    place = shlex.quote(path)
-    lines = [f"Look at it:  phrasebox inspect {place}"]
-    if is_review_due:
-        return [*lines, f"Review it:   phrasebox inspect {place} --review"]
+
+def review_command(path: str) -> str:
+    """Return the command for a review, where images differ from those of the fit and no score can be recommended."""
+    return f"Review it:   phrasebox inspect {shlex.quote(path)} --review"
+
+
+def export_command(path: str, advised: Threshold | None) -> str:
+    """Return the command that exports. advised: The threshold; None if scores only rank, or none are high."""
     precision = "" if advised is None else f" --precision {advised.goal:g}"
-    return [*lines, f"Export it:   phrasebox export {place} --format coco --out coco/{precision}"]
+    return f"Export it:   phrasebox export {shlex.quote(path)} --format coco --out coco/{precision}"

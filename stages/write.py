@@ -6,7 +6,7 @@ The card has the form that the Hugging Face hub and `datasets.load_dataset` read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,9 @@ ROW_GROUP_ROWS: Final = 1000
 IMAGE_ROW_GROUP_ROWS: Final = 100  # A reader of one row reads a row group, which with images is then some 10 MB
 
 
-def row_group_rows(*, embed_images: bool) -> int:
-    """Return the rows of the row groups of a shard, whichever engine writes it."""
-    return IMAGE_ROW_GROUP_ROWS if embed_images else ROW_GROUP_ROWS
+def row_group_rows(columns: Collection[str]) -> int:
+    """Return the rows of the row groups of a shard with these columns, whichever engine writes it."""
+    return IMAGE_ROW_GROUP_ROWS if IMAGE_FIELD.name in columns else ROW_GROUP_ROWS
 
 
 class RollingParquet:
@@ -124,7 +124,8 @@ class ShardWriter(RollingParquet):
     """
 
     def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
-        first = 1 + max((int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdigit()), default=-1)
+        stems = (path.stem for path in folder.glob("*.parquet"))
+        first = 1 + max((int(stem) for stem in stems if stem.isdigit()), default=-1)
         super().__init__(
             lambda number: replacing(folder / f"{first + number:05d}.parquet"),
             rows_per_file=rows_per_file,
@@ -133,7 +134,7 @@ class ShardWriter(RollingParquet):
 
     def write(self, table: Any) -> None:
         """Add rows, with smaller row groups if they hold images."""
-        self._rows_per_group = row_group_rows(embed_images=IMAGE_FIELD.name in table.column_names)
+        self._rows_per_group = row_group_rows(table.column_names)
         super().write(table)
 
 

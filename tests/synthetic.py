@@ -71,7 +71,7 @@ def write_synthetic(
     for number, start in enumerate(range(0, rows, rows_per_file)):
         rng = np.random.default_rng((seed, number))
         records = _records(rng, start, min(rows_per_file, rows - start), regions_per_row, images)
-        table = records_to_rows(records, embed_images=embed_images)
+        table = records_to_rows(records, ["image"] if embed_images else [])
         pq.write_table(table, data / f"{number:05d}.parquet", **PARQUET_SETTINGS)
     total = count(folder)
     write_text(folder / "README.md", "# A synthetic dataset\n")

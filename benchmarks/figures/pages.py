@@ -48,24 +48,31 @@ def pages() -> list[str]:
     return sorted(path.stem for path in MEASURED.glob("*.json"))
 
 
-def put(page: str, *, tables: Sequence[Mapping[str, Any]] = (), said: Sequence[Mapping[str, Any]] = ()) -> None:
+def put(page: str, *, tables: Sequence[Mapping[str, Any]] = (), sentences: Sequence[Mapping[str, Any]] = ()) -> None:
     """Replace tables by `id` and figures of sentences by `about` in NAME.json, or add them."""
-    known = contents(page)
-    for part, key, new in (("tables", "id", tables), ("said", "about", said)):
-        entries = {entry[key]: entry for entry in known.get(part, ())}
-        known[part] = list((entries | {entry[key]: dict(entry) for entry in new}).values())
-    (MEASURED / f"{page}.json").write_text(as_json(known), encoding="utf-8")
+    content = contents(page)
+    for part, key, new in (("tables", "id", tables), ("said", "about", sentences)):
+        entries = {entry[key]: entry for entry in content.get(part, ())}
+        content[part] = list((entries | {entry[key]: dict(entry) for entry in new}).values())
+    (MEASURED / f"{page}.json").write_text(as_json(content), encoding="utf-8")
 
 
 def table(
-    name: str, command: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]], **known: Any
+    name: str, command: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]], **origin: Any
 ) -> dict[str, Any]:
-    """Return a table; known: n, split, model, settings."""
+    """Return a table; origin: n, split, model, settings."""
     empty = dict.fromkeys(("step", "commit", "n", "split", "model", "settings"))
-    return {"id": name, **empty, "command": command, **known, "columns": list(columns), "rows": [list(r) for r in rows]}
+    return {
+        "id": name,
+        **empty,
+        "command": command,
+        **origin,
+        "columns": list(columns),
+        "rows": [list(r) for r in rows],
+    }
 
 
-def as_json(known: Mapping[str, Any]) -> str:
+def as_json(content: Mapping[str, Any]) -> str:
     """Return JSON with a line for each row of a table and each other entry."""
 
     def flat(value: Any) -> str:
@@ -76,16 +83,16 @@ def as_json(known: Mapping[str, Any]) -> str:
         rows = ",\n".join(f"    {flat(row)}" for row in entry["rows"])
         return "  {" + ",\n   ".join([*keys, f'"rows": [\n{rows}\n  ]']) + "}"
 
-    tables = ",\n".join(map(table, known["tables"]))
-    said = ",\n".join(f"  {flat(entry)}" for entry in known.get("said", ()))
-    other = ",\n".join(f"  {flat(key)}: {flat(value)}" for key, value in known.get("other", {}).items())
-    return f'{{"tables": [\n{tables}\n],\n"said": [\n{said}\n],\n"other": {{\n{other}\n}}}}\n'
+    tables = ",\n".join(map(table, content["tables"]))
+    sentences = ",\n".join(f"  {flat(entry)}" for entry in content.get("said", ()))
+    other = ",\n".join(f"  {flat(key)}: {flat(value)}" for key, value in content.get("other", {}).items())
+    return f'{{"tables": [\n{tables}\n],\n"said": [\n{sentences}\n],\n"other": {{\n{other}\n}}}}\n'
 
 
 def rendered(page: str, text: str) -> str:
     """Return a page's text with its tables as NAME.json has them."""
     tables = {table["id"]: table for table in contents(page)["tables"]}
-    return MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n{as_markdown(tables[found[1]])}<!-- end -->\n", text)
+    return MARKED.sub(lambda match: f"<!-- table: {match[1]} -->\n{as_markdown(tables[match[1]])}<!-- end -->\n", text)
 
 
 def as_markdown(table: Mapping[str, Any]) -> str:
@@ -129,16 +136,16 @@ def figures_of(text: str) -> list[str]:
 
 def _figures_of(text: str) -> list[tuple[str, bool]]:
     """Return the figures, and whether each is a percentage."""
-    return [(found[1], bool(found[2])) for found in FIGURE.finditer(CODE.sub("", MARKED.sub("", text)))]
+    return [(match[1], bool(match[2])) for match in FIGURE.finditer(CODE.sub("", MARKED.sub("", text)))]
 
 
 def numbers(value: Any) -> Iterator[float]:
     """Yield all numbers in a value of JSON, also those in its texts."""
     if isinstance(value, dict):
-        value = [each for key, each in value.items() if key not in ("command", "commit")]
+        value = [item for key, item in value.items() if key not in ("command", "commit")]
     if isinstance(value, list):
-        for each in value:
-            yield from numbers(each)
+        for item in value:
+            yield from numbers(item)
     elif isinstance(value, str):
         yield from (float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?", value))
     elif isinstance(value, int | float):
@@ -147,11 +154,12 @@ def numbers(value: Any) -> Iterator[float]:
 
 def unknown(text: str, names: Sequence[str], other: Mapping[str, str]) -> list[str]:
     """Return the figures of sentences that, rounded as they are written, are not in the JSON of pages."""
-    known = {abs(each) for name in names for key in ("tables", "said") for each in numbers(contents(name)[key])}
+    parts = [contents(name)[key] for name in names for key in ("tables", "said")]
+    numbers_stated = {abs(item) for part in parts for item in numbers(part)}
 
     def is_known(figure: str, is_share: bool) -> bool:
         digits, units = len(figure.partition(".")[2]), (1, 100) if is_share else (1,)
-        return any(f"{unit * each:.{digits}f}" == figure for each in known for unit in units)
+        return any(f"{unit * item:.{digits}f}" == figure for item in numbers_stated for unit in units)
 
     return [figure for figure, is_share in _figures_of(text) if figure not in other and not is_known(figure, is_share)]
 

@@ -1,9 +1,13 @@
-"""Tables of settings: each row is a run with other settings, measured on the same images."""
+"""The step of the tables of settings: each row is a run with other settings, measured on the same images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from benchmarks.figures.cells import cells, n_of
+from benchmarks.figures.pages import Pages, table
+from benchmarks.photos.measure import Photographs
 
 Row = tuple[str, str]  # label, and settings with spaces between them
 
@@ -31,7 +35,7 @@ class Grid:
     columns: tuple[str, ...]  # figures of `phrasebox eval`
     common: str
     rows: tuple[Row, ...]
-    known: dict[str, str]  # images, as they are called, and split
+    origin: dict[str, str]  # images, as they are called, and split
 
 
 SCENES: Final = {"images": "scenes", "split": "synthetic scenes, series 777"}
@@ -41,8 +45,8 @@ BASE: Final = f"regions.calibration=none explain.affinity=none {UNGUIDED}"
 
 def _of_scenes(name: str, title: str, common: str, *rows: Row) -> Grid:
     images, model, common = "scenes/777/250", "demo", f"{BASE} {common}"
-    known = {"page": "settings", "name": name, "title": title, "images": images, "model": model, "common": common}
-    return Grid(**known, columns=OF_SCENES, rows=rows, known=SCENES)
+    arguments = {"page": "settings", "name": name, "title": title, "images": images, "model": model, "common": common}
+    return Grid(**arguments, columns=OF_SCENES, rows=rows, origin=SCENES)
 
 
 GRIDS: Final = (
@@ -110,7 +114,7 @@ GRIDS: Final = (
             ("maskclip, objects share their regions, fixed share 0.5", f"{DENSE} {THINGS}"),
             ("the same, propagation", f"{DENSE} {THINGS} {SPREAD}0.65"),
         ),
-        known={"images": "photographs", "split": "Flickr8k dev, the first 300"},
+        origin={"images": "photographs", "split": "Flickr8k dev, the first 300"},
     ),
     Grid(
         page="photographs",
@@ -124,6 +128,30 @@ GRIDS: Final = (
             *((rule, f"regions.rule={rule}") for rule in ("mean", "otsu")),
             *((f"fixed {share}", f"regions.rule=fixed regions.threshold={share}") for share in SHARES),
         ),
-        known={"images": "photographs", "split": "Flickr8k train, the first 200 of the last 500"},
+        origin={"images": "photographs", "split": "Flickr8k train, the first 200 of the last 500"},
     ),
 )
+
+
+def settings(photos: Photographs) -> Pages:
+    """Rows with other settings each, on scenes and photographs."""
+    pages: Pages = {grid.page: {"tables": [], "said": []} for grid in GRIDS}
+    for grid in GRIDS:
+        rows = []
+        for number, (label, changes) in enumerate(grid.rows):
+            name = f"{grid.page}-{grid.name}-{number}"
+            evaluation = photos.figures(grid.images, grid.model, name, *grid.common.split(), *changes.split())
+            rows.append([label, *cells(evaluation["metrics"], grid.columns)])
+        columns = [grid.title, *(name.replace("_", " ").replace("iou", "IoU") for name in grid.columns)]
+        command = f"python -m benchmarks.figures --only settings: phrasebox run with {grid.common}"
+        made = table(
+            grid.name,
+            command,
+            columns,
+            rows,
+            n=n_of(evaluation, grid.origin["images"]),
+            split=grid.origin["split"],
+            model=grid.model,
+        )
+        pages[grid.page]["tables"].append(made)
+    return pages

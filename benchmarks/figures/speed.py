@@ -49,15 +49,15 @@ def _rounded(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
-def speed(own: Photographs) -> Pages:
+def speed(photographs: Photographs) -> Pages:
     """Time of a run beside the bare encoder, a trace of a GPU's work, and the host's cost beside it."""
     made: dict[str, list[list[str]]] = {"bench": [], "whole-run": []}
     for line in printed("-m", "benchmarks.bench"):
         title = BENCH.get(line["name"], line["name"].replace("_", " "))
         value = f"{line['value']:.2f}x" if line["unit"] == "ratio" else f"{_rounded(line['value'])} {line['unit']}"
         made["whole-run" if line["name"].startswith("run_") else "bench"].append([title, value, line["against"]])
-    known = {"model": "random weights, but for the bundled model"}
-    bench, whole = (table(name, "make bench", BENCH_COLUMNS, rows, **known) for name, rows in made.items())
+    origin = {"model": "random weights, but for the bundled model"}
+    bench, whole = (table(name, "make bench", BENCH_COLUMNS, rows, **origin) for name, rows in made.items())
     by_phrases: dict[str, list[float]] = {}
     for line in printed("-m", "benchmarks.traced"):
         by_phrases.setdefault(line["name"].split("_")[1], []).append(line["value"])
@@ -65,10 +65,10 @@ def speed(own: Photographs) -> Pages:
     times = (["H100, estimate: device, ms", "{:.1f}"], ["launching, ms", "{:.1f}"], ["images/s at most", "{:,.0f}"])
     columns = ("phrases an image", ["launches", "{:,.0f}"], *products, *times)
     rows = [[phrases, *values] for phrases, values in by_phrases.items()]
-    known = {"model": "ViT-B-16 in bf16, batches of 64", "settings": "configs/photos-gpu.yaml and presence"}
-    traced = table("traced", "python -m benchmarks.traced", columns, rows, **known)
-    photographs, captions = str(own.images("flickr8k/dev")), str(own.captions("flickr8k/dev"))
-    runs = printed("-m", "benchmarks.host_cost", photographs, captions, "--images", "32")
+    origin = {"model": "ViT-B-16 in bf16, batches of 64", "settings": "configs/photos-gpu.yaml and presence"}
+    traced = table("traced", "python -m benchmarks.traced", columns, rows, **origin)
+    image_folder, captions = str(photographs.images("flickr8k/dev")), str(photographs.captions("flickr8k/dev"))
+    runs = printed("-m", "benchmarks.host_cost", image_folder, captions, "--images", "32")
     steps = [key for key in runs[0] if key not in ("captions", "known", "images")]
     steps.sort(key=lambda step: step == "worker")
     rows = [[HOST.get(step, step), *(run[step] for run in runs)] for step in steps]
@@ -77,8 +77,8 @@ def speed(own: Photographs) -> Pages:
         for run in runs
     ]
     command = "python -m benchmarks.host_cost PHOTOGRAPHS CAPTIONS.jsonl --images 32"
-    known = {"n": "32 photographs of 640 px, the fewest of 3 rounds", "split": "Flickr8k dev", "model": "demo"}
-    host = table("host", command, ["ms an image", *titles], rows, **known)
+    origin = {"n": "32 photographs of 640 px, the fewest of 3 rounds", "split": "Flickr8k dev", "model": "demo"}
+    host = table("host", command, ["ms an image", *titles], rows, **origin)
     cost = "benchmarks.segmenter_cost"
     rows = [
         [each["model"], *(each[key] for key in ("encode_ms", "encode_trunks", "prompt_ms", "prompt_trunks"))]
@@ -91,8 +91,8 @@ def speed(own: Photographs) -> Pages:
         ["ms a prompt", "{:,.0f}"],
         ["trunks", "{:.2f}"],
     ]
-    known = {"n": "the fewest of 2 rounds", "model": "random weights, in the published sizes"}
-    segmenter = table("segmenter", f"python -m {cost}", titles, rows, **known)
+    origin = {"n": "the fewest of 2 rounds", "model": "random weights, in the published sizes"}
+    segmenter = table("segmenter", f"python -m {cost}", titles, rows, **origin)
     return {
         "speed": {"tables": [bench, whole, segmenter, host], "said": []},
         "estimates": {"tables": [traced], "said": []},
@@ -110,7 +110,7 @@ BATCHES: Final = (32, 64, 128, 256)
 FARM: Final = (64, 256)  # GPUs of `phrasebox plan`'s arithmetic
 
 
-def scale(own: Photographs) -> Pages:
+def scale(photographs: Photographs) -> Pages:
     """How many model workers one driver feeds, memory and start of long inputs, and what this means for many GPUs."""
     command = f"python {' '.join(SIMULATED)}"
     rows = [
@@ -128,28 +128,28 @@ def scale(own: Photographs) -> Pages:
         ["cores busy with it", "{:.2f}"],
         ["ms of a core for a batch: driver / raylet / ledger / model worker / all", "{:.0f}"],
     ]
-    known = {"model": "none, workers that sleep"}
-    workers = table("workers", command, columns, rows, **known, settings="1 s a batch of 32 images")
+    origin = {"model": "none, workers that sleep"}
+    workers = table("workers", command, columns, rows, **origin, settings="1 s a batch of 32 images")
     few = ("--workers", "8", "--seconds", "0.25")
-    found = {batch: printed(*SIMULATED, *few, "--batch", str(batch))[0]["core_ms_a_batch"] for batch in BATCHES}
+    core_ms = {batch: printed(*SIMULATED, *few, "--batch", str(batch))[0]["core_ms_a_batch"] for batch in BATCHES}
     rows = [
-        ["the graph in all", *(sum(each.values()) / batch for batch, each in found.items())],
-        ["the driver", *(each["driver"] / batch for batch, each in found.items())],
+        ["the graph in all", *(sum(each.values()) / batch for batch, each in core_ms.items())],
+        ["the driver", *(each["driver"] / batch for batch, each in core_ms.items())],
     ]
     columns = ["ms of a core for an image, by images of a batch", *([str(batch), "{:.2f}"] for batch in BATCHES)]
-    batches = table("batches", f"{command} {' '.join(few)} --batch 64", columns, rows, **known)
-    measured = printed("-m", "benchmarks.soak.scale", "--out", str(own.out / "scale"))
+    batches = table("batches", f"{command} {' '.join(few)} --batch 64", columns, rows, **origin)
+    measured = printed("-m", "benchmarks.soak.scale", "--out", str(photographs.out / "scale"))
     longest = [line for line in measured if line["name"] == "memory"][-1]
     rows = [
         [MEMORY.get(kind, kind), each["own_mb"], each["rss_mb"], each["slope"] and each["slope"]["mb_per_10k_rows"]]
         for kind, each in longest.items()
         if isinstance(each, dict)
     ]
-    known = {"model": "a tiny CLIP with random weights"}
+    origin = {"model": "a tiny CLIP with random weights"}
     columns = ["process", ["largest, MB of its own", "{:.0f}"], ["MB with what it shares", "{:.0f}"]]
     columns.append(["growth, MB per 10,000 rows", "{:.2f}"])
     n = f"{longest['images']:,} images in batches of 32"
-    memory = table("memory", "python -m benchmarks.soak.scale", columns, rows, **known, n=n)
+    memory = table("memory", "python -m benchmarks.soak.scale", columns, rows, **origin, n=n)
     keys = ("first_shard_s", "first_shard_cpu_s", "resume_s", "resume_cpu_s")
     inputs = {"tars": "10,000 tars of one image", "rows": "a JSON lines file of a million rows"}
     rows = [
@@ -159,7 +159,7 @@ def scale(own: Photographs) -> Pages:
     ]
     titles = ("s to the first shard", "s of a core", "s of a run that resumes, to its end", "s of a core ")
     columns = ["input", *([title, "{:.0f}"] for title in (*titles, "MB of the driver, with what it shares"))]
-    start = table("start", "python -m benchmarks.soak.scale", columns, rows, **known)
+    start = table("start", "python -m benchmarks.soak.scale", columns, rows, **origin)
     start["settings"] = "the last 1,000 rows are left for the second run"
     return {
         "scale": {"tables": [workers, batches, memory, start, ends()], "said": []},
@@ -187,12 +187,12 @@ def ends() -> dict[str, Any]:
 def many_gpus() -> dict[str, Any]:
     """The arithmetic of `phrasebox plan` for 10^9 images on GPUs that have the cores they need."""
     costs = Costs(images=1, host_s=1e-9, model_s=1e-9)
-    found = [forecast(costs, 10**9, Machine(cores=1, workers=1, gpus=gpus, gpu_rate=1000.0)) for gpus in FARM]
+    forecasts = [forecast(costs, 10**9, Machine(cores=1, workers=1, gpus=gpus, gpu_rate=1000.0)) for gpus in FARM]
     rows: list[list[Any]] = [
-        ["images/s of the cluster, if no driver ends it", *(each.rate for each in found)],
-        ["drivers, each with a part and a cluster of its own, at once", *(each.side_by_side for each in found)],
-        ["parts", *(each.parts for each in found)],
-        ["hours of a part / of all", *(f"{each.part_hours:.2f} / {each.seconds / 3600:.1f}" for each in found)],
+        ["images/s of the cluster, if no driver ends it", *(each.rate for each in forecasts)],
+        ["drivers, each with a part and a cluster of its own, at once", *(each.side_by_side for each in forecasts)],
+        ["parts", *(each.parts for each in forecasts)],
+        ["hours of a part / of all", *(f"{each.part_hours:.2f} / {each.seconds / 3600:.1f}" for each in forecasts)],
     ]
     command = "phrasebox plan my.yaml --total 1000000000 --cores 4096 --gpus 64 --gpu-rate 1000"
     columns = ["", *([f"{gpus} GPUs", "{:,.0f}"] for gpus in FARM)]

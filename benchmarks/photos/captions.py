@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import run_stages, set_up
-from pipeline.graph import build_steps
 from pipeline.logistic import roc_area
 from pipeline.presence_fit import words_of
+from pipeline.steps import build_steps
 from stages.contract.records import Phrase, Record
 from stages.read import make_reader
 from stages.regions.foreign import estimate_absent_share, own_evidence
@@ -69,10 +69,10 @@ def explained(source: Path, most: int) -> tuple[list[Triple], RegionMaker]:
         with set_up((parser, prepare, steps.model_stage)):
             true = parser.process([Record.start(sample) for sample in reader.samples(reader.pieces())])
             pool = [phrase for record in true for phrase in record.phrases]
-            others = [true[(place + rng.randrange(1, len(true))) % len(true)] for place in range(len(true))]
+            foreign_records = [true[(place + rng.randrange(1, len(true))) % len(true)] for place in range(len(true))]
             captions = [
                 *(record.sample.captions for record in true),
-                *(other.sample.captions for other in others),
+                *(other.sample.captions for other in foreign_records),
                 *(exchange_noun(record, pool, rng) for record in true),
             ]
             samples = [replace(true[place % len(true)].sample, captions=own) for place, own in enumerate(captions)]
@@ -93,9 +93,9 @@ def mixed(triple: Triple, parts: Sequence[tuple[int, bool]]) -> tuple[Record, li
     labels: list[bool] = []
     sources = [(foreign if is_foreign else true, index, is_foreign) for index, is_foreign in parts]
     for number, (record, index, is_foreign) in enumerate(sources):
-        own = [phrase for phrase in record.phrases if phrase.caption_index == index]
-        phrases += [replace(phrase, caption_index=number) for phrase in own]
-        labels += [is_foreign] * len(own)
+        caption_phrases = [phrase for phrase in record.phrases if phrase.caption_index == index]
+        phrases += [replace(phrase, caption_index=number) for phrase in caption_phrases]
+        labels += [is_foreign] * len(caption_phrases)
     maps = {heat_map.text: heat_map for record in triple[:2] for heat_map in record.heat_maps}
     return replace(
         true,

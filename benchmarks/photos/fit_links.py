@@ -38,7 +38,7 @@ def images_of(path: Path) -> list[Image]:
     truth = read_truth(path)
     stage = PhrasesStage(PhrasesConfig())
     stage.setup()
-    found = []
+    wordings = []
     for image in truth.images.values():
         captions = tuple(dict.fromkeys(each.caption for each in image.chained_phrases))
         (record,) = stage.process([Record.start(Sample(sample_id=image.file_name, source="", captions=captions))])
@@ -47,8 +47,8 @@ def images_of(path: Path) -> list[Image]:
             for index, each in enumerate(record.phrases)
         ]
         links = grouping_of(0, {"captions": captions, "annotations": regions}, image).links
-        found.append((captions, [record.phrases[index] for index, _ in links], [chain for _, chain in links]))
-    return found
+        wordings.append((captions, [record.phrases[index] for index, _ in links], [chain for _, chain in links]))
+    return wordings
 
 
 def fitted(images: Iterable[Image]) -> tuple[dict[str, float], int, int]:
@@ -57,15 +57,15 @@ def fitted(images: Iterable[Image]) -> tuple[dict[str, float], int, int]:
     for captions, phrases, chains in images:
         wordings = groups.wordings(captions, phrases)
         for i, j in itertools.combinations(range(len(phrases)), 2):
-            one, other = wordings[i], wordings[j]
-            if one.caption != other.caption and not groups.contradict(one, other):
-                features.append(groups.pair_features(one, other))
+            first, second = wordings[i], wordings[j]
+            if first.caption != second.caption and not groups.contradict(first, second):
+                features.append(groups.pair_features(first, second))
                 same.append(chains[i] == chains[j])
-    names = sorted({name for each in features for name in each})
+    names = sorted({name for pair in features for name in pair})
     place = {name: column for column, name in enumerate(names)}
     table, truth = np.zeros((len(features), len(names))), np.array(same, np.float64)
-    for row, each in enumerate(features):
-        for name, value in each.items():
+    for row, pair in enumerate(features):
+        for name, value in pair.items():
             table[row, place[name]] = value
     penalty = np.array([0.0 if name == "bias" else RIDGE for name in names])
     weights = np.zeros(len(names))
@@ -100,11 +100,11 @@ def main() -> None:
     if arguments.measure:
         print(told(images))
         return
-    kept = [image for number, image in enumerate(images) if number % LEFT_OUT]
-    weights, pairs, same = fitted(kept)
+    fitted_images = [image for number, image in enumerate(images) if number % LEFT_OUT]
+    weights, pairs, same = fitted(fitted_images)
     content = {
-        "made_from": f"{arguments.entities.name}: {len(kept):,} images of Flickr30k Entities, {pairs:,} pairs of "
-        f"phrases of different captions that do not contradict each other, {same:,} of one thing",
+        "made_from": f"{arguments.entities.name}: {len(fitted_images):,} images of Flickr30k Entities, {pairs:,} pairs "
+        f"of phrases of different captions that do not contradict each other, {same:,} of one thing",
         "made_by": f"python -m benchmarks.photos.fit_links: logistic regression, ridge penalty {RIDGE:g}, bias free",
         "weights": weights,
     }

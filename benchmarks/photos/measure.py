@@ -23,7 +23,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.estimates import weighted_estimate
-from pipeline.evaluate.evaluation import evaluation_of, measure_rows
+from pipeline.evaluate.evaluation import evaluate_dataset, measure_rows
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from pipeline.run import run
@@ -119,15 +119,17 @@ class Photographs:
 
         usual: the images that places from text alone are fitted to, by default for each half those of the other half.
         """
-        known = self.out / "evaluations" / name / f"{label}{'-absent' * absent}{'-usual' * (usual is not None)}.json"
-        if not known.is_file():
+        suffix = f"{'-absent' * absent}{'-usual' * (usual is not None)}"
+        path = self.out / "evaluations" / name / f"{label}{suffix}.json"
+        if not path.is_file():
             made = self.dataset(name, model, label, *settings, file=file)
             places = None if usual is None else self.usual_places(usual)
             resized = name.endswith("train")
-            found = evaluation_of(made, self.truth(name), console, resized=resized, absent=absent, text_only=places)
-            known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps(found.to_json()), encoding="utf-8")
-        return dict(json.loads(known.read_text("utf-8")))
+            judged = open_evaluation_set(made, self.truth(name), resized=resized)
+            evaluation = evaluate_dataset(judged, console, ["maps", "absent"] if absent else ["maps"], places)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(evaluation.to_json()), encoding="utf-8")
+        return dict(json.loads(path.read_text("utf-8")))
 
     def usual_places(self, name: str) -> TextOnly:
         """Fit where things usually are to the human boxes of these images."""
@@ -137,17 +139,17 @@ class Photographs:
 
     def gains(self, name: str, label: str, other: str, figures: Sequence[str]) -> list[float]:
         """Gains of a dataset over another one of these images: value, low and high of each figure, images paired."""
-        found = []
-        for each in (label, other):
-            made = self.out / "datasets" / name / each
+        both_outcomes = []
+        for dataset_label in (label, other):
+            made = self.out / "datasets" / name / dataset_label
             judged = open_evaluation_set(made, self.truth(name), resized=name.endswith("train"))
-            found.append(measure_rows(judged, judged.config(parse_explainer=False).regions, console, None))
-        images = np.array([query.image for query in found[0].queries if query.target is not None])
+            both_outcomes.append(measure_rows(judged, judged.finished_config().regions, console, None))
+        images = np.array([query.image for query in both_outcomes[0].queries if query.target is not None])
         gains = []
         for figure in figures:
-            own, base = (np.array(outcomes.values[figure], np.float64) for outcomes in found)
-            known = np.isfinite(own - base)
-            gain = (own - base)[known]
-            difference = weighted_estimate(lambda weights, gain=gain: weights @ gain / weights.sum(), images[known])
+            values, base = (np.array(outcomes.values[figure], np.float64) for outcomes in both_outcomes)
+            is_finite = np.isfinite(values - base)
+            gain = (values - base)[is_finite]
+            difference = weighted_estimate(lambda weights, gain=gain: weights @ gain / weights.sum(), images[is_finite])
             gains += [difference.value, difference.low, difference.high]
         return gains

@@ -72,7 +72,7 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
     own: Name -> own captions of each image, where some were exchanged.
     """
     cuts = model_steps(judged).regions_stage
-    stage = RegionsStage(cuts.config, cuts.calibration, keep_heat_maps=True)
+    stage = RegionsStage(cuts.config, cuts.calibration)
     found: dict[tuple[Any, ...], tuple[int, float, str, list[float], float, str]] = {}  # captions repeat phrases
     for row, record in judged.rows_with_maps(judged.steps(pixels=stage.config.needs_pixels), console):
         if record.error is not None:

@@ -138,7 +138,7 @@ class Watch:
 
     def look(self) -> dict[int, Used]:
         """What each process has used, by its number. Processes that are gone meanwhile are left out."""
-        found = {}
+        used = {}
         try:
             processes = [self.driver, *self.driver.children(recursive=True)]
         except psutil.NoSuchProcess:
@@ -154,9 +154,9 @@ class Watch:
             except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 continue
             kb = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
-            own, rss = (kb[name] * 1024 / 1e6 for name in ("Anonymous", "Rss"))
-            found[pid] = Used(self.kinds[pid], times.user + times.system, own, rss)
-        return found
+            own_mb, rss = (kb[name] * 1024 / 1e6 for name in ("Anonymous", "Rss"))
+            used[pid] = Used(self.kinds[pid], times.user + times.system, own_mb, rss)
+        return used
 
     def left_behind(self, seconds: float) -> list[str]:
         """The kinds of processes that are still there after some time."""

@@ -68,8 +68,8 @@ if __name__ == "__main__":
     parser.add_argument("--phrases", type=int, default=50_000_000)
     given = parser.parse_args()
     with empty_rows() as empty:
-        found = finish(empty, given.phrases)
+        seconds = finish(empty, given.phrases)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     sys.stdout.write(
-        json.dumps({"name": "finish", "phrases": given.phrases, "seconds": found, "peak_mb": peak_mb}) + "\n"
+        json.dumps({"name": "finish", "phrases": given.phrases, "seconds": seconds, "peak_mb": peak_mb}) + "\n"
     )

@@ -61,8 +61,8 @@ def refuse(path: AnyPath, fault: str) -> None:
 
 def killed_run(folder: AnyPath, shards: int, unnoted: int, files: int) -> Journal:
     """What a killed run left: so many shards, of which some are not in the journal, and a journal of so many files."""
-    data, own = folder / "data", folder / ".phrasebox"
-    journal = take_over(own, data, same_input=True, on_damage=refuse)
+    data, run_folder = folder / "data", folder / ".phrasebox"
+    journal = take_over(run_folder, data, same_input=True, on_damage=refuse)
     names = [shard_stem([str(number)], journal.attempt) + "-0.parquet" for number in range(shards)]
     keys = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (shards, ROWS))
     for some in np.array_split(np.arange(shards - unnoted), files):
@@ -83,7 +83,7 @@ def measure(shards: int, unnoted: int, files: int) -> dict[str, Any]:
     """Seconds and requests of a take-over, and of one after it."""
     folder = place_of(f"s3://bucket/resuming-{shards}")
     killed_run(folder, shards, unnoted, files)
-    found: dict[str, Any] = {"shards": shards, "rows": shards * ROWS, "not_noted": unnoted, "journal_files": files}
+    figures: dict[str, Any] = {"shards": shards, "rows": shards * ROWS, "not_noted": unnoted, "journal_files": files}
     for name in ("take_over", "again"):
         start = time.perf_counter()
         with counted() as requests:
@@ -91,8 +91,8 @@ def measure(shards: int, unnoted: int, files: int) -> dict[str, Any]:
             seconds = time.perf_counter() - start
         assert len(journal.keys) == shards * ROWS
         assert len(journal.shards) == shards
-        found[name] = {"seconds": round(seconds, 1), "requests": requests.total(), **requests}
-    return found
+        figures[name] = {"seconds": round(seconds, 1), "requests": requests.total(), **requests}
+    return figures
 
 
 if __name__ == "__main__":

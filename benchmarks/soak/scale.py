@@ -140,16 +140,16 @@ class Watched:
         if rows and self.first_shard_s is None:
             self.first_shard_s = time.monotonic() - self.start
         used: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for pid, each in self.watch.look().items():
-            self._cpu[pid] = each.cpu_s
-            used[each.kind][0] += each.own_mb
-            used[each.kind][1] += each.rss_mb
-        for kind, (own, mapped) in used.items():
-            self.samples[kind].append((rows, own, mapped))
+        for pid, usage in self.watch.look().items():
+            self._cpu[pid] = usage.cpu_s
+            used[usage.kind][0] += usage.own_mb
+            used[usage.kind][1] += usage.rss_mb
+        for kind, (own_mb, mapped) in used.items():
+            self.samples[kind].append((rows, own_mb, mapped))
 
     def figures(self) -> dict[str, Any]:
         """Per kind of process: peak of own and mapped memory, and the slope of its own."""
-        found = {}
+        memory = {}
         for kind in sorted(self.samples):
             table = np.array(self.samples[kind])
             if len(table) < 2:
@@ -159,8 +159,8 @@ class Watched:
             if len(warm) >= 8 and warm[-1, 0] > warm[0, 0]:
                 (slope, _), covariance = np.polyfit(warm[:, 0] / 1e4, warm[:, 1], 1, cov=True)
                 slope = {"mb_per_10k_rows": round(slope, 2), "plus_minus": round(2 * covariance[0, 0] ** 0.5, 2)}
-            found[kind] = {"own_mb": round(table[:, 1].max()), "rss_mb": round(table[:, 2].max()), "slope": slope}
-        return found
+            memory[kind] = {"own_mb": round(table[:, 1].max()), "rss_mb": round(table[:, 2].max()), "slope": slope}
+        return memory
 
 
 def memory(images: int, folder: Path, model: dict[str, str]) -> dict[str, Any]:
@@ -194,8 +194,8 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
     resolved = resolve(config, AUTO, lambda _: None)
     output = DatasetFolder(out)
     with output.locked():
-        found = output.check_resumable(resolved.identity)
-        output.start(found, {"input_fingerprint": input_fingerprint(config.input)})
+        previous = output.check_resumable(resolved.identity)
+        output.start(previous, {"input_fingerprint": input_fingerprint(config.input)})
         writer = ShardWriter(output.data, 10_000)
         ids = (item.sample_id for piece in resolved.input_pieces for item in resolved.reader.read(piece))
         batch: list[Record] = []
@@ -204,7 +204,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
                 break
             batch.append(Record(sample=Sample(sample_id=sample_id, source="", captions=("A red box.",))))
             if len(batch) == 10_000 or number == rows - left - 1:
-                writer.write(records_to_rows(batch, embed_images=False))
+                writer.write(records_to_rows(batch))
                 batch = []
         writer.close()
     resumed = Watched(values_of(source, model, out), folder)

@@ -133,18 +133,18 @@ class Load:
 
     def __init__(self, pid: int) -> None:
         self.watch = Watch(pid)
-        self.seen: list[tuple[float, dict[int, Used]]] = []
+        self.looks: list[tuple[float, dict[int, Used]]] = []
 
     def look(self) -> None:
         """Take a sample."""
-        self.seen.append((time.time(), self.watch.look()))
+        self.looks.append((time.time(), self.watch.look()))
 
     def between(self, start: float, end: float) -> tuple[dict[str, float], float | None]:
         """Busy cores by kind of process between two times, and the mean memory of a model worker at the end, in MB."""
-        seen = [each for each in self.seen if start <= each[0] <= end and each[1]]
-        if len(seen) < 2:
+        looks = [each for each in self.looks if start <= each[0] <= end and each[1]]
+        if len(looks) < 2:
             raise ValueError("expected two samples of the load at least: measure for longer")
-        (first_s, first), (last_s, last) = seen[0], seen[-1]
+        (first_s, first), (last_s, last) = looks[0], looks[-1]
         cores: dict[str, float] = defaultdict(float)
         for pid, used in last.items():
             cores[used.kind] += (used.cpu_s - (first[pid].cpu_s if pid in first else 0.0)) / (last_s - first_s)
@@ -172,13 +172,13 @@ def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: f
             load.look()
             time.sleep(SAMPLE_SECONDS)
         assert process.stdout is not None
-        with process.stdout as said:
-            told = said.read()
-    assert process.returncode == 0, told
+        with process.stdout as output:
+            printed = output.read()
+    assert process.returncode == 0, printed
     left = load.watch.left_behind(END_SECONDS)
-    found = json.loads(told.splitlines()[-1])
-    assert not found["deaths"], "no worker dies: there is enough memory"
-    inner = [(when, done) for when, done in found["progress"] if images / 3 <= done <= images * 0.9]
+    result = json.loads(printed.splitlines()[-1])
+    assert not result["deaths"], "no worker dies: there is enough memory"
+    inner = [(when, done) for when, done in result["progress"] if images / 3 <= done <= images * 0.9]
     (start, first), (end, last) = inner[0], inner[-1]
     rate = (last - first) / batch / (end - start)
     cores, memory_mb = load.between(start, end)

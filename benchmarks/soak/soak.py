@@ -118,8 +118,8 @@ class Soak:
             return True
         deadline = time.monotonic() + SEARCH_SECONDS
         while time.monotonic() < deadline:
-            if found := workers(kind):
-                victim = self.chance.choice(found)
+            if victims := workers(kind):
+                victim = self.chance.choice(victims)
                 try:
                     victim.kill()
                 except psutil.NoSuchProcess:
@@ -187,8 +187,8 @@ def soak(
         run.run()
     finally:
         cluster.close()
-    expected, found = rows_of(quiet), rows_of(out)
-    times = Counter(row["id"] for row in found)
+    expected, rows = rows_of(quiet), rows_of(out)
+    times = Counter(row["id"] for row in rows)
     counts = {
         "images": images,
         "faults": sum(run.done.values()),
@@ -196,7 +196,7 @@ def soak(
         "driver_starts": run.starts,
         "lost": len({row["id"] for row in expected} - set(times)),
         "doubled": sum(count - 1 for count in times.values()),
-        "equal_to_quiet_run": is_alike("", found, expected),
+        "equal_to_quiet_run": is_alike("", rows, expected),
         "problems_by_validate": list(validate(out)),
         "seconds": round(time.monotonic() - start),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.graph import check_files
+from pipeline.steps import check_files
 from stages.read import Piece, make_reader, plan_pieces
 from stages.truth import read_truth
 

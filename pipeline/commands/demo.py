@@ -8,7 +8,7 @@ It needs neither network nor GPU.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -22,7 +22,7 @@ from pipeline.commands.inspect import inspect
 from pipeline.commands.options import Scenes, Seed, naming_options
 from pipeline.commands.tables import print_against_people
 from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation import Evaluation, evaluation_of
+from pipeline.evaluate.evaluation import DEFAULT_PARTS, Evaluation, Part, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from pipeline.evaluate.matching import Query
 from pipeline.evaluate.metrics import value_of
@@ -98,25 +98,25 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluati
 
 
 def measure_photographs(
-    out: Path, settings: Mapping[str, Any], console: Console, *, absent: bool = False
+    out: Path, settings: Mapping[str, Any], console: Console, parts: Collection[Part] = DEFAULT_PARTS
 ) -> Evaluation:
-    """Run over the bundled photographs with sections of a configuration, and measure; `absent` as for `evaluation_of`.
+    """Run over the bundled photographs with sections of a configuration, and measure the parts, see `evaluate_dataset`.
 
     Raise PhraseboxError if the model cannot be loaded.
     """
     usual_places = read_json_as(USUAL_PLACES, TextOnly)
-    return measure(out, {"input": INPUT, **settings}, TRUTH, console, absent=absent, text_only=usual_places)
+    return measure(out, {"input": INPUT, **settings}, TRUTH, console, parts=parts, text_only=usual_places)
 
 
 def measure(out: Path, settings: Mapping[str, Any], truth: Path, console: Console, **options: Any) -> Evaluation:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays.png`.
 
-    options: Those of `evaluation_of`.
+    options: Those of `evaluate_dataset`.
     """
     dataset = out / "dataset"
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset), "heat_maps": True}})
     run(config, console, fresh=True)
-    evaluation = evaluation_of(dataset, truth, console, **options)
+    evaluation = evaluate_dataset(open_evaluation_set(dataset, truth), console, **options)
     (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
     print_against_people(evaluation, console)
     console.print(f"all figures: phrasebox eval {dataset} --truth {truth}", soft_wrap=True)

@@ -18,7 +18,8 @@ from pipeline.commands.options import (
     with_image_root,
 )
 from pipeline.commands.tables import print_evaluation
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import Part, evaluate_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.terminal import console, errors, print_json
 
 
@@ -54,15 +55,10 @@ def evaluate(
     phrasebox eval out/ --truth instances.json
     phrasebox eval out/ --truth Entities/ --absent
     """
-    evaluation = evaluation_of(
-        dataset,
-        truth,
-        errors if as_json else console,
-        with_image_root(images, settings),
-        maps=maps,
-        resized=resized,
-        absent=absent,
-    )
+    choice: dict[Part, bool] = {"maps": maps, "absent": absent}
+    parts = [part for part, is_chosen in choice.items() if is_chosen]
+    evaluation_set = open_evaluation_set(dataset, truth, with_image_root(images, settings), resized=resized)
+    evaluation = evaluate_dataset(evaluation_set, errors if as_json else console, parts)
     if as_json:
         print_json(evaluation.to_json())
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -33,89 +33,103 @@ from stages.contract.errors import ConfigError
 _PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "group"}
 
 
+FinishedDataset = Annotated[
+    Path | None,
+    typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.  [required]"),
+]
+FormatName = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="What to write; --list describes the formats.  [required]",
+    ),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="New folder to write to; with --push NAME by default.  [required without --push]",
+    ),
+]
+Repository = Annotated[
+    str,
+    typer.Option(
+        "--push",
+        metavar="OWNER/NAME",
+        help="Also upload the format hf as a dataset of the Hugging Face hub, private unless --public. The token "
+        "is that of `hf auth login`, or HF_TOKEN.",
+    ),
+]
+Public = Annotated[bool, typer.Option("--public", help="Let everybody see the dataset of --push.")]
+RegionsPer = Annotated[
+    str,
+    typer.Option(
+        metavar="phrase|group",
+        help="group: each object once, with all phrases that name it, by default in formats with categories; "
+        "phrase: with every phrase of every caption, by default in the others. --list names "
+        "each format's.",
+    ),
+]
+MinCount = Annotated[
+    int,
+    typer.Option(
+        "--min-count",
+        metavar="N",
+        min=0,
+        help="Leave out categories with fewer than N regions in the export.",
+    ),
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME=SHARE,...",
+        help="Shares that sum to 1, e.g. train=0.9,val=0.1. The file name decides by its hash, so all rows of an "
+        "image go into one split. By default everything goes into train.",
+    ),
+]
+FormatSettings = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the format, see --list. Repeatable."),
+]
+KeepEmpty = Annotated[
+    bool,
+    typer.Option(
+        "--keep-empty", help="Also write images without a chosen region, which may show objects all the same."
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace the export in --out and --push; files of nothing else are deleted.",
+    ),
+]
+ListFormats = Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")]
+
+
 @naming_options(OPTIONS | {"push": "--push"})
 def export(
-    dataset: Annotated[
-        Path | None,
-        typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.  [required]"),
-    ] = None,
-    name: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="What to write; --list describes the formats.  [required]",
-        ),
-    ] = "",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="New folder to write to; with --push NAME by default.  [required without --push]",
-        ),
-    ] = None,
-    push_to: Annotated[
-        str,
-        typer.Option(
-            "--push",
-            metavar="OWNER/NAME",
-            help="Also upload the format hf as a dataset of the Hugging Face hub, private unless --public. The token "
-            "is that of `hf auth login`, or HF_TOKEN.",
-        ),
-    ] = "",
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see the dataset of --push.")] = False,
+    dataset: FinishedDataset = None,
+    name: FormatName = "",
+    out: OutFolder = None,
+    push_to: Repository = "",
+    public: Public = False,
     min_score: MinScore = 0.0,
     precision: Precision = None,
     keep: Keep = None,
     max_area: MaxArea = 1.0,
     where: Where = "",
-    per: Annotated[
-        str,
-        typer.Option(
-            metavar="phrase|group",
-            help="group: each object once, with all phrases that name it, by default in formats with categories; "
-            "phrase: with every phrase of every caption, by default in the others. --list names "
-            "each format's.",
-        ),
-    ] = "",
-    min_count: Annotated[
-        int,
-        typer.Option(
-            "--min-count",
-            metavar="N",
-            min=0,
-            help="Leave out categories with fewer than N regions in the export.",
-        ),
-    ] = 0,
-    split: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME=SHARE,...",
-            help="Shares that sum to 1, e.g. train=0.9,val=0.1. The file name decides by its hash, so all rows of an "
-            "image go into one split. By default everything goes into train.",
-        ),
-    ] = "",
-    settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the format, see --list. Repeatable."),
-    ] = [],  # noqa: B006  typer copies it
-    keep_empty: Annotated[
-        bool,
-        typer.Option(
-            "--keep-empty", help="Also write images without a chosen region, which may show objects all the same."
-        ),
-    ] = False,
+    per: RegionsPer = "",
+    min_count: MinCount = 0,
+    split: Split = "",
+    settings: FormatSettings = [],  # noqa: B006  typer copies it
+    keep_empty: KeepEmpty = False,
     image_root: ImageRoot = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace the export in --out and --push; files of nothing else are deleted.",
-        ),
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
-    list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
+    list_formats: ListFormats = False,
 ) -> None:
     """Write a dataset in a format that trainers read: COCO, ODVG, MDETR, GRIT, Hugging Face, YOLO and others.
 
@@ -125,22 +139,10 @@ def export(
     phrasebox export out/ --format hf --push me/regions --keep 0.3 --max-area 0.6
     """
     if list_formats:
-        exporters, messages = EXPORTERS.load_all()
-        lines = [f"{EXPORTERS.label(kind)}: {exporter.describe()}" for kind, exporter in exporters.items()]
-        console.print("\n".join(lines + messages), soft_wrap=True, highlight=False)
+        _print_formats()
         return
-    if push_to and out is None:
-        out = Path(push_to.rpartition("/")[2])
-    if dataset is None or out is None or not name:
-        options = {"DATASET": dataset, "--format": name, "--out": out}
-        missing = ", ".join(option for option, value in options.items() if not value)
-        raise ConfigError(f"export needs {missing}; --list describes the formats")
-    if name not in EXPORTERS:
-        raise ConfigError(f"there is no {name!r}; one of {', '.join(map(EXPORTERS.label, EXPORTERS))}", key="--format")
-    if per not in _PERS:
-        raise ConfigError(f"expected phrase or group, got {per!r}", key="--per")
-    if push_to and name != "hf":
-        raise ConfigError("the hub shows the format hf; add --format hf", key="--push")
+    dataset, out = _require(dataset, name, out, push_to)
+    _check_format(name, per, push_to)
     request = ExportRequest(
         exporter=EXPORTERS[name],
         config=load_config(None, settings, EXPORTERS[name].config_type),
@@ -164,19 +166,36 @@ def export(
     report = _write(source, request, errors if as_json else console)
     url = push(out, push_to) if push_to else None
     if as_json:
-        figures = {
-            "format": name,
-            "out": str(out),
-            **report.counts(),
-            "faults": report.faults,
-            "pushed": url,
-        }
-        figures |= {"images": report.images, "next": report.next_step}
-        print_json(figures, ensure_ascii=False)
+        print_json(_figures(report, request, url), ensure_ascii=False)
     else:
-        _print(report, request)
-        if url:
-            console.print(f"uploaded to {url}", soft_wrap=True)
+        _print(report, request, url)
+
+
+def _print_formats() -> None:
+    exporters, messages = EXPORTERS.load_all()
+    lines = [f"{EXPORTERS.label(kind)}: {exporter.describe()}" for kind, exporter in exporters.items()]
+    console.print("\n".join(lines + messages), soft_wrap=True, highlight=False)
+
+
+def _require(dataset: Path | None, name: str, out: Path | None, repository: str) -> tuple[Path, Path]:
+    """Return dataset and folder. Raise ConfigError if one of them, or the format, is not given."""
+    if repository and out is None:
+        out = Path(repository.rpartition("/")[2])
+    if dataset is None or out is None or not name:
+        options = {"DATASET": dataset, "--format": name, "--out": out}
+        missing = ", ".join(option for option, value in options.items() if not value)
+        raise ConfigError(f"export needs {missing}; --list describes the formats")
+    return dataset, out
+
+
+def _check_format(name: str, per: str, repository: str) -> None:
+    """Raise ConfigError if the format is unknown, or is not for the hub."""
+    if name not in EXPORTERS:
+        raise ConfigError(f"there is no {name!r}; one of {', '.join(map(EXPORTERS.label, EXPORTERS))}", key="--format")
+    if per not in _PERS:
+        raise ConfigError(f"expected phrase or group, got {per!r}", key="--per")
+    if repository and name != "hf":
+        raise ConfigError("the hub shows the format hf; add --format hf", key="--push")
 
 
 def _write(dataset: Dataset, request: ExportRequest, progress: Console) -> ExportReport:
@@ -188,7 +207,19 @@ def _write(dataset: Dataset, request: ExportRequest, progress: Console) -> Expor
         return export_dataset(dataset, request, advance)
 
 
-def _print(report: ExportReport, request: ExportRequest) -> None:
+def _figures(report: ExportReport, request: ExportRequest, url: str | None) -> dict[str, Any]:
+    return {
+        "format": report.format,
+        "out": str(request.out),
+        **report.counts(),
+        "faults": report.faults,
+        "pushed": url,
+        "images": report.images,
+        "next": report.next_step,
+    }
+
+
+def _print(report: ExportReport, request: ExportRequest, url: str | None) -> None:
     table = Table("", *report.samples, *(["all"] if len(report.samples) > 1 else []))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -198,3 +229,5 @@ def _print(report: ExportReport, request: ExportRequest) -> None:
     console.print(f"{report.format} in {request.out}", soft_wrap=True)
     console.print(table)
     console.print("\n".join(report.lines(request.exporter.masks)), soft_wrap=True)
+    if url:
+        console.print(f"uploaded to {url}", soft_wrap=True)

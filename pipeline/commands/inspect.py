@@ -23,44 +23,59 @@ from pipeline.commands.options import (
 )
 from pipeline.config import REPLACES
 from pipeline.dataset.choice import RegionChoice
-from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.folder import open_any_dataset
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import make_viewer, serve
 from pipeline.viewer.review import REGIONS
 from stages.contract.errors import ConfigError
 
+Host = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        help="Address to listen on. By default only this machine can look; there is no password.",
+    ),
+]
+Port = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free port.")]
+OpenBrowser = Annotated[bool, typer.Option("--open", help="Also open the browser.")]
+Review = Annotated[
+    bool,
+    typer.Option(
+        "--review",
+        help="Open with the review: people say of one region after another if it is right.",
+    ),
+]
+ReviewCount = Annotated[
+    int | None,
+    typer.Option(
+        "--reviews",
+        metavar="N",
+        min=1,
+        max=5000,
+        help="Review N regions of the dataset. [default: 200]",
+    ),
+]
+DatasetModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME[/TAG]|PATH",
+        help="The model that the dataset was made with. Heat maps of a dataset that you did not make on "
+        "this machine are only computed with bundled models and with models that you name.",
+    ),
+]
+
 
 @naming_options(OPTIONS | {"host": "--host", "port": "--port"})
 def inspect(
     dataset: AnyDataset,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            metavar="ADDRESS",
-            help="Address to listen on. By default only this machine can look; there is no password.",
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free port.")] = 8765,
-    open_browser: Annotated[bool, typer.Option("--open", help="Also open the browser.")] = False,
-    review: Annotated[
-        bool,
-        typer.Option(
-            "--review",
-            help="Open with the review: people say of one region after another if it is right.",
-        ),
-    ] = False,
-    reviews: Annotated[
-        int | None,
-        typer.Option(
-            "--reviews",
-            metavar="N",
-            min=1,
-            max=5000,
-            help="Review N regions of the dataset. [default: 200]",
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    open_browser: OpenBrowser = False,
+    review: Review = False,
+    reviews: ReviewCount = None,
     seed: Seed = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
@@ -68,15 +83,7 @@ def inspect(
     keep: Keep = None,
     max_area: MaxArea = 1.0,
     image_root: ImageRoot = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="NAME[/TAG]|PATH",
-            help="The model that the dataset was made with. Heat maps of a dataset that you did not make on "
-            "this machine are only computed with bundled models and with models that you name.",
-        ),
-    ] = None,
+    model: DatasetModel = None,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Look at a dataset in the browser: pictures with regions, filters, figures, marks, review.
@@ -96,7 +103,7 @@ def inspect(
             *settings,
         ]
     with stopping(""):
-        selection = open_dataset(dataset, must_be_finished=False).selection(choice)
+        selection = open_any_dataset(dataset).selection(choice)
         if selection.threshold is not None:
             console.print(selection.threshold.in_words())
         regions = reviews or REGIONS if review or reviews else None

@@ -10,18 +10,15 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.options import MODEL_ARGUMENT, Json, Settings, naming_options
-from pipeline.config import RunConfig, load_config
-from pipeline.domain_shift import apply_domain_shift
-from pipeline.engines.inline import set_up
+from pipeline.config import load_config
+from pipeline.decisions import check_calibration
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.model_check import CheckFigures, check_model
-from pipeline.graph import HeatMapSteps, build_steps, check_files, fetch_weights
 from pipeline.photographs import INPUT
+from pipeline.steps import build_steps, check_files, fetch_weights
 from pipeline.terminal import console, errors, print_json
-from pipeline.warm_up import warm_up
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import EXPLAINERS, kinds_for
-from stages.read import make_reader, plan_pieces
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, TowerKind
 
@@ -169,7 +166,7 @@ def check(
 
     steps = build_steps(config)
     fetch_weights(steps.description, lambda line: errors.print(line, soft_wrap=True))
-    model_check = check_model(_as_run(steps, config))
+    model_check = check_model(check_calibration(steps, config.input, config.regions.calibration))
     figures = model_check.measure()
     memory_bytes = peak_memory_bytes(model_check.device)
     if as_json:
@@ -195,16 +192,6 @@ def check(
         _print_answer(model, figures)
     if figures.faults:
         raise typer.Exit(1)
-
-
-def _as_run(steps: HeatMapSteps, config: RunConfig) -> HeatMapSteps:
-    """Return the steps of a run, which leaves out a calibration that means nothing for the photographs."""
-    if not steps.is_calibrated:
-        return steps
-    reader = make_reader(config.input)
-    with set_up((*steps.before, steps.model_stage)):
-        shift = warm_up(steps, reader, plan_pieces(reader), fits=False).shift
-    return apply_domain_shift(steps, shift, config.regions.calibration)
 
 
 def _say(text: str, style: str | None = None) -> None:

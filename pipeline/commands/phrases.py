@@ -19,12 +19,12 @@ from pipeline.commands.options import (
     naming_options,
     reading,
 )
-from pipeline.config import RunConfig, load_config
+from pipeline.config import load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json
 from stages.contract.records import Record, Sample, stable_key
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.read import make_reader, plan_pieces
+from stages.read import ReaderConfig, make_reader, plan_pieces
 from stages.shared.storage import replacing
 
 
@@ -69,7 +69,8 @@ def phrases(
         check_writable("--out", out)
         source, config = input_or_config(file, config)
         options = {"input.path": source, "input.image_root": images}
-        count = write_phrases(load_config(config, settings, options=options), out)
+        run_config = load_config(config, settings, options=options)
+        count = write_phrases(run_config.input, run_config.phrases, out)
         console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
         return
     phrases_config = load_config(config, settings, PhrasesConfig)
@@ -79,15 +80,15 @@ def phrases(
             print_json(entry, indent=None, ensure_ascii=False)
 
 
-def write_phrases(config: RunConfig, out: Path) -> int:
+def write_phrases(source: ReaderConfig, config: PhrasesConfig, out: Path) -> int:
     """Write the phrases of an input's captions, as `stages.phrases.precomputed` reads them.
 
     Equal captions are written once.
 
     Return the number of captions. Raise InputError or ConfigError as a run does.
     """
-    reader = make_reader(config.input)
-    pieces = config.input.take_part(plan_pieces(reader))  # a missing file is reported before spaCy loads
+    reader = make_reader(source)
+    pieces = source.take_part(plan_pieces(reader))  # a missing file is reported before spaCy loads
     keys: set[int] = set()
 
     def captions() -> Iterator[str]:
@@ -98,7 +99,7 @@ def write_phrases(config: RunConfig, out: Path) -> int:
                     keys.add(key)
                     yield caption
 
-    unlimited = config.phrases.model_copy(update={"max_phrases": 1000, "languages": None})  # a run has its own limits
+    unlimited = config.model_copy(update={"max_phrases": 1000, "languages": None})  # a run has its own limits
     count = 0
     with replacing(out) as path, path.open("w", encoding="utf-8") as file:
         for entry in phrases_json(captions(), unlimited):

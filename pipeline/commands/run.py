@@ -22,66 +22,76 @@ from pipeline.commands.options import (
 )
 from pipeline.config import load_config
 from pipeline.output.folder import DatasetFolder
-from pipeline.output.resumption import delete_what_runs_wrote
+from pipeline.output.resumption import MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import rows_in
 from pipeline.run import run as run_pipeline
 from pipeline.terminal import console, counted
 from stages.shared.storage import AnyPath
 
+RunInput = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="INPUT|CONFIG.yaml",
+        help="Captioned images: a file, folder, glob or URL, recognised by name and content (input.path); or a "
+        "configuration in YAML.",
+    ),
+]
+OutFolder = Annotated[
+    str | None, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset (output.path).")
+]
+Weights = Annotated[
+    str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        help="The I-th of N parts of the input, each a run of its own that `phrasebox merge` joins (input.part).",
+    ),
+]
+MaxErrorShare = Annotated[
+    str | None,
+    typer.Option(
+        "--max-error-share",
+        metavar="SHARE",
+        help="Exit with code 1 if a larger share of the rows failed, e.g. 0.1 for a tenth; no limit by default "
+        "(output.max_error_share).",
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Replace the dataset in --out, which is kept until the new run has written its first file. Asks at a "
+        "terminal; elsewhere it keeps files that phrasebox did not write.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
+]
+
 
 def run(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="INPUT|CONFIG.yaml",
-            help="Captioned images: a file, folder, glob or URL, recognised by name and content (input.path); or a "
-            "configuration in YAML.",
-        ),
-    ] = None,
+    source: RunInput = None,
     images: InputImages = None,
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset (output.path).")
-    ] = None,
+    out: OutFolder = None,
     model: ModelName = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
-    ] = None,
+    weights: Weights = None,
     engine: EngineKind = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."),
-    ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            "--part",
-            metavar="I/N",
-            help="The I-th of N parts of the input, each a run of its own that `phrasebox merge` joins (input.part).",
-        ),
-    ] = None,
+    limit: Limit = None,
+    part: Part = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
-    max_error_share: Annotated[
-        str | None,
-        typer.Option(
-            "--max-error-share",
-            metavar="SHARE",
-            help="Exit with code 1 if a larger share of the rows failed, e.g. 0.1 for a tenth; no limit by default "
-            "(output.max_error_share).",
-        ),
-    ] = None,
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh",
-            help="Replace the dataset in --out, which is kept until the new run has written its first file. Asks at a "
-            "terminal; elsewhere it keeps files that phrasebox did not write.",
-        ),
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --fresh deletes.")] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
-    ] = False,
+    max_error_share: MaxErrorShare = None,
+    fresh: Fresh = False,
+    yes: Yes = False,
+    print_config: PrintConfig = False,
     docs: Docs = False,
 ) -> None:
     """Make a dataset from captioned images. The same command resumes it.
@@ -114,11 +124,13 @@ def run(
     ):
         run_config = load_config(config, settings, options=options)
         if print_config:
-            sys.stdout.write(run_config.to_yaml(docs=docs))
+            sys.stdout.write(run_config.to_documented_yaml() if docs else run_config.to_yaml())
             return
         place = run_config.output.path
         with stopping(lambda: f"stopped. {_count_rows(place)} in {place}; the same command resumes the run."):
-            may_delete = delete_anything if yes else ask_to_delete if sys.stdin.isatty() else delete_what_runs_wrote
+            may_delete: MayDelete = ask_to_delete if sys.stdin.isatty() else delete_what_runs_wrote
+            if yes:
+                may_delete = delete_anything
             run_pipeline(run_config, console, fresh=fresh, may_delete=may_delete)
 
 

@@ -23,7 +23,7 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.tables import print_reviews
 from pipeline.dataset.choice import RegionChoice
-from pipeline.dataset.folder import open_dataset, read_marks
+from pipeline.dataset.folder import open_any_dataset, read_marks
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import SIZES, Search
 from pipeline.dataset.statistics import statistics
@@ -70,7 +70,7 @@ def stats(
     phrasebox stats out/ --where "score >= 0.3 AND head = 'dog'"
     phrasebox stats out/ --reviews    how good is it, by the answers of phrasebox inspect out/ --review
     """
-    source = open_dataset(dataset, must_be_finished=False)
+    source = open_any_dataset(dataset)
     choice = RegionChoice(min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where)
     if reviews:
         if choice != RegionChoice():
@@ -99,7 +99,8 @@ def stats(
 
 def _print(figures: Mapping[str, Any]) -> None:
     samples = figures["samples"]
-    console.print(f"{figures['dataset']}{'' if figures['finished'] else ' (the run has not finished)'}", soft_wrap=True)
+    note = "" if figures["finished"] else " (the run has not finished)"
+    console.print(f"{figures['dataset']}{note}", soft_wrap=True)
     counts = {
         "images": samples["all"],
         **{f"  {title}": samples.get(status, 0) for status, title in _STATUS.items()},

@@ -16,14 +16,8 @@ import pyarrow.compute as pc
 from pipeline.dataset.choice import RegionChoice, read_choice, select
 from pipeline.dataset.detections import row_detections
 from pipeline.dataset.rows import Row, Values
-from pipeline.dataset.selection import (
-    CONDITION_COLUMNS,
-    REGION,
-    REGION_COLUMNS,
-    Selection,
-    Selector,
-    region_schema,
-)
+from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
+from pipeline.paths import as_written
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
     DATASET_SCHEMA,
@@ -33,7 +27,7 @@ from stages.contract.schema import (
     SCHEMA_VERSION,
     check_version,
 )
-from stages.shared.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
+from stages.shared.storage import AnyPath, found_in, parquet_file, place_of, write_text
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
@@ -93,7 +87,9 @@ class Dataset:
     def _counts(self) -> dict[str, int]:
         """The whole numbers among the manifest's counts."""
         counts = self.manifest.get("counts")
-        return {name: count for name, count in counts.items() if type(count) is int} if isinstance(counts, dict) else {}
+        if not isinstance(counts, dict):
+            return {}
+        return {name: count for name, count in counts.items() if type(count) is int}
 
     def __len__(self) -> int:
         """Return the number of rows, by the manifest or, without one, by the shards."""
@@ -287,18 +283,12 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
     return rows
 
 
-def absent_phrases(row: Row) -> list[str]:
-    """Return the absent phrases of a row, each once."""
-    return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
-
-
-def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Dataset:
-    """Open the dataset in a folder, which may be a URL.
-
-    With `must_be_finished`, its run must have finished.
+def open_dataset(path: AnyPath | str) -> Dataset:
+    """Open the dataset of a finished run in a folder, which may be a URL.
 
     Raises:
-        InputError: There is no dataset, or it is damaged or unreadable.
+        InputError: There is no dataset, it is damaged or unreadable, or its run has not
+            finished.
         SchemaError: The dataset has another schema version.
 
     >>> from phrasebox import open_dataset
@@ -311,8 +301,16 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
     >>> dataset.sample(row["sample_id"])["captions"] == row["captions"]
     True
     """
+    dataset = open_any_dataset(path)
+    if not dataset.is_finished:
+        raise _not_finished(as_written(path), dataset.run)
+    return dataset
+
+
+def open_any_dataset(path: AnyPath | str) -> Dataset:
+    """Open the dataset in a folder, whose run may not have finished. Raise as `open_dataset`."""
     folder = place_of(path)
-    location = folder if isinstance(folder, ObjectPath) else path
+    location = as_written(path)
     try:
         check_folder(folder, location)
         manifest = read_json(folder / "dataset.json")
@@ -322,10 +320,8 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
         shards = tuple(found_in(folder / "data", "*.parquet"))
     except OSError as error:
         raise InputError(f"cannot read {location}: {one_line(error)}") from error
-    if not manifest and (must_be_finished or not shards):
-        expectation = f"no dataset.json in it; {DATASET_EXPECTED}"
-        reason = "the run has not finished, run the same command again" if run else expectation
-        raise InputError(f"{location} is not a finished dataset: {reason}")
+    if not manifest and not shards:
+        raise _not_finished(location, run)
     check_version(location, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     return Dataset(
         path=folder,
@@ -334,6 +330,13 @@ def open_dataset(path: AnyPath | str, *, must_be_finished: bool = True) -> Datas
         shards=shards,
         optional=_optional_columns(shards),
     )
+
+
+def _not_finished(location: str, run: Mapping[str, Any]) -> InputError:
+    reason = (
+        "the run has not finished, run the same command again" if run else f"no dataset.json in it; {DATASET_EXPECTED}"
+    )
+    return InputError(f"{location} is not a finished dataset: {reason}")
 
 
 def check_folder(folder: AnyPath, location: object) -> None:

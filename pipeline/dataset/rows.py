@@ -1,4 +1,4 @@
-"""Names for the plain values of a dataset's rows."""
+"""The plain values of a dataset's rows, and what they hold."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ Annotation = dict[str, Any]
 
 Values = dict[str, Any]
 """Plain values by name, as JSON holds them."""
+
+
+def absent_phrases(row: Row) -> list[str]:
+    """Return the absent phrases of a row, each once."""
+    return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import EngineConfig
-    from pipeline.graph import Steps
     from pipeline.output import OutputConfig
     from pipeline.output.folder import DatasetFolder
+    from pipeline.steps import Steps
     from pipeline.summary import Report
     from stages.contract.records import Record
     from stages.read import Piece, Reader, ReaderConfig

@@ -19,7 +19,7 @@ from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
     from pipeline.engines import AnswerT, Job
-    from pipeline.graph import Steps
+    from pipeline.steps import Steps
 
 BATCH_ROWS: Final = 32
 """The fewest records of a batch: few enough to show progress, many enough to be worth a message."""
@@ -130,6 +130,6 @@ class InlineEngine:
     def _write(self, stages: Sequence[Stage], batch: list[Record], writer: ShardWriter) -> None:
         report = self.job.report
         outputs = run_stages(stages, batch, report.stage)
-        writer.write(records_to_rows(outputs, **self.job.output.columns))
+        writer.write(records_to_rows(outputs, self.job.output.columns))
         report.rows(len(outputs), sum(record.error is not None for record in outputs))
         self.job.on_progress()

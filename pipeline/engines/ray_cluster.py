@@ -50,12 +50,12 @@ _RESUMES: Final = "Finished rows are kept; the same command resumes from there"
 
 @contextlib.contextmanager
 def connected(
-    engine: EngineConfig, output: AnyPath, packages: Sequence[str] = (), *, has_segmenter: bool = False
+    engine: EngineConfig, output: AnyPath, packages: Sequence[str] = (), models: int = 1
 ) -> Iterator[int | None]:
     """Start or join Ray within the block, unless it is connected already, and translate its errors to ours.
 
     packages: What `engine.ship_code` sends.
-    has_segmenter: Whether there are workers of a segmenter, too.
+    models: The number of models that have workers, with the segmenter two.
 
     Yields:
         This machine's cores if Ray was started here, with more logical CPUs than that; None on
@@ -70,7 +70,7 @@ def connected(
     """
     started_here = not ray.is_initialized()
     if started_here:
-        _start(engine, packages, 2 if has_segmenter else 1)
+        _start(engine, packages, models)
     try:
         yield cores_here() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
@@ -80,10 +80,10 @@ def connected(
             ray.shutdown()
 
 
-def _start(engine: EngineConfig, packages: Sequence[str], kinds: int) -> None:
+def _start(engine: EngineConfig, packages: Sequence[str], models: int) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
-        workers = kinds * (engine.explain_worker_bounds[1] or min(cores_here(), CPU_MODEL_WORKERS))
+        workers = models * (engine.explain_worker_bounds[1] or min(cores_here(), CPU_MODEL_WORKERS))
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
             "num_cpus": engine.num_cpus or max(cores_here(), workers + OTHER_WORKERS),
@@ -256,8 +256,7 @@ def choose_pools(
     threads: int | None,
     nodes: Sequence[Mapping[str, Any]],
     cores: int | None = None,
-    *,
-    has_segmenter: bool = False,
+    models: int = 1,
 ) -> Pools:
     """Choose the sizes of the pools of workers.
 
@@ -273,8 +272,8 @@ def choose_pools(
         threads: `model.threads`.
         nodes: `ray.nodes()`.
         cores: See `connected`.
-        has_segmenter: Whether there are workers of a segmenter, which share GPUs and CPUs with
-            the model's.
+        models: The number of models that have workers, with the segmenter two; they share GPUs
+            and CPUs.
 
     Raises:
         ConfigError: The settings contradict each other.
@@ -283,24 +282,24 @@ def choose_pools(
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     cluster_gpus = sum(node.get("GPU", 0.0) for node in alive)
     cpus = int(sum(node.get("CPU", 0.0) for node in alive))
-    kinds = 2 if has_segmenter else 1
     gpus = engine.gpus_per_worker
     if gpus is None:
-        gpus = 0.0 if device == "cpu" else min(1.0 / kinds, cluster_gpus)
+        gpus = 0.0 if device == "cpu" else min(1.0 / models, cluster_gpus)
     if gpus == 0 and device == "cuda" and engine.gpus_per_worker == 0:
         raise ConfigError(
             "0 leaves model workers without a GPU, but model.device is cuda", key="engine.gpus_per_worker"
         )
     if gpus > 0 and not cluster_gpus and engine.address is None:
         raise ResourceError(f"{gpus:g}, but Ray finds no GPU on this machine", key="engine.gpus_per_worker")
-    workers = _default_workers(alive, gpus, cores, kinds)
+    workers = _default_workers(alive, gpus, cores, models)
     fewest, most = engine.explain_worker_bounds
     most = most or workers
-    other_cpus = cpus - most * kinds
+    other_cpus = cpus - most * models
     captions = other_cpus - 4
     if gpus > 0:
-        captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * kinds * gpus))
-    most_threads = GPU_THREADS if gpus > 0 else cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
+        captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * models * gpus))
+    largest_node = max((int(node.get("CPU", 0)) for node in alive), default=1)
+    most_threads = GPU_THREADS if gpus > 0 else cores or largest_node
     return Pools(
         min_workers=fewest or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         max_workers=most,
@@ -312,15 +311,15 @@ def choose_pools(
     )
 
 
-def _default_workers(nodes: Sequence[Mapping[str, float]], gpus: float, cores: int | None, kinds: int) -> int:
-    """The workers of a model that fit on nodes with these resources; `kinds` of such workers share the nodes."""
+def _default_workers(nodes: Sequence[Mapping[str, float]], gpus: float, cores: int | None, models: int) -> int:
+    """The workers of a model that fit on nodes with these resources; `models` of such workers share the nodes."""
     if gpus > 0:
-        return max(1, sum(_fitting(node.get("GPU", 0.0), gpus) for node in nodes) // kinds)
+        return max(1, sum(_fitting(node.get("GPU", 0.0), gpus) for node in nodes) // models)
     if cores is not None:
         return min(cores, CPU_MODEL_WORKERS)
     cpus = int(sum(node.get("CPU", 0.0) for node in nodes))
     workers = sum(min(int(node.get("CPU", 0)), CPU_MODEL_WORKERS) for node in nodes)
-    return max(1, min(workers, cpus - OTHER_WORKERS) // kinds)
+    return max(1, min(workers, cpus - OTHER_WORKERS) // models)
 
 
 def _advice(gpus: float, cluster_gpus: float, device: str, address: str | None) -> str:

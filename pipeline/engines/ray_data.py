@@ -50,8 +50,8 @@ from pipeline.engines.ray_workers import (
     run_warm_up,
     write_shards,
 )
-from pipeline.graph import Steps
 from pipeline.output.journal import make_entry, piece_name
+from pipeline.steps import Steps
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record
@@ -88,12 +88,12 @@ def start(job: Job) -> Iterator[RayEngine]:
         WorkerCodeMismatch: A node has other code than the driver.
     """
     job.report.expected = samples_in(job.pieces)
-    has_segmenter = job.steps.segmenter is not None
-    with connected(job.engine, job.folder.path, job.packages, has_segmenter=has_segmenter) as cores:
+    models = 1 if job.steps.segmenter is None else 2
+    with connected(job.engine, job.folder.path, job.packages, models) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here(job.packages)
         check_nodes(code, _shared_places(job))
-        pools = choose_pools(job.engine, job.device, job.threads, ray.nodes(), cores, has_segmenter=has_segmenter)
+        pools = choose_pools(job.engine, job.device, job.threads, ray.nodes(), cores, models)
         if pools.note:
             job.report.note(pools.note)
             job.on_progress()
@@ -172,7 +172,7 @@ class RayEngine:
             data=self.job.folder.data,
             attempt=self.job.folder.journal.attempt,
             rows_per_file=output.rows_per_file,
-            rows_per_group=min(output.rows_per_file, row_group_rows(embed_images=output.embed_images)),
+            rows_per_group=min(output.rows_per_file, row_group_rows(output.columns)),
             columns=output.columns,
         )
 

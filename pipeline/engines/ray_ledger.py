@@ -46,26 +46,33 @@ class Ledger:
         self._trial = ""
         self._trial_start = 0.0
 
-    def begin(self, work: str, *, is_single: bool = False) -> int | None:
-        """Note that a worker takes work in hand: a batch, or a single sample of a batch (`is_single`).
+    def begin(self, work: str) -> int:
+        """Note that a worker takes a batch in hand; return how many workers took it before and died."""
+        if self._in_hand[work]:
+            self._events.append(("died", ()))
+        return self._take(work)
+
+    def begin_sample(self, work: str) -> int | None:
+        """Note that a worker takes a single sample of a batch in hand.
 
         Where memory is short, Ray kills the youngest worker, not the one that takes too much.
         With two samples tried at the same time the innocent one would be blamed. So single
         samples that have lost a worker are tried one after the other.
 
         Returns:
-            How many workers took the work before and died; None for a sample that has to wait,
-            which is not counted.
+            How many workers took it before and died; None if it has to wait, which is not
+            counted.
         """
-        deaths = self._in_hand[work]
-        if deaths and is_single:
+        if self._in_hand[work]:
             is_busy = self._trial not in ("", work)
             if is_busy and time.monotonic() - self._trial_start < TRIAL_SECONDS:
                 return None
             self._trial = work
             self._trial_start = time.monotonic()
-        elif deaths:
-            self._events.append(("died", ()))
+        return self._take(work)
+
+    def _take(self, work: str) -> int:
+        deaths = self._in_hand[work]
         self._in_hand[work] += 1
         return deaths
 

@@ -45,7 +45,7 @@ from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.shards import keys_of
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError
 from stages.contract.records import Record, is_among
-from stages.contract.schema import records_to_rows
+from stages.contract.schema import ColumnOption, records_to_rows
 from stages.contract.stage import Stage
 from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
 from stages.read import Piece, Reader
@@ -183,14 +183,14 @@ class ShardSpec:
         attempt: The number of the attempt.
         rows_per_file: The most rows of a shard.
         rows_per_group: The most rows of a row group.
-        columns: Arguments of `records_to_rows`.
+        columns: The optional columns.
     """
 
     data: AnyPath
     attempt: int
     rows_per_file: int
     rows_per_group: int
-    columns: dict[str, bool]
+    columns: Sequence[ColumnOption]
 
 
 def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpec, table: Any) -> Iterator[Any]:
@@ -216,7 +216,7 @@ def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpe
     ):
         for start in range(0, table.num_rows, rows):
             records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, are_rows=True)
-            writer.write(records_to_rows(records, **spec.columns))
+            writer.write(records_to_rows(records, spec.columns))
     keys = keys_of(sample_ids)
     for number, size in enumerate(sizes):
         shard_keys = keys[number * size_rows : (number + 1) * size_rows]
@@ -252,7 +252,7 @@ def _name_of(stages: Sequence[Stage]) -> str:
 
 def _run_single(stages: Sequence[Stage], record: Record, on_progress: Callable[..., None], ledger: Any) -> Record:
     work = f"{_name_of(stages)}:{record.sample.key}"
-    while (deaths := ray.get(ledger.begin.remote(work, is_single=True))) is None:
+    while (deaths := ray.get(ledger.begin_sample.remote(work))) is None:
         time.sleep(WAIT_SECONDS)
     if deaths < MOST_DEATHS or record.error is not None:
         (answer,) = run_stages(stages, [record], on_progress)

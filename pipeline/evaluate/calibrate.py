@@ -31,9 +31,9 @@ from pipeline.evaluate.estimates import (
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence import fit_presence
-from pipeline.graph import Steps, build_steps
 from pipeline.logistic import Floats, fit_logistic
 from pipeline.paths import check_writable, write_file
+from pipeline.steps import Steps, build_steps
 from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.explain.presence import Presence

@@ -15,8 +15,8 @@ from rich.console import Console
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.presence import check_enough, query_images
-from pipeline.graph import SourceSteps
 from pipeline.logistic import LogisticFit, fit_logistic
+from pipeline.steps import SourceSteps
 from stages.contract.records import Record
 from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_of, presence_features
 

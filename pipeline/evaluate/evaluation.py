@@ -7,11 +7,10 @@ equal maps. Then they are brought into the form from which the regions were cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from pipeline.evaluate.estimates import (
     sum_estimate,
     weighted_estimate,
 )
-from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of
+from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of
 from pipeline.evaluate.matching import Query
 from pipeline.evaluate.metrics import (
     METRICS,
@@ -52,14 +51,14 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
-from stages.shared.storage import place_of
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Outcomes:
     """The numbers that queries leave; their heat maps are not stored.
 
     Attributes:
+        has_maps: Whether the queries have heat maps.
         values: Metric -> value for each query with a target, or NaN.
         queries: All queries, without their maps.
         is_first: For each query, whether no earlier query of the image has the same text and boxes.
@@ -67,14 +66,15 @@ class Outcomes:
         groupings: Linked phrases of each image.
     """
 
+    has_maps: bool
     values: dict[str, list[float]] = field(default_factory=dict)
     queries: list[Query] = field(default_factory=list)
     is_first: list[bool] = field(default_factory=list)
     heat: list[float] = field(default_factory=list)
     groupings: list[Grouping] = field(default_factory=list)
 
-    def add(self, queries: Iterable[Query], *, maps: bool) -> None:
-        """Measure queries and add the numbers. maps: whether the queries have heat maps."""
+    def add(self, queries: Iterable[Query]) -> None:
+        """Measure queries and add the numbers."""
         mean_heats: dict[tuple[int, str | None], list[float]] = {}  # targets of several captions share a phrase
         keys = set()
         for query in queries:
@@ -83,9 +83,9 @@ class Outcomes:
             keys.add((query.phrase, boxes))
             if query.target is not None:
                 for name, metric in METRICS.items():
-                    if maps or not metric.needs_maps:
+                    if self.has_maps or not metric.needs_maps:
                         self.values.setdefault(name, []).append(value_of(name, query))
-            if maps and self.is_first[-1]:
+            if self.has_maps and self.is_first[-1]:
                 key = (query.image, query.phrase)
                 if key not in mean_heats:
                     heat = query.heat
@@ -178,42 +178,45 @@ class Evaluation:
         return {**values, **figures.pop("links"), **figures, **absent, "verdict": self.verdict}
 
 
-def evaluation_of(
-    dataset: Path,
-    truth_path: Path,
+Part = Literal["maps", "absent"]
+"""What is measured beside regions: heat maps, and how well phrases of other images are recognised as absent."""
+
+DEFAULT_PARTS: Final[tuple[Part, ...]] = ("maps",)
+
+
+def evaluate_dataset(
+    evaluation_set: EvaluationSet,
     console: Console,
-    settings: Sequence[str] = (),
-    *,
-    maps: bool = True,
-    resized: bool = False,
-    absent: bool = False,
+    parts: Collection[Part] = DEFAULT_PARTS,
     text_only: TextOnly | None = None,
 ) -> Evaluation:
-    """Evaluate a dataset; `dataset`, `truth_path`, `settings` and `resized` are as for `open_evaluation_set`.
+    """Evaluate a dataset.
 
-    `maps`: whether to measure the heat maps, too; `absent`: whether to ask for absent phrases, too; `text_only`: the
-    usual places of things, by default fitted to one half of the images for the other half.
+    Args:
+        evaluation_set: The dataset and its ground truth.
+        console: Shows the progress.
+        parts: What is measured beside regions.
+        text_only: The usual places of things, by default fitted to one half of the images for
+            the other half.
 
     Raises:
-        InputError: The dataset or the ground truth cannot be read, or they do not fit together.
+        InputError: Rows and ground truth do not fit together, or the input cannot be read.
         ConfigError: A setting cannot be used, or the model is not the dataset's.
     """
-    evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
-    config = evaluation_set.config(parse_explainer=False)
-    maps = maps and evaluation_set.is_of_heat_maps  # other sources of regions have none
-    outcomes = measure_rows(evaluation_set, config.regions if maps else None, console, text_only)
+    config = evaluation_set.finished_config()
+    has_maps = "maps" in parts and evaluation_set.is_of_heat_maps  # other sources of regions have none
+    outcomes = measure_rows(evaluation_set, config.regions if has_maps else None, console, text_only)
     if not outcomes.values:
-        raise InputError(
-            f"none of the {len(evaluation_set.matches.images)} images has a phrase that {truth_path} knows"
-        )
+        images = len(evaluation_set.matches.images)
+        raise InputError(f"none of the {images} images has a phrase that {evaluation_set.truth_path} knows")
     return Evaluation(
-        dataset=str(place_of(dataset)),
-        truth=str(truth_path),
+        dataset=str(evaluation_set.dataset.path),
+        truth=str(evaluation_set.truth_path),
         matched=evaluation_set.matches.counts,
-        maps=("stored" if evaluation_set.has_maps else "computed") if maps else None,
+        maps=("stored" if evaluation_set.has_maps else "computed") if has_maps else None,
         rule=evaluation_set.dataset.manifest["config"]["regions"]["rule"],
         figures=report_figures(outcomes),
-        absent=absent_evaluation(evaluation_set, console) if absent else None,
+        absent=absent_evaluation(evaluation_set, console) if "absent" in parts else None,
         config=config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),
     )
 
@@ -222,7 +225,7 @@ def measure_rows(
     evaluation_set: EvaluationSet, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
 ) -> Outcomes:
     """Measure the queries of all rows; regions: how maps become regions, None to leave the maps out."""
-    outcomes = Outcomes()
+    outcomes = Outcomes(has_maps=regions is not None)
     if regions is None:
         rows = ((evaluation_set.queries(row, phrases_of(row["annotations"])), row) for row in evaluation_set.rows())
     else:
@@ -235,7 +238,7 @@ def measure_rows(
     usual_places = fit_halves(evaluation_set.matches.images) if text_only is None else {}
     for queries, row in rows:
         place = usual_places.get(row["file_name"], text_only)
-        outcomes.add((replace(query, text_only=place) for query in queries), maps=regions is not None)
+        outcomes.add(replace(query, text_only=place) for query in queries)
         outcomes.groupings.append(grouping_of(row["id"], row, evaluation_set.image_of(row)))
     return outcomes
 

@@ -13,22 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline.config import RunConfig, sets_any, stored_config
+from pipeline.config import RunConfig, sets_any, stored_config, stored_finished_config
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.graph import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
+from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
 from stages.contract.schema import mapped_record
 from stages.contract.stage import Stage
 from stages.explain.config import ExplainerConfig
-from stages.prepare import PrepareConfig, PrepareStage
+from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
 from stages.regions.source import HEAT_MAPS
 from stages.shared.model.config import InputSpec
+from stages.shared.storage import AnyPath
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth, TruthImage
 
@@ -47,6 +48,7 @@ class EvaluationSet:
         settings: KEY=VALUE over the dataset's configuration: for files that moved, for the
             device, for other values.
         truth: The ground truth.
+        truth_path: Its file or folder; that of the dataset if reviews say what is true.
         matches: Images of the dataset in the ground truth.
         by: Column of the dataset with the names by which the ground truth knows its images.
     """
@@ -54,6 +56,7 @@ class EvaluationSet:
     dataset: Dataset
     settings: Sequence[str]
     truth: GroundTruth
+    truth_path: AnyPath
     matches: ImageMatches
     by: Literal["file_name", "sample_id"] = "file_name"
 
@@ -69,20 +72,23 @@ class EvaluationSet:
     @property
     def is_of_heat_maps(self) -> bool:
         """Whether regions are cut from heat maps."""
-        return self.config(parse_explainer=False).source.kind == HEAT_MAPS
+        return self.finished_config().source.kind == HEAT_MAPS
 
     @property
     def has_maps(self) -> bool:
         """Whether heat maps come from the shards: the dataset holds them, and no setting changes them."""
         return self.dataset.has_heat_maps and not sets_any(self.settings, DECIDE_MAPS)
 
-    def config(self, *, parse_explainer: bool = True) -> RunConfig:
-        """Return the dataset's configuration with the settings. parse_explainer: whether to read the explainer's."""
-        return stored_config(self.dataset.manifest["config"], self.settings, parse_explainer=parse_explainer)
+    def config(self) -> RunConfig:
+        """Return the dataset's configuration with the settings."""
+        return stored_config(self.dataset.manifest["config"], self.settings)
 
-    def rows(self, *, maps: bool = False) -> Iterator[dict[str, Any]]:
-        """Yield the rows of the images that the ground truth has. maps: whether to read stored heat maps."""
-        unread = {"image"} if maps else {"image", "heat_maps"}
+    def finished_config(self) -> RunConfig:
+        """Return the same for code that computes no heat maps, see `stored_finished_config`."""
+        return stored_finished_config(self.dataset.manifest["config"], self.settings)
+
+    def rows(self, unread: Collection[str] = ("image", "heat_maps")) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the images that the ground truth has, without the columns `unread`."""
         for row in self.dataset.rows([name for name in self.dataset.columns if name not in unread]):
             if row[self.by] in self.matches.images:
                 yield row
@@ -146,7 +152,7 @@ class EvaluationSet:
 
         Raise InputError if the steps are needed and some of the rows are no longer in the input.
         """
-        rows = islice(self.rows(maps=self.has_maps), most)
+        rows = islice(self.rows(["image"] if self.has_maps else ("image", "heat_maps")), most)
         if steps is None:
             yield from ((row, mapped_record(row)) for row in rows)
             return
@@ -185,7 +191,7 @@ def open_evaluation_set(
             if row["error"] is None and row["file_name"] in images:
                 images[row["file_name"]] = images[row["file_name"]].resize((row["height"], row["width"]))
         matches = replace(matches, images=images)
-    return EvaluationSet(dataset=dataset, settings=settings, truth=truth, matches=matches)
+    return EvaluationSet(dataset=dataset, settings=settings, truth=truth, truth_path=truth_path, matches=matches)
 
 
 def process_input(
@@ -254,11 +260,11 @@ def draw_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) -
 
 
 def prepare_stage(
-    config: RunConfig, spec: InputSpec, explainer: ExplainerConfig | None = None, **settings: Any
+    images: ImagesConfig, spec: InputSpec, explainer: ExplainerConfig | None = None, **settings: Any
 ) -> PrepareStage:
     """Return the stage that resizes images as a run does, or to the model's own size without an explainer."""
     canvas = (explainer or ExplainerConfig(kind="")).canvas(spec)
-    return PrepareStage(PrepareConfig(images=config.images, **canvas, **settings))
+    return PrepareStage(PrepareConfig(images=images, **canvas, **settings))
 
 
 def pixels_of(record: Record) -> NDArray[np.uint8]:

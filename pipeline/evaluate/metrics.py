@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.matching import ImageHeat, Query
+from pipeline.evaluate.text_only import Extent
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
 from stages.truth.ground_truth import TruthImage, bare, find_spelling
@@ -57,17 +58,18 @@ def _energy(query: Query) -> float:
     return float(query.heat.px[query.area].sum(dtype=np.float64)) / total
 
 
-def _recall_of(
-    boxes: Callable[[Query, bool], Sequence[Box] | None], *, merged: bool
-) -> Callable[[Query], float | None]:
+BoxAnswer = Callable[[Query, Extent], Sequence[Box] | None]
+
+
+def _recall_of(boxes: BoxAnswer, extent: Extent) -> Callable[[Query], float | None]:
     """Return a metric: the share of boxes that are right, by any true box or (merged) by the box around all of them."""
 
     def value(query: Query) -> float | None:
-        candidates = boxes(query, merged)
+        candidates = boxes(query, extent)
         if candidates is None:
             return None
         true_boxes = query.true_target.boxes_xywh_px
-        if merged:
+        if extent == "merged":
             x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in true_boxes), strict=True)
             true_boxes = (xyxy_to_xywh((min(x0), min(y0), max(x1), max(y1))),)
         return fmean(is_right(box, true_boxes) for box in candidates) if candidates else 0.0
@@ -75,10 +77,10 @@ def _recall_of(
     return value
 
 
-def _usual_box(query: Query, merged: bool) -> list[Box] | None:
+def _usual_box(query: Query, extent: Extent) -> list[Box] | None:
     if query.text_only is None:
         return None
-    return [query.text_only.box_of(query.true_target.phrase, *query.size_hw[::-1], merged=merged)]
+    return [query.text_only.box_of(query.true_target.phrase, *query.size_hw[::-1], extent)]
 
 
 def _text_point(query: Query) -> float | None:
@@ -88,7 +90,11 @@ def _text_point(query: Query) -> float | None:
     return float(query.area[(int(y), int(x))])
 
 
-def _middle(query: Query, merged: bool) -> list[Box]:
+def _best_box(query: Query, _: Extent) -> list[Box]:
+    return [answer.box_xywh_px for answer in query.answers[:1]]
+
+
+def _middle(query: Query, _: Extent) -> list[Box]:
     h, w = query.size_hw
     margin = (1 - CENTRED_SIDE) / 2
     return [(margin * w, margin * h, CENTRED_SIDE * w, CENTRED_SIDE * h)]
@@ -118,11 +124,8 @@ def _chance(query: Query) -> float:
     return float(np.count_nonzero(query.area)) / (h * w)
 
 
-BOXES: Final[dict[str, tuple[str, Callable[[Query, bool], Sequence[Box] | None]]]] = {
-    "box_recall": (
-        "box of the region with the highest score",
-        lambda query, _: [answer.box_xywh_px for answer in query.answers[:1]],
-    ),
+BOXES: Final[dict[str, tuple[str, BoxAnswer]]] = {
+    "box_recall": ("box of the region with the highest score", _best_box),
     "text_box": ("baseline: the usual box of the head noun, without a look at the image", _usual_box),
     "other_box": ("baseline: box of the region of another phrase of the image", lambda query, _: query.other_boxes),
     "centred_box": ("baseline: a box in the middle", _middle),
@@ -139,6 +142,11 @@ WITHOUT_TEXT: Final = {
 }
 """Metric -> the same metric of an answer from text alone. The report shows the difference as "NAME_above_text"."""
 
+_RECALLS: Final[tuple[tuple[str, str, Extent], ...]] = (
+    ("", "any true box (ANY)", "box"),
+    ("_merged", "the box around all true boxes (MERGED)", "merged"),
+)
+
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
     "pointing": Metric("heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True),
@@ -148,12 +156,9 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "energy": Metric("share of the heat on the true mask", _energy, needs_maps=True),
     **{
-        f"{name}{suffix}": Metric(f"{doc}, IoU >= 0.5 with {reference}", _recall_of(boxes, merged=merged))
+        f"{name}{suffix}": Metric(f"{doc}, IoU >= 0.5 with {reference}", _recall_of(boxes, extent))
         for name, (doc, boxes) in BOXES.items()
-        for suffix, reference, merged in (
-            ("", "any true box (ANY)", False),
-            ("_merged", "the box around all true boxes (MERGED)", True),
-        )
+        for suffix, reference, extent in _RECALLS
     },
     "box_iou": Metric("IoU of the box with the highest score with the nearest true box", _box_iou),
     "mask_iou": Metric("all regions together with the true mask", _mask_iou),

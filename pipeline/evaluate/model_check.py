@@ -25,10 +25,10 @@ from pipeline.engines.inline import run_stages, set_up
 from pipeline.evaluate.estimates import Estimate, mean_estimates
 from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import value_of
-from pipeline.graph import HeatMapSteps
 from pipeline.logistic import Floats, roc_area
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.pictures import shrink_map
+from pipeline.steps import HeatMapSteps
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage
@@ -182,7 +182,7 @@ def check_model(steps: HeatMapSteps) -> ModelCheck:
         answers = run_stages([steps.regions_stage], mapped_records, lambda *_: None)
         seconds = time.perf_counter() - start
         forwards = steps.model_stage.take_forwards()
-    rows = records_to_rows(answers, embed_images=False).to_pylist()
+    rows = records_to_rows(answers).to_pylist()
     truth = read_truth(TRUTH)
     queries: list[Query] = []
     for number, (row, record) in enumerate(zip(rows, mapped_records, strict=True)):

@@ -14,10 +14,10 @@ from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
 from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
-from pipeline.graph import HeatMapSteps
 from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
 from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
+from pipeline.steps import HeatMapSteps
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of

@@ -34,10 +34,10 @@ from pipeline.evaluate.review_figures import (
     read_reviewed_regions,
 )
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.graph import HeatMapSteps, SourceSteps, Steps
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import signals_of
+from pipeline.steps import HeatMapSteps, SourceSteps, Steps
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.explain.presence import ImageStatistics, Presence

@@ -87,7 +87,8 @@ def _regions_of(table: pa.Table, first_row: int) -> Population:
     firsts = np.sort(firsts)
     ids = regions.field("id").to_numpy()
     heads = regions.field("head").dictionary_encode()
-    kinds = np.array([kind_of(head) for head in heads.dictionary.to_pylist()], np.str_)[heads.indices.to_numpy()]
+    kinds_of_heads = np.array([kind_of(head) for head in heads.dictionary.to_pylist()], np.str_)
+    kinds = kinds_of_heads[heads.indices.to_numpy()]
     return Population(
         rows=first_row + owners[firsts],
         ids=ids[firsts],

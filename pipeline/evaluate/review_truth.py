@@ -69,6 +69,7 @@ def open_reviewed_dataset(path: Path, settings: Sequence[str] = ()) -> tuple[Eva
         dataset=dataset,
         settings=settings,
         truth=GroundTruth(images=truth),
+        truth_path=dataset.path,
         matches=ImageMatches(images=truth, by_stem=0, ambiguous=0),
         by="sample_id",
     )

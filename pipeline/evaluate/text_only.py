@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,10 @@ def head_of(phrase: str) -> str:
     return words[end - 1] if words else ""
 
 
+Extent = Literal["box", "merged"]
+"""Whether a box is that of an object, or the one around all objects of a phrase."""
+
+
 class UsualPlace(NamedTuple):
     """The usual place of a noun's things, in shares of the image's sides.
 
@@ -74,13 +78,9 @@ class TextOnly:
     of_head: Mapping[str, UsualPlace]
     of_all: UsualPlace
 
-    def box_of(self, phrase: str, width: float, height: float, *, merged: bool = False) -> Box:
-        """Return the box (x, y, width, height) of a phrase in an image of this size, in its pixels.
-
-        merged: whether the box is around all things of the phrase, not for one of them.
-        """
-        usual = self.of_head.get(head_of(phrase), self.of_all)
-        x, y, w, h = usual.merged if merged else usual.box
+    def box_of(self, phrase: str, width: float, height: float, extent: Extent = "box") -> Box:
+        """Return the box (x, y, width, height) of a phrase in an image of this size, in its pixels."""
+        x, y, w, h = getattr(self.of_head.get(head_of(phrase), self.of_all), extent)
         return (x * width, y * height, w * width, h * height)
 
     def point_of(self, phrase: str, width: float, height: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.files import ExportFolder, ImageNames
 from pipeline.export.report import RARE_BELOW, ExportReport
 from stages.contract.errors import InputError
@@ -140,7 +140,7 @@ class Categories:
         self.dropped_count = sum(count < min_count for count in totals.values())
         self.rare = sum(min_count <= count < RARE_BELOW for count in totals.values())
         heads: dict[str, str] = {}
-        for (name, head), _ in sorted(counts.items(), key=lambda counted: (counted[0][0], -counted[1], counted[0][1])):
+        for name, _, head in sorted((name, -count, head) for (name, head), count in counts.items()):
             if totals[name] >= min_count:
                 heads.setdefault(name, head)
         self.names = [*heads]
@@ -306,26 +306,6 @@ EXPORTERS: Final[KindTable[Exporter]] = KindTable("phrasebox.exporters")
 def compact_json(value: Any) -> str:
     """Return compact JSON in one line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-class RecordFile:
-    """A file of JSON records, written in one pass: a line each, or all in one list (`is_list`)."""
-
-    def __init__(self, folder: ExportFolder, name: str, *, is_list: bool) -> None:
-        self._file = folder.text(name)
-        self._is_list = is_list
-        self._is_empty = True
-
-    def add(self, record: Values) -> None:
-        """Add a record."""
-        start = "" if not self._is_list else "[\n" if self._is_empty else ",\n"
-        self._file.write(start + compact_json(record) + ("" if self._is_list else "\n"))
-        self._is_empty = False
-
-    def close(self) -> None:
-        """Complete the file."""
-        if self._is_list:
-            self._file.write("[]\n" if self._is_empty else "\n]\n")
 
 
 def is_beyond_tokens(text: str, spans: Sequence[Sequence[int]]) -> bool:

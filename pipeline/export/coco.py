@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from pipeline.dataset.folder import absent_phrases
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row, Values, absent_phrases
 from pipeline.export.base import (
     OBJECT_PHRASES,
     PHRASE_KEYS,

@@ -17,8 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.dataset.folder import absent_phrases
-from pipeline.dataset.rows import Values
+from pipeline.dataset.rows import Values, absent_phrases
 from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts, number_name
 from stages.write import dtype_of

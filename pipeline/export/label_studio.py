@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from pipeline.dataset.folder import absent_phrases
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row, Values, absent_phrases
 from pipeline.export.base import (
     OBJECT_PHRASES,
     ChosenSample,
@@ -24,11 +23,11 @@ from pipeline.export.base import (
     ExportJob,
     FormatConfig,
     Per,
-    RecordFile,
     WithImages,
     join_captions,
     shorten_float,
 )
+from pipeline.export.records import RecordList
 
 _INTERFACE: Final = """<View>
   <Text name="captions" value="$captions"/>
@@ -71,7 +70,7 @@ class LabelStudio(Exporter):
         super().__init__(config, job)
         job.folder.text("label_config.xml").write(_INTERFACE)
         self._version = f"phrasebox {job.dataset.manifest.get('model_fingerprint', '')}".strip()
-        self._files = self.for_splits(lambda split: RecordFile(job.folder, f"{split}.json", is_list=True))
+        self._files = self.for_splits(lambda split: RecordList(job.folder, f"{split}.json"))
 
     @classmethod
     def usual_per(cls, config: LabelStudioConfig) -> Per:

@@ -77,9 +77,9 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from pipeline.config_errors import in_words
-from pipeline.dataset.folder import Dataset, absent_phrases
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.rows import Row, Values
+from pipeline.dataset.rows import Row, Values, absent_phrases
 from pipeline.dataset.selection import REGION, Selection, Selector
 from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, masks_of, select_samples
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line

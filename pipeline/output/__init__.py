@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
-from stages.shared.storage import ObjectPath, place_of
+from pipeline.paths import as_written
+from stages.contract.schema import ColumnOption
 
 
 class OutputConfig(BaseModel):
@@ -57,11 +58,10 @@ class OutputConfig(BaseModel):
 
     @field_serializer("path", when_used="json")
     def _serialize_path(self, path: Path) -> str:
-        """The path as the user wrote it; of a URL's two slashes, pathlib keeps only one."""
-        place = place_of(path)
-        return str(place if isinstance(place, ObjectPath) else path)
+        return as_written(path)
 
     @property
-    def columns(self) -> dict[str, bool]:
-        """The choice of columns, as arguments of `dataset_schema` and `records_to_rows`."""
-        return {"embed_images": self.embed_images, "heat_maps": self.heat_maps}
+    def columns(self) -> tuple[ColumnOption, ...]:
+        """The optional columns of the dataset."""
+        choice: dict[ColumnOption, bool] = {"heat_maps": self.heat_maps, "image": self.embed_images}
+        return tuple(option for option, is_chosen in choice.items() if is_chosen)

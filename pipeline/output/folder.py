@@ -28,6 +28,7 @@ from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
 from pipeline.output.manifest import Manifest
 from pipeline.output.resumption import Identity, MayDelete, PreviousRun, delete_what_runs_wrote
+from pipeline.paths import as_written
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.shared.storage import (
@@ -56,7 +57,7 @@ class DatasetFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = writable_place(path)
-        self.written_as = str(path if isinstance(self.path, Path) else self.path)
+        self.written_as = as_written(path)
         self.data = self.path / "data"
         self.journal: Journal
         self.notes: list[str] = []
@@ -143,9 +144,7 @@ class DatasetFolder:
         previous.check_resumable(identity)
         return previous
 
-    def start(
-        self, previous: PreviousRun, run_info: Mapping[str, Any] | None = None, *, same_input: bool = False
-    ) -> None:
+    def start(self, previous: PreviousRun, run_info: Mapping[str, Any] | None = None) -> None:
         """Make the folder ready for rows, store what they depend on, and take over what is done.
 
         A run to replace becomes a backup, see `restore_backup`. Shards that cannot be read are
@@ -156,8 +155,6 @@ class DatasetFolder:
             previous: The run in the folder.
             run_info: More plain values to store of this run; a resumed run has them in
                 `PreviousRun.run`.
-            same_input: Whether the run in the folder had the same input, so that pieces of it
-                are not read again.
         """
         self._replaces = previous.replaces
         if previous.replaces:
@@ -173,7 +170,7 @@ class DatasetFolder:
         if previous.manifest:
             self._manifest.unlink()
         self.journal = journal.take_over(
-            self._run_folder, self.data, same_input=same_input, on_damage=self._move_damaged
+            self._run_folder, self.data, same_input=previous.has_same_input, on_damage=self._move_damaged
         )
         if lost := self.journal.lost:
             self.notes.append(f"shards of {self.data} that are gone: {lost:,}. Their rows are done again")

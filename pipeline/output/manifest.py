@@ -51,7 +51,7 @@ class Manifest:
             source=None if source is None else (source.regions_come_from, source.score_means),
             **self.scores,
         )
-        return dataset_card(total, dataset_schema(**config.output.columns), origin)
+        return dataset_card(total, dataset_schema(config.output.columns), origin)
 
     def to_json(self, total: Tally, report: Report, run: Mapping[str, Any]) -> dict[str, Any]:
         """Return the plain values of `dataset.json`.

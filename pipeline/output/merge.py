@@ -84,7 +84,9 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
             copy(presence, folder.presence)
         for number, file in enumerate(file for dataset in datasets for file in found_in(dataset.path, FILES)):
             (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))  # they name regions by ids
-        _write_shards(datasets, folder, compact=compact)
+        shards = [shard for dataset in datasets for shard in dataset.shards]
+        groups = _grouped(shards, datasets) if compact else [[shard] for shard in shards]
+        _write_shards(datasets, groups, folder)
         report = Report()
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
@@ -94,18 +96,19 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         return folder.finish(report, Manifest(config=config, may_sign=may_sign, **fields))
 
 
-def _write_shards(datasets: Sequence[Dataset], folder: DatasetFolder, *, compact: bool) -> None:
-    """Write the shards of the datasets that the folder does not have yet."""
-    shards = [shard for dataset in datasets for shard in dataset.shards]
-    groups = [[shard] for shard in shards]
-    if compact:
-        sizes = [sizes_in(dataset.path / "data", "*.parquet") for dataset in datasets]
-        groups = group_shards(shards, {path: size for part in sizes for path, size in part.items()}, COMPACT_BYTES)
+def _grouped(shards: Sequence[AnyPath], datasets: Sequence[Dataset]) -> list[list[AnyPath]]:
+    sizes = [sizes_in(dataset.path / "data", "*.parquet") for dataset in datasets]
+    return group_shards(shards, {path: size for part in sizes for path, size in part.items()}, COMPACT_BYTES)
+
+
+def _write_shards(datasets: Sequence[Dataset], groups: Sequence[Sequence[AnyPath]], folder: DatasetFolder) -> None:
+    """Write the shards that the folder does not have yet, each from a group of shards of the datasets."""
     template = next((dataset for dataset in datasets if dataset.shards), datasets[0])
     places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]
     old_shards = set(folder.shards)
     todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in old_shards]
-    with ThreadPoolExecutor(cores_here() if compact else _THREADS) as pool:
+    is_copy = all(len(group) == 1 for group in groups)
+    with ThreadPoolExecutor(_THREADS if is_copy else cores_here()) as pool:
         list(pool.map(lambda pair: _write_shard(template, *pair), todo))
 
 
@@ -114,7 +117,7 @@ def _write_shard(template: Dataset, shards: Sequence[AnyPath], place: AnyPath) -
     if len(shards) == 1:
         copy(shards[0], place)
         return
-    group = row_group_rows(embed_images=template.has_images)
+    group = row_group_rows(template.columns)
     writer = RollingParquet(lambda _: replacing(place), rows_per_file=sys.maxsize, rows_per_group=group)
     try:
         for table in replace(template, shards=tuple(shards)).tables(template.columns):
@@ -164,7 +167,8 @@ def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
         parts = " and ".join(f"{part} ({path})" for part, path in paths.items())
         raise InputError(f"parts of different splits: {parts}: merge parts of the same N")
     total = totals.pop()
-    if missing := [part for part in (f"{number}/{total}" for number in range(1, total + 1)) if part not in paths]:
+    expected_parts = (f"{number}/{total}" for number in range(1, total + 1))
+    if missing := [part for part in expected_parts if part not in paths]:
         raise InputError(f"missing: part {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
     for dataset in datasets:
         if sum(count or 0 for count in rows_in(dataset.shards)) != dataset.manifest["counts"]["written"]:

@@ -78,6 +78,8 @@ class PreviousRun:
         shards: The shards in the folder.
         fault: Why it cannot be read which run that is; then the other values are not known.
         replaces: Whether the other run replaces one.
+        has_same_input: Whether the other run has the same input, so that pieces of it are not
+            read again.
     """
 
     folder: AnyPath
@@ -87,6 +89,7 @@ class PreviousRun:
     shards: tuple[AnyPath, ...] = ()
     fault: str = ""
     replaces: bool = False
+    has_same_input: bool = False
 
     @property
     def precision(self) -> PrecisionChoice:

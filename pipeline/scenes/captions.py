@@ -211,7 +211,7 @@ def write_caption(rng: np.random.Generator, objects: Sequence[CaptionObject]) ->
             continue
         name = _name_group(rng, objects, group)
         if named_objects.intersection(name[1].objects):
-            name = _name_group(rng, objects, group, kind_only=False)
+            name = _name_group(rng, objects, group, kind_share=0.0)
         named_objects.update(name[1].objects)
         names.append(name)
     templates = PLAIN_TEMPLATES[len(names)]
@@ -232,14 +232,14 @@ def _groups(objects: Sequence[CaptionObject]) -> list[tuple[int, ...]]:
 
 
 def _name_group(
-    rng: np.random.Generator, objects: Sequence[CaptionObject], group: Sequence[int], *, kind_only: bool = True
+    rng: np.random.Generator, objects: Sequence[CaptionObject], group: Sequence[int], kind_share: float = 0.16
 ) -> Name:
-    """Name a group of equal objects; sometimes all objects of the kind instead, without a colour."""
+    """Name a group of equal objects; with a probability all objects of the kind instead, without a colour."""
     kind = objects[group[0]].kind
     colour = objects[group[0]].colour
     members = tuple(group)
     named_colour: str | None = colour
-    if kind_only and rng.random() < 0.16:
+    if kind_share and rng.random() < kind_share:
         named_colour = None
         members = tuple(k for k, item in enumerate(objects) if item.kind == kind)
     words = [colour] if named_colour else []

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
+from pipeline.dataset.folder import Dataset, NumberedRows, open_any_dataset, read_marks
 from pipeline.dataset.index import SCORE_EDGES, Index
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
@@ -253,7 +253,7 @@ def open_pages(path: Path, image_root: str | None) -> Pages:
 
     Their index is empty, and the caller closes it. Raise InputError.
     """
-    dataset = open_dataset(path, must_be_finished=False)
+    dataset = open_any_dataset(path)
     marks = read_marks(dataset.path)
     return Pages(
         dataset=dataset,

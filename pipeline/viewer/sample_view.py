@@ -16,8 +16,8 @@ from pipeline.dataset.origin import ImageSource, check_named, keys_of_maps
 from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.dataset.rows import Annotation, Row, Values
 from pipeline.engines.inline import run_stages
-from pipeline.graph import build_steps
 from pipeline.pictures import mask_path
+from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of

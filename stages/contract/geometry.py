@@ -23,6 +23,15 @@ Box = tuple[float, float, float, float]
 Coordinate = TypeVar("Coordinate", float, NDArray[np.float64])
 
 
+def scaled_sides(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return both sides of an image times a scale, in whole pixels and not below 1.
+
+    >>> scaled_sides((640, 2), 0.1)
+    (64, 1)
+    """
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def xywh_to_xyxy(box_xywh: Box) -> Box:
     """Return (x0, y0, x1, y1).
 

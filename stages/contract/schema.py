@@ -8,10 +8,10 @@ and a meaning; the last two are in the metadata of the shards, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -255,27 +255,31 @@ OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)  # Those of some datase
 DATASET_SCHEMA: Final = pa.schema([column.arrow for column in DATASET_FIELDS])  # Without the optional columns
 
 
-def _columns(*, embed_images: bool, heat_maps: bool) -> tuple[Column, ...]:
-    columns: tuple[Column, ...] = (*DATASET_FIELDS, *HEAT_MAP_FIELDS) if heat_maps else DATASET_FIELDS
-    return (*columns, IMAGE_FIELD) if embed_images else columns
+ColumnOption = Literal["heat_maps", "image"]
+"""`heat_maps` stands for all of `HEAT_MAP_FIELDS`, `image` for `IMAGE_FIELD`."""
 
 
-def dataset_schema(*, embed_images: bool, heat_maps: bool = False) -> Any:
-    """Return the Arrow schema of the shards."""
-    return pa.schema([column.arrow for column in _columns(embed_images=embed_images, heat_maps=heat_maps)])
+def _columns(options: Collection[ColumnOption]) -> tuple[Column, ...]:
+    columns: tuple[Column, ...] = (*DATASET_FIELDS, *HEAT_MAP_FIELDS) if "heat_maps" in options else DATASET_FIELDS
+    return (*columns, IMAGE_FIELD) if "image" in options else columns
 
 
-def records_to_rows(records: Iterable[Record], *, embed_images: bool, heat_maps: bool = False) -> Any:
+def dataset_schema(options: Collection[ColumnOption] = ()) -> Any:
+    """Return the Arrow schema of the shards. options: The optional columns."""
+    return pa.schema([column.arrow for column in _columns(options)])
+
+
+def records_to_rows(records: Iterable[Record], options: Collection[ColumnOption] = ()) -> Any:
     """Return finished records as a table of `dataset_schema`, one row each, in order.
 
     >>> sample = Sample(sample_id="a", source="in.jsonl:1", captions=("a red car",))
-    >>> rows = records_to_rows([Record.start(sample)], embed_images=False)
+    >>> rows = records_to_rows([Record.start(sample)])
     >>> rows.num_rows, rows["captions"].to_pylist()
     (1, [['a red car']])
     """
-    getters = [(column.name, column.get) for column in _columns(embed_images=embed_images, heat_maps=heat_maps)]
+    getters = [(column.name, column.get) for column in _columns(options)]
     rows = [{name: get(record) for name, get in getters} for record in records]
-    return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images, heat_maps=heat_maps))
+    return pa.Table.from_pylist(rows, schema=dataset_schema(options))
 
 
 def rle_of(annotation: Mapping[str, Any]) -> Rle:

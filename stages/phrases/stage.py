@@ -173,7 +173,9 @@ class PhrasesStage(Stage):
         if not languages:
             return entries, []
         left_out, notes = self._languages.select(len(entries), languages)
-        return [_Caption(entry.index, entry.words) if entry.index in left_out else entry for entry in entries], notes
+        for index in left_out:
+            entries[index] = _Caption(index, entries[index].words)
+        return entries, notes
 
     def _read(self, index: int, words: str) -> _Caption:
         line = None if self.precomputed is None else self.precomputed.of(words)

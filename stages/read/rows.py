@@ -179,7 +179,9 @@ class RowParser:
     def turns_field(self, row: Mapping[str, Any]) -> str:
         """Return the name of the first field whose turns are captions; "" if none is a conversation."""
         names = self.fields.names("caption")
-        fields = [first_field(row, names)] if self.fields.caption is None else [(name, row.get(name)) for name in names]
+        fields = [(name, row.get(name)) for name in names]
+        if self.fields.caption is None:
+            fields = [first_field(row, names)]
         return next((name for name, value in fields if is_conversation(value)), "")
 
     def sample(

@@ -106,7 +106,7 @@ class WebdatasetReader(Reader):
         is_inline = self._is_inline(piece)
         try:
             with open_plain(piece.url) as stream:
-                for member in iter_members(stream, self._wants(is_inline), can_seek=not is_inline):
+                for member in iter_members(stream, self._wants(piece), can_seek=not is_inline):
                     key, extension = _split(member.name)
                     if key and group.key != key:
                         if group.is_sample:
@@ -135,8 +135,9 @@ class WebdatasetReader(Reader):
         """Whether the tar is read from front to back, so that samples carry their images."""
         return is_compressed(piece.url) or not is_local(piece.url)
 
-    def _wants(self, is_inline: bool) -> Callable[[Member], bool]:
+    def _wants(self, piece: Piece) -> Callable[[Member], bool]:
         """Return the choice of the members that are read."""
+        is_inline = self._is_inline(piece)
 
         def wants(member: Member) -> bool:
             _, extension = _split(member.name)

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.geometry import scaled_sides
+
 CANVAS_SIDE: Final = 320
 """Most pixels of the canvas on its longer side. The cost grows with the area; the square inputs
 of the usual models (224 px and less) stay as they are."""
@@ -73,7 +75,7 @@ class Canvas:
         height, width = rgb.shape[:2]
         scale = CANVAS_SIDE / max(height, width)
         if scale < 1:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            size = scaled_sides((width, height), scale)
             rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
         self.rgb = rgb
         self._guides: dict[int, Guide] = {}

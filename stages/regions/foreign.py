@@ -34,6 +34,8 @@ CHANCE: Final = 0.3
 
 MOST_OF_TEXT: Final = 6.0  # nats that the text of a caption weighs: presence was fitted to phrases, not to sentences
 
+PRIOR_CAPTIONS: Final = 2.0  # that are their images' own, counted beside all others
+
 _CERTAIN: Final = 1e-6  # as presences are rounded to six decimals
 
 
@@ -103,11 +105,11 @@ def without_foreign(
     return [highest.get(phrase.text) for phrase in phrases]
 
 
-def estimate_absent_share(evidences: Sequence[float], prior_captions: float = 2.0) -> float:
+def estimate_absent_share(evidences: Sequence[float]) -> float:
     """Return the share of absent phrases that makes captions with these log R most likely.
 
     Expectation maximisation of the share alone (Saerens, Latinne and Decaestecker, Neural
-    Computation 14, 2002). `prior_captions` captions that are their images' own count beside
+    Computation 14, 2002). `PRIOR_CAPTIONS` captions that are their images' own count beside
     them, so that a few captions move the share little.
 
     >>> estimate_absent_share([]), estimate_absent_share([9.0] * 50), estimate_absent_share([-9.0, 9.0] * 50)
@@ -116,5 +118,5 @@ def estimate_absent_share(evidences: Sequence[float], prior_captions: float = 2.
     share = 0.5
     for _ in range(200):
         foreign = math.fsum(foreign_probability(evidence, share) for evidence in evidences)
-        share = foreign / (len(evidences) + prior_captions)
+        share = foreign / (len(evidences) + PRIOR_CAPTIONS)
     return round(USUAL_SHARE + (1.0 - USUAL_SHARE) * share, 2)

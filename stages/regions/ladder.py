@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.geometry import scaled_sides
 from stages.contract.levels import LEVELS
 from stages.regions.fine_map import refine_grid
+from stages.regions.thresholds import parts_of_cuts
 from stages.shared.fits import Floats
 
 CUTS: Final = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])  # shares of the highest heat
@@ -50,23 +51,16 @@ class Ladder(NamedTuple):
 def ladder_of(levels: NDArray[np.uint8], shift_cells: float) -> Ladder:
     """Cut a map in levels at all heights; its highest level is `LEVELS`. See `HeatMap.shift_cells`."""
     h, w = levels.shape
-    scale = SIDE / max(h, w)
-    fine = refine_grid(levels, (max(1, round(h * scale)), max(1, round(w * scale))), shift_cells)
+    fine = refine_grid(levels, scaled_sides((h, w), SIDE / max(h, w)), shift_cells)
     return Ladder(*_cut(fine), _profile(fine))
 
 
 def _cut(fine: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Return `Ladder.boxes` and `Ladder.parts`. As in `cut_features`, all cuts are one sheet."""
+    """Return `Ladder.boxes` and `Ladder.parts`."""
     h, w = fine.shape
     cuts = len(CUTS)
-    sheet = np.zeros((cuts, h + 1, w), np.uint8)
-    sheet[:, :h] = fine > (CUTS * LEVELS)[:, None, None]
-    heat = np.zeros(sheet.shape)
-    heat[:, :h] = fine
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(sheet.reshape(-1, w), connectivity=8, ltype=cv2.CV_32S)
-    energy = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count)[1:]
-    left, top, width, height, area = stats[1:].T
-    owner, top = np.divmod(top, h + 1)
+    labels, owner, energy, boxes_xywh, area = parts_of_cuts(fine, CUTS * LEVELS)
+    left, top, width, height = boxes_xywh
     edges = np.stack([left, top, left + width, top + height])
     order = np.lexsort((left, top, -energy.round(3), owner))
     places, first = np.unique(owner[order], return_index=True)
@@ -86,7 +80,7 @@ def _cut(fine: NDArray[np.float32]) -> tuple[Floats, Floats]:
     sums = np.zeros((h + 1, w + 1))
     sums[1:, 1:] = fine.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
     x0, y0, x1, y1 = edges[:, main]
-    holds_peak = labels.reshape(sheet.shape)[places, row, column] == main + 1
+    holds_peak = labels[places, row, column] == main + 1
     parts[places] = np.column_stack([
         energy[main] / sums[-1, -1],
         area[main] / fine.size,

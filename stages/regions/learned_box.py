@@ -109,8 +109,10 @@ class MapView(NamedTuple):
         size = float(np.log(np.maximum(box[2:] - box[:2], 1e-3)).sum())
         usual_size = float(self.usual[2:].sum())
         ladder = self.ladder.boxes.reshape(-1, 4)
+        sizes = (size, size**2, usual_size, usual_size * size)
         values = (
-            (size, size**2, usual_size, usual_size * size, overlaps(box, ladder).mean(), overlaps(box, self.cut_box)),
+            sizes,
+            (overlaps(box, ladder).mean(), overlaps(box, self.cut_box)),
             self.ladder.profile[-3:],
             (ladder.std(axis=0).mean(), *box),
             self.facts,

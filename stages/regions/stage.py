@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RegionsStage(Stage):
-    """Adds the regions of every phrase, and removes `pixels` and `heat_maps`, which no later stage needs.
+    """Adds the regions of every phrase, and removes `pixels`, which no later stage needs.
 
     Regions are in the order of the phrases, and those of one phrase are ordered best first.
     Phrases that name the same thing have the same regions; unless `config.group` links things,
@@ -36,7 +36,6 @@ class RegionsStage(Stage):
 
     Args:
         config, calibration, fitted_cut, box_fit: See `RegionMaker`.
-        keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
         device: Of the segmenter.
     """
 
@@ -47,7 +46,6 @@ class RegionsStage(Stage):
         config: RegionsConfig,
         calibration: Calibration | None = None,
         *,
-        keep_heat_maps: bool = False,
         fitted_cut: FittedCut | None = None,
         box_fit: BoxFit | None = None,
         device: Device | Literal["auto"] = "auto",
@@ -55,7 +53,6 @@ class RegionsStage(Stage):
         self.maker = RegionMaker(config, calibration, fitted_cut, box_fit)
         self.config = self.maker.config
         self.calibration = calibration
-        self.keep_heat_maps = keep_heat_maps
         self.device = device
         self._outliner: Outliner | None = None
 
@@ -78,7 +75,6 @@ class RegionsStage(Stage):
         return RegionsStage(
             self.config,
             self.calibration,
-            keep_heat_maps=self.keep_heat_maps,
             fitted_cut=self.maker.fitted_cut,
             box_fit=self.maker.box_fit,
             device=settings.get("device", self.device),
@@ -90,15 +86,12 @@ class RegionsStage(Stage):
         groups = [self.maker.groups_of(record) for record in sound]
         regions = self._regions(sound, groups)
         answers = map(self.maker.with_regions, sound, groups, regions)
-        return [record if record.error is not None else self._without_maps(next(answers)) for record in batch]
+        return [record if record.error is not None else replace(next(answers), pixels=None) for record in batch]
 
     def regions_of(self, record: Record) -> list[MapRegions]:
         """Return the regions of each phrase of a record."""
         [regions] = self._regions([record], [self.maker.groups_of(record)])
         return regions
-
-    def _without_maps(self, record: Record) -> Record:
-        return replace(record, pixels=None, heat_maps=record.heat_maps if self.keep_heat_maps else ())
 
     def _regions(self, records: Sequence[Record], groups: Iterable[Sequence[int] | None]) -> Iterator[list[MapRegions]]:
         """Yield the regions of each phrase of each record."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from statistics import fmean
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from stages.regions.config import RegionsConfig
 from stages.shared.fits import Floats, Number, Regression
 
 Levels = NDArray[np.uint8]  # A map in levels, (h, w)
+Values = Levels | NDArray[np.float32]
 
 ROUNDING: Final = 1e-9  # Added before rounding down, so that 0.6 of 255 is 153 and not 152
 
@@ -170,29 +171,57 @@ class FittedCut(Regression):
         return fmean(self.usual.get(head, 0.0) for head in heads) if heads else 0.0
 
 
-def cut_features(levels: Levels, usual_size: float) -> Floats:
-    """Return the features of the main part of every cut of a map.
+class CutParts(NamedTuple):
+    """The connected parts of a map cut at several heights, n of all cuts together.
+
+    Attributes:
+        labels: (cuts, h + 1, w), the number of a pixel's part, from 1; 0 outside.
+        cuts: (n,), the number of a part's cut.
+        energy: (n,), the sum of a part's values.
+        boxes: (4, n), left, top, width and height of a part, px.
+        area: (n,), px.
+    """
+
+    labels: NDArray[np.int32]
+    cuts: NDArray[np.int32]
+    energy: Floats
+    boxes: NDArray[np.int32]
+    area: NDArray[np.int32]
+
+
+def parts_of_cuts(values: Values, heights: Levels | Floats) -> CutParts:
+    """Find the parts of a map (h, w) above each height.
 
     All cuts are one image, divided by empty rows: OpenCV finds their parts in one call.
+    """
+    h, w = values.shape
+    sheet = np.zeros((len(heights), h + 1, w), np.uint8)
+    sheet[:, :h] = values > heights[:, None, None]
+    heat = np.zeros(sheet.shape)
+    heat[:, :h] = values
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(sheet.reshape(-1, w), connectivity=8, ltype=cv2.CV_32S)
+    energy: Floats = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count)[1:].astype(np.float64)
+    left, top, width, height, area = stats[1:].T
+    cuts, top = np.divmod(top, h + 1)
+    boxes = np.stack([left, top, width, height])
+    return CutParts(labels.reshape(sheet.shape), cuts, energy, boxes, area)
+
+
+def cut_features(levels: Levels, usual_size: float) -> Floats:
+    """Return the features of the main part of every cut of a map.
 
     The highest level of the map is `LEVELS`; for the usual size see `FittedCut.usual_size`. The
     features are float64 (len(SHARES), len(CUT_FEATURES)), NaN where nothing lies above a cut.
     """
     h, w = levels.shape
-    sheet = np.zeros((len(SHARES), h + 1, w), np.uint8)
-    sheet[:, :h] = levels > _CUTS[:, None, None]
-    heat = np.zeros(sheet.shape)
-    heat[:, :h] = levels
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(sheet.reshape(-1, w), connectivity=8, ltype=cv2.CV_32S)
-    energy = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count)[1:]
-    left, top, width, height, area = stats[1:].T
-    owner = top // (h + 1)
-    order = np.lexsort((left, top, -energy, owner))
-    cuts, first = np.unique(owner[order], return_index=True)
+    parts = parts_of_cuts(levels, _CUTS)
+    left, top, width, height = parts.boxes
+    order = np.lexsort((left, top, -parts.energy, parts.cuts))
+    cuts, first = np.unique(parts.cuts[order], return_index=True)
     main = order[first]
-    samples = area[main].astype(np.float64)
+    samples = parts.area[main].astype(np.float64)
     box = (width[main] * height[main]).astype(np.float64)
-    inside = energy[main]
+    inside = parts.energy[main]
     total = levels.sum(dtype=np.float64)
     mean_inside = inside / samples / LEVELS
     mean_outside = (total - inside) / np.maximum(h * w - samples, 1) / LEVELS

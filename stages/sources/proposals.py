@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.contract.errors import ConfigError
-from stages.contract.geometry import box_iou, xyxy_to_xywh
+from stages.contract.geometry import box_iou, scaled_sides, xyxy_to_xywh
 from stages.contract.records import Record
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
@@ -77,7 +77,7 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
         config = self.config
         height, width = canvas.shape[:2]
         shrink = min(1.0, SEARCH_SIDE_PX / max(height, width))
-        small_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
+        small_wh = scaled_sides((width, height), shrink)
         small = cv2.resize(canvas, small_wh, interpolation=cv2.INTER_AREA) if shrink < 1 else canvas
         total = small.shape[0] * small.shape[1]
         least_px = max(1, round(config.min_area_share * total))

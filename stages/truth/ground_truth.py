@@ -269,7 +269,8 @@ def mentions_of(
         spelling = CaptionSpelling(numbers=frozenset(range(len(captions))))
     else:
         spelling = find_spelling(target.caption, tuple(captions))
-    candidates = [n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in spelling.numbers]
+    numbers = spelling.numbers
+    candidates = [n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in numbers]
     text = spelling.phrase(target.phrase)
     matches = [n for n in candidates if phrases[n].text == text]
     if not matches and target.match == "expression" and candidates:

@@ -50,7 +50,7 @@ RUN = (
     "config",
     "config_errors",
     "config_text",
-    "graph",
+    "steps",
     "run",
     "calibration",
     "decisions",
@@ -77,7 +77,7 @@ PIPELINE: dict[str, set[str]] = {
     "dataset": {"paths"},
     "load": {"dataset", "config", "config_errors"},
     "export": {"dataset", "config"},
-    "viewer": {"dataset", "config", "graph", "pictures", "terminal", "engines.inline", "evaluate"},
+    "viewer": {"dataset", "config", "steps", "pictures", "terminal", "engines.inline", "evaluate"},
     "scenes": set(),
     "photographs": set(),
     "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "pictures", "scenes"},
@@ -245,7 +245,7 @@ def test_the_contract_has_floors() -> None:
 
 
 def test_engines_know_no_single_stage() -> None:
-    """They run a graph: which stages stand in it, and how a stage works, is none of their business."""
+    """They run steps: which stages they are, and how a stage works, is none of their business."""
     allowed = {f"stages.{name}" for name in ("contract", "shared.storage", "read", "write")}
     strangers = offenders(
         "pipeline/engines/", lambda _, name: name.startswith("stages.") and not is_below(name, allowed)

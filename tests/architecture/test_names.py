@@ -6,12 +6,15 @@ import ast
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from tests.architecture.source import modules, nodes
+from tests.architecture.source import ROOT, modules, nodes
 
 EMPTY_NAMES = {"alone", "asked", "each", "found", "kept", "known", "one", "others", "own", "said", "seen", "there"}
 
 FOREIGN: dict[str, set[str]] = {}
 """File -> names of that kind which a library or a stored format gives."""
+
+PROGRAMS = ("benchmarks", "configs")
+EXEMPT = {"benchmarks/photos/reviews.py", "configs/proof/prove.py"}
 
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
@@ -45,8 +48,15 @@ def empty_names(path: str, tree: ast.Module) -> list[str]:
     return sorted(name for name in names if name.strip("_").lower() in EMPTY_NAMES)
 
 
+def programs() -> dict[str, ast.Module]:
+    """Path from the root -> syntax tree of every program beside the packages."""
+    files = [path for folder in PROGRAMS for path in sorted((ROOT / folder).rglob("*.py"))]
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    return {path: tree for path, tree in trees.items() if path not in EXEMPT}
+
+
 def test_names_are_nouns() -> None:
-    offenders = {path: empty_names(path, tree) for path, tree in modules().items()}
+    offenders = {path: empty_names(path, tree) for path, tree in (modules() | programs()).items()}
     assert {path: names for path, names in offenders.items() if names} == {}
 
 

@@ -60,9 +60,11 @@ AGAIN = "phrasebox('run', 'scenes/captions.jsonl', '--images', 'scenes/images', 
 EVALUATE = """
 from pipeline.evaluate import estimates
 estimates._draws = lambda count, _, draws=estimates._draws: draws(count, 50)
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.terminal import errors
-figures = evaluation_of(pathlib.Path("dataset"), pathlib.Path("truth.json"), errors, ["regions.upsample=linear"])
+evaluation_set = open_evaluation_set(pathlib.Path("dataset"), pathlib.Path("truth.json"), ["regions.upsample=linear"])
+figures = evaluate_dataset(evaluation_set, errors)
 assert figures.maps == "stored"
 """
 
@@ -79,7 +81,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     **{command: (f"assert phrasebox(*{command.split()}) == 2", MODEL) for command in MISTAKES},
     "a complete dataset": (f"assert {AGAIN} is None", MODEL),
     "planning a run": (
-        "import pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.run",
+        "import pipeline.output.folder, pipeline.summary, pipeline.steps, pipeline.run",
         {"ray", "spacy"},
     ),
     "the inline engine": ("import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo", {"ray"}),

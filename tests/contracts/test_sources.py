@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import RunConfig, check, load_config, stored_config
+from pipeline.config import RunConfig, check, load_config, stored_finished_config
 from pipeline.dataset.validate import validate
-from pipeline.graph import build_source_steps, build_steps
 from pipeline.run import run
+from pipeline.steps import build_source_steps, build_steps
 from stages.contract.errors import ConfigError, ResourceError, RowError
 from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
@@ -127,7 +127,7 @@ def test_one_answer_for_each_record_in_order(kind: str, stages: dict[str, Region
     assert any(answer.regions for answer in answers)
     assert stages[kind].process([]) == []
     travelled = table_to_records(records_to_table(answers))
-    rows = [records_to_rows(each, embed_images=False).to_pylist() for each in (answers, travelled)]
+    rows = [records_to_rows(each).to_pylist() for each in (answers, travelled)]
     assert rows[0] == rows[1], "as they travel between workers"
     for answer in answers:  # boxes lie in the image and are those of their masks
         for region in answer.regions:
@@ -162,7 +162,7 @@ def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     manifest = manifest_of(tmp_path / "out")
     assert manifest["config"]["source"]["kind"] == kind
     assert manifest["config"]["output"]["heat_maps"] is False
-    assert stored_config(manifest["config"], parse_explainer=False).source == config.source
+    assert stored_finished_config(manifest["config"]).source == config.source
     assert SOURCES[kind].regions_come_from in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
 
 

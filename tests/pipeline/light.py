@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from pipeline.config import RunConfig
 from pipeline.decisions import Run
 from pipeline.engines import Job, start_engine
-from pipeline.graph import Steps
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.resumption import Identity
+from pipeline.steps import Steps
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
@@ -221,7 +221,7 @@ def run_on_ray(run: Run, show: Callable[[Report], None] = lambda _: None) -> Rep
     """Run the ray engine in this process, from lock to manifest."""
     folder = DatasetFolder(run.config.output.path)
     with folder.locked(), folder.writing():
-        folder.start(folder.check_resumable(run.identity), same_input=True)
+        folder.start(replace(folder.check_resumable(run.identity), has_same_input=True))
         report = run_job(run, folder, show)
         folder.finish(report, Manifest(config=run.config, model={"name": "light"}))
     return report

@@ -355,7 +355,7 @@ def test_every_setting_says_what_it_is(settings: type[BaseModel]) -> None:
 
 def test_the_documented_configuration_is_the_configuration(tmp_path: Path) -> None:
     config = load_config(None, INPUT)
-    text = config.to_yaml(docs=True)
+    text = config.to_documented_yaml()
     assert load_config(written(tmp_path, text), []) == config
     lines = text.splitlines()
     for name in ("  image_root:", "  blocks:", "  rows_per_file:", "regions:"):

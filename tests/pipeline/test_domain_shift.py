@@ -19,9 +19,9 @@ from pipeline.decisions import HeatMapRun, resolve
 from pipeline.domain_shift import NOT_COMPARED, DomainShift
 from pipeline.engines import inline
 from pipeline.engines.inline import set_up
-from pipeline.graph import build_steps
 from pipeline.photographs import INPUT
 from pipeline.run import run
+from pipeline.steps import build_steps
 from pipeline.summary import Report
 from pipeline.warm_up import warm_up
 from stages.contract.threshold import ScoreRanking, useful_threshold

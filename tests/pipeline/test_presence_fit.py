@@ -12,11 +12,12 @@ from pipeline import presence_fit
 from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.decisions import HeatMapRun
-from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.graph import build_steps
+from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.logistic import fit_logistic
 from pipeline.presence_fit import draw_foreign_phrases, fit_noisy, words_of
 from pipeline.run import run
+from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
 from stages.shared.model.load import load
@@ -98,7 +99,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
     assert list(validate(out)) == []
     regions = [region for row in rows_of(out) for region in row["annotations"]]
     assert all(region["score"] <= region["presence"] for region in regions)
-    figures = evaluation_of(out, scenes / "truth.json", QUIET, maps=False, absent=True)
+    figures = evaluate_dataset(open_evaluation_set(out, scenes / "truth.json"), QUIET, ["absent"])
     assert figures.absent.by["presence"]["auc"].value > 0.85
     code, stats, _ = called("stats", out)
     assert code == 0

@@ -10,8 +10,8 @@ from rich.console import Console
 from pipeline.calibration import calibration_basis
 from pipeline.config import RunConfig, load_config
 from pipeline.engines.ray_cluster import choose_pools
-from pipeline.graph import build_source_steps, build_steps
 from pipeline.run import run
+from pipeline.steps import build_source_steps, build_steps
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.pipeline.light import assert_alike, ended, rows_of
 from tests.stages.shared.model.segmenters import save_segmenter
@@ -102,7 +102,7 @@ def test_both_models_share_the_gpus(resources, given, expected) -> None:
     engine = load_config(None, ["input.path=a", "input.kind=jsonl"], options=None).engine.model_copy(
         update={"address": "head:6379", **given}
     )
-    both = choose_pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], has_segmenter=True)
+    both = choose_pools(engine, "auto", None, [{"Alive": True, "Resources": resources}], models=2)
     assert (both.max_workers, both.gpus) == expected
 
 

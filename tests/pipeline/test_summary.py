@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline import terminal
 from pipeline.config import load_config
 from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
-from pipeline.summary import Display, Report, duration, next_commands, pace_of
+from pipeline.summary import Display, Report, duration, export_command, pace_of
 from stages.contract.stage import Forwards
 from stages.contract.threshold import ScoreRanking
 from stages.write import Tally
@@ -132,5 +132,5 @@ def test_precisions_that_no_score_reaches_are_told() -> None:
     some = Tally(regions=4, thresholds=scores.table(), highest_precision=scores.highest_precision)
     assert some.advised_in_words == "of the 50% of the regions with a score of 0.500 or more about 60% are right"
     assert some.unreached_in_words == "No score reaches a precision of 0.8: the highest is 0.70."
-    assert next_commands("out", is_review_due=False, advised=some.advised)[-1].endswith("--out coco/ --precision 0.6")
-    assert next_commands("out", is_review_due=False, advised=low.advised)[-1].endswith("--out coco/")
+    assert export_command("out", some.advised).endswith("--out coco/ --precision 0.6")
+    assert export_command("out", low.advised).endswith("--out coco/")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import ExplainConfig, check
-from pipeline.graph import build_steps
+from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError
 from tests.stages.shared.model.saved import save_tower
 

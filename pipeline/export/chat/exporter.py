@@ -11,10 +11,11 @@ from collections import Counter
 from typing import Any, Final
 
 from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, Per, RecordFile
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, Per
 from pipeline.export.chat.config import ChatConfig
 from pipeline.export.chat.interview import Interview
 from pipeline.export.chat.objects import usable_objects
+from pipeline.export.records import RecordLines, RecordList
 
 QUESTIONS: Final = "questions with answers"
 WITHOUT_QUESTIONS: Final = "images that nothing can be asked about"
@@ -40,9 +41,8 @@ class Chat(Exporter):
         super().__init__(config, job)
         self._tasks = config.asked_tasks  # checks them before anything is written
         self._layout = config.entry.layout
-        self._files = self.for_splits(
-            lambda split: RecordFile(job.folder, f"{split}{config.suffix}", is_list=self._layout.is_list)
-        )
+        record_file = RecordList if self._layout.is_list else RecordLines
+        self._files = self.for_splits(lambda split: record_file(job.folder, f"{split}{config.suffix}"))
 
     @classmethod
     def usual_per(cls, config: ChatConfig) -> Per:

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.dataset.folder import absent_phrases
-from pipeline.dataset.rows import Annotation
+from pipeline.dataset.rows import Annotation, absent_phrases
 from pipeline.export.base import OBJECT_PHRASES, ChosenSample
 from pipeline.export.chat.config import ChatConfig
 from pipeline.export.chat.coordinates import Frame

@@ -28,45 +28,53 @@ from stages.contract.errors import ConfigError
 SECTIONS: Final = ("input", "model", "phrases", "images")  # sections of the configuration that maps depend on
 
 
+ComparedInput = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="Captioned images, as `phrasebox run` takes them; or --config with input.path.",
+    ),
+]
+Explainers = Annotated[
+    str | None,
+    typer.Option(
+        "--explainers",
+        metavar="A,B,...",
+        help="Kinds with commas between them, each with its settings behind colons: "
+        "grad_eclip,maskclip,grad_eclip:heads=single:blocks=1. `all` takes all that the model's tower allows. By "
+        "default those that need no perturbed images and on which nobody claims a patent.",
+    ),
+]
+MostImages = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Images of the sample.")]
+MostPhrases = Annotated[int, typer.Option("--phrases", metavar="N", min=1, help="Phrases of each image, at most.")]
+CurveImages = Annotated[
+    int,
+    typer.Option(
+        "--faithful",
+        metavar="N",
+        min=0,
+        help="Images on which insertion and deletion are measured, with one phrase each: 8 forward passes for "
+        "each image and explainer.",
+    ),
+]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE.html", help="Write a page with the maps side by side, in one file."),
+]
+
+
 @naming_options(OPTIONS | {"explainers": "--explainers", "html": "--html"})
 def compare(
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="Captioned images, as `phrasebox run` takes them; or --config with input.path.",
-        ),
-    ] = None,
+    data: ComparedInput = None,
     truth: OptionalTruth = None,
-    explainers: Annotated[
-        str | None,
-        typer.Option(
-            "--explainers",
-            metavar="A,B,...",
-            help="Kinds with commas between them, each with its settings behind colons: "
-            "grad_eclip,maskclip,grad_eclip:heads=single:blocks=1. `all` takes all that the model's tower allows. By "
-            "default those that need no perturbed images and on which nobody claims a patent.",
-        ),
-    ] = None,
+    explainers: Explainers = None,
     model: ModelName = None,
     images: InputImages = None,
-    most: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Images of the sample.")] = 200,
-    phrases: Annotated[int, typer.Option("--phrases", metavar="N", min=1, help="Phrases of each image, at most.")] = 8,
-    faithful: Annotated[
-        int,
-        typer.Option(
-            "--faithful",
-            metavar="N",
-            min=0,
-            help="Images on which insertion and deletion are measured, with one phrase each: 8 forward passes for "
-            "each image and explainer.",
-        ),
-    ] = 8,
+    most: MostImages = 200,
+    phrases: MostPhrases = 8,
+    faithful: CurveImages = 8,
     seed: Seed = 0,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE.html", help="Write a page with the maps side by side, in one file."),
-    ] = None,
+    html: HtmlFile = None,
     as_json: Json = False,
     resized: Resized = False,
     config: ConfigFile = None,

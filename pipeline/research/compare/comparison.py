@@ -144,21 +144,21 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
     ground truth cannot be read or if there is nothing to ask; and WeightsError if the model's
     files are missing or damaged.
     """
-    description = describe(source.config.model)
+    settings = source.config.model
+    description = describe(settings)
     name = description.name
     contenders = contenders_of(explainers, description.tower, name)
     if not contenders:
         raise InputError(f"no explainer is defined on {name}")
     fetch(description, lambda text: console.print(text, soft_wrap=True))
-    compute = source.config.model
-    model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
+    model = load(description, device=settings.device, precision=settings.precision, threads=settings.threads)
     images = read_images(source, model.input, sample_size, console)
     console.print(
         f"{source.name}: {len(contenders)} of the explainers of {name} on {counted(len(images), 'image')}, "
         f"{model.device_name}",
         soft_wrap=True,
     )
-    contest = Contest(model, source.config, contenders, console)
+    contest = Contest(model, settings, source.config.images, contenders, console)
     explainer_maps, cosines = contest.compute_maps(images)
     seed = sample_size.seed
     baseline_maps = draw_baselines(images, model, seed)

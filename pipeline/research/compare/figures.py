@@ -27,7 +27,7 @@ from pipeline.evaluate.metrics import IOU, value_of
 from pipeline.logistic import Floats
 from pipeline.research.compare.maps import Maps
 from pipeline.research.compare.pictures import ComparedImage
-from stages.contract.geometry import Box, box_iou
+from stages.contract.geometry import Box, box_iou, scaled_sides
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
 from stages.regions.thresholds import otsu_cut
@@ -168,8 +168,7 @@ def _map_numbers(query: Query, heat_map: HeatMap) -> dict[str, float]:
 
 def samples_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
     """Return rows and columns of samples of an image of that many pixels."""
-    scale = SAMPLES / max(size_hw)
-    return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+    return scaled_sides(size_hw, SAMPLES / max(size_hw))
 
 
 def place_of(query: Query) -> Place:

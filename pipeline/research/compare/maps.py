@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline.config import ExplainConfig, RunConfig, override
+from pipeline.config import ExplainConfig, override
 from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from pipeline.evaluate.matching import draw_map
 from pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
@@ -33,8 +33,9 @@ from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.explainers.attention.rollout import last_attention
+from stages.prepare import ImagesConfig
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import OWN_MODELS, TowerKind
+from stages.shared.model.config import OWN_MODELS, ModelConfig, TowerKind
 
 DEFAULTS: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings change this."""
@@ -128,11 +129,19 @@ class Cost:
 
 
 class Contest:
-    """All contenders on one loaded model, with a run's settings of model and images; the console shows the progress."""
+    """All contenders on one loaded model, with its settings and those of images; the console shows the progress."""
 
-    def __init__(self, model: ClipModel, config: RunConfig, contenders: Sequence[Contender], console: Console) -> None:
+    def __init__(
+        self,
+        model: ClipModel,
+        settings: ModelConfig,
+        images: ImagesConfig,
+        contenders: Sequence[Contender],
+        console: Console,
+    ) -> None:
         self.model = model
-        self.config = config
+        self.settings = settings
+        self.images = images
         self.contenders = tuple(contenders)
         self.console = console
 
@@ -201,7 +210,7 @@ class Contest:
         """Return label -> the stage of a contender on a model, set up."""
         stages: dict[str, ExplainStage] = {}
         for contender in self.contenders:
-            settings = self.config.model
+            settings = self.settings
             if contender.config.image_size == "keep":  # images that keep their aspect ratio do not fit into a batch
                 settings = settings.model_copy(update={"batch_size": 1})
             stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), model)
@@ -215,7 +224,7 @@ class Contest:
         canvas = contender.config.canvas(self.model.input)
         if canvas["mode"] == default_canvas["mode"] and canvas["size_px"] == default_canvas["size_px"]:
             return [image.record for image in images]
-        stage = prepare_stage(self.config, self.model.input, contender.config)
+        stage = prepare_stage(self.images, self.model.input, contender.config)
         stage.setup()
         return stage.process([image.source for image in images])
 

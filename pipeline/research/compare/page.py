@@ -27,7 +27,7 @@ from pipeline.research.compare.figures import FIGURES, correlation
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.research.compare.tables import sizes_of
 from pipeline.viewer.pages import TEMPLATES
-from stages.contract.geometry import Box
+from stages.contract.geometry import Box, scaled_sides
 from stages.contract.records import HeatMap
 
 MOST_PICTURES: Final = 60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map
@@ -157,8 +157,7 @@ def _disagreement(maps: Sequence[NDArray[np.float32]]) -> float:
 
 def _photo(image: ComparedImage) -> str:
     height, width = image.size_hw
-    scale = PHOTO_SIDE_PX / max(height, width)
-    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size_wh = scaled_sides((width, height), PHOTO_SIDE_PX / max(height, width))
     return _data_url("image/jpeg", jpeg_of(np.ascontiguousarray(pixels_of(image.record)), size_wh))
 
 

@@ -136,7 +136,7 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
 
     images: list[ComparedImage] = []
     fault_count = count = 0
-    stages = (PhrasesStage(config.phrases), prepare_stage(config, spec))
+    stages = (PhrasesStage(config.phrases), prepare_stage(config.images, spec))
     with set_up(stages), progress_bar(console, "images", len(places)) as advance:
         while batch := list(islice(records, AT_ONCE)):
             phrased_records = stages[0].process(batch)

@@ -14,7 +14,7 @@ import typer
 
 from pipeline.commands.options import ConfigFile, Docs, Json, Settings, Where, naming_options, stopping
 from pipeline.config import load_config
-from pipeline.config_text import to_yaml
+from pipeline.config_text import to_documented_yaml, to_yaml
 from pipeline.dataset import open_dataset
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.terminal import console, counted, errors, print_json, progress_bar
@@ -109,7 +109,8 @@ def finetune(
     }
     finetune_config = load_config(config, settings, model=FinetuneConfig, options=options)
     if print_config:
-        sys.stdout.write(to_yaml(finetune_config, {"recipe": RECIPES}, docs=docs))
+        text = to_documented_yaml(finetune_config, {"recipe": RECIPES}) if docs else to_yaml(finetune_config)
+        sys.stdout.write(text)
         return
     open_dataset(finetune_config.data.path)
     check_model_files(finetune_config.model)

@@ -90,9 +90,11 @@ class TrainingFolder:
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}. The checkpoints are kept") from error
 
-    def clear(self, *, with_model: bool) -> None:
-        """Delete log and checkpoints, and the model if `with_model`; nothing else."""
+    def clear(self) -> None:
+        """Delete log and checkpoints; nothing else."""
         for path in (self.path / LATEST, self.path / LOG, *self.path.glob(f".{LATEST}.*.tmp")):
             path.unlink(missing_ok=True)
-        if with_model:
-            shutil.rmtree(self.model, ignore_errors=True)
+
+    def delete_model(self) -> None:
+        """Delete the model; nothing else."""
+        shutil.rmtree(self.model, ignore_errors=True)

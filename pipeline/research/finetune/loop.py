@@ -264,7 +264,9 @@ class FineTuning:
                     batch = next(batches)
                 self._pending_losses.append(self._take_step(batch))
                 if self.step == 0 and self.ranks.is_leader:  # no check can fail after the first step
-                    self.folder.clear(with_model=fresh)
+                    self.folder.clear()
+                    if fresh:
+                        self.folder.delete_model()
                 self.step += 1
                 self._is_half_done = False
                 if self.step % LOG_EVERY == 0 or self.step == self.steps:

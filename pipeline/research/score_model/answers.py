@@ -228,8 +228,8 @@ def figures_of(answers: Answers) -> AnswerFigures:
 
 def differences_of(answers: Answers, reference: Answers) -> AnswerFigures:
     """Return the paired differences from another model's figures. Raise ValueError if the questions differ."""
-    questions, reference_questions = ((part.images, part.classes, set(part.values)) for part in (answers, reference))
-    if questions != reference_questions:
+    questions = [(part.images, part.classes, set(part.values)) for part in (answers, reference)]
+    if questions[0] != questions[1]:
         raise ValueError("expected answers to the same questions")
     differences = {
         name: [value - other for value, other in zip(values, reference.values[name], strict=True)]

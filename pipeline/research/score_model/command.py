@@ -27,55 +27,65 @@ from stages.contract.errors import ConfigError
 SECTIONS: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
 
+ScoredModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo or photo; "
+        "or the folder or file of a checkpoint.",
+    ),
+]
+ScoredInput = Annotated[
+    str, typer.Option("--data", metavar="INPUT", help="Captioned images, as `phrasebox run` takes them.")
+]
+Prompts = Annotated[
+    list[str],
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="A sentence for the name of a class, with {} for the name; repeatable, the class is their mean. "
+        '"a photo of a {}." by default; {} is the bare name, openai_imagenet stands for OpenAI\'s 80.',
+    ),
+]
+Residual = Annotated[
+    bool,
+    typer.Option(
+        "--residual/--no-residual",
+        help="Whether the last block's residual and MLP follow the values in the dense features, as in CLIPSelf.",
+    ),
+]
+Crops = Annotated[
+    bool, typer.Option("--crops/--no-crops", help="Whether every region is embedded as an image of its own, too.")
+]
+PoolImages = Annotated[
+    int, typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for.")
+]
+MostImages = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Images of the sample; all by default.")
+]
+OtherScores = Annotated[
+    Path | None,
+    typer.Option(
+        "--compare",
+        metavar="OTHER.json",
+        help="What --json gave for another model on the same images: also report the differences, paired.",
+    ),
+]
+
+
 @naming_options({**OPTIONS, **MODEL_ARGUMENT, "input.path": "--data", "prompts": "--prompt", "compare": "--compare"})
 def score_model(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo or photo; "
-            "or the folder or file of a checkpoint.",
-        ),
-    ],
-    data: Annotated[
-        str, typer.Option("--data", metavar="INPUT", help="Captioned images, as `phrasebox run` takes them.")
-    ],
+    model: ScoredModel,
+    data: ScoredInput,
     truth: OptionalTruth = None,
     images: InputImages = None,
-    prompts: Annotated[
-        list[str],
-        typer.Option(
-            "--prompt",
-            metavar="TEXT",
-            help="A sentence for the name of a class, with {} for the name; repeatable, the class is their mean. "
-            '"a photo of a {}." by default; {} is the bare name, openai_imagenet stands for OpenAI\'s 80.',
-        ),
-    ] = [],  # noqa: B006  typer copies it
-    residual: Annotated[
-        bool,
-        typer.Option(
-            "--residual/--no-residual",
-            help="Whether the last block's residual and MLP follow the values in the dense features, as in CLIPSelf.",
-        ),
-    ] = False,
-    crops: Annotated[
-        bool, typer.Option("--crops/--no-crops", help="Whether every region is embedded as an image of its own, too.")
-    ] = True,
-    pool: Annotated[
-        int, typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for.")
-    ] = 50,
-    most: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Images of the sample; all by default.")
-    ] = None,
+    prompts: Prompts = [],  # noqa: B006  typer copies it
+    residual: Residual = False,
+    crops: Crops = True,
+    pool: PoolImages = 50,
+    most: MostImages = None,
     seed: Seed = 0,
-    other: Annotated[
-        Path | None,
-        typer.Option(
-            "--compare",
-            metavar="OTHER.json",
-            help="What --json gave for another model on the same images: also report the differences, paired.",
-        ),
-    ] = None,
+    other: OtherScores = None,
     as_json: Json = False,
     resized: Resized = False,
     settings: Settings = [],  # noqa: B006  typer copies it

@@ -346,7 +346,7 @@ class AnswerSheet:
 def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet, console: Console) -> None:
     probe = sheet.job.probe
     embedder = sheet.embedder
-    prepare = prepare_stage(sheet.job.config, embedder.model.input, keep_image_bytes=probe.crops)
+    prepare = prepare_stage(sheet.job.config.images, embedder.model.input, keep_image_bytes=probe.crops)
     prepare.setup()
     pools = -(-total // probe.pool_images)
     count = pool = 0

@@ -108,19 +108,21 @@ def print_tuning(tuning: Tuning, console: Console) -> None:
     columns = [name for name in FIGURES if tuning.start[name] is not None and (is_wide or name == tuning.by)]
     table = make_figure_table("", [*map(format_heading, columns), "gain", "from", "to"])
 
-    def add(name: str, values: TrialFigures, *gain: str, ends: bool = False) -> None:
+    def add(name: str, values: TrialFigures, *gain: str) -> None:
         cells = ["-" if (value := values[column]) is None else f"{value:.3f}" for column in columns]
-        table.add_row(name, *cells, *(gain or ("",) * 3), end_section=ends)
+        table.add_row(name, *cells, *(gain or ("",) * 3))
 
     add("the dataset", tuning.start)
-    add("without its calibration", tuning.base, ends=True)
+    add("without its calibration", tuning.base)
+    table.add_section()
     steps = tuning.steps
     for number, step in enumerate(steps, start=1):
         values = " ".join(str(value) for value in step.changes.values())
         bounds = (step.gain.value, step.gain.low, step.gain.high)
         gains = ["-" if math.isnan(bound) else f"{bound:+.3f}" for bound in bounds]
-        ends = number == len(steps) or steps[number].group != step.group
-        add(f"{step.group}: {values}{' *' if step.stays else ''}", step.figures, *gains, ends=ends)
+        add(f"{step.group}: {values}{' *' if step.stays else ''}", step.figures, *gains)
+        if number == len(steps) or steps[number].group != step.group:
+            table.add_section()
     if tuning.best:
         add("the best", tuning.figures)
     console.print(

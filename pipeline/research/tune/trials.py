@@ -20,14 +20,16 @@ from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of
 from pipeline.evaluate.review_truth import Boxes
-from pipeline.graph import build_steps, build_steps_in_memory
 from pipeline.logistic import Floats
+from pipeline.steps import build_steps, build_steps_in_memory
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
 from stages.explain import kinds_for
+from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, subtract_others
 from stages.read import Reader
+from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import FittedCut
@@ -136,8 +138,10 @@ class TuningSession:
         self._dataset_records = [
             record for _, record in evaluation_set.rows_with_maps(map_steps, self.console, most) if record.error is None
         ]
-        self._maps[self._key(self.config({}))] = self._dataset_records
-        trial = self.judge(self.config({}), self._dataset_records, calibration)
+        config = self.config({})
+        self._maps[_key(config.explain)] = self._dataset_records
+        records = _contrast(self._dataset_records, config.explain)
+        trial = self.judge(config.regions, records, calibration)
         if not trial.phrases:
             raise InputError(f"none of the {len(trial.parts)} images has a phrase with ground truth")
         if trial.figures[self.by] is None:
@@ -146,27 +150,27 @@ class TuningSession:
 
     def measure(self, config: RunConfig) -> Trial:
         """Measure settings without a calibration; the rule `fitted` is fitted to the other half of the images."""
-        records = self._maps_of(config)
+        records = _contrast(self._maps_of(config), config.explain)
         if config.regions.rule != "fitted":
-            return self.judge(config, records)
+            return self.judge(config.regions, records)
         rows = {row["sample_id"]: row for row in self.evaluation_set.rows()}
-        pairs = [(rows[record.sample.sample_id], _contrast(record, config)) for record in records]
+        pairs = [(rows[record.sample.sample_id], record) for record in records]
         halves = (pairs[1::2], pairs[::2])
         cuts = [fit_cut_to_rows(config.regions, half, self.evaluation_set)[0] for half in halves]
-        return self.judge(config, records, cuts=cuts)
+        return self.judge(config.regions, records, cuts=cuts)
 
     def judge(
         self,
-        config: RunConfig,
+        config: RegionsConfig,
         records: Sequence[Record],
         calibration: Calibration | None = None,
         cuts: Sequence[FittedCut | None] = (None,),
     ) -> Trial:
         """Cut regions from maps and judge them. Images take turns with the `cuts`."""
-        stages = [RegionsStage(config.regions, calibration, fitted_cut=cut) for cut in cuts]
+        stages = [RegionsStage(config, calibration, fitted_cut=cut) for cut in cuts]
         values: dict[str, list[list[float]]] = {name: [] for name in FIGURES}
         for number, record in enumerate(records):
-            for name, numbers in self._judge_image(stages[number % len(stages)], _contrast(record, config)).items():
+            for name, numbers in self._judge_image(stages[number % len(stages)], record).items():
                 values[name].append([value for value in numbers if not math.isnan(value)])
         all_values = {name: list(chain.from_iterable(parts)) for name, parts in values.items()}
         means = {name: math.fsum(numbers) / len(numbers) if numbers else None for name, numbers in all_values.items()}
@@ -183,7 +187,7 @@ class TuningSession:
         with one that people called wrong, or if people called the phrase absent. Any other
         region does not count, because nobody knows.
         """
-        (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
+        (row,) = records_to_rows(stage.process([record])).to_pylist()
         values: dict[str, list[float]] = {name: [] for name in FIGURES}
         best = {region["phrase"]: region for region in sorted(row["annotations"], key=lambda region: region["score"])}
         for query in self.evaluation_set.queries(row, record.phrases, stage.maker.surfaces_of(record)):
@@ -221,10 +225,10 @@ class TuningSession:
 
     def keep_maps(self, *changes: Changes) -> None:
         """Drop the maps of all other settings."""
-        self._maps = {key: self._maps[key] for key in {self._key(self.config(part)) for part in changes}}
+        self._maps = {key: self._maps[key] for key in {_key(self.config(part).explain) for part in changes}}
 
     def _maps_of(self, config: RunConfig) -> list[Record]:
-        key = self._key(config)
+        key = _key(config.explain)
         if key not in self._maps:
             map_config = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
             steps = build_steps_in_memory(map_config, self.model)
@@ -236,9 +240,12 @@ class TuningSession:
             self._maps[key] = [records_by_name[record.sample.sample_id] for record in self._dataset_records]
         return self._maps[key]
 
-    def _key(self, config: RunConfig) -> str:
-        return json.dumps(config.explain.model_dump(mode="json", exclude={"contrast"}), sort_keys=True)
+
+def _key(config: ExplainerConfig) -> str:
+    return json.dumps(config.model_dump(mode="json", exclude={"contrast"}), sort_keys=True)
 
 
-def _contrast(record: Record, config: RunConfig) -> Record:
-    return replace(record, heat_maps=tuple(subtract_others(list(record.heat_maps), config.explain.contrast)))
+def _contrast(records: Sequence[Record], config: ExplainerConfig) -> list[Record]:
+    return [
+        replace(record, heat_maps=tuple(subtract_others(list(record.heat_maps), config.contrast))) for record in records
+    ]

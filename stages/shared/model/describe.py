@@ -236,7 +236,8 @@ def _read_params(checkpoint: Checkpoint) -> ModelSettings:
     if context := params.get("force_context_length"):
         architecture["text_cfg"]["context_length"] = context
     if size := params.get("force_image_size"):
-        architecture["vision_cfg"]["image_size"] = size[0] if isinstance(size, list) and len({*size}) == 1 else size
+        is_square = isinstance(size, list) and len({*size}) == 1
+        architecture["vision_cfg"]["image_size"] = size[0] if is_square else size
     # The trainer takes mean, deviation and interpolation from the tag that it starts from; its
     # arguments override them.
     preprocess = _images_of(open_clip.get_pretrained_cfg(name, str(params.get("pretrained"))))

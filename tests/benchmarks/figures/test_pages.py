@@ -115,7 +115,7 @@ def test_a_figure_is_known_as_it_is_rounded(page: str) -> None:
 
 def test_what_is_made_anew_replaces_what_was_known(page: str) -> None:
     new = pages.contents(page)["tables"][0] | {"rows": [["ours", 0.7, 0.2, 90]]}
-    pages.put(page, tables=[new, new | {"id": "b"}], said=[{"about": "a difference", "values": [0.04]}])
+    pages.put(page, tables=[new, new | {"id": "b"}], sentences=[{"about": "a difference", "values": [0.04]}])
     known = pages.contents(page)
     assert [(table["id"], table["rows"][0][1]) for table in known["tables"]] == [("a", 0.7), ("b", 0.7)]
     assert pages.unknown("0.70, 0.04 and 0.61", [page], {}) == ["0.61"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.figures import pages, speed, steps
-from benchmarks.figures.settings import GRIDS
+from benchmarks.figures import absent, explainers, pages, photographs, speed, steps
+from benchmarks.figures.settings import GRIDS, Grid
 from benchmarks.photos.measure import FILES
 from pipeline.config import load_config
 from pipeline.evaluate.absent_figures import WAYS
@@ -23,7 +23,7 @@ from tests.stages.shared.model.saved import load_model
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.page}-{grid.name}")
-def test_a_row_of_settings_is_a_configuration_of_its_own(grid: steps.Grid) -> None:
+def test_a_row_of_settings_is_a_configuration_of_its_own(grid: Grid) -> None:
     assert set(grid.columns) <= METRICS.keys()
     own = ["input.path=x.jsonl", "input.kind=jsonl", f"model.name={grid.model}", *grid.common.split()]
     made = [load_config(None, [*own, *changes.split()]) for _, changes in grid.rows]
@@ -34,9 +34,9 @@ def test_a_row_of_settings_is_a_configuration_of_its_own(grid: steps.Grid) -> No
     assert grid.name in {table["id"] for table in pages.contents(grid.page)["tables"]}
 
 
-@pytest.mark.parametrize("name", steps.EXPLAINED)
+@pytest.mark.parametrize("name", explainers.EXPLAINED)
 def test_a_comparison_names_explainers_and_figures(name: str) -> None:
-    model, kinds, _, _, figures = steps.EXPLAINED[name]
+    model, kinds, _, _, figures = explainers.EXPLAINED[name]
     assert contenders_of(kinds, "class_token" if model == "demo" else "attention_pool", model)
     assert set(figures) <= FIGURES.keys()
     assert name in {table["id"] for table in pages.contents("explainers")["tables"]}
@@ -64,7 +64,7 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     }
     gains = [0.1, 0.0, 0.2]
     own = SimpleNamespace(figures=lambda *_, **__: found, gains=lambda *_: gains)
-    made = [step(own)["photographs"] for step in (steps.photographs, steps.absent)]  # type: ignore[arg-type]
+    made = [step(own)["photographs"] for step in (photographs.photographs, absent.absent)]  # type: ignore[arg-type]
     tables = [table for each in made for table in each["tables"]]
     assert {len(each) for each in made[0]["said"]} == {3}, "about, command, values"
     assert [table["id"] for table in tables] == ["regions", "by-type", "absent", "min-presence"]
@@ -90,13 +90,13 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
     agreement = {"correlation": 0.9, "mean_distance": 0.05}
     single = {**row, "explainer": "grad_eclip:heads=single", "cosine_agreement": agreement}
     (tmp_path / "compared").mkdir()
-    for name in steps.EXPLAINED:
+    for name in explainers.EXPLAINED:
         (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, single, centre]))
-    made = steps.explainers(SimpleNamespace(out=tmp_path))["explainers"]  # type: ignore[arg-type]
+    made = explainers.explainers(SimpleNamespace(out=tmp_path))["explainers"]  # type: ignore[arg-type]
     said = {each["about"].partition(":")[0]: each["values"] for each in made["said"]}
     assert said["photographs, grad_eclip"] == [0.9, 0.05]
     assert said["scenes, game over grad_eclip"] == [0.5, -0.1, 0.6] * 2
-    for table, (_, _, _, curves, figures) in zip(made["tables"], steps.EXPLAINED.values(), strict=True):
+    for table, (_, _, _, curves, figures) in zip(made["tables"], explainers.EXPLAINED.values(), strict=True):
         curved = {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")}
         assert curved & set(figures) == (curved if curves >= 200 else set()), "of few phrases they say little"
         first, *_, n = table["rows"]
@@ -105,7 +105,7 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
         assert ("| `game` | 0.500- |" in shown) == ("pointing" in figures)
         assert ("0.500 (-0.100 to 0.600)" in shown) == ("weights_all" in figures), "few images are shuffled"
         assert len(first) == len(table["columns"])
-    assert "grad_eclip:blocks=1" in str(steps.EXPLAINED["scenes"][1]), "the method as its paper has it"
+    assert "grad_eclip:blocks=1" in str(explainers.EXPLAINED["scenes"][1]), "the method as its paper has it"
 
 
 def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
     }
     monkeypatch.setattr(speed, "printed", lambda _, program, *__: lines[program])
     own: Any = SimpleNamespace(images=str, captions=str, out=Path("out"))
-    for page, step in (("speed", steps.speed), ("scale", steps.scale)):
+    for page, step in (("speed", speed.speed), ("scale", speed.scale)):
         made = {table["id"]: table for part in step(own).values() for table in part["tables"]}
         for table in made.values():
             assert {len(row) for row in table["rows"]} == {len(table["columns"])}, table["id"]
@@ -162,7 +162,7 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
 
 def test_each_table_is_made_by_a_step() -> None:
     """A step names its tables in one of these forms."""
-    files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("s*.py")]
+    files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("*.py")]
     files.append(pages.ROOT / "benchmarks/photos/reviews.py")
     text = "".join(path.read_text("utf-8") for path in files)
     forms = ('table("{0}"', '"{0}": (', '"name": "{0}"', 'table(\n        "{0}"', '_of_scenes(\n        "{0}"')
@@ -181,9 +181,9 @@ def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: py
     shutil.copytree(pages.MEASURED, measured)
     monkeypatch.setattr(pages, "MEASURED", measured)
 
-    def counted(own: object) -> steps.Pages:
+    def counted(own: object) -> pages.Pages:
         asked.append(own)
-        made = steps.table("bench", "make bench", ["figure", "value", "against"], [["one", 0.5, "two"]])
+        made = pages.table("bench", "make bench", ["figure", "value", "against"], [["one", 0.5, "two"]])
         return {"speed": {"tables": [made], "said": [{"about": "a share", "command": None, "values": [0.125]}]}}
 
     monkeypatch.setitem(steps.STEPS, "speed", counted)

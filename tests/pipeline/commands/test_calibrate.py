@@ -20,11 +20,11 @@ from pipeline.evaluate.box_fit import BoxFigures
 from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
 from pipeline.evaluate.cut_fit import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate
-from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.evaluate.evaluation_set import EvaluationSet
+from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.matching import queries_of
-from pipeline.graph import build_steps
 from pipeline.run import run
+from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
@@ -58,8 +58,8 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", **with_file))
     assert "score:" not in text
-    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False).figures
-    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False).figures
+    before = evaluate_dataset(open_evaluation_set(plain, drawn / "truth.json"), QUIET, []).figures
+    after = evaluate_dataset(open_evaluation_set(fitted, drawn / "truth.json"), QUIET, []).figures
     assert after.metrics["mask_iou"] == before.metrics["mask_iou"]
     assert after.calibration_error.value < 0.15 < before.calibration_error.value
     hit_rate = after.thresholds[0].precision.value
@@ -139,7 +139,7 @@ def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(draw
 @pytest.mark.parametrize("regions", [{}, CONTOUR, GRABCUT])
 def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(drawn, tmp_path, regions) -> None:
     dataset = run(config_of(drawn, tmp_path / "dataset", regions=regions), QUIET)
-    evaluation = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
+    evaluation = evaluate_dataset(open_evaluation_set(dataset, drawn / "truth.json"), QUIET, ["maps", "absent"])
     scores = evaluation.figures.scores
     assert evaluation.absent is not None
     assert evaluation.absent.ece.value < 0.15
@@ -214,7 +214,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     truth = scenes_folder / "truth.json"
     file = tmp_path / "c.json"
     dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)
-    unknown = evaluation_of(dataset, truth, QUIET, maps=False, absent=True).absent
+    unknown = evaluate_dataset(open_evaluation_set(dataset, truth), QUIET, ["absent"]).absent
     assert unknown is not None
     assert unknown.by["presence"] is None
     assert unknown.by["similarity"]["auc"].value > 0.8
@@ -223,7 +223,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     regions = {"calibration": str(file), "min_presence": 0.5}
     fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
     assert list(validate(fitted)) == []
-    evaluation = evaluation_of(fitted, truth, QUIET, maps=False, absent=True)
+    evaluation = evaluate_dataset(open_evaluation_set(fitted, truth), QUIET, ["absent"])
     assert evaluation.absent is not None
     by_way = evaluation.absent.by
     assert by_way["similarity"] == unknown.by["similarity"], "presence takes nothing from the cosine"
@@ -256,6 +256,6 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     regions["calibration"] = str(tmp_path / "c.json")
     fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", explain={"blocks": 3}, regions=regions))
     assert "highest heat" not in text
-    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False).figures
-    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False).figures
+    before = evaluate_dataset(open_evaluation_set(plain, drawn / "truth.json"), QUIET, []).figures
+    after = evaluate_dataset(open_evaluation_set(fitted, drawn / "truth.json"), QUIET, []).figures
     assert after.metrics["box_recall"].value > before.metrics["box_recall"].value + 0.01

@@ -21,7 +21,8 @@ from PIL import Image
 from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.evaluate.calibrate import write_calibration
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from stages.regions.detected import BoxEvidence, DetectorPresence
@@ -185,7 +186,7 @@ def others(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
 def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fitted, tmp_path) -> None:
     same = {"absent_share": 0.5, "min_presence": None}
     plain = run(others.config(tmp_path / "plain"), QUIET)
-    before = evaluation_of(plain, others.truth, QUIET, maps=False).figures.calibration_error.value
+    before = evaluate_dataset(open_evaluation_set(plain, others.truth), QUIET, []).figures.calibration_error.value
     ungated, text = run_aloud(others.config(tmp_path / "ungated", calibration=str(fitted), **same))
     assert "Scores are calibrated" in text
     assert "precision" in text, "the table of thresholds"
@@ -212,7 +213,7 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
         assert all(region["presence"] >= max(0.5, region["score"]) for region in row["annotations"])
     assert shares[True] == pytest.approx(normal_share(MEAN / SPREAD), abs=0.08)
     assert shares[False] == pytest.approx(normal_share(-MEAN / SPREAD), abs=0.08)
-    after = evaluation_of(ungated, others.truth, QUIET, maps=False).figures.calibration_error.value
+    after = evaluate_dataset(open_evaluation_set(ungated, others.truth), QUIET, []).figures.calibration_error.value
     assert after < before
     manifest = manifest_of(Path(str(gated)))
     assert manifest["calibration"] == read_calibration(fitted).digest == manifest["run"]["calibration"]

@@ -20,7 +20,7 @@ from pipeline.dataset.origin import sign
 from pipeline.evaluate import calibrate
 from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.estimates import Estimate
-from pipeline.evaluate.evaluation import Evaluation, evaluation_of
+from pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
@@ -45,7 +45,7 @@ def truth(scenes_folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(inline_dataset: Path, truth: Path) -> Evaluation:
     """The evaluation of a run over drawn scenes."""
-    return evaluation_of(inline_dataset, truth, QUIET)
+    return evaluate_dataset(open_evaluation_set(inline_dataset, truth), QUIET)
 
 
 def session_of(dataset: Path, truth: Path, settings: Sequence[str]) -> TuningSession:
@@ -80,7 +80,7 @@ def test_absent_phrases_take_one_forward_pass_of_each_image_and_show_how_far_the
         return maps(explainer, rgb, texts)
 
     monkeypatch.setattr(GradEclip, "maps", counted)
-    evaluation_of(inline_dataset, truth, Console(file=text), maps=False, absent=True)
+    evaluate_dataset(open_evaluation_set(inline_dataset, truth), Console(file=text), ["absent"])
     assert sum(images) == 12
     first, *lines = text.getvalue().splitlines()
     assert first == "asking each image for phrases of other images: loading the model"
@@ -113,7 +113,7 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
                 for entry in objects
             ]
         pq.write_table(pa.Table.from_pylist(rows, schema=DATASET_SCHEMA), path)
-    evaluation = evaluation_of(dataset, truth, QUIET, maps=False)
+    evaluation = evaluate_dataset(open_evaluation_set(dataset, truth), QUIET, [])
     figures = evaluation.figures
     mentioned = {(e["image_id"], e["phrase"]) for e in ground_truth["annotations"] if e["mentioned"]}
     assert figures.counts.targets == len(mentioned)
@@ -135,14 +135,14 @@ def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
     tasks = json.loads((tmp_path / "tasks" / "train.json").read_text())
     accepted = [{**task, "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks]
     (tmp_path / "accepted.json").write_text(json.dumps(accepted))
-    figures = evaluation_of(inline_dataset, tmp_path / "accepted.json", QUIET, maps=False).figures
+    figures = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "accepted.json"), QUIET, []).figures
     assert figures.counts.targets_not_among_phrases == 0
     assert figures.counts.targets >= len(tasks)
     assert figures.metrics["box_recall"].value == 1.0
     for result in (result for task in accepted[::2] for result in task["annotations"][0]["result"]):
         result["value"] |= {"x": 0, "y": 0, "width": 2, "height": 2}
     (tmp_path / "moved.json").write_text(json.dumps(accepted))
-    moved = evaluation_of(inline_dataset, tmp_path / "moved.json", QUIET, maps=False).figures
+    moved = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "moved.json"), QUIET, []).figures
     assert 0.2 < moved.metrics["box_recall"].value < 0.8
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 5)
     file = tmp_path / "c.json"
@@ -175,7 +175,7 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
     values = whole.to_json()
     json.dumps(values, allow_nan=False)
     assert values["metrics"]["pointing"]["value"] == metrics["pointing"].value
-    assert evaluation_of(inline_dataset, truth, QUIET) == whole
+    assert evaluate_dataset(open_evaluation_set(inline_dataset, truth), QUIET) == whole
     table = table_of(whole)
     assert f"{metrics['pointing'].value:.3f}" in table
     assert table.splitlines()[-1] == whole.verdict
@@ -190,7 +190,7 @@ def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dat
     for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
     (tmp_path / "truth.json").write_text(json.dumps(other))
-    evaluation = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET)
+    evaluation = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "truth.json"), QUIET)
     count = len(other["images"])
     assert whole.matched == {"images": count, "by_stem": 0, "ambiguous": 0}
     assert evaluation.matched == {"images": count, "by_stem": count, "ambiguous": 0}
@@ -202,12 +202,12 @@ def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dat
 
 def test_boxes_and_masks_need_no_input(whole: Evaluation, inline_dataset: Path, truth: Path) -> None:
     gone = ["input.path=/gone.jsonl"]
-    regions = evaluation_of(inline_dataset, truth, QUIET, gone, maps=False)
+    regions = evaluate_dataset(open_evaluation_set(inline_dataset, truth, gone), QUIET, [])
     for name, figure in regions.figures.metrics.items():
         assert not METRICS[name.removesuffix("_above_text")].needs_maps
         assert figure == whole.figures.metrics[name]
     with pytest.raises(InputError, match=r"gone\.jsonl"):
-        evaluation_of(inline_dataset, truth, QUIET, [*gone, *AGAIN])
+        evaluate_dataset(open_evaluation_set(inline_dataset, truth, [*gone, *AGAIN]), QUIET)
 
 
 def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_is_asked_once(
@@ -216,10 +216,13 @@ def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()
     moved = [f"input.path={tmp_path / 'captions.jsonl'}", f"input.image_root={scenes_folder / 'images'}", *AGAIN]
     (tmp_path / "captions.jsonl").write_text("\n".join([*lines, *lines]))
-    assert evaluation_of(inline_dataset, truth, QUIET, moved).figures.metrics == whole.figures.metrics
+    assert (
+        evaluate_dataset(open_evaluation_set(inline_dataset, truth, moved), QUIET).figures.metrics
+        == whole.figures.metrics
+    )
     (tmp_path / "captions.jsonl").write_text("\n".join(lines[1:]))
     with pytest.raises(InputError, match=f"1 of {len(lines)} rows are no longer in the input"):
-        evaluation_of(inline_dataset, truth, QUIET, moved)
+        evaluate_dataset(open_evaluation_set(inline_dataset, truth, moved), QUIET)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
@@ -241,7 +244,7 @@ def test_stages_are_torn_down_where_one_fails(failure, inline_dataset, truth, mo
 def test_a_dataset_of_other_weights_is_rejected(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
     dataset = changed(inline_dataset, tmp_path, is_own=True, model_fingerprint="demo:0")
     with pytest.raises(ConfigError, match="other weights"):
-        evaluation_of(dataset, truth, QUIET, AGAIN)
+        evaluate_dataset(open_evaluation_set(dataset, truth, AGAIN), QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +273,10 @@ def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path:
         return run(config_of(troubled, **values, output={"path": str(tmp_path / name), **output}), QUIET)
 
     def figures(made: Path, *settings: str) -> dict[str, Any]:
-        return {**evaluation_of(made, troubled / "truth.json", QUIET, settings).to_json(), "dataset": ""}
+        return {
+            **evaluate_dataset(open_evaluation_set(made, troubled / "truth.json", settings), QUIET).to_json(),
+            "dataset": "",
+        }
 
     holds = dataset("holds")
     lacks = dataset("lacks", heat_maps=False)
@@ -291,7 +297,9 @@ def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, 
     model = {**config["model"], "name": "ViT-B-16", "weights": "/gone/model.safetensors"}
     source = {**config["input"], "path": "/gone.jsonl", "image_root": "/gone"}
     dataset = changed(inline_dataset, tmp_path, config={**config, "model": model, "input": source})
-    figures = evaluation_of(dataset, truth, QUIET, ["regions.upsample=linear"])  # colours would need the images
+    figures = evaluate_dataset(
+        open_evaluation_set(dataset, truth, ["regions.upsample=linear"]), QUIET
+    )  # colours would need the images
     assert figures.maps == "stored"
     assert figures.figures.metrics["box_recall"] == whole.figures.metrics["box_recall"]
     assert "heat maps: as the dataset holds them" in table_of(figures)
@@ -304,7 +312,7 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
     dataset = changed(inline_dataset, tmp_path, config=config)
     source = config["input"]
     verbs: list[Callable[..., Any]] = [
-        lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
+        lambda *settings: evaluate_dataset(open_evaluation_set(dataset, truth, [*AGAIN, *settings]), QUIET),
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
         lambda *settings: tune_settings(session_of(dataset, truth, settings), most=4),
     ]
@@ -322,10 +330,10 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
 
 
 def test_another_setting_of_the_explainer_has_the_maps_computed(whole, inline_dataset, truth) -> None:
-    other = evaluation_of(inline_dataset, truth, QUIET, ["explain.blocks=1"])
+    other = evaluate_dataset(open_evaluation_set(inline_dataset, truth, ["explain.blocks=1"]), QUIET)
     assert (whole.maps, other.maps) == ("stored", "computed")
     assert other.config["explain"]["blocks"] == 1
     assert other.figures.metrics["energy"] != whole.figures.metrics["energy"]
-    smooth = evaluation_of(inline_dataset, truth, QUIET, ["regions.smooth_patches=2"])
+    smooth = evaluate_dataset(open_evaluation_set(inline_dataset, truth, ["regions.smooth_patches=2"]), QUIET)
     assert smooth.maps == "stored"
     assert smooth.figures.metrics["energy"] != whole.figures.metrics["energy"]

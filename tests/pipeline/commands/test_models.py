@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
 from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.run import run
 from stages.contract.errors import ConfigError
@@ -121,7 +122,7 @@ def test_the_check_measures_what_a_run_makes_and_leaves_no_file(tmp_path, monkey
     figures = json.loads(phrasebox("check", "photo", "--json").stdout)
     assert list(tmp_path.iterdir()) == []
     config = RunConfig.model_validate({"input": INPUT, "model": {"name": "photo"}, "output": {"path": "out"}})
-    metrics = evaluation_of(Path(str(run(config, QUIET))), TRUTH, QUIET, maps=False).figures.metrics
+    metrics = evaluate_dataset(open_evaluation_set(Path(str(run(config, QUIET))), TRUTH), QUIET, []).figures.metrics
     assert figures["box_recall"] == pytest.approx(metrics["box_recall"].value)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline.dataset.reviews import REVIEWS_FILE
-from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.graph import build_steps
+from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.run import run
 from pipeline.scenes import write_scenes
+from pipeline.steps import build_steps
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
 
@@ -49,7 +50,7 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
     for name, calibration in (("plain", "none"), ("fitted", str(file))):
         values = {**SETTINGS, "regions": {"calibration": calibration}}
         dataset = run(config_of(tmp_path / "others", tmp_path / name, **values), QUIET)
-        figures = evaluation_of(dataset, tmp_path / "others" / "truth.json", QUIET, maps=False).figures
+        figures = evaluate_dataset(open_evaluation_set(dataset, tmp_path / "others" / "truth.json"), QUIET, []).figures
         errors[name] = figures.calibration_error.value
     assert errors["fitted"] < 0.15 < errors["plain"]
     made_from = json.loads(file.read_text())["made_from"]
@@ -90,7 +91,7 @@ def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn
     assert "absent_share" in printed("calibrate", dataset, "--reviews", "--out", file), "presence was fitted"
     assert json.loads(file.read_text())["presence"]["images"]
     again = Path(str(run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)))
-    figures = evaluation_of(again, drawn / "truth.json", QUIET, maps=False).figures
+    figures = evaluate_dataset(open_evaluation_set(again, drawn / "truth.json"), QUIET, []).figures
     assert figures.calibration_error.value < 0.12
     # The next answers correct the fitted calibration; without its file nothing can.
     review(again, drawn / "truth.json", 120)
@@ -115,7 +116,11 @@ def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answere
 
 def test_statistics(drawn: Path, answered: Path) -> None:
     figures = json.loads(printed("stats", answered, "--reviews", "--json"))
-    true = evaluation_of(answered, drawn / "truth.json", QUIET, maps=False).figures.thresholds[0].precision.value
+    true = (
+        evaluate_dataset(open_evaluation_set(answered, drawn / "truth.json"), QUIET, [])
+        .figures.thresholds[0]
+        .precision.value
+    )
     assert figures["precision"]["low"] <= true <= figures["precision"]["high"]
     assert figures["precision"]["high"] - figures["precision"]["low"] < 0.25
     assert figures["agreement"]["share"] == 1.0

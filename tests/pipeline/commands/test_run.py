@@ -19,12 +19,12 @@ from rich.console import Console
 
 import pipeline.engines.inline as inline_engine
 from pipeline.config import RunConfig
-from pipeline.config_text import as_yaml
+from pipeline.config_text import dump_yaml
 from pipeline.dataset.validate import validate
 from pipeline.decisions import resolve
 from pipeline.engines.inline import run_stages
-from pipeline.graph import build_steps
 from pipeline.run import run
+from pipeline.steps import build_steps
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError, WeightsError
 from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
@@ -188,7 +188,7 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
     number: int, code: int, inline_dataset: Path, scenes_config: Any, tmp_path: Path, monkeypatch: Any, request: Any
 ) -> None:
     config = config_of(scenes_config, tmp_path / "out")
-    (tmp_path / "run.yaml").write_text(as_yaml(config.model_dump(mode="json", exclude_unset=True)))
+    (tmp_path / "run.yaml").write_text(dump_yaml(config.model_dump(mode="json", exclude_unset=True)))
     batches: list[int] = []
 
     def run_or_interrupt(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.choice import RegionChoice
-from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.dataset.folder import Dataset, open_any_dataset, open_dataset
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of, shards_of
 from tests.messages import expect_error
@@ -79,7 +79,7 @@ def test_what_cannot_be_chosen(ranked: Dataset, calibrated: Dataset, tmp_path: P
     unfinished = copy_of(Path(str(ranked.path)), tmp_path)
     (unfinished / "dataset.json").unlink()
     with expect_error(ConfigError):
-        open_dataset(unfinished, must_be_finished=False).regions(precision=0.7)
+        open_any_dataset(unfinished).regions(precision=0.7)
 
 
 @pytest.mark.parametrize(

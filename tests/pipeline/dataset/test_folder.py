@@ -6,7 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.folder import IMAGE_BATCH_ROWS, MARKS_FILE, open_dataset, read_marks, write_marks
+from pipeline.dataset.folder import (
+    IMAGE_BATCH_ROWS,
+    MARKS_FILE,
+    open_any_dataset,
+    open_dataset,
+    read_marks,
+    write_marks,
+)
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.contract.errors import ConfigError, InputError, SchemaError
 from stages.contract.schema import DATASET_SCHEMA, dataset_schema
@@ -44,7 +51,7 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert repr(dataset) == f"Dataset {folder}: 500 rows, {regions:,} regions, 3 shards"
         assert len(dataset) == 500
     (folder / "dataset.json").unlink()
-    unfinished = open_dataset(folder, must_be_finished=False)
+    unfinished = open_any_dataset(folder)
     assert repr(unfinished) == f"Dataset {folder}: 3 shards"
     assert len(unfinished) == 500
 
@@ -66,7 +73,7 @@ def test_images(with_images: Path) -> None:
     assert "image" not in next(dataset.rows())
     tables = list(dataset.tables(dataset.columns))
     assert [table.num_rows for table in tables] == [IMAGE_BATCH_ROWS, 18, 30]
-    assert tables[0].schema.equals(dataset_schema(embed_images=True))
+    assert tables[0].schema.equals(dataset_schema(["image"]))
 
 
 def test_regions_in_rows_of_their_own(folder: Path) -> None:
@@ -112,7 +119,7 @@ def test_an_unfinished_dataset(folder: Path) -> None:
     (folder / ".phrasebox" / "run.json").write_text('{"config": {"input": {}}, "model_fingerprint": "a"}')
     with expect_error(InputError):
         open_dataset(folder)
-    dataset = open_dataset(folder, must_be_finished=False)
+    dataset = open_any_dataset(folder)
     assert not dataset.is_finished
     assert dataset.manifest == {}
     assert dataset.run == {"config": {"input": {}}, "model_fingerprint": "a"}
@@ -123,11 +130,11 @@ def test_images_of_an_unfinished_dataset(with_images: Path, tmp_path: Path) -> N
     """Known from a shard that is whole."""
     folder = copy_of(with_images, tmp_path)
     (folder / "dataset.json").unlink()
-    assert open_dataset(folder, must_be_finished=False).has_images
+    assert open_any_dataset(folder).has_images
     (folder / "data" / "00000.parquet").write_bytes(b"PAR1 half")
-    assert open_dataset(folder, must_be_finished=False).has_images
+    assert open_any_dataset(folder).has_images
     (folder / "data" / "00001.parquet").write_bytes(b"PAR1 half")
-    assert not open_dataset(folder, must_be_finished=False).has_images
+    assert not open_any_dataset(folder).has_images
 
 
 def test_no_dataset(tmp_path: Path) -> None:
@@ -136,9 +143,9 @@ def test_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with expect_error(InputError):
         open_dataset(tmp_path / "file")
-    for finished in (True, False):
+    for opened in (open_dataset, open_any_dataset):
         with expect_error(InputError):
-            open_dataset(tmp_path, must_be_finished=finished)
+            opened(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +161,9 @@ def test_no_dataset(tmp_path: Path) -> None:
 def test_damaged_manifests(content: str, folder: Path) -> None:
     """Also where the run need not have finished: a manifest is written at its end."""
     (folder / "dataset.json").write_text(content, errors="surrogateescape")
-    for finished in (True, False):
+    for opened in (open_dataset, open_any_dataset):
         with expect_error(InputError, SchemaError):
-            open_dataset(folder, must_be_finished=finished)
+            opened(folder)
 
 
 def test_damaged_shards(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset import index as index_module
-from pipeline.dataset.folder import NumberedRows, open_dataset
+from pipeline.dataset.folder import NumberedRows, open_any_dataset, open_dataset
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
 from stages.contract.errors import ConfigError, InputError
@@ -153,7 +153,7 @@ def test_a_damaged_shard_of_a_finished_dataset(damaged: Path) -> None:
 def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[Json]) -> None:
     """Is left out, as a run may still be writing it; numbers are those of the row reader."""
     (damaged / "dataset.json").unlink()
-    dataset = open_dataset(damaged, must_be_finished=False)
+    dataset = open_any_dataset(damaged)
     with closing(Index(dataset, {})) as index:
         index.build()
         numbers = page(index, Search())

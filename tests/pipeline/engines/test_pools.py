@@ -63,19 +63,19 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "gpus", "share", "has_segmenter", "fit"),
+    ("count", "gpus", "share", "models", "fit"),
     [
-        (1, 8.0, 0.3, False, 24),  # three on each GPU, whose last tenth nobody can take
-        (2, 6.0, 4.0, False, 2),  # one on each node
-        (3, 4.0, 0.5, True, 12),  # as many of the model as of the segmenter
-        (1, 0.5, 0.25, False, 2),
-        (8, 1.0, 0.1, False, 80),
-        (2, 1.0, 2.0, False, 1),  # none fits now: one waits for a larger node
+        (1, 8.0, 0.3, 1, 24),  # three on each GPU, whose last tenth nobody can take
+        (2, 6.0, 4.0, 1, 2),  # one on each node
+        (3, 4.0, 0.5, 2, 12),  # as many of the model as of the segmenter
+        (1, 0.5, 0.25, 1, 2),
+        (8, 1.0, 0.1, 1, 80),
+        (2, 1.0, 2.0, 1, 1),  # none fits now: one waits for a larger node
     ],
 )
-def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, has_segmenter, fit) -> None:
+def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, models, fit) -> None:
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
-    pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, has_segmenter=has_segmenter)
+    pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, models)
     assert (pools.min_workers, pools.max_workers) == (fit, fit)
 
 

@@ -305,27 +305,27 @@ def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> N
 def test_samples_that_workers_died_at_are_tried_one_after_the_other() -> None:
     """As the youngest workers die with the one that takes too much, that one must not make others look guilty."""
     ledger = Ledger()
-    assert [ledger.begin(work, is_single=True) for work in ("greedy", "neighbour")] == [0, 0]
-    assert ledger.begin("greedy", is_single=True) == 1
-    assert ledger.begin("neighbour", is_single=True) is None, "both died: one is tried, the other waits"
-    assert ledger.begin("fresh", is_single=True) == 0
-    assert ledger.begin("greedy", is_single=True) == 2
-    assert ledger.begin("neighbour", is_single=True) is None
+    assert [ledger.begin_sample(work) for work in ("greedy", "neighbour")] == [0, 0]
+    assert ledger.begin_sample("greedy") == 1
+    assert ledger.begin_sample("neighbour") is None, "both died: one is tried, the other waits"
+    assert ledger.begin_sample("fresh") == 0
+    assert ledger.begin_sample("greedy") == 2
+    assert ledger.begin_sample("neighbour") is None
     ledger.finish("greedy")
-    assert ledger.begin("neighbour", is_single=True) == 1, "what it waited is not held against it"
-    assert ledger.begin("fresh", is_single=True) is None
+    assert ledger.begin_sample("neighbour") == 1, "what it waited is not held against it"
+    assert ledger.begin_sample("fresh") is None
     ledger.finish("neighbour")
-    assert ledger.begin("fresh", is_single=True) == 1
+    assert ledger.begin_sample("fresh") == 1
 
 
 def test_a_sample_does_not_wait_for_a_worker_that_never_comes_back(monkeypatch) -> None:
     ledger = Ledger()
     for work in ("gone", "other", "gone"):
-        ledger.begin(work, is_single=True)
-    assert ledger.begin("other", is_single=True) is None
+        ledger.begin_sample(work)
+    assert ledger.begin_sample("other") is None
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + TRIAL_SECONDS + 1)
-    assert ledger.begin("other", is_single=True) == 1
+    assert ledger.begin_sample("other") == 1
 
 
 def test_workers_that_died_are_told_of_once_each() -> None:
@@ -333,7 +333,7 @@ def test_workers_that_died_are_told_of_once_each() -> None:
     report = Report()
     for _ in range(3):
         ledger.begin("batch")
-        ledger.begin("sample", is_single=True)
+        ledger.begin_sample("sample")
     for name, event in ledger.take_events():
         getattr(report, name)(*event)
     assert report.deaths == 2

@@ -191,13 +191,13 @@ def test_phrases_are_found_by_caption_text_and_order() -> None:
 def test_datasets_without_groups_have_no_figures() -> None:
     old = {**ROW, "annotations": [{**one, "group": None} for one in ROW["annotations"]]}
     assert grouping_of(5, old, IMAGE).links == ()
-    figures = report_figures(Outcomes(groupings=[grouping_of(5, old, IMAGE)]))
+    figures = report_figures(Outcomes(has_maps=False, groupings=[grouping_of(5, old, IMAGE)]))
     assert figures.links == {}
 
 
 def test_the_report_has_both_with_intervals_over_images() -> None:
     wrong = Grouping(image=6, links=((0, "a"), (1, "a")))
-    links = report_figures(Outcomes(groupings=[grouping_of(5, ROW, IMAGE), wrong])).links
+    links = report_figures(Outcomes(has_maps=False, groupings=[grouping_of(5, ROW, IMAGE), wrong])).links
     assert links["group_f1"] == Estimate(value=pytest.approx(2 / 3), low=0, high=1, n=2)
     assert links["group_b_cubed"].n == 5
 
@@ -206,8 +206,8 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
     query = query_of(LEFT, answer_of(TOP_LEFT, 0.9))
     again = replace(query, target=replace(LEFT, caption="the same in another caption"))
     other = query_of(target_of(TOP_RIGHT), answer_of(TOP_LEFT, 0.9))  # the same text for another thing
-    outcomes = Outcomes()
-    outcomes.add([query, again, other], maps=False)
+    outcomes = Outcomes(has_maps=False)
+    outcomes.add([query, again, other])
     figures = report_figures(outcomes)
     assert figures.metrics["box_recall"].n == figures.counts.targets == 3
     assert figures.metrics["box_recall"].value == pytest.approx(2 / 3)
@@ -219,14 +219,14 @@ def test_what_regions_have_above_text_alone_is_a_paired_difference() -> None:
     """Regions find one phrase more than the text alone in each image, and another in half of them like the text."""
     other_image = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
     usual = fit_usual_places([other_image] * 40)  # of a "car": the top left quarter
-    outcomes = Outcomes()
+    outcomes = Outcomes(has_maps=False)
     for image in range(12):
         boxes = [(TOP_RIGHT, TOP_RIGHT), (TOP_LEFT if image % 2 else APART, TOP_LEFT)]
         queries = [
             query_of(target_of(place), answer_of(answer), image=image, phrase=f"car {number}", text_only=usual)
             for number, (place, answer) in enumerate(boxes)
         ]
-        outcomes.add(queries, maps=False)
+        outcomes.add(queries)
     metrics = report_figures(outcomes).metrics
     assert (metrics["box_recall"].value, metrics["text_box"].value) == (0.75, 0.25)
     gain = Estimate(value=0.5, low=0.5, high=0.5, n=24)

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from pipeline.config import RunConfig
 from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, check_model
-from pipeline.graph import HeatMapSteps, build_steps
 from pipeline.photographs import INPUT, TRUTH
+from pipeline.steps import HeatMapSteps, build_steps
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.stage import Forwards, Stage

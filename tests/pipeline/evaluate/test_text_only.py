@@ -1,11 +1,11 @@
 """The usual place of a noun: what ground truth of other images says without a look at the image."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from pipeline.evaluate.text_only import FEWEST, fit_halves, fit_usual_places, head_of
+from pipeline.evaluate.text_only import FEWEST, Extent, fit_halves, fit_usual_places, head_of
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import stable_id
@@ -60,7 +60,7 @@ def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None
 
 def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
     usual = fit_usual_places(IMAGES)
-    single, pair = (usual.box_of("pair of posts", 80, 60, merged=merged) for merged in (False, True))
+    single, pair = (usual.box_of("pair of posts", 80, 60, extent) for extent in get_args(Extent))
     assert max(box_iou(single, LEFT), box_iou(single, RIGHT)) > 0.5
     assert box_iou(pair, (0.0, 20.0, 80.0, 30.0)) > 0.5
 

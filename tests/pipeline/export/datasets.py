@@ -107,7 +107,7 @@ def write_dataset(
 
 def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **manifest: Any) -> Path:
     """Records as a finished dataset in shards of five rows."""
-    write_shards(rows, folder / "data", rows_per_file=5, embed_images=embed_images)
+    write_shards(rows, folder / "data", ["image"] if embed_images else [], rows_per_file=5)
     write_manifest(folder, count(folder), rows_per_file=5, embed_images=embed_images, **manifest)
     return folder
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -425,7 +426,7 @@ def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input
         folder.journal.add(make_entry(name, these, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
-        folder.start(folder.check_resumable(identity_of(config)), same_input=same_input)
+        folder.start(replace(folder.check_resumable(identity_of(config)), has_same_input=same_input))
         assert set(folder.journal.pieces) == read
     if "whole" in read:
         assert folder.journal.pieces["whole"] == (9, {"bad_row": 2})

@@ -17,6 +17,7 @@ from stages.contract.schema import (
     DATASET_FIELDS,
     ENTRIES,
     OPTIONAL_FIELDS,
+    ColumnOption,
     check_version,
     dataset_schema,
     mapped_record,
@@ -151,9 +152,9 @@ def make_record(**changes: Any) -> Record:
     return Record(**{"sample": sample, "width_px": 10, "height_px": 8, **annotation, **changes})
 
 
-def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = False) -> Json:
-    table = records_to_rows([record], embed_images=embed_images, heat_maps=heat_maps)
-    assert table.schema == dataset_schema(embed_images=embed_images, heat_maps=heat_maps)
+def row_of(record: Record, *options: ColumnOption) -> Json:
+    table = records_to_rows([record], options)
+    assert table.schema == dataset_schema(options)
     [row] = table.to_pylist()
     return row
 
@@ -218,7 +219,7 @@ def test_rows_of_failed_samples_and_of_images_without_phrases() -> None:
 
     row = row_of(make_record(phrases=(), heat_maps=(), regions=()))
     assert (row["annotations"], row["phrase_count"], row["warnings"], row["error"]) == ([], 0, [], None)
-    assert records_to_rows([], embed_images=False).num_rows == records_to_table([]).num_rows == 0
+    assert records_to_rows([]).num_rows == records_to_table([]).num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -257,17 +258,17 @@ def test_annotations_have_unique_ids_and_exact_areas() -> None:
 
 def test_images_are_embedded_but_for_failed_samples() -> None:
     """Readers of the dataset would open the path, or decode bytes that cannot be decoded."""
-    assert row_of(make_record(), embed_images=True)["image"] == {"bytes": b"JPEG", "path": "a/b.jpg"}
+    assert row_of(make_record(), "image")["image"] == {"bytes": b"JPEG", "path": "a/b.jpg"}
     error = RowError(reason="bad_image", detail="a.jsonl:1: not an image")
-    assert row_of(make_record(error=error, regions=(), phrases=()), embed_images=True)["image"] is None
+    assert row_of(make_record(error=error, regions=(), phrases=()), "image")["image"] is None
     sample = Sample(sample_id="k1", source="a", image=ImageRef(file_name="a/b.jpg"))
-    assert row_of(Record(sample=sample, error=error), embed_images=True)["image"] is None
+    assert row_of(Record(sample=sample, error=error), "image")["image"] is None
 
 
 def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
     values = np.array([[0, 1], [2, 4]], np.float32)
     red_car = HeatMap(text="red car", values=values, similarity=0.25, shift_cells=0.5, presence=0.75)
-    row = row_of(make_record(heat_maps=(red_car, make_record().heat_maps[1])), heat_maps=True)
+    row = row_of(make_record(heat_maps=(red_car, make_record().heat_maps[1])), "heat_maps")
     assert row["phrases"] == [
         {"phrase": "red car", "head": "car", "caption_index": 0, "span": [0, 9], "plural": False},
         {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "plural": False},
@@ -285,7 +286,7 @@ def test_a_stored_record_is_the_record_in_levels() -> None:
     shifted = HeatMap(text="two dogs", values=values, similarity=0.1, shift_cells=1 / 3, presence=0.123457)
     maps = (shifted, make_record().heat_maps[1])
     record = make_record(phrases=(dog, make_record().phrases[1]), heat_maps=maps, regions=())
-    back = mapped_record(row_of(record, heat_maps=True))
+    back = mapped_record(row_of(record, "heat_maps"))
     assert (back.phrases, back.width_px, back.height_px) == (record.phrases, 10, 8)
     assert (back.sample.sample_id, back.sample.captions) == ("k1", record.sample.captions)
     levels = quantise(values)
@@ -296,13 +297,13 @@ def test_a_stored_record_is_the_record_in_levels() -> None:
     assert [one.similarity for one in back.heat_maps] == [np.float32(0.1), 0.125]
     assert [one.presence for one in back.heat_maps] == [0.123457, None]
     assert back.caption_presences == (0.123457, None)
-    assert row_of(back, heat_maps=True)["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
+    assert row_of(back, "heat_maps")["heat_maps"] == row_of(record, "heat_maps")["heat_maps"]
 
 
 def test_a_stored_error_comes_back() -> None:
     error = RowError(reason="bad_image", detail="a.jsonl:1: not an image")
     failed = make_record(error=error, regions=(), heat_maps=(), width_px=0, height_px=0)
-    back = mapped_record(row_of(failed, heat_maps=True))
+    back = mapped_record(row_of(failed, "heat_maps"))
     assert (back.error, back.phrases, back.heat_maps) == (error, failed.phrases, ())
 
 
@@ -316,7 +317,7 @@ def test_a_stored_error_comes_back() -> None:
 )
 def test_a_heat_map_that_does_not_fill_its_grid_is_rejected(change: Json, words: str) -> None:
     heat_map = replace(make_record().heat_maps[0], values=np.eye(2, dtype=np.float32))
-    row = row_of(make_record(heat_maps=(heat_map,)), heat_maps=True)
+    row = row_of(make_record(heat_maps=(heat_map,)), "heat_maps")
     row["heat_maps"][0].update(change)
     with pytest.raises(SchemaError, match=f"k1: the heat map of 'red car' has {words}"):
         mapped_record(row)
@@ -339,7 +340,7 @@ def test_one_version_is_read(tmp_path: Any) -> None:
     for other in (None, 5, "1"):
         with pytest.raises(SchemaError, match=f"out: schema version {other}, this phrasebox reads 1: make the dataset"):
             check_version("out", other)
-    pq.write_table(records_to_rows([make_record()], embed_images=True), tmp_path / "a.parquet")
+    pq.write_table(records_to_rows([make_record()], ["image"]), tmp_path / "a.parquet")
     back = pq.read_schema(tmp_path / "a.parquet")
     assert back.field("width").metadata[b"unit"] == b"px"
     assert back.field("annotations").type.value_type.field("bbox").metadata[b"unit"] == b"px"

@@ -230,16 +230,12 @@ def test_mentions_of_one_text_share_its_regions():
     assert regions[0] == replace(regions[2], phrase_index=0, group=0) == replace(regions[3], phrase_index=0, group=0)
 
 
-def test_pixels_and_heat_maps_are_taken_away():
+def test_pixels_are_taken_away():
     scene = record(heat_map(TWO), width_px=80)
     (answer,) = RegionsStage(FIXED).process([scene])
     assert answer.pixels is None
-    assert answer.heat_maps == ()
-    assert answer == replace(scene, regions=answer.regions, pixels=None, heat_maps=())
-    (mapped,) = RegionsStage(FIXED, keep_heat_maps=True).process([scene])
-    assert mapped.pixels is None
-    assert mapped.heat_maps is scene.heat_maps
-    assert mapped.regions == answer.regions
+    assert answer.heat_maps is scene.heat_maps
+    assert answer == replace(scene, regions=answer.regions, pixels=None)
 
 
 def test_errors_pass_through_untouched():

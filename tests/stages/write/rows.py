@@ -1,6 +1,6 @@
 """Finished records and datasets without a model, for the tests of what is written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.contract.errors import RowError
 from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
-from stages.contract.schema import records_to_rows
+from stages.contract.schema import ColumnOption, records_to_rows
 from stages.write import ShardWriter
 from tests.build.records import HEIGHT, WIDTH, encoded, region
 
@@ -54,10 +54,12 @@ def mixed() -> list[Record]:
     return [*images[:3], annotated(5, 0), without_phrases(6), failed(7), *images[3:], failed(8, "bad_image")]
 
 
-def write_shards(records: Sequence[Record], data: Path, *, rows_per_file: int = 4, **columns: bool) -> Any:
-    """The records as shards; returns their table. columns: `embed_images`, `heat_maps`."""
+def write_shards(
+    records: Sequence[Record], data: Path, options: Collection[ColumnOption] = (), *, rows_per_file: int = 4
+) -> Any:
+    """The records as shards; returns their table."""
     data.mkdir(parents=True, exist_ok=True)
-    table = records_to_rows(records, **{"embed_images": False, **columns})
+    table = records_to_rows(records, options)
     writer = ShardWriter(data, rows_per_file)
     writer.write(table)
     writer.close()

@@ -18,7 +18,7 @@ from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.summary import Report, summary_table
 from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
-from stages.contract.schema import DATASET_SCHEMA, ENTRIES, dataset_schema, records_to_rows
+from stages.contract.schema import DATASET_SCHEMA, ENTRIES, ColumnOption, dataset_schema, records_to_rows
 from stages.contract.threshold import ScoreRanking
 from stages.shared.storage import found_in
 from stages.write import CardOrigin, ShardWriter, Tally, dataset_card
@@ -108,17 +108,17 @@ def test_schema_compression_contents_and_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a/00000.parquet").read_bytes() == (tmp_path / "b/00000.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("embed_images", [False, True])
-def test_row_groups(embed_images: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["image"]])
+def test_row_groups(options: list[ColumnOption], tmp_path: Path) -> None:
     """Small ones with images, since a reader of one row reads its group."""
-    few = records_to_rows([annotated(number) for number in range(10)] * 5, embed_images=embed_images)
+    few = records_to_rows([annotated(number) for number in range(10)] * 5, options)
     writer = ShardWriter(tmp_path, 1050)
     for _ in range(22):
         writer.write(few)
     writer.close()
     metadata = [pq.read_metadata(path) for path in sorted(tmp_path.iterdir())]
     groups = [[one.row_group(number).num_rows for number in range(one.num_row_groups)] for one in metadata]
-    assert groups == ([[100] * 10 + [50], [50]] if embed_images else [[1000, 50], [50]])
+    assert groups == ([[100] * 10 + [50], [50]] if options else [[1000, 50], [50]])
 
 
 def tally_of(folder: Path) -> Tally:
@@ -184,13 +184,13 @@ def test_categories(tmp_path: Path) -> None:
         assert [row["id"] for row in categories] == sorted(stable_id(row["name"]) for row in categories)
 
 
-@pytest.mark.parametrize("embed_images", [False, True])
-def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["image"]])
+def test_load_dataset_reads_every_row(options: list[ColumnOption], tmp_path: Path) -> None:
     """The features are the schema's: a first file whose rows all failed must not decide on the types."""
     import datasets
 
-    write_shards(mixed(), tmp_path / "data", embed_images=embed_images)
-    schema = dataset_schema(embed_images=embed_images)
+    write_shards(mixed(), tmp_path / "data", options)
+    schema = dataset_schema(options)
     origin = CardOrigin(model="demo", precision="bf16", explainer="grad_eclip", fitted_to="2 images")
     card = dataset_card(tally_of(tmp_path / "data"), schema, origin)
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
@@ -222,6 +222,6 @@ def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> Non
         for annotation, region in zip(row["annotations"], record.regions, strict=True):
             assert annotation["bbox"] == list(region.box_xywh_px)
             assert annotation["segmentation"] == {"size": [HEIGHT, WIDTH], "counts": region.mask.counts}
-        if embed_images:
+        if options:
             assert (row["image"] is None) == (record.error is not None)
             assert row["image"] is None or np.asarray(row["image"]).shape == (HEIGHT, WIDTH, 3)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.vision import Block, VisionTower, attend
+from stages.shared.model.towers.vision import VisionTower, attend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +66,19 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
 
     def of_blocks(tower: VisionTower) -> DenseFeatures:
         tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)
-        token, patches = _replace_by_values(tower.blocks[-1].float(), tokens.float(), residual=residual)
+        last = tower.blocks[-1].float()
+        x = tokens.float()
+        q, k, v = last.project(x)
+        token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
+        if residual:
+            patches = last.finish(x[:, 1:], v[:, 1:])
+        else:
+            values = last.out(v[:, 1:])
+            patches = values if last.ls_1 is None else values * last.ls_1
         tokens_at_block = None if early is None else early[:, 1:]
         return DenseFeatures(patches=tower.head(patches), embedding=tower.head(token), tokens=tokens_at_block)
 
     return by_tower(tower, blocks=of_blocks, pooled=of_pool, averaged=of_mean)
-
-
-def _replace_by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T, D) before the last block -> class token (B, D), and patches by their values alone (B, N, D)."""
-    q, k, v = last.project(x)
-    token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
-    if residual:
-        return token, last.finish(x[:, 1:], v[:, 1:])
-    patches = last.out(v[:, 1:])
-    return token, patches if last.ls_1 is None else patches * last.ls_1
 
 
 def pool_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, rois: Tensor) -> Tensor:

@@ -68,16 +68,15 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
         output=weights.cast(visual.proj),
         **normalisation,
     )
-    return tower if visual.pool_type == "tok" else _averaged(tower, norm_first=not visual.final_ln_after_pool)
-
-
-def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
-    """Average the patches of a transformer, as in CLIPA, with the norm before or after the mean."""
+    if visual.pool_type == "tok":
+        return tower
+    # The mean of the patches, as in CLIPA, with the norm before or after it.
     output = () if tower.output is None else (layers.Linear(tower.output.mT, None),)
+    is_norm_last = visual.final_ln_after_pool
     return AveragedTower(
         placement=tower.placement,
-        trunk=BlockTrunk(tower=tower, norm=tower.ln_post if norm_first else None),
-        finish=layers.Chain(output if norm_first else (tower.ln_post, *output)),
+        trunk=BlockTrunk(tower=tower, norm=None if is_norm_last else tower.ln_post),
+        finish=layers.Chain((tower.ln_post, *output) if is_norm_last else output),
         dtype=tower.dtype,
         mean=tower.mean,
         std=tower.std,

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from pipeline import terminal
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.research.compare.comparison import Comparison, ComparisonRow, compare_explainers
 from pipeline.research.compare.figures import FIGURES, TABLES
 from pipeline.research.compare.pictures import SampleSize, Source
@@ -43,7 +44,7 @@ def test_peaks_are_those_of_eval(rows: dict[str, ComparisonRow], drawn: Path, tm
     explain = {"contrast": 0.0, "affinity": "none"}
     regions = {"smooth_patches": 0.0, "upsample": "linear", "group": "none", "calibration": "none"}
     config = config_of(drawn, tmp_path / "dataset", model=MODEL, explain=explain, regions=regions)
-    measured = evaluation_of(Path(run(config, QUIET)), drawn / "truth.json", QUIET).figures
+    measured = evaluate_dataset(open_evaluation_set(Path(run(config, QUIET)), drawn / "truth.json"), QUIET).figures
     assert measured.counts.targets_not_among_phrases == 0
     figures = rows["grad_eclip"].figures
     for name in ("pointing", "pointing_off_centre"):

@@ -5,12 +5,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.config import load_config
 from pipeline.research.compare.maps import Contest, contenders_of
 from pipeline.research.compare.pictures import ComparedImage, Question
 from pipeline.research.compare.sanity import check_sanity, rank_correlation, shuffle_weights
 from stages.contract.records import Phrase, Pixels, Record, Sample
+from stages.prepare import ImagesConfig
 from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS
@@ -71,9 +72,7 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
 def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
     model = model_of("class token")
     contenders = contenders_of("rollout,occlusion", "class_token", "other")
-    contest = Contest(
-        model, load_config(None, ["input.path=x.jsonl", "input.kind=jsonl"]), contenders, Console(quiet=True)
-    )
+    contest = Contest(model, ModelConfig(), ImagesConfig(), contenders, Console(quiet=True))
     images = []
     for number in range(3):
         rgb = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)

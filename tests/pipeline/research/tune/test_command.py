@@ -18,7 +18,7 @@ from pipeline.dataset import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.evaluate import calibrate, presence
 from pipeline.evaluate.estimates import Estimate
-from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.evaluation import evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_truth import open_reviewed_dataset
@@ -78,7 +78,7 @@ def test_the_start_and_the_best_are_what_eval_measures(tuning, dataset, drawn, t
     ])  # fmt: skip
     assert again.explain.kind == tuning.best["explain.kind"] == "grad_eclip"
     for measured, path in ((tuning.start, dataset), (tuning.figures, Path(run(again)))):
-        wanted = evaluation_of(path, drawn / "truth.json", QUIET).figures.metrics
+        wanted = evaluate_dataset(open_evaluation_set(path, drawn / "truth.json"), QUIET).figures.metrics
         for name in METRICS:
             assert measured[name] == pytest.approx(wanted[name].value, abs=1e-6), name
 
@@ -131,7 +131,7 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "fixed", "regions.threshold": 1.0},), "fitted": CUTS["fitted"]}
     tuning = tune_settings(session_of(fitted, truth), maps={}, cuts=nothing)
-    wanted = evaluation_of(fitted, truth, QUIET).figures.metrics
+    wanted = evaluate_dataset(open_evaluation_set(fitted, truth), QUIET).figures.metrics
     for name in METRICS:
         assert tuning.start[name] == pytest.approx(wanted[name].value, abs=1e-6), name
     highest, halves = (step.figures for step in tuning.steps)

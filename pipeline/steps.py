@@ -137,8 +137,7 @@ class HeatMapSteps(Steps):
         return replace(self, regions_stage=self._regions_stage(config, self.calibration))
 
     def _regions_stage(self, config: RegionsConfig, calibration: Calibration | None) -> RegionsStage:
-        stage = self.regions_stage
-        return RegionsStage(config, calibration, keep_heat_maps=stage.keep_heat_maps, device=stage.device)
+        return RegionsStage(config, calibration, device=self.regions_stage.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +152,9 @@ class SourceSteps(Steps):
         return self.regions_stage.calibration
 
 
-def packages_of(config: RunConfig) -> tuple[str, ...]:
-    """Return the names of our packages, and of those of other people that have the kinds of a run."""
-    kinds = ((READERS, config.input.kind), (EXPLAINERS, config.explain.kind), (SOURCES, config.source.kind))
+def packages_of(reader: str, explainer: str, source: str) -> tuple[str, ...]:
+    """Return the names of our packages, and of those of other people that have these kinds."""
+    kinds = ((READERS, reader), (EXPLAINERS, explainer), (SOURCES, source))
     tops = [table.module(kind).partition(".")[0] for table, kind in kinds]
     return tuple(dict.fromkeys(["pipeline", "stages", *tops]))
 
@@ -202,8 +201,7 @@ def build_steps(config: RunConfig) -> HeatMapSteps:
             ),
             presence=presence_in(calibration),
         ),
-        # Heat maps are kept, because a row says why a map is empty.
-        regions_stage=RegionsStage(config.regions, calibration, keep_heat_maps=True, device=config.model.device),
+        regions_stage=RegionsStage(config.regions, calibration, device=config.model.device),
         description=description,
         segmenter=segmenter,
     )
@@ -223,7 +221,7 @@ def build_steps_in_memory(config: RunConfig, model: ClipModel) -> HeatMapSteps:
         model_stage=ExplainStage(
             ExplainStageConfig(model=config.model, explainer=explainer, keep_pixels=config.regions.needs_pixels), model
         ),
-        regions_stage=RegionsStage(config.regions, keep_heat_maps=True, device=config.model.device),
+        regions_stage=RegionsStage(config.regions, device=config.model.device),
         description=None,
         segmenter=_identify_segmenter(config.regions),
     )
