@@ -30,7 +30,7 @@ BESIDE: Final = {
         ("text_point", "text_point_off_centre", "text_box", "text_box_merged"),
         "500, the other half",
     ),
-    "the region of another phrase of the image, defaults": (("", "", "other_box", "other_box_merged"), "500"),
+    "the region of another phrase of the image, defaults": (("", "", "other_box", "other_box_merged"), "2,000"),
     "centre of the image; a box with 0.8 of each side in its middle": (
         ("centre", "", "centred_box", "centred_box_merged"),
         "none",
@@ -75,9 +75,9 @@ def photographs(photos: Photographs) -> Pages:
         rows.append([label, "none", *cells(evaluation, [*WHERE])])
     default = photos.figures(dev, "photo", "photos", file=PHOTO, absent=True)
     fine = photos.figures(dev, "photo", "photos-fine", file=FINE)
-    rows.append(["**`photo`, defaults** (`photos.yaml`)", "500", *cells(default["metrics"], [*WHERE])])
+    rows.append(["**`photo`, defaults** (`photos.yaml`)", "2,000", *cells(default["metrics"], [*WHERE])])
     fine_label = "**`photo`, `photos-fine.yaml`**: three sizes of each image"
-    rows.append([fine_label, "500", *cells(fine["metrics"], [*WHERE])])
+    rows.append([fine_label, "2,000", *cells(fine["metrics"], [*WHERE])])
     rows += [[label, n, *cells(default["metrics"], names), None, None] for label, (names, n) in BESIDE.items()]
     types = default["groups"]["type"]
     order = sorted(types, key=lambda name: -types[name]["pointing"]["n"])
