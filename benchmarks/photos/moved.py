@@ -77,18 +77,18 @@ def reviewable(judged: EvaluationSet, rows: RowRecords, stage: RegionsStage) -> 
     return Reviewable(rows=rows, regions=list(regions.values()), stage=stage)
 
 
-def reviewed(known: Reviewable, count: int, draw: int) -> dict[int, list[ReviewedPhrase]]:
+def reviewed(answerable: Reviewable, count: int, draw: int) -> dict[int, list[ReviewedPhrase]]:
     """Answer for a sample of regions, and drag the boxes of wrong ones."""
     rng = np.random.default_rng(draw)
-    records = {row["id"]: record for row, record in known.rows}
+    records = {row["id"]: record for row, record in answerable.rows}
     answered: dict[int, list[ReviewedPhrase]] = defaultdict(list)
-    for number in rng.permutation(len(known.regions))[:count].tolist():
-        image, region, boxes = known.regions[number]
-        own = region.key.bbox
-        if is_right(own, boxes):
-            answered[image].append(region._replace(answer="right", place=own))
+    for number in rng.permutation(len(answerable.regions))[:count].tolist():
+        image, region, boxes = answerable.regions[number]
+        box = region.key.bbox
+        if is_right(box, boxes):
+            answered[image].append(region._replace(answer="right", place=box))
             continue
-        ranks = [(box_iou(box, own), box[2] * box[3]) for box in boxes]
+        ranks = [(box_iou(true_box, box), true_box[2] * true_box[3]) for true_box in boxes]
         nearest = boxes[ranks.index(max(ranks))]
         errors = DRAG_ERROR * np.tile(nearest[2:], 2) * rng.standard_normal(4)
         sides = np.tile([records[image].width_px, records[image].height_px], 2)
@@ -103,13 +103,15 @@ def box_recall(fit: BoxFit, things: Sequence[PlacedThing]) -> float:
     return float(np.average([is_hit(fit, thing) for thing in things], weights=[thing.weight for thing in things]))
 
 
-def rows_of(known: Reviewable, things: Sequence[PlacedThing], before: float) -> list[list[Any]]:
+def rows_of(answerable: Reviewable, things: Sequence[PlacedThing], before: float) -> list[list[Any]]:
     """Return a row for each number of answers; things: those that learned boxes are judged on; before: their recall."""
     rows: list[list[Any]] = []
     for count in COUNTS:
         gains = []
         for draw in range(DRAWS):
-            learned = learn_reviewed_boxes(reviewed(known, count, draw), known.rows, known.stage.config, None)
+            learned = learn_reviewed_boxes(
+                reviewed(answerable, count, draw), answerable.rows, answerable.stage.config, None
+            )
             if learned is not None and learned.fit.networks:
                 gains.append(box_recall(learned.fit, things) - before)
         unused = [0.0] * (DRAWS - len(gains))
@@ -119,20 +121,22 @@ def rows_of(known: Reviewable, things: Sequence[PlacedThing], before: float) -> 
     return rows
 
 
-def moved(own: Photographs) -> dict[str, Any]:
+def moved(photographs: Photographs) -> dict[str, Any]:
     """Return the table: answers about photographs of train without a calibration, judged on dev."""
     train, dev, settings = "flickr8k/train", "flickr8k/dev", Path("configs/photos.yaml")
-    made = own.dataset(train, "photo", "photos", file=settings)
-    answered = open_evaluation_set(made, own.truth(train), UNCALIBRATED, resized=True)
-    judged = open_evaluation_set(own.dataset(dev, "photo", "photos", file=settings), own.truth(dev), UNCALIBRATED)
-    known = reviewable(answered, *rows_and_stage(answered))
+    made = photographs.dataset(train, "photo", "photos", file=settings)
+    answered = open_evaluation_set(made, photographs.truth(train), UNCALIBRATED, resized=True)
+    judged = open_evaluation_set(
+        photographs.dataset(dev, "photo", "photos", file=settings), photographs.truth(dev), UNCALIBRATED
+    )
+    answerable = reviewable(answered, *rows_and_stage(answered))
     rows, stage = rows_and_stage(judged)
     things = place_things(stage.config, rows, true_places(judged), {row["id"]: None for row, _ in rows})
     before = box_recall(BLANK, things)
-    counts = f"{len(known.rows)} photographs, judged on {len(rows):,} others"
+    counts = f"{len(answerable.rows)} photographs, judged on {len(rows):,} others"
     return {
         "name": "moved",
-        "rows": rows_of(known, things, before),
+        "rows": rows_of(answerable, things, before),
         "columns": [*COLUMNS],
         "n": f"{DRAWS} reviews of {counts}, box recall {before:.3f} before",
         "split": "Flickr8k train, Flickr8k dev",
