@@ -20,6 +20,7 @@ from rich.console import Console
 from scipy.special import logit
 
 from benchmarks.photos.measure import Photographs
+from benchmarks.photos.moved import moved
 from pipeline.evaluate.estimates import calibration_error
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.metrics import is_right
@@ -254,4 +255,5 @@ def reviewed(own: Photographs, mixed: int = 80) -> list[dict[str, Any]]:
             **exchange,
         },
         {"name": "answers", "rows": said, "columns": OFF, "n": f"{every} of {SHOWN} answers", **known},
+        moved(own),
     ]

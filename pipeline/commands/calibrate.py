@@ -20,11 +20,11 @@ from pipeline.commands.options import (
     with_image_root,
 )
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
+from pipeline.evaluate.box_fit import FEWEST_IMAGES
 from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
 from pipeline.evaluate.caption_fit import write_presence
-from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
-from pipeline.evaluate.verdicts import box_verdict, calibration_verdict, review_verdict
+from pipeline.evaluate.verdicts import USE, box_verdict, calibration_verdict, review_verdict
 from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
 
@@ -44,7 +44,8 @@ def calibrate(
         typer.Option(
             "--reviews",
             help="Fit to what people said of the dataset's regions (phrasebox inspect DATASET --review), not to a "
-            "ground truth. It needs some 200 answers; the verdict at the end says whether they suffice.",
+            "ground truth, and to the boxes that they dragged. It needs some 200 answers; the verdict at the end says "
+            "whether they suffice.",
         ),
     ] = False,
     presence: Annotated[
@@ -60,7 +61,7 @@ def calibrate(
 ) -> None:
     """Fit scores, and learn where boxes are, for the model and settings that the dataset was made with.
 
-    Learned boxes need --truth; they are used if they are shown to be better.
+    Learned boxes need --truth, or boxes dragged in a review. They are used if they are shown to be better.
 
     With neither --truth nor --reviews presence alone is fitted, to the captions; scores of regions then still rank.
 
@@ -98,7 +99,14 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
     console.print(table)
     if figures.presence:
         console.print("presence is fitted for the dataset's regions.absent_share: leave it as it is", soft_wrap=True)
-    _print_verdict(figures.gain, review_verdict(figures.gain, replaces=figures.replaces), out, console)
+    boxes = figures.boxes
+    if boxes is not None and boxes.figures is None:
+        console.print(f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers")
+    for line in () if boxes is None or boxes.figures is None else box_verdict(boxes.figures, "the dataset's boxes"):
+        console.print(line, soft_wrap=True)
+    has_better_boxes = boxes is not None and bool(boxes.fit.networks)
+    verdict = review_verdict(figures.gain, replaces=figures.replaces, has_better_boxes=has_better_boxes)
+    _print_verdict(verdict, out, console)
 
 
 def print_calibration(figures: CalibrationFigures, out: Path, console: Console) -> None:
@@ -111,12 +119,12 @@ def print_calibration(figures: CalibrationFigures, out: Path, console: Console) 
     console.print(table)
     for line in () if figures.boxes is None else box_verdict(figures.boxes):
         console.print(line, soft_wrap=True)
-    _print_verdict(figures.gain, calibration_verdict(figures.gain, replaces=figures.replaces), out, console)
+    _print_verdict(calibration_verdict(figures.gain, replaces=figures.replaces), out, console)
 
 
-def _print_verdict(gain: Estimate, verdict: str, out: Path, console: Console) -> None:
+def _print_verdict(verdict: str, out: Path, console: Console) -> None:
     """Print where the calibration is, how to use it if that is better, and the verdict."""
-    console.print(_use(out) if gain.low > 0 else f"calibration in {out}", soft_wrap=True)
+    console.print(_use(out) if verdict.startswith(USE) else f"calibration in {out}", soft_wrap=True)
     console.print(verdict, soft_wrap=True)
 
 

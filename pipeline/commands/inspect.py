@@ -44,13 +44,14 @@ Review = Annotated[
     bool,
     typer.Option(
         "--review",
-        help="Open with the review: people say of one region after another if it is right.",
+        help="Open with the review: people say of one region after another if it is right, and drag the box of a "
+        "wrong one (m).",
     ),
 ]
-ReviewCount = Annotated[
+AnswerCount = Annotated[
     int | None,
     typer.Option(
-        "--reviews",
+        "--answers",
         metavar="N",
         min=1,
         max=5000,
@@ -75,7 +76,7 @@ def inspect(
     port: Port = 8765,
     open_browser: OpenBrowser = False,
     review: Review = False,
-    reviews: ReviewCount = None,
+    answers: AnswerCount = None,
     seed: Seed = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
@@ -94,7 +95,7 @@ def inspect(
     phrasebox inspect out/ --review
     """
     choice = RegionChoice(min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where)
-    if (review or reviews) and choice != RegionChoice():
+    if (review or answers) and choice != RegionChoice():
         raise ConfigError(f"it draws from all regions; leave {CHOICE_OPTIONS} out", key="--review")
     if model is not None:
         settings = [
@@ -106,7 +107,7 @@ def inspect(
         selection = open_any_dataset(dataset).selection(choice)
         if selection.threshold is not None:
             console.print(selection.threshold.in_words())
-        regions = reviews or REGIONS if review or reviews else None
+        regions = answers or REGIONS if review or answers else None
         viewer = make_viewer(dataset, image_root, settings, review=regions, seed=seed)
         search = Search(where=selection.where, score_min=selection.min_score or None, seed=seed)
         serve(viewer, console, search, host=host, port=port, open_browser=open_browser)

@@ -5,6 +5,10 @@ One JSON object a line, only ever appended, and on disk before `append_review` r
     {"annotation_id": 1, "phrase": "a dog", "bbox": [4, 5, 30, 20], "reviewer": "ann",
      "time": "2026-01-31T12:00:00Z", "answer": "right", "seconds": 2.5}
     {..., "action": "box", "box_xywh_px": [6, 5, 28, 20]}
+    {..., "answer": "wrong", "action": "box", "box_xywh_px": [6, 5, 28, 20]}
+
+The last kind is an answer with the right box: it is a correction, too, until the same reviewer
+answers otherwise.
 
 A region is identified by its `annotation_id`, `phrase` and `bbox` together, so a new dataset in
 the same folder inherits reviews of equal regions only. The latest answer of a reviewer counts,
@@ -85,7 +89,7 @@ class RegionKey(NamedTuple):
 
 
 class Judgement(BaseModel):
-    """An answer about a region, or a correction of it: never both."""
+    """An answer about a region, or a correction of it; "wrong" may bring the right box along."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -97,8 +101,12 @@ class Judgement(BaseModel):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if (self.answer is None) == (self.action is None) or (self.action == "box") != (self.box_xywh_px is not None):
-            raise ValueError("expected either an answer or an action, and box_xywh_px with the action box alone")
+        is_both = self.answer is not None and self.action is not None
+        is_neither = self.answer is None and self.action is None
+        if is_neither or (is_both and (self.answer, self.action) != ("wrong", "box")):
+            raise ValueError("expected an answer, an action, or the answer wrong with the action box")
+        if (self.action == "box") != (self.box_xywh_px is not None):
+            raise ValueError("expected box_xywh_px with the action box alone")
         return self
 
 
@@ -132,17 +140,20 @@ class Reviews:
 
     def add(self, review: Review) -> None:
         """Add one line, later than all lines before it."""
+        key = review.key
+        if review.answer is not None:
+            answers = self.answers.setdefault(key, {})
+            earlier = answers.pop(review.reviewer, None)
+            if earlier is not None and earlier is self.corrections.get(key):
+                del self.corrections[key]  # an answer takes its box with it
+            if review.answer != "undone":
+                answers[review.reviewer] = review
+            if not answers:
+                del self.answers[key]
         if review.action is not None:
-            self.corrections.pop(review.key, None)
+            self.corrections.pop(key, None)
             if review.action != "undone":
-                self.corrections[review.key] = review
-            return
-        answers = self.answers.setdefault(review.key, {})
-        answers.pop(review.reviewer, None)
-        if review.answer != "undone":
-            answers[review.reviewer] = review
-        if not answers:
-            del self.answers[review.key]
+                self.corrections[key] = review
 
     def majority_answers(self) -> dict[RegionKey, Answer]:
         """Return the majority answer of each region with answers."""

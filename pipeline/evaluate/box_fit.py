@@ -8,7 +8,7 @@ find more boxes than the cut.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.cut_fit import RowRecords
-from pipeline.evaluate.estimates import FOLDS, Estimate, mean_estimates
+from pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import IOU
 from pipeline.logistic import Floats
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import cut_map
 from stages.regions.ladder import QUANTILES, Ladder
@@ -58,6 +59,14 @@ EDGE_WEIGHT: Final = 0.5  # of the distance of the edges beside 1 - GIoU
 HIT_WEIGHT: Final = 1.5  # of a soft hit at an IoU of 0.5
 HIT_WIDTH: Final = 0.08  # of the soft hit, in IoU
 
+BLANK: Final = BoxFit(
+    usual=UsualBoxes(mean=(0.0, 0.0, 0.0, 0.0), words=(), terms=np.empty(0)),
+    mean=np.empty(0),
+    scale=np.empty(0),
+    networks=(),
+)
+"""It leaves the boxes of the cut, and makes cuts tell what a fit sees."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedThing:
@@ -68,14 +77,14 @@ class PlacedThing:
         heads: Its texts, each with its head noun.
         view: What the fit sees; its `usual` does not count.
         boxes: (n, 4), true boxes as shares of the image: x0, y0, x1, y1.
-        weight: Number of phrases that name it.
+        weight: Number of phrases that name it, or of those for which it counts.
     """
 
     image: int
     heads: Mapping[str, str]
     view: MapView
     boxes: Floats
-    weight: int
+    weight: float
 
     @property
     def nearest(self) -> Floats:
@@ -85,9 +94,20 @@ class PlacedThing:
         return nearest
 
 
+class KnownPlace(NamedTuple):
+    """A phrase of a record, by its index, with its true boxes, and for how many phrases it counts."""
+
+    phrase_index: int
+    boxes_xywh_px: tuple[Box, ...]
+    weight: float = 1.0
+
+
+KnownPlaces = Callable[[Mapping[str, Any], Record], Iterable[KnownPlace]]  # of a row
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxFigures:
-    """How much better learned boxes are than those of the cut, by fits to other images.
+    """How much better learned boxes are than those before, by fits to other images.
 
     Attributes:
         images: Number of images that the fit has.
@@ -108,10 +128,11 @@ class LearnedBoxes(NamedTuple):
     figures: BoxFigures | None = None
 
 
-def learn_boxes(things: Sequence[PlacedThing], *, with_networks: bool) -> LearnedBoxes:
+def learn_boxes(things: Sequence[PlacedThing], *, with_networks: bool, before: BoxFit | None = None) -> LearnedBoxes:
     """Fit usual boxes to things and, if wanted, networks, which stay if the interval of their gain is above 0.
 
-    Raise InputError without things.
+    The gain is over the boxes of `before`, or else over those of the cut. Raise InputError
+    without things.
     """
     if not things:
         raise InputError("no phrase with a known place and a heat map to fit boxes to")
@@ -121,11 +142,12 @@ def learn_boxes(things: Sequence[PlacedThing], *, with_networks: bool) -> Learne
     folds = [fits.without(fold) for fold in range(FOLDS)]
     if not fits.with_networks:
         return LearnedBoxes(fits.whole(), folds)
-    weights = [thing.weight for thing in things]
+    weights = np.array([thing.weight for thing in things])
     hits = fits.hits(folds)
     half_hits = fits.hits([fits.without(fold, half=True) for fold in range(FOLDS)])
-    cut_hits = np.array([_is_hit(thing.view.cut_box, thing) for thing in things])
-    (gain,) = mean_estimates([np.repeat(hits - cut_hits, weights)], np.repeat(images, weights))
+    hits_before = fits.hits([before or BLANK] * FOLDS)
+    gains = (hits - hits_before) * weights
+    gain = weighted_estimate(lambda draw: float(draw @ gains / (draw @ weights)), images)
     figures = BoxFigures(
         images=len({*images.tolist()}), gain=gain, last_half=float(np.average(hits - half_hits, weights=weights))
     )
@@ -138,27 +160,26 @@ def learn_boxes(things: Sequence[PlacedThing], *, with_networks: bool) -> Learne
 def place_things(
     config: RegionsConfig,
     rows: RowRecords,
-    evaluation_set: EvaluationSet,
+    places_of: KnownPlaces,
     cuts: Mapping[int, FittedCut | None],
 ) -> list[PlacedThing]:
-    """Return the things of images whose places the ground truth knows; `cuts` has the cut of each image."""
-    nothing = UsualBoxes(mean=(0.0, 0.0, 0.0, 0.0), words=(), terms=np.empty(0))
-    blank = BoxFit(usual=nothing, mean=np.empty(0), scale=np.empty(0), networks=())
+    """Return the things of images whose places are known; `cuts` has the cut of each image."""
     things: list[PlacedThing] = []
     for row, record in rows:
+        known_places = list(places_of(row, record))
+        if not known_places:
+            continue
         cut = cuts[row["id"]]
-        maker = RegionMaker(config, fitted_cut=cut, box_fit=blank)
+        maker = RegionMaker(config, fitted_cut=cut, box_fit=BLANK)
         groups = maker.groups_of(record)
         heads = maker.heads_of(record, groups)
         phrases, maps = maker.maps_of(record, groups)
-        placed: dict[tuple[int, tuple[Box, ...]], list[int]] = {}
-        for query in evaluation_set.queries(row, record.phrases):
-            index = query.phrase_index
-            if query.target is None or index is None or (number := phrases[index][1]) is None:
-                continue
-            placed.setdefault((number, query.target.boxes_xywh_px), []).append(index)
-        for (number, true_boxes), indices in placed.items():
-            cut_of_thing = cut_map(maps[number], maker.config, cut, blank)
+        placed: dict[tuple[int, tuple[Box, ...]], list[KnownPlace]] = {}
+        for place in known_places:
+            if (number := phrases[place.phrase_index][1]) is not None:
+                placed.setdefault((number, place.boxes_xywh_px), []).append(place)
+        for (number, true_boxes), places in placed.items():
+            cut_of_thing = cut_map(maps[number], maker.config, cut, BLANK)
             if cut_of_thing is None or cut_of_thing.view is None:
                 continue
             sides = (record.width_px, record.height_px)
@@ -166,17 +187,30 @@ def place_things(
             things.append(
                 PlacedThing(
                     image=row["id"],
-                    heads=heads[indices[0]],
+                    heads=heads[places[0].phrase_index],
                     view=cut_of_thing.view,
                     boxes=boxes,
-                    weight=len(indices),
+                    weight=sum(place.weight for place in places),
                 )
             )
     return things
 
 
-def _is_hit(box: Floats, thing: PlacedThing) -> float:
-    return float(overlaps(box, thing.boxes).max() >= IOU)
+def true_places(evaluation_set: EvaluationSet) -> KnownPlaces:
+    """Return what tells the places that the ground truth knows."""
+
+    def places_of(row: Mapping[str, Any], record: Record) -> Iterator[KnownPlace]:
+        for query in evaluation_set.queries(row, record.phrases):
+            if query.target is not None and query.phrase_index is not None:
+                yield KnownPlace(query.phrase_index, query.target.boxes_xywh_px)
+
+    return places_of
+
+
+def is_hit(fit: BoxFit, thing: PlacedThing) -> bool:
+    """Return whether the box of a thing by a fit is right."""
+    box = fit.box_of(thing.view._replace(usual=fit.usual.of(thing.heads)))
+    return bool(overlaps(box, thing.boxes).max() >= IOU)
 
 
 def fold_of(image: int) -> int:
@@ -212,11 +246,8 @@ class BoxFits:
 
     def hits(self, folds: Sequence[BoxFit]) -> Floats:
         """Return for each thing whether the box by the fit of its fold is right, 0 or 1."""
-        hits = []
-        for thing, number in zip(self.things, self.folds.tolist(), strict=True):
-            view = thing.view._replace(usual=folds[number].usual.of(thing.heads))
-            hits.append(_is_hit(folds[number].box_of(view), thing))
-        return np.array(hits)
+        pairs = zip(self.things, self.folds.tolist(), strict=True)
+        return np.array([is_hit(folds[number], thing) for thing, number in pairs], np.float64)
 
     def _fit(self, is_fitted: NDArray[np.bool_]) -> BoxFit:
         mean, terms = self._solve(is_fitted)

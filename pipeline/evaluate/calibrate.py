@@ -19,7 +19,7 @@ from rich.console import Console
 from pipeline.calibration import calibration_basis, source_basis
 from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
-from pipeline.evaluate.box_fit import BoxFigures, LearnedBoxes, fold_of, learn_boxes, place_things
+from pipeline.evaluate.box_fit import BoxFigures, LearnedBoxes, fold_of, learn_boxes, place_things, true_places
 from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
 from pipeline.evaluate.detector_presence import fit_to_truth
 from pipeline.evaluate.estimates import (
@@ -170,8 +170,8 @@ def _judge_heat_maps(evaluation_set: EvaluationSet, console: Console, *, presenc
     presence_fit, presence_figures, presences = fit_presence(evaluation_set, console) if presence else (None, {}, {})
     rows = [(row, _with_presences(row["id"], record, presences)) for row, record in rows]
     boxes = learn_boxes(
-        place_things(config.regions, rows, evaluation_set, cuts),
-        with_networks=is_fitted and config.regions.refine != "grabcut",
+        place_things(config.regions, rows, true_places(evaluation_set), cuts),
+        with_networks=config.regions.learns_boxes,
     )
     return JudgedSet(
         regions=_judge_regions(config.regions, rows, evaluation_set, cuts, boxes.folds, has_absent=not presence),

@@ -24,6 +24,7 @@ from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, debiased_ca
 from pipeline.evaluate.review_sample import population_of
 from pipeline.logistic import Floats
 from stages.contract.errors import InputError
+from stages.contract.geometry import Box
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
 
@@ -37,6 +38,8 @@ class ReviewedRegions:
     Attributes:
         regions: The regions.
         answers: "right", "wrong" or "absent" for each region.
+        boxes: Where the phrase of each region is: a box that somebody moved, or that of a right
+            region; None if nobody knows.
         kinds: Kind of thing of each region.
         population_scores: Scores of all regions of the dataset.
         reviews: Reviews of each region, also of regions that count for nobody.
@@ -47,6 +50,7 @@ class ReviewedRegions:
 
     regions: dict[RegionKey, DatasetRegion]
     answers: NDArray[np.str_]
+    boxes: list[Box | None]
     kinds: NDArray[np.str_]
     population_scores: Floats
     reviews: list[list[Review]]
@@ -55,6 +59,16 @@ class ReviewedRegions:
     def field(self, name: str) -> NDArray[Any]:
         """Return a field of the annotations: score, presence or image_id."""
         return np.array([region.annotation[name] for region in self.regions.values()])
+
+    @property
+    def scores(self) -> Floats:
+        """The scores of the regions, (m,)."""
+        return self.field("score").astype(np.float64)
+
+    @property
+    def is_right(self) -> Bools:
+        """Whether the regions are right, (m,)."""
+        return np.asarray(self.answers == "right", np.bool_)
 
     @property
     def reviewers(self) -> dict[str, int]:
@@ -86,11 +100,19 @@ def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
     return ReviewedRegions(
         regions=regions,
         answers=np.array([answers[key] for key in regions], np.str_),
+        boxes=[_place_of(key, answers[key], reviews.corrections.get(key)) for key in regions],
         kinds=population.kinds[places],
         population_scores=population.scores,
         reviews=[list(reviews.answers[key].values()) for key in reviewed],
         counts=counts,
     )
+
+
+def _place_of(key: RegionKey, answer: str, correction: Review | None) -> Box | None:
+    """Return where the phrase of a region is, see `ReviewedRegions`."""
+    if correction is not None:
+        return correction.box_xywh_px
+    return key.bbox if answer == "right" else None
 
 
 def latest_time(reviews: Iterable[Review]) -> str:
@@ -148,8 +170,8 @@ class ReviewFigures:
 
 def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
     """Return all figures of people's answers."""
-    right = reviewed.answers == "right"
-    scores = reviewed.field("score").astype(np.float64)
+    right = reviewed.is_right
+    scores = reviewed.scores
     population = reviewed.population_scores
 
     def score_range(low: float, high: float) -> ScoreRange:

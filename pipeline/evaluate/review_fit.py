@@ -7,12 +7,13 @@ right      the regression on a region's evidence, fitted to "right" and "wrong"
 presence   its log odds, constant + slope * log odds with slope >= 0, fitted to "there" (right or wrong) and "not there"
 
 Where presence is not known, "not there" counts as wrong. The cut of maps does not change: an answer is about the shown
-cut, and a wrong box does not tell whether another cut of its map would be right.
+cut, and a wrong box does not tell whether another cut of its map would be right. Boxes that people drag do
+(`review_boxes.py`); where learned boxes are used, `right` is fitted to those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,21 +26,19 @@ from scipy.special import logit
 
 from pipeline.calibration import calibration_basis, source_basis
 from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.evaluate.box_fit import LearnedBoxes
+from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.presence import model_steps
-from pipeline.evaluate.review_figures import (
-    ReviewedRegions,
-    latest_time,
-    read_reviewed_regions,
-)
+from pipeline.evaluate.review_boxes import judge_learned_boxes, learn_reviewed_boxes, reviewed_phrases
+from pipeline.evaluate.review_figures import ReviewedRegions, latest_time, read_reviewed_regions
 from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import check_writable, write_file
 from pipeline.presence_fit import signals_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import Record
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.score import Calibration, Evidence, feature_names
@@ -82,8 +81,17 @@ class ReviewFit(NamedTuple):
         return right if self.presence is None else right * self.presence.probability(odds)
 
 
-def fit_answers(features: Floats, odds: Floats, answers: NDArray[np.str_], previous: Calibration | None) -> ReviewFit:
-    """Fit to answers (m,); `previous` made the dataset's scores. Raise ValueError if all or none is right."""
+def fit_answers(
+    features: Floats,
+    odds: Floats,
+    answers: NDArray[np.str_],
+    previous: Calibration | None,
+    names: Sequence[str] | None = None,
+) -> ReviewFit:
+    """Fit to answers (m,); `previous` made the dataset's scores. Raise ValueError if all or none is right.
+
+    names: Of the features, if they are not those of the previous calibration.
+    """
     is_present = answers != "absent"
     right = answers == "right"
     has_presence = previous is not None and previous.presence is not None
@@ -91,7 +99,7 @@ def fit_answers(features: Floats, odds: Floats, answers: NDArray[np.str_], previ
     if right[counts].all() or not right.any():
         raise ValueError("expected regions that are right and others that are wrong")
     mean, scale = mean_and_scale(features[counts])
-    names = feature_names(previous)
+    names = names or feature_names(previous)
     prior = np.array([0.0, *(SIMILARITY_WEIGHT if name == "similarity" else 0.0 for name in names)])
     if previous is not None and previous.weight:
         slopes = np.array([previous.weight.get(name, 0.0) / previous.scale.get(name, 1.0) for name in names])
@@ -123,6 +131,7 @@ class ReviewFitFigures:
         before: Calibration error of the dataset's scores, without what chance adds.
         after: The same of scores by fits to other images.
         replaces: Whether the dataset's scores have a calibration.
+        boxes: The learned boxes, see `learn_reviewed_boxes`.
         gain: The fall of the mean squared error of the scores.
     """
 
@@ -132,6 +141,7 @@ class ReviewFitFigures:
     before: Estimate
     after: Estimate
     replaces: bool
+    boxes: LearnedBoxes | None
     gain: Estimate
 
 
@@ -154,8 +164,10 @@ def write_reviewed_calibration(
     previous = basis.steps.calibration
     reviewed = _read_new_answers(dataset, previous)
     _check_calibration(path, dataset, basis.steps)
-    evidence = _evidence_of(reviewed, evaluation_set.rows_with_maps(basis.remaking, console), basis.stage)
-    fit, scores = _fit_with_folds(reviewed, evidence, basis.prior)
+    rows = [row for row in evaluation_set.rows_with_maps(basis.remaking, console) if row[1].error is None]
+    boxes, judged, evidence = _learn_boxes(evaluation_set, reviewed, rows, basis)
+    box = boxes.fit if boxes is not None and boxes.fit.networks else None if previous is None else previous.box
+    fit, scores = _fit_with_folds(judged, evidence, basis.prior)
     share = evaluation_set.config().regions.expected_absent_share
     presence = _correct_presence(basis.prior, fit.presence, share)
     embeddings = []
@@ -165,7 +177,7 @@ def write_reviewed_calibration(
         presence = presence.model_copy(update={"corrected_on": ImageStatistics.of(np.stack(embeddings))})
     calibration = Calibration(
         bias=fit.right.bias,
-        **fit.right.by_name(feature_names(basis.prior)),
+        **fit.right.by_name(list(evidence[0].features)),
         made_with=basis.made_with,
         made_from={
             "reviews": len(reviewed.answers),
@@ -178,20 +190,18 @@ def write_reviewed_calibration(
         },
         presence=presence,
         cut=None if previous is None else previous.cut,
-        box=None if previous is None else previous.box,
+        box=box,
     )
     write_file("out", out, calibration.to_json())
-    previous_scores = reviewed.field("score").astype(np.float64)
-    right = reviewed.answers == "right"
-    images = reviewed.field("image_id")
     return ReviewFitFigures(
         counts=reviewed.counts,
         reviewers=reviewed.reviewers,
         presence=fit.presence is not None,
-        before=debiased_calibration_error(previous_scores, right, images),
-        after=debiased_calibration_error(scores, right, images),
+        before=debiased_calibration_error(reviewed.scores, reviewed.is_right, reviewed.field("image_id")),
+        after=debiased_calibration_error(scores, judged.is_right, judged.field("image_id")),
         replaces=previous is not None and previous.of_regions,
-        gain=squared_error_gain(previous_scores, scores, right, images),
+        boxes=boxes,
+        gain=squared_error_gain(judged.scores, scores, judged.is_right, judged.field("image_id")),
     )
 
 
@@ -246,6 +256,23 @@ def _prior_of(previous: Calibration | None) -> Calibration:
     return DETECTOR_SCORES.model_copy(update={"presence": previous.presence})
 
 
+def _learn_boxes(
+    evaluation_set: EvaluationSet, reviewed: ReviewedRegions, rows: RowRecords, basis: _Basis
+) -> tuple[LearnedBoxes | None, ReviewedRegions, Sequence[Evidence | BoxEvidence]]:
+    """Return the boxes that dragged ones teach, and the regions that scores are fitted to, with their evidence."""
+    evidence = _evidence_of(reviewed, rows, basis.stage)
+    config = evaluation_set.config().regions
+    requested = evaluation_set.with_requested_rule().config().regions
+    if not evaluation_set.is_of_heat_maps or not requested.learns_boxes:
+        return None, reviewed, evidence
+    phrases = reviewed_phrases(reviewed, rows)
+    boxes = learn_reviewed_boxes(phrases, rows, config, basis.prior)
+    if boxes is None or not boxes.fit.networks:
+        return boxes, reviewed, evidence
+    stages = [RegionsStage(config, basis.prior, box_fit=fold) for fold in boxes.folds]
+    return boxes, *judge_learned_boxes(reviewed, phrases, rows, stages)
+
+
 def _check_calibration(path: Path, dataset: Dataset, steps: Steps) -> None:
     if dataset.manifest.get("calibration") not in (None, steps.calibration_digest):
         raise ConfigError(
@@ -266,13 +293,11 @@ def _read_new_answers(dataset: Dataset, previous: Calibration | None) -> Reviewe
 
 
 def _evidence_of(
-    reviewed: ReviewedRegions, rows: Iterable[tuple[Mapping[str, Any], Record]], stage: RegionsStage | LinkStage
+    reviewed: ReviewedRegions, rows: RowRecords, stage: RegionsStage | LinkStage
 ) -> list[Evidence | BoxEvidence]:
     """Return the evidence of each reviewed region, which is made again."""
     evidence_by_region: dict[tuple[Any, ...], Evidence | BoxEvidence] = {}
     for row, record in rows:
-        if record.error is not None:
-            continue
         row_regions = stage.regions_of(record)
         for index, phrase in enumerate(record.phrases):
             for region, part in row_regions[index]:
@@ -291,6 +316,7 @@ def _fit_with_folds(
     reviewed: ReviewedRegions, evidence: Sequence[Evidence | BoxEvidence], previous: Calibration | None
 ) -> tuple[ReviewFit, Floats]:
     """Fit to all answers; return the fit and the score (m,) of each region by a fit to other images."""
+    names = list(evidence[0].features)
     features = np.array([[*part.features.values()] for part in evidence])
     presences = reviewed.field("presence").astype(np.float64)  # NaN where it is not known
     odds = logit(np.clip(presences, _CERTAIN, 1 - _CERTAIN))[:, None]
@@ -298,10 +324,10 @@ def _fit_with_folds(
     fold = np.unique(reviewed.field("image_id"), return_inverse=True)[1] % FOLDS
     scores = np.empty(len(fold))
     try:
-        fit = fit_answers(features, odds, answers, previous)
+        fit = fit_answers(features, odds, answers, previous, names)
         for number in np.unique(fold):
             in_fold = fold == number
-            fold_fit = fit_answers(features[~in_fold], odds[~in_fold], answers[~in_fold], previous)
+            fold_fit = fit_answers(features[~in_fold], odds[~in_fold], answers[~in_fold], previous, names)
             scores[in_fold] = fold_fit.scores(features[in_fold], odds[in_fold])
     except ValueError as error:
         raise InputError(

@@ -11,6 +11,8 @@ from typing import Final
 from pipeline.evaluate.box_fit import BoxFigures
 from pipeline.evaluate.estimates import Estimate, ScoreFilter
 
+USE: Final = "Verdict: use"  # how verdicts begin that advise to use what was made
+
 GOAL: Final = 0.5
 """Share of right regions that `eval` looks for; the lower end of the interval has to reach it."""
 
@@ -37,25 +39,24 @@ def calibration_verdict(gain: Estimate, *, replaces: bool) -> str:
     """Return whether to use the calibration of `write_calibration`, by its `CalibrationFigures`."""
     if replaces:
         if gain.low > 0:
-            return f"Verdict: use it instead of the dataset's calibration: {_error_change(gain)}."
+            return f"{USE} it instead of the dataset's calibration: {_error_change(gain)}."
         result = "is worse" if gain.high < 0 else "is not shown to be better"
         return f"Verdict: keep the dataset's calibration. The new one {result}: {_error_change(gain)}."
     error = f"{_error_change(gain)} compared with the same score for every region"
     if gain.low > 0:
-        return f"Verdict: use it. It tells right regions from wrong ones: {error}."
+        return f"{USE} it. It tells right regions from wrong ones: {error}."
     return (
         f"Verdict: do not use it, it needs more images. It is not shown to tell right regions from wrong ones: {error}."
     )
 
 
-def box_verdict(figures: BoxFigures) -> list[str]:
-    """Return whether learned boxes are used, and what more images would bring: two lines."""
+def box_verdict(figures: BoxFigures, before: str = "the boxes of the cut") -> list[str]:
+    """Return whether learned boxes are used, and what more images would bring: two lines.
+
+    before: The boxes that they are compared with.
+    """
     gain = figures.gain
-    result = (
-        "learned boxes are used"
-        if gain.low > 0
-        else "the boxes of the cut stay: learned ones are not shown to be better"
-    )
+    result = "learned boxes are used" if gain.low > 0 else f"{before} stay: learned ones are not shown to be better"
     change = f"box recall {gain.value:+.3f} ({interval(gain.low, gain.high)}) on images not fitted to"
     more = f"the second half of {figures.images} images brought {figures.last_half:+.3f}"
     if figures.last_half >= WORTH:
@@ -65,10 +66,12 @@ def box_verdict(figures: BoxFigures) -> list[str]:
     return [f"boxes: {result}: {change}", f"boxes: {more}: {advice}"]
 
 
-def review_verdict(gain: Estimate, *, replaces: bool) -> str:
+def review_verdict(gain: Estimate, *, replaces: bool, has_better_boxes: bool = False) -> str:
     """Return whether to use the calibration of `write_reviewed_calibration`, by its `ReviewFitFigures`."""
     if gain.low > 0:
-        return f"Verdict: use it: {_error_change(gain)}."
+        return f"{USE} it: {_error_change(gain)}."
+    if has_better_boxes and gain.high >= 0:
+        return f"{USE} it for its boxes. Its scores are not shown to be better: {_error_change(gain)}."
     present = "calibration" if replaces else "scores, which only rank"
     if gain.high < 0:
         return f"Verdict: keep the dataset's {present}. The new calibration is worse: {_error_change(gain)}."

@@ -108,33 +108,43 @@ class ReviewSession:
         """Store a judgement of a region, and return the number of regions that it is for; 0 if there is none.
 
         A correction also applies to equal regions of the same phrase in other captions, and a
-        corrected box to those of other phrases of the same object. Raise OSError if it cannot be
-        stored.
+        corrected box to those of other phrases of the same object. That of an answer goes with
+        it. Raise OSError if it cannot be stored.
         """
         row, region = self._find(request.row, request.annotation_id)
         if region is None:
             return 0
-        correction = self.log.current().corrections.get(RegionKey.of(region))
-        action = correction.action if correction and request.action == "undone" else request.action
+        key = RegionKey.of(region)
+        reviews = self.log.current()
+        correction = reviews.corrections.get(key)
         values = request.model_dump(exclude={"row", "annotation_id"}, exclude_none=True)
-        twins = [region]
-        for other in row["annotations"] if action else ():
-            is_equal = (other["bbox"], other["segmentation"]) == (
-                region["bbox"],
-                region["segmentation"],
-            )
-            shares_box = action == "box" and region["group"] is not None and other["group"] == region["group"]
-            if other is not region and is_equal and (shares_box or other["phrase"] == region["phrase"]):
-                twins.append(other)
+        append_review(self.dataset.path, Review(**key._asdict(), **values))
+        action = request.action
+        if (
+            action is None
+            and correction is not None
+            and correction is reviews.answers.get(key, {}).get(request.reviewer)
+        ):
+            action = "undone"
+        kind = correction.action if correction and action == "undone" else action
+        twins = [other for other in row["annotations"] if _is_twin(other, region, kind)] if kind else []
         for twin in twins:
-            append_review(self.dataset.path, Review(**RegionKey.of(twin)._asdict(), **values))
-        return len(twins)
+            change = {"reviewer": request.reviewer, "action": action, "box_xywh_px": request.box_xywh_px}
+            append_review(self.dataset.path, Review(**RegionKey.of(twin)._asdict(), **change))
+        return 1 + len(twins)
 
     def _find(self, number: int, annotation_id: int) -> tuple[Row, Annotation | None]:
         """Return the row with a number, and its region with an id; None if there is none."""
         rows = self.rows.rows_at([number], ("width", "height", "captions", "annotations"))
         row = rows[0] if rows else {}
         return row, _annotation(row, annotation_id)
+
+
+def _is_twin(other: Annotation, region: Annotation, kind: str) -> bool:
+    """Return whether a correction of a kind also applies to another region of the row."""
+    is_equal = (other["bbox"], other["segmentation"]) == (region["bbox"], region["segmentation"])
+    shares_box = kind == "box" and region["group"] is not None and other["group"] == region["group"]
+    return other["id"] != region["id"] and is_equal and (shares_box or other["phrase"] == region["phrase"])
 
 
 def _annotation(row: Row, annotation_id: int) -> Any:

@@ -109,6 +109,11 @@ class RegionsConfig(BaseModel):
         """Whether regions also depend on the colours of the image."""
         return self.refine == "grabcut" or self.upsample != "linear"
 
+    @property
+    def learns_boxes(self) -> bool:
+        """Whether a fit may learn where boxes are: GrabCut draws its own."""
+        return self.rule == "fitted" and self.refine != "grabcut"
+
     def without_cut(self) -> Self:
         """Return the settings for maps that no calibration cuts: `fitted` is a fixed share of 0.2 there.
 

@@ -9,8 +9,11 @@ from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_sample import sample_for_review
 
 
-def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", seed: int = 0) -> int:
-    """Answer for a sample of regions, as far as the ground truth knows them; return the number of answers."""
+def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", seed: int = 0, drags: bool = False) -> int:
+    """Answer for a sample of regions, as far as the ground truth knows them; return the number of answers.
+
+    drags: Whether to drag the boxes of wrong regions.
+    """
     judged = open_evaluation_set(dataset, truth)
     rows = NumberedRows(judged.dataset)
     lines = []
@@ -25,6 +28,8 @@ def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", see
         x, y, w, h = annotation["bbox"]
         answer = "absent" if not boxes else "right" if is_right((x, y, w, h), boxes) else "wrong"
         line = {**RegionKey.of(annotation)._asdict(), "reviewer": reviewer, "answer": answer, "seconds": 3.0}
+        if drags and answer == "wrong":
+            line |= {"action": "box", "box_xywh_px": boxes[0]}
         lines.append(Review.model_validate(line).model_dump_json(exclude_none=True) + "\n")
     with (dataset / REVIEWS_FILE).open("a", encoding="utf-8") as file:
         file.writelines(lines)

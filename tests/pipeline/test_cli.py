@@ -229,7 +229,7 @@ CHOICES = [("--where", "w > 9"), ("--min-score", "0.5"), ("--keep", "0.3"), ("--
 
 @pytest.mark.parametrize("more", CHOICES, ids=str)
 def test_a_review_is_of_all_regions(more: tuple[str, str], inline_dataset: Path) -> None:
-    for review in (("--review",), ("--reviews", "9")):
+    for review in (("--review",), ("--answers", "9")):
         answer = phrasebox("inspect", inline_dataset, *review, *more)
         assert_refused_in_one_line(answer)
 

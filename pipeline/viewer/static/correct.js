@@ -1,4 +1,4 @@
-// Corrections: delete a region, or drag its box. The page of review and the page of a sample share the editor.
+// Corrections: delete a region, or drag its box. The page of review draws a new box, that of a sample edits it.
 "use strict";
 
 function reviewerName() {
@@ -33,6 +33,8 @@ function draw(parent, name, attributes, text) {
   if (text !== undefined) made.textContent = text;
   return made;
 }
+
+const SMALLEST_DRAG_PX = 6; // of the screen; a shorter side is a click
 
 // A box in an SVG whose viewBox is the image in pixels. Eight handles resize it, its inside moves it.
 class BoxEditor {
@@ -117,6 +119,49 @@ class BoxEditor {
         circle.style.display = crowded ? "none" : "";
       }
     }
+  }
+}
+
+// A new box in such an SVG, by one drag from corner to corner; `done` takes it.
+class BoxDrawing {
+  constructor(svg, done) {
+    const gone = new AbortController();
+    const on = (kind, act) => svg.addEventListener(kind, act, { signal: gone.signal });
+    this.close = () => { gone.abort(); this.#clear(); svg.classList.remove("editing", "blank"); };
+    svg.classList.add("editing", "blank");
+    on("pointerdown", (event) => {
+      if (event.button !== 0 || !event.isPrimary) return;
+      event.preventDefault();
+      svg.setPointerCapture(event.pointerId);
+      this.#clear();
+      this.start = this.#at(svg, event);
+      this.group = draw(svg, "g", { class: "editor" });
+      for (const kind of ["edge halo", "edge"]) draw(this.group, "rect", { class: kind });
+    });
+    on("pointermove", (event) => {
+      if (!this.start || !event.isPrimary) return;
+      const box = this.#box(this.#at(svg, event));
+      for (const rect of this.group.children) {
+        ["x", "y", "width", "height"].forEach((name, place) => rect.setAttribute(name, box[place]));
+      }
+    });
+    on("pointerup", (event) => {
+      if (!this.start || !event.isPrimary) return;
+      const box = this.#box(this.#at(svg, event));
+      this.#clear();
+      if (Math.min(box[2], box[3]) * svg.getScreenCTM().a >= SMALLEST_DRAG_PX) done(box);
+    });
+    on("pointercancel", () => this.#clear());
+  }
+  #clear() { this.group?.remove(); this.start = null; }
+  #at(svg, event) { // in the image
+    const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    const { width, height } = svg.viewBox.baseVal;
+    return [Math.round(Math.max(0, Math.min(width, x))), Math.round(Math.max(0, Math.min(height, y)))];
+  }
+  #box([x, y]) {
+    const [left, top] = this.start;
+    return [Math.min(left, x), Math.min(top, y), Math.abs(x - left), Math.abs(y - top)];
   }
 }
 

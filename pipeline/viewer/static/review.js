@@ -16,7 +16,7 @@ let since = 0; // when it came
 let busy = false; // keys and buttons do nothing: they would answer what nobody has seen
 let turn = Promise.resolve(); // ends with all that was begun
 let saves = 0; // what was sent and saved
-let editor = null;
+let drawing = null; // the box that is dragged in place of a wrong one
 const undos = []; // place and what takes back the own answer or correction there, the last one last
 const loaded = new Map(); // place -> promise of the region, its image included
 
@@ -127,7 +127,7 @@ function picture(region) {
   }
   const changed = region.deleted || region.corrected;
   byId("delete").querySelector("span").textContent = changed ? "Restore" : "Delete region";
-  byId("correction").textContent = region.deleted ? "Deleted: exports leave it out." : region.corrected ? "Exports take the dashed box, with a score of 1." : "";
+  byId("correction").textContent = region.deleted ? "Deleted: exports leave it out." : region.corrected ? "The dashed box is the right one: exports take it, with a score of 1." : "";
   const own = state.regions[now.place].own?.answer;
   for (const button of all("[data-answer]")) button.setAttribute("aria-pressed", button.dataset.answer === own);
 }
@@ -214,75 +214,83 @@ async function attempt(act) {
     trouble("");
   } catch (error) { trouble(error.message); } finally { setBusy(false); }
 }
-async function answer(value) {
-  if (!now || editor) return;
-  const { place } = now;
+async function answer(value, box) {
+  if (!now || drawing) return;
+  const { place, region } = now;
   let saved = false;
   await attempt(async () => {
     const seconds = Math.round((performance.now() - since) / 10) / 100;
-    await send(place, { answer: value, ...(seconds < LONGEST_SECONDS ? { seconds } : {}) });
+    const moved = box ? { action: "box", box_xywh_px: box } : {};
+    await send(place, { answer: value, ...moved, ...(seconds < LONGEST_SECONDS ? { seconds } : {}) });
     saved = true;
+    if (box || region.corrected) loaded.delete(place); // an answer takes the box of the one before
     const one = state.regions[place];
     one.own = { answer: value, seconds: seconds < LONGEST_SECONDS ? seconds : null };
     if (!one.answered.includes(nameField.value)) one.answered.push(nameField.value);
     const earlier = undos.findIndex((undo) => undo.place === place && undo.what === UNDONE);
     if (earlier >= 0) undos.splice(earlier, 1);
-    undos.push({ place, what: UNDONE });
+    undos.push({ place, what: UNDONE, then: box && correctionOf(region) });
   });
   if (!saved) return;
   await next();
   refresh();
 }
 async function undo() {
-  if (!undos.length || editor) return;
-  const { place, what } = undos.at(-1);
+  if (!undos.length || drawing) return;
+  const { place, what, then } = undos.at(-1);
   let saved = false;
-  await attempt(async () => { await send(place, what); saved = true; });
+  await attempt(async () => {
+    await send(place, what);
+    if (then) await send(place, then);
+    saved = true;
+  });
   if (!saved) return;
   undos.pop();
+  loaded.delete(place);
   if (what === UNDONE) {
     const one = state.regions[place];
     one.own = null;
     one.answered = one.answered.filter((name) => name !== nameField.value);
     queue = [place, ...queue.filter((other) => other !== place)];
-  } else loaded.delete(place);
+  }
   await show(place);
   refresh();
 }
 async function correct(what) {
   if (!now) return;
   const { place, region } = now;
-  const box = region.corrected && { action: "box", box_xywh_px: region.corrected };
   await attempt(async () => {
     await send(place, what);
-    undos.push({ place, what: region.deleted ? { action: "delete" } : box ?? { action: "undone" } });
-    stopEditing();
+    undos.push({ place, what: correctionOf(region) ?? { action: "undone" } });
     loaded.delete(place);
   });
   if (!loaded.has(place)) await show(place);
 }
+function correctionOf(region) { // what brings its present correction back
+  if (region.deleted) return { action: "delete" };
+  return region.corrected ? { action: "box", box_xywh_px: region.corrected } : null;
+}
 function remove() {
-  if (!now || editor) return;
+  if (!now || drawing) return;
   return correct({ action: now.region.deleted || now.region.corrected ? "undone" : "delete" });
 }
-function edit() {
-  if (!now || editor || busy) return;
-  editor = new BoxEditor(byId("drawing"), now.region.corrected ?? now.region.bbox);
-  editing(true);
+function move() { // one drag, and the region is wrong
+  if (!now || drawing || busy) return;
+  drawing = new BoxDrawing(byId("drawing"), (box) => { stopDrawing(); begin(() => answer("wrong", box)); });
+  setDrawing(true);
 }
-function stopEditing() {
-  editor?.close();
-  editor = null;
-  editing(false);
+function stopDrawing() {
+  drawing?.close();
+  drawing = null;
+  setDrawing(false);
 }
-function editing(on) {
+function setDrawing(on) {
   for (const id of ["delete", "move", "undo"]) byId(id).hidden = on;
-  for (const id of ["save", "cancel"]) byId(id).hidden = !on;
+  for (const id of ["drag", "cancel"]) byId(id).hidden = !on;
   for (const button of all("[data-answer]")) button.disabled = on;
 }
-function save() { if (editor) return correct({ action: "box", box_xywh_px: editor.box }); }
 function go(step) {
-  if (!state || busy || editor) return;
+  if (!state || busy || drawing) return;
   const from = now ? now.place : step > 0 ? -1 : state.regions.length;
   const place = from + step;
   if (place >= 0 && place < state.regions.length) return show(place);
@@ -291,18 +299,17 @@ function go(step) {
 // Keys, buttons, touch.
 const keys = {
   r: () => answer("right"), w: () => answer("wrong"), a: () => answer("absent"), c: () => answer("unsure"),
-  u: undo, Backspace: undo, d: remove, m: edit, Enter: save, Escape: stopEditing,
+  u: undo, Backspace: undo, d: remove, m: move, Escape: stopDrawing,
   ArrowLeft: () => go(-1), ArrowRight: () => go(1),
   " ": () => alone(true), "?": () => byId("help").showModal(),
 };
-const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-function alone(on) { byId("drawing").classList.toggle("alone", on && !editor); }
+function alone(on) { byId("drawing").classList.toggle("alone", on && !drawing); }
 addEventListener("keydown", (event) => {
   if (event.target.closest("input, dialog[open]")) { if (event.key === "Enter") event.target.blur(); return; }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("summary, a, button") && [" ", "Enter"].includes(event.key) && !editor) return;
-  const act = editor && ways[event.key] ? () => editor.nudge(...ways[event.key], event.shiftKey) : keys[event.key];
-  if (!act || (event.repeat && !(editor && ways[event.key]))) return; // a key that is held answers once
+  if (event.target.closest("summary, a, button") && [" ", "Enter"].includes(event.key)) return;
+  const act = keys[event.key];
+  if (!act || event.repeat) return; // a key that is held answers once
   event.preventDefault();
   begin(act);
 });
@@ -313,7 +320,7 @@ byId("picture").addEventListener("contextmenu", (event) => event.preventDefault(
 for (const button of all("[data-answer]")) {
   button.addEventListener("click", () => { button.blur(); begin(() => answer(button.dataset.answer)); });
 }
-for (const [id, act] of Object.entries({ undo, delete: remove, move: edit, save, cancel: stopEditing })) {
+for (const [id, act] of Object.entries({ undo, delete: remove, move, cancel: stopDrawing })) {
   byId(id).addEventListener("click", () => { byId(id).blur(); begin(act); });
 }
 byId("help-button").addEventListener("click", keys["?"]);
@@ -321,7 +328,7 @@ byId("again").addEventListener("click", () => begin(() => show(0)));
 byId("cells").addEventListener("click", (event) => {
   const box = byId("cells").getBoundingClientRect();
   const place = Math.min(state.regions.length - 1, Math.floor(((event.clientX - box.left) / box.width) * state.regions.length));
-  if (!editor && !busy) begin(() => show(place));
+  if (!drawing && !busy) begin(() => show(place));
 });
 nameField.addEventListener("change", async () => {
   nameField.value = nameField.value.trim();
@@ -331,7 +338,7 @@ nameField.addEventListener("change", async () => {
 setInterval(() => { if (!document.hidden && !busy && state) refresh(); }, POLL_MS);
 
 async function start() {
-  stopEditing();
+  stopDrawing();
   await refresh();
   if (!state) return;
   const own = state.regions.map((one, place) => ({ place, time: one.own?.time })).filter((one) => one.time);

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.dataset.reviews import REVIEWS_FILE
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
 from pipeline.evaluate.evaluation import evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.review_sample import sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
+from tests.build.datasets import rows_of
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
 
@@ -42,6 +46,7 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
     file = tmp_path / "c.json"
     out = printed("calibrate", answered, "--reviews", "--out", file)
     assert "right" in out
+    assert "boxes:" not in out, "nobody dragged one"
     assert "bob" in out
     assert f"use it with --set regions.calibration={file}" in out
     assert out.splitlines()[-1].startswith("Verdict: use it: the mean squared error of the scores falls by 0.")
@@ -112,6 +117,39 @@ def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answere
     review(again, drawn / "truth.json", 10, reviewer="cat")  # of regions that ann and bob have answered, too
     code, _, err = called("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
     assert (code, "new answers count: a calibration needs at least 50" in err) == (2, True), err
+
+
+@pytest.mark.slow
+def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
+    """People want the left of everything; a few boxes are nowhere."""
+    write_scenes(tmp_path / "drawn", 60, 43)
+    plain = {"rule": "fitted", "upsample": "linear", "refine": "none", "calibration": "none"}
+    dataset = Path(str(run(config_of(tmp_path / "drawn", tmp_path / "plain", regions=plain), QUIET)))
+    lines = []
+    of_some = []
+    for number, (place, id_) in enumerate(sample_for_review(open_dataset(dataset), 500)):
+        region = next(one for one in rows_of(dataset)[place]["annotations"] if one["id"] == id_)
+        x, y, w, h = region["bbox"]
+        box = (9999, 9999, 1, 1) if number % 40 == 1 else (x, y, 0.49 * w, h)
+        moved: dict[str, Any] = {"answer": "wrong", "action": "box", "box_xywh_px": box}
+        what = moved if number % 5 else {"answer": "right"}
+        lines.append(Review(**RegionKey.of(region)._asdict(), reviewer="ann", **what).model_dump_json())
+        of_some += lines[-1:] * (place < 40)
+    (dataset / REVIEWS_FILE).write_text("\n".join(lines))
+    file = tmp_path / "c.json"
+    out = printed("calibrate", dataset, "--reviews", "--out", file)
+    assert "boxes: learned boxes are used: box recall +0." in out
+    assert "boxes: the second half of " in out
+    assert f"use it with --set regions.calibration={file}" in out
+    regions = {**plain, "calibration": str(file)}
+    again = Path(str(run(config_of(tmp_path / "drawn", tmp_path / "again", regions=regions), QUIET)))
+    before, after = (
+        np.mean([one["bbox"][2] for row in rows_of(made) for one in row["annotations"]]) for made in (dataset, again)
+    )
+    assert after < before
+    (dataset / REVIEWS_FILE).write_text("\n".join(of_some))
+    out = printed("calibrate", dataset, "--reviews", "--out", file)
+    assert "boxes: the dataset's boxes stay: better ones take 50 images with answers" in out
 
 
 def test_statistics(drawn: Path, answered: Path) -> None:

@@ -45,6 +45,24 @@ def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
     assert [line["answer"] for line in lines] == ["wrong", "right", "right", "absent", "undone"], "nothing is deleted"
 
 
+def test_a_box_comes_and_goes_with_its_answer(tmp_path: Path) -> None:
+    moved: Json = {"answer": "wrong", "action": "box", "box_xywh_px": (0, 0, 9, 9)}
+    for key, reviewer, what in (
+        (DOG, "ann", moved),
+        (CAT, "ann", moved),
+        (CAT, "bob", {"action": "box", "box_xywh_px": (1, 1, 8, 8)}),
+    ):
+        append_review(tmp_path, review(key, reviewer, **what))
+    assert read_reviews(tmp_path).majority_answers() == {DOG: "wrong", CAT: "wrong"}
+    for key in (DOG, CAT):
+        append_review(tmp_path, review(key, "bob", answer="right"))
+    boxes = {key: one.box_xywh_px for key, one in read_reviews(tmp_path).corrections.items()}
+    assert boxes == {DOG: (0, 0, 9, 9), CAT: (1, 1, 8, 8)}, "nobody else takes it back"
+    for key, answer in ((DOG, "right"), (CAT, "undone")):
+        append_review(tmp_path, review(key, answer=answer))
+    assert set(read_reviews(tmp_path).corrections) == {CAT}, "the box of somebody else stays"
+
+
 def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
     box: Json = {"action": "box", "box_xywh_px": (0, 0, 9, 9)}
     for key, first, second in ((DOG, "delete", box), (CAT, "delete", {"action": "undone"})):
@@ -87,6 +105,8 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
         {"reviewer": "a\nb"},
         {"reviewer": "a" * 65},
         {"action": "delete"},  # beside an answer
+        {"action": "box", "box_xywh_px": [0, 0, 5, 5]},  # beside one that is not "wrong"
+        {"answer": "wrong", "action": "box"},
         {"answer": None},  # neither
         {"answer": None, "action": "box", "box_xywh_px": [0, 0, 0, 5]},
         {"box_xywh_px": [0, 0, 5, 5]},

@@ -131,15 +131,22 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
             assert box["y"] + box["height"] <= 844
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         total = len(regions_of(dataset))
-        captions = set()
-        for number in range(1, total + 1):
+        captions = {page.locator("#caption").inner_text()}
+        page.locator("#move").tap()
+        finger = page.context.new_cdp_session(page)
+        for kind, *points in (("Start", 100, 300), ("Move", 150, 330), ("Move", 200, 400), ("End",)):
+            touches = [{"x": points[0], "y": points[1]}] if points else []
+            finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": touches})
+        expect(page.locator("#progress")).to_contain_text(f"1 of {total} by you")
+        assert len(corrections(dataset)) > 0
+        for number in range(2, total + 1):
             at_rest(page)
             captions.add(page.locator("#caption").inner_text())
             buttons.nth(number % 4).tap()
             expect(page.locator("#progress")).to_contain_text(f"{number} of {total} by you")
         expect(page.locator("#done h1")).to_contain_text(f"all {total} regions")
         expect(page.locator("#done code").last).to_contain_text(f"phrasebox calibrate {dataset} --reviews --out")
-        assert len(read_reviews(dataset).answers) == total == len(lines(dataset))
+        assert len(read_reviews(dataset).answers) == total == len([line for line in lines(dataset) if "answer" in line])
         expect(page.locator("#curve circle")).not_to_have_count(0)
         page.get_by_role("button", name="Look at my answers again").tap()
         expect(page.locator(".answers [aria-pressed=true]")).to_have_count(1)
@@ -206,6 +213,18 @@ def drag(page: Page, part: str, dx: float, dy: float) -> None:
     page.mouse.up()
 
 
+def sweep(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drag across the image; places are shares of it."""
+    x, y, w, h = page.locator("#drawing").evaluate(
+        "one => { const { a, e, f } = one.getScreenCTM(), { width, height } = one.viewBox.baseVal;"
+        "return [e, f, a * width, a * height]; }"
+    )
+    page.mouse.move(x + start[0] * w, y + start[1] * h)
+    page.mouse.down()
+    page.mouse.move(x + end[0] * w, y + end[1] * h, steps=3)
+    page.mouse.up()
+
+
 def test_answers_of_another_dataset_do_not_count(page: Page, served: Served, dataset: Path) -> None:
     region = next(iter(regions_of(dataset).values()))
     key = {**RegionKey.of(region)._asdict(), "bbox": (1, 1, 3, 3)}
@@ -221,7 +240,7 @@ def corrections(dataset: Path) -> dict[int, tuple[str, Any]]:
     return {key.annotation_id: (one.action, one.box_xywh_px) for key, one in read_reviews(dataset).corrections.items()}
 
 
-def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page: Page, served: Served, dataset: Path) -> None:
+def test_a_region_is_deleted_and_a_right_box_dragged_in_the_review(page: Page, served: Served, dataset: Path) -> None:
     opened(page, served.url)
     at_rest(page)
     page.keyboard.press("d")
@@ -229,31 +248,42 @@ def test_a_region_is_deleted_and_a_box_dragged_in_the_review(page: Page, served:
     deleted = lines(dataset)[-1]["annotation_id"]
     press(page, "w", dataset)
     at_rest(page)
-    page.keyboard.press("m")  # and nothing is stored
+    region = shown(page)
+    page.keyboard.press("m")
     expect(page.locator(".answers button").first).to_be_disabled()
+    sweep(page, (0.5, 0.5), (0.505, 0.6))  # a slip, and nothing is stored
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Escape")
-    expect(page.locator(".editor")).to_have_count(0)
+    expect(page.locator("#move")).to_be_visible()
+    sweep(page, (0.2, 0.2), (0.6, 0.6))
+    assert shown(page) == region
     assert len(lines(dataset)) == 2
+    page.keyboard.press("d")
+    expect(page.locator("#correction")).to_contain_text("Deleted")
     at_rest(page)
     page.keyboard.press("m")
-    drag(page, ".editor .dot.at-22", -4, -9)
-    page.keyboard.press("Enter")
-    expect(page.locator("#correction")).to_have_text("Exports take the dashed box, with a score of 1.")
-    line = lines(dataset)[-1]
-    x, y, w, h = line["bbox"]
-    scale = page.locator("#drawing").evaluate("one => one.getScreenCTM().a")
-    assert line["box_xywh_px"] == pytest.approx([x, y, w - 4 / scale, h - 9 / scale], abs=1.01)
-    assert corrections(dataset)[deleted] == ("delete", None)
-    assert corrections(dataset)[line["annotation_id"]] == ("box", tuple(line["box_xywh_px"]))
+    sweep(page, (0.75, 0.25), (0.5, 1.5))  # from any corner, and no farther than the image
+    expect(page.locator("#progress")).to_contain_text("2 of")
     at_rest(page)
-    page.keyboard.press("d")  # and back again
-    expect(page.locator("#correction")).to_have_text("")
-    for text in ("Exports take the dashed box, with a score of 1.", ""):  # before that, and before the box was moved
+    assert shown(page) != region, "the next one comes"
+    line = lines(dataset)[-1]
+    width, height = (regions_of(dataset)[line["annotation_id"]]["row"][side] for side in ("width", "height"))
+    assert (line["answer"], line["action"]) == ("wrong", "box")
+    assert line["box_xywh_px"] == pytest.approx([0.5 * width, 0.25 * height, 0.25 * width, 0.75 * height], abs=1.01)
+    assert corrections(dataset) == {
+        deleted: ("delete", None),
+        line["annotation_id"]: ("box", tuple(line["box_xywh_px"])),
+    }
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#correction")).to_have_text(
+        "The dashed box is the right one: exports take it, with a score of 1."
+    )
+    for text in ("Deleted: exports leave it out.", ""):  # before the drag, and before that
         at_rest(page)
         page.keyboard.press("u")
         expect(page.locator("#correction")).to_have_text(text)
     assert corrections(dataset) == {deleted: ("delete", None)}
+    expect(page.locator("#progress")).to_contain_text("1 of")
 
 
 def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("pipeline.viewer.app.create_app", note)
     for seed in (0, 0, 1):
-        code, out, _ = called("inspect", viewed, "--reviews", 3, "--seed", seed, "--port", 0)
+        code, out, _ = called("inspect", viewed, "--answers", 3, "--seed", seed, "--port", 0)
         assert (code, "/review  (" in out) == (0, True)
     samples = [[(one["row"], one["id"]) for one in state["regions"]] for state in states]
     assert len(samples[0]) == 3
