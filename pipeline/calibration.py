@@ -55,12 +55,10 @@ def find_calibration(
     explain: ExplainerConfig,
     regions: RegionsConfig,
     segmenter: str | None,
-    precision: str,
 ) -> Calibration | None:
     """Return the calibration that `regions.calibration` names; None where there is none.
 
-    A calibration without a cut fits the rule `fitted`, too. Of the model's own calibrations,
-    those that hold in the precision come first.
+    A calibration without a cut fits the rule `fitted`, too.
 
     Args:
         model: The model, with its own calibrations; None for a model in memory, which no
@@ -68,7 +66,6 @@ def find_calibration(
         explain: The explainer's settings, fitted to the model's tower.
         regions: The settings of regions.
         segmenter: What identifies the segmenter of the outlines.
-        precision: The precision of the run's maps.
 
     Raises:
         ConfigError: The named calibration cannot be read, or was made with other settings.
@@ -81,9 +78,7 @@ def find_calibration(
         for settings in (regions, regions.without_cut())
     ]
     if choice == "auto":
-        candidates = sorted(
-            map(read_calibration, model.calibrations), key=lambda candidate: precision not in candidate.precisions
-        )
+        candidates = [read_calibration(path) for path in model.calibrations]
         return next((candidate for basis in bases for candidate in candidates if candidate.made_with == basis), None)
     calibration = read_calibration(path := Path(choice))
     if not calibration.of_regions:

@@ -22,7 +22,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pipeline.calibration import find_calibration
 from pipeline.config import RunConfig
 from pipeline.domain_shift import (
     NO_CALIBRATION,
@@ -195,13 +194,10 @@ class HeatMapRun(Run):
         return self.config.regions.calibration == "auto" and self.steps.calibration is None
 
     def in_precision(self, precision: str) -> Self:
-        """Return the run in the precision of its workers, with the calibration for it."""
+        """Return the run in the precision of its workers."""
         config = self.config.in_precision(precision)
         steps = self.steps.in_precision(precision)
-        calibration = find_calibration(steps.description, steps.explainer, config.regions, steps.segmenter, precision)
-        if calibration != steps.calibration:
-            steps = steps.with_calibration(calibration)
-        identity = replace(self.identity, config=config.rows_depend_on(), calibration=steps.calibration_digest)
+        identity = replace(self.identity, config=config.rows_depend_on())
         return replace(self, config=config, steps=steps, identity=identity)
 
     def with_shift(self, shift: DomainShift | None, report: Report) -> Self:

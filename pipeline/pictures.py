@@ -112,7 +112,7 @@ def draw_regions(
         label_y = _free_top((label_x, top, width, height), label_boxes, image.height)
         label_boxes.append((label_x, label_y, width, height))
         draw.rectangle((label_x, label_y, label_x + width, label_y + height), fill=colour)
-        draw.text((label_x + 3, label_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
+        draw.text((label_x + 3, label_y + 3 - text_top / 2), label, fill=(0, 0, 0), font=font)
     return image
 
 

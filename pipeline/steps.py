@@ -189,7 +189,7 @@ def build_steps(config: RunConfig) -> HeatMapSteps:
     explainer = _fit_explainer(config.explain, description.tower, description.name)
     precision = precision_here(config.engine, config.model)
     segmenter = _identify_segmenter(config.regions)
-    calibration = find_calibration(description, explainer, config.regions, segmenter, precision)
+    calibration = find_calibration(description, explainer, config.regions, segmenter)
     return HeatMapSteps(
         before=_before(config, explainer.canvas(description.input)),
         model_stage=ExplainStage(

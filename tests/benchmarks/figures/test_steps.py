@@ -163,7 +163,7 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
 def test_each_table_is_made_by_a_step() -> None:
     """A step names its tables in one of these forms."""
     files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("*.py")]
-    files.append(pages.ROOT / "benchmarks/photos/reviews.py")
+    files += (pages.ROOT / "benchmarks/photos" / name for name in ("reviews.py", "moved.py"))
     text = "".join(path.read_text("utf-8") for path in files)
     forms = ('table("{0}"', '"{0}": (', '"name": "{0}"', 'table(\n        "{0}"', '_of_scenes(\n        "{0}"')
     forms += ('name="{0}"', "name: {0}\n", '"{0}": []')
