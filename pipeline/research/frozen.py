@@ -71,15 +71,15 @@ def store_outputs(tower: Tower, names: Iterable[str], folder: Path, precision: t
     body = getattr(body, "body", body)
     trunk = getattr(body, "__self__", body)  # of a method such as timm's `forward_features`
     parts = dict(trunk.named_modules()) if isinstance(trunk, nn.Module) else {}
-    networks = {name: parts.get(name.removeprefix("visual.").removeprefix("trunk.")) for name in names}
-    stores = {name: network for name, network in networks.items() if network not in (None, trunk)}
-    if not stores:
+    places = {name: name.removeprefix("visual.").removeprefix("trunk.") for name in names}
+    networks = {name: parts[place] for name, place in places.items() if place in parts}
+    if not networks:
         raise ConfigError(
             "stores the outputs of networks inside the trunk of an image tower of timm or a ResNet, such as "
-            f"visual.trunk.features; there is none among {', '.join(networks) or 'no names'}",
+            f"visual.trunk.features; there is none among {', '.join(places) or 'no names'}",
             key="frozen_outputs",
         )
-    for name, network in stores.items():
+    for name, network in networks.items():
         digest = hashlib.sha256(str(precision).encode())
         for key, weight in network.state_dict().items():
             digest.update(key.encode())
