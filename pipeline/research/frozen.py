@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError, OutputError
@@ -43,20 +43,20 @@ class OutputStore:
                 key="frozen_outputs",
             )
         rows = x.detach().float().cpu().numpy()
-        paths = [self.folder / f"{hashlib.sha256(row.tobytes()).hexdigest()[:32]}.npy" for row in rows]
+        paths = [self.folder / f"{hashlib.sha256(row.tobytes()).hexdigest()[:32]}.safetensors" for row in rows]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
         if missing:
             with torch.no_grad():
                 outputs = self.compute(x[missing]).float().cpu()
             for number, output in zip(missing, outputs, strict=True):
                 self._write(paths[number], output)
-        return torch.stack([torch.from_numpy(np.load(path)).to(x.device, x.dtype) for path in paths])
+        return torch.stack([load_file(path)["output"] for path in paths]).to(x.device, x.dtype)
 
     def _write(self, path: Path, output: Tensor) -> None:
         half = output.half()
         try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, (half if half.isfinite().all() else output).numpy())
+            with replacing(path) as temporary:
+                temporary.write_bytes(save({"output": half if half.isfinite().all() else output}))
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}", key="frozen_outputs") from error
 

@@ -53,7 +53,7 @@ def test_the_outputs_that_a_training_stored_serve_its_scores(
     frozen = ["--set", "frozen=[visual.trunk.features]", "--set", f"frozen_outputs={outputs}"]
     few = ["--batch-size", 2, "--epochs", 0.4, "--recipe", "captions"]
     printed("finetune", inline_dataset, "--out", tuned, "--model", "photo", *few, *frozen)
-    stored = {path: path.stat().st_mtime_ns for path in outputs.rglob("*.npy")}
+    stored = {path: path.stat().st_mtime_ns for path in outputs.rglob("*.safetensors")}
     assert len(stored) == 4, "two steps of two images"
     data = ["--data", scenes_folder / "captions.jsonl", "--images", scenes_folder / "images"]
     score = ["score-model", tuned, *data, "--limit", 3, "--json", "--set", "model.precision=fp32"]

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.research.finetune.folder import LATEST, LOG
@@ -159,12 +158,12 @@ def test_outputs_of_frozen_networks_are_computed_once_and_change_no_loss(
     first = finetune(config_of(inline_dataset, tmp_path / "first", **stored))
     for wanted, line in zip(log_of(tmp_path / "computed"), log_of(tmp_path / "first"), strict=True):
         assert line == pytest.approx(wanted, rel=2e-3)
-    files = sorted((tmp_path / "outputs").rglob("*.npy"))
+    files = sorted((tmp_path / "outputs").rglob("*.safetensors"))
     assert len(files) == 2 * first.images, "of two networks"
     second = weights(finetune(config_of(inline_dataset, tmp_path / "second", **stored)))
     assert all(torch.equal(value, second[name]) for name, value in weights(first).items())
     for path in files:
-        np.save(path, np.zeros_like(np.load(path)))
+        save_file({"output": torch.zeros_like(load_file(path)["output"])}, path)
     finetune(config_of(inline_dataset, tmp_path / "third", **stored))
     assert log_of(tmp_path / "third")[0]["loss"] != pytest.approx(log_of(tmp_path / "first")[0]["loss"], rel=0.01)
     with pytest.raises(
