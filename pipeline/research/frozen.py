@@ -47,7 +47,7 @@ class OutputStore:
         missing = [number for number, path in enumerate(paths) if not path.exists()]
         if missing:
             with torch.no_grad():
-                outputs = self.compute(x[missing]).float().cpu()
+                outputs = self.compute(x[missing]).float().cpu().contiguous()
             for number, output in zip(missing, outputs, strict=True):
                 self._write(paths[number], output)
         return torch.stack([load_file(path)["output"] for path in paths]).to(x.device, x.dtype)
