@@ -245,7 +245,8 @@ class Proof:
         )
         known = {
             "n": f"{plan['n']}; {len(plan['seeds'])} seeds; {hours:.1f} CPU hours in all",
-            **{key: plan[key] for key in ("split", "model")},
+            "split": plan["split"],
+            "model": Path(plan["model"]).name,
         }
         columns = [
             *("arm", ["learning rate", "{:g}"], primary, "each seed", *(f"over {other}" for other in AGAINST)),
