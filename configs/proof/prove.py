@@ -16,10 +16,7 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
@@ -34,8 +31,10 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.figures.pages import as_markdown
+from configs.proof.verbs import call_verb
 from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from stages.contract.masks import encode_box
+from stages.shared.model.catalog import find_weights
 from stages.truth import read_truth
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -80,7 +79,7 @@ class Proof:
             print(said["about"], *said["values"])
 
     def draw(self) -> None:
-        """Draw scenes, or unpack photographs and lines of files of captions."""
+        """Draw scenes, or unpack photographs and lines of files of captions, and write models of other sizes."""
         for name, how in self.plan.get("scenes", {}).items():
             folder = self.out / "data" / name
             if not (folder / "truth.json").exists():
@@ -90,9 +89,21 @@ class Proof:
                 with tarfile.open(archive) as file:
                     file.extractall(self.out / "data" / f"{name}.tmp", filter="data")
                 (self.out / "data" / f"{name}.tmp").rename(self.out / "data" / name)
+        for name, how in self.plan.get("resized", {}).items():
+            self.resize(name, **how)
         for name, (path, first, end) in self.plan.get("lines", {}).items():
             with open(path, encoding="utf-8") as file:
                 (self.out / "data" / f"{name}.jsonl").write_text("".join(islice(file, first, end)), encoding="utf-8")
+
+    def resize(self, name: str, of: str, size_px: int) -> None:
+        """Write a bundled model that takes images of another size."""
+        bundled, folder = find_weights(of), self.out / "data" / name
+        settings = json.loads((bundled / "model.json").read_text("utf-8"))
+        settings["model_cfg"]["vision_cfg"]["image_size"] = settings["preprocess_cfg"]["size"] = size_px
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(bundled / settings["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["bpe_path"], folder)
+        shutil.copy(bundled / "model.safetensors", folder / "open_clip_model.safetensors")
+        (folder / "open_clip_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
     def make_dataset(self, source: str) -> None:
         """Make the regions of a source, and note their cost."""
@@ -196,23 +207,15 @@ class Proof:
         Returns:
             What it prints, and its processor time in seconds, which `seconds.txt` has, too.
         """
-        command = [sys.executable, "-m", "pipeline", verb, *map(str, arguments)]
+        command = [verb, *map(str, arguments)]
+        text = shlex.join(["phrasebox", *command])
         with self.lock, (self.out / "commands.txt").open("a", encoding="utf-8") as file:
-            file.write(shlex.join(["phrasebox", *command[3:]]) + "\n")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        print(" ".join(command[3:])[:160], flush=True)
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(command, cwd=self.out, env=environment, stdout=out, stderr=errors)  # noqa: S603
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            for file in (out, errors):
-                file.seek(0)
-            if process.returncode:
-                raise SystemExit(f"{shlex.join(command)}\n{out.read()[-2000:]}\n{errors.read()[-4000:]}")
-            seconds = usage.ru_utime + usage.ru_stime
-            with self.lock, (self.out / "seconds.txt").open("a", encoding="utf-8") as file:
-                file.write(f"{verb} {seconds:.1f}\n")
-            return out.read(), seconds
+            file.write(f"{text}\n")
+        print(text[:160], flush=True)
+        printed, seconds = call_verb(command, self.out)
+        with self.lock, (self.out / "seconds.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{verb} {seconds:.1f}\n")
+        return printed, seconds
 
     def tables(self, chosen: Mapping[str, float]) -> dict[str, Any]:
         """Return `tables` and `said` in the form of docs/benchmarks/proof.json; chosen: learning rate by arm."""
@@ -242,7 +245,8 @@ class Proof:
         )
         known = {
             "n": f"{plan['n']}; {len(plan['seeds'])} seeds; {hours:.1f} CPU hours in all",
-            **{key: plan[key] for key in ("split", "model")},
+            "split": plan["split"],
+            "model": Path(plan["model"]).name,
         }
         columns = [
             *("arm", ["learning rate", "{:g}"], primary, "each seed", *(f"over {other}" for other in AGAINST)),

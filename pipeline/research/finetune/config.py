@@ -95,6 +95,11 @@ class FinetuneConfig(BaseModel):
         "`[visual.trunk.features]`, or `[transformer, token_embedding]` of the text tower. If "
         "nothing in front of a layer learns, its backward pass ends there.",
     )
+    frozen_outputs: Path | None = Field(
+        None,
+        description="Folder where the networks that `frozen` names store their outputs: each image is computed once, "
+        "for all epochs and for all trainings with this folder. One of `photo` takes 1.2 MB.",
+    )
     epochs: float = Field(1.0, gt=0, le=10_000, description="How often every image is seen.")
     batch_size: int = Field(
         32,
@@ -139,7 +144,7 @@ class FinetuneConfig(BaseModel):
 
     def decides(self) -> dict[str, Any]:
         """Return the settings that determine the weights, as plain values: a resumed training must share them."""
-        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s"})
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s", "frozen_outputs"})
         data = plain["data"]
         data.pop("loaders")
         data |= {key: absolute(data[key]) for key in ("path", "image_root") if data[key] is not None}

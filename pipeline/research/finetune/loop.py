@@ -21,6 +21,7 @@ from pipeline.research.finetune.folder import CARD, VOCABULARY, WEIGHTS, WRITTEN
 from pipeline.research.finetune.material import TrainingBatch, TuningData
 from pipeline.research.finetune.ranks import RankGroup, join_group
 from pipeline.research.finetune.recipe import Student
+from pipeline.research.frozen import store_outputs
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
 from stages.shared.model.describe import describe
@@ -212,6 +213,8 @@ class FineTuning:
         if not self._trainable:
             raise ConfigError(f"nothing is left to learn of {description.name}", key="frozen")
         self.student = Student.of(module, tokenizer_of(description), description.input)
+        if config.frozen_outputs is not None:
+            store_outputs(self.student.tower, config.frozen, config.frozen_outputs, PRECISIONS[config.model.precision])
         self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         for _, parameter in self.recipe.extra_parameters():
             parameter.data = parameter.data.to(device)

@@ -71,9 +71,26 @@ OtherScores = Annotated[
         help="What --json gave for another model on the same images: also report the differences, paired.",
     ),
 ]
+FrozenOutputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--frozen-outputs",
+        metavar="DIR",
+        help="Folder of finetune's frozen_outputs, where the outputs of networks that stayed as they were are.",
+    ),
+]
 
 
-@naming_options({**OPTIONS, **MODEL_ARGUMENT, "input.path": "--data", "prompts": "--prompt", "compare": "--compare"})
+@naming_options(
+    {
+        **OPTIONS,
+        **MODEL_ARGUMENT,
+        "input.path": "--data",
+        "prompts": "--prompt",
+        "compare": "--compare",
+        "frozen_outputs": "--frozen-outputs",
+    }
+)
 def score_model(
     model: ScoredModel,
     data: ScoredInput,
@@ -86,6 +103,7 @@ def score_model(
     most: MostImages = None,
     seed: Seed = 0,
     other: OtherScores = None,
+    outputs: FrozenOutputs = None,
     as_json: Json = False,
     resized: Resized = False,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -116,7 +134,7 @@ def score_model(
         templates["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
     probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **templates)
     other_scores = None if other is None else read_scores(other)
-    job = ScoringJob(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
+    job = ScoringJob(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe, outputs=outputs)
     scores = compute_scores(job, errors if as_json else console, other_scores)
     if as_json:
         print_json(scores.to_json(), indent=None)

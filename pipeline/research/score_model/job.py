@@ -19,6 +19,7 @@ from pipeline.config import differences as setting_differences
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.evaluation_set import draw_places, pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
+from pipeline.research.frozen import names_in, store_outputs
 from pipeline.research.score_model.answers import (
     AnswerFigures,
     Answers,
@@ -63,6 +64,7 @@ class ScoringJob:
         most: Size of the sample of images; None for all images.
         seed: Seed of the sample.
         probe: Questions and embeddings.
+        outputs: Folder of the outputs of frozen networks; None: all is computed.
     """
 
     config: RunConfig
@@ -71,6 +73,7 @@ class ScoringJob:
     most: int | None
     seed: int
     probe: ProbeConfig
+    outputs: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +180,8 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     fetch(description, lambda text: console.print(text, soft_wrap=True))
     compute = config.model
     model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
+    if job.outputs is not None:
+        store_outputs(model.tower, names_in(job.outputs), job.outputs, model.tower.dtype)
     sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matches)
     console.print(f"{description.name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
     samples = (sample for place, sample in enumerate(reader.samples(pieces)) if place in places)

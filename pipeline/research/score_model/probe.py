@@ -177,7 +177,7 @@ class Embedder:
         self.model = model
         self.config = config
         self.batch_images = batch_images or BATCH_IMAGES["cuda" if model.device.type == "cuda" else "cpu"]
-        self._texts = TextCache(model, max_texts=TEXTS_AT_ONCE)
+        self._texts = TextCache(model)
 
     def embed_classes(self, names: Sequence[str]) -> Embeddings:
         """Embed names of classes, (names, E): the mean over `ProbeConfig.prompts`, of length 1."""

@@ -86,7 +86,7 @@ class PhotoTrunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, height, width) -> (B, D, height / 16, width / 16)."""
-        y = self.features.forward_features(x)
+        y = self.features(x)
         tokens: Tensor = self.neck(y.flatten(2).transpose(1, 2))
         grid: Tensor = tokens.transpose(1, 2).unflatten(2, y.shape[-2:])
         return grid

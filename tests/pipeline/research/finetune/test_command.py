@@ -45,6 +45,24 @@ def test_a_tuned_photo_is_loaded_by_phrasebox_alone_and_its_card_says_so(
     assert row["error"] is None
 
 
+@pytest.mark.slow
+def test_the_outputs_that_a_training_stored_serve_its_scores(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    tuned, outputs = tmp_path / "tuned", tmp_path / "outputs"
+    frozen = ["--set", "frozen=[visual.trunk.features]", "--set", f"frozen_outputs={outputs}"]
+    few = ["--batch-size", 2, "--epochs", 0.4, "--recipe", "captions"]
+    printed("finetune", inline_dataset, "--out", tuned, "--model", "photo", *few, *frozen)
+    stored = {path: path.stat().st_mtime_ns for path in outputs.rglob("*.safetensors")}
+    assert len(stored) == 4, "two steps of two images"
+    data = ["--data", scenes_folder / "captions.jsonl", "--images", scenes_folder / "images"]
+    score = ["score-model", tuned, *data, "--limit", 3, "--json", "--set", "model.precision=fp32"]
+    scores = [json.loads(printed(*score, *more)) for more in ([], ["--frozen-outputs", outputs])]
+    assert scores[0]["answers"] == scores[1]["answers"]
+    assert all(path.stat().st_mtime_ns == time for path, time in stored.items()), "none is written again"
+    assert "none among no names" in called(*score, "--frozen-outputs", tuned)[2]
+
+
 def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
     arguments = ["finetune", inline_dataset, "--out", tmp_path / "out", "--print-config", "--recipe", "captions"]
     values = yaml.safe_load(printed(*arguments, "--set", "recipe.caption_weight=2"))

@@ -11,7 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.research.finetune.folder import LATEST, LOG
@@ -21,7 +21,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
-from tests.stages.shared.model.saved import load_model, save_model
+from tests.stages.shared.model.saved import load_model, save_model, save_tower
 
 
 def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
@@ -139,6 +139,43 @@ def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, 
     same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
     assert {name for name in start if name.startswith(stays)} <= same
     assert not learns & same
+
+
+@pytest.mark.parametrize(
+    ("tower", "frozen"),
+    [
+        ("ConvNeXt", ["visual.trunk.stem", "visual.trunk.stages"]),
+        ("SigLIP", [f"visual.trunk.{part}" for part in ("patch_embed", "pos_embed", "cls_token", "blocks")]),
+    ],
+)
+def test_outputs_of_frozen_networks_are_computed_once_and_change_no_loss(
+    tower: str, frozen: list[str], inline_dataset: Path, tmp_path: Path
+) -> None:
+    _, model = save_tower(tmp_path, tower)
+    settings = {"model": model.model_dump(exclude_none=True), "frozen": frozen}
+    stored = {**settings, "frozen_outputs": str(tmp_path / "outputs")}
+    finetune(config_of(inline_dataset, tmp_path / "computed", **settings))
+    first = finetune(config_of(inline_dataset, tmp_path / "first", **stored))
+    for wanted, line in zip(log_of(tmp_path / "computed"), log_of(tmp_path / "first"), strict=True):
+        assert line == pytest.approx(wanted, rel=2e-3)
+    files = sorted((tmp_path / "outputs").rglob("*.safetensors"))
+    assert len(files) == 2 * first.images, "of two networks"
+    second = weights(finetune(config_of(inline_dataset, tmp_path / "second", **stored)))
+    assert all(torch.equal(value, second[name]) for name, value in weights(first).items())
+    for path in files:
+        save_file({"output": torch.zeros_like(load_file(path)["output"])}, path)
+    finetune(config_of(inline_dataset, tmp_path / "third", **stored))
+    assert log_of(tmp_path / "third")[0]["loss"] != pytest.approx(log_of(tmp_path / "first")[0]["loss"], rel=0.01)
+    with pytest.raises(
+        ConfigError, match=r"no output of visual\.trunk\..* can be stored, since weights before it learn"
+    ):
+        finetune(config_of(inline_dataset, tmp_path / "fourth", **{**stored, "frozen": frozen[-1:]}))
+
+
+def test_a_tower_without_a_network_stores_no_outputs(inline_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is none among visual\.transformer, visual\.conv1"):
+        finetune(config_of(inline_dataset, tmp_path, frozen_outputs=str(tmp_path / "outputs"), **FROZEN))
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_full_memory_is_one_line_and_a_slash_no_other_dataset(inline_dataset, tmp_path, monkeypatch) -> None:
