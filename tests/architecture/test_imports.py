@@ -99,7 +99,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "torchvision": {"stages/shared/model/", "pipeline/research/finetune/", "pipeline/evaluate/box_fit.py"},
     "huggingface_hub": {"stages/shared/model/hub.py", "pipeline/export/push.py"},
-    "safetensors": {"stages/shared/model/", "pipeline/research/finetune/"},
+    "safetensors": {"stages/shared/model/", "pipeline/research/"},
     "timm": {"stages/shared/model/"},
     "open_clip": {
         "stages/shared/model/",
