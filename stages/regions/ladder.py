@@ -105,5 +105,6 @@ def _profile(fine: NDArray[np.float32]) -> Floats:
     row, column = divmod(int(fine.argmax()), w)
     warm = shares[shares > 0]
     entropy = -float(warm @ np.log(warm)) / np.log(max(2, fine.size))
-    profile += [(column + 0.5) / w, (row + 0.5) / h, entropy, fine.mean() / LEVELS, (fine > LEVELS / 2).mean()]
+    warm_share = float((fine > LEVELS / 2).mean())
+    profile += [(column + 0.5) / w, (row + 0.5) / h, entropy, float(fine.mean()) / LEVELS, warm_share]
     return np.array(profile)
