@@ -20,7 +20,7 @@ demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of photog
 
 # One process more than two cores: those that start Ray mostly wait for it. Types are checked meanwhile.
 test: $(if $(ROOM),$(VENV)/.installed-dev,style browser) ## set up, check format, lint and types, run all tests but the slow ones; asks before it installs chromium; ROOM=regions: of one room
-	$(if $(ROOM),,$(BIN)/mypy & types=$$!; )$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(or $(wildcard tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),$(error no tests of a room $(ROOM): it is a folder below tests/stages or tests/pipeline)),-n 3; code=$$?; wait $$types && exit $$code)
+	$(if $(ROOM),,$(BIN)/mypy & types=$$!; )$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(or $(wildcard tests/$(ROOM) tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),$(error no tests of a room $(ROOM): it is a folder below tests)),-n 3; code=$$?; wait $$types && exit $$code)
 
 lint: style ## check format, lint, types and the prose of the pages
 	$(BIN)/mypy

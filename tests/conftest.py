@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
 os.environ["HF_HOME"] = os.environ["XDG_STATE_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-# The same number on every machine, since sums in float32 depend on it. One, since `make test` runs a process per core:
+# The same number on every machine, since sums in float32 depend on it. One, since `make test` runs several processes:
 # threads that wait for each other on a busy core take many times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Ray's workers would give way to the other tests, and the test that waits for them would take many times as long.

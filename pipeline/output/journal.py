@@ -8,8 +8,8 @@ attempt, and takes over as follows:
 1. It reads the journal of the previous attempt, and the shards that the previous attempt wrote
    and had no time to note. All of them become the first file of its own journal, which decides from then on.
    Workers of a killed driver live on for a moment, on a cluster for longer: the shards that they
-   still write are in no journal, and are deleted at the end.
-2. Shards that are missing, damaged or of another size are found by one listing of their folder.
+   still write are in no journal, and are deleted by the next attempt or at the end.
+2. Shards that are missing or of another size are found by one listing of their folder.
    Their rows are done again, unless the shard can be read. A shard with rows that another one has
    is deleted.
 3. A piece of the input is not read again if it was read to its end and each of its samples has a

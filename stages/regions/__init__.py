@@ -3,7 +3,12 @@
 config.py      the settings
 stage.py       the stages of the pipeline: threads, device, segmenter
 maker.py       a record -> its regions; what the phrases of one thing share
-groups.py      which phrases name the same thing; things.txt, the kinds of nouns; groups.json, fitted weights
+groups.py      which phrases name the same thing; groups.json, fitted weights
+mentions.py    the same within one caption
+things.py      what head nouns name, from things.txt
+wording.py     what the wording of a phrase says of its object
+foreign.py     captions of other images, and how many there are
+limit.py       the phrases that an image keeps, where there are too many
 cut.py         one map -> its regions
 outlines.py    outlines by a segmenter
 thresholds.py  where a map is cut: the rules
@@ -14,5 +19,6 @@ learned_box.py where a box is, given the ladder and the words; fitted
 colours.py     the image as the model sees it: maps along its edges, outlines by its colours
 paint.py       a part -> run-length code at the size of the image
 source.py      the stage that makes regions without heat maps, in the place of the model
+detected.py    the evidence of a detector's boxes
 score.py       the evidence of a part -> 0 .. 1, and with a calibration a probability
 """
