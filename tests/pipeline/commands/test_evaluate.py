@@ -175,7 +175,8 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
     values = whole.to_json()
     json.dumps(values, allow_nan=False)
     assert values["metrics"]["pointing"]["value"] == metrics["pointing"].value
-    assert evaluate_dataset(open_evaluation_set(inline_dataset, truth), QUIET) == whole
+    # As texts: from Python 3.13 on, records with NaN are unequal.
+    assert repr(evaluate_dataset(open_evaluation_set(inline_dataset, truth), QUIET)) == repr(whole)
     table = table_of(whole)
     assert f"{metrics['pointing'].value:.3f}" in table
     assert table.splitlines()[-1] == whole.verdict
@@ -194,7 +195,7 @@ def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dat
     count = len(other["images"])
     assert whole.matched == {"images": count, "by_stem": 0, "ambiguous": 0}
     assert evaluation.matched == {"images": count, "by_stem": count, "ambiguous": 0}
-    assert evaluation.figures == whole.figures
+    assert repr(evaluation.figures) == repr(whole.figures)
     assert f"{count} images have another extension in the ground truth" in table_of(evaluation)
     told = table_of(replace(evaluation, matched={"images": 1, "by_stem": 0, "ambiguous": 2}))
     assert "2 images were left out: the ground truth has several names like theirs" in told

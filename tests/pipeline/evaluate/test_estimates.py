@@ -109,9 +109,9 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     assert (shares["to 60 %"], shares["above 60 %"]) == ((0.5, 0.0, 1), (0.5, 1.0, 1)), "an edge is of the smaller"
     empty = dict.fromkeys(SIZES, SizeShare(share=0.0, precision=Estimate()))
     nothing = measure_thresholds(scores[:1], right[:1], images[:1], box_shares[:1])[-1]
-    assert nothing == ScoreFilter(score=0.9, share=0.0, precision=Estimate(), sizes=empty)
+    assert repr(nothing) == repr(ScoreFilter(score=0.9, share=0.0, precision=Estimate(), sizes=empty))
     nothing = measure_thresholds(scores[:0], right[:0], images[:0], box_shares[:0])[0]
-    assert nothing == ScoreFilter(score=0.0, share=None, precision=Estimate(), sizes=empty)
+    assert repr(nothing) == repr(ScoreFilter(score=0.0, share=None, precision=Estimate(), sizes=empty))
     assert plain_values(nothing)["precision"] == {"value": None, "low": None, "high": None, "n": 0}
 
 
