@@ -133,7 +133,7 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
         total = len(regions_of(dataset))
         captions = {page.locator("#caption").inner_text()}
         page.locator("#move").tap()
-        # Touches of the browser's protocol can hang for good. A mouse takes the same path where a finger does not scroll.
+        # The protocol's touches can hang for good. A mouse takes the same path where a finger does not scroll.
         picture = page.locator("#picture svg")
         expect(picture).to_have_css("touch-action", "none")
         page.mouse.move(100, 300)
