@@ -264,7 +264,10 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
 
 
 def build_detector_steps(config: RunConfig) -> SourceSteps:
-    """Return the stages of a source that can be asked for any phrase. Raise ConfigError for another, and as above."""
+    """Return the stages of a source that can be asked for any phrase.
+
+    Raise ConfigError for another source, and as `build_source_steps`.
+    """
     kind = config.source.kind
     if not SOURCES[kind].looks_for_phrases:
         raise ConfigError(
