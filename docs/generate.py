@@ -228,7 +228,8 @@ def explainers() -> str:
 
 `explain.kind` chooses one. [Configuration](configuration.md#explain) lists their keys, and
 [the comparison](../benchmarks/explainers.md) measured them. Cost beside the image's forward pass: `forward` is next to
-nothing, `backward` a backward pass per phrase, and `perturbation` many forward passes per image.
+nothing, and `perturbation` is many forward passes per image. `backward` is a gradient per phrase. Grad-ECLIP has it
+nearly for nothing, others take a pass through several blocks.
 
 {table(["kind", "what it computes", "paper", "cost", "towers", "licence note"], rows)}
 """
