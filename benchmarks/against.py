@@ -23,6 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import venv
@@ -203,7 +204,7 @@ def measure_cpu(process: subprocess.Popen[Any]) -> float:
 
 
 def check_out(commit: str, folder: Path) -> Checkout:
-    """Check a commit out below a folder and install it there with the libraries of this one, unless that was done.
+    """Check a commit out below a folder and install it there, with the libraries of this one, unless that was done.
 
     Exit if git has no such commit, or pip cannot install it.
     """
@@ -213,21 +214,22 @@ def check_out(commit: str, folder: Path) -> Checkout:
     if not revision:
         sys.exit(f"AGAINST: git knows no commit {commit}")
     path = folder / revision[:12]
-    python, installed = path / ".venv" / "bin" / "python", path / ".venv" / "installed.txt"
-    freeze = [sys.executable, "-m", "pip", "freeze", "--exclude-editable"]
-    libraries = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout
-    if not installed.exists() or installed.read_text("utf-8") != libraries:
+    environment = path / ".venv"
+    python = environment / "bin" / "python"
+    is_installed = environment / "installed"
+    if not is_installed.exists():
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "x", "-C", str(path)], input=archive, check=True)
-        venv.create(path / ".venv", with_pip=True)
-        constraints = path / ".venv" / "libraries.txt"
-        constraints.write_text(libraries, encoding="utf-8")
-        install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, "-e", path]
+        venv.create(environment, with_pip=True)
+        # Libraries that only one side has cost time too: open_clip imports transformers where it finds it.
+        [packages] = environment.glob("lib/python3*/site-packages")
+        (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+        install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "-e", path]
         if subprocess.run(install, check=False).returncode != 0:
             sys.exit(f"AGAINST: {commit} cannot be installed in {path}: pip says above why")
-        constraints.rename(installed)
+        is_installed.touch()
     return Checkout(path, python)
 
 
@@ -288,9 +290,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("commit", help="the commit to compare with")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts, of 2 GB, and inputs"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts and inputs")
     parser.add_argument(
         "--pairs",
         type=int,

@@ -23,6 +23,10 @@ from stages.shared.model.towers.trunk import private_copy
 
 TOKENS_PER_PASS: Final = 4096  # The most tokens of one forward pass, which bounds its memory
 
+PASS_COST: Final = 40
+"""A forward pass costs as much as so many tokens, whatever it embeds (measured: ViT-B-32's texts
+in bf16 on 2 cores). Captions of 10 to 26 tokens take two thirds of the time of exact lengths."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipModel:
@@ -130,7 +134,7 @@ def templates_of(setting: Sequence[str] | str) -> tuple[str, ...]:
 
 
 class TextEncoder:
-    """Texts -> embeddings. Texts of one length share forward passes.
+    """Texts -> embeddings. Texts of similar lengths share forward passes.
 
     Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut
     off: phrases of 1,000 photographs have 4.3 tokens on average, and the model's context has
@@ -160,14 +164,28 @@ class TextEncoder:
             lengths = self.tower.ends_of(tokens) + 1
         order = []
         parts = []
-        for length, rows in by_length(lengths):
+        for length, rows in split_by_length(lengths):
             order.append(rows)
             parts.append(encode(to_device(tokens[rows, :length], self.device)))
         return torch.cat(parts)[to_device(torch.cat(order).argsort(), self.device)]
 
 
-def by_length(lengths: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Group texts for forward passes by their lengths in tokens, int (T,): yield a length, and numbers of texts."""
-    for length in lengths.unique().tolist():
-        for rows in (lengths == length).nonzero().flatten().split(max(1, TOKENS_PER_PASS // length)):
-            yield length, rows
+def split_by_length(lengths: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Split texts for forward passes by their lengths in tokens, int (T,), the longest first.
+
+    Yield the length that a pass needs, and the numbers of its texts. Shorter texts join a pass
+    while their padding costs less than a pass of their own.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    sizes = lengths[order].tolist()
+    start = 0
+    padding = 0
+    for place, tokens in enumerate(sizes):
+        padding += sizes[start] - tokens
+        is_full = place > start and (place + 1 - start) * sizes[start] > TOKENS_PER_PASS
+        if is_full or padding > PASS_COST:
+            yield sizes[start], order[start:place]
+            start = place
+            padding = 0
+    if sizes:
+        yield sizes[start], order[start:]
