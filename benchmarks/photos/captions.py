@@ -143,7 +143,7 @@ def foreign_draw(
     first = rng.sample(images, min(DRAWN, len(images)))
     estimate = share_of(records_of(first), fitted_share)
     config = maker.config.model_copy(update={"absent_share": estimate})
-    judge = RegionMaker(config, maker.calibration, maker.fitted_cut)
+    judge = RegionMaker(config, maker.calibration, maker.cutter.fitted_cut)
     presences = [
         presence for record in records_of(images) for presence in judge.presences_of(record, judge.groups_of(record))
     ]

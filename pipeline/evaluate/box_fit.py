@@ -24,7 +24,6 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import cut_map
 from stages.regions.ladder import QUANTILES, Ladder
 from stages.regions.learned_box import (
     FARTHEST,
@@ -169,8 +168,7 @@ def place_things(
         known_places = list(places_of(row, record))
         if not known_places:
             continue
-        cut = cuts[row["id"]]
-        maker = RegionMaker(config, fitted_cut=cut, box_fit=BLANK)
+        maker = RegionMaker(config, fitted_cut=cuts[row["id"]], box_fit=BLANK)
         groups = maker.groups_of(record)
         heads = maker.heads_of(record, groups)
         phrases, maps = maker.maps_of(record, groups)
@@ -179,8 +177,8 @@ def place_things(
             if (number := phrases[place.phrase_index][1]) is not None:
                 placed.setdefault((number, place.boxes_xywh_px), []).append(place)
         for (number, true_boxes), places in placed.items():
-            cut_of_thing = cut_map(maps[number], maker.config, cut, BLANK)
-            if cut_of_thing is None or cut_of_thing.view is None:
+            view = maker.cutter.cut(maps[number]).view
+            if view is None:
                 continue
             sides = (record.width_px, record.height_px)
             boxes = np.array([xywh_to_xyxy(box) for box in true_boxes]) / (*sides, *sides)
@@ -188,7 +186,7 @@ def place_things(
                 PlacedThing(
                     image=row["id"],
                     heads=heads[places[0].phrase_index],
-                    view=cut_of_thing.view,
+                    view=view,
                     boxes=boxes,
                     weight=sum(place.weight for place in places),
                 )

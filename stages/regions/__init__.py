@@ -9,11 +9,12 @@ things.py      what head nouns name, from things.txt
 wording.py     what the wording of a phrase says of its object
 foreign.py     captions of other images, and how many there are
 limit.py       the phrases that an image keeps, where there are too many
-cut.py         one map -> its regions
-outlines.py    outlines by a segmenter
-thresholds.py  where a map is cut: the rules
+cut.py         a map -> its cut parts, in these steps:
 fine_map.py    the map between its cells
+thresholds.py  where a map is cut: the rules
 parts.py       the parts of a cut map, and their order
+contours.py    cut parts -> regions, by the contour of the heat or by colours
+outlines.py    cut parts -> regions, by a segmenter
 ladder.py      the parts of a map at many cuts
 learned_box.py where a box is, given the ladder and the words; fitted
 colours.py     the image as the model sees it: maps along its edges, outlines by its colours

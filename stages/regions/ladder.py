@@ -59,12 +59,11 @@ def _cut(fine: NDArray[np.float32]) -> tuple[Floats, Floats]:
     """Return `Ladder.boxes` and `Ladder.parts`."""
     h, w = fine.shape
     cuts = len(CUTS)
-    labels, owner, energy, boxes_xywh, area = parts_of_cuts(fine, CUTS * LEVELS)
+    cut_parts = parts_of_cuts(fine, CUTS * LEVELS)
+    labels, owner, energy, boxes_xywh, area = cut_parts
     left, top, width, height = boxes_xywh
     edges = np.stack([left, top, left + width, top + height])
-    order = np.lexsort((left, top, -energy.round(3), owner))
-    places, first = np.unique(owner[order], return_index=True)
-    main = order[first]
+    places, main = cut_parts.main_parts()
     most = np.zeros(cuts)
     most[places] = energy[main]
     is_warm = energy >= KEEP_SHARE * most[owner]

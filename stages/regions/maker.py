@@ -16,7 +16,8 @@ from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import MapRegions, regions_of_map, surface_of
+from stages.regions.contours import MapRegions, regions_of_map
+from stages.regions.cut import Cutter
 from stages.regions.foreign import USUAL_SHARE, foreign_probability, foreign_share, own_evidence, without_foreign
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
@@ -80,8 +81,7 @@ class RegionMaker:
             box_fit = box_fit or calibration.box
         self.config = config.without_cut() if fitted_cut is None else config
         self.calibration = calibration
-        self.fitted_cut = fitted_cut
-        self.box_fit = box_fit
+        self.cutter = Cutter(self.config, fitted_cut, box_fit)
 
     def groups_of(self, record: Record) -> tuple[int, ...] | None:
         """Return the number of the thing of each phrase, see `groups.link_phrases`; None without `config.group`."""
@@ -95,9 +95,12 @@ class RegionMaker:
         canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
         things: dict[int, ThingMap] = {}
         members = things_of(record.phrases, numbers)
+        fitted_cut = self.cutter.fitted_cut
+        box_fit = self.cutter.box_fit
         for number, thing in members.items():
             shared = thing.mean_levels(levels)
             if shared is not None:
+                usual_size = 0.0 if fitted_cut is None else fitted_cut.usual_size(thing.heads.values())
                 first_map = next(by_text[text] for text in thing.heads if levels[text] is not None)
                 things[number] = ThingMap(
                     levels=shared,
@@ -105,9 +108,9 @@ class RegionMaker:
                     similarity=first_map.similarity,
                     size_hw=(record.height_px, record.width_px),
                     limit=self.config.max_regions_plural if thing.is_plural else self.config.max_regions_singular,
-                    usual_size=(usual_size := self._usual_size(thing)),
-                    facts=None if self.box_fit is None else facts_of(thing, record, len(members), usual_size),
-                    usual_place=None if self.box_fit is None else self.box_fit.usual.of(thing.heads),
+                    usual_size=usual_size,
+                    facts=None if box_fit is None else facts_of(thing, record, len(members), usual_size),
+                    usual_place=None if box_fit is None else box_fit.usual.of(thing.heads),
                     canvas=canvas,
                 )
         phrases = [
@@ -116,20 +119,14 @@ class RegionMaker:
         ]
         return RecordMaps(phrases, things)
 
-    def _usual_size(self, thing: Thing) -> float:
-        return 0.0 if self.fitted_cut is None else self.fitted_cut.usual_size(thing.heads.values())
-
     def regions_of_things(self, things: Mapping[int, ThingMap]) -> dict[int, MapRegions]:
         """Return the regions of each map, without a segmenter."""
-        return {
-            number: regions_of_map(thing_map, self.config, self.fitted_cut, self.box_fit)
-            for number, thing_map in things.items()
-        }
+        return {number: regions_of_map(thing_map, self.cutter) for number, thing_map in things.items()}
 
     def surfaces_of_phrases(self, record: Record) -> list[HeatMap | None]:
         """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""
         phrases, things = self.maps_of(record, self.groups_of(record))
-        surfaces = {number: surface_of(thing_map, self.config) for number, thing_map in things.items()}
+        surfaces = {number: self.cutter.surface_of(thing_map) for number, thing_map in things.items()}
         phrase_surfaces: list[HeatMap | None] = []
         for heat_map, number in phrases:
             surface = None if number is None else surfaces[number]

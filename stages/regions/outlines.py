@@ -5,7 +5,6 @@ docs/explanation/how-it-works.md says which mask is taken, and when the contour 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,21 +15,20 @@ from typing import Final, NamedTuple
 import cv2
 import numpy as np
 
-from stages.contract.errors import ResourceError, RowFault
+from stages.contract.errors import RowFault
 from stages.contract.geometry import cell_to_px, xywh_to_xyxy
 from stages.contract.masks import mask_box_xywh_px
 from stages.contract.records import Sample
 from stages.regions.colours import Plane
-from stages.regions.config import RegionsConfig
-from stages.regions.cut import CutMap, MapRegions, cut_map, pieces_of
-from stages.regions.learned_box import BoxFit
+from stages.regions.contours import MapRegions, contours_of
+from stages.regions.cut import CutMap, Cutter
 from stages.regions.paint import RegionMask, field_of, paint
 from stages.regions.parts import HeatPart, Mask, ThingMap, measure
 from stages.regions.score import Evidence
 from stages.regions.thresholds import FittedCut, features_of
 from stages.shared.images.decode import decode_rgb, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
-from stages.shared.model.device import retry_on_oom
+from stages.shared.model.device import Batches
 from stages.shared.model.segmenter import EncoderInput, Prompt, load_segmenter
 
 LEAST_HEAT: Final = 0.5  # Least share of its part's heat in a mask; with less, it lies beside the thing
@@ -51,15 +49,12 @@ _LIMITS: Final = DecodeLimits(max_pixels=MAX_PIXELS_CEILING)  # The prepare stag
 
 _REASONS: Final = ("not_finite", "empty", "beside", "size")  # Reasons against a mask, in the order of the checks
 
-_log = logging.getLogger(__name__)
-
 Drawing = tuple[Sample, Mapping[int, ThingMap]]  # An image, and the numbered maps of its things
 
 
 class _Contours(NamedTuple):
-    """A map, its cut, and the parts with their contours."""
+    """A cut map, and those of its parts that become regions, with their contours."""
 
-    thing_map: ThingMap
     cut: CutMap
     pieces: list[tuple[HeatPart, RegionMask]]
 
@@ -70,14 +65,12 @@ class Outliner:
     The rule `fitted` also weighs masks. The segmenter is loaded here: raise as `load_segmenter`.
     """
 
-    def __init__(
-        self, config: RegionsConfig, fitted_cut: FittedCut | None, device: str, box_fit: BoxFit | None = None
-    ) -> None:
-        self.segmenter = load_segmenter(config.sam, device)
-        self.config = config
-        self.fitted_cut = fitted_cut
-        self.box_fit = box_fit
-        self.batch_size = config.sam.batch_size or (8 if self.segmenter.device.type == "cuda" else 1)
+    def __init__(self, cutter: Cutter, device: str) -> None:
+        self.cutter = cutter
+        self.config = cutter.config
+        self.segmenter = load_segmenter(self.config.sam, device)
+        size = self.config.sam.batch_size or (8 if self.segmenter.device.type == "cuda" else 1)
+        self._batches = Batches(size, "segmenter", "a smaller regions.sam.model")
 
     def close(self) -> None:
         """Let the segmenter go."""
@@ -88,18 +81,7 @@ class Outliner:
 
         Raise ResourceError if a GPU's memory does not hold one image alone.
         """
-
-        def answers(places: Sequence[int]) -> Iterator[dict[int, MapRegions]]:
-            for start in range(0, len(places), size := self.batch_size):
-                yield from self._batch([drawings[place] for place in places[start : start + size]])
-
-        return (answer for _, answer in retry_on_oom(range(len(drawings)), answers, self._shrink_batches))
-
-    def _shrink_batches(self, _: int, why: str) -> None:
-        if self.batch_size == 1:
-            raise ResourceError(f"the GPU's memory does not hold one image: use a smaller regions.sam.model ({why})")
-        self.batch_size //= 2
-        _log.warning("GPU memory is full: going on with %d images at a time in the segmenter", self.batch_size)
+        return self._batches.compute(drawings, self._batch)
 
     def _batch(self, drawings: Sequence[Drawing]) -> Iterator[dict[int, MapRegions]]:
         with ThreadPoolExecutor() as pool:
@@ -109,7 +91,7 @@ class Outliner:
         # While the segmenter encodes.
         contours = [{number: self._contours(thing_map) for number, thing_map in maps.items()} for _, maps in drawings]
         prompts = [
-            [self._prompt(thing, *piece) for thing in things.values() for piece in thing.pieces]
+            [self._prompt(thing.cut, *piece) for thing in things.values() for piece in thing.pieces]
             for things, image in zip(contours, images, strict=True)
             if image is not None
         ]
@@ -124,67 +106,60 @@ class Outliner:
     def _prepare(self, drawing: Drawing) -> EncoderInput | None:
         """Return the image as the segmenter takes it; None if it cannot be read, or has no maps."""
         sample, maps = drawing
+        if not maps:
+            return None
         try:
-            return (
-                self.segmenter.prepare(decode_rgb(load_image_bytes(sample.image, _LIMITS), _LIMITS)) if maps else None
-            )
+            return self.segmenter.prepare(decode_rgb(load_image_bytes(sample.image, _LIMITS), _LIMITS))
         except RowFault:
             return None
 
     def _contours(self, thing_map: ThingMap) -> _Contours:
-        cut = cut_map(thing_map, self.config, self.fitted_cut, self.box_fit) or CutMap(
-            fine=np.zeros((1, 1), np.float32), threshold=0.5, parts=[]
-        )
-        return _Contours(thing_map, cut, pieces_of(cut, thing_map, self.config))
+        cut = self.cutter.cut(thing_map)
+        return _Contours(cut, contours_of(cut, self.config.min_area_px))
 
-    def _prompt(self, contours: _Contours, part: HeatPart, contour: RegionMask) -> Prompt:
-        fine = contours.cut.fine
-        heat = np.where(part.inside, fine[part.window], -1.0)
+    def _prompt(self, cut: CutMap, part: HeatPart, contour: RegionMask) -> Prompt:
+        heat = np.where(part.inside, cut.fine[part.window], -1.0)
         y, x = divmod(int(heat.argmax()), heat.shape[1])
-        places = ((part.left + x, 1), (part.top + y, 0))
-        point = tuple(
-            cell_to_px(float(place), side_px=contours.thing_map.size_hw[axis], cells=fine.shape[axis])
-            for place, axis in places
+        point_y, point_x = (
+            cell_to_px(float(place), side_px=side_px, cells=cells)
+            for place, side_px, cells in zip(
+                (part.top + y, part.left + x), cut.thing_map.size_hw, cut.fine.shape, strict=True
+            )
         )
         form = self.config.sam.prompt
         return Prompt(
-            point_xy_px=None if form == "box" else (point[0], point[1]),
+            point_xy_px=None if form == "box" else (point_x, point_y),
             box_xyxy_px=None if form == "point" else xywh_to_xyxy(contour.box_xywh_px),
         )
 
     def _outline(self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]) -> MapRegions:
         """Return the regions of a map. They do not overlap: the better part keeps what two parts share."""
-        thing_map, cut, pieces = contours
+        cut, pieces = contours
         regions: MapRegions = []
-        occupied_field: Plane | None = None  # The union of the fields so far
+        occupied: Plane | None = None  # the union of the fields of the better parts
         for (part, contour), logits in zip(pieces, masks, strict=True):
-            mask = "image" if image is None or logits is None else self._best_mask(contours, part, image, logits)
-            fallback: str | None = None
-            if isinstance(mask, str):
-                fallback = mask
-                evidence = part.evidence
-                field: Plane = field_of(part, cut.fine)
-                if occupied_field is not None:
-                    field = cv2.resize(field, occupied_field.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            else:
-                field, evidence = mask
-                if occupied_field is not None:
-                    occupied_field = cv2.resize(occupied_field, field.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            free = field if occupied_field is None else np.minimum(field, -occupied_field)
+            mask = "image" if image is None or logits is None else self._best_mask(cut, part, image, logits)
+            fallback = mask if isinstance(mask, str) else None
+            field, evidence = (field_of(part, cut.fine), part.evidence) if isinstance(mask, str) else mask
+            if occupied is not None and fallback:
+                field = _resize(field, occupied)
+            elif occupied is not None:
+                occupied = _resize(occupied, field)
+            free = field if occupied is None else np.minimum(field, -occupied)
             if np.count_nonzero(free > 0) < SAME * np.count_nonzero(field > 0):
                 continue
             # Nothing lies before the first part: its contour stays with its learned box.
-            is_contour = bool(fallback) and occupied_field is None
-            region_mask = contour if is_contour else paint(free, thing_map.size_hw)
+            is_contour = fallback is not None and occupied is None
+            region_mask = contour if is_contour else paint(free, cut.thing_map.size_hw)
             if region_mask is not None and region_mask.area_px >= self.config.min_area_px:
                 method = "none" if fallback else "sam"
                 region_mask = replace(region_mask, refined=method, fallback=fallback)
                 regions.append((region_mask, cut.evidence_of(evidence, region_mask)))
-                occupied_field = field if occupied_field is None else np.maximum(occupied_field, field)
+                occupied = field if occupied is None else np.maximum(occupied, field)
         return regions
 
     def _best_mask(
-        self, contours: _Contours, part: HeatPart, image: EncoderInput, masks: Plane
+        self, cut: CutMap, part: HeatPart, image: EncoderInput, masks: Plane
     ) -> tuple[Plane, Evidence] | str:
         """Return the field of the best mask with its evidence, or a word of `_REASONS` if no mask will do.
 
@@ -192,7 +167,7 @@ class Outliner:
         size of such things. Without it the worth is the share of all heat in the mask times the
         contrast of the heat there and outside.
         """
-        thing_map, cut, _ = contours
+        thing_map = cut.thing_map
         cells = image.cells(masks)
         size_wh = cells.shape[:0:-1]
         heat: Plane = cv2.resize(cut.fine, size_wh, interpolation=cv2.INTER_LINEAR)
@@ -215,7 +190,7 @@ class Outliner:
                 reason = max(reason, checks.index(False))
                 continue
             evidence = measure(heat, inside.view(np.uint8), total, inside.size, cut.threshold, thing_map.similarity)
-            worth = _worth(evidence, inside, self.fitted_cut, thing_map.usual_size)
+            worth = _worth(evidence, inside, self.cutter.fitted_cut, thing_map.usual_size)
             candidates.append((worth, number, inside, evidence))
         if not candidates:
             return _REASONS[reason]
@@ -224,6 +199,12 @@ class Outliner:
         visible = mask[: inside.shape[0], : inside.shape[1]]
         visible[~inside] = -np.abs(visible[~inside])
         return image.field(mask), evidence
+
+
+def _resize(field: Plane, other: Plane) -> Plane:
+    """Return a field on the samples of another one."""
+    resized: Plane = cv2.resize(field, other.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def _worth(evidence: Evidence, inside: Mask, fitted_cut: FittedCut | None, usual_size: float) -> float:

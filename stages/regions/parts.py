@@ -30,7 +30,7 @@ class ThingMap:
         limit: Most regions.
         usual_size: Of the thing, for the rule `fitted`; see `FittedCut.usual_size`.
         facts, usual_place: Of the thing, for a `BoxFit`; see `learned_box.MapView`.
-        canvas: The image as the model saw it. Unused unless `config.needs_pixels`.
+        canvas: The image as the model saw it, for `config.needs_pixels`.
     """
 
     levels: Levels
@@ -43,6 +43,13 @@ class ThingMap:
     usual_place: Floats | None = None
     canvas: Canvas | None = None
 
+    @property
+    def pixels(self) -> Canvas:
+        """The canvas, for settings that need it."""
+        if self.canvas is None:
+            raise ValueError("expected a record that still has its pixels")
+        return self.canvas
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatPart:
@@ -51,7 +58,6 @@ class HeatPart:
     Attributes:
         inside: bool (h, w), the samples of this part within its box.
         top, left: Where that box begins on the fine map, in samples.
-        samples: The number of samples inside.
         threshold: Heat in levels at its outline.
         evidence: See `measure`.
     """
@@ -59,7 +65,6 @@ class HeatPart:
     inside: Mask
     top: int
     left: int
-    samples: int
     threshold: float
     evidence: Evidence
 
@@ -81,7 +86,6 @@ def parts_of(
     `fine` is the fine map (fine_h, fine_w) in levels, as the threshold. `inside` are its
     samples above the threshold, and `similarity` is that of image and phrase.
     """
-    total_heat = cv2.sumElems(fine)[0]
     least = config.min_area_share * inside.size
     parts = []
     outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -89,37 +93,46 @@ def parts_of(
         left, top, w, h = cv2.boundingRect(outline)
         if w * h < least:
             continue
-        part_mask = np.zeros((h, w), np.uint8)
-        cv2.drawContours(part_mask, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
-        samples = cv2.countNonZero(part_mask)
-        if samples >= least:
-            heat = fine[top : top + h, left : left + w]
-            evidence = measure(heat, part_mask, total_heat, inside.size, threshold, similarity)
-            mask = part_mask.view(np.bool_)
-            parts.append(
-                HeatPart(inside=mask, top=top, left=left, samples=samples, threshold=threshold, evidence=evidence)
-            )
+        mask = np.zeros((h, w), np.uint8)
+        cv2.drawContours(mask, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
+        if cv2.countNonZero(mask) >= least:
+            parts.append(part_of(fine, mask, (top, left), threshold, similarity))
     return _rank(parts, config)
+
+
+def part_of(
+    fine: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    corner: tuple[int, int],
+    threshold: float,
+    similarity: float,
+) -> HeatPart:
+    """Return the part of a fine map where a mask is 1, which begins at a row and a column of the map."""
+    top, left = corner
+    h, w = mask.shape
+    heat = fine[top : top + h, left : left + w]
+    evidence = measure(heat, mask, cv2.sumElems(fine)[0], fine.size, threshold, similarity)
+    return HeatPart(inside=mask.view(np.bool_), top=top, left=left, threshold=threshold, evidence=evidence)
 
 
 def measure(
     heat: NDArray[np.float32],
-    part: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
     total_heat: float,
     samples: int,
     threshold: float,
     similarity: float,
 ) -> Evidence:
-    """Measure the values, in levels, where `part` is 1, of a map of `samples` values that sum to `total_heat`."""
-    size = cv2.countNonZero(part)
-    mean = cv2.mean(heat, part)[0]
+    """Measure the values, in levels, where `mask` is 1, of a map of `samples` values that sum to `total_heat`."""
+    size = cv2.countNonZero(mask)
+    mean = cv2.mean(heat, mask)[0]
     outside = max(0.0, total_heat - mean * size)
     return Evidence(
         energy=mean * size / total_heat if total_heat > 0 else 0.0,
         area=size / samples,
         mean_inside=mean / LEVELS,
         mean_outside=outside / (samples - size) / LEVELS if size < samples else 0.0,
-        peak=cv2.minMaxLoc(heat, part)[1] / LEVELS,
+        peak=cv2.minMaxLoc(heat, mask)[1] / LEVELS,
         threshold=threshold / LEVELS,
         similarity=similarity,
     )
@@ -132,5 +145,5 @@ def _rank(parts: list[HeatPart], config: RegionsConfig) -> list[HeatPart]:
         return round(part.evidence.energy, 6)  # rounding hides the order of a sum over pixels
 
     least = config.keep_share * max(map(energy, parts), default=0.0)
-    order = sorted(parts, key=lambda part: (-energy(part), -part.samples, part.top, part.left))
+    order = sorted(parts, key=lambda part: (-energy(part), -part.evidence.area, part.top, part.left))
     return [part for part in order if energy(part) >= least]

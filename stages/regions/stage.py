@@ -11,7 +11,7 @@ import cv2
 from stages.contract.records import Absent, Phrase, Record, Region
 from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import MapRegions
+from stages.regions.contours import MapRegions
 from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
@@ -75,8 +75,8 @@ class RegionsStage(Stage):
         return RegionsStage(
             self.config,
             self.calibration,
-            fitted_cut=self.maker.fitted_cut,
-            box_fit=self.maker.box_fit,
+            fitted_cut=self.maker.cutter.fitted_cut,
+            box_fit=self.maker.cutter.box_fit,
             device=settings.get("device", self.device),
         )
 
@@ -110,7 +110,7 @@ class RegionsStage(Stage):
             # for it.
             from stages.regions.outlines import Outliner  # noqa: PLC0415
 
-            self._outliner = Outliner(self.config, self.maker.fitted_cut, self.device, self.maker.box_fit)
+            self._outliner = Outliner(self.maker.cutter, self.device)
         return self._outliner
 
 

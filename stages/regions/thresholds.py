@@ -95,8 +95,7 @@ SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 """The cuts of the rule `fitted`: shares of the highest heat, once the lowest is 0. Seventeen are
 no better."""
 
-_SHARES: Final = np.array(SHARES)
-_CUTS: Final = np.array([math.floor(fixed_cut(share)) for share in SHARES], np.uint8)
+CUTS: Final = np.array([fixed_cut(share) for share in SHARES])  # the same in levels, see `threshold_of`
 
 CUT_FEATURES: Final = (
     "share",
@@ -156,7 +155,7 @@ class FittedCut(Regression):
         `usual_size`.
         """
         worth = self.worth(cut_features(levels, usual_size))
-        return fixed_cut(SHARES[int(np.where(np.isfinite(worth), worth, -np.inf).argmax())])
+        return float(CUTS[np.where(np.isfinite(worth), worth, -np.inf).argmax()])
 
     def worth(self, features: Floats) -> Floats:
         """Return the worth of parts (parts,) from their `features_of` (parts, len(CUT_FEATURES))."""
@@ -188,8 +187,18 @@ class CutParts(NamedTuple):
     boxes: NDArray[np.int32]
     area: NDArray[np.int32]
 
+    def main_parts(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """Return the cuts that have a part, and the number of the part with most heat of each, from 0.
 
-def parts_of_cuts(values: Values, heights: Levels | Floats) -> CutParts:
+        Of equals the upper one counts, then the left one.
+        """
+        left, top, *_ = self.boxes
+        order = np.lexsort((left, top, -self.energy.round(3), self.cuts))
+        cuts, first = np.unique(self.cuts[order], return_index=True)
+        return cuts, order[first]
+
+
+def parts_of_cuts(values: Values, heights: Floats) -> CutParts:
     """Find the parts of a map (h, w) above each height.
 
     All cuts are one image, divided by empty rows: OpenCV finds their parts in one call.
@@ -214,18 +223,16 @@ def cut_features(levels: Levels, usual_size: float) -> Floats:
     features are float64 (len(SHARES), len(CUT_FEATURES)), NaN where nothing lies above a cut.
     """
     h, w = levels.shape
-    parts = parts_of_cuts(levels, _CUTS)
-    left, top, width, height = parts.boxes
-    order = np.lexsort((left, top, -parts.energy, parts.cuts))
-    cuts, first = np.unique(parts.cuts[order], return_index=True)
-    main = order[first]
+    parts = parts_of_cuts(levels, CUTS)
+    cuts, main = parts.main_parts()
+    _, _, width, height = parts.boxes
     samples = parts.area[main].astype(np.float64)
     box = (width[main] * height[main]).astype(np.float64)
     inside = parts.energy[main]
     total = levels.sum(dtype=np.float64)
     mean_inside = inside / samples / LEVELS
     mean_outside = (total - inside) / np.maximum(h * w - samples, 1) / LEVELS
-    measures = (_SHARES[cuts], inside / total, mean_inside, mean_outside, samples / (h * w), box / (h * w))
+    measures = (np.array(SHARES)[cuts], inside / total, mean_inside, mean_outside, samples / (h * w), box / (h * w))
     features = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
     features[cuts] = features_of(np.stack(measures), usual_size)
     return features

@@ -5,7 +5,6 @@ Its weights and their licence are its own. CLIP is not loaded.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import cv2
 from pydantic import Field, field_validator
 
-from stages.contract.errors import ResourceError
 from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Phrase, Pixels, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
@@ -23,11 +21,10 @@ from stages.shared.model.config import Precision, about
 
 if TYPE_CHECKING:
     from stages.shared.model.detector import DetectedBox, Detector, PromptedImage
+    from stages.shared.model.device import Batches
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 1, "cuda": 8}
 """Images of one forward pass."""
-
-_log = logging.getLogger(__name__)
 
 
 class DetectorSourceConfig(RegionSourceConfig):
@@ -73,6 +70,7 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
     score_means: ClassVar[str] = "the detector's own score, which ranks and is no probability"
 
     _detector: Detector
+    _batches: Batches
 
     def canvas(self) -> dict[str, Any]:
         """See `RegionSource.canvas`. Most detectors reduce images to a shorter side of 800 pixels."""
@@ -87,16 +85,18 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
 
     def forward_batch_size(self, device: Device | None = None) -> int:
         """See `Stage.forward_batch_size`."""
-        return self._batch_size if device is None else self.model.batch_size or BATCH_SIZES[device]
+        return self._batches.size if device is None else self.model.batch_size or BATCH_SIZES[device]
 
     @about("source.detector")
     def setup(self) -> None:
         """Load the detector. Raise WeightsError, or ResourceError without the device."""
         # torch and transformers take seconds to import; only a worker pays for them.
         from stages.shared.model.detector import load_detector  # noqa: PLC0415
+        from stages.shared.model.device import Batches  # noqa: PLC0415
 
         self._detector = load_detector(self.config.detector, self.model.device, self.config.precision)
-        self._batch_size = self.forward_batch_size("cuda" if self._detector.device.type == "cuda" else "cpu")
+        size = self.forward_batch_size("cuda" if self._detector.device.type == "cuda" else "cpu")
+        self._batches = Batches(size, "detector", "a smaller source.detector")
         self._images = 0
 
     def teardown(self) -> None:
@@ -114,32 +114,21 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
 
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """See `RegionSource.with_regions`. Raise ResourceError if memory does not hold one image."""
-        from stages.shared.model.device import retry_on_oom  # noqa: PLC0415  as in setup
-
         answers = list(records)
         images = {
             place: self._prompted(record.phrases, record.pixels)
             for place, record in enumerate(records)
             if record.phrases and record.pixels is not None
         }
-        for place, boxes in retry_on_oom(
-            [*images], lambda places: self._detect([images[place] for place in places]), self._shrink_batches
-        ):
+        detections = self._batches.compute([*images.values()], self._detect)
+        for place, boxes in zip(images, detections, strict=True):
             answers[place] = replace(records[place], regions=tuple(_regions_of(records[place], boxes)))
         return answers
 
-    def _shrink_batches(self, _: int, reason: str) -> None:
-        if self._batch_size == 1:
-            raise ResourceError(f"the GPU's memory does not hold one image: use a smaller source.detector ({reason})")
-        self._batch_size //= 2
-        _log.warning("GPU memory is full: going on with %d images at a time in the detector", self._batch_size)
-
-    def _detect(self, images: Sequence[PromptedImage]) -> Iterator[dict[str, list[DetectedBox]]]:
-        """Yield the boxes of each image, batch by batch."""
-        for start in range(0, len(images), size := self._batch_size):
-            batch = images[start : start + size]
-            yield from self._detector.detect(batch)
-            self._images += len(batch)
+    def _detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
+        boxes = self._detector.detect(images)
+        self._images += len(images)
+        return boxes
 
     def _prompted(self, phrases: Sequence[Phrase], pixels: Pixels) -> PromptedImage:
         from stages.shared.model.detector import Choice, PromptedImage  # noqa: PLC0415  as in setup

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.errors import ResourceError
 from stages.contract.stage import Forwards
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import PendingTransfer, pixels_on, retry_on_oom, to_device
+from stages.shared.model.device import Batches, PendingTransfer, pixels_on, retry_on_oom, to_device
 from stages.shared.model.towers.dense import dense, pool_boxes
 
 BoxXyxy = tuple[int, int, int, int]
@@ -27,35 +25,25 @@ BoxXyxy = tuple[int, int, int, int]
 BoxedImage = tuple[NDArray[np.uint8], Sequence[BoxXyxy]]
 """A canvas, uint8 (H, W, 3), and boxes in it."""
 
-_log = logging.getLogger(__name__)
-
 
 class BoxEmbedder(ABC):
-    """Embeds boxes of images, `at_once` images, or parts of images, in a forward pass.
+    """Embeds boxes of images, `size` images, or parts of images, in a forward pass.
 
     If a GPU's memory does not hold a pass, the passes are halved for the rest of the worker's life.
     """
 
-    def __init__(self, model: ClipModel, at_once: int) -> None:
+    def __init__(self, model: ClipModel, size: int) -> None:
         self.model = model
-        self.at_once = at_once
+        self._batches = Batches(size, "model", "a larger GPU")
         self._images = 0
 
     @torch.no_grad()
     def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         """Return the unit embeddings (boxes, E) of each image. Raise ResourceError if memory does not hold one pass."""
         embeddings = retry_on_oom(
-            range(len(images)), lambda numbers: iter(self._embed([images[n] for n in numbers])), self._shrink_batches
+            range(len(images)), lambda numbers: iter(self._embed([images[n] for n in numbers])), self._batches.shrink
         )
         return [boxes for _, boxes in embeddings]
-
-    def _shrink_batches(self, _: int, reason: str) -> None:
-        if self.at_once == 1:
-            raise ResourceError(
-                f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({reason})"
-            )
-        self.at_once //= 2
-        _log.warning("GPU memory is full: continuing with batches of %d images", self.at_once)
 
     @abstractmethod
     def _embed(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]: ...
@@ -67,9 +55,9 @@ class BoxEmbedder(ABC):
         return forwards
 
     def _passes(self, squares: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
-        """Yield batches uint8 (B, side, side, 3) of at most `at_once` on the model's device."""
+        """Yield batches uint8 (B, side, side, 3) on the model's device."""
         remaining = iter(squares)
-        while batch := list(islice(remaining, self.at_once)):
+        while batch := list(islice(remaining, self._batches.size)):
             self._images += len(batch)
             yield pixels_on(batch, self.model.device)
 

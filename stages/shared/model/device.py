@@ -12,7 +12,7 @@ import contextlib
 import logging
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from stages.contract.errors import DeviceFault, ResourceError, one_line
 from stages.shared.model.config import AUTO, Precision, PrecisionChoice
 from stages.shared.model.towers.tower import Tower
 
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 PRECISIONS: Final[dict[str, torch.dtype]] = {
@@ -190,6 +191,39 @@ def retry_on_oom(
         # fault of the next.
         torch.cuda.empty_cache()
         shrink(remaining[0], reason)
+
+
+class Batches:
+    """The size of batches: where a GPU's memory does not hold one, all that follow are half as large.
+
+    Args:
+        size: Items of a batch.
+        title: What computes them, for the log.
+        advice: What to do where memory does not hold one item alone.
+    """
+
+    def __init__(self, size: int, title: str, advice: str) -> None:
+        self.size = size
+        self._title = title
+        self._advice = advice
+
+    def compute(
+        self, items: Sequence[ItemT], compute: Callable[[Sequence[ItemT]], Iterable[ResultT]]
+    ) -> Iterator[ResultT]:
+        """Yield the results of items, which `compute` makes of a batch. Raise as `retry_on_oom`."""
+
+        def batches(numbers: Sequence[int]) -> Iterator[ResultT]:
+            for start in range(0, len(numbers), size := self.size):
+                yield from compute([items[number] for number in numbers[start : start + size]])
+
+        return (result for _, result in retry_on_oom(range(len(items)), batches, self.shrink))
+
+    def shrink(self, _: int, reason: str) -> None:
+        """Halve the batches, as `retry_on_oom` wants it. Raise ResourceError if one item is too much."""
+        if self.size == 1:
+            raise ResourceError(f"the GPU's memory does not hold one image: use {self._advice} ({reason})")
+        self.size //= 2
+        _log.warning("GPU memory is full: going on with %d images at a time in the %s", self.size, self._title)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ import numpy as np
 from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import MapRegions, regions_of_map
+from stages.regions.contours import MapRegions, regions_of_map
+from stages.regions.cut import Cutter
 from stages.regions.learned_box import INPUTS, BoxFit, UsualBoxes
 from stages.regions.maker import levels_of_map
 from stages.regions.parts import ThingMap
@@ -40,7 +41,7 @@ def thing_map(
 def regions_of(
     heat_map: HeatMap, size_hw: tuple[int, int], limit: int, config: RegionsConfig, canvas: Canvas | None = None
 ) -> MapRegions:
-    return regions_of_map(thing_map(heat_map, size_hw, limit, canvas), config)
+    return regions_of_map(thing_map(heat_map, size_hw, limit, canvas), Cutter(config))
 
 
 def mask_of(*rows: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.regions.colours import EPSILON, Canvas, Guide
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import CutMap, cut_map, surface_of
+from stages.regions.cut import CutMap, Cutter
 from stages.regions.maker import RegionMaker
 from tests.stages.regions.cutting import regions_of, thing_map
 from tests.stages.regions.test_refine import picture
@@ -122,13 +122,13 @@ def overlap(heat_map: HeatMap, config: RegionsConfig, rgb: np.ndarray) -> float:
 
 
 def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = None) -> np.ndarray:
-    levels, is_guided = surface_of(thing_map(heat_map, canvas=canvas), config)
+    levels, is_guided = Cutter(config).surface_of(thing_map(heat_map, canvas=canvas))
     assert is_guided == (levels.shape != heat_map.values.shape)
     return levels
 
 
-def cut(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap | None:
-    return cut_map(thing_map(heat_map, canvas=canvas), config)
+def cut(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap:
+    return Cutter(config).cut(thing_map(heat_map, canvas=canvas))
 
 
 def test_a_guided_contour_follows_the_thing() -> None:

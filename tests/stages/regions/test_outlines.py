@@ -15,6 +15,7 @@ from stages.contract.geometry import cell_to_px, xyxy_to_xywh
 from stages.contract.masks import decode_mask, rle_box_xywh_px
 from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
+from stages.regions.cut import Cutter
 from stages.regions.learned_box import FACTS
 from stages.regions.outlines import Outliner
 from stages.regions.score import Evidence
@@ -64,7 +65,7 @@ def outlined(
 ) -> list[tuple[str, str | None, np.ndarray, Evidence]]:
     """What the parts of a map become where the segmenter offers these masks for each."""
     fitted = settings.pop("fitted", None)
-    outliner = Outliner(config_of(sam, **settings), fitted, "cpu")
+    outliner = Outliner(Cutter(config_of(sam, **settings), fitted), "cpu")
     contours = outliner._contours(thing_map(blurry(*squares), (SIDE, SIDE), len(squares)))
     assert len(contours.pieces) == len(squares)
     regions = outliner._outline(contours, IMAGE, [np.stack(mask) for mask in masks])
@@ -77,11 +78,11 @@ def test_the_learned_box_is_the_prompt(sam: str) -> None:
     """A network that makes boxes larger; the contour that stays keeps the learned box."""
     boxes = {}
     for name, box_fit in (("cut", None), ("learned", fit_that((0.0, 0.0, 2.0, 2.0)))):
-        outliner = Outliner(config_of(sam), None, "cpu", box_fit)
+        outliner = Outliner(Cutter(config_of(sam), box_fit=box_fit), "cpu")
         square = thing_map(blurry(SQUARE), (SIDE, SIDE), 1)
         square = replace(square, facts=np.zeros(len(FACTS)), usual_place=np.zeros(4))
         contours = outliner._contours(square)
-        x0, y0, x1, y1 = outliner._prompt(contours, *contours.pieces[0]).box_xyxy_px
+        x0, y0, x1, y1 = outliner._prompt(contours.cut, *contours.pieces[0]).box_xyxy_px
         [(region, _)] = outliner._outline(contours, IMAGE, [None])
         assert (region.refined, region.fallback) == ("none", "image")
         assert region.box_xywh_px == xyxy_to_xywh((x0, y0, x1, y1))
@@ -212,12 +213,12 @@ def test_the_regions_of_a_record_are_those_of_the_stage(stage: RegionsStage) -> 
 
 @pytest.mark.parametrize("prompt", ["point", "box", "both"])
 def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
-    outliner = Outliner(config_of(sam, prompt=prompt), None, "cpu")
+    outliner = Outliner(Cutter(config_of(sam, prompt=prompt)), "cpu")
     heat_map = HeatMap(text="x", values=np.zeros((10, 20), np.float32), similarity=0.3)
     heat_map.values[2:6, 12:16] = 0.6
     heat_map.values[4, 14] = 1.0
     contours = outliner._contours(thing_map(heat_map, (100, 400), 1))
-    hint = outliner._prompt(contours, *contours.pieces[0])
+    hint = outliner._prompt(contours.cut, *contours.pieces[0])
     assert (hint.point_xy_px is None, hint.box_xyxy_px is None) == (prompt == "box", prompt == "point")
     if hint.point_xy_px is not None:
         assert hint.point_xy_px == pytest.approx((290, 45), abs=12)

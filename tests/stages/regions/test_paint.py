@@ -80,7 +80,7 @@ def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px
 
 def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> HeatPart:
     evidence = Evidence(energy=1, area=1, mean_inside=1, mean_outside=0, peak=1, threshold=0, similarity=0)
-    return HeatPart(inside=inside, top=top, left=left, samples=int(inside.sum()), threshold=5.0, evidence=evidence)
+    return HeatPart(inside=inside, top=top, left=left, threshold=5.0, evidence=evidence)
 
 
 def test_the_field_of_a_part_keeps_the_contour_and_turns_the_rest():
