@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,7 @@ from stages.contract.errors import RowFault
 from stages.contract.geometry import round_to_multiple
 from stages.contract.records import Pixels, Record, Sample
 from stages.contract.stage import Stage
+from stages.contract.types import Sides
 from stages.shared.images.decode import Interpolation, decode_resized, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 from stages.shared.storage import is_local
@@ -77,7 +78,7 @@ class PrepareConfig:
 
     images: ImagesConfig = field(default_factory=ImagesConfig)
     mode: Literal["square", "keep"] = "square"
-    size_px: int | tuple[int, int] = 224
+    size_px: int | Sides = 224
     patch_px: int = 16
     shorter_side_max_px: int | None = None
     max_side_px: int | None = None
@@ -88,7 +89,7 @@ class PrepareConfig:
 class PrepareStage(Stage):
     """Record -> size of the image and `pixels`, or the reason why there are none."""
 
-    name: ClassVar[str] = "prepare"
+    name = "prepare"
 
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config
@@ -145,7 +146,7 @@ class PrepareStage(Stage):
         )
 
 
-def target_size_px(config: PrepareConfig, width_px: int, height_px: int) -> tuple[int, int]:
+def target_size_px(config: PrepareConfig, width_px: int, height_px: int) -> Sides:
     """Return (width, height) of the model's input for an original of this size.
 
     >>> target_size_px(PrepareConfig(mode="keep", patch_px=16, shorter_side_max_px=640), 6000, 4000)

@@ -18,10 +18,11 @@ import yaml
 
 from stages.contract.schema import IMAGE_FIELD
 from stages.contract.threshold import PRECISIONS, Threshold, useful_threshold
+from stages.contract.types import Json
 from stages.shared.storage import AnyPath, replacing
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
-PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
+PARQUET_SETTINGS: Final[Json] = {"compression": "zstd", "compression_level": 3}
 
 ROW_GROUP_ROWS: Final = 1000
 IMAGE_ROW_GROUP_ROWS: Final = 100  # A reader of one row reads a row group, which with images is then some 10 MB
@@ -197,7 +198,7 @@ class Tally:
         precisions = ", ".join(map(str, unreached))
         return f"No score reaches a precision of {precisions}: the highest is {self.highest_precision:.2f}."
 
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> Json:
         """Return the part of the manifest's `counts` that the shards determine."""
         names = (
             "annotated",
@@ -382,12 +383,12 @@ def _doc(entry: Any) -> str:
     return f"{doc} ({unit})" if unit else doc
 
 
-def _features(fields: Any) -> list[dict[str, Any]]:
+def _features(fields: Any) -> list[Json]:
     types = {entry.name: {"dtype": "image"} if entry.name == "image" else _type(entry.type) for entry in fields}
     return [{"name": name, **kind} for name, kind in types.items()]
 
 
-def _type(kind: Any) -> dict[str, Any]:
+def _type(kind: Any) -> Json:
     """Return a type in the words of `datasets`."""
     if pa.types.is_list(kind):
         inner = kind.value_type

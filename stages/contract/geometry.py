@@ -18,12 +18,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.types import Plane, Sides
+
 Box = tuple[float, float, float, float]
 
 Coordinate = TypeVar("Coordinate", float, NDArray[np.float64])
 
 
-def scaled_sides(size: tuple[int, int], scale: float) -> tuple[int, int]:
+def scaled_sides(size: Sides, scale: float) -> Sides:
     """Return both sides of an image times a scale, in whole pixels and not below 1.
 
     >>> scaled_sides((640, 2), 0.1)
@@ -87,10 +89,10 @@ def cell_to_px(position_cells: Coordinate, *, side_px: int, cells: int) -> Coord
 
 
 def resize_shifted(
-    values: NDArray[np.float32],
-    size_hw: tuple[int, int],
+    values: Plane,
+    size_hw: Sides,
     shift_cells: float,
-) -> NDArray[np.float32]:
+) -> Plane:
     """Draw a grid with values beside the centres of their cells, right of and below them for a shift above 0.
 
     Between the values the result is bilinear, beyond the outermost ones constant. Without a
@@ -98,7 +100,7 @@ def resize_shifted(
     image as the values (grid_h, grid_w).
     """
     rows, columns = (_shares(side, cells, shift_cells) for side, cells in zip(size_hw, values.shape, strict=True))
-    samples: NDArray[np.float32] = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)
+    samples: Plane = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)
     return samples
 
 

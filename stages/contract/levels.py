@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.types import Plane
+
 LEVELS: Final = 255
 """Heat is rounded to the whole levels 0 .. 255 before anything is decided on it.
 
@@ -22,7 +24,7 @@ SMALLEST_SPREAD: Final = 1e-5  # Below this share of its largest magnitude, the 
 Levels = NDArray[np.uint8]
 
 
-def quantise(values: NDArray[np.float32]) -> Levels | None:
+def quantise(values: Plane) -> Levels | None:
     """Return the whole levels of a heat map (grid_h, grid_w): its lowest value becomes 0, its highest `LEVELS`.
 
     The levels of levels are the same levels: a stored map is cut like the original. None if the

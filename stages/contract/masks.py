@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from pycocotools import mask as coco_mask
 
 from stages.contract.geometry import Box
 from stages.contract.records import Rle
+from stages.contract.types import Json, PixelBox, Sides
 
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
 
@@ -39,7 +40,7 @@ def encode_mask(mask: Mask) -> Rle:
     return _from_coco(coco_mask.encode(np.asfortranarray(_as_ones(mask))))
 
 
-def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
+def encode_edges(edges: NDArray[np.int64], size_hw: Sides) -> Rle:
     """Return the code of a mask without an image-sized array.
 
     Args:
@@ -59,7 +60,7 @@ def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
     return _from_coco(coco_mask.frPyObjects({"size": [h, w], "counts": runs}, h, w))
 
 
-def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) -> Rle:
+def encode_box(box_xyxy: PixelBox, size_hw: Sides) -> Rle:
     """Return the code of the pixels in a half-open box.
 
     Raise ValueError if it is empty or leaves the image.
@@ -76,7 +77,7 @@ def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) ->
     return _from_coco(coco_mask.frPyObjects(box_xywh, h, w)[0])
 
 
-def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
+def encode_counts(counts: Sequence[int], size_hw: Sides) -> Rle:
     """Return the code of integer counts from other tools; any run may be 0.
 
     Raise ValueError for other counts.
@@ -88,7 +89,7 @@ def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
     return encode_edges(edges[times % 2 == 1], size_hw)  # two edges in one place are no edge
 
 
-def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Rle:
+def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: Sides) -> Rle:
     """Return the code of the union of polygons [x0, y0, x1, y1, ...] in pixels, as COCO draws them.
 
     Parts outside the image are cut off; a polygon of one or two points draws nothing. Raise
@@ -284,10 +285,10 @@ def _as_ones(mask: Mask) -> NDArray[np.uint8]:
     return inside.view(np.uint8)
 
 
-def _to_coco(rle: Rle) -> dict[str, Any]:
+def _to_coco(rle: Rle) -> Json:
     return {"size": list(rle.size_hw), "counts": rle.counts.encode("ascii")}
 
 
-def _from_coco(code: dict[str, Any]) -> Rle:
+def _from_coco(code: Json) -> Rle:
     h, w = code["size"]
     return Rle(size_hw=(int(h), int(w)), counts=code["counts"].decode("ascii"))

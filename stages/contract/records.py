@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.errors import RowError
+from stages.contract.types import Plane, Rgb, Sides
 
 ID_BITS: Final = 53  # JSON readers and COCOeval hold ids in doubles
 
@@ -149,7 +150,7 @@ class Phrase:
 class Pixels:
     """The whole image resized to the model's input, before normalisation: uint8 (H, W, 3)."""
 
-    rgb: NDArray[np.uint8]
+    rgb: Rgb
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
@@ -175,7 +176,7 @@ class HeatMap:
     """
 
     text: str
-    values: NDArray[np.float32]
+    values: Plane
     similarity: float
     fault: str = ""
     shift_cells: float = 0.0
@@ -190,7 +191,7 @@ class HeatMap:
 class Rle:
     """A mask in COCO's compressed run-length form: `size_hw` pixels, `counts` as ASCII text."""
 
-    size_hw: tuple[int, int]
+    size_hw: Sides
     counts: str
 
 

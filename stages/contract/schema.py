@@ -19,6 +19,7 @@ import pyarrow as pa
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
 from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Rle, Sample, stable_id
+from stages.contract.types import Json
 
 SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
 
@@ -76,7 +77,7 @@ def _entries(record: Record, places: Iterable[Region | Absent]) -> Iterator[_Ent
         yield _Entry(record, record.phrases[about.phrase_index], about, number)
 
 
-def _rle(entry: Any) -> dict[str, Any]:
+def _rle(entry: Any) -> Json:
     return {"size": entry.about.mask.size_hw, "counts": entry.about.mask.counts}
 
 
@@ -85,7 +86,7 @@ def _stored_levels(entry: Any) -> bytes | None:
     return None if levels is None else levels.tobytes()
 
 
-def _image(record: Record) -> dict[str, Any] | None:
+def _image(record: Record) -> Json | None:
     """Return the image; null in a row with an error, and without bytes: readers would open its name as a path."""
     image = record.sample.image
     has_image = image.content is not None and record.error is None
@@ -203,7 +204,7 @@ def _struct(columns: Iterable[Column]) -> Any:
 def _list(name: str, doc: str, entries: Callable[[Record], Iterable[_Entry]]) -> Column:
     getters = [(column.name, column.get) for column in ENTRIES[name]]
 
-    def values(record: Record) -> list[dict[str, Any]]:
+    def values(record: Record) -> list[Json]:
         return [{inner: get(entry) for inner, get in getters} for entry in entries(record)]
 
     return Column(name, pa.list_(_struct(ENTRIES[name])), "", doc, values)

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from stages.contract.types import Sides
 from stages.explain.config import ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
@@ -44,7 +45,7 @@ _OPEN: Final = 5.0
 
 Parts = tuple[
     Callable[[Tensor], tuple[Tensor, Tensor | None]],
-    Callable[[Tensor, tuple[int, int]], Tensor],
+    Callable[[Tensor, Sides], Tensor],
 ]
 """Pixels -> tokens (B, T, D) at the bottleneck, the patches last, and `Maps.tokens`; and the
 rest of the tower: tokens (S, T, D) of a grid -> embeddings (S, E), not normalised."""
@@ -85,7 +86,7 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
                 row[:] = self.bottleneck.nats(x[0], a).sum(dim=-1).clamp(min=0)[-len(row) :]
         return Maps(values=values, embedding=embedding, tokens=patches)
 
-    def _cosines(self, text: Tensor, grid_hw: tuple[int, int], z: Tensor) -> Tensor:
+    def _cosines(self, text: Tensor, grid_hw: Sides, z: Tensor) -> Tensor:
         return F.normalize(self._parts[1](z, grid_hw), dim=-1) @ text
 
     def _parts_of_blocks(self, tower: VisionTower) -> Parts:
@@ -99,7 +100,7 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
             early = None if affinity_block is None else tower.tokens_before(rgb, affinity_block)[0][:, 1:]
             return x.float(), early
 
-        def embedding(z: Tensor, _: tuple[int, int]) -> Tensor:
+        def embedding(z: Tensor, _: Sides) -> Tensor:
             for block in blocks:
                 z = block(z)
             return tower.head(z[:, 0])

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError, field_validator, model_validato
 
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, stable_key
+from stages.contract.types import Json
 from stages.phrases.filters import normalise
 from stages.shared.json_files import first_problem
 
@@ -108,7 +109,7 @@ def digest_of(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _complete(phrase: dict[str, Any]) -> dict[str, Any]:
+def _complete(phrase: Json) -> Json:
     text = normalise(str(phrase.get("text", "")))
     return {
         **phrase,

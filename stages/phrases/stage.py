@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
@@ -130,7 +130,7 @@ class PhrasesStage(Stage):
     `limits_later` a later stage, which knows the image, applies `config.max_phrases`.
     """
 
-    name: ClassVar[str] = "phrases"
+    name = "phrases"
 
     def __init__(
         self,

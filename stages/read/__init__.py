@@ -6,12 +6,13 @@ docs/how-to/extend.md says how to add a kind.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable, with_absolute_files
+from stages.contract.types import Json
 from stages.read.base import CutReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
 from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import input_notes, plan_pieces
@@ -74,7 +75,7 @@ def input_fingerprint(config: InputConfig) -> str:
     return fingerprint if config.limit is None else f"{fingerprint} {config.limit}"
 
 
-def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
+def guess_kind(path: str | Sequence[str]) -> Json:
     """Return the keys of the `input` section for a path, such as `{"kind": "csv", "path": "captions.tsv"}`.
 
     The path is as `input.path`. Raise InputError if it does not exist, or is of an unknown

@@ -20,12 +20,13 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from stages.contract.errors import InputError, Reason, RowFault
 from stages.contract.records import Sample, stable_key
+from stages.contract.types import Json
 from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
@@ -48,15 +49,15 @@ class CocoCaptionsInput(ReaderConfig):
     )
 
 
-CarriedImage = tuple[str, dict[str, Any], Reason | None, str]
+CarriedImage = tuple[str, Json, Reason | None, str]
 """Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault, None and "" if there is none."""
 
 
 class CocoCaptionsReader(Reader):
     """Reads `kind: coco_captions`. The image ids are the sample ids."""
 
-    config_type: ClassVar = CocoCaptionsInput
-    suffixes: ClassVar = (".json", ".json.gz")
+    config_type = CocoCaptionsInput
+    suffixes = (".json", ".json.gz")
 
     def __init__(self, config: CocoCaptionsInput) -> None:
         self.config = config

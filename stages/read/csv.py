@@ -15,7 +15,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 from stages.contract.errors import InputError, RowFault
 from stages.read.base import COMPRESSION_SUFFIXES, Piece
@@ -34,8 +34,8 @@ class CsvInput(LinesConfig):
 class CsvReader(LinesReader):
     """Reads `kind: csv`; the header is line 1."""
 
-    config_type: ClassVar = CsvInput
-    suffixes: ClassVar = tuple(f".{kind}{end}" for kind in ("csv", "tsv", "tab") for end in COMPRESSION_SUFFIXES)
+    config_type = CsvInput
+    suffixes = tuple(f".{kind}{end}" for kind in ("csv", "tsv", "tab") for end in COMPRESSION_SUFFIXES)
 
     def whole_file(self, file: SourceFile) -> Piece:
         """Return the piece of a file; it carries the delimiter and the columns."""

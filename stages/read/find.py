@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import storable
+from stages.contract.types import Json
 from stages.read.base import Reader
 from stages.read.streams import PEEK_BYTES, begins_list, open_plain
 from stages.shared.storage import absolute, is_local, location_of, network_errors, parent, resolve
@@ -152,7 +153,7 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
     raise InputError(f"no such file or folder: {location}", key="input.path")
 
 
-def _stamp(location: str, info: Mapping[str, Any]) -> str:
+def _stamp(location: str, info: Json) -> str:
     return "" if is_local(location) else " ".join(str(info[key]) for key in _STAMPS if key in info)
 
 
@@ -185,7 +186,7 @@ def _walk(folder: str) -> Iterator[str]:
             yield from (os.path.join(place, name) for name in names)
 
 
-def _stamps_of(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Stamps:
+def _stamps_of(location: str, infos: Mapping[str, Json]) -> Stamps:
     files = {location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"}
     return {url: _stamp(url, files[url]) for url in sorted(files)}
 
@@ -202,10 +203,10 @@ def _choose(stamps: Stamps, folder: str, suffixes: tuple[str, ...]) -> Stamps:
 def _find_range(location: str) -> Stamps:
     urls = _expand_ranges(location)
 
-    def info(url: str) -> dict[str, Any]:
+    def info(url: str) -> Json:
         filesystem, path = resolve(url)
         with suppress(FileNotFoundError):
-            details: dict[str, Any] = filesystem.info(path)
+            details: Json = filesystem.info(path)
             return details
         return {"type": "missing"}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -50,9 +50,9 @@ class FolderInput(ReaderConfig):
 class FolderReader(Reader):
     """Reads `kind: folder`."""
 
-    config_type: ClassVar = FolderInput
-    suffixes: ClassVar = IMAGE_SUFFIXES
-    suffixes_beside: ClassVar = (TEXT_SUFFIX,)
+    config_type = FolderInput
+    suffixes = IMAGE_SUFFIXES
+    suffixes_beside = (TEXT_SUFFIX,)
 
     def __init__(self, config: FolderInput) -> None:
         self.config = config

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from itertools import islice
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.read.base import COMPRESSION_SUFFIXES, Piece
@@ -44,8 +44,8 @@ class JsonlInput(LinesConfig):
 class JsonlReader(LinesReader):
     """Reads `kind: jsonl`."""
 
-    config_type: ClassVar = JsonlInput
-    suffixes: ClassVar = tuple(f".{kind}{end}" for kind in ("jsonl", "ndjson") for end in COMPRESSION_SUFFIXES)
+    config_type = JsonlInput
+    suffixes = tuple(f".{kind}{end}" for kind in ("jsonl", "ndjson") for end in COMPRESSION_SUFFIXES)
 
     def whole_file(self, file: SourceFile) -> Piece:
         """Return the piece of a file; it carries the elements of a list as lines.

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import Field
 
 from stages.contract.errors import RowFault
 from stages.contract.records import Sample, stable_key
+from stages.contract.types import Json
 from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import mark_repeats, unique_samples
@@ -29,7 +30,7 @@ MOST_ROWS: Final = 1000
 Visual Genome has some 50 per image.
 """
 
-Fields = tuple[int, int, Mapping[str, Any] | RowFault]
+Fields = tuple[int, int, Json | RowFault]
 """A row: the number of its first line, its first byte, and its fields by name or its fault."""
 
 
@@ -145,7 +146,7 @@ class LinesReader(Reader):
         if group:
             yield group
 
-    def _sample(self, fields: Mapping[str, Any] | RowFault, piece: Piece, place: str) -> Sample:
+    def _sample(self, fields: Json | RowFault, piece: Piece, place: str) -> Sample:
         if isinstance(fields, RowFault):
             return bad_row(place, fields)
         return self.parser.sample(fields, place=place, piece=piece)

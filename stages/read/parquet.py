@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_key
+from stages.contract.types import Json
 from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
@@ -48,7 +49,7 @@ _BUFFER_BYTES: Final = 4 * 1024 * 1024
 class ParquetInput(ReaderConfig, FieldsConfig):
     """Keys of `input` for `kind: parquet`."""
 
-    images_are_files: ClassVar[bool] = False
+    images_are_files = False
     kind: Literal["parquet"] = "parquet"
     image: str | None = Field(
         None,
@@ -78,8 +79,8 @@ class _Footer:
 class ParquetReader(Reader):
     """Reads `kind: parquet`."""
 
-    config_type: ClassVar = ParquetInput
-    suffixes: ClassVar = (".parquet", ".pq")
+    config_type = ParquetInput
+    suffixes = (".parquet", ".pq")
 
     def __init__(self, config: ParquetInput) -> None:
         self.config = config
@@ -146,7 +147,7 @@ class ParquetReader(Reader):
 
 
 def _item(
-    row: dict[str, Any],
+    row: Json,
     columns: Columns,
     parser: RowParser,
     piece: Piece,
@@ -191,7 +192,7 @@ def _damage(prefix: str = "") -> Iterator[None]:
         raise RowFault("bad_row", f"{prefix}{one_line(error)}") from error
 
 
-def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[dict[str, Any]]:
+def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[Json]:
     """The rows of a row group by column name, read `batch_rows` at a time.
 
     Raise RowFault for damage.

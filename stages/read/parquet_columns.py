@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -13,6 +12,7 @@ from pyarrow import types
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import ImageRef, storable
+from stages.contract.types import Json
 from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, relative_path, shorten
 from stages.read.turns import ROLE_KEYS, TEXT_KEYS
 
@@ -98,22 +98,22 @@ class Columns:
             image_root=None,
         )
 
-    def is_failed(self, row: dict[str, Any]) -> bool:
+    def is_failed(self, row: Json) -> bool:
         """Return whether img2dataset failed to download the row's image."""
         if self.status is None:
             return False
         return row[self.status] not in (None, "success") or (self.form == "bytes" and row[self.image] is None)
 
-    def default_id(self, row: dict[str, Any], name: str, place: str) -> str:
+    def default_id(self, row: Json, name: str, place: str) -> str:
         """Return the id of a row without one."""
         key = self._key_of(row)
         return f"{storable(name)}/{key}" if key else place
 
-    def with_path(self, row: dict[str, Any]) -> dict[str, Any]:
+    def with_path(self, row: Json) -> Json:
         """Return the row with the image's path in place of its struct."""
         return {**row, self.image: (row[self.image] or {}).get("path")} if self.form == "struct" else row
 
-    def inline_image(self, row: dict[str, Any], place: str) -> ImageRef | None:
+    def inline_image(self, row: Json, place: str) -> ImageRef | None:
         """Return the image that the row holds; None if it has a path only.
 
         Raise RowFault (missing_image).
@@ -129,7 +129,7 @@ class Columns:
             return None
         raise RowFault("missing_image", f"the column {self.image!r} is null")
 
-    def _file_name(self, row: dict[str, Any], path: object, place: str) -> str:
+    def _file_name(self, row: Json, path: object, place: str) -> str:
         """A relative name for the dataset: from the path, else from the key, else the place."""
         if isinstance(path, str):
             name = posixpath.basename(path) if path.startswith("/") else path
@@ -138,12 +138,12 @@ class Columns:
         key = self._key_of(row)
         return f"{key}.{self.image if self.image in _ENCODINGS else 'jpg'}" if key else place
 
-    def _key_of(self, row: dict[str, Any]) -> str | None:
+    def _key_of(self, row: Json) -> str | None:
         key = row[self.key] if self.key is not None else None
         return key if isinstance(key, str) else None
 
 
-def _image_column(kinds: Mapping[str, Any], setting: str | None, url: str) -> tuple[str, Form]:
+def _image_column(kinds: Json, setting: str | None, url: str) -> tuple[str, Form]:
     forms = {name: form for name, kind in kinds.items() if (form := _form(kind)) is not None}
     if setting is not None:
         if setting not in forms:
@@ -163,9 +163,7 @@ def _image_column(kinds: Mapping[str, Any], setting: str | None, url: str) -> tu
     raise _column_error(url, kinds, "image", expected)
 
 
-def _caption_columns(
-    kinds: Mapping[str, Any], setting: str | tuple[str, ...] | None, image: str, url: str
-) -> tuple[str, ...]:
+def _caption_columns(kinds: Json, setting: str | tuple[str, ...] | None, image: str, url: str) -> tuple[str, ...]:
     if setting is not None:
         names = (setting,) if isinstance(setting, str) else setting
         for name in names:
@@ -228,7 +226,7 @@ def _is_id(kind: Any) -> bool:
     return kind is not None and (_is_text(kind) or bool(types.is_integer(kind)))
 
 
-def _column_error(url: str, kinds: Mapping[str, Any], key: str, expected: str) -> InputError:
+def _column_error(url: str, kinds: Json, key: str, expected: str) -> InputError:
     present = ", ".join(f"{shorten(name, 40)} ({kind})" for name, kind in list(kinds.items())[:40]) or "none"
     return InputError(f"{url}: expected {expected}; the columns are {present}. Set input.{key} to the right one")
 

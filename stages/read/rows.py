@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import InputError, RowError, RowFault, kind_of_value, one_line
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
+from stages.contract.types import Json
 from stages.read.base import Piece
 from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.read.turns import CAPTION_ROLES, TURN_FIELDS, captions_of_turns, is_conversation
@@ -145,7 +146,7 @@ class RowParser:
                     f"{expected} {' or '.join(map(repr, absent))}, found {present}. Set input.{key} to the right one"
                 )
 
-    def image_of(self, row: Mapping[str, Any], piece: Piece) -> ImageRef:
+    def image_of(self, row: Json, piece: Piece) -> ImageRef:
         """Return the image at the row's path. Raise RowFault (bad_row, bad_location).
 
         Its `file_name` is relative to the image root, or without one to the common folder of
@@ -162,11 +163,11 @@ class RowParser:
             url=join(root, relative),
         )
 
-    def id_of(self, row: Mapping[str, Any], place: str) -> str:
+    def id_of(self, row: Json, place: str) -> str:
         """Return the row's id, or its place if it has no usable id."""
         return usable_id(row, self.fields.names("id")) or place
 
-    def captions_of(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+    def captions_of(self, row: Json) -> tuple[str, ...]:
         """Return the captions in all fields that the configuration names, else in the first.
 
         Raise RowFault as `captions_of`.
@@ -176,7 +177,7 @@ class RowParser:
             names = (first_field(row, names)[0],)
         return tuple(text for name in names for text in captions_of(row, name, self.fields.turns))
 
-    def turns_field(self, row: Mapping[str, Any]) -> str:
+    def turns_field(self, row: Json) -> str:
         """Return the name of the first field whose turns are captions; "" if none is a conversation."""
         names = self.fields.names("caption")
         fields = [(name, row.get(name)) for name in names]
@@ -186,7 +187,7 @@ class RowParser:
 
     def sample(
         self,
-        row: Mapping[str, Any],
+        row: Json,
         *,
         place: str,
         piece: Piece,
@@ -234,12 +235,12 @@ def bad_row(place: str, fault: RowFault, sample_id: str = "") -> Sample:
     return Sample(sample_id=sample_id or place, source=place, error=fault.error.at(place))
 
 
-def first_field(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+def first_field(row: Json, names: Sequence[str]) -> tuple[str, Any]:
     """Return name and value of the first field that is present and not null, else ("", None)."""
     return next(((name, row[name]) for name in names if row.get(name) is not None), ("", None))
 
 
-def explicit_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def explicit_id(row: Json, names: Sequence[str]) -> str | None:
     """Return the row's id as text; None if it has none. Raise RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
@@ -258,7 +259,7 @@ def explicit_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return value
 
 
-def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def usable_id(row: Json, names: Sequence[str]) -> str | None:
     """Return the row's id as text; None if it has no usable id."""
     try:
         return explicit_id(row, names)
@@ -266,7 +267,7 @@ def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
         return None
 
 
-def captions_of(row: Mapping[str, Any], name: str, roles: Sequence[str] = CAPTION_ROLES) -> tuple[str, ...]:
+def captions_of(row: Json, name: str, roles: Sequence[str] = CAPTION_ROLES) -> tuple[str, ...]:
     """Return the captions in a field of a row, unchanged; none if it has no such field.
 
     Of a conversation they are the turns of `roles`. Raise RowFault (bad_caption, no_caption).
@@ -286,7 +287,7 @@ def captions_of(row: Mapping[str, Any], name: str, roles: Sequence[str] = CAPTIO
     return tuple(captions)
 
 
-def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
+def image_path(row: Json, names: Sequence[str]) -> str:
     """Return the path of the image in the row, unchanged. Raise RowFault (bad_row)."""
     name, value = first_field(row, names)
     if value is None:
@@ -338,7 +339,7 @@ def relative_path(value: str, root: str) -> str:
     return normal
 
 
-def json_object(content: bytes) -> dict[str, Any]:
+def json_object(content: bytes) -> Json:
     """Return the object in a JSON text, which may begin with a byte order mark.
 
     Raise RowFault (bad_row).

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from stages.contract.errors import RowFault, kind_of_value
+from stages.contract.types import Json
 
 TURN_FIELDS: Final = ("conversations", "messages")
 
@@ -61,7 +62,7 @@ def _role_of(turn: object) -> str | None:
     return role if isinstance(role, str) else None
 
 
-def _text_of(name: str, number: int, turn: dict[str, Any]) -> str:
+def _text_of(name: str, number: int, turn: Json) -> str:
     content = next((turn[key] for key in TEXT_KEYS if turn.get(key) is not None), None)
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))

@@ -18,12 +18,13 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, ClassVar, Final, Literal, TypeVar, cast
+from typing import IO, Any, Final, Literal, TypeVar, cast
 
 from pydantic import Field
 
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
+from stages.contract.types import Json
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
@@ -37,7 +38,7 @@ MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Of an image from a tar that is re
 class WebdatasetInput(ReaderConfig):
     """Keys of `input` for `kind: webdataset`."""
 
-    images_are_files: ClassVar[bool] = False
+    images_are_files = False
     kind: Literal["webdataset"] = "webdataset"
     image: str | None = Field(
         None,
@@ -81,8 +82,8 @@ class _Group:
 class WebdatasetReader(Reader):
     """Reads `kind: webdataset`: one piece for each tar."""
 
-    config_type: ClassVar = WebdatasetInput
-    suffixes: ClassVar = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+    config_type = WebdatasetInput
+    suffixes = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
     def __init__(self, config: WebdatasetInput) -> None:
         self.config = config
@@ -175,7 +176,7 @@ class WebdatasetReader(Reader):
     def _sample(self, group: _Group, piece: Piece, keys: set[str]) -> Sample | SkippedRow:
         place = storable(f"{piece.name}/{group.key}")
         faults = list(group.faults)
-        row: dict[str, Any] = {}
+        row: Json = {}
         captions: tuple[str, ...] = ()
         try:
             row = _json_of(group)
@@ -215,7 +216,7 @@ class WebdatasetReader(Reader):
             error=error,
         )
 
-    def _captions_of(self, group: _Group, row: dict[str, Any]) -> tuple[str, ...]:
+    def _captions_of(self, group: _Group, row: Json) -> tuple[str, ...]:
         captions: list[str] = []
         for name in self._captions:
             if name.lower() in group.texts and name.lower() != "json":
@@ -235,7 +236,7 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def _json_of(group: _Group) -> dict[str, Any]:
+def _json_of(group: _Group) -> Json:
     """The json member's object, empty if there is none. Raise RowFault (bad_row)."""
     if "json" not in group.texts:
         return {}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.geometry import scaled_sides
+from stages.contract.types import Plane, Rgb, Sides
 
 CANVAS_SIDE: Final = 320
 """Most pixels of the canvas on its longer side. The cost grows with the area; the square inputs
@@ -60,8 +61,6 @@ COLOURS: Final = 5
 """Gaussians in each of GrabCut's two mixtures, OpenCV's number; they cannot be fitted to fewer
 pixels."""
 
-Plane = NDArray[np.float32]
-
 
 class Canvas:
     """One image, for the maps of all its phrases.
@@ -71,7 +70,7 @@ class Canvas:
             pixels a side.
     """
 
-    def __init__(self, rgb: NDArray[np.uint8]) -> None:
+    def __init__(self, rgb: Rgb) -> None:
         height, width = rgb.shape[:2]
         scale = CANVAS_SIDE / max(height, width)
         if scale < 1:
@@ -81,7 +80,7 @@ class Canvas:
         self._guides: dict[int, Guide] = {}
 
     @property
-    def size_hw(self) -> tuple[int, int]:
+    def size_hw(self) -> Sides:
         """In pixels."""
         return self.rgb.shape[0], self.rgb.shape[1]
 
@@ -119,7 +118,7 @@ class Guide:
         step: How many times the image is shrunk; 1 gives the guided filter itself.
     """
 
-    def __init__(self, rgb: NDArray[np.uint8], radius_px: int, step: int = 1) -> None:
+    def __init__(self, rgb: Rgb, radius_px: int, step: int = 1) -> None:
         height, width = rgb.shape[:2]
         self.size_hw = (max(1, round(height / step)), max(1, round(width / step)))
         self._side = 2 * round(radius_px / step) + 1
@@ -162,9 +161,7 @@ class Guide:
         return full
 
 
-def grabcut(
-    rgb: NDArray[np.uint8], inside: NDArray[np.bool_], sure: NDArray[np.bool_], patch_px: float
-) -> NDArray[np.bool_] | None:
+def grabcut(rgb: Rgb, inside: NDArray[np.bool_], sure: NDArray[np.bool_], patch_px: float) -> NDArray[np.bool_] | None:
     """Return the outline by colour of the parts of a cut map, bool (H, W).
 
     GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to the
@@ -203,7 +200,7 @@ def grabcut(
     return outline if before <= MOST_CHANGE * after and after <= MOST_CHANGE * before else None
 
 
-def _run_grabcut(rgb: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+def _run_grabcut(rgb: Rgb, label: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     """Return GrabCut's foreground, bool (h, w), of uint8 (h, w, 3) from labels (h, w), on at most `FRAME_PX` pixels.
 
     None if either side has too few pixels to fit its colours.

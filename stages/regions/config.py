@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.contract.types import Json
 from stages.regions.foreign import USUAL_SHARE
 from stages.shared.model.config import SegmenterConfig
 
@@ -123,7 +124,7 @@ class RegionsConfig(BaseModel):
         """
         return self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self
 
-    def decides(self) -> dict[str, Any]:
+    def decides(self) -> Json:
         """Return the settings that decide regions and scores, as plain values."""
         unused = {"batch_size"} if self.refine == "sam" else True
         return self.model_dump(mode="json", exclude={"sam": unused})

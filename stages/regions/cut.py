@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.levels import quantise
+from stages.contract.types import Plane, Sides
 from stages.regions.config import RegionsConfig
 from stages.regions.fine_map import refine_grid
 from stages.regions.ladder import ladder_of
@@ -47,7 +47,7 @@ class CutMap:
     """
 
     thing_map: ThingMap
-    fine: NDArray[np.float32]
+    fine: Plane
     threshold: float
     parts: list[HeatPart]
     view: MapView | None = None
@@ -120,7 +120,7 @@ class Cutter:
         """
         return self._cut(thing_map, thing_map.pixels.size_hw)
 
-    def _cut(self, thing_map: ThingMap, fine_hw: tuple[int, int] | None) -> CutMap:
+    def _cut(self, thing_map: ThingMap, fine_hw: Sides | None) -> CutMap:
         """Cut a map; `fine_hw` as in `refine_grid`, but a guided map has the pixels of the canvas."""
         surface = self.surface_of(thing_map)
         if surface is None:
@@ -173,7 +173,7 @@ def fill_box(cut: CutMap, box: Floats) -> CutMap:
     return replace(cut, threshold=threshold, parts=[first, *further], box=box)
 
 
-def _spans(highest: NDArray[np.float32]) -> Floats:
+def _spans(highest: Plane) -> Floats:
     """Return the share of a side from the first to the last place above each of `CUTS`, given its heat (places,)."""
     inside = highest > CUTS[:, None]
     places = len(highest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -92,7 +92,7 @@ class DetectorPresence(Regression):
         absent_share: Share of absent phrases in the fit, which the probability takes for usual.
     """
 
-    names: ClassVar[tuple[str, ...]] = PRESENCE_FEATURES
+    names = PRESENCE_FEATURES
 
     bias: Number
     absent_share: Annotated[Number, Field(gt=0, lt=1)]

@@ -13,10 +13,10 @@ from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.contract.geometry import resize_shifted
 from stages.contract.levels import Levels
+from stages.contract.types import Plane, Sides
 
 FINE_SIDE: Final = 112
 """The fine map has at most this many samples on its longer side, unless the grid has more cells.
@@ -25,7 +25,7 @@ For a 14 x 14 grid that is 7 samples per cell. The size does not limit the preci
 (see the module), only that of the line between two touching parts."""
 
 
-def samples_per_cell(grid_hw: tuple[int, int]) -> int:
+def samples_per_cell(grid_hw: Sides) -> int:
     """Return the odd number of samples per cell and direction that keeps the fine map within `FINE_SIDE`.
 
     >>> samples_per_cell((14, 14)), samples_per_cell((22, 30))
@@ -35,9 +35,7 @@ def samples_per_cell(grid_hw: tuple[int, int]) -> int:
     return samples - 1 + samples % 2
 
 
-def refine_grid(
-    levels: Levels, fine_hw: tuple[int, int] | None = None, shift_cells: float = 0.0
-) -> NDArray[np.float32]:
+def refine_grid(levels: Levels, fine_hw: Sides | None = None, shift_cells: float = 0.0) -> Plane:
     """Return the fine map, float32 of `fine_hw`, in levels.
 
     Args:
@@ -52,5 +50,5 @@ def refine_grid(
     fine_h, fine_w = fine_hw or (h * samples, w * samples)
     if shift_cells:
         return resize_shifted(levels.astype(np.float32), (fine_h, fine_w), shift_cells)
-    fine: NDArray[np.float32] = cv2.resize(levels.astype(np.float32), (fine_w, fine_h), interpolation=cv2.INTER_LINEAR)
+    fine: Plane = cv2.resize(levels.astype(np.float32), (fine_w, fine_h), interpolation=cv2.INTER_LINEAR)
     return fine

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.contract.geometry import scaled_sides
-from stages.contract.levels import LEVELS
+from stages.contract.levels import LEVELS, Levels
+from stages.contract.types import Plane
 from stages.regions.fine_map import refine_grid
 from stages.regions.thresholds import parts_of_cuts
 from stages.shared.fits import Floats
@@ -48,14 +48,14 @@ class Ladder(NamedTuple):
         return np.concatenate([self.boxes.ravel(), self.parts.ravel(), self.profile])
 
 
-def ladder_of(levels: NDArray[np.uint8], shift_cells: float) -> Ladder:
+def ladder_of(levels: Levels, shift_cells: float) -> Ladder:
     """Cut a map in levels at all heights; its highest level is `LEVELS`. See `HeatMap.shift_cells`."""
     h, w = levels.shape
     fine = refine_grid(levels, scaled_sides((h, w), SIDE / max(h, w)), shift_cells)
     return Ladder(*_cut(fine), _profile(fine))
 
 
-def _cut(fine: NDArray[np.float32]) -> tuple[Floats, Floats]:
+def _cut(fine: Plane) -> tuple[Floats, Floats]:
     """Return `Ladder.boxes` and `Ladder.parts`."""
     h, w = fine.shape
     cuts = len(CUTS)
@@ -90,7 +90,7 @@ def _cut(fine: NDArray[np.float32]) -> tuple[Floats, Floats]:
     return boxes / np.array([w, h, w, h]), parts
 
 
-def _profile(fine: NDArray[np.float32]) -> Floats:
+def _profile(fine: Plane) -> Floats:
     h, w = fine.shape
     shares = fine / fine.sum(dtype=np.float64)
     profile: list[float] = []

@@ -15,17 +15,17 @@ from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.contract.geometry import Box, cell_to_px, xyxy_to_xywh
 from stages.contract.masks import encode_edges
 from stages.contract.records import Rle
+from stages.contract.types import Plane, Sides
 from stages.regions.parts import HeatPart
 
 _ON_THRESHOLD: Final = np.float32(1e-3)  # A sample on the threshold has a side, too.
 
 
-def field_of(part: HeatPart, fine: NDArray[np.float32]) -> NDArray[np.float32]:
+def field_of(part: HeatPart, fine: Plane) -> Plane:
     """Return the field of a part: its sign is the part, its size the distance of the map from the part's threshold.
 
     Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's
@@ -37,7 +37,7 @@ def field_of(part: HeatPart, fine: NDArray[np.float32]) -> NDArray[np.float32]:
     The map is `fine`, float32 (fine_h, fine_w), and so is the field, in the unit of the
     threshold and nowhere 0.
     """
-    field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(part.threshold)), _ON_THRESHOLD)
+    field: Plane = -np.maximum(np.abs(fine - np.float32(part.threshold)), _ON_THRESHOLD)
     inner = field[part.window]
     inner[...] = np.where(part.inside, -inner, inner)
     return field
@@ -55,7 +55,7 @@ class RegionMask:
     fallback: str | None = None
 
 
-def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> RegionMask | None:
+def paint(field: Plane, size_hw: Sides) -> RegionMask | None:
     """Return the mask of a field (fine_h, fine_w) over an image of `size_hw` pixels, or None if it holds no pixel."""
     height_px, width_px = size_hw
     full_h, full_w = field.shape

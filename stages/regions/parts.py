@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.levels import LEVELS
+from stages.contract.types import Plane, Sides
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Evidence
@@ -36,7 +37,7 @@ class ThingMap:
     levels: Levels
     shift_cells: float
     similarity: float
-    size_hw: tuple[int, int]
+    size_hw: Sides
     limit: int
     usual_size: float = 0.0
     facts: Floats | None = None
@@ -75,9 +76,7 @@ class HeatPart:
         return slice(self.top, self.top + h), slice(self.left, self.left + w)
 
 
-def parts_of(
-    fine: NDArray[np.float32], inside: Mask, threshold: float, similarity: float, config: RegionsConfig
-) -> list[HeatPart]:
+def parts_of(fine: Plane, inside: Mask, threshold: float, similarity: float, config: RegionsConfig) -> list[HeatPart]:
     """Return the 8-connected parts of a cut map, hottest first, without those that fall behind (`keep_share`).
 
     A part includes what it encloses, other parts, too: heat often follows the outline of large
@@ -101,7 +100,7 @@ def parts_of(
 
 
 def part_of(
-    fine: NDArray[np.float32],
+    fine: Plane,
     mask: NDArray[np.uint8],
     corner: tuple[int, int],
     threshold: float,
@@ -116,7 +115,7 @@ def part_of(
 
 
 def measure(
-    heat: NDArray[np.float32],
+    heat: Plane,
     mask: NDArray[np.uint8],
     total_heat: float,
     samples: int,

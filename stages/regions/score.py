@@ -17,11 +17,12 @@ from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
+from stages.contract.types import Json
 from stages.explain.presence import Presence
 from stages.regions import detected
 from stages.regions.detected import BoxEvidence, DetectorPresence
@@ -122,12 +123,12 @@ class Calibration(Regression):
         box: Where boxes are, given the map; None if nobody fitted it.
     """
 
-    names: ClassVar[tuple[str, ...]] = (*FEATURES, *EVIDENCE, *detected.FEATURES)
+    names = (*FEATURES, *EVIDENCE, *detected.FEATURES)
 
     format: Literal["phrasebox calibration 3"] = "phrasebox calibration 3"
     bias: Number
-    made_with: dict[str, Any]
-    made_from: dict[str, Any]
+    made_with: Json
+    made_from: Json
     presence: Presence | DetectorPresence | None = None
     cut: FittedCut | None = None
     box: BoxFit | None = None

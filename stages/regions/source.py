@@ -5,18 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from stages.contract.kinds import KindTable, with_absolute_files
 from stages.contract.records import Record
 from stages.contract.stage import Stage
+from stages.contract.types import Json
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.description import ModelDescription
-
-if TYPE_CHECKING:
-    pass
 
 HEAT_MAPS: Final = "heat_maps"
 """The kind without a stage of its own: `explain` computes heat maps, by any method, and
@@ -37,7 +35,7 @@ class RegionSourceConfig(BaseModel):
 
     kind: str = Field(description="Origin of the regions: `heat_maps` or another name in `SOURCES`.")
 
-    def decides_scores(self) -> dict[str, Any]:
+    def decides_scores(self) -> Json:
         """Return the settings that a calibration of its scores depends on, as plain values."""
         return self.model_dump(mode="json")
 
@@ -51,7 +49,7 @@ class HeatMapSource(RegionSourceConfig):
 class NoSource:
     """The entry of `SOURCES` for heat maps: settings, and no stage."""
 
-    config_type: ClassVar = HeatMapSource
+    config_type = HeatMapSource
 
 
 ConfigT = TypeVar("ConfigT", bound=RegionSourceConfig)
@@ -77,7 +75,7 @@ class RegionSource(Stage, Generic[ConfigT]):
         score_means: Meaning of a region's score, for people.
     """
 
-    name: ClassVar[str] = "sources"
+    name = "sources"
     config_type: ClassVar[type[RegionSourceConfig]]
     needs_model: ClassVar[bool] = True
     looks_for_phrases: ClassVar[bool] = False
@@ -94,7 +92,7 @@ class RegionSource(Stage, Generic[ConfigT]):
         self.model = model
         self.description = description
 
-    def canvas(self) -> dict[str, Any]:
+    def canvas(self) -> Json:
         """Return the settings of the prepare stage for the pixels of this source."""
         return {"mode": "square", "size_px": 8}  # the smallest image: the source reads no pixels
 

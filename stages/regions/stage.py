@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 
@@ -39,7 +39,7 @@ class RegionsStage(Stage):
         device: Of the segmenter.
     """
 
-    name: ClassVar[str] = "regions"
+    name = "regions"
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class LinkStage(Stage):
     one, also those of one thing.
     """
 
-    name: ClassVar[str] = "regions"
+    name = "regions"
 
     def __init__(self, config: RegionsConfig, calibration: Calibration | None = None) -> None:
         self.config = config

@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from statistics import fmean
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from stages.contract.levels import LEVELS
+from stages.contract.levels import LEVELS, Levels
+from stages.contract.types import Plane
 from stages.regions.config import RegionsConfig
 from stages.shared.fits import Floats, Number, Regression
 
-Levels = NDArray[np.uint8]  # A map in levels, (h, w)
-Values = Levels | NDArray[np.float32]
+Values = Levels | Plane
 
 ROUNDING: Final = 1e-9  # Added before rounding down, so that 0.6 of 255 is 153 and not 152
 
@@ -138,7 +138,7 @@ class FittedCut(Regression):
             it have size 0.
     """
 
-    names: ClassVar[tuple[str, ...]] = CUT_FEATURES
+    names = CUT_FEATURES
 
     usual: dict[str, Number]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.masks import decode_mask, encode_box, encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Record, Region, Rle
+from stages.contract.types import PixelBox, Sides
 from stages.regions.source import RegionSource, RegionSourceConfig
 from stages.truth import read_truth
 from stages.truth.coco import read_detections
@@ -56,9 +57,9 @@ class BoxSource(RegionSource[BoxSourceConfig]):
     """
 
     config_type = BoxSourceConfig
-    needs_model: ClassVar[bool] = False
-    regions_come_from: ClassVar[str] = "boxes of a ground truth or a detector, matched with the phrases by their words"
-    score_means: ClassVar[str] = "1, or the detector's own score"
+    needs_model = False
+    regions_come_from = "boxes of a ground truth or a detector, matched with the phrases by their words"
+    score_means = "1, or the detector's own score"
 
     def check(self) -> None:
         """See `RegionSource.check`."""
@@ -126,7 +127,7 @@ def _stem(file_name: str) -> str:
     return PurePosixPath(file_name).stem
 
 
-def _masks_of(target: TruthTarget, size_hw: tuple[int, int]) -> Iterator[tuple[Rle, float]]:
+def _masks_of(target: TruthTarget, size_hw: Sides) -> Iterator[tuple[Rle, float]]:
     """Yield mask and score of each box of a target within an image of this size."""
     scores = target.scores or (1.0,) * len(target.boxes_xywh_px)
     whole = None if target.mask is None else decode_mask(target.mask)
@@ -136,7 +137,7 @@ def _masks_of(target: TruthTarget, size_hw: tuple[int, int]) -> Iterator[tuple[R
             yield _mask_in(edges, whole, size_hw), round(min(1.0, max(0.0, score)), 6)
 
 
-def _mask_in(edges: tuple[int, int, int, int], whole: NDArray[np.bool_] | None, size_hw: tuple[int, int]) -> Rle:
+def _mask_in(edges: PixelBox, whole: NDArray[np.bool_] | None, size_hw: Sides) -> Rle:
     """Return the part of a mask within a box; the box itself if it holds nothing of the mask."""
     if whole is None or whole.shape != size_hw:
         return encode_box(edges, size_hw)
@@ -146,7 +147,7 @@ def _mask_in(edges: tuple[int, int, int, int], whole: NDArray[np.bool_] | None, 
     return encode_mask(part) if part.any() else encode_box(edges, size_hw)
 
 
-def _whole_px(box_xywh: Box, size_hw: tuple[int, int]) -> tuple[int, int, int, int] | None:
+def _whole_px(box_xywh: Box, size_hw: Sides) -> PixelBox | None:
     """Return a box with edges at whole pixels within the image, at least one pixel; None if it lies outside."""
     height, width = size_hw
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)

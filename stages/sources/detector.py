@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import cv2
 from pydantic import Field, field_validator
@@ -16,11 +16,12 @@ from pydantic import Field, field_validator
 from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Phrase, Pixels, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
+from stages.contract.types import Json, Sides
 from stages.regions.source import OtherModel, RegionSource, RegionSourceConfig
 from stages.shared.model.config import Precision, about
 
 if TYPE_CHECKING:
-    from stages.shared.model.detector import DetectedBox, Detector, PromptedImage
+    from stages.shared.model.detector import BoxesByPhrase, DetectedBox, Detector, PromptedImage
     from stages.shared.model.device import Batches
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 1, "cuda": 8}
@@ -41,7 +42,7 @@ class DetectorSourceConfig(RegionSourceConfig):
         20, ge=1, le=100, description="Most boxes of a phrase that names several objects; another phrase has one."
     )
 
-    def decides_scores(self) -> dict[str, Any]:
+    def decides_scores(self) -> Json:
         """See `RegionSourceConfig.decides_scores`. The weights identify the detector, not its folder."""
         return self.model_dump(mode="json", exclude={"detector"})
 
@@ -64,15 +65,15 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
     """
 
     config_type = DetectorSourceConfig
-    needs_model: ClassVar[bool] = False
-    looks_for_phrases: ClassVar[bool] = True
-    regions_come_from: ClassVar[str] = "boxes that a detector finds for each phrase"
-    score_means: ClassVar[str] = "the detector's own score, which ranks and is no probability"
+    needs_model = False
+    looks_for_phrases = True
+    regions_come_from = "boxes that a detector finds for each phrase"
+    score_means = "the detector's own score, which ranks and is no probability"
 
     _detector: Detector
     _batches: Batches
 
-    def canvas(self) -> dict[str, Any]:
+    def canvas(self) -> Json:
         """See `RegionSource.canvas`. Most detectors reduce images to a shorter side of 800 pixels."""
         return {"mode": "keep", "patch_px": 1, "shorter_side_max_px": 1024, "max_side_px": 1333}
 
@@ -125,7 +126,7 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
             answers[place] = replace(records[place], regions=tuple(_regions_of(records[place], boxes)))
         return answers
 
-    def _detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
+    def _detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
         boxes = self._detector.detect(images)
         self._images += len(images)
         return boxes
@@ -142,7 +143,7 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
         return PromptedImage(rgb=pixels.rgb, choices=choices)
 
 
-def _regions_of(record: Record, boxes: dict[str, list[DetectedBox]]) -> Iterator[Region]:
+def _regions_of(record: Record, boxes: BoxesByPhrase) -> Iterator[Region]:
     size_hw = (record.height_px, record.width_px)
     masks = {text: [_mask_of(detection, size_hw) for detection in phrase_boxes] for text, phrase_boxes in boxes.items()}
     for index, phrase in enumerate(record.phrases):
@@ -157,7 +158,7 @@ def _regions_of(record: Record, boxes: dict[str, list[DetectedBox]]) -> Iterator
             )
 
 
-def _mask_of(detection: DetectedBox, size_hw: tuple[int, int]) -> Rle:
+def _mask_of(detection: DetectedBox, size_hw: Sides) -> Rle:
     """Return the mask of a detection; its box if it has none, or an empty one."""
     height, width = size_hw
     if detection.mask is not None:

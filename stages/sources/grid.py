@@ -7,13 +7,13 @@ ICLR 2024, arXiv 2310.01403) the latter.
 from __future__ import annotations
 
 from itertools import pairwise, product
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.contract.records import Record
+from stages.contract.types import PixelBox, Rgb
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 MAX_CROPS: Final = 20  # most crops of an image, drawn from the grid's; CLIPSelf's
@@ -39,9 +39,9 @@ class GridSource(NamedBoxes[GridSourceConfig]):
     """
 
     config_type = GridSourceConfig
-    regions_come_from: ClassVar[str] = "the blocks of a grid, each called by the phrase that CLIP finds nearest to it"
+    regions_come_from = "the blocks of a grid, each called by the phrase that CLIP finds nearest to it"
 
-    def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
+    def candidates(self, record: Record, canvas: Rgb) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
         return [CandidateBox(box) for box in grid_boxes(canvas.shape[:2], self.config.blocks, self.config.blocks)]
 
@@ -65,9 +65,9 @@ class CropSource(NamedBoxes[CropSourceConfig]):
     """
 
     config_type = CropSourceConfig
-    regions_come_from: ClassVar[str] = "random grids, each crop called by the phrase that CLIP finds nearest to it"
+    regions_come_from = "random grids, each crop called by the phrase that CLIP finds nearest to it"
 
-    def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
+    def candidates(self, record: Record, canvas: Rgb) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
         rng = np.random.default_rng([0, record.sample.id])
         splits = splits_up_to(self.config.max_split)
@@ -87,7 +87,7 @@ def splits_up_to(most: int) -> list[tuple[int, int]]:
     return [(rows, columns) for rows, columns in product(sides, sides) if max(rows, columns) <= 2 * min(rows, columns)]
 
 
-def grid_boxes(size: tuple[int, ...], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
+def grid_boxes(size: tuple[int, ...], rows: int, columns: int) -> list[PixelBox]:
     """Return the blocks (x0, y0, x1, y1) of a grid over `size` (height, width), row by row, without empty ones.
 
     >>> grid_boxes((4, 6), rows=1, columns=2)

@@ -10,19 +10,16 @@ from itertools import islice
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.stage import Forwards
+from stages.contract.types import PixelBox, Rgb, Vectors
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import Batches, PendingTransfer, pixels_on, retry_on_oom, to_device
 from stages.shared.model.towers.dense import dense, pool_boxes
 
-BoxXyxy = tuple[int, int, int, int]
-"""Whole pixels of a canvas, half open."""
-
-BoxedImage = tuple[NDArray[np.uint8], Sequence[BoxXyxy]]
+BoxedImage = tuple[Rgb, Sequence[PixelBox]]
 """A canvas, uint8 (H, W, 3), and boxes in it."""
 
 
@@ -38,7 +35,7 @@ class BoxEmbedder(ABC):
         self._images = 0
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
+    def __call__(self, images: Sequence[BoxedImage]) -> list[Vectors]:
         """Return the unit embeddings (boxes, E) of each image. Raise ResourceError if memory does not hold one pass."""
         embeddings = retry_on_oom(
             range(len(images)), lambda numbers: iter(self._embed([images[n] for n in numbers])), self._batches.shrink
@@ -46,7 +43,7 @@ class BoxEmbedder(ABC):
         return [boxes for _, boxes in embeddings]
 
     @abstractmethod
-    def _embed(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]: ...
+    def _embed(self, images: Sequence[BoxedImage]) -> list[Vectors]: ...
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -54,7 +51,7 @@ class BoxEmbedder(ABC):
         self._images = 0
         return forwards
 
-    def _passes(self, squares: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
+    def _passes(self, squares: Iterable[Rgb]) -> Iterator[Tensor]:
         """Yield batches uint8 (B, side, side, 3) on the model's device."""
         remaining = iter(squares)
         while batch := list(islice(remaining, self._batches.size)):
@@ -62,7 +59,7 @@ class BoxEmbedder(ABC):
             yield pixels_on(batch, self.model.device)
 
     @staticmethod
-    def _collect(passes: Iterable[Sequence[Tensor]]) -> Iterator[NDArray[np.float32]]:
+    def _collect(passes: Iterable[Sequence[Tensor]]) -> Iterator[Vectors]:
         """Yield the embeddings of passes. It starts the next pass before it waits for one."""
         pending: deque[PendingTransfer] = deque()
         for tensors in passes:
@@ -72,7 +69,7 @@ class BoxEmbedder(ABC):
         for last in pending:
             yield from last.wait()
 
-    def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy]) -> NDArray[np.uint8]:
+    def _squares(self, canvas: Rgb, boxes: Sequence[PixelBox]) -> Rgb:
         """Return parts of an image at the size of the model's input; see `crop_regions`."""
         height, width = canvas.shape[:2]
         spec = self.model.input
@@ -83,7 +80,7 @@ class BoxEmbedder(ABC):
 class CropEmbedder(BoxEmbedder):
     """The embedding of each box's part of the image: one forward pass for each box."""
 
-    def _embed(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
+    def _embed(self, images: Sequence[BoxedImage]) -> list[Vectors]:
         parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes))
         passes = ([F.normalize(self.model.tower.encode(batch).float(), dim=-1)] for batch in self._passes(parts))
         rows = (row for embeddings in self._collect(passes) for row in embeddings)
@@ -93,7 +90,7 @@ class CropEmbedder(BoxEmbedder):
 class RoiEmbedder(BoxEmbedder):
     """RoIAlign on the dense features of the whole image: one forward pass for all boxes of an image."""
 
-    def _embed(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
+    def _embed(self, images: Sequence[BoxedImage]) -> list[Vectors]:
         tower = self.model.tower
         side = self.model.input.size_px
         grid_hw = tower.placement.grid_hw(side, side)

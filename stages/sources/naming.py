@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Phrase, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
+from stages.contract.types import Json, PixelBox, Rgb, Sides, Vectors
 from stages.phrases.filters import normalise
 from stages.regions.source import RegionSource, RegionSourceConfig
 
@@ -107,7 +108,7 @@ class CandidateBox:
         mask: Pixels of the object in the canvas; None for a box without a mask.
     """
 
-    box_xyxy: tuple[int, int, int, int]
+    box_xyxy: PixelBox
     mask: NDArray[np.bool_] | None = None
 
 
@@ -119,15 +120,15 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     the cosine of box and text.
     """
 
-    score_means: ClassVar[str] = (
+    score_means = (
         "the share of the phrase in the softmax over all that the box may be called, which ranks and is no probability"
     )
 
     @abstractmethod
-    def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
+    def candidates(self, record: Record, canvas: Rgb) -> list[CandidateBox]:
         """Return the boxes of an image, uint8 (H, W, 3), in a fixed order."""
 
-    def canvas(self) -> dict[str, Any]:
+    def canvas(self) -> Json:
         """See `RegionSource.canvas`."""
         return {"mode": "keep", "patch_px": 1, "max_side_px": LONGEST_SIDE_PX}
 
@@ -181,23 +182,23 @@ class NamedBoxes(RegionSource[NamedConfigT]):
                 out.append(named)
         return out
 
-    def _boxed(self, record: Record) -> tuple[NDArray[np.uint8], list[CandidateBox]]:
+    def _boxed(self, record: Record) -> tuple[Rgb, list[CandidateBox]]:
         """Return the canvas of a record and its boxes, none where it has no pixels or no names."""
         if record.pixels is None:
             return np.zeros((0, 0, 3), np.uint8), []
         canvas = record.pixels.rgb
         return canvas, self.candidates(record, canvas) if self._pool or record.phrases else []
 
-    def _embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        embeddings: NDArray[np.float32] = self._texts(texts).detach().cpu().numpy()
+    def _embed_texts(self, texts: Sequence[str]) -> Vectors:
+        embeddings: Vectors = self._texts(texts).detach().cpu().numpy()
         return embeddings
 
     def _choose_names(
         self,
         record: Record,
-        canvas: NDArray[np.uint8],
+        canvas: Rgb,
         candidates: Sequence[CandidateBox],
-        embeddings: NDArray[np.float32],
+        embeddings: Vectors,
     ) -> Record:
         caption_texts = dict.fromkeys(phrase.text for phrase in record.phrases)
         texts = list(self._pool or caption_texts)
@@ -233,7 +234,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
 
 def shares_of(
-    embeddings: NDArray[np.float32], texts: NDArray[np.float32], temperature: float
+    embeddings: Vectors, texts: Vectors, temperature: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Unit embeddings (N, E) of boxes and (T, E) of texts -> cosines and shares of the softmax over the texts, (N, T).
 
@@ -250,7 +251,7 @@ def shares_of(
     return cosines, np.round(powers / powers.sum(axis=1, keepdims=True), 6)
 
 
-def _mask_of(candidate: CandidateBox, canvas: NDArray[np.uint8], size_hw: tuple[int, int]) -> Rle:
+def _mask_of(candidate: CandidateBox, canvas: Rgb, size_hw: Sides) -> Rle:
     """Return a candidate's mask at the size of the image; boxes hold every pixel they touch."""
     height, width = size_hw
     if candidate.mask is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from pydantic import Field
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import box_iou, scaled_sides, xyxy_to_xywh
 from stages.contract.records import Record
+from stages.contract.types import PixelBox, Rgb
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 BINS: Final = 8  # of each channel of the colour histograms
@@ -63,16 +64,14 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
     """
 
     config_type = ProposalSourceConfig
-    regions_come_from: ClassVar[str] = (
-        "proposals of selective search, each called by the concept that CLIP finds nearest to it"
-    )
+    regions_come_from = "proposals of selective search, each called by the concept that CLIP finds nearest to it"
 
     def check(self) -> None:
         """See `RegionSource.check`."""
         super().check()
         segmentation()
 
-    def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
+    def candidates(self, record: Record, canvas: Rgb) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
         config = self.config
         height, width = canvas.shape[:2]
@@ -105,7 +104,7 @@ class Segment:
     """
 
     parts: frozenset[int]
-    box_xyxy: tuple[int, int, int, int]
+    box_xyxy: PixelBox
     area_px: int
     colours: NDArray[np.float64]
     birth: float = 0.0
@@ -125,7 +124,7 @@ class Segment:
         x0, y0, x1, y1 = self._union_box(other)
         return round(colour + (1 - area / total) + (1 - ((x1 - x0) * (y1 - y0) - area) / total), 9)
 
-    def _union_box(self, other: Segment) -> tuple[int, int, int, int]:
+    def _union_box(self, other: Segment) -> PixelBox:
         a0, b0, a1, b1 = self.box_xyxy
         c0, d0, c1, d1 = other.box_xyxy
         return min(a0, c0), min(b0, d0), max(a1, c1), max(b1, d1)
@@ -141,7 +140,7 @@ def segmentation() -> ModuleType:
     return module
 
 
-def segment_finely(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) -> NDArray[np.int32]:
+def segment_finely(rgb: Rgb, *, scale: float, min_size_px: int) -> NDArray[np.int32]:
     """Return the numbers from 0 of the finest segments of an image uint8 (H, W, 3): int32 (H, W).
 
     For `scale` see `felzenszwalb` of scikit-image. Segments smaller than `min_size_px` are
@@ -152,7 +151,7 @@ def segment_finely(rgb: NDArray[np.uint8], *, scale: float, min_size_px: int) ->
     return labels
 
 
-def build_hierarchy(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
+def build_hierarchy(rgb: Rgb, labels: NDArray[np.int32]) -> list[Segment]:
     """Image uint8 (H, W, 3) and its finest segments -> all on the way to the whole image, in the order of their birth.
 
     The likeness of two neighbours has three of the four measures of selective search, added up:
@@ -180,7 +179,7 @@ def build_hierarchy(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[S
     return [segment for segment in segments if len(segment.parts) < count]
 
 
-def _finest_segments(rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> list[Segment]:
+def _finest_segments(rgb: Rgb, labels: NDArray[np.int32]) -> list[Segment]:
     count = int(labels.max()) + 1
     colours = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.int64) * BINS // 256
     bins = labels.reshape(-1, 1).astype(np.int64) * (3 * BINS) + np.arange(3) * BINS + colours

@@ -16,9 +16,10 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from stages.contract.errors import InputError, one_line
+from stages.contract.types import Json
 from stages.truth.coco import read_coco
 from stages.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
 from stages.truth.ground_truth import GroundTruth
@@ -87,7 +88,7 @@ def _unpack(archive: Path) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         # The filter rejects members outside the folder, links and devices; it is about tar files, zip has it anyway.
-        options: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
+        options: Json = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
         shutil.unpack_archive(archive, folder, **options)
     except (
         OSError,

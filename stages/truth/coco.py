@@ -32,6 +32,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
+from stages.contract.types import Sides
 from stages.phrases.filters import normalise
 from stages.shared.json_files import read_json_as
 from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthObject, TruthTarget
@@ -75,7 +76,7 @@ class Category(BaseModel):
 class RunLengths(BaseModel):
     """A mask as runs down the columns, in integers or in COCO's text."""
 
-    size: tuple[int, int]
+    size: Sides
     counts: str | list[StrictInt]
 
 
@@ -376,7 +377,7 @@ def objects_member(count: int) -> str:
     return str(count) if count < 6 else "6+"
 
 
-def _from_runs(runs: RunLengths, size_hw: tuple[int, int]) -> Rle:
+def _from_runs(runs: RunLengths, size_hw: Sides) -> Rle:
     if runs.size != size_hw:
         raise ValueError(f"expected the size {list(size_hw)} of its image, got {list(runs.size)}")
     counts = runs.counts

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
+from stages.contract.types import Sides
 from stages.phrases.filters import normalise
 from stages.truth.coco import number_member, size_member
 from stages.truth.ground_truth import ChainedPhrase, GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
@@ -119,7 +120,7 @@ def _targets(
         )
 
 
-def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
+def _annotations(path: Path) -> tuple[Sides, list[_Object]]:
     """Width and height of the image, and the objects with a box that has an area."""
     text = _text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:

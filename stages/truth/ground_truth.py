@@ -19,6 +19,7 @@ import numpy as np
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import Phrase, Rle
+from stages.contract.types import Sides
 from stages.phrases.filters import normalise
 
 Match = Literal["phrase", "category", "expression"]
@@ -113,7 +114,7 @@ class TruthImage:
     chained_phrases: tuple[ChainedPhrase, ...] = ()
     absent: frozenset[str] = frozenset()
 
-    def resize(self, size_hw: tuple[int, int]) -> TruthImage:
+    def resize(self, size_hw: Sides) -> TruthImage:
         """Return the ground truth of the resized image, without crop or border; masks by nearest neighbours.
 
         An image of this size, or of unknown size, is returned as it is.

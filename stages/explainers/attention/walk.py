@@ -19,16 +19,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
+from stages.contract.types import Sides
 from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling, by_tower
 from stages.shared.model.towers.vision import VisionTower, split_heads
 
@@ -115,7 +115,7 @@ class Walk:
 class Walker(SingleImageExplainer[ConfigT]):
     """An explainer that walks the last `blocks` of a transformer with a class token."""
 
-    towers: ClassVar[tuple[TowerKind, ...]] = ("class_token",)
+    towers = ("class_token",)
     needs = "transformer blocks with a class token"
 
     def __init__(self, config: ConfigT, model: ClipModel, blocks: int | Literal["all"] = "all") -> None:
@@ -186,14 +186,14 @@ def trace_tower(tower: TrunkTower, rgb: Tensor, ask: Ask | None = None) -> Trace
     return Trace(leaf.requires_grad_(), embedding_of(tower, leaf, grid_hw, ask), patches.detach())
 
 
-def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: tuple[int, int], ask: Ask | None = None) -> Tensor:
+def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: Sides, ask: Ask | None = None) -> Tensor:
     """Tokens (B, T, D) that leave the trunk -> embeddings (B, E), not normalised."""
     if isinstance(tower, AveragedTower):
         return tower.finish(tokens.mean(dim=1))
     return tower.pool.embedding(tower.pool.look(tokens, grid_hw, ask=ask))
 
 
-def patches_of(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+def patches_of(tokens: Tensor, grid_hw: Sides) -> Tensor:
     """Tokens (B, T, D) of a grid -> the patches (B, N, D), which are the last."""
     return tokens[:, -grid_hw[0] * grid_hw[1] :]
 

@@ -33,6 +33,7 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from stages.contract.types import Sides
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
@@ -69,12 +70,12 @@ class MaskedImage:
     whole: Tensor
 
     @property
-    def size_hw(self) -> tuple[int, int]:
+    def size_hw(self) -> Sides:
         """Height and width in pixels."""
         return self.rgb.shape[0], self.rgb.shape[1]
 
     @property
-    def grid_hw(self) -> tuple[int, int]:
+    def grid_hw(self) -> Sides:
         """Rows and columns of cells."""
         return self.tower.placement.grid_hw(*self.size_hw)
 

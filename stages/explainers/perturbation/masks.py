@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.contract.geometry import resize_shifted
+from stages.contract.types import Sides
 from stages.explain.config import Share
 from stages.explainers.attention.walk import run_trunk
 from stages.explainers.perturbation.masked import MaskedImage, Perturbation, PerturbationConfig
@@ -52,7 +53,7 @@ class Occlusion(Perturbation[OcclusionConfig]):
         return share @ losses / share.sum(dim=1, keepdim=True)
 
 
-def windows(grid_hw: tuple[int, int], window: float, stride: float) -> Tensor:
+def windows(grid_hw: Sides, window: float, stride: float) -> Tensor:
     """Return all windows of a grid, row by row: float32 (W, rows, columns), 1 inside.
 
     They cover the grid, and none leaves it. `window` and `stride` are those of `OcclusionConfig`.
@@ -119,7 +120,7 @@ class Rise(Perturbation[RiseConfig]):
         return share.mT @ units / (len(units) * SHOWN)
 
 
-def rise_masks(config: RiseConfig, size_hw: tuple[int, int]) -> Iterator[Tensor]:
+def rise_masks(config: RiseConfig, size_hw: Sides) -> Iterator[Tensor]:
     """Yield masks float32 (up to `masks_per_step`, height, width) for images of a size, `config.masks` in all."""
     generator = torch.Generator().manual_seed(0)
     side = min(size_hw) / CELLS

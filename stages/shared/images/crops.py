@@ -6,17 +6,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from stages.contract.geometry import Box
+from stages.contract.types import Rgb
 from stages.shared.images.decode import RESAMPLING, Interpolation
 from stages.shared.images.faults import suppress_warnings
 
 
-def crop_regions(
-    rgb: NDArray[np.uint8], boxes_rel: Sequence[Box], size_px: int, interpolation: Interpolation = "bicubic"
-) -> NDArray[np.uint8]:
+def crop_regions(rgb: Rgb, boxes_rel: Sequence[Box], size_px: int, interpolation: Interpolation = "bicubic") -> Rgb:
     """Return the regions, stretched to squares, antialiased as whole images are: uint8 (R, size_px, size_px, 3).
 
     Boxes are x0, y0, x1, y1 as shares of the image's sides, within it. They are widened to

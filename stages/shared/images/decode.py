@@ -28,11 +28,11 @@ from io import BytesIO
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from stages.contract.errors import RowFault
 from stages.contract.records import ImageRef
+from stages.contract.types import Rgb, Sides
 from stages.shared.images.faults import (
     DECODE_ERRORS,
     FORMATS,
@@ -142,7 +142,7 @@ class DecodedImage:
         width_px, height_px: Size of the upright original.
     """
 
-    rgb: NDArray[np.uint8]
+    rgb: Rgb
     width_px: int
     height_px: int
 
@@ -165,7 +165,7 @@ class UprightImage:
     is_reencoded: bool
 
 
-def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
+def decode_rgb(content: bytes, limits: DecodeLimits) -> Rgb:
     """Return uint8 (H, W, 3) of an encoded image in its full size, upright.
 
     Raise RowFault as `decode_resized`.
@@ -181,7 +181,7 @@ def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
 def decode_resized(
     content: bytes,
     limits: DecodeLimits,
-    target: Callable[[int, int], tuple[int, int]],
+    target: Callable[[int, int], Sides],
     *,
     interpolation: Interpolation = "bicubic",
     shrink_jpeg: bool = False,
@@ -236,15 +236,15 @@ def decode_resized(
 
 
 def _resize_by_torch(
-    rgb: NDArray[np.uint8],
-    size_wh: tuple[int, int],
+    rgb: Rgb,
+    size_wh: Sides,
     mode: Interpolation,
-) -> NDArray[np.uint8]:
+) -> Rgb:
     import torch  # noqa: PLC0415  it takes seconds, which readers of single images need not wait for
 
     planes = torch.from_numpy(rgb).permute(2, 0, 1)[None]
     planes = torch.nn.functional.interpolate(planes, size_wh[::-1], mode=mode, antialias=True)
-    pixels: NDArray[np.uint8] = planes[0].permute(1, 2, 0).contiguous().numpy()
+    pixels: Rgb = planes[0].permute(1, 2, 0).contiguous().numpy()
     return pixels
 
 
@@ -292,7 +292,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _turn(size_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
+def _turn(size_wh: Sides, orientation: int) -> Sides:
     """Turn (width, height) of stored pixels to that of upright ones, or back."""
     width, height = size_wh
     return (height, width) if orientation >= 5 else size_wh

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from stages.contract.errors import WeightsError
+from stages.contract.types import Json
 
 WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"  # one folder for each catalog entry, and their checksums
 CHECKSUMS_FILE: Final = "checksums.json"
@@ -38,7 +39,7 @@ class WeightsEntry:
     files: dict[str, str]
     about: str
     in_wheel: bool = True
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Json] = field(default_factory=dict)
 
 
 CATALOG: Final[dict[str, WeightsEntry]] = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import open_clip
 import torch
 
 from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.types import Json
 from stages.shared.model.catalog import CATALOG, find_weights
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, Checkpoint, read_checkpoint
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, convert_to_open_clip, layout_of
@@ -160,11 +160,11 @@ def _settings_of_name(name: str, tag: str | None) -> ModelSettings:
     return ModelSettings(name=name, architecture=architecture, input=_input_of(architecture, preprocess))
 
 
-def _images_of(tag_config: Mapping[str, Any]) -> dict[str, Any]:
+def _images_of(tag_config: Json) -> Json:
     return {key: tag_config[key] for key in ("mean", "std", "interpolation") if tag_config.get(key)}
 
 
-def _read_model_file(parsed: Mapping[str, Any], folder: Path, name: str, described_by: str = "") -> ModelSettings:
+def _read_model_file(parsed: Json, folder: Path, name: str, described_by: str = "") -> ModelSettings:
     """Read a model file as open_clip writes it, whose paths start in `folder`. Raise ConfigError, WeightsError."""
     architecture = parsed.get("model_cfg", parsed)
     if not isinstance(architecture, dict) or not architecture.keys() >= _SECTIONS:
@@ -179,7 +179,7 @@ def _read_model_file(parsed: Mapping[str, Any], folder: Path, name: str, describ
     )
 
 
-def _input_of(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
+def _input_of(architecture: Json, preprocess: Any) -> InputSpec:
     """Return the input of open_clip's `model_cfg` and `preprocess_cfg`."""
     vision = architecture["vision_cfg"]
     if not all(isinstance(part, dict) for part in (vision, architecture["text_cfg"], preprocess)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from stages.contract.types import Json
 from stages.shared.model.config import InputSpec, TowerKind
 
 
@@ -26,8 +26,8 @@ class ModelSettings:
     """
 
     name: str
-    architecture: dict[str, Any]
-    siglip: dict[str, Any] | None = None
+    architecture: Json
+    siglip: Json | None = None
     input: InputSpec
     vocabulary: Path | None = None
     described_by: str = ""

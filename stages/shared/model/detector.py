@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_convert, nms
 
 from stages.contract.geometry import Box
+from stages.contract.types import Plane, Rgb
 from stages.shared.model.device import PRECISIONS, to_device
 from stages.shared.model.hugging_face import check_transformers, identify_model, load_model
 
@@ -56,7 +56,7 @@ class PromptedImage:
         choices: Phrase -> the boxes that count; at least one.
     """
 
-    rgb: NDArray[np.uint8]
+    rgb: Rgb
     choices: Mapping[str, Choice]
 
 
@@ -72,7 +72,10 @@ class DetectedBox:
 
     box_xyxy: Box
     score: float
-    mask: NDArray[np.float32] | None = None
+    mask: Plane | None = None
+
+
+BoxesByPhrase = dict[str, list[DetectedBox]]
 
 
 class Detector(ABC):
@@ -85,7 +88,7 @@ class Detector(ABC):
         self.device: torch.device = model.device
 
     @abstractmethod
-    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
+    def detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
         """Return the boxes of each phrase of each image, best first."""
 
     def _inputs(self, **arguments: Any) -> Any:
@@ -106,7 +109,7 @@ class BoxDetector(Detector):
     """A detector without masks."""
 
     @torch.no_grad()
-    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
+    def detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
         """See `Detector.detect`."""
         with self._computing():
             answers = self._answers(images)
@@ -213,7 +216,7 @@ class SegmentingDetector(Detector):
     """SAM 3 (arXiv 2511.16719): boxes, masks and the presence of each phrase. The image is encoded once."""
 
     @torch.no_grad()
-    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
+    def detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
         """See `Detector.detect`."""
         pixels = self._inputs(images=[image.rgb for image in images])["pixel_values"]
         with self._computing():

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.errors import DeviceFault, ResourceError, one_line
+from stages.contract.types import Rgb
 from stages.shared.model.config import AUTO, Precision, PrecisionChoice
 from stages.shared.model.towers.tower import Tower
 
@@ -249,7 +250,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
-def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+def pixels_on(images: Sequence[Rgb], device: torch.device) -> Tensor:
     """Images of one size, uint8 (height, width, 3) each, at least one -> uint8 (B, height, width, 3) on the device."""
     pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
     np.stack(images, out=pixels.numpy())

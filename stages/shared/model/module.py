@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final
 
 import open_clip
 import torch
 from torch import nn
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
+from stages.contract.types import Json
 from stages.shared.model import hub
 from stages.shared.model.checkpoints.layouts import convert_to_open_clip
 from stages.shared.model.checkpoints.state import State, first_line, read_state
@@ -88,7 +89,7 @@ def build_module(settings: ModelSettings) -> Model:
     return model
 
 
-def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
+def _siglip_tower(trunk: Json, embed_dim: int) -> nn.Module:
     """Build the image tower of a SigLIP of any size as open_clip has it, a `TimmModel`, with random weights.
 
     open_clip builds such towers by timm's names alone, and those have the exact GELU. SigLIP

@@ -5,18 +5,17 @@ MobileSAM and EdgeSAM have image towers that transformers does not know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from stages.contract.geometry import Box
+from stages.contract.types import Json, Plane, Rgb, Sides
 from stages.shared.model.config import SegmenterConfig, about
 from stages.shared.model.device import PRECISIONS, to_device
 from stages.shared.model.hugging_face import check_transformers, identify_model, load_model
@@ -49,22 +48,22 @@ class EncoderInput:
     """
 
     pixels: Tensor
-    size_hw: tuple[int, int]
-    content_hw: tuple[int, int]
+    size_hw: Sides
+    content_hw: Sides
     is_padded: bool
 
-    def cells(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def cells(self, logits: Plane) -> Plane:
         """Return those logits (masks, cells_h, cells_w) that the image touches."""
         sides = zip(self.content_hw, logits.shape[1:], self.pixels.shape[1:], strict=True)
         h, w = (-(-content * cells // side) for content, cells, side in sides)
         return logits[:, :h, :w]
 
-    def field(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def field(self, logits: Plane) -> Plane:
         """Return the logits (cells_h, cells_w) of a mask as a field over the image alone, as transformers draws it."""
         if not self.is_padded:
             return logits
         full = F.interpolate(torch.from_numpy(logits)[None, None], tuple(self.pixels.shape[1:]), mode="bilinear")
-        field: NDArray[np.float32] = full[0, 0, : self.content_hw[0], : self.content_hw[1]].numpy()
+        field: Plane = full[0, 0, : self.content_hw[0], : self.content_hw[1]].numpy()
         return field
 
 
@@ -80,7 +79,7 @@ class Segmenter:
         self._precision = precision
         self.device: torch.device = model.device
 
-    def prepare(self, rgb: NDArray[np.uint8]) -> EncoderInput:
+    def prepare(self, rgb: Rgb) -> EncoderInput:
         """Resize and normalise an image, uint8 (H, W, 3), on the host."""
         features = self._processor([rgb], return_tensors="pt")
         pixels: Tensor = features["pixel_values"][0]
@@ -89,7 +88,7 @@ class Segmenter:
         return EncoderInput(pixels=pixels, size_hw=(rgb.shape[0], rgb.shape[1]), content_hw=(h, w), is_padded=is_padded)
 
     @torch.no_grad()
-    def encode(self, images: Sequence[EncoderInput]) -> dict[str, Any]:
+    def encode(self, images: Sequence[EncoderInput]) -> Json:
         """Start encoding a batch of images. A GPU computes while the caller goes on, until `masks` waits for it."""
         pixels = to_device(torch.stack([image.pixels for image in images]), self.device)
         with torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32):
@@ -100,14 +99,14 @@ class Segmenter:
 
     @torch.no_grad()
     def masks(
-        self, embeddings: Mapping[str, Any], images: Sequence[EncoderInput], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[NDArray[np.float32]]]:
+        self, embeddings: Json, images: Sequence[EncoderInput], prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[Plane]]:
         """Return the logits (masks, cells_h, cells_w) for each prompt of each image, given what `encode` returned.
 
         They are above 0 inside, and those of transformers for one prompt at a time, up to rounding.
         """
         queue = [(number, prompt) for number, prompts_of_image in enumerate(prompts) for prompt in prompts_of_image]
-        masks: list[list[NDArray[np.float32]]] = [[] for _ in images]
+        masks: list[list[Plane]] = [[] for _ in images]
         for start in range(0, len(queue), PROMPTS_AT_ONCE):
             batch = queue[start : start + PROMPTS_AT_ONCE]
             owners = torch.tensor([number for number, _ in batch], device=self.device)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import open_clip
 
 from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.types import Json
 from stages.shared.model.checkpoints.state import read_json
 
 _FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")  # that hold a vocabulary, the preferred first
@@ -22,7 +22,7 @@ _OPTIONS: Final = ("bpe_path", "clean", "strip_sep_token", "language")
 on to `transformers`, where some options run code that is downloaded."""
 
 
-def named_vocabulary(folder: Path, text: Mapping[str, Any]) -> Path | None:
+def named_vocabulary(folder: Path, text: Json) -> Path | None:
     """Return the vocabulary file that open_clip's `text_cfg` names; None without one.
 
     Raise ConfigError for options of a tokenizer that are not on the list, WeightsError if the
@@ -44,7 +44,7 @@ def siglip_vocabulary(folder: Path) -> Path | None:
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
-def takes_texts_of_siglip(text: Mapping[str, Any]) -> bool:
+def takes_texts_of_siglip(text: Json) -> bool:
     """Return whether open_clip's `text_cfg` is a SigLIP's; other vocabularies begin a text with tokens of their own."""
     clean = (text.get("tokenizer_kwargs") or {}).get("clean")
     return clean in ("canonicalize", "lower") and text.get("pool_type") == "last" and "hf_model_name" not in text

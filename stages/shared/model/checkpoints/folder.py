@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.contract.errors import WeightsError
+from stages.contract.types import Json
 from stages.shared.model.checkpoints.layouts import layout_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_shapes
 
@@ -60,9 +61,9 @@ class Checkpoint:
     weights: Path
     shapes: State
     layout: str
-    open_clip_config: dict[str, Any]
-    params: dict[str, Any]
-    transformers_config: dict[str, Any]
+    open_clip_config: Json
+    params: Json
+    transformers_config: Json
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -107,7 +108,7 @@ def _weights_in(folder: Path, usual_names: Sequence[str]) -> Path:
     return files[0]
 
 
-def _params_of(folder: Path) -> dict[str, Any]:
+def _params_of(folder: Path) -> Json:
     """Read the trainer's `params.txt` beside a checkpoint or above its folder `checkpoints`, if there is one."""
     for file in (folder / "params.txt", folder.parent / "params.txt"):
         if file.is_file():

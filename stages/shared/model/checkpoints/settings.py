@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, PositiveInt, ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
+from stages.contract.types import Json
 from stages.shared.model.checkpoints.layouts import SIGLIP
 
 RESAMPLE: Final = {2: "bilinear", 3: "bicubic"}
 """`resample` of a `preprocessor_config.json`, a number of Pillow's -> interpolation."""
 
 _TANH: Final = {"act_kwargs": {"approximate": "tanh"}}
-_ACTIVATIONS: Final[dict[str, dict[str, Any]]] = {
+_ACTIVATIONS: Final[dict[str, Json]] = {
     "quick_gelu": {},
     "gelu": {},
     "gelu_pytorch_tanh": _TANH,
@@ -46,7 +46,7 @@ class _Blocks(BaseModel):
         return ratio if is_exact else (self.intermediate_size + 0.5) / self.hidden_size
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Json:
         """Options of open_clip's blocks."""
         norm = {} if self.layer_norm_eps == _EPS else {"norm_kwargs": {"eps": self.layer_norm_eps}}
         return {"mlp_ratio": self.mlp_ratio, **_ACTIVATIONS[self.hidden_act], **norm}
@@ -62,7 +62,7 @@ class _Texts(_Blocks):
     vocab_size: PositiveInt
 
     @property
-    def text_cfg(self) -> dict[str, Any]:
+    def text_cfg(self) -> Json:
         """open_clip's `text_cfg`."""
         return {
             "context_length": self.max_position_embeddings,
@@ -104,7 +104,7 @@ class _Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _older_keys(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _older_keys(cls, values: Json) -> Json:
         """Read the files that transformers wrote before 4.27: there `vision_config_dict` decides all it has."""
         sections = {name: values.get(f"{name}_dict") or values.get(name) for name in ("vision_config", "text_config")}
         return {**values, **{name: section or {} for name, section in sections.items()}}
@@ -130,7 +130,7 @@ class _SiglipConfig(_Config):
 ConfigT = TypeVar("ConfigT", bound=_Config)
 
 
-def _parse(config_type: type[ConfigT], settings: Mapping[str, Any]) -> ConfigT:
+def _parse(config_type: type[ConfigT], settings: Json) -> ConfigT:
     try:
         return config_type.model_validate(settings)
     except ValidationError as error:
@@ -138,7 +138,7 @@ def _parse(config_type: type[ConfigT], settings: Mapping[str, Any]) -> ConfigT:
         raise ConfigError(f"config.json: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
 
 
-def architecture_of_clip(settings: Mapping[str, Any]) -> dict[str, Any]:
+def architecture_of_clip(settings: Json) -> Json:
     """Return open_clip's `model_cfg` for the `config.json` of a CLIPModel. Raise ConfigError for odd values."""
     config = _parse(_ClipConfig, settings)
     images = config.vision_config
@@ -157,7 +157,7 @@ def architecture_of_clip(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def architecture_of_siglip(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def architecture_of_siglip(settings: Json) -> tuple[Json, Json]:
     """Translate the `config.json` of a SiglipModel.
 
     Return open_clip's `model_cfg`, and the arguments of the image tower, see
@@ -191,7 +191,7 @@ def architecture_of_siglip(settings: Mapping[str, Any]) -> tuple[dict[str, Any],
     return architecture, tower
 
 
-def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
+def preprocess_of(images: Json, layout: str) -> Json:
     """Translate the contents of a `preprocessor_config.json` to open_clip's `preprocess_cfg`, without the size.
 
     Without contents the defaults of `transformers` hold. Raise ConfigError if a value cannot be

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract.errors import WeightsError, one_line
+from stages.contract.types import Json
 
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of an index as Hugging Face writes it: tensor -> file."""
@@ -105,7 +106,7 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Json:
     """Return the keys of a checkpoint's JSON file; empty if it is not there. Raise WeightsError for another file."""
     try:
         parsed = json.loads(file.read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
+from stages.contract.types import Sides
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import VisionTower, attend
@@ -81,7 +82,7 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
     return by_tower(tower, blocks=of_blocks, pooled=of_pool, averaged=of_mean)
 
 
-def pool_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, rois: Tensor) -> Tensor:
+def pool_boxes(patches: Tensor, grid_hw: Sides, placement: Placement, rois: Tensor) -> Tensor:
     """Return the mean direction of the patches under each box, as in CLIPSelf (arXiv 2310.01403), unit vectors (R, E).
 
     RoIAlign with one bin, several samples in it, on features of length 1.

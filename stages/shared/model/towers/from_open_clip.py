@@ -21,6 +21,7 @@ from open_clip import transformer
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
+from stages.contract.types import Json, Sides
 from stages.shared.model.towers import layers
 from stages.shared.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
@@ -42,7 +43,7 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
     open_clip's half-precision models leave in float32.
     """
     device = next(visual.parameters()).device
-    normalisation: dict[str, Any] = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
+    normalisation: Json = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         return _resnet(visual, normalisation)
     if isinstance(visual, open_clip.timm_model.TimmModel):
@@ -91,7 +92,7 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
     table = attention.positional_embedding
     side = math.isqrt(len(table) - 1)
 
-    def positions(grid_hw: tuple[int, int]) -> Tensor:
+    def positions(grid_hw: Sides) -> Tensor:
         return resize_positions(table, (side, side), grid_hw, "bilinear")
 
     # The first convolution alone has a stride and a kernel that reaches to one side, see

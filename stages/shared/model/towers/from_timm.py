@@ -15,6 +15,7 @@ from timm import layers as timm_layers
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
+from stages.contract.types import Json, Sides
 from stages.shared.model.towers import layers
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower, Turn
 from stages.shared.model.towers.tower import Placement, Tower
@@ -54,7 +55,7 @@ class _Parts:
     pool: Module  # open_clip's pool of the network's features; None where the network pools itself
     tail: tuple[layers.Layer, ...]  # the rest of open_clip's tower
     size_px: int  # side of the images
-    common: dict[str, Any]  # arguments of every kind of tower
+    common: Json  # arguments of every kind of tower
 
     def placement_of_patches(self) -> Placement:
         """Let the trunk, a transformer, take images of other sizes as timm's option does, and find its tokens."""
@@ -79,7 +80,7 @@ def _grid(parts: _Parts) -> PooledTower:
     pool = parts.pool
     q, k, v = _split(pool.qkv, 3)
 
-    def positions(grid_hw: tuple[int, int]) -> Tensor:
+    def positions(grid_hw: Sides) -> Tensor:
         table = pool.pos_embed[None]
         old_hw = list(pool.feat_size)
         resized: Tensor = timm_layers.resample_abs_pos_embed(table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1)
@@ -106,7 +107,7 @@ def _grid(parts: _Parts) -> PooledTower:
 def _turn(rope: Module, heads: int, half: bool) -> Turn:
     """Apply a rotary position embedding to keys (B, N, D) of a grid, as timm does."""
 
-    def turn(keys: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    def turn(keys: Tensor, grid_hw: Sides) -> Tensor:
         angles = rope.get_embed(list(grid_hw))
         angles = torch.cat(angles, dim=-1) if isinstance(angles, tuple) else angles
         turned: Tensor = timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)

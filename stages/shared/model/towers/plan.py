@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pydantic import ValidationError
 
 from stages.contract.errors import ConfigError
+from stages.contract.types import Json, Sides
 from stages.shared.model.config import InputSpec, TowerKind
 
 RESNET_STRIDE_PX: Final = 32  # of the tokens of CLIP's ResNets: five halvings
@@ -51,7 +51,7 @@ class TowerPlan:
         return self.size_px // self.stride_px
 
 
-def plan_of(architecture: dict[str, Any]) -> TowerPlan:
+def plan_of(architecture: Json) -> TowerPlan:
     """Plan the image tower of an open_clip configuration. Raise ConfigError, with the reason, if it does not fit.
 
     Options of a transformer that change the formulas show when it is built, see `from_open_clip`.
@@ -71,7 +71,7 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
     return TowerPlan(kind=kind, size_px=size, stride_px=stride)
 
 
-def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
+def sides_px(vision: Json) -> Sides:
     """Return the sides of images and patches of open_clip's `vision_cfg`. Raise ConfigError if they make no sense."""
     size = _side(vision.get("image_size", 224))
     if "timm_model_name" in vision:
@@ -82,7 +82,7 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
     return size, _side(vision.get("patch_size", 16))
 
 
-def input_of(preprocess: Mapping[str, Any], size_px: int, patch_px: int) -> InputSpec:
+def input_of(preprocess: Json, size_px: int, patch_px: int) -> InputSpec:
     """Return the input that open_clip's `preprocess_cfg` describes, for images and patches of these sides.
 
     Raise ConfigError if a value makes no sense.
@@ -117,7 +117,7 @@ def _import_timm() -> Any:
     return timm
 
 
-def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
+def _kind_of_timm(vision: Json) -> TowerKind:
     timm = _import_timm()
     name = str(vision["timm_model_name"])
     pool = vision.get("timm_pool", "avg")

@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from stages.contract.types import Sides
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part, gradient_at
 from stages.shared.model.towers.tower import Placement, Tower
@@ -26,7 +27,7 @@ from stages.shared.model.towers.vision import VisionTower, split_heads
 
 T = TypeVar("T")
 
-Turn = Callable[[Tensor, tuple[int, int]], Tensor]
+Turn = Callable[[Tensor, Sides], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys
 turned by their places."""
 
@@ -90,9 +91,7 @@ class AttentionPool(Part):
     residual: bool = False
     finish: Chain
 
-    def look(
-        self, tokens: Tensor, grid_hw: tuple[int, int], heads: int | None = None, ask: Ask | None = None
-    ) -> Pooling:
+    def look(self, tokens: Tensor, grid_hw: Sides, heads: int | None = None, ask: Ask | None = None) -> Pooling:
         """Pool tokens (B, T, D) of a grid; `ask` computes the attention, for other gradients."""
         z = tokens if self.norm is None else self.norm(tokens)
         query_token = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)

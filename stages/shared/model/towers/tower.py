@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stages.contract.types import Sides
 from stages.shared.model.config import TowerKind
 
 
@@ -32,7 +33,7 @@ class Placement:
         """`shift_px` as a share of a cell."""
         return self.shift_px / self.stride_px
 
-    def grid_hw(self, height_px: int, width_px: int) -> tuple[int, int]:
+    def grid_hw(self, height_px: int, width_px: int) -> Sides:
         """Return an image's rows and columns of tokens. Raise ValueError if a side is not a multiple of the stride."""
         if height_px % self.stride_px or width_px % self.stride_px:
             raise ValueError(

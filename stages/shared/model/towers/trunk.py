@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.contract.types import Sides
 from stages.shared.model.towers.layers import LayerNorm
 from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
@@ -46,14 +47,14 @@ class GridTrunk:
     """
 
     body: Callable[[Tensor], Tensor]
-    positions: Callable[[tuple[int, int]], Tensor]
+    positions: Callable[[Sides], Tensor]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the tokens (B, 1 + N, D)."""
         grid = self.body(pixels)
         return self.tokens_of(grid.flatten(2).transpose(1, 2), (grid.shape[2], grid.shape[3]))
 
-    def tokens_of(self, features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    def tokens_of(self, features: Tensor, grid_hw: Sides) -> Tensor:
         """Features of a grid (B, N, D), row by row -> tokens (B, 1 + N, D)."""
         x = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1)
         return x + self.positions(grid_hw).to(x.dtype)

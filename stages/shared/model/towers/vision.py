@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.contract.types import Sides
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.layers import LayerNorm, Linear, Part, to_float
 from stages.shared.model.towers.tower import Placement, Tower
@@ -75,7 +76,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool = Fals
 
 
 def resize_positions(
-    table: Tensor, old_hw: tuple[int, int], new_hw: tuple[int, int], mode: Literal["bicubic", "bilinear"] = "bicubic"
+    table: Tensor, old_hw: Sides, new_hw: Sides, mode: Literal["bicubic", "bilinear"] = "bicubic"
 ) -> Tensor:
     """Interpolate a position embedding (1 + old_h · old_w, D), but for the class position in front, to another grid.
 
@@ -110,7 +111,7 @@ class VisionTower(Tower):
     patch_bias: Tensor | None
     class_token: Tensor
     position_embedding: Tensor
-    grid_hw: tuple[int, int]
+    grid_hw: Sides
     ln_pre: LayerNorm | None
     blocks: tuple[Block, ...]
     ln_post: LayerNorm
@@ -129,7 +130,7 @@ class VisionTower(Tower):
         """See `Tower`."""
         return self.patch_weight.dtype
 
-    def positions(self, grid_hw: tuple[int, int]) -> Tensor:
+    def positions(self, grid_hw: Sides) -> Tensor:
         """Return the position embedding (T, D) for a grid."""
         return resize_positions(self.position_embedding, self.grid_hw, grid_hw)
 
