@@ -110,7 +110,7 @@ class FeatureCam(SingleImageExplainer[ConfigT]):
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         with torch.enable_grad():
             trace = self._trace(rgb)
-        grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        grid_hw = self.model.tower.grid_of(rgb)
         features = patches_of(trace.leaf.detach(), grid_hw)[0]
         gradients = phrase_gradients(trace.embedding, [trace.leaf], texts)
         values = [self._weigh(features, patches_of(gradient, grid_hw)[0]) for (gradient,) in gradients]
@@ -124,7 +124,7 @@ def _trace_block(walk: Walk, rgb: Tensor) -> Trace:
 
 def _trace_grid(tower: PooledTower, trunk: GridTrunk, rgb: Tensor) -> Trace:
     """Trace an image from the grid in which the convolutions of a tower's trunk end."""
-    grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+    grid_hw = tower.grid_of(rgb)
     with torch.no_grad():
         grid = trunk.body(tower.normalise(rgb).to(tower.dtype))
     leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()

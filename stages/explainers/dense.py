@@ -117,9 +117,8 @@ def second_path(
         for number, block in enumerate(exact, first):
             early = x if number == early_block else early
             z = block.ln_1(x)
-            q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
-            mixed = block.out(mixing(z, q, k, v).transpose(1, 2).flatten(2))
-            second = second + (mixed if block.ls_1 is None else mixed * block.ls_1)
+            q, k, v = block.project_heads(z)
+            second = second + block.attended(mixing(z, q, k, v).transpose(1, 2).flatten(2))
             x = block.finish(x, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         tokens = None if early is None else early[:, 1:]
         return DenseFeatures(patches=tower.head(second[:, 1:]), embedding=tower.head(x[:, 0]), tokens=tokens)
@@ -184,8 +183,8 @@ def _attend_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _pool_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
     pool = tower.pool
     tokens = tower.embed(rgb).float()
-    pooling = pool.look(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
-    v = split_heads(pool.v(tokens if pool.norm is None else pool.norm(tokens)), pool.heads)
+    pooling = pool.look(tokens, tower.grid_of(rgb))
+    v = split_heads(pool.v(pool.norm(tokens)), pool.heads)
     unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
     mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)
     values = mixed.transpose(1, 2).flatten(2)[:, pool.prefix_tokens :]

@@ -74,7 +74,7 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
         )
 
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        grid_hw = self.model.tower.grid_of(rgb)
         tokens, rest = self._parts
         with torch.no_grad():
             x, patches = tokens(rgb)

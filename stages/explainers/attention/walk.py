@@ -30,7 +30,7 @@ from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling, by_tower
-from stages.shared.model.towers.vision import VisionTower, split_heads
+from stages.shared.model.towers.vision import VisionTower, attention_weights
 
 TrunkTower = PooledTower | AveragedTower
 """A tower whose tokens leave a trunk, which is not walked."""
@@ -97,8 +97,8 @@ class Walk:
         for number, block in enumerate(self.blocks, self.first):
             early = x.detach() if number == self.early_block else early
             z = block.ln_1(x)
-            q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
-            a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+            q, k, v = block.project_heads(z)
+            a = attention_weights(q, k)
             normed.append(z)
             attention.append(a)
             x = block.finish(x, (a @ v).transpose(1, 2).flatten(2))
@@ -176,14 +176,14 @@ class Trace:
 def run_trunk(tower: TrunkTower, rgb: Tensor) -> tuple[Tensor, Tensor]:
     """Return the tokens (B, T, D) that leave the trunk, float32, and those of the patches, which are the last."""
     tokens = tower.embed(rgb).float()
-    return tokens, patches_of(tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]))
+    return tokens, patches_of(tokens, tower.grid_of(rgb))
 
 
 def trace_tower(tower: TrunkTower, rgb: Tensor, ask: Ask | None = None) -> Trace:
     """Trace one image from the tokens that leave the trunk; `ask` as in `AttentionPool.look`."""
     leaf, patches = run_trunk(tower, rgb)
-    grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-    return Trace(leaf.requires_grad_(), embedding_of(tower, leaf, grid_hw, ask), patches.detach())
+    embedding = embedding_of(tower, leaf.requires_grad_(), tower.grid_of(rgb), ask)
+    return Trace(leaf, embedding, patches.detach())
 
 
 def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: Sides, ask: Ask | None = None) -> Tensor:

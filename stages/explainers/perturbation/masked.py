@@ -98,7 +98,7 @@ class Perturbation(SingleImageExplainer[PerturbationT]):
     def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         tower = self.model.tower
         embedding, tokens = embeddings_and_tokens(tower, rgb, self.early_block)
-        rows, columns = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        rows, columns = tower.grid_of(rgb)
         values = texts.new_zeros(1, texts.shape[1], rows * columns)
         if texts.any():
             image = MaskedImage(
@@ -182,6 +182,6 @@ def embeddings_and_tokens(tower: Tower, rgb: Tensor, block: int | None = None) -
 
     def of_trunk(tower: TrunkTower) -> tuple[Tensor, Tensor | None]:
         tokens, patches = run_trunk(tower, rgb)
-        return embedding_of(tower, tokens, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])), patches
+        return embedding_of(tower, tokens, tower.grid_of(rgb)), patches
 
     return by_tower(tower, blocks=of_blocks, pooled=of_trunk, averaged=of_trunk)

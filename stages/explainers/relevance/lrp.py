@@ -44,6 +44,7 @@ from stages.explain.maps import Maps, cosines_of
 from stages.explainers.attention.walk import SingleImageExplainer, Trace, gradients_at, patches_of, trace_tower
 from stages.explainers.relevance.rules import CLAIM, ask, attend, chain_by_rules, pool_by_rules, tower_by_rules
 from stages.shared.model.clip import ClipModel
+from stages.shared.model.towers.layers import NOTHING
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower
@@ -54,7 +55,7 @@ class Propagation:
 
     def __init__(self, tower: Tower, early_block: int | None) -> None:
         self.early_block = early_block
-        self._grid_hw = tower.placement.grid_hw
+        self._grid_of = tower.grid_of
         self._forward: Callable[[Tensor], Trace] = by_tower(
             tower,
             blocks=lambda tower: partial(self._through_blocks, tower_by_rules(tower)),
@@ -74,16 +75,15 @@ class Propagation:
         starts = texts[0] / embedding.norm()
         gradients = gradients_at(trace.embedding, [trace.leaf], starts)
         signed = torch.stack([(gradient * places).sum(dim=-1) for (gradient,) in gradients], dim=2)
-        values = patches_of(signed, self._grid_hw(rgb.shape[1], rgb.shape[2])).mT
+        values = patches_of(signed, self._grid_of(rgb)).mT
         return Maps(values=values, embedding=embedding, tokens=trace.tokens)
 
     def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Trace:
         with torch.no_grad():
-            raw = replace(tower, ln_pre=None).embed(rgb).float()
-            positions = tower.positions(tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])).float()[1:]
+            raw = replace(tower, ln_pre=NOTHING).embed(rgb).float()
+            positions = tower.positions(tower.grid_of(rgb)).float()[1:]
         places = (raw[:, 1:] - positions).requires_grad_()
-        x = torch.cat([raw[:, :1], places + positions], dim=1)
-        x = x if tower.ln_pre is None else tower.ln_pre(x)
+        x = tower.ln_pre(torch.cat([raw[:, :1], places + positions], dim=1))
         tokens: Tensor | None = None
         for number, block in enumerate(tower.blocks):
             tokens = x[:, 1:].detach() if number == self.early_block else tokens

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Residual
 from stages.shared.model.towers.pooled import AttentionPool
-from stages.shared.model.towers.vision import Block, Heads, VisionTower, split_heads
+from stages.shared.model.towers.vision import Block, Heads, VisionTower, attention_weights, split_heads
 
 CLAIM: Final = (
     "layer-wise relevance propagation is claimed to be patented, and to be free of charge for personal and scientific "
@@ -101,7 +101,7 @@ def ask(query: Tensor, keys: Tensor, values: Tensor, heads: Heads) -> tuple[Tens
 def _attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
     """Return the outputs (B, Tq, D) and weights (B, H, Tq, T) of an attention."""
     queries, keys, values = (halve_gradient(split_heads(x, heads)) for x in (q, k, v))
-    weights = halve_gradient((queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(dim=-1))
+    weights = halve_gradient(attention_weights(queries, keys))
     return (weights @ values).transpose(-3, -2).flatten(-2), weights
 
 
@@ -136,7 +136,7 @@ def tower_by_rules(tower: VisionTower) -> VisionTower:
     exact = tower.float_head()
     return replace(
         exact,
-        ln_pre=None if tower.ln_pre is None else detach_norm(tower.ln_pre.float()),
+        ln_pre=layer_by_rules(tower.ln_pre.float()),
         blocks=tuple(_block_by_rules(block.float()) for block in tower.blocks),
         ln_post=detach_norm(exact.ln_post),
     )
@@ -156,7 +156,7 @@ def pool_by_rules(pool: AttentionPool) -> AttentionPool:
     exact = pool.float()
     return replace(
         exact,
-        norm=None if exact.norm is None else layer_by_rules(exact.norm),
+        norm=layer_by_rules(exact.norm),
         scale=chain_by_rules(exact.scale),
         out=layer_by_rules(exact.out),
         finish=chain_by_rules(exact.finish),

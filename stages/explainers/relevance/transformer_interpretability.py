@@ -145,15 +145,13 @@ def block_rule(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor],
     any number of times.
     """
     z = block.ln_1(x)
-    queries, keys, values = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
+    queries, keys, values = block.project_heads(z)
     o = (attention @ values).transpose(1, 2).flatten(2)
-    a = block.out(o)
-    attention_branch = a if block.ls_1 is None else a * block.ls_1
+    attention_branch = block.attended(o)
     middle = x + attention_branch
     normed = block.ln_2(middle)
     active = block.activation(block.fc(normed))
-    m = block.proj(active)
-    mlp_branch = m if block.ls_2 is None else m * block.ls_2
+    mlp_branch = block.mlp(normed)
     qkv = linear_rule(block.qkv, z)
     out = linear_rule(block.out, o)
     fc = linear_rule(block.fc, normed)

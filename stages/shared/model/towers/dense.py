@@ -71,11 +71,7 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
         x = tokens.float()
         q, k, v = last.project(x)
         token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
-        if residual:
-            patches = last.finish(x[:, 1:], v[:, 1:])
-        else:
-            values = last.out(v[:, 1:])
-            patches = values if last.ls_1 is None else values * last.ls_1
+        patches = last.finish(x[:, 1:], v[:, 1:]) if residual else last.attended(v[:, 1:])
         tokens_at_block = None if early is None else early[:, 1:]
         return DenseFeatures(patches=tower.head(patches), embedding=tower.head(token), tokens=tokens_at_block)
 

@@ -63,7 +63,7 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
         class_token=weights.cast(visual.class_embedding),
         position_embedding=weights.cast(visual.positional_embedding),
         grid_hw=(int(visual.grid_size[0]), int(visual.grid_size[1])),
-        ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else weights.norm(visual.ln_pre),
+        ln_pre=layers.NOTHING if isinstance(visual.ln_pre, nn.Identity) else weights.norm(visual.ln_pre),
         blocks=tuple(weights.block(module) for module in visual.transformer.resblocks),
         ln_post=weights.norm(visual.ln_post),
         output=weights.cast(visual.proj),
@@ -76,7 +76,7 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
     is_norm_last = visual.final_ln_after_pool
     return AveragedTower(
         placement=tower.placement,
-        trunk=BlockTrunk(tower=tower, norm=None if is_norm_last else tower.ln_post),
+        trunk=BlockTrunk(tower=tower, norm=layers.NOTHING if is_norm_last else tower.ln_post),
         finish=layers.Chain((tower.ln_post, *output) if is_norm_last else output),
         dtype=tower.dtype,
         mean=tower.mean,

@@ -194,7 +194,7 @@ def _class_token(parts: _Parts) -> PooledTower:
         heads=heads,
         latent=None,
         prefix_tokens=int(trunk.num_prefix_tokens),
-        norm=None if norms_after else layers.Chain(norm_1),
+        norm=layers.Chain(() if norms_after else norm_1),
         q=q,
         k=k,
         v=v,

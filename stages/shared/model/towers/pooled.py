@@ -23,7 +23,7 @@ from stages.contract.types import Sides
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part, gradient_at
 from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.vision import VisionTower, split_heads
+from stages.shared.model.towers.vision import VisionTower, attention_weights, split_heads
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class AttentionPool(Part):
         heads: H.
         latent: Learned query before `q` (D,). None: the first token asks, which is no patch.
         prefix_tokens: Number of the first tokens that are no patches; they are attended to, too.
-        norm: Norm of the tokens before the attention, if there is one.
+        norm: Layers of the tokens before the attention: a norm, or nothing.
         q, k, v: Projections of the tokens; `q` is None where the latent query is the query already.
         turn: Rotary position embedding of the patches' keys, if there is one.
         out: Projection of the attention's output.
@@ -81,7 +81,7 @@ class AttentionPool(Part):
     heads: int
     latent: Tensor | None
     prefix_tokens: int
-    norm: Layer | None = None
+    norm: Layer = NOTHING
     q: Linear | None
     k: Linear
     v: Linear
@@ -93,7 +93,7 @@ class AttentionPool(Part):
 
     def look(self, tokens: Tensor, grid_hw: Sides, heads: int | None = None, ask: Ask | None = None) -> Pooling:
         """Pool tokens (B, T, D) of a grid; `ask` computes the attention, for other gradients."""
-        z = tokens if self.norm is None else self.norm(tokens)
+        z = self.norm(tokens)
         query_token = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
         query = query_token if self.q is None else self.q(query_token)
         keys = self.k(z)
@@ -144,7 +144,7 @@ class AttentionPool(Part):
 
 def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
-    weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    weights = attention_weights(q, k)
     return (weights @ v).flatten(1), weights[:, :, 0]
 
 
@@ -188,7 +188,7 @@ class PooledTower(TrunkTower):
     def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
         """Pool uint8 pixels (B, height, width, 3); `heads` overrides the pool's number of heads."""
         tokens = self.embed(rgb).to(self.pool.k.weight.dtype)
-        return self.pool.look(tokens, self.placement.grid_hw(rgb.shape[1], rgb.shape[2]), heads)
+        return self.pool.look(tokens, self.grid_of(rgb), heads)
 
     def float_head(self) -> PooledTower:
         """Return the same tower with the pool and all behind it in float32."""

@@ -77,12 +77,16 @@ class Tower(ABC):
     def encode(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> embeddings (B, E), not normalised."""
 
+    def grid_of(self, rgb: Tensor) -> Sides:
+        """Return the rows and columns of tokens of images (B, height, width, 3); raise ValueError as `embed`."""
+        return self.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+
     def normalise(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> float32 (B, 3, height, width) as the model was trained on.
 
         Memory holds pixel after pixel: convolutions whose windows overlap take a quarter of the
         time then. Raises ValueError as `embed`.
         """
-        self.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        self.grid_of(rgb)
         x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32)
         return x.div(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])  # x may be the pixels

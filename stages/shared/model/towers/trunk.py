@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract.types import Sides
-from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
 
@@ -77,18 +77,17 @@ class TokenTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockTrunk:
-    """A transformer whose patches are averaged, behind a norm of every token if there is one."""
+    """A transformer whose patches are averaged, behind a norm of every token, or nothing."""
 
     tower: VisionTower
-    norm: LayerNorm | None
+    norm: Layer
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the tokens (B, N, D), without the class token."""
         x = self.tower.tokens_of(pixels)
         for block in self.tower.blocks:
             x = block(x)
-        patches = x[:, 1:]
-        return patches if self.norm is None else self.norm(patches)
+        return self.norm(x[:, 1:])
 
 
 def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor], Any]) -> Placement:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stages.contract.types import Sides
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import LayerNorm, Linear, Part, to_float
+from stages.shared.model.towers.layers import Layer, LayerNorm, Linear, Part, to_float
 from stages.shared.model.towers.tower import Placement, Tower
 
 Heads = int  # Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code
@@ -45,12 +45,25 @@ class Block(Part):
         q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
         return q, k, v
 
+    def project_heads(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens behind `ln_1` (B, T, D) -> queries, keys, values, each (B, H, T, D / H)."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(z).chunk(3, dim=-1))
+        return q, k, v
+
+    def attended(self, o: Tensor) -> Tensor:
+        """Outputs of the attention, before the projection -> what the block adds to its tokens first; (..., D)."""
+        a = self.out(o)
+        return a if self.ls_1 is None else a * self.ls_1
+
+    def mlp(self, z: Tensor) -> Tensor:
+        """Tokens behind `ln_2` -> what the block adds to its tokens then; (..., D)."""
+        m = self.proj(self.activation(self.fc(z)))
+        return m if self.ls_2 is None else m * self.ls_2
+
     def finish(self, x: Tensor, o: Tensor) -> Tensor:
         """Tokens x before the block and outputs o of its attention, before the projection -> tokens; (..., D)."""
-        a = self.out(o)
-        y = x + (a if self.ls_1 is None else a * self.ls_1)
-        m = self.proj(self.activation(self.fc(self.ln_2(y))))
-        return y + (m if self.ls_2 is None else m * self.ls_2)
+        y = x + self.attended(o)
+        return y + self.mlp(self.ln_2(y))
 
     def __call__(self, x: Tensor, heads: Heads | None = None, *, causal: bool = False) -> Tensor:
         """Send all tokens (B, T, D) through the block; `heads` overrides the number of heads."""
@@ -62,6 +75,11 @@ def split_heads(x: Tensor, heads: Heads) -> Tensor:
     """(B, T, D) -> (B, H, T, D / H)."""
     heads_apart: Tensor = x.unflatten(-1, (heads, -1))
     return heads_apart.transpose(-3, -2)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """Queries (B, H, Tq, d) and keys (B, H, T, d) -> weights (B, H, Tq, T), rows sum to 1."""
+    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool = False) -> Tensor:
@@ -101,7 +119,7 @@ class VisionTower(Tower):
         class_token: (D,).
         position_embedding: (1 + grid_h · grid_w, D), class position first.
         grid_hw: The grid of patches in training.
-        ln_pre: Norm before the blocks.
+        ln_pre: Norm before the blocks, or nothing.
         blocks: The blocks.
         ln_post: Norm of the class token behind the blocks.
         output: Projection of the class token (D, E); None: no projection.
@@ -112,7 +130,7 @@ class VisionTower(Tower):
     class_token: Tensor
     position_embedding: Tensor
     grid_hw: Sides
-    ln_pre: LayerNorm | None
+    ln_pre: Layer
     blocks: tuple[Block, ...]
     ln_post: LayerNorm
     output: Tensor | None
@@ -144,7 +162,7 @@ class VisionTower(Tower):
         grid_hw = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)
-        return x if self.ln_pre is None else self.ln_pre(x)
+        return self.ln_pre(x)
 
     def tokens_before(self, rgb: Tensor, number: int, early_number: int | None = None) -> tuple[Tensor, Tensor | None]:
         """uint8 pixels (B, height, width, 3) -> tokens (B, T, D) before a block, and before an earlier one.
