@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from stages.contract.kinds import KindTable, with_absolute_files
-from stages.contract.records import Record
+from stages.contract.masks import rle_area_px, rle_box_xywh_px
+from stages.contract.records import Record, Region, Rle
 from stages.contract.stage import Stage
 from stages.contract.types import Json
 from stages.shared.model.config import ModelConfig
@@ -26,6 +27,18 @@ class OtherModel(NamedTuple):
 
     name: str
     fingerprint: str
+
+
+def region_of_mask(phrase_index: int, mask: Rle, score: float, similarity: float = 0.0) -> Region:
+    """Return a region with the box of its mask; a similarity of 0 is not measured."""
+    return Region(
+        phrase_index=phrase_index,
+        box_xywh_px=rle_box_xywh_px(mask),
+        mask=mask,
+        area_px=rle_area_px(mask),
+        score=score,
+        similarity=similarity,
+    )
 
 
 class RegionSourceConfig(BaseModel):

@@ -14,10 +14,10 @@ from pydantic import Field
 
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
-from stages.contract.masks import decode_mask, encode_box, encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.masks import decode_mask, encode_box, encode_mask
 from stages.contract.records import Record, Region, Rle
 from stages.contract.types import PixelBox, Sides
-from stages.regions.source import RegionSource, RegionSourceConfig
+from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
 from stages.truth import read_truth
 from stages.truth.coco import read_detections
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
@@ -107,13 +107,8 @@ class BoxSource(RegionSource[BoxSourceConfig]):
         for target in image.targets:
             indices = mentions_of(target, record.sample.captions, record.phrases)
             for mask, score in _masks_of(target, size_hw) if indices else ():
-                box = rle_box_xywh_px(mask)
-                area = rle_area_px(mask)
-                for index in indices:
-                    region = Region(
-                        phrase_index=index, box_xywh_px=box, mask=mask, area_px=area, score=score, similarity=0.0
-                    )
-                    regions.setdefault((index, box), region)
+                for region in (region_of_mask(index, mask, score) for index in indices):
+                    regions.setdefault((region.phrase_index, region.box_xywh_px), region)
         ordered = sorted(regions.values(), key=lambda region: (region.phrase_index, -region.score))
         return replace(record, regions=tuple(ordered))
 

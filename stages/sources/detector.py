@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import cv2
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
-from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.masks import encode_box, encode_mask
 from stages.contract.records import Phrase, Pixels, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
 from stages.contract.types import Json, Sides
-from stages.regions.source import OtherModel, RegionSource, RegionSourceConfig
-from stages.shared.model.config import Precision, about
+from stages.regions.source import OtherModel, RegionSource, RegionSourceConfig, region_of_mask
+from stages.shared.model.config import Precision, about, absolute_model
 
 if TYPE_CHECKING:
     from stages.shared.model.detector import BoxesByPhrase, DetectedBox, Detector, PromptedImage
@@ -32,7 +31,7 @@ class DetectorSourceConfig(RegionSourceConfig):
     """A detector, and the boxes that count."""
 
     kind: Literal["detector"] = "detector"
-    detector: str = Field(
+    detector: Annotated[str, AfterValidator(absolute_model)] = Field(
         description="A folder, or a repository of the hub as IDEA-Research/grounding-dino-base: Grounding DINO, "
         "MM-Grounding-DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3.",
     )
@@ -45,14 +44,6 @@ class DetectorSourceConfig(RegionSourceConfig):
     def decides_scores(self) -> Json:
         """See `RegionSourceConfig.decides_scores`. The weights identify the detector, not its folder."""
         return self.model_dump(mode="json", exclude={"detector"})
-
-    @field_validator("detector")
-    @classmethod
-    def _absolute(cls, detector: str) -> str:
-        """Make a path absolute: workers have another current folder."""
-        path = Path(detector).expanduser()
-        is_path = detector.startswith(("/", "./", "../", "~")) or path.exists()
-        return str(path.absolute()) if is_path else detector
 
 
 class DetectorSource(RegionSource[DetectorSourceConfig]):
@@ -148,14 +139,7 @@ def _regions_of(record: Record, boxes: BoxesByPhrase) -> Iterator[Region]:
     masks = {text: [_mask_of(detection, size_hw) for detection in phrase_boxes] for text, phrase_boxes in boxes.items()}
     for index, phrase in enumerate(record.phrases):
         for detection, mask in zip(boxes[phrase.text], masks[phrase.text], strict=True):
-            yield Region(
-                phrase_index=index,
-                box_xywh_px=rle_box_xywh_px(mask),
-                mask=mask,
-                area_px=rle_area_px(mask),
-                score=detection.score,
-                similarity=0.0,
-            )
+            yield region_of_mask(index, mask, detection.score)
 
 
 def _mask_of(detection: DetectedBox, size_hw: Sides) -> Rle:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.masks import encode_box, encode_mask
 from stages.contract.records import Phrase, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
 from stages.contract.types import Json, PixelBox, Rgb, Sides, Vectors
 from stages.phrases.filters import normalise
-from stages.regions.source import RegionSource, RegionSourceConfig
+from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import TextCache
@@ -213,16 +213,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
             regions = regions_of.setdefault(texts[best[number]], [])
             if self.config.per_phrase is None or len(regions) < self.config.per_phrase:
                 mask = _mask_of(candidates[number], canvas, (record.height_px, record.width_px))
-                regions.append(
-                    Region(
-                        phrase_index=0,
-                        box_xywh_px=rle_box_xywh_px(mask),
-                        mask=mask,
-                        area_px=rle_area_px(mask),
-                        score=min(1.0, max(0.0, share[number])),
-                        similarity=min(1.0, max(-1.0, cosine[number])),
-                    )
-                )
+                similarity = min(1.0, max(-1.0, cosine[number]))
+                regions.append(region_of_mask(0, mask, min(1.0, max(0.0, share[number])), similarity))
         concepts = [self._pool[text] for text in regions_of if text not in caption_texts]
         phrases = (*record.phrases, *concepts)
         regions = [

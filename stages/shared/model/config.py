@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from stages.contract.errors import ConfigError, WeightsError
@@ -32,6 +32,8 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 }
 """Kind -> what such a tower has."""
 
+_WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
+
 _NO_MODEL_GIVEN: Final = """no model is given. It is one of
   photo                         a small model for photographs, in the repository of phrasebox
   ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
@@ -47,6 +49,19 @@ def about(key: str) -> Iterator[None]:
     except (ConfigError, WeightsError) as error:
         error.key = error.key or key
         raise
+
+
+def absolute_model(name: str) -> str:
+    """Return the name of a model; of a path the absolute one, since workers have another current folder."""
+    return str(Path(name).expanduser().absolute()) if _is_path(name) else name
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name is the path of a checkpoint: it looks like one, or exists."""
+    if name in OWN_MODELS:
+        return False
+    looks_like_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+    return looks_like_path or name.endswith(_WEIGHT_SUFFIXES) or Path(name).exists()
 
 
 class ModelConfig(BaseModel):
@@ -144,7 +159,7 @@ class SegmenterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str | None = Field(
+    model: Annotated[str, AfterValidator(absolute_model)] | None = Field(
         default=None,
         description="A folder as transformers writes it, with safetensors, or such a repository of the Hugging Face "
         "hub, as facebook/sam-vit-base: SAM, HQ-SAM, SAM 2 and 2.1, EdgeTAM or SAM 3's tracker.",
@@ -161,12 +176,6 @@ class SegmenterConfig(BaseModel):
     batch_size: int | None = Field(
         default=None, ge=1, le=256, description="Images that are encoded together. None: 1 on a CPU, 8 on a GPU."
     )
-
-    @field_validator("model")
-    @classmethod
-    def _absolute(cls, model: str | None) -> str | None:
-        """Make a path absolute: workers have another current folder."""
-        return str(Path(model).expanduser().absolute()) if model and _is_path(model) else model
 
 
 def check_model_files(config: ModelConfig) -> None:
@@ -223,17 +232,6 @@ def _explain_missing_weights(name: str) -> str:
         f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: {tags}, ...) or model.weights=FILE; "
         "or name a file or folder that is there"
     )
-
-
-_WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
-
-
-def _is_path(name: str) -> bool:
-    """Return whether a name is the path of a checkpoint: it looks like one, or exists."""
-    if name in OWN_MODELS:
-        return False
-    looks_like_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-    return looks_like_path or name.endswith(_WEIGHT_SUFFIXES) or Path(name).exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)  # of pydantic, which checks the values
