@@ -18,11 +18,12 @@ one bad row "FILE:footer", unless no file is readable.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -116,21 +117,17 @@ class ParquetReader(Reader):
             yield from unique_samples(self._items(piece), piece)
 
     def _items(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
-        number = end = piece.first_row
         with _open(piece.url) as file:
             columns = Columns.of(file.schema_arrow, self.config, piece.url)
             fields = columns.fields.model_copy(update={"turns": self.config.turns})
             parser = RowParser(fields=fields, image_root=self.rows.image_root)
-            for group in range(piece.start, piece.stop or file.num_row_groups):
-                end += file.metadata.row_group(group).num_rows
-                try:
-                    for row in _rows(file, group, columns.names, _BATCH_ROWS):
-                        yield _item(row, columns, parser, piece, number)
-                        number += 1
-                except RowFault as fault:
-                    for bad_number in range(number, end):
-                        yield bad_row(safe_place(piece.name, bad_number), fault)
-                number = end
+            groups = range(piece.start, piece.stop or file.num_row_groups)
+            rows = _rows(file, groups, columns.names, _BATCH_ROWS)
+            for number, row in enumerate(rows, start=piece.first_row):
+                if isinstance(row, RowFault):
+                    yield bad_row(safe_place(piece.name, number), row)
+                else:
+                    yield _item(row, columns, parser, piece, number)
 
     def _footer(self, file: SourceFile) -> _Footer:
         try:
@@ -192,39 +189,27 @@ def _damage(prefix: str = "") -> Iterator[None]:
         raise RowFault("bad_row", f"{prefix}{one_line(error)}") from error
 
 
-def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[Json]:
-    """The rows of a row group by column name, read `batch_rows` at a time.
-
-    Raise RowFault for damage.
-    """
-    batches = file.iter_batches(
-        batch_size=batch_rows,
-        row_groups=[group],
-        columns=names,
-        use_threads=False,
-    )
-    while True:
-        with _damage(f"row group {group} is damaged: "):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        table = [values_of(batch.column(name)) for name in names]
-        for values in zip(*table, strict=True):
-            yield dict(zip(names, values, strict=True))
+def _rows(file: Any, groups: Iterable[int], names: list[str], batch_rows: int) -> Iterator[Json | RowFault]:
+    """The rows of row groups by column name; those behind damage in their group are faults."""
+    for group in groups:
+        remaining = file.metadata.row_group(group).num_rows
+        try:
+            with _damage(f"row group {group} is damaged: "):
+                for batch in file.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
+                    table = [values_of(batch.column(name)) for name in names]
+                    for values in zip(*table, strict=True):
+                        yield dict(zip(names, values, strict=True))
+                        remaining -= 1
+        except RowFault as fault:
+            yield from repeat(fault, remaining)
 
 
 def _ids(file: Any, columns: Columns, name: str) -> Iterator[str]:
     """The ids of the rows of a file; rows of a damaged row group have their places."""
     parser = RowParser(fields=columns.fields, image_root=None)
-    number = end = 0
-    for group in range(file.num_row_groups):
-        end += file.metadata.row_group(group).num_rows
-        with suppress(RowFault):
-            for row in _rows(file, group, columns.id_columns, _ID_BATCH_ROWS):
-                yield parser.id_of(row, columns.default_id(row, name, safe_place(name, number)))
-                number += 1
-        yield from (safe_place(name, place) for place in range(number, end))
-        number = end
+    for number, row in enumerate(_rows(file, range(file.num_row_groups), columns.id_columns, _ID_BATCH_ROWS)):
+        place = safe_place(name, number)
+        yield place if isinstance(row, RowFault) else parser.id_of(row, columns.default_id(row, name, place))
 
 
 def _cut(file: SourceFile, footer: _Footer, piece_size: int) -> Iterator[Piece]:
