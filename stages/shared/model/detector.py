@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -24,7 +23,7 @@ from torchvision.ops import box_convert, nms
 from stages.contract.geometry import Box
 from stages.contract.types import Plane, Rgb
 from stages.shared.model.device import PRECISIONS, to_device
-from stages.shared.model.hugging_face import check_transformers, identify_model, load_model
+from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 
 KINDS: Final = ("grounding-dino", "mm-grounding-dino", "omdet-turbo", "owlv2", "owlvit", "sam3", "sam3_video")
 """The `model_type` of a `config.json`. Of SAM 3's video model the image's part is used."""
@@ -78,14 +77,8 @@ class DetectedBox:
 BoxesByPhrase = dict[str, list[DetectedBox]]
 
 
-class Detector(ABC):
-    """A model of transformers with its processor, which computes in `precision`."""
-
-    def __init__(self, model: Any, processor: Any, precision: torch.dtype = torch.float32) -> None:
-        self._model = model
-        self._processor = processor
-        self._precision = precision
-        self.device: torch.device = model.device
+class Detector(ProcessedModel, ABC):
+    """A model that finds phrases."""
 
     @abstractmethod
     def detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
@@ -99,10 +92,6 @@ class Detector(ABC):
         """Return the inputs of a model that takes several phrases for each image."""
         texts = [list(image.choices) for image in images]
         return self._inputs(images=[image.rgb for image in images], text=texts, **settings)
-
-    def _computing(self) -> AbstractContextManager[object]:
-        is_half = self._precision != torch.float32
-        return torch.autocast(self.device.type, self._precision, enabled=is_half)
 
 
 class BoxDetector(Detector):
@@ -134,14 +123,19 @@ class OwlDetector(BoxDetector):
         is_padded = self._model.config.model_type == "owlv2"  # to a square, below and on the right
         answers = []
         for image, logits, boxes in zip(images, output.logits, output.pred_boxes, strict=True):
-            scores = logits.float().sigmoid().T[: len(image.choices)]
             corners = box_convert(boxes.float(), "cxcywh", "xyxy")
             if is_padded:
                 height, width = image.rgb.shape[:2]
                 side = max(height, width)
                 corners = corners * corners.new_tensor([side / width, side / height] * 2)
-            answers.append((corners.expand(len(image.choices), -1, -1), scores))
+            answers.append(_for_each_phrase(image, corners, logits))
         return answers
+
+
+def _for_each_phrase(image: PromptedImage, corners: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (N, 4), and logits (N, at least P) -> the boxes (P, N, 4) and scores (P, N) of the phrases of an image."""
+    count = len(image.choices)
+    return corners.expand(count, -1, -1), logits.float().sigmoid().T[:count]
 
 
 class OmDetDetector(BoxDetector):
@@ -151,7 +145,7 @@ class OmDetDetector(BoxDetector):
         output = self._model(**self._prompts(images))
         boxes = box_convert(output.decoder_coord_logits.float(), "cxcywh", "xyxy")
         return [
-            (corners.expand(len(image.choices), -1, -1), logits.float().sigmoid().T[: len(image.choices)])
+            _for_each_phrase(image, corners, logits)
             for image, corners, logits in zip(images, boxes, output.decoder_class_logits, strict=True)
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,19 @@ REPOSITORY: Final = r"[\w.-]+/[\w.-]+"
 
 _PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
 _SETTINGS: Final = ("config.json", *_PROCESSORS, "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
+
+
+class ProcessedModel:
+    """A model of transformers with its processor. Passes in `_computing` have its precision."""
+
+    def __init__(self, model: Any, processor: Any, precision: torch.dtype = torch.float32) -> None:
+        self._model = model
+        self._processor = processor
+        self._precision = precision
+        self.device: torch.device = model.device
+
+    def _computing(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32)
 
 
 def check_transformers(setting: str, extra: str) -> None:

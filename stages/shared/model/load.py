@@ -10,9 +10,9 @@ import torch
 
 from stages.contract.errors import ConfigError
 from stages.shared.model import hub
-from stages.shared.model.catalog import find_weights
 from stages.shared.model.clip import ClipModel, TextEncoder
-from stages.shared.model.config import AUTO, InputSpec, PrecisionChoice
+from stages.shared.model.config import AUTO, InputSpec, ModelConfig, PrecisionChoice
+from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelDescription
 from stages.shared.model.device import (
     PRECISIONS,
@@ -54,8 +54,8 @@ def load(
     warn_of_slow_precision(chosen_precision, place)
     if threads is not None and place.type == "cpu":
         torch.set_num_threads(threads)
-    if description.is_bundled:  # A worker on another machine may have the files elsewhere.
-        description = _find_bundled(description)
+    if description.is_bundled:  # a worker on another machine may have the files elsewhere
+        description = describe(ModelConfig(name=description.name))
     module = module_of(description).requires_grad_(False)
     with moving_to_device(description.name):
         clip = from_open_clip(
@@ -67,18 +67,6 @@ def load(
         )
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, chosen_precision)
     return clip
-
-
-def _find_bundled(description: ModelDescription) -> ModelDescription:
-    """Return the description with the files of this installation, verified."""
-    folder = find_weights(description.name)
-    weights = description.weights
-    vocabulary = description.vocabulary
-    return replace(
-        description,
-        weights=None if weights is None else folder / weights.name,
-        vocabulary=None if vocabulary is None else folder / vocabulary.name,
-    )
 
 
 def from_open_clip(

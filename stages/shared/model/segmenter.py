@@ -18,7 +18,7 @@ from stages.contract.geometry import Box
 from stages.contract.types import Json, Plane, Rgb, Sides
 from stages.shared.model.config import SegmenterConfig, about
 from stages.shared.model.device import PRECISIONS, to_device
-from stages.shared.model.hugging_face import check_transformers, identify_model, load_model
+from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 
 KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video", "sam3_tracker", "sam3_video")
 """The `model_type` of a `config.json`. Of a video model the image's part is used."""
@@ -67,17 +67,11 @@ class EncoderInput:
         return field
 
 
-class Segmenter:
+class Segmenter(ProcessedModel):
     """One of transformers' models for mask generation, in evaluation mode, with its image processor.
 
     The image encoder computes in `precision`, all else in fp32.
     """
-
-    def __init__(self, model: Any, processor: Any, precision: torch.dtype = torch.float32) -> None:
-        self._model = model
-        self._processor = processor
-        self._precision = precision
-        self.device: torch.device = model.device
 
     def prepare(self, rgb: Rgb) -> EncoderInput:
         """Resize and normalise an image, uint8 (H, W, 3), on the host."""
@@ -91,7 +85,7 @@ class Segmenter:
     def encode(self, images: Sequence[EncoderInput]) -> Json:
         """Start encoding a batch of images. A GPU computes while the caller goes on, until `masks` waits for it."""
         pixels = to_device(torch.stack([image.pixels for image in images]), self.device)
-        with torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32):
+        with self._computing():
             embeddings = self._model.get_image_embeddings(pixels)
         # HQ-SAM's decoder looks at earlier features, too.
         names = ("image_embeddings", "intermediate_embeddings")
