@@ -29,6 +29,7 @@ from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.learned_box import EVIDENCE, BoxFit
 from stages.regions.thresholds import FittedCut
 from stages.shared.fits import Number, Regression
+from stages.shared.json_files import first_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,9 +224,7 @@ def calibration_of(content: str | bytes, path: object) -> Calibration:
     try:
         return Calibration.model_validate_json(content)
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ": ".join([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")])
         raise ConfigError(
-            f"{path} is no calibration of this version, phrasebox calibrate makes one: {place}",
+            f"{path} is no calibration of this version, phrasebox calibrate makes one: {first_problem(error)}",
             key="regions.calibration",
         ) from error

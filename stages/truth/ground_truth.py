@@ -7,11 +7,12 @@ misprints. The two captions still match.
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -32,7 +33,6 @@ SAME_WORD: Final = 0.6
 """The same for two spellings of a word: "grey" and "gray" have 0.75, "blue" and "red" less than 0.3."""
 
 Source = TypeVar("Source")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,27 +143,18 @@ class TruthImage:
         )
 
 
-class ImagesOnDemand(Mapping[str, Value], Generic[Source, Value]):
+class ImagesOnDemand(UserDict[str, Any]):
     """Values by file name, made from their sources at each look-up: a dataset rarely has all images.
 
     A look-up raises the errors of `make`.
     """
 
-    def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], Value]) -> None:
-        self._sources = sources
+    def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], Any]) -> None:
+        super().__init__(sources)
         self._make = make
 
-    def __getitem__(self, file_name: str) -> Value:
-        return self._make(self._sources[file_name])
-
-    def __contains__(self, file_name: object) -> bool:
-        return file_name in self._sources
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)
+    def __getitem__(self, file_name: str) -> Any:
+        return self._make(self.data[file_name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, PositiveInt, ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
 from stages.contract.types import Json
+from stages.shared.json_files import first_problem
 from stages.shared.model.checkpoints.layouts import SIGLIP
 
 RESAMPLE: Final = {2: "bilinear", 3: "bicubic"}
@@ -134,8 +135,7 @@ def _parse(config_type: type[ConfigT], settings: Json) -> ConfigT:
     try:
         return config_type.model_validate(settings)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(f"config.json: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        raise ConfigError(f"config.json: {first_problem(error)}") from error
 
 
 def architecture_of_clip(settings: Json) -> Json:
