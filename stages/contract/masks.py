@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 from stages.contract.geometry import Box
 from stages.contract.records import Rle
-from stages.contract.types import Json, PixelBox, Sides
+from stages.contract.types import Integers, Json, PixelBox, Sides
 
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
 
@@ -40,7 +40,7 @@ def encode_mask(mask: Mask) -> Rle:
     return _from_coco(coco_mask.encode(np.asfortranarray(_as_ones(mask))))
 
 
-def encode_edges(edges: NDArray[np.int64], size_hw: Sides) -> Rle:
+def encode_edges(edges: Integers, size_hw: Sides) -> Rle:
     """Return the code of a mask without an image-sized array.
 
     Args:
@@ -106,9 +106,7 @@ def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: Sides) -> Rle:
     return _from_coco(coco_mask.merge(coco_mask.frPyObjects(coco_polygons, *size_hw)))
 
 
-def run_ends(
-    text: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def run_ends(text: NDArray[np.uint8], offsets: Integers, pixels: Integers) -> tuple[Integers, Integers]:
     """Return the ends of the runs of many masks. pycocotools cannot do that, and reads beyond the end of damaged text.
 
     Args:
@@ -150,14 +148,14 @@ def run_ends(
     return ends, starts
 
 
-def _sums_within(values: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _sums_within(values: Integers, lengths: Integers) -> Integers:
     """Return running sums that begin anew in each stretch of these lengths."""
     sums = np.concatenate([[0], np.cumsum(values)])
-    within: NDArray[np.int64] = sums[1:] - np.repeat(sums[np.cumsum(lengths) - lengths], lengths)
+    within: Integers = sums[1:] - np.repeat(sums[np.cumsum(lengths) - lengths], lengths)
     return within
 
 
-def decode_runs(rle: Rle) -> NDArray[np.int64]:
+def decode_runs(rle: Rle) -> Integers:
     """Return COCO's integer counts, which some tools read instead of the text.
 
     Raise ValueError as `run_ends`.
@@ -246,7 +244,7 @@ def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[floa
     return sorted(outer), sum(depth == 1 for _, depth in rings)
 
 
-def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.int64], int]]:
+def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[Integers, int]]:
     """Return all outlines of a mask with their depth: 0 for outer ones, 1 for their holes, 2 for islands therein, ...
 
     The vertices (n, 2) are x, y of pixel *corners*: a one-pixel mask is a square of side 1. See

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.contract.errors import RowError
-from stages.contract.types import Plane, Rgb, Sides
+from stages.contract.types import Integers, Plane, Rgb, Sides
 
 ID_BITS: Final = 53  # JSON readers and COCOeval hold ids in doubles
 
@@ -53,7 +52,7 @@ def is_id_of(number: int, text: str) -> bool:
     return any(number == stable_id(text, attempt) for attempt in range(_MOST_ATTEMPTS))
 
 
-def is_among(value: int, ordered: NDArray[np.int64]) -> bool:
+def is_among(value: int, ordered: Integers) -> bool:
     """Return whether a number is one of sorted numbers."""
     index = int(ordered.searchsorted(value))
     return index < len(ordered) and int(ordered[index]) == value

@@ -13,6 +13,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.types import Integers
+
 PRECISIONS: Final = (0.5, 0.6, 0.7, 0.8)
 """Precisions that tables show, ascending."""
 
@@ -65,7 +67,7 @@ class ScoreRanking:
     """
 
     scores: NDArray[np.float64]
-    regions: NDArray[np.int64]
+    regions: Integers
     precisions: NDArray[np.float64]
 
     @classmethod
@@ -75,7 +77,7 @@ class ScoreRanking:
         return cls.of_different(different[::-1], counts[::-1])
 
     @classmethod
-    def of_different(cls, scores: NDArray[np.float32], counts: NDArray[np.int64]) -> Self:
+    def of_different(cls, scores: NDArray[np.float32], counts: Integers) -> Self:
         """Take different scores (n,), highest first, and the number of regions with each."""
         regions = np.cumsum(counts)
         descending = scores.astype(np.float64)

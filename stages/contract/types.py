@@ -16,6 +16,8 @@ Sides = tuple[int, int]
 PixelBox = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole pixels, half open."""
 
+Integers = NDArray[np.int64]
+
 Rgb = NDArray[np.uint8]
 """Pixels (H, W, 3)."""
 

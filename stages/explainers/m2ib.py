@@ -37,6 +37,7 @@ from stages.explain.config import ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk
 from stages.shared.model.clip import ClipModel
+from stages.shared.model.towers.layers import TensorFunction
 from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.vision import VisionTower
 
@@ -130,7 +131,7 @@ class Bottleneck:
     samples: int = 10
     variance: float = 1.0
 
-    def fit(self, x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    def fit(self, x: Tensor, score: TensorFunction) -> Tensor:
         """Return a of the module's formula (T, D), for tokens (T, D) and their score, (S, T, D) -> (S,)."""
         generator = torch.Generator().manual_seed(0)
         with torch.enable_grad():
@@ -141,7 +142,7 @@ class Bottleneck:
                 adam.step()
         return a.detach()
 
-    def objective(self, x: Tensor, a: Tensor, score: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
+    def objective(self, x: Tensor, a: Tensor, score: TensorFunction, generator: torch.Generator) -> Tensor:
         """Return L of the module's formula, with fresh noise."""
         noise = torch.randn(self.samples // 2, *x.shape, generator=generator).to(x.device)
         half = noise * self.variance**0.5

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, stable_key
-from stages.contract.types import Json
+from stages.contract.types import Integers, Json
 from stages.phrases.filters import normalise
 from stages.shared.json_files import first_problem
 
@@ -60,8 +59,8 @@ class PrecomputedPhrases:
     """
 
     path: Path
-    keys: NDArray[np.int64]
-    starts: NDArray[np.int64]
+    keys: Integers
+    starts: Integers
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -53,6 +53,9 @@ class Candidate(NamedTuple):
     head: int
 
 
+Candidates = list[Candidate]
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedCaption:
     """The columns of a parsed caption, with one entry per token in every list.
@@ -95,7 +98,7 @@ class ParsedCaption:
             end += 1
         return start, end
 
-    def noun_phrases(self) -> list[Candidate]:
+    def noun_phrases(self) -> Candidates:
         """Return the parser's own noun phrases, in order, without overlap."""
         return [Candidate(chunk.start, chunk.end, chunk.end - 1) for chunk in self.doc.noun_chunks]
 
@@ -120,14 +123,14 @@ def _correct_tags(tags: list[str], words: list[str]) -> list[str]:
     return tags
 
 
-Repair = Callable[[ParsedCaption, list[Candidate], WordLists], list[Candidate]]
+Repair = Callable[[ParsedCaption, Candidates, WordLists], Candidates]
 
 
 def join_compounds(
     caption: ParsedCaption,
-    candidates: list[Candidate],
+    candidates: Candidates,
     lists: WordLists,
-) -> list[Candidate]:
+) -> Candidates:
     """Make a run of nouns one compound, and leave no noun alone. +0.3.
 
     The parser ends "safety | vests" and "three band | members" at the first noun when it takes
@@ -158,9 +161,9 @@ def join_compounds(
 
 def join_hyphenated(
     caption: ParsedCaption,
-    candidates: list[Candidate],
+    candidates: Candidates,
     lists: WordLists,
-) -> list[Candidate]:
+) -> Candidates:
     """Treat a hyphenated word as one: "mini-trampoline" is not "trampoline", "off-camera" is not a camera. +0.05.
 
     A hyphenated word with a preposition or an adverb inside is an adverb itself
@@ -169,7 +172,7 @@ def join_hyphenated(
     tags = caption.tags
     if "HYPH" not in tags:
         return candidates
-    phrases: list[Candidate] = []
+    phrases: Candidates = []
     for candidate in candidates:
         first, word_end = caption.hyphen_range(candidate.start)
         end = caption.hyphen_range(candidate.end - 1)[1]
@@ -183,9 +186,9 @@ def join_hyphenated(
 
 def add_articles(
     caption: ParsedCaption,
-    candidates: list[Candidate],
+    candidates: Candidates,
     lists: WordLists,
-) -> list[Candidate]:
+) -> Candidates:
     """Add an article that belongs to no phrase to the next phrase. +0.02: rare in Flickr30k, usual in product captions.
 
     The parser leaves out modifiers that it takes for verbs or attaches to other words: "a |
@@ -207,16 +210,16 @@ def add_articles(
 
 def split_at_boundaries(
     caption: ParsedCaption,
-    candidates: list[Candidate],
+    candidates: Candidates,
     lists: WordLists,
-) -> list[Candidate]:
+) -> Candidates:
     """Split where a noun phrase cannot continue, and drop what it cannot begin with. +0.2.
 
     A full stop, colon or bracket ends a phrase; a determiner begins one ("snow a dog"); a
     participle behind a noun is a verb with its object ("boy | holding | pool cue"); behind
     "noun and" an adjective begins the next phrase ("olive vest | and | black boots").
     """
-    phrases: list[Candidate] = []
+    phrases: Candidates = []
     for candidate in candidates:
         start = candidate.start
         for index in range(candidate.start + 1, candidate.end):
@@ -253,7 +256,7 @@ def _border(
     return None
 
 
-def _add_trimmed(caption: ParsedCaption, phrases: list[Candidate], start: int, end: int) -> None:
+def _add_trimmed(caption: ParsedCaption, phrases: Candidates, start: int, end: int) -> None:
     while start < end and caption.tags[start] in _NO_START_TAGS:
         start += 1
     last = end
@@ -267,11 +270,11 @@ def _add_trimmed(caption: ParsedCaption, phrases: list[Candidate], start: int, e
 
 def cut_verbs(
     caption: ParsedCaption,
-    candidates: list[Candidate],
+    candidates: Candidates,
     lists: WordLists,
-) -> list[Candidate]:
+) -> Candidates:
     """Cut off the verb that was taken for the last noun of its subject: "a man in a red hat | talks". +1.3."""
-    phrases: list[Candidate] = []
+    phrases: Candidates = []
     for start, end, head in candidates:
         last = end
         if end - start >= 2 and _ends_in_verb(caption, start, end, lists):
@@ -307,9 +310,9 @@ def _ends_in_verb(caption: ParsedCaption, start: int, end: int, lists: WordLists
 
 def add_colours(
     caption: ParsedCaption,
-    candidates: list[Candidate],
+    candidates: Candidates,
     lists: WordLists,
-) -> list[Candidate]:
+) -> Candidates:
     """Treat a colour that is worn as clothing: "a man in black", "dressed in red and white". +0.2."""
     words = caption.words
     tags = caption.tags
@@ -336,9 +339,9 @@ def add_colours(
 
 def add_numbers(
     caption: ParsedCaption,
-    candidates: list[Candidate],
+    candidates: Candidates,
     lists: WordLists,
-) -> list[Candidate]:
+) -> Candidates:
     """Add the number behind its noun: "the number 8", "table 11". +0.1."""
     tags = caption.tags
     if "CD" not in tags:
@@ -366,7 +369,7 @@ REPAIRS: Final[tuple[Repair, ...]] = (
 """The order matters: compounds are joined before boundaries split them, and verbs are cut from the rest."""
 
 
-def repair_noun_phrases(caption: ParsedCaption, lists: WordLists) -> list[Candidate]:
+def repair_noun_phrases(caption: ParsedCaption, lists: WordLists) -> Candidates:
     """Return the parser's noun phrases after all repairs, in order, without overlap."""
     candidates = caption.noun_phrases()
     for repair in REPAIRS:

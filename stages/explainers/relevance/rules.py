@@ -23,14 +23,13 @@ Biases and softmax keep relevance: the sum over all inputs is the score less the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Residual
+from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Residual, TensorFunction
 from stages.shared.model.towers.pooled import AttentionPool
 from stages.shared.model.towers.vision import Block, Heads, VisionTower, attention_weights, split_heads
 
@@ -75,7 +74,7 @@ def halve_gradient(x: Tensor) -> Tensor:
     return half + half.detach()
 
 
-def detach_gate(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def detach_gate(function: TensorFunction) -> TensorFunction:
     """Return the same activation, as its input times a gate that has no gradient."""
 
     def activation(x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from torch import Tensor
 from stages.explain.config import ExplainerConfig
 from stages.explainers.attention.walk import BlockTensors, Walker, phrase_gradients
 from stages.explainers.relevance.rules import CLAIM
-from stages.shared.model.towers.layers import Linear
+from stages.shared.model.towers.layers import Linear, TensorFunction
 from stages.shared.model.towers.vision import Block, split_heads
 
 _TINY: Final = 1e-9
@@ -103,7 +103,7 @@ def divide_by_total(relevance: Tensor, total: Tensor) -> Tensor:
     return torch.where(total == 0, 0.0, relevance / torch.where(safe == 0, _TINY, safe))
 
 
-def linear_rule(linear: Linear, x: Tensor) -> Callable[[Tensor], Tensor]:
+def linear_rule(linear: Linear, x: Tensor) -> TensorFunction:
     """Return the rule of a linear layer with the input x (1, T, in): relevance (1, T, out) -> (1, T, in)."""
     weight = linear.weight
     total = x.clamp(min=0) @ weight.clamp(min=0).T + x.clamp(max=0) @ weight.clamp(max=0).T

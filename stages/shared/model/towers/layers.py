@@ -14,6 +14,9 @@ from torch import Tensor
 PartT = TypeVar("PartT")
 
 
+TensorFunction = Callable[[Tensor], Tensor]
+
+
 def to_float(part: PartT) -> PartT:
     """Return any part of a tower with float32 weights; weights of 16 bits stay rounded."""
     converted: Any = part
@@ -26,7 +29,7 @@ def to_float(part: PartT) -> PartT:
     return cast("PartT", converted)
 
 
-def gradient_at(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Tensor:
+def gradient_at(function: TensorFunction, x: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradients (B, P, D) at a vector of each image, x (B, D), given those at `function(x)`, (B, P, E).
 
     The function gets a copy of the vector for each of the P phrases, (B, P, D), which keeps
@@ -88,7 +91,7 @@ class Linear(Layer):
 class Activation(Layer):
     """A function of single numbers, such as GELU."""
 
-    function: Callable[[Tensor], Tensor]
+    function: TensorFunction
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Layer`."""

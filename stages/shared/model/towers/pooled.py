@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stages.contract.types import Sides
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part, gradient_at
+from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part, TensorFunction, gradient_at
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import VisionTower, attention_weights, split_heads
 
@@ -160,7 +160,7 @@ class TrunkTower(Tower):
     """
 
     placement: Placement
-    trunk: Callable[[Tensor], Tensor]
+    trunk: TensorFunction
     dtype: torch.dtype
     mean: Tensor
     std: Tensor

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract.types import Sides
-from stages.shared.model.towers.layers import Layer
+from stages.shared.model.towers.layers import Layer, TensorFunction
 from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
 
@@ -46,7 +46,7 @@ class GridTrunk:
         positions: (rows, columns) -> position embedding (1 + N, D).
     """
 
-    body: Callable[[Tensor], Tensor]
+    body: TensorFunction
     positions: Callable[[Sides], Tensor]
 
     def __call__(self, pixels: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from stages.contract.types import Sides
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import Layer, LayerNorm, Linear, Part, to_float
+from stages.shared.model.towers.layers import Layer, LayerNorm, Linear, Part, TensorFunction, to_float
 from stages.shared.model.towers.tower import Placement, Tower
 
 Heads = int  # Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code
@@ -36,7 +35,7 @@ class Block(Part):
     ls_1: Tensor | None
     ln_2: LayerNorm
     fc: Linear
-    activation: Callable[[Tensor], Tensor]
+    activation: TensorFunction
     proj: Linear
     ls_2: Tensor | None
 
