@@ -36,7 +36,7 @@ from stages.explain.maps import Maps
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
 from stages.shared.model.towers.pooled import PooledTower, by_tower
-from stages.shared.model.towers.vision import VisionTower, split_heads
+from stages.shared.model.towers.vision import VisionTower, join_heads, split_heads
 
 
 class _Dense(Explainer[ConfigT]):
@@ -118,8 +118,8 @@ def second_path(
             early = x if number == early_block else early
             z = block.ln_1(x)
             q, k, v = block.project_heads(z)
-            second = second + block.attended(mixing(z, q, k, v).transpose(1, 2).flatten(2))
-            x = block.finish(x, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            second = second + block.attended(join_heads(mixing(z, q, k, v)))
+            x = block.finish(x, join_heads(F.scaled_dot_product_attention(q, k, v)))
         tokens = None if early is None else early[:, 1:]
         return DenseFeatures(patches=tower.head(second[:, 1:]), embedding=tower.head(x[:, 0]), tokens=tokens)
 
@@ -187,7 +187,7 @@ def _pool_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
     v = split_heads(pool.v(pool.norm(tokens)), pool.heads)
     unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
     mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)
-    values = mixed.transpose(1, 2).flatten(2)[:, pool.prefix_tokens :]
+    values = join_heads(mixed)[:, pool.prefix_tokens :]
     patches = pool.embedding_of_each(replace(pooling, values=values))
     return DenseFeatures(patches=patches, embedding=pool.embedding(pooling), tokens=pooling.tokens)
 

@@ -118,20 +118,19 @@ def _replace_marks(caption: str) -> tuple[str, tuple[tuple[int, int], ...]]:
         for index in range(last, match.start()):
             put(caption[index], index, index + 1)
         last = match.end()
-        for letter in _substitute(match, caption, is_first=not letters):
+        # A text cannot begin with the end of a sentence.
+        for letter in _substitute(match, caption) if letters or match.lastgroup not in ("gone", "newline") else "":
             put(letter, match.start(), last)
     for index in range(last, len(caption)):
         put(caption[index], index, index + 1)
     return "".join(letters), tuple(places)
 
 
-def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
+def _substitute(match: re.Match[str], caption: str) -> str:
     kind = match.lastgroup
     if kind == "entity":
         character = html.unescape(match.group())
         return character if len(character) == 1 and character.isprintable() else " "
-    if is_first and kind in ("gone", "newline"):
-        return ""  # there is no sentence that could end
     if kind == "gone":
         return " . "
     if kind == "newline":

@@ -91,7 +91,7 @@ class CsvReader(LinesReader):
             raise InputError(f"{file.url}: the header names {', '.join(map(shorten, duplicates))} more than once")
         if header:
             expected = f"{file.url}: the first line must name the columns: expected the column"
-            self.parser.check_columns(header, expected, all_configured=True)
+            self.parser.check_header(header, expected)
         return header
 
 

@@ -60,7 +60,7 @@ class JsonlReader(LinesReader):
         if len(rows) >= _MIN_PROBE_ROWS:
             names = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
             expected = f"{piece.url}: none of the first {len(rows)} rows has the field"
-            self.parser.check_columns(list(names), expected, all_configured=False)
+            self.parser.check_fields(list(names), expected)
         return replace(piece, turns=next(filter(None, map(self.parser.turns_field, rows)), ""))
 
     def pieces(self) -> list[Piece]:

@@ -127,24 +127,30 @@ class RowParser:
         if self.image_root is not None and is_local(self.image_root) and not place_of(self.image_root).is_dir():
             raise InputError(f"no such folder: {self.image_root}", key="input.image_root")
 
-    def check_columns(self, columns: Sequence[str], expected: str, *, all_configured: bool) -> None:
+    def check_fields(self, columns: Sequence[str], expected: str) -> None:
         """Raise InputError unless a table has columns for images and captions.
 
-        Args:
-            columns: The columns of the table.
-            expected: Begin of the message; the names of absent columns follow it.
-            all_configured: Also require all columns that the configuration names.
+        The message begins with `expected`, and the names of absent columns follow.
         """
-        keys: list[Literal["image", "caption", "id"]] = ["image", "caption"]
-        for key in [*keys, "id"] if all_configured and self.fields.id else keys:
-            names = self.fields.names(key)
-            all_needed = all_configured and key == "caption" and isinstance(self.fields.caption, tuple)
-            absent = [name for name in names if name not in columns]
-            if absent and (all_needed or absent == list(names)):
-                present = ", ".join(shorten(name, 40) for name in columns[:40]) or "none"
-                raise InputError(
-                    f"{expected} {' or '.join(map(repr, absent))}, found {present}. Set input.{key} to the right one"
-                )
+        self._check_column("image", self.fields.names("image"), columns, expected)
+        self._check_column("caption", self.fields.names("caption"), columns, expected)
+
+    def check_header(self, columns: Sequence[str], expected: str) -> None:
+        """Raise InputError as `check_fields`, and unless all columns that the configuration names are there."""
+        self.check_fields(columns, expected)
+        for name in self.fields.names("caption") if self.fields.caption else ():
+            self._check_column("caption", (name,), columns, expected)
+        if self.fields.id:
+            self._check_column("id", (self.fields.id,), columns, expected)
+
+    @staticmethod
+    def _check_column(key: str, names: Sequence[str], columns: Sequence[str], expected: str) -> None:
+        """Raise InputError unless one of the names is a column."""
+        if not {*names} & {*columns}:
+            present = ", ".join(shorten(name, 40) for name in columns[:40]) or "none"
+            raise InputError(
+                f"{expected} {' or '.join(map(repr, names))}, found {present}. Set input.{key} to the right one"
+            )
 
     def image_of(self, row: Json, piece: Piece) -> ImageRef:
         """Return the image at the row's path. Raise RowFault (bad_row, bad_location).
@@ -153,15 +159,10 @@ class RowParser:
         the input's files. So two rows have equal names only for the same image.
         """
         value = image_path(row, self.fields.names("image"))
-        if self.image_root is not None:
-            relative = relative_path(value, self.image_root)
-            return ImageRef(file_name=relative, url=join(self.image_root, relative))
-        root = parent(piece.url)
+        root = self.image_root or parent(piece.url)
         relative = relative_path(value, root)
-        return ImageRef(
-            file_name=posixpath.join(posixpath.dirname(piece.name), relative),
-            url=join(root, relative),
-        )
+        name = relative if self.image_root else posixpath.join(posixpath.dirname(piece.name), relative)
+        return ImageRef(file_name=name, url=join(root, relative))
 
     def id_of(self, row: Json, place: str) -> str:
         """Return the row's id, or its place if it has no usable id."""

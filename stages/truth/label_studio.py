@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import numpy as np
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from stages.contract.errors import InputError
@@ -51,18 +52,14 @@ class Rectangle(BaseModel):
     @property
     def box_xywh_px(self) -> Box:
         """The box around the rectangle within the image."""
-        x_unit = self.original_width / 100
-        y_unit = self.original_height / 100
-        x = self.value.x * x_unit
-        y = self.value.y * y_unit
-        width = self.value.width * x_unit
-        height = self.value.height * y_unit
-        sine = math.sin(math.radians(self.value.rotation))
-        cosine = math.cos(math.radians(self.value.rotation))
-        xs = [x + part for part in (0, width * cosine, -height * sine, width * cosine - height * sine)]
-        ys = [y + part for part in (0, width * sine, height * cosine, width * sine + height * cosine)]
-        x0, x1 = (min(max(edge, 0.0), self.original_width) for edge in (min(xs), max(xs)))
-        y0, y1 = (min(max(edge, 0.0), self.original_height) for edge in (min(ys), max(ys)))
+        sides = np.array([self.original_width, self.original_height])
+        value = self.value
+        corner, (width, height) = np.array([[value.x, value.y], [value.width, value.height]]) * sides / 100
+        angle = math.radians(value.rotation)
+        across = width * np.array([math.cos(angle), math.sin(angle)])
+        down = height * np.array([-math.sin(angle), math.cos(angle)])
+        corners = np.clip([corner, corner + across, corner + down, corner + across + down], 0, sides)
+        (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         return xyxy_to_xywh((x0, y0, x1, y1))
 
 

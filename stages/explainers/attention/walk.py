@@ -30,7 +30,7 @@ from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling, by_tower
-from stages.shared.model.towers.vision import VisionTower, attention_weights
+from stages.shared.model.towers.vision import VisionTower, attention_weights, join_heads
 
 TrunkTower = PooledTower | AveragedTower
 """A tower whose tokens leave a trunk, which is not walked."""
@@ -101,7 +101,7 @@ class Walk:
             a = attention_weights(q, k)
             normed.append(z)
             attention.append(a)
-            x = block.finish(x, (a @ v).transpose(1, 2).flatten(2))
+            x = block.finish(x, join_heads(a @ v))
             tokens.append(x)
         return BlockTensors(
             early=None if early is None else early[:, 1:],

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Residual, TensorFunction
 from stages.shared.model.towers.pooled import AttentionPool
-from stages.shared.model.towers.vision import Block, Heads, VisionTower, attention_weights, split_heads
+from stages.shared.model.towers.vision import Block, Heads, VisionTower, attention_weights, join_heads, split_heads
 
 CLAIM: Final = (
     "layer-wise relevance propagation is claimed to be patented, and to be free of charge for personal and scientific "
@@ -101,7 +101,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> tuple[Tensor, T
     """Return the outputs (B, Tq, D) and weights (B, H, Tq, T) of an attention."""
     queries, keys, values = (halve_gradient(split_heads(x, heads)) for x in (q, k, v))
     weights = halve_gradient(attention_weights(queries, keys))
-    return (weights @ values).transpose(-3, -2).flatten(-2), weights
+    return join_heads(weights @ values), weights
 
 
 def detach_norm(norm: LayerNorm) -> LayerNorm:

@@ -43,7 +43,7 @@ from stages.explain.config import ExplainerConfig
 from stages.explainers.attention.walk import BlockTensors, Walker, phrase_gradients
 from stages.explainers.relevance.rules import CLAIM
 from stages.shared.model.towers.layers import Linear, TensorFunction
-from stages.shared.model.towers.vision import Block, split_heads
+from stages.shared.model.towers.vision import Block, join_heads, split_heads
 
 _TINY: Final = 1e-9
 """Added to divisors, as in the authors' code."""
@@ -146,7 +146,7 @@ def block_rule(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor],
     """
     z = block.ln_1(x)
     queries, keys, values = block.project_heads(z)
-    o = (attention @ values).transpose(1, 2).flatten(2)
+    o = join_heads(attention @ values)
     attention_branch = block.attended(o)
     middle = x + attention_branch
     normed = block.ln_2(middle)
@@ -162,7 +162,7 @@ def block_rule(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor],
         stream, branch = propagate_sum(x, attention_branch, stream + fc(proj(branch)))
         at_attention, at_values = propagate_product(attention, values, split_heads(out(branch), block.heads))
         at_queries, at_keys = propagate_product(queries, keys.mT, at_attention)
-        parts = [part.transpose(1, 2).flatten(2) for part in (at_queries, at_keys.mT, at_values)]
+        parts = [join_heads(part) for part in (at_queries, at_keys.mT, at_values)]
         return stream + qkv(torch.cat(parts, dim=-1)), at_attention
 
     return back

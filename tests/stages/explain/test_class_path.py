@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.explain.class_path import BlockInputs, trace_class_token
-from stages.shared.model.towers.vision import VisionTower
+from stages.shared.model.towers.vision import VisionTower, attend
 from tests.factories import tiny_clip
 from tests.stages.explain.models import clip_of
 
@@ -37,7 +37,8 @@ def test_the_class_token_is_one_of_the_tokens(tower: VisionTower, heads: int) ->
     x = numbers(B, 1 + N, D)
     _, k, v = block.project(x)
     path = trace_class_token(tower, x[:, 0], [BlockInputs(block=block, heads=heads, keys=k[:, 1:], values=v[:, 1:])], P)
-    assert torch.allclose(path.embedding, tower.head(block(x, heads)[:, 0]), rtol=1e-12, atol=1e-12)
+    whole = block.finish(x, attend(*block.project(x), heads))
+    assert torch.allclose(path.embedding, tower.head(whole[:, 0]), rtol=1e-12, atol=1e-12)
     assert [signed.shape for signed in path.weigh_values(numbers(B, P, 48))] == [(B, P, N)]
 
 

@@ -20,7 +20,7 @@ from stages.shared.model.towers import layers
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower, Turn
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.trunk import GridTrunk, TokenTrunk, placement_of, shared_copy
-from stages.shared.model.towers.vision import split_heads
+from stages.shared.model.towers.vision import join_heads, split_heads
 
 Module = Any  # timm and open_clip are untyped
 
@@ -110,8 +110,7 @@ def _turn(rope: Module, heads: int, half: bool) -> Turn:
     def turn(keys: Tensor, grid_hw: Sides) -> Tensor:
         angles = rope.get_embed(list(grid_hw))
         angles = torch.cat(angles, dim=-1) if isinstance(angles, tuple) else angles
-        turned: Tensor = timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)
-        return turned.transpose(-3, -2).flatten(-2)
+        return join_heads(timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half))
 
     return turn
 

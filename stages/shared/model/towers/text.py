@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stages.shared.model.towers.layers import LayerNorm
-from stages.shared.model.towers.vision import Block
+from stages.shared.model.towers.vision import Block, attend_causally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,5 +65,5 @@ class TextTower:
         """Numbers of tokens (B, T') -> embeddings (B, E), not normalised."""
         x = self.embed(tokens)
         for block in self.blocks:
-            x = block(x, causal=True)
+            x = block.finish(x, attend_causally(*block.project(x), block.heads))
         return self.head(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])

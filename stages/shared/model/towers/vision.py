@@ -64,10 +64,9 @@ class Block(Part):
         y = x + self.attended(o)
         return y + self.mlp(self.ln_2(y))
 
-    def __call__(self, x: Tensor, heads: Heads | None = None, *, causal: bool = False) -> Tensor:
-        """Send all tokens (B, T, D) through the block; `heads` overrides the number of heads."""
-        q, k, v = self.project(x)
-        return self.finish(x, attend(q, k, v, heads or self.heads, causal=causal))
+    def __call__(self, x: Tensor) -> Tensor:
+        """Send all tokens (B, T, D) through the block."""
+        return self.finish(x, attend(*self.project(x), self.heads))
 
 
 def split_heads(x: Tensor, heads: Heads) -> Tensor:
@@ -81,15 +80,24 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool = False) -> Tensor:
+def join_heads(x: Tensor) -> Tensor:
+    """(B, H, T, D / H) -> (B, T, D)."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     """Scaled dot-product attention, (B, Tq, D) and (B, T, D) twice -> (B, Tq, D) before the projection.
 
-    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code. With
-    `causal` each token sees itself and those before it.
+    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return o.transpose(-3, -2).flatten(-2)
+    return join_heads(F.scaled_dot_product_attention(q, k, v))
+
+
+def attend_causally(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    """Attend as `attend`, but each token sees itself and those before it alone."""
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))
+    return join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
 
 def resize_positions(

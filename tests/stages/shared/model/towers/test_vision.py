@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.vision import VisionTower, attend
+from stages.shared.model.towers.vision import VisionTower, attend, attend_causally
 from tests import factories
 from tests.build.datasets import Json
 from tests.factories import SPEC
@@ -85,4 +85,4 @@ def test_attention_against_the_formula(heads: int, causal: bool) -> None:
         part = slice(h * 64 // heads, (h + 1) * 64 // heads)
         logits = q[..., part] @ k[..., part].mT * (64 / heads) ** -0.5
         parts.append(logits.masked_fill(unseen, -torch.inf).softmax(dim=-1) @ v[..., part])
-    assert torch.allclose(attend(q, k, v, heads, causal=causal), torch.cat(parts, dim=-1), atol=1e-12)
+    assert torch.allclose((attend_causally if causal else attend)(q, k, v, heads), torch.cat(parts, dim=-1), atol=1e-12)
