@@ -24,13 +24,12 @@ from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import EXPLAINERS, AnyExplainerConfig
-from stages.phrases.precomputed import digest_of
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import READERS, InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.regions.source import HEAT_MAPS, SOURCES, AnySourceConfig
-from stages.shared.model.catalog import CATALOG
+from stages.shared.model.catalog import CATALOG, sha256_of
 from stages.shared.model.config import ModelConfig
 
 
@@ -173,7 +172,7 @@ class RunConfig(BaseModel):
         plain["regions"] = self.regions.decides()
         plain["output"] = self.output.model_dump(include={"embed_images", "heat_maps"})
         if (phrases := plain["input"].pop("phrases")) is not None:
-            plain["input"]["phrases_sha256"] = digest_of(phrases)  # people correct the file
+            plain["input"]["phrases_sha256"] = sha256_of(Path(phrases))  # people correct the file
         return with_absolute_paths(plain)
 
     def in_precision(self, precision: str) -> RunConfig:

@@ -149,16 +149,26 @@ class RowFault(Exception):
 
 def kind_of_value(value: object) -> str:
     """Return the kind of a value from JSON, or of a cell of a table, for messages."""
-    names = {
+    names: dict[type, str] = {
         bool: "true or false",
         int: "a number",
         float: "a number",
         str: "text",
         list: "a list",
         dict: "an object",
+        bytes: "bytes that are not UTF-8",
+        type(None): "nothing",
     }
-    names |= {bytes: "bytes that are not UTF-8", type(None): "nothing"}
     return names.get(type(value), type(value).__name__)
+
+
+def with_type(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message.
+
+    Libraries go on for paragraphs with advice about themselves.
+    """
+    first_line, *_ = str(error).strip().split("\n")
+    return f"{type(error).__name__}: {first_line}"
 
 
 def one_line(error: BaseException) -> str:

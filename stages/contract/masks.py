@@ -178,8 +178,8 @@ def rle_area_px(rle: Rle) -> int:
 
 def rle_box_xywh_px(rle: Rle) -> Box:
     """Return the half-open box around a mask; (0, 0, 0, 0) if it is empty."""
-    x, y, w, h = coco_mask.toBbox(_to_coco(rle))
-    return (float(x), float(y), float(w), float(h))
+    x, y, w, h = map(float, coco_mask.toBbox(_to_coco(rle)))
+    return x, y, w, h
 
 
 def rle_iou(a: Rle, b: Rle) -> float:
@@ -207,8 +207,8 @@ def rle_union(rles: Sequence[Rle]) -> Rle:
 
 def mask_box_xywh_px(mask: Mask) -> Box:
     """Return the half-open box around the non-zero pixels of (H, W); (0, 0, 0, 0) for an empty mask."""
-    x, y, w, h = cv2.boundingRect(np.ascontiguousarray(_as_ones(mask)))
-    return (float(x), float(y), float(w), float(h))
+    x, y, w, h = map(float, cv2.boundingRect(np.ascontiguousarray(_as_ones(mask))))
+    return x, y, w, h
 
 
 def innermost_pixel(mask: Mask) -> tuple[int, int]:

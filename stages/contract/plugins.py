@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from importlib import metadata
 from typing import Final, Generic, TypeVar
 
-from stages.contract.errors import PluginError, one_line
+from stages.contract.errors import PluginError, with_type
 
 PACKAGE: Final = "phrasebox"
 """The package of our own kinds and verbs, which go before those that other packages give the same name."""
@@ -73,8 +73,7 @@ class PluginTable(Mapping[str, PluginT], Generic[PluginT]):
         try:
             plugin: PluginT = point.load()
         except Exception as error:  # whatever the module of another package raises
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise PluginError(f"{title} of the package {package} does not load ({reason})") from error
+            raise PluginError(f"{title} of the package {package} does not load ({with_type(error)})") from error
         return plugin
 
     def __contains__(self, name: object) -> bool:

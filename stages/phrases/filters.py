@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Final
+
+from stages.shared.word_lists import entries_of
 
 DETERMINERS: Final[frozenset[str]] = frozenset(
     {"a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every"}
@@ -211,18 +212,8 @@ def _sections() -> dict[str, frozenset[str]]:
 
 
 def parse_sections(text: str) -> dict[str, frozenset[str]]:
-    """Return the sections of a word list: name, with "_" for "-" -> entries.
-
-    "#" starts a comment. Raise ValueError for a word before the first section.
-    """
+    """Return the sections of a word list: name, with "_" for "-" -> entries."""
     sections: dict[str, set[str]] = {}
-    current: set[str] | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
-        entry = unicodedata.normalize("NFC", line.partition("#")[0]).strip()
-        if entry.startswith("[") and entry.endswith("]"):
-            current = sections.setdefault(entry[1:-1].replace("-", "_"), set())
-        elif entry:
-            if current is None:
-                raise ValueError(f"line {number}: expected a [section] before the first word, got {entry!r}")
-            current.add(entry.casefold())
+    for section, entry in entries_of(text):
+        sections.setdefault(section.replace("-", "_"), set()).add(entry.casefold())
     return {name: frozenset(entries) for name, entries in sections.items()}

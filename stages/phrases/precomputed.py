@@ -10,7 +10,6 @@ counts, so corrections can be appended.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -100,12 +99,6 @@ class PrecomputedPhrases:
         if line.caption != caption:
             raise InputError(f"{self.path} has changed since the run began", key="input.phrases")
         return line
-
-
-def digest_of(path: str) -> str:
-    """Return the SHA-256 of a file. Raise OSError if it cannot be read."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _complete(phrase: Json) -> Json:

@@ -15,14 +15,12 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from stages.contract.records import Record, Region
-from stages.shared.fits import Number, Regression
+from stages.shared.fits import Number, Regression, log_odds
 
 FEATURES: Final = ("log_odds", "log_area", "log_area_squared", "rank", "plural")
 """The features of a box that a calibration weighs."""
 
 PRESENCE_FEATURES: Final = ("has_box", "log_odds")
-
-_CERTAIN: Final = 1e-6  # scores have six decimals, and the log odds of 0 and 1 have no bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +42,7 @@ class BoxEvidence:
     @property
     def log_odds(self) -> float:
         """The log odds of the score."""
-        inside = min(max(self.score, _CERTAIN), 1 - _CERTAIN)
-        return math.log(inside / (1 - inside))
+        return log_odds(self.score)
 
     @property
     def features(self) -> dict[str, float]:

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from stages.contract.records import Phrase, Record
+from stages.shared.fits import log_odds
 
 USUAL_SHARE: Final = 0.05
 """D: the usual share of absent phrases where captions were written for their images."""
@@ -36,8 +37,6 @@ MOST_OF_TEXT: Final = 6.0  # nats that the text of a caption weighs: presence wa
 
 PRIOR_CAPTIONS: Final = 2.0  # that are their images' own, counted beside all others
 
-_CERTAIN: Final = 1e-6  # as presences are rounded to six decimals
-
 
 def log_ratio(presence: float, fitted_share: float) -> float:
     """Return log r, given the presence by a fit with a share of absent phrases.
@@ -45,8 +44,7 @@ def log_ratio(presence: float, fitted_share: float) -> float:
     >>> round(log_ratio(0.5, 0.5), 3), round(log_ratio(0.9, 0.5), 3)
     (0.0, 2.197)
     """
-    inside = min(max(presence, _CERTAIN), 1.0 - _CERTAIN)
-    return math.log(inside / (1.0 - inside)) - math.log((1.0 - fitted_share) / fitted_share)
+    return log_odds(presence) - log_odds(1.0 - fitted_share)
 
 
 def own_evidence(record: Record, fitted_share: float) -> dict[int, float]:

@@ -8,6 +8,8 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final, Literal
 
+from stages.shared.word_lists import entries_of
+
 Relation = Literal["same", "equal", "above", "beside", "kind", "apart", "unknown"]
 """Two lemmas are the same; two names on one path (boy, lad); one above the other (dog, animal);
 beside each other (dog, cat); of one kind only (shirt, hat); of nothing in common (dog, hat); or
@@ -47,24 +49,19 @@ def things() -> Things:
 
 
 def parse_things(text: str) -> Things:
-    """Read the lists: lines are [section] or "name: words", and # begins a comment."""
+    """Read the lists, whose entries are "name: words"."""
     paths: dict[str, dict[KindPath, None]] = {}
     traits: dict[str, set[str]] = {}
     words: dict[str, set[str]] = {}
-    section = ""
-    for line in text.splitlines():
-        entry = line.partition("#")[0].strip()
-        if entry.startswith("[") and entry.endswith("]"):
-            section = entry[1:-1]
-        elif entry:
-            name, _, lemmas = entry.partition(":")
-            if section == "words":
-                words.setdefault(name, set()).update(lemmas.split())
-                continue
-            way, *marks = name.split()
-            for lemma in lemmas.split():
-                paths.setdefault(lemma, {})[(section, *way.split("/"))] = None
-                traits.setdefault(lemma, set()).update(mark.removeprefix("+") for mark in marks)
+    for section, entry in entries_of(text):
+        name, _, lemmas = entry.partition(":")
+        if section == "words":
+            words.setdefault(name, set()).update(lemmas.split())
+            continue
+        way, *marks = name.split()
+        for lemma in lemmas.split():
+            paths.setdefault(lemma, {})[(section, *way.split("/"))] = None
+            traits.setdefault(lemma, set()).update(mark.removeprefix("+") for mark in marks)
     return Things(
         paths={lemma: tuple(entries) for lemma, entries in paths.items()},
         traits={lemma: frozenset(entries) for lemma, entries in traits.items()},

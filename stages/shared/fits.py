@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,19 @@ def _encode(values: Floats) -> str:
 
 HalfFloats = Annotated[Floats, PlainValidator(_decode), PlainSerializer(_encode)]
 """An array of finite numbers, which JSON holds as base64 of 16-bit floats, row after row."""
+
+
+_CERTAIN: Final = 1e-6  # probabilities have six decimals, and the log odds of 0 and 1 have no bounds
+
+
+def log_odds(probability: float) -> float:
+    """Return the log odds of a probability; those of 0 and 1 are those of the nearest value with six decimals.
+
+    >>> log_odds(0.5)
+    0.0
+    """
+    inside = min(max(probability, _CERTAIN), 1.0 - _CERTAIN)
+    return math.log(inside / (1.0 - inside))
 
 
 class Fit(BaseModel):

@@ -313,7 +313,7 @@ def _target(instances: Instances, phrase: str, match: Match, objects: Sequence[C
     annotations = [item.annotation for item in objects]
     boxes = tuple(annotation.bbox for annotation in annotations)
     mask = instances.mask_of(objects)
-    groups = {"number": number_member(len(objects)), "size": size_member(mask, boxes), "objects": objects_member(count)}
+    groups = groups_of(mask, boxes, count)
     unseen = {annotation.unseen_combination for annotation in annotations} - {None}
     if match == "phrase" and unseen:
         groups["combination"] = "unseen" if True in unseen else "seen"
@@ -352,6 +352,15 @@ def check_different(path: Path, entries: str, key: str, values: Iterable[Any]) -
         if value in values_before:
             raise InputError(f"{path}: {entries}[{number}].{key}: an earlier entry has {value!r} too")
         values_before.add(value)
+
+
+def groups_of(mask: Rle | None, boxes_xywh_px: Sequence[Box], count: int) -> dict[str, str]:
+    """Return the groups of a phrase by its mask and boxes; its image has `count` objects in all."""
+    return {
+        "number": number_member(len(boxes_xywh_px)),
+        "size": size_member(mask, boxes_xywh_px),
+        "objects": objects_member(count),
+    }
 
 
 def number_member(count: int) -> str:

@@ -23,7 +23,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xyxy_to_xywh
 from stages.phrases.filters import normalise
 from stages.shared.json_files import read_json_as
-from stages.truth.coco import Side, Words, check_different, number_member, objects_member, size_member
+from stages.truth.coco import Side, Words, check_different, groups_of
 from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget
 
 ABSENT: Final = "absent"  # Name of the choices that list phrases for nothing in the image
@@ -189,9 +189,5 @@ def _image_of(entry: tuple[str, Task, list[Result]]) -> TruthImage:
 
 def _target(label: str, boxes: list[Box], match: Match, count: int) -> TruthTarget:
     """Return the target of a label; its image has `count` boxes in all."""
-    groups = {
-        "number": number_member(len(boxes)),
-        "size": size_member(None, boxes),
-        "objects": objects_member(count),
-    }
+    groups = groups_of(None, boxes, count)
     return TruthTarget(phrase=label, boxes_xywh_px=tuple(boxes), match=match, groups=groups)

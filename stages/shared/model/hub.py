@@ -18,7 +18,7 @@ import huggingface_hub
 import open_clip
 from huggingface_hub import constants, errors
 
-from stages.contract.errors import WeightsError, one_line
+from stages.contract.errors import WeightsError, with_type
 from stages.shared.model.catalog import sha256_of
 
 Say = Callable[[str], None]  # takes a line for the user
@@ -83,6 +83,7 @@ def _explain_error(error: Exception, repository: str) -> str:
         return str(error)
     advice = next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
     if advice is None:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        return f"the download from {constants.ENDPOINT} to {constants.HF_HUB_CACHE} failed ({reason}): try again"
+        return (
+            f"the download from {constants.ENDPOINT} to {constants.HF_HUB_CACHE} failed ({with_type(error)}): try again"
+        )
     return advice.format(repository=repository, hub=constants.ENDPOINT, cache=constants.HF_HUB_CACHE)

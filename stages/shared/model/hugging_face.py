@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import torch
 
-from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.errors import ConfigError, WeightsError, with_type
 from stages.shared.model.catalog import sha256_of
-from stages.shared.model.checkpoints.state import INDEX_SUFFIX, first_line, read_json, weight_files
+from stages.shared.model.checkpoints.state import INDEX_SUFFIX, read_json, weight_files
 from stages.shared.model.device import moving_to_device, pick_device
 
 REPOSITORY: Final = r"[\w.-]+/[\w.-]+"
@@ -92,8 +92,7 @@ def load_model(name: str, model_class: Any, processor_class: Any, device: str) -
         processor = processor_class.from_pretrained(name, trust_remote_code=False)
         model, loading_info = model_class.from_pretrained(name, **safe, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # transformers and safetensors raise many kinds
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise WeightsError(f"cannot load {name}: {reason}") from error
+        raise WeightsError(f"cannot load {name}: {with_type(error)}") from error
     if missing := sorted(loading_info["missing_keys"]):
         raise WeightsError(f"{name} lacks {len(missing)} tensors, such as {missing[0]}")
     with moving_to_device(name):

@@ -11,11 +11,11 @@ import open_clip
 import torch
 from torch import nn
 
-from stages.contract.errors import ConfigError, WeightsError, one_line
+from stages.contract.errors import ConfigError, WeightsError, one_line, with_type
 from stages.contract.types import Json
 from stages.shared.model import hub
 from stages.shared.model.checkpoints.layouts import convert_to_open_clip
-from stages.shared.model.checkpoints.state import State, first_line, read_state
+from stages.shared.model.checkpoints.state import State, read_state
 from stages.shared.model.config import about
 from stages.shared.model.description import ModelDescription, ModelSettings
 from stages.shared.model.towers.from_open_clip import Model
@@ -49,7 +49,7 @@ def _open_tag(description: ModelDescription, tag: str) -> Model:
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise WeightsError(
             f"{path}, which was downloaded for {description.name}/{tag}, cannot be loaded "
-            f"({type(error).__name__}: {first_line(error)}): delete {path.resolve()}, and it is downloaded again"
+            f"({with_type(error)}): delete {path.resolve()}, and it is downloaded again"
         ) from error
     return model.eval()
 

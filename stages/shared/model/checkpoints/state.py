@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.contract.errors import WeightsError, one_line
+from stages.contract.errors import WeightsError, one_line, with_type
 from stages.contract.types import Json
 
 INDEX_SUFFIX: Final = ".index.json"
@@ -74,7 +74,7 @@ def _read_files(path: Path, read: Callable[[Path], Any]) -> State:
         except Exception as error:
             raise WeightsError(
                 f"cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? Or does it "
-                f"hold more than tensors? Then save its state dict alone ({type(error).__name__}: {first_line(error)})"
+                f"hold more than tensors? Then save its state dict alone ({with_type(error)})"
             ) from error
         if isinstance(content, dict):
             entries = (content.get(name) for name in ("state_dict", "model_state_dict", "model"))
@@ -123,8 +123,3 @@ def _plain_name(name: str) -> str:
     while name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
     return name
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,21 @@
+"""Lists of words that people edit: a [section], then a line for each entry; # begins a comment."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+
+def entries_of(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the section and the text of each entry.
+
+    >>> [*entries_of("[drop]\\nair  # not a thing")]
+    [('drop', 'air')]
+    """
+    section = ""
+    for line in text.splitlines():
+        entry = unicodedata.normalize("NFC", line.partition("#")[0]).strip()
+        if entry.startswith("[") and entry.endswith("]"):
+            section = entry[1:-1]
+        elif entry:
+            yield section, entry
