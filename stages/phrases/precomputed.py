@@ -77,7 +77,7 @@ class PrecomputedPhrases:
                     start += len(line)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}", key="input.phrases") from error
-        keys, starts = (np.fromiter(column, np.int64, len(offsets)) for column in (offsets.keys(), offsets.values()))
+        keys, starts = (np.array([*column], np.int64) for column in (offsets, offsets.values()))
         order = np.argsort(keys)
         return cls(path=path.absolute(), keys=keys[order], starts=starts[order])
 

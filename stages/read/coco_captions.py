@@ -27,25 +27,19 @@ from pydantic import Field
 from stages.contract.errors import InputError, Reason, RowFault
 from stages.contract.records import Sample, stable_key
 from stages.contract.types import Json
-from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import Piece, Reader, SkippedRow
 from stages.read.find import SourceFile, find_files
-from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
+from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
 from stages.read.streams import open_plain
 
 
-class CocoCaptionsInput(ReaderConfig):
+class CocoCaptionsInput(CarriedInput):
     """Keys of `input` for `kind: coco_captions`."""
 
     kind: Literal["coco_captions"] = "coco_captions"
     image_root: str | None = Field(
         None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
-    )
-    piece_size: int = Field(
-        1000,
-        ge=1,
-        le=100_000,
-        description="Images that one worker reads at once.",
     )
 
 

@@ -15,13 +15,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal
 
-from pydantic import Field
-
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, SkippedRow
 from stages.read.find import SourceFile, find_files
-from stages.read.plan import carried_rows, mark_repeats, plan_rows, unique_samples
+from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import decode_text, shorten
 from stages.read.streams import open_plain
 from stages.shared.storage import is_local, parent
@@ -35,16 +33,10 @@ NamedPair = tuple[str, str | None, str | None]
 """The sample's id, and the locations of its image and of its text."""
 
 
-class FolderInput(ReaderConfig):
+class FolderInput(CarriedInput):
     """Keys of `input` for `kind: folder`."""
 
     kind: Literal["folder"] = "folder"
-    piece_size: int = Field(
-        1000,
-        ge=1,
-        le=100_000,
-        description="Images that one worker reads at once.",
-    )
 
 
 class FolderReader(Reader):

@@ -12,16 +12,23 @@ from itertools import islice
 from typing import Any, Final
 
 import numpy as np
+from pydantic import Field
 
 from stages.contract.errors import InputError, RowError, one_line
 from stages.contract.records import ImageRef, Sample
-from stages.read.base import Piece, Reader, SkippedRow
+from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.rows import reject_repeat
 from stages.shared.storage import place_of
 
 _FIRST_IMAGES: Final = 20  # Images to check: at least one must exist
 _FEWEST_FAULTS: Final = 10  # Rows without a usable image for which the whole input is rejected
 _FIRST_ROWS: Final = 1000  # Rows to search for these
+
+
+class CarriedInput(ReaderConfig):
+    """The keys of `input` for files that cannot be read in parts, see `plan_rows`."""
+
+    piece_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
 def input_notes(pieces: Sequence[Piece], roles: Sequence[str]) -> Iterator[str]:

@@ -130,7 +130,11 @@ def build_text_tower(model: Model) -> TextTower:
     dtype = tower.transformer.get_cast_dtype()
     weights = _Weights(dtype)
     projection = tower.text_projection
-    linear = isinstance(projection, nn.Linear)
+    output: layers.Layer = layers.NOTHING
+    if isinstance(projection, nn.Linear):
+        output = weights.product(projection)
+    elif projection is not None:
+        output = layers.Linear(weights.cast(projection).mT, None)
     end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
     return TextTower(
         token_embedding=tower.token_embedding.weight,
@@ -138,8 +142,7 @@ def build_text_tower(model: Model) -> TextTower:
         dtype=dtype,
         blocks=tuple(weights.block(block) for block in tower.transformer.resblocks),
         ln_post=weights.norm(tower.ln_final),
-        output=weights.cast(projection.weight.mT if linear else projection),
-        output_bias=weights.cast(projection.bias) if linear else None,
+        output=output,
         end=None if pool == "argmax" else int(end),
     )
 

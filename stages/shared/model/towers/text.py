@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.layers import Layer, LayerNorm
 from stages.shared.model.towers.vision import Block, attend_causally
 
 
@@ -27,8 +27,7 @@ class TextTower:
         dtype: Precision of the blocks.
         blocks: The blocks.
         ln_post: Norm of the row that makes the embedding.
-        output: Projection of that row (D, E); None: no projection.
-        output_bias: Bias of the projection (E,).
+        output: Projection of that row, or nothing.
         end: Number of the token that ends a text; None: the highest number of a text.
     """
 
@@ -37,8 +36,7 @@ class TextTower:
     dtype: torch.dtype
     blocks: tuple[Block, ...]
     ln_post: LayerNorm
-    output: Tensor | None
-    output_bias: Tensor | None
+    output: Layer
     end: int | None
 
     @property
@@ -57,9 +55,7 @@ class TextTower:
 
     def head(self, row: Tensor) -> Tensor:
         """Return the row behind the last block (..., D) -> embedding (..., E), not normalised."""
-        e = self.ln_post(row)
-        e = e if self.output is None else e @ self.output
-        return e if self.output_bias is None else e + self.output_bias
+        return self.output(self.ln_post(row))
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Numbers of tokens (B, T') -> embeddings (B, E), not normalised."""
