@@ -171,7 +171,7 @@ class ObjectPath(PurePosixPath):
         """Return whether there is an object of this name, or one below it."""
         return self._kind() is not None
 
-    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+    def mkdir(self, **_: Any) -> None:
         """Do nothing: there are no folders."""
 
     def open(self, mode: str = "rb") -> Any:

@@ -104,8 +104,10 @@ def _grid(parts: _Parts) -> PooledTower:
     )
 
 
-def _turn(rope: Module, heads: int, half: bool) -> Turn:
-    """Apply a rotary position embedding to keys (B, N, D) of a grid, as timm does."""
+def _turn(rope: Module, attention: Module) -> Turn:
+    """Apply a rotary position embedding to keys (B, N, D) of a grid, as timm's attention does."""
+    heads = int(attention.num_heads)
+    half = bool(getattr(attention, "rotate_half", False))
 
     def turn(keys: Tensor, grid_hw: Sides) -> Tensor:
         angles = rope.get_embed(list(grid_hw))
@@ -177,7 +179,6 @@ def _class_token(parts: _Parts) -> PooledTower:
         },
     )
     placement = parts.placement_of_patches()
-    heads = int(attn.num_heads)
     if getattr(attn, "qkv", None) is None:
         q, k, v = (_linear(part) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
     else:
@@ -190,14 +191,14 @@ def _class_token(parts: _Parts) -> PooledTower:
     inner = (*_read(block.mlp), *_scale(block, 2))
     after = (layers.Residual(layers.Chain((*inner, *norm_2) if norms_after else (*norm_2, *inner))),)
     pool = AttentionPool(
-        heads=heads,
+        heads=int(attn.num_heads),
         latent=None,
         prefix_tokens=int(trunk.num_prefix_tokens),
         norm=layers.Chain(() if norms_after else norm_1),
         q=q,
         k=k,
         v=v,
-        turn=None if rope is None else _turn(rope, heads, bool(getattr(attn, "rotate_half", False))),
+        turn=None if rope is None else _turn(rope, attn),
         out=layers.Chain(_read(attn.norm, attn.proj)),
         scale=layers.Chain((*(norm_1 if norms_after else ()), *_scale(block, 1))),
         residual=True,
