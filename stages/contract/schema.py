@@ -129,8 +129,8 @@ _UNIQUE: Final = "unique in the dataset, 1 .. 2^53 - 1"
 _CATEGORY: Final = "hash of the phrase; names in categories.parquet"
 _LIKELY: Final = "probability that the phrase is in the image"
 _SCORE: Final = (
-    "with a calibration, probability that the phrase is in the image and the box is right (IoU >= 0.5); "
-    "otherwise a number that only ranks"
+    "with a calibration, probability that the phrase is in the image and the box is right (IoU >= "
+    "0.5); otherwise a number that only ranks"
 )
 _NO_PRESENCE: Final = (
     "null without a calibration that knows presence, and for regions of grids, given boxes and proposals"
@@ -141,8 +141,9 @@ _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
 _FALLBACK: Final = "null, or why the contour was kept: colours, image, not_finite, empty, beside (the heat), size"
 _CAPTION_SCORE: Final = (
-    "for each caption the mean of its cosine with the image and of those of its phrases: low for a caption of another "
-    "image; null for one without words, and none for regions from another source than heat maps"
+    "for each caption the mean of its cosine with the image and of those of its phrases: low for a "
+    "caption of another image; null for one without words, and none for regions from another "
+    "source than heat maps"
 )
 _CAPTION_PRESENCE: Final = "for each caption what presence is for the phrase of a heat map; null where it is not known"
 _BOX_OF: Final = "mask, or learned: a calibration's box where it has less than 0.9 IoU with the mask's"

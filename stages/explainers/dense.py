@@ -95,8 +95,8 @@ class SecondPathConfig(ExplainerConfig):
 
     depth: Share = Field(
         0.5,
-        description="Share of the blocks, the last ones, that have the second path, at least one block. 0.5 is the "
-        "authors' 6 of 12. Without effect where one attention pools the tokens.",
+        description="Share of the blocks, the last ones, that have the second path, at least one "
+        "block. 0.5 is the authors' 6 of 12. Without effect where one attention pools the tokens.",
     )
 
 

@@ -29,10 +29,11 @@ class RegionsConfig(BaseModel):
 
     rule: Rule = Field(
         "fitted",
-        description="Rule that says where a map is cut. mean: above its mean (Chefer et al., ICCV 2021). otsu: between "
-        "its two classes of values. fixed: above `threshold`. fitted: at the one of nine shares whose part is most "
-        "likely the object, as a calibration has learned. Where no calibration says so, maps are cut at 0.2 of their "
-        "highest heat: the run says this, and the dataset stores it as `fixed`.",
+        description="Rule that says where a map is cut. mean: above its mean (Chefer et al., ICCV "
+        "2021). otsu: between its two classes of values. fixed: above `threshold`. fitted: at the "
+        "one of nine shares whose part is most likely the object, as a calibration has learned. "
+        "Where no calibration says so, maps are cut at 0.2 of their highest heat: the run says "
+        "this, and the dataset stores it as `fixed`.",
     )
     threshold: Share = Field(0.2, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs.")
     # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things
@@ -45,17 +46,19 @@ class RegionsConfig(BaseModel):
     # photographs it adds a point of pointing.
     upsample: Literal["linear", "guided"] = Field(
         "linear",
-        description="How a map is filled in between its cells: bilinearly, or along the edges of the image as the "
-        "model sees it, which costs a millisecond a map and suits the rule `fixed`.",
+        description="How a map is filled in between its cells: bilinearly, or along the edges of "
+        "the image as the model sees it, which costs a millisecond a map and suits the rule "
+        "`fixed`.",
     )
     # GrabCut raises box IoU from 0.636 to 0.769 and mask IoU from 0.537 to 0.744 on drawn
     # scenes, with their plain colours; it takes 10 to 25 ms a map, many times as long as the
     # rest of the stage.
     refine: Literal["none", "grabcut", "sam"] = Field(
         "none",
-        description="What draws the outline of a part: the contour of the heat map, GrabCut on the colours of the "
-        "image as the model sees it, or the segmenter of `regions.sam` on the image itself, whose quality we could not "
-        "measure. Where that fails it is the contour; each region says so (`refined`, `fallback`).",
+        description="What draws the outline of a part: the contour of the heat map, GrabCut on the "
+        "colours of the image as the model sees it, or the segmenter of `regions.sam` on the "
+        "image itself, whose quality we could not measure. Where that fails it is the contour; "
+        "each region says so (`refined`, `fallback`).",
     )
     sam: SegmenterConfig = Field(SegmenterConfig(), description="The segmenter for `refine: sam`; else unused.")
     # A single hot cell of a 14 x 14 map gives about 0.003 of the image.
@@ -71,29 +74,32 @@ class RegionsConfig(BaseModel):
     max_regions_plural: int = Field(6, ge=1, le=100, description="Most regions of a phrase that names several objects.")
     group: Literal["none", "phrases", "things"] = Field(
         "things",
-        description="Whether phrases that name the same object are linked. phrases: they have the same `group` and "
-        "each its own regions. things: they also share their regions, cut from the mean of their maps.",
+        description="Whether phrases that name the same object are linked. phrases: they have the "
+        "same `group` and each its own regions. things: they also share their regions, cut from "
+        "the mean of their maps.",
     )
     calibration: Path | Literal["auto", "none"] = Field(
         "auto",
-        description="What turns the score into the probability that the region is right: a file of `phrasebox "
-        "calibrate`, or the model's own calibration if it has one for these settings (auto). If it has none, auto fits "
-        "presence alone to the captions of the run's first images, without annotations; none does not.",
+        description="What turns the score into the probability that the region is right: a file of "
+        "`phrasebox calibrate`, or the model's own calibration if it has one for these settings "
+        "(auto). If it has none, auto fits presence alone to the captions of the run's first "
+        "images, without annotations; none does not.",
     )
     absent_share: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = Field(
         "auto",
-        description="Expected share of phrases that name nothing in their images, for calibrations of presence. What "
-        "exceeds 0.05, the usual share of false details, is taken for captions of other images, whose phrases are all "
-        "absent. auto estimates it from the captions of the run's first images, which the run says and stores; for a "
-        "detector it is 0.05.",
+        description="Expected share of phrases that name nothing in their images, for calibrations "
+        "of presence. What exceeds 0.05, the usual share of false details, is taken for captions "
+        "of other images, whose phrases are all absent. auto estimates it from the captions of "
+        "the run's first images, which the run says and stores; for a detector it is 0.05.",
     )
     # Of 300 photographs of dev with their own captions it loses 1 % of the phrases. Where half
     # of the captions are of other photographs, it loses 2 % and drops 86 % of the others'
     # (docs/how-to/filter-captions.md).
     min_presence: Share | None = Field(
         0.5,
-        description="Phrases less likely in the image than this get no region and are listed in the row's `absent`; "
-        "null keeps all. Only calibrations of presence say how likely a phrase is.",
+        description="Phrases less likely in the image than this get no region and are listed in "
+        "the row's `absent`; null keeps all. Only calibrations of presence say how likely a "
+        "phrase is.",
     )
 
     @property

@@ -30,13 +30,14 @@ class BoxSourceConfig(RegionSourceConfig):
 
     kind: Literal["boxes"] = "boxes"
     truth: Path = Field(
-        description="Ground truth with the boxes, as `phrasebox eval --truth` takes it: a COCO instances file, "
-        "tasks of Label Studio, a folder of Flickr30k Entities or of RefCOCO, or one of these in an archive."
+        description="Ground truth with the boxes, as `phrasebox eval --truth` takes it: a COCO "
+        "instances file, tasks of Label Studio, a folder of Flickr30k Entities or of RefCOCO, or "
+        "one of these in an archive."
     )
     detections: Path | None = Field(
         None,
-        description="A detector's results in COCO's form. `truth` is then an instances file that says what the ids of "
-        "images and categories mean; its own annotations do not count.",
+        description="A detector's results in COCO's form. `truth` is then an instances file that "
+        "says what the ids of images and categories mean; its own annotations do not count.",
     )
     resized: bool = Field(False, description="Whether images were resized after the boxes were drawn.")
     min_score: float = Field(0.0, ge=0.0, le=1.0, description="Boxes of a detector with a lower score are left out.")

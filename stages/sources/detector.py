@@ -32,8 +32,8 @@ class DetectorSourceConfig(RegionSourceConfig):
 
     kind: Literal["detector"] = "detector"
     detector: Annotated[str, AfterValidator(absolute_model)] = Field(
-        description="A folder, or a repository of the hub as IDEA-Research/grounding-dino-base: Grounding DINO, "
-        "MM-Grounding-DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3.",
+        description="A folder, or a repository of the hub as IDEA-Research/grounding-dino-base: "
+        "Grounding DINO, MM-Grounding-DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3.",
     )
     precision: Precision = Field("fp32", description="Precision of the detector.")
     min_score: float = Field(0.2, ge=0.0, le=1.0, description="Boxes with a lower score of the detector are left out.")

@@ -44,13 +44,15 @@ class NamedBoxesConfig(RegionSourceConfig):
 
     pool: Path | Literal["captions"] = Field(
         "captions",
-        description="Names of boxes: the phrases of the image's own captions, or the concepts of a file, one a line, "
-        "each with its head noun behind a tab if it is known, whatever the captions say.",
+        description="Names of boxes: the phrases of the image's own captions, or the concepts of a "
+        "file, one a line, each with its head noun behind a tab if it is known, whatever the "
+        "captions say.",
     )
     by: Literal["crop", "roi"] = Field(
         "crop",
-        description="What is compared with the phrases. crop: the embedding of the image's part in the box, one "
-        "forward pass for each box. roi: RoIAlign on the image's dense features, one forward pass for all boxes.",
+        description="What is compared with the phrases. crop: the embedding of the image's part in "
+        "the box, one forward pass for each box. roi: RoIAlign on the image's dense features, one "
+        "forward pass for all boxes.",
     )
     temperature: float = Field(0.01, gt=0.0, le=1.0, description="Temperature of the softmax; RegionCLIP's is 0.01.")
     min_score: float = Field(

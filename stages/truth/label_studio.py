@@ -59,7 +59,8 @@ class Rectangle(BaseModel):
         across = width * np.array([math.cos(angle), math.sin(angle)])
         down = height * np.array([-math.sin(angle), math.cos(angle)])
         corners = np.clip([corner, corner + across, corner + down, corner + across + down], 0, sides)
-        (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        x0, y0 = corners.min(axis=0).tolist()
+        x1, y1 = corners.max(axis=0).tolist()
         return xyxy_to_xywh((x0, y0, x1, y1))
 
 

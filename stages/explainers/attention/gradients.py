@@ -133,8 +133,8 @@ class LeGradConfig(ExplainerConfig):
     kind: Literal["legrad"] = "legrad"
     blocks: Literal["all"] | Count = Field(
         2,
-        description="How many of the last blocks are explained; 2 in the authors' code. Without effect where one "
-        "attention pools the tokens.",
+        description="How many of the last blocks are explained; 2 in the authors' code. Without "
+        "effect where one attention pools the tokens.",
     )
 
 

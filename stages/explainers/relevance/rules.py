@@ -34,8 +34,9 @@ from stages.shared.model.towers.pooled import AttentionPool
 from stages.shared.model.towers.vision import Block, Heads, VisionTower, attention_weights, join_heads, split_heads
 
 CLAIM: Final = (
-    "layer-wise relevance propagation is claimed to be patented, and to be free of charge for personal and scientific "
-    "purposes only (the README of LXT, github.com/rachtibat/LRP-eXplains-Transformers)"
+    "layer-wise relevance propagation is claimed to be patented, and to be free of charge for "
+    "personal and scientific purposes only (the README of LXT, "
+    "github.com/rachtibat/LRP-eXplains-Transformers)"
 )
 """See `Explainer.claim`."""
 

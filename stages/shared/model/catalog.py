@@ -45,8 +45,8 @@ class WeightsEntry:
 CATALOG: Final[dict[str, WeightsEntry]] = {
     "demo": WeightsEntry(
         files=_CHECKSUMS["demo"],
-        about="was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
-        "`phrasebox demo` shows; photographs need another model.",
+        about="was trained on drawn scenes and has never seen a photograph. It works on drawings "
+        "only, which `phrasebox demo` shows; photographs need another model.",
         # Drawn things are few, with clear edges and plain colours: docs/benchmarks/settings.md.
         settings={
             "explain": {"contrast": 0.25, "affinity": "none", "blocks": 4},

@@ -77,14 +77,16 @@ class ModelConfig(BaseModel):
 
     name: str | None = Field(
         default=None,
-        description="`demo`, `photo`, or a name of `open_clip.list_models()`. NAME/TAG sets `pretrained` too, and the "
-        "path of a file or folder sets `checkpoint`. A run that loads a model requires one of these.",
+        description="`demo`, `photo`, or a name of `open_clip.list_models()`. NAME/TAG sets "
+        "`pretrained` too, and the path of a file or folder sets `checkpoint`. A run that loads a "
+        "model requires one of these.",
     )
     pretrained: str | None = Field(default=None, description="open_clip's tag of pretrained weights for `name`.")
     checkpoint: Path | None = Field(
         default=None,
-        description="A folder as transformers' CLIPModel or SiglipModel, or open_clip's push_to_hf_hub write it, or a "
-        "file: one of these, OpenAI's, or one of open_clip's trainer. Its tensors and the files beside it identify it.",
+        description="A folder as transformers' CLIPModel or SiglipModel, or open_clip's "
+        "push_to_hf_hub write it, or a file: one of these, OpenAI's, or one of open_clip's "
+        "trainer. Its tensors and the files beside it identify it.",
     )
     weights: Path | None = Field(
         default=None, description="A checkpoint: .safetensors, or a torch file read with weights_only=True."
@@ -97,17 +99,20 @@ class ModelConfig(BaseModel):
     )
     precision: PrecisionChoice = Field(
         default=AUTO,
-        description="Precision of the image trunk; gradients and heat maps are always computed in fp32. `auto` is bf16 "
-        "where the device has instructions for it (GPUs from Ampere on, CPUs with AMX or AVX512-BF16), and else fp32. "
-        "The workers of a run decide it once; it is stored with the rows, and all that join or resume the run obey. "
-        "Without such instructions a CPU takes some 40 times longer in 16 bits than in fp32, and a warning says so.",
+        description="Precision of the image trunk; gradients and heat maps are always computed in "
+        "fp32. `auto` is bf16 where the device has instructions for it (GPUs from Ampere on, CPUs "
+        "with AMX or AVX512-BF16), and else fp32. The workers of a run decide it once; it is "
+        "stored with the rows, and all that join or resume the run obey. Without such "
+        "instructions a CPU takes some 40 times longer in 16 bits than in fp32, and a warning "
+        "says so.",
     )
     batch_size: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with explain.image_size=keep. A "
-        "worker whose GPU memory is full halves the batch and continues.",
+        description="Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with "
+        "explain.image_size=keep. A worker whose GPU memory is full halves the batch and "
+        "continues.",
     )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads of one worker. None: torch's default."
@@ -161,16 +166,18 @@ class SegmenterConfig(BaseModel):
 
     model: Annotated[str, AfterValidator(absolute_model)] | None = Field(
         default=None,
-        description="A folder as transformers writes it, with safetensors, or such a repository of the Hugging Face "
-        "hub, as facebook/sam-vit-base: SAM, HQ-SAM, SAM 2 and 2.1, EdgeTAM or SAM 3's tracker.",
+        description="A folder as transformers writes it, with safetensors, or such a repository of "
+        "the Hugging Face hub, as facebook/sam-vit-base: SAM, HQ-SAM, SAM 2 and 2.1, EdgeTAM or "
+        "SAM 3's tracker.",
     )
     # Boxes: Grounded SAM (arXiv 2401.14159), MedCLIP-SAM (2403.20253); points: CLIP Surgery
     # (2304.05653). A box from heat is rough, and a point alone may mean a part of the thing
     # (SAM, 2304.02643).
     prompt: Literal["point", "box", "both"] = Field(
         default="both",
-        description="Prompt that a part of a cut map gives: its hottest point, its box, or both at once. Published "
-        "pipelines from CLIP to SAM use boxes or points; we could not measure which is better.",
+        description="Prompt that a part of a cut map gives: its hottest point, its box, or both at "
+        "once. Published pipelines from CLIP to SAM use boxes or points; we could not measure "
+        "which is better.",
     )
     precision: Precision = Field(default="fp32", description="Precision of the image encoder.")
     batch_size: int | None = Field(

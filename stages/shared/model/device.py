@@ -115,8 +115,8 @@ def warn_of_slow_precision(precision: str, device: torch.device) -> None:
     """Log a warning if the configured precision is slow on this device; it is obeyed all the same."""
     if not is_fast(PRECISIONS[precision], device):
         _log.warning(
-            "model.precision is %s, for which this CPU or GPU has no instructions: it is far slower than fp32, "
-            "a CPU some 40 times. Set model.precision=fp32, or use a newer GPU",
+            "model.precision is %s, for which this CPU or GPU has no instructions: it is far "
+            "slower than fp32, a CPU some 40 times. Set model.precision=fp32, or use a newer GPU",
             precision,
         )
 

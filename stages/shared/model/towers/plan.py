@@ -17,10 +17,10 @@ from stages.shared.model.config import InputSpec, TowerKind
 RESNET_STRIDE_PX: Final = 32  # of the tokens of CLIP's ResNets: five halvings
 
 SUPPORTED: Final = (
-    "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
-    "their -quickgelu configurations, any size, patch and activation, LayerScale), CLIP's ResNets, SigLIP, EVA02, and "
-    "timm towers that pool by attention, a class token or the mean. "
-    "`phrasebox models` lists every name with what fits it"
+    "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, "
+    "g-14, bigG-14 and their -quickgelu configurations, any size, patch and activation, "
+    "LayerScale), CLIP's ResNets, SigLIP, EVA02, and timm towers that pool by attention, a class "
+    "token or the mean. `phrasebox models` lists every name with what fits it"
 )
 
 _POOLS: Final[dict[str, TowerKind]] = {"tok": "class_token", "avg": "average_pool", "map": "latent_pool"}
