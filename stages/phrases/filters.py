@@ -12,7 +12,9 @@ from typing import Final
 
 from stages.shared.word_lists import entries_of
 
-DETERMINERS: Final[frozenset[str]] = frozenset(
+Words = frozenset[str]
+
+DETERMINERS: Final[Words] = frozenset(
     {"a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every"}
     | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their", "whose"}
 )
@@ -189,14 +191,14 @@ class WordLists:
     head".
     """
 
-    drop: frozenset[str]
-    bare: frozenset[str]
-    frame: frozenset[str]
-    quantity: frozenset[str]
-    colour: frozenset[str]
-    clothing_in_pairs: frozenset[str]
-    thing_in_ing: frozenset[str]
-    verb: frozenset[str]
+    drop: Words
+    bare: Words
+    frame: Words
+    quantity: Words
+    colour: Words
+    clothing_in_pairs: Words
+    thing_in_ing: Words
+    verb: Words
 
 
 def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
@@ -207,11 +209,11 @@ def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
 
 
 @cache
-def _sections() -> dict[str, frozenset[str]]:
+def _sections() -> dict[str, Words]:
     return parse_sections(files(__package__).joinpath("words.txt").read_text(encoding="utf-8"))
 
 
-def parse_sections(text: str) -> dict[str, frozenset[str]]:
+def parse_sections(text: str) -> dict[str, Words]:
     """Return the sections of a word list: name, with "_" for "-" -> entries."""
     sections: dict[str, set[str]] = {}
     for section, entry in entries_of(text):

@@ -164,6 +164,9 @@ class SkippedRow:
     source: str
 
 
+InputRow = Sample | SkippedRow
+
+
 class Reader(ABC):
     """Read one kind of input. Instances are cheap, picklable and hold only their configuration.
 
@@ -190,7 +193,7 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the rows of one piece, in order; bad rows are samples with an `error`.
 
         Raise InputError if the piece's file is gone since the input was planned.
@@ -234,7 +237,7 @@ class CutReader(Reader):
             remaining -= min(rows, remaining)
         return pieces
 
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[InputRow]:
         """See `Reader.read`."""
         rows = self._reader.read(piece)
         with closing(rows):  # type: ignore[type-var]  # readers are generators
@@ -245,7 +248,7 @@ class CutReader(Reader):
             )
 
 
-def read_piece(reader: Reader, piece: Piece) -> Iterator[Sample | SkippedRow]:
+def read_piece(reader: Reader, piece: Piece) -> Iterator[InputRow]:
     """Yield the rows of one piece as `Reader.read` does, for runs, which also write.
 
     Raise InputError if the disk or the network fails: a run would take an OSError for an error

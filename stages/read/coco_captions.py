@@ -27,7 +27,7 @@ from pydantic import Field
 from stages.contract.errors import InputError, Reason, RowFault
 from stages.contract.records import Sample, stable_key
 from stages.contract.types import Json
-from stages.read.base import Piece, Reader, SkippedRow
+from stages.read.base import InputRow, Piece, Reader
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
@@ -75,7 +75,7 @@ class CocoCaptionsReader(Reader):
             pieces += plan_rows(file.url, file.name, rows, self.config.piece_size)
         return mark_repeats(pieces, keys)
 
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the samples of a piece."""
         return unique_samples((self._sample(row, piece) for row in carried_rows(piece)), piece)
 

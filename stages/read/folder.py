@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, SkippedRow
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, InputRow, Piece, Reader
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import decode_text, shorten
@@ -63,7 +63,7 @@ class FolderReader(Reader):
         pieces = list(plan_rows(folder, rows[0][0], rows, self.config.piece_size))
         return mark_repeats(pieces, array("q", (stable_key(name) for name, _, _ in rows)))
 
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the samples of a piece."""
         rows: list[NamedPair] = carried_rows(piece)
         return unique_samples(map(_sample, rows, _captions_of_all(rows)), piece)

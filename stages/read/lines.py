@@ -18,7 +18,7 @@ from pydantic import Field
 from stages.contract.errors import RowFault
 from stages.contract.records import Sample, stable_key
 from stages.contract.types import Json
-from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import InputRow, Piece, Reader, ReaderConfig
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import mark_repeats, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
@@ -106,7 +106,7 @@ class LinesReader(Reader):
             keys,
         )
 
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the samples of a piece."""
         return unique_samples(map(_join_rows, self._groups(piece)), piece)
 

@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
-from stages.contract.records import Sample, stable_key
+from stages.contract.records import stable_key
 from stages.contract.types import Json
-from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import InputRow, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import mark_repeats, unique_samples
@@ -105,7 +105,7 @@ class ParquetReader(Reader):
             keys.extend(footer.keys or array("q", map(stable_key, _places(file, footer))))
         return mark_repeats(pieces, keys)
 
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the rows of a piece.
 
         The remaining rows of a damaged row group are bad rows with places as ids.
@@ -116,7 +116,7 @@ class ParquetReader(Reader):
         else:
             yield from unique_samples(self._items(piece), piece)
 
-    def _items(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def _items(self, piece: Piece) -> Iterator[InputRow]:
         with _open(piece.url) as file:
             columns = Columns.of(file.schema_arrow, self.config, piece.url)
             fields = columns.fields.model_copy(update={"turns": self.config.turns})
@@ -149,7 +149,7 @@ def _item(
     parser: RowParser,
     piece: Piece,
     number: int,
-) -> Sample | SkippedRow:
+) -> InputRow:
     """Return the sample of a row; `number` counts the rows of the file from 0."""
     place = safe_place(piece.name, number)
     if columns.is_failed(row):

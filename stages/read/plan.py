@@ -16,7 +16,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowError, one_line
 from stages.contract.records import ImageRef, Sample
-from stages.read.base import Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import InputRow, Piece, Reader, ReaderConfig
 from stages.read.rows import reject_repeat
 from stages.shared.storage import place_of
 
@@ -92,9 +92,9 @@ def mark_repeats(pieces: Sequence[Piece], keys: array[int]) -> list[Piece]:
 
 
 def unique_samples(
-    samples: Iterable[Sample | SkippedRow],
+    samples: Iterable[InputRow],
     piece: Piece,
-) -> Iterator[Sample | SkippedRow]:
+) -> Iterator[InputRow]:
     """Yield the samples of a piece; those with the id of an earlier sample as errors with another id."""
     repeats = set(piece.repeats)
     for index, sample in enumerate(samples):

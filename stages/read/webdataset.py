@@ -25,7 +25,7 @@ from pydantic import Field
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.contract.types import Json
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, InputRow, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
@@ -97,7 +97,7 @@ class WebdatasetReader(Reader):
         files = find_files(self.config.path, self.suffixes)
         return [Piece(url=file.url, name=file.name) for file in files]
 
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
+    def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the rows of a piece.
 
         A damaged tar ends with one sample with the error bad_row.
@@ -173,7 +173,7 @@ class WebdatasetReader(Reader):
                 file_name=storable(member.name), url=piece.url, offset=member.data_offset, size=member.size
             )
 
-    def _sample(self, group: _Group, piece: Piece, keys: set[str]) -> Sample | SkippedRow:
+    def _sample(self, group: _Group, piece: Piece, keys: set[str]) -> InputRow:
         place = storable(f"{piece.name}/{group.key}")
         faults = list(group.faults)
         row: Json = {}

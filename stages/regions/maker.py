@@ -33,6 +33,10 @@ without sharing. On drawn scenes with a false detail in the second caption, 2 to
 to 0.96 (measured)."""
 
 
+Groups = Sequence[int] | None
+"""The number of the thing that each phrase of a record names; None where phrases are not linked."""
+
+
 class RecordMaps(NamedTuple):
     """The maps of one image.
 
@@ -81,11 +85,11 @@ class RegionMaker:
         self.calibration = calibration
         self.cutter = Cutter(self.config, fitted_cut, box_fit)
 
-    def groups_of(self, record: Record) -> tuple[int, ...] | None:
+    def groups_of(self, record: Record) -> Groups:
         """Return the number of the thing of each phrase, see `groups.link_phrases`; None without `config.group`."""
         return None if self.config.group == "none" else link_phrases(record.sample.captions, record.phrases)
 
-    def maps_of(self, record: Record, groups: Sequence[int] | None) -> RecordMaps:
+    def maps_of(self, record: Record, groups: Groups) -> RecordMaps:
         """Return the maps of the phrases of a record and of the things that they name; see `groups_of`."""
         by_text = {heat_map.text: heat_map for heat_map in record.heat_maps}
         levels = {text: levels_of_map(heat_map) for text, heat_map in by_text.items()}
@@ -135,13 +139,13 @@ class RegionMaker:
                 by_text.setdefault(heat_map.text, heat_map)
         return by_text
 
-    def heads_of(self, record: Record, groups: Sequence[int] | None) -> list[dict[str, str]]:
+    def heads_of(self, record: Record, groups: Groups) -> list[dict[str, str]]:
         """Return the texts of each phrase's thing, each with its head noun; see `groups_of`."""
         numbers = self._thing_numbers(record.phrases, groups)
         things = things_of(record.phrases, numbers)
         return [things[number].heads for number in numbers]
 
-    def with_regions(self, record: Record, groups: Sequence[int] | None, regions: Sequence[MapRegions]) -> Record:
+    def with_regions(self, record: Record, groups: Groups, regions: Sequence[MapRegions]) -> Record:
         """Return the record with `regions` and `absent`, from the regions of each phrase; see `groups_of`."""
         presences = self.presences_of(record, groups)
         similarities = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
@@ -169,7 +173,7 @@ class RegionMaker:
             ]
         return replace(record, regions=tuple(scored_regions), absent=tuple(absent))
 
-    def presences_of(self, record: Record, groups: Sequence[int] | None) -> list[float | None]:
+    def presences_of(self, record: Record, groups: Groups) -> list[float | None]:
         """Return how likely each phrase, or its thing, is in its image; None if the calibration does not know."""
         share = foreign_share(self.config.expected_absent_share)
         fitted_share = 0.5 if self.calibration is None else self.calibration.absent_share
@@ -181,7 +185,7 @@ class RegionMaker:
         foreign = {index: foreign_probability(value, share) for index, value in evidence.items()}
         return without_foreign(record.phrases, shared, foreign)
 
-    def _thing_numbers(self, phrases: Sequence[Phrase], groups: Sequence[int] | None) -> Sequence[int]:
+    def _thing_numbers(self, phrases: Sequence[Phrase], groups: Groups) -> Sequence[int]:
         """Return a number for each phrase, equal for those with the same regions."""
         if groups is not None and self.config.group == "things":
             return groups

@@ -16,7 +16,7 @@ from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
 from stages.regions.limit import limit_phrases
-from stages.regions.maker import RecordMaps, RegionMaker
+from stages.regions.maker import Groups, RecordMaps, RegionMaker
 from stages.regions.score import Calibration, at_share, score_of
 from stages.regions.thresholds import FittedCut
 
@@ -93,7 +93,7 @@ class RegionsStage(Stage):
         [regions] = self._regions([record], [self.maker.groups_of(record)])
         return regions
 
-    def _regions(self, records: Sequence[Record], groups: Iterable[Sequence[int] | None]) -> Iterator[list[MapRegions]]:
+    def _regions(self, records: Sequence[Record], groups: Iterable[Groups]) -> Iterator[list[MapRegions]]:
         """Yield the regions of each phrase of each record."""
         maps = map(self.maker.maps_of, records, groups)
         if self.config.refine == "sam":

@@ -19,6 +19,9 @@ SEXES: Final = frozenset({"man", "woman"})
 _SENTENCE_END: Final = re.compile(r"[.!?]['\")\]]*\s+|\n\s*")
 
 
+Words = frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Wording:
     """The words of a phrase and their place in its caption.
@@ -46,10 +49,10 @@ class Wording:
     caption: int
     lemma: str
     kind: str
-    words: frozenset[str]
-    modifiers: frozenset[str]
-    colours: frozenset[str]
-    traits: frozenset[str]
+    words: Words
+    modifiers: Words
+    colours: Words
+    traits: Words
     count: int | None
     is_plural: bool
     is_another: bool

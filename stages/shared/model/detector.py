@@ -77,6 +77,10 @@ class DetectedBox:
 BoxesByPhrase = dict[str, list[DetectedBox]]
 
 
+ScoredBoxes = tuple[Tensor, Tensor]
+"""Boxes (P, N, 4), x0, y0, x1, y1 as shares of an image, and the scores (P, N) of its P phrases."""
+
+
 class Detector(ProcessedModel, ABC):
     """A model that finds phrases."""
 
@@ -111,14 +115,14 @@ class BoxDetector(Detector):
         ]
 
     @abstractmethod
-    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
-        """Return boxes xyxy (P, N, 4) in shares of the image, and scores (P, N), for each image."""
+    def _answers(self, images: Sequence[PromptedImage]) -> list[ScoredBoxes]:
+        """Return the boxes of each image."""
 
 
 class OwlDetector(BoxDetector):
     """OWL-ViT and OWLv2 (arXiv 2205.06230, 2306.09683): one score for each box and phrase."""
 
-    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
+    def _answers(self, images: Sequence[PromptedImage]) -> list[ScoredBoxes]:
         output = self._model(**self._prompts(images, truncation=True))
         is_padded = self._model.config.model_type == "owlv2"  # to a square, below and on the right
         answers = []
@@ -132,7 +136,7 @@ class OwlDetector(BoxDetector):
         return answers
 
 
-def _for_each_phrase(image: PromptedImage, corners: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+def _for_each_phrase(image: PromptedImage, corners: Tensor, logits: Tensor) -> ScoredBoxes:
     """Boxes (N, 4), and logits (N, at least P) -> the boxes (P, N, 4) and scores (P, N) of the phrases of an image."""
     count = len(image.choices)
     return corners.expand(count, -1, -1), logits.float().sigmoid().T[:count]
@@ -141,7 +145,7 @@ def _for_each_phrase(image: PromptedImage, corners: Tensor, logits: Tensor) -> t
 class OmDetDetector(BoxDetector):
     """OmDet-Turbo (arXiv 2403.06892): one score for each box and phrase, and the task names all phrases."""
 
-    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
+    def _answers(self, images: Sequence[PromptedImage]) -> list[ScoredBoxes]:
         output = self._model(**self._prompts(images))
         boxes = box_convert(output.decoder_coord_logits.float(), "cxcywh", "xyxy")
         return [
@@ -159,10 +163,10 @@ class GroundingDetector(BoxDetector):
     one: those of other sizes would be padded, and the model sees the padding.
     """
 
-    def _answers(self, images: Sequence[PromptedImage]) -> list[tuple[Tensor, Tensor]]:
+    def _answers(self, images: Sequence[PromptedImage]) -> list[ScoredBoxes]:
         return list(map(self._answer, images))
 
-    def _answer(self, image: PromptedImage) -> tuple[Tensor, Tensor]:
+    def _answer(self, image: PromptedImage) -> ScoredBoxes:
         parts = [*self._split(image.choices)]
         inputs = self._inputs(
             images=[image.rgb] * len(parts),
