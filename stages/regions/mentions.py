@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from stages.regions.things import relation
-from stages.regions.wording import Wording, contradict
+from stages.regions.wording import Wording, Words, contradict
 
 DEFINITE: Final = frozenset({"the", "this", "that", "these", "those", "both"})
 INDEFINITE: Final = frozenset({"a", "an", "another", "some", "several", "many", "few"})
@@ -68,7 +68,7 @@ def _thing_named(things: Sequence[Sequence[Wording]], later: Wording) -> int | N
         for name in ("same", "equal", "above"):
             related = [place for place in agreeing if _relation(things[place], later) == name]
             if related and later.kind in RELATED_KINDS.get(name, (later.kind,)):
-                return max(related, key=lambda place: (_common_modifiers(things[place], later), place))
+                return max(related, key=lambda place: (len(_modifiers_of(things[place]) & later.modifiers), place))
         return None
     if agreeing and _is_apposition(things[-1][-1], later):
         return agreeing[-1]
@@ -88,8 +88,8 @@ def _relation(thing: Sequence[Wording], later: Wording) -> str:
     return next((name for name in ("same", "equal", "above") if name in relations), "apart")
 
 
-def _common_modifiers(thing: Sequence[Wording], later: Wording) -> int:
-    return len(later.modifiers.intersection(*[frozenset().union(*(mention.modifiers for mention in thing))]))
+def _modifiers_of(thing: Sequence[Wording]) -> Words:
+    return frozenset().union(*(mention.modifiers for mention in thing))
 
 
 def _has_words(thing: Sequence[Wording], later: Wording) -> bool:
@@ -103,5 +103,5 @@ def _may_agree(thing: Sequence[Wording], later: Wording) -> bool:
     colours = frozenset().union(*(mention.colours for mention in thing))
     if colours and later.colours and not colours & later.colours:
         return False
-    modifiers = frozenset().union(*(mention.modifiers for mention in thing))
+    modifiers = _modifiers_of(thing)
     return not (modifiers and later.modifiers and not modifiers & later.modifiers)
