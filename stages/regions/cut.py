@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from stages.contract.geometry import xywh_to_xyxy
-from stages.contract.levels import quantise
+from stages.contract.levels import Levels, quantise
 from stages.contract.types import Plane, Sides
 from stages.regions.config import RegionsConfig
 from stages.regions.fine_map import refine_grid
@@ -26,7 +26,7 @@ from stages.regions.learned_box import BoxFit, MapView
 from stages.regions.paint import RegionMask
 from stages.regions.parts import HeatPart, ThingMap, part_of, parts_of
 from stages.regions.score import Evidence
-from stages.regions.thresholds import CUTS, FittedCut, Levels, threshold_of
+from stages.regions.thresholds import CUTS, FittedCut, threshold_of
 from stages.shared.fits import Floats
 
 SAME_BOX: Final = 0.9  # least IoU of two boxes that count as one

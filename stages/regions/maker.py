@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS, quantise
+from stages.contract.levels import LEVELS, Levels, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
@@ -23,7 +23,7 @@ from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
 from stages.regions.parts import ThingMap
 from stages.regions.score import Calibration, at_share, score_of
-from stages.regions.thresholds import FittedCut, Levels
+from stages.regions.thresholds import FittedCut
 from stages.shared.fits import Floats, log_odds
 
 VOTES: Final = 3

@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS
+from stages.contract.levels import LEVELS, Levels
 from stages.contract.types import Plane, Sides
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Evidence
-from stages.regions.thresholds import Levels
 from stages.shared.fits import Floats
 
 Mask = NDArray[np.bool_]

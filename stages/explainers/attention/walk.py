@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from stages.contract.types import Sides
 from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
 from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling, by_tower
 from stages.shared.model.towers.vision import VisionTower, attention_weights, join_heads
 
@@ -115,7 +116,7 @@ class Walk:
 class Walker(SingleImageExplainer[ConfigT]):
     """An explainer that walks the last `blocks` of a transformer with a class token."""
 
-    towers = ("class_token",)
+    towers: ClassVar[tuple[TowerKind, ...]] = ("class_token",)
     needs = "transformer blocks with a class token"
 
     def __init__(self, config: ConfigT, model: ClipModel, blocks: int | Literal["all"] = "all") -> None:

@@ -33,7 +33,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import torch
 from torch import Tensor
@@ -108,7 +108,7 @@ class Lrp(SingleImageExplainer[ConfigT]):
     vision transformers.
     """
 
-    config_type = LrpConfig
+    config_type: ClassVar[type[ExplainerConfig]] = LrpConfig
     claim = CLAIM
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:

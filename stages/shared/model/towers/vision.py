@@ -77,7 +77,8 @@ def split_heads(x: Tensor, heads: Heads) -> Tensor:
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """Queries (B, H, Tq, d) and keys (B, H, T, d) -> weights (B, H, Tq, T), rows sum to 1."""
-    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    weights: Tensor = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return weights
 
 
 def join_heads(x: Tensor) -> Tensor:
