@@ -86,10 +86,10 @@ CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weig
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cut": {"weight": {}}}, "cut: mean"),
+        ({"cut": {"weight": {}}}, "cut.mean"),
         ({"cut": CUT}, "not 0"),
         ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
-        ({"cut": {**CUT, "usual": None}}, "cut: usual"),
+        ({"cut": {**CUT, "usual": None}}, "cut.usual"),
         ({"format": "other"}, "format: "),
         ({"weight": {"luck": 1.0}}, "unknown features luck"),
         ({"bias": float("nan")}, "finite"),
@@ -98,15 +98,15 @@ CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weig
         ({"mean": {}}, "a mean and a scale"),
         ({"more": 1}, "more"),
         ({"box": {**BOX, "networks": [halves(9)]}}, "box: expected a mean and a scale"),
-        ({"box": ENDLESS}, "box: mean: expected finite"),
+        ({"box": ENDLESS}, "box.mean: expected finite"),
         ({"box": {**BOX, "mean": halves(1 << 20)}}, "box: expected a mean and a scale above 0 of 0 inputs"),
         (
             {"box": {**BOX, "mean": halves(INPUTS), "scale": halves(INPUTS, value=1.0), "networks": [halves(9)]}},
             "box: ",
         ),
-        ({"box": {**BOX, "networks": [halves(1)] * 9}}, "box: networks"),
+        ({"box": {**BOX, "networks": [halves(1)] * 9}}, "box.networks"),
         ({"box": {**BOX, "usual": {**USUAL, "terms": halves(5)}}}, "four numbers for each word"),
-        ({"box": {**BOX, "usual": {**USUAL, "mean": [0, 0, 0, 1e9]}}}, "box: usual: mean"),
+        ({"box": {**BOX, "usual": {**USUAL, "mean": [0, 0, 0, 1e9]}}}, "box.usual.mean"),
         ({"weight": {"agreement": 1.0}, "mean": {"agreement": 0.0}, "scale": {"agreement": 1.0}}, "expected box"),
     ],
 )
