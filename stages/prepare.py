@@ -18,7 +18,7 @@ from stages.contract.errors import RowFault
 from stages.contract.geometry import round_to_multiple
 from stages.contract.records import Pixels, Record, Sample
 from stages.contract.stage import Stage
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.shared.images.decode import Interpolation, decode_resized, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 from stages.shared.storage import is_local

@@ -18,7 +18,7 @@ import yaml
 
 from stages.contract.schema import IMAGE_FIELD
 from stages.contract.threshold import PRECISIONS, Threshold, useful_threshold
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.storage import AnyPath, replacing
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
@@ -200,20 +200,10 @@ class Tally:
 
     def counts(self) -> Json:
         """Return the part of the manifest's `counts` that the shards determine."""
-        names = (
-            "annotated",
-            "without_regions",
-            "without_phrases",
-            "failed",
-            "phrases",
-            "regions",
-            "absent",
-            "files",
-            "categories",
-        )
+        names = ("annotated", "without_regions", "without_phrases", "failed", "phrases", "regions", "absent")
         return {
             "written": self.rows,
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in (*names, "files", "categories")},
             "failed_by_reason": dict(sorted(self.failed_by_reason.items())),
         }
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.types import Plane, Sides
+from stages.contract.values import Plane, Sides
 
 Box = tuple[float, float, float, float]
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.types import Plane
+from stages.contract.values import Plane
 
 LEVELS: Final = 255
 """Heat is rounded to the whole levels 0 .. 255 before anything is decided on it.

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 from stages.contract.geometry import Box
 from stages.contract.records import Rle
-from stages.contract.types import Integers, Json, PixelBox, Sides
+from stages.contract.values import Integers, Json, PixelBox, Sides
 
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from stages.contract.errors import RowError
-from stages.contract.types import Integers, Plane, Rgb, Sides
+from stages.contract.values import Integers, Plane, Rgb, Sides
 
 ID_BITS: Final = 53  # JSON readers and COCOeval hold ids in doubles
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
 from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Rle, Sample, stable_id
-from stages.contract.types import Json
+from stages.contract.values import Json
 
 SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
 

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.explain.config import ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk

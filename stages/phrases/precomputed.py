@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError, field_validator, model_validato
 
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, stable_key
-from stages.contract.types import Integers, Json
+from stages.contract.values import Integers, Json
 from stages.phrases.filters import normalise
 from stages.shared.json_files import first_problem
 

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable, with_absolute_files
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.base import CutReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
 from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import input_notes, plan_pieces

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, Reason, RowFault
 from stages.contract.records import Sample, stable_key
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.base import InputRow, Piece, Reader
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples

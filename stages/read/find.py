@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import storable
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.base import Reader
 from stages.read.streams import PEEK_BYTES, begins_list, open_plain
 from stages.shared.storage import absolute, is_local, location_of, network_errors, parent, resolve

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from stages.contract.errors import RowFault
 from stages.contract.records import Sample, stable_key
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.base import InputRow, Piece, Reader, ReaderConfig
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import mark_repeats, unique_samples

@@ -32,7 +32,7 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import stable_key
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.base import InputRow, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of

@@ -12,7 +12,7 @@ from pyarrow import types
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import ImageRef, storable
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, relative_path, shorten
 from stages.read.turns import ROLE_KEYS, TEXT_KEYS
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import InputError, RowError, RowFault, kind_of_value, one_line
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.base import Piece
 from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.read.turns import CAPTION_ROLES, TURN_FIELDS, captions_of_turns, is_conversation

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from stages.contract.errors import RowFault, kind_of_value
-from stages.contract.types import Json
+from stages.contract.values import Json
 
 TURN_FIELDS: Final = ("conversations", "messages")
 

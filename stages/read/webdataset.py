@@ -24,7 +24,7 @@ from pydantic import Field
 
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, InputRow, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.geometry import scaled_sides
-from stages.contract.types import Plane, Rgb, Sides
+from stages.contract.values import Plane, Rgb, Sides
 
 CANVAS_SIDE: Final = 320
 """Most pixels of the canvas on its longer side. The cost grows with the area; the square inputs

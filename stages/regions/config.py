@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.regions.foreign import USUAL_SHARE
 from stages.shared.model.config import SegmenterConfig
 

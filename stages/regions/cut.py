@@ -18,7 +18,7 @@ import numpy as np
 
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.levels import Levels, quantise
-from stages.contract.types import Plane, Sides
+from stages.contract.values import Plane, Sides
 from stages.regions.config import RegionsConfig
 from stages.regions.fine_map import refine_grid
 from stages.regions.ladder import ladder_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.contract.geometry import scaled_sides
 from stages.contract.levels import LEVELS, Levels
-from stages.contract.types import Plane
+from stages.contract.values import Plane
 from stages.regions.fine_map import refine_grid
 from stages.regions.thresholds import parts_of_cuts
 from stages.shared.fits import Floats

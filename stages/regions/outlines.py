@@ -19,7 +19,7 @@ from stages.contract.errors import RowFault
 from stages.contract.geometry import cell_to_px, xywh_to_xyxy
 from stages.contract.masks import mask_box_xywh_px
 from stages.contract.records import Sample
-from stages.contract.types import Plane
+from stages.contract.values import Plane
 from stages.regions.contours import MapRegions, contours_of
 from stages.regions.cut import CutMap, Cutter
 from stages.regions.paint import RegionMask, field_of, paint

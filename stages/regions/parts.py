@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.levels import LEVELS, Levels
-from stages.contract.types import Plane, Sides
+from stages.contract.values import Plane, Sides
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Evidence

@@ -22,7 +22,7 @@ from typing import Final, Literal, Self
 from pydantic import ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.explain.presence import Presence
 from stages.regions import detected
 from stages.regions.detected import BoxEvidence, DetectorPresence

@@ -13,7 +13,7 @@ from stages.contract.kinds import KindTable, with_absolute_files
 from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import Record, Region, Rle
 from stages.contract.stage import Stage
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.description import ModelDescription
 

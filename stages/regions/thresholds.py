@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from stages.contract.levels import LEVELS, Levels
-from stages.contract.types import Plane
+from stages.contract.values import Plane
 from stages.regions.config import RegionsConfig
 from stages.shared.fits import Floats, Number, Regression
 

@@ -16,7 +16,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.masks import decode_mask, encode_box, encode_mask
 from stages.contract.records import Record, Region, Rle
-from stages.contract.types import PixelBox, Sides
+from stages.contract.values import PixelBox, Sides
 from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
 from stages.truth import read_truth
 from stages.truth.coco import read_detections

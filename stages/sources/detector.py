@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from stages.contract.masks import encode_box, encode_mask
 from stages.contract.records import Phrase, Pixels, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
-from stages.contract.types import Json, Sides
+from stages.contract.values import Json, Sides
 from stages.regions.source import OtherModel, RegionSource, RegionSourceConfig, region_of_mask
 from stages.shared.model.config import Precision, about, absolute_model
 

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from stages.contract.records import Record
-from stages.contract.types import PixelBox, Rgb
+from stages.contract.values import PixelBox, Rgb
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 MAX_CROPS: Final = 20  # most crops of an image, drawn from the grid's; CLIPSelf's

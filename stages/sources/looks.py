@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.contract.stage import Forwards
-from stages.contract.types import PixelBox, Rgb, Vectors
+from stages.contract.values import PixelBox, Rgb, Vectors
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import Batches, PendingTransfer, pixels_on, retry_on_oom, to_device

@@ -23,7 +23,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import encode_box, encode_mask
 from stages.contract.records import Phrase, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
-from stages.contract.types import Json, PixelBox, Rgb, Sides, Vectors
+from stages.contract.values import Json, PixelBox, Rgb, Sides, Vectors
 from stages.phrases.filters import normalise
 from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
 

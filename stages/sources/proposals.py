@@ -24,7 +24,7 @@ from pydantic import Field
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import box_iou, scaled_sides, xyxy_to_xywh
 from stages.contract.records import Record
-from stages.contract.types import PixelBox, Rgb
+from stages.contract.values import PixelBox, Rgb
 from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 BINS: Final = 8  # of each channel of the colour histograms

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from stages.contract.errors import InputError, one_line
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.truth.coco import read_coco
 from stages.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
 from stages.truth.ground_truth import GroundTruth

@@ -32,7 +32,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.phrases.filters import normalise
 from stages.shared.json_files import read_json_as
 from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthObject, TruthTarget

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.phrases.filters import normalise
 from stages.truth.coco import number_member, size_member
 from stages.truth.ground_truth import ChainedPhrase, GroundTruth, ImagesOnDemand, TruthImage, TruthTarget

@@ -20,7 +20,7 @@ import numpy as np
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import Phrase, Rle
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.phrases.filters import normalise
 
 Match = Literal["phrase", "category", "expression"]

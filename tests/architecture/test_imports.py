@@ -42,17 +42,17 @@ ROOMS: dict[str, set[str]] = {
 
 CONTRACT: dict[str, set[str]] = {
     "errors": set(),
-    "types": set(),
-    "geometry": {"types"},
+    "values": set(),
+    "geometry": {"values"},
     "plugins": {"errors"},
     "kinds": {"plugins"},
-    "levels": {"types"},
-    "records": {"errors", "types"},
+    "levels": {"values"},
+    "records": {"errors", "values"},
     "stage": {"records"},
-    "schema": {"errors", "levels", "records", "types"},
+    "schema": {"errors", "levels", "records", "values"},
     "tables": {"errors", "records"},
-    "masks": {"geometry", "records", "types"},
-    "threshold": {"types"},
+    "masks": {"geometry", "records", "values"},
+    "threshold": {"values"},
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""
 

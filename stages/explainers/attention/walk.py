@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
 from stages.shared.model.clip import ClipModel

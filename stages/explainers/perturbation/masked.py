@@ -33,7 +33,7 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import SingleImageExplainer, TrunkTower, embedding_of, run_trunk

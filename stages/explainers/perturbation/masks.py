@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.contract.geometry import resize_shifted
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.explain.config import Share
 from stages.explainers.attention.walk import run_trunk
 from stages.explainers.perturbation.masked import MaskedImage, Perturbation, PerturbationConfig

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stages.contract.geometry import Box
-from stages.contract.types import Rgb
+from stages.contract.values import Rgb
 from stages.shared.images.decode import RESAMPLING, Interpolation
 from stages.shared.images.faults import suppress_warnings
 

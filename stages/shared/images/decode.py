@@ -32,7 +32,7 @@ from PIL import Image
 
 from stages.contract.errors import RowFault
 from stages.contract.records import ImageRef
-from stages.contract.types import Rgb, Sides
+from stages.contract.values import Rgb, Sides
 from stages.shared.images.faults import (
     DECODE_ERRORS,
     FORMATS,

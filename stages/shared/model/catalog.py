@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from stages.contract.errors import WeightsError
-from stages.contract.types import Json
+from stages.contract.values import Json
 
 WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"  # one folder for each catalog entry, and their checksums
 CHECKSUMS_FILE: Final = "checksums.json"

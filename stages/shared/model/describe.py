@@ -18,7 +18,7 @@ import open_clip
 import torch
 
 from stages.contract.errors import ConfigError, WeightsError
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.model.catalog import CATALOG, find_weights
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, Checkpoint, read_checkpoint
 from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, convert_to_open_clip, layout_of

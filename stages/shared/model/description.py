@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.model.config import InputSpec, TowerKind
 
 

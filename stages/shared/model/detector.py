@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, nms
 
 from stages.contract.geometry import Box
-from stages.contract.types import Plane, Rgb
+from stages.contract.values import Plane, Rgb
 from stages.shared.model.device import PRECISIONS, to_device
 from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.errors import DeviceFault, ResourceError, one_line
-from stages.contract.types import Rgb
+from stages.contract.values import Rgb
 from stages.shared.model.config import AUTO, Precision, PrecisionChoice
 from stages.shared.model.towers.tower import Tower
 

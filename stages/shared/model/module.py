@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stages.contract.errors import ConfigError, WeightsError, one_line, with_type
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.model import hub
 from stages.shared.model.checkpoints.layouts import convert_to_open_clip
 from stages.shared.model.checkpoints.state import State, read_state

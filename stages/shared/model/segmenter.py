@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.contract.geometry import Box
-from stages.contract.types import Json, Plane, Rgb, Sides
+from stages.contract.values import Json, Plane, Rgb, Sides
 from stages.shared.model.config import SegmenterConfig, about
 from stages.shared.model.device import PRECISIONS, to_device
 from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model

@@ -8,7 +8,7 @@ from typing import Final
 import open_clip
 
 from stages.contract.errors import ConfigError, WeightsError
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.model.checkpoints.state import read_json
 
 _FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")  # that hold a vocabulary, the preferred first

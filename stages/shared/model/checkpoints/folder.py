@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.contract.errors import WeightsError
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.model.checkpoints.layouts import layout_of
 from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_shapes
 

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import BaseModel, PositiveInt, ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
-from stages.contract.types import Json
+from stages.contract.values import Json
 from stages.shared.json_files import first_problem
 from stages.shared.model.checkpoints.layouts import SIGLIP
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract.errors import WeightsError, one_line, with_type
-from stages.contract.types import Json
+from stages.contract.values import Json
 
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of an index as Hugging Face writes it: tensor -> file."""

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import VisionTower, attend

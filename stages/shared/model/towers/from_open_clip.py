@@ -21,7 +21,7 @@ from open_clip import transformer
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.contract.types import Json, Sides
+from stages.contract.values import Json, Sides
 from stages.shared.model.towers import layers
 from stages.shared.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower

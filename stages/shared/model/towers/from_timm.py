@@ -15,7 +15,7 @@ from timm import layers as timm_layers
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.contract.types import Json, Sides
+from stages.contract.values import Json, Sides
 from stages.shared.model.towers import layers
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower, Turn
 from stages.shared.model.towers.tower import Placement, Tower

@@ -11,7 +11,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pydantic import ValidationError
 
 from stages.contract.errors import ConfigError
-from stages.contract.types import Json, Sides
+from stages.contract.values import Json, Sides
 from stages.shared.model.config import InputSpec, TowerKind
 
 RESNET_STRIDE_PX: Final = 32  # of the tokens of CLIP's ResNets: five halvings

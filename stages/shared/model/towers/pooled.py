@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part, TensorFunction, gradient_at
 from stages.shared.model.towers.tower import Placement, Tower

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.shared.model.config import TowerKind
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.shared.model.towers.layers import Layer, TensorFunction
 from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.types import Sides
+from stages.contract.values import Sides
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.layers import Layer, LayerNorm, Linear, Part, TensorFunction, to_float
 from stages.shared.model.towers.tower import Placement, Tower

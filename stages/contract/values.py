@@ -1,4 +1,4 @@
-"""Types of values that many rooms share."""
+"""Names for the types of values that many rooms share."""
 
 from __future__ import annotations
 
