@@ -20,6 +20,7 @@ from stages.contract.masks import encode_mask
 DELETED_REGIONS: Final = "regions that people deleted: left out"
 CORRECTED_BOXES: Final = "regions whose box people corrected: their score is 1.0, their mask is cut to it"
 REPLACED_MASKS: Final = "regions whose box people moved off the mask: their score is 1.0, the box stands for the mask"
+DRAWN: Final = "person"  # `bbox_of` of a box that somebody drew
 UNKNOWN_REGIONS: Final = "corrections of regions that are not in the dataset: not applied"
 
 _FIELDS: Final = ("id", "phrase", "bbox", "area", "segmentation", "score")
@@ -100,7 +101,7 @@ def replace_box(region: Annotation, box_xywh_px: Box) -> tuple[Annotation, str]:
     corrected_region = {
         **region,
         "bbox": box,
-        "bbox_of": "mask",
+        "bbox_of": DRAWN,
         "area": area,
         "segmentation": segmentation,
         "score": 1.0,

@@ -71,7 +71,7 @@ def test_a_corrected_box_that_the_mask_does_not_fill_is_the_mask() -> None:
         ((2, 2, 2, 2), 4, CORRECTED_BOXES),
     ):
         changed, told = replace_box(region, box)
-        assert (changed["area"], told) == (area, note)
+        assert (changed["area"], told, changed["bbox_of"]) == (area, note, "person")
 
 
 def test_an_export_without_a_single_image_leaves_the_former_one(tmp_path: Path) -> None:
