@@ -59,11 +59,13 @@ class ImageStatistics(ArrayFit):
         mean: Mean embedding (E,).
         directions: The strongest directions (k, E), each as long as its standard deviation.
         rest: Variance in every other direction.
+        count: Number of the images.
     """
 
     mean: HalfFloats
     directions: HalfFloats
     rest: Annotated[Number, Field(ge=0)]
+    count: Annotated[int, Field(ge=2)]
 
     @field_validator("directions")
     @classmethod
@@ -82,6 +84,7 @@ class ImageStatistics(ArrayFit):
             mean=_round_to_16_bits(mean),
             directions=_round_to_16_bits(axes[:rank] * np.sqrt(variances[:rank, None])),
             rest=float(variances[rank:].sum() / remainder) if remainder else 0.0,
+            count=len(embeddings),
         )
 
     def features(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> Floats:

@@ -31,7 +31,7 @@ def calibration_of(**more: Any) -> Calibration:
     return Calibration(bias=0.3, weight=weight, **same, made_with={}, made_from={}, **more)
 
 
-IMAGES = ImageStatistics(mean=np.zeros(2), directions=np.zeros((1, 2)), rest=0.0)
+IMAGES = ImageStatistics(mean=np.zeros(2), directions=np.zeros((1, 2)), rest=0.0, count=2)
 PRESENCE = Presence(
     bias=0.5, weight={"similarity": 2.0}, mean={"similarity": 0.0}, scale={"similarity": 1.0}, images=IMAGES
 )

@@ -49,6 +49,7 @@ def test_the_distance_of_other_images() -> None:
     assert images.distance(population) == pytest.approx(1 + 24 / 400, abs=0.03)
     assert images.distance(population[:, ::-1]) > 5
     few = ImageStatistics.of(sample[:3])
+    assert (images.count, few.count) == (len(sample), 3)
     assert np.isfinite(few.distance(population)), "directions in which three images do not differ"
 
 

@@ -16,7 +16,7 @@ from tests.stages.regions.test_stage import heat_map, phrase, record, spots
 FIXED = PLAIN.model_copy(update={"absent_share": 0.5})
 
 NOTHING: dict[str, float] = {}
-IMAGES = ImageStatistics(mean=np.zeros(2), directions=np.zeros((1, 2)), rest=0.0)
+IMAGES = ImageStatistics(mean=np.zeros(2), directions=np.zeros((1, 2)), rest=0.0, count=2)
 PRESENCE = Presence(bias=0.0, weight=NOTHING, mean=NOTHING, scale=NOTHING, images=IMAGES)
 EVEN = Calibration(
     bias=0.0, mean={"peak": 0}, scale={"peak": 1}, weight={"peak": 0}, made_with={}, made_from={}, presence=PRESENCE
