@@ -198,7 +198,9 @@ def draw_for_images(parsed: Sequence[Record]) -> tuple[dict[int, list[Phrase]], 
     return drawn, None
 
 
-def fit_presence(steps: HeatMapSteps, signals: Sequence[Signals], in_captions: Sequence[Sequence[bool]]) -> PresenceFit:
+def fit_presence_to_captions(
+    steps: HeatMapSteps, signals: Sequence[Signals], in_captions: Sequence[Sequence[bool]]
+) -> PresenceFit:
     """Fit presence to the signals of images.
 
     in_captions: For each text of each image's signals, whether it is in a caption of the image.

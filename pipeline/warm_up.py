@@ -20,7 +20,7 @@ from pipeline.presence_fit import (
     PresenceFit,
     collecting_signals,
     draw_for_images,
-    fit_presence,
+    fit_presence_to_captions,
     most_to_fit,
 )
 from pipeline.steps import HeatMapSteps
@@ -142,7 +142,7 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
     labels = [
         [place < phrases for place in range(len(image.cosines))] for phrases, image in zip(mapped, signals, strict=True)
     ]
-    answers.presence = fit_presence(steps, signals, labels)
+    answers.presence = fit_presence_to_captions(steps, signals, labels)
     answers.records = list(_judge(records, signals, presence_in(answers.presence.calibration)))
     answers.estimate_share(answers.presence.calibration)
     return answers

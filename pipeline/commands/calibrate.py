@@ -23,8 +23,10 @@ from pipeline.commands.tables import format_interval, format_value, print_matche
 from pipeline.evaluate.box_fit import FEWEST_IMAGES
 from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
 from pipeline.evaluate.caption_fit import write_presence
+from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
 from pipeline.evaluate.verdicts import USE, box_verdict, calibration_verdict, review_verdict
+from pipeline.paths import check_writable
 from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
 
@@ -70,6 +72,7 @@ def calibrate(
     phrasebox calibrate out/ --reviews --out mine.json    after phrasebox inspect out/ --review
     phrasebox run captions.jsonl --images photos/ --model photo --set regions.calibration=mine.json
     """
+    check_writable("out", out)
     settings = with_image_root(images, settings)
     if reviews:
         if truth is not None or resized:
@@ -86,7 +89,8 @@ def calibrate(
         console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
         console.print(_use(out), soft_wrap=True)
         return
-    figures = write_calibration(dataset, truth, out, console, settings, resized=resized, presence=presence)
+    evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
+    figures = write_calibration(evaluation_set, out, console, presence=presence)
     print_calibration(figures, out, console)
 
 

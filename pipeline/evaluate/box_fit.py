@@ -103,6 +103,9 @@ class KnownPlace(NamedTuple):
 
 KnownPlaces = Callable[[Mapping[str, Any], Record], Iterable[KnownPlace]]  # of a row
 
+NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], dict[str, Any]]
+"""See `fit_networks`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxFigures:
@@ -127,33 +130,34 @@ class LearnedBoxes(NamedTuple):
     figures: BoxFigures | None = None
 
 
-def learn_boxes(things: Sequence[PlacedThing], *, with_networks: bool, before: BoxFit | None = None) -> LearnedBoxes:
-    """Fit usual boxes to things and, if wanted, networks, which stay if the interval of their gain is above 0.
-
-    The gain is over the boxes of `before`, or else over those of the cut. Raise InputError
-    without things.
-    """
+def learn_usual_boxes(things: Sequence[PlacedThing]) -> LearnedBoxes:
+    """Fit usual boxes alone to things. Raise InputError without things."""
     if not things:
         raise InputError("no phrase with a known place and a heat map to fit boxes to")
+    fits = BoxFits(things)
+    return LearnedBoxes(fits.whole(), fits.folds())
+
+
+def learn_boxes(things: Sequence[PlacedThing], before: BoxFit = BLANK) -> LearnedBoxes:
+    """Fit usual boxes to things, and networks, which stay if the interval of their gain is above 0.
+
+    The gain is over the boxes of `before`, which are by default those of the cut. Of too few images no network is
+    tried. Raise InputError without things.
+    """
+    usual = learn_usual_boxes(things)
     images = np.array([thing.image for thing in things], np.int64)
-    is_enough = len({*images.tolist()}) >= FEWEST_IMAGES
-    fits = BoxFits(things, with_networks=with_networks and is_enough)
-    folds = [fits.without(fold) for fold in range(FOLDS)]
-    if not fits.with_networks:
-        return LearnedBoxes(fits.whole(), folds)
+    count = len({*images.tolist()})
+    if count < FEWEST_IMAGES:
+        return usual
+    fits = BoxFits(things, fit_networks)
+    folds = fits.folds()
     weights = np.array([thing.weight for thing in things])
     hits = fits.hits(folds)
-    half_hits = fits.hits([fits.without(fold, half=True) for fold in range(FOLDS)])
-    hits_before = fits.hits([before or BLANK] * FOLDS)
-    gains = (hits - hits_before) * weights
+    gains = (hits - fits.hits([before] * FOLDS)) * weights
     gain = weighted_estimate(lambda draw: float(draw @ gains / (draw @ weights)), images)
-    figures = BoxFigures(
-        images=len({*images.tolist()}), gain=gain, last_half=float(np.average(hits - half_hits, weights=weights))
-    )
-    if gain.low > 0:
-        return LearnedBoxes(fits.whole(), folds, figures)
-    fits.with_networks = False
-    return LearnedBoxes(fits.whole(), [fits.without(fold) for fold in range(FOLDS)], figures)
+    last_half = float(np.average(hits - fits.hits(fits.half_folds()), weights=weights))
+    figures = BoxFigures(images=count, gain=gain, last_half=last_half)
+    return LearnedBoxes(fits.whole(), folds, figures) if gain.low > 0 else usual._replace(figures=figures)
 
 
 def place_things(
@@ -221,15 +225,16 @@ class BoxFits:
 
     Args:
         things: Things with known places.
-        with_networks: Whether to fit networks, too.
+        fit_networks: Returns mean, scale and networks of `BoxFit` for the views of some things; by default there are
+            no networks.
     """
 
-    def __init__(self, things: Sequence[PlacedThing], *, with_networks: bool) -> None:
+    def __init__(self, things: Sequence[PlacedThing], fit_networks: NetworkFit | None = None) -> None:
         self.things = things
-        self.with_networks = with_networks
-        self.folds = np.array([fold_of(thing.image) for thing in things])
+        self._fit_networks = fit_networks
+        self._folds = np.array([fold_of(thing.image) for thing in things])
         images = np.array([thing.image for thing in things])
-        self.is_in_half = np.array([zlib.crc32(f"half {image}".encode()) % 2 == 0 for image in images.tolist()])
+        self._is_in_half = np.array([zlib.crc32(f"half {image}".encode()) % 2 == 0 for image in images.tolist()])
         self.words, self._bags = _bags_of(things)
         self._places = place_of(np.array([thing.nearest for thing in things]))
         self._weights = np.array([thing.weight for thing in things], np.float64)
@@ -238,33 +243,33 @@ class BoxFits:
         """Return the fit to all things."""
         return self._fit(np.full(len(self.things), True))
 
-    def without(self, fold: int, *, half: bool = False) -> BoxFit:
-        """Return the fit to things of the other folds. half: only to those of half of their images."""
-        return self._fit((self.folds != fold) & (self.is_in_half | (not half)))
+    def folds(self) -> list[BoxFit]:
+        """Return for each fold the fit to things of the others."""
+        return [self._fit(self._folds != fold) for fold in range(FOLDS)]
+
+    def half_folds(self) -> list[BoxFit]:
+        """Return the same by things of half of the images."""
+        return [self._fit((self._folds != fold) & self._is_in_half) for fold in range(FOLDS)]
 
     def hits(self, folds: Sequence[BoxFit]) -> Floats:
         """Return for each thing whether the box by the fit of its fold is right, 0 or 1."""
-        pairs = zip(self.things, self.folds.tolist(), strict=True)
+        pairs = zip(self.things, self._folds.tolist(), strict=True)
         return np.array([is_hit(folds[number], thing) for thing, number in pairs], np.float64)
 
     def _fit(self, is_fitted: NDArray[np.bool_]) -> BoxFit:
         mean, terms = self._solve(is_fitted)
         usual = UsualBoxes(mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16))
-        if not self.with_networks or len({thing.image for thing in self._chosen(is_fitted)}) < FEWEST_IMAGES / 2:
+        things = [thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in]
+        if self._fit_networks is None or len({thing.image for thing in things}) < FEWEST_IMAGES / 2:
             return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
         # A network must not trust the usual place of a thing more than it can for others.
         places = np.zeros_like(self._places)
-        for fold in np.unique(self.folds[is_fitted]).tolist():
-            mean, terms = self._solve(is_fitted & (self.folds != fold))
-            places[self.folds == fold] = mean + self._bags[self.folds == fold] @ terms
-        views = [
-            thing.view._replace(usual=place)
-            for thing, place in zip(self._chosen(is_fitted), places[is_fitted], strict=True)
-        ]
-        return BoxFit(usual=usual, **_fit_networks(views, list(self._chosen(is_fitted))))
-
-    def _chosen(self, is_fitted: NDArray[np.bool_]) -> Iterator[PlacedThing]:
-        return (thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in)
+        for fold in np.unique(self._folds[is_fitted]).tolist():
+            mean, terms = self._solve(is_fitted & (self._folds != fold))
+            places[self._folds == fold] = mean + self._bags[self._folds == fold] @ terms
+        pairs = zip(things, places[is_fitted], strict=True)
+        views = [thing.view._replace(usual=place) for thing, place in pairs]
+        return BoxFit(usual=usual, **self._fit_networks(views, things))
 
     def _solve(self, rows: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""
@@ -299,7 +304,7 @@ def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
     return words, bags
 
 
-def _fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> dict[str, Any]:
+def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> dict[str, Any]:
     """Return mean, scale and networks of `BoxFit`, fitted to things and their mirror images."""
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 
@@ -343,7 +348,7 @@ def _fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> di
 
 def _box_loss(logits: Any, target: Any) -> Any:
     """Return the loss (n,) of boxes given by logits (n, 4) against the nearest of true boxes (n, MOST_BOXES, 4)."""
-    import torch  # noqa: PLC0415  see `_fit_networks`
+    import torch  # noqa: PLC0415  see `fit_networks`
     from torchvision.ops import generalized_box_iou_loss  # noqa: PLC0415
 
     centre, half = torch.sigmoid(logits).split(2, dim=1)

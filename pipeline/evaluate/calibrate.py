@@ -19,20 +19,28 @@ from rich.console import Console
 from pipeline.calibration import calibration_basis, source_basis
 from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
-from pipeline.evaluate.box_fit import BoxFigures, LearnedBoxes, fold_of, learn_boxes, place_things, true_places
+from pipeline.evaluate.box_fit import (
+    BoxFigures,
+    LearnedBoxes,
+    fold_of,
+    learn_boxes,
+    learn_usual_boxes,
+    place_things,
+    true_places,
+)
 from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
-from pipeline.evaluate.detector_presence import fit_to_truth
+from pipeline.evaluate.detector_presence import fit_detector_presence
 from pipeline.evaluate.estimates import (
     Estimate,
     debiased_calibration_error,
     predict_out_of_fold,
     squared_error_gain,
 )
-from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
+from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import fit_presence
-from pipeline.logistic import Floats, fit_logistic
-from pipeline.paths import check_writable, write_file
+from pipeline.evaluate.presence import fit_presence_to_truth
+from pipeline.logistic import fit_logistic
+from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
 from stages.contract.errors import InputError
 from stages.contract.records import Record
@@ -75,42 +83,38 @@ class CalibrationFigures:
 
 
 def write_calibration(
-    dataset: Path,
-    truth_path: Path,
-    out: Path,
-    console: Console,
-    settings: Sequence[str] = (),
-    *,
-    resized: bool = False,
-    presence: bool = True,
+    evaluation_set: EvaluationSet, out: Path, console: Console, *, presence: bool = True
 ) -> CalibrationFigures:
     """Fit a calibration to a dataset's images, write it to `out`, and return how good it is.
 
     The figures are from five folds: each region is judged once, by a fit that has not seen its
     image. Only the rule `regions.rule=fitted` (16 weights and the usual size of things) is
     fitted to all images, before; the usual size of a thing comes from the other images alone.
-    `presence`: whether to fit presence, too, which takes a forward pass for each image.
 
-    Raise as `open_evaluation_set`, InputError for too few regions, and ConfigError if `out`
-    cannot be written.
+    Args:
+        evaluation_set: The dataset and its ground truth.
+        out: The file to write.
+        console: Shows the progress.
+        presence: Whether to fit presence, too, which takes a forward pass for each image.
+
+    Raise InputError for too few regions, as `EvaluationSet.full_steps`, and ConfigError if `out` cannot be written.
     """
-    check_writable("out", out)
-    evaluation_set = open_evaluation_set(dataset, truth_path, settings, resized=resized)
-    judge = _judge_heat_maps if evaluation_set.is_of_heat_maps else _judge_detector
-    judged = judge(evaluation_set, console, presence=presence)
+    fit = _CalibrationFit(evaluation_set, console, presence)
+    judged = fit.judge_heat_maps() if evaluation_set.is_of_heat_maps else fit.judge_detector()
     regions = judged.regions
-    labels = _labels_of(regions)
+    _reject_few(regions)
+    labels = _are_right(regions)
     names = list(regions[0].evidence.features)
     features = np.array([[*region.evidence.features.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
-    fit = fit_logistic(features, labels)
+    regression = fit_logistic(features, labels)
     counts = {"regions": len(labels), "right": int(labels.sum())}
     calibration = Calibration(
-        bias=fit.bias,
-        **fit.by_name(names),
+        bias=regression.bias,
+        **regression.by_name(names),
         made_with=judged.made_with,
         made_from={
-            "truth": truth_path.name,
+            "truth": evaluation_set.truth_path.name,
             "images": len({*images.tolist()}),
             **counts,
             **judged.made_from,
@@ -120,15 +124,18 @@ def write_calibration(
         box=None if judged.boxes is None else judged.boxes.fit,
     )
     write_file("out", out, calibration.to_json())
-    calibration_error, gain = _score_figures(regions, features, labels, images, judged.previous)
+    scores = predict_out_of_fold(features, labels, images)
+    previous = judged.previous
+    share = labels.mean()
+    baseline = np.array([share if previous is None else previous.probability(region.evidence) for region in regions])
     return CalibrationFigures(
         matched=evaluation_set.matches.counts,
         **counts,
         presence=judged.presence_figures,
         boxes=None if judged.boxes is None else judged.boxes.figures,
-        calibration_error=calibration_error,
-        replaces=judged.previous is not None,
-        gain=gain,
+        calibration_error=debiased_calibration_error(scores, labels, images),
+        replaces=previous is not None,
+        gain=squared_error_gain(baseline, scores, labels, images),
     )
 
 
@@ -156,75 +163,123 @@ class JudgedSet:
     boxes: LearnedBoxes | None = None
 
 
-def _judge_heat_maps(evaluation_set: EvaluationSet, console: Console, *, presence: bool) -> JudgedSet:
-    """Fit cut, presence and boxes of heat maps, and judge the regions that they give."""
-    previous = _replaced_calibration(evaluation_set, lambda: build_steps(evaluation_set.config()), presence=presence)
-    evaluation_set = evaluation_set.with_requested_rule()
-    config = evaluation_set.config()
-    steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
-    rows = [(row, record) for row, record in evaluation_set.rows_with_maps(steps, console) if record.error is None]
-    is_fitted = config.regions.rule == "fitted"
-    cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
-    cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
-    _labels_of(_judge_regions(config.regions, rows, evaluation_set, cuts, has_absent=not presence))
-    presence_fit, presence_figures, presences = fit_presence(evaluation_set, console) if presence else (None, {}, {})
-    rows = [(row, _with_presences(row["id"], record, presences)) for row, record in rows]
-    boxes = learn_boxes(
-        place_things(config.regions, rows, true_places(evaluation_set), cuts),
-        with_networks=config.regions.learns_boxes,
-    )
-    return JudgedSet(
-        regions=_judge_regions(config.regions, rows, evaluation_set, cuts, boxes.folds, has_absent=not presence),
-        made_with=calibration_basis(
-            config.explain if steps is None else steps.explainer,
-            config.regions,
-            evaluation_set.dataset.manifest["model_fingerprint"],
-            None if steps is None else steps.segmenter,
-        ),
-        made_from={"precisions": [config.model.precision]},
-        previous=previous,
-        presence=presence_fit,
-        presence_figures=presence_figures,
-        cut=cut,
-        boxes=boxes,
-    )
+@dataclass(frozen=True, slots=True)
+class _CalibrationFit:
+    """A fit to a dataset and its ground truth.
 
+    Attributes:
+        evaluation_set: The dataset and its ground truth.
+        console: Shows the progress.
+        has_presence: Whether presence is fitted, so that scores are about present phrases alone.
+    """
 
-def _judge_detector(evaluation_set: EvaluationSet, console: Console, *, presence: bool) -> JudgedSet:
-    """Compute the regions of a detector again, because rows may hold other scores, judge them, and fit presence."""
-    steps = evaluation_set.source_steps()
-    rows = [(row, record) for row, record in evaluation_set.rows_with_maps(steps, console) if record.error is None]
-    regions = [
-        region
-        for row, record in rows
-        for region in _judge_row(evaluation_set, row, record, steps.regions_stage, has_absent=not presence)
-    ]
-    _labels_of(regions)
-    records = [record for _, record in rows]
-    fit, figures = fit_to_truth(evaluation_set, steps, records, console) if presence else (None, {})
-    return JudgedSet(
-        regions=regions,
-        made_with=source_basis(evaluation_set.config().source, steps.fingerprint),
-        made_from={},
-        previous=_replaced_calibration(evaluation_set, lambda: steps, presence=presence),
-        presence=fit,
-        presence_figures=figures,
-    )
+    evaluation_set: EvaluationSet
+    console: Console
+    has_presence: bool
 
+    def judge_heat_maps(self) -> JudgedSet:
+        """Fit cut, presence and boxes of heat maps, and judge the regions that they give."""
+        previous = self._replaced_calibration(lambda: build_steps(self.evaluation_set.config()))
+        evaluation_set = self.evaluation_set.with_requested_rule()
+        config = evaluation_set.config()
+        steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
+        rows = [(row, rec) for row, rec in evaluation_set.rows_with_maps(steps, self.console) if rec.error is None]
+        is_fitted = config.regions.rule == "fitted"
+        cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
+        cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
+        _reject_few(self._judge_regions(config.regions, rows, cuts))  # before presence, which takes long
+        presence = None
+        presence_figures: Mapping[str, Estimate] = {}
+        presences: Mapping[tuple[int, str], float] = {}
+        if self.has_presence:
+            presence, presence_figures, presences = fit_presence_to_truth(evaluation_set, self.console)
+        rows = [(row, _with_presences(row["id"], record, presences)) for row, record in rows]
+        things = place_things(config.regions, rows, true_places(evaluation_set), cuts)
+        boxes = learn_boxes(things) if config.regions.learns_boxes else learn_usual_boxes(things)
+        return JudgedSet(
+            regions=self._judge_regions(config.regions, rows, cuts, boxes.folds),
+            made_with=calibration_basis(
+                config.explain if steps is None else steps.explainer,
+                config.regions,
+                evaluation_set.dataset.manifest["model_fingerprint"],
+                None if steps is None else steps.segmenter,
+            ),
+            made_from={"precisions": [config.model.precision]},
+            previous=previous,
+            presence=presence,
+            presence_figures=presence_figures,
+            cut=cut,
+            boxes=boxes,
+        )
 
-def _score_figures(
-    regions: Sequence[JudgedRegion],
-    features: Floats,
-    labels: NDArray[np.bool_],
-    images: NDArray[np.int64],
-    previous: Calibration | None,
-) -> tuple[Estimate, Estimate]:
-    """Return the calibration error of scores from five folds, and their gain, see `CalibrationFigures`."""
-    share = labels.mean()
-    baseline = np.array([share if previous is None else previous.probability(region.evidence) for region in regions])
-    scores = predict_out_of_fold(features, labels, images)
-    gain = squared_error_gain(baseline, scores, labels, images)
-    return debiased_calibration_error(scores, labels, images), gain
+    def judge_detector(self) -> JudgedSet:
+        """Compute the regions of a detector again, because rows may hold other scores, judge them, and fit presence."""
+        evaluation_set = self.evaluation_set
+        steps = evaluation_set.source_steps()
+        rows = [(row, rec) for row, rec in evaluation_set.rows_with_maps(steps, self.console) if rec.error is None]
+        regions = [region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)]
+        _reject_few(regions)
+        presence = None
+        figures: Mapping[str, Estimate] = {}
+        if self.has_presence:
+            records = [record for _, record in rows]
+            presence, figures = fit_detector_presence(evaluation_set, steps, records, self.console)
+        return JudgedSet(
+            regions=regions,
+            made_with=source_basis(evaluation_set.config().source, steps.fingerprint),
+            made_from={},
+            previous=self._replaced_calibration(lambda: steps),
+            presence=presence,
+            presence_figures=figures,
+        )
+
+    def _replaced_calibration(self, build: Callable[[], Steps]) -> Calibration | None:
+        """Return the calibration of the dataset's scores if its regression is about the same phrases, else None.
+
+        build: Returns the dataset's steps.
+        """
+        dataset = self.evaluation_set.dataset
+        made_with = dataset.manifest.get("calibration")
+        changes = [change for change in self.evaluation_set.settings if not change.startswith("regions.calibration=")]
+        if made_with is None or not is_own(dataset.run) or sets_any(changes, ("explain", "regions", "source")):
+            return None
+        calibration = build().calibration
+        if calibration is None or calibration.digest != made_with:
+            return None
+        return calibration if (calibration.presence is not None) == self.has_presence else None
+
+    def _judge_regions(
+        self,
+        config: RegionsConfig,
+        rows: RowRecords,
+        cuts: Mapping[int, FittedCut | None],
+        box_fits: Sequence[BoxFit] = (),
+    ) -> list[JudgedRegion]:
+        """Return the `_judge_row` of all rows.
+
+        cuts: The cut of each image.
+        box_fits: The fit for the images of each fold; none leaves the cuts' boxes.
+        """
+        regions: list[JudgedRegion] = []
+        for row, record in rows:
+            box_fit = box_fits[fold_of(row["id"])] if box_fits else None
+            regions += self._judge_row(row, record, RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit))
+        return regions
+
+    def _judge_row(
+        self, row: Mapping[str, Any], record: Record, stage: RegionsStage | LinkStage
+    ) -> Iterator[JudgedRegion]:
+        """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase."""
+        row_regions = stage.regions_of(record)
+        judged = set()  # captions repeat phrases, and a region counts once
+        for query in self.evaluation_set.queries(row, record.phrases):
+            boxes = () if query.target is None else query.target.boxes_xywh_px
+            is_left_out = query.target is None and self.has_presence
+            if (query.phrase, boxes) in judged or query.phrase_index is None or is_left_out:
+                continue
+            judged.add((query.phrase, boxes))
+            for region, evidence in row_regions[query.phrase_index]:
+                yield JudgedRegion(query.image, evidence, is_right(region.box_xywh_px, boxes))
 
 
 def _cut_of_others(cut: FittedCut | None, sizes: UsualSizes | None, image: int, record: Record) -> FittedCut | None:
@@ -241,35 +296,19 @@ def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, st
     return replace(record, heat_maps=tuple(heat_maps))
 
 
-def _labels_of(regions: Sequence[JudgedRegion]) -> NDArray[np.bool_]:
-    """Return whether each region is right, (n,). Raise InputError if there are too few right or wrong ones."""
-    labels = np.array([region.is_right for region in regions], np.bool_)
+def _are_right(regions: Sequence[JudgedRegion]) -> NDArray[np.bool_]:
+    """Return whether each region is right, (n,)."""
+    return np.array([region.is_right for region in regions], np.bool_)
+
+
+def _reject_few(regions: Sequence[JudgedRegion]) -> None:
+    """Raise InputError if there are too few right or wrong regions to fit scores to."""
+    labels = _are_right(regions)
     if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
         raise InputError(
             f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
             f"{FEWEST_REGIONS}, right ones and wrong ones"
         )
-    return labels
-
-
-def _replaced_calibration(
-    evaluation_set: EvaluationSet, build: Callable[[], Steps], *, presence: bool
-) -> Calibration | None:
-    """Return the calibration of the dataset's scores if its regression is about the same phrases, else None.
-
-    build: returns the dataset's steps.
-    presence: whether presence is fitted, so that the regression is about present phrases alone.
-    """
-    made_with = evaluation_set.dataset.manifest.get("calibration")
-    changes = [setting for setting in evaluation_set.settings if not setting.startswith("regions.calibration=")]
-    is_changed = sets_any(changes, ("explain", "regions", "source"))
-    if made_with is None or not is_own(evaluation_set.dataset.run) or is_changed:
-        return None
-    steps = build()
-    calibration = steps.calibration
-    if steps.calibration_digest != made_with or calibration is None or (calibration.presence is not None) != presence:
-        return None
-    return calibration
 
 
 class JudgedRegion(NamedTuple):
@@ -278,49 +317,3 @@ class JudgedRegion(NamedTuple):
     image: int
     evidence: Evidence | BoxEvidence
     is_right: bool
-
-
-def _judge_regions(
-    config: RegionsConfig,
-    rows: RowRecords,
-    evaluation_set: EvaluationSet,
-    cuts: Mapping[int, FittedCut | None],
-    box_fits: Sequence[BoxFit] = (),
-    *,
-    has_absent: bool,
-) -> list[JudgedRegion]:
-    """Return the `_judge_row` of all rows.
-
-    cuts: The cut of each image.
-    box_fits: The fit for the images of each fold; none leaves the cuts' boxes.
-    """
-    regions: list[JudgedRegion] = []
-    for row, record in rows:
-        box_fit = box_fits[fold_of(row["id"])] if box_fits else None
-        stage = RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit)
-        regions += _judge_row(evaluation_set, row, record, stage, has_absent=has_absent)
-    return regions
-
-
-def _judge_row(
-    evaluation_set: EvaluationSet,
-    row: Mapping[str, Any],
-    record: Record,
-    stage: RegionsStage | LinkStage,
-    *,
-    has_absent: bool,
-) -> Iterator[JudgedRegion]:
-    """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase.
-
-    has_absent: Whether to include phrases that the ground truth knows to be absent.
-    """
-    row_regions = stage.regions_of(record)
-    judged = set()  # captions repeat phrases, and a region counts once
-    for query in evaluation_set.queries(row, record.phrases):
-        boxes = () if query.target is None else query.target.boxes_xywh_px
-        is_repeated = (query.phrase, boxes) in judged
-        if is_repeated or query.phrase_index is None or (query.target is None and not has_absent):
-            continue
-        judged.add((query.phrase, boxes))
-        for region, evidence in row_regions[query.phrase_index]:
-            yield JudgedRegion(query.image, evidence, is_right(region.box_xywh_px, boxes))

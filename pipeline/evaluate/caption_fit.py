@@ -22,7 +22,7 @@ from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
 from pipeline.evaluate.detector_presence import features_by_text, presence_of
 from pipeline.logistic import Floats, roc_area
-from pipeline.paths import check_writable, write_file
+from pipeline.paths import write_file
 from pipeline.presence_fit import PresenceFit, draw_for_images, explain_no_difference, fit_noisy
 from pipeline.steps import SourceSteps, build_detector_steps, build_steps, check_files
 from pipeline.warm_up import first_samples, fit_to_samples
@@ -43,7 +43,6 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
     ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.steps`.
     """
-    check_writable("out", out)
     folder = open_dataset(dataset)
     check_named(folder, settings=settings)
     config = stored_config(folder.manifest["config"], settings)
@@ -57,14 +56,14 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
             with set_up((*steps.before, steps.model_stage)):
                 fit = fit_to_samples(steps, samples).presence
         else:
-            fit = fit_to_captions(build_detector_steps(config), config.source, samples)
+            fit = fit_detector_to_captions(build_detector_steps(config), config.source, samples)
     if fit.calibration is None:
         raise InputError(f"{dataset}: {fit.in_words()}")
     write_file("out", out, fit.calibration.to_json())
     return fit
 
 
-def fit_to_captions(steps: SourceSteps, source: RegionSourceConfig, samples: Iterable[Sample]) -> PresenceFit:
+def fit_detector_to_captions(steps: SourceSteps, source: RegionSourceConfig, samples: Iterable[Sample]) -> PresenceFit:
     """Fit presence alone to the captions of samples, whose phrases are taken as there (`pipeline.presence_fit`).
 
     Raise PhraseboxError as the stages do, which are not set up.

@@ -21,10 +21,10 @@ from stages.contract.records import Record
 from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_of, presence_features
 
 
-def fit_to_truth(
+def fit_detector_presence(
     evaluation_set: EvaluationSet, steps: SourceSteps, records: Sequence[Record], console: Console
 ) -> tuple[DetectorPresence, dict[str, Estimate]]:
-    """Fit presence to the same phrases as `pipeline.evaluate.presence.fit_presence`.
+    """Fit presence to the same phrases as `pipeline.evaluate.presence.fit_presence_to_truth`.
 
     Args:
         evaluation_set: The dataset and its ground truth.

@@ -166,7 +166,7 @@ def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
     return presences
 
 
-def fit_presence(
+def fit_presence_to_truth(
     evaluation_set: EvaluationSet, console: Console
 ) -> tuple[Presence, dict[str, Estimate], dict[tuple[int, str], float]]:
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.dataset.reviews import RegionKey
-from pipeline.evaluate.box_fit import KnownPlace, LearnedBoxes, fold_of, learn_boxes, place_things
+from pipeline.evaluate.box_fit import BLANK, KnownPlace, LearnedBoxes, fold_of, learn_boxes, place_things
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.review_figures import ReviewedRegions
@@ -108,7 +108,7 @@ def learn_reviewed_boxes(
     cut = None if previous is None else previous.cut
     things = place_things(config, rows, places_of, {row["id"]: cut for row, _ in rows})
     before = None if previous is None else previous.box
-    return learn_boxes(things, with_networks=True, before=before) if things else None
+    return learn_boxes(things, before or BLANK) if things else None
 
 
 def judge_learned_boxes(

@@ -35,7 +35,7 @@ from pipeline.evaluate.review_boxes import judge_learned_boxes, learn_reviewed_b
 from pipeline.evaluate.review_figures import ReviewedRegions, latest_time, read_reviewed_regions
 from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
-from pipeline.paths import check_writable, write_file
+from pipeline.paths import write_file
 from pipeline.presence_fit import signals_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps
 from stages.contract.errors import ConfigError, InputError
@@ -156,7 +156,6 @@ def write_reviewed_calibration(
     cannot be read or that is now cut otherwise. Raise ConfigError if a setting cannot be used, if the calibration of
     the dataset's scores is not found, or if `out` cannot be written.
     """
-    check_writable("out", out)
     read_reviewed_regions(open_dataset(path))  # faults of the answers are reported before a model is loaded
     evaluation_set, _ = open_reviewed_dataset(path, settings)
     dataset = evaluation_set.dataset

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pipeline.commands.calibrate import calibrate as calibrate_command
 from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.validate import validate
@@ -53,7 +54,9 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none", "calibration": "none"}}
     plain, text = run_aloud(config_of(drawn, tmp_path / "plain", **values))
     assert "Scores are not calibrated" in text
-    figures = write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
+    figures = write_calibration(
+        open_evaluation_set(plain, drawn / "truth.json"), tmp_path / "c.json", QUIET, presence=False
+    )
     assert figures.regions >= 100
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", **with_file))
@@ -106,7 +109,9 @@ def test_stored_maps_give_the_calibration_of_computed_ones(scenes_folder, tmp_pa
     dataset = run(config_of(scenes, tmp_path / "dataset", regions={"refine": refine}), QUIET)
     results = {}
     for name, settings in (("stored", []), ("computed", ["model.device=cpu"])):
-        figures = write_calibration(dataset, scenes / "truth.json", tmp_path / f"{name}.json", QUIET, settings)
+        figures = write_calibration(
+            open_evaluation_set(dataset, scenes / "truth.json", settings), tmp_path / f"{name}.json", QUIET
+        )
         results[name] = (figures, (tmp_path / f"{name}.json").read_text())
     assert results["stored"] == results["computed"]
 
@@ -118,10 +123,14 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     queries = EvaluationSet.queries
     monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
     dataset = run(config_of(scenes_folder, tmp_path / "dataset"), QUIET)
-    figures = write_calibration(dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET, presence=False)
+    figures = write_calibration(
+        open_evaluation_set(dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET, presence=False
+    )
     assert figures.calibration_error.n == figures.regions
     monkeypatch.setattr(EvaluationSet, "queries", queries)
-    again = write_calibration(dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET, presence=False)
+    again = write_calibration(
+        open_evaluation_set(dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET, presence=False
+    )
     assert again.regions == figures.regions
 
 
@@ -188,7 +197,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
 def test_too_few_regions_are_refused(inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 10_000)
     with pytest.raises(InputError, match="at least 10000"):
-        write_calibration(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
+        write_calibration(open_evaluation_set(inline_dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET)
     assert not (tmp_path / "c.json").exists()
 
 
@@ -196,14 +205,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     """Neither truth nor dataset is looked at: there is none."""
     (tmp_path / "file").touch()
     for out, words in (
-        (tmp_path, r"^out: cannot write .*: it is a folder"),
-        (tmp_path / "file" / "c.json", r"^out: cannot write .*c.json: .*file is a file"),
-        (Path("/proc/none/c.json"), r"^out: cannot write /proc/none/c.json"),
+        (tmp_path, r"^--out: cannot write .*: it is a folder"),
+        (tmp_path / "file" / "c.json", r"^--out: cannot write .*c.json: .*file is a file"),
+        (Path("/proc/none/c.json"), r"^--out: cannot write /proc/none/c.json"),
     ):
         with pytest.raises(ConfigError, match=words):
-            write_calibration(tmp_path / "none", tmp_path / "none.json", out, QUIET)
+            calibrate_command(tmp_path / "none", out, tmp_path / "none.json")
     with pytest.raises(InputError, match=r"none\.json"):
-        write_calibration(tmp_path / "none", tmp_path / "none.json", tmp_path / "new" / "c.json", QUIET)
+        calibrate_command(tmp_path / "none", tmp_path / "new" / "c.json", tmp_path / "none.json")
     assert not (tmp_path / "new").exists(), "a rejected calibration leaves no folder"
 
 
@@ -218,7 +227,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     assert unknown is not None
     assert unknown.by["presence"] is None
     assert unknown.by["similarity"]["auc"].value > 0.8
-    figures = write_calibration(dataset, truth, file, QUIET)
+    figures = write_calibration(open_evaluation_set(dataset, truth), file, QUIET)
     assert figures.presence["presence_auc"].value > 0.8
     regions = {"calibration": str(file), "min_presence": 0.5}
     fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
@@ -236,9 +245,9 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     printed = StringIO()
     print_evaluation(evaluation, Console(file=printed, width=200))
     assert f"{by_way['presence']['cgf1'].value:.3f}" in printed.getvalue()
-    again = write_calibration(fitted, truth, tmp_path / "again.json", QUIET)
+    again = write_calibration(open_evaluation_set(fitted, truth), tmp_path / "again.json", QUIET)
     assert (figures.replaces, again.replaces) == (False, True)
-    write_calibration(dataset, truth, tmp_path / "plain.json", QUIET, presence=False)
+    write_calibration(open_evaluation_set(dataset, truth), tmp_path / "plain.json", QUIET, presence=False)
     assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None
 
 
@@ -249,7 +258,7 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     plain, text = run_aloud(config_of(drawn, tmp_path / "plain", explain={"blocks": 3}, regions=regions))
     assert "Maps are cut at 0.2 of their highest heat" in text
     assert json.loads((plain / "dataset.json").read_text())["config"]["regions"]["rule"] == "fixed"
-    write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
+    write_calibration(open_evaluation_set(plain, drawn / "truth.json"), tmp_path / "c.json", QUIET, presence=False)
     cut = json.loads((tmp_path / "c.json").read_text())["cut"]
     assert set(cut) == {"weight", "mean", "scale", "usual"}
     assert {phrase["head"] for row in rows_of(plain) for phrase in row["annotations"]} >= set(cut["usual"]) != set()

@@ -156,7 +156,7 @@ def plain(pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fitted(pictures: Pictures, plain: Path) -> Path:
     """The calibration that is fitted to it."""
-    write_calibration(plain, pictures.truth, file := plain.parent / "c.json", QUIET)
+    write_calibration(open_evaluation_set(plain, pictures.truth), file := plain.parent / "c.json", QUIET)
     return file
 
 
@@ -223,7 +223,7 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
 def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
     """Its rows hold other scores than the detector's, and none for phrases that are absent."""
     dataset = Path(str(run(pictures.config(tmp_path / "again", calibration=str(fitted), absent_share=0.5), QUIET)))
-    figures = write_calibration(dataset, pictures.truth, tmp_path / "c.json", QUIET)
+    figures = write_calibration(open_evaluation_set(dataset, pictures.truth), tmp_path / "c.json", QUIET)
     assert (tmp_path / "c.json").read_text() == fitted.read_text()
     assert figures.replaces
     assert abs(figures.gain.value) < 0.01

@@ -146,7 +146,12 @@ def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
     assert 0.2 < moved.metrics["box_recall"].value < 0.8
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 5)
     file = tmp_path / "c.json"
-    assert write_calibration(inline_dataset, tmp_path / "moved.json", file, QUIET, presence=False).regions > 5
+    assert (
+        write_calibration(
+            open_evaluation_set(inline_dataset, tmp_path / "moved.json"), file, QUIET, presence=False
+        ).regions
+        > 5
+    )
     assert file.is_file()
 
 
@@ -314,7 +319,9 @@ def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset,
     source = config["input"]
     verbs: list[Callable[..., Any]] = [
         lambda *settings: evaluate_dataset(open_evaluation_set(dataset, truth, [*AGAIN, *settings]), QUIET),
-        lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
+        lambda *settings: write_calibration(
+            open_evaluation_set(dataset, truth, [*AGAIN, *settings]), tmp_path / "fit.json", QUIET
+        ),
         lambda *settings: tune_settings(session_of(dataset, truth, settings), most=4),
     ]
     monkeypatch.setattr(

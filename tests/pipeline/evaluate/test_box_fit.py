@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.box_fit import FEWEST_IMAGES, BoxFits, PlacedThing, learn_boxes
+from pipeline.evaluate.box_fit import FEWEST_IMAGES, BoxFits, PlacedThing, fit_networks, learn_boxes
 from stages.contract.errors import InputError
 from stages.contract.levels import quantise
 from stages.regions.ladder import ladder_of
@@ -37,7 +37,7 @@ def things_of(images: int, *, is_noise: bool) -> list[PlacedThing]:
 
 
 def test_what_a_cut_misses_without_exception_is_learned() -> None:
-    fit, folds, figures = learn_boxes(things_of(120, is_noise=False), with_networks=True)
+    fit, folds, figures = learn_boxes(things_of(120, is_noise=False))
     assert figures is not None
     assert figures.gain.low > 0.5
     assert figures.images == 120
@@ -46,7 +46,7 @@ def test_what_a_cut_misses_without_exception_is_learned() -> None:
 
 
 def test_noise_is_not_learned() -> None:
-    fit, folds, figures = learn_boxes(things_of(60, is_noise=True), with_networks=True)
+    fit, folds, figures = learn_boxes(things_of(60, is_noise=True))
     assert figures is not None
     assert figures.gain.low <= 0
     assert not fit.networks
@@ -55,16 +55,16 @@ def test_noise_is_not_learned() -> None:
 
 
 def test_too_few_images_are_fitted_to_without_networks() -> None:
-    fit, _, figures = learn_boxes(things_of(FEWEST_IMAGES - 1, is_noise=False), with_networks=True)
+    fit, _, figures = learn_boxes(things_of(FEWEST_IMAGES - 1, is_noise=False))
     assert not fit.networks
     assert figures is None
 
 
 def test_the_same_things_give_the_same_fit() -> None:
     things = things_of(FEWEST_IMAGES, is_noise=False)
-    assert BoxFits(things, with_networks=True).whole() == BoxFits(things, with_networks=True).whole()
+    assert BoxFits(things, fit_networks).whole() == BoxFits(things, fit_networks).whole()
 
 
 def test_nothing_to_fit_to_is_refused() -> None:
     with pytest.raises(InputError, match="no phrase with a known place"):
-        learn_boxes([], with_networks=True)
+        learn_boxes([])

@@ -127,7 +127,7 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
     uncut = tune_settings(session_of(Path(plain), truth), maps={}, cuts={"blur": CUTS["blur"][-1:]})
     assert (uncut.settings["regions"]["rule"], len(uncut.steps)) == ("fitted", 1), "a calibration may follow"
-    calibrate.write_calibration(Path(plain), truth, file, QUIET)
+    calibrate.write_calibration(open_evaluation_set(Path(plain), truth), file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "fixed", "regions.threshold": 1.0},), "fitted": CUTS["fitted"]}
     tuning = tune_settings(session_of(fitted, truth), maps={}, cuts=nothing)
