@@ -86,12 +86,13 @@ def run(
         COMMAND: command_of(config) if is_own_command else None,
     }
     with folder.locked(), folder.writing():
-        previous = folder.read_previous_run()
+        previous = folder.recover_previous_run()
         if is_own_command and not fresh and previous.is_complete_with(command):
             return _end_complete(session, config.output.max_error_share)
         with display.shown():
             resolved = (resolver or resolve)(config, AUTO if fresh else previous.precision, display.show_step)
-        previous = folder.check_resumable(resolved.identity, fresh=fresh, may_delete=may_delete)
+        identity = resolved.identity
+        previous = folder.claim_fresh(identity, may_delete) if fresh else folder.claim(identity)
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == command[INPUT])
         changes = _find_changes(resolved, session, previous)
         # Changed samples are reported each time, as long as their rows stay as they are.

@@ -194,7 +194,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
     resolved = resolve(config, AUTO, lambda _: None)
     output = DatasetFolder(out)
     with output.locked():
-        previous = output.check_resumable(resolved.identity)
+        previous = output.claim(resolved.identity)
         output.start(previous, {"input_fingerprint": input_fingerprint(config.input)})
         writer = ShardWriter(output.data, 10_000)
         ids = (item.sample_id for piece in resolved.input_pieces for item in resolved.reader.read(piece))

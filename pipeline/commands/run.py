@@ -23,7 +23,7 @@ from pipeline.commands.options import (
 from pipeline.config import load_config
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.resumption import MayDelete, delete_what_runs_wrote
-from pipeline.output.shards import rows_in
+from pipeline.output.shards import count_readable_rows
 from pipeline.run import run as run_pipeline
 from pipeline.terminal import console, counted
 from stages.shared.storage import AnyPath
@@ -147,4 +147,4 @@ def ask_to_delete(description: str, foreign: list[AnyPath]) -> bool:
 
 
 def _count_rows(folder: Path) -> str:
-    return counted(sum(count or 0 for count in rows_in(DatasetFolder(folder).shards)), "finished row")
+    return counted(count_readable_rows(DatasetFolder(folder).shards), "finished row")

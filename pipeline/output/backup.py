@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from pipeline.output.shards import rows_in
+from pipeline.output.shards import count_readable_rows
 from stages.shared.storage import AnyPath, found_in, move, remove_tree
 
 REPLACES: Final = "replaces"
@@ -34,7 +34,7 @@ def back_up(folder: AnyPath) -> None:
 def drop_backup(folder: AnyPath) -> bool:
     """Delete the backup if the new run has a file with rows, or is complete; return whether it has."""
     shards = found_in(folder / "data", "*.parquet")
-    is_written = (folder / "dataset.json").exists() or any(rows for path in shards for rows in rows_in([path]))
+    is_written = (folder / "dataset.json").exists() or any(count_readable_rows([path]) for path in shards)
     if is_written:
         remove_tree(_backup_of(folder))
     return is_written

@@ -22,12 +22,18 @@ from typing import Any
 
 from pipeline.dataset.origin import sign
 from pipeline.dataset.tally import rows_of, write_categories
-from pipeline.output import backup, journal, resumption
+from pipeline.output import backup, journal
 from pipeline.output.ids import resolve_id_collisions
 from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
 from pipeline.output.manifest import Manifest
-from pipeline.output.resumption import Identity, MayDelete, PreviousRun, delete_what_runs_wrote
+from pipeline.output.resumption import (
+    Identity,
+    MayDelete,
+    PreviousRun,
+    delete_what_runs_wrote,
+    read_previous_run,
+)
 from pipeline.paths import as_written
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
@@ -52,7 +58,7 @@ class DatasetFolder:
         data: The folder of its shards.
         presence: The file for a calibration of presence.
         journal: What is done, from `start` on.
-        notes: What `check_resumable` and `start` have done, for people.
+        notes: What `claim` and `start` have done, for people.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -109,40 +115,41 @@ class DatasetFolder:
                             place.rmdir()
                 raise
 
-    def read_previous_run(self) -> PreviousRun:
-        """Return the run in the folder. The caller holds the lock. Raise ResumeError for what is not phrasebox's.
+    def recover_previous_run(self) -> PreviousRun:
+        """Bring back the run that a killed `--fresh` was to replace, and return the run in the folder.
 
-        The run that a killed `--fresh` was to replace comes back.
+        The caller holds the lock. Raise ResumeError for what is not phrasebox's.
         """
         if self.restore_backup():
             self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
-        return resumption.read_previous_run(self.path)
+        return read_previous_run(self.path)
 
-    def check_resumable(
-        self, identity: Identity, *, fresh: bool = False, may_delete: MayDelete = delete_what_runs_wrote
-    ) -> PreviousRun:
-        """Decide whether this run may write here. The caller holds the lock.
+    def claim(self, identity: Identity) -> PreviousRun:
+        """Claim the folder for a run with an identity, and return the run that it resumes.
 
-        The folder stays as it is, but for `read_previous_run`. A finished dataset may be
-        another version's. An unfinished one is only resumed by the same major and minor
-        version, so that all rows of a dataset are made in the same way.
+        The caller holds the lock. The folder stays as it is, but for `recover_previous_run`. A
+        finished dataset may be another version's. An unfinished one is only resumed by the same
+        major and minor version, so that all rows of a dataset are made in the same way.
 
-        Args:
-            identity: What the rows of this run depend on.
-            fresh: Replace the run in the folder, if `may_delete` agrees or nothing would be lost.
-            may_delete: Called if there are rows, or files that phrasebox did not write.
-
-        Raises:
-            ResumeError: The folder holds another run, or files that phrasebox did not write.
+        Raise ResumeError if the folder holds another run, or files that phrasebox did not write.
         """
-        previous = self.read_previous_run()
-        self._run = {**previous.run, **asdict(identity)}
-        if fresh and previous.state != "new":
-            previous.check_replaceable(may_delete, self.written_as)
-            self._run = asdict(identity)
-            return PreviousRun(folder=self.path, state="new", replaces=True)
+        previous = self.recover_previous_run()
         previous.check_resumable(identity)
+        self._run = {**previous.run, **asdict(identity)}
         return previous
+
+    def claim_fresh(self, identity: Identity, may_delete: MayDelete = delete_what_runs_wrote) -> PreviousRun:
+        """Claim the folder as `claim` does, for a run that replaces the one in it.
+
+        Raise ResumeError unless `may_delete` agrees, which is called if there are rows, or files
+        that phrasebox did not write.
+        """
+        previous = self.recover_previous_run()
+        if previous.state == "new":
+            return self.claim(identity)
+        previous.check_replaceable(may_delete, self.written_as)
+        self._run = asdict(identity)
+        return PreviousRun(folder=self.path, state="new", replaces=True)
 
     def start(self, previous: PreviousRun, run_info: Mapping[str, Any] | None = None) -> None:
         """Make the folder ready for rows, store what they depend on, and take over what is done.

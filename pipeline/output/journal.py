@@ -3,20 +3,23 @@
 A worker writes a shard, which appears in its folder whole or not at all, and hands its name,
 size and keys to the driver. Only the driver writes the journal: now and then a file
 OUT/.phrasebox/journal-AAAA/NNNNN.parquet of its attempt at the run. A resumed run is the next
-attempt, and takes over as follows:
+attempt, and takes over from the previous one (`take_over`). What becomes of the shards of a
+killed run, of which one listing of their folder tells name and size:
 
-1. It reads the journal of the previous attempt, and the shards that the previous attempt wrote
-   and had no time to note. All of them become the first file of its own journal, which decides from then on.
-   Workers of a killed driver live on for a moment, on a cluster for longer: the shards that they
-   still write are in no journal, and are deleted by the next attempt or at the end.
-2. Shards that are missing or of another size are found by one listing of their folder.
-   Their rows are done again, unless the shard can be read. A shard with rows that another one has
-   is deleted.
-3. A piece of the input is not read again if it was read to its end and each of its samples has a
-   row.
+in the journal, and there with its size     It counts.
+in the journal, but gone                    Its rows are done again (`Journal.lost`).
+in the journal, but of another size         As one that is not in the journal.
+not in it, of the previous attempt          The driver had no time to note it. It counts if it can be read, and is
+                                            deleted if it has a row that another shard has. A damaged one is moved
+                                            aside, and its rows are done again.
+not in it, of an older attempt              It is deleted: a worker that outlived its driver has written it late. On a
+                                            cluster workers live on for longer. The end of a run deletes such shards of
+                                            the previous attempt (`Journal.late_shards`).
+of one process, which has no late workers   It counts if it can be read. The names of these shards have no attempt.
 
-Shards of one process are numbered. That process has no late workers, so its shards always
-count. Without a journal all shards count: the end of a run deletes it.
+All shards that count become the first file of the new journal, which decides from then on. Without
+a journal all shards count: the end of a run deletes it. A piece of the input is not read again
+if it was read to its end and each of its samples has a row.
 """
 
 from __future__ import annotations
@@ -156,35 +159,33 @@ def take_over(
     Raises:
         ResumeError: A journal is damaged.
     """
-    previous = sorted(found_in(run_folder, "journal-*"), key=_number)
-    last_journal = next((folder for folder in reversed(previous) if (folder / _FIRST).exists()), None)
-    files = [] if last_journal is None else found_in(last_journal, "*.parquet")
-    journal = pa.concat_tables([_SCHEMA.empty_table(), *map_in_threads(_read, files)])
-    is_shard = pc.is_valid(journal["bytes"])
-    shards = journal.filter(is_shard)
-    pieces = journal.filter(pc.invert(is_shard))
-    size_of = sizes_in(data, "*.parquet")
-    sizes = {path.name: size for path, size in size_of.items()}
+    folders = sorted(found_in(run_folder, "journal-*"), key=_number)
+    previous = next((folder for folder in reversed(folders) if (folder / _FIRST).exists()), None)
+    shards, pieces = _read_entries(previous)
+    # The shards in the journal, and those of them that are still there.
+    sizes = sizes_in(data, "*.parquet")
+    size_by_name = {path.name: size for path, size in sizes.items()}
     names = shards["name"].to_pylist()
-    is_whole = [sizes.get(name) == size for name, size in zip(names, shards["bytes"].to_pylist(), strict=True)]
+    noted_sizes = zip(names, shards["bytes"].to_pylist(), strict=True)
+    is_whole = [size_by_name.get(name) == size for name, size in noted_sizes]
     whole_shards = shards.filter(pa.array(is_whole, pa.bool_()))
-    attempts = [0]
-    paths = []
-    for path in sorted(size_of.keys() - {data / name for name in whole_shards["name"].to_pylist()}, key=str):
-        match = WORKER_SHARD_NAME.fullmatch(path.name)
-        attempts.append(int(match[1]) if match else 0)
-        if match and last_journal is not None and path.name not in names and int(match[1]) != _number(last_journal):
-            path.unlink()
-        else:
-            paths.append(path)
-    table = pa.concat_tables([whole_shards, *_entries_of(paths, np.sort(_keys(whole_shards)), size_of, on_damage)])
+    whole_names = set(whole_shards["name"].to_pylist())
+    # All other shards: late ones go.
+    unnoted = sorted((path for path in sizes if path.name not in whole_names), key=str)
+    late_shards = set() if previous is None else _late_among(unnoted, set(names), _number(previous))
+    for path in late_shards:
+        path.unlink()
+    rest = [path for path in unnoted if path not in late_shards]
+    table = pa.concat_tables([whole_shards, *_adopt(rest, np.sort(_keys(whole_shards)), sizes, on_damage)])
+    # The rows that are done, and the pieces that need not be read again.
     keys = np.sort(_keys(table))
     is_done = [same_input and bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]]
     pieces = pieces.filter(pa.array(is_done, pa.bool_()))
-    folder = run_folder / f"journal-{1 + max([*attempts, *map(_number, previous)]):04d}"
+    last_attempt = max([0, *map(_attempt_of, unnoted), *map(_number, folders)])
+    folder = run_folder / f"journal-{last_attempt + 1:04d}"
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / _FIRST, pa.concat_tables([table, pieces]))
-    for path in previous:
+    for path in folders:
         remove_tree(path)
     counts = pc.list_value_length(pieces["keys"]).to_pylist()
     skipped = [Counter[str](json.loads(text)) for text in pieces["skipped"].to_pylist()]
@@ -193,25 +194,45 @@ def take_over(
         keys=keys,
         shards=set(table["name"].to_pylist()),
         pieces=dict(zip(pieces["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True)),
-        lost=len(names) - sum(name in sizes for name in names),
+        lost=len(set(names) - size_by_name.keys()),
     )
 
 
-def _entries_of(
+def _read_entries(journal: AnyPath | None) -> tuple[Any, Any]:
+    """Return the entries of shards and those of pieces in a journal; None has none. Raise ResumeError for damage."""
+    files = [] if journal is None else found_in(journal, "*.parquet")
+    entries = pa.concat_tables([_SCHEMA.empty_table(), *map_in_threads(_read, files)])
+    is_shard = pc.is_valid(entries["bytes"])
+    return entries.filter(is_shard), entries.filter(pc.invert(is_shard))
+
+
+def _attempt_of(shard: AnyPath) -> int:
+    """Return the number of the attempt whose worker wrote a shard; 0 for a shard of one process."""
+    match = WORKER_SHARD_NAME.fullmatch(shard.name)
+    return int(match[1]) if match else 0
+
+
+def _late_among(shards: Sequence[AnyPath], noted_names: set[str], previous_attempt: int) -> set[AnyPath]:
+    """Return the shards that workers of older attempts wrote after the previous attempt had taken over."""
+    usual_attempts = (0, previous_attempt)
+    return {path for path in shards if path.name not in noted_names and _attempt_of(path) not in usual_attempts}
+
+
+def _adopt(
     paths: Sequence[AnyPath],
     keys: NDArray[np.int64],
     sizes: Mapping[AnyPath, int],
     on_damage: Callable[[AnyPath, str], None],
 ) -> list[Any]:
-    """Return entries of shards that no journal has; delete a shard with a row that `keys` or another shard has."""
+    """Return entries of shards that no journal has; delete a worker's shard with a row that `keys` or another has."""
     entries = []
     new_keys: set[int] = set()
     for path, content in zip(paths, map_in_threads(_read_keys, paths), strict=True):
         if isinstance(content, str):
             on_damage(path, content)
-        elif WORKER_SHARD_NAME.fullmatch(path.name) and (
-            _are_among(content, keys).any() or not new_keys.isdisjoint(content.tolist())
-        ):
+            continue
+        is_repeated = _are_among(content, keys).any() or not new_keys.isdisjoint(content.tolist())
+        if is_repeated and _attempt_of(path):
             path.unlink()
         else:
             new_keys.update(content.tolist())

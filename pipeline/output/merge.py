@@ -24,7 +24,7 @@ from pipeline.engines import cores_here
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.resumption import COMMAND, Identity
-from pipeline.output.shards import rows_in
+from pipeline.output.shards import count_readable_rows
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.shared.storage import AnyPath, copy, found_in, replacing, sizes_in
@@ -67,7 +67,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     folder = DatasetFolder(out)
     origin = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: COMPACT_BYTES if compact else None}
     with folder.locked(), folder.writing():
-        previous = folder.check_resumable(
+        previous = folder.claim(
             Identity(
                 model_fingerprint=run["model_fingerprint"],
                 calibration=run["calibration"],
@@ -171,5 +171,5 @@ def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
     if missing := [part for part in expected_parts if part not in paths]:
         raise InputError(f"missing: part {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
     for dataset in datasets:
-        if sum(count or 0 for count in rows_in(dataset.shards)) != dataset.manifest["counts"]["written"]:
+        if count_readable_rows(dataset.shards) != dataset.manifest["counts"]["written"]:
             raise InputError(f"{dataset.path} has lost rows since it was finished: run its command again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -13,7 +13,7 @@ from pipeline import __version__
 from pipeline.config import differences
 from pipeline.output.backup import COMPANION_FILES, REPLACES
 from pipeline.output.journal import WORKER_SHARD_NAME
-from pipeline.output.shards import rows_in
+from pipeline.output.shards import count_readable_rows
 from pipeline.paths import with_absolute_paths
 from pipeline.terminal import counted
 from stages.contract.errors import ResumeError
@@ -145,7 +145,7 @@ class PreviousRun:
     def check_replaceable(self, may_delete: MayDelete, written_as: str) -> None:
         """Raise ResumeError unless all of it may be deleted. written_as: The folder's path as the user wrote it."""
         foreign = [*self._foreign_shards, *self._find_edited_cards()]
-        rows = _count_rows(self.shards)
+        rows = count_readable_rows(self.shards)
         kind = "a finished dataset" if self.manifest else "an unfinished run"
         if not (rows or foreign) or may_delete(f"{written_as} holds {kind} with {counted(rows, 'row')}", foreign):
             return
@@ -198,7 +198,7 @@ def read_previous_run(folder: AnyPath) -> PreviousRun:
             raise ResumeError(f"{path} is not phrasebox's; give another folder", key="output.path")
         manifest = mark if path == manifest_path else {}
         run = {"phrasebox_version": mark.get("phrasebox_version"), **mark.get("run", mark)}
-        is_whole = bool(manifest) and _count_rows(shards) >= manifest["counts"]["written"]
+        is_whole = bool(manifest) and count_readable_rows(shards) >= manifest["counts"]["written"]
         return PreviousRun(
             folder=folder,
             state="complete" if is_whole else "started",
@@ -207,10 +207,6 @@ def read_previous_run(folder: AnyPath) -> PreviousRun:
             shards=shards,
         )
     return PreviousRun(folder=folder, state="new", shards=shards)
-
-
-def _count_rows(shards: Sequence[AnyPath]) -> int:
-    return sum(count or 0 for count in rows_in(shards))
 
 
 def _release_of(version: str | None) -> list[str] | None:

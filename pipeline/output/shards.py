@@ -33,17 +33,15 @@ def keys_of(names: Any) -> NDArray[np.int64]:
     return np.fromiter(map(stable_key, names.to_pylist()), np.int64, len(names))
 
 
-def rows_in(shards: Sequence[AnyPath]) -> list[int | None]:
-    """Return the rows of each shard by its footer; None for one that cannot be read."""
-    return map_in_threads(_rows_in, shards)
+def count_readable_rows(shards: Sequence[AnyPath]) -> int:
+    """Return the number of rows in shards by their footers, but for shards that cannot be read."""
+    return sum(map_in_threads(_readable_rows_in, shards))
 
 
-def _rows_in(shard: AnyPath) -> int | None:
-    try:
-        with parquet_file(shard) as file:
-            return int(file.metadata.num_rows)
-    except (pa.ArrowException, OSError):
-        return None
+def _readable_rows_in(shard: AnyPath) -> int:
+    with suppress(pa.ArrowException, OSError), parquet_file(shard) as file:
+        return int(file.metadata.num_rows)
+    return 0
 
 
 def names_in(shard: AnyPath) -> Any:

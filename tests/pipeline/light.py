@@ -221,7 +221,7 @@ def run_on_ray(run: Run, show: Callable[[Report], None] = lambda _: None) -> Rep
     """Run the ray engine in this process, from lock to manifest."""
     folder = DatasetFolder(run.config.output.path)
     with folder.locked(), folder.writing():
-        folder.start(replace(folder.check_resumable(run.identity), has_same_input=True))
+        folder.start(replace(folder.claim(run.identity), has_same_input=True))
         report = run_job(run, folder, show)
         folder.finish(report, Manifest(config=run.config, model={"name": "light"}))
     return report

@@ -97,7 +97,7 @@ def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captio
     for step in range(len(before)):
         folder = DatasetFolder(finished)
         with folder.locked():
-            previous = folder.check_resumable(identity_of(other), fresh=True)
+            previous = folder.claim_fresh(identity_of(other))
             if while_coming_back:
                 folder.start(previous)
                 (folder.data / "00000.parquet").write_bytes(b"half of a file")
@@ -107,7 +107,7 @@ def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captio
             monkeypatch.setattr(backup, "move", move)
         folder = DatasetFolder(finished)
         with folder.locked():
-            assert folder.check_resumable(identity_of(config)).state == "complete"
+            assert folder.claim(identity_of(config)).state == "complete"
             assert folder.notes[0].endswith("that --fresh was to replace is back: nothing had replaced it")
         assert content(finished) == before
 
@@ -117,10 +117,10 @@ def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(capti
     other = light_config(captions, finished, explain={"blocks": 1})
     folder = DatasetFolder(finished)
     with folder.locked():
-        folder.start(folder.check_resumable(identity_of(other), fresh=True))
+        folder.start(folder.claim_fresh(identity_of(other)))
         (folder.data / "00000.parquet").write_bytes(shard)
     folder = DatasetFolder(finished)
     with folder.locked():
-        assert folder.check_resumable(identity_of(other)).state == "started"
+        assert folder.claim(identity_of(other)).state == "started"
     journal = ".phrasebox/journal-0001/00000.parquet"
     assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json", journal}

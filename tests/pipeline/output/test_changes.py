@@ -117,7 +117,7 @@ def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tm
     run_light(config)
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
-        folder.start(folder.check_resumable(identity_of(config)))
+        folder.start(folder.claim(identity_of(config)))
         assert len(folder.journal.keys) == len(set(folder.journal.keys.tolist())) > 0
 
 
@@ -127,11 +127,11 @@ def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp
     )
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
-        folder.start(folder.check_resumable(identity_of(undecided, "for fp32")))
-        assert folder.check_resumable(identity_of(decided, "for bf16")).state == "started"
+        folder.start(folder.claim(identity_of(undecided, "for fp32")))
+        assert folder.claim(identity_of(decided, "for bf16")).state == "started"
         folder.store_decisions(identity_of(decided, "for bf16"), {}, None)
         with pytest.raises(ResumeError, match=r"model\.precision: 'bf16' there, 'fp32' now"):
-            folder.check_resumable(identity_of(light_config(captions, tmp_path / "out"), "for bf16"))
+            folder.claim(identity_of(light_config(captions, tmp_path / "out"), "for bf16"))
 
 
 def light_part(captions: Path, out: Path, part: str, **keys: Any) -> str:

@@ -60,7 +60,8 @@ def begin(
     folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, version: Any = __version__, **sections: Any
 ) -> str:
     """Begin unless there is nothing to do; returns the state that was previous."""
-    previous = folder.check_resumable(identity_of(config_of(folder.path, **sections), mark, version), fresh=fresh)
+    claim = folder.claim_fresh if fresh else folder.claim
+    previous = claim(identity_of(config_of(folder.path, **sections), mark, version))
     if previous.state != "complete":
         folder.start(previous)
     return previous.state
@@ -419,14 +420,14 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
 def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input, rows, read, folder) -> None:
     config = config_of(folder.path)
     records = mixed()
-    folder.start(folder.check_resumable(identity_of(config)))
+    folder.start(folder.claim(identity_of(config)))
     worker_shards(folder, records[:rows])
     keys = np.array([record.sample.key for record in records])
     for name, these, skipped in (("whole", keys, {"bad_row": 2}), ("empty", keys[:0], {}), ("other", [7], {})):
         folder.journal.add(make_entry(name, these, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
-        folder.start(replace(folder.check_resumable(identity_of(config)), has_same_input=same_input))
+        folder.start(replace(folder.claim(identity_of(config)), has_same_input=same_input))
         assert set(folder.journal.pieces) == read
     if "whole" in read:
         assert folder.journal.pieces["whole"] == (9, {"bad_row": 2})
@@ -446,12 +447,12 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
 
     config = config_of(folder.path)
     if consent:
-        folder.start(folder.check_resumable(identity_of(config), fresh=True, may_delete=may_delete))
+        folder.start(folder.claim_fresh(identity_of(config), may_delete))
         assert not folder.shards
     else:
         before = names(folder)
         with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
-            folder.check_resumable(identity_of(config), fresh=True, may_delete=may_delete)
+            folder.claim_fresh(identity_of(config), may_delete)
         assert names(folder) == before
     assert foreign == [folder.data / "mine.parquet", folder.path / "README.md"]
 
@@ -494,7 +495,7 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(o
     resolved = resolved_light(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
     words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"
     with folder.locked():
-        folder.start(folder.check_resumable(identity_of(config)))
+        folder.start(folder.claim(identity_of(config)))
         with pytest.raises(InputError, match=words), folder.writing():
             run_job(resolved, folder)
 
