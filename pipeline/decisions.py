@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Final, Self
 
 from pipeline.config import RunConfig
@@ -31,7 +30,7 @@ from pipeline.domain_shift import (
     precision_fault,
 )
 from pipeline.engines import Engine, choose_engine
-from pipeline.engines.inline import samples_in, set_up
+from pipeline.engines.inline import samples_in
 from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.resumption import Identity, PreviousRun
@@ -40,7 +39,7 @@ from pipeline.steps import HeatMapSteps, Steps, build_source_steps, build_steps,
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
-from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
+from stages.read import Piece, Reader, make_reader, plan_pieces
 from stages.regions.foreign import USUAL_SHARE
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES
@@ -229,31 +228,37 @@ class HeatMapRun(Run):
 
     def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
         """See `Run.decide`."""
-        stored = previous.run
-        is_compared = self.steps.is_calibrated and OUTSIDE not in stored
-        run = self if is_compared else self.with_shift(_stored_shift(stored), session.report)
-        run = run.expecting(stored.get(ABSENT_SHARE))
-        if PRESENCE in stored:
-            presence = read_presence(session.folder.presence, stored[PRESENCE])
-            if presence is None:
-                return run, ()
-            if (outgrown := explain_outgrown(presence, samples_in(run.input_pieces))) is not None:
-                session.report.note(outgrown)
-            return run.with_presence(presence), ()
-        has_rows = bool(session.folder.shards)
-        is_open = run.has_open_precision or run.steps.has_open_share
-        if not (is_compared or is_open or (run.needs_presence and not has_rows)):
+        run = self.with_stored(previous.run, session)
+        if not run.has_open_decision(previous.run, session.folder):
             return run, ()
         session.show_step("looking at the first images")
-        fits = run.config.regions.calibration == "auto"
-        first_images = (
-            engine.compute_first(partial(warm_up, reader=run.reader, pieces=run.input_pieces, fits=fits)) or LOST
-        )
+        choice = run.config.regions.calibration
+        compute = partial(warm_up, reader=run.reader, pieces=run.input_pieces, choice=choice)
+        first_images = engine.compute_first(compute) or LOST
         decided = run.after_warm_up(first_images, session)
         session.show_step("loading the model")
-        if decided.identity.calibration != run.identity.calibration:  # their presence is the other calibration's
-            return decided, ()
         return decided, decided.take_records(first_images, session)
+
+    def with_stored(self, stored: Mapping[str, Any], session: Session) -> Self:
+        """Return the run with the decisions that run.json or the manifest stores. Raise ResumeError if one is lost."""
+        run = self
+        if OUTSIDE in stored or not self.steps.is_calibrated:
+            values = stored.get(OUTSIDE)
+            run = self.with_shift(None if values is None else DomainShift(**values), session.report)
+        run = run.expecting(stored.get(ABSENT_SHARE))
+        if (presence := read_presence(session.folder.presence, stored.get(PRESENCE))) is None:
+            return run
+        if (outgrown := explain_outgrown(presence, samples_in(run.input_pieces))) is not None:
+            session.report.note(outgrown)
+        return run.with_presence(presence)
+
+    def has_open_decision(self, stored: Mapping[str, Any], folder: DatasetFolder) -> bool:
+        """Return whether the first images decide something; presence, where there are rows, they no longer do."""
+        if PRESENCE in stored:
+            return False
+        is_to_compare = self.steps.is_calibrated and OUTSIDE not in stored
+        needs_presence = self.needs_presence and not folder.shards
+        return is_to_compare or self.has_open_precision or self.steps.has_open_share or needs_presence
 
     def after_warm_up(self, first_images: WarmUp, session: Session) -> Self:
         """Return the run with what the first images decide, which is stored and reported."""
@@ -320,54 +325,28 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     engine = choose_engine(config.engine, samples_in(pieces))
     is_open = config.model.precision == AUTO
     settings = (config.in_precision(precision) if is_open else config).model_copy(update={"engine": engine})
+    parts: dict[str, Any] = {"reader": reader, "input_pieces": input_pieces, "pieces": pieces}
     if settings.source.kind == HEAT_MAPS:
         steps = build_steps(settings)
         decided = settings.in_precision(steps.model_stage.config.model.precision)
         final = decided.model_copy(update={"explain": steps.explainer})
-        identity = Identity(
-            model_fingerprint=steps.fingerprint,
-            calibration=steps.calibration_digest,
-            segmenter=steps.segmenter,
-            config=final.rows_depend_on(),
-        )
-        return HeatMapRun(
-            config=final, reader=reader, input_pieces=input_pieces, pieces=pieces, steps=steps, identity=identity
-        )
+        identity = _identity_of(steps, final.rows_depend_on())
+        return HeatMapRun(config=final, steps=steps, identity=identity, **parts)
     source = SOURCES[settings.source.kind]
     if source.needs_model:
         device_precision = precision_here(engine, settings.model)
         settings = settings.in_precision("fp32" if device_precision == AUTO else device_precision)
     source_steps = build_source_steps(settings)
     final = settings.model_copy(update={"output": settings.output.model_copy(update={"heat_maps": False})})
-    return Run(
-        config=final,
-        reader=reader,
-        input_pieces=input_pieces,
-        pieces=pieces,
-        steps=source_steps,
-        identity=Identity(
-            model_fingerprint=source_steps.fingerprint,
-            calibration=source_steps.calibration_digest,
-            config=final.rows_depend_on(),
-        ),
-        score_reason=f"A score is {source.score_means}",
+    identity = _identity_of(source_steps, final.rows_depend_on())
+    reason = f"A score is {source.score_means}"
+    return Run(config=final, steps=source_steps, identity=identity, score_reason=reason, **parts)
+
+
+def _identity_of(steps: Steps, config: dict[str, Any]) -> Identity:
+    return Identity(
+        model_fingerprint=steps.fingerprint,
+        calibration=steps.calibration_digest,
+        segmenter=steps.segmenter,
+        config=config,
     )
-
-
-def check_calibration(steps: HeatMapSteps, source: ReaderConfig, choice: Path | str) -> HeatMapSteps:
-    """Return the steps that a run would take for an input, without a calibration that means nothing for its images.
-
-    The first images are computed in this process. Raise PhraseboxError as the stages do.
-    choice: `regions.calibration`.
-    """
-    if not steps.is_calibrated:
-        return steps
-    reader = make_reader(source)
-    with set_up((*steps.before, steps.model_stage)):
-        shift = warm_up(steps, reader, plan_pieces(reader), fits=False).shift
-    return apply_domain_shift(steps, shift, choice)
-
-
-def _stored_shift(run: Mapping[str, Any]) -> DomainShift | None:
-    values = run.get(OUTSIDE)
-    return None if values is None else DomainShift(**values)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
@@ -50,8 +50,6 @@ FEWEST_FITTED: Final = 100
 """The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the alarms are false."""
 
 NO_CALIBRATION: Final = "No calibration fits this model with these settings; phrasebox calibrate fits one"
-
-StepsT = TypeVar("StepsT", bound=HeatMapSteps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +132,7 @@ def _has_foreign_captions(records: Sequence[Record], calibration: Calibration) -
     return share > 2 * USUAL_SHARE
 
 
-def apply_domain_shift(steps: StepsT, shift: DomainShift | None, choice: Path | str) -> StepsT:
+def apply_domain_shift(steps: HeatMapSteps, shift: DomainShift | None, choice: Path | str) -> HeatMapSteps:
     """Return the steps without a calibration that means nothing for these images, unless the user names it.
 
     choice: `regions.calibration`.

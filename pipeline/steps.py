@@ -54,7 +54,7 @@ class Steps:
 
     before: tuple[PhrasesStage, PrepareStage]
     model_stage: Stage
-    regions_stage: Stage
+    regions_stage: RegionsStage | LinkStage
     description: ModelDescription | None
     segmenter: str | None = None
     other_model: OtherModel | None = None
@@ -68,7 +68,7 @@ class Steps:
     @property
     def calibration(self) -> Calibration | None:
         """The calibration of scores or of presence alone that is in use."""
-        return None
+        return self.regions_stage.calibration
 
     @property
     def calibration_digest(self) -> str | None:
@@ -102,11 +102,6 @@ class HeatMapSteps(Steps):
     def explainer(self) -> ExplainerConfig:
         """The explainer's settings as they are for the model's tower."""
         return self.model_stage.config.explainer
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """See `Steps.calibration`."""
-        return self.regions_stage.calibration
 
     @property
     def has_open_share(self) -> bool:
@@ -145,11 +140,6 @@ class SourceSteps(Steps):
     """The stages of a run whose regions come from another source than heat maps."""
 
     regions_stage: LinkStage
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """See `Steps.calibration`."""
-        return self.regions_stage.calibration
 
 
 def packages_of(reader: str, explainer: str, source: str) -> tuple[str, ...]:

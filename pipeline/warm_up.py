@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.calibration import presence_in
-from pipeline.domain_shift import NOT_COMPARED, DomainShift, find_domain_shift
-from pipeline.engines.inline import rows_per_call, run_stages, samples_in
+from pipeline.domain_shift import NOT_COMPARED, DomainShift, apply_domain_shift, find_domain_shift
+from pipeline.engines.inline import rows_per_call, run_stages, samples_in, set_up
 from pipeline.presence_fit import (
     PresenceFit,
     collecting_signals,
@@ -27,7 +28,7 @@ from pipeline.steps import HeatMapSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
 from stages.explain.presence import Presence, Signals
-from stages.read import Piece, Reader
+from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
 from stages.regions.foreign import USUAL_SHARE, estimate_absent_share, own_evidence
 from stages.regions.score import Calibration
 
@@ -96,7 +97,7 @@ LOST: Final = WarmUp(
 """The warm-up that Ray has given up."""
 
 
-def warm_up(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], *, fits: bool) -> WarmUp:
+def warm_up(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], choice: Path | str) -> WarmUp:
     """Compare the first images with those of the calibration, and fit presence to them where none holds.
 
     Raise PhraseboxError as the stages do.
@@ -105,27 +106,48 @@ def warm_up(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], *, fit
         steps: The stages, set up but for the last one.
         reader: The reader of the input.
         pieces: The pieces of the whole input, so that all of its parts compute the same images.
-        fits: Whether a calibration that does not hold is dropped, and presence is fitted where
-            there is none.
+        choice: `regions.calibration`. With `auto` a calibration that does not hold is dropped, and
+            presence is fitted where there is none.
     """
-    answers = WarmUp(precision=steps.model_stage.precision)
-    if steps.calibration is not None:
-        parsed = _parse(steps, first_samples(reader, pieces, SAMPLES), answers)
-        records, signals = _explain(steps, parsed, answers)
-        answers.shift = find_domain_shift(steps, records, signals)
-        is_meaningless = answers.shift is not None and answers.shift.in_regions
-        if not (fits and is_meaningless):
-            if steps.has_open_share and not is_meaningless:
-                keys = {record.sample.key for record in records}
-                samples = (s for s in first_samples(reader, pieces, SHARE_SAMPLES) if s.key not in keys)
-                records += _explain(steps, _parse(steps, samples, answers), answers)[0]
-            answers.records = records
-            answers.estimate_share(None if is_meaningless else steps.calibration)
-            return answers
-    if not fits:
+    answers = compare_images(steps, reader, pieces)
+    is_meaningless = answers.shift is not None and answers.shift.in_regions
+    if choice != "auto" or (steps.calibration is not None and not is_meaningless):
         return answers
     fitted = fit_to_samples(steps, first_samples(reader, pieces, most_to_fit(samples_in(pieces))))
     return replace(fitted, shift=answers.shift)
+
+
+def compare_images(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece]) -> WarmUp:
+    """Compare the first images with those of the calibration, if there is one. See `warm_up`."""
+    answers = WarmUp(precision=steps.model_stage.precision)
+    if steps.calibration is None:
+        return answers
+    parsed = _parse(steps, first_samples(reader, pieces, SAMPLES), answers)
+    records, signals = _explain(steps, parsed, answers)
+    answers.shift = find_domain_shift(steps, records, signals)
+    answers.records = records
+    if answers.shift is not None and answers.shift.in_regions:
+        return answers
+    if steps.has_open_share:
+        keys = {record.sample.key for record in records}
+        samples = (sample for sample in first_samples(reader, pieces, SHARE_SAMPLES) if sample.key not in keys)
+        answers.records = records + _explain(steps, _parse(steps, samples, answers), answers)[0]
+    answers.estimate_share(steps.calibration)
+    return answers
+
+
+def drop_meaningless_calibration(steps: HeatMapSteps, source: ReaderConfig, choice: Path | str) -> HeatMapSteps:
+    """Return the steps that a run would take for an input, without a calibration that means nothing for its images.
+
+    The first images are computed in this process. Raise PhraseboxError as the stages do.
+    choice: `regions.calibration`.
+    """
+    if not steps.is_calibrated:
+        return steps
+    reader = make_reader(source)
+    with set_up((*steps.before, steps.model_stage)):
+        shift = compare_images(steps, reader, plan_pieces(reader)).shift
+    return apply_domain_shift(steps, shift, choice)
 
 
 def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:

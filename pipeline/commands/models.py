@@ -11,12 +11,12 @@ from rich.table import Table
 
 from pipeline.commands.options import MODEL_ARGUMENT, Json, Settings, naming_options
 from pipeline.config import load_config
-from pipeline.decisions import check_calibration
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.model_check import CheckFigures, check_model
 from pipeline.photographs import INPUT
 from pipeline.steps import build_steps, check_files, fetch_weights
 from pipeline.terminal import console, errors, print_json
+from pipeline.warm_up import drop_meaningless_calibration
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.catalog import CATALOG
@@ -166,7 +166,7 @@ def check(
 
     steps = build_steps(config)
     fetch_weights(steps.description, lambda line: errors.print(line, soft_wrap=True))
-    model_check = check_model(check_calibration(steps, config.input, config.regions.calibration))
+    model_check = check_model(drop_meaningless_calibration(steps, config.input, config.regions.calibration))
     figures = model_check.measure()
     memory_bytes = peak_memory_bytes(model_check.device)
     if as_json:

@@ -23,7 +23,7 @@ from pipeline.photographs import INPUT
 from pipeline.run import run
 from pipeline.steps import build_steps
 from pipeline.summary import Report
-from pipeline.warm_up import warm_up
+from pipeline.warm_up import compare_images
 from stages.contract.threshold import ScoreRanking, useful_threshold
 from stages.regions.score import Calibration, read_calibration
 from stages.shared.model.catalog import WEIGHTS_ROOT
@@ -66,7 +66,7 @@ def resolved(config: RunConfig) -> HeatMapRun:
 def compared(run: HeatMapRun) -> DomainShift | None:
     """How the first images of a run differ from those of its calibration."""
     with set_up((*run.steps.before, run.steps.model_stage)):
-        return warm_up(run.steps, run.reader, run.pieces, fits=False).shift
+        return compare_images(run.steps, run.reader, run.pieces).shift
 
 
 def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
