@@ -13,6 +13,7 @@ same phrases. As in a run, the model embeds "a red car" without its article, as 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ class Located:
 
     def heat_picture(self, side_px: int = 360) -> Image.Image:
         """Draw the heat maps over the image, side by side, each `side_px` on its longer side, its phrase below."""
-        rgb = decode_scaled(self._content, side_px, self._limits, enlarge=True)
+        rgb = decode_scaled(self._content, side_px, self._limits, math.inf)
         overlays = [heat_map_overlay(rgb, values, self.shift_cells) for values in self.heat_maps]
         return Image.fromarray(join_pictures(overlays, self.phrases))
 

@@ -162,15 +162,14 @@ def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
     return encode_image(Image.fromarray(decode_scaled(content, side_px, limits)), "JPEG", quality=88)
 
 
-def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool = False) -> Rgb:
-    """Decode an image, upright, with a longer side of at most `side_px`, or of just that with `enlarge`.
+def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, most_scale: float = 1.0) -> Rgb:
+    """Decode an image, upright, with a longer side of `side_px`, or of less where it would grow more than `most_scale`.
 
     Raise RowFault (bad_image, image_too_large).
     """
 
     def size(width: int, height: int) -> SizeWh:
-        scale = side_px / max(width, height)
-        return scaled_sides((width, height), scale if enlarge else min(1.0, scale))
+        return scaled_sides((width, height), min(most_scale, side_px / max(width, height)))
 
     return decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True).rgb
 

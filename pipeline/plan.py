@@ -179,7 +179,8 @@ def make_plan(
     sections = {"engine": engine, "model": config.model.model_copy(update={"threads": threads})}
     run = resolve(config.model_copy(update=sections), AUTO, lambda _: None)
     fetch_weights(run.steps.description, lambda line: console.print(line, soft_wrap=True))
-    costs = measure(run, on_gpu=on_gpu, start_s=start_s, console=console)
+    rows = rows_per_call(run.steps.model_stage) if on_gpu else CPU_ROWS
+    costs = measure(run, rows, start_s, console)
     machines = {"here": Machine(cores=cores, workers=workers, gpus=int(on_gpu))}
     if cluster is not None:
         machines["on the cluster"] = cluster
@@ -190,12 +191,12 @@ def make_plan(
     }
 
 
-def measure(run: Run, *, on_gpu: bool, start_s: float, console: Console) -> Costs:
+def measure(run: Run, rows: int, start_s: float, console: Console) -> Costs:
     """Take the first samples through every step. Nothing stays on the disk.
 
     Args:
         run: The run to plan.
-        on_gpu: Whether the model computes on a GPU.
+        rows: The samples that are measured together.
         start_s: `time.perf_counter()` at the start of the command, for the time that a run
             takes to start.
         console: Shows the progress.
@@ -213,7 +214,6 @@ def measure(run: Run, *, on_gpu: bool, start_s: float, console: Console) -> Cost
     if not records:
         raise InputError("the input holds no samples")
     read_s = (time.perf_counter() - read_start) / len(records)
-    rows = rows_per_call(model[0]) if on_gpu else CPU_ROWS
     bar = progress_bar(console, "measuring, seconds", MEASURED_S)
     outputs: list[Record] = []
     with tempfile.TemporaryDirectory(prefix="phrasebox-plan-") as folder, set_up(steps.stages), bar as advance:

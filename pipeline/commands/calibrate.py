@@ -25,7 +25,7 @@ from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
 from pipeline.evaluate.caption_fit import write_presence
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
-from pipeline.evaluate.verdicts import USE, box_verdict, calibration_verdict, review_verdict
+from pipeline.evaluate.verdicts import USE, box_verdict, calibration_verdict, replacement_verdict, review_verdict
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted
 from stages.contract.errors import ConfigError
@@ -109,7 +109,8 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
     for line in () if boxes is None or boxes.figures is None else box_verdict(boxes.figures, "the dataset's boxes"):
         console.print(line, soft_wrap=True)
     has_better_boxes = boxes is not None and bool(boxes.fit.networks)
-    verdict = review_verdict(figures.gain, replaces=figures.replaces, has_better_boxes=has_better_boxes)
+    present = "calibration" if figures.replaces else "scores, which only rank"
+    verdict = review_verdict(figures.gain, present, has_better_boxes=has_better_boxes)
     _print_verdict(verdict, out, console)
 
 
@@ -123,7 +124,8 @@ def print_calibration(figures: CalibrationFigures, out: Path, console: Console) 
     console.print(table)
     for line in () if figures.boxes is None else box_verdict(figures.boxes):
         console.print(line, soft_wrap=True)
-    _print_verdict(calibration_verdict(figures.gain, replaces=figures.replaces), out, console)
+    verdict = replacement_verdict if figures.replaces else calibration_verdict
+    _print_verdict(verdict(figures.gain), out, console)
 
 
 def _print_verdict(verdict: str, out: Path, console: Console) -> None:

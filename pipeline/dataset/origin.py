@@ -175,9 +175,27 @@ class ImageSource:
     @cached_property
     def root(self) -> str | None:
         """The image root, for rows without images: looking for the run's folder may take long."""
-        if self._image_root is not None:
-            return self._image_root
-        return _root_of(self._dataset, may_look=self._may_follow)
+        return self._find_root() if self._image_root is None else self._image_root
+
+    def _find_root(self) -> str | None:
+        """Return the folder of the run's images; None for many folders, and where the input itself holds the images.
+
+        The file system is not accessed for a dataset of another user, which must not choose which files.
+        """
+        source = _stored_config(self._dataset).get("input")
+        if not isinstance(source, dict):
+            return None
+        root = source.get("image_root")
+        path = source.get("path")
+        kind = source.get("kind")
+        is_among_files = isinstance(kind, str) and kind in READERS and READERS.config_type(kind).images_are_files
+        if root is None and is_among_files and isinstance(path, str):
+            root = absolute(path)
+            place = place_of(root)
+            if not (place.is_dir() if self._may_follow else kind == "folder"):
+                is_pattern = self._may_follow and any(sign in root for sign in "*?[{") and not place.is_file()
+                root = None if is_pattern else parent(root)
+        return absolute(root) if isinstance(root, str) else None
 
     @property
     def refused_root(self) -> str | None:
@@ -214,28 +232,6 @@ class ImageSource:
                 raise RowFault("missing_image", reason)
             url = join(self.root, _below_root(name))
         return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
-
-
-def _root_of(dataset: Dataset, *, may_look: bool) -> str | None:
-    """Return the folder of a run's images; None for many folders, and where the input itself holds the images.
-
-    The file system is accessed with `may_look` only: a dataset of another user must not choose
-    which files.
-    """
-    source = _stored_config(dataset).get("input")
-    if not isinstance(source, dict):
-        return None
-    root = source.get("image_root")
-    path = source.get("path")
-    kind = source.get("kind")
-    is_among_files = isinstance(kind, str) and kind in READERS and READERS.config_type(kind).images_are_files
-    if root is None and is_among_files and isinstance(path, str):
-        root = absolute(path)
-        place = place_of(root)
-        if not (place.is_dir() if may_look else kind == "folder"):
-            is_pattern = may_look and any(sign in root for sign in "*?[{") and not place.is_file()
-            root = None if is_pattern else parent(root)
-    return absolute(root) if isinstance(root, str) else None
 
 
 def _below_root(name: str) -> str:

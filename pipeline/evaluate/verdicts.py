@@ -35,13 +35,16 @@ def _error_change(gain: Estimate) -> str:
     return f"{error} rises by {-gain.value:.3f} ({interval(-gain.high, -gain.low)})"
 
 
-def calibration_verdict(gain: Estimate, *, replaces: bool) -> str:
-    """Return whether to use the calibration of `write_calibration`, by its `CalibrationFigures`."""
-    if replaces:
-        if gain.low > 0:
-            return f"{USE} it instead of the dataset's calibration: {_error_change(gain)}."
-        result = "is worse" if gain.high < 0 else "is not shown to be better"
-        return f"Verdict: keep the dataset's calibration. The new one {result}: {_error_change(gain)}."
+def replacement_verdict(gain: Estimate) -> str:
+    """Return whether to use a calibration instead of the dataset's, by the gain of `CalibrationFigures`."""
+    if gain.low > 0:
+        return f"{USE} it instead of the dataset's calibration: {_error_change(gain)}."
+    result = "is worse" if gain.high < 0 else "is not shown to be better"
+    return f"Verdict: keep the dataset's calibration. The new one {result}: {_error_change(gain)}."
+
+
+def calibration_verdict(gain: Estimate) -> str:
+    """Return whether to use the first calibration of a dataset, by the gain of `CalibrationFigures`."""
     error = f"{_error_change(gain)} compared with the same score for every region"
     if gain.low > 0:
         return f"{USE} it. It tells right regions from wrong ones: {error}."
@@ -66,13 +69,15 @@ def box_verdict(figures: BoxFigures, before: str = "the boxes of the cut") -> li
     return [f"boxes: {result}: {change}", f"boxes: {more}: {advice}"]
 
 
-def review_verdict(gain: Estimate, *, replaces: bool, has_better_boxes: bool = False) -> str:
-    """Return whether to use the calibration of `write_reviewed_calibration`, by its `ReviewFitFigures`."""
+def review_verdict(gain: Estimate, present: str, *, has_better_boxes: bool = False) -> str:
+    """Return whether to use the calibration of `write_reviewed_calibration`, by its `ReviewFitFigures`.
+
+    present: What the dataset has instead, in words.
+    """
     if gain.low > 0:
         return f"{USE} it: {_error_change(gain)}."
     if has_better_boxes and gain.high >= 0:
         return f"{USE} it for its boxes. Its scores are not shown to be better: {_error_change(gain)}."
-    present = "calibration" if replaces else "scores, which only rank"
     if gain.high < 0:
         return f"Verdict: keep the dataset's {present}. The new calibration is worse: {_error_change(gain)}."
     return (

@@ -109,7 +109,9 @@ class Hf(Exporter):
         """Write all remaining rows, and the dataset card."""
         super().close()
         with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
-        self.job.folder.file("README.md").write_text(_card(with_rows, labels=self._labels), encoding="utf-8")
+        text = f"its name, since there are more than {MOST_LABELS:,}"
+        card = _card(with_rows, "a number, whose name is a `ClassLabel`'s" if self._labels else text)
+        self.job.folder.file("README.md").write_text(card, encoding="utf-8")
 
 
 def _schema(labels: Sequence[str] | None) -> Any:
@@ -136,14 +138,11 @@ def _schema(labels: Sequence[str] | None) -> Any:
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
 
 
-def _card(splits: Sequence[str], *, labels: bool) -> str:
-    """Return a dataset card with the files of the splits.
+def _card(splits: Sequence[str], category: str) -> str:
+    """Return a dataset card with the files of the splits, and with what stands in the column of categories.
 
-    Their names need no quotes, see `parse_splits`.
+    The names of splits need no quotes, see `parse_splits`.
     """
-    category = f"its name, since there are more than {MOST_LABELS:,}"
-    if labels:
-        category = "a number, whose name is a `ClassLabel`'s"
     files = "".join(f"\n  - split: {split}\n    path: data/{split}-*.parquet" for split in splits) or " []"
     return f"""---
 task_categories:

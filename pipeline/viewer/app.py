@@ -169,10 +169,7 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
         try:
             needs_index = search != Search() or request.url.path == "/stats"
             if needs_index and not pages.index.wait(WAIT_SECONDS):
-                shards_read = pages.index.shards_read
-                total = len(pages.dataset.shards)
-                text = f"Filters, orders and figures need all shards. {shards_read:,} of {total:,} have been read."
-                return HTMLResponse(pages.message("Reading the shards", text, search, refresh=True), 202)
+                return HTMLResponse(pages.waiting(search), 202)
             return HTMLResponse(view(search, request))
         except ConfigError as error:
             return HTMLResponse(pages.search_problem(search, error.args[0]), 400)

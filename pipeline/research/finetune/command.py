@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.console import Console
 
 from pipeline.commands.options import ConfigFile, Docs, Json, Settings, Where, naming_options, stopping
 from pipeline.config import load_config
@@ -19,6 +20,12 @@ from pipeline.dataset import open_dataset
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.terminal import console, counted, errors, print_json, progress_bar
 from stages.shared.model.config import check_model_files
+
+if TYPE_CHECKING:
+    from pipeline.research.finetune.loop import TunedModel
+
+IS_FIRST: Final = os.environ.get("RANK", "0") == "0"
+"""Whether this process is the one of a group that torchrun has started which talks to people."""
 
 DatasetFolder = Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset (data.path).")]
 OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write: model/, log.jsonl (out).")]
@@ -114,18 +121,22 @@ def finetune(
         return
     open_dataset(finetune_config.data.path)
     check_model_files(finetune_config.model)
-    _train(finetune_config, fresh=fresh, as_json=as_json)
+    result = _train(finetune_config, errors if as_json else console, fresh=fresh)
+    if not IS_FIRST:
+        return
+    if as_json:
+        print_json({**asdict(result), "model": str(result.model)})
+    else:
+        _print(result)
 
 
-def _train(config: FinetuneConfig, *, fresh: bool, as_json: bool) -> None:
-    """Train with progress, and report the result in the process of rank 0."""
+def _train(config: FinetuneConfig, progress: Console, *, fresh: bool) -> TunedModel:
+    """Train with progress."""
     # It imports torch.
     from pipeline.research.finetune.loop import finetune as train  # noqa: PLC0415
 
-    progress = errors if as_json else console
-    is_first = os.environ.get("RANK", "0") == "0"
     bars: list[Callable[[int], None]] = []
-    message = "stopped. The same command resumes from the last checkpoint." if is_first else ""
+    message = "stopped. The same command resumes from the last checkpoint." if IS_FIRST else ""
     with stopping(message), ExitStack() as stack:
 
         def on_step(step: int, steps: int) -> None:
@@ -136,25 +147,19 @@ def _train(config: FinetuneConfig, *, fresh: bool, as_json: bool) -> None:
         def on_note(text: str) -> None:
             progress.print(text, soft_wrap=True, highlight=False)
 
-        result = train(config, on_step, on_note, fresh=fresh)
-    if is_first and as_json:
-        print_json({**asdict(result), "model": str(result.model)})
-    elif is_first:
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
-        effort = f"{counted(result.steps, 'step')} on {counted(result.images, 'image')} in {result.seconds:,.0f} s"
-        console.print(f"{effort}: {losses}", highlight=False)
-        if result.bad_images:
-            console.print(
-                f"{counted(result.bad_images, 'image')} could not be read: left out",
-                style="yellow",
-            )
-        if result.full_texts:
-            console.print(
-                f"{counted(result.full_texts, 'text')} filled the model's context: what is behind it was cut",
-                style="yellow",
-                soft_wrap=True,
-            )
+        return train(config, on_step, on_note, fresh=fresh)
+
+
+def _print(result: TunedModel) -> None:
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+    effort = f"{counted(result.steps, 'step')} on {counted(result.images, 'image')} in {result.seconds:,.0f} s"
+    console.print(f"{effort}: {losses}", highlight=False)
+    if result.bad_images:
+        console.print(f"{counted(result.bad_images, 'image')} could not be read: left out", style="yellow")
+    if result.full_texts:
         console.print(
-            f"the tuned model is in {result.model}: take it as --model {result.model.parent}",
+            f"{counted(result.full_texts, 'text')} filled the model's context: what is behind it was cut",
+            style="yellow",
             soft_wrap=True,
         )
+    console.print(f"the tuned model is in {result.model}: take it as --model {result.model.parent}", soft_wrap=True)

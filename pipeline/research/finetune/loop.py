@@ -93,9 +93,12 @@ def finetune(
         with ranks.share_errors():
             description = describe(config.model)
             material = _prepare(config, description, device, ranks.size)
+            checkpoint = None
             if ranks.is_leader:
                 fetch(description, say or (lambda _: None))
-            checkpoint = _read_checkpoint(config.out, fresh=fresh) if ranks.is_leader else None
+                folder = TrainingFolder(config.out)
+                folder.check_model()
+                checkpoint = None if fresh else folder.read_checkpoint()
         checkpoint = ranks.broadcast(checkpoint)
         with ranks.share_errors():
             if checkpoint is not None:
@@ -153,16 +156,6 @@ def _prepare(
             "or take a recipe that needs none: captions"
         )
     return material
-
-
-def _read_checkpoint(out: Path, *, fresh: bool) -> dict[str, Any] | None:
-    """Return the checkpoint to resume from, if any.
-
-    Raise ResumeError for a damaged one, or for a foreign `model/`.
-    """
-    folder = TrainingFolder(out)
-    folder.check_model()
-    return None if fresh else folder.read_checkpoint()
 
 
 def _settings_of(config: FinetuneConfig, material: TuningData) -> dict[str, Any]:

@@ -155,20 +155,20 @@ class _GreedySearch:
     ) -> None:
         """Try candidates one after the other; the best one stays if it is better beyond chance."""
         session = self.session
-        config = session.config(self.changes)
+        explain = session.config(self.changes).explain
         best_step: Step | None = None
         best_changes = self.changes
         best_trial = self.trial
         for changes in candidates:
             advance(len(self.steps) + self.left_out + 1)
-            if not session.is_applicable(config, group, changes):
+            if not session.is_applicable(group, changes, self.changes):
                 continue
             if time.monotonic() > deadline_s:
                 self.left_out += 1
                 continue
-            all_changes = {**self.changes, **_shared_settings(config.explain, changes), **changes}
+            all_changes = {**self.changes, **_shared_settings(explain, changes), **changes}
             try:
-                trial = session.measure(session.config(all_changes))
+                trial = session.measure(all_changes)
             except (ConfigError, InputError) as error:  # the model is too small, or the images are too few
                 self.failures.append(f"{group}: {one_line(error)}")
                 continue
@@ -217,7 +217,7 @@ def tune_settings(
     start = session.start(most)
     uncut = session.config({}).regions.without_cut()
     baseline = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
-    base = session.measure(session.config(baseline))
+    base = session.measure(baseline)
     baseline_s = time.monotonic() - start_s
     search = _GreedySearch(session=session, changes=baseline, trial=base)
     groups = {**maps, **cuts}

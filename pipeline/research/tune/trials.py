@@ -148,8 +148,9 @@ class TuningSession:
             raise ConfigError(f"there is no {self.by} with this ground truth and the dataset's settings", key="by")
         return trial
 
-    def measure(self, config: RunConfig) -> Trial:
-        """Measure settings without a calibration; the rule `fitted` is fitted to the other half of the images."""
+    def measure(self, changes: Changes) -> Trial:
+        """Measure changes without a calibration; the rule `fitted` is fitted to the other half of the images."""
+        config = self.config(changes)
         records = _contrast(self._maps_of(config), config.explain)
         if config.regions.rule != "fitted":
             return self.judge(config.regions, records)
@@ -203,8 +204,9 @@ class TuningSession:
                 values["agreement"].append(0.0)
         return values
 
-    def is_applicable(self, config: RunConfig, group: str, changes: Changes) -> bool:
-        """Return whether a try changes the configuration, and suits the model's tower and the ground truth."""
+    def is_applicable(self, group: str, changes: Changes, before: Changes) -> bool:
+        """Return whether a try changes the settings before it, and suits the model's tower and the ground truth."""
+        config = self.config(before)
         values = config.model_dump(mode="json")
         explain = config.explain
         if all(values[key.split(".")[0]].get(key.split(".")[1]) == value for key, value in changes.items()):

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.evaluate.estimates import Estimate, ScoreFilter
-from pipeline.evaluate.verdicts import calibration_verdict, evaluation_verdict, review_verdict
+from pipeline.evaluate.verdicts import calibration_verdict, evaluation_verdict, replacement_verdict, review_verdict
 
 BETTER = Estimate(value=0.02, low=0.01, high=0.03, n=200)
 WORSE = Estimate(value=-0.02, low=-0.03, high=-0.01, n=200)
@@ -27,7 +27,7 @@ RISES = "rises by 0.020 (95 % interval 0.010 to 0.030)"
     ],
 )
 def test_a_calibration_is_advised_if_it_is_better_beyond_chance(gain, replaces, verdict, change) -> None:
-    sentence = calibration_verdict(gain, replaces=replaces)
+    sentence = (replacement_verdict if replaces else calibration_verdict)(gain)
     assert sentence.startswith(f"Verdict: {verdict}")
     assert change in sentence
 
@@ -43,7 +43,8 @@ def test_a_calibration_is_advised_if_it_is_better_beyond_chance(gain, replaces, 
     ],
 )
 def test_answers_that_do_not_decide_ask_for_more(gain: Estimate, replaces: bool, verdict: str) -> None:
-    assert review_verdict(gain, replaces=replaces).startswith(f"Verdict: {verdict}")
+    present = "calibration" if replaces else "scores, which only rank"
+    assert review_verdict(gain, present).startswith(f"Verdict: {verdict}")
 
 
 def line(score: float, share: float, *precision: float, n: int = 100) -> ScoreFilter:
