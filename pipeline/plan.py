@@ -24,7 +24,7 @@ from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
 from pipeline.steps import fetch_weights
 from pipeline.summary import Report
-from pipeline.terminal import progress_bar
+from pipeline.terminal import progress_bar, say
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
@@ -178,7 +178,7 @@ def make_plan(
     threads = 1 if workers > 1 else config.model.threads
     sections = {"engine": engine, "model": config.model.model_copy(update={"threads": threads})}
     run = resolve(config.model_copy(update=sections), AUTO, lambda _: None)
-    fetch_weights(run.steps.description, lambda line: console.print(line, soft_wrap=True))
+    fetch_weights(run.steps.description, lambda line: say(console, line))
     rows = rows_per_call(run.steps.model_stage) if on_gpu else CPU_ROWS
     costs = measure(run, rows, start_s, console)
     machines = {"here": Machine(cores=cores, workers=workers, gpus=int(on_gpu))}

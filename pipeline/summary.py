@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from pipeline import terminal
-from pipeline.terminal import duration
+from pipeline.terminal import duration, say
 from stages.contract.stage import Forwards
 from stages.contract.threshold import Threshold
 from stages.write import Tally
@@ -162,7 +162,7 @@ class Display:
     def say(self, *lines: str) -> None:
         """Print lines above the progress."""
         for line in lines:
-            self.console.print(line, soft_wrap=True)
+            say(self.console, line)
 
     def show_step(self, step: str) -> None:
         """Show a step before the first image, for example "loading the model"."""

@@ -33,6 +33,12 @@ errors = Console(stderr=True, markup=False, emoji=False)
 """Standard output and standard error."""
 
 
+def say(console: Console, *lines: str) -> None:
+    """Print lines that are not wrapped, so that paths and commands in them stay whole."""
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
 def print_json(values: object, **style: Any) -> None:
     """Print plain values as JSON on standard output; `style` goes to `json.dumps`."""
     sys.stdout.write(json.dumps(values, **{"indent": 1, **style}) + "\n")
@@ -98,7 +104,7 @@ def _log_lines(console: Console, title: str, total: int | None) -> Callable[[int
             line += f" of {total:,}"
             if 0 < done < total:
                 line += f", {duration((now - start) / done * (total - done))} left"
-        console.print(line, soft_wrap=True)
+        say(console, line)
 
     return advance
 

@@ -27,7 +27,7 @@ from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
 from pipeline.evaluate.verdicts import USE, box_verdict, calibration_verdict, replacement_verdict, review_verdict
 from pipeline.paths import check_writable
-from pipeline.terminal import console, counted
+from pipeline.terminal import console, counted, say
 from stages.contract.errors import ConfigError
 
 
@@ -85,9 +85,9 @@ def calibrate(
                 "without it there is nothing to fit but presence, for which --no-presence and --resized mean nothing",
                 key="--truth",
             )
-        console.print(write_presence(dataset, out, console, settings).in_words(), soft_wrap=True)
+        say(console, write_presence(dataset, out, console, settings).in_words())
         console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
-        console.print(_use(out), soft_wrap=True)
+        say(console, _use(out))
         return
     evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
     figures = write_calibration(evaluation_set, out, console, presence=presence)
@@ -102,12 +102,12 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
     print_review_counts(figures.counts, figures.reviewers, console)
     console.print(table)
     if figures.presence:
-        console.print("presence is fitted for the dataset's regions.absent_share: leave it as it is", soft_wrap=True)
+        say(console, "presence is fitted for the dataset's regions.absent_share: leave it as it is")
     boxes = figures.boxes
     if boxes is not None and boxes.figures is None:
         console.print(f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers")
     for line in () if boxes is None or boxes.figures is None else box_verdict(boxes.figures, "the dataset's boxes"):
-        console.print(line, soft_wrap=True)
+        say(console, line)
     has_better_boxes = boxes is not None and bool(boxes.fit.networks)
     present = "calibration" if figures.replaces else "scores, which only rank"
     verdict = review_verdict(figures.gain, present, has_better_boxes=has_better_boxes)
@@ -120,18 +120,18 @@ def print_calibration(figures: CalibrationFigures, out: Path, console: Console) 
     for name, figure in {"calibration_error": figures.calibration_error, **figures.presence}.items():
         table.add_row(name, format_value(figure), format_interval(figure))
     print_matched(figures.matched, console)
-    console.print(f"{counted(figures.regions, 'region')}, {figures.right:,} of them right", soft_wrap=True)
+    say(console, f"{counted(figures.regions, 'region')}, {figures.right:,} of them right")
     console.print(table)
     for line in () if figures.boxes is None else box_verdict(figures.boxes):
-        console.print(line, soft_wrap=True)
+        say(console, line)
     verdict = replacement_verdict if figures.replaces else calibration_verdict
     _print_verdict(verdict(figures.gain), out, console)
 
 
 def _print_verdict(verdict: str, out: Path, console: Console) -> None:
     """Print where the calibration is, how to use it if that is better, and the verdict."""
-    console.print(_use(out) if verdict.startswith(USE) else f"calibration in {out}", soft_wrap=True)
-    console.print(verdict, soft_wrap=True)
+    say(console, _use(out) if verdict.startswith(USE) else f"calibration in {out}")
+    say(console, verdict)
 
 
 def _use(out: Path) -> str:

@@ -31,7 +31,7 @@ from pipeline.photographs import INPUT, MODEL, TRUTH, USUAL_PLACES, why_left_out
 from pipeline.pictures import make_sheet, regions_overlay
 from pipeline.run import run
 from pipeline.scenes import write_scenes
-from pipeline.terminal import console, counted
+from pipeline.terminal import console, counted, say
 from stages.shared.json_files import read_json_as
 
 SCALES: Final = (1.55, 1.27, 1.0)
@@ -71,7 +71,7 @@ def demo(
         "2. the last table: how often maps and boxes agree with people, beside answers without a look at the image",
         f"3. all regions, captions and heat maps: phrasebox inspect {best / 'dataset'} --open",
     ):
-        console.print(line, soft_wrap=True)
+        say(console, line)
     if open_viewer:
         inspect(best / "dataset", open_browser=True)
 
@@ -82,7 +82,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console) -> Evaluation:
     Return the evaluation, which is also in `out/evaluation.json`.
     """
     folder = out / "scenes"
-    console.print(f"drawing {counted(scenes, 'scene')} into {folder}", soft_wrap=True)
+    say(console, f"drawing {counted(scenes, 'scene')} into {folder}")
     write_scenes(folder, scenes, seed)
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
     return measure(out, {"input": source, "model": {"name": "demo"}}, folder / "truth.json", console)
@@ -92,7 +92,7 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluati
     """Do the same with the bundled photographs; return None if the model is missing, and print that."""
     missing = why_left_out(model)
     if missing is not None:
-        console.print(missing, soft_wrap=True)
+        say(console, missing)
         return None
     return measure_photographs(out, {"model": {"name": model}, "explain": {"scales": SCALES}}, console)
 
@@ -119,7 +119,7 @@ def measure(out: Path, settings: Mapping[str, Any], truth: Path, console: Consol
     evaluation = evaluate_dataset(open_evaluation_set(dataset, truth), console, **options)
     (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
     print_against_people(evaluation, console)
-    console.print(f"all figures: phrasebox eval {dataset} --truth {truth}", soft_wrap=True)
+    say(console, f"all figures: phrasebox eval {dataset} --truth {truth}")
     _write_sheet(out, Path(settings["input"]["image_root"]), truth)
     return evaluation
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from pipeline.commands.options import ConfigFile, ModelName, Settings, naming_options, reading
 from pipeline.config import ExplainConfig, load_config
 from pipeline.paths import check_writable
-from pipeline.terminal import console
+from pipeline.terminal import console, say
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import check_model_files
 
@@ -73,7 +73,7 @@ def explain(
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("wb") as file:
             np.savez(file, **arrays)
-        console.print(f"maps in {out}", soft_wrap=True)
+        say(console, f"maps in {out}")
 
 
 def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay: Path | None) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay:
     if overlay is not None:
         overlay.parent.mkdir(parents=True, exist_ok=True)
         located.heat_picture().save(overlay)
-        console.print(f"picture in {overlay}", soft_wrap=True)
+        say(console, f"picture in {overlay}")
     return {"maps": located.heat_maps, "scores": located.similarities, "phrases": np.array(phrases)}
 
 

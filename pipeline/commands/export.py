@@ -27,7 +27,7 @@ from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.export.base import Per
 from pipeline.export.push import open_repository, push
 from pipeline.export.report import ExportReport
-from pipeline.terminal import console, errors, print_json, progress_bar
+from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
 
 _PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "group"}
@@ -226,8 +226,8 @@ def _print(report: ExportReport, request: ExportRequest, url: str | None) -> Non
     for title, counts in (("images", report.samples), ("regions", report.regions)):
         numbers = [*counts.values(), *([counts.total()] if len(counts) > 1 else [])]
         table.add_row(title, *(f"{number:,}" for number in numbers))
-    console.print(f"{report.format} in {request.out}", soft_wrap=True)
+    say(console, f"{report.format} in {request.out}")
     console.print(table)
-    console.print("\n".join(report.lines(request.exporter.masks)), soft_wrap=True)
+    say(console, "\n".join(report.lines(request.exporter.masks)))
     if url:
-        console.print(f"uploaded to {url}", soft_wrap=True)
+        say(console, f"uploaded to {url}")

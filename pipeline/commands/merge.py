@@ -8,7 +8,7 @@ import typer
 
 from pipeline.commands.options import naming_options, stopping
 from pipeline.output.merge import merge as merge_parts
-from pipeline.terminal import console, counted
+from pipeline.terminal import console, counted, say
 
 
 @naming_options({"output.path": "--out"})
@@ -37,8 +37,8 @@ def merge(
     with stopping("stopped. Shards that were copied stay; the same command resumes the merge."):
         total = merge_parts(parts, out, compact=compact)
     if total is None:
-        console.print(f"{out} is complete: nothing to do.", soft_wrap=True)
+        say(console, f"{out} is complete: nothing to do.")
     else:
         rows = counted(total.rows, "row")
         regions = counted(total.regions, "region")
-        console.print(f"{out}: {rows} and {regions} in {counted(total.files, 'shard')}", soft_wrap=True)
+        say(console, f"{out}: {rows} and {regions} in {counted(total.files, 'shard')}")

@@ -15,7 +15,7 @@ from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.model_check import CheckFigures, check_model
 from pipeline.photographs import INPUT
 from pipeline.steps import build_steps, check_files, fetch_weights
-from pipeline.terminal import console, errors, print_json
+from pipeline.terminal import console, errors, print_json, say
 from pipeline.warm_up import drop_meaningless_calibration
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain import EXPLAINERS, kinds_for
@@ -165,7 +165,7 @@ def check(
     from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415  it imports torch
 
     steps = build_steps(config)
-    fetch_weights(steps.description, lambda line: errors.print(line, soft_wrap=True))
+    fetch_weights(steps.description, lambda line: say(errors, line))
     model_check = check_model(drop_meaningless_calibration(steps, config.input, config.regions.calibration))
     figures = model_check.measure()
     memory_bytes = peak_memory_bytes(model_check.device)

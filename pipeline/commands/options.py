@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.terminal import Terminated, errors, stoppable
+from pipeline.terminal import Terminated, errors, say, stoppable
 from stages.contract.errors import ConfigError, InputError, PhraseboxError
 
 Settings = Annotated[
@@ -218,7 +218,7 @@ def stopping(message: str | Callable[[], str]) -> Iterator[None]:
             yield
     except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
         if message:
-            errors.print(message if isinstance(message, str) else message(), soft_wrap=True)
+            say(errors, message if isinstance(message, str) else message())
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 

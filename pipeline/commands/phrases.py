@@ -21,7 +21,7 @@ from pipeline.commands.options import (
 )
 from pipeline.config import load_config
 from pipeline.paths import check_writable
-from pipeline.terminal import console, counted, print_json
+from pipeline.terminal import console, counted, print_json, say
 from stages.contract.records import Record, Sample, stable_key
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import ReaderConfig, make_reader, plan_pieces
@@ -71,7 +71,7 @@ def phrases(
         options = {"input.path": source, "input.image_root": images}
         run_config = load_config(config, settings, options=options)
         count = write_phrases(run_config.input, run_config.phrases, out)
-        console.print(f"{out}: {counted(count, 'different caption')}", soft_wrap=True)
+        say(console, f"{out}: {counted(count, 'different caption')}")
         return
     phrases_config = load_config(config, settings, PhrasesConfig)
     with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:

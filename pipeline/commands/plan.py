@@ -27,7 +27,7 @@ from pipeline.commands.options import (
 from pipeline.config import load_config
 from pipeline.engines.inline import samples_in
 from pipeline.plan import PART_IMAGES, Costs, Forecast, Machine, make_plan
-from pipeline.terminal import console, counted, duration, errors, print_json
+from pipeline.terminal import console, counted, duration, errors, print_json, say
 from stages.contract.errors import ConfigError
 
 MILLION = 1_000_000
@@ -88,13 +88,13 @@ def plan(
         return
     print_plan(costs, forecasts, console)
     if known_images is None:
-        console.print("Only reading shows how many images the input holds: --total says it", soft_wrap=True)
+        say(console, "Only reading shows how many images the input holds: --total says it")
 
 
 def print_plan(costs: Costs, forecasts: Mapping[str, Forecast], console: Console) -> None:
     """Print the table for people."""
     failed = f", {costs.failed:,} of which failed" if costs.failed else ""
-    console.print(f"measured on {counted(costs.images, 'sample')}{failed}: {costs.device}", soft_wrap=True)
+    say(console, f"measured on {counted(costs.images, 'sample')}{failed}: {costs.device}")
     table = Table(box=SIMPLE_HEAD, title="What a run takes", title_justify="left")
     table.add_column("")
     for place, result in forecasts.items():
@@ -113,8 +113,8 @@ def print_plan(costs: Costs, forecasts: Mapping[str, Forecast], console: Console
     for name, format_cell in rows.items():
         table.add_row(name, *map(format_cell, forecasts.values()))
     console.print(table)
-    console.print(
+    say(
+        console,
         "assumed: images like the first ones; phrases that repeat; model workers that do not slow each other down; "
         "nothing for Ray's own processes",
-        soft_wrap=True,
     )

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.options import Scenes, Seed
 from pipeline.scenes import write_scenes
-from pipeline.terminal import console, counted
+from pipeline.terminal import console, counted, say
 from stages.contract.errors import ConfigError
 
 
@@ -35,4 +35,4 @@ def scenes(
         write_scenes(out, scenes, seed, absent=absent)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror}", key="--out") from error
-    console.print(f"{counted(scenes, 'scene')} in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)
+    say(console, f"{counted(scenes, 'scene')} in {out}: images/, captions.jsonl, truth.json")

@@ -29,7 +29,7 @@ from pipeline.dataset.selection import SIZES, Search
 from pipeline.dataset.statistics import statistics
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
-from pipeline.terminal import console, errors, print_json, progress_bar
+from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
 from stages.contract.threshold import PRECISIONS
 
@@ -100,7 +100,7 @@ def stats(
 def _print(figures: Mapping[str, Any]) -> None:
     samples = figures["samples"]
     note = "" if figures["finished"] else " (the run has not finished)"
-    console.print(f"{figures['dataset']}{note}", soft_wrap=True)
+    say(console, f"{figures['dataset']}{note}")
     counts = {
         "images": samples["all"],
         **{f"  {title}": samples.get(status, 0) for status, title in _STATUS.items()},
@@ -117,10 +117,7 @@ def _print(figures: Mapping[str, Any]) -> None:
         table.add_row(name, f"{count:,}")
     console.print(table)
     if figures["absent_share"] is not None:
-        console.print(
-            f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%}",
-            soft_wrap=True,
-        )
+        say(console, f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%}")
     if figures["regions"]:
         _print_histogram("score", figures["score"])
         _print_thresholds(figures)

@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline.dataset.selection import SIZES
 from pipeline.evaluate.estimates import BINS, Estimate
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
-from pipeline.terminal import counted
+from pipeline.terminal import counted, say
 
 if TYPE_CHECKING:
     from pipeline.evaluate.absent_figures import AbsentFigures
@@ -86,15 +86,12 @@ def _add_row(table: Table, name: str, figure: Estimate, *more: str) -> None:
 def print_matched(matched: Mapping[str, int], console: Console) -> None:
     """Print how many images were matched by a part of their names, and how many were left out, if there are any."""
     if matched["by_stem"]:
-        console.print(
-            f"{matched['by_stem']:,} images have another extension in the ground truth: matched without it",
-            soft_wrap=True,
-        )
+        say(console, f"{matched['by_stem']:,} images have another extension in the ground truth: matched without it")
     if matched["ambiguous"]:
-        console.print(
+        say(
+            console,
             f"{matched['ambiguous']:,} images were left out: the ground truth has several names like theirs, or one "
             "that is like several of the dataset's",
-            soft_wrap=True,
         )
 
 
@@ -102,11 +99,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the tables of `eval` for people."""
     figures = evaluation.figures
     counts = figures.counts
-    console.print(
+    say(
+        console,
         f"{counted(counts.targets, 'phrase')} of {counted(counts.images, 'image')} with a known place; "
         f"{counts.targets_not_among_phrases:,} of them were not found in the captions and count as missed; "
         f"{counts.absent_phrases:,} phrases name something absent",
-        soft_wrap=True,
     )
     print_matched(evaluation.matched, console)
     _print_above_text(figures.metrics, console)
@@ -118,17 +115,14 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     if evaluation.maps is not None:
         origins = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
-        console.print(f"heat maps: {origins[evaluation.maps]}", soft_wrap=True)
-    console.print(
-        f"masks and boxes: as in the dataset, cut by rule {evaluation.rule!r}; --set does not change them",
-        soft_wrap=True,
-    )
+        say(console, f"heat maps: {origins[evaluation.maps]}")
+    say(console, f"masks and boxes: as in the dataset, cut by rule {evaluation.rule!r}; --set does not change them")
     _print_groups(figures, console)
     if counts.regions:
         _print_scores(figures, console)
     if evaluation.absent is not None:
         _print_absent(evaluation.absent, console)
-    console.print(evaluation.verdict, soft_wrap=True)
+    say(console, evaluation.verdict)
 
 
 def print_against_people(evaluation: Evaluation, console: Console) -> None:
@@ -150,10 +144,10 @@ def _print_above_text(metrics: Mapping[str, Estimate], console: Console) -> None
         f"{format_heading(name)} {format_value(gain)} ({format_interval(gain)})" for name, gain in gains.items() if gain
     ]
     if words:
-        console.print(
+        say(
+            console,
             "above an answer from the text alone, the usual place of its head noun, fitted to other images: "
             f"{', '.join(words)}",
-            soft_wrap=True,
         )
     table = make_figure_table("beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"])
     for title, names in BASELINE_ROWS.items():
@@ -173,10 +167,10 @@ def _print_groups(figures: Figures, console: Console) -> None:
         console.print(table)
     titles = {"group_f1": "F1 of pairs of phrases", "group_b_cubed": "B-cubed F1 of phrases"}
     for name, figure in figures.links.items():
-        console.print(
+        say(
+            console,
             f"phrases that name the same thing: {titles[name]} {format_value(figure)} ({format_interval(figure)}; "
             f"{figure.n:,})",
-            soft_wrap=True,
         )
 
 
@@ -194,11 +188,11 @@ def _print_scores(figures: Figures, console: Console) -> None:
     console.print(table)
     error = figures.calibration_error
     plain = figures.calibration_error_plain
-    console.print(
+    say(
+        console,
         f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)} (Kumar et al. "
         "2019, root mean square); expected calibration error, which chance raises, and its interval more: "
         f"{format_value(plain)} {format_interval(plain)} ({BINS} bins each)",
-        soft_wrap=True,
     )
     sizes = [f"box {size}" for size in SIZES]
     title = "filtering by least score; by size of the box, its share of the image: precision and share of these regions"
@@ -224,7 +218,7 @@ def _print_absent(figures: AbsentFigures, console: Console) -> None:
         ("calibration error of the score, present and absent phrases", figures.ece),
         ("  of the phrases that are there", figures.ece_there),
     ):
-        console.print(f"{doc}: {format_value(error)} {format_interval(error)}", soft_wrap=True)
+        say(console, f"{doc}: {format_value(error)} {format_interval(error)}")
     if figures.shares is not None:
         table = Table("presence at least", "kept of those that are there", "of absent ones")
         for line in figures.shares:
@@ -239,7 +233,7 @@ def print_review_counts(counts: Mapping[str, int], reviewers: Mapping[str, int],
     people = ", ".join(f"{name} {count:,}" for name, count in reviewers.items())
     console.print(f"answers: {', '.join(answers)}; by {people}", soft_wrap=True, markup=False)
     if counts["damaged"]:
-        console.print(f"{counts['damaged']:,} lines of the reviews cannot be read and are left out", soft_wrap=True)
+        say(console, f"{counts['damaged']:,} lines of the reviews cannot be read and are left out")
 
 
 def print_reviews(figures: ReviewFigures, console: Console) -> None:
@@ -247,14 +241,14 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
     print_review_counts(figures.counts, figures.reviewers, console)
     agreement = figures.agreement
     if agreement.share is not None:
-        console.print(
+        say(
+            console,
             f"{counted(agreement.regions, 'region')} answered by several: they agree in {agreement.share:.0%} of pairs",
-            soft_wrap=True,
         )
-    console.print(
+    say(
+        console,
         f"{counted(figures.regions, 'region')}: here one that several captions mention counts once, and without "
         "--reviews once for each mention",
-        soft_wrap=True,
     )
     table = _titled_table(f"of all {counted(figures.regions, 'region')}", "", "share", "95 % interval", "answers")
     rows = {"right": figures.precision, "phrase not in the image": figures.absent}
@@ -273,7 +267,4 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
             table.add_row(label, f"{line.share:.1%}", score, *cells)
         console.print(table)
     error = figures.calibration_error
-    console.print(
-        f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)}",
-        soft_wrap=True,
-    )
+    say(console, f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)}")

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.options import FinishedDataset
 from pipeline.dataset.validate import validate as problems_of
-from pipeline.terminal import console, counted, errors, visible
+from pipeline.terminal import console, counted, errors, say, visible
 from stages.shared.storage import place_of
 
 
@@ -28,6 +28,6 @@ def validate(dataset: FinishedDataset) -> None:
         sys.stdout.write(visible(problem) + "\n")
         problems += 1
     if problems:
-        errors.print(f"{counted(problems, 'problem')} in {place}", soft_wrap=True)
+        say(errors, f"{counted(problems, 'problem')} in {place}")
         raise typer.Exit(1)
-    console.print(f"{place}: valid", soft_wrap=True)
+    say(console, f"{place}: valid")

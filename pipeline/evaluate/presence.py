@@ -18,6 +18,7 @@ from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
 from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
 from pipeline.steps import HeatMapSteps
+from pipeline.terminal import say
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
@@ -70,7 +71,7 @@ def model_steps(evaluation_set: EvaluationSet) -> HeatMapSteps:
 
 def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> AbsentFigures:
     """Return the figures of `absent_figures`; computes heat maps of absent phrases. Raise as `model_steps`."""
-    console.print("asking each image for phrases of other images: loading the model", soft_wrap=True)
+    say(console, "asking each image for phrases of other images: loading the model")
     images_by_name = query_images(evaluation_set)
     steps = model_steps(evaluation_set)
     phrases = {name: image.all_phrases for name, image in images_by_name.items()}

@@ -38,6 +38,7 @@ from pipeline.dataset.index import Index
 from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
+from pipeline.terminal import say
 from pipeline.viewer.pages import Pages, grid_address, open_pages
 from pipeline.viewer.review import REGIONS, ReviewRequest, ReviewSession
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
@@ -343,12 +344,9 @@ def serve(viewer: Viewer, console: Console, search: Search, *, host: str, port: 
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
     threading.Thread(target=_build, args=(viewer.pages.index,), daemon=True).start()
-    console.print(f"{viewer.pages.dataset.path}: {address}  (Ctrl-C ends it)", soft_wrap=True)
+    say(console, f"{viewer.pages.dataset.path}: {address}  (Ctrl-C ends it)")
     if not loopback:
-        console.print(
-            "everyone who can reach this machine can look at the dataset, mark samples and review regions",
-            soft_wrap=True,
-        )
+        say(console, "everyone who can reach this machine can look at the dataset, mark samples and review regions")
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
     with suppress(KeyboardInterrupt):  # uvicorn has ended orderly and passes it on

@@ -22,7 +22,7 @@ from pipeline.commands.options import (
 )
 from pipeline.config import load_config
 from pipeline.paths import check_writable
-from pipeline.terminal import console, errors, print_json
+from pipeline.terminal import console, errors, print_json, say
 from stages.contract.errors import ConfigError
 
 SECTIONS: Final = ("input", "model", "phrases", "images")  # sections of the configuration that maps depend on
@@ -116,7 +116,7 @@ def compare(
     comparison = compare_explainers(source, explainers, sample_size, progress)
     if html is not None:
         write_page(comparison, html)
-        progress.print(f"page in {html}", soft_wrap=True)
+        say(progress, f"page in {html}")
     if as_json:
         print_json(comparison.to_json())
     else:

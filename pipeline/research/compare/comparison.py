@@ -39,7 +39,7 @@ from pipeline.research.compare.maps import (
 )
 from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source, read_images
 from pipeline.research.compare.sanity import check_sanity
-from pipeline.terminal import counted, progress_bar
+from pipeline.terminal import counted, progress_bar, say
 from stages.contract.errors import InputError
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.describe import describe
@@ -150,13 +150,13 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
     contenders = contenders_of(explainers, description.tower, name)
     if not contenders:
         raise InputError(f"no explainer is defined on {name}")
-    fetch(description, lambda text: console.print(text, soft_wrap=True))
+    fetch(description, lambda text: say(console, text))
     model = load(description, device=settings.device, precision=settings.precision, threads=settings.threads)
     images = read_images(source, model.input, sample_size, console)
-    console.print(
+    say(
+        console,
         f"{source.name}: {len(contenders)} of the explainers of {name} on {counted(len(images), 'image')}, "
         f"{model.device_name}",
-        soft_wrap=True,
     )
     contest = Contest(model, settings, source.config.images, contenders, console)
     explainer_maps, cosines = contest.compute_maps(images)

@@ -13,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.evaluation_set import draw_places, prepare_stage
 from pipeline.evaluate.matching import Query, match_images, queries_of
-from pipeline.terminal import progress_bar
+from pipeline.terminal import progress_bar, say
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.phrases.stage import PhrasesStage
@@ -155,10 +155,10 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
         kind = "a phrase" if ground_truth is None else "a phrase with a known place"
         raise InputError(f"none of the {len(places)} images can be opened and has {kind}")
     if len(images) < len(places):
-        console.print(
+        say(
+            console,
             f"{len(places) - len(images):,} of {len(places):,} images are left out: {fault_count:,} cannot be opened, "
             "the others name nothing that can be asked for",
-            soft_wrap=True,
         )
     return images
 

@@ -9,17 +9,17 @@ from rich.console import Console
 from pipeline.commands.tables import format_value, make_figure_table
 from pipeline.research.compare.comparison import Comparison, ComparisonRow
 from pipeline.research.compare.figures import FIGURES, TABLES
-from pipeline.terminal import counted
+from pipeline.terminal import counted, say
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the tables of `compare` for people. A + or - marks a value that differs from Grad-ECLIP's beyond chance."""
     rows = comparison.rows
     counts = comparison.counts
-    console.print(
+    say(
+        console,
         f"{comparison.pictures}: {counted(counts.images, 'image')}, {counted(counts.phrases, 'phrase')}, "
         f"{counts.placed:,} of them with a known place; model {comparison.model} on {comparison.device}",
-        soft_wrap=True,
     )
     for title, figures in TABLES.items():
         columns = [figure for figure in figures if any(figure in row.figures for row in rows)]
@@ -45,11 +45,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
                 f"{row.explained.failed_maps:,}",
             )
     console.print(table)
-    console.print(
+    say(
+        console,
         "+ and -: higher or lower than grad_eclip by more than chance (paired, over 8 or more images; 95 % for "
         "all marks together, Holm). Deletion, "
         "shuffled weights and other phrases: lower is better. (centre), (random) and (raw_attention) know no phrase",
-        soft_wrap=True,
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.config import load_config
 from pipeline.config_text import to_documented_yaml, to_yaml
 from pipeline.dataset import open_dataset
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
-from pipeline.terminal import console, counted, errors, print_json, progress_bar
+from pipeline.terminal import console, counted, errors, print_json, progress_bar, say
 from stages.shared.model.config import check_model_files
 
 if TYPE_CHECKING:
@@ -162,4 +162,4 @@ def _print(result: TunedModel) -> None:
             style="yellow",
             soft_wrap=True,
         )
-    console.print(f"the tuned model is in {result.model}: take it as --model {result.model.parent}", soft_wrap=True)
+    say(console, f"the tuned model is in {result.model}: take it as --model {result.model.parent}")

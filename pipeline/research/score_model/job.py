@@ -39,7 +39,7 @@ from pipeline.research.score_model.probe import (
     Questions,
     questions_of,
 )
-from pipeline.terminal import counted, progress_bar
+from pipeline.terminal import counted, progress_bar, say
 from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Record
 from stages.read import Piece, Reader, make_reader, plan_pieces
@@ -177,13 +177,13 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     reader = make_reader(config.input)
     pieces = plan_pieces(reader)
     places, matches = _draw_sample(reader, pieces, truth, job, reference)
-    fetch(description, lambda text: console.print(text, soft_wrap=True))
+    fetch(description, lambda text: say(console, text))
     compute = config.model
     model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
     if job.outputs is not None:
         store_outputs(model.tower, names_in(job.outputs), job.outputs, model.tower.dtype)
     sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matches)
-    console.print(f"{description.name} on {counted(len(places), 'image')}, {model.device_name}", soft_wrap=True)
+    say(console, f"{description.name} on {counted(len(places), 'image')}, {model.device_name}")
     samples = (sample for place, sample in enumerate(reader.samples(pieces)) if place in places)
     _answer_questions(map(Record.start, samples), len(places), sheet, console)
     if not sheet.names:

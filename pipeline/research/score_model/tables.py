@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.tables import format_interval, format_value, make_figure_table
-from pipeline.terminal import counted
+from pipeline.terminal import counted, say
 
 if TYPE_CHECKING:
     from pipeline.research.score_model.job import Scores
@@ -27,31 +27,29 @@ DIRECTIONS: Final = {"t2i": "image of a caption", "i2t": "caption of an image"}
 def print_scores(scores: Scores, console: Console) -> None:
     """Print the tables of `score-model` for people, with the differences from another model where there is one."""
     counts = scores.counts
-    console.print(
+    say(
+        console,
         f"{scores.model} on {scores.device}: {counted(counts.images, 'image')}, "
         f"{counted(counts.captions, 'caption')}, {counted(counts.boxes, 'region')}, in {scores.seconds:,.0f} s",
-        soft_wrap=True,
     )
     if counts.failed:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in scores.faults.items())
-        console.print(f"{counts.failed:,} images cannot be opened and are left out: {reasons}", soft_wrap=True)
+        say(console, f"{counts.failed:,} images cannot be opened and are left out: {reasons}")
         for example in scores.fault_examples:
-            console.print(f"  {example}", soft_wrap=True)
+            say(console, f"  {example}")
     for key, kind in (("regions", "classes"), ("described", "colours and classes")):
         title = f"Regions, named among {counts.classes.get(key, 0):,} {kind}"
         _print_table(title, CLASS_FIGURES, {f"{key}.{way}": name for way, name in WAYS.items()}, scores, console)
     _print_table("Phrases: is the first region the right one?", PHRASE_FIGURES, SEARCHES, scores, console)
     _print_table("Retrieval", RETRIEVAL_FIGURES, DIRECTIONS, scores, console)
     if scores.comparison is not None:
-        console.print(
+        say(
+            console,
             f"below each: the difference from {scores.comparison.compared_with}, paired over images; * is beyond "
             "chance",
-            soft_wrap=True,
         )
         if scores.comparison.asked_differently:
-            console.print(
-                f"which was asked differently: {'; '.join(scores.comparison.asked_differently)}", soft_wrap=True
-            )
+            say(console, f"which was asked differently: {'; '.join(scores.comparison.asked_differently)}")
 
 
 def _print_table(title: str, headers: dict[str, str], kinds: dict[str, str], scores: Scores, console: Console) -> None:

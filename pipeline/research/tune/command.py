@@ -27,7 +27,7 @@ from pipeline.evaluate.review_truth import open_reviewed_dataset
 from pipeline.paths import check_writable, write_file
 from pipeline.research.tune.session import Tuning, tune_settings
 from pipeline.research.tune.trials import FIGURES, DecidingFigure, TrialFigures, TuningSession
-from pipeline.terminal import console, counted, errors, print_json
+from pipeline.terminal import console, counted, errors, print_json, say
 from stages.contract.errors import ConfigError
 
 
@@ -89,9 +89,9 @@ def tune(
     else:
         print_tuning(tuning, console)
     if out is not None:
-        progress.print(_write_better(tuning, out), soft_wrap=True)
+        say(progress, _write_better(tuning, out))
     if not as_json:
-        console.print(tuning.verdict, soft_wrap=True)
+        say(console, tuning.verdict)
 
 
 def _write_better(tuning: Tuning, out: Path) -> str:
@@ -125,17 +125,14 @@ def print_tuning(tuning: Tuning, console: Console) -> None:
             table.add_section()
     if tuning.best:
         add("the best", tuning.figures)
-    console.print(
-        f"{counted(tuning.images, 'image')}, {counted(tuning.phrases, 'phrase')} with a known answer",
-        soft_wrap=True,
-    )
+    say(console, f"{counted(tuning.images, 'image')}, {counted(tuning.phrases, 'phrase')} with a known answer")
     console.print(table)
     if steps:
-        console.print(f"* stays: its gain in {tuning.by} over what stays above it is beyond chance", soft_wrap=True)
+        say(console, f"* stays: its gain in {tuning.by} over what stays above it is beyond chance")
     for reason in tuning.skipped:
-        console.print(f"not tried: {reason}", soft_wrap=True)
+        say(console, f"not tried: {reason}")
     if tuning.best and tuning.settings["regions"]["rule"] == "fitted":
-        console.print(
+        say(
+            console,
             "regions.rule=fitted needs a calibration: run with these settings, then fit it with phrasebox calibrate",
-            soft_wrap=True,
         )
