@@ -12,13 +12,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from pipeline.config_errors import in_words
+from pipeline.config_errors import Checked, in_words
 from pipeline.config_text import assign, parse_yaml, to_documented_yaml, to_yaml
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
@@ -117,10 +116,8 @@ depend on the cuts between its pieces. Ids identify rows: a resumed run with ano
 `piece_size` reads the whole input again, and makes the missing rows."""
 
 
-class RunConfig(BaseModel):
+class RunConfig(Checked):
     """Everything a run depends on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: InputConfig = Field(description="The captioned images.")
     model: ModelConfig = Field(ModelConfig(), description="The CLIP model.")
@@ -131,15 +128,6 @@ class RunConfig(BaseModel):
     source: AnySourceConfig = Field(default_factory=SOURCES.config, description="The origin of regions.")
     engine: EngineConfig = Field(EngineConfig(), description="The distribution of a run.")
     output: OutputConfig = Field(OutputConfig(), description="The dataset.")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _translate_errors(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Raise ConfigError for what pydantic rejects, also from Python."""
-        try:
-            return validate(values)
-        except ValidationError as error:
-            raise in_words(error, cls, values if isinstance(values, dict) else {}) from None  # it says the same
 
     @model_validator(mode="before")
     @classmethod

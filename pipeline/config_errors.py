@@ -7,14 +7,35 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from stages.contract.errors import ConfigError
 from stages.contract.kinds import KindTable
 
 _EXAMPLE: Final = "Say what to read, for example: captions.jsonl --images photos/"
+
+
+class Checked(BaseModel):
+    """Settings that raise ConfigError for what pydantic rejects, also from Python. Unknown ones are rejected."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _translate_errors(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            raise in_words(error, cls, values if isinstance(values, dict) else {}) from None  # it says the same
 
 
 def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> ConfigError:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
 
-from pipeline.config import ExplainConfig, RunConfig, check
+from pipeline.config import ExplainConfig, RunConfig
 from pipeline.dataset.detections import detections
 from pipeline.pictures import (
     decode_scaled,
@@ -194,7 +194,7 @@ class Locator:
             "model": section if loaded is None else None,
         }
         values |= {name: value for name, value in sections.items() if value is not None}
-        config: ExplainConfig = check(values, ExplainConfig)
+        config = ExplainConfig.model_validate(values)
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
         steps = build_steps(config) if loaded is None else build_steps_in_memory(config, loaded)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)

@@ -218,15 +218,15 @@ def measure(run: Run, rows: int, start_s: float, console: Console) -> Costs:
     outputs: list[Record] = []
     with tempfile.TemporaryDirectory(prefix="phrasebox-plan-") as folder, set_up(steps.stages), bar as advance:
         writer = ShardWriter(Path(folder), run.config.output.rows_per_file)
-        run_stages(steps.stages, records[:rows], lambda *_: None)  # the first call takes longer
+        run_stages(steps.stages, records[:rows])  # the first call takes longer
         measure_start = time.perf_counter()
         seconds = 0.0
         while not outputs or (len(outputs) < len(records) and seconds < MEASURED_S):
             batch = records[len(outputs) : len(outputs) + rows]
-            inputs = run_stages(steps.before, batch, lambda *_: None)
+            inputs = run_stages(steps.before, batch)
             run_stages(model, inputs, first.stage)  # it embeds phrases that repeat in the long run
             answers = run_stages(model, inputs, repeated.stage)
-            batch_outputs = run_stages([steps.regions_stage], answers, lambda *_: None)
+            batch_outputs = run_stages([steps.regions_stage], answers)
             writer.write(records_to_rows(batch_outputs, run.config.output.columns))
             outputs += batch_outputs
             seconds = time.perf_counter() - measure_start

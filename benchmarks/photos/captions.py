@@ -79,7 +79,7 @@ def explained(source: Path, most: int) -> tuple[list[Triple], RegionMaker]:
             records: list[Record] = []
             for start in range(0, len(samples), BATCH):
                 batch = [Record.start(sample) for sample in samples[start : start + BATCH]]
-                records += run_stages((parser, prepare, steps.model_stage), batch, lambda *_: None)
+                records += run_stages((parser, prepare, steps.model_stage), batch)
         count = len(true)
         return list(zip(records[:count], records[count : 2 * count], records[2 * count :], strict=True)), (
             steps.regions_stage.maker

@@ -7,14 +7,13 @@ It takes 4 bytes of memory a region.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.dataset.selection import Selection, Selector, join_conditions
+from pipeline.config_errors import Checked
+from pipeline.dataset.selection import Selection, Selector, Share, join_conditions
 from stages.contract.errors import ConfigError
 from stages.contract.threshold import ScoreRanking, Threshold, useful_threshold
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE: Final = 8192
 
 
-class RegionChoice(BaseModel):
+class RegionChoice(Checked):
     """A choice of regions; at most one of `min_score`, `precision` and `keep` chooses by score.
 
     Raise ConfigError for a number outside 0 .. 1, and for two that choose by score.
@@ -37,20 +36,14 @@ class RegionChoice(BaseModel):
         where: SQL condition on regions, see `pipeline.dataset.selection`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min_score: float = 0.0
-    precision: float | None = None
-    keep: float | None = None
-    max_area: float = 1.0
+    min_score: Share = 0.0
+    precision: Share | None = None
+    keep: Share | None = None
+    max_area: Share = 1.0
     where: str = ""
 
     def model_post_init(self, context: Any, /) -> None:
-        """Check the numbers."""
-        for key in ("min_score", "precision", "keep", "max_area"):
-            number = getattr(self, key)
-            if number is not None and not 0 <= number <= 1:
-                raise ConfigError(f"expected 0 .. 1, got {number}", key=key)
+        """Reject several choices by score."""
         by_score = [key for key in ("precision", "keep") if getattr(self, key) is not None]
         if len(by_score) + (self.min_score > 0) > 1:
             raise ConfigError("a least score, a precision and a share exclude each other: give one", key=by_score[-1])
@@ -64,16 +57,6 @@ class RegionChoice(BaseModel):
     def condition(self) -> str:
         """SQL condition of size and `where`; "" if every region fulfils it."""
         return join_conditions([f"box_share <= {self.max_area!r}"] if self.max_area < 1 else [], self.where)
-
-
-def read_choice(values: Mapping[str, Any]) -> RegionChoice:
-    """Return a choice of some values. Raise ConfigError for the first that it does not take."""
-    try:
-        return RegionChoice.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        names = ", ".join(RegionChoice.model_fields)
-        raise ConfigError(f"{problem['msg']}; a choice takes {names}", key=str(problem["loc"][0])) from error
 
 
 def select(dataset: Dataset, choice: RegionChoice, marks: dict[str, str]) -> Selection:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.choice import RegionChoice, read_choice, select
+from pipeline.dataset.choice import RegionChoice, select
 from pipeline.dataset.detections import row_detections
 from pipeline.dataset.rows import Row, Values
 from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
@@ -165,8 +165,7 @@ class Dataset:
         Raise ConfigError for a choice that cannot be made or an unknown column, InputError for a
         damaged shard.
         """
-        values = {**choice, "where": where.strip() or "true"}
-        selector = Selector(self.selection(read_choice(values)))
+        selector = Selector(self.selection(RegionChoice(**choice, where=where.strip() or "true")))
         schema = region_schema(columns)
         fields = [REGION + name for name in schema.names if name not in REGION_COLUMNS.names]
         tables = self.tables([*CONDITION_COLUMNS, *fields], batch_rows=8 * BATCH_ROWS)

@@ -198,7 +198,7 @@ def first_line(error: Exception) -> str:
 
 Status = Literal["regions", "no_regions", "no_phrases", "failed"]  # `no_regions`: phrases, but no region for any
 Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
 MOST_PER_PAGE: Final = 96  # Most samples that a page shows

@@ -70,7 +70,9 @@ def set_up(stages: Sequence[Stage]) -> Iterator[None]:
         yield
 
 
-def run_stages(stages: Sequence[Stage], records: list[Record], on_progress: Callable[..., Any]) -> list[Record]:
+def run_stages(
+    stages: Sequence[Stage], records: list[Record], on_progress: Callable[..., Any] = lambda *_: None
+) -> list[Record]:
     """Return a batch of records after stages that are set up, in order. Raise RuntimeError if one does not answer all.
 
     on_progress: Called after each stage with the arguments of `Report.stage`.

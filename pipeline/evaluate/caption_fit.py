@@ -69,7 +69,7 @@ def fit_detector_to_captions(steps: SourceSteps, source: RegionSourceConfig, sam
     Raise PhraseboxError as the stages do, which are not set up.
     """
     with set_up((*steps.before, steps.model_stage)):
-        parsed = run_stages(steps.before[:1], [Record.start(sample) for sample in samples], lambda *_: None)
+        parsed = run_stages(steps.before[:1], [Record.start(sample) for sample in samples])
         foreign, too_few = draw_for_images(parsed)
         if too_few is not None:
             return PresenceFit(reason=too_few)
@@ -107,6 +107,6 @@ def _features_of(steps: SourceSteps, records: Sequence[Record]) -> Floats:
     todo = iter(records)
     features: list[list[float]] = []
     while batch := list(islice(todo, rows_per_call(steps.model_stage))):
-        for record in run_stages((steps.before[1], steps.model_stage), batch, lambda *_: None):
+        for record in run_stages((steps.before[1], steps.model_stage), batch):
             features += features_by_text(record).values()
     return np.array(features).reshape(-1, len(PRESENCE_FEATURES))

@@ -226,7 +226,7 @@ def process_input(
     count = 0
     with set_up(stages), progress_bar(console, "images", len(names)) as advance:
         while batch := list(islice(records, rows_per_batch(stages[-1]))):
-            for record in run_stages(stages, batch, lambda *_: None):
+            for record in run_stages(stages, batch):
                 yield record
                 count += 1
                 advance(count)

@@ -178,8 +178,8 @@ def check_model(steps: HeatMapSteps) -> ModelCheck:
         records = phrases_stage.process(samples)
         cosines = _cosines(steps.model_stage, prepare.process(records))
         start = time.perf_counter()
-        mapped_records = run_stages((prepare, steps.model_stage), records, lambda *_: None)
-        answers = run_stages([steps.regions_stage], mapped_records, lambda *_: None)
+        mapped_records = run_stages((prepare, steps.model_stage), records)
+        answers = run_stages([steps.regions_stage], mapped_records)
         seconds = time.perf_counter() - start
         forwards = steps.model_stage.take_forwards()
     rows = records_to_rows(answers).to_pylist()

@@ -20,7 +20,6 @@ from pydantic import Field
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.config import check
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.rows import Row, Values
 from pipeline.load.row_groups import LoadOptions, RowGroup, row_groups_of, select_rows
@@ -107,7 +106,7 @@ class RegionStream(_Images, IterableDataset[Any]):
     """
 
     def __init__(self, dataset: AnyDataset, contents: Contents | None = None, **options: Any) -> None:
-        self._options: StreamOptions = check(options, StreamOptions)
+        self._options = StreamOptions(**options)
         self._is_even = self._options.even != "no"
         self.rank, self.world_size = place_of_rank(self._options.rank, self._options.world_size)
         super().__init__(dataset, contents, self._options)
@@ -230,7 +229,7 @@ class RegionDataset(_Images, TorchDataset[Any]):
         cached_bytes: int = 2**28,
         **options: Any,
     ) -> None:
-        load_options: LoadOptions = check(options, LoadOptions)
+        load_options = LoadOptions(**options)
         super().__init__(dataset, contents, load_options)
         self._groups = select_rows(self._groups, load_options, self._maker.selector)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])

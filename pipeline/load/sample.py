@@ -72,11 +72,11 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from pipeline.config_errors import in_words
+from pipeline.config_errors import Checked
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Row, Values, absent_phrases
@@ -112,7 +112,7 @@ _FOREIGN_SELECTORS: Final[list[Selector | None]] = []
 """Selectors of the process before a fork: DuckDB crashes if they are closed in this one."""
 
 
-class Contents(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=True):
+class Contents(Checked, arbitrary_types_allowed=True):
     """Contents of a sample beside its annotations; nothing else is read or computed.
 
     Raise ConfigError for a value that cannot be used.
@@ -138,12 +138,6 @@ class Contents(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=T
     tokenizer: Tokenize | None = None
     transform: Callable[[Values], Any] | None = None
     limits: DecodeLimits = DecodeLimits()
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise in_words(error, Contents, values) from None
 
 
 class BadImages:

@@ -289,7 +289,7 @@ class HeatMaps:
         image = ImageRef(file_name=row["file_name"], content=content)
         name = row["sample_id"]
         sample = Sample(sample_id=name, source=name, captions=tuple(row["captions"]), image=image)
-        (record,) = run_stages(self._stages, [Record.start(sample)], lambda *_: None)
+        (record,) = run_stages(self._stages, [Record.start(sample)])
         if record.error is not None:
             raise InputError(str(record.error))
         return {heat_map.text: heat_map for heat_map in record.heat_maps}
