@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from stages.contract.arrays import Bools, Floats
 
 RIDGE: Final = 1.0
 """Penalty on the squared weights of standardised features. As a prior it has standard deviation 1: weak beside
@@ -35,7 +34,7 @@ class LogisticFit:
         return {part: dict(zip(names, values.tolist(), strict=True)) for part, values in parts.items()}
 
 
-def fit_logistic(features: Floats, right: NDArray[np.bool_] | Floats) -> LogisticFit:
+def fit_logistic(features: Floats, right: Bools | Floats) -> LogisticFit:
     """Fit to features (n, k) and right (n,), or its probability 0 .. 1, by Newton's method.
 
     Raise ValueError if all are right or all wrong.
@@ -48,7 +47,7 @@ def fit_logistic(features: Floats, right: NDArray[np.bool_] | Floats) -> Logisti
     return LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
 
 
-def most_likely(x: Floats, right: NDArray[np.bool_] | Floats, prior: Floats, precision: Floats) -> Floats:
+def most_likely(x: Floats, right: Bools | Floats, prior: Floats, precision: Floats) -> Floats:
     """Return the weights (k,) of features x (n, k) under normal priors, by Newton's method; right is (n,)."""
     weights = np.zeros(x.shape[1])
     for _ in range(100):

@@ -21,7 +21,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
 
@@ -37,6 +36,7 @@ from pipeline.pictures import (
 )
 from pipeline.steps import build_steps, build_steps_in_memory
 from pipeline.terminal import counted
+from stages.contract.arrays import Bools, Floats32, Ints, Pixels
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
@@ -53,7 +53,7 @@ IN_MEMORY: Final = "image"  # the name of an image without a path in messages
 Section = Mapping[str, Any] | BaseModel | None
 """A section of a run's configuration, as plain values or as its model."""
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | Pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -81,12 +81,12 @@ class Located:
     """
 
     phrases: tuple[str, ...]
-    heat_maps: NDArray[np.float32]
-    similarities: NDArray[np.float32]
+    heat_maps: Floats32
+    similarities: Floats32
     faults: tuple[str, ...]
-    phrase_indices: NDArray[np.int64]
-    boxes_xyxy_px: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    phrase_indices: Ints
+    boxes_xyxy_px: Floats32
+    scores: Floats32
     regions: tuple[Region, ...]
     size_hw: tuple[int, int]
     shift_cells: float
@@ -94,7 +94,7 @@ class Located:
     _limits: DecodeLimits
 
     @cached_property
-    def masks(self) -> NDArray[np.bool_]:
+    def masks(self) -> Bools:
         """The pixels of each region, bool (n, H, W).
 
         The array is as large as n images, and decoded at first use.

@@ -28,12 +28,12 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.calibration import presence_basis
 from pipeline.engines.inline import set_up
-from pipeline.logistic import Floats, LogisticFit, fit_logistic, roc_area
+from pipeline.logistic import LogisticFit, fit_logistic, roc_area
 from pipeline.steps import HeatMapSteps
+from stages.contract.arrays import Bools, Floats
 from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
@@ -242,7 +242,7 @@ def fit_presence_to_captions(
     return PresenceFit(calibration=calibration)
 
 
-def fit_noisy(features: Floats, in_captions: NDArray[np.bool_]) -> tuple[LogisticFit, Floats]:
+def fit_noisy(features: Floats, in_captions: Bools) -> tuple[LogisticFit, Floats]:
     """Fit a regression to noisy labels.
 
     Args:

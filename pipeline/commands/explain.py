@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from pipeline.commands.options import ConfigFile, ModelName, Settings, naming_op
 from pipeline.config import ExplainConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, say
+from stages.contract.arrays import Floats32
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import check_model_files
 
@@ -91,7 +91,7 @@ def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay:
     return {"maps": located.heat_maps, "scores": located.similarities, "phrases": np.array(phrases)}
 
 
-def _peak(values: NDArray[np.float32], shift_cells: float) -> str:
+def _peak(values: Floats32, shift_cells: float) -> str:
     height, width = values.shape
     y, x = divmod(int(values.argmax()), width)
     return f"{(x + 0.5 + shift_cells) / width:.2f}, {(y + 0.5 + shift_cells) / height:.2f}"

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.dataset.rows import Row
+from stages.contract.arrays import Bools, Floats32
 from stages.contract.errors import ConfigError
 from stages.contract.masks import decode_mask
 from stages.contract.schema import rle_of
 
 
 def detections(
-    boxes_xyxy_px: NDArray[np.float32],
-    masks: NDArray[np.bool_],
-    scores: NDArray[np.float32],
+    boxes_xyxy_px: Floats32,
+    masks: Bools,
+    scores: Floats32,
     class_ids: Sequence[int],
     **data: Sequence[Any],
 ) -> Any:

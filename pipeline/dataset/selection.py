@@ -21,9 +21,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.contract.arrays import Bools
 from stages.contract.errors import ConfigError
 from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
 from stages.contract.threshold import Threshold
@@ -125,10 +125,10 @@ class Selector:
         columns = [flat[name] if name in REGION_COLUMNS.names else regions.field(name) for name in schema.names]
         return pa.table(columns, schema=schema).filter(pa.array(self._mask(table)))
 
-    def _mask(self, table: Any) -> NDArray[np.bool_]:
+    def _mask(self, table: Any) -> Bools:
         """Which regions are chosen: bool (regions,)."""
         scores = table["annotations"].combine_chunks().flatten().field("score")
-        is_chosen: NDArray[np.bool_] = np.ones(len(scores), np.bool_)
+        is_chosen: Bools = np.ones(len(scores), np.bool_)
         if self.selection.min_score > 0:
             # In the precision of the column: 0.8 is another number in float32.
             is_chosen = scores.to_numpy() >= np.float32(self.selection.min_score)

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -33,7 +32,7 @@ from pipeline.evaluate.absent import HARDER, is_coloured
 from pipeline.evaluate.estimates import Estimate, debiased_calibration_error, presence_area, sum_estimate
 from pipeline.evaluate.matching import Answer
 from pipeline.evaluate.metrics import is_right
-from pipeline.logistic import Floats
+from stages.contract.arrays import Bools, Floats
 from stages.contract.geometry import Box, box_iou
 
 MIN_ANSWER: Final = 0.5  # the least presence, or score, of an answer; 0.5 as in SAM 3's evaluator
@@ -180,7 +179,7 @@ def _area(pairs: Sequence[Pair], way: str) -> Estimate | None:
     return presence_area(values, is_present, np.array([pair.image for pair in pairs], np.int64))
 
 
-def _labels(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
+def _labels(pairs: Sequence[Pair]) -> Bools:
     """Return whether each phrase is in its image, (pairs,)."""
     return np.array([pair.is_present for pair in pairs], np.bool_)
 
@@ -229,7 +228,7 @@ def _count_hits(pair: Pair, answers: Sequence[Answer]) -> list[int]:
     return [int((hits >= least).sum()) for least in IOUS]
 
 
-def _best_threshold(values: Floats, is_present: NDArray[np.bool_]) -> float:
+def _best_threshold(values: Floats, is_present: Bools) -> float:
     """Return the value with the best correlation, if phrases are answered from it on."""
     candidates = np.unique(np.quantile(values, np.linspace(0, 1, 101)))
     correlations = []

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import IOU
-from pipeline.logistic import Floats
+from stages.contract.arrays import Bools, Floats
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.records import Record
@@ -256,7 +255,7 @@ class BoxFits:
         pairs = zip(self.things, self._folds.tolist(), strict=True)
         return np.array([is_hit(folds[number], thing) for thing, number in pairs], np.float64)
 
-    def _fit(self, is_fitted: NDArray[np.bool_]) -> BoxFit:
+    def _fit(self, is_fitted: Bools) -> BoxFit:
         mean, terms = self._solve(is_fitted)
         usual = UsualBoxes(mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16))
         things = [thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in]
@@ -271,7 +270,7 @@ class BoxFits:
         views = [thing.view._replace(usual=place) for thing, place in pairs]
         return BoxFit(usual=usual, **self._fit_networks(views, things))
 
-    def _solve(self, rows: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    def _solve(self, rows: Bools) -> tuple[Floats, Floats]:
         """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""
         bags = self._bags[rows]
         weights = self._weights[rows]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.calibration import calibration_basis, source_basis
@@ -42,6 +41,7 @@ from pipeline.evaluate.presence import fit_presence_to_truth
 from pipeline.logistic import fit_logistic
 from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
+from stages.contract.arrays import Bools
 from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.explain.presence import Presence
@@ -296,7 +296,7 @@ def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, st
     return replace(record, heat_maps=tuple(heat_maps))
 
 
-def _are_right(regions: Sequence[JudgedRegion]) -> NDArray[np.bool_]:
+def _are_right(regions: Sequence[JudgedRegion]) -> Bools:
     """Return whether each region is right, (n,)."""
     return np.array([region.is_right for region in regions], np.bool_)
 

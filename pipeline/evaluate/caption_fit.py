@@ -21,11 +21,12 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
 from pipeline.evaluate.detector_presence import features_by_text, presence_of
-from pipeline.logistic import Floats, roc_area
+from pipeline.logistic import roc_area
 from pipeline.paths import write_file
 from pipeline.presence_fit import PresenceFit, draw_for_images, explain_no_difference, fit_noisy
 from pipeline.steps import SourceSteps, build_detector_steps, build_steps, check_files
 from pipeline.warm_up import first_samples, fit_to_samples
+from stages.contract.arrays import Floats
 from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample
 from stages.read import make_reader

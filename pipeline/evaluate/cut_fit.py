@@ -8,11 +8,11 @@ from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import is_right
-from pipeline.logistic import Floats, LogisticFit, mean_and_scale
+from pipeline.logistic import LogisticFit, mean_and_scale
+from stages.contract.arrays import Bools, Floats, Pixels
 from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
@@ -85,7 +85,7 @@ def fit_cut_to_rows(
     maker = stages[0].maker
     step = -(-len(rows) // GRABCUT_IMAGES) if refine == "grabcut" else 1
     things: list[SizedThing] = []
-    maps: list[tuple[SizedThing, tuple[str, ...], NDArray[np.uint8]]] = []
+    maps: list[tuple[SizedThing, tuple[str, ...], Pixels]] = []
     right: list[list[bool]] = []
     for number, (row, record) in enumerate(rows):
         row_surfaces = maker.surfaces_of_phrases(record)
@@ -122,7 +122,7 @@ def fit_cut_to_rows(
     return FittedCut(**fit.by_name(CUT_FEATURES), usual=sizes.by_head()), sizes
 
 
-def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
+def fit_cut(features: Floats, right: Bools) -> LogisticFit:
     """Return the weights by which most maps are cut so that their region is right.
 
     The fit maximises the share of right regions if each cut were drawn with the probability

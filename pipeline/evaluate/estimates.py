@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import from_json, to_json
 
 from pipeline.dataset.selection import SIZES
-from pipeline.logistic import Floats, fit_logistic, roc_area
+from pipeline.logistic import fit_logistic, roc_area
+from stages.contract.arrays import Bools, Floats, Ints
 
 RESAMPLES: Final = 2000
 
@@ -79,7 +79,7 @@ def plain_values(result: object) -> Any:
     return from_json(to_json(result, inf_nan_mode="null"))
 
 
-def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resamples: int = RESAMPLES) -> list[Estimate]:
+def mean_estimates(values: Sequence[Floats], images: Ints, resamples: int = RESAMPLES) -> list[Estimate]:
     """Return the means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
 
     All kinds share the resamples: to draw them takes far longer than to use them.
@@ -93,9 +93,7 @@ def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resample
     return [_estimate(float(numbers.mean()), row, numbers.size) for numbers, row in zip(values, means.T, strict=True)]
 
 
-def weighted_estimate(
-    statistic: Callable[[Floats], float], images: NDArray[np.int64], resamples: int = RESAMPLES
-) -> Estimate:
+def weighted_estimate(statistic: Callable[[Floats], float], images: Ints, resamples: int = RESAMPLES) -> Estimate:
     """Return a statistic of weights (n,), one per value, with its interval; images (n,): the image of each value."""
     if images.size == 0:
         return Estimate()
@@ -104,7 +102,7 @@ def weighted_estimate(
     return _estimate(statistic(np.ones(images.size)), values, images.size)
 
 
-def sum_estimate(figure: Callable[[Floats], float], sums: Floats, images: NDArray[np.int64]) -> Estimate:
+def sum_estimate(figure: Callable[[Floats], float], sums: Floats, images: Ints) -> Estimate:
     """Return a figure of sums (k,) over images with its interval; sums (n, k) has a row for each image."""
     return weighted_estimate(lambda weights: figure(weights @ sums), images)
 
@@ -121,7 +119,7 @@ def _estimate(value: float, draws: Floats, n: int) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=n)
 
 
-def mean_figures(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dict[str, Estimate]:
+def mean_figures(values: Mapping[str, Floats], images: Ints) -> dict[str, Estimate]:
     """Return the mean of each kind of values (n,) of images (n,), without NaN.
 
     Kinds that are NaN throughout are left out.
@@ -137,7 +135,7 @@ def mean_figures(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dic
     return {name: estimates[name] for name in values if estimates[name].n}
 
 
-def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> Callable[[Floats], float]:
+def risk_coverage_area(scores: Floats, right: Bools) -> Callable[[Floats], float]:
     """Return a function from weights to the area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017).
 
     The area is the share of wrong regions among the kept ones, averaged over the number of kept regions in the order of
@@ -166,7 +164,7 @@ def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> Callable[[Fl
     return area
 
 
-def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Estimate:
+def debiased_calibration_error(scores: Floats, right: Bools, images: Ints) -> Estimate:
     """Return the root mean square distance between score and hit rate over `BINS` bins of equal mass, 0 .. 1.
 
     The variance is subtracted from the square of each bin's distance, so that exact scores have 0 on average: the
@@ -194,7 +192,7 @@ def debiased_calibration_error(scores: Floats, right: NDArray[np.bool_], images:
     return _estimate(value, np.array(errors), scores.size)
 
 
-def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
+def calibration_error(scores: Floats, right: Bools, weights: Floats) -> float:
     """Return the expected calibration error: mean distance between score and hit rate over `BINS` bins, 0 .. 1.
 
     Chance counts as error: with few regions it is never 0, and the resampled intervals of small errors are too high.
@@ -208,13 +206,13 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
     return float(np.abs(score_sums - hit_sums).sum() / total)
 
 
-def presence_area(scores: Floats, is_present: NDArray[np.bool_], images: NDArray[np.int64]) -> Estimate:
+def presence_area(scores: Floats, is_present: Bools, images: Ints) -> Estimate:
     """Return the area under the ROC curve of scores (n,) as a detector of presence; equal scores count as half."""
     area = roc_area(scores)
     return weighted_estimate(lambda weights: area(weights * is_present, weights * ~is_present), images)
 
 
-def share_estimates(is_hit: NDArray[np.bool_], groups: NDArray[np.bool_], images: NDArray[np.int64]) -> list[Estimate]:
+def share_estimates(is_hit: Bools, groups: Bools, images: Ints) -> list[Estimate]:
     """Return the share of hits (n,) in each of k groups of values, bool (n, k); images (n,): the image of each value.
 
     All groups share the resamples.
@@ -235,9 +233,7 @@ def share_estimates(is_hit: NDArray[np.bool_], groups: NDArray[np.bool_], images
     return estimates
 
 
-def measure_thresholds(
-    scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64], box_shares: Floats
-) -> list[ScoreFilter]:
+def measure_thresholds(scores: Floats, right: Bools, images: Ints, box_shares: Floats) -> list[ScoreFilter]:
     """Return what each of `THRESHOLDS` keeps of the regions, how precise that is, and both by size.
 
     box_shares: The share of the image that the box of each region covers (n,).
@@ -260,9 +256,7 @@ def measure_thresholds(
     return filters
 
 
-def squared_error_gain(
-    baseline: Floats, scores: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]
-) -> Estimate:
+def squared_error_gain(baseline: Floats, scores: Floats, right: Bools, images: Ints) -> Estimate:
     """Return how far the mean squared error of scores (Brier 1950) falls from `baseline` to `scores`, paired by region.
 
     The error falls where scores come nearer to the precision, and where they separate right regions from wrong ones.
@@ -275,7 +269,7 @@ def squared_error_gain(
     return mean_estimates([(baseline - right) ** 2 - (scores - right) ** 2], images)[0]
 
 
-def predict_out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:
+def predict_out_of_fold(features: Floats, right: Bools, images: Ints) -> Floats:
     """Return the probability (n,) of each region by a fit on the other folds; an image is in one fold."""
     fold = np.unique(images, return_inverse=True)[1] % FOLDS
     probability = np.empty(len(right))

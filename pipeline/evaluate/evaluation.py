@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.dataset.selection import SIZES
@@ -46,7 +45,7 @@ from pipeline.evaluate.metrics import (
 from pipeline.evaluate.presence import absent_evaluation
 from pipeline.evaluate.text_only import TextOnly, fit_halves
 from pipeline.evaluate.verdicts import evaluation_verdict
-from pipeline.logistic import Floats
+from stages.contract.arrays import Floats, Ints
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.regions.config import RegionsConfig
@@ -301,7 +300,7 @@ def _true_sizes(queries: Sequence[Query]) -> dict[str, float]:
 
 
 def _group_figures(
-    groups: Sequence[Mapping[str, str]], values: Mapping[str, Floats], images: NDArray[np.int64]
+    groups: Sequence[Mapping[str, str]], values: Mapping[str, Floats], images: Ints
 ) -> dict[str, dict[str, dict[str, Estimate]]]:
     """Return kind of group -> member -> metrics of the targets that belong to it, in order."""
     figures: dict[str, dict[str, dict[str, Estimate]]] = {}

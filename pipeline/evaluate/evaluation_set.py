@@ -9,8 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.config import RunConfig, sets_any, stored_config, stored_finished_config
@@ -20,6 +18,7 @@ from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
+from stages.contract.arrays import Pixels
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
 from stages.contract.schema import mapped_record
@@ -267,7 +266,7 @@ def prepare_stage(
     return PrepareStage(PrepareConfig(images=images, **canvas, **settings))
 
 
-def pixels_of(record: Record) -> NDArray[np.uint8]:
+def pixels_of(record: Record) -> Pixels:
     """Return the pixels of a prepared record."""
     assert record.pixels is not None, "prepared records have pixels"  # noqa: S101
     return record.pixels.rgb

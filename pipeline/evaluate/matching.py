@@ -35,9 +35,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluate.text_only import TextOnly
+from stages.contract.arrays import Bools, Floats32
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
 from stages.contract.masks import decode_mask
@@ -45,11 +45,11 @@ from stages.contract.records import HeatMap, Phrase, Rle
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 
-def draw_map(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+def draw_map(heat_map: HeatMap, size_hw: tuple[int, int]) -> Floats32:
     """Return a heat map at another size, float32 (h, w), bilinear between the places of its values."""
     if heat_map.shift_cells:
         return resize_shifted(heat_map.values, size_hw, heat_map.shift_cells)
-    heat: NDArray[np.float32] = cv2.resize(heat_map.values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    heat: Floats32 = cv2.resize(heat_map.values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
     return heat
 
 
@@ -71,7 +71,7 @@ class ImageHeat:
         self.size_hw = size_hw
 
     @cached_property
-    def px(self) -> NDArray[np.float32]:
+    def px(self) -> Floats32:
         """The heat of every pixel, float32 (h, w)."""
         return draw_map(self.heat_map, self.size_hw)
 
@@ -128,7 +128,7 @@ class Query:
         return self.target
 
     @cached_property
-    def area(self) -> NDArray[np.bool_]:
+    def area(self) -> Bools:
         """The pixels (h, w) of the target: its mask, or its boxes if it has none."""
         if self.true_target.mask is not None:
             return decode_mask(self.true_target.mask)

@@ -22,10 +22,10 @@ from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluate.matching import ImageHeat, Query
 from pipeline.evaluate.text_only import Extent
+from stages.contract.arrays import Floats
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
 from stages.truth.ground_truth import TruthImage, bare, find_spelling
@@ -223,7 +223,7 @@ def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Group
     return Grouping(image=number, links=tuple((group, chain) for group, chain in links if chain))
 
 
-def link_counts(groupings: Sequence[Grouping]) -> NDArray[np.float64]:
+def link_counts(groupings: Sequence[Grouping]) -> Floats:
     """Return the numbers of `COUNTS` for each image, (images, len(COUNTS)).
 
     Pairs that both link, that the dataset links, and that the ground truth links; the sums of
@@ -241,13 +241,13 @@ def link_counts(groupings: Sequence[Grouping]) -> NDArray[np.float64]:
     return np.array(rows, np.float64).reshape(-1, len(COUNTS))
 
 
-def pair_f1(totals: NDArray[np.float64]) -> float:
+def pair_f1(totals: Floats) -> float:
     """Return the F1 of pairs from the sums of `link_counts` over images: 0 .. 1, NaN without any link."""
     shared_pairs, pairs, true_pairs = totals[:3]
     return float(2 * shared_pairs / (pairs + true_pairs)) if pairs + true_pairs else float("nan")
 
 
-def b_cubed(totals: NDArray[np.float64]) -> float:
+def b_cubed(totals: Floats) -> float:
     """Return the F1 of the mean B-cubed precision and recall: 0 .. 1, NaN without phrases."""
     precision, recall = totals[3:5]
     return float(2 * precision * recall / (precision + recall) / totals[5]) if totals[5] else float("nan")

@@ -25,10 +25,11 @@ from pipeline.engines.inline import run_stages, set_up
 from pipeline.evaluate.estimates import Estimate, mean_estimates
 from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import value_of
-from pipeline.logistic import Floats, roc_area
+from pipeline.logistic import roc_area
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.pictures import shrink_map
 from pipeline.steps import HeatMapSteps
+from stages.contract.arrays import Floats, Floats32
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.explain.stage import ExplainStage
@@ -134,7 +135,7 @@ class ModelCheck:
     """
 
     device: str
-    cosines: NDArray[np.float32]
+    cosines: Floats32
     queries: tuple[Query, ...]
     images_per_s: float
 
@@ -198,7 +199,7 @@ def check_model(steps: HeatMapSteps) -> ModelCheck:
     )
 
 
-def _cosines(model: ExplainStage, records: Sequence[Record]) -> NDArray[np.float32]:
+def _cosines(model: ExplainStage, records: Sequence[Record]) -> Floats32:
     """Return the cosine of every photograph and caption, (n, n); captions are embedded as phrases are."""
     captions = [record.sample.captions[0] for record in records]
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=len(text), head=text) for text in captions)
@@ -207,7 +208,7 @@ def _cosines(model: ExplainStage, records: Sequence[Record]) -> NDArray[np.float
     return np.array([[row[text] for text in captions] for row in similarities], np.float32)
 
 
-def _count_nearest(cosines: NDArray[np.float32]) -> int:
+def _count_nearest(cosines: Floats32) -> int:
     """Count the rows with their highest cosine, higher than all others, on the diagonal of (n, n)."""
     is_highest = cosines == cosines.max(axis=1, keepdims=True)
     return int((is_highest.diagonal() & (is_highest.sum(axis=1) == 1)).sum())

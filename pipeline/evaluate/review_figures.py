@@ -22,13 +22,11 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
 from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, debiased_calibration_error
 from pipeline.evaluate.review_sample import population_of
-from pipeline.logistic import Floats
+from stages.contract.arrays import Bools, Floats, Ints
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +206,7 @@ def share_estimate(is_hit: Bools) -> Estimate:
     return Estimate(value=float(is_hit.mean()), low=interval.low, high=interval.high, n=is_hit.size)
 
 
-def _bins(scores: Floats) -> list[NDArray[np.int64]]:
+def _bins(scores: Floats) -> list[Ints]:
     """Return the places of the answers in bins of `PER_BIN`, the lowest scores first."""
     return np.array_split(np.argsort(scores, kind="stable"), max(1, len(scores) // PER_BIN))
 

@@ -34,10 +34,11 @@ from pipeline.evaluate.presence import model_steps
 from pipeline.evaluate.review_boxes import judge_learned_boxes, learn_reviewed_boxes, reviewed_phrases
 from pipeline.evaluate.review_figures import ReviewedRegions, latest_time, read_reviewed_regions
 from pipeline.evaluate.review_truth import open_reviewed_dataset
-from pipeline.logistic import Floats, LogisticFit, mean_and_scale, most_likely
+from pipeline.logistic import LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import write_file
 from pipeline.presence_fit import signals_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps
+from stages.contract.arrays import Floats, Floats32
 from stages.contract.errors import ConfigError, InputError
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.detected import BoxEvidence, DetectorPresence
@@ -335,7 +336,7 @@ def _fit_with_folds(
     return fit, scores
 
 
-def _embeddings_of(evaluation_set: EvaluationSet, steps: HeatMapSteps, console: Console) -> list[NDArray[np.float32]]:
+def _embeddings_of(evaluation_set: EvaluationSet, steps: HeatMapSteps, console: Console) -> list[Floats32]:
     """Compute the unit embeddings of the reviewed images."""
     phrases = {row["sample_id"]: phrases_of(row["annotations"]) for row in evaluation_set.rows()}
     records = process_input(evaluation_set.reader, [steps.before[1]], phrases, console, phrases)

@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.selection import REGION
-from pipeline.logistic import Floats
+from stages.contract.arrays import Floats, Ints
 from stages.regions.things import things
-
-Ints = NDArray[np.int64]
 
 COLUMNS: Final = tuple(REGION + name for name in ("id", "score", "head", "phrase", "bbox"))
 

@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.logistic import Floats
+from stages.contract.arrays import Floats
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.records import stable_id

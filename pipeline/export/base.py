@@ -15,13 +15,13 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.files import ExportFolder, ImageNames
 from pipeline.export.report import RARE_BELOW, ExportReport
+from stages.contract.arrays import Bools
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
 from stages.contract.masks import decode_mask, mask_outlines
@@ -328,7 +328,7 @@ def polygons_of(region: Annotation, notes: Counter[str], tolerance_px: float = 0
     return polygons
 
 
-def mask_of(region: Annotation) -> NDArray[np.bool_]:
+def mask_of(region: Annotation) -> Bools:
     """Return the mask (H, W) of a region. Raise InputError if it is damaged."""
     try:
         return decode_mask(rle_of(region))

@@ -17,7 +17,6 @@ import re
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.dataset.rows import Annotation, Row
@@ -30,6 +29,7 @@ from pipeline.export.base import (
     FormatConfig,
     polygons_of,
 )
+from stages.contract.arrays import Floats
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 SLASHES: Final = 'names with "/": written as a space, since Ultralytics reads it as the sign between synonyms'
@@ -105,7 +105,7 @@ class Yolo(Exporter):
         return _numbers(join_outlines(parts) / (row["width"], row["height"]))
 
 
-def join_outlines(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def join_outlines(parts: list[Floats]) -> Floats:
     """Join outlines to a closed one (n, 2): each further part is a detour from the nearest corner and back."""
     outline, *further_parts = parts
     for part in further_parts:
@@ -123,7 +123,7 @@ def _box(region: Annotation, row: Row) -> str:
     return _numbers(np.array([(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]))
 
 
-def _numbers(values: NDArray[np.float64]) -> str:
+def _numbers(values: Floats) -> str:
     """Round to a millionth of the side: a hundredth of a pixel at 10,000 pixels."""
     return " ".join(f"{value:.6f}".rstrip("0").rstrip(".") for value in values.ravel().tolist())
 

@@ -17,12 +17,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import Selector
+from stages.contract.arrays import Bools, Floats32, Ints
 from stages.contract.masks import decode_mask, run_ends
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
@@ -30,8 +30,6 @@ from stages.shared.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
 
-
-Ints = NDArray[np.int64]
 
 SizeHw = tuple[int, int]
 """Height and width."""
@@ -142,7 +140,7 @@ def add_runs(rows: Sequence[Row]) -> None:
             row["runs"] = ends[row_starts[0] : row_starts[-1]], row_starts - row_starts[0]
 
 
-def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> NDArray[np.float32]:
+def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> Floats32:
     """Return the share of each cell inside each mask, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
     `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`;
@@ -176,7 +174,7 @@ def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> N
     return shares.clip(0, 1, out=shares)
 
 
-def masks_of(regions: Sequence[Annotation], size_hw: SizeHw, target_hw: SizeHw) -> NDArray[np.bool_]:
+def masks_of(regions: Sequence[Annotation], size_hw: SizeHw, target_hw: SizeHw) -> Bools:
     """Return the masks of regions as pixels, bool (regions, height, width).
 
     They are resized to `target_hw`; each pixel takes the value at its centre. Raise ValueError for a
@@ -192,7 +190,7 @@ def masks_of(regions: Sequence[Annotation], size_hw: SizeHw, target_hw: SizeHw) 
 
 
 @lru_cache(maxsize=64)
-def _tables(size_hw: SizeHw, grid_hw: SizeHw) -> tuple[NDArray[np.float32], ...]:
+def _tables(size_hw: SizeHw, grid_hw: SizeHw) -> tuple[Floats32, ...]:
     """Shares of grid columns and rows, as three tables.
 
     For each x: the share of every grid column left of x (w + 1, grid_w), and the share that pixel

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from stages.contract.arrays import Ints
 from stages.contract.errors import ResumeError
 from stages.contract.records import Sample, stable_key
 from stages.shared.storage import AnyPath, parquet_file
@@ -28,7 +29,7 @@ NAME_COLUMN: Final = "sample_id"
 AnswerT = TypeVar("AnswerT")
 
 
-def keys_of(names: Any) -> NDArray[np.int64]:
+def keys_of(names: Any) -> Ints:
     """Return the keys of an Arrow column of sample ids."""
     return np.fromiter(map(stable_key, names.to_pylist()), np.int64, len(names))
 
@@ -132,7 +133,7 @@ def _content(file_name: str, captions: Iterable[str]) -> int:
     return stable_key("\0".join((file_name, *captions)))
 
 
-def _names_of(shards: Iterable[AnyPath], keys: NDArray[np.int64]) -> list[str]:
+def _names_of(shards: Iterable[AnyPath], keys: Ints) -> list[str]:
     distinct = set(keys.tolist())
     names = (row[NAME_COLUMN] for shard in shards for row in _readable_rows(shard))
     return list(islice((name for name in names if stable_key(name) in distinct), len(distinct)))

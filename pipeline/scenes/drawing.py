@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.scenes.captions import COLOURS
+from stages.contract.arrays import Floats, Floats32, Pixels
 
-ImageU8 = npt.NDArray[np.uint8]
 Rgb = tuple[int, int, int]
 
-Outline = npt.NDArray[np.float32]  # A closed outline, shape (points, 2), x and y in unit coordinates
+Outline = Floats32  # A closed outline, shape (points, 2), x and y in unit coordinates
 _SHIFT: Final = 4  # Fractional bits of the coordinates given to OpenCV: outlines are placed to 1/16 pixel
 _NOISE_SIDE: Final = 640
 
@@ -167,16 +167,16 @@ def _noise(rng: np.random.Generator, side_px: int) -> npt.NDArray[np.int8]:
     return tile[y : y + side_px, x : x + side_px]
 
 
-def _muted_colours(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
+def _muted_colours(rng: np.random.Generator, count: int) -> Floats32:
     """Random background colours (count, 3), 0-255: muted, never near black or white."""
     grey = rng.uniform(75.0, 215.0, size=(count, 1))
     tint = rng.normal(0.0, 22.0, size=(count, 3))
     return np.clip(grey + tint, 55, 228).astype(np.float32)
 
 
-def paint_background(rng: np.random.Generator, side_px: int) -> ImageU8:
+def paint_background(rng: np.random.Generator, side_px: int) -> Pixels:
     """Return a gradient, soft noise, stripes or checks, often with clutter on top: uint8 RGB (side_px, side_px, 3)."""
-    image: ImageU8
+    image: Pixels
     style = rng.random()
     if style < 0.70:
         if style < 0.40:
@@ -204,7 +204,7 @@ def paint_background(rng: np.random.Generator, side_px: int) -> ImageU8:
     return image
 
 
-def _pattern(rng: np.random.Generator, side_px: int) -> ImageU8:
+def _pattern(rng: np.random.Generator, side_px: int) -> Pixels:
     """Stripes at any angle, or checks, in two muted colours."""
     first, second = _muted_colours(rng, 2)
     second = first + np.clip(second - first, -45, 45)
@@ -217,11 +217,11 @@ def _pattern(rng: np.random.Generator, side_px: int) -> ImageU8:
     if rng.random() < 0.5:
         wave = wave * np.sin(ramp[:, None] * cos - ramp[None, :] * sin)
     level = np.clip(wave * np.float32(rng.uniform(1.0, 4.0)), -1, 1) * np.float32(0.5) + np.float32(0.5)
-    image: ImageU8 = (first + level[..., None] * (second - first)).astype(np.uint8)
+    image: Pixels = (first + level[..., None] * (second - first)).astype(np.uint8)
     return image
 
 
-def _paint_clutter(rng: np.random.Generator, image: ImageU8) -> None:
+def _paint_clutter(rng: np.random.Generator, image: Pixels) -> None:
     """Paint meaningless muted strokes, blobs and boxes; none has the shape of a kind."""
     side = image.shape[0]
     count = int(rng.integers(2, 9))
@@ -268,7 +268,7 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
     ink = np.full(3, rng.uniform(30, 62))
     glass = rng.uniform(205, 235) + np.array([-12.0, 0.0, 10.0])
 
-    def rgb(values: npt.NDArray[np.float64]) -> Rgb:
+    def rgb(values: Floats) -> Rgb:
         r, g, b = (int(v) for v in np.clip(values, 0, 255))
         return r, g, b
 
@@ -282,10 +282,10 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
 
 
 def paint_object(
-    image: ImageU8,
+    image: Pixels,
     kind: str,
     tones: dict[str, Rgb],
-    matrix: npt.NDArray[np.float32],
+    matrix: Floats32,
 ) -> None:
     """Paint one object over an image in place, in tones of `pick_tones`, with anti-aliased outlines.
 
@@ -296,10 +296,10 @@ def paint_object(
 
 
 def paint_silhouette(
-    labels: ImageU8,
+    labels: Pixels,
     label: int,
     kind: str,
-    matrix: npt.NDArray[np.float32],
+    matrix: Floats32,
 ) -> None:
     """Write a label into every pixel that an object covers, in place.
 
@@ -312,7 +312,7 @@ def paint_silhouette(
 
 def silhouette_bounds(
     kind: str,
-    matrix: npt.NDArray[np.float32],
+    matrix: Floats32,
 ) -> tuple[float, float, float, float]:
     """Return the bounds (x0, y0, x1, y1) in pixels of a placed shape, before occlusion and cuts at the border."""
     points = np.concatenate([outline for part in shapes()[kind] for outline in part.outlines])
@@ -324,18 +324,18 @@ def silhouette_bounds(
 
 def _place_outlines(
     part: ShapePart,
-    matrix: npt.NDArray[np.float32],
+    matrix: Floats32,
 ) -> list[npt.NDArray[np.int32]]:
     scale = np.float32(1 << _SHIFT)
     return [np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32) for outline in part.outlines]
 
 
-def add_camera_effects(rng: np.random.Generator, image: ImageU8) -> ImageU8:
+def add_camera_effects(rng: np.random.Generator, image: Pixels) -> Pixels:
     """Return an image with the effects of a camera: noise, sometimes a slight blur or another brightness."""
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (3, 3), 0.4 + 0.5 * float(rng.random()))
     strength = float(rng.uniform(0.0, 0.35)) if rng.random() < 0.7 else 0.0
     gain = float(rng.uniform(0.88, 1.08)) if rng.random() < 0.5 else 1.0
     noise = _noise(rng, image.shape[0])
-    noisy: ImageU8 = cv2.addWeighted(image, gain, noise, strength, 0.0, dtype=cv2.CV_8U)
+    noisy: Pixels = cv2.addWeighted(image, gain, noise, strength, 0.0, dtype=cv2.CV_8U)
     return noisy

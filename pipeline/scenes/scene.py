@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.scenes.captions import (
     COLOUR_NAMES,
@@ -26,7 +25,6 @@ from pipeline.scenes.captions import (
     write_caption,
 )
 from pipeline.scenes.drawing import (
-    ImageU8,
     add_camera_effects,
     paint_background,
     paint_object,
@@ -34,6 +32,7 @@ from pipeline.scenes.drawing import (
     pick_tones,
     silhouette_bounds,
 )
+from stages.contract.arrays import Bools, Floats32, Pixels
 from stages.contract.masks import encode_mask, mask_box_xywh_px
 
 MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the image's side
@@ -72,7 +71,7 @@ class SceneObject:
 
     kind: str
     colour: str
-    mask: npt.NDArray[np.bool_]
+    mask: Bools
     size_rel: float
     phrase: str
     is_mentioned: bool
@@ -101,7 +100,7 @@ class Scene:
         caption: A sentence about some of the objects.
     """
 
-    image: ImageU8
+    image: Pixels
     objects: tuple[SceneObject, ...]
     caption: Caption
 
@@ -179,7 +178,7 @@ def _random_pair(rng: np.random.Generator) -> tuple[str, str]:
 
 def _compose(
     rng: np.random.Generator, pairs: list[tuple[str, str]], side_px: int
-) -> tuple[ImageU8, ImageU8, list[tuple[str, str, float]]]:
+) -> tuple[Pixels, Pixels, list[tuple[str, str, float]]]:
     """Place and paint the pairs, except those that would hide another object too much."""
     image = paint_background(rng, side_px)
     labels = np.zeros((side_px, side_px), np.uint8)
@@ -210,7 +209,7 @@ def _placement(
     kind: str,
     size_rel: float,
     side_px: int,
-) -> npt.NDArray[np.float32]:
+) -> Floats32:
     """Unit coordinates -> pixels: scale, slight stretch, mirror, turn, then a place inside the image."""
     turn = float(rng.uniform(-30.0, 30.0)) if rng.random() < 0.85 else float(rng.uniform(-180.0, 180.0))
     stretch = float(rng.uniform(0.85, 1.0))
@@ -323,7 +322,7 @@ def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> dict
     }
 
 
-def _encode(image: ImageU8) -> bytes:
+def _encode(image: Pixels) -> bytes:
     is_encoded, content = cv2.imencode(
         ".jpg",
         cv2.cvtColor(image, cv2.COLOR_RGB2BGR),

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import Estimate, plain_values
 from pipeline.evaluate.evaluation_set import pixels_of
-from pipeline.logistic import Floats
 from pipeline.research.compare.faithfulness import measure_curves
 from pipeline.research.compare.figures import (
     CURVES,
@@ -40,6 +39,7 @@ from pipeline.research.compare.maps import (
 from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source, read_images
 from pipeline.research.compare.sanity import check_sanity
 from pipeline.terminal import counted, progress_bar, say
+from stages.contract.arrays import Floats
 from stages.contract.errors import InputError
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.describe import describe

@@ -25,11 +25,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from pipeline.evaluate.matching import draw_map
-from pipeline.logistic import Floats
+from stages.contract.arrays import Bools, Floats, Floats32, Ints, Pixels
 from stages.contract.records import HeatMap
 from stages.explainers.perturbation.masked import baseline_image, blur_image, masked_embeddings
 from stages.shared.model.clip import ClipModel, TextCache
@@ -53,7 +52,7 @@ FILLINGS: Final[dict[str, Literal["mean", "blur"]]] = {"deletion_rise": "mean", 
 
 
 def measure_curves(
-    model: ClipModel, rgb: NDArray[np.uint8], heats: Mapping[str, HeatMap], texts: Sequence[str]
+    model: ClipModel, rgb: Pixels, heats: Mapping[str, HeatMap], texts: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Measure insertion and deletion of an image (height, width, 3) by several heat maps of the first text.
 
@@ -81,7 +80,7 @@ def measure_curves(
     return areas
 
 
-def rank_pixels(heat: NDArray[np.float32]) -> NDArray[np.int64]:
+def rank_pixels(heat: Floats32) -> Ints:
     """Return the rank of each pixel of a map (h, w) by heat: 0 for the hottest.
 
     Pixels of equal heat are in the order of the blurred map; pixels that are equal there, too,
@@ -95,7 +94,7 @@ def rank_pixels(heat: NDArray[np.float32]) -> NDArray[np.int64]:
     return places.reshape(heat.shape)
 
 
-def changed_pixels(places: NDArray[np.int64]) -> NDArray[np.bool_]:
+def changed_pixels(places: Ints) -> Bools:
     """Return the pixels that are changed at each of `SHARES`, (points, h, w), from their ranks (h, w)."""
     return np.stack([places < round(share * places.size) for share in SHARES])
 
@@ -115,23 +114,23 @@ def area_under(shares: Sequence[float], scores: Floats) -> float:
     return float(np.trapezoid(scores, shares))
 
 
-def filling_pixels(model: ClipModel, rgb: NDArray[np.uint8], name: Literal["mean", "blur"]) -> NDArray[np.float32]:
+def filling_pixels(model: ClipModel, rgb: Pixels, name: Literal["mean", "blur"]) -> Floats32:
     """Return the pixels of the hidden parts of an image (height, width, 3), in 0-255."""
     image = torch.from_numpy(rgb)
     if name == "blur":
         pixels = blur_image(image.to(model.device, torch.float32), BLUR_SHARE * min(rgb.shape[:2]))
     else:
         pixels = baseline_image(model.tower, image, name)
-    array: NDArray[np.float32] = pixels.cpu().numpy()
+    array: Floats32 = pixels.cpu().numpy()
     return array
 
 
 def masked_cosines(
     model: ClipModel,
-    rgb: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-    filling: NDArray[np.float32],
-    texts: NDArray[np.float32],
+    rgb: Pixels,
+    masks: Bools,
+    filling: Floats32,
+    texts: Floats32,
 ) -> Floats:
     """Compute cosines (N, P) of an image (height, width, 3) under masks (N, height, width) and unit texts (P, E)."""
     step = MASKS_PER_STEP["cuda" if model.device.type == "cuda" else "cpu"]
@@ -142,13 +141,13 @@ def masked_cosines(
 
 
 @torch.no_grad()
-def image_embeddings(model: ClipModel, rgb: NDArray[np.uint8]) -> Floats:
+def image_embeddings(model: ClipModel, rgb: Pixels) -> Floats:
     """Compute unit embeddings (B, E) of images (B, height, width, 3) by the image tower alone."""
     embeddings: Floats = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
     return embeddings
 
 
-def text_embeddings(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:
+def text_embeddings(model: ClipModel, texts: Sequence[str]) -> Floats32:
     """Compute unit embeddings (T, E) of texts."""
-    embeddings: NDArray[np.float32] = TextCache(model)(texts).cpu().numpy()
+    embeddings: Floats32 = TextCache(model)(texts).cpu().numpy()
     return embeddings

@@ -19,14 +19,13 @@ from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluate.estimates import LEVEL, Estimate, mean_figures
 from pipeline.evaluate.matching import ImageHeat, Query, draw_map
 from pipeline.evaluate.metrics import IOU, value_of
-from pipeline.logistic import Floats
 from pipeline.research.compare.maps import Maps
 from pipeline.research.compare.pictures import ComparedImage
+from stages.contract.arrays import Bools, Floats, Floats32, Ints
 from stages.contract.geometry import Box, box_iou, scaled_sides
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
@@ -105,7 +104,7 @@ class Numbers:
     """
 
     values: Mapping[str, Floats]
-    images: NDArray[np.int64]
+    images: Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +116,7 @@ class Place:
         boxes_xywh: Boxes of the thing, in samples.
     """
 
-    inside: NDArray[np.bool_]
+    inside: Bools
     boxes_xywh: tuple[Box, ...]
 
 
@@ -187,7 +186,7 @@ def place_of(query: Query) -> Place:
     )
 
 
-def overlaps(heat: NDArray[np.float32], threshold: float, place: Place) -> tuple[float, float]:
+def overlaps(heat: Floats32, threshold: float, place: Place) -> tuple[float, float]:
     """Return the IoU of the box of a cut with its best true box, and of its mask with the true mask, 0 .. 1.
 
     heat: (rows, columns) of samples, >= 0, cut at a threshold in the map's own scale.
@@ -218,7 +217,7 @@ def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: s
     return Numbers(values=values, images=np.array(owners, np.int64))
 
 
-def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def correlation(a: Floats32, b: Floats32) -> float:
     """Return Pearson's correlation of two maps, -1 .. 1. Maps of different grids are compared on the finer grid."""
     finer = max(a.shape, b.shape, key=lambda shape: shape[0] * shape[1])
     # Bilinear.

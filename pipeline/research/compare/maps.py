@@ -18,7 +18,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.config import ExplainConfig, override
@@ -27,6 +26,7 @@ from pipeline.evaluate.matching import draw_map
 from pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.terminal import progress_bar
+from stages.contract.arrays import Floats
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap, Record, stable_id
 from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
@@ -145,12 +145,12 @@ class Contest:
         self.contenders = tuple(contenders)
         self.console = console
 
-    def compute_maps(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[NDArray[np.float64]]]:
+    def compute_maps(self, images: Sequence[ComparedImage]) -> tuple[list[Maps], list[Floats]]:
         """Compute the maps of each image, and the cosines of its questions by the image tower alone."""
         stages = self.stages(self.model)
         step = max(stage.forward_batch_size() for stage in stages.values())
         maps: list[Maps] = []
-        cosines: list[NDArray[np.float64]] = []
+        cosines: list[Floats] = []
         count = 0
         with progress_bar(self.console, "heat maps", len(images) * len(self.contenders)) as advance:
             for start in range(0, len(images), step):
@@ -228,7 +228,7 @@ class Contest:
         stage.setup()
         return stage.process([image.source for image in images])
 
-    def _cosines(self, images: Sequence[ComparedImage]) -> Iterator[NDArray[np.float64]]:
+    def _cosines(self, images: Sequence[ComparedImage]) -> Iterator[Floats]:
         embeddings = image_embeddings(self.model, np.stack([pixels_of(image.record) for image in images]))
         for image, embedding in zip(images, embeddings.astype(np.float64), strict=True):
             texts = [question.phrase.text for question in image.questions]

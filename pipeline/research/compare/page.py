@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluate.evaluation_set import pixels_of
 from pipeline.evaluate.matching import ImageHeat
@@ -27,6 +26,7 @@ from pipeline.research.compare.figures import FIGURES, correlation
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.research.compare.tables import sizes_of
 from pipeline.viewer.pages import TEMPLATES
+from stages.contract.arrays import Floats32
 from stages.contract.geometry import Box, scaled_sides
 from stages.contract.records import HeatMap
 
@@ -149,7 +149,7 @@ def _tile(image: ComparedImage, label: str, heat_map: HeatMap) -> Tile:
     )
 
 
-def _disagreement(maps: Sequence[NDArray[np.float32]]) -> float:
+def _disagreement(maps: Sequence[Floats32]) -> float:
     """How much several maps differ: 1 less their mean correlation in pairs, 0 .. 2; 0 for one map."""
     pairs = [correlation(a, b) for a, b in combinations(maps, 2)]
     return 1.0 - float(np.mean(pairs)) if pairs else 0.0

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -24,6 +22,7 @@ from pipeline.research.compare.figures import MapValues, pearson
 from pipeline.research.compare.maps import Contest, Maps
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.terminal import progress_bar
+from stages.contract.arrays import Floats32
 from stages.contract.records import Phrase
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower
@@ -81,7 +80,7 @@ def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequen
     return [MapValues(label=label, image=image, values=part) for (image, label), part in values.items()]
 
 
-def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def rank_correlation(a: Floats32, b: Floats32) -> float:
     """Return Spearman's correlation of two maps of one shape, -1 .. 1; equal cells share their rank."""
     return pearson(rankdata(a), rankdata(b))
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.load import Contents, RegionDataset, collate_regions
 from pipeline.research.finetune.config import DataConfig
+from stages.contract.arrays import Ints
 from stages.contract.errors import ConfigError, InputError
 
 
@@ -121,7 +121,7 @@ class TuningData:
 
 
 @lru_cache(maxsize=1)
-def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+def _order(seed: int, epoch: int, images: int) -> Ints:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 

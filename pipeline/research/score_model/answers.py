@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from pipeline.evaluate.estimates import Estimate, mean_estimates, weighted_estimate
-from pipeline.logistic import Floats
 from pipeline.research.score_model.probe import Embeddings, ImageEmbeddings, Questions
+from stages.contract.arrays import Bools, Floats, Floats32, Ints
 
 WAYS: Final = ("roi", "mask", "crop")  # embeddings of a region, see `pipeline.research.score_model.probe`
 CUTOFFS: Final = (1, 5, 10)  # the image or caption counts as found among so many first answers
@@ -37,9 +36,9 @@ class Ranks:
         right: Right candidates that are exactly as similar as the best one, 1 or more.
     """
 
-    ahead: NDArray[np.int64]
-    level: NDArray[np.int64]
-    right: NDArray[np.int64]
+    ahead: Ints
+    level: Ints
+    right: Ints
 
     def hits(self, k: int) -> Floats:
         """Return the probability that a right answer is among the first k, (Q,)."""
@@ -48,7 +47,7 @@ class Ranks:
         return np.asarray(hypergeom.sf(0, ties, self.right, places))
 
 
-def rank_candidates(similarities: NDArray[np.float32], right: NDArray[np.bool_]) -> Ranks:
+def rank_candidates(similarities: Floats32, right: Bools) -> Ranks:
     """Rank candidates by finite similarities (Q, C); `right` (Q, C) has one or more candidates in each row."""
     best = np.where(right, similarities, -np.inf).max(axis=1, keepdims=True)
     level = similarities == best
@@ -195,7 +194,7 @@ def _recalls(queries: Embeddings, candidates: Embeddings, right: Sequence[set[in
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def _mask_of(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:
+def _mask_of(places: Sequence[set[int]], count: int) -> Bools:
     marks = np.zeros((len(places), count), np.bool_)
     for row, columns in enumerate(places):
         marks[row, list(columns)] = True
@@ -239,7 +238,7 @@ def differences_of(answers: Answers, reference: Answers) -> AnswerFigures:
     return figures_of(replace(answers, values=differences))
 
 
-def _over_classes(answers: Answers, images: NDArray[np.int64], hits: Floats) -> Estimate:
+def _over_classes(answers: Answers, images: Ints, hits: Floats) -> Estimate:
     names, owner = np.unique(answers.classes, return_inverse=True)
 
     def mean(weights: Floats) -> float:

@@ -16,10 +16,10 @@ from typing import Final, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from pipeline.evaluate.matching import check_size
 from pipeline.load.row_groups import grid_shares, runs_of
+from stages.contract.arrays import Floats, Floats32, Ints, Pixels
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.shared.images.crops import crop_regions
@@ -33,7 +33,7 @@ blank images, so that no embedding depends on how many images there are."""
 
 TEXTS_AT_ONCE: Final = 512
 
-Embeddings = NDArray[np.float32]
+Embeddings = Floats32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +78,9 @@ class Questions:
             would ask nothing.
     """
 
-    boxes_rel: NDArray[np.float64]
+    boxes_rel: Floats
     things: tuple[TruthObject, ...]
-    candidates: NDArray[np.int64]
+    candidates: Ints
     phrases: tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -151,8 +151,8 @@ class Picture:
         full: Pixels in the image's own size, uint8 (H, W, 3); None if no region is cut out.
     """
 
-    rgb: NDArray[np.uint8]
-    full: NDArray[np.uint8] | None
+    rgb: Pixels
+    full: Pixels | None
     questions: Questions
 
 

@@ -20,8 +20,8 @@ from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of
 from pipeline.evaluate.review_truth import Boxes
-from pipeline.logistic import Floats
 from pipeline.steps import build_steps, build_steps_in_memory
+from stages.contract.arrays import Floats
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
