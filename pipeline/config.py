@@ -22,6 +22,7 @@ from pipeline.config_text import assign, parse_yaml, to_documented_yaml, to_yaml
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
+from stages.contract.values import Values
 from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
@@ -148,12 +149,12 @@ class RunConfig(Checked):
             return values
         return {**guess_kind(values["path"]), **values}
 
-    def rows_depend_on(self) -> dict[str, Any]:
+    def rows_depend_on(self) -> Values:
         """Return the settings that decide what the rows are, for comparing runs; plain values, with absolute paths."""
         sections = {"input", "model", "phrases", "images", "explain", "regions"}
         if self.source.kind != HEAT_MAPS:
             sections.add("source")
-        plain: dict[str, Any] = self.model_dump(mode="json", include=sections)
+        plain: Values = self.model_dump(mode="json", include=sections)
         for section, keys in CHANGE_NO_ROW.items():
             for key in keys:
                 plain[section].pop(key, None)  # not every kind of input is cut
@@ -196,7 +197,7 @@ class ExplainConfig(RunConfig):
 class FinishedConfig(RunConfig):
     """A stored configuration, for code that computes no heat maps; explainer settings stay plain dicts."""
 
-    explain: dict[str, Any]  # type: ignore[assignment]  # the module of their class imports torch
+    explain: Values  # type: ignore[assignment]  # the module of their class imports torch
 
 
 def load_config(
@@ -238,7 +239,7 @@ REPLACES: Final = {
 """Key of an option -> the keys of a file that it replaces."""
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: Path) -> Values:
     hint = "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
     try:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))
@@ -251,7 +252,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     return values or {}
 
 
-def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
+def override(values: Values, settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
     """Apply `KEY=VALUE` settings to plain values in place, and check these. Raise ConfigError."""
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from stages.contract.errors import ConfigError
+from stages.contract.values import Values
 
 
 class _Loader(yaml.SafeLoader):
@@ -112,7 +113,7 @@ def _values(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     return " ".join([_TYPES.get(kind, kind), *bounds])
 
 
-def assign(values: dict[str, Any], key: str, value: Any) -> None:
+def assign(values: Values, key: str, value: Any) -> None:
     """Put a value under a dotted key, in nested dicts.
 
     Raise ConfigError if a part of the key holds a value.

@@ -39,6 +39,7 @@ from pipeline.steps import HeatMapSteps, Steps, build_source_steps, build_steps,
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
+from stages.contract.values import Values
 from stages.read import Piece, Reader, make_reader, plan_pieces
 from stages.regions.foreign import USUAL_SHARE
 from stages.regions.score import Calibration
@@ -263,7 +264,7 @@ class HeatMapRun(Run):
     def after_warm_up(self, first_images: WarmUp, session: Session) -> Self:
         """Return the run with what the first images decide, which is stored and reported."""
         report = session.report
-        info: dict[str, Any] = {}
+        info: Values = {}
         run = self
         if self.has_open_precision:
             run = self.in_precision(first_images.precision)
@@ -325,7 +326,7 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     engine = choose_engine(config.engine, samples_in(pieces))
     is_open = config.model.precision == AUTO
     settings = (config.in_precision(precision) if is_open else config).model_copy(update={"engine": engine})
-    parts: dict[str, Any] = {"reader": reader, "input_pieces": input_pieces, "pieces": pieces}
+    parts: Values = {"reader": reader, "input_pieces": input_pieces, "pieces": pieces}
     if settings.source.kind == HEAT_MAPS:
         steps = build_steps(settings)
         decided = settings.in_precision(steps.model_stage.config.model.precision)
@@ -343,7 +344,7 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     return Run(config=final, steps=source_steps, identity=identity, score_reason=reason, **parts)
 
 
-def _identity_of(steps: Steps, config: dict[str, Any]) -> Identity:
+def _identity_of(steps: Steps, config: Values) -> Identity:
     return Identity(
         model_fingerprint=steps.fingerprint,
         calibration=steps.calibration_digest,

@@ -40,6 +40,7 @@ from stages.contract.arrays import Bools, Floats32, Ints, Pixels
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
+from stages.contract.values import Values
 from stages.phrases.filters import normalise, tidy_words
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.config import ModelConfig
@@ -183,7 +184,7 @@ class Locator:
         regions: Section = None,
         run: RunConfig | None = None,
     ) -> None:
-        values: dict[str, Any] = {} if run is None else dict(run)
+        values: Values = {} if run is None else dict(run)
         section = {"name": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else model
         loaded = None if section is None or isinstance(section, (Mapping, ModelConfig)) else section
         if loaded is not None and not hasattr(loaded, "tower"):

@@ -9,6 +9,7 @@ from typing import Any, Final, get_args
 
 from stages.contract.errors import ConfigError
 from stages.contract.kinds import KindTable
+from stages.contract.values import Values
 from stages.explain import EXPLAINERS
 from stages.read import READERS
 from stages.regions.source import SOURCES
@@ -62,7 +63,7 @@ def _types_in(annotation: Any) -> Iterator[Any]:
         yield from _types_in(argument)
 
 
-def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
+def with_absolute_paths(plain: Mapping[str, Any]) -> Values:
     """Return values of `RunConfig.rows_depend_on` with the same path for the same file, however it was written."""
     values = dict(plain)
     for key, words in {**LOCATIONS, **locations_of_kinds(plain), **dict.fromkeys(MODEL_FILES, ())}.items():

@@ -17,6 +17,7 @@ from stages.contract.geometry import Box, resize_shifted, scaled_sides
 from stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
+from stages.contract.values import Values
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
@@ -67,7 +68,7 @@ def _colour_map(values: HeatValues, size_wh: SizeWh, shift_cells: float) -> tupl
     return unit, colours
 
 
-def regions_overlay(rgb: Pixels, annotations: Sequence[dict[str, Any]], captions: Sequence[str] = ()) -> Pixels:
+def regions_overlay(rgb: Pixels, annotations: Sequence[Values], captions: Sequence[str] = ()) -> Pixels:
     """Draw the annotations of a row over its image in its original size, in different colours; captions stand below.
 
     `annotations` are entries of the dataset's column of that name.

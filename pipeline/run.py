@@ -31,6 +31,7 @@ from pipeline.summary import (
 )
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
+from stages.contract.values import Values
 from stages.read import input_fingerprint, input_notes
 from stages.read.turns import CAPTION_ROLES
 from stages.shared.model.catalog import CATALOG
@@ -96,7 +97,7 @@ def run(
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == command[INPUT])
         changes = _find_changes(resolved, session, previous)
         # Changed samples are reported each time, as long as their rows stay as they are.
-        info: dict[str, Any] = {} if changes.changed else command
+        info: Values = {} if changes.changed else command
         if previous.state == "complete" and not changes.new:
             if not previous.has_same_input:
                 folder.update_run_info(previous, info)
@@ -271,8 +272,8 @@ def _print_summary(finished: Run, session: Session, total: Tally) -> None:
         say(look_command(path), review_command(path) if is_review_due else export_command(path, advised))
 
 
-def _counts_of(dataset: AnyPath) -> dict[str, Any]:
-    counts: dict[str, Any] = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
+def _counts_of(dataset: AnyPath) -> Values:
+    counts: Values = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
     return counts
 
 

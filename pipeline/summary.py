@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -18,6 +17,7 @@ from pipeline import terminal
 from pipeline.terminal import duration, say
 from stages.contract.stage import Forwards
 from stages.contract.threshold import Threshold
+from stages.contract.values import Values
 from stages.write import Tally
 
 
@@ -37,7 +37,7 @@ class StageTime:
     images: int = 0
     devices: Counter[str] = field(default_factory=Counter)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Values:
         """Return plain values for `dataset.json`."""
         forwards = {"images": self.images, "devices": dict(self.devices)} if self.devices else {}
         return {"records": self.records, "busy_s": round(self.busy_s, 3), **forwards}

@@ -32,6 +32,7 @@ from pipeline.pictures import make_sheet, regions_overlay
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console, counted, say
+from stages.contract.values import Values
 from stages.shared.json_files import read_json_as
 
 SCALES: Final = (1.55, 1.27, 1.0)
@@ -139,7 +140,7 @@ def _write_sheet(out: Path, images: Path, truth: Path) -> None:
     Image.fromarray(make_sheet([picture for _, picture in pictures], columns=4)).save(out / "overlays.png")
 
 
-def _choose_regions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _choose_regions(row: Mapping[str, Any]) -> list[Values]:
     """Return copies of a row's regions for the sheet: the best of an object, at most `REGIONS`, the best first."""
     most_px = AREA * row["width"] * row["height"]
     regions = [dict(region) for region in row["annotations"] if region["bbox"][2] * region["bbox"][3] <= most_px]
@@ -147,7 +148,7 @@ def _choose_regions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(best_by_object.values(), key=lambda region: -region["score"])[:REGIONS]
 
 
-def _mark(regions: Sequence[dict[str, Any]], queries: Sequence[Query]) -> None:
+def _mark(regions: Sequence[Values], queries: Sequence[Query]) -> None:
     """Add to each phrase that the ground truth knows whether its box is that of an object, or of all objects."""
     are_right = {
         query.phrase: query.target is not None and any(value_of(name, query) for name in RIGHT) for query in queries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -16,6 +16,7 @@ from pipeline.paths import check_writable
 from pipeline.terminal import console, say
 from stages.contract.arrays import Floats32
 from stages.contract.errors import ConfigError
+from stages.contract.values import Values
 from stages.shared.model.config import check_model_files
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def explain(
         say(console, f"maps in {out}")
 
 
-def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay: Path | None) -> dict[str, Any]:
+def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay: Path | None) -> Values:
     """Print the table of phrases, write the picture, and return the arrays."""
     located = locator(image, phrases)
     table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=image.name, title_justify="left")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -29,6 +29,7 @@ from pipeline.export.push import open_repository, push
 from pipeline.export.report import ExportReport
 from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
+from stages.contract.values import Values
 
 _PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "group"}
 
@@ -207,7 +208,7 @@ def _write(dataset: Dataset, request: ExportRequest, progress: Console) -> Expor
         return export_dataset(dataset, request, advance)
 
 
-def _figures(report: ExportReport, request: ExportRequest, url: str | None) -> dict[str, Any]:
+def _figures(report: ExportReport, request: ExportRequest, url: str | None) -> Values:
     return {
         "format": report.format,
         "out": str(request.out),

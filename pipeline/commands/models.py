@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -18,6 +18,7 @@ from pipeline.steps import build_steps, check_files, fetch_weights
 from pipeline.terminal import console, errors, print_json, say
 from pipeline.warm_up import drop_meaningless_calibration
 from stages.contract.errors import ConfigError, WeightsError
+from stages.contract.values import Values
 from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, TowerKind
@@ -158,7 +159,7 @@ def check(
     phrasebox models check ViT-B-16 --weights model.safetensors
     phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
     """
-    options: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
+    options: Values = {"model.config" if model.endswith(".json") else "model.name": model}
     options["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, options={"input": INPUT, **options})
     check_files(config)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.choice import RegionChoice, select
 from pipeline.dataset.detections import row_detections
-from pipeline.dataset.rows import Row, Values
+from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
 from pipeline.paths import as_written
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
@@ -27,6 +27,7 @@ from stages.contract.schema import (
     SCHEMA_VERSION,
     check_version,
 )
+from stages.contract.values import Values
 from stages.shared.storage import AnyPath, found_in, parquet_file, place_of, write_text
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.rows import Row, Values
+from pipeline.dataset.rows import Row
 from pipeline.paths import LOCATIONS, MODEL_FILES, locations_of_kinds
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import ImageRef
+from stages.contract.values import Values
 from stages.phrases.stage import PhrasesConfig
 from stages.read import READERS
 from stages.shared.images.decode import load_image_bytes

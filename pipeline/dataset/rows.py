@@ -10,9 +10,6 @@ Row = dict[str, Any]
 Annotation = dict[str, Any]
 """An entry of the column `annotations`: one region of one phrase, its values by field."""
 
-Values = dict[str, Any]
-"""Plain values by name, as JSON holds them."""
-
 
 def absent_phrases(row: Row) -> list[str]:
     """Return the absent phrases of a row, each once."""

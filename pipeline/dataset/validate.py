@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.folder import check_folder, read_json, tables_in
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.tally import Rows, empty_rows
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
@@ -26,6 +26,7 @@ from stages.contract.schema import (
     is_said,
     mapped_record,
 )
+from stages.contract.values import Values
 from stages.phrases.filters import normalise
 from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import Tally

@@ -22,6 +22,7 @@ from stages.contract.arrays import Bools, Floats
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.records import Record
+from stages.contract.values import Values
 from stages.regions.config import RegionsConfig
 from stages.regions.ladder import QUANTILES, Ladder
 from stages.regions.learned_box import (
@@ -102,7 +103,7 @@ class KnownPlace(NamedTuple):
 
 KnownPlaces = Callable[[Mapping[str, Any], Record], Iterable[KnownPlace]]  # of a row
 
-NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], dict[str, Any]]
+NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], Values]
 """See `fit_networks`."""
 
 
@@ -303,7 +304,7 @@ def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
     return words, bags
 
 
-def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> dict[str, Any]:
+def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Values:
     """Return mean, scale and networks of `BoxFit`, fitted to things and their mirror images."""
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 

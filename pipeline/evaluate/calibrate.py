@@ -44,6 +44,7 @@ from pipeline.steps import Steps, build_steps
 from stages.contract.arrays import Bools
 from stages.contract.errors import InputError
 from stages.contract.records import Record
+from stages.contract.values import Values
 from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import BoxEvidence, DetectorPresence
@@ -154,7 +155,7 @@ class JudgedSet:
     """
 
     regions: Sequence[JudgedRegion]
-    made_with: dict[str, Any]
+    made_with: Values
     made_from: Mapping[str, Any]
     previous: Calibration | None
     presence: Presence | DetectorPresence | None

@@ -48,6 +48,7 @@ from pipeline.evaluate.verdicts import evaluation_verdict
 from stages.contract.arrays import Floats, Ints
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
+from stages.contract.values import Values
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
 
@@ -169,7 +170,7 @@ class Evaluation:
         """Whether to use the regions, and from which score on."""
         return evaluation_verdict(self.figures.thresholds, self.figures.metrics.get("box_recall_above_text"))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Values:
         """Return all parts as values of JSON, in one dictionary."""
         values = plain_values(self)
         figures = values.pop("figures")

@@ -23,6 +23,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
 from stages.contract.schema import mapped_record
 from stages.contract.stage import Stage
+from stages.contract.values import Values
 from stages.explain.config import ExplainerConfig
 from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
@@ -86,7 +87,7 @@ class EvaluationSet:
         """Return the same for code that computes no heat maps, see `stored_finished_config`."""
         return stored_finished_config(self.dataset.manifest["config"], self.settings)
 
-    def rows(self, unread: Collection[str] = ("image", "heat_maps")) -> Iterator[dict[str, Any]]:
+    def rows(self, unread: Collection[str] = ("image", "heat_maps")) -> Iterator[Values]:
         """Yield the rows of the images that the ground truth has, without the columns `unread`."""
         for row in self.dataset.rows([name for name in self.dataset.columns if name not in unread]):
             if row[self.by] in self.matches.images:
@@ -144,7 +145,7 @@ class EvaluationSet:
 
     def rows_with_maps(
         self, steps: Steps | None, console: Console, most: int | None = None
-    ) -> Iterator[tuple[dict[str, Any], Record]]:
+    ) -> Iterator[tuple[Values, Record]]:
         """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there are steps.
 
         The records of a source have its regions instead of maps.

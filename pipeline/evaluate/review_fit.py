@@ -40,6 +40,7 @@ from pipeline.presence_fit import signals_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps
 from stages.contract.arrays import Floats, Floats32
 from stages.contract.errors import ConfigError, InputError
+from stages.contract.values import Values
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.score import Calibration, Evidence, feature_names
@@ -220,7 +221,7 @@ class _Basis(NamedTuple):
     remaking: Steps | None
     stage: RegionsStage | LinkStage
     prior: Calibration | None
-    made_with: dict[str, Any]
+    made_with: Values
     made_from: Mapping[str, Any]
 
 

@@ -26,6 +26,7 @@ from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.schema import rle_of
+from stages.contract.values import Values
 from stages.shared.images.decode import UprightImage
 
 CategoryField = Annotated[
@@ -260,7 +261,7 @@ class Exporter(ABC):
         """Return whether the format takes a row without regions, without a condition on regions."""
         return False
 
-    def for_splits(self, make: Callable[[str], Any]) -> dict[str, Any]:
+    def for_splits(self, make: Callable[[str], Any]) -> Values:
         """Return a writer for each split.
 
         `close` closes all of them; after an error, nothing does.

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation, Row, Values, absent_phrases
+from pipeline.dataset.rows import Annotation, Row, absent_phrases
 from pipeline.export.base import (
     OBJECT_PHRASES,
     PHRASE_KEYS,
@@ -31,6 +31,7 @@ from pipeline.export.base import (
 )
 from pipeline.export.files import ExportFolder
 from stages.contract.errors import ConfigError
+from stages.contract.values import Values
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone"}
 

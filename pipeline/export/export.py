@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.dataset.choice import RegionChoice, advice, count_scores
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
     EXPORTERS,
@@ -35,6 +35,7 @@ from pipeline.export.report import ExportReport
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
+from stages.contract.values import Values
 from stages.shared.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"

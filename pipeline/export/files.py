@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.rows import Row, Values
+from pipeline.dataset.rows import Row
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
+from stages.contract.values import Values
 from stages.shared.storage import exclusive_lock, place_of, write_text
 from stages.write import RollingParquet
 

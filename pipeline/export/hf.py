@@ -17,9 +17,10 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.dataset.rows import Values, absent_phrases
+from pipeline.dataset.rows import absent_phrases
 from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts, number_name
+from stages.contract.values import Values
 from stages.write import dtype_of
 
 _ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time

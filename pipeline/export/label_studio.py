@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation, Row, Values, absent_phrases
+from pipeline.dataset.rows import Annotation, Row, absent_phrases
 from pipeline.export.base import (
     OBJECT_PHRASES,
     ChosenSample,
@@ -28,6 +28,7 @@ from pipeline.export.base import (
     shorten_float,
 )
 from pipeline.export.records import RecordList
+from stages.contract.values import Values
 
 _INTERFACE: Final = """<View>
   <Text name="captions" value="$captions"/>

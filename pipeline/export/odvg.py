@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation, Values
+from pipeline.dataset.rows import Annotation
 from pipeline.export.base import (
     BEYOND_TOKENS,
     CategoryField,
@@ -32,6 +32,7 @@ from pipeline.export.base import (
     shorten_float,
 )
 from stages.contract.geometry import xywh_to_xyxy
+from stages.contract.values import Values
 
 
 class OdvgConfig(FormatConfig):

@@ -14,9 +14,9 @@ from typing import Final
 
 from huggingface_hub import HfApi, constants, errors
 
-from pipeline.dataset.rows import Values
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, OutputError, PhraseboxError, one_line
+from stages.contract.values import Values
 
 OF_THE_HUB: Final = frozenset({".gitattributes", "README.md"})  # files of a new repository
 KIND: Final = "dataset"

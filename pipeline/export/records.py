@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.dataset.rows import Values
 from pipeline.export.base import compact_json
 from pipeline.export.files import ExportFolder
+from stages.contract.values import Values
 
 
 class RecordLines:

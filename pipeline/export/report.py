@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from pipeline.dataset.rows import Annotation, Values
+from pipeline.dataset.rows import Annotation
 from stages.contract.threshold import Threshold
+from stages.contract.values import Values
 
 RARE_BELOW: Final = 10  # Regions of a category; with fewer, it is too rare to learn or to measure
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from pipeline.dataset.folder import read_marks
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.base import (
     ChosenSample,
     Exporter,
@@ -30,6 +30,7 @@ from pipeline.export.base import (
 from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
+from stages.contract.values import Values
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
 UNREVIEWED_PAIRS: Final = (

@@ -14,10 +14,11 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Values, absent_phrases
+from pipeline.dataset.rows import absent_phrases
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, compact_json
 from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
+from stages.contract.values import Values
 
 
 class WebdatasetConfig(FormatConfig):

@@ -21,10 +21,11 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.rows import Row, Values
+from pipeline.dataset.rows import Row
 from pipeline.load.row_groups import LoadOptions, RowGroup, row_groups_of, select_rows
 from pipeline.load.sample import BadImages, Contents, SampleMaker
 from stages.contract.errors import ConfigError, InputError, RowFault
+from stages.contract.values import Values
 from stages.shared.storage import AnyPath
 
 AnyDataset = Dataset | AnyPath | str

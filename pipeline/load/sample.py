@@ -79,10 +79,11 @@ from torch.utils.data import get_worker_info
 from pipeline.config_errors import Checked
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.rows import Row, Values, absent_phrases
+from pipeline.dataset.rows import Row, absent_phrases
 from pipeline.dataset.selection import REGION, Selection, Selector
 from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, masks_of, select_samples
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
+from stages.contract.values import Values
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
@@ -105,7 +106,7 @@ _REGION_TENSORS: Final = {
 }
 """Tensor of every sample, with a row for each region -> the field of an annotation, and the tensor without regions."""
 
-_JOINS: Final[dict[str, Any]] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
+_JOINS: Final[Values] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
 """Entry of a sample -> function that joins those of a batch, if they are equal in size."""
 
 _FOREIGN_SELECTORS: Final[list[Selector | None]] = []

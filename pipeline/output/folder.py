@@ -37,6 +37,7 @@ from pipeline.output.resumption import (
 from pipeline.paths import as_written
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
+from stages.contract.values import Values
 from stages.shared.storage import (
     AnyPath,
     cannot_write,
@@ -72,7 +73,7 @@ class DatasetFolder:
         self._lock = self._run_folder / "lock"
         self._run_file = self._run_folder / "run.json"
         self._manifest = self.path / "dataset.json"
-        self._run: dict[str, Any] = {}  # what run.json holds
+        self._run: Values = {}  # what run.json holds
         self._resumes = self._replaces = False
         self._lease: Lease | None = None
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.tally import Rows
 from stages.contract.records import stable_id
+from stages.contract.values import Values
 from stages.shared.storage import AnyPath, parquet_file, replacing
 from stages.write import PARQUET_SETTINGS
 
@@ -100,9 +101,9 @@ def _unique_ids(texts: Mapping[Any, str], is_used: Callable[[int], bool]) -> dic
     return {name: number for number, name in names.items()}
 
 
-def _names_in(path: AnyPath) -> list[dict[str, Any]]:
+def _names_in(path: AnyPath) -> list[Values]:
     with parquet_file(path) as file:
-        rows: list[dict[str, Any]] = file.read(columns=["id", "sample_id", "annotations.list.element.id"]).to_pylist()
+        rows: list[Values] = file.read(columns=["id", "sample_id", "annotations.list.element.id"]).to_pylist()
         return rows
 
 
@@ -126,7 +127,7 @@ def _renumber_table(table: Any, ids: _Ids) -> Any:
     return table
 
 
-def _renumber_row(row: Mapping[str, Any], ids: _Ids) -> dict[str, Any]:
+def _renumber_row(row: Mapping[str, Any], ids: _Ids) -> Values:
     name = row["sample_id"]
     image_id = ids.images.get(name, row["id"])
     annotations = [

@@ -13,6 +13,7 @@ from pipeline.output.environment import environment_here
 from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
+from stages.contract.values import Values
 from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import AUTO
@@ -53,7 +54,7 @@ class Manifest:
         )
         return dataset_card(total, dataset_schema(config.output.columns), origin)
 
-    def to_json(self, total: Tally, report: Report, run: Mapping[str, Any]) -> dict[str, Any]:
+    def to_json(self, total: Tally, report: Report, run: Mapping[str, Any]) -> Values:
         """Return the plain values of `dataset.json`.
 
         Args:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stages.contract.arrays import Ints
 from stages.contract.errors import ResumeError
 from stages.contract.records import Sample, stable_key
+from stages.contract.values import Values
 from stages.shared.storage import AnyPath, parquet_file
 
 _MOST_NAMES: Final = 5  # How many samples a message names
@@ -123,7 +124,7 @@ def _contents_in(shard: AnyPath) -> NDArray[np.void]:
     )
 
 
-def _readable_rows(shard: AnyPath, *columns: str) -> Iterator[dict[str, Any]]:
+def _readable_rows(shard: AnyPath, *columns: str) -> Iterator[Values]:
     with suppress(pa.ArrowException, OSError), parquet_file(shard) as file:
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=[NAME_COLUMN, *columns]):
             yield from batch.to_pylist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -34,6 +34,7 @@ from pipeline.scenes.drawing import (
 )
 from stages.contract.arrays import Bools, Floats32, Pixels
 from stages.contract.masks import encode_mask, mask_box_xywh_px
+from stages.contract.values import Values
 
 MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the image's side
 MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the image's side
@@ -272,14 +273,14 @@ def write_scenes(
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
     rows: list[str] = []
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[Values] = []
+    annotations: list[Values] = []
     for index in range(scenes):
         scene = make_scene(seed, index, side_px=side_px, min_objects=2)
         name = f"{index:06d}.jpg"
         (out / "images" / name).write_bytes(_encode(scene.image))
-        row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}
-        image: dict[str, Any] = {"id": index + 1, "file_name": name}
+        row: Values = {"id": f"scene-{seed}-{index:06d}", "image": name}
+        image: Values = {"id": index + 1, "file_name": name}
         image |= {"width": side_px, "height": side_px}
         if absent:
             phrase = _absent_phrase(scene, seed, index)
@@ -305,7 +306,7 @@ def _absent_phrase(scene: Scene, seed: int, index: int) -> str:
     return draw_absent_phrase(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
 
 
-def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> dict[str, Any]:
+def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> Values:
     rle = encode_mask(item.mask)
     return {
         "id": annotation_id,

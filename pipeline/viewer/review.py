@@ -11,13 +11,14 @@ from pydantic import Field
 
 from pipeline.dataset.folder import Dataset, NumberedRows
 from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Reviews, append_review
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
 from pipeline.evaluate.review_sample import sample_for_review
 from pipeline.viewer.sample_view import outline_path
 from stages.contract.errors import InputError
+from stages.contract.values import Values
 
 REGIONS: Final = 200  # to review
 PAUSE: Final = 5.0  # between two computations of the figures, as a multiple of the time that they take

@@ -14,13 +14,14 @@ from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource, check_named, keys_of_maps
 from pipeline.dataset.reviews import RegionKey, Review
-from pipeline.dataset.rows import Annotation, Row, Values
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.engines.inline import run_stages
 from pipeline.pictures import mask_path
 from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of
+from stages.contract.values import Values
 
 COLOURS: Final = 12  # Number of colours: classes c0 .. c11 of the style sheet.
 COLUMNS: Final = (

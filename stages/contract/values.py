@@ -26,3 +26,5 @@ Plane = NDArray[np.float32]
 
 Vectors = NDArray[np.float32]
 """Embeddings (n, E)."""
+
+Values = Json

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.dataset.rows import Values
 from stages.contract.geometry import Box
+from stages.contract.values import Values
 
 PHRASE_MARK: Final = "<ref-object>"
 BOX_MARK: Final = "<bbox>"

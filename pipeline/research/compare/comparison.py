@@ -41,6 +41,7 @@ from pipeline.research.compare.sanity import check_sanity
 from pipeline.terminal import counted, progress_bar, say
 from stages.contract.arrays import Floats
 from stages.contract.errors import InputError
+from stages.contract.values import Values
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.describe import describe
 from stages.shared.model.load import fetch, load
@@ -125,7 +126,7 @@ class Comparison:
     images: tuple[ComparedImage, ...]
     maps: tuple[Maps, ...]
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[Values]:
         """Return a dictionary for each row as values of JSON."""
         names = ("pictures", "model", "device", "counts", "seed")
         common = plain_values({name: getattr(self, name) for name in names})

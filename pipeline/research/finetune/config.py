@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
 from stages.contract.kinds import KindTable
+from stages.contract.values import Values
 from stages.shared.model.config import AUTO, ModelConfig
 from stages.shared.storage import absolute
 
@@ -142,9 +143,9 @@ class FinetuneConfig(BaseModel):
         """Return the model with `auto` as fp32: only the user may let a training round."""
         return model.model_copy(update={"precision": "fp32"}) if model.precision == AUTO else model
 
-    def decides(self) -> dict[str, Any]:
+    def decides(self) -> Values:
         """Return the settings that determine the weights, as plain values: a resumed training must share them."""
-        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s", "frozen_outputs"})
+        plain: Values = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s", "frozen_outputs"})
         data = plain["data"]
         data.pop("loaders")
         data |= {key: absolute(data[key]) for key in ("path", "image_root") if data[key] is not None}

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from stages.contract.errors import OutputError, ResumeError, one_line
+from stages.contract.values import Values
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.shared.storage import replacing
 
@@ -49,7 +50,7 @@ class TrainingFolder:
                 f"({', '.join(sorted(names)[:4])}): give another --out, or move them"
             )
 
-    def read_checkpoint(self) -> dict[str, Any] | None:
+    def read_checkpoint(self) -> Values | None:
         """Return the latest checkpoint; None if there is none.
 
         Raise ResumeError if it is damaged.
@@ -58,7 +59,7 @@ class TrainingFolder:
         if not path.exists():
             return None
         try:
-            checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            checkpoint: Values = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = one_line(error)[:200]
             raise ResumeError(

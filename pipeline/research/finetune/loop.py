@@ -23,6 +23,7 @@ from pipeline.research.finetune.ranks import RankGroup, join_group
 from pipeline.research.finetune.recipe import Student
 from pipeline.research.frozen import store_outputs
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
+from stages.contract.values import Values
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
 from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelDescription
@@ -158,7 +159,7 @@ def _prepare(
     return material
 
 
-def _settings_of(config: FinetuneConfig, material: TuningData) -> dict[str, Any]:
+def _settings_of(config: FinetuneConfig, material: TuningData) -> Values:
     """Return what a resumed training must share with its checkpoint."""
     return {**config.decides(), "images": material.images}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from pipeline.load import Contents, RegionDataset, collate_regions
 from pipeline.research.finetune.config import DataConfig
 from stages.contract.arrays import Ints
 from stages.contract.errors import ConfigError, InputError
+from stages.contract.values import Values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class TuningData:
         images = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
         return [int(number) for number in images[len(images) * rank // ranks : len(images) * (rank + 1) // ranks]]
 
-    def _batch(self, batch: dict[str, Any], step: int) -> TrainingBatch:
+    def _batch(self, batch: Values, step: int) -> TrainingBatch:
         generators = [np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()]
         captions = [
             texts[int(rng.integers(len(texts)))] for texts, rng in zip(batch["captions"], generators, strict=True)
