@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final, Literal, Self
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -33,10 +32,8 @@ from stages.shared.model.catalog import CATALOG, sha256_of
 from stages.shared.model.config import ModelConfig
 
 
-class EngineConfig(BaseModel):
+class EngineConfig(BaseModel, extra="forbid", frozen=True):
     """How a run is distributed. Every key but `kind` is about Ray."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["auto", "ray", "inline"] = Field(
         "auto",

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
@@ -24,10 +23,8 @@ from stages.contract.kinds import KindTable
 _EXAMPLE: Final = "Say what to read, for example: captions.jsonl --images photos/"
 
 
-class Checked(BaseModel):
+class Checked(BaseModel, extra="forbid", frozen=True):
     """Settings that raise ConfigError for what pydantic rejects, also from Python. Unknown ones are rejected."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="wrap")
     @classmethod

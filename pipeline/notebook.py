@@ -38,6 +38,7 @@ from pipeline.steps import build_steps, build_steps_in_memory
 from pipeline.terminal import counted
 from stages.contract.arrays import Bools, Floats32, Ints, Pixels
 from stages.contract.errors import ConfigError, InputError
+from stages.contract.geometry import SizeHw
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.contract.values import Values
@@ -89,7 +90,7 @@ class Located:
     boxes_xyxy_px: Floats32
     scores: Floats32
     regions: tuple[Region, ...]
-    size_hw: tuple[int, int]
+    size_hw: SizeHw
     shift_cells: float
     _content: bytes
     _limits: DecodeLimits

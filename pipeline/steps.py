@@ -82,9 +82,14 @@ class Steps:
         return self.calibration is not None and self.calibration.of_regions
 
     @property
+    def first_stages(self) -> tuple[Stage, ...]:
+        """All stages but the last."""
+        return (*self.before, self.model_stage)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """All stages in order."""
-        return (*self.before, self.model_stage, self.regions_stage)
+        return (*self.first_stages, self.regions_stage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,7 @@ def drop_meaningless_calibration(steps: HeatMapSteps, source: ReaderConfig, choi
     if not steps.is_calibrated:
         return steps
     reader = make_reader(source)
-    with set_up((*steps.before, steps.model_stage)):
+    with set_up(steps.first_stages):
         shift = compare_images(steps, reader, plan_pieces(reader)).shift
     return apply_domain_shift(steps, shift, choice)
 

@@ -38,7 +38,7 @@ from typing import IO, Annotated, Any, Final, Literal, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_validator
 
 from pipeline.dataset.folder import BATCH_ROWS, Dataset
 from pipeline.dataset.rows import Annotation
@@ -88,10 +88,8 @@ class RegionKey(NamedTuple):
         return cls(annotation["id"], annotation["phrase"], (x, y, w, h))
 
 
-class Judgement(BaseModel):
+class Judgement(BaseModel, frozen=True):
     """An answer about a region, or a correction of it; "wrong" may bring the right box along."""
-
-    model_config = ConfigDict(frozen=True)
 
     reviewer: Reviewer
     answer: Answer | Literal["undone"] | None = None

@@ -21,7 +21,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from stages.contract.arrays import Bools
 from stages.contract.errors import ConfigError
@@ -204,14 +204,12 @@ Count = Annotated[int, Field(ge=0)]
 MOST_PER_PAGE: Final = 96  # Most samples that a page shows
 
 
-class Search(BaseModel):
+class Search(BaseModel, extra="forbid", frozen=True):
     """Conditions on regions and samples, which must all hold, and the order of the results.
 
     A sample is found if at least one of its regions fulfils the conditions on regions. Without
     such conditions, samples without regions are found too.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     phrase: str = Field("", description="Part of the phrase; case does not matter.")
     head: str = Field("", description="The head noun.")

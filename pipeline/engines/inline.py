@@ -92,7 +92,7 @@ def start(job: Job) -> Iterator[InlineEngine]:
     """Set up the stages of a job for the block, but for the last one."""
     job.report.expected = samples_in(job.pieces)
     job.report.previous_rows = len(job.folder.journal.keys)
-    with set_up((*job.steps.before, job.steps.model_stage)):
+    with set_up(job.steps.first_stages):
         yield InlineEngine(job)
 
 
@@ -110,7 +110,7 @@ class InlineEngine:
         """See `Engine.make_rows`."""
         job = self.job
         keys = job.folder.journal.keys_with(first_records)
-        first_stages = (*job.steps.before, job.steps.model_stage)
+        first_stages = job.steps.first_stages
         # A run that is stopped writes the rows that it has, so that the same command does not
         # compute them again.
         with (

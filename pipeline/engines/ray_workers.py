@@ -148,7 +148,7 @@ def run_warm_up(compute: Callable[[Any], Any], steps: Any, code: CodeVersion, en
     threads = min(int(environment["OMP_NUM_THREADS"]), cores_here())
     os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
     try:
-        with set_up((*steps.before, steps.model_stage)):
+        with set_up(steps.first_stages):
             return compute(steps)
     except DeviceFault:
         os._exit(1)

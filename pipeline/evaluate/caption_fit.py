@@ -54,7 +54,7 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
         if config.source.kind == HEAT_MAPS:
             steps = build_steps(config)
             steps = replace(steps, model_stage=steps.model_stage.with_presence(None))
-            with set_up((*steps.before, steps.model_stage)):
+            with set_up(steps.first_stages):
                 fit = fit_to_samples(steps, samples).presence
         else:
             fit = fit_detector_to_captions(build_detector_steps(config), config.source, samples)
@@ -69,7 +69,7 @@ def fit_detector_to_captions(steps: SourceSteps, source: RegionSourceConfig, sam
 
     Raise PhraseboxError as the stages do, which are not set up.
     """
-    with set_up((*steps.before, steps.model_stage)):
+    with set_up(steps.first_stages):
         parsed = run_stages(steps.before[:1], [Record.start(sample) for sample in samples])
         foreign, too_few = draw_for_images(parsed)
         if too_few is not None:

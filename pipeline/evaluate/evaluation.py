@@ -47,7 +47,7 @@ from pipeline.evaluate.text_only import TextOnly, fit_halves
 from pipeline.evaluate.verdicts import evaluation_verdict
 from stages.contract.arrays import Floats, Ints
 from stages.contract.errors import InputError
-from stages.contract.geometry import Box
+from stages.contract.geometry import Box, SizeHw
 from stages.contract.values import Values
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
@@ -283,7 +283,7 @@ def report_figures(outcomes: Outcomes) -> Figures:
     )
 
 
-def _box_share(box_xywh_px: Box, size_hw: tuple[int, int]) -> float:
+def _box_share(box_xywh_px: Box, size_hw: SizeHw) -> float:
     return box_xywh_px[2] * box_xywh_px[3] / (size_hw[0] * size_hw[1])
 
 

@@ -15,8 +15,9 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipeline.config_errors import Checked
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.files import ExportFolder, ImageNames
@@ -56,10 +57,8 @@ _WORD: Final = re.compile(r"\w+")
 OBJECT_PHRASES: Final = "named"  # Key of a merged region: dicts of `PHRASE_KEYS`, in the order of the captions
 
 
-class FormatConfig(BaseModel):
+class FormatConfig(Checked):
     """Settings of a format."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,16 +23,13 @@ from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import Selector
 from stages.contract.arrays import Bools, Floats32, Ints
+from stages.contract.geometry import SizeHw
 from stages.contract.masks import decode_mask, run_ends
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
 from stages.shared.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
-
-
-SizeHw = tuple[int, int]
-"""Height and width."""
 
 
 class LoadOptions(RegionChoice):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, Field, field_serializer, field_validator
 
 from pipeline.paths import as_written
 from stages.contract.schema import ColumnOption
 
 
-class OutputConfig(BaseModel):
+class OutputConfig(BaseModel, extra="forbid", frozen=True):
     """The dataset that a run writes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path = Field(
         default=Path("out"),

@@ -303,7 +303,7 @@ class HeatMaps:
         steps = build_steps(config_to_load(self.dataset, self.settings))
         if steps.fingerprint != self.dataset.run.get("model_fingerprint"):
             raise ConfigError("the dataset was made with other weights than its configuration finds now")
-        stages = (*steps.before, steps.model_stage)
+        stages = steps.first_stages
         for stage in stages:
             stage.setup()
         return stages

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from pipeline.config import load_config
 from stages.contract.errors import ConfigError
@@ -26,10 +26,8 @@ _PLACE: Final = re.compile(r"\{\w+\}")
 _MARKUP: Final = re.compile("<(image|video|audio|bbox|ref-object)>")
 
 
-class Templates(BaseModel):
+class Templates(BaseModel, extra="forbid", frozen=True):
     """Wordings of the questions of a style, one of which is chosen for each question."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     locate: tuple[str, ...] = Field((), description="Where is {phrase}?")
     ground: tuple[str, ...] = Field((), description="A caption with boxes; {caption} and {phrases} are what it says.")

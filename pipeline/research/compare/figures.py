@@ -26,7 +26,7 @@ from pipeline.evaluate.metrics import IOU, value_of
 from pipeline.research.compare.maps import Maps
 from pipeline.research.compare.pictures import ComparedImage
 from stages.contract.arrays import Bools, Floats, Floats32, Ints
-from stages.contract.geometry import Box, box_iou, scaled_sides
+from stages.contract.geometry import Box, SizeHw, box_iou, scaled_sides
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
 from stages.regions.thresholds import otsu_cut
@@ -165,7 +165,7 @@ def _map_numbers(query: Query, heat_map: HeatMap) -> dict[str, float]:
     return row
 
 
-def samples_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
+def samples_hw(size_hw: SizeHw) -> tuple[int, int]:
     """Return rows and columns of samples of an image of that many pixels."""
     return scaled_sides(size_hw, SAMPLES / max(size_hw))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, field_validator
 
 from stages.contract.kinds import KindTable
 from stages.contract.values import Values
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from pipeline.research.finetune.recipe import Recipe
 
 
-class RecipeConfig(BaseModel):
+class RecipeConfig(BaseModel, extra="forbid", frozen=True):
     """Settings that every recipe has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str = Field(description="Name in `RECIPES`.")
     caption_weight: float = Field(
@@ -51,10 +49,8 @@ AnyRecipeConfig = Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(RECIPE
 """The `recipe` section."""
 
 
-class DataConfig(BaseModel):
+class DataConfig(BaseModel, extra="forbid", frozen=True):
     """The dataset, and the choice of its regions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(description="Folder or URL of the dataset.")
     image_root: str | None = Field(
@@ -75,10 +71,8 @@ class DataConfig(BaseModel):
     )
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(BaseModel, extra="forbid", frozen=True, protected_namespaces=()):
     """Everything a fine-tuning depends on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     data: DataConfig = Field(description="The dataset, and the choice of its regions.")
     model: ModelConfig = Field(

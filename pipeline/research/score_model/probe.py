@@ -21,7 +21,7 @@ from pipeline.evaluate.matching import check_size
 from pipeline.load.row_groups import grid_shares, runs_of
 from stages.contract.arrays import Floats, Floats32, Ints, Pixels
 from stages.contract.errors import ConfigError
-from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.contract.geometry import Box, SizeHw, xywh_to_xyxy
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
@@ -88,9 +88,7 @@ NO_QUESTIONS: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidate
 """The questions of an image without ground truth, which is only retrieved."""
 
 
-def questions_of(
-    image: TruthImage, things: Sequence[TruthObject], size_hw: tuple[int, int], *, resized: bool
-) -> Questions:
+def questions_of(image: TruthImage, things: Sequence[TruthObject], size_hw: SizeHw, *, resized: bool) -> Questions:
     """Return the questions of an image of a size, from its ground truth and the things in it.
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong to no thing. Boxes
@@ -133,7 +131,7 @@ def questions_of(
     )
 
 
-def _within(box_xywh_px: Box, size_hw: tuple[int, int]) -> Box | None:
+def _within(box_xywh_px: Box, size_hw: SizeHw) -> Box | None:
     """Return the part of a box that is in the image, as shares of its sides; None if there is none."""
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh_px)
     height, width = size_hw
@@ -222,9 +220,7 @@ class Embedder:
             for number, picture in enumerate(pictures)
         ]
 
-    def _embed_masks(
-        self, patches: torch.Tensor, things: Sequence[TruthObject], grid_hw: tuple[int, int]
-    ) -> Embeddings:
+    def _embed_masks(self, patches: torch.Tensor, things: Sequence[TruthObject], grid_hw: SizeHw) -> Embeddings:
         masks = {row: thing.mask for row, thing in enumerate(things) if thing.mask is not None}
         embeddings = np.zeros((len(things), self.model.embed_dim), np.float32)
         if masks:
