@@ -174,7 +174,7 @@ class RunConfig(Checked):
         return to_documented_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES})
 
 
-def _merged(defaults: Mapping[str, Any], section: Any) -> Any:
+def _merged(defaults: Values, section: Any) -> Any:
     """Return a section over the defaults of a model; the section alone for another explainer or a variant."""
     values = {} if section is None else section
     if isinstance(section, BaseModel):
@@ -202,7 +202,7 @@ def load_config(
     settings: Iterable[str],
     model: type[BaseModel] = RunConfig,
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Values | None = None,
 ) -> Any:
     """Read YAML (if any), assign options, apply `KEY=VALUE` settings, check; later values override.
 
@@ -263,7 +263,7 @@ def override(values: Values, settings: Iterable[str], model: type[BaseModel] = R
     return check(values, model)
 
 
-def stored_config(stored: Mapping[str, Any], settings: Sequence[str] = ()) -> RunConfig:
+def stored_config(stored: Values, settings: Sequence[str] = ()) -> RunConfig:
     """Return the configuration that a dataset was made with, from its `dataset.json`, with settings applied.
 
     A setting that names another explainer or variant replaces the stored section, which holds
@@ -276,7 +276,7 @@ def stored_config(stored: Mapping[str, Any], settings: Sequence[str] = ()) -> Ru
     return config
 
 
-def stored_finished_config(stored: Mapping[str, Any], settings: Sequence[str] = ()) -> RunConfig:
+def stored_finished_config(stored: Values, settings: Sequence[str] = ()) -> RunConfig:
     """Return the same as a `FinishedConfig`, unless a setting changes the explainer. Raise ConfigError."""
     if sets_any(settings, ("explain",)):
         return stored_config(stored, settings)
@@ -289,7 +289,7 @@ def sets_any(settings: Iterable[str], sections: Iterable[str]) -> bool:
     return not {setting.partition("=")[0].partition(".")[0] for setting in settings}.isdisjoint(sections)
 
 
-def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
+def check(values: Values, model: type[BaseModel]) -> Any:
     """Validate values. Raise ConfigError with one line per problem."""
     try:
         return model.model_validate(values)

@@ -35,7 +35,7 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
 
 
-def dump_yaml(values: Mapping[str, Any]) -> str:
+def dump_yaml(values: Values) -> str:
     """Return plain values as YAML."""
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -94,7 +94,7 @@ _BOUNDS: Final = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "ex
 _TYPES: Final = {"boolean": "true | false", "string": "text", "object": "keys", "null": "null"}
 
 
-def _values(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+def _values(schema: Values, definitions: Values) -> str:
     """Return the values of a JSON schema in words."""
     if "$ref" in schema:
         return _values(definitions[schema["$ref"].rpartition("/")[2]], definitions)

@@ -15,11 +15,11 @@ calibration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from pipeline.config import RunConfig
 from pipeline.domain_shift import (
@@ -240,7 +240,7 @@ class HeatMapRun(Run):
         session.show_step("loading the model")
         return decided, decided.take_records(first_images, session)
 
-    def with_stored(self, stored: Mapping[str, Any], session: Session) -> Self:
+    def with_stored(self, stored: Values, session: Session) -> Self:
         """Return the run with the decisions that run.json or the manifest stores. Raise ResumeError if one is lost."""
         run = self
         if OUTSIDE in stored or not self.steps.is_calibrated:
@@ -253,7 +253,7 @@ class HeatMapRun(Run):
             session.report.note(outgrown)
         return run.with_presence(presence)
 
-    def has_open_decision(self, stored: Mapping[str, Any], folder: DatasetFolder) -> bool:
+    def has_open_decision(self, stored: Values, folder: DatasetFolder) -> bool:
         """Return whether the first images decide something; presence, where there are rows, they no longer do."""
         if PRESENCE in stored:
             return False

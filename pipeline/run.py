@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from rich.console import Console
 
@@ -175,7 +175,7 @@ def _fetch_model(resolved: Run, session: Session) -> None:
 
 
 @contextmanager
-def _started(session: Session, previous: PreviousRun, info: Mapping[str, Any]) -> Iterator[None]:
+def _started(session: Session, previous: PreviousRun, info: Values) -> Iterator[None]:
     """Start the run in its folder for the block. If it fails before its first row, leave the folder as it was."""
     folder = session.folder
     try:

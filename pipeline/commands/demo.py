@@ -8,7 +8,7 @@ It needs neither network nor GPU.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -22,6 +22,7 @@ from pipeline.commands.inspect import inspect
 from pipeline.commands.options import Scenes, Seed, naming_options
 from pipeline.commands.tables import print_against_people
 from pipeline.config import RunConfig
+from pipeline.dataset.rows import Row
 from pipeline.evaluate.evaluation import DEFAULT_PARTS, Evaluation, Part, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from pipeline.evaluate.matching import Query
@@ -99,7 +100,7 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluati
 
 
 def measure_photographs(
-    out: Path, settings: Mapping[str, Any], console: Console, parts: Collection[Part] = DEFAULT_PARTS
+    out: Path, settings: Values, console: Console, parts: Collection[Part] = DEFAULT_PARTS
 ) -> Evaluation:
     """Run over the bundled photographs with sections of a configuration, and measure the parts, see `evaluate_dataset`.
 
@@ -109,7 +110,7 @@ def measure_photographs(
     return measure(out, {"input": INPUT, **settings}, TRUTH, console, parts=parts, text_only=usual_places)
 
 
-def measure(out: Path, settings: Mapping[str, Any], truth: Path, console: Console, **options: Any) -> Evaluation:
+def measure(out: Path, settings: Values, truth: Path, console: Console, **options: Any) -> Evaluation:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays.png`.
 
     options: Those of `evaluate_dataset`.
@@ -140,7 +141,7 @@ def _write_sheet(out: Path, images: Path, truth: Path) -> None:
     Image.fromarray(make_sheet([picture for _, picture in pictures], columns=4)).save(out / "overlays.png")
 
 
-def _choose_regions(row: Mapping[str, Any]) -> list[Values]:
+def _choose_regions(row: Row) -> list[Values]:
     """Return copies of a row's regions for the sheet: the best of an object, at most `REGIONS`, the best first."""
     most_px = AREA * row["width"] * row["height"]
     regions = [dict(region) for region in row["annotations"] if region["bbox"][2] * region["bbox"][3] <= most_px]

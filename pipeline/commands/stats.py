@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import pairwise
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -32,6 +32,7 @@ from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regi
 from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
 from stages.contract.threshold import PRECISIONS
+from stages.contract.values import Values
 
 _BAR: Final = 30  # characters of the longest bar
 
@@ -97,7 +98,7 @@ def stats(
         _print(figures)
 
 
-def _print(figures: Mapping[str, Any]) -> None:
+def _print(figures: Values) -> None:
     samples = figures["samples"]
     note = "" if figures["finished"] else " (the run has not finished)"
     say(console, f"{figures['dataset']}{note}")
@@ -132,7 +133,7 @@ def _print(figures: Mapping[str, Any]) -> None:
         console.print(table)
 
 
-def _print_thresholds(figures: Mapping[str, Any]) -> None:
+def _print_thresholds(figures: Values) -> None:
     title = "what a precision keeps; by size of the box, its share of the image: share of these regions, mean score"
     sizes = [f"box {size}" for size in SIZES]
     table = Table("precision", "score at least", "regions", *sizes, title=title, title_justify="left")
@@ -153,7 +154,7 @@ def _print_thresholds(figures: Mapping[str, Any]) -> None:
         console.print(f"no score reaches a higher precision than {figures['highest_precision']:.2f}")
 
 
-def _print_histogram(title: str, histogram: Mapping[str, Any]) -> None:
+def _print_histogram(title: str, histogram: Values) -> None:
     labels = [f"{low:g} to {high:g}" for low, high in pairwise(histogram["edges"])]
     middle = histogram["quantiles"]
     heading = f"{title}: median {middle['50']:.3f}, quartiles {middle['25']:.3f} and {middle['75']:.3f}"

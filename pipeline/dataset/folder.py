@@ -332,7 +332,7 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
     )
 
 
-def _not_finished(location: str, run: Mapping[str, Any]) -> InputError:
+def _not_finished(location: str, run: Values) -> InputError:
     reason = (
         "the run has not finished, run the same command again" if run else f"no dataset.json in it; {DATASET_EXPECTED}"
     )

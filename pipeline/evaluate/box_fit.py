@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from pipeline.dataset.rows import Row
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet
@@ -101,7 +102,7 @@ class KnownPlace(NamedTuple):
     weight: float = 1.0
 
 
-KnownPlaces = Callable[[Mapping[str, Any], Record], Iterable[KnownPlace]]  # of a row
+KnownPlaces = Callable[[Row, Record], Iterable[KnownPlace]]  # of a row
 
 NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], Values]
 """See `fit_networks`."""
@@ -201,7 +202,7 @@ def place_things(
 def true_places(evaluation_set: EvaluationSet) -> KnownPlaces:
     """Return what tells the places that the ground truth knows."""
 
-    def places_of(row: Mapping[str, Any], record: Record) -> Iterator[KnownPlace]:
+    def places_of(row: Row, record: Record) -> Iterator[KnownPlace]:
         for query in evaluation_set.queries(row, record.phrases):
             if query.target is not None and query.phrase_index is not None:
                 yield KnownPlace(query.phrase_index, query.target.boxes_xywh_px)

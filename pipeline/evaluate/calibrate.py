@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.console import Console
 from pipeline.calibration import calibration_basis, source_basis
 from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
+from pipeline.dataset.rows import Row
 from pipeline.evaluate.box_fit import (
     BoxFigures,
     LearnedBoxes,
@@ -156,7 +157,7 @@ class JudgedSet:
 
     regions: Sequence[JudgedRegion]
     made_with: Values
-    made_from: Mapping[str, Any]
+    made_from: Values
     previous: Calibration | None
     presence: Presence | DetectorPresence | None
     presence_figures: Mapping[str, Estimate]
@@ -267,9 +268,7 @@ class _CalibrationFit:
             regions += self._judge_row(row, record, RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit))
         return regions
 
-    def _judge_row(
-        self, row: Mapping[str, Any], record: Record, stage: RegionsStage | LinkStage
-    ) -> Iterator[JudgedRegion]:
+    def _judge_row(self, row: Row, record: Record, stage: RegionsStage | LinkStage) -> Iterator[JudgedRegion]:
         """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase."""
         row_regions = stage.regions_of(record)
         judged = set()  # captions repeat phrases, and a region counts once

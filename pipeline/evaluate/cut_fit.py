@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from pipeline.dataset.rows import Row
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import is_right
 from pipeline.logistic import LogisticFit, mean_and_scale
@@ -26,7 +27,7 @@ SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have
 
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 
-RowRecords = Sequence[tuple[Mapping[str, Any], Record]]  # rows with their records, see `EvaluationSet.rows_with_maps`
+RowRecords = Sequence[tuple[Row, Record]]  # rows with their records, see `EvaluationSet.rows_with_maps`
 
 
 class SizedThing(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from rich.console import Console
@@ -163,7 +163,7 @@ class Evaluation:
     rule: str
     figures: Figures
     absent: AbsentFigures | None
-    config: Mapping[str, Any]
+    config: Values
 
     @property
     def verdict(self) -> str:

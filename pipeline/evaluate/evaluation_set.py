@@ -14,6 +14,7 @@ from rich.console import Console
 from pipeline.config import RunConfig, sets_any, stored_config, stored_finished_config
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
+from pipeline.dataset.rows import Row
 from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
@@ -93,12 +94,12 @@ class EvaluationSet:
             if row[self.by] in self.matches.images:
                 yield row
 
-    def image_of(self, row: Mapping[str, Any]) -> TruthImage:
+    def image_of(self, row: Row) -> TruthImage:
         """Return the ground truth of a row."""
         return self.matches.images[row[self.by]]
 
     def queries(
-        self, row: Mapping[str, Any], phrases: Sequence[Phrase], maps: Mapping[str, HeatMap] = MappingProxyType({})
+        self, row: Row, phrases: Sequence[Phrase], maps: Mapping[str, HeatMap] = MappingProxyType({})
     ) -> list[Query]:
         """Return the queries of a row; the images have the numbers of the rows."""
         return queries_of(row["id"], row, self.image_of(row), self.truth.categories, phrases, maps)
@@ -237,7 +238,7 @@ def process_input(
         )
 
 
-def phrases_of(entries: Iterable[Mapping[str, Any]]) -> list[Phrase]:
+def phrases_of(entries: Iterable[Values]) -> list[Phrase]:
     """Return the different phrases in entries of a row's `annotations`, `absent` or `phrases`, in their order."""
     phrases = {
         (entry["phrase"], entry["caption_index"], *entry["span"]): Phrase(

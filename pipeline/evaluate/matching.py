@@ -31,11 +31,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from posixpath import basename, splitext
 from types import MappingProxyType
-from typing import Any
 
 import cv2
 import numpy as np
 
+from pipeline.dataset.rows import Annotation, Row
 from pipeline.evaluate.text_only import TextOnly
 from stages.contract.arrays import Bools, Floats32
 from stages.contract.errors import InputError
@@ -213,7 +213,7 @@ def check_size(file_name: str, size_hw: SizeHw, image: TruthImage) -> None:
 
 def queries_of(
     number: int,
-    row: Mapping[str, Any],
+    row: Row,
     image: TruthImage,
     categories: frozenset[str],
     phrases: Sequence[Phrase],
@@ -273,7 +273,7 @@ def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) ->
     return phrase.text in image.absent or bool(names & categories and not names & image.present)
 
 
-def _parse_answer(annotation: Mapping[str, Any]) -> Answer:
+def _parse_answer(annotation: Annotation) -> Answer:
     x, y, w, h = annotation["bbox"]
     mask = Rle(size_hw=tuple(annotation["segmentation"]["size"]), counts=annotation["segmentation"]["counts"])
     scores = {name: annotation[name] for name in ("score", "similarity")}

@@ -16,13 +16,14 @@ small ones.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from pipeline.dataset.rows import Row
 from pipeline.evaluate.matching import ImageHeat, Query
 from pipeline.evaluate.text_only import Extent
 from stages.contract.arrays import Floats
@@ -200,7 +201,7 @@ class Grouping:
     links: tuple[tuple[int, str], ...]
 
 
-def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Grouping:
+def grouping_of(number: int, row: Row, image: TruthImage) -> Grouping:
     """Return the phrases of a row (`captions`, `annotations`) that the ground truth knows; none if it links none."""
     captions = tuple(row["captions"])
     bare_captions = [bare(caption) for caption in captions]

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.dataset.reviews import RegionKey
+from pipeline.dataset.rows import Row
 from pipeline.evaluate.box_fit import BLANK, KnownPlace, LearnedBoxes, fold_of, learn_boxes, place_things
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.metrics import is_right
@@ -100,7 +101,7 @@ def learn_reviewed_boxes(
         return None
     weights = {"right": 1.0, "wrong": len(wrong) / len(moved), "absent": 0.0}
 
-    def places_of(row: Mapping[str, Any], _: Record) -> Iterator[KnownPlace]:
+    def places_of(row: Row, _: Record) -> Iterator[KnownPlace]:
         for phrase in phrases.get(row["id"], ()):
             if phrase.is_first and phrase.place is not None and weights[phrase.answer]:
                 yield KnownPlace(phrase.phrase_index, (phrase.place,), weights[phrase.answer])

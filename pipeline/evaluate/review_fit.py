@@ -222,7 +222,7 @@ class _Basis(NamedTuple):
     stage: RegionsStage | LinkStage
     prior: Calibration | None
     made_with: Values
-    made_from: Mapping[str, Any]
+    made_from: Values
 
 
 def _heat_map_basis(evaluation_set: EvaluationSet) -> _Basis:

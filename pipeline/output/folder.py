@@ -14,11 +14,10 @@ OUT/.phrasebox/           lock. Until the dataset is complete also the journal a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from pipeline.dataset.origin import sign
 from pipeline.dataset.tally import rows_of, write_categories
@@ -152,7 +151,7 @@ class DatasetFolder:
         self._run = asdict(identity)
         return PreviousRun(folder=self.path, state="new", replaces=True)
 
-    def start(self, previous: PreviousRun, run_info: Mapping[str, Any] | None = None) -> None:
+    def start(self, previous: PreviousRun, run_info: Values | None = None) -> None:
         """Make the folder ready for rows, store what they depend on, and take over what is done.
 
         A run to replace becomes a backup, see `restore_backup`. Shards that cannot be read are
@@ -183,12 +182,12 @@ class DatasetFolder:
         if lost := self.journal.lost:
             self.notes.append(f"shards of {self.data} that are gone: {lost:,}. Their rows are done again")
 
-    def update_run_info(self, previous: PreviousRun, run_info: Mapping[str, Any]) -> None:
+    def update_run_info(self, previous: PreviousRun, run_info: Values) -> None:
         """Store more about the run of a finished dataset. The signature does not cover that, and stays as it is."""
         manifest = {**previous.manifest, "run": {**previous.manifest["run"], **run_info}}
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
-    def store_decisions(self, identity: Identity, run_info: Mapping[str, Any], presence: str | None) -> None:
+    def store_decisions(self, identity: Identity, run_info: Values, presence: str | None) -> None:
         """Store what the first images have decided.
 
         Args:
@@ -201,7 +200,7 @@ class DatasetFolder:
         self._run |= {**asdict(identity), **run_info}
         self._store_run({backup.REPLACES: True} if self._replaces else {})
 
-    def _store_run(self, values: Mapping[str, Any]) -> None:
+    def _store_run(self, values: Values) -> None:
         write_text(self._run_file, json.dumps(sign({**self._run, **values}), indent=2))
 
     def drop_backup(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.rows import Row
 from pipeline.dataset.tally import Rows
 from stages.contract.records import stable_id
 from stages.contract.values import Values
@@ -127,7 +128,7 @@ def _renumber_table(table: Any, ids: _Ids) -> Any:
     return table
 
 
-def _renumber_row(row: Mapping[str, Any], ids: _Ids) -> Values:
+def _renumber_row(row: Row, ids: _Ids) -> Values:
     name = row["sample_id"]
     image_id = ids.images.get(name, row["id"])
     annotations = [

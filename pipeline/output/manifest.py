@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline import __version__
 from pipeline.config import RunConfig
@@ -37,7 +36,7 @@ class Manifest:
     model: Mapping[str, str]
     calibration: str | None = None
     scores: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(("fitted_to", "doubt", "presence")))
-    environment: Mapping[str, Any] = field(default_factory=dict)
+    environment: Values = field(default_factory=dict)
     may_sign: bool = True
 
     def card(self, total: Tally) -> str:
@@ -54,7 +53,7 @@ class Manifest:
         )
         return dataset_card(total, dataset_schema(config.output.columns), origin)
 
-    def to_json(self, total: Tally, report: Report, run: Mapping[str, Any]) -> Values:
+    def to_json(self, total: Tally, report: Report, run: Values) -> Values:
         """Return the plain values of `dataset.json`.
 
         Args:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
@@ -137,7 +137,7 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
             raise InputError(f"{dataset.path} differs from {datasets[0].path}: {'; '.join(lines)}")
 
 
-def _depends_on(manifest: Mapping[str, Any]) -> Values:
+def _depends_on(manifest: Values) -> Values:
     """The values that rows of a part depend on, where parts of one whole agree."""
     run = manifest["run"]
     config = run["config"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pipeline import __version__
 from pipeline.config import differences
@@ -98,7 +98,7 @@ class PreviousRun:
         precision: PrecisionChoice = self.run.get("config", {}).get("model", {}).get("precision", AUTO)
         return precision
 
-    def is_complete_with(self, values: Mapping[str, Any]) -> bool:
+    def is_complete_with(self, values: Values) -> bool:
         """Return whether the folder holds all rows of a run that has stored these values."""
         return self.state == "complete" and values.items() <= self.run.items()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
@@ -63,7 +63,7 @@ class Explained:
     cost: Cost
     cosine_agreement: CosineAgreement
     failed_maps: int
-    config: Mapping[str, Any]
+    config: Values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -67,7 +67,7 @@ class TrainingFolder:
             ) from error
         return checkpoint
 
-    def write_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def write_checkpoint(self, checkpoint: Values) -> None:
         """Replace the checkpoint.
 
         Raise OutputError, and keep the one before, if it cannot be written.
@@ -83,7 +83,7 @@ class TrainingFolder:
                 "the same command to resume"
             ) from error
 
-    def write_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def write_log(self, lines: Sequence[Values]) -> None:
         """Write the log. Raise OutputError."""
         path = self.path / LOG
         try:

@@ -7,10 +7,10 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from safetensors.torch import save
@@ -164,7 +164,7 @@ def _settings_of(config: FinetuneConfig, material: TuningData) -> Values:
     return {**config.decides(), "images": material.images}
 
 
-def _check_settings(config: FinetuneConfig, material: TuningData, checkpoint: Mapping[str, Any]) -> None:
+def _check_settings(config: FinetuneConfig, material: TuningData, checkpoint: Values) -> None:
     """Raise ResumeError if the checkpoint is that of another training."""
     stored_settings = checkpoint["decides"]
     settings = _settings_of(config, material)
@@ -224,7 +224,7 @@ class FineTuning:
         """The mean losses of the last line of the log, by name."""
         return {name: value for name, value in self.log[-1].items() if name not in ("step", "learning_rate")}
 
-    def resume(self, checkpoint: Mapping[str, Any]) -> None:
+    def resume(self, checkpoint: Values) -> None:
         """Continue after the last step of a checkpoint with the same settings."""
         self.student.module.load_state_dict(checkpoint["model"])
         for name, parameter in self.recipe.extra_parameters():

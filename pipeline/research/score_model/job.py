@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -129,7 +129,7 @@ class Scores:
 
     model: str
     device: str
-    input: Mapping[str, Any]
+    input: Values
     truth: str | None
     matched: Mapping[str, int] | None
     probe: ProbeConfig

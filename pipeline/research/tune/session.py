@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -110,7 +110,7 @@ class Tuning:
     best: Changes
     gain: Estimate
     figures: TrialFigures
-    settings: Mapping[str, Any]
+    settings: Values
     baseline_s: float
 
     @property

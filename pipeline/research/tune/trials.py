@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +25,7 @@ from stages.contract.arrays import Floats
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
+from stages.contract.values import Values
 from stages.explain import kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, subtract_others
@@ -37,7 +38,7 @@ from stages.regions.thresholds import FittedCut
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
 
-Changes = Mapping[str, Any]  # keys of the configuration with their values
+Changes = Values  # keys of the configuration with their values
 
 DecidingFigure = Literal[
     "pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"
