@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,8 +25,6 @@ from pipeline.summary import (
     Display,
     Report,
     export_command,
-    look_command,
-    review_command,
     summary_table,
     threshold_table,
 )
@@ -269,7 +268,10 @@ def _print_summary(finished: Run, session: Session, total: Tally) -> None:
             print_table(threshold_table(total.thresholds))
             say(*filter(None, [total.unreached_in_words]))
         advised = total.advised if is_calibrated else None
-        say(look_command(path), review_command(path) if is_review_due else export_command(path, advised))
+        inspect = f"phrasebox inspect {shlex.quote(path)}"
+        # No score can be recommended where images differ from those of the fit.
+        use = f"Review it:   {inspect} --review" if is_review_due else export_command(path, advised)
+        say(f"Look at it:  {inspect}", use)
 
 
 def _counts_of(dataset: AnyPath) -> Values:

@@ -250,16 +250,6 @@ def threshold_table(thresholds: Sequence[Threshold]) -> Table:
     return table
 
 
-def look_command(path: str) -> str:
-    """Return the command that shows the dataset in `path`, with a title."""
-    return f"Look at it:  phrasebox inspect {shlex.quote(path)}"
-
-
-def review_command(path: str) -> str:
-    """Return the command for a review, where images differ from those of the fit and no score can be recommended."""
-    return f"Review it:   phrasebox inspect {shlex.quote(path)} --review"
-
-
 def export_command(path: str, advised: Threshold | None) -> str:
     """Return the command that exports. advised: The threshold; None if scores only rank, or none are high."""
     precision = "" if advised is None else f" --precision {advised.goal:g}"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.dataset.selection import SIZES
-from pipeline.evaluate.estimates import BINS, Estimate
+from pipeline.evaluate.estimates import BINS, Estimate, Estimates
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.terminal import counted, say
 
@@ -137,7 +137,7 @@ def print_against_people(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
 
 
-def _print_above_text(metrics: Mapping[str, Estimate], console: Console) -> None:
+def _print_above_text(metrics: Estimates, console: Console) -> None:
     """Print the gain over the baseline of text alone, and the figures beside those of baselines without a map."""
     gains = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
     words = [

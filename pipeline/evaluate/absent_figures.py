@@ -29,7 +29,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.evaluate.absent import HARDER, is_coloured
-from pipeline.evaluate.estimates import Estimate, debiased_calibration_error, presence_area, sum_estimate
+from pipeline.evaluate.estimates import Estimate, Estimates, debiased_calibration_error, presence_area, sum_estimate
 from pipeline.evaluate.matching import Answer
 from pipeline.evaluate.metrics import is_right
 from stages.contract.arrays import Bools, Floats
@@ -111,7 +111,7 @@ class AbsentFigures:
 
     pairs: Mapping[str, int]
     by: Mapping[str, Mapping[str, Estimate | None] | None]
-    saco: Mapping[str, Estimate]
+    saco: Estimates
     ece: Estimate
     ece_there: Estimate
     shares: Annotated[Sequence[PresenceShares] | None, Field(serialization_alias="kept")]
@@ -190,7 +190,7 @@ def _values(pairs: Sequence[Pair], way: str) -> Floats | None:
     return np.array(values, np.float64) if values and len(values) == len(pairs) else None
 
 
-def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dict[str, Estimate]:
+def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> Estimates:
     """Return `il_mcc`, `positive_f1` and `cgf1` of pairs and the regions that answer them."""
     rows = []
     for pair, regions in zip(pairs, answers, strict=True):

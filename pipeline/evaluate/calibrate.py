@@ -32,6 +32,7 @@ from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
 from pipeline.evaluate.detector_presence import fit_detector_presence
 from pipeline.evaluate.estimates import (
     Estimate,
+    Estimates,
     debiased_calibration_error,
     predict_out_of_fold,
     squared_error_gain,
@@ -77,7 +78,7 @@ class CalibrationFigures:
     matched: Mapping[str, int]
     regions: int
     right: int
-    presence: Mapping[str, Estimate]
+    presence: Estimates
     boxes: BoxFigures | None
     calibration_error: Estimate
     replaces: bool
@@ -160,7 +161,7 @@ class JudgedSet:
     made_from: Values
     previous: Calibration | None
     presence: Presence | DetectorPresence | None
-    presence_figures: Mapping[str, Estimate]
+    presence_figures: Estimates
     cut: FittedCut | None = None
     boxes: LearnedBoxes | None = None
 
@@ -191,7 +192,7 @@ class _CalibrationFit:
         cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
         _reject_few(self._judge_regions(config.regions, rows, cuts))  # before presence, which takes long
         presence = None
-        presence_figures: Mapping[str, Estimate] = {}
+        presence_figures: Estimates = {}
         presences: Mapping[tuple[int, str], float] = {}
         if self.has_presence:
             presence, presence_figures, presences = fit_presence_to_truth(evaluation_set, self.console)
@@ -222,7 +223,7 @@ class _CalibrationFit:
         regions = [region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)]
         _reject_few(regions)
         presence = None
-        figures: Mapping[str, Estimate] = {}
+        figures: Estimates = {}
         if self.has_presence:
             records = [record for _, record in rows]
             presence, figures = fit_detector_presence(evaluation_set, steps, records, self.console)

@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 from rich.console import Console
 
-from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
+from pipeline.evaluate.estimates import Estimates, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.presence import check_enough, query_images
 from pipeline.logistic import LogisticFit, fit_logistic
@@ -23,7 +23,7 @@ from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_o
 
 def fit_detector_presence(
     evaluation_set: EvaluationSet, steps: SourceSteps, records: Sequence[Record], console: Console
-) -> tuple[DetectorPresence, dict[str, Estimate]]:
+) -> tuple[DetectorPresence, Estimates]:
     """Fit presence to the same phrases as `pipeline.evaluate.presence.fit_presence_to_truth`.
 
     Args:
@@ -42,19 +42,14 @@ def fit_detector_presence(
     foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
     stages = [steps.before[1], steps.model_stage]
     foreign_records = process_input(evaluation_set.reader, stages, foreign, console, foreign)
-    features: list[list[float]] = []
-    is_present: list[bool] = []
-    numbers: list[int] = []
-    for record in chain(records, foreign_records):
-        image = images_by_name.get(record.sample.sample_id)
-        for text, text_features in features_by_text(record).items():
-            if image is not None and text in image.judged_texts:
-                features.append(text_features)
-                is_present.append(text in image.types_by_text)
-                numbers.append(image.number)
-    values = np.array(features)
-    labels = np.array(is_present, np.bool_)
-    images = np.array(numbers, np.int64)
+    judged = [
+        (features, text in image.types_by_text, image.number)
+        for record in chain(records, foreign_records)
+        if (image := images_by_name.get(record.sample.sample_id)) is not None
+        for text, features in features_by_text(record).items()
+        if text in image.judged_texts
+    ]
+    values, labels, images = map(np.array, zip(*judged, strict=True))
     area = presence_area(predict_out_of_fold(values, labels, images), labels, images)
     return presence_of(fit_logistic(values, labels), float(labels.mean())), {"presence_auc": area}
 

@@ -45,6 +45,10 @@ class Estimate:
     n: int = 0
 
 
+Estimates = dict[str, Estimate]
+"""Figures by name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeShare:
     """Regions of a size: their share of those of all sizes, and their precision."""
@@ -119,7 +123,7 @@ def _estimate(value: float, draws: Floats, n: int) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=n)
 
 
-def mean_figures(values: Mapping[str, Floats], images: Ints) -> dict[str, Estimate]:
+def mean_figures(values: Mapping[str, Floats], images: Ints) -> Estimates:
     """Return the mean of each kind of values (n,) of images (n,), without NaN.
 
     Kinds that are NaN throughout are left out.
@@ -127,7 +131,7 @@ def mean_figures(values: Mapping[str, Floats], images: Ints) -> dict[str, Estima
     names_by_gaps: dict[bytes, list[str]] = {}
     for name, numbers in values.items():
         names_by_gaps.setdefault(np.isnan(numbers).tobytes(), []).append(name)
-    estimates: dict[str, Estimate] = {}
+    estimates: Estimates = {}
     for names in names_by_gaps.values():
         has_value = ~np.isnan(values[names[0]])
         means = mean_estimates([values[name][has_value] for name in names], images[has_value])

@@ -19,6 +19,7 @@ from pipeline.dataset.selection import SIZES
 from pipeline.evaluate.absent_figures import AbsentFigures
 from pipeline.evaluate.estimates import (
     Estimate,
+    Estimates,
     ScoreFilter,
     calibration_error,
     debiased_calibration_error,
@@ -130,10 +131,10 @@ class Figures:
     """
 
     counts: Counts
-    metrics: Mapping[str, Estimate]
-    groups: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
-    links: Mapping[str, Estimate]
-    scores: Mapping[str, Estimate]
+    metrics: Estimates
+    groups: Mapping[str, Mapping[str, Estimates]]
+    links: Estimates
+    scores: Estimates
     calibration_error: Estimate
     calibration_error_plain: Estimate
     thresholds: Sequence[ScoreFilter]
@@ -302,9 +303,9 @@ def _true_sizes(queries: Sequence[Query]) -> dict[str, float]:
 
 def _group_figures(
     groups: Sequence[Mapping[str, str]], values: Mapping[str, Floats], images: Ints
-) -> dict[str, dict[str, dict[str, Estimate]]]:
+) -> dict[str, dict[str, Estimates]]:
     """Return kind of group -> member -> metrics of the targets that belong to it, in order."""
-    figures: dict[str, dict[str, dict[str, Estimate]]] = {}
+    figures: dict[str, dict[str, Estimates]] = {}
     for name in sorted({name for group in groups for name in group}):
         members = np.array([group.get(name, "") for group in groups])
         figures[name] = {
@@ -317,12 +318,12 @@ def _group_figures(
     return figures
 
 
-def _link_figures(groupings: Sequence[Grouping]) -> dict[str, Estimate]:
+def _link_figures(groupings: Sequence[Grouping]) -> Estimates:
     """Return F1 of pairs and B-cubed; nothing if the dataset or the ground truth does not link phrases."""
     groupings = [grouping for grouping in groupings if grouping.links]
     counts = link_counts(groupings)
     images = np.array([grouping.image for grouping in groupings], np.int64)
-    figures: dict[str, Estimate] = {}
+    figures: Estimates = {}
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
-from pipeline.evaluate.estimates import Estimate, predict_out_of_fold, presence_area
+from pipeline.evaluate.estimates import Estimates, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
 from pipeline.logistic import fit_logistic
@@ -169,7 +169,7 @@ def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
 
 def fit_presence_to_truth(
     evaluation_set: EvaluationSet, console: Console
-) -> tuple[Presence, dict[str, Estimate], dict[tuple[int, str], float]]:
+) -> tuple[Presence, Estimates, dict[tuple[int, str], float]]:
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
     Also return the figures, and the presence of each image's own texts. The figures are `presence_auc` and

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
-from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, debiased_calibration_error
+from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, Estimates, debiased_calibration_error
 from pipeline.evaluate.review_sample import population_of
 from stages.contract.arrays import Bools, Floats, Ints
 from stages.contract.errors import InputError
@@ -160,7 +160,7 @@ class ReviewFigures:
     agreement: Agreement
     precision: Estimate
     absent: Estimate
-    by_kind: Mapping[str, Estimate]
+    by_kind: Estimates
     thresholds: Sequence[ScoreRange]
     curve: Sequence[ScoreRange]
     calibration_error: Estimate

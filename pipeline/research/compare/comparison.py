@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.evaluate.estimates import Estimate, plain_values
+from pipeline.evaluate.estimates import Estimates, plain_values
 from pipeline.evaluate.evaluation_set import pixels_of
 from pipeline.research.compare.faithfulness import measure_curves
 from pipeline.research.compare.figures import (
@@ -78,7 +78,7 @@ class ComparisonRow:
     """
 
     explainer: str
-    figures: Mapping[str, Estimate]
+    figures: Estimates
     differences: Mapping[str, Difference] | None
     explained: Explained | None
 

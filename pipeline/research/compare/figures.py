@@ -20,7 +20,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from pipeline.evaluate.estimates import LEVEL, Estimate, mean_figures
+from pipeline.evaluate.estimates import LEVEL, Estimate, Estimates, mean_figures
 from pipeline.evaluate.matching import ImageHeat, Query, draw_map
 from pipeline.evaluate.metrics import IOU, value_of
 from pipeline.research.compare.maps import Maps
@@ -253,9 +253,9 @@ def numbers_in(rows: Sequence[MapValues], label: str, names: Sequence[str]) -> N
     )
 
 
-def figures_of(parts: Sequence[Numbers]) -> dict[str, Estimate]:
+def figures_of(parts: Sequence[Numbers]) -> Estimates:
     """Return the figures that have a value."""
-    figures: dict[str, Estimate] = {}
+    figures: Estimates = {}
     for part in parts:
         figures |= mean_figures(part.values, part.images)
     return {name: figures[name] for name in FIGURES if name in figures}

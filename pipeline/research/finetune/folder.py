@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -95,7 +94,3 @@ class TrainingFolder:
         """Delete log and checkpoints; nothing else."""
         for path in (self.path / LATEST, self.path / LOG, *self.path.glob(f".{LATEST}.*.tmp")):
             path.unlink(missing_ok=True)
-
-    def delete_model(self) -> None:
-        """Delete the model; nothing else."""
-        shutil.rmtree(self.model, ignore_errors=True)

@@ -263,7 +263,7 @@ class FineTuning:
                 if self.step == 0 and self.ranks.is_leader:  # no check can fail after the first step
                     self.folder.clear()
                     if fresh:
-                        self.folder.delete_model()
+                        shutil.rmtree(self.folder.model, ignore_errors=True)
                 self.step += 1
                 self._is_half_done = False
                 if self.step % LOG_EVERY == 0 or self.step == self.steps:

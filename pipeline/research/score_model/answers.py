@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from scipy.stats import hypergeom
 
-from pipeline.evaluate.estimates import Estimate, mean_estimates, weighted_estimate
+from pipeline.evaluate.estimates import Estimate, Estimates, mean_estimates, weighted_estimate
 from pipeline.research.score_model.probe import Embeddings, ImageEmbeddings, Questions
 from stages.contract.arrays import Bools, Floats, Floats32, Ints
 
@@ -211,7 +211,7 @@ class AnswerFigures:
         n: Number of questions.
     """
 
-    figures: Mapping[str, Estimate]
+    figures: Estimates
     n: int
 
 
