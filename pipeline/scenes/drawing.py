@@ -35,16 +35,19 @@ class ShapePart(NamedTuple):
     is_inside: bool
 
 
-def _ellipse(
-    x: float, y: float, rx: float, ry: float, *, tilt: float = 0.0, start: float = 0.0, stop: float = 360.0
-) -> Outline:
-    steps = max(6, round(22 * (stop - start) / 360.0))
-    t = np.radians(np.linspace(start, stop, steps, endpoint=stop - start < 360.0))
+def _ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> Outline:
+    t = np.radians(np.linspace(0.0, 360.0, 22, endpoint=False))
     px = rx * np.cos(t)
     py = ry * np.sin(t)
     cos = math.cos(math.radians(tilt))
     sin = math.sin(math.radians(tilt))
     return np.stack([x + cos * px - sin * py, y + sin * px + cos * py], axis=1).astype(np.float32)
+
+
+def _arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) -> Outline:
+    steps = max(6, round(22 * (stop - start) / 360.0))
+    t = np.radians(np.linspace(start, stop, steps))
+    return np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], axis=1).astype(np.float32)
 
 
 def _rectangle(x0: float, y0: float, x1: float, y1: float) -> Outline:
@@ -82,24 +85,25 @@ def _heart() -> Outline:
 
 def _crescent() -> Outline:
     """A waning moon of radius 1, open to the right."""
-    outer = _ellipse(0, 0, 1, 1, start=50, stop=310)
+    outer = _arc(0, 0, 1, 1, 50, 310)
     x1 = float(outer[-1, 0])
     y1 = float(outer[-1, 1])
     radius = math.hypot(x1 - 0.55, y1)
     half = math.degrees(math.atan2(-y1, x1 - 0.55))
-    inner = _ellipse(0.55, 0, radius, radius, start=half, stop=360 - half)
+    inner = _arc(0.55, 0, radius, radius, half, 360 - half)
     return np.concatenate([outer, inner[::-1]]).astype(np.float32)
 
 
 def _canopy() -> Outline:
     """The umbrella's dome with a scalloped lower edge."""
-    dome = _ellipse(0, 0, 1, 0.85, start=180, stop=360)
-    scallops = [_ellipse(x, 0, 0.25, 0.12, start=180, stop=360)[::-1] for x in (0.75, 0.25, -0.25, -0.75)]
+    dome = _arc(0, 0, 1, 0.85, 180, 360)
+    scallops = [_arc(x, 0, 0.25, 0.12, 180, 360)[::-1] for x in (0.75, 0.25, -0.25, -0.75)]
     return np.concatenate([dome, *scallops]).astype(np.float32)
 
 
 _OUTLINES: Final[dict[str, Callable[..., Outline]]] = {
     "ellipse": _ellipse,
+    "arc": _arc,
     "rectangle": _rectangle,
     "bar": _bar,
     "star": _star,

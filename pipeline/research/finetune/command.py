@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.research.finetune.loop import TunedModel
 
 IS_FIRST: Final = os.environ.get("RANK", "0") == "0"
-"""Whether this process is the one of a group that torchrun has started which talks to people."""
+"""Whether this process leads the group that torchrun has started, and so talks to people."""
 
 DatasetFolder = Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset (data.path).")]
 OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write: model/, log.jsonl (out).")]
