@@ -30,7 +30,8 @@ GROUPS: Final = {
 """What people want -> the verbs for it, in the order of `--help`."""
 
 VERBS: Final[PluginTable[Any]] = PluginTable("phrasebox.commands", order=[*chain.from_iterable(GROUPS.values())])
-"""The verbs: functions, or apps of typer with verbs of their own. pyproject.toml says where they are."""
+"""The verbs: functions, or apps of typer with verbs of their own. pyproject.toml says where they
+are."""
 
 
 class Verbs(TyperGroup):

@@ -1,16 +1,18 @@
 """What a run computes with, decided once and before it computes: engine, precision, calibration and presence.
 
-`resolve` decides what the driver can decide; `HeatMapRun.decide` adds what depends on the first images.
+`resolve` decides what the driver can decide; `HeatMapRun.decide` adds what depends on the first
+images.
 
 Precision: `pipeline.steps.precision_here` takes bf16 where the device is fast in it
-(`stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers know the device;
-`HeatMapRun.in_precision` then takes the first worker's. A resumed run keeps its stored precision. It is fp32 if the
-workers that looked at the first images died, and for another source whose device only workers know.
+(`stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers
+know the device; `HeatMapRun.in_precision` then takes the first worker's. A resumed run keeps its
+stored precision. It is fp32 if the workers that looked at the first images died, and for another
+source whose device only workers know.
 
-Presence: `HeatMapRun.needs_presence` says whether it is fitted to the first images (`pipeline.presence_fit`). The
-presence of all regions is null if `regions.calibration` is `none`, if the calibration in use, named or taken by
-`auto`, has none, if that fit fails, and if regions come from another source than heat maps without such a
-calibration.
+Presence: `HeatMapRun.needs_presence` says whether it is fitted to the first images
+(`pipeline.presence_fit`). The presence of all regions is null if `regions.calibration` is `none`,
+if the calibration in use, named or taken by `auto`, has none, if that fit fails, and if regions
+come from another source than heat maps without such a calibration.
 """
 
 from __future__ import annotations
@@ -47,10 +49,12 @@ from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
 
 ABSENT_SHARE: Final = "absent_share"
-"""The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run has estimated."""
+"""The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run
+has estimated."""
 
 OUTSIDE: Final = "outside_domain"
-"""The key of run.json, and of `run` in dataset.json, for the `DomainShift` of the images; null if there is none."""
+"""The key of run.json, and of `run` in dataset.json, for the `DomainShift` of the images; null if
+there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ A calibration says how often regions are right on images like those of its fit. 
 the first images of a run (`pipeline.warm_up`) are compared with the fit:
 
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
-         probabilities mean nothing. Cosines do not count where captions seem to be of other images, which alone lowers
-         them.
+         probabilities mean nothing. Cosines do not count where captions seem to be of other images,
+         which alone lowers them.
 images   Their embeddings, of which a calibration with presence knows mean and covariance. Regions on photographs of
          other things look alike and are right less often. A calibration cuts maps and ranks
          regions there no worse than none does, but its scores are too high.
@@ -47,7 +47,8 @@ all of 5,000 draws but one were, and 91 % of the draws of 16. With the calibrati
 none of 500 draws of 32 drawn scenes was."""
 
 FEWEST_FITTED: Final = 100
-"""The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the alarms are false."""
+"""The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the
+alarms are false."""
 
 NO_CALIBRATION: Final = "No calibration fits this model with these settings; phrasebox calibrate fits one"
 

@@ -11,8 +11,9 @@ import numpy as np
 from stages.contract.arrays import Bools, Floats
 
 RIDGE: Final = 1.0
-"""Penalty on the squared weights of standardised features. As a prior it has standard deviation 1: weak beside
-hundreds of regions, but it keeps weights finite where a feature separates right from wrong without exception."""
+"""Penalty on the squared weights of standardised features. As a prior it has standard deviation 1:
+weak beside hundreds of regions, but it keeps weights finite where a feature separates right from
+wrong without exception."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,8 @@ def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:
 def roc_area(scores: Floats) -> Callable[[Floats, Floats], float]:
     """Return a function to the area under the ROC curve of scores (n,).
 
-    Its arguments are weights (n,), >= 0, of the scores as positive and as negative examples. Equal scores count half;
-    the area is NaN where all weights of one kind are 0.
+    Its arguments are weights (n,), >= 0, of the scores as positive and as negative examples. Equal
+    scores count half; the area is NaN where all weights of one kind are 0.
 
     >>> roc_area(np.array([0.1, 0.4, 0.8]))(np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0]))
     1.0

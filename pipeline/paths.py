@@ -21,7 +21,8 @@ LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
     "input.phrases": (None,),
     "regions.calibration": (None, "auto", "none"),
 }
-"""Keys that name files and folders to read -> the values that name none. Kinds add theirs, see `locations_of_kinds`."""
+"""Keys that name files and folders to read -> the values that name none. Kinds add theirs, see
+`locations_of_kinds`."""
 
 _KINDS: Final[dict[str, KindTable[Any]]] = {"input": READERS, "explain": EXPLAINERS, "source": SOURCES}
 

@@ -40,7 +40,8 @@ MEASURED_S: Final = 20  # seconds after which no more images are measured
 CPU_ROWS: Final = 4  # images that are measured together on a CPU, where larger batches are no faster
 
 PART_IMAGES: Final = 10_000_000
-"""Most images of a part: its driver holds 80 MB of keys, and a resumed run reads a journal of 160 MB."""
+"""Most images of a part: its driver holds 80 MB of keys, and a resumed run reads a journal of 160
+MB."""
 
 DRIVER_RATE: Final = 5900.0
 """Images a second that one driver feeds to GPUs (docs/benchmarks/scale.md)."""

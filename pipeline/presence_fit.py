@@ -50,7 +50,8 @@ it."""
 MOST_IMAGES: Final = 300  # that are computed for a fit
 
 SAMPLES_AN_IMAGE: Final = 10
-"""Samples of the input for each image of a fit. One process computes these images while all others wait."""
+"""Samples of the input for each image of a fit. One process computes these images while all others
+wait."""
 
 LEAST_LOOK: Final = 60  # images that a fit looks at; some may be unreadable, or have no phrases
 

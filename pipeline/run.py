@@ -39,7 +39,8 @@ from stages.shared.storage import AnyPath
 from stages.write import Tally
 
 INPUT: Final = "input_fingerprint"
-"""The key of `dataset.json` and run.json that identifies the input of the rows, see `stages.read.input_fingerprint`."""
+"""The key of `dataset.json` and run.json that identifies the input of the rows, see
+`stages.read.input_fingerprint`."""
 
 FIRST_SAMPLES: Final = 100  # of which a file of phrases has to have a caption
 

@@ -158,7 +158,8 @@ def packages_of(reader: str, explainer: str, source: str) -> tuple[str, ...]:
 def check_files(config: RunConfig) -> str:
     """Look whether the input and the model that a configuration names are there; return `input_fingerprint`.
 
-    No library of the model is imported, which would take seconds. Raise as `build_steps`, and InputError.
+    No library of the model is imported, which would take seconds. Raise as `build_steps`, and
+    InputError.
     """
     fingerprint = input_fingerprint(config.input)
     if config.source.kind == HEAT_MAPS:  # some of the others need no model

@@ -26,7 +26,8 @@ from rich.progress import (
 )
 
 WIDTH: Final = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-"""Columns of tables in files and pipes, where rich takes 80 and cuts figures off; None asks the terminal."""
+"""Columns of tables in files and pipes, where rich takes 80 and cuts figures off; None asks the
+terminal."""
 
 console = Console(markup=False, emoji=False, width=WIDTH)
 errors = Console(stderr=True, markup=False, emoji=False)

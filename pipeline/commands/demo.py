@@ -1,6 +1,7 @@
 """Draw scenes, make a dataset of them, and measure it.
 
-Scenes -> run -> evaluate -> picture, then the same with photographs where a model for them is there.
+Scenes -> run -> evaluate -> picture, then the same with photographs where a model for them is
+there.
 
 It needs neither network nor GPU.
 """
@@ -59,7 +60,8 @@ def demo(
 ) -> None:
     """Draw scenes, make a dataset of them with the bundled model, and measure it; without network and GPU.
 
-    The bundled photographs follow, if the model `photo` is there, measured against what people outlined.
+    The bundled photographs follow, if the model `photo` is there, measured against what people
+    outlined.
 
     \b
     phrasebox demo

@@ -1,8 +1,8 @@
 """How people choose regions: by size and condition, and by a least score, a precision or a share of all.
 
-A precision or a share becomes a least score from the scores of the regions that fulfil the other conditions. Only the
-columns of the choice are read: scores, and with a size or a condition `CONDITION_COLUMNS`, but never images or masks.
-It takes 4 bytes of memory a region.
+A precision or a share becomes a least score from the scores of the regions that fulfil the other
+conditions. Only the columns of the choice are read: scores, and with a size or a condition
+`CONDITION_COLUMNS`, but never images or masks. It takes 4 bytes of memory a region.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class RegionChoice(Checked):
 def select(dataset: Dataset, choice: RegionChoice, marks: dict[str, str]) -> Selection:
     """Return a choice with its least score; `marks` are those of the samples.
 
-    Raise ConfigError for an invalid condition, for a precision where scores only rank, and for one that no score
-    reaches; InputError for a damaged shard.
+    Raise ConfigError for an invalid condition, for a precision where scores only rank, and for one
+    that no score reaches; InputError for a damaged shard.
     """
     if choice.where.strip():
         Selector(Selection(where=choice.where))  # separately: beside another it could close its brackets

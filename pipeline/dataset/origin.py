@@ -181,7 +181,8 @@ class ImageSource:
     def _find_root(self) -> str | None:
         """Return the folder of the run's images; None for many folders, and where the input itself holds the images.
 
-        The file system is not accessed for a dataset of another user, which must not choose which files.
+        The file system is not accessed for a dataset of another user, which must not choose which
+        files.
         """
         source = _stored_config(self._dataset).get("input")
         if not isinstance(source, dict):

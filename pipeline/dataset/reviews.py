@@ -69,8 +69,8 @@ _NAME: Final = uuid.uuid4().hex[:12]  # of this process's objects
 _CONTENTS: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
 
 Answer = Literal["right", "wrong", "absent", "unsure"]
-"""right: the region shows the object of its phrase. wrong: it does not. absent: the object is not in
-the image. unsure: the reviewer cannot say."""
+"""right: the region shows the object of its phrase. wrong: it does not. absent: the object is not
+in the image. unsure: the reviewer cannot say."""
 
 Coordinate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Side = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]

@@ -91,7 +91,8 @@ RAY_ENVIRONMENT: Final = {
     # next run has only what is left.
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
 }
-"""Environment defaults for Ray 2.60, which reads them at `import ray`. Values that the user has set stay."""
+"""Environment defaults for Ray 2.60, which reads them at `import ray`. Values that the user has set
+stay."""
 
 AT_MOST_INLINE: Final = 100
 """The most samples that `auto` runs in one process on more than two cores.
@@ -101,10 +102,12 @@ process and 58 s on Ray, of which the start is 20 s; 100 scenes with `demo` take
 """
 
 AT_MOST_INLINE_ON_TWO_CORES: Final = 1000
-"""The same on one core or two, which one process keeps busy: 400 scenes take 13 s, and 25 s on Ray."""
+"""The same on one core or two, which one process keeps busy: 400 scenes take 13 s, and 25 s on
+Ray."""
 
 CPU_MODEL_WORKERS: Final = 8
-"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model and shares the cores."""
+"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model and
+shares the cores."""
 
 
 def cores_here() -> int:

@@ -29,10 +29,12 @@ from stages.contract.values import Values
 from stages.shared.storage import AnyPath, cannot_write, is_about_writing
 
 OTHER_WORKERS: Final = 6
-"""Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""
+"""Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two
+to spare."""
 
 GPU_THREADS: Final = 2
-"""The most CPU threads of a model worker on a GPU. One launches what the GPU computes; others need the cores."""
+"""The most CPU threads of a model worker on a GPU. One launches what the GPU computes; others need
+the cores."""
 
 CAPTIONS_A_GPU: Final = 32
 """The most workers for captions and images that feed a GPU. An H100 takes some 5,000 images a

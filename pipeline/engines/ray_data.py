@@ -76,7 +76,8 @@ CALLS: Final = 2
 or packed. A worker on a CPU would only compute later meanwhile."""
 
 POOL_WARNING: Final = "The minimum number of concurrent actors"
-"""Ray Data warns so about an input with fewer batches than there are model workers. Nobody needs to act on it."""
+"""Ray Data warns so about an input with fewer batches than there are model workers. Nobody needs to
+act on it."""
 
 
 @contextmanager

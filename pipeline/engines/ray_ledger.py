@@ -25,10 +25,12 @@ and one answer; a worker that never comes back must not hold them up for ever.""
 SHOW_SECONDS: Final = 0.5
 
 LAST_EVENTS_SECONDS: Final = 30
-"""How long the driver waits at the end for the last read tasks' counts; missing pieces are then counted again."""
+"""How long the driver waits at the end for the last read tasks' counts; missing pieces are then
+counted again."""
 
 ANSWER_SECONDS: Final = 60
-"""How long the driver waits for the ledger: longer than its restart takes, not for ever where the cluster is gone."""
+"""How long the driver waits for the ledger: longer than its restart takes, not for ever where the
+cluster is gone."""
 
 Event = tuple[str, tuple[Any, ...]]  # "read", or the name of one of `Report`'s methods; its arguments
 

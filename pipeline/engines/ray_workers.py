@@ -57,7 +57,8 @@ READ_TASKS: Final = 4000
 costs Ray about 20 ms, and one whose worker dies is done again as a whole."""
 
 MOST_DEATHS: Final = 3
-"""Worker deaths over one sample after which it becomes an error. Two could be nodes that happened to leave."""
+"""Worker deaths over one sample after which it becomes an error. Two could be nodes that happened
+to leave."""
 
 MOST_READ_DEATHS: Final = 10
 """Worker deaths in one read task after which the run fails. Reading needs little memory, so

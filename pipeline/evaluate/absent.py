@@ -157,7 +157,8 @@ def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
 def _is_evidence(head: str, heads: Collection[str]) -> bool:
     """Return whether captions with the head nouns `heads` are evidence that no `head` is in the image.
 
-    They are not if one of `heads` may name the same thing, or if captions usually leave out things of this kind.
+    They are not if one of `heads` may name the same thing, or if captions usually leave out things
+    of this kind.
     """
     kinds = {path[0] for path in things().paths.get(head, ())}
     is_alias = any(may_be(head, other) or may_be(other, head) for other in heads)

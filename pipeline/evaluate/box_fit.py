@@ -142,8 +142,8 @@ def learn_usual_boxes(things: Sequence[PlacedThing]) -> LearnedBoxes:
 def learn_boxes(things: Sequence[PlacedThing], before: BoxFit = BLANK) -> LearnedBoxes:
     """Fit usual boxes to things, and networks, which stay if the interval of their gain is above 0.
 
-    The gain is over the boxes of `before`, which are by default those of the cut. Of too few images no network is
-    tried. Raise InputError without things.
+    The gain is over the boxes of `before`, which are by default those of the cut. Of too few images
+    no network is tried. Raise InputError without things.
     """
     usual = learn_usual_boxes(things)
     images = np.array([thing.image for thing in things], np.int64)
@@ -226,8 +226,8 @@ class BoxFits:
 
     Args:
         things: Things with known places.
-        fit_networks: Returns mean, scale and networks of `BoxFit` for the views of some things; by default there are
-            no networks.
+        fit_networks: Returns mean, scale and networks of `BoxFit` for the views of some things; by
+            default there are no networks.
     """
 
     def __init__(self, things: Sequence[PlacedThing], fit_networks: NetworkFit | None = None) -> None:

@@ -100,7 +100,8 @@ def write_calibration(
         console: Shows the progress.
         presence: Whether to fit presence, too, which takes a forward pass for each image.
 
-    Raise InputError for too few regions, as `EvaluationSet.full_steps`, and ConfigError if `out` cannot be written.
+    Raise InputError for too few regions, as `EvaluationSet.full_steps`, and ConfigError if `out`
+    cannot be written.
     """
     fit = _CalibrationFit(evaluation_set, console, presence)
     judged = fit.judge_heat_maps() if evaluation_set.is_of_heat_maps else fit.judge_detector()

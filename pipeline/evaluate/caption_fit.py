@@ -35,14 +35,16 @@ from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, RegionSourceConfig
 
 CAPTIONED: Final = 1000
-"""The most images that presence is fitted to without annotations: more than by a run, which waits for the fit."""
+"""The most images that presence is fitted to without annotations: more than by a run, which waits
+for the fit."""
 
 
 def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> PresenceFit:
     """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
 
-    Raise InputError if there are too few captions, or if they fit their images no better than other images. Raise
-    ConfigError if `out` cannot be written or a setting cannot be used; and as `EvaluationSet.steps`.
+    Raise InputError if there are too few captions, or if they fit their images no better than other
+    images. Raise ConfigError if `out` cannot be written or a setting cannot be used; and as
+    `EvaluationSet.steps`.
     """
     folder = open_dataset(dataset)
     check_named(folder, settings=settings)

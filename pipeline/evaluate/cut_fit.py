@@ -21,7 +21,8 @@ from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features
 
 RIDGE: Final = 1e-4
-"""Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 .. 1."""
+"""Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 ..
+1."""
 
 SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have been seen with beside the real ones
 
@@ -77,7 +78,8 @@ def fit_cut_to_rows(
 ) -> tuple[FittedCut, UsualSizes]:
     """Fit where maps are cut. Each map is cut at all shares, and the first region of each cut is right or wrong.
 
-    The usual size of a thing comes from other images alone. Raise InputError if no cut is right, or all of them are.
+    The usual size of a thing comes from other images alone. Raise InputError if no cut is right, or
+    all of them are.
     """
     # A segmenter is prompted with the cut: the best prompt is the best contour.
     refine = "none" if config.refine == "sam" else config.refine

@@ -27,7 +27,8 @@ SEED: Final = 0
 LEVEL: Final = 0.95  # two-sided confidence level of all intervals
 
 BINS: Final = 15
-"""Bins of equal width for the calibration error: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+"""Bins of equal width for the calibration error: Guo et al., "On Calibration of Modern Neural
+Networks", ICML 2017."""
 
 THRESHOLDS: Final = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Scores for which the report says how many regions a filter keeps."""
@@ -142,8 +143,9 @@ def mean_figures(values: Mapping[str, Floats], images: Ints) -> Estimates:
 def risk_coverage_area(scores: Floats, right: Bools) -> Callable[[Floats], float]:
     """Return a function from weights to the area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017).
 
-    The area is the share of wrong regions among the kept ones, averaged over the number of kept regions in the order of
-    their scores: lower is better. Equal scores count as the average of all their orders.
+    The area is the share of wrong regions among the kept ones, averaged over the number of kept
+    regions in the order of their scores: lower is better. Equal scores count as the average of all
+    their orders.
     """
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))  # the first of each run of equal scores
@@ -171,9 +173,10 @@ def risk_coverage_area(scores: Floats, right: Bools) -> Callable[[Floats], float
 def debiased_calibration_error(scores: Floats, right: Bools, images: Ints) -> Estimate:
     """Return the root mean square distance between score and hit rate over `BINS` bins of equal mass, 0 .. 1.
 
-    The variance is subtracted from the square of each bin's distance, so that exact scores have 0 on average: the
-    estimator of Kumar et al., "Verified Uncertainty Calibration", NeurIPS 2019, with the variance over images. In
-    resamples chance counts twice, so the variance is subtracted twice.
+    The variance is subtracted from the square of each bin's distance, so that exact scores have 0
+    on average: the estimator of Kumar et al., "Verified Uncertainty Calibration", NeurIPS 2019,
+    with the variance over images. In resamples chance counts twice, so the variance is subtracted
+    twice.
     """
     if images.size == 0:
         return Estimate()
@@ -199,7 +202,8 @@ def debiased_calibration_error(scores: Floats, right: Bools, images: Ints) -> Es
 def calibration_error(scores: Floats, right: Bools, weights: Floats) -> float:
     """Return the expected calibration error: mean distance between score and hit rate over `BINS` bins, 0 .. 1.
 
-    Chance counts as error: with few regions it is never 0, and the resampled intervals of small errors are too high.
+    Chance counts as error: with few regions it is never 0, and the resampled intervals of small
+    errors are too high.
     """
     total = weights.sum()
     if total <= 0:
@@ -263,7 +267,8 @@ def measure_thresholds(scores: Floats, right: Bools, images: Ints, box_shares: F
 def squared_error_gain(baseline: Floats, scores: Floats, right: Bools, images: Ints) -> Estimate:
     """Return how far the mean squared error of scores (Brier 1950) falls from `baseline` to `scores`, paired by region.
 
-    The error falls where scores come nearer to the precision, and where they separate right regions from wrong ones.
+    The error falls where scores come nearer to the precision, and where they separate right regions
+    from wrong ones.
 
     Args:
         baseline, scores: Scores (n,), 0 .. 1, of the same regions.

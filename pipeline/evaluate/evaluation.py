@@ -180,7 +180,8 @@ class Evaluation:
 
 
 Part = Literal["maps", "absent"]
-"""What is measured beside regions: heat maps, and how well phrases of other images are recognised as absent."""
+"""What is measured beside regions: heat maps, and how well phrases of other images are recognised
+as absent."""
 
 DEFAULT_PARTS: Final[tuple[Part, ...]] = ("maps",)
 

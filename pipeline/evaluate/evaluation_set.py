@@ -35,7 +35,8 @@ from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth, TruthImage
 
 DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
-"""Sections of the configuration that heat maps depend on: if a setting changes them, the maps are computed again."""
+"""Sections of the configuration that heat maps depend on: if a setting changes them, the maps are
+computed again."""
 
 StepsT = TypeVar("StepsT", bound=Steps)
 

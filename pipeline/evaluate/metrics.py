@@ -1,16 +1,18 @@
 """METRICS: one number for each target. It is 0 for a target that was missed, and None where it is not defined.
 
-Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV 2018), without a
-tolerance; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as in
-MDETR's evaluation of Flickr30k Entities, ANY-BOX and MERGED-BOX; places from text alone, `pipeline.evaluate.text_only`.
+Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV
+2018), without a tolerance; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall
+as in MDETR's evaluation of Flickr30k Entities, ANY-BOX and MERGED-BOX; places from text alone,
+`pipeline.evaluate.text_only`.
 
-Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground truth if both have
-it in the same caption (see `find_spelling`), as often and in the same order. Two known phrases of one image are a pair,
-right if the dataset and the ground truth link both or neither. Left out are phrases without a region, which have no
-group in the dataset, and phrases that the ground truth does not mark or marks as nothing visible. B-cubed (Bagga &
-Baldwin, LREC Workshop on Linguistic Coreference 1998) has two shares for each phrase: the part of its group that is of
-its thing, and the part of its thing that is in its group. Unlike with pairs, one large group does not outweigh many
-small ones.
+Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground
+truth if both have it in the same caption (see `find_spelling`), as often and in the same order. Two
+known phrases of one image are a pair, right if the dataset and the ground truth link both or
+neither. Left out are phrases without a region, which have no group in the dataset, and phrases that
+the ground truth does not mark or marks as nothing visible. B-cubed (Bagga & Baldwin, LREC Workshop
+on Linguistic Coreference 1998) has two shares for each phrase: the part of its group that is of its
+thing, and the part of its thing that is in its group. Unlike with pairs, one large group does not
+outweigh many small ones.
 """
 
 from __future__ import annotations
@@ -141,7 +143,8 @@ WITHOUT_TEXT: Final = {
     "box_recall": "text_box",
     "box_recall_merged": "text_box_merged",
 }
-"""Metric -> the same metric of an answer from text alone. The report shows the difference as "NAME_above_text"."""
+"""Metric -> the same metric of an answer from text alone. The report shows the difference as
+"NAME_above_text"."""
 
 _RECALLS: Final[tuple[tuple[str, str, Extent], ...]] = (
     ("", "any true box (ANY)", "box"),

@@ -172,8 +172,9 @@ def fit_presence_to_truth(
 ) -> tuple[Presence, Estimates, dict[tuple[int, str], float]]:
     """Fit presence to present phrases, to phrases of other images, and to phrases that the ground truth calls absent.
 
-    Also return the figures, and the presence of each image's own texts. The figures are `presence_auc` and
-    `similarity_auc` on images that the regression was not fitted to; the statistics of the images come from all images.
+    Also return the figures, and the presence of each image's own texts. The figures are
+    `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the
+    statistics of the images come from all images.
 
     Raise InputError if there are too few phrases, and as `model_steps`.
     """

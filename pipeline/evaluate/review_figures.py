@@ -1,6 +1,7 @@
 """What people's answers about a sample of regions say of the whole dataset: `phrasebox stats --reviews`.
 
-Intervals are Wilson's. Several answers about a region count once, by majority, and those who cannot say do not count.
+Intervals are Wilson's. Several answers about a region count once, by majority, and those who cannot
+say do not count.
 """
 
 from __future__ import annotations

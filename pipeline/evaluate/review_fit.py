@@ -1,14 +1,16 @@
 """`phrasebox calibrate --reviews`: scores fitted to people's answers about some 200 regions of a dataset.
 
-So few answers only correct the previous calibration of the dataset's scores, if there is one. The fit is the most
-likely one a posteriori; a standardised weight has a normal prior around the previous one.
+So few answers only correct the previous calibration of the dataset's scores, if there is one. The
+fit is the most likely one a posteriori; a standardised weight has a normal prior around the
+previous one.
 
 right      the regression on a region's evidence, fitted to "right" and "wrong"
 presence   its log odds, constant + slope * log odds with slope >= 0, fitted to "there" (right or wrong) and "not there"
 
-Where presence is not known, "not there" counts as wrong. The cut of maps does not change: an answer is about the shown
-cut, and a wrong box does not tell whether another cut of its map would be right. Boxes that people drag do
-(`review_boxes.py`); where learned boxes are used, `right` is fitted to those.
+Where presence is not known, "not there" counts as wrong. The cut of maps does not change: an answer
+is about the shown cut, and a wrong box does not tell whether another cut of its map would be right.
+Boxes that people drag do (`review_boxes.py`); where learned boxes are used, `right` is fitted to
+those.
 """
 
 from __future__ import annotations
@@ -61,12 +63,14 @@ regions get a score of 0.5."""
 DETECTOR_SCORES: Final = Calibration(
     bias=0.0, weight={"log_odds": 1.0}, mean={"log_odds": 0.0}, scale={"log_odds": 1.0}, made_with={}, made_from={}
 )
-"""Takes a detector's own scores for probabilities: the prior of the first answers about its boxes."""
+"""Takes a detector's own scores for probabilities: the prior of the first answers about its
+boxes."""
 
 BIAS_CERTAINTY: Final = 0.01  # precision of the prior of the constant
 
 PRESENCE_CERTAINTY: Final = 0.3
-"""Precision of the prior of presence's constant: presence must not become certain if nobody says "not there"."""
+"""Precision of the prior of presence's constant: presence must not become certain if nobody says
+"not there"."""
 
 _CERTAIN: Final = 1e-6  # presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds
 
@@ -152,11 +156,13 @@ def write_reviewed_calibration(
 ) -> ReviewFitFigures:
     """Fit a calibration to the answers beside a dataset, write it to `out`, and return how good it is.
 
-    Heat maps of the reviewed images come from the shards, or are computed again, and so are a detector's boxes.
+    Heat maps of the reviewed images come from the shards, or are computed again, and so are a
+    detector's boxes.
 
-    Raise InputError for fewer than `MIN_ANSWERS` answers, for only right or only wrong answers, and for a dataset that
-    cannot be read or that is now cut otherwise. Raise ConfigError if a setting cannot be used, if the calibration of
-    the dataset's scores is not found, or if `out` cannot be written.
+    Raise InputError for fewer than `MIN_ANSWERS` answers, for only right or only wrong answers, and
+    for a dataset that cannot be read or that is now cut otherwise. Raise ConfigError if a setting
+    cannot be used, if the calibration of the dataset's scores is not found, or if `out` cannot be
+    written.
     """
     read_reviewed_regions(open_dataset(path))  # faults of the answers are reported before a model is loaded
     evaluation_set, _ = open_reviewed_dataset(path, settings)

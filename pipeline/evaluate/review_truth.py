@@ -20,10 +20,12 @@ Boxes = dict[tuple[str, str], list[Box]]  # by id of the sample and phrase
 def open_reviewed_dataset(path: Path, settings: Sequence[str] = ()) -> tuple[EvaluationSet, Boxes]:
     """Open a dataset with its reviews as its ground truth; return it and the boxes that people call wrong.
 
-    A region that people call right is a true box of its phrase, and so is a corrected box. A phrase that they call
-    absent is absent. Deleted and corrected regions are wrong. `settings` are as for `open_evaluation_set`.
+    A region that people call right is a true box of its phrase, and so is a corrected box. A phrase
+    that they call absent is absent. Deleted and corrected regions are wrong. `settings` are as for
+    `open_evaluation_set`.
 
-    Raise InputError if nobody reviewed a region of this dataset, or if dataset or reviews cannot be read.
+    Raise InputError if nobody reviewed a region of this dataset, or if dataset or reviews cannot be
+    read.
     """
     dataset = open_dataset(path)
     reviews = read_reviews(dataset.path)

@@ -1,11 +1,12 @@
 """Boxes and points from the text of a phrase alone: how good is an answer without a look at the image?
 
-Ground truth of other images says where in an image the things of a head noun usually are. Coordinates are shares of the
-image's sides, so the images' own sizes do not matter. Candidate boxes have their corners on a grid of `EDGES` x `EDGES`
-places. A noun's box is the candidate that has IoU >= 0.5 with the true boxes of most of its phrases. A noun's point is
-the cell of a grid of `CELLS` x `CELLS` that lies in true boxes most often. Both are shrunk: each noun counts as seen
-`SHRINK` more times, with the shares of all phrases. A noun that was seen fewer than `FEWEST` times gets the box and the
-point of all phrases.
+Ground truth of other images says where in an image the things of a head noun usually are.
+Coordinates are shares of the image's sides, so the images' own sizes do not matter. Candidate boxes
+have their corners on a grid of `EDGES` x `EDGES` places. A noun's box is the candidate that has IoU
+>= 0.5 with the true boxes of most of its phrases. A noun's point is the cell of a grid of `CELLS` x
+`CELLS` that lies in true boxes most often. Both are shrunk: each noun counts as seen `SHRINK` more
+times, with the shares of all phrases. A noun that was seen fewer than `FEWEST` times gets the box
+and the point of all phrases.
 """
 
 from __future__ import annotations

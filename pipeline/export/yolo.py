@@ -35,7 +35,8 @@ PARTS: Final = "masks of several parts: joined by lines of no width, since a lab
 SLASHES: Final = 'names with "/": written as a space, since Ultralytics reads it as the sign between synonyms'
 
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""Characters that YAML wants escaped, or folds as the end of a line, and JSON leaves as they are."""
+"""Characters that YAML wants escaped, or folds as the end of a line, and JSON leaves as they
+are."""
 
 
 class YoloConfig(FormatConfig):

@@ -174,8 +174,8 @@ def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> F
 def masks_of(regions: Sequence[Annotation], size_hw: SizeHw, target_hw: SizeHw) -> Bools:
     """Return the masks of regions as pixels, bool (regions, height, width).
 
-    They are resized to `target_hw`; each pixel takes the value at its centre. Raise ValueError for a
-    damaged mask.
+    They are resized to `target_hw`; each pixel takes the value at its centre. Raise ValueError for
+    a damaged mask.
     """
     masks = np.zeros((len(regions), *target_hw), np.bool_)
     sides = zip(target_hw, size_hw, strict=True)

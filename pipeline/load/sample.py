@@ -104,7 +104,8 @@ _REGION_TENSORS: Final = {
     "caption_indices": ("caption_index", torch.zeros(0, dtype=torch.int64)),
     "region_ids": ("id", torch.zeros(0, dtype=torch.int64)),
 }
-"""Tensor of every sample, with a row for each region -> the field of an annotation, and the tensor without regions."""
+"""Tensor of every sample, with a row for each region -> the field of an annotation, and the tensor
+without regions."""
 
 _JOINS: Final[Values] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
 """Entry of a sample -> function that joins those of a batch, if they are equal in size."""

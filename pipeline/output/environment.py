@@ -11,7 +11,8 @@ from typing import Final
 from stages.contract.values import Values
 
 LIBRARIES: Final = ("torch", "open_clip_torch", "spacy", "opencv-python-headless", "pillow", "pyarrow", "ray")
-"""The distributions that rows and their files depend on, beside the parser's model. None of them is imported."""
+"""The distributions that rows and their files depend on, beside the parser's model. None of them is
+imported."""
 
 
 def environment_here(spacy_model: str) -> Values:

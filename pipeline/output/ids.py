@@ -34,7 +34,8 @@ WITH shared AS (SELECT category_id FROM regions GROUP BY ALL HAVING min(hash(phr
     several AS (SELECT hash(phrase) AS one FROM regions GROUP BY ALL HAVING min(category_id) <> max(category_id))
 SELECT DISTINCT phrase FROM regions WHERE category_id IN (FROM shared) OR hash(phrase) IN (FROM several)
 """
-"""Phrases that share an id, or have two: in rows that were added to a finished dataset they have their hash."""
+"""Phrases that share an id, or have two: in rows that were added to a finished dataset they have
+their hash."""
 
 
 @dataclass(slots=True)

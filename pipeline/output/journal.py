@@ -10,11 +10,12 @@ in the journal, and there with its size     It counts.
 in the journal, but gone                    Its rows are done again (`Journal.lost`).
 in the journal, but of another size         As one that is not in the journal.
 not in it, of the previous attempt          The driver had no time to note it. It counts if it can be read, and is
-                                            deleted if it has a row that another shard has. A damaged one is moved
-                                            aside, and its rows are done again.
+                                            deleted if it has a row that another shard has. A
+                                            damaged one is moved aside, and its rows are done again.
 not in it, of an older attempt              It is deleted: a worker that outlived its driver has written it late. On a
-                                            cluster workers live on for longer. The end of a run deletes such shards of
-                                            the previous attempt (`Journal.late_shards`).
+                                            cluster workers live on for longer. The end of a run
+                                            deletes such shards of the previous attempt
+                                            (`Journal.late_shards`).
 of one process, which has no late workers   It counts if it can be read. The names of these shards have no attempt.
 
 All shards that count become the first file of the new journal, which decides from then on. Without
@@ -46,13 +47,15 @@ from stages.read import Piece
 from stages.shared.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 
 WORKER_SHARD_NAME: Final = re.compile(r"(\d{4,})-[0-9a-f]{32}-\d+\.parquet")
-"""Names of workers' shards: the attempt, a hash of the sample ids of a write, and the number of the file in it."""
+"""Names of workers' shards: the attempt, a hash of the sample ids of a write, and the number of the
+file in it."""
 
 _FIRST: Final = "00000.parquet"
 _SCHEMA: Final = pa.schema(
     [("name", pa.string()), ("bytes", pa.int64()), ("keys", pa.list_(pa.int64())), ("skipped", pa.string())]
 )
-"""A row is a shard; or, where `bytes` is null, a piece of the input, with the rows that gave no sample as JSON."""
+"""A row is a shard; or, where `bytes` is null, a piece of the input, with the rows that gave no
+sample as JSON."""
 
 FLUSH_SECONDS: Final = 5.0
 FLUSH_SHARE: Final = 0.01

@@ -25,7 +25,8 @@ _THREADS: Final = 32  # Files opened at once
 _CONTENT: Final = np.dtype([("key", np.int64), ("content", np.int64)])  # Of a row or a sample
 
 NAME_COLUMN: Final = "sample_id"
-"""The column that identifies a row. Ids do not: two samples may share one until the end of a run."""
+"""The column that identifies a row. Ids do not: two samples may share one until the end of a
+run."""
 
 AnswerT = TypeVar("AnswerT")
 

@@ -34,7 +34,8 @@ KINDS: Final[tuple[str, ...]] = (
     "car", "cat", "chair", "crown", "cup", "fish", "flower", "hat", "heart", "house", "key", "kite",
     "ladder", "lamp", "leaf", "moon", "mushroom", "rocket", "snail", "star", "table", "tent", "tree", "umbrella",
 )  # fmt: skip
-"""The kinds of objects in a fixed order; the position is the kind's index and, plus one, its category id."""
+"""The kinds of objects in a fixed order; the position is the kind's index and, plus one, its
+category id."""
 
 _IRREGULAR: Final = {"bus": "buses", "butterfly": "butterflies", "fish": "fish", "leaf": "leaves"}
 
@@ -58,7 +59,8 @@ PLACE_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "below": ("below", "under"),
     "near": ("next to", "beside", "near", "next to"),
 }
-"""Relation -> words between the name of an object and the name of the object that it is related to."""
+"""Relation -> words between the name of an object and the name of the object that it is related
+to."""
 
 PLAIN_TEMPLATES: Final[dict[int, tuple[str, ...]]] = {
     1: (

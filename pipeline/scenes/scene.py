@@ -40,7 +40,8 @@ MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the 
 MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the image's side
 _MIN_VISIBLE_REL: Final = 0.45  # Least share of an object's own area that stays visible behind the others
 _OUTWARDS: Final = 0.15
-"""How much rarer places in the middle are than under an even spread: 1 / (1 + 0.15) along each axis.
+"""How much rarer places in the middle are than under an even spread: 1 / (1 + 0.15) along each
+axis.
 
 Large objects rarely leave the middle free, and a model would find an object at the image's
 centre without looking."""

@@ -213,7 +213,8 @@ class Pages:
     def start(self) -> tuple[float, float] | None:
         """The score at which the slider starts, and the share of the regions that have it or more.
 
-        It is the highest step with at least `USEFUL_SHARE`; None without regions, and until all shards have been read.
+        It is the highest step with at least `USEFUL_SHARE`; None without regions, and until all
+        shards have been read.
         """
         if self._start is None and self.index.ready:
             counts = self.index.count_by_score(EVERYTHING)

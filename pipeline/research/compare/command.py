@@ -84,8 +84,8 @@ def compare(
 
     Without --truth nothing that needs places is measured.
 
-    Maps are compared as the methods give them: no contrast, no affinity, no blur. Intervals are 95 %, over images. Of a
-    configuration the sections input, model, phrases and images are used.
+    Maps are compared as the methods give them: no contrast, no affinity, no blur. Intervals are 95
+    %, over images. Of a configuration the sections input, model, phrases and images are used.
 
     \b
     phrasebox compare captions.jsonl --images photos/ --truth Entities/ --model ViT-B-16/laion2b_s34b_b88k

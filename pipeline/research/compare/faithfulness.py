@@ -1,17 +1,19 @@
 """Insertion and deletion: does an image lose its phrase where the heat map is hot, and does the hot part alone keep it?
 
-Pixels change in the order of their heat. Deletion hides the hottest pixels first: the faster the phrase's score falls,
-the smaller is the area under its curve. Insertion begins with nothing visible and shows the hottest pixels first: the
-faster the score rises, the larger is the area.
+Pixels change in the order of their heat. Deletion hides the hottest pixels first: the faster the
+phrase's score falls, the smaller is the area under its curve. Insertion begins with nothing visible
+and shows the hottest pixels first: the faster the score rises, the larger is the area.
 
-Both are those of Petsiuk, Das, Saenko, "RISE" (BMVC 2018, arXiv 1806.07421), `CausalMetric`. Deletion hides behind the
-mean colour of the model's normalisation, which is 0 there; insertion begins with a blurred image. Both continue to the
-whole image, in steps of 224 pixels; the score is the probability of a class.
+Both are those of Petsiuk, Das, Saenko, "RISE" (BMVC 2018, arXiv 1806.07421), `CausalMetric`.
+Deletion hides behind the mean colour of the model's normalisation, which is 0 there; insertion
+begins with a blurred image. Both continue to the whole image, in steps of 224 pixels; the score is
+the probability of a class.
 
-Deviations: the score is the model's own probability of the phrase (`phrase_probability`), not that of a class. If the
-logits have no bias, it is a probability among a set of phrases. The curves are read at fewer shares (`SHARES`), because
-every point costs a forward pass; the shares are closer together at the steep beginning of the curves. Pixels of equal
-heat, such as all pixels where a map is 0, change in the order from the hot part of the map outwards.
+Deviations: the score is the model's own probability of the phrase (`phrase_probability`), not that
+of a class. If the logits have no bias, it is a probability among a set of phrases. The curves are
+read at fewer shares (`SHARES`), because every point costs a forward pass; the shares are closer
+together at the steep beginning of the curves. Pixels of equal heat, such as all pixels where a map
+is 0, change in the order from the hot part of the map outwards.
 
 The area is the trapezoidal one: 0 .. 1 for a probability.
 """
@@ -34,7 +36,8 @@ from stages.explainers.perturbation.masked import baseline_image, blur_image, ma
 from stages.shared.model.clip import ClipModel, TextCache
 
 TIE_BLUR: Final = 0.1
-"""Standard deviation of the blur that orders pixels of equal heat, as a share of the image's shorter side."""
+"""Standard deviation of the blur that orders pixels of equal heat, as a share of the image's
+shorter side."""
 
 BLUR_SHARE: Final = 5 / 224
 """Standard deviation of the blur that insertion begins with, as a share of the shorter side: 5
@@ -42,7 +45,8 @@ px of 224 as in RISE's code. RISE blurs less, because its kernel of 11 px cuts t
 at one deviation."""
 
 MASKS_PER_STEP: Final = {"cpu": 8, "cuda": 64}
-"""Masked images in one forward pass. On CPUs more are slower, because their activations no longer fit the caches."""
+"""Masked images in one forward pass. On CPUs more are slower, because their activations no longer
+fit the caches."""
 
 SHARES: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
 """Shares of changed pixels at each point of a curve."""
@@ -102,7 +106,8 @@ def changed_pixels(places: Ints) -> Bools:
 def phrase_probability(cosines: Floats, phrase: int, scale: float, bias: float | None) -> Floats:
     """Return the probability that a model gives a phrase by number: cosines (points, phrases) -> (points,), 0 .. 1.
 
-    It is the phrase's share of the softmax over all, or with a bias (`ClipModel.logit_bias`) its own sigmoid.
+    It is the phrase's share of the softmax over all, or with a bias (`ClipModel.logit_bias`) its
+    own sigmoid.
     """
     logits = scale * cosines
     values: Floats = softmax(logits, axis=1)[:, phrase] if bias is None else expit(logits[:, phrase] + bias)

@@ -1,11 +1,13 @@
 """Numbers from the maps of all contenders: means over phrases with intervals over images, and paired differences.
 
-FIGURES defines each figure and the direction in which it is better. Values of a failed map count as 0.
+FIGURES defines each figure and the direction in which it is better. Values of a failed map count as
+0.
 
-Places are judged by plain heat maps at any threshold, with the same rule for every explainer. A map is drawn over its
-image with `SAMPLES` samples along the longer side, bilinear between its values. Its mask lies above a threshold, and
-its box is the box around the part of the mask with most heat; parts touch each other also by a corner. Nothing is
-blurred, and colours do not count: `phrasebox eval` measures the regions that a run makes of a map.
+Places are judged by plain heat maps at any threshold, with the same rule for every explainer. A map
+is drawn over its image with `SAMPLES` samples along the longer side, bilinear between its values.
+Its mask lies above a threshold, and its box is the box around the part of the mask with most heat;
+parts touch each other also by a corner. Nothing is blurred, and colours do not count: `phrasebox
+eval` measures the regions that a run makes of a map.
 """
 
 from __future__ import annotations

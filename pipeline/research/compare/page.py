@@ -1,7 +1,7 @@
 """The page of `phrasebox compare`: heat maps of one phrase by all explainers side by side, in one file.
 
-It needs neither network nor server: it includes pictures, style and script. The template escapes texts, and a content
-security policy lets no script run but the page's own.
+It needs neither network nor server: it includes pictures, style and script. The template escapes
+texts, and a content security policy lets no script run but the page's own.
 """
 
 from __future__ import annotations

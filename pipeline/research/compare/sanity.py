@@ -1,10 +1,11 @@
 """Do maps follow weights and phrases? The sanity checks of Adebayo et al. (NeurIPS 2018, arXiv 1810.03292).
 
-A map that explains a model changes when the model's weights do. The paper re-initialises layer after layer, from the
-output on. Here the numbers within every weight of the image tower are shuffled at once, which keeps their spread and so
-the scale of the activations.
+A map that explains a model changes when the model's weights do. The paper re-initialises layer
+after layer, from the output on. Here the numbers within every weight of the image tower are
+shuffled at once, which keeps their spread and so the scale of the activations.
 
-The text tower stays as it is. Stored statistics of batch normalisation and the pixels' normalisation are no weights.
+The text tower stays as it is. Stored statistics of batch normalisation and the pixels'
+normalisation are no weights.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
 def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int) -> list[MapValues]:
     """Compute rank correlations of the first question's map with maps that should differ; the seed shuffles weights.
 
-    Explainers that take many forward passes for each image are left out: they would need three times as many.
+    Explainers that take many forward passes for each image are left out: they would need three
+    times as many.
 
     Returns:
-        For each image and contender the correlation with the map of a phrase of the next image (`phrase_swapped`)
-        and with its own map by shuffled weights (`weights_all`).
+        For each image and contender the correlation with the map of a phrase of the next image
+        (`phrase_swapped`) and with its own map by shuffled weights (`weights_all`).
     """
     first_phrases = [image.questions[0].phrase for image in images]
     labels = [contender.label for contender in contest.contenders]

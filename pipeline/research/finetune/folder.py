@@ -27,7 +27,8 @@ WRITTEN_BY: Final = "Fine-tuned by phrasebox"  # words of every card
 class TrainingFolder:
     """The folder of a training.
 
-    Raise OutputError if it does not exist and cannot be created.
+    Raise OutputError if it does not exist and cannot be created, and ResumeError if `model/`, which
+    the tuned model replaces, holds files that no training wrote.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,9 +38,6 @@ class TrainingFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {path}: {error.strerror}") from error
-
-    def check_model(self) -> None:
-        """Raise ResumeError if `model/`, which the tuned model replaces, holds files that no training wrote."""
         names = {path.name for path in self.model.iterdir()} if self.model.is_dir() else set()
         if CARD in names and WRITTEN_BY in (self.model / CARD).read_text("utf-8", errors="replace"):
             names -= {OPEN_CLIP_CONFIG, WEIGHTS, VOCABULARY, CARD}

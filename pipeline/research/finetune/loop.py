@@ -85,8 +85,7 @@ def finetune(
     Raises:
         ConfigError, WeightsError, ResourceError: The model or a setting cannot be used.
         InputError: The dataset cannot be read or has nothing to learn from.
-        ResumeError: The folder holds another training, a damaged checkpoint or a `model/` that
-            no training wrote.
+        ResumeError: The folder holds another training, a damaged checkpoint or a foreign `model/`.
         OutputError: The folder cannot be written. Older checkpoints are kept.
     """
     device = pick_device(config.model.device)
@@ -97,9 +96,7 @@ def finetune(
             checkpoint = None
             if ranks.is_leader:
                 fetch(description, say or (lambda _: None))
-                folder = TrainingFolder(config.out)
-                folder.check_model()
-                checkpoint = None if fresh else folder.read_checkpoint()
+                checkpoint = None if fresh else TrainingFolder(config.out).read_checkpoint()
         checkpoint = ranks.broadcast(checkpoint)
         with ranks.share_errors():
             if checkpoint is not None:

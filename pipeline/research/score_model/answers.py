@@ -1,7 +1,8 @@
 """Embeddings -> a number for each region, phrase, caption and image -> figures, and differences between two models.
 
-Equal similarities are in random order, and every number is the expected value over these orders. A model that gives
-all candidates the same similarity then scores like chance, and no figure depends on the order of the input.
+Equal similarities are in random order, and every number is the expected value over these orders. A
+model that gives all candidates the same similarity then scores like chance, and no figure depends
+on the order of the input.
 
 Shapes: Q queries, C candidates, E embedding.
 """
@@ -152,9 +153,9 @@ def retrieve(
 ) -> dict[str, Answers]:
     """Find the image of every caption among all images, and a caption of every image among all captions.
 
-    An image finds its caption if any of its captions is among the first k, as in open_clip and the literature. Captions
-    with the same text count once, and each image with that caption is right for it. Where all captions differ this is
-    the usual definition.
+    An image finds its caption if any of its captions is among the first k, as in open_clip and the
+    literature. Captions with the same text count once, and each image with that caption is right
+    for it. Where all captions differ this is the usual definition.
 
     Args:
         images: Numbers of the N images.
@@ -164,7 +165,8 @@ def retrieve(
         text_embeddings: Embeddings of the different captions, (T, E).
 
     Returns:
-        `t2i` with a value for each caption of each image, `i2t` with one for each image that has a caption.
+        `t2i` with a value for each caption of each image, `i2t` with one for each image that has a
+        caption.
     """
     caption_rows = [{texts[caption] for caption in group} for group in captions]
     images_by_row: list[set[int]] = [set() for _ in range(len(text_embeddings))]

@@ -111,9 +111,9 @@ def score_model(
 ) -> None:
     """Measure how well a model knows regions, and whether it still retrieves; before and after it is fine-tuned.
 
-    Regions are named among all classes of the ground truth, by the dense features in their box and on their mask, and
-    by their crop. Phrases are looked for among the regions of their image. Without --truth only retrieval is measured.
-    Intervals are 95 %, over images.
+    Regions are named among all classes of the ground truth, by the dense features in their box and
+    on their mask, and by their crop. Phrases are looked for among the regions of their image.
+    Without --truth only retrieval is measured. Intervals are 95 %, over images.
 
     \b
     phrasebox score-model ViT-B-16/laion2b_s34b_b88k --data captions.json --images val2017/ --truth instances.json

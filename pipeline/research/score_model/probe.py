@@ -91,11 +91,12 @@ NO_QUESTIONS: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidate
 def questions_of(image: TruthImage, things: Sequence[TruthObject], size_hw: SizeHw, *, resized: bool) -> Questions:
     """Return the questions of an image of a size, from its ground truth and the things in it.
 
-    Regions are the things of the ground truth, and behind them those boxes of phrases that belong to no thing. Boxes
-    are cut off at the image's edges. Phrases come from captions and from the sentences of RefCOCO; names of categories
-    are asked as classes.
+    Regions are the things of the ground truth, and behind them those boxes of phrases that belong
+    to no thing. Boxes are cut off at the image's edges. Phrases come from captions and from the
+    sentences of RefCOCO; names of categories are asked as classes.
 
-    Raise InputError if the ground truth is for an image of another size, unless it was resized afterwards.
+    Raise InputError if the ground truth is for an image of another size, unless it was resized
+    afterwards.
     """
     if not resized:
         check_size(image.file_name, size_hw, image)

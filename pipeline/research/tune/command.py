@@ -62,8 +62,8 @@ def tune(
 ) -> None:
     """Try explainers, sizes of the image, affinity and cuts one after the other, and keep what is better beyond chance.
 
-    All tries are measured without a calibration: fit one for the settings that stay. Choose on some images, and report
-    `phrasebox eval` on others.
+    All tries are measured without a calibration: fit one for the settings that stay. Choose on some
+    images, and report `phrasebox eval` on others.
 
     \b
     phrasebox tune out/ --truth instances.json --minutes 60 --out tuned.yaml

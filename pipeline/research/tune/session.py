@@ -1,11 +1,13 @@
 """`phrasebox tune`: try settings of explain and regions on images with known things, one after the other.
 
-Greedy, group by group: the best try of a group stays if it is better beyond chance, which means that the 95 % interval
-of the paired difference excludes 0. The mean box IoU decides: on few images it says more than the share that reaches
-0.5. The maps of a try are computed once, and all cuts are tried on the maps that stay.
+Greedy, group by group: the best try of a group stays if it is better beyond chance, which means
+that the 95 % interval of the paired difference excludes 0. The mean box IoU decides: on few images
+it says more than the share that reaches 0.5. The maps of a try are computed once, and all cuts are
+tried on the maps that stay.
 
-No calibration fits the tries, so neither they nor their baseline have one. Instead of `fitted` the rule is a fixed
-share, until the last group fits a cut to one half of the images and judges it on the other.
+No calibration fits the tries, so neither they nor their baseline have one. Instead of `fitted` the
+rule is a fixed share, until the last group fits a cut to one half of the images and judges it on
+the other.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ MAPS: Final[dict[str, tuple[Changes, ...]]] = {
     "depth": tuple({"explain.affinity_depth": depth} for depth in (0.33, 0.5, 0.75, 0.9)),
     "blocks": tuple({"explain.blocks": blocks} for blocks in (1, 2, 4)),
 }
-"""Groups of changes that need maps of their own. A change that makes no sense for the tower is left out."""
+"""Groups of changes that need maps of their own. A change that makes no sense for the tower is left
+out."""
 
 CUTS: Final[dict[str, tuple[Changes, ...]]] = {
     "contrast": tuple({"explain.contrast": share} for share in (0.0, 0.25)),

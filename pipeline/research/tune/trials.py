@@ -51,7 +51,8 @@ FIGURES: Final[tuple[str, ...]] = get_args(DecidingFigure)
 _COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
 
 TrialFigures = Mapping[str, float | int | None]
-"""Name -> figure, None without any value; and the counts of regions, targets and reviewed regions."""
+"""Name -> figure, None without any value; and the counts of regions, targets and reviewed
+regions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,8 @@ class TuningSession:
     def start(self, most: int) -> Trial:
         """Compute the maps of `most` images, and measure the dataset's settings with its calibration.
 
-        Raise InputError if no phrase has a known place, and ConfigError if the figure that decides has no value.
+        Raise InputError if no phrase has a known place, and ConfigError if the figure that decides
+        has no value.
         """
         # Grabcut keeps the pixels.
         map_settings = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
