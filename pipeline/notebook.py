@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, RunConfig
 from pipeline.dataset.detections import detections
+from pipeline.engines.inline import run_stages
 from pipeline.pictures import (
     decode_scaled,
     draw_regions,
@@ -254,11 +255,15 @@ class Locator:
         if not texts or not all(isinstance(text, str) and tidy_words(text) for text in texts):
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
-        sample = _sample(name, content, "\n".join(texts))
+        image_ref = ImageRef(file_name=name, content=content)
+        sample = Sample(sample_id=name, source=name, captions=("\n".join(texts),), image=image_ref)
         from stages.shared.model.device import float32_grads  # noqa: PLC0415  it loads torch
 
         with float32_grads():
-            record = _run(self._stages, replace(Record.start(sample), phrases=self._phrases(texts)))
+            records = [replace(Record.start(sample), phrases=self._phrases(texts))]
+            (record,) = run_stages(self._stages, records)
+        if record.error is not None:
+            raise InputError(str(record.error))
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         heat_maps = [maps[phrase.text] for phrase in record.phrases]
         boxes = np.array([region.box_xywh_px for region in record.regions], np.float32).reshape(-1, 4)
@@ -296,24 +301,6 @@ class Locator:
             phrases.append(replace(phrase, start=line_start + phrase.start, end=line_start + phrase.end))
             line_start += len(text) + 1
         return tuple(phrases)
-
-
-def _sample(name: str, content: bytes, *captions: str) -> Sample:
-    return Sample(
-        sample_id=name,
-        source=name,
-        captions=captions,
-        image=ImageRef(file_name=name, content=content),
-    )
-
-
-def _run(stages: Sequence[Any], record: Record) -> Record:
-    """Return the record as the last stage leaves it. Raise InputError if it has an error."""
-    for stage in stages:
-        (record,) = stage.process([record])
-    if record.error is not None:
-        raise InputError(str(record.error))
-    return record
 
 
 def _content(image: Any) -> tuple[str, bytes]:

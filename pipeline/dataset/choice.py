@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pipeline.config_errors import Checked
-from pipeline.dataset.selection import Selection, Selector, Share, join_conditions
+from pipeline.dataset.selection import Selection, Selector, Share, join_conditions, regions_in
 from stages.contract.errors import ConfigError
 from stages.contract.threshold import ScoreRanking, Threshold, useful_threshold
 
@@ -100,7 +100,7 @@ def count_scores(dataset: Dataset, selection: Selection) -> ScoreRanking:
     """Count the scores of the chosen regions of a dataset. Raise InputError for a damaged shard."""
     selector = Selector(selection)
     tables = (selector.choose(table) for table in dataset.tables(selection.columns, batch_rows=_ROWS_AT_ONCE))
-    parts = [table["annotations"].combine_chunks().flatten().field("score").to_numpy() for table in tables]
+    parts = [regions_in(table)[0].field("score").to_numpy() for table in tables]
     return ScoreRanking.of(np.concatenate([np.zeros(0, np.float32), *parts]))
 
 

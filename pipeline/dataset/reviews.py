@@ -52,7 +52,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 
 from pipeline.dataset.folder import BATCH_ROWS, Dataset
 from pipeline.dataset.rows import Annotation
-from pipeline.dataset.selection import REGION
+from pipeline.dataset.selection import REGION, regions_in
 from stages.contract.errors import InputError, one_line
 from stages.contract.geometry import Box
 from stages.shared.storage import AnyPath, ObjectPath, found_in
@@ -252,13 +252,11 @@ def find_regions(
     columns = [REGION + name for name in dict.fromkeys(("id", "phrase", "bbox", *fields))]
     regions_by_key: dict[RegionKey, DatasetRegion] = {}
     for table in dataset.tables(columns, batch_rows=8 * BATCH_ROWS) if keys else ():
-        annotations = table["annotations"].combine_chunks()
-        regions = annotations.flatten()
-        owners = pc.list_parent_indices(annotations)
+        regions, owners = regions_in(table)
         for place in pc.indices_nonzero(pc.is_in(regions.field("id"), ids)).to_pylist():
             annotation = regions[place].as_py()
             if (key := RegionKey.of(annotation)) in keys:
-                regions_by_key[key] = DatasetRegion(first + owners[place].as_py(), annotation)
+                regions_by_key[key] = DatasetRegion(first + int(owners[place]), annotation)
         first += table.num_rows
     return regions_by_key
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
-from stages.contract.arrays import Bools
+from stages.contract.arrays import Bools, Ints
 from stages.contract.errors import ConfigError
 from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
 from stages.contract.threshold import Threshold
@@ -106,28 +106,28 @@ class Selector:
         """
         if self.selection.min_score <= 0 and not self.selection.where.strip():
             return table
-        annotations = table["annotations"].combine_chunks()
-        owners = pc.list_parent_indices(annotations).to_numpy()
+        regions, owners = regions_in(table)
         is_chosen = self._mask(table)
         counts = np.bincount(owners[is_chosen], minlength=table.num_rows)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-        regions = annotations.flatten().filter(pa.array(is_chosen))
-        lists = pa.ListArray.from_arrays(offsets, regions, type=annotations.type)
-        return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
+        place = table.column_names.index("annotations")
+        field = table.schema.field(place)
+        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(is_chosen)), type=field.type)
+        return table.set_column(place, field, lists)
 
     def regions(self, table: Any, schema: Any) -> Any:
         """Return the chosen regions of a table as rows with the columns of a `region_schema`.
 
         The table needs `CONDITION_COLUMNS`, and the selection a condition.
         """
-        regions = table["annotations"].combine_chunks().flatten()
+        regions, _ = regions_in(table)
         flat = self._flat(table).to_arrow_table()
         columns = [flat[name] if name in REGION_COLUMNS.names else regions.field(name) for name in schema.names]
         return pa.table(columns, schema=schema).filter(pa.array(self._mask(table)))
 
     def _mask(self, table: Any) -> Bools:
         """Which regions are chosen: bool (regions,)."""
-        scores = table["annotations"].combine_chunks().flatten().field("score")
+        scores = regions_in(table)[0].field("score")
         is_chosen: Bools = np.ones(len(scores), np.bool_)
         if self.selection.min_score > 0:
             # In the precision of the column: 0.8 is another number in float32.
@@ -156,6 +156,12 @@ class Selector:
             text = first_line(error)
             hint = "; put text in single quotes, as in head = 'dog'" if "Referenced column" in text else ""
             raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {columns})", key="where") from error
+
+
+def regions_in(table: Any) -> tuple[Any, Ints]:
+    """Return the regions of a table's rows one after the other, as an Arrow array, and the place of each one's row."""
+    annotations = table["annotations"].combine_chunks()
+    return annotations.flatten(), pc.list_parent_indices(annotations).to_numpy()
 
 
 _UNNESTED: Final = f"""

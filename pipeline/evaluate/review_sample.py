@@ -14,11 +14,10 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.selection import REGION
+from pipeline.dataset.selection import REGION, regions_in
 from stages.contract.arrays import Floats, Ints
 from stages.regions.things import things
 
@@ -73,9 +72,7 @@ def population_of(dataset: Dataset) -> Population:
 
 def _regions_of(table: pa.Table, first_row: int) -> Population:
     """Return the regions of some rows; first_row: number of the first of them."""
-    annotations = table["annotations"].combine_chunks()
-    owners = pc.list_parent_indices(annotations).to_numpy()
-    regions = annotations.flatten()
+    regions, owners = regions_in(table)
     texts = regions.field("phrase").dictionary_encode().indices
     boxes = regions.field("bbox").flatten()
     keys = np.column_stack([owners, texts.to_numpy(), boxes.to_numpy().reshape(-1, 4)])
