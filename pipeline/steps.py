@@ -82,6 +82,11 @@ class Steps:
         return self.calibration is not None and self.calibration.of_regions
 
     @property
+    def prepare_stage(self) -> PrepareStage:
+        """The stage that decodes and resizes images."""
+        return self.before[1]
+
+    @property
     def first_stages(self) -> tuple[Stage, ...]:
         """All stages but the last."""
         return (*self.before, self.model_stage)
@@ -98,11 +103,6 @@ class HeatMapSteps(Steps):
 
     model_stage: ExplainStage
     regions_stage: RegionsStage
-
-    @property
-    def prepare_stage(self) -> PrepareStage:
-        """The stage that decodes and resizes images."""
-        return self.before[1]
 
     @property
     def explainer(self) -> ExplainerConfig:

@@ -110,6 +110,6 @@ def _features_of(steps: SourceSteps, records: Sequence[Record]) -> Floats:
     todo = iter(records)
     features: list[list[float]] = []
     while batch := list(islice(todo, rows_per_call(steps.model_stage))):
-        for record in run_stages((steps.before[1], steps.model_stage), batch):
+        for record in run_stages((steps.prepare_stage, steps.model_stage), batch):
             features += features_by_text(record).values()
     return np.array(features).reshape(-1, len(PRESENCE_FEATURES))

@@ -40,7 +40,7 @@ def fit_detector_presence(
     images_by_name = query_images(evaluation_set, {record.sample.sample_id: record.phrases for record in records})
     check_enough(images_by_name)
     foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
-    stages = [steps.before[1], steps.model_stage]
+    stages = [steps.prepare_stage, steps.model_stage]
     foreign_records = process_input(evaluation_set.reader, stages, foreign, console, foreign)
     judged = [
         (features, text in image.types_by_text, image.number)

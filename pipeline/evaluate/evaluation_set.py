@@ -159,7 +159,7 @@ class EvaluationSet:
             yield from ((row, mapped_record(row)) for row in rows)
             return
         rows_by_id = {row["sample_id"]: row for row in rows}
-        stages = (steps.before[1],) if self.has_maps else steps.first_stages
+        stages = (steps.prepare_stage,) if self.has_maps else steps.first_stages
         for record in process_input(self.reader, stages, rows_by_id, console):
             row = rows_by_id[record.sample.sample_id]
             if self.has_maps:

@@ -238,7 +238,7 @@ class TuningSession:
             map_config = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
             steps = build_steps_in_memory(map_config, self.model)
             settings = steps.model_stage.config.model_copy(update={"keep_pixels": True})
-            stages = [steps.before[1], ExplainStage(settings, self.model)]
+            stages = [steps.prepare_stage, ExplainStage(settings, self.model)]
             phrases = {record.sample.sample_id: record.phrases for record in self._dataset_records}
             records = process_input(self._reader, stages, phrases, self.console, phrases)
             records_by_name = {record.sample.sample_id: record for record in records}
