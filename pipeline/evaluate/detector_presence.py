@@ -41,7 +41,7 @@ def fit_detector_presence(
     check_enough(images_by_name)
     foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
     stages = [steps.prepare_stage, steps.model_stage]
-    foreign_records = process_input(evaluation_set.reader, stages, foreign, console, foreign)
+    foreign_records = process_input(evaluation_set.reader, stages, foreign, console)
     judged = [
         (features, text in image.types_by_text, image.number)
         for record in chain(records, foreign_records)

@@ -160,7 +160,7 @@ class EvaluationSet:
             return
         rows_by_id = {row["sample_id"]: row for row in rows}
         stages = (steps.prepare_stage,) if self.has_maps else steps.first_stages
-        for record in process_input(self.reader, stages, rows_by_id, console):
+        for record in process_input(self.reader, stages, dict.fromkeys(rows_by_id), console):
             row = rows_by_id[record.sample.sample_id]
             if self.has_maps:
                 stored_record = mapped_record(row)
@@ -197,36 +197,32 @@ def open_evaluation_set(
 
 
 def process_input(
-    reader: Reader,
-    stages: Sequence[Stage],
-    names: Collection[str],
-    console: Console,
-    phrases: Mapping[str, Sequence[Phrase]] | None = None,
+    reader: Reader, stages: Sequence[Stage], samples: Mapping[str, Sequence[Phrase] | None], console: Console
 ) -> Iterator[Record]:
     """Yield records of the input after some stages.
 
     Args:
         reader: Reader of the input.
         stages: The stages.
-        names: Ids of the samples.
+        samples: Id of each sample -> its phrases; None for the phrases of its captions.
         console: Shows the progress.
-        phrases: Phrases of each sample; None for the phrases of its captions.
 
     Raise InputError if the input lacks some of the samples.
     """
-    missing_ids = set(names)
-    samples = reader.samples(reader.pieces())
+    missing_ids = set(samples)
+    inputs = reader.samples(reader.pieces())
 
     def select_records() -> Iterator[Record]:
-        while missing_ids and (sample := next(samples, None)) is not None:  # nothing is read after the last one
+        while missing_ids and (sample := next(inputs, None)) is not None:  # nothing is read after the last one
             record = Record.start(sample)
             if (sample_id := record.sample.sample_id) in missing_ids:
                 missing_ids.remove(sample_id)
-                yield record if phrases is None else replace(record, phrases=tuple(phrases[sample_id]))
+                phrases = samples[sample_id]
+                yield record if phrases is None else replace(record, phrases=tuple(phrases))
 
     records = select_records()
     count = 0
-    with set_up(stages), progress_bar(console, "images", len(names)) as advance:
+    with set_up(stages), progress_bar(console, "images", len(samples)) as advance:
         while batch := list(islice(records, rows_per_batch(stages[-1]))):
             for record in run_stages(stages, batch):
                 yield record
@@ -234,7 +230,7 @@ def process_input(
                 advance(count)
     if missing_ids:
         raise InputError(
-            f"{len(missing_ids)} of {len(names)} rows are no longer in the input of the dataset, which is needed "
+            f"{len(missing_ids)} of {len(samples)} rows are no longer in the input of the dataset, which is needed "
             "because the dataset holds no heat maps, or for the colours; phrasebox eval --no-maps needs no input"
         )
 

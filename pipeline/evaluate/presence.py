@@ -79,7 +79,7 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
     # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
     plain_stage = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=steps.model_stage.presence)
-    records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console, phrases)
+    records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console)
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
@@ -186,7 +186,7 @@ def fit_presence_to_truth(
     is_present: list[bool] = []
     is_judged: list[bool] = []
     steps = model_steps(evaluation_set)
-    records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console, phrases)
+    records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console)
     for record, record_signals in signals_of(steps.model_stage, records):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]

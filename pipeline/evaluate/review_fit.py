@@ -346,7 +346,7 @@ def _fit_with_folds(
 def _embeddings_of(evaluation_set: EvaluationSet, steps: HeatMapSteps, console: Console) -> list[Floats32]:
     """Compute the unit embeddings of the reviewed images."""
     phrases = {row["sample_id"]: phrases_of(row["annotations"]) for row in evaluation_set.rows()}
-    records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console, phrases)
+    records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console)
     return [signals.embedding for _, signals in signals_of(steps.model_stage, records)]
 
 

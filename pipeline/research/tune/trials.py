@@ -240,7 +240,7 @@ class TuningSession:
             settings = steps.model_stage.config.model_copy(update={"keep_pixels": True})
             stages = [steps.prepare_stage, ExplainStage(settings, self.model)]
             phrases = {record.sample.sample_id: record.phrases for record in self._dataset_records}
-            records = process_input(self._reader, stages, phrases, self.console, phrases)
+            records = process_input(self._reader, stages, phrases, self.console)
             records_by_name = {record.sample.sample_id: record for record in records}
             self._maps[key] = [records_by_name[record.sample.sample_id] for record in self._dataset_records]
         return self._maps[key]
