@@ -170,7 +170,7 @@ def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Respons
         try:
             needs_index = search != Search() or request.url.path == "/stats"
             if needs_index and not pages.index.wait(WAIT_SECONDS):
-                return HTMLResponse(pages.waiting(search), 202)
+                return HTMLResponse(pages.progress(search), 202)
             return HTMLResponse(view(search, request))
         except ConfigError as error:
             return HTMLResponse(pages.search_problem(search, error.args[0]), 400)

@@ -21,7 +21,7 @@ from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.threshold import USEFUL_SHARE
 
-EVERYTHING: Final = Search()
+NO_FILTER: Final = Search()
 _ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that order the samples but filter none
 
 TEMPLATES: Final = Environment(
@@ -121,7 +121,7 @@ class Pages:
         offset = (page - 1) * search.per_page
         samples: int | None
         counts = None
-        if search == EVERYTHING and not self.index.ready:
+        if search == NO_FILTER and not self.index.ready:
             samples = self.dataset.manifest.get("counts", {}).get("written")
         else:
             samples = self.index.count(search)
@@ -163,7 +163,7 @@ class Pages:
         )
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
-        if search == EVERYTHING and not self.index.ready:  # the first page need not wait for the index
+        if search == NO_FILTER and not self.index.ready:  # the first page need not wait for the index
             return list(range(offset, offset + limit))
         return self.index.page(search, offset, limit)
 
@@ -193,17 +193,17 @@ class Pages:
     def review(self) -> str:
         """Render the page of review; its script loads everything else from the server."""
         path = shlex.quote(str(self.dataset.path))
-        return self._render("review.html", EVERYTHING, most_letters=MOST_LETTERS, path=path)
+        return self._render("review.html", NO_FILTER, most_letters=MOST_LETTERS, path=path)
 
     def stats(self, search: Search) -> str:
         """Render the page of figures."""
         return self._render("stats.html", search, figures=statistics(self.index, search))
 
-    def message(self, title: str, text: str, search: Search = EVERYTHING) -> str:
+    def message(self, title: str, text: str, search: Search = NO_FILTER) -> str:
         """Render a page with a message."""
         return self._render("message.html", search, title=title, text=text, refresh=False)
 
-    def waiting(self, search: Search) -> str:
+    def progress(self, search: Search) -> str:
         """Render a page that says how many shards have been read; the browser loads it again after a second."""
         shards = f"{self.index.shards_read:,} of {len(self.dataset.shards):,} have been read"
         text = f"Filters, orders and figures need all shards. {shards}."
@@ -217,7 +217,7 @@ class Pages:
         shards have been read.
         """
         if self._start is None and self.index.ready:
-            counts = self.index.count_by_score(EVERYTHING)
+            counts = self.index.count_by_score(NO_FILTER)
             steps = zip(SCORE_EDGES, counts, strict=True)
             shares = [(edge, count / counts[0]) for edge, count in steps if count and count >= USEFUL_SHARE * counts[0]]
             self._start = max(shares, default=None)
