@@ -187,7 +187,7 @@ class _CalibrationFit:
         evaluation_set = self.evaluation_set.with_requested_rule()
         config = evaluation_set.config()
         steps = evaluation_set.steps(pixels=config.regions.needs_pixels or config.regions.refine == "sam")
-        rows = [(row, rec) for row, rec in evaluation_set.rows_with_maps(steps, self.console) if rec.error is None]
+        rows = evaluation_set.sound_rows(steps, self.console)
         is_fitted = config.regions.rule == "fitted"
         cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
         cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
@@ -220,7 +220,7 @@ class _CalibrationFit:
         """Compute the regions of a detector again, because rows may hold other scores, judge them, and fit presence."""
         evaluation_set = self.evaluation_set
         steps = evaluation_set.source_steps()
-        rows = [(row, rec) for row, rec in evaluation_set.rows_with_maps(steps, self.console) if rec.error is None]
+        rows = evaluation_set.sound_rows(steps, self.console)
         regions = [region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)]
         _reject_few(regions)
         presence = None

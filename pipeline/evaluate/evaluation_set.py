@@ -168,6 +168,10 @@ class EvaluationSet:
             else:
                 yield row, record
 
+    def sound_rows(self, steps: Steps | None, console: Console) -> list[tuple[Row, Record]]:
+        """Return the `rows_with_maps` whose record has no error."""
+        return [(row, record) for row, record in self.rows_with_maps(steps, console) if record.error is None]
+
 
 def open_evaluation_set(
     path: Path, truth_path: Path, settings: Sequence[str] = (), *, resized: bool = False

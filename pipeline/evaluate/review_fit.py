@@ -171,7 +171,7 @@ def write_reviewed_calibration(
     previous = basis.steps.calibration
     reviewed = _read_new_answers(dataset, previous)
     _check_calibration(path, dataset, basis.steps)
-    rows = [row for row in evaluation_set.rows_with_maps(basis.remaking, console) if row[1].error is None]
+    rows = evaluation_set.sound_rows(basis.remaking, console)
     boxes, judged, evidence = _learn_boxes(evaluation_set, reviewed, rows, basis)
     box = boxes.fit if boxes is not None and boxes.fit.networks else None if previous is None else previous.box
     fit, scores = _fit_with_folds(judged, evidence, basis.prior)
