@@ -173,7 +173,7 @@ class DatasetFolder:
             journal.delete_journals(self._run_folder)
         self.data.mkdir(parents=True, exist_ok=True)
         self._run |= run_info or {}
-        self._store_run({backup.REPLACES: True} if previous.replaces else {})
+        self._store_run()
         if previous.manifest:
             self._manifest.unlink()
         self.journal = journal.take_over(
@@ -198,10 +198,11 @@ class DatasetFolder:
         if presence is not None:
             write_text(self.presence, presence)
         self._run |= {**asdict(identity), **run_info}
-        self._store_run({backup.REPLACES: True} if self._replaces else {})
+        self._store_run()
 
-    def _store_run(self, values: Values) -> None:
-        write_text(self._run_file, json.dumps(sign({**self._run, **values}), indent=2))
+    def _store_run(self) -> None:
+        replaces = {backup.REPLACES: True} if self._replaces else {}
+        write_text(self._run_file, json.dumps(sign({**self._run, **replaces}), indent=2))
 
     def drop_backup(self) -> None:
         """Delete the backup of the run to replace, once this run has written a file."""
