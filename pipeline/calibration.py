@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.config import differences
 from stages.contract.errors import ConfigError
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
@@ -25,7 +25,7 @@ _AFTER_THE_FIT: Final = {"calibration", "absent_share", "min_presence"}
 
 def calibration_basis(
     explain: ExplainerConfig, regions: RegionsConfig, model_fingerprint: str, segmenter: str | None
-) -> Values:
+) -> Json:
     """Return the settings and models that a calibration is made with, and holds for; plain values."""
     unused = _AFTER_THE_FIT | ({"threshold"} if regions.rule != "fixed" else set())
     basis = presence_basis(explain, model_fingerprint)
@@ -33,15 +33,15 @@ def calibration_basis(
     return basis if segmenter is None else basis | {"segmenter": segmenter}
 
 
-def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> Values:
+def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> Json:
     """Return the same for a calibration of presence alone, which does not depend on how maps are cut."""
-    plain: Values = json.loads(json.dumps({"model": model_fingerprint, "explain": explain.decides_maps()}))
+    plain: Json = json.loads(json.dumps({"model": model_fingerprint, "explain": explain.decides_maps()}))
     return plain
 
 
-def source_basis(source: RegionSourceConfig, model_fingerprint: str) -> Values:
+def source_basis(source: RegionSourceConfig, model_fingerprint: str) -> Json:
     """Return the same for a calibration of regions from another source than heat maps."""
-    plain: Values = json.loads(json.dumps({"model": model_fingerprint, "source": source.decides_scores()}))
+    plain: Json = json.loads(json.dumps({"model": model_fingerprint, "source": source.decides_scores()}))
     return plain
 
 
@@ -102,7 +102,7 @@ def find_source_calibration(
     return calibration
 
 
-def _check_basis(calibration: Calibration, path: Path, bases: Sequence[Values]) -> None:
+def _check_basis(calibration: Calibration, path: Path, bases: Sequence[Json]) -> None:
     """Raise ConfigError, which names the file, if a calibration was made with something else than each of the bases."""
     fitted_kind, kind = (_kind_of(basis) for basis in (calibration.made_with, bases[0]))
     if fitted_kind != kind:
@@ -116,7 +116,7 @@ def _check_basis(calibration: Calibration, path: Path, bases: Sequence[Values]) 
         raise ConfigError(f"{path} was made with other settings:\n{listed}", key="regions.calibration")
 
 
-def _kind_of(basis: Values) -> str:
+def _kind_of(basis: Json) -> str:
     """Return the `source.kind` of a basis."""
     source = basis.get("source")
     return str(source.get("kind")) if isinstance(source, dict) else HEAT_MAPS

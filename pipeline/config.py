@@ -21,7 +21,7 @@ from pipeline.config_text import assign, parse_yaml, to_documented_yaml, to_yaml
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
@@ -146,12 +146,12 @@ class RunConfig(Checked):
             return values
         return {**guess_kind(values["path"]), **values}
 
-    def rows_depend_on(self) -> Values:
+    def rows_depend_on(self) -> Json:
         """Return the settings that decide what the rows are, for comparing runs; plain values, with absolute paths."""
         sections = {"input", "model", "phrases", "images", "explain", "regions"}
         if self.source.kind != HEAT_MAPS:
             sections.add("source")
-        plain: Values = self.model_dump(mode="json", include=sections)
+        plain: Json = self.model_dump(mode="json", include=sections)
         for section, keys in CHANGE_NO_ROW.items():
             for key in keys:
                 plain[section].pop(key, None)  # not every kind of input is cut
@@ -174,7 +174,7 @@ class RunConfig(Checked):
         return to_documented_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES})
 
 
-def _merged(defaults: Values, section: Any) -> Any:
+def _merged(defaults: Json, section: Any) -> Any:
     """Return a section over the defaults of a model; the section alone for another explainer or a variant."""
     values = {} if section is None else section
     if isinstance(section, BaseModel):
@@ -194,7 +194,7 @@ class ExplainConfig(RunConfig):
 class FinishedConfig(RunConfig):
     """A stored configuration, for code that computes no heat maps; explainer settings stay plain dicts."""
 
-    explain: Values  # type: ignore[assignment]  # the module of their class imports torch
+    explain: Json  # type: ignore[assignment]  # the module of their class imports torch
 
 
 def load_config(
@@ -202,7 +202,7 @@ def load_config(
     settings: Iterable[str],
     model: type[BaseModel] = RunConfig,
     *,
-    options: Values | None = None,
+    options: Json | None = None,
 ) -> Any:
     """Read YAML (if any), assign options, apply `KEY=VALUE` settings, check; later values override.
 
@@ -236,7 +236,7 @@ REPLACES: Final = {
 """Key of an option -> the keys of a file that it replaces."""
 
 
-def _from_file(path: Path) -> Values:
+def _from_file(path: Path) -> Json:
     hint = "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
     try:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))
@@ -249,7 +249,7 @@ def _from_file(path: Path) -> Values:
     return values or {}
 
 
-def override(values: Values, settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
+def override(values: Json, settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
     """Apply `KEY=VALUE` settings to plain values in place, and check these. Raise ConfigError."""
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -263,7 +263,7 @@ def override(values: Values, settings: Iterable[str], model: type[BaseModel] = R
     return check(values, model)
 
 
-def stored_config(stored: Values, settings: Sequence[str] = ()) -> RunConfig:
+def stored_config(stored: Json, settings: Sequence[str] = ()) -> RunConfig:
     """Return the configuration that a dataset was made with, from its `dataset.json`, with settings applied.
 
     A setting that names another explainer or variant replaces the stored section, which holds
@@ -276,7 +276,7 @@ def stored_config(stored: Values, settings: Sequence[str] = ()) -> RunConfig:
     return config
 
 
-def stored_finished_config(stored: Values, settings: Sequence[str] = ()) -> RunConfig:
+def stored_finished_config(stored: Json, settings: Sequence[str] = ()) -> RunConfig:
     """Return the same as a `FinishedConfig`, unless a setting changes the explainer. Raise ConfigError."""
     if sets_any(settings, ("explain",)):
         return stored_config(stored, settings)
@@ -289,7 +289,7 @@ def sets_any(settings: Iterable[str], sections: Iterable[str]) -> bool:
     return not {setting.partition("=")[0].partition(".")[0] for setting in settings}.isdisjoint(sections)
 
 
-def check(values: Values, model: type[BaseModel]) -> Any:
+def check(values: Json, model: type[BaseModel]) -> Any:
     """Validate values. Raise ConfigError with one line per problem."""
     try:
         return model.model_validate(values)

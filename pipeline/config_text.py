@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from stages.contract.errors import ConfigError
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +35,7 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
 
 
-def dump_yaml(values: Values) -> str:
+def dump_yaml(values: Json) -> str:
     """Return plain values as YAML."""
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -94,7 +94,7 @@ _BOUNDS: Final = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "ex
 _TYPES: Final = {"boolean": "true | false", "string": "text", "object": "keys", "null": "null"}
 
 
-def _values(schema: Values, definitions: Values) -> str:
+def _values(schema: Json, definitions: Json) -> str:
     """Return the values of a JSON schema in words."""
     if "$ref" in schema:
         return _values(definitions[schema["$ref"].rpartition("/")[2]], definitions)
@@ -113,7 +113,7 @@ def _values(schema: Values, definitions: Values) -> str:
     return " ".join([_TYPES.get(kind, kind), *bounds])
 
 
-def assign(values: Values, key: str, value: Any) -> None:
+def assign(values: Json, key: str, value: Any) -> None:
     """Put a value under a dotted key, in nested dicts.
 
     Raise ConfigError if a part of the key holds a value.

@@ -41,7 +41,7 @@ from pipeline.steps import HeatMapSteps, Steps, build_source_steps, build_steps,
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, warm_up
 from stages.contract.records import Record, is_among
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.read import Piece, Reader, make_reader, plan_pieces
 from stages.regions.foreign import USUAL_SHARE
 from stages.regions.score import Calibration
@@ -234,7 +234,7 @@ class HeatMapRun(Run):
         session.show_step("loading the model")
         return decided, decided.take_records(first_images, session)
 
-    def with_stored(self, stored: Values, session: Session) -> Self:
+    def with_stored(self, stored: Json, session: Session) -> Self:
         """Return the run with the decisions that run.json or the manifest stores. Raise ResumeError if one is lost."""
         run = self
         if OUTSIDE in stored or not self.steps.is_calibrated:
@@ -247,7 +247,7 @@ class HeatMapRun(Run):
             session.report.note(outgrown)
         return run.with_presence(presence)
 
-    def has_open_decision(self, stored: Values, folder: DatasetFolder) -> bool:
+    def has_open_decision(self, stored: Json, folder: DatasetFolder) -> bool:
         """Return whether the first images decide something; presence, where there are rows, they no longer do."""
         if PRESENCE in stored:
             return False
@@ -258,7 +258,7 @@ class HeatMapRun(Run):
     def after_warm_up(self, first_images: WarmUp, session: Session) -> Self:
         """Return the run with what the first images decide, which is stored and reported."""
         report = session.report
-        info: Values = {}
+        info: Json = {}
         run = self
         if self.has_open_precision:
             run = self.in_precision(first_images.precision)
@@ -320,7 +320,7 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     engine = choose_engine(config.engine, samples_in(pieces))
     is_open = config.model.precision == AUTO
     settings = (config.in_precision(precision) if is_open else config).model_copy(update={"engine": engine})
-    parts: Values = {"reader": reader, "input_pieces": input_pieces, "pieces": pieces}
+    parts: Json = {"reader": reader, "input_pieces": input_pieces, "pieces": pieces}
     if settings.source.kind == HEAT_MAPS:
         steps = build_steps(settings)
         decided = settings.in_precision(steps.model_stage.config.model.precision)
@@ -338,7 +338,7 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     return Run(config=final, steps=source_steps, identity=identity, score_reason=reason, **parts)
 
 
-def _identity_of(steps: Steps, config: Values) -> Identity:
+def _identity_of(steps: Steps, config: Json) -> Identity:
     return Identity(
         model_fingerprint=steps.fingerprint,
         calibration=steps.calibration_digest,

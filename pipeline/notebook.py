@@ -37,12 +37,10 @@ from pipeline.pictures import (
 )
 from pipeline.steps import build_steps, build_steps_in_memory
 from pipeline.terminal import counted
-from stages.contract.arrays import Bools, Floats32, Ints, Pixels
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.geometry import SizeHw
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
-from stages.contract.values import Values
+from stages.contract.values import Bools, Floats32, Integers, Json, Rgb, Sides
 from stages.phrases.filters import normalise, tidy_words
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.config import ModelConfig
@@ -56,7 +54,7 @@ IN_MEMORY: Final = "image"  # the name of an image without a path in messages
 Section = Mapping[str, Any] | BaseModel | None
 """A section of a run's configuration, as plain values or as its model."""
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | Pixels
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | Rgb
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -87,11 +85,11 @@ class Located:
     heat_maps: Floats32
     similarities: Floats32
     faults: tuple[str, ...]
-    phrase_indices: Ints
+    phrase_indices: Integers
     boxes_xyxy_px: Floats32
     scores: Floats32
     regions: tuple[Region, ...]
-    size_hw: SizeHw
+    size_hw: Sides
     shift_cells: float
     _content: bytes
     _limits: DecodeLimits
@@ -186,7 +184,7 @@ class Locator:
         regions: Section = None,
         run: RunConfig | None = None,
     ) -> None:
-        values: Values = {} if run is None else dict(run)
+        values: Json = {} if run is None else dict(run)
         section = {"name": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else model
         loaded = None if section is None or isinstance(section, (Mapping, ModelConfig)) else section
         if loaded is not None and not hasattr(loaded, "tower"):

@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 
 from stages.contract.errors import ConfigError
 from stages.contract.kinds import KindTable
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.explain import EXPLAINERS
 from stages.read import READERS
 from stages.regions.source import SOURCES
@@ -64,7 +64,7 @@ def _types_in(annotation: Any) -> Iterator[Any]:
         yield from _types_in(argument)
 
 
-def with_absolute_paths(plain: Mapping[str, Any]) -> Values:
+def with_absolute_paths(plain: Mapping[str, Any]) -> Json:
     """Return values of `RunConfig.rows_depend_on` with the same path for the same file, however it was written."""
     values = dict(plain)
     for key, words in {**LOCATIONS, **locations_of_kinds(plain), **dict.fromkeys(MODEL_FILES, ())}.items():

@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from stages.contract.arrays import Bools, Floats32, Pixels
 from stages.contract.geometry import Box, resize_shifted, scaled_sides
 from stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
-from stages.contract.values import Values
+from stages.contract.values import Bools, Floats32, Json, Rgb
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
@@ -31,14 +30,14 @@ _PAPER = (250, 250, 248)
 _INK = (30, 30, 30)
 
 
-def heat_map_overlay(rgb: Pixels, values: HeatValues, shift_cells: float = 0.0) -> Pixels:
+def heat_map_overlay(rgb: Rgb, values: HeatValues, shift_cells: float = 0.0) -> Rgb:
     """Lay a heat map of any size over its image (H, W, 3); blue is cold, red is hot.
 
     `shift_cells` says where its values lie, see `HeatMap`.
     """
     unit, colours = _colour_map(values, (rgb.shape[1], rgb.shape[0]), shift_cells)
     share = 0.25 + 0.4 * unit[..., None]
-    mixed: Pixels = (rgb * (1 - share) + colours * share).astype(np.uint8)
+    mixed: Rgb = (rgb * (1 - share) + colours * share).astype(np.uint8)
     return mixed
 
 
@@ -55,7 +54,7 @@ def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.
     return encode_image(Image.fromarray(np.dstack([colours, opacity])), "PNG")
 
 
-def _colour_map(values: HeatValues, size_wh: SizeWh, shift_cells: float) -> tuple[HeatValues, Pixels]:
+def _colour_map(values: HeatValues, size_wh: SizeWh, shift_cells: float) -> tuple[HeatValues, Rgb]:
     """A heat map, min-maxed to 0 .. 1 and resized bilinearly, and its colours."""
     values = values - values.min()
     peak = float(values.max())
@@ -64,11 +63,11 @@ def _colour_map(values: HeatValues, size_wh: SizeWh, shift_cells: float) -> tupl
         unit = resize_shifted(shares, size_wh[::-1], shift_cells)
     else:
         unit = cv2.resize(shares, size_wh, interpolation=cv2.INTER_LINEAR)
-    colours: Pixels = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    colours: Rgb = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
     return unit, colours
 
 
-def regions_overlay(rgb: Pixels, annotations: Sequence[Values], captions: Sequence[str] = ()) -> Pixels:
+def regions_overlay(rgb: Rgb, annotations: Sequence[Json], captions: Sequence[str] = ()) -> Rgb:
     """Draw the annotations of a row over its image in its original size, in different colours; captions stand below.
 
     `annotations` are entries of the dataset's column of that name.
@@ -83,7 +82,7 @@ def regions_overlay(rgb: Pixels, annotations: Sequence[Values], captions: Sequen
 
 
 def draw_regions(
-    rgb: Pixels,
+    rgb: Rgb,
     masks: Sequence[Bools],
     boxes_xywh_px: Sequence[Sequence[float]],
     labels: Sequence[str],
@@ -162,7 +161,7 @@ def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
     return encode_image(Image.fromarray(decode_scaled(content, side_px, limits)), "JPEG", quality=88)
 
 
-def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, most_scale: float = 1.0) -> Pixels:
+def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, most_scale: float = 1.0) -> Rgb:
     """Decode an image, upright, with a longer side of `side_px`, or of less where it would grow more than `most_scale`.
 
     Raise RowFault (bad_image, image_too_large).
@@ -174,7 +173,7 @@ def decode_scaled(content: bytes, side_px: int, limits: DecodeLimits, most_scale
     return decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True).rgb
 
 
-def jpeg_of(rgb: Pixels, size_wh: SizeWh) -> bytes:
+def jpeg_of(rgb: Rgb, size_wh: SizeWh) -> bytes:
     """Encode pixels in memory as a JPEG of that many columns and rows."""
     return encode_image(Image.fromarray(rgb).resize(size_wh, Image.Resampling.BILINEAR), "JPEG", quality=85)
 
@@ -186,7 +185,7 @@ def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def encode_lossless(image: Image.Image | Pixels) -> bytes:
+def encode_lossless(image: Image.Image | Rgb) -> bytes:
     """Encode an image in memory as an uncompressed TIFF, upright, which `decode` then reads like any file."""
     image = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.fromarray(image))
     if "transparency" in image.info:  # a TIFF has no place for it
@@ -197,13 +196,13 @@ def encode_lossless(image: Image.Image | Pixels) -> bytes:
         return encode_image(image.convert("RGB"), "TIFF")
 
 
-def join_pictures(pictures: Sequence[Pixels], titles: Sequence[str]) -> Pixels:
+def join_pictures(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
     """Put pictures of one height side by side, with a title under each, which may be several lines long."""
     tiles = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
     return make_sheet(tiles, len(tiles), gap_px=0)
 
 
-def make_sheet(pictures: Sequence[Pixels], columns: int, *, gap_px: int = 8) -> Pixels:
+def make_sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
     """Put pictures of any size on one sheet, `columns` in a row."""
     width = max(picture.shape[1] for picture in pictures) + gap_px
     rows = []
@@ -222,7 +221,7 @@ def _colour(number: int) -> tuple[int, int, int]:
     return int(r * 255), int(g * 255), int(b * 255)
 
 
-def _with_text(image: Image.Image, texts: Sequence[str]) -> Pixels:
+def _with_text(image: Image.Image, texts: Sequence[str]) -> Rgb:
     printable = ("".join(letter if letter.isprintable() else " " for letter in text) for text in texts)
     lines = [line for text in printable for line in textwrap.wrap(text, max(10, image.width // 8)) or [""]]
     paper = Image.new("RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER)

@@ -33,9 +33,9 @@ from pipeline.calibration import presence_basis
 from pipeline.engines.inline import set_up
 from pipeline.logistic import LogisticFit, fit_logistic, roc_area
 from pipeline.steps import HeatMapSteps
-from stages.contract.arrays import Bools, Floats
 from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id
+from stages.contract.values import Bools, Floats
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage
 from stages.regions.score import Calibration, calibration_of

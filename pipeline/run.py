@@ -30,7 +30,7 @@ from pipeline.summary import (
 )
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.read import input_fingerprint, input_notes
 from stages.read.turns import CAPTION_ROLES
 from stages.shared.model.catalog import CATALOG
@@ -97,7 +97,7 @@ def run(
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == command[INPUT])
         changes = _find_changes(resolved, session, previous)
         # Changed samples are reported each time, as long as their rows stay as they are.
-        info: Values = {} if changes.changed else command
+        info: Json = {} if changes.changed else command
         if previous.state == "complete" and not changes.new:
             if not previous.has_same_input:
                 folder.update_run_info(previous, info)
@@ -175,7 +175,7 @@ def _fetch_model(resolved: Run, session: Session) -> None:
 
 
 @contextmanager
-def _started(session: Session, previous: PreviousRun, info: Values) -> Iterator[None]:
+def _started(session: Session, previous: PreviousRun, info: Json) -> Iterator[None]:
     """Start the run in its folder for the block. If it fails before its first row, leave the folder as it was."""
     folder = session.folder
     try:
@@ -275,8 +275,8 @@ def _print_summary(finished: Run, session: Session, total: Tally) -> None:
         say(f"Look at it:  {inspect}", use)
 
 
-def _counts_of(dataset: AnyPath) -> Values:
-    counts: Values = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
+def _counts_of(dataset: AnyPath) -> Json:
+    counts: Json = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
     return counts
 
 

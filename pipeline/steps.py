@@ -21,7 +21,7 @@ from pipeline.config import EngineConfig, RunConfig
 from stages.contract.errors import ConfigError
 from stages.contract.kinds import with_absolute_files
 from stages.contract.stage import Stage
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.explain import EXPLAINERS, fit_to_tower
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
@@ -275,7 +275,7 @@ def build_detector_steps(config: RunConfig) -> SourceSteps:
     return build_source_steps(config)
 
 
-def _before(config: RunConfig, canvas: Values) -> tuple[PhrasesStage, PrepareStage]:
+def _before(config: RunConfig, canvas: Json) -> tuple[PhrasesStage, PrepareStage]:
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
     source: ReaderConfig | None = config.input  # `explain` has none

@@ -17,7 +17,7 @@ from pipeline import terminal
 from pipeline.terminal import duration, say
 from stages.contract.stage import Forwards
 from stages.contract.threshold import Threshold
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.write import Tally
 
 
@@ -37,7 +37,7 @@ class StageTime:
     images: int = 0
     devices: Counter[str] = field(default_factory=Counter)
 
-    def to_json(self) -> Values:
+    def to_json(self) -> Json:
         """Return plain values for `dataset.json`."""
         forwards = {"images": self.images, "devices": dict(self.devices)} if self.devices else {}
         return {"records": self.records, "busy_s": round(self.busy_s, 3), **forwards}

@@ -28,8 +28,8 @@ from pipeline.evaluate.presence import model_steps
 from pipeline.evaluate.review_figures import share_estimate
 from pipeline.evaluate.review_fit import fit_answers
 from pipeline.evaluate.review_sample import Population, kind_of
-from stages.contract.arrays import Floats
 from stages.contract.records import Record, stable_id
+from stages.contract.values import Floats
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from stages.regions.things import relation, things

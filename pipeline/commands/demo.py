@@ -34,7 +34,7 @@ from pipeline.pictures import make_sheet, regions_overlay
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.terminal import console, counted, say
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.json_files import read_json_as
 
 SCALES: Final = (1.55, 1.27, 1.0)
@@ -102,7 +102,7 @@ def run_photographs(out: Path, console: Console, model: str = MODEL) -> Evaluati
 
 
 def measure_photographs(
-    out: Path, settings: Values, console: Console, parts: Collection[Part] = DEFAULT_PARTS
+    out: Path, settings: Json, console: Console, parts: Collection[Part] = DEFAULT_PARTS
 ) -> Evaluation:
     """Run over the bundled photographs with sections of a configuration, and measure the parts, see `evaluate_dataset`.
 
@@ -112,7 +112,7 @@ def measure_photographs(
     return measure(out, {"input": INPUT, **settings}, TRUTH, console, parts=parts, text_only=usual_places)
 
 
-def measure(out: Path, settings: Values, truth: Path, console: Console, **options: Any) -> Evaluation:
+def measure(out: Path, settings: Json, truth: Path, console: Console, **options: Any) -> Evaluation:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays.png`.
 
     options: Those of `evaluate_dataset`.
@@ -143,7 +143,7 @@ def _write_sheet(out: Path, images: Path, truth: Path) -> None:
     Image.fromarray(make_sheet([picture for _, picture in pictures], columns=4)).save(out / "overlays.png")
 
 
-def _choose_regions(row: Row) -> list[Values]:
+def _choose_regions(row: Row) -> list[Json]:
     """Return copies of a row's regions for the sheet: the best of an object, at most `REGIONS`, the best first."""
     most_px = AREA * row["width"] * row["height"]
     regions = [dict(region) for region in row["annotations"] if region["bbox"][2] * region["bbox"][3] <= most_px]
@@ -151,7 +151,7 @@ def _choose_regions(row: Row) -> list[Values]:
     return sorted(best_by_object.values(), key=lambda region: -region["score"])[:REGIONS]
 
 
-def _mark(regions: Sequence[Values], queries: Sequence[Query]) -> None:
+def _mark(regions: Sequence[Json], queries: Sequence[Query]) -> None:
     """Add to each phrase that the ground truth knows whether its box is that of an object, or of all objects."""
     are_right = {
         query.phrase: query.target is not None and any(value_of(name, query) for name in RIGHT) for query in queries

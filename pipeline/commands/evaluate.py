@@ -8,10 +8,10 @@ import typer
 
 from pipeline.commands.options import (
     OF_DATASETS,
+    AsJson,
     DatasetSettings,
     FinishedDataset,
     ImageRoot,
-    Json,
     Resized,
     Truth,
     naming_options,
@@ -44,7 +44,7 @@ def evaluate(
             "absent. Requires the model and the images.",
         ),
     ] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     images: ImageRoot = None,
     resized: Resized = False,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it

@@ -14,9 +14,8 @@ from pipeline.commands.options import ConfigFile, ModelName, Settings, naming_op
 from pipeline.config import ExplainConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, say
-from stages.contract.arrays import Floats32
 from stages.contract.errors import ConfigError
-from stages.contract.values import Values
+from stages.contract.values import Floats32, Json
 from stages.shared.model.config import check_model_files
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def explain(
         say(console, f"maps in {out}")
 
 
-def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay: Path | None) -> Values:
+def _explain_phrases(locator: Locator, image: Path, phrases: list[str], overlay: Path | None) -> Json:
     """Print the table of phrases, write the picture, and return the arrays."""
     located = locator(image, phrases)
     table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=image.name, title_justify="left")

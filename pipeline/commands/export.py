@@ -11,8 +11,8 @@ from rich.table import Table
 
 from pipeline.commands.options import (
     OPTIONS,
+    AsJson,
     ImageRoot,
-    Json,
     Keep,
     MaxArea,
     MinScore,
@@ -29,7 +29,7 @@ from pipeline.export.push import open_repository, push
 from pipeline.export.report import ExportReport
 from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 _PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "group"}
 
@@ -129,7 +129,7 @@ def export(
     keep_empty: KeepEmpty = False,
     image_root: ImageRoot = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     list_formats: ListFormats = False,
 ) -> None:
     """Write a dataset in a format that trainers read: COCO, ODVG, MDETR, GRIT, Hugging Face, YOLO and others.
@@ -208,7 +208,7 @@ def _write(dataset: Dataset, request: ExportRequest, progress: Console) -> Expor
         return export_dataset(dataset, request, advance)
 
 
-def _figures(report: ExportReport, request: ExportRequest, url: str | None) -> Values:
+def _figures(report: ExportReport, request: ExportRequest, url: str | None) -> Json:
     return {
         "format": report.format,
         "out": str(request.out),

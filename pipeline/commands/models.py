@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import MODEL_ARGUMENT, Json, Settings, naming_options
+from pipeline.commands.options import MODEL_ARGUMENT, AsJson, Settings, naming_options
 from pipeline.config import load_config
 from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.model_check import CheckFigures, check_model
@@ -18,7 +18,7 @@ from pipeline.steps import build_steps, check_files, fetch_weights
 from pipeline.terminal import console, errors, print_json, say
 from pipeline.warm_up import drop_meaningless_calibration
 from stages.contract.errors import ConfigError, WeightsError
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, TowerKind
@@ -37,7 +37,7 @@ models = typer.Typer(
 
 
 @models.callback()
-def list_models(context: typer.Context, as_json: Json = False) -> None:
+def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     """List the models that come with phrasebox and every name of open_clip: image tower, input, and fitting explainers.
 
     Decided from the configurations alone: nothing is built, read or downloaded. Names that cannot be explained come
@@ -86,7 +86,7 @@ class ModelRow:
         model: Name of the model.
         tower: Kind of its image tower.
         input_px: Side of its images.
-        stride_px: Pixels between tokens.
+        stride_px: Rgb between tokens.
         grid: Tokens a side.
         explainers: Kinds of explainers that are defined on it.
         refused: Why none is.
@@ -145,7 +145,7 @@ def check(
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of the model (model.weights).")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
     """Check in half a minute whether a model works here, on the photographs that come with phrasebox.
@@ -159,7 +159,7 @@ def check(
     phrasebox models check ViT-B-16 --weights model.safetensors
     phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
     """
-    options: Values = {"model.config" if model.endswith(".json") else "model.name": model}
+    options: Json = {"model.config" if model.endswith(".json") else "model.name": model}
     options["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, options={"input": INPUT, **options})
     check_files(config)

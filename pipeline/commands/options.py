@@ -148,7 +148,7 @@ Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another s
 Docs = Annotated[
     bool, typer.Option("--docs", help="With --print-config: print meaning and values of every key above it.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 
 OPTIONS: Final = {
     "input.path": "INPUT",

@@ -23,7 +23,7 @@ from pipeline.config import load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json, say
 from stages.contract.records import Record, Sample, stable_key
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import ReaderConfig, make_reader, plan_pieces
 from stages.shared.storage import replacing
@@ -110,7 +110,7 @@ def write_phrases(source: ReaderConfig, config: PhrasesConfig, out: Path) -> int
     return count
 
 
-def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[Values]:
+def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[Json]:
     """Yield the output of `phrasebox phrases`: one dict for each caption.
 
     `{"caption": ..., "phrases": [{"text", "start", "end", "head", "plural"}, ...]}`, with

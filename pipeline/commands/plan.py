@@ -15,10 +15,10 @@ from rich.table import Table
 
 from pipeline.commands.checks import check_places
 from pipeline.commands.options import (
+    AsJson,
     ConfigFile,
     EngineKind,
     InputImages,
-    Json,
     ModelName,
     Settings,
     input_or_config,
@@ -60,7 +60,7 @@ def plan(
             help="Images a second of one of its GPUs; by default that of this machine's GPU.",
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Estimate time, memory and disk for a run, here and on a cluster that you describe.
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline.commands.options import (
     CHOICE_OPTIONS,
     AnyDataset,
-    Json,
+    AsJson,
     Keep,
     MaxArea,
     MinScore,
@@ -32,7 +32,7 @@ from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regi
 from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
 from stages.contract.threshold import PRECISIONS
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 _BAR: Final = 30  # characters of the longest bar
 
@@ -47,7 +47,7 @@ _STATUS: Final = {
 @naming_options()
 def stats(
     dataset: AnyDataset,
-    as_json: Json = False,
+    as_json: AsJson = False,
     where: Where = "",
     min_score: MinScore = 0.0,
     precision: Precision = None,
@@ -98,7 +98,7 @@ def stats(
         _print(figures)
 
 
-def _print(figures: Values) -> None:
+def _print(figures: Json) -> None:
     samples = figures["samples"]
     note = "" if figures["finished"] else " (the run has not finished)"
     say(console, f"{figures['dataset']}{note}")
@@ -133,7 +133,7 @@ def _print(figures: Values) -> None:
         console.print(table)
 
 
-def _print_thresholds(figures: Values) -> None:
+def _print_thresholds(figures: Json) -> None:
     title = "what a precision keeps; by size of the box, its share of the image: share of these regions, mean score"
     sizes = [f"box {size}" for size in SIZES]
     table = Table("precision", "score at least", "regions", *sizes, title=title, title_justify="left")
@@ -154,7 +154,7 @@ def _print_thresholds(figures: Values) -> None:
         console.print(f"no score reaches a higher precision than {figures['highest_precision']:.2f}")
 
 
-def _print_histogram(title: str, histogram: Values) -> None:
+def _print_histogram(title: str, histogram: Json) -> None:
     labels = [f"{low:g} to {high:g}" for low, high in pairwise(histogram["edges"])]
     middle = histogram["quantiles"]
     heading = f"{title}: median {middle['50']:.3f}, quartiles {middle['25']:.3f} and {middle['75']:.3f}"

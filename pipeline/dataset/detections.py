@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.rows import Row
-from stages.contract.arrays import Bools, Floats32
 from stages.contract.errors import ConfigError
 from stages.contract.masks import decode_mask
 from stages.contract.schema import rle_of
+from stages.contract.values import Bools, Floats32
 
 
 def detections(

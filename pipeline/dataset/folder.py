@@ -27,7 +27,7 @@ from stages.contract.schema import (
     SCHEMA_VERSION,
     check_version,
 )
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.storage import AnyPath, found_in, parquet_file, place_of, write_text
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
@@ -54,8 +54,8 @@ class Dataset:
     """
 
     path: AnyPath
-    manifest: Values
-    run: Values
+    manifest: Json
+    run: Json
     shards: tuple[AnyPath, ...]
     optional: tuple[str, ...] = ()
 
@@ -332,7 +332,7 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
     )
 
 
-def _not_finished(location: str, run: Values) -> InputError:
+def _not_finished(location: str, run: Json) -> InputError:
     reason = (
         "the run has not finished, run the same command again" if run else f"no dataset.json in it; {DATASET_EXPECTED}"
     )
@@ -357,7 +357,7 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
     return ()
 
 
-def read_json(path: AnyPath) -> Values | None:
+def read_json(path: AnyPath) -> Json | None:
     """Return the object in a file; None if the file does not exist.
 
     Raise InputError for anything else.

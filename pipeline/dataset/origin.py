@@ -27,7 +27,7 @@ from pipeline.dataset.rows import Row
 from pipeline.paths import LOCATIONS, MODEL_FILES, locations_of_kinds
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import ImageRef
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.phrases.stage import PhrasesConfig
 from stages.read import READERS
 from stages.shared.images.decode import load_image_bytes
@@ -55,12 +55,12 @@ KEY_BYTES: Final = 32
 SIGNED_KEYS: Final = ("config", "model_fingerprint")  # of a run, that a signature protects
 
 
-def sign(run: Values) -> Values:
+def sign(run: Json) -> Json:
     """Return a run with its `signature`; None if the user's folders cannot be written to."""
     return {**run, "signature": _signature(run)}
 
 
-def is_own(run: Values) -> bool:
+def is_own(run: Json) -> bool:
     """Return whether this user, on this machine, has made the run."""
     stored = run.get("signature")
     expected = _signature(run)
@@ -74,7 +74,7 @@ def keys_of_maps(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
 
 def find_unnamed(
     dataset: Dataset, harmless: Mapping[str, tuple[Any, ...]] | None = None, settings: Iterable[str] = ()
-) -> Values:
+) -> Json:
     """Return the stored values, by key, that must not be followed: the user has not named them.
 
     A dataset of this user may name anything. Any other one may name only what phrasebox bundles.
@@ -120,7 +120,7 @@ def _value(dataset: Dataset, key: str) -> Any:
     return value
 
 
-def _stored_config(dataset: Dataset) -> Values:
+def _stored_config(dataset: Dataset) -> Json:
     config = dataset.run.get("config")
     return config if isinstance(config, dict) else {}
 
@@ -131,7 +131,7 @@ def _option(key: str, value: Any) -> str:
     return f"--set {shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}')}"
 
 
-def _signature(run: Values) -> str | None:
+def _signature(run: Json) -> str | None:
     key = _key()
     if key is None:
         return None

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
-from stages.contract.arrays import Bools, Ints
 from stages.contract.errors import ConfigError
 from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
 from stages.contract.threshold import Threshold
+from stages.contract.values import Bools, Integers
 
 _OF_REGION: Final = ("phrase", "head", "score", "similarity", "presence", "area", "caption_index")
 _OF_IMAGE: Final = ("sample_id", "file_name", "width", "height", "phrase_count")
@@ -158,7 +158,7 @@ class Selector:
             raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {columns})", key="where") from error
 
 
-def regions_in(table: Any) -> tuple[Any, Ints]:
+def regions_in(table: Any) -> tuple[Any, Integers]:
     """Return the regions of a table's rows one after the other, as an Arrow array, and the place of each one's row."""
     annotations = table["annotations"].combine_chunks()
     return annotations.flatten(), pc.list_parent_indices(annotations).to_numpy()

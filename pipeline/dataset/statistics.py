@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pipeline.dataset.index import SCORE_EDGES, Index
 from pipeline.dataset.selection import SIZES, Search
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -18,7 +18,7 @@ BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Widths of the bins; the smallest that fits 99 % of the images is chosen."""
 
 
-def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> Values:
+def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> Json:
     """Return counts, histograms and the most frequent words.
 
     samples            by `Status`, and `all`
@@ -66,7 +66,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     }
 
 
-def _thresholds(index: Index, search: Search) -> Values:
+def _thresholds(index: Index, search: Search) -> Json:
     if not index.dataset.has_probabilities:
         return {"thresholds": [], "highest_precision": None}
     scores = index.scores(search)
@@ -83,7 +83,7 @@ def _thresholds(index: Index, search: Search) -> Values:
     return {"thresholds": thresholds, "highest_precision": scores.highest_precision}
 
 
-def _sizes(ask: Any, min_score: float = 0.0) -> Values:
+def _sizes(ask: Any, min_score: float = 0.0) -> Json:
     """Return share and mean score of the regions with at least a score, by `SIZES`."""
     places = " ".join(f"WHEN box_share <= {edge!r} THEN {place}" for place, edge in enumerate(SIZES.values()))
     columns = f"CASE {places} END, count(*), avg(score)".replace("inf", "'inf'::DOUBLE")
@@ -94,7 +94,7 @@ def _sizes(ask: Any, min_score: float = 0.0) -> Values:
     return {name: {"share": count / max(1, total), "score": score} for name, (count, score) in counts.items()}
 
 
-def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Values:
+def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Json:
     """Count values between edges; the last bin counts values beyond the last edge, too."""
     columns = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
     quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
@@ -118,6 +118,6 @@ def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
     return {"labels": labels, "counts": [counts.get(number, 0) for number in bins]}
 
 
-def _most_frequent(ask: Any, column: str, most: int) -> list[Values]:
+def _most_frequent(ask: Any, column: str, most: int) -> list[Json]:
     rows = ask(f"SELECT {column}, count(*), avg(score) FROM hit_regions GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {most:d}")
     return [{"text": text, "count": count, "score": score} for text, count, score in rows]

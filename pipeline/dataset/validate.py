@@ -26,7 +26,7 @@ from stages.contract.schema import (
     is_said,
     mapped_record,
 )
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.phrases.filters import normalise
 from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import Tally
@@ -90,7 +90,7 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
     return files
 
 
-def _read_manifest(path: AnyPath) -> Generator[str, None, Values | None]:
+def _read_manifest(path: AnyPath) -> Generator[str, None, Json | None]:
     """Yield the problems of the manifest; return it, or None if it cannot be read."""
     manifest = None
     try:
@@ -122,7 +122,7 @@ def _optional(names: Collection[str]) -> list[Column]:
     return [field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)]
 
 
-def _nulls(fields: Iterable[Column], entry: Values) -> str | None:
+def _nulls(fields: Iterable[Column], entry: Json) -> str | None:
     names = [field.name for field in fields if not field.optional and entry[field.name] is None]
     return f"{' and '.join(names)} is null" if names else None
 
@@ -182,7 +182,7 @@ def _wrong(*checks: tuple[bool, str]) -> Iterator[str]:
     return (problem for is_wrong, problem in checks if is_wrong)
 
 
-def _entry_problems(name: str, entry: Values, row: Row) -> Iterator[str]:
+def _entry_problems(name: str, entry: Json, row: Row) -> Iterator[str]:
     if nulls := _nulls(ENTRIES[name], entry):
         yield nulls
         return
@@ -249,7 +249,7 @@ def _heat_map_problems(row: Row) -> Iterator[str]:
         yield one_line(error)
 
 
-def _span_problems(entry: Values, row: Row) -> Iterator[str]:
+def _span_problems(entry: Json, row: Row) -> Iterator[str]:
     if len(entry["span"]) != 2 or None in entry["span"]:
         yield f"span {entry['span']} has not two numbers"
         return

@@ -25,7 +25,7 @@ from pipeline.engines.ray_code import CodeVersion, lack_of_package, make_code_pr
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.storage import AnyPath, cannot_write, is_about_writing
 
 OTHER_WORKERS: Final = 6
@@ -84,7 +84,7 @@ def connected(
 
 
 def _start(engine: EngineConfig, packages: Sequence[str], models: int) -> None:
-    options: Values = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options: Json = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         workers = models * (engine.explain_worker_bounds[1] or min(cores_here(), CPU_MODEL_WORKERS))
         options |= {

@@ -57,7 +57,7 @@ from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.contract.tables import records_to_table
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.read import Piece, Reader
 from stages.shared.storage import absolute, is_local
 from stages.write import row_group_rows
@@ -216,7 +216,7 @@ class RayEngine:
     def _map_on_models(self, rows: Any, stage: Stage, call: int, min_workers: int) -> Any:
         """Return rows after a stage that holds a model, by workers with the model's share of GPUs and CPUs."""
         pools = self.pools
-        overlap: Values = {}
+        overlap: Json = {}
         if pools.device == "cuda":
             overlap = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
         return rows.map_batches(
@@ -237,7 +237,7 @@ def _count_missing(report: Report, reader: Reader, pieces: Sequence[Piece]) -> N
         report.read(number, samples, skipped)
 
 
-def _resources(pools: Pools) -> Values:
+def _resources(pools: Pools) -> Json:
     """The resources of a model worker, as arguments of Ray."""
     return {"num_cpus": 1, "num_gpus": pools.gpus, "resources": pools.resources or None}
 

@@ -42,12 +42,12 @@ from pipeline.engines.ray_code import CodeVersion, reject_other_code
 from pipeline.engines.ray_ledger import Event
 from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.shards import keys_of
-from stages.contract.arrays import Ints
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError
 from stages.contract.records import Record, is_among
 from stages.contract.schema import ColumnOption, records_to_rows
 from stages.contract.stage import Stage
 from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
+from stages.contract.values import Integers
 from stages.read import Piece, Reader
 from stages.shared.storage import AnyPath, replacing
 from stages.write import RollingParquet
@@ -330,7 +330,7 @@ def count_samples(reader: Reader, piece: Piece) -> tuple[int, Counter[str]]:
 
 def _read(reader: Reader, group: Sequence[tuple[int, Piece]], ledger: Any, row_keys: Any) -> Iterator[Any]:
     leave_at_exit()
-    ordered_keys: Ints = np.empty(0, np.int64) if row_keys is None else ray.get(row_keys)
+    ordered_keys: Integers = np.empty(0, np.int64) if row_keys is None else ray.get(row_keys)
     work = f"read:{group[0][0]}"
     if (deaths := ray.get(ledger.begin.remote(work))) >= MOST_READ_DEATHS:
         names = group[0][1].name if len(group) == 1 else f"{group[0][1].name} to {group[-1][1].name}"

@@ -32,13 +32,13 @@ from pipeline.evaluate.absent import HARDER, is_coloured
 from pipeline.evaluate.estimates import Estimate, Estimates, debiased_calibration_error, presence_area, sum_estimate
 from pipeline.evaluate.matching import Answer
 from pipeline.evaluate.metrics import is_right
-from stages.contract.arrays import Bools, Floats
 from stages.contract.geometry import Box, box_iou
+from stages.contract.values import Bools, Floats
 
 MIN_ANSWER: Final = 0.5  # the least presence, or score, of an answer; 0.5 as in SAM 3's evaluator
 
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Values of `regions.min_presence` for which the figures say how much is kept."""
+"""Json of `regions.min_presence` for which the figures say how much is kept."""
 
 IOUS: Final = tuple(0.5 + 0.05 * step for step in range(10))
 

@@ -19,11 +19,10 @@ from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import IOU
-from stages.contract.arrays import Bools, Floats
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.records import Record
-from stages.contract.values import Values
+from stages.contract.values import Bools, Floats, Json
 from stages.regions.config import RegionsConfig
 from stages.regions.ladder import QUANTILES, Ladder
 from stages.regions.learned_box import (
@@ -104,7 +103,7 @@ class KnownPlace(NamedTuple):
 
 KnownPlaces = Callable[[Row, Record], Iterable[KnownPlace]]  # of a row
 
-NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], Values]
+NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], Json]
 """See `fit_networks`."""
 
 
@@ -305,7 +304,7 @@ def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
     return words, bags
 
 
-def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Values:
+def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Json:
     """Return mean, scale and networks of `BoxFit`, fitted to things and their mirror images."""
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 

@@ -43,10 +43,9 @@ from pipeline.evaluate.presence import fit_presence_to_truth
 from pipeline.logistic import fit_logistic
 from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
-from stages.contract.arrays import Bools
 from stages.contract.errors import InputError
 from stages.contract.records import Record
-from stages.contract.values import Values
+from stages.contract.values import Bools, Json
 from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import BoxEvidence, DetectorPresence
@@ -158,8 +157,8 @@ class JudgedSet:
     """
 
     regions: Sequence[JudgedRegion]
-    made_with: Values
-    made_from: Values
+    made_with: Json
+    made_from: Json
     previous: Calibration | None
     presence: Presence | DetectorPresence | None
     presence_figures: Estimates

@@ -26,9 +26,9 @@ from pipeline.paths import write_file
 from pipeline.presence_fit import PresenceFit, draw_for_images, explain_no_difference, fit_noisy
 from pipeline.steps import SourceSteps, build_detector_steps, build_steps, check_files
 from pipeline.warm_up import first_samples, fit_to_samples
-from stages.contract.arrays import Floats
 from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample
+from stages.contract.values import Floats
 from stages.read import make_reader
 from stages.regions.detected import PRESENCE_FEATURES
 from stages.regions.score import Calibration

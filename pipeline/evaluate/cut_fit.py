@@ -13,9 +13,9 @@ from pipeline.dataset.rows import Row
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import is_right
 from pipeline.logistic import LogisticFit, mean_and_scale
-from stages.contract.arrays import Bools, Floats, Pixels
 from stages.contract.errors import InputError
 from stages.contract.records import Record
+from stages.contract.values import Bools, Floats, Levels
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features
@@ -88,7 +88,7 @@ def fit_cut_to_rows(
     maker = stages[0].maker
     step = -(-len(rows) // GRABCUT_IMAGES) if refine == "grabcut" else 1
     things: list[SizedThing] = []
-    maps: list[tuple[SizedThing, tuple[str, ...], Pixels]] = []
+    maps: list[tuple[SizedThing, tuple[str, ...], Levels]] = []
     right: list[list[bool]] = []
     for number, (row, record) in enumerate(rows):
         row_surfaces = maker.surfaces_of_phrases(record)

@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 
 from pipeline.dataset.selection import SIZES
 from pipeline.logistic import fit_logistic, roc_area
-from stages.contract.arrays import Bools, Floats, Ints
+from stages.contract.values import Bools, Floats, Integers
 
 RESAMPLES: Final = 2000
 
@@ -84,7 +84,7 @@ def plain_values(result: object) -> Any:
     return from_json(to_json(result, inf_nan_mode="null"))
 
 
-def mean_estimates(values: Sequence[Floats], images: Ints, resamples: int = RESAMPLES) -> list[Estimate]:
+def mean_estimates(values: Sequence[Floats], images: Integers, resamples: int = RESAMPLES) -> list[Estimate]:
     """Return the means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
 
     All kinds share the resamples: to draw them takes far longer than to use them.
@@ -98,7 +98,7 @@ def mean_estimates(values: Sequence[Floats], images: Ints, resamples: int = RESA
     return [_estimate(float(numbers.mean()), row, numbers.size) for numbers, row in zip(values, means.T, strict=True)]
 
 
-def weighted_estimate(statistic: Callable[[Floats], float], images: Ints, resamples: int = RESAMPLES) -> Estimate:
+def weighted_estimate(statistic: Callable[[Floats], float], images: Integers, resamples: int = RESAMPLES) -> Estimate:
     """Return a statistic of weights (n,), one per value, with its interval; images (n,): the image of each value."""
     if images.size == 0:
         return Estimate()
@@ -107,7 +107,7 @@ def weighted_estimate(statistic: Callable[[Floats], float], images: Ints, resamp
     return _estimate(statistic(np.ones(images.size)), values, images.size)
 
 
-def sum_estimate(figure: Callable[[Floats], float], sums: Floats, images: Ints) -> Estimate:
+def sum_estimate(figure: Callable[[Floats], float], sums: Floats, images: Integers) -> Estimate:
     """Return a figure of sums (k,) over images with its interval; sums (n, k) has a row for each image."""
     return weighted_estimate(lambda weights: figure(weights @ sums), images)
 
@@ -124,7 +124,7 @@ def _estimate(value: float, draws: Floats, n: int) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=n)
 
 
-def mean_figures(values: Mapping[str, Floats], images: Ints) -> Estimates:
+def mean_figures(values: Mapping[str, Floats], images: Integers) -> Estimates:
     """Return the mean of each kind of values (n,) of images (n,), without NaN.
 
     Kinds that are NaN throughout are left out.
@@ -170,7 +170,7 @@ def risk_coverage_area(scores: Floats, right: Bools) -> Callable[[Floats], float
     return area
 
 
-def debiased_calibration_error(scores: Floats, right: Bools, images: Ints) -> Estimate:
+def debiased_calibration_error(scores: Floats, right: Bools, images: Integers) -> Estimate:
     """Return the root mean square distance between score and hit rate over `BINS` bins of equal mass, 0 .. 1.
 
     The variance is subtracted from the square of each bin's distance, so that exact scores have 0
@@ -214,13 +214,13 @@ def calibration_error(scores: Floats, right: Bools, weights: Floats) -> float:
     return float(np.abs(score_sums - hit_sums).sum() / total)
 
 
-def presence_area(scores: Floats, is_present: Bools, images: Ints) -> Estimate:
+def presence_area(scores: Floats, is_present: Bools, images: Integers) -> Estimate:
     """Return the area under the ROC curve of scores (n,) as a detector of presence; equal scores count as half."""
     area = roc_area(scores)
     return weighted_estimate(lambda weights: area(weights * is_present, weights * ~is_present), images)
 
 
-def share_estimates(is_hit: Bools, groups: Bools, images: Ints) -> list[Estimate]:
+def share_estimates(is_hit: Bools, groups: Bools, images: Integers) -> list[Estimate]:
     """Return the share of hits (n,) in each of k groups of values, bool (n, k); images (n,): the image of each value.
 
     All groups share the resamples.
@@ -241,7 +241,7 @@ def share_estimates(is_hit: Bools, groups: Bools, images: Ints) -> list[Estimate
     return estimates
 
 
-def measure_thresholds(scores: Floats, right: Bools, images: Ints, box_shares: Floats) -> list[ScoreFilter]:
+def measure_thresholds(scores: Floats, right: Bools, images: Integers, box_shares: Floats) -> list[ScoreFilter]:
     """Return what each of `THRESHOLDS` keeps of the regions, how precise that is, and both by size.
 
     box_shares: The share of the image that the box of each region covers (n,).
@@ -264,7 +264,7 @@ def measure_thresholds(scores: Floats, right: Bools, images: Ints, box_shares: F
     return filters
 
 
-def squared_error_gain(baseline: Floats, scores: Floats, right: Bools, images: Ints) -> Estimate:
+def squared_error_gain(baseline: Floats, scores: Floats, right: Bools, images: Integers) -> Estimate:
     """Return how far the mean squared error of scores (Brier 1950) falls from `baseline` to `scores`, paired by region.
 
     The error falls where scores come nearer to the precision, and where they separate right regions
@@ -278,7 +278,7 @@ def squared_error_gain(baseline: Floats, scores: Floats, right: Bools, images: I
     return mean_estimates([(baseline - right) ** 2 - (scores - right) ** 2], images)[0]
 
 
-def predict_out_of_fold(features: Floats, right: Bools, images: Ints) -> Floats:
+def predict_out_of_fold(features: Floats, right: Bools, images: Integers) -> Floats:
     """Return the probability (n,) of each region by a fit on the other folds; an image is in one fold."""
     fold = np.unique(images, return_inverse=True)[1] % FOLDS
     probability = np.empty(len(right))

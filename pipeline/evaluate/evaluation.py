@@ -46,10 +46,9 @@ from pipeline.evaluate.metrics import (
 from pipeline.evaluate.presence import absent_evaluation
 from pipeline.evaluate.text_only import TextOnly, fit_halves
 from pipeline.evaluate.verdicts import evaluation_verdict
-from stages.contract.arrays import Floats, Ints
 from stages.contract.errors import InputError
-from stages.contract.geometry import Box, SizeHw
-from stages.contract.values import Values
+from stages.contract.geometry import Box
+from stages.contract.values import Floats, Integers, Json, Sides
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
 
@@ -164,14 +163,14 @@ class Evaluation:
     rule: str
     figures: Figures
     absent: AbsentFigures | None
-    config: Values
+    config: Json
 
     @property
     def verdict(self) -> str:
         """Whether to use the regions, and from which score on."""
         return evaluation_verdict(self.figures.thresholds, self.figures.metrics.get("box_recall_above_text"))
 
-    def to_json(self) -> Values:
+    def to_json(self) -> Json:
         """Return all parts as values of JSON, in one dictionary."""
         values = plain_values(self)
         figures = values.pop("figures")
@@ -285,7 +284,7 @@ def report_figures(outcomes: Outcomes) -> Figures:
     )
 
 
-def _box_share(box_xywh_px: Box, size_hw: SizeHw) -> float:
+def _box_share(box_xywh_px: Box, size_hw: Sides) -> float:
     return box_xywh_px[2] * box_xywh_px[3] / (size_hw[0] * size_hw[1])
 
 
@@ -303,7 +302,7 @@ def _true_sizes(queries: Sequence[Query]) -> dict[str, float]:
 
 
 def _group_figures(
-    groups: Sequence[Mapping[str, str]], values: Mapping[str, Floats], images: Ints
+    groups: Sequence[Mapping[str, str]], values: Mapping[str, Floats], images: Integers
 ) -> dict[str, dict[str, Estimates]]:
     """Return kind of group -> member -> metrics of the targets that belong to it, in order."""
     figures: dict[str, dict[str, Estimates]] = {}

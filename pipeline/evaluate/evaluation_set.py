@@ -19,12 +19,11 @@ from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
-from stages.contract.arrays import Pixels
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
 from stages.contract.schema import mapped_record
 from stages.contract.stage import Stage
-from stages.contract.values import Values
+from stages.contract.values import Json, Rgb
 from stages.explain.config import ExplainerConfig
 from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
@@ -89,7 +88,7 @@ class EvaluationSet:
         """Return the same for code that computes no heat maps, see `stored_finished_config`."""
         return stored_finished_config(self.dataset.manifest["config"], self.settings)
 
-    def rows(self, unread: Collection[str] = ("image", "heat_maps")) -> Iterator[Values]:
+    def rows(self, unread: Collection[str] = ("image", "heat_maps")) -> Iterator[Json]:
         """Yield the rows of the images that the ground truth has, without the columns `unread`."""
         for row in self.dataset.rows([name for name in self.dataset.columns if name not in unread]):
             if row[self.by] in self.matches.images:
@@ -147,7 +146,7 @@ class EvaluationSet:
 
     def rows_with_maps(
         self, steps: Steps | None, console: Console, most: int | None = None
-    ) -> Iterator[tuple[Values, Record]]:
+    ) -> Iterator[tuple[Json, Record]]:
         """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there are steps.
 
         The records of a source have its regions instead of maps.
@@ -239,7 +238,7 @@ def process_input(
         )
 
 
-def phrases_of(entries: Iterable[Values]) -> list[Phrase]:
+def phrases_of(entries: Iterable[Json]) -> list[Phrase]:
     """Return the different phrases in entries of a row's `annotations`, `absent` or `phrases`, in their order."""
     phrases = {
         (entry["phrase"], entry["caption_index"], *entry["span"]): Phrase(
@@ -269,7 +268,7 @@ def prepare_stage(
     return PrepareStage(PrepareConfig(images=images, **canvas, **settings))
 
 
-def pixels_of(record: Record) -> Pixels:
+def pixels_of(record: Record) -> Rgb:
     """Return the pixels of a prepared record."""
     assert record.pixels is not None, "prepared records have pixels"  # noqa: S101
     return record.pixels.rgb

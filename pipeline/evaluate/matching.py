@@ -37,15 +37,15 @@ import numpy as np
 
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.evaluate.text_only import TextOnly
-from stages.contract.arrays import Bools, Floats32
 from stages.contract.errors import InputError
-from stages.contract.geometry import Box, SizeHw, resize_shifted, xywh_to_xyxy
+from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
 from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Rle
+from stages.contract.values import Bools, Floats32, Sides
 from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 
-def draw_map(heat_map: HeatMap, size_hw: SizeHw) -> Floats32:
+def draw_map(heat_map: HeatMap, size_hw: Sides) -> Floats32:
     """Return a heat map at another size, float32 (h, w), bilinear between the places of its values."""
     if heat_map.shift_cells:
         return resize_shifted(heat_map.values, size_hw, heat_map.shift_cells)
@@ -66,7 +66,7 @@ class Answer:
 class ImageHeat:
     """A heat map at the size of its image, in pixels. All queries of a phrase share it, and its parts are cached."""
 
-    def __init__(self, heat_map: HeatMap, size_hw: SizeHw) -> None:
+    def __init__(self, heat_map: HeatMap, size_hw: Sides) -> None:
         self.heat_map = heat_map
         self.size_hw = size_hw
 
@@ -111,7 +111,7 @@ class Query:
     """
 
     image: int
-    size_hw: SizeHw
+    size_hw: Sides
     phrase: str | None
     target: TruthTarget | None
     answers: tuple[Answer, ...]
@@ -200,7 +200,7 @@ def _group_names(names: Iterable[str], key: Callable[[str], str]) -> dict[str, l
     return groups
 
 
-def check_size(file_name: str, size_hw: SizeHw, image: TruthImage) -> None:
+def check_size(file_name: str, size_hw: Sides, image: TruthImage) -> None:
     """Raise InputError if the ground truth is for an image of another size."""
     true_hw = (image.height_px, image.width_px)
     if 0 not in true_hw and true_hw != size_hw:

@@ -28,9 +28,9 @@ import numpy as np
 from pipeline.dataset.rows import Row
 from pipeline.evaluate.matching import ImageHeat, Query
 from pipeline.evaluate.text_only import Extent
-from stages.contract.arrays import Floats
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
+from stages.contract.values import Floats
 from stages.truth.ground_truth import TruthImage, bare, find_spelling
 
 IOU: Final = 0.5  # a box is right if its intersection over union is at least this

@@ -29,9 +29,9 @@ from pipeline.logistic import roc_area
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.pictures import shrink_map
 from pipeline.steps import HeatMapSteps
-from stages.contract.arrays import Floats, Floats32
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
+from stages.contract.values import Floats, Floats32
 from stages.explain.stage import ExplainStage
 from stages.read import READERS, make_reader, plan_pieces
 from stages.truth import read_truth

@@ -23,9 +23,9 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
 from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, Estimates, debiased_calibration_error
 from pipeline.evaluate.review_sample import population_of
-from stages.contract.arrays import Bools, Floats, Ints
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
+from stages.contract.values import Bools, Floats, Integers
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
 
@@ -207,7 +207,7 @@ def share_estimate(is_hit: Bools) -> Estimate:
     return Estimate(value=float(is_hit.mean()), low=interval.low, high=interval.high, n=is_hit.size)
 
 
-def _bins(scores: Floats) -> list[Ints]:
+def _bins(scores: Floats) -> list[Integers]:
     """Return the places of the answers in bins of `PER_BIN`, the lowest scores first."""
     return np.array_split(np.argsort(scores, kind="stable"), max(1, len(scores) // PER_BIN))
 

@@ -40,9 +40,8 @@ from pipeline.logistic import LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import write_file
 from pipeline.presence_fit import signals_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps
-from stages.contract.arrays import Floats, Floats32
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.values import Values
+from stages.contract.values import Floats, Floats32, Json
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.score import Calibration, Evidence, feature_names
@@ -227,8 +226,8 @@ class _Basis(NamedTuple):
     remaking: Steps | None
     stage: RegionsStage | LinkStage
     prior: Calibration | None
-    made_with: Values
-    made_from: Values
+    made_with: Json
+    made_from: Json
 
 
 def _heat_map_basis(evaluation_set: EvaluationSet) -> _Basis:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.selection import REGION, regions_in
-from stages.contract.arrays import Floats, Ints
+from stages.contract.values import Floats, Integers
 from stages.regions.things import things
 
 COLUMNS: Final = tuple(REGION + name for name in ("id", "score", "head", "phrase", "bbox"))
@@ -37,13 +37,13 @@ class Population:
         places: Id of an annotation -> place of its region in these arrays.
     """
 
-    rows: Ints
-    ids: Ints
+    rows: Integers
+    ids: Integers
     scores: Floats
     kinds: NDArray[np.str_]
     places: Mapping[int, int] = field(default_factory=dict)
 
-    def draw(self, count: int, seed: int) -> Ints:
+    def draw(self, count: int, seed: int) -> Integers:
         """Draw at most `count` regions and return their places, so ordered that every beginning is a sample, too."""
         odd = np.uint64((2 * seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64))  # odd, so that hashes stay random numbers
         return np.argsort(self.ids.astype(np.uint64) * odd, kind="stable")[:count]

@@ -17,10 +17,10 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from stages.contract.arrays import Floats
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.records import stable_id
+from stages.contract.values import Floats
 from stages.truth.ground_truth import TruthImage, TruthTarget
 
 EDGES: Final = 13  # places of an edge, 0 and 1 among them

@@ -22,12 +22,11 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.files import ExportFolder, ImageNames
 from pipeline.export.report import RARE_BELOW, ExportReport
-from stages.contract.arrays import Bools
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.schema import rle_of
-from stages.contract.values import Values
+from stages.contract.values import Bools, Json
 from stages.shared.images.decode import UprightImage
 
 CategoryField = Annotated[
@@ -260,7 +259,7 @@ class Exporter(ABC):
         """Return whether the format takes a row without regions, without a condition on regions."""
         return False
 
-    def for_splits(self, make: Callable[[str], Any]) -> Values:
+    def for_splits(self, make: Callable[[str], Any]) -> Json:
         """Return a writer for each split.
 
         `close` closes all of them; after an error, nothing does.

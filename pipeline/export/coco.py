@@ -31,7 +31,7 @@ from pipeline.export.base import (
 )
 from pipeline.export.files import ExportFolder
 from stages.contract.errors import ConfigError
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone"}
 
@@ -126,7 +126,7 @@ class CocoLayout(Exporter):
         image_id: int = row["id"]
         return image_id
 
-    def fields_of(self, region: Annotation) -> Values:
+    def fields_of(self, region: Annotation) -> Json:
         """Return the fields of an annotation that settings change."""
         return {}
 
@@ -158,9 +158,9 @@ class Coco(CocoLayout):
             raise ConfigError(f"the sample id {text!r} is no whole number; ids=hash numbers all samples", key="ids")
         return int(text)
 
-    def fields_of(self, region: Annotation) -> Values:
+    def fields_of(self, region: Annotation) -> Json:
         """Return the mask as polygons, and the attributes, if the settings say so."""
-        fields: Values = {}
+        fields: Json = {}
         if self.config.segmentation == "polygons":
             fields["segmentation"] = polygons_of(region, self.notes)
         if self.config.attributes:
@@ -194,7 +194,7 @@ class Fiftyone(CocoLayout):
     flat_images = True
 
 
-def phrase_entry(region: Annotation) -> Values:
+def phrase_entry(region: Annotation) -> Json:
     """Return the fields of a region that COCO does not define.
 
     `presence` and `group` are left out if they are unknown, `refined` and `fallback` if the
@@ -212,7 +212,7 @@ def phrase_entry(region: Annotation) -> Values:
     return entry
 
 
-def coco_annotation(region: Annotation, image_id: int, category_id: int, **fields: Any) -> Values:
+def coco_annotation(region: Annotation, image_id: int, category_id: int, **fields: Any) -> Json:
     """Return COCO's annotation; `fields` replace or add keys.
 
     `bbox` is [x, y, w, h] in px, `area` that of the mask, `iscrowd` 0.
@@ -228,7 +228,7 @@ class CocoFile:
     Images go into the file, annotations into a temporary file until the images are complete.
     """
 
-    def __init__(self, folder: ExportFolder, name: str, categories: Iterable[Values] = (ONLY_CATEGORY,)) -> None:
+    def __init__(self, folder: ExportFolder, name: str, categories: Iterable[Json] = (ONLY_CATEGORY,)) -> None:
         self._file = folder.text(name)
         spool = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=folder.path)  # noqa: SIM115
         self._annotations = folder.open_files.enter_context(spool)
@@ -237,12 +237,12 @@ class CocoFile:
         self._file.write(",".join("\n" + compact_json(category) for category in categories))
         self._file.write('],\n"images":[')
 
-    def image(self, entry: Values) -> None:
+    def image(self, entry: Json) -> None:
         """Add an entry of `images`."""
         self._file.write(self._starts["image"] + compact_json(entry))
         self._starts["image"] = ",\n"
 
-    def annotation(self, entry: Values) -> None:
+    def annotation(self, entry: Json) -> None:
         """Add an entry of `annotations`."""
         self._annotations.write(self._starts["annotation"] + compact_json(entry))
         self._starts["annotation"] = ",\n"

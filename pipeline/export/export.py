@@ -35,7 +35,7 @@ from pipeline.export.report import ExportReport
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
@@ -295,7 +295,7 @@ class _Export:
         split = next(iter(self.splits))
         self.report.next_step = self.format.next_step.format(out=out, split=split, images=folder, config=self.config)
 
-    def settings(self) -> Values:
+    def settings(self) -> Json:
         """Return what the export's mark holds, in plain values."""
         return {
             "format": self.format_name,

@@ -27,7 +27,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rows import Row
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.storage import exclusive_lock, place_of, write_text
 from stages.write import RollingParquet
 
@@ -75,7 +75,7 @@ class ExportFolder:
         """Make a folder, which may stay empty."""
         (self.path / name).mkdir(parents=True, exist_ok=True)
 
-    def finish(self, settings: Values) -> None:
+    def finish(self, settings: Json) -> None:
         """Mark the export as complete; settings without times and places make exports equal."""
         self.open_files.close()
         mark = {**settings, "names": _digest_of_names(self.path)}

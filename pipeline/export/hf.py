@@ -20,7 +20,7 @@ from pydantic import Field
 from pipeline.dataset.rows import absent_phrases
 from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts, number_name
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.write import dtype_of
 
 _ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time
@@ -124,7 +124,7 @@ def _schema(labels: Sequence[str] | None) -> Any:
     objects = pa.struct([(name, pa.list_(kind)) for name, kind in kinds.items()])
     schema = pa.schema([*_FIELDS.items(), ("objects", objects)])
 
-    def feature(name: str, kind: Any) -> Values:
+    def feature(name: str, kind: Any) -> Json:
         if name == "image":
             return {"_type": "Image"}
         if pa.types.is_struct(kind):

@@ -28,7 +28,7 @@ from pipeline.export.base import (
     shorten_float,
 )
 from pipeline.export.records import RecordList
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 _INTERFACE: Final = """<View>
   <Text name="captions" value="$captions"/>
@@ -117,7 +117,7 @@ def _labels_of(region: Annotation) -> list[str]:
     return list(dict.fromkeys([region["phrase"], *(mention["phrase"] for mention in mentions)]))
 
 
-def _rectangle(region: Annotation, row: Row, labels: list[str]) -> Values:
+def _rectangle(region: Annotation, row: Row, labels: list[str]) -> Json:
     """Return the pre-annotation of a region, in percent."""
     x, y, w, h = region["bbox"]
     width = row["width"]

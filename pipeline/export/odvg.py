@@ -32,7 +32,7 @@ from pipeline.export.base import (
     shorten_float,
 )
 from stages.contract.geometry import xywh_to_xyxy
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 
 class OdvgConfig(FormatConfig):
@@ -107,7 +107,7 @@ class Odvg(Exporter):
             file.write(compact_json({**start, "grounding": {"caption": caption.strip(), "regions": entries}}) + "\n")
 
 
-def _region(region: Annotation, **fields: Any) -> Values:
+def _region(region: Annotation, **fields: Any) -> Json:
     box = list(xywh_to_xyxy(region["bbox"]))
     score = shorten_float(region["score"])
     return {"bbox": box, **fields, "segmentation": region["segmentation"], "score": score}

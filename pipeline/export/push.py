@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, constants, errors
 
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, OutputError, PhraseboxError, one_line
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 OF_THE_HUB: Final = frozenset({".gitattributes", "README.md"})  # files of a new repository
 KIND: Final = "dataset"
@@ -55,7 +55,7 @@ def push(folder: Path, name: str) -> str:
     try:
         with _hub_errors(name):
             api = HfApi(library_name="phrasebox")
-            target: Values = {"repo_id": name, "repo_type": KIND}
+            target: Json = {"repo_id": name, "repo_type": KIND}
             api.upload_folder(folder_path=folder, commit_message="phrasebox export", **target)
             # Last: the client may delete in the first of several commits, and a later one may fail.
             files = [file for file in api.list_repo_files(**target) if fnmatch(file, "data/*.parquet")]

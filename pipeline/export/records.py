@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.export.base import compact_json
 from pipeline.export.files import ExportFolder
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 
 class RecordLines:
@@ -13,7 +13,7 @@ class RecordLines:
     def __init__(self, folder: ExportFolder, name: str) -> None:
         self._file = folder.text(name)
 
-    def add(self, record: Values) -> None:
+    def add(self, record: Json) -> None:
         """Add a record."""
         self._file.write(compact_json(record) + "\n")
 
@@ -26,7 +26,7 @@ class RecordList(RecordLines):
 
     _is_empty = True
 
-    def add(self, record: Values) -> None:
+    def add(self, record: Json) -> None:
         """Add a record."""
         self._file.write(("[\n" if self._is_empty else ",\n") + compact_json(record))
         self._is_empty = False

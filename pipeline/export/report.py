@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.dataset.rows import Annotation
 from stages.contract.threshold import Threshold
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 RARE_BELOW: Final = 10  # Regions of a category; with fewer, it is too rare to learn or to measure
 
@@ -54,7 +54,7 @@ class ExportReport:
         self.samples[split] += 1
         self.regions[split] += len(regions)
 
-    def counts(self) -> Values:
+    def counts(self) -> Json:
         """Return plain values, in a fixed order."""
         return {
             "rows": self.rows,

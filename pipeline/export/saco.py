@@ -30,7 +30,7 @@ from pipeline.export.base import (
 from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
 UNREVIEWED_PAIRS: Final = (
@@ -134,7 +134,7 @@ class Saco(Exporter):
             elif not self._negatives[split]:
                 self.notes[NO_NEGATIVES.format(split)] += scored_pairs
 
-    def _pair(self, sample: ChosenSample, file_name: str, phrase: Values) -> Values:
+    def _pair(self, sample: ChosenSample, file_name: str, phrase: Json) -> Json:
         """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""
         row = sample.row
         text = phrase["phrase"]

@@ -18,7 +18,7 @@ from pipeline.dataset.rows import absent_phrases
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, compact_json
 from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 
 class WebdatasetConfig(FormatConfig):
@@ -44,7 +44,7 @@ class Webdataset(Exporter):
         """Write one sample."""
         row = sample.row
         image = sample.loaded_image
-        description: Values = {
+        description: Json = {
             **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
             "absent": absent_phrases(row),
             "annotations": [

@@ -29,7 +29,7 @@ from pipeline.export.base import (
     FormatConfig,
     polygons_of,
 )
-from stages.contract.arrays import Floats
+from stages.contract.values import Floats
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 SLASHES: Final = 'names with "/": written as a space, since Ultralytics reads it as the sign between synonyms'

@@ -25,7 +25,7 @@ from pipeline.dataset.rows import Row
 from pipeline.load.row_groups import LoadOptions, RowGroup, row_groups_of, select_rows
 from pipeline.load.sample import BadImages, Contents, SampleMaker
 from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.storage import AnyPath
 
 AnyDataset = Dataset | AnyPath | str
@@ -238,7 +238,7 @@ class RegionDataset(_Images, TorchDataset[Any]):
         # The last used at the end. Rows as plain values take a hundred times the memory.
         self._cache: dict[int, pa.Table] = {}
 
-    def __getstate__(self) -> Values:
+    def __getstate__(self) -> Json:
         return {**self.__dict__, "_cache": {}}
 
     def __repr__(self) -> str:

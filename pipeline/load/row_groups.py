@@ -22,11 +22,10 @@ from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import Selector
-from stages.contract.arrays import Bools, Floats32, Ints
-from stages.contract.geometry import SizeHw
 from stages.contract.masks import decode_mask, run_ends
 from stages.contract.records import Rle
 from stages.contract.schema import rle_of
+from stages.contract.values import Bools, Floats32, Integers, Sides
 from stages.shared.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
@@ -58,7 +57,7 @@ class RowGroup:
     path: AnyPath
     number: int
     size: int
-    rows: Ints | None = None
+    rows: Integers | None = None
 
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Yield all rows as tables of a few MB, each with the number of its first row."""
@@ -100,7 +99,7 @@ def select_rows(groups: Iterable[RowGroup], options: LoadOptions, selector: Sele
     return groups_with_samples
 
 
-def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, Ints]:
+def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, Integers]:
     """Return the samples in a table of rows, as a table with their chosen regions, and their numbers in it."""
     table = selector.choose(table)
     regions = pc.fill_null(pc.list_value_length(table["annotations"]), 0).to_numpy()
@@ -109,7 +108,7 @@ def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tupl
     return (table if len(numbers) == table.num_rows else table.filter(pa.array(is_sample))), numbers
 
 
-Runs = tuple[Ints, Ints]
+Runs = tuple[Integers, Integers]
 """Ends and starts of the runs of several masks, see `stages.contract.masks.run_ends`."""
 
 
@@ -137,7 +136,7 @@ def add_runs(rows: Sequence[Row]) -> None:
             row["runs"] = ends[row_starts[0] : row_starts[-1]], row_starts - row_starts[0]
 
 
-def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> Floats32:
+def grid_shares(ends: Integers, starts: Integers, size_hw: Sides, grid_hw: Sides) -> Floats32:
     """Return the share of each cell inside each mask, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
     `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`;
@@ -171,7 +170,7 @@ def grid_shares(ends: Ints, starts: Ints, size_hw: SizeHw, grid_hw: SizeHw) -> F
     return shares.clip(0, 1, out=shares)
 
 
-def masks_of(regions: Sequence[Annotation], size_hw: SizeHw, target_hw: SizeHw) -> Bools:
+def masks_of(regions: Sequence[Annotation], size_hw: Sides, target_hw: Sides) -> Bools:
     """Return the masks of regions as pixels, bool (regions, height, width).
 
     They are resized to `target_hw`; each pixel takes the value at its centre. Raise ValueError for
@@ -187,7 +186,7 @@ def masks_of(regions: Sequence[Annotation], size_hw: SizeHw, target_hw: SizeHw) 
 
 
 @lru_cache(maxsize=64)
-def _tables(size_hw: SizeHw, grid_hw: SizeHw) -> tuple[Floats32, ...]:
+def _tables(size_hw: Sides, grid_hw: Sides) -> tuple[Floats32, ...]:
     """Shares of grid columns and rows, as three tables.
 
     For each x: the share of every grid column left of x (w + 1, grid_w), and the share that pixel

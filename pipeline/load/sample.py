@@ -83,7 +83,7 @@ from pipeline.dataset.rows import Row, absent_phrases
 from pipeline.dataset.selection import REGION, Selection, Selector
 from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, masks_of, select_samples
 from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
@@ -107,7 +107,7 @@ _REGION_TENSORS: Final = {
 """Tensor of every sample, with a row for each region -> the field of an annotation, and the tensor
 without regions."""
 
-_JOINS: Final[Values] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
+_JOINS: Final[Json] = {"grid_masks": torch.cat, "masks": torch.cat, "image": torch.stack}
 """Entry of a sample -> function that joins those of a batch, if they are equal in size."""
 
 _FOREIGN_SELECTORS: Final[list[Selector | None]] = []
@@ -138,7 +138,7 @@ class Contents(Checked, arbitrary_types_allowed=True):
     masks: Literal["none", "full"] = "none"
     grid_hw: tuple[PositiveInt, PositiveInt] | None = None
     tokenizer: Tokenize | None = None
-    transform: Callable[[Values], Any] | None = None
+    transform: Callable[[Json], Any] | None = None
     limits: DecodeLimits = DecodeLimits()
 
 
@@ -208,7 +208,7 @@ class SampleMaker:
         self._process = 0
         self._tokens: Callable[[str], Tensor] | None = None
 
-    def __getstate__(self) -> Values:
+    def __getstate__(self) -> Json:
         return {**self.__dict__, "_selector": None, "_tokens": None}
 
     @property
@@ -260,13 +260,13 @@ class SampleMaker:
             sample["image"] = self._image(row)
         return sample if contents.transform is None else contents.transform(sample)
 
-    def _annotations(self, row: Row) -> Values:
+    def _annotations(self, row: Row) -> Json:
         contents = self.contents
         regions = row["annotations"] or []
         height = row["height"]
         width = row["width"]
         h, w = (height, width) if contents.square_px is None else (contents.square_px, contents.square_px)
-        sample: Values = {name: row[name] for name in _ROW_KEYS}
+        sample: Json = {name: row[name] for name in _ROW_KEYS}
         sample |= {
             "absent": absent_phrases(row),
             "original_hw": (height, width),
@@ -301,7 +301,7 @@ class SampleMaker:
         return torch.from_numpy(image.rgb).permute(2, 0, 1)
 
 
-def collate_regions(samples: Sequence[Values]) -> Values:
+def collate_regions(samples: Sequence[Json]) -> Json:
     """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
 
     The regions of all images follow each other: nothing is padded, and an image may have any
@@ -332,7 +332,7 @@ def collate_regions(samples: Sequence[Values]) -> Values:
         for name, (_, empty) in _REGION_TENSORS.items()
     }
     boxes = regions.pop("boxes_xyxy_px")
-    batch: Values = {
+    batch: Json = {
         "ids": _whole(columns["id"]),
         "sample_ids": columns["sample_id"],
         "file_names": columns["file_name"],

@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 LIBRARIES: Final = ("torch", "open_clip_torch", "spacy", "opencv-python-headless", "pillow", "pyarrow", "ray")
 """The distributions that rows and their files depend on, beside the parser's model. None of them is
 imported."""
 
 
-def environment_here(spacy_model: str) -> Values:
+def environment_here(spacy_model: str) -> Json:
     """Return the processor of this process, and the versions of Python and of the libraries that are installed."""
     versions = {"python": platform.python_version()}
     for name in (*LIBRARIES, spacy_model):

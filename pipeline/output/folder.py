@@ -36,7 +36,7 @@ from pipeline.output.resumption import (
 from pipeline.paths import as_written
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.storage import (
     AnyPath,
     cannot_write,
@@ -72,7 +72,7 @@ class DatasetFolder:
         self._lock = self._run_folder / "lock"
         self._run_file = self._run_folder / "run.json"
         self._manifest = self.path / "dataset.json"
-        self._run: Values = {}  # what run.json holds
+        self._run: Json = {}  # what run.json holds
         self._resumes = self._replaces = False
         self._lease: Lease | None = None
 
@@ -151,7 +151,7 @@ class DatasetFolder:
         self._run = asdict(identity)
         return PreviousRun(folder=self.path, state="new", replaces=True)
 
-    def start(self, previous: PreviousRun, run_info: Values | None = None) -> None:
+    def start(self, previous: PreviousRun, run_info: Json | None = None) -> None:
         """Make the folder ready for rows, store what they depend on, and take over what is done.
 
         A run to replace becomes a backup, see `restore_backup`. Shards that cannot be read are
@@ -182,12 +182,12 @@ class DatasetFolder:
         if lost := self.journal.lost:
             self.notes.append(f"shards of {self.data} that are gone: {lost:,}. Their rows are done again")
 
-    def update_run_info(self, previous: PreviousRun, run_info: Values) -> None:
+    def update_run_info(self, previous: PreviousRun, run_info: Json) -> None:
         """Store more about the run of a finished dataset. The signature does not cover that, and stays as it is."""
         manifest = {**previous.manifest, "run": {**previous.manifest["run"], **run_info}}
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
-    def store_decisions(self, identity: Identity, run_info: Values, presence: str | None) -> None:
+    def store_decisions(self, identity: Identity, run_info: Json, presence: str | None) -> None:
         """Store what the first images have decided.
 
         Args:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.dataset.rows import Row
 from pipeline.dataset.tally import Rows
 from stages.contract.records import stable_id
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.storage import AnyPath, parquet_file, replacing
 from stages.write import PARQUET_SETTINGS
 
@@ -103,9 +103,9 @@ def _unique_ids(texts: Mapping[Any, str], is_used: Callable[[int], bool]) -> dic
     return {name: number for number, name in names.items()}
 
 
-def _names_in(path: AnyPath) -> list[Values]:
+def _names_in(path: AnyPath) -> list[Json]:
     with parquet_file(path) as file:
-        rows: list[Values] = file.read(columns=["id", "sample_id", "annotations.list.element.id"]).to_pylist()
+        rows: list[Json] = file.read(columns=["id", "sample_id", "annotations.list.element.id"]).to_pylist()
         return rows
 
 
@@ -129,7 +129,7 @@ def _renumber_table(table: Any, ids: _Ids) -> Any:
     return table
 
 
-def _renumber_row(row: Row, ids: _Ids) -> Values:
+def _renumber_row(row: Row, ids: _Ids) -> Json:
     name = row["sample_id"]
     image_id = ids.images.get(name, row["id"])
     annotations = [

@@ -40,9 +40,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.output.shards import keys_of, map_in_threads, names_in
-from stages.contract.arrays import Bools, Ints
 from stages.contract.errors import ResumeError, one_line
 from stages.contract.records import Record
+from stages.contract.values import Bools, Integers
 from stages.read import Piece
 from stages.shared.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 
@@ -76,7 +76,7 @@ def shard_stem(sample_ids: Sequence[str], attempt: int) -> str:
 
 def make_entry(
     name: str,
-    keys: Ints | Sequence[int],
+    keys: Integers | Sequence[int],
     *,
     size_bytes: int | None = None,
     skipped: Mapping[str, int] | None = None,
@@ -103,7 +103,7 @@ class Journal:
     """
 
     folder: AnyPath
-    keys: Ints
+    keys: Integers
     shards: set[str]
     pieces: dict[str, tuple[int, Counter[str]]]
     lost: int = 0
@@ -117,7 +117,7 @@ class Journal:
         """The number of this attempt at the run, from 1 on."""
         return _number(self.folder)
 
-    def keys_with(self, records: Sequence[Record]) -> Ints:
+    def keys_with(self, records: Sequence[Record]) -> Integers:
         """Return the keys of the samples that had rows before, and of these records, sorted."""
         record_keys = np.array([record.sample.key for record in records], np.int64)
         return np.sort(np.concatenate([self.keys, record_keys]))
@@ -223,7 +223,7 @@ def _late_among(shards: Sequence[AnyPath], noted_names: set[str], previous_attem
 
 def _adopt(
     paths: Sequence[AnyPath],
-    keys: Ints,
+    keys: Integers,
     sizes: Mapping[AnyPath, int],
     on_damage: Callable[[AnyPath, str], None],
 ) -> list[Any]:
@@ -269,19 +269,19 @@ def _write(path: AnyPath, entries: Any) -> None:
         pq.write_table(entries, temporary, compression="none", use_dictionary=False)  # keys are hashes
 
 
-def _keys(entries: Any) -> Ints:
+def _keys(entries: Any) -> Integers:
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in entries["keys"].chunks]
     return np.concatenate([np.empty(0, np.int64), *chunks])
 
 
-def _are_among(keys: Ints, ordered: Ints) -> Bools:
+def _are_among(keys: Integers, ordered: Integers) -> Bools:
     if not len(ordered):
         return np.zeros(len(keys), np.bool_)
     is_among: Bools = ordered[np.minimum(ordered.searchsorted(keys), len(ordered) - 1)] == keys
     return is_among
 
 
-def _read_keys(path: AnyPath) -> Ints | str:
+def _read_keys(path: AnyPath) -> Integers | str:
     """The keys of a shard's samples, or the reason why it cannot be read."""
     try:
         return keys_of(names_in(path))

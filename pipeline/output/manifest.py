@@ -12,7 +12,7 @@ from pipeline.output.environment import environment_here
 from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import AUTO
@@ -36,7 +36,7 @@ class Manifest:
     model: Mapping[str, str]
     calibration: str | None = None
     scores: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(("fitted_to", "doubt", "presence")))
-    environment: Values = field(default_factory=dict)
+    environment: Json = field(default_factory=dict)
     may_sign: bool = True
 
     def card(self, total: Tally) -> str:
@@ -53,7 +53,7 @@ class Manifest:
         )
         return dataset_card(total, dataset_schema(config.output.columns), origin)
 
-    def to_json(self, total: Tally, report: Report, run: Values) -> Values:
+    def to_json(self, total: Tally, report: Report, run: Json) -> Json:
         """Return the plain values of `dataset.json`.
 
         Args:

@@ -27,7 +27,7 @@ from pipeline.output.resumption import COMMAND, Identity
 from pipeline.output.shards import count_readable_rows
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.storage import AnyPath, copy, found_in, replacing, sizes_in
 from stages.write import RollingParquet, Tally, row_group_rows
 
@@ -137,7 +137,7 @@ def _reject_other_settings(datasets: Sequence[Dataset]) -> None:
             raise InputError(f"{dataset.path} differs from {datasets[0].path}: {'; '.join(lines)}")
 
 
-def _depends_on(manifest: Values) -> Values:
+def _depends_on(manifest: Json) -> Json:
     """The values that rows of a part depend on, where parts of one whole agree."""
     run = manifest["run"]
     config = run["config"]

@@ -18,7 +18,7 @@ from pipeline.paths import with_absolute_paths
 from pipeline.terminal import counted
 from stages.contract.errors import ResumeError
 from stages.contract.schema import SCHEMA_VERSION
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.storage import AnyPath, found_in
 
@@ -62,7 +62,7 @@ class Identity:
     model_fingerprint: str
     calibration: str | None = None
     segmenter: str | None = None
-    config: Values
+    config: Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +85,8 @@ class PreviousRun:
 
     folder: AnyPath
     state: State = "started"
-    run: Values = field(default_factory=dict)
-    manifest: Values = field(default_factory=dict)
+    run: Json = field(default_factory=dict)
+    manifest: Json = field(default_factory=dict)
     shards: tuple[AnyPath, ...] = ()
     fault: str = ""
     replaces: bool = False
@@ -98,7 +98,7 @@ class PreviousRun:
         precision: PrecisionChoice = self.run.get("config", {}).get("model", {}).get("precision", AUTO)
         return precision
 
-    def is_complete_with(self, values: Values) -> bool:
+    def is_complete_with(self, values: Json) -> bool:
         """Return whether the folder holds all rows of a run that has stored these values."""
         return self.state == "complete" and values.items() <= self.run.items()
 
@@ -113,7 +113,7 @@ class PreviousRun:
         if self.state == "started":
             self.reject_more_rows(identity.phrasebox_version)
         values = asdict(identity)
-        stored_values: Values = {key: self.run.get(key) for key in values}
+        stored_values: Json = {key: self.run.get(key) for key in values}
         stored_values["config"] = with_absolute_paths(stored_values["config"] or {})
         stored_values["phrasebox_version"] = identity.phrasebox_version
         if self.precision == AUTO != identity.config.get("model", {}).get("precision", AUTO):

@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.contract.arrays import Ints
 from stages.contract.errors import ResumeError
 from stages.contract.records import Sample, stable_key
-from stages.contract.values import Values
+from stages.contract.values import Integers, Json
 from stages.shared.storage import AnyPath, parquet_file
 
 _MOST_NAMES: Final = 5  # How many samples a message names
@@ -31,7 +30,7 @@ run."""
 AnswerT = TypeVar("AnswerT")
 
 
-def keys_of(names: Any) -> Ints:
+def keys_of(names: Any) -> Integers:
     """Return the keys of an Arrow column of sample ids."""
     return np.fromiter(map(stable_key, names.to_pylist()), np.int64, len(names))
 
@@ -125,7 +124,7 @@ def _contents_in(shard: AnyPath) -> NDArray[np.void]:
     )
 
 
-def _readable_rows(shard: AnyPath, *columns: str) -> Iterator[Values]:
+def _readable_rows(shard: AnyPath, *columns: str) -> Iterator[Json]:
     with suppress(pa.ArrowException, OSError), parquet_file(shard) as file:
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=[NAME_COLUMN, *columns]):
             yield from batch.to_pylist()
@@ -135,7 +134,7 @@ def _content(file_name: str, captions: Iterable[str]) -> int:
     return stable_key("\0".join((file_name, *captions)))
 
 
-def _names_of(shards: Iterable[AnyPath], keys: Ints) -> list[str]:
+def _names_of(shards: Iterable[AnyPath], keys: Integers) -> list[str]:
     distinct = set(keys.tolist())
     names = (row[NAME_COLUMN] for shard in shards for row in _readable_rows(shard))
     return list(islice((name for name in names if stable_key(name) in distinct), len(distinct)))

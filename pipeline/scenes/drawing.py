@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.scenes.captions import COLOURS
-from stages.contract.arrays import Floats, Floats32, Pixels
+from stages.contract.values import Floats, Floats32, Levels, Rgb
 
-Rgb = tuple[int, int, int]
+Colour = tuple[int, int, int]
 
 Outline = Floats32  # A closed outline, shape (points, 2), x and y in unit coordinates
 _SHIFT: Final = 4  # Fractional bits of the coordinates given to OpenCV: outlines are placed to 1/16 pixel
@@ -178,9 +178,9 @@ def _muted_colours(rng: np.random.Generator, count: int) -> Floats32:
     return np.clip(grey + tint, 55, 228).astype(np.float32)
 
 
-def paint_background(rng: np.random.Generator, side_px: int) -> Pixels:
+def paint_background(rng: np.random.Generator, side_px: int) -> Rgb:
     """Return a gradient, soft noise, stripes or checks, often with clutter on top: uint8 RGB (side_px, side_px, 3)."""
-    image: Pixels
+    image: Rgb
     style = rng.random()
     if style < 0.70:
         if style < 0.40:
@@ -208,7 +208,7 @@ def paint_background(rng: np.random.Generator, side_px: int) -> Pixels:
     return image
 
 
-def _pattern(rng: np.random.Generator, side_px: int) -> Pixels:
+def _pattern(rng: np.random.Generator, side_px: int) -> Rgb:
     """Stripes at any angle, or checks, in two muted colours."""
     first, second = _muted_colours(rng, 2)
     second = first + np.clip(second - first, -45, 45)
@@ -221,11 +221,11 @@ def _pattern(rng: np.random.Generator, side_px: int) -> Pixels:
     if rng.random() < 0.5:
         wave = wave * np.sin(ramp[:, None] * cos - ramp[None, :] * sin)
     level = np.clip(wave * np.float32(rng.uniform(1.0, 4.0)), -1, 1) * np.float32(0.5) + np.float32(0.5)
-    image: Pixels = (first + level[..., None] * (second - first)).astype(np.uint8)
+    image: Rgb = (first + level[..., None] * (second - first)).astype(np.uint8)
     return image
 
 
-def _paint_clutter(rng: np.random.Generator, image: Pixels) -> None:
+def _paint_clutter(rng: np.random.Generator, image: Rgb) -> None:
     """Paint meaningless muted strokes, blobs and boxes; none has the shape of a kind."""
     side = image.shape[0]
     count = int(rng.integers(2, 9))
@@ -255,7 +255,7 @@ def _paint_clutter(rng: np.random.Generator, image: Pixels) -> None:
             cv2.rectangle(image, (x0, y0), (x0 + width, y0 + height), colours[number], -1)
 
 
-def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
+def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Colour]:
     """Return tone -> RGB for one object: its jittered colour, a darker, a lighter and two neutral ones."""
     mean = np.array(COLOURS[colour], dtype=np.float64)
     gain = rng.uniform(0.86, 1.12)
@@ -272,7 +272,7 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
     ink = np.full(3, rng.uniform(30, 62))
     glass = rng.uniform(205, 235) + np.array([-12.0, 0.0, 10.0])
 
-    def rgb(values: Floats) -> Rgb:
+    def rgb(values: Floats) -> Colour:
         r, g, b = (int(v) for v in np.clip(values, 0, 255))
         return r, g, b
 
@@ -286,9 +286,9 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
 
 
 def paint_object(
-    image: Pixels,
+    image: Rgb,
     kind: str,
-    tones: dict[str, Rgb],
+    tones: dict[str, Colour],
     matrix: Floats32,
 ) -> None:
     """Paint one object over an image in place, in tones of `pick_tones`, with anti-aliased outlines.
@@ -300,7 +300,7 @@ def paint_object(
 
 
 def paint_silhouette(
-    labels: Pixels,
+    labels: Levels,
     label: int,
     kind: str,
     matrix: Floats32,
@@ -334,12 +334,12 @@ def _place_outlines(
     return [np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32) for outline in part.outlines]
 
 
-def add_camera_effects(rng: np.random.Generator, image: Pixels) -> Pixels:
+def add_camera_effects(rng: np.random.Generator, image: Rgb) -> Rgb:
     """Return an image with the effects of a camera: noise, sometimes a slight blur or another brightness."""
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (3, 3), 0.4 + 0.5 * float(rng.random()))
     strength = float(rng.uniform(0.0, 0.35)) if rng.random() < 0.7 else 0.0
     gain = float(rng.uniform(0.88, 1.08)) if rng.random() < 0.5 else 1.0
     noise = _noise(rng, image.shape[0])
-    noisy: Pixels = cv2.addWeighted(image, gain, noise, strength, 0.0, dtype=cv2.CV_8U)
+    noisy: Rgb = cv2.addWeighted(image, gain, noise, strength, 0.0, dtype=cv2.CV_8U)
     return noisy

@@ -32,9 +32,8 @@ from pipeline.scenes.drawing import (
     pick_tones,
     silhouette_bounds,
 )
-from stages.contract.arrays import Bools, Floats32, Pixels
 from stages.contract.masks import encode_mask, mask_box_xywh_px
-from stages.contract.values import Values
+from stages.contract.values import Bools, Floats32, Json, Levels, Rgb
 
 MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the image's side
 MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the image's side
@@ -102,7 +101,7 @@ class Scene:
         caption: A sentence about some of the objects.
     """
 
-    image: Pixels
+    image: Rgb
     objects: tuple[SceneObject, ...]
     caption: Caption
 
@@ -180,7 +179,7 @@ def _random_pair(rng: np.random.Generator) -> tuple[str, str]:
 
 def _compose(
     rng: np.random.Generator, pairs: list[tuple[str, str]], side_px: int
-) -> tuple[Pixels, Pixels, list[tuple[str, str, float]]]:
+) -> tuple[Rgb, Levels, list[tuple[str, str, float]]]:
     """Place and paint the pairs, except those that would hide another object too much."""
     image = paint_background(rng, side_px)
     labels = np.zeros((side_px, side_px), np.uint8)
@@ -274,14 +273,14 @@ def write_scenes(
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
     rows: list[str] = []
-    images: list[Values] = []
-    annotations: list[Values] = []
+    images: list[Json] = []
+    annotations: list[Json] = []
     for index in range(scenes):
         scene = make_scene(seed, index, side_px=side_px, min_objects=2)
         name = f"{index:06d}.jpg"
         (out / "images" / name).write_bytes(_encode(scene.image))
-        row: Values = {"id": f"scene-{seed}-{index:06d}", "image": name}
-        image: Values = {"id": index + 1, "file_name": name}
+        row: Json = {"id": f"scene-{seed}-{index:06d}", "image": name}
+        image: Json = {"id": index + 1, "file_name": name}
         image |= {"width": side_px, "height": side_px}
         if absent:
             phrase = _absent_phrase(scene, seed, index)
@@ -307,7 +306,7 @@ def _absent_phrase(scene: Scene, seed: int, index: int) -> str:
     return draw_absent_phrase(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
 
 
-def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> Values:
+def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> Json:
     rle = encode_mask(item.mask)
     return {
         "id": annotation_id,
@@ -324,7 +323,7 @@ def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> Valu
     }
 
 
-def _encode(image: Pixels) -> bytes:
+def _encode(image: Rgb) -> bytes:
     is_encoded, content = cv2.imencode(
         ".jpg",
         cv2.cvtColor(image, cv2.COLOR_RGB2BGR),

@@ -18,7 +18,7 @@ from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regi
 from pipeline.evaluate.review_sample import sample_for_review
 from pipeline.viewer.sample_view import outline_path
 from stages.contract.errors import InputError
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 REGIONS: Final = 200  # to review
 PAUSE: Final = 5.0  # between two computations of the figures, as a multiple of the time that they take
@@ -43,7 +43,7 @@ class ReviewSession:
     log: ReviewLog
     count: int = REGIONS
     seed: int = 0
-    _cache: tuple[Reviews | None, Values, float] = (None, {}, 0.0)  # reviews, their figures, expiry
+    _cache: tuple[Reviews | None, Json, float] = (None, {}, 0.0)  # reviews, their figures, expiry
 
     @cached_property
     def sample(self) -> list[tuple[int, RegionKey]]:
@@ -58,7 +58,7 @@ class ReviewSession:
             for (number, annotation_id), row in zip(places, rows, strict=True)
         ]
 
-    def state(self, reviewer: str) -> Values:
+    def state(self, reviewer: str) -> Json:
         """Return the sample, who has answered, the reviewer's own answers, and the `review_figures` of all answers.
 
         Raise InputError if the run has not finished, or for a damaged file.
@@ -75,7 +75,7 @@ class ReviewSession:
         calibrated = bool(self.dataset.manifest.get("calibration"))
         return {"regions": regions, "calibrated": calibrated, "figures": self._figures(reviews)}
 
-    def _figures(self, reviews: Reviews) -> Values:
+    def _figures(self, reviews: Reviews) -> Json:
         cached_reviews, figures, expiry = self._cache
         if reviews is not cached_reviews and (start := time.monotonic()) >= expiry:
             try:
@@ -86,7 +86,7 @@ class ReviewSession:
             self._cache = reviews, figures, now + PAUSE * (now - start)
         return figures
 
-    def region(self, row: int, annotation_id: int) -> Values | None:
+    def region(self, row: int, annotation_id: int) -> Json | None:
         """Return what the page shows of a region; None if there is no such region."""
         values, region = self._find(row, annotation_id)
         if region is None:

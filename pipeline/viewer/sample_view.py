@@ -21,7 +21,7 @@ from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 COLOURS: Final = 12  # Number of colours: classes c0 .. c11 of the style sheet.
 COLUMNS: Final = (
@@ -52,7 +52,7 @@ class CaptionPart:
     text: str
     regions: tuple[int, ...] = ()
     group: int | None = None
-    absent: Values | None = None
+    absent: Json | None = None
     ends: bool = False
 
     @property
@@ -140,7 +140,7 @@ class SampleView:
         return len(groups) if groups and None not in groups else None
 
     @property
-    def absent(self) -> list[Values]:
+    def absent(self) -> list[Json]:
         """The absent phrases, each once."""
         return list({entry["phrase"]: entry for entry in self.row["absent"] or ()}.values())
 
@@ -204,17 +204,17 @@ def sample_view(
 
 
 def caption_parts(
-    caption: str, annotations: Sequence[tuple[int, int, Annotation]], absent: Sequence[Values] = ()
+    caption: str, annotations: Sequence[tuple[int, int, Annotation]], absent: Sequence[Json] = ()
 ) -> list[CaptionPart]:
     """Cut a caption at the borders of its phrases, which may be nested.
 
     `annotations` are number, group and fields of the caption's regions.
     """
 
-    def length(fields: Values) -> int:
+    def length(fields: Json) -> int:
         return int(fields["span"][1] - fields["span"][0])
 
-    def is_around(fields: Values) -> bool:
+    def is_around(fields: Json) -> bool:
         return bool(fields["span"][0] <= start and end <= fields["span"][1])
 
     edges = {0, len(caption)}

@@ -22,9 +22,6 @@ from stages.contract.values import Plane, Sides
 
 Box = tuple[float, float, float, float]
 
-SizeHw = tuple[int, int]
-"""Height and width."""
-
 Coordinate = TypeVar("Coordinate", float, NDArray[np.float64])
 
 

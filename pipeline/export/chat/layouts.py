@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stages.contract.geometry import Box
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 PHRASE_MARK: Final = "<ref-object>"
 BOX_MARK: Final = "<bbox>"
@@ -40,7 +40,7 @@ class Layout:
         has_marks: Whether marks in the text stand for the phrases and boxes of `objects`.
     """
 
-    record: Callable[[Conversation, str, str], Values]
+    record: Callable[[Conversation, str, str], Json]
     is_list: bool = False
     has_marks: bool = False
 
@@ -50,28 +50,28 @@ class Layout:
         return "json" if self.is_list else "jsonl"
 
 
-def _messages(conversation: Conversation, image: str, name: str) -> Values:
+def _messages(conversation: Conversation, image: str, name: str) -> Json:
     """Return a record of ms-swift, which also LLaMA-Factory reads."""
     question = {"role": "user", "content": f"<image>{conversation.question}"}
     answer = {"role": "assistant", "content": conversation.answer}
     return {"messages": [question, answer], "images": [image]}
 
 
-def _marked_messages(conversation: Conversation, image: str, name: str) -> Values:
+def _marked_messages(conversation: Conversation, image: str, name: str) -> Json:
     """Return a record of ms-swift with `objects`."""
     boxes = [[float(edge) for edge in box] for box in conversation.boxes]
     objects = {"ref": [*conversation.phrases], "bbox": boxes}
     return {**_messages(conversation, image, name), "objects": objects}
 
 
-def _turns(conversation: Conversation, image: str, name: str) -> Values:
+def _turns(conversation: Conversation, image: str, name: str) -> Json:
     """Return a record of LLaVA and of Qwen's own trainer."""
     question = {"from": "human", "value": f"<image>\n{conversation.question}"}
     answer = {"from": "gpt", "value": conversation.answer}
     return {"id": name, "image": image, "conversations": [question, answer]}
 
 
-def _prefix_and_suffix(conversation: Conversation, image: str, name: str) -> Values:
+def _prefix_and_suffix(conversation: Conversation, image: str, name: str) -> Json:
     """Return a record of big_vision."""
     return {"image": image, "prefix": conversation.question, "suffix": conversation.answer}
 

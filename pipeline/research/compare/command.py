@@ -10,9 +10,9 @@ import typer
 from pipeline.commands.checks import check_places
 from pipeline.commands.options import (
     OPTIONS,
+    AsJson,
     ConfigFile,
     InputImages,
-    Json,
     ModelName,
     OptionalTruth,
     Resized,
@@ -75,7 +75,7 @@ def compare(
     faithful: CurveImages = 8,
     seed: Seed = 0,
     html: HtmlFile = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     resized: Resized = False,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it

@@ -39,9 +39,8 @@ from pipeline.research.compare.maps import (
 from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source, read_images
 from pipeline.research.compare.sanity import check_sanity
 from pipeline.terminal import counted, progress_bar, say
-from stages.contract.arrays import Floats
 from stages.contract.errors import InputError
-from stages.contract.values import Values
+from stages.contract.values import Floats, Json
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.describe import describe
 from stages.shared.model.load import fetch, load
@@ -63,7 +62,7 @@ class Explained:
     cost: Cost
     cosine_agreement: CosineAgreement
     failed_maps: int
-    config: Values
+    config: Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +125,7 @@ class Comparison:
     images: tuple[ComparedImage, ...]
     maps: tuple[Maps, ...]
 
-    def to_json(self) -> list[Values]:
+    def to_json(self) -> list[Json]:
         """Return a dictionary for each row as values of JSON."""
         names = ("pictures", "model", "device", "counts", "seed")
         common = plain_values({name: getattr(self, name) for name in names})

@@ -1,6 +1,6 @@
 """Insertion and deletion: does an image lose its phrase where the heat map is hot, and does the hot part alone keep it?
 
-Pixels change in the order of their heat. Deletion hides the hottest pixels first: the faster the
+Rgb change in the order of their heat. Deletion hides the hottest pixels first: the faster the
 phrase's score falls, the smaller is the area under its curve. Insertion begins with nothing visible
 and shows the hottest pixels first: the faster the score rises, the larger is the area.
 
@@ -12,7 +12,7 @@ the probability of a class.
 Deviations: the score is the model's own probability of the phrase (`phrase_probability`), not that
 of a class. If the logits have no bias, it is a probability among a set of phrases. The curves are
 read at fewer shares (`SHARES`), because every point costs a forward pass; the shares are closer
-together at the steep beginning of the curves. Pixels of equal heat, such as all pixels where a map
+together at the steep beginning of the curves. Rgb of equal heat, such as all pixels where a map
 is 0, change in the order from the hot part of the map outwards.
 
 The area is the trapezoidal one: 0 .. 1 for a probability.
@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from scipy.special import expit, softmax
 
 from pipeline.evaluate.matching import draw_map
-from stages.contract.arrays import Bools, Floats, Floats32, Ints, Pixels
 from stages.contract.records import HeatMap
+from stages.contract.values import Bools, Floats, Floats32, Integers, Rgb
 from stages.explainers.perturbation.masked import baseline_image, blur_image, masked_embeddings
 from stages.shared.model.clip import ClipModel, TextCache
 
@@ -56,7 +56,7 @@ FILLINGS: Final[dict[str, Literal["mean", "blur"]]] = {"deletion_rise": "mean", 
 
 
 def measure_curves(
-    model: ClipModel, rgb: Pixels, heats: Mapping[str, HeatMap], texts: Sequence[str]
+    model: ClipModel, rgb: Rgb, heats: Mapping[str, HeatMap], texts: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Measure insertion and deletion of an image (height, width, 3) by several heat maps of the first text.
 
@@ -84,10 +84,10 @@ def measure_curves(
     return areas
 
 
-def rank_pixels(heat: Floats32) -> Ints:
+def rank_pixels(heat: Floats32) -> Integers:
     """Return the rank of each pixel of a map (h, w) by heat: 0 for the hottest.
 
-    Pixels of equal heat are in the order of the blurred map; pixels that are equal there, too,
+    Rgb of equal heat are in the order of the blurred map; pixels that are equal there, too,
     row by row.
     """
     sigma = TIE_BLUR * min(heat.shape)
@@ -98,7 +98,7 @@ def rank_pixels(heat: Floats32) -> Ints:
     return places.reshape(heat.shape)
 
 
-def changed_pixels(places: Ints) -> Bools:
+def changed_pixels(places: Integers) -> Bools:
     """Return the pixels that are changed at each of `SHARES`, (points, h, w), from their ranks (h, w)."""
     return np.stack([places < round(share * places.size) for share in SHARES])
 
@@ -119,7 +119,7 @@ def area_under(shares: Sequence[float], scores: Floats) -> float:
     return float(np.trapezoid(scores, shares))
 
 
-def filling_pixels(model: ClipModel, rgb: Pixels, name: Literal["mean", "blur"]) -> Floats32:
+def filling_pixels(model: ClipModel, rgb: Rgb, name: Literal["mean", "blur"]) -> Floats32:
     """Return the pixels of the hidden parts of an image (height, width, 3), in 0-255."""
     image = torch.from_numpy(rgb)
     if name == "blur":
@@ -132,7 +132,7 @@ def filling_pixels(model: ClipModel, rgb: Pixels, name: Literal["mean", "blur"])
 
 def masked_cosines(
     model: ClipModel,
-    rgb: Pixels,
+    rgb: Rgb,
     masks: Bools,
     filling: Floats32,
     texts: Floats32,
@@ -146,7 +146,7 @@ def masked_cosines(
 
 
 @torch.no_grad()
-def image_embeddings(model: ClipModel, rgb: Pixels) -> Floats:
+def image_embeddings(model: ClipModel, rgb: Rgb) -> Floats:
     """Compute unit embeddings (B, E) of images (B, height, width, 3) by the image tower alone."""
     embeddings: Floats = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
     return embeddings

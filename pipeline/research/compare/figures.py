@@ -1,6 +1,6 @@
 """Numbers from the maps of all contenders: means over phrases with intervals over images, and paired differences.
 
-FIGURES defines each figure and the direction in which it is better. Values of a failed map count as
+FIGURES defines each figure and the direction in which it is better. Json of a failed map count as
 0.
 
 Places are judged by plain heat maps at any threshold, with the same rule for every explainer. A map
@@ -27,10 +27,10 @@ from pipeline.evaluate.matching import ImageHeat, Query, draw_map
 from pipeline.evaluate.metrics import IOU, value_of
 from pipeline.research.compare.maps import Maps
 from pipeline.research.compare.pictures import ComparedImage
-from stages.contract.arrays import Bools, Floats, Floats32, Ints
-from stages.contract.geometry import Box, SizeHw, box_iou, scaled_sides
+from stages.contract.geometry import Box, box_iou, scaled_sides
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
+from stages.contract.values import Bools, Floats, Floats32, Integers, Sides
 from stages.regions.thresholds import otsu_cut
 
 SAMPLES: Final = 128  # samples along the longer side: several for each cell of a map. Their number costs its square
@@ -98,7 +98,7 @@ PLACE_NUMBERS: Final = ("pointing", "pointing_off_centre", "energy", "box_recall
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """Values of n phrases or pairs of phrases.
+    """Json of n phrases or pairs of phrases.
 
     Attributes:
         values: Figure -> values (n,), NaN where the figure is not defined.
@@ -106,7 +106,7 @@ class Numbers:
     """
 
     values: Mapping[str, Floats]
-    images: Ints
+    images: Integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ def _map_numbers(query: Query, heat_map: HeatMap) -> dict[str, float]:
     return row
 
 
-def samples_hw(size_hw: SizeHw) -> tuple[int, int]:
+def samples_hw(size_hw: Sides) -> tuple[int, int]:
     """Return rows and columns of samples of an image of that many pixels."""
     return scaled_sides(size_hw, SAMPLES / max(size_hw))
 
@@ -239,7 +239,7 @@ def pearson(a: Floats, b: Floats) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapValues:
-    """Values of the map of an image's first question, by the label of its explainer and the name of the figure."""
+    """Json of the map of an image's first question, by the label of its explainer and the name of the figure."""
 
     label: str
     image: int

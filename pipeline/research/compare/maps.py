@@ -26,9 +26,9 @@ from pipeline.evaluate.matching import draw_map
 from pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.terminal import progress_bar
-from stages.contract.arrays import Floats
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap, Record, stable_id
+from stages.contract.values import Floats
 from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig

@@ -26,9 +26,9 @@ from pipeline.research.compare.figures import FIGURES, correlation
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.research.compare.tables import sizes_of
 from pipeline.viewer.pages import TEMPLATES
-from stages.contract.arrays import Floats32
 from stages.contract.geometry import Box, scaled_sides
 from stages.contract.records import HeatMap
+from stages.contract.values import Floats32
 
 MOST_PICTURES: Final = 60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map
 PHOTO_SIDE_PX: Final = 320

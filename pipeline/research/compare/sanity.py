@@ -23,8 +23,8 @@ from pipeline.research.compare.figures import MapValues, pearson
 from pipeline.research.compare.maps import Contest, Maps
 from pipeline.research.compare.pictures import ComparedImage
 from pipeline.terminal import progress_bar
-from stages.contract.arrays import Floats32
 from stages.contract.records import Phrase
+from stages.contract.values import Floats32
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 from stages.shared.model.towers.vision import Block, VisionTower

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from pipeline.commands.options import ConfigFile, Docs, Json, Settings, Where, naming_options, stopping
+from pipeline.commands.options import AsJson, ConfigFile, Docs, Settings, Where, naming_options, stopping
 from pipeline.config import load_config
 from pipeline.config_text import to_documented_yaml, to_yaml
 from pipeline.dataset import open_dataset
@@ -93,7 +93,7 @@ def finetune(
     fresh: Fresh = False,
     print_config: PrintConfig = False,
     docs: Docs = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune a CLIP on a dataset. The same command resumes a training that was stopped.
 

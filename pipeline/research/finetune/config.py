@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, field_validator
 
 from stages.contract.kinds import KindTable
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.model.config import AUTO, ModelConfig
 from stages.shared.storage import absolute
 
@@ -137,9 +137,9 @@ class FinetuneConfig(BaseModel, extra="forbid", frozen=True, protected_namespace
         """Return the model with `auto` as fp32: only the user may let a training round."""
         return model.model_copy(update={"precision": "fp32"}) if model.precision == AUTO else model
 
-    def decides(self) -> Values:
+    def decides(self) -> Json:
         """Return the settings that determine the weights, as plain values: a resumed training must share them."""
-        plain: Values = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s", "frozen_outputs"})
+        plain: Json = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s", "frozen_outputs"})
         data = plain["data"]
         data.pop("loaders")
         data |= {key: absolute(data[key]) for key in ("path", "image_root") if data[key] is not None}

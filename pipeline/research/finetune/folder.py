@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from stages.contract.errors import OutputError, ResumeError, one_line
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.shared.storage import replacing
 
@@ -47,7 +47,7 @@ class TrainingFolder:
                 f"({', '.join(sorted(names)[:4])}): give another --out, or move them"
             )
 
-    def read_checkpoint(self) -> Values | None:
+    def read_checkpoint(self) -> Json | None:
         """Return the latest checkpoint; None if there is none.
 
         Raise ResumeError if it is damaged.
@@ -56,7 +56,7 @@ class TrainingFolder:
         if not path.exists():
             return None
         try:
-            checkpoint: Values = torch.load(path, weights_only=True, map_location="cpu")
+            checkpoint: Json = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = one_line(error)[:200]
             raise ResumeError(
@@ -64,7 +64,7 @@ class TrainingFolder:
             ) from error
         return checkpoint
 
-    def write_checkpoint(self, checkpoint: Values) -> None:
+    def write_checkpoint(self, checkpoint: Json) -> None:
         """Replace the checkpoint.
 
         Raise OutputError, and keep the one before, if it cannot be written.
@@ -80,7 +80,7 @@ class TrainingFolder:
                 "the same command to resume"
             ) from error
 
-    def write_log(self, lines: Sequence[Values]) -> None:
+    def write_log(self, lines: Sequence[Json]) -> None:
         """Write the log. Raise OutputError."""
         path = self.path / LOG
         try:

@@ -23,7 +23,7 @@ from pipeline.research.finetune.ranks import RankGroup, join_group
 from pipeline.research.finetune.recipe import Student
 from pipeline.research.frozen import store_outputs
 from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
 from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelDescription
@@ -156,12 +156,12 @@ def _prepare(
     return material
 
 
-def _settings_of(config: FinetuneConfig, material: TuningData) -> Values:
+def _settings_of(config: FinetuneConfig, material: TuningData) -> Json:
     """Return what a resumed training must share with its checkpoint."""
     return {**config.decides(), "images": material.images}
 
 
-def _check_settings(config: FinetuneConfig, material: TuningData, checkpoint: Values) -> None:
+def _check_settings(config: FinetuneConfig, material: TuningData, checkpoint: Json) -> None:
     """Raise ResumeError if the checkpoint is that of another training."""
     stored_settings = checkpoint["decides"]
     settings = _settings_of(config, material)
@@ -221,7 +221,7 @@ class FineTuning:
         """The mean losses of the last line of the log, by name."""
         return {name: value for name, value in self.log[-1].items() if name not in ("step", "learning_rate")}
 
-    def resume(self, checkpoint: Values) -> None:
+    def resume(self, checkpoint: Json) -> None:
         """Continue after the last step of a checkpoint with the same settings."""
         self.student.module.load_state_dict(checkpoint["model"])
         for name, parameter in self.recipe.extra_parameters():

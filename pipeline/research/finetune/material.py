@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader
 
 from pipeline.load import Contents, RegionDataset, collate_regions
 from pipeline.research.finetune.config import DataConfig
-from stages.contract.arrays import Ints
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.values import Values
+from stages.contract.values import Integers, Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +103,7 @@ class TuningData:
         images = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
         return [int(number) for number in images[len(images) * rank // ranks : len(images) * (rank + 1) // ranks]]
 
-    def _batch(self, batch: Values, step: int) -> TrainingBatch:
+    def _batch(self, batch: Json, step: int) -> TrainingBatch:
         generators = [np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()]
         captions = [
             texts[int(rng.integers(len(texts)))] for texts, rng in zip(batch["captions"], generators, strict=True)
@@ -121,7 +120,7 @@ class TuningData:
 
 
 @lru_cache(maxsize=1)
-def _order(seed: int, epoch: int, images: int) -> Ints:
+def _order(seed: int, epoch: int, images: int) -> Integers:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 

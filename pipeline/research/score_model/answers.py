@@ -19,7 +19,7 @@ from scipy.stats import hypergeom
 
 from pipeline.evaluate.estimates import Estimate, Estimates, mean_estimates, weighted_estimate
 from pipeline.research.score_model.probe import Embeddings, ImageEmbeddings, Questions
-from stages.contract.arrays import Bools, Floats, Floats32, Ints
+from stages.contract.values import Bools, Floats, Floats32, Integers
 
 WAYS: Final = ("roi", "mask", "crop")  # embeddings of a region, see `pipeline.research.score_model.probe`
 CUTOFFS: Final = (1, 5, 10)  # the image or caption counts as found among so many first answers
@@ -37,9 +37,9 @@ class Ranks:
         right: Right candidates that are exactly as similar as the best one, 1 or more.
     """
 
-    ahead: Ints
-    level: Ints
-    right: Ints
+    ahead: Integers
+    level: Integers
+    right: Integers
 
     def hits(self, k: int) -> Floats:
         """Return the probability that a right answer is among the first k, (Q,)."""
@@ -240,7 +240,7 @@ def differences_of(answers: Answers, reference: Answers) -> AnswerFigures:
     return figures_of(replace(answers, values=differences))
 
 
-def _over_classes(answers: Answers, images: Ints, hits: Floats) -> Estimate:
+def _over_classes(answers: Answers, images: Integers, hits: Floats) -> Estimate:
     names, owner = np.unique(answers.classes, return_inverse=True)
 
     def mean(weights: Floats) -> float:

@@ -11,8 +11,8 @@ from pipeline.commands.checks import check_places
 from pipeline.commands.options import (
     MODEL_ARGUMENT,
     OPTIONS,
+    AsJson,
     InputImages,
-    Json,
     OptionalTruth,
     Resized,
     Seed,
@@ -23,7 +23,7 @@ from pipeline.config import load_config
 from pipeline.research.score_model.tables import print_scores
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
-from stages.contract.values import Values
+from stages.contract.values import Json
 
 SECTIONS: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
@@ -105,7 +105,7 @@ def score_model(
     seed: Seed = 0,
     other: OtherScores = None,
     outputs: FrozenOutputs = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     resized: Resized = False,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
@@ -123,14 +123,14 @@ def score_model(
     unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
     if unused:
         raise ConfigError(f"only keys of {', '.join(SECTIONS)} are used here", key=f"--set {unused[0]}")
-    options: Values = {"input.path": data, "input.image_root": images, "model.name": model}
+    options: Json = {"input.path": data, "input.image_root": images, "model.name": model}
     config = load_config(None, settings, options=options)
     check_places(config, truth)
     # They import torch and OpenCV.
     from pipeline.research.score_model.job import ScoringJob, compute_scores, read_scores  # noqa: PLC0415
     from pipeline.research.score_model.probe import ProbeConfig  # noqa: PLC0415
 
-    templates: Values = {}
+    templates: Json = {}
     if prompts:
         templates["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
     probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **templates)

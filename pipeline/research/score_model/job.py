@@ -42,7 +42,7 @@ from pipeline.research.score_model.probe import (
 from pipeline.terminal import counted, progress_bar, say
 from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Record
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.read import Piece, Reader, make_reader, plan_pieces
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
@@ -129,7 +129,7 @@ class Scores:
 
     model: str
     device: str
-    input: Values
+    input: Json
     truth: str | None
     matched: Mapping[str, int] | None
     probe: ProbeConfig
@@ -143,7 +143,7 @@ class Scores:
     answers: Mapping[str, Answers]
     seconds: float
 
-    def to_json(self) -> Values:
+    def to_json(self) -> Json:
         """Return all parts as values of JSON."""
         values = plain_values(self)
         del values["figures"]
@@ -157,7 +157,7 @@ class StoredScores(BaseModel):
     """The parts of `Scores.to_json` that another model is compared with."""
 
     model: str
-    probe: Values = {}
+    probe: Json = {}
     images: list[str]
     answers: dict[str, Answers]
 
@@ -373,9 +373,9 @@ def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet,
     prepare.teardown()
 
 
-def _arrange(figures: Mapping[str, AnswerFigures]) -> Values:
+def _arrange(figures: Mapping[str, AnswerFigures]) -> Json:
     """Return the figures of each kind of question as values of JSON."""
-    kinds: Values = {"regions": {}, "described": {}, "retrieval": {}}
+    kinds: Json = {"regions": {}, "described": {}, "retrieval": {}}
     for name, part in figures.items():
         values = plain_values({**part.figures, "n": part.n})
         key, _, way = name.partition(".")

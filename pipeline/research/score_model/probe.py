@@ -19,9 +19,9 @@ import torch.nn.functional as F
 
 from pipeline.evaluate.matching import check_size
 from pipeline.load.row_groups import grid_shares, runs_of
-from stages.contract.arrays import Floats, Floats32, Ints, Pixels
 from stages.contract.errors import ConfigError
-from stages.contract.geometry import Box, SizeHw, xywh_to_xyxy
+from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.contract.values import Floats, Floats32, Integers, Rgb, Sides
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
@@ -80,7 +80,7 @@ class Questions:
 
     boxes_rel: Floats
     things: tuple[TruthObject, ...]
-    candidates: Ints
+    candidates: Integers
     phrases: tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -88,7 +88,7 @@ NO_QUESTIONS: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidate
 """The questions of an image without ground truth, which is only retrieved."""
 
 
-def questions_of(image: TruthImage, things: Sequence[TruthObject], size_hw: SizeHw, *, resized: bool) -> Questions:
+def questions_of(image: TruthImage, things: Sequence[TruthObject], size_hw: Sides, *, resized: bool) -> Questions:
     """Return the questions of an image of a size, from its ground truth and the things in it.
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong
@@ -132,7 +132,7 @@ def questions_of(image: TruthImage, things: Sequence[TruthObject], size_hw: Size
     )
 
 
-def _within(box_xywh_px: Box, size_hw: SizeHw) -> Box | None:
+def _within(box_xywh_px: Box, size_hw: Sides) -> Box | None:
     """Return the part of a box that is in the image, as shares of its sides; None if there is none."""
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh_px)
     height, width = size_hw
@@ -146,12 +146,12 @@ class Picture:
     """An image with its questions.
 
     Attributes:
-        rgb: Pixels at the model's size, uint8 (size, size, 3).
-        full: Pixels in the image's own size, uint8 (H, W, 3); None if no region is cut out.
+        rgb: Rgb at the model's size, uint8 (size, size, 3).
+        full: Rgb in the image's own size, uint8 (H, W, 3); None if no region is cut out.
     """
 
-    rgb: Pixels
-    full: Pixels | None
+    rgb: Rgb
+    full: Rgb | None
     questions: Questions
 
 
@@ -221,7 +221,7 @@ class Embedder:
             for number, picture in enumerate(pictures)
         ]
 
-    def _embed_masks(self, patches: torch.Tensor, things: Sequence[TruthObject], grid_hw: SizeHw) -> Embeddings:
+    def _embed_masks(self, patches: torch.Tensor, things: Sequence[TruthObject], grid_hw: Sides) -> Embeddings:
         masks = {row: thing.mask for row, thing in enumerate(things) if thing.mask is not None}
         embeddings = np.zeros((len(things), self.model.embed_dim), np.float32)
         if masks:

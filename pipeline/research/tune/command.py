@@ -11,10 +11,10 @@ from rich.console import Console
 
 from pipeline.commands.options import (
     OF_DATASETS,
+    AsJson,
     DatasetSettings,
     FinishedDataset,
     ImageRoot,
-    Json,
     OptionalTruth,
     Resized,
     naming_options,
@@ -55,7 +55,7 @@ def tune(
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", min=0.0, help="Begin no try after M minutes.")
     ] = math.inf,
-    as_json: Json = False,
+    as_json: AsJson = False,
     images: ImageRoot = None,
     resized: Resized = False,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it

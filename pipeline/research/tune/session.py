@@ -26,7 +26,7 @@ from pipeline.evaluate.verdicts import interval
 from pipeline.research.tune.trials import Changes, DecidingFigure, Trial, TrialFigures, TuningSession
 from pipeline.terminal import duration, progress_bar
 from stages.contract.errors import ConfigError, InputError, one_line
-from stages.contract.values import Values
+from stages.contract.values import Json
 from stages.explain.config import ExplainerConfig
 
 CHEAP: Final = ("grad_eclip", "maskclip", "gem", "clip_surgery")  # explainers at the cost of a forward pass
@@ -113,7 +113,7 @@ class Tuning:
     best: Changes
     gain: Estimate
     figures: TrialFigures
-    settings: Values
+    settings: Json
     baseline_s: float
 
     @property
@@ -138,7 +138,7 @@ class Tuning:
             f"{len(self.steps):,}{rest}."
         )
 
-    def to_json(self) -> Values:
+    def to_json(self) -> Json:
         """Return all parts as values of JSON."""
         return {**plain_values(self), "verdict": self.verdict}
 
@@ -148,7 +148,7 @@ class _GreedySearch:
     """The changes that stay so far, their trial, and the tries."""
 
     session: TuningSession
-    changes: Values
+    changes: Json
     trial: Trial
     steps: list[Step] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -189,7 +189,7 @@ class _GreedySearch:
             self.changes = best_changes
             self.trial = best_trial
 
-    def best_over(self, start: Trial) -> tuple[Values, Trial]:
+    def best_over(self, start: Trial) -> tuple[Json, Trial]:
         """Return the changes that stay and their trial, or none and `start` if they are not better beyond chance."""
         keys = {key for step in self.steps if step.stays for key in step.changes}
         if keys and self.trial.gain_over(start).low > 0:
@@ -250,7 +250,7 @@ def tune_settings(
     )
 
 
-def _shared_settings(explain: ExplainerConfig, changes: Changes) -> Values:
+def _shared_settings(explain: ExplainerConfig, changes: Changes) -> Json:
     """Return the settings that all explainers share, if the explainer changes: a new one starts from its defaults."""
     if "explain.kind" not in changes:
         return {}

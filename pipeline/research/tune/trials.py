@@ -21,11 +21,10 @@ from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of
 from pipeline.evaluate.review_truth import Boxes
 from pipeline.steps import build_steps, build_steps_in_memory
-from stages.contract.arrays import Floats
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
-from stages.contract.values import Values
+from stages.contract.values import Floats, Json
 from stages.explain import kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, subtract_others
@@ -38,7 +37,7 @@ from stages.regions.thresholds import FittedCut
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
 
-Changes = Values  # keys of the configuration with their values
+Changes = Json  # keys of the configuration with their values
 
 DecidingFigure = Literal[
     "pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision", "agreement"
