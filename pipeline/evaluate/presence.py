@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -115,14 +116,14 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
             targets_by_text.setdefault(query.phrase, []).append(query.target)
     cut_texts = {phrase.text for phrase in (*image.phrases, *image.absent["random"])}
     maps = [heat_map for heat_map in record.heat_maps if heat_map.text in cut_texts]
-    record = replace(record, heat_maps=tuple(subtract_others(maps, steps.model_stage.config.explainer.contrast)))
+    cut_maps = tuple(subtract_others(maps, steps.model_stage.config.explainer.contrast))
     # No caption is said to be another image's: the phrases that are asked for are of all images.
-    record = replace(record, caption_presences=())
+    record = replace(record, heat_maps=cut_maps, caption_presences=())
     own_record = replace(record, phrases=image.phrases)
     group_presences = _likeliest(stage.maker, own_record)
     answers_by_text = _answers(stage, own_record)
 
-    def pair(kind: str, text: str, group_presence: float | None, answers: tuple[Answer, ...]) -> Pair:
+    def pair(kind: str, text: str, group_presence: float | None, answers: tuple[Answer, ...], **fields: Any) -> Pair:
         return Pair(
             image=image.number,
             text=text,
@@ -132,12 +133,14 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
             presence_of_group=group_presence,
             answers=answers,
             is_written=not steps.regions_stage.config.is_absent(group_presence),
+            **fields,
         )
 
     for text, targets in targets_by_text.items():
         boxes = [box for target in targets if target is not None for box in target.boxes_xywh_px]
-        present_pair = pair("there" if boxes else "said", text, group_presences[text], answers_by_text.get(text, ()))
-        yield replace(present_pair, boxes_xywh_px=tuple(dict.fromkeys(boxes)))
+        kind = "there" if boxes else "said"
+        answers = answers_by_text.get(text, ())
+        yield pair(kind, text, group_presences[text], answers, boxes_xywh_px=tuple(dict.fromkeys(boxes)))
     answers_by_text = _answers(ungrouped_stage, replace(record, phrases=image.absent["random"]))
     for kind, phrase in ((kind, phrase) for kind, phrases in image.absent.items() for phrase in phrases):
         own_presence = presence[phrase.text]
@@ -147,7 +150,7 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
         if own_presence and group_presence is not None:
             answers = tuple(replace(answer, score=answer.score * group_presence / own_presence) for answer in answers)
         may_be_synonym = any(may_be(phrase.head, other.head) for other in image.phrases)
-        yield replace(pair(kind, phrase.text, group_presence, answers), may_be_synonym=may_be_synonym)
+        yield pair(kind, phrase.text, group_presence, answers, may_be_synonym=may_be_synonym)
 
 
 def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...]]:
