@@ -8,10 +8,8 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from pipeline.commands.checks import check_places
 from pipeline.commands.options import (
@@ -24,6 +22,7 @@ from pipeline.commands.options import (
     input_or_config,
     naming_options,
 )
+from pipeline.commands.tables import make_figure_table
 from pipeline.config import load_config
 from pipeline.engines.inline import samples_in
 from pipeline.plan import PART_IMAGES, Costs, Forecast, Machine, make_plan
@@ -95,10 +94,8 @@ def print_plan(costs: Costs, forecasts: Mapping[str, Forecast], console: Console
     """Print the table for people."""
     failed = f", {costs.failed:,} of which failed" if costs.failed else ""
     say(console, f"measured on {counted(costs.images, 'sample')}{failed}: {costs.device}")
-    table = Table(box=SIMPLE_HEAD, title="What a run takes", title_justify="left")
-    table.add_column("")
-    for place, result in forecasts.items():
-        table.add_column(f"{counted(result.images, 'image')}\n{place}", justify="right")
+    columns = [f"{counted(result.images, 'image')}\n{place}" for place, result in forecasts.items()]
+    table = make_figure_table("What a run takes", columns)
     rows: dict[str, Callable[[Forecast], str]] = {
         "time": lambda run: duration(run.seconds),
         "images/s": lambda run: f"{run.rate:,.1f}",
