@@ -174,7 +174,7 @@ class RunConfig(Checked):
         return to_documented_yaml(self, {"input": READERS, "explain": EXPLAINERS, "source": SOURCES})
 
 
-def _merged(defaults: Json, section: Any) -> Any:
+def _merged(defaults: Mapping[str, Any], section: Any) -> Any:
     """Return a section over the defaults of a model; the section alone for another explainer or a variant."""
     values = {} if section is None else section
     if isinstance(section, BaseModel):

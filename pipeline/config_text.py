@@ -94,7 +94,7 @@ _BOUNDS: Final = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "ex
 _TYPES: Final = {"boolean": "true | false", "string": "text", "object": "keys", "null": "null"}
 
 
-def _values(schema: Json, definitions: Json) -> str:
+def _values(schema: Mapping[str, Any], definitions: Json) -> str:
     """Return the values of a JSON schema in words."""
     if "$ref" in schema:
         return _values(definitions[schema["$ref"].rpartition("/")[2]], definitions)
