@@ -136,11 +136,16 @@ class Run:
         return f"{model.label}{weights}{origin}{precision}"
 
     @property
+    def final_config(self) -> RunConfig:
+        """The configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""
+        return self.config
+
+    @property
     def manifest(self) -> Manifest:
-        """What made the rows; the rule that cuts maps is the one that was used, see `RegionsConfig.without_cut`."""
+        """What made the rows."""
         meaning = self.meaning
         return Manifest(
-            config=self.config.model_copy(update={"regions": self.steps.regions_stage.config}),
+            config=self.final_config,
             model=self.model,
             calibration=None if meaning.reason or meaning.calibration is None else meaning.calibration.digest,
             scores=meaning.scores,
@@ -176,6 +181,11 @@ class HeatMapRun(Run):
         return ScoreMeaning.of_heat_maps(
             self.steps.calibration, self.shift, config.regions.calibration, config.model.precision
         )
+
+    @property
+    def final_config(self) -> RunConfig:
+        """See `Run.final_config`."""
+        return self.config.model_copy(update={"regions": self.steps.regions_stage.config})
 
     @property
     def has_open_precision(self) -> bool:

@@ -55,7 +55,7 @@ class Steps:
 
     before: tuple[PhrasesStage, PrepareStage]
     model_stage: Stage
-    regions_stage: RegionsStage | LinkStage
+    regions_stage: Stage
     description: ModelDescription | None
     segmenter: str | None = None
     other_model: OtherModel | None = None
@@ -69,7 +69,7 @@ class Steps:
     @property
     def calibration(self) -> Calibration | None:
         """The calibration of scores or of presence alone that is in use."""
-        return self.regions_stage.calibration
+        return None
 
     @property
     def calibration_digest(self) -> str | None:
@@ -110,6 +110,11 @@ class HeatMapSteps(Steps):
         return self.model_stage.config.explainer
 
     @property
+    def calibration(self) -> Calibration | None:
+        """See `Steps.calibration`."""
+        return self.regions_stage.calibration
+
+    @property
     def has_open_share(self) -> bool:
         """Whether the share of absent phrases is to be estimated; only with presence does it matter."""
         return self.regions_stage.config.absent_share == "auto" and presence_in(self.calibration) is not None
@@ -146,6 +151,11 @@ class SourceSteps(Steps):
     """The stages of a run whose regions come from another source than heat maps."""
 
     regions_stage: LinkStage
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """See `Steps.calibration`."""
+        return self.regions_stage.calibration
 
 
 def packages_of(reader: str, explainer: str, source: str) -> tuple[str, ...]:
