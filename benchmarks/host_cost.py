@@ -98,6 +98,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
         for place, name, call in (
             (TextEncoder, "__call__", encoded),
             (base, "pixels_on", clock.timed("pinned pixels", base.pixels_on)),
+            (base.PendingMatches, "wait", clock.timed("presence and answers", base.PendingMatches.wait)),
             (base.PendingMaps, "wait", clock.timed("presence and answers", base.PendingMaps.wait)),
         ):
             timed.enter_context(mock.patch.object(place, name, call))

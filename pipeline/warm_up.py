@@ -159,7 +159,8 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
         answers.presence = PresenceFit(reason=too_few)
         return answers
     foreign = {key: [phrase.text for phrase in phrases] for key, phrases in drawn.items()}
-    records, signals = _explain(steps, parsed, answers, foreign)
+    # Which phrases are the likeliest is only known after the fit.
+    records, signals = _explain(steps, [replace(record, object_numbers=()) for record in parsed], answers, foreign)
     mapped = [len(record.heat_maps) for record in records if record.heat_maps]
     labels = [
         [place < phrases for place in range(len(image.cosines))] for phrases, image in zip(mapped, signals, strict=True)
@@ -167,6 +168,8 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
     answers.presence = fit_presence_to_captions(steps, signals, labels)
     answers.records = list(_judge(records, signals, presence_in(answers.presence.calibration)))
     answers.estimate_share(answers.presence.calibration)
+    # Where phrases have to be dropped, the run computes the image again.
+    answers.records = [record for record in answers.records if len(record.heat_maps) <= record.phrase_limit]
     return answers
 
 

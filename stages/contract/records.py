@@ -247,6 +247,8 @@ class Record:
         phrases: The phrases of the captions.
         dropped_phrases: Number of phrases over the limit per image.
         phrase_limit: Most unique texts of phrases that get regions; 0 for all.
+        object_numbers: For each phrase the number of the object that it names, if a later stage
+            has to choose among the phrases; else empty.
         pixels: The model's input.
         heat_maps: One for each unique text of the phrases.
         caption_scores: For each caption the mean of its cosine with the image and of those of
@@ -264,6 +266,7 @@ class Record:
     phrases: tuple[Phrase, ...] = ()
     dropped_phrases: int = 0
     phrase_limit: int = 0
+    object_numbers: tuple[int, ...] = ()
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     caption_scores: tuple[float | None, ...] = ()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat, zip_longest
-from typing import ClassVar, Final, Generic, Literal, TypeVar
+from itertools import repeat
+from typing import ClassVar, Final, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,16 @@ from stages.contract.records import HeatMap
 from stages.explain import fit_to_tower
 from stages.explain.affinity import early_block_of, share_heat
 from stages.explain.config import ExplainerConfig
-from stages.explain.maps import FAULTS, Maps, at_scale, compute_by_step, cosines_of, highest_cosines, mean_of
+from stages.explain.maps import (
+    FAULTS,
+    Maps,
+    at_scale,
+    compute_by_step,
+    cosines_of,
+    highest_cosines,
+    mean_of,
+    replace_faults,
+)
 from stages.explain.presence import Presence, Signals
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.config import TowerKind
@@ -36,91 +45,123 @@ ATTENDING: Final[tuple[TowerKind, ...]] = ("class_token", "attention_pool", "lat
 ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 
+class Match(NamedTuple):
+    """How well an image and a text fit: the cosine of their embeddings, and the presence if it is judged."""
+
+    cosine: float
+    presence: float | None
+
+    @property
+    def likelihood(self) -> float:
+        """The rank of the text in its image: its presence, or its cosine if presence is not judged."""
+        return self.cosine if self.presence is None else self.presence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingMatches:
+    """The cosines of a batch that a device may still be computing.
+
+    Attributes:
+        texts: Texts of each image.
+        captions: Texts of each image's captions.
+        results: Cosines of the texts of each image and of its captions behind them. If signals
+            were wanted, image embeddings, text embeddings and cosines of patches follow.
+    """
+
+    texts: Sequence[Sequence[str]]
+    captions: Sequence[Sequence[str]]
+    results: PendingTransfer
+
+    def wait(self, presence: Presence | None = None) -> list[dict[str, Match]]:
+        """Wait for this batch, and for no later one, and return the matches of each image by text, also of captions.
+
+        `presence` judges whether texts are in their images, by the signals; without it nothing
+        does. A cosine that is not finite is 0. Raise RuntimeError for a fault of the device,
+        which may report it only now.
+        """
+        cosines, *signals = self.results.wait()
+        images = [(*texts, *captions) for texts, captions in zip(self.texts, self.captions, strict=True)]
+        places = tuple(np.array([(b, place) for b, texts in enumerate(images) for place in range(len(texts))]).T)
+        probabilities: Iterable[float | None] = repeat(None)
+        if presence is not None:
+            _, embeddings, local = signals
+            # All texts in one product: one for each image takes five times as long.
+            probabilities = presence.probabilities(embeddings[places], cosines[places], local[places])
+        finite = np.where(np.isfinite(cosines), cosines, 0)[places].tolist()
+        matches = map(Match, finite, probabilities)
+        return [dict(zip(texts, matches, strict=False)) for texts in images]
+
+    def signals(self) -> list[Signals]:
+        """Return the signals of each image's texts for presence, if they were wanted."""
+        cosines, embeddings, embedded, local = self.results.wait()
+
+        def of(b: int, first: int, last: int, captions: Signals | None = None) -> Signals:
+            # A view would keep the results of all images, and on a GPU pinned memory.
+            return Signals(
+                embedding=embeddings[b].copy(),
+                texts=embedded[b, first:last].copy(),
+                cosines=cosines[b, first:last].copy(),
+                local=local[b, first:last].copy(),
+                captions=captions,
+            )
+
+        return [
+            of(b, 0, len(texts), of(b, len(texts), len(texts) + len(captions)))
+            for b, (texts, captions) in enumerate(zip(self.texts, self.captions, strict=True))
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchComparison:
+    """The images of a batch, compared with texts before any map is computed.
+
+    Attributes:
+        scales: The images' maps at each of `explain.scales`. They hold the device's memory.
+        grids_hw: Rows and columns of these maps.
+        matches: Cosines of images and texts.
+    """
+
+    scales: Sequence[Maps]
+    grids_hw: Sequence[tuple[int, int]]
+    matches: PendingMatches
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingMaps:
     """The heat maps of a batch that a device may still be computing.
 
     Attributes:
         phrases: Texts of each image's phrases.
-        captions: Texts of each image's captions, which get no maps.
-        results: What `Maps.replace_faults` returns, and the cosines of phrases and captions. If
-            signals were wanted, image embeddings, text embeddings and cosines of patches follow.
-            None where no image has a phrase.
+        results: What `replace_faults` returns.
         grid_hw: Rows and columns of the maps.
         shift_cells: See `HeatMap`.
     """
 
     phrases: Sequence[Sequence[str]]
-    captions: Sequence[Sequence[str]] = ()
-    results: PendingTransfer | None = None
-    grid_hw: tuple[int, int] = (0, 0)
-    shift_cells: float = 0.0
+    results: PendingTransfer
+    grid_hw: tuple[int, int]
+    shift_cells: float
 
-    def wait(self, presence: Presence | None = None) -> list[list[HeatMap]]:
-        """Wait for this batch, and for no later one, and return the heat maps of each image.
+    def wait(self, matches: Sequence[Mapping[str, Match]]) -> list[list[HeatMap]]:
+        """Wait for this batch, and return the heat maps of each image, with its matches by text.
 
-        `presence` judges whether phrases are in their images, by the signals; without it
-        nothing does. Raise RuntimeError for a fault of the device, which may report it only
-        now.
+        Raise RuntimeError as `PendingMatches.wait`.
         """
-        if self.results is None:
-            return [[] for _ in self.phrases]
-        maps, cosines, faults, *_ = self.results.wait()
+        maps, faults = self.results.wait()
         maps = maps.reshape(*maps.shape[:2], *self.grid_hw)
-        places = [(b, p) for b, texts in enumerate(self.phrases) for p in range(len(texts))]
-        probabilities = self._probabilities(places, presence)
-        heat_maps: list[list[HeatMap]] = [[] for _ in self.phrases]
-        for (b, p), probability in zip(places, probabilities, strict=False):
-            heat_map = HeatMap(
-                text=self.phrases[b][p],
-                values=maps[b, p].copy(),  # a view would keep the maps of all images, and on a GPU pinned memory
-                similarity=float(cosines[b, p]),
-                fault=FAULTS[int(faults[b, p])],
-                shift_cells=self.shift_cells,
-                presence=probability,
-            )
-            heat_maps[b].append(heat_map)
-        return heat_maps
-
-    def wait_for_captions(self, presence: Presence | None = None) -> list[list[tuple[float, float | None]]]:
-        """Return for each caption of each image its cosine, and its presence as `wait` judges it."""
-        if self.results is None:
-            return [[] for _ in self.phrases]
-        maps, _, _, cosines, *_ = self.results.wait()
-        places = [(b, maps.shape[1] + c) for b, texts in enumerate(self.captions) for c in range(len(texts))]
-        matches: list[list[tuple[float, float | None]]] = [[] for _ in self.phrases]
-        for (b, c), probability in zip(places, self._probabilities(places, presence), strict=False):
-            matches[b].append((float(cosines[b, c]), probability))
-        return matches
-
-    def _probabilities(self, places: list[tuple[int, int]], presence: Presence | None) -> Iterable[float | None]:
-        if presence is None or self.results is None or not places:
-            return repeat(None)
-        *_, cosines, _, texts, local = self.results.wait()
-        # All texts in one product: one for each image takes five times as long.
-        images, numbers = np.array(places).T
-        return presence.probabilities(*(signal[images, numbers] for signal in (texts, cosines, local)))
-
-    def signals(self) -> list[Signals]:
-        """Return the signals of each image's phrases for presence, if they were wanted."""
-        if self.results is None:
-            return []
-        *_, cosines, embeddings, texts, local = self.results.wait()
-
-        def of(b: int, first: int, last: int, captions: Signals | None = None) -> Signals:
-            # Views would keep pinned memory, as above.
-            return Signals(
-                embedding=embeddings[b].copy(),
-                texts=texts[b, first:last].copy(),
-                cosines=cosines[b, first:last].copy(),
-                local=local[b, first:last].copy(),
-                captions=captions,
-            )
-
-        first = cosines.shape[1] - max(map(len, self.captions), default=0)
         return [
-            of(b, 0, len(phrases), of(b, first, first + len(captions)))
-            for b, (phrases, captions) in enumerate(zip_longest(self.phrases, self.captions, fillvalue=()))
+            [
+                HeatMap(
+                    text=text,
+                    values=maps[b, p].copy(),  # as in `PendingMatches.signals`
+                    similarity=matches[b][text].cosine,
+                    fault=FAULTS[int(faults[b, p])],
+                    shift_cells=self.shift_cells,
+                    presence=matches[b][text].presence,
+                )
+                for p, text in enumerate(texts)
+            ]
+            for b, texts in enumerate(self.phrases)
         ]
 
 
@@ -141,6 +182,7 @@ class Explainer(ABC, Generic[ConfigT]):
         claim: A known claim of a patent on the method, for people; it is in no default.
         early_block: See `early_block_of`: the block before which `Maps.tokens` are, with a
             class token.
+        one_by_one: True if maps hold so much memory that a run compares one image at a time.
     """
 
     config_type: ClassVar[type[ExplainerConfig]]
@@ -150,6 +192,7 @@ class Explainer(ABC, Generic[ConfigT]):
     follows_phrases: ClassVar[bool] = True
     at_cells: ClassVar[bool] = False
     claim: ClassVar[str] = ""
+    one_by_one: bool = False
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         self.config = fit_to_tower(type(self), config, model.tower.kind, model.name)
@@ -158,13 +201,10 @@ class Explainer(ABC, Generic[ConfigT]):
         self.texts = TextCache(model, templates_of(config.templates))
 
     @abstractmethod
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """Compute the maps of a batch. An image's maps do not depend on the other images of the batch.
+    def maps(self, rgb: Tensor) -> Maps:
+        """Go through the images of a batch, uint8 (B, height, width, 3), whole.
 
-        Args:
-            rgb: uint8 (B, height, width, 3), whole images.
-            texts: float32 (B, P, E), unit text embeddings; P is a multiple of
-                `phrases_per_step`. Rows of zeros fill up images that have fewer phrases.
+        An image's maps do not depend on the other images of the batch.
         """
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
@@ -178,72 +218,78 @@ class Explainer(ABC, Generic[ConfigT]):
         The images are whole, uint8 (B, height, width, 3). Raise ValueError if their number is
         not that of the phrase lists, or a side is not a multiple of the tower's stride.
         """
-        return self.launch(list(rgb), phrases).wait()
+        if not any(phrases):
+            return [[] for _ in phrases]
+        comparison = self.compare(list(rgb), phrases)
+        return self.launch(comparison, phrases).wait(comparison.matches.wait())
 
-    def launch(
+    def compare(
         self,
         images: Sequence[NDArray[np.uint8]],
-        phrases: Sequence[Sequence[str]],
+        texts: Sequence[Sequence[str]],
         captions: Sequence[Sequence[str]] = (),
         *,
         with_signals: bool = False,
-    ) -> PendingMaps:
-        """Start to compute the results of `explain` for images of one size, without waiting for the device.
+    ) -> BatchComparison:
+        """Start to compare images of one size with texts, without waiting for the device; a CPU computes here.
 
-        A CPU computes them here. `captions` are further texts that get cosines and no maps; what
-        the model's context does not hold is cut off. `with_signals`: whether presence will be
-        judged or fitted. Raise ValueError as `explain` does.
+        At least one image has texts. What the model's context does not hold of `captions` is cut
+        off. `with_signals`: whether presence will be judged or fitted. Raise ValueError as
+        `explain` does.
         """
-        if len(images) != len(phrases):
-            raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")
-        if not any(phrases):
-            return PendingMaps(phrases=phrases)
+        if len(images) != len(texts):
+            raise ValueError(f"expected as many phrase lists as images, got {len(texts)} and {len(images)}")
+        step = self.config.phrases_per_step
         placement = self.model.tower.placement
-        grid_hw = placement.grid_hw(*images[0].shape[:2])
-        texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
-        count = texts.shape[1]
-        if any(captions):
-            texts = torch.cat([texts, self.texts.embed_padded(captions, 1)], dim=1)
-        shift_cells = 0.0 if self.at_cells else placement.shift_cells
+        placement.grid_hw(*images[0].shape[:2])  # Sides that do not fit would be resized
+        captions = captions or [()] * len(texts)
+        embedded = self.texts.embed_padded([[*a, *b] for a, b in zip(texts, captions, strict=True)], step)
         rgb = pixels_on(images, self.model.device)
-        grids = []
-        scales = []
-        for scale in self.config.scales:
-            resized = at_scale(rgb, scale / self.config.scales[0], placement.stride_px)
-            grids.append(placement.grid_hw(*resized.shape[1:3]))
-            scales.append(self._explain_scale(resized, texts, count, with_signals=with_signals))
-        maps_of_scales, cosines, local = zip(*scales, strict=True)
-        maps = maps_of_scales[0] if len(scales) == 1 else mean_of(maps_of_scales, grids, shift_cells)
-        mean_cosines = torch.stack(cosines).mean(dim=0)
-        results = [*maps.replace_faults(mean_cosines[:, :count]), mean_cosines]
+        shares = [scale / self.config.scales[0] for scale in self.config.scales]
+        resized = [at_scale(rgb, share, placement.stride_px) for share in shares]
+        scales = [self.maps(pixels) for pixels in resized]
+        cosines = self._mean_cosines(scales, embedded)
+        results = [cosines]
         if with_signals:
-            results += [F.normalize(maps.embedding, dim=-1), texts, torch.stack(local).mean(dim=0)]
-        return PendingMaps(
-            phrases=phrases,
-            captions=captions,
-            results=PendingTransfer(results),
-            grid_hw=grid_hw,
-            shift_cells=shift_cells,
+            embeddings = torch.stack([F.normalize(maps.embedding, dim=-1) for maps in scales]).mean(dim=0)
+            local = [
+                cosines
+                if maps.embed_patches is None
+                else compute_by_step(embedded, step, partial(highest_cosines, maps.embed_patches()))
+                for maps in scales
+            ]
+            results += [F.normalize(embeddings, dim=-1), embedded, torch.stack(local).mean(dim=0)]
+        return BatchComparison(
+            scales=scales,
+            grids_hw=[placement.grid_hw(*pixels.shape[1:3]) for pixels in resized],
+            matches=PendingMatches(texts=texts, captions=captions, results=PendingTransfer(results)),
         )
 
-    def _explain_scale(
-        self, rgb: Tensor, texts: Tensor, count: int, *, with_signals: bool
-    ) -> tuple[Maps, Tensor, Tensor]:
-        """Return the maps after affinity, the cosines, and the highest of single patches, or the cosines again.
+    @torch.no_grad()
+    def launch(self, comparison: BatchComparison, phrases: Sequence[Sequence[str]]) -> PendingMaps:
+        """Start to compute the maps of each image's phrases, some of its texts, without waiting for the device."""
+        texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
+        scales = comparison.scales
+        grids_hw = comparison.grids_hw
+        values = [self._heat(maps, texts, grid_hw) for maps, grid_hw in zip(scales, grids_hw, strict=True)]
+        shift_cells = 0.0 if self.at_cells else self.model.tower.placement.shift_cells
+        mean = values[0] if len(values) == 1 else mean_of(values, grids_hw, shift_cells)
+        constant = [maps.constant for maps in scales if maps.constant is not None]
+        results = replace_faults(mean, self._mean_cosines(scales, texts), constant)
+        return PendingMaps(
+            phrases=phrases, results=PendingTransfer(results), grid_hw=grids_hw[0], shift_cells=shift_cells
+        )
 
-        The first `count` of the texts get maps. Other results are dropped: they would fill the
-        memory of the next scale. Arguments as `maps`.
-        """
+    def _mean_cosines(self, scales: Sequence[Maps], texts: Tensor) -> Tensor:
         step = self.config.phrases_per_step
-        maps = self.maps(rgb, texts[:, :count])
-        cosines = compute_by_step(texts, step, partial(cosines_of, maps.embedding))
-        local = cosines
-        if with_signals and maps.embed_patches is not None:
-            local = compute_by_step(texts, step, partial(highest_cosines, maps.embed_patches()))
-        values = maps.values
-        if self.config.affinity != "none":
-            if maps.tokens is None:
-                raise ValueError(f"expected the patches' tokens, which {self.config.kind} does not return")
-            grid_hw = self.model.tower.placement.grid_hw(*rgb.shape[1:3])
-            values = share_heat(values, maps.tokens, grid_hw, self.config.affinity_reach)
-        return Maps(values=values, embedding=maps.embedding, constant=maps.constant), cosines, local
+        cosines = [compute_by_step(texts, step, partial(cosines_of, maps.embedding)) for maps in scales]
+        return torch.stack(cosines).mean(dim=0)
+
+    def _heat(self, maps: Maps, texts: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """Return the heat of one scale after affinity."""
+        heat = maps.heat(texts)
+        if self.config.affinity == "none":
+            return heat
+        if maps.tokens is None:
+            raise ValueError(f"expected the patches' tokens, which {self.config.kind} does not return")
+        return share_heat(heat, maps.tokens, grid_hw, self.config.affinity_reach)

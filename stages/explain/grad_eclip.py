@@ -65,39 +65,39 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._compute: Callable[[Tensor, Tensor], Maps] = by_tower(
+        self._compute: Callable[[Tensor], Maps] = by_tower(
             model.tower,
             blocks=self._for_blocks,
             pooled=self._for_pool,
         )
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return self._compute(rgb, texts)
+        return self._compute(rgb)
 
-    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor, Tensor], Maps]:
+    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor], Maps]:
         return partial(self._explain_pool, tower)
 
     @torch.no_grad()
-    def _explain_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Maps:
+    def _explain_pool(self, tower: PooledTower, rgb: Tensor) -> Maps:
         pool = tower.pool
         look = tower.look(rgb, 1 if self.config.heads == "single" else None)
         weight = self._spatial_weight(pool.out, look.query, look.keys)
         embedding = pool.embedding(look)
 
-        def compute_values(part: Tensor) -> Tensor:
-            gradients = pool.back(look, cosine_gradients(embedding, part))
+        def heat_of_step(texts: Tensor) -> Tensor:
+            gradients = pool.back(look, cosine_gradients(embedding, texts))
             return _sum_blocks([gradients @ look.values.mT], [weight])
 
         return Maps(
-            values=compute_by_step(texts, self.config.phrases_per_step, compute_values),
+            heat=partial(compute_by_step, step=self.config.phrases_per_step, compute=heat_of_step),
             embedding=embedding,
             constant=weight.amax(dim=1) == 0,
             tokens=look.tokens,
             embed_patches=lambda: pool.embedding_of_each(look),
         )
 
-    def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor, Tensor], Maps]:
+    def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor], Maps]:
         config = self.config
         layers = len(tower.blocks)
         affinity_block = self.early_block
@@ -116,7 +116,7 @@ class GradEclip(Explainer[GradEclipConfig]):
         exact = tuple(block.float() for block in tower.blocks[-config.blocks :])
         return partial(self._explain_blocks, tower, exact)
 
-    def _explain_blocks(self, tower: VisionTower, exact: Sequence[Block], rgb: Tensor, texts: Tensor) -> Maps:
+    def _explain_blocks(self, tower: VisionTower, exact: Sequence[Block], rgb: Tensor) -> Maps:
         with torch.no_grad():
             x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact), self.early_block)
         follow = self._follow_all_tokens if self.config.path == "full" else self._follow_class_token
@@ -126,11 +126,11 @@ class GradEclip(Explainer[GradEclipConfig]):
             for block, query, keys in zip(exact, explained.queries, explained.keys, strict=True)
         ]
 
-        def compute_values(part: Tensor) -> Tensor:
-            return _sum_blocks(explained.weigh_values(cosine_gradients(explained.embedding, part)), weights)
+        def heat_of_step(texts: Tensor) -> Tensor:
+            return _sum_blocks(explained.weigh_values(cosine_gradients(explained.embedding, texts)), weights)
 
         return Maps(
-            values=compute_by_step(texts, self.config.phrases_per_step, compute_values),
+            heat=partial(compute_by_step, step=self.config.phrases_per_step, compute=heat_of_step),
             embedding=explained.embedding,
             constant=torch.stack([weight.amax(dim=1) == 0 for weight in weights]).all(dim=0),
             tokens=None if early is None else early[:, 1:],

@@ -24,46 +24,55 @@ FAULTS: Final = ("", "constant", "empty", "not_finite")  # Why a map is all zero
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maps:
-    """The maps of a batch, as an explainer computes them; all but `constant` and `tokens` are float32.
+    """The maps of a batch of images, which are computed for phrases later; all tensors but two are float32.
 
     Attributes:
-        values: Heat (B, P, N), >= 0, not normalised.
+        heat: Computes the heat (B, P, N), >= 0, not normalised, of unit text embeddings
+            (B, P, E). P is a multiple of `phrases_per_step`. Rows of zeros fill up images that
+            have fewer phrases. It is called without a graph.
         embedding: Embeddings of the images (B, E), in any scale and without a graph.
         constant: Bool (B,), True where the method cannot distinguish the patches of an image.
-        tokens: Tokens of the patches (B, N, D), for `share_heat`.
+        tokens: Tokens of the patches (B, N, D) in any precision, for `share_heat`.
         embed_patches: Computes the embedding of each patch alone (B, N, E), in any scale. None
             where the method does not know it.
     """
 
-    values: Tensor
+    heat: Callable[[Tensor], Tensor]
     embedding: Tensor
     constant: Tensor | None = None
     tokens: Tensor | None = None
     embed_patches: Callable[[], Tensor] | None = None
 
-    def replace_faults(self, cosines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return maps and cosines with zeros where they are not finite, and the numbers of the faults in FAULTS.
-
-        The cosines of image and text embedding are (B, P).
-        """
-        finite = self.values.isfinite().all(dim=-1) & cosines.isfinite()
-        maps = torch.where(finite[..., None], self.values, 0.0)
-        empty = maps.amax(dim=-1) <= 0
-        faults = torch.where(empty, 2, 0)
-        if self.constant is not None:
-            faults = torch.where(empty & self.constant[:, None], 1, faults)
-        return maps, torch.where(cosines.isfinite(), cosines, 0.0), torch.where(finite, faults, 3)
-
 
 def concatenate_maps(images: Sequence[Maps]) -> Maps:
     """Return the maps of a batch, given those of its images."""
 
+    def heat(texts: Tensor) -> Tensor:
+        return torch.cat([maps.heat(part) for maps, part in zip(images, texts.split(1), strict=True)])
+
     tokens = [maps.tokens for maps in images if maps.tokens is not None]
     return Maps(
-        values=torch.cat([maps.values for maps in images]),
+        heat=heat,
         embedding=torch.cat([maps.embedding for maps in images]),
         tokens=torch.cat(tokens) if tokens else None,
     )
+
+
+def replace_faults(values: Tensor, cosines: Tensor, constant: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    """Return maps with zeros where map or cosine is not finite, and the numbers of the faults in FAULTS.
+
+    Args:
+        values: Heat (B, P, N).
+        cosines: Cosines of image and text embedding (B, P).
+        constant: `Maps.constant` at each scale, if the method knows it.
+    """
+    finite = values.isfinite().all(dim=-1) & cosines.isfinite()
+    maps = torch.where(finite[..., None], values, 0.0)
+    empty = maps.amax(dim=-1) <= 0
+    faults = torch.where(empty, 2, 0)
+    if constant:
+        faults = torch.where(empty & torch.stack([*constant]).all(dim=0)[:, None], 1, faults)
+    return maps, torch.where(finite, faults, 3)
 
 
 def compute_by_step(texts: Tensor, step: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -120,23 +129,17 @@ def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:
     return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def mean_of(scales: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Maps:
-    """Return the mean of the maps at several scales, on the first scale's grid.
+def mean_of(scales: Sequence[Tensor], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Tensor:
+    """Return the mean of the heat (B, P, N) at several scales, on the first scale's grid.
 
-    Every map counts with its heat as shares of its highest. Embeddings are averaged as unit
-    vectors. The values lie `shift_cells` right of and below the centres of their cells, see
-    `HeatMap`.
+    Every map counts with its heat as shares of its highest. The values lie `shift_cells` right
+    of and below the centres of their cells, see `HeatMap`.
     """
     values = [
-        _on_grid(_shares(maps.values).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)
-        for maps, grid_hw in zip(scales, grids_hw, strict=True)
+        _on_grid(_shares(heat).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)
+        for heat, grid_hw in zip(scales, grids_hw, strict=True)
     ]
-    constant = [maps.constant for maps in scales if maps.constant is not None]
-    return Maps(
-        values=torch.stack(values).mean(dim=0),
-        embedding=torch.stack([F.normalize(maps.embedding, dim=-1) for maps in scales]).mean(dim=0),
-        constant=torch.stack(constant).all(dim=0) if constant else None,
-    )
+    return torch.stack(values).mean(dim=0)
 
 
 def _shares(values: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ from stages.contract.errors import ConfigError, ResourceError
 from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import EXPLAINERS, AnyExplainerConfig
+from stages.explain.limit import limit_phrases
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.description import ModelDescription
 
 if TYPE_CHECKING:
-    from stages.explain.base import PendingMaps
+    from stages.explain.base import Match, PendingMaps, PendingMatches
     from stages.explain.presence import Presence, Signals
     from stages.shared.model.clip import ClipModel
 
@@ -58,6 +59,7 @@ _log = logging.getLogger(__name__)
 class ExplainStage(Stage):
     """Fills `heat_maps`, one per unique phrase text, `caption_scores` and `caption_presences`.
 
+    Phrases beyond the record's limit are dropped before maps are computed (`limit_phrases`).
     While the device computes a batch, the host makes the maps of the one before and prepares
     the next. Images that keep their aspect ratio differ in size and are computed one by one.
     Where a GPU's memory does not hold a batch, the batch is halved for the rest of the worker's
@@ -68,7 +70,7 @@ class ExplainStage(Stage):
         signals: A list that collects the signals of each image that gets maps. None: nothing is
             collected.
         foreign: Key of a sample -> further texts, whose signals stand behind those of the
-            image's phrases.
+            image's phrases. They get no maps.
 
     Args:
         model: A model that is already loaded; None: the one of the configuration.
@@ -191,73 +193,76 @@ class ExplainStage(Stage):
 
     def _explain(self, records: Sequence[Record]) -> Iterator[Record]:
         """Yield records with their heat maps, in order. It launches the next batches before it waits for one."""
-        pending: deque[tuple[Sequence[Record], PendingMaps]] = deque()
-        size = self._batch_size
+        pending: deque[Iterator[Record]] = deque()
+        size = 1 if self._explainer.one_by_one else self._batch_size
         learning_size = max(1, LEARNING_SIZE // size) * size
-        with_signals = self.presence is not None or self.signals is not None
         for start in range(0, len(records), size):
             if start % learning_size == 0:
                 next_records = records[start : start + learning_size]
-                self._explainer.learn([*self._texts_of(next_records), *_captions_of(next_records)])
-            part = records[start : start + size]
-            images = [record.pixels.rgb for record in part if record.pixels is not None]
-            maps = self._explainer.launch(images, self._texts_of(part), _captions_of(part), with_signals=with_signals)
-            pending.append((part, maps))
+                self._explainer.learn([*_texts_of(next_records), *_captions_of(next_records)])
+            pending.append(self._launch(records[start : start + size]))
             if len(pending) == self._ahead:
-                yield from self._collect(*pending.popleft())
+                yield from pending.popleft()
         while pending:
-            yield from self._collect(*pending.popleft())
+            yield from pending.popleft()
 
-    def _collect(self, records: Sequence[Record], pending: PendingMaps) -> Iterator[Record]:
-        """Wait for the device, and yield the records with their heat maps."""
-        batch_maps = pending.wait(self.presence)
+    def _launch(self, records: Sequence[Record]) -> Iterator[Record]:
+        """Launch a batch, and return the iterator that waits for its records.
+
+        Where a record has phrases beyond its limit this waits for the comparison, too.
+        """
+        images = [record.pixels.rgb for record in records if record.pixels is not None]
+        texts = [
+            list(dict.fromkeys([*phrases, *self.foreign.get(record.sample.key, ())]))
+            for record, phrases in zip(records, _texts_of(records), strict=True)
+        ]
+        with_signals = self.presence is not None or self.signals is not None
+        comparison = self._explainer.compare(images, texts, _captions_of(records), with_signals=with_signals)
+        limited = records
+        if any(record.object_numbers for record in records):
+            matches = comparison.matches.wait(self.presence)
+            limited = list(map(limit_phrases, records, matches))
+        maps = self._explainer.launch(comparison, _texts_of(limited))
+        return self._collect(records, limited, comparison.matches, maps)
+
+    def _collect(
+        self, records: Sequence[Record], limited: Sequence[Record], pending: PendingMatches, pending_maps: PendingMaps
+    ) -> Iterator[Record]:
+        """Wait for the device, and yield the limited records with heat maps and the caption scores of all phrases."""
+        matches = pending.wait(self.presence)
+        batch_maps = pending_maps.wait(matches)
         self._images += len(records)
         if self.signals is not None:
             self.signals += pending.signals()
         contrast = self.config.explainer.contrast
-        captions = pending.wait_for_captions(self.presence)
-        for record, maps, matches in zip(records, batch_maps, captions, strict=True):
-            phrase_count = len({phrase.text for phrase in record.phrases})
-            heat_maps = tuple(subtract_others(maps[:phrase_count], contrast))
-            yield with_caption_scores(replace(record, heat_maps=heat_maps), matches)
+        scored = map(with_caption_scores, limited, records, matches)
+        for record, maps in zip(scored, batch_maps, strict=True):
+            yield replace(record, heat_maps=tuple(subtract_others(maps, contrast)))
 
-    def _texts_of(self, records: Sequence[Record]) -> list[list[str]]:
-        texts = []
-        for record in records:
-            phrases = [phrase.text for phrase in record.phrases]
-            texts.append(list(dict.fromkeys([*phrases, *self.foreign.get(record.sample.key, ())])))
-        return texts
+
+def _texts_of(records: Sequence[Record]) -> list[list[str]]:
+    return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
 
 
 def _captions_of(records: Sequence[Record]) -> list[list[str]]:
     return [[caption.strip() for caption in record.sample.captions] for record in records]
 
 
-def with_caption_scores(record: Record, matches: Sequence[tuple[float, float | None]]) -> Record:
-    """Return a record that has heat maps with the scores of its captions, given their cosines and presences.
+def with_caption_scores(limited: Record, record: Record, matches: Mapping[str, Match]) -> Record:
+    """Return a limited record with the scores and presences of its captions, by all phrases of the whole record.
 
     The score is the mean of the cosines of a caption and of its phrases, the noun-level score of
     arXiv 2502.20034 (there of nouns): a single wrong noun weighs more than in the caption's
     cosine alone.
     """
-    similarity = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
-    texts = [
-        {phrase.text for phrase in record.phrases if phrase.caption_index == index}
-        for index in range(len(record.sample.captions))
-    ]
-    has_words = [bool(caption.strip()) for caption in record.sample.captions]
-    return replace(
-        record,
-        caption_scores=tuple(
-            round((cosine + math.fsum(similarity[text] for text in own_texts)) / (1 + len(own_texts)), 6)
-            if has_word
-            else None
-            for (cosine, _), own_texts, has_word in zip(matches, texts, has_words, strict=True)
-        ),
-        caption_presences=tuple(
-            presence if has_word else None for (_, presence), has_word in zip(matches, has_words, strict=True)
-        ),
-    )
+    scores: list[float | None] = []
+    presences: list[float | None] = []
+    for index, caption in enumerate(map(str.strip, record.sample.captions)):
+        texts = {phrase.text for phrase in record.phrases if phrase.caption_index == index}
+        total = matches[caption].cosine + math.fsum(matches[text].cosine for text in texts)
+        scores.append(round(total / (1 + len(texts)), 6) if caption else None)
+        presences.append(matches[caption].presence if caption else None)
+    return replace(limited, caption_scores=tuple(scores), caption_presences=tuple(presences))
 
 
 def subtract_others(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:

@@ -73,14 +73,18 @@ class Cam(Explainer[CamConfig]):
         self.tower = by_tower(model.tower, averaged=lambda tower: tower)
 
     @torch.no_grad()
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
         tokens = self.tower.embed(rgb).float()
         mean = tokens.mean(dim=1)
         embedding = self.tower.finish(mean)
-        gradients = gradient_at(self.tower.finish, mean, cosine_gradients(embedding, texts))
+
+        def heat(texts: Tensor) -> Tensor:
+            gradients = gradient_at(self.tower.finish, mean, cosine_gradients(embedding, texts))
+            return F.relu(gradients @ tokens.mT)
+
         return Maps(
-            values=F.relu(gradients @ tokens.mT),
+            heat=heat,
             embedding=embedding,
             tokens=tokens,
             embed_patches=lambda: self.tower.finish(tokens),
@@ -107,14 +111,18 @@ class FeatureCam(SingleImageExplainer[ConfigT]):
     def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
         """Features (N, D) and a phrase's gradient at them (N, D) -> its map (N,), >= 0."""
 
-    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
         with torch.enable_grad():
             trace = self._trace(rgb)
         grid_hw = self.model.tower.grid_of(rgb)
         features = patches_of(trace.leaf.detach(), grid_hw)[0]
-        gradients = phrase_gradients(trace.embedding, [trace.leaf], texts)
-        values = [self._weigh(features, patches_of(gradient, grid_hw)[0]) for (gradient,) in gradients]
-        return Maps(values=torch.stack(values)[None], embedding=trace.embedding.detach(), tokens=trace.tokens)
+
+        def heat(texts: Tensor) -> Tensor:
+            gradients = phrase_gradients(trace.embedding, [trace.leaf], texts)
+            values = [self._weigh(features, patches_of(gradient, grid_hw)[0]) for (gradient,) in gradients]
+            return torch.stack(values)[None]
+
+        return Maps(heat=heat, embedding=trace.embedding.detach(), tokens=trace.tokens)
 
 
 def _trace_block(walk: Walk, rgb: Tensor) -> Trace:

@@ -44,12 +44,16 @@ class _Dense(Explainer[ConfigT]):
 
     cost = "forward"
 
-    def _compare(self, features: DenseFeatures, directions: Tensor) -> Maps:
-        """Make the maps of phrases: products of the patches with a direction of each phrase (B, P, E)."""
+    def _maps_of(self, features: DenseFeatures) -> Maps:
+        """Return maps of the products of the patches and a direction of each phrase (B, P, E)."""
         patches = features.patches
-        heat = directions @ F.normalize(patches, dim=-1).mT
+
+        def heat(directions: Tensor) -> Tensor:
+            products = directions @ F.normalize(patches, dim=-1).mT
+            return products - products.amin(dim=-1, keepdim=True)
+
         return Maps(
-            values=heat - heat.amin(dim=-1, keepdim=True),
+            heat=heat,
             constant=(patches == patches[:, :1]).all(dim=-1).all(dim=-1),
             tokens=features.tokens,
             embedding=features.embedding,
@@ -79,10 +83,10 @@ class MaskClip(_Dense[MaskClipConfig]):
     config_type = MaskClipConfig
 
     @torch.no_grad()
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
         features = dense(self.model.tower, rgb, block=self.early_block)
-        return replace(self._compare(features, texts), embed_patches=lambda: features.patches)
+        return replace(self._maps_of(features), embed_patches=lambda: features.patches)
 
 
 Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -171,9 +175,10 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         )
 
     @torch.no_grad()
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return self._compare(self._dense(rgb), texts - self.texts([""]))
+        maps = self._maps_of(self._dense(rgb))
+        return replace(maps, heat=lambda texts: maps.heat(texts - self.texts([""])))
 
 
 def _attend_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -229,9 +234,9 @@ class Gem(_Dense[GemConfig]):
         )
 
     @torch.no_grad()
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return self._compare(self.path(rgb), texts)
+        return self._maps_of(self.path(rgb))
 
 
 def _attend_to_alike(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

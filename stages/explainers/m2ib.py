@@ -74,18 +74,22 @@ class M2ib(SingleImageExplainer[M2ibConfig]):
             model.tower, blocks=self._parts_of_blocks, pooled=_parts_of_trunk, averaged=_parts_of_trunk
         )
 
-    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
         grid_hw = self.model.tower.grid_of(rgb)
         tokens, rest = self._parts
         with torch.no_grad():
             x, patches = tokens(rgb)
             embedding = rest(x, grid_hw)
-        values = x.new_zeros(1, texts.shape[1], grid_hw[0] * grid_hw[1])
-        for row, text in zip(values[0], texts[0], strict=True):
-            if text.any():
-                a = self.bottleneck.fit(x[0], partial(self._cosines, text, grid_hw))
-                row[:] = self.bottleneck.nats(x[0], a).sum(dim=-1).clamp(min=0)[-len(row) :]
-        return Maps(values=values, embedding=embedding, tokens=patches)
+
+        def heat(texts: Tensor) -> Tensor:
+            values = x.new_zeros(1, texts.shape[1], grid_hw[0] * grid_hw[1])
+            for row, text in zip(values[0], texts[0], strict=True):
+                if text.any():
+                    a = self.bottleneck.fit(x[0], partial(self._cosines, text, grid_hw))
+                    row[:] = self.bottleneck.nats(x[0], a).sum(dim=-1).clamp(min=0)[-len(row) :]
+            return values
+
+        return Maps(heat=heat, embedding=embedding, tokens=patches)
 
     def _cosines(self, text: Tensor, grid_hw: Sides, z: Tensor) -> Tensor:
         return F.normalize(self._parts[1](z, grid_hw), dim=-1) @ text

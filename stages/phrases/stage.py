@@ -16,6 +16,7 @@ from stages.contract.stage import Stage
 from stages.phrases.filters import ReadableCaption, make_readable, normalise, word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline
 from stages.phrases.precomputed import PrecomputedPhrases
+from stages.regions.groups import link_phrases
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""
@@ -155,7 +156,7 @@ class PhrasesStage(Stage):
         self._languages = Languages(self._nlp.lang, self.config.languages)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
+        """Fill `phrases` and what limits them; all captions of the batch are parsed together."""
         records = [self._check(record) for record in batch]
         captions: list[_Caption] = []
         for place, record in enumerate(records):
@@ -197,7 +198,13 @@ class PhrasesStage(Stage):
         limit = self.config.max_phrases
         texts = set(islice(unique_texts, limit * CANDIDATES if self.limits_later else limit))
         phrases = tuple(phrase for phrase in mentions if phrase.text in texts)
-        return replace(record, phrases=phrases, dropped_phrases=len(mentions) - len(phrases), phrase_limit=limit)
+        return replace(
+            record,
+            phrases=phrases,
+            dropped_phrases=len(mentions) - len(phrases),
+            phrase_limit=limit,
+            object_numbers=link_phrases(record.sample.captions, phrases) if len(texts) > limit else (),
+        )
 
     def _check(self, record: Record) -> Record:
         fault = caption_fault(record.sample.captions, self.config) if record.error is None else None

@@ -15,7 +15,6 @@ from stages.regions.contours import MapRegions
 from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
-from stages.regions.limit import limit_phrases
 from stages.regions.maker import Groups, RecordMaps, RegionMaker
 from stages.regions.score import Calibration, at_share, score_of
 from stages.regions.thresholds import FittedCut
@@ -31,8 +30,7 @@ class RegionsStage(Stage):
     Phrases that name the same thing have the same regions; unless `config.group` links things,
     these are phrases with the same text. A phrase with an empty map has no region. A phrase
     less likely in the image than `config.min_presence` has none either, and is listed in
-    `absent`. Phrases beyond the record's limit are dropped (`limit.limit_phrases`). With
-    `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
+    `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
 
     Args:
         config, calibration, fitted_cut, box_fit: See `RegionMaker`.
@@ -82,7 +80,7 @@ class RegionsStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
-        sound = [limit_phrases(record) for record in batch if record.error is None]
+        sound = [record for record in batch if record.error is None]
         groups = [self.maker.groups_of(record) for record in sound]
         regions = self._regions(sound, groups)
         answers = map(self.maker.with_regions, sound, groups, regions)

@@ -19,7 +19,8 @@ ROOMS: dict[str, set[str]] = {
     "shared.model": {"contract", "shared.json_files"},
     "shared.word_lists": set(),
     "read": {"contract", "shared.storage"},
-    "phrases": {"contract", "shared.json_files", "shared.word_lists"},
+    # Where an image has too many phrases, those of one object are linked.
+    "phrases": {"contract", "shared.json_files", "shared.word_lists", "regions.groups"},
     "prepare": {"contract", "shared.storage", "shared.images"},
     "shared.fits": set(),
     "explain": {"contract", "shared.model", "shared.fits"},

@@ -197,8 +197,7 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
 def test_it_hands_out_the_tokens_that_affinity_looks_at(kind: str, tower: str) -> None:
     explainer = explainer_of(kind, tower, affinity="propagation")
     rgb = pixels(tower)
-    texts = torch.zeros(len(PHRASES), 8, explainer.model.embed_dim)
-    tokens = explainer.maps(torch.from_numpy(rgb), texts).tokens
+    tokens = explainer.maps(torch.from_numpy(rgb)).tokens
     assert tokens.shape[:2] == (len(PHRASES), 16)
     assert not tokens.requires_grad
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -40,14 +41,15 @@ TrunkTower = PooledTower | AveragedTower
 class SingleImageExplainer(Explainer[ConfigT]):
     """An explainer that computes the maps of one image at a time."""
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+    one_by_one = True
+
+    def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        images = zip(rgb.split(1), texts.split(1), strict=True)
-        return concatenate_maps([self._explain_image(*image) for image in images])
+        return concatenate_maps([self._maps_of_image(image) for image in rgb.split(1)])
 
     @abstractmethod
-    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """Compute the maps of one image; arguments as in `maps`."""
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
+        """Return the maps of one image, uint8 (1, height, width, 3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +126,10 @@ class Walker(SingleImageExplainer[ConfigT]):
         if isinstance(model.tower, VisionTower):
             self.walk = Walk(model, blocks, self.early_block)
 
-    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
         tensors = self.walk(rgb)
-        values = self._explain_blocks(tensors, texts)
-        return Maps(values=values, embedding=tensors.embedding.detach(), tokens=tensors.early)
+        heat = partial(self._explain_blocks, tensors)
+        return Maps(heat=heat, embedding=tensors.embedding.detach(), tokens=tensors.early)
 
     @abstractmethod
     def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
@@ -143,16 +145,17 @@ class AttentionExplainer(Walker[ConfigT]):
     def __init__(self, config: ConfigT, model: ClipModel, blocks: int | Literal["all"]) -> None:
         super().__init__(config, model, blocks)
         self._pooled_tower = model.tower.float_head() if isinstance(model.tower, PooledTower) else None
+        self.one_by_one = self._pooled_tower is None
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
         tower = self._pooled_tower
         if tower is None:
-            return super().maps(rgb, texts)
+            return super().maps(rgb)
         with torch.no_grad():
             pooling = tower.look(rgb)
-            values = self._explain_pool(tower.pool, pooling, texts)
-            return Maps(values=values, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens)
+            heat = partial(self._explain_pool, tower.pool, pooling)
+            return Maps(heat=heat, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens)
 
     @abstractmethod
     def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:

@@ -95,21 +95,23 @@ class Perturbation(SingleImageExplainer[PerturbationT]):
         """Embed an image under masks, and return d of the module's formula (N, E)."""
 
     @torch.no_grad()
-    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
         tower = self.model.tower
         embedding, tokens = embeddings_and_tokens(tower, rgb, self.early_block)
-        rows, columns = tower.grid_of(rgb)
-        values = texts.new_zeros(1, texts.shape[1], rows * columns)
-        if texts.any():
-            image = MaskedImage(
-                tower=tower,
-                rgb=rgb[0],
-                baseline=baseline_image(tower, rgb[0], "mean"),
-                masks_per_step=self.config.masks_per_step,
-                whole=F.normalize(embedding[0], dim=-1),
-            )
-            values = (texts @ self._attribution(image).to(texts).mT).relu()
-        return Maps(values=values, embedding=embedding, tokens=tokens)
+        image = MaskedImage(
+            tower=tower,
+            rgb=rgb[0],
+            baseline=baseline_image(tower, rgb[0], "mean"),
+            masks_per_step=self.config.masks_per_step,
+            whole=F.normalize(embedding[0], dim=-1),
+        )
+
+        def heat(texts: Tensor) -> Tensor:
+            if not texts.any():
+                return texts.new_zeros(1, texts.shape[1], math.prod(image.grid_hw))
+            return (texts @ self._attribution(image).to(texts).mT).relu()
+
+        return Maps(heat=heat, embedding=embedding, tokens=tokens)
 
 
 def baseline_image(tower: Tower, rgb: Tensor, name: Literal["mean", "black"]) -> Tensor:

@@ -63,8 +63,8 @@ class Propagation:
             averaged=lambda tower: partial(trace_tower, replace(tower, finish=chain_by_rules(tower.finish))),
         )
 
-    def __call__(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """One image, uint8 (1, height, width, 3), and unit text embeddings (1, P, E) -> relevance of either sign.
+    def __call__(self, rgb: Tensor) -> Maps:
+        """One image, uint8 (1, height, width, 3) -> maps whose heat is relevance of either sign.
 
         Rows of zeros, which only fill up, have none and cost nothing.
         """
@@ -72,11 +72,15 @@ class Propagation:
             trace = self._forward(rgb)
         embedding = trace.embedding.detach()
         places = trace.leaf.detach()
-        starts = texts[0] / embedding.norm()
-        gradients = gradients_at(trace.embedding, [trace.leaf], starts)
-        signed = torch.stack([(gradient * places).sum(dim=-1) for (gradient,) in gradients], dim=2)
-        values = patches_of(signed, self._grid_of(rgb)).mT
-        return Maps(values=values, embedding=embedding, tokens=trace.tokens)
+        grid_hw = self._grid_of(rgb)
+
+        def relevance(texts: Tensor) -> Tensor:
+            starts = texts[0] / embedding.norm()
+            gradients = gradients_at(trace.embedding, [trace.leaf], starts)
+            signed = torch.stack([(gradient * places).sum(dim=-1) for (gradient,) in gradients], dim=2)
+            return patches_of(signed, grid_hw).mT
+
+        return Maps(heat=relevance, embedding=embedding, tokens=trace.tokens)
 
     def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Trace:
         with torch.no_grad():
@@ -115,9 +119,9 @@ class Lrp(SingleImageExplainer[ConfigT]):
         super().__init__(config, model)
         self.propagation = Propagation(model.tower, self.early_block)
 
-    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        relevance = self.propagation(rgb, texts)
-        return replace(relevance, values=relevance.values.relu())
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
+        relevance = self.propagation(rgb)
+        return replace(relevance, heat=lambda texts: relevance.heat(texts).relu())
 
 
 BACKGROUND: Final = [""]
@@ -132,15 +136,20 @@ class ContrastiveExplainer(Lrp[ConfigT]):
     def _shares(self, cosines: Tensor) -> Tensor:
         """Cosines (K,) of texts, K >= 1 -> the share of each text that is subtracted (K,), in total 1."""
 
-    def _explain_image(self, rgb: Tensor, texts: Tensor) -> Maps:
-        phrases = texts.shape[1]
-        texts = torch.cat([texts, self.texts(BACKGROUND)[None]], dim=1)
-        relevance = self.propagation(rgb, texts)
-        rows = texts[0].any(dim=-1)
-        cosines = cosines_of(relevance.embedding, texts)[0, rows]
-        values = torch.zeros_like(relevance.values)
-        values[0, rows] = self.contrast(relevance.values[0, rows], cosines).relu()
-        return replace(relevance, values=values[:, :phrases])
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
+        relevance = self.propagation(rgb)
+
+        def heat(texts: Tensor) -> Tensor:
+            phrases = texts.shape[1]
+            texts = torch.cat([texts, self.texts(BACKGROUND)[None]], dim=1)
+            signed = relevance.heat(texts)
+            rows = texts[0].any(dim=-1)
+            cosines = cosines_of(relevance.embedding, texts)[0, rows]
+            values = torch.zeros_like(signed)
+            values[0, rows] = self.contrast(signed[0, rows], cosines).relu()
+            return values[:, :phrases]
+
+        return replace(relevance, heat=heat)
 
     def contrast(self, signed: Tensor, cosines: Tensor) -> Tensor:
         """Return D of the module's formula (K, N), from relevance (K, N) and cosines (K,) of the texts of one image."""

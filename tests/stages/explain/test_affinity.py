@@ -60,8 +60,7 @@ def test_the_formula(kind: str, tower: str) -> None:
     plain = explainer_of(kind, tower)
     shared = explainer_of(kind, tower, affinity="propagation")
     rgb = pixels(tower)
-    texts = shared.texts(PHRASES[0] + PHRASES[0][:1] * 5)[None].expand(2, -1, -1)
-    tokens = shared.maps(torch.from_numpy(rgb), texts).tokens
+    tokens = shared.maps(torch.from_numpy(rgb)).tokens
     assert tokens is not None
     befores = plain.explain(rgb, PHRASES)
     afters = shared.explain(rgb, PHRASES)
@@ -89,11 +88,10 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
 def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
     tower = clip_of("class token").tower
     rgb = pixels("class token")
-    texts = explainer_of("rollout", "class token").texts(["dog"] * 8)[None].expand(2, -1, -1)
     x = tower.blocks[0](tower.embed(torch.from_numpy(rgb)))  # type: ignore[attr-defined]
     for kind in ("grad_eclip", "maskclip", "rollout"):
         explainer = explainer_of(kind, "class token", affinity="propagation", affinity_depth=0.5)
-        tokens = explainer.maps(torch.from_numpy(rgb), texts).tokens
+        tokens = explainer.maps(torch.from_numpy(rgb)).tokens
         assert tokens is not None, kind
         assert torch.allclose(tokens, x[:, 1:], atol=1e-5), kind
 

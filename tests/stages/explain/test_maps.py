@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.maps import Maps, at_scale, mean_of
+from stages.explain.maps import FAULTS, at_scale, mean_of, replace_faults
 from tests.factories import SPEC
 from tests.stages.explain.models import image, make_explainer
 
@@ -20,19 +20,15 @@ def test_sides_are_rounded_to_the_stride(scale: float, expected: tuple[int, int]
     assert (images is rgb) == (scale == 1)
 
 
-def maps_of(values: torch.Tensor, **more: torch.Tensor | None) -> Maps:
-    """Maps (B, P, rows, columns) as an explainer returns them."""
-    return Maps(values=values.flatten(-2), embedding=torch.ones(len(values), 2), **more)
-
-
 @pytest.mark.parametrize("shift", [0.0, 0.47])
 def test_a_grid_is_read_where_its_values_lie(shift: float) -> None:
     """A slope from left to right keeps its heat at every place in the image, but for the edges."""
     wide = (torch.arange(8) + 0.5 + shift) / 8
     narrow = (torch.arange(4) + 0.5 + shift) / 4
-    maps = mean_of([maps_of(torch.zeros(1, 1, 3, 8)), maps_of(narrow.expand(1, 1, 3, 4))], [(3, 8), (3, 4)], shift)
+    scales = [torch.zeros(1, 1, 24), narrow.expand(1, 1, 3, 4).flatten(-2)]
+    mean = mean_of(scales, [(3, 8), (3, 4)], shift)
     expected = wide.clamp(narrow[0], narrow[-1]) / narrow[-1] / 2
-    assert torch.allclose(maps.values.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
+    assert torch.allclose(mean.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
 
 
 @pytest.mark.parametrize(
@@ -44,24 +40,15 @@ def test_a_grid_is_read_where_its_values_lie(shift: float) -> None:
     ],
 )
 def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(first, second, mean) -> None:
-    both = [maps_of(torch.tensor(values).reshape(1, 1, 2, 2)) for values in (first, second)]
-    assert mean_of(both, [(2, 2)] * 2, 0.0).values.flatten().tolist() == pytest.approx(mean)
+    both = [torch.tensor([[values]]) for values in (first, second)]
+    assert mean_of(both, [(2, 2)] * 2, 0.0).flatten().tolist() == pytest.approx(mean)
 
 
-def test_embeddings_are_means_and_constant_is_constant_at_all_scales() -> None:
-    values = torch.ones(2, 1, 4)
-    first = Maps(
-        values=values, embedding=torch.tensor([[2.0, 0.0], [0.0, 5.0]]), constant=torch.tensor([True, True]),
-    )  # fmt: skip
-    second = Maps(
-        values=values, embedding=torch.tensor([[0.0, 3.0], [0.0, 1.0]]), constant=torch.tensor([True, False]),
-    )  # fmt: skip
-    mean = mean_of([first, second], [(2, 2)] * 2, 0.0)
-    for actual, expected in [
-        (mean.embedding, [[0.5, 0.5], [0.0, 1.0]]),
-        (mean.constant, [True, False]),
-    ]:
-        assert torch.allclose(actual.float(), torch.tensor(expected).float())
+def test_a_map_is_constant_if_it_is_constant_at_all_scales() -> None:
+    constant = [torch.tensor([True, True]), torch.tensor([True, False])]
+    maps, faults = replace_faults(torch.zeros(2, 1, 4), torch.ones(2, 1), constant)
+    assert [FAULTS[number] for number in faults.flatten()] == ["constant", "empty"]
+    assert not maps.any()
 
 
 def test_an_explainer_answers_with_the_mean_of_its_maps_at_each_scale() -> None:

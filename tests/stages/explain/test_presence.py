@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from stages.contract.records import HeatMap
 from stages.explain.base import Explainer
 from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, Signals, features_of
 from tests.contracts.test_explainers import PHRASES, explainer_of, pixels
@@ -94,7 +95,14 @@ def test_damaged_values_are_refused() -> None:
 
 
 def signals_of(explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[list[str]]) -> list[Signals]:
-    return explainer.launch(list(rgb), texts, with_signals=True).signals()
+    return explainer.compare(list(rgb), texts, with_signals=True).matches.signals()
+
+
+def judged_maps(
+    explainer: Explainer[Any], rgb: NDArray[np.uint8], texts: list[list[str]], presence: Presence
+) -> list[list[HeatMap]]:
+    comparison = explainer.compare(list(rgb), texts, with_signals=True)
+    return explainer.launch(comparison, texts).wait(comparison.matches.wait(presence))
 
 
 @pytest.mark.parametrize("tower", ["class token", "timm, positions"])
@@ -107,16 +115,16 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
     presence = presence_of(images, deviation=0.5, local=2.0)
     table = features_of(presence.images, signals)
     assert table.shape == (sum(len(image.cosines) for image in signals), len(FEATURES))
-    together = explainer.launch([*pixels(tower)], PHRASES, with_signals=True).wait(presence)
-    turned = explainer.launch([*pixels(tower)[::-1]], PHRASES[::-1], with_signals=True).wait(presence)[::-1]
+    together = judged_maps(explainer, pixels(tower), PHRASES, presence)
+    turned = judged_maps(explainer, pixels(tower)[::-1], PHRASES[::-1], presence)[::-1]
     for maps, turned_maps in zip(together, turned, strict=True):
         assert [heat_map.presence for heat_map in maps] == pytest.approx(
             [heat_map.presence for heat_map in turned_maps], abs=1e-5
         )
     assert len({heat_map.presence for maps in together for heat_map in maps}) > 1
     plain = explainer.explain(pixels(tower), PHRASES)
-    for plain_maps, judged_maps in zip(plain, together, strict=True):
-        for a, b in zip(plain_maps, judged_maps, strict=True):
+    for plain_maps, together_maps in zip(plain, together, strict=True):
+        for a, b in zip(plain_maps, together_maps, strict=True):
             assert a.presence is None
             np.testing.assert_array_equal(a.values, b.values)
             assert (a.text, a.similarity, a.fault, a.shift_cells) == (b.text, b.similarity, b.fault, b.shift_cells)

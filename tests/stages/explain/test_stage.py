@@ -16,6 +16,7 @@ import torch
 from pipeline.engines.inline import rows_per_call
 from stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.explain.base import Match
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, subtract_others
 from stages.shared.model.config import ModelConfig
@@ -215,6 +216,8 @@ BROKEN = RuntimeError("CUDA error: device-side assert triggered")
 class TalkingDevice:
     """Takes the place of an explainer on a device whose memory holds `most` images."""
 
+    one_by_one = False
+
     def __init__(self, faults: dict[str, RuntimeError] | None = None, most: int = 999) -> None:
         self.events: list[str] = []  # "launch 0", "wait 0" and so on, by number of the batch, in order
         self.sizes: list[int] = []  # images of each batch
@@ -230,14 +233,17 @@ class TalkingDevice:
         if what in self.faults:
             raise self.faults[what]
 
-    def launch(
-        self, images: Sequence[Any], phrases: Sequence[Sequence[str]], captions: object, *, with_signals: bool
-    ) -> PendingBatch:
+    def compare(
+        self, images: Sequence[Any], texts: Sequence[Sequence[str]], captions: object, *, with_signals: bool
+    ) -> Compared:
         self.sizes.append(len(images))
+        return Compared(PendingBatch(self, len(self.sizes) - 1, images, texts))
+
+    def launch(self, comparison: Compared, phrases: Sequence[Sequence[str]]) -> PendingBatch:
         self.record_event(f"launch {len(self.sizes) - 1}")
-        if len(images) > self.most:
+        if len(comparison.matches.images) > self.most:
             raise CUBLAS
-        return PendingBatch(self, len(self.sizes) - 1, images, phrases)
+        return replace(comparison.matches, phrases=phrases, has_maps=True)
 
 
 @dataclass
@@ -246,17 +252,23 @@ class PendingBatch:
     number: int
     images: Sequence[Any]
     phrases: Sequence[Sequence[str]]
-    embedding: None = None
+    has_maps: bool = False
 
-    def wait(self, presence: None) -> list[list[HeatMap]]:
+    def wait(self, matches: Any) -> Any:
+        """The maps of the phrases, or before them the matches of texts and captions."""
+        if not self.has_maps:
+            sums = [float(image.sum()) for image in self.images]
+            return [{text: Match(total, None)} for total, (text,) in zip(sums, self.phrases, strict=True)]
         self.device.record_event(f"wait {self.number}")
         return [
-            [HeatMap(text=text, values=np.ones((1, 1), np.float32), similarity=float(image.sum()), fault="")]
-            for image, (text,) in zip(self.images, self.phrases, strict=True)
+            [HeatMap(text=text, values=np.ones((1, 1), np.float32), similarity=by_text[text].cosine, fault="")]
+            for by_text, (text,) in zip(matches, self.phrases, strict=True)
         ]
 
-    def wait_for_captions(self, presence: None) -> list[list[tuple[float, None]]]:
-        return [[] for _ in self.images]
+
+@dataclass
+class Compared:
+    matches: PendingBatch
 
 
 def stage_on(device: TalkingDevice, batch_size: int) -> ExplainStage:

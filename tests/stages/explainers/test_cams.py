@@ -54,7 +54,8 @@ def test_the_formulas(name: str) -> None:
         texts = explainer.texts(PHRASES)
         texts = torch.cat([texts, -texts, torch.zeros(4, clip.embed_dim)])  # a map of zeros is one of two
         heat = []
-        for text, values in zip(texts[:4], explainer.maps(torch.from_numpy(rgb), texts[None]).values[0], strict=False):
+        maps = explainer.maps(torch.from_numpy(rgb)).heat(texts[None])[0]
+        for text, values in zip(texts[:4], maps, strict=False):
             (gradient,) = captured.gradients(text, [features])
             x, g = (
                 (part[0].flatten(1).T if part.dim() == 4 else part[0, -side * side :]).detach().numpy()

@@ -42,7 +42,7 @@ def test_gradients_of_the_rules_are_relevance_layer_by_layer() -> None:
     tower = tower_of(model)
     rgb = image(model)
     text = model.encode_text(["dog"])[0]
-    maps = Propagation(tower, None)(rgb, F.normalize(text, dim=0)[None, None])
+    heat = Propagation(tower, None)(rgb).heat(F.normalize(text, dim=0)[None, None])
     explicit = Explicit()
     with torch.no_grad():
         x = tower.embed(rgb).double()
@@ -50,7 +50,7 @@ def test_gradients_of_the_rules_are_relevance_layer_by_layer() -> None:
     share = 1 - tower.positions((2, 2)).double()[1:] / x[:, 1:]
     expected = (relevance[:, 1:] * share).sum(dim=-1)
     assert expected.abs().max() > 1e-3
-    assert torch.allclose(maps.values[0], expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+    assert torch.allclose(heat[0], expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
     # Conservation: what comes out at the tokens and what layers keep is the score.
     assert float(relevance.sum()) + sum(explicit.losses) == pytest.approx(cosine, abs=1e-9)
 
@@ -61,7 +61,7 @@ def test_a_tower_by_the_rules_embeds_as_it_did(name: str) -> None:
     rgb = image(model, 3)
     with torch.no_grad():
         embedding = model.tower.encode(rgb)
-    maps = Propagation(model.tower, None)(rgb, torch.zeros(1, 1, model.embed_dim))
+    maps = Propagation(model.tower, None)(rgb)
     assert torch.allclose(maps.embedding, embedding, rtol=1e-4, atol=1e-5)
 
 
@@ -82,10 +82,10 @@ def test_a_pool_is_gone_through_layer_by_layer() -> None:
     pool = AttentionPool(heads=2, latent=latent, prefix_tokens=0, finish=NOTHING, **layers)
     tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
     text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
-    maps = Propagation(tower, None)(BLACK, text.float()[None, None])
+    heat = Propagation(tower, None)(BLACK).heat(text.float()[None, None])
     explicit = Explicit()
     relevance, cosine = explicit.pool(pool, tokens, text)
-    assert torch.allclose(maps.values[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(heat[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
     assert float(relevance.sum()) + sum(explicit.losses) == pytest.approx(cosine, abs=1e-9)
 
 
@@ -96,12 +96,12 @@ def test_a_mean_and_a_head_in_closed_form() -> None:
     norm = LayerNorm(1 + torch.rand(6, generator=make), torch.randn(6, generator=make), 1e-5)
     text = F.normalize(torch.randn(5, generator=make), dim=0)
     tower = AveragedTower(trunk=lambda _: tokens, finish=Chain((norm, Linear(weight, None))), **COMMON)
-    maps = Propagation(tower, None)(BLACK, text[None, None])
+    relevance = Propagation(tower, None)(BLACK).heat(text[None, None])
     mean = tokens[0].mean(dim=0)
     e = weight @ F.layer_norm(mean, (6,), norm.weight, norm.bias)
     at_mean = norm.weight / mean.std(correction=0) * (weight.T @ text) / e.norm()
     expected = tokens[0] @ (at_mean - at_mean.mean()) / 4
-    assert torch.allclose(maps.values[0, 0], expected, atol=1e-5)
+    assert torch.allclose(relevance[0, 0], expected, atol=1e-5)
 
 
 def test_an_activation_passes_relevance_even_at_zero() -> None:
@@ -119,9 +119,9 @@ def test_a_map_is_what_speaks_for_the_phrase() -> None:
     explainer = make_explainer("lrp", model)
     rgb = image(model, 3)
     texts = explainer.texts(["dog", "red car"])[None]
-    signed = explainer.propagation(rgb, texts).values
+    signed = explainer.propagation(rgb).heat(texts)
     assert signed.min() < 0 < signed.max()
-    assert torch.equal(explainer.maps(rgb, texts).values, signed.clamp(min=0))
+    assert torch.equal(explainer.maps(rgb).heat(texts), signed.clamp(min=0))
     assert "patent" in explainer.claim
 
 
@@ -192,7 +192,7 @@ def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_i
 @pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
 def test_a_phrase_alone_is_contrasted_with_the_background(model: ClipModel, kind: str) -> None:
     lrp = make_explainer("lrp", model)
-    relevance = lrp.propagation(torch.from_numpy(RGB[:1]), lrp.texts(["dog", ""])[None]).values[0]
+    relevance = lrp.propagation(torch.from_numpy(RGB[:1])).heat(lrp.texts(["dog", ""])[None])[0]
     map_ = make_explainer(kind, model).explain(RGB[:1], [["dog"]])[0][0]
     expected = (relevance[0] - relevance[1]).relu().unflatten(0, (3, 3)).numpy()
     assert expected.any()
@@ -216,8 +216,8 @@ def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str)
     explainer = make_explainer(kind, model)
     texts = explainer.texts(["dog", "red car", ""])
     rgb = torch.from_numpy(RGB[:1])
-    cosines = cosines_of(explainer.propagation(rgb, texts[None]).embedding, texts[None])[0]
+    cosines = cosines_of(explainer.propagation(rgb).embedding, texts[None])[0]
     difference = texts[0] - explainer._shares(cosines[1:]) @ texts[1:]
-    expected = explainer.propagation(rgb, difference[None, None]).values[0, 0].relu()
-    values = explainer.maps(rgb, texts[None, :2]).values[0, 0]
+    expected = explainer.propagation(rgb).heat(difference[None, None])[0, 0].relu()
+    values = explainer.maps(rgb).heat(texts[None, :2])[0, 0]
     assert torch.allclose(values, expected, atol=1e-6)

@@ -164,7 +164,7 @@ def test_the_map_is_the_sum_over_the_masks(centred: bool) -> None:
     explainer = make_explainer("rise", masks=7, centred=centred, masks_per_step=3)
     rgb = torch.from_numpy(image(columns=5, seed=0))
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
-    heat = explainer.maps(rgb, texts).values
+    heat = explainer.maps(rgb).heat(texts)
     tower = explainer.model.tower
     masks = torch.cat(list(rise_masks(explainer.config, (32, 40))))
     # The paper multiplies the input as the network takes it.

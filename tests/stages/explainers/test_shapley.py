@@ -14,8 +14,8 @@ def test_on_a_model_the_map_sums_to_what_the_image_gains_over_the_baseline() -> 
     explainer = make_explainer("partition_shap", max_evaluations=16)
     rgb = torch.from_numpy(image(seed=0))
     texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
-    heat = explainer.maps(rgb, texts).values
-    against = explainer.maps(rgb, -texts).values
+    heat = explainer.maps(rgb).heat(texts)
+    against = explainer.maps(rgb).heat(-texts)
     masks = torch.tensor([1.0, 0])[:, None, None]
     mean = baseline_image(explainer.model.tower, rgb[0], "mean")
     ends = masked_embeddings(explainer.model.tower, rgb[0], masks, mean)

@@ -105,9 +105,9 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64() -> None:
         c = torch.eye(10, dtype=torch.float64) + (gradient * at_attention).relu().mean(dim=1)[0]
         joint = joint @ (c / c.sum(dim=-1, keepdim=True))
     expected = joint[0, 1:].detach()
-    maps = explainer.maps(torch.from_numpy(RGB), text[None, None])
+    heat = explainer.maps(torch.from_numpy(RGB)).heat(text[None, None])
     assert expected.max() > 1e-4
-    assert torch.allclose(maps.values[0, 0], expected, rtol=0, atol=1e-6 * float(expected.max()))
+    assert torch.allclose(heat[0, 0], expected, rtol=0, atol=1e-6 * float(expected.max()))
 
 
 def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:

@@ -83,7 +83,15 @@ def test_the_cap_counts_unique_texts_and_keeps_their_mentions():
     captions = ("a dog, a cat, a cow", "the cow and the dog", "his cat")
     (record,) = make_stage(max_phrases=2).process([make_record(*captions)])
     assert [phrase.text for phrase in record.phrases] == ["dog", "cat", "dog", "cat"]
-    assert record.dropped_phrases == 2
+    assert (record.dropped_phrases, record.object_numbers) == (2, ())
+
+
+def test_a_later_stage_that_chooses_gets_more_phrases_and_which_of_them_name_one_object():
+    limited = PhrasesStage(PhrasesConfig(max_phrases=2), limits_later=True)
+    records = limited.process([make_record("a dog, a cat, a cow", "the cow and the dog"), make_record("a dog, a cat")])
+    assert [len(record.phrases) for record in records] == [5, 2]
+    assert [record.object_numbers for record in records] == [(0, 1, 2, 2, 0), ()]
+    assert {(record.phrase_limit, record.dropped_phrases) for record in records} == {(2, 0)}
 
 
 def test_settings_reach_the_phrases():
