@@ -37,13 +37,12 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.resumption import Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, explain_outgrown, read_presence
-from pipeline.steps import HeatMapSteps, Steps, build_source_steps, build_steps, precision_here
+from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps, precision_here
 from pipeline.summary import Display, Report
-from pipeline.warm_up import LOST, WarmUp, warm_up
+from pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up
 from stages.contract.records import Record, is_among
 from stages.contract.values import Json
 from stages.read import Piece, Reader, make_reader, plan_pieces
-from stages.regions.foreign import USUAL_SHARE
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
@@ -167,6 +166,48 @@ class Run:
         """
         return self, ()
 
+    def take_records(self, first_images: WarmUp, session: Session) -> Sequence[Record]:
+        """Return the records of the first images that become rows, and report the work for them.
+
+        There are none in a run of a part, because all parts look at the same images, or where
+        regions need a segmenter.
+        """
+        if not first_images.records or self.config.input.part is not None or self.steps.segmenter is not None:
+            return ()
+        for arguments in first_images.stages:
+            session.report.stage(*arguments)
+        written = session.folder.journal.keys
+        return [record for record in first_images.records if not is_among(record.sample.key, written)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRun(Run):
+    """A run whose regions come from another source. Where presence is known, its first images decide a share."""
+
+    steps: SourceSteps
+
+    @property
+    def final_config(self) -> RunConfig:
+        """See `Run.final_config`."""
+        return self.config.model_copy(update={"regions": self.steps.regions_stage.config})
+
+    def expecting(self, absent_share: float | None) -> Self:
+        """See `HeatMapRun.expecting`."""
+        return replace(self, steps=self.steps.expecting(absent_share))
+
+    def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
+        """See `Run.decide`."""
+        run = self.expecting(previous.run.get(ABSENT_SHARE))
+        if not run.steps.has_open_share:
+            return run, ()
+        session.show_step("looking at the first images")
+        compute = partial(estimate_share, reader=run.reader, pieces=run.input_pieces)
+        first_images = engine.compute_first(compute) or LOST
+        session.report.note(first_images.share_in_words())
+        session.folder.store_decisions(run.identity, {ABSENT_SHARE: first_images.share}, None)
+        session.show_step("loading the model")
+        return run.expecting(first_images.share), run.take_records(first_images, session)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMapRun(Run):
@@ -286,24 +327,10 @@ class HeatMapRun(Run):
                 info[PRESENCE] = sha256(presence.encode()).hexdigest()
         if run.steps.has_open_share:
             report.note(first_images.share_in_words())
-            share = first_images.absent_share
-            info[ABSENT_SHARE] = USUAL_SHARE if share is None else share
-            run = run.expecting(info[ABSENT_SHARE])
+            info[ABSENT_SHARE] = first_images.share
+            run = run.expecting(first_images.share)
         session.folder.store_decisions(run.identity, info, presence)
         return run
-
-    def take_records(self, first_images: WarmUp, session: Session) -> Sequence[Record]:
-        """Return the records of the first images that become rows, and report the work for them.
-
-        There are none in a run of a part, because all parts look at the same images, or where
-        regions need a segmenter.
-        """
-        if not first_images.records or self.config.input.part is not None or self.steps.segmenter is not None:
-            return ()
-        for arguments in first_images.stages:
-            session.report.stage(*arguments)
-        written = session.folder.journal.keys
-        return [record for record in first_images.records if not is_among(record.sample.key, written)]
 
 
 def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[str], None]) -> Run:
@@ -345,7 +372,7 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     final = settings.model_copy(update={"output": settings.output.model_copy(update={"heat_maps": False})})
     identity = _identity_of(source_steps, final.rows_depend_on())
     reason = f"A score is {source.score_means}"
-    return Run(config=final, steps=source_steps, identity=identity, score_reason=reason, **parts)
+    return SourceRun(config=final, steps=source_steps, identity=identity, score_reason=reason, **parts)
 
 
 def _identity_of(steps: Steps, config: Json) -> Identity:

@@ -157,6 +157,19 @@ class SourceSteps(Steps):
         """See `Steps.calibration`."""
         return self.regions_stage.calibration
 
+    @property
+    def has_open_share(self) -> bool:
+        """See `HeatMapSteps.has_open_share`."""
+        presence = None if self.calibration is None else self.calibration.presence
+        return presence is not None and self.regions_stage.config.absent_share == "auto"
+
+    def expecting(self, absent_share: float | None) -> Self:
+        """See `HeatMapSteps.expecting`."""
+        if absent_share is None:
+            return self
+        config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
+        return replace(self, regions_stage=LinkStage(config, self.calibration))
+
 
 def packages_of(reader: str, explainer: str, source: str) -> tuple[str, ...]:
     """Return the names of our packages, and of those of other people that have these kinds."""

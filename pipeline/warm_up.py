@@ -24,7 +24,7 @@ from pipeline.presence_fit import (
     fit_presence_to_captions,
     most_to_fit,
 )
-from pipeline.steps import HeatMapSteps
+from pipeline.steps import HeatMapSteps, SourceSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
 from stages.explain.presence import Presence, Signals
@@ -73,10 +73,18 @@ class WarmUp:
     def estimate_share(self, calibration: Calibration | None) -> None:
         """Estimate the share of absent phrases from the records, whose presence a calibration has judged."""
         if presence_in(calibration) is not None and calibration is not None:
-            evidences = [own_evidence(record, calibration.absent_share) for record in self.records]
-            values = [value for evidence in evidences for value in evidence.values()]
-            self.captions = len(values)
-            self.absent_share = estimate_absent_share(values)
+            self.take_evidence(own_evidence(record, calibration.absent_share) for record in self.records)
+
+    def take_evidence(self, evidences: Iterable[Mapping[int, float]]) -> None:
+        """Estimate the share of absent phrases from log R of the captions of each record."""
+        values = [value for evidence in evidences for value in evidence.values()]
+        self.captions = len(values)
+        self.absent_share = estimate_absent_share(values)
+
+    @property
+    def share(self) -> float:
+        """The share of absent phrases to expect; the usual one where nothing is known of presence."""
+        return USUAL_SHARE if self.absent_share is None else self.absent_share
 
     def share_in_words(self) -> str:
         """Return a sentence about the share of absent phrases."""
@@ -150,6 +158,17 @@ def drop_meaningless_calibration(steps: HeatMapSteps, source: ReaderConfig, choi
     return apply_domain_shift(steps, shift, choice)
 
 
+def estimate_share(steps: SourceSteps, reader: Reader, pieces: Sequence[Piece]) -> WarmUp:
+    """Compute the first images with a detector whose presence is known, and estimate the share of absent phrases.
+
+    The stages are set up but for the last one. Raise PhraseboxError as they do.
+    """
+    answers = WarmUp(precision="")
+    answers.records = _compute(steps, _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers), answers)
+    answers.take_evidence(map(steps.regions_stage.evidence_of, answers.records))
+    return answers
+
+
 def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
     """Fit presence to the captions of samples. The stages are set up, but for the last; raise as they do."""
     answers = WarmUp(precision=steps.model_stage.precision)
@@ -181,7 +200,7 @@ def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterato
     yield from islice(chain(chain.from_iterable(first), rest), most)
 
 
-def _parse(steps: HeatMapSteps, samples: Iterable[Sample], answers: WarmUp) -> list[Record]:
+def _parse(steps: HeatMapSteps | SourceSteps, samples: Iterable[Sample], answers: WarmUp) -> list[Record]:
     return run_stages(steps.before[:1], [Record.start(sample) for sample in samples], answers.note)
 
 
@@ -192,12 +211,16 @@ def _explain(
     foreign: Mapping[int, Sequence[str]] | None = None,
 ) -> tuple[list[Record], list[Signals]]:
     """The records with heat maps, and the signals of those that have some."""
+    with collecting_signals(steps.model_stage, foreign) as signals:
+        return _compute(steps, parsed, answers), signals
+
+
+def _compute(steps: HeatMapSteps | SourceSteps, parsed: Sequence[Record], answers: WarmUp) -> list[Record]:
     todo = iter(parsed)
     records: list[Record] = []
-    with collecting_signals(steps.model_stage, foreign) as signals:
-        while batch := list(islice(todo, rows_per_call(steps.model_stage))):
-            records += run_stages((steps.prepare_stage, steps.model_stage), batch, answers.note)
-    return records, signals
+    while batch := list(islice(todo, rows_per_call(steps.model_stage))):
+        records += run_stages((steps.before[1], steps.model_stage), batch, answers.note)
+    return records
 
 
 def _judge(records: Sequence[Record], signals: Sequence[Signals], presence: Presence | None) -> Iterator[Record]:

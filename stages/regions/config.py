@@ -90,7 +90,8 @@ class RegionsConfig(BaseModel):
         description="Expected share of phrases that name nothing in their images, for calibrations "
         "of presence. What exceeds 0.05, the usual share of false details, is taken for captions "
         "of other images, whose phrases are all absent. auto estimates it from the captions of "
-        "the run's first images, which the run says and stores; for a detector it is 0.05.",
+        "the run's first images, which the run says and stores. With a detector each phrase is "
+        "judged by itself.",
     )
     # Of 300 photographs of dev with their own captions it loses 1 % of the phrases. Where half
     # of the captions are of other photographs, it loses 2 % and drops 86 % of the others'

@@ -50,25 +50,26 @@ def log_ratio(presence: float, fitted_share: float) -> float:
 def own_evidence(record: Record, fitted_share: float) -> dict[int, float]:
     """Return log R of each caption that has phrases; none where the presence of captions or phrases is not known."""
     presence_by_text = {heat_map.text: heat_map.presence for heat_map in record.heat_maps}
-    texts: dict[int, dict[str, float]] = {}
-    for phrase in record.phrases:
-        presence = presence_by_text.get(phrase.text)
-        if presence is not None:
-            texts.setdefault(phrase.caption_index, {})[phrase.text] = presence
+    presences = [presence_by_text.get(phrase.text) for phrase in record.phrases]
     evidence: dict[int, float] = {}
-    for index, presences in texts.items():
+    for index, of_phrases in phrase_evidence(record.phrases, presences, fitted_share).items():
         of_text = record.caption_presences[index] if index < len(record.caption_presences) else None
         if of_text is not None:
-            ratio = log_ratio(of_text, fitted_share)
-            ratios = (log_ratio(presence, fitted_share) for presence in presences.values())
-            of_phrases = math.fsum(map(_evidence_of_phrase, ratios))
-            evidence[index] = of_phrases + min(max(ratio, -MOST_OF_TEXT), MOST_OF_TEXT)
+            evidence[index] = of_phrases + min(max(log_ratio(of_text, fitted_share), -MOST_OF_TEXT), MOST_OF_TEXT)
     return evidence
 
 
-def _evidence_of_phrase(log_r: float) -> float:
-    r = math.exp(log_r)
-    return math.log(((1.0 - USUAL_SHARE) * r + USUAL_SHARE) / (CHANCE * r + 1.0 - CHANCE))
+def phrase_evidence(
+    phrases: Sequence[Phrase], presences: Sequence[float | None], fitted_share: float
+) -> dict[int, float]:
+    """Return the part of log R that the different phrases of each caption say, given their presences by a fit."""
+    ratios: dict[int, dict[str, float]] = {}
+    for phrase, presence in zip(phrases, presences, strict=True):
+        if presence is not None:
+            r = math.exp(log_ratio(presence, fitted_share))
+            likelihoods = ((1.0 - USUAL_SHARE) * r + USUAL_SHARE) / (CHANCE * r + 1.0 - CHANCE)
+            ratios.setdefault(phrase.caption_index, {})[phrase.text] = math.log(likelihoods)
+    return {index: math.fsum(texts.values()) for index, texts in ratios.items()}
 
 
 def foreign_share(absent_share: float) -> float:

@@ -13,6 +13,7 @@ from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.contours import MapRegions
 from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
+from stages.regions.foreign import phrase_evidence
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
 from stages.regions.maker import Groups, RecordMaps, RegionMaker
@@ -153,10 +154,23 @@ class LinkStage(Stage):
             regions += sorted(scored_regions, key=lambda region: -region.score)
         return replace(record, regions=tuple(regions), absent=tuple(absent))
 
+    def evidence_of(self, record: Record) -> dict[int, float]:
+        """Return log R of each caption of a detector's record by its phrases, see `foreign`; none without presence."""
+        presence = self._detector_presence
+        if presence is None or record.error is not None:
+            return {}
+        probabilities = [presence.probability(boxes) for boxes in self.regions_of(record)]
+        return phrase_evidence(record.phrases, probabilities, presence.absent_share)
+
+    @property
+    def _detector_presence(self) -> DetectorPresence | None:
+        presence = None if self.calibration is None else self.calibration.presence
+        return presence if isinstance(presence, DetectorPresence) else None
+
     def _presence(self, boxes: BoxesOfPhrase) -> float | None:
         """Return how likely the phrase of these boxes is in its image; None if the calibration does not know."""
-        presence = None if self.calibration is None else self.calibration.presence
-        if not isinstance(presence, DetectorPresence):
+        presence = self._detector_presence
+        if presence is None:
             return None
         return at_share(presence.probability(boxes), presence.absent_share, self.config.expected_absent_share)
 

@@ -220,6 +220,23 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
     assert "calibrated on 400 images" in (tmp_path / "gated" / "README.md").read_text().replace("\n", " ")
 
 
+@pytest.mark.parametrize("lies", [0.0, 0.5])
+def test_a_run_estimates_the_share_of_absent_phrases(lies: float, others, fitted, model, tmp_path: Path) -> None:
+    if lies == 0.0:
+        (tmp_path / "images").mkdir()
+        others = Pictures(tmp_path / "images", range(1000, 1100), model)
+    config = others.config(tmp_path / "out", calibration=str(fitted))
+    dataset, text = run_aloud(config)
+    estimate = manifest_of(dataset)["run"]["absent_share"]
+    assert f"regions.absent_share is {estimate}, estimated from 200 captions of the first images" in text
+    assert estimate == pytest.approx(0.05 + 0.95 * lies, abs=0.1)
+    assert manifest_of(dataset)["config"]["regions"]["absent_share"] == estimate
+    _, again = run_aloud(config)
+    assert "estimated" not in again, "it is decided once"
+    fixed = run(others.config(tmp_path / "fixed", calibration=str(fitted), absent_share=estimate), QUIET)
+    assert rows_of(fixed) == rows_of(dataset)
+
+
 def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
     """Its rows hold other scores than the detector's, and none for phrases that are absent."""
     dataset = Path(str(run(pictures.config(tmp_path / "again", calibration=str(fitted), absent_share=0.5), QUIET)))

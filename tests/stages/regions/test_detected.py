@@ -78,3 +78,12 @@ def test_phrases_are_absent_whose_best_box_says_so(min_presence: float | None, a
     scores = [] if "two dogs" in absent else [0.375, 0.15]
     assert [region.score for region in linked.regions] == pytest.approx(scores), "the detector's, times presence"
     assert Absent(phrase_index=1, presence=0.25, similarity=0.0) in linked.absent or min_presence is None
+
+
+def test_what_phrases_say_of_their_caption() -> None:
+    """Odds of 3 with a box, and of 1 : 3 without."""
+    presence = presence_of(-math.log(3), has_box=2 * math.log(3))
+    evidence = LinkStage(RegionsConfig(), calibration_of(presence)).evidence_of(RECORD)
+    with_box, without = ((0.95 * r + 0.05) / (0.3 * r + 0.7) for r in (3, 1 / 3))
+    assert evidence == {0: pytest.approx(math.log(with_box * without), abs=1e-5)}
+    assert LinkStage(RegionsConfig(), calibration_of()).evidence_of(RECORD) == {}
