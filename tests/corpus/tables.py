@@ -85,6 +85,7 @@ COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {  # Name -> entry of `imag
     "whole": ({"id": 1, "file_name": NAME}, ["a red square"], "annotated"),
     "no captions": ({"id": 2, "file_name": NAME}, [], "no_caption"),
     "id again": ({"id": 1, "file_name": NAME}, [], "duplicate_id"),
+    "id again, as a text": ({"id": "1", "file_name": NAME}, [], "duplicate_id"),
     "no id": ({"file_name": NAME}, [], "bad_row"),
     "id a fraction": ({"id": 1.5, "file_name": NAME}, [], "bad_row"),
     "no file name": ({"id": 10}, ["a red square"], "bad_row"),

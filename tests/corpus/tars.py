@@ -5,43 +5,21 @@
 
 import gzip
 import io
-import json
 import tarfile
 from typing import Any
 
 from tests.corpus.goods import good
 from tests.corpus.pictures import put
-
-Member = tuple[str, bytes] | tarfile.TarInfo
+from tests.stages.read.inputs import Member, special, tar_bytes, tar_sample
 
 
 def tar(*parts: Member | list[Member], format: int = tarfile.USTAR_FORMAT) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
-        for part in parts:
-            for member in part if isinstance(part, list) else [part]:
-                if isinstance(member, tarfile.TarInfo):
-                    archive.addfile(member)
-                else:
-                    info = tarfile.TarInfo(member[0])
-                    info.size = len(member[1])
-                    archive.addfile(info, io.BytesIO(member[1]))
-    return stream.getvalue()
+    members = (member for part in parts for member in (part if isinstance(part, list) else [part]))
+    return tar_bytes(members, format=format)
 
 
 def sample(number: int, key: str = "") -> list[Member]:
-    """A good sample as img2dataset writes it."""
-    key = key or f"{number:05d}"
-    facts = {"caption": good(number).caption, "key": key, "status": "success"}
-    members = {"jpg": good(number).image, "json": json.dumps(facts).encode(), "txt": good(number).caption.encode()}
-    return [(f"{key}.{kind}", content) for kind, content in members.items()]
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    info.linkname = target
-    return info
+    return tar_sample(key or f"{number:05d}", good(number).caption, good(number).image)
 
 
 def text(caption: bytes, key: str = "x") -> Member:

@@ -48,7 +48,7 @@ def test_parquet_cut_or_with_other_bytes(tmp_path: Path, place: int, new: bytes 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats()
 VALUES = st.recursive(
-    PLAIN | st.text(max_size=20) | st.text("\ud800\udc00\0\n", max_size=4),
+    PLAIN | st.text(max_size=200) | st.text("\ud800\udc00\0\n", max_size=4),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -76,17 +76,6 @@ def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[di
         assert record.error is None or str(record.error)
         for phrase in record.phrases:
             assert 0 <= phrase.start < phrase.end <= len(record.sample.captions[phrase.caption_index])
-
-
-@BOUNDED
-@given(st.text(max_size=200))
-def test_any_caption(phrases: PhrasesStage, caption: str) -> None:
-    expected = phrases.process([Record.start(Sample(sample_id="a", source="s", captions=("a red cat on a sofa",)))])[0]
-    texts = (caption, *expected.sample.captions)
-    batch = [Sample(sample_id=str(i), source="s", captions=(text,)) for i, text in enumerate(texts)]
-    answers = phrases.process([Record.start(sample) for sample in batch])
-    assert answers[1].phrases == expected.phrases
-    assert answers[0].error is None or not caption.strip() or answers[0].error.reason == "bad_caption"
 
 
 MEMORY = """

@@ -43,12 +43,6 @@ def test_a_fit_learns_how_large_things_are() -> None:
     assert hits.mean() > best_share + 0.2
 
 
-def test_the_same_data_give_the_same_rule() -> None:
-    features = np.array([cut_features(levels, 0.0) for levels in random_maps(30)])
-    right = np.random.default_rng(1).random(features.shape[:2]) < 0.3
-    assert np.array_equal(fit_cut(features, right).weight, fit_cut(features, right).weight)
-
-
 @pytest.mark.parametrize("all_right", [False, True])
 def test_a_fit_needs_right_and_wrong_cuts(all_right: bool) -> None:
     features = np.array([cut_features(levels, 0.0) for levels in random_maps(5)])

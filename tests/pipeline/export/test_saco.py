@@ -2,18 +2,14 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.dataset.folder import open_dataset, write_marks
-from pipeline.evaluate.absent_figures import Pair, absent_figures
 from pipeline.export import ExportRequest, export_dataset
 from pipeline.export.base import Categories, ChosenSample, ExportJob, ExportReport
 from pipeline.export.files import ExportFolder
@@ -29,7 +25,6 @@ from pipeline.export.saco import (
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of, rows_of
 from tests.messages import expect_error
-from tests.pipeline.evaluate.query_builders import answer_of
 from tests.pipeline.export.datasets import Maker, finished
 
 
@@ -88,64 +83,6 @@ def test_the_pairs(rows: list[Json], demo_dataset: Path, tmp_path: Path) -> None
             assert entry["bbox"] == pytest.approx([x / 40, y / 30, w / 40, h / 30])
             assert (entry["category_id"], entry["iscrowd"]) == (1, 0)
     assert pairs["plain", "cow"]["queried_category"] == pairs["no region", "cow"]["queried_category"]
-
-
-def test_the_file_has_by_sa_cos_definition_the_figures_that_eval_gives(
-    rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Path
-) -> None:
-    """The car's true box is another one, a dog has a score below 0.5, and there is no lamp."""
-    scores = iter([0.9, 0.9, 0.6, 0.4, 0.8])
-    rows = [
-        {**row, "annotations": [{**region, "score": next(scores)} for region in row["annotations"]]} for row in rows
-    ]
-    annotations = {
-        (row["sample_id"], each["phrase"]): row["annotations"] for row in rows for each in row["annotations"]
-    }
-    places = {key: [tuple(each["bbox"]) for each in regions] for key, regions in annotations.items()}
-    x, y, w, h = places["plain", "red car"][0]
-    true = {("plain", "red car"): [(x, y, w, 0.75 * h)], ("dogs", "two dogs"): places["dogs", "two dogs"]}
-    file, _ = written(rows, demo_dataset, tmp_path / "out", exhaustive="all")
-    questions = Counter[tuple[bool, bool]]()
-    hits = np.zeros(10)
-    answer_count = 0
-    box_count = 0
-    for pair in file.dataset["images"]:
-        boxes = true.get((pair["sample_id"], pair["text_input"]), [])
-        answers = [each for each in file.imgToAnns[pair["id"]] if each["score"] >= 0.5]
-        questions[bool(boxes), bool(answers)] += 1
-        if boxes:
-            answer_count = answer_count + len(answers)
-            box_count = box_count + len(boxes)
-            answer_boxes = [np.multiply(each["bbox"], [pair["width"], pair["height"]] * 2).tolist() for each in answers]
-            fits = coco_mask.iou(np.array(answer_boxes), np.array(boxes, np.float64), [0] * len(boxes))
-            best = fits[linear_sum_assignment(-fits)]
-            hits += [(best >= 0.5 + 0.05 * step - 1e-9).sum() for step in range(10)]
-    tp, fn, fp, tn = (questions[key] for key in ((True, True), (True, False), (False, True), (False, False)))
-    mcc = (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
-    f1 = float((2 * hits / (answer_count + box_count)).mean())
-    pairs = [
-        Pair(
-            image=number,
-            text=text,
-            kind="there" if (row["sample_id"], text) in true else "random",
-            similarity=0.2,
-            presence=None,
-            presence_of_group=None,
-            answers=tuple({answer_of(tuple(each["bbox"]), each["score"]) for each in row["annotations"]}),
-            boxes_xywh_px=tuple(true.get((row["sample_id"], text), ())),
-        )
-        for number, row in enumerate(rows)
-        for text in {each["phrase"] for each in row["annotations"]}
-    ]
-    pairs += [
-        replace(pairs[0], image=number, text=text, kind="random", answers=(), boxes_xywh_px=())
-        for number, row in enumerate(rows)
-        for text in {each["phrase"] for each in row["absent"]} - {each["phrase"] for each in row["annotations"]}
-    ]
-    figures = absent_figures(pairs).saco
-    wanted = {"il_mcc": mcc, "positive_f1": f1, "cgf1": mcc * f1}
-    assert {name: each.value for name, each in figures.items()} == pytest.approx(wanted)
-    assert 0 < wanted["cgf1"] < wanted["positive_f1"] < 1
 
 
 def test_pairs_are_exhaustive_where_somebody_looked(

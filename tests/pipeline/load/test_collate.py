@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torchvision.ops import roi_align
 
 from pipeline.load import Contents, RegionStream, collate_regions
 from tests.pipeline.load.conftest import letters
@@ -33,17 +32,6 @@ def test_regions_stand_one_after_the_other(with_images: Path) -> None:
     assert [batch["phrases"][number] for number in batch["phrase_indices"]] == phrases
     assert torch.equal(batch["tokens"][batch["phrase_indices"]], joined("tokens"))
     assert len(set(phrases)) == len(batch["phrases"]) == len(batch["tokens"])
-
-
-def test_roi_align_takes_them(with_images: Path) -> None:
-    """The mean of a ramp over a box is its centre."""
-    batch = collate_regions(list(RegionStream(with_images, Contents(square_px=64)))[:5])
-    ramp = (torch.arange(64) + 0.5).expand(len(batch["ids"]), 1, 64, 64)
-    pooled = roi_align(ramp.contiguous(), batch["rois"], output_size=1, sampling_ratio=64, aligned=True).flatten()
-    wide = (batch["rois"][:, 3] - batch["rois"][:, 1] > 4) & (batch["rois"][:, 1] > 1) & (batch["rois"][:, 3] < 63)
-    assert wide.any()
-    centres = (batch["rois"][:, 1] + batch["rois"][:, 3]) / 2
-    torch.testing.assert_close(pooled[wide], centres[wide], atol=0.05, rtol=0)
 
 
 def test_images_of_different_sizes_images_without_regions_and_batches_without_images(folder, with_images) -> None:

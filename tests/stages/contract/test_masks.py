@@ -58,14 +58,6 @@ def test_any_layout_and_any_non_zero_value(mask, order, value):
     assert mask_box_xywh_px(values) == mask_box_xywh_px(mask)
 
 
-def test_one_pixel_anywhere():
-    for row, column in np.ndindex(4, 5):
-        mask = np.zeros((4, 5), dtype=bool)
-        mask[row, column] = True
-        assert mask_box_xywh_px(mask) == rle_box_xywh_px(encode_mask(mask)) == (column, row, 1, 1)
-        assert rle_area_px(encode_mask(mask)) == 1
-
-
 @pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2, 1)])
 def test_other_shapes_are_rejected(shape):
     for function in (encode_mask, mask_box_xywh_px, mask_outlines):

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.explainers.relevance.transformer_interpretability import (
-    block_rule,
     linear_rule,
     propagate_product,
     propagate_sum,
@@ -108,24 +107,6 @@ def test_maps_are_the_papers_with_rules_by_autograd_in_float64() -> None:
     heat = explainer.maps(torch.from_numpy(RGB)).heat(text[None, None])
     assert expected.max() > 1e-4
     assert torch.allclose(heat[0, 0], expected, rtol=0, atol=1e-6 * float(expected.max()))
-
-
-def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
-    explainer = make_explainer()
-    tower = in_float64(explainer.walk.tower)
-    with torch.no_grad():
-        tensors = explainer.walk(torch.from_numpy(RGB))
-    relevance = torch.zeros_like(tensors.tokens[-1], dtype=torch.float64)
-    relevance[:, 0] = torch.rand(16, generator=torch.Generator().manual_seed(1)).double()
-    start = float(relevance.sum())
-    steps = list(zip(tower.blocks, tensors.tokens[:-1], tensors.attention, strict=True))
-    for block, x, attention in reversed(steps):
-        relevance, at_attention = block_rule(block, x.double().detach(), attention.double().detach())(relevance)
-        assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
-        assert at_attention.shape == attention.shape
-    for text in explainer.texts(["dog", "red car"]):
-        start_relevance = explainer._start_relevance(tensors.tokens[-1][:, 0], tensors.embedding, text)
-        assert start_relevance.sum().item() == pytest.approx(1, rel=1e-5)
 
 
 def test_rules_in_numbers() -> None:

@@ -44,9 +44,12 @@ def write_lines(path: Path, rows: Iterable[Any]) -> Path:
     return path
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes] | tarfile.TarInfo], mode: str = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:
+Member = tuple[str, bytes] | tarfile.TarInfo
+
+
+def tar_bytes(members: Iterable[Member], mode: str = "w", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode, **options) as tar:
         for member in members:
             if isinstance(member, tarfile.TarInfo):
                 tar.addfile(member)
@@ -54,7 +57,21 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes] | tarfile.TarInfo]
                 header = tarfile.TarInfo(member[0])
                 header.size = len(member[1])
                 tar.addfile(header, io.BytesIO(member[1]))
+    return stream.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[Member], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tar_bytes(members, mode))
     return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    """A member that is no file: a folder, a link, a pipe."""
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    member.linkname = target
+    return member
 
 
 def zstd(content: bytes) -> bytes:
@@ -64,8 +81,8 @@ def zstd(content: bytes) -> bytes:
     return stream.getvalue().to_pybytes()
 
 
-def tar_sample(key: str, caption: str = "a cat", **more: Any) -> list[tuple[str, bytes]]:
-    """The members that img2dataset writes for a sample."""
+def tar_sample(key: str, caption: str = "a cat", image: bytes = b"", **more: Any) -> list[Member]:
+    """The members that img2dataset writes for a sample; by default each has another image, which is none."""
     facts = {"caption": caption, "key": key, "status": "success", **more}
-    members = {"jpg": JPEG + key.encode(), "json": json.dumps(facts).encode(), "txt": caption.encode()}
+    members = {"jpg": image or JPEG + key.encode(), "json": json.dumps(facts).encode(), "txt": caption.encode()}
     return [(f"{key}.{kind}", content) for kind, content in members.items()]

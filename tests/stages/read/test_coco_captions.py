@@ -64,30 +64,6 @@ def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
     assert [sample.image.url for sample in samples[:2]] == [f"{tmp_path}/b.jpg", f"{tmp_path}/val2014/9.jpg"]
 
 
-def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
-    noname = {"file_name": "a.jpg"}
-    images = [image(1), "x", noname, image(1), {"id": 9}, image(7, "../a.jpg"), {"id": "1", "file_name": "b"}]
-    unknown = caption(2, 42, "b")
-    annotations = [caption(1, 1, "a"), unknown, caption(3, 1, None), 5, {"caption": "c"}, unknown]
-    samples = samples_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations))
-    assert [(sample.sample_id, reason(sample)) for sample in samples] == [
-        ("1", None),
-        ("c.json:images[1]", "bad_row"),
-        ("c.json:images[2]", "bad_row"),
-        ("1#c.json:images[3]", "duplicate_id"),
-        ("9", "bad_row"),
-        ("7", "bad_location"),
-        ("1#c.json:images[6]", "duplicate_id"),
-        ("annotation:2", "bad_row"),
-        ("annotation:3", "bad_caption"),
-        ("c.json:annotations[3]", "bad_row"),
-        ("c.json:annotations[4]", "bad_row"),
-        ("annotation:2#c.json:annotations[5]", "duplicate_id"),
-    ]
-    assert samples[0].captions == ("a",)
-    assert "no image has the id '42'" in str(samples[7].error)
-
-
 @pytest.mark.parametrize(
     "content",
     [

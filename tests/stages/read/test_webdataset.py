@@ -14,22 +14,15 @@ from stages.read import SkippedRow, webdataset
 from stages.read.webdataset import Member, TarDamage, iter_members
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
-from tests.stages.read.inputs import JPEG, read_all, reason, samples_of, tar_sample, write_tar
+from tests.stages.read.inputs import JPEG, read_all, reason, samples_of, special, tar_sample, write_tar
 
 
-def only_item(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | SkippedRow:
+def only_item(tmp_path: Path, *members: tuple[str, bytes], **keys: object) -> Sample | SkippedRow:
     """The row of members between two good samples, which must stay unharmed."""
     path = write_tar(tmp_path / "t.tar", [*tar_sample("before"), *members, *tar_sample("later")])
     before, item, after = read_all(kind="webdataset", path=str(path), **keys)
     assert reason(before) is reason(after) is None
     return item
-
-
-def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type = kind
-    member.linkname = target
-    return member
 
 
 @pytest.mark.parametrize(
@@ -56,7 +49,7 @@ def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
 
 def test_what_is_no_sample_is_passed_over(tmp_path: Path) -> None:
     extra = [(name, b"x") for name in ("README", "LICENSE.md", ".hidden.jpg", "__MACOSX/a.jpg", "d/._a.jpg")]
-    path = write_tar(tmp_path / "t.tar", [header("d", tarfile.DIRTYPE), *extra, *tar_sample("d/k"), *extra])
+    path = write_tar(tmp_path / "t.tar", [special("d", tarfile.DIRTYPE), *extra, *tar_sample("d/k"), *extra])
     assert [sample.sample_id for sample in samples_of(kind="webdataset", path=str(path))] == ["t.tar/d/k"]
 
 
@@ -141,9 +134,13 @@ def everything(content: bytes, *, can_seek: bool) -> list[Member]:
 
 
 def archive(tmp_path: Path) -> bytes:
-    sparse = tarfile.TarInfo("folder")
-    sparse.type = tarfile.DIRTYPE
-    members = [sparse, *tar_sample("n" * 150), ("empty.txt", b""), ("big.jpg", b"x" * 3000), *tar_sample("b")]
+    members = [
+        special("folder", tarfile.DIRTYPE),
+        *tar_sample("n" * 150),
+        ("empty.txt", b""),
+        ("big.jpg", b"x" * 3000),
+        *tar_sample("b"),
+    ]
     return write_tar(tmp_path / "t.tar", members).read_bytes()
 
 

@@ -87,6 +87,8 @@ CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weig
     ("change", "message"),
     [
         ({"cut": {"weight": {}}}, "cut.mean"),
+        ({"cut": {**CUT, "weight": {"luck": 1.0}}}, "cut"),
+        ({"cut": {**CUT, "weight": dict.fromkeys(CUT_FEATURES, float("nan"))}}, "cut"),
         ({"cut": CUT}, "not 0"),
         ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
         ({"cut": {**CUT, "usual": None}}, "cut.usual"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import RowError
@@ -14,11 +14,9 @@ from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import regions_of as regions_of_map
-from tests.stages.regions.test_paint import drawn
 
 # Boxes by hand need the plain interpolated map: no blur.
 FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0, refine="none")
-EVERYTHING = FIXED.model_copy(update={"keep_share": 0.0, "max_regions_plural": 100})
 
 
 def heat_map(values: object, text: str = "dog", similarity: float = 0.25, fault: str = "") -> HeatMap:
@@ -126,23 +124,6 @@ def test_box_on_a_stretched_grid():
     # 4 x 2 cells of 20 x 20 px; x falls off over 20 px: |dx| < 10, at dy .5: 1 - dx / 20 > .5 / .975
     (region,) = regions_of(record(heat_map(spots((2, 4), r0c1=1.0)), width_px=80, height_px=40))
     assert region.box_xywh_px == (20, 0, 20, 20)
-
-
-@pytest.mark.parametrize(
-    ("settings_", "box"),
-    [
-        pytest.param({"rule": "fixed", "threshold": 0.5}, (10, 0, 10, 1), id="half"),
-        # 1 - |dx| / 10 > 229.5 / 255: |dx| < 1, so the pixel centres .5 on each side
-        pytest.param({"rule": "fixed", "threshold": 0.9}, (14, 0, 2, 1), id="nine tenths"),
-        pytest.param({"rule": "otsu"}, (10, 0, 10, 1), id="otsu: halfway between the classes"),
-        # mean 63.75: 1 - |dx| / 10 > 63.5 / 255: |dx| < 7.51, so 7.5 just lies inside
-        pytest.param({"rule": "mean"}, (7, 0, 16, 1), id="mean"),
-    ],
-)
-def test_rules(settings_, box):
-    config = RegionsConfig(min_area_px=1, smooth_patches=0.0, refine="none", **settings_)
-    (region,) = regions_of(record(heat_map(spots((1, 4), r0c1=1.0)), height_px=1), config)
-    assert region.box_xywh_px == box
 
 
 # the second spot: .8 (1 - |dx| / 10)(1 - |dy| / 10) > .5, for |dy| = .5 |dx| < 3.42: 3 px on each side of 55
@@ -316,22 +297,3 @@ def test_regions_of_any_map_are_whole(grid_hw, width_px, height_px, seed, config
         assert 0.0 <= region.score <= 1.0
         covered += mask
     assert covered.max(initial=0) <= 1
-
-
-@settings(max_examples=200)
-@given(st.tuples(st.integers(1, 2), st.integers(1, 8)), sides, sides, st.integers(0, 2**32 - 1), st.floats(0, 0.99))
-def test_regions_together_are_what_lies_above_the_threshold(grid_hw, width_px, height_px, seed, share):
-    values = np.maximum(np.random.default_rng(seed).normal(0, 1, grid_hw), 0)
-    if np.ptp(values) == 0:
-        return
-    config = EVERYTHING.model_copy(update={"threshold": share})
-    scene = record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px)
-    regions = regions_of(scene, config)
-    mask = np.zeros((height_px, width_px), dtype=bool)
-    for region in regions:
-        mask |= decode_mask(region.mask)
-    # Between two rows no map has holes. The plain way: whole levels, interpolated.
-    full = drawn(np.floor((values - values.min()) / np.ptp(values) * 255 + 0.5), (height_px, width_px))
-    threshold = np.floor(share * 255 + 1e-9) + 0.5
-    clear = np.abs(full - threshold) > 0.01
-    np.testing.assert_array_equal(mask[clear], (full > threshold)[clear])

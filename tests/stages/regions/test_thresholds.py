@@ -1,7 +1,6 @@
 """The rules by which maps are cut, and the learned one among them."""
 
 import json
-from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pydantic import ValidationError
 
 from stages.contract.levels import LEVELS, quantise
 from stages.regions.config import RegionsConfig
@@ -196,23 +194,3 @@ def test_what_is_usually_large_is_cut_lower() -> None:
     assert [rule(levels, size) for size in sizes] == [fixed_cut(SHARES[place]) for place in (0, -1, 0)]
     assert rule.usual_size(("field", "hat", "field")) == pytest.approx(1 / 3)
     assert rule.usual_size(()) == 0
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"weight": {"luck": 1.0}},
-        {"weight": {}},
-        {"mean": {}},
-        {"scale": dict.fromkeys(CUT_FEATURES, 0.0)},
-        {"weight": dict.fromkeys(CUT_FEATURES, float("nan"))},
-        {"weight": {**dict.fromkeys(CUT_FEATURES, 1.0), "luck": 1.0}},
-        {"weight": None},
-        {"usual": {"dog": float("inf")}},
-        {"usual": {"dog": "large"}},
-        {"usual": None},
-    ],
-)
-def test_other_values_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        FittedCut(**{**chooses().model_dump(), **change})
