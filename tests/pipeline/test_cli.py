@@ -197,41 +197,26 @@ ERRORS = [
     "stats nonsense://bucket/out",
     "validate text.jpg",
     "scenes --out text.jpg",
+    "export DATASET --format odvg --set segmentation=rle --out out",
+    "export DATASET --format coco --where head=dog --out out",
+    "export DATASET --format yolo --images none --out out",
+    "inspect DATASET --host none.invalid",
+    *(
+        f"inspect DATASET {review} {choice}"  # a review is of all regions
+        for review in ("--review", "--answers 9")
+        for choice in ("--where 'w > 9'", "--min-score 0.5", "--keep 0.3", "--max-area 0.6")
+    ),
 ]
 
 
 @pytest.mark.parametrize("command", ERRORS)
-def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_line(command: str, inline_dataset: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "a.jsonl").write_text('{"image": "a.jpg"}\n' * 2)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
-    assert_refused_in_one_line(phrasebox(*shlex.split(command)))
+    assert_refused_in_one_line(phrasebox(*shlex.split(command.replace("DATASET", str(inline_dataset)))))
     assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "a.jsonl", "red.png", "out"}, "nothing half done"
-
-
-@pytest.mark.parametrize(
-    "options", ["--format odvg --set segmentation=rle", "--format coco --where head=dog", "--format yolo --images none"]
-)
-def test_errors_of_an_export_are_one_line(options: str, inline_dataset: Path, tmp_path: Path) -> None:
-    answer = phrasebox("export", inline_dataset, *options.split(), "--out", tmp_path / "out")
-    assert_refused_in_one_line(answer)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_host_that_is_none(inline_dataset: Path) -> None:
-    answer = phrasebox("inspect", inline_dataset, "--host", "none.invalid")
-    assert_refused_in_one_line(answer)
-
-
-CHOICES = [("--where", "w > 9"), ("--min-score", "0.5"), ("--keep", "0.3"), ("--max-area", "0.6")]
-
-
-@pytest.mark.parametrize("more", CHOICES, ids=str)
-def test_a_review_is_of_all_regions(more: tuple[str, str], inline_dataset: Path) -> None:
-    for review in (("--review",), ("--answers", "9")):
-        answer = phrasebox("inspect", inline_dataset, *review, *more)
-        assert_refused_in_one_line(answer)
 
 
 def test_the_columns_of_conditions_are_in_the_help() -> None:

@@ -66,11 +66,11 @@ def test_records_are_frozen_and_told_by_name(kind: Any) -> None:
     assert all(entry.kw_only for entry in fields(kind))
 
 
-@given(sample_id=any_text, source=any_text, file_name=any_text)
-def test_a_started_record_can_be_stored(sample_id: str, source: str, file_name: str) -> None:
+@given(sample_id=any_text, source=any_text, file_name=any_text, captions=st.lists(st.text()).map(tuple))
+def test_a_started_record_can_be_stored_with_its_captions_as_they_are(sample_id, source, file_name, captions) -> None:
     image = ImageRef(file_name=file_name)
-    record = Record.start(Sample(sample_id=sample_id, source=source, captions=("a dog",), image=image))
-    assert record.error is None
+    record = Record.start(Sample(sample_id=sample_id, source=source, captions=captions, image=image))
+    assert (record.error, record.sample.captions) == (None, captions)
     stored = (record.sample.sample_id, record.sample.source, record.sample.image.file_name)
     for before, after in zip((sample_id, source, file_name), stored, strict=True):
         after.encode()

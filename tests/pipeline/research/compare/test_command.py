@@ -151,8 +151,6 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
 
 
 REFUSED = {
-    "{data} --explainers cam": "cam needs tokens that are averaged, which demo does not have; on it these are "
-    "defined: grad_ecl",
     "{data} --explainers lime": "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip",
     "--model demo": "input: missing",
     "nothing.jsonl --model demo": "no such file or folder: ",

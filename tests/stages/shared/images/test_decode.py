@@ -46,6 +46,19 @@ def picture(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
+def turned(upright: NDArray[np.uint8], orientation: int, kind: str, mode: str = "RGB", **options: Any) -> bytes:
+    """A file whose pixels the EXIF orientation turns upright.
+
+    EXIF 2.32, tag 274: where row 0 and column 0 of the stored image are in the upright one.
+    """
+    stored = upright.transpose(1, 0, 2) if orientation >= 5 else upright
+    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
+    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), kind, exif=exif, **options)
+
+
 def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
     with pytest.raises(RowFault) as caught:
         decode_rgb(content, limits)
@@ -88,33 +101,23 @@ def wide(values: list[list[float]], dtype: Any) -> Image.Image:
     ("content", "colour"),
     [
         (encode(flat("L", 128), "PNG"), GREY),
-        (encode(flat("L", 128), "JPEG"), GREY),
         (encode(flat("1", 1), "PNG"), WHITE),
-        (encode(flat("1", 0), "TIFF"), (0, 0, 0)),
         (encode(flat("LA", (128, 255)), "PNG"), GREY),
         (encode(flat("LA", (0, 0)), "PNG"), WHITE),
-        (encode(flat("RGBA", (255, 0, 0, 255)), "PNG"), RED),
         (encode(flat("RGBA", (255, 0, 0, 0)), "PNG"), WHITE),
         (encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
-        (encode(flat("RGBA", (0, 0, 0, 128)), "TIFF"), (127, 127, 127)),
         (encode(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
         (encode(palette(BLUE), "PNG"), BLUE),
-        (encode(palette(BLUE), "GIF"), BLUE),
-        (encode(palette(BLUE), "BMP"), BLUE),
         (encode(palette(BLUE), "PNG", transparency=1), WHITE),
         (encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),
-        (encode(palette(BLUE), "PNG", transparency=0), BLUE),
         (encode(palette(BLUE), "GIF", transparency=1), WHITE),
         (encode(flat("RGB", RED), "PNG", transparency=RED), WHITE),
-        (encode(flat("RGB", RED), "PNG", transparency=BLUE), RED),
         (encode(flat("L", 9), "PNG", transparency=9), WHITE),
         (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
-        (encode(flat("CMYK", (0, 255, 255, 0)), "TIFF"), RED),
         (encode(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
         (encode(wide([[0x8000, 0x80FF] * 4] * 6, np.uint16), "PNG"), GREY),
         (encode(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
         (encode(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
-        (encode(wide([[0xFFFF] * 8] * 6, np.uint16), "PNG"), WHITE),
     ],
 )
 def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
@@ -144,14 +147,8 @@ def test_16_bit_grey_tiff_of_either_byte_order(big_endian: bool) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation(kind: str, orientation: int) -> None:
     upright = picture(24, 40)
-    # EXIF 2.32, tag 274: where row 0 and column 0 of the stored image are in the upright one.
-    stored = upright.transpose(1, 0, 2) if orientation >= 5 else upright
-    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
-    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
-    content = encode(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+    content = turned(upright, orientation, kind, **options)
     sizes: list[tuple[int, int]] = []
 
     def target(width: int, height: int) -> tuple[int, int]:
@@ -234,13 +231,7 @@ def test_jpeg_is_decoded_smaller_where_less_is_wanted(
     """A wide picture with one dark quarter, which stays where it was."""
     upright = picture(403, 601)
     upright[200:, 300:] //= 4
-    stored = upright.transpose(1, 0, 2) if orientation >= 5 else upright
-    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
-    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    settings = {"quality": 95, "subsampling": 0, **options}
-    content = encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), "JPEG", exif=exif, **settings)
+    content = turned(upright, orientation, "JPEG", mode, **{"quality": 95, "subsampling": 0, **options})
     exact, shrunk = (decode_resized(content, LIMITS, lambda *_: size, shrink_jpeg=on) for on in (False, True))
     assert (shrunk.width_px, shrunk.height_px) == (601, 403)
     assert shrunk.rgb.shape == (size[1], size[0], 3)
@@ -464,9 +455,7 @@ def test_an_upright_image_stays_as_it_is(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", [2, 6, 7])
 def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encode(Image.fromarray(picture()), kind, exif=exif)
+    content = turned(picture(), orientation, kind)
     upright = upright_image(content, LIMITS)
     assert upright.is_reencoded
     assert upright.extension == ("jpg" if kind == "JPEG" else "png")
