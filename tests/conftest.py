@@ -15,6 +15,7 @@ import pytest
 
 from stages.contract.plugins import PACKAGE, entry_points_by_package
 from stages.phrases import stage as phrases_stage
+from tests.build.datasets import Json
 
 if TYPE_CHECKING:
     from tests.cuda.simulated import SimulatedCuda
@@ -131,14 +132,14 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def scenes_config(scenes_folder: Path) -> dict[str, Any]:
+def scenes_config(scenes_folder: Path) -> Json:
     """Values of a run over the scenes with the embedded model and the inline engine, without `output`."""
     source = {"kind": "jsonl", "path": f"{scenes_folder}/captions.jsonl", "image_root": f"{scenes_folder}/images"}
     return {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
 
 
 @pytest.fixture(scope="session")
-def inline_dataset(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inline_dataset(scenes_config: Json, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished dataset of the scenes, three files long. Only to be read: copy it to change it."""
     from rich.console import Console
 

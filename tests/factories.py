@@ -12,11 +12,12 @@ from timm.layers import AttentionPool2d, AttentionPoolLatent
 from torch import nn
 
 from stages.shared.model.config import InputSpec
+from tests.build.datasets import Json
 
 SPEC = InputSpec(size_px=32, patch_px=8, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
 
 
-def tiny_architecture(**vision: Any) -> dict[str, Any]:
+def tiny_architecture(**vision: Any) -> Json:
     """open_clip's configuration of a real but tiny CLIP: 4x4 patches, 4 blocks of width 64 with 4 heads."""
     return {
         "embed_dim": 48,
@@ -69,7 +70,7 @@ def spread_batch_norms(module: nn.Module) -> None:
             part.running_var.uniform_(0.5, 1.5)
 
 
-def resnet_architecture(**vision: Any) -> dict[str, Any]:
+def resnet_architecture(**vision: Any) -> Json:
     """open_clip's configuration of `tiny_resnet`."""
     sides = {"image_size": 128, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16, **vision}
     return {**tiny_architecture(), "vision_cfg": sides}
@@ -90,7 +91,7 @@ def tiny_resnet(seed: int = 0, **vision: Any) -> nn.Module:
     return model.eval()
 
 
-def timm_architecture(name: str, pool: str, proj: str = "none", *, size_px: int) -> dict[str, Any]:
+def timm_architecture(name: str, pool: str, proj: str = "none", *, size_px: int) -> Json:
     """open_clip's configuration of `tiny_timm`."""
     sides = {"timm_model_name": name, "timm_pool": pool, "timm_proj": proj, "image_size": size_px}
     architecture = {**tiny_architecture(), "vision_cfg": sides, "custom_text": True}
@@ -148,7 +149,7 @@ TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
 """Every kind of tower as a small model, and what its images look like."""
 
 
-def architecture_of(tower: str) -> dict[str, Any]:
+def architecture_of(tower: str) -> Json:
     """open_clip's configuration of a model in `TOWERS`."""
     make = TOWERS[tower][0]
     if isinstance(make, partial):

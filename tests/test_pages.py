@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from pipeline.dataset.reviews import REVIEWS_FILE
 from pipeline.photographs import FOLDER
 from tests import reference
 from tests.architecture.source import ROOT, tracked
+from tests.build.datasets import Json
 from tests.pipeline.reviewer import review
 
 BLOCK = re.compile(
@@ -107,7 +107,7 @@ def answer(block: Block) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run(page: str, reader: None) -> None:
-    names: dict[str, Any] = {}
+    names: Json = {}
     for block in blocks(page):
         if block.reason is not None:
             answer(block)
@@ -133,7 +133,7 @@ def test_links_lead_to_files(page: str) -> None:
 
 def test_the_notebook_runs(prepared: Path) -> None:
     notebook = json.loads((ROOT / "docs/tutorials/one-image.ipynb").read_text("utf-8"))
-    names: dict[str, Any] = {}
+    names: Json = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)

@@ -13,6 +13,7 @@ import yaml
 
 import phrasebox
 from configs.proof import prove
+from tests.build.datasets import Json
 
 FOLDER = prove.ROOT / "configs" / "proof"
 PLANS = sorted(FOLDER.glob("*.yaml"))
@@ -25,7 +26,7 @@ def hits(right: Any) -> Any:
 
 
 def test_hits_are_counted_by_seed_and_image() -> None:
-    def scores(right: list[float], images: list[int]) -> dict[str, Any]:
+    def scores(right: list[float], images: list[int]) -> Json:
         return {"images": ["a", "b"], "answers": {"regions.roi": {"images": images, "values": {"top1": right}}}}
 
     found = prove.hits_by_image([scores([1, 0, 1], [0, 0, 1]), scores([1, 1, 0], [0, 0, 1])], "regions.roi")

@@ -26,6 +26,7 @@ from stages.shared.model.config import TOWER_WORDS
 from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.plan import plan_of
+from tests.build.datasets import Json
 from tests.factories import TOWERS, architecture_of
 from tests.stages.explain.models import module_of, tokenizer
 from tests.stages.shared.model.saved import save_tower
@@ -36,7 +37,7 @@ TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
 PAIRS = [(kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
-FEW_MASKS: dict[str, dict[str, Any]] = {
+FEW_MASKS: dict[str, Json] = {
     "rise": {"masks": 6},
     "occlusion": {"window": 0.5, "stride": 1.0},
     "partition_shap": {"max_evaluations": 7},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.scenes import write_scenes
+from tests.build.datasets import Json
 from tests.pipeline.light import is_alike
 
 COUNT = 5
@@ -35,7 +36,7 @@ def good(number: int) -> Good:
     return goods()[number % COUNT]
 
 
-def row_facts(row: Mapping[str, Any]) -> dict[str, Any]:
+def row_facts(row: Mapping[str, Any]) -> Json:
     """All that a row says of its image, without the ids, which depend on its place in the input."""
     fields = {
         key: row[key] for key in ("width", "height", "captions", "phrase_count", "warnings", "error", "error_detail")

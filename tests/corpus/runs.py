@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.build.datasets import Json
 from tests.corpus.files import CSV_FILES, JSONL_FILES
 from tests.corpus.goods import COUNT, good, goods
 from tests.corpus.pictures import PICTURES
@@ -24,7 +25,7 @@ class Wanted(NamedTuple):
 class Input(NamedTuple):
     """The `input` section of a run, and its rows in order."""
 
-    config: dict[str, Any]
+    config: Json
     wanted: list[Wanted]
 
 

@@ -14,6 +14,7 @@ from stages.contract.errors import ROW_ERRORS, InputError
 from stages.contract.records import Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import SkippedRow
+from tests.build.datasets import Json
 from tests.corpus.goods import good
 from tests.corpus.tables import MANY
 from tests.stages.read.inputs import read_all
@@ -64,7 +65,7 @@ def phrases() -> PhrasesStage:
 
 @BOUNDED
 @given(st.lists(ROW, min_size=1, max_size=8))
-def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[dict[str, Any]]) -> None:
+def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[Json]) -> None:
     beside = {"image": "good.jpg", "caption": "a red cat", "id": "a good row"}
     lines = [json.dumps(row) for row in [beside, *rows, {**beside, "id": "another good row"}]]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import PRECISIONS
 from stages.shared.model.load import from_open_clip
+from tests.build.datasets import Json
 from tests.factories import TOWERS
 from tests.stages.explain.models import tokenizer
 
@@ -57,7 +57,7 @@ def assert_same_maps(maps: Sequence[HeatMap], wanted: Sequence[HeatMap], precisi
         assert mine.presence == pytest.approx(theirs.presence, abs=TOLERANCE[precision])
 
 
-def plain(record: Record) -> dict[str, Any]:
+def plain(record: Record) -> Json:
     """What a record says beside its maps."""
     return {
         "phrases": [phrase.text for phrase in record.phrases],

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from stages.explain import EXPLAINERS
 from stages.shared.model.towers.plan import plan_of
+from tests.build.datasets import Json
 from tests.contracts.test_explainers import FEW_MASKS
 from tests.cuda.both import assert_same_maps, both
 from tests.cuda.simulated import SimulatedCuda
 from tests.factories import TOWERS, architecture_of
 from tests.stages.explain.models import image
 
-VARIANTS: Sequence[dict[str, Any]] = ({}, {"affinity": "propagation"}, {"scales": (1.0, 0.5)}, {"path": "full"})
+VARIANTS: Sequence[Json] = ({}, {"affinity": "propagation"}, {"scales": (1.0, 0.5)}, {"path": "full"})
 """Settings of Grad-ECLIP; the last one needs a class token."""
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]

@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.config import RunConfig
 from pipeline.run import run
-from tests.build.datasets import manifest_of
+from tests.build.datasets import Json, manifest_of
 from tests.conftest import SCENES
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -20,7 +19,7 @@ from tests.pipeline.light import assert_alike, rows_of
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
-    scenes_config: dict[str, Any], tmp_path: Path
+    scenes_config: Json, tmp_path: Path
 ) -> None:
     here = tmp_path / "here"
     gpu_rows = tmp_path / "there"

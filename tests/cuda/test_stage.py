@@ -16,6 +16,7 @@ from stages.explain.presence import ImageStatistics, Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
+from tests.build.datasets import Json
 from tests.cuda.both import assert_same_maps, both, plain, records
 from tests.cuda.simulated import PRODUCTS, SimulatedCuda
 from tests.messages import expect_error
@@ -53,7 +54,7 @@ def assert_same(records: list[Record], wanted: list[Record], precision: str = "f
     ],
 )
 def test_the_whole_stage_makes_what_a_cpu_makes_with_one_wait_a_batch(
-    tower: str, precision: str, settings: dict[str, Any], cuda: SimulatedCuda
+    tower: str, precision: str, settings: Json, cuda: SimulatedCuda
 ) -> None:
     models = both(tower, precision)
     on_cpu, on_gpu = (stage_of(model, **settings) for model in models)

@@ -26,6 +26,7 @@ from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.read import Piece, Reader, SkippedRow, make_reader, plan_pieces
+from tests.build.datasets import Json
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,7 +174,7 @@ def ended(wanted: Sequence[str | Path], **options: Any) -> subprocess.CompletedP
     return subprocess.run(wanted, capture_output=True, text=True, check=False, **{"cwd": ROOT, **options})
 
 
-def light_run(*args: Any, **options: Any) -> dict[str, Any]:
+def light_run(*args: Any, **options: Any) -> Json:
     """Run `light_command` to its end."""
     done = ended(light_command(*args, **options))
     assert done.returncode == 0, done.stderr
@@ -242,7 +243,7 @@ def _main() -> None:
     sys.stdout.write(json.dumps({"read": report.samples_read, "deaths": report.deaths, **told}))
 
 
-def rows_of(dataset: Path) -> list[dict[str, Any]]:
+def rows_of(dataset: Path) -> list[Json]:
     """All rows, by id."""
     rows = [row for path in (dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return sorted(rows, key=lambda row: row["id"])
@@ -258,7 +259,7 @@ ROUNDED = {"bbox": 1.0, "score": 1e-3, "similarity": 1e-3, "presence": 1e-3, "ca
 """Field of a region -> how far it may be from that of another run."""
 
 
-def assert_alike(rows: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> None:
+def assert_alike(rows: Sequence[Json], wanted: Sequence[Json]) -> None:
     """Rows are equal up to rounding: boxes within a pixel, scores within 1e-3, heat within two of 256 levels."""
     assert len(rows) == len(wanted)
     for row, other in zip(rows, wanted, strict=True):

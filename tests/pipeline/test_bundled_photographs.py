@@ -1,6 +1,5 @@
 import json
 import re
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +12,7 @@ from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.shared.json_files import read_json_as
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth
+from tests.build.datasets import Json
 
 PICTURES = sorted(path.name for path in FOLDER.glob("*.jpg"))
 
@@ -24,7 +24,7 @@ def truth() -> GroundTruth:
 
 @pytest.fixture(scope="module")
 def captions() -> dict[str, tuple[str, ...]]:
-    rows: list[dict[str, Any]] = [json.loads(line) for line in CAPTIONS.read_text(encoding="utf-8").splitlines()]
+    rows: list[Json] = [json.loads(line) for line in CAPTIONS.read_text(encoding="utf-8").splitlines()]
     return {row["image"]: tuple(row.get("captions") or [row["caption"]]) for row in rows}
 
 

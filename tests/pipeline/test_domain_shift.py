@@ -27,6 +27,7 @@ from pipeline.warm_up import compare_images
 from stages.contract.threshold import ScoreRanking, useful_threshold
 from stages.regions.score import Calibration, read_calibration
 from stages.shared.model.catalog import WEIGHTS_ROOT
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -69,7 +70,7 @@ def compared(run: HeatMapRun) -> DomainShift | None:
         return compare_images(run.steps, run.reader, run.pieces).shift
 
 
-def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
+def finished(config: RunConfig) -> tuple[str, Any, list[Json]]:
     """The output of a run, its manifest and its rows."""
     dataset, text = run_aloud(config)
     return text, json.loads((dataset / "dataset.json").read_text()), rows_of(dataset)
@@ -98,14 +99,14 @@ CLAUSE = "The images differ from those that the calibration was fitted to"
 
 
 @pytest.fixture(scope="module")
-def other(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any, list[dict[str, Any]]]:
+def other(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any, list[Json]]:
     """A run over them: its folder, and what `finished` gives."""
     out = tmp_path_factory.mktemp("other") / "out"
     return out, *finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
 
 
 @pytest.fixture(scope="module")
-def uncalibrated(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def uncalibrated(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     """The rows of a run over them without a calibration."""
     return finished(config_of(clouds, tmp_path_factory.mktemp("none"), regions={"calibration": "none"}))[2]
 
@@ -226,7 +227,7 @@ def test_workers_decide_the_precision(instruction, precision, tmp_path, monkeypa
     monkeypatch.setattr("pipeline.run.start_engine", inline.start)
     cluster = {"kind": "ray", "address": "elsewhere:6379"}
 
-    def rows(out: str, **engine: str) -> list[dict[str, Any]]:
+    def rows(out: str, **engine: str) -> list[Json]:
         output, few = {"path": str(tmp_path / out), "rows_per_file": 2}, {**INPUT, "limit": 4}
         values = {"input": few, "model": {"name": "photo", "device": "cpu"}, "engine": engine, "output": output}
         run(RunConfig.model_validate(values))

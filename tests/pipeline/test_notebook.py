@@ -24,6 +24,7 @@ from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, _is_path
 from stages.shared.model.describe import describe
 from stages.shared.model.tokenizer import tokenizer_of
+from tests.build.datasets import Json
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
 from tests.messages import expect_error
@@ -38,24 +39,24 @@ def locator() -> Locator:
 
 
 @pytest.fixture(scope="module")
-def row(inline_dataset: Path) -> dict[str, Any]:
+def row(inline_dataset: Path) -> Json:
     """The row with the most regions of a run over drawn scenes."""
     rows = [row for path in (inline_dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return max(rows, key=lambda row: len(row["annotations"]))
 
 
 @pytest.fixture(scope="module")
-def path(row: dict[str, Any], scenes_folder: Path) -> Path:
+def path(row: Json, scenes_folder: Path) -> Path:
     return scenes_folder / "images" / str(row["file_name"])
 
 
 @pytest.fixture(scope="module")
-def located(locator: Locator, row: dict[str, Any], path: Path) -> Located:
+def located(locator: Locator, row: Json, path: Path) -> Located:
     """The phrases of the row."""
     return locator(path, list(dict.fromkeys(annotation["phrase"] for annotation in row["annotations"])))
 
 
-def test_what_is_found_equals_the_row_of_a_run(located: Located, row: dict[str, Any]) -> None:
+def test_what_is_found_equals_the_row_of_a_run(located: Located, row: Json) -> None:
     annotations = row["annotations"]
     assert len(annotations) > 1
     boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32)
@@ -92,7 +93,7 @@ def test_a_phrase_is_embedded_as_in_a_run_and_labelled_as_it_is_typed(phrase: st
         assert located.similarities[0] == pytest.approx(wanted.cosine, abs=3e-6)
 
 
-def test_an_article_changes_nothing_but_the_label(locator: Locator, path: Path, row: dict[str, Any]) -> None:
+def test_an_article_changes_nothing_but_the_label(locator: Locator, path: Path, row: Json) -> None:
     phrase = row["annotations"][0]["phrase"]
     without, with_article, both = (locator(path, texts) for texts in (phrase, f"A {phrase}", [phrase, f"A {phrase}"]))
     assert with_article.phrases == (f"A {phrase}",)

@@ -21,6 +21,7 @@ from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
 from stages.shared.images.faults import DecodeLimits
+from tests.build.datasets import Json
 from tests.stages.regions.cutting import mask_of
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
@@ -30,7 +31,7 @@ def heat_map(values: Any) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
-def annotation(x: int, y: int, w: int, h: int, phrase: str = "dog") -> dict[str, Any]:
+def annotation(x: int, y: int, w: int, h: int, phrase: str = "dog") -> Json:
     mask = np.zeros((60, 80), bool)
     mask[y : y + h, x : x + w] = True
     rle = encode_mask(mask)

@@ -13,6 +13,7 @@ from pipeline.engines.ray_cluster import choose_pools
 from pipeline.run import run
 from pipeline.steps import build_source_steps, build_steps
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
+from tests.build.datasets import Json
 from tests.pipeline.light import assert_alike, ended, rows_of
 from tests.stages.shared.model.segmenters import save_segmenter
 
@@ -26,13 +27,13 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_of(values: dict[str, Any], sam: Path, out: Path, **changed: Any) -> RunConfig:
+def config_of(values: Json, sam: Path, out: Path, **changed: Any) -> RunConfig:
     regions = {"refine": "sam", "sam": {"model": str(sam)}}
     return RunConfig.model_validate({**values, "regions": regions, "output": {"path": str(out)}, **changed})
 
 
 @pytest.fixture(scope="module")
-def dataset(scenes_config: dict[str, Any], sam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(scenes_config: Json, sam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(config_of(scenes_config, sam, tmp_path_factory.mktemp("run") / "out"), QUIET)
 
 
@@ -46,7 +47,7 @@ def test_rows_say_what_drew_each_region(dataset: Path, inline_dataset: Path) -> 
     assert [row["phrase_count"] for row in rows] == [row["phrase_count"] for row in contours]
 
 
-def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path) -> None:
+def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: Json, sam: Path, tmp_path) -> None:
     assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
     save_segmenter("sam2", tmp_path, seed=1)
     other = config_of(scenes_config, tmp_path, dataset)
@@ -56,7 +57,7 @@ def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: dict[s
     assert len(digests) == 2
 
 
-def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: dict[str, Any], tmp_path: Path) -> None:
+def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: Json, tmp_path: Path) -> None:
     plain = RunConfig.model_validate({**scenes_config, "output": {"path": str(tmp_path)}})
     sam = plain.regions.sam.model_copy(update={"model": "a/b"})
     named = plain.model_copy(update={"regions": plain.regions.model_copy(update={"sam": sam})})
@@ -107,7 +108,7 @@ def test_both_models_share_the_gpus(resources, given, expected) -> None:
 
 
 def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
-    scenes_config: dict[str, Any], sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes_config: Json, sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cuts = build_steps(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(device="cuda")
@@ -118,7 +119,7 @@ def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_gives_the_rows_of_one_process(dataset: Path, scenes_config: dict[str, Any], sam: Path, tmp_path) -> None:
+def test_ray_gives_the_rows_of_one_process(dataset: Path, scenes_config: Json, sam: Path, tmp_path) -> None:
     engine = {"kind": "ray", "explain_workers": 1, "cpu_workers": 1}
     config = config_of(scenes_config, sam, tmp_path / "out", engine=engine)
     (tmp_path / "run.yaml").write_text(config.to_yaml())

@@ -11,6 +11,7 @@ from PIL import Image
 from stages.contract.errors import RowError
 from stages.contract.records import ImageRef, Record, Sample
 from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage, target_size_px
+from tests.build.datasets import Json
 
 
 def png(width: int, height: int, colour: Any = (10, 20, 30), mode: str = "RGB") -> bytes:
@@ -24,7 +25,7 @@ def record(content: bytes | None = None, **fields: Any) -> Record:
     return Record.start(Sample(sample_id="s", source="in.jsonl:3", captions=("a cat",), image=image))
 
 
-def prepare(*records: Record, images: dict[str, Any] | None = None, **keys: Any) -> list[Record]:
+def prepare(*records: Record, images: Json | None = None, **keys: Any) -> list[Record]:
     stage = PrepareStage(PrepareConfig(images=ImagesConfig(**(images or {})), **keys))
     stage.setup()
     answers = stage.process(records)
@@ -55,13 +56,13 @@ def prepare(*records: Record, images: dict[str, Any] | None = None, **keys: Any)
         ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800}, (6000, 4000), (800, 528)),
     ],
 )
-def test_target_sizes(keys: dict[str, Any], original: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_target_sizes(keys: Json, original: tuple[int, int], expected: tuple[int, int]) -> None:
     assert target_size_px(PrepareConfig(**keys), *original) == expected
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (600, 400), (3, 700)])
 @pytest.mark.parametrize("keys", [{"size_px": 64}, {"mode": "keep", "patch_px": 32, "max_side_px": 640}])
-def test_pixels_and_size(width: int, height: int, keys: dict[str, Any]) -> None:
+def test_pixels_and_size(width: int, height: int, keys: Json) -> None:
     (answer,) = prepare(record(png(width, height)), **keys)
     assert answer.error is None
     assert (answer.width_px, answer.height_px) == (width, height)

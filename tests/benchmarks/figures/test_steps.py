@@ -19,6 +19,7 @@ from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.research.compare.figures import FIGURES
 from pipeline.research.compare.maps import contenders_of
 from stages.explain import EXPLAINERS
+from tests.build.datasets import Json
 from tests.stages.shared.model.saved import load_model
 
 
@@ -112,7 +113,7 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
     names = ("launches", "products_bf16", "products_fp32", "written", "h100_device", "h100_launching", "h100_rate")
     used = {"own_mb": 461, "rss_mb": 692, "slope": {"mb_per_10k_rows": 1.94}}
     start = {"first_shard_s": 1, "first_shard_cpu_s": 2, "resume_s": 3, "resume_cpu_s": 4, "rss_mb": {"driver": 5}}
-    lines: dict[str, list[dict[str, Any]]] = {
+    lines: dict[str, list[Json]] = {
         "benchmarks.bench": [
             {"name": "ray_vs_inline", "value": 0.69, "unit": "ratio", "against": "inline"},
             {"name": "regions_per_second", "value": 6084.04, "unit": "maps/s", "against": "one core"},

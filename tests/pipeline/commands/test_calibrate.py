@@ -32,6 +32,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
 from stages.regions.score import read_calibration
 from stages.truth.ground_truth import TruthImage, TruthTarget
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import QUIET, config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
 
@@ -51,7 +52,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 
     Without presence, so that the scores are about phrases that are there, as all are here.
     """
-    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none", "calibration": "none"}}
+    values: Json = {"explain": {"blocks": 3}, "regions": {"refine": "none", "calibration": "none"}}
     plain, text = run_aloud(config_of(drawn, tmp_path / "plain", **values))
     assert "Scores are not calibrated" in text
     figures = write_calibration(

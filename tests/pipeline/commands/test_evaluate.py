@@ -31,6 +31,8 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
 from stages.explain.grad_eclip import GradEclip
+from tests.build.cases import cases
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
 AGAIN = ["model.device=cpu"]
@@ -265,20 +267,20 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
+@cases(
     "values",
-    [
-        pytest.param({}, id="defaults"),
-        pytest.param({"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps"),
-        pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region"),
-        pytest.param({"explain": {"kind": "rollout"}}, id="rollout"),
-    ],
+    {
+        "defaults": {},
+        "colours guide the maps": {"regions": {"upsample": "guided", "rule": "fixed"}},
+        "phrases without a region": {"regions": {"min_area_share": 0.05}},
+        "rollout": {"explain": {"kind": "rollout"}},
+    },
 )
-def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: Json) -> None:
     def dataset(name: str, **output: Any) -> Path:
         return run(config_of(troubled, **values, output={"path": str(tmp_path / name), **output}), QUIET)
 
-    def figures(made: Path, *settings: str) -> dict[str, Any]:
+    def figures(made: Path, *settings: str) -> Json:
         return {
             **evaluate_dataset(open_evaluation_set(made, troubled / "truth.json", settings), QUIET).to_json(),
             "dataset": "",

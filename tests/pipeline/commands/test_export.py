@@ -14,7 +14,7 @@ from pipeline.dataset.origin import sign
 from pipeline.export import EXPORTERS
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
-from tests.build.datasets import change_manifest
+from tests.build.datasets import Json, change_manifest
 from tests.pipeline.export.datasets import Maker, encoded, finished, write_dataset
 
 
@@ -42,7 +42,7 @@ def rejected(error: type[Exception], message: str, *arguments: object) -> None:
     assert re.search(message, str(answer.exception)), answer.exception
 
 
-def content_of(out: Path, split: str = "train") -> dict[str, Any]:
+def content_of(out: Path, split: str = "train") -> Json:
     return json.loads((out / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
 
 

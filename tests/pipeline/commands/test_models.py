@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import pytest
@@ -19,6 +18,7 @@ from stages.contract.errors import ConfigError
 from stages.shared.model.config import OWN_MODELS
 from stages.shared.model.load import from_open_clip
 from stages.truth import read_truth
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import QUIET
 from tests.stages.shared.model.saved import save_model
 
@@ -65,13 +65,13 @@ def test_faults_are_reported_before_any_work(arguments: str, words: str) -> None
 
 
 @pytest.fixture(scope="module")
-def listed() -> dict[str, dict[str, Any]]:
+def listed() -> dict[str, Json]:
     result = phrasebox("--json")
     assert result.exit_code == 0, result.output
     return {row["model"]: row for row in json.loads(result.stdout)}
 
 
-def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed: dict[str, dict[str, Any]]) -> None:
+def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed: dict[str, Json]) -> None:
     assert list(listed) == [*OWN_MODELS, *open_clip.list_models()]
     for row in listed.values():
         if row["refused"] is None:
@@ -128,7 +128,7 @@ def test_the_check_measures_what_a_run_makes_and_leaves_no_file(tmp_path, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", open_clip.list_models())
-def test_the_matrix_is_what_is_built(name: str, listed: dict[str, dict[str, Any]]) -> None:
+def test_the_matrix_is_what_is_built(name: str, listed: dict[str, Json]) -> None:
     """Every architecture in full, without memory: what its configuration says is what its layers are."""
     row = listed[name]
     architecture = open_clip.get_model_config(name)

@@ -1,7 +1,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.run import run
 from stages.contract.errors import InputError, ResumeError
 from stages.phrases.stage import PhrasesConfig
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -36,7 +36,7 @@ def test_phrases_json_reads_no_further_than_a_batch():
 
 
 def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_others_is_rejected(
-    scenes_config: dict[str, Any], inline_dataset: Path, tmp_path: Path
+    scenes_config: Json, inline_dataset: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "phrases.jsonl"
     out = tmp_path / "out"

@@ -5,7 +5,6 @@ import os
 import tempfile
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -16,6 +15,7 @@ from pipeline import terminal
 from pipeline.cli import app
 from pipeline.commands.plan import print_plan
 from pipeline.plan import RAY_START_S, Machine, forecast
+from tests.build.datasets import Json
 from tests.pipeline.test_plan import COSTS
 
 
@@ -24,7 +24,7 @@ def call(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(app, ["plan", *map(str, (*given, *arguments))])
 
 
-def figures_of(folder: Path, *arguments: object) -> dict[str, Any]:
+def figures_of(folder: Path, *arguments: object) -> Json:
     answer = call(folder, *arguments, "--json")
     assert answer.exit_code == 0, answer.output
     return dict(json.loads(answer.stdout))

@@ -17,11 +17,11 @@ from pipeline.evaluate.review_sample import sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
-from tests.build.datasets import rows_of
+from tests.build.datasets import Json, rows_of
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
 
-SETTINGS: dict[str, Any] = {"explain": {"blocks": 3}}  # which no shipped calibration is for
+SETTINGS: Json = {"explain": {"blocks": 3}}  # which no shipped calibration is for
 
 
 drawn = drawing(36, 41)
@@ -131,7 +131,7 @@ def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
         region = next(one for one in rows_of(dataset)[place]["annotations"] if one["id"] == id_)
         x, y, w, h = region["bbox"]
         box = (9999, 9999, 1, 1) if number % 40 == 1 else (x, y, 0.49 * w, h)
-        moved: dict[str, Any] = {"answer": "wrong", "action": "box", "box_xywh_px": box}
+        moved: Json = {"answer": "wrong", "action": "box", "box_xywh_px": box}
         what = moved if number % 5 else {"answer": "right"}
         lines.append(Review(**RegionKey.of(region)._asdict(), reviewer="ann", **what).model_dump_json())
         of_some += lines[-1:] * (place < 40)

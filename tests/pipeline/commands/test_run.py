@@ -31,12 +31,13 @@ from stages.explain.stage import ExplainStage
 from stages.phrases.filters import normalise
 from stages.prepare import PrepareStage
 from stages.regions.stage import RegionsStage
+from tests.build.datasets import Json
 from tests.conftest import SCENES
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
 from tests.pipeline.light import assert_alike
 
 
-def config_of(values: dict[str, Any], out: Path, **output: Any) -> RunConfig:
+def config_of(values: Json, out: Path, **output: Any) -> RunConfig:
     return RunConfig.model_validate({**values, "output": {"path": str(out), "rows_per_file": 5, **output}})
 
 
@@ -45,11 +46,11 @@ def table_of(dataset: Path) -> Any:
     return pa.concat_tables(pq.read_table(path) for path in sorted((dataset / "data").glob("*.parquet")))
 
 
-def rows_of(dataset: Path) -> list[dict[str, Any]]:
+def rows_of(dataset: Path) -> list[Json]:
     return table_of(dataset).to_pylist()
 
 
-def manifest_of(dataset: Path) -> dict[str, Any]:
+def manifest_of(dataset: Path) -> Json:
     return json.loads((dataset / "dataset.json").read_text())
 
 
@@ -105,7 +106,7 @@ def test_categories_name_every_annotation_and_duckdb_joins_them(inline_dataset: 
 
 
 def test_a_dataset_stays_finished_if_more_samples_cannot_be_run(
-    scenes_config: dict[str, Any], scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes_config: Json, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit in (2, 3):
         if limit == 3:
@@ -362,7 +363,7 @@ def test_what_cannot_be_run_is_rejected_before_any_row(section, error, told, sce
     assert list(tmp_path.iterdir()) == []
 
 
-def test_prepare_keeps_images_only_on_demand(scenes_config: dict[str, Any], tmp_path: Path) -> None:
+def test_prepare_keeps_images_only_on_demand(scenes_config: Json, tmp_path: Path) -> None:
     for embed_images in (False, True):
         steps = build_steps(config_of(scenes_config, tmp_path / "out", embed_images=embed_images))
         [prepare] = [stage for stage in steps.stages if isinstance(stage, PrepareStage)]

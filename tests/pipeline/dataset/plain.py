@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.selection import Search
+from tests.build.datasets import Json
 
 Row = Mapping[str, Any]
-Region = dict[str, Any]
+Region = Json
 
 CONDITIONS: dict[str, Callable[[Region], bool]] = {
     "score > 0.6": lambda r: r["score"] > np.float32(0.6),

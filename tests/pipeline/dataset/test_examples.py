@@ -6,7 +6,6 @@ import shutil
 import textwrap
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import open_clip
 import pytest
@@ -15,6 +14,7 @@ import torch
 import pipeline.dataset
 import pipeline.export
 import pipeline.load
+from tests.build.datasets import Json
 from tests.factories import tiny_clip
 
 
@@ -51,7 +51,7 @@ def test_a_dataset_is_exported(out: None, capsys: pytest.CaptureFixture[str]) ->
 def test_a_model_is_trained(inline_dataset: Path) -> None:
     code = code_of(pipeline.load)
     assert len([line for line in code.splitlines() if line]) <= 40
-    names: dict[str, Any] = {}
+    names: Json = {}
     exec(code, names)
     torch.manual_seed(0)
     model = tiny_clip(spread=1.0)

@@ -9,6 +9,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource, sign
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.images.faults import DecodeLimits
+from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.stages.read.inputs import samples_of
 
@@ -89,7 +90,7 @@ def test_a_path_that_looks_like_a_pattern(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_no_folder(source: dict[str, Any]) -> None:
+def test_no_folder(source: Json) -> None:
     """The message says what to do; a folder that is given helps."""
     reason, detail = fault(ImageSource(dataset_of(**source)), "a.jpg")
     assert reason == "missing_image"

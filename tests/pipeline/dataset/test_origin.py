@@ -15,6 +15,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import LOADED_KEYS, check_named, find_unnamed, is_own, sign
 from pipeline.paths import LOCATIONS
 from stages.contract.errors import ConfigError
+from tests.build.cases import cases
 from tests.build.datasets import Json
 from tests.messages import expect_error
 
@@ -68,38 +69,34 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize(
+@cases(
     ("sections", "settings", "left"),
-    [
-        pytest.param(
+    {
+        "all of it": (
             OUTSIDE,
             [],
             "input.path input.image_root regions.calibration source.truth "
             "model.name model.pretrained phrases.spacy_model",
-            id="all of it",
         ),
-        pytest.param(
+        "what the user names, whatever it is": (
             OUTSIDE,
             ["input.path=/b.tar", "input.image_root=/b", "model={name: demo}", "phrases.spacy_model=x", "source={}"],
             "regions.calibration",
-            id="what the user names, whatever it is",
         ),
-        pytest.param({"input": {"path": "FOLDER/a.jsonl"}}, [], "input.path", id="in its own folder"),
-        pytest.param({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint", id="a model inside"),
-        pytest.param(
+        "in its own folder": ({"input": {"path": "FOLDER/a.jsonl"}}, [], "input.path"),
+        "a model inside": ({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint"),
+        "a detector": (
             {"source": {"kind": "detector", "detector": "stranger/detector"}},
             ["input.path=x"],
             "source.detector",
-            id="a detector",
         ),
-        pytest.param({"input": {"path": 5}, "model": "x"}, [], "input.path", id="of another form"),
-        pytest.param(
+        "of another form": ({"input": {"path": 5}, "model": "x"}, [], "input.path"),
+        "what comes with phrasebox": (
             {"model": {"name": "photo"}, "regions": {"calibration": "auto"}},
             ["input.path=x"],
             "",
-            id="what comes with phrasebox",
         ),
-    ],
+    },
 )
 def test_what_a_stranger_names(sections: Json, settings: list[str], left: str, tmp_path: Path) -> None:
     folder = tmp_path / "dataset"

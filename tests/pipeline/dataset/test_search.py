@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search, Selection, Selector, connect_sandboxed, literal
+from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
 
 TEXTS = ("dog", "MAN", " red   car ", "it's", "a -- b", "/* c", "'", "''); DROP TABLE regions; --", "%", "piñata", "\\")
@@ -46,7 +47,7 @@ def test_a_comment_hides_no_condition() -> None:
     [{"score_min": 1.5}, {"area_max": -0.1}, {"regions_min": -1}, {"mark": "great"}, {"sort": "x"}, {"colour": "red"}],
     ids=str,
 )
-def test_what_is_no_search(values: dict[str, Any]) -> None:
+def test_what_is_no_search(values: Json) -> None:
     with pytest.raises(ValidationError):
         Search.model_validate(values)
 

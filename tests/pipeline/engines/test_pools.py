@@ -14,18 +14,19 @@ from stages.contract.errors import ConfigError, ResourceError
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
+from tests.build.datasets import Json
 
 CLUSTER = "head:6379"
 
 
-def nodes(count: int = 1, **resources: float) -> list[dict[str, Any]]:
+def nodes(count: int = 1, **resources: float) -> list[Json]:
     """As `ray.nodes()` tells of them, with one that is gone."""
     gone = {"Alive": False, "Resources": {"CPU": 999.0, "GPU": 99.0}}
     return [gone, *({"Alive": True, "Resources": {"node:10.0.0.1": 1.0, **resources}} for _ in range(count))]
 
 
 def pools(
-    nodes: list[dict[str, Any]],
+    nodes: list[Json],
     *,
     device: Any = "auto",
     threads: int | None = None,

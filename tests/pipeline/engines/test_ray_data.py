@@ -18,6 +18,7 @@ from pipeline.config import load_config
 from pipeline.dataset.validate import validate
 from pipeline.run import run as in_this_process
 from pipeline.scenes import write_scenes
+from tests.build.datasets import Json
 from tests.pipeline.light import assert_alike, ended, row_groups_of, rows_of
 
 pytestmark = pytest.mark.ray
@@ -76,7 +77,7 @@ def inline(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(inline: Path) -> list[dict[str, Any]]:
+def reference(inline: Path) -> list[Json]:
     return rows_of(inline)
 
 

@@ -12,6 +12,7 @@ from pipeline.evaluate.evaluation import Outcomes, report_figures
 from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, grouping_of, judge_answers, link_counts, pair_f1
 from pipeline.evaluate.text_only import fit_usual_places
 from stages.truth.ground_truth import ChainedPhrase, TruthImage
+from tests.build.datasets import Json
 from tests.pipeline.evaluate.query_builders import answer_of, map_of, query_of, target_of
 
 TOP_LEFT = (0.0, 0.0, 4.0, 4.0)
@@ -151,7 +152,7 @@ def test_pairs_and_b_cubed_by_hand() -> None:
     assert math.isnan(b_cubed(totals_of()))
 
 
-def region(caption: int, start: int, phrase: str, group: int | None) -> dict[str, Any]:
+def region(caption: int, start: int, phrase: str, group: int | None) -> Json:
     return {"caption_index": caption, "span": [start, start + len(phrase)], "phrase": phrase, "group": group}
 
 

@@ -9,6 +9,7 @@ from pipeline.evaluate.review_figures import Agreement, measure_agreement
 from pipeline.evaluate.review_fit import _correct_presence, fit_answers
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.score import FEATURES, Calibration, at_share
+from tests.build.datasets import Json
 
 COUNT = 20_000
 
@@ -27,7 +28,7 @@ def test_agreement(answers: list[list[str]], regions: int, share: float | None) 
 
 def calibration_of(**more: Any) -> Calibration:
     weight = dict.fromkeys(FEATURES, 0.0) | {"energy": 1.0, "log_area": -0.5}
-    same: dict[str, Any] = {"mean": dict.fromkeys(FEATURES, 0.2), "scale": dict.fromkeys(FEATURES, 2.0)}
+    same: Json = {"mean": dict.fromkeys(FEATURES, 0.2), "scale": dict.fromkeys(FEATURES, 2.0)}
     return Calibration(bias=0.3, weight=weight, **same, made_with={}, made_from={}, **more)
 
 

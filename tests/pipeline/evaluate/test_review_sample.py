@@ -1,13 +1,13 @@
 """Regions for review: every beginning is a sample of the whole dataset."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.evaluate.review_sample import Population, kind_of, population_of, sample_for_review
+from tests.build.datasets import Json
 
 
 def population(count: int) -> Population:
@@ -50,7 +50,7 @@ def test_regions_are_those_of_the_dataset(synthetic_dataset: Path) -> None:
     regions = population_of(dataset)
     rows = list(dataset.rows())
     annotations = [(number, annotation) for number, row in enumerate(rows) for annotation in row["annotations"]]
-    first: dict[tuple[object, ...], tuple[int, dict[str, Any]]] = {}  # captions repeat phrases
+    first: dict[tuple[object, ...], tuple[int, Json]] = {}  # captions repeat phrases
     for number, annotation in annotations:
         first.setdefault((number, annotation["phrase"], *annotation["bbox"]), (number, annotation))
     distinct = list(first.values())

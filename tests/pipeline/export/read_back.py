@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from tests.build.datasets import Json
 from tests.build.records import HEIGHT, WIDTH
 
 RegionTuple = tuple[tuple[float, float, float, float], str, int | None]
@@ -88,7 +89,7 @@ def mdetr(folder: Path, split: str) -> Samples:
     return [tuple(regions) for regions in samples.values()]
 
 
-def parquet_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+def parquet_rows(folder: Path, split: str) -> Iterator[Json]:
     for path in sorted((folder / "data").glob(f"{split}-*.parquet")):
         yield from pq.read_table(path).to_pylist()
 

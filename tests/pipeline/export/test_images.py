@@ -9,6 +9,7 @@ import pytest
 from pipeline.dataset.folder import open_dataset
 from pipeline.export.base import RENAMED_IMAGES
 from pipeline.export.files import ImageNames
+from tests.build.cases import cases
 from tests.build.records import encoded
 from tests.pipeline.export.datasets import Maker, exported, finished
 
@@ -25,21 +26,21 @@ def written(folder: Path, names: list[str], *, flat: bool, extension: str = "jpg
     return [name.replace(f"{row['id']:016d}", "ID") for row, name in names_of_rows]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("names", "deep", "flat"),
-    [
-        pytest.param(["1.jpg", "2.JPG", "3.jpeg"], ["1.jpg", "2.JPG", "3.jpeg"], None, id="their own"),
-        pytest.param(["v1.2", "v1.3"], ["v1.2.jpg", "v1.3.jpg"], None, id="without an extension"),
-        pytest.param(["1.png", "2.gif"], ["1.jpg", "2.jpg"], None, id="encoded in another way"),
-        pytest.param(["a/1.jpg", "b/2.jpg"], ["a/1.jpg", "b/2.jpg"], ["1.jpg", "2.jpg"], id="in folders"),
-        pytest.param(["1.jpg", "1.jpg", "2.jpg"], ["ID.jpg", "ID.jpg", "2.jpg"], None, id="twice"),
-        pytest.param(["a.jpg", "A.JPG", "a.png"], ["ID.jpg"] * 3, None, id="one label, one file in any case"),
-        pytest.param(["é.jpg", "e\u0301.jpg"], ["ID.jpg"] * 2, None, id="one name where accents are composed"),
-        pytest.param(["../x.jpg", "/etc/y.jpg"], ["ID.jpg"] * 2, ["x.jpg", "y.jpg"], id="outside"),
-        pytest.param(["a:b.jpg", "a\\b.jpg", "a\nb.jpg", "a?.jpg"], ["ID.jpg"] * 4, None, id="signs of systems"),
-        pytest.param(["con.jpg", "LPT1.x.jpg", "a..jpg", "b .jpg", ".c.jpg"], ["ID.jpg"] * 5, None, id="of Windows"),
-        pytest.param(["a.jpg/1.jpg"], ["ID.jpg"], ["1.jpg"], id="a folder that a file may be called"),
-    ],
+    {
+        "their own": (["1.jpg", "2.JPG", "3.jpeg"], ["1.jpg", "2.JPG", "3.jpeg"], None),
+        "without an extension": (["v1.2", "v1.3"], ["v1.2.jpg", "v1.3.jpg"], None),
+        "encoded in another way": (["1.png", "2.gif"], ["1.jpg", "2.jpg"], None),
+        "in folders": (["a/1.jpg", "b/2.jpg"], ["a/1.jpg", "b/2.jpg"], ["1.jpg", "2.jpg"]),
+        "twice": (["1.jpg", "1.jpg", "2.jpg"], ["ID.jpg", "ID.jpg", "2.jpg"], None),
+        "one label, one file in any case": (["a.jpg", "A.JPG", "a.png"], ["ID.jpg"] * 3, None),
+        "one name where accents are composed": (["é.jpg", "e\u0301.jpg"], ["ID.jpg"] * 2, None),
+        "outside": (["../x.jpg", "/etc/y.jpg"], ["ID.jpg"] * 2, ["x.jpg", "y.jpg"]),
+        "signs of systems": (["a:b.jpg", "a\\b.jpg", "a\nb.jpg", "a?.jpg"], ["ID.jpg"] * 4, None),
+        "of Windows": (["con.jpg", "LPT1.x.jpg", "a..jpg", "b .jpg", ".c.jpg"], ["ID.jpg"] * 5, None),
+        "a folder that a file may be called": (["a.jpg/1.jpg"], ["ID.jpg"], ["1.jpg"]),
+    },
 )
 def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_path: Path) -> None:
     assert written(tmp_path / "deep", names, flat=False) == deep

@@ -85,9 +85,7 @@ def test_the_pairs(rows: list[Json], demo_dataset: Path, tmp_path: Path) -> None
     assert pairs["plain", "cow"]["queried_category"] == pairs["no region", "cow"]["queried_category"]
 
 
-def test_pairs_are_exhaustive_where_somebody_looked(
-    rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Path
-) -> None:
+def test_pairs_are_exhaustive_where_somebody_looked(rows: list[Json], demo_dataset: Path, tmp_path: Path) -> None:
     """`exhaustive=all` takes them without a look, as above."""
     marked = copy_of(demo_dataset, tmp_path)
     write_marks(marked, {"plain": "good", "dogs": "bad"})

@@ -12,6 +12,7 @@ from pipeline.output import backup
 from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, WeightsError
 from stages.shared.storage import move
+from tests.build.datasets import Json
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, identity_of, light_config, run_light
 
@@ -29,7 +30,7 @@ def finished(captions: Path, tmp_path: Path) -> Path:
 
 
 CAPTIONS = {"kind": "jsonl", "path": "{}/captions.jsonl"}
-REFUSED: dict[str, tuple[dict[str, Any], type[PhraseboxError], str]] = {
+REFUSED: dict[str, tuple[Json, type[PhraseboxError], str]] = {
     "input": ({"input": {"kind": "jsonl", "path": "{}/typo.jsonl"}}, InputError, "no such file or folder"),
     "image root": ({"input": {**CAPTIONS, "image_root": "{}/typo"}}, InputError, "no such folder"),
     "images": ({"input": {**CAPTIONS, "image_root": "{}/out"}}, InputError, "none of the first 20 images exists"),

@@ -20,7 +20,7 @@ from stages.contract import records
 from stages.contract.errors import ResourceError
 from stages.contract.records import Record, is_id_of, stable_id
 from stages.shared.storage import found_in, replacing
-from tests.build.datasets import copy_of
+from tests.build.datasets import Json, copy_of
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 from tests.stages.write.rows import annotated, write_shards
@@ -50,7 +50,7 @@ def set_all_apart(data: Path) -> None:
         write_categories(rows, data.parent / "categories.parquet")
 
 
-def ids_in(data: Path) -> dict[str, Any]:
+def ids_in(data: Path) -> Json:
     """The ids of a dataset by what they are of; each is of one thing, and one of its hashes."""
     ids: dict[str, dict[str, int]] = {"images": {}, "regions": {}, "phrases": {}}
     for row in pq.read_table(data).to_pylist():

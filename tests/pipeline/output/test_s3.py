@@ -29,6 +29,7 @@ from stages.contract.errors import InputError, PhraseboxError, ResourceError, Re
 from stages.read import input_fingerprint
 from stages.read.webdataset import WebdatasetInput
 from stages.shared.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import printed, run_aloud
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
@@ -75,7 +76,7 @@ def run_here(keys: list[str]) -> str:
     return run_aloud(load_config(None, keys))[1]
 
 
-def rows_of(dataset: AnyPath) -> list[dict[str, Any]]:
+def rows_of(dataset: AnyPath) -> list[Json]:
     tables = [pq.read_table(pa.BufferReader(path.read_bytes())) for path in found_in(dataset / "data", "*.parquet")]
     return sorted(pa.concat_tables(tables).to_pylist(), key=lambda row: row["id"])
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.scenes import make_scene, write_scenes
 from stages.contract.masks import mask_box_xywh_px
+from tests.build.datasets import Json
 
 COUNT = 12
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def read(folder: Path) -> tuple[list[Json], Json]:
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text("utf-8").splitlines()]
     return rows, json.loads((folder / "truth.json").read_text("utf-8"))
 

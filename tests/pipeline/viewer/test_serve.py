@@ -21,6 +21,7 @@ from pipeline.dataset.selection import Search
 from pipeline.viewer.app import Viewer, create_app, is_loopback, make_viewer, serve
 from stages.contract.errors import ConfigError
 from tests.architecture.source import ROOT
+from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import called
 
@@ -29,7 +30,7 @@ from tests.pipeline.commands.evaluated import called
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the address that it printed."""
     command = [sys.executable, "-m", "pipeline", "inspect", *arguments, "--port", "0"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes: Json = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:
         line = process.stdout.readline()

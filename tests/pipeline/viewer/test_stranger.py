@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.errors import ConfigError
-from tests.build.datasets import change_manifest, change_rows, rows_of
+from tests.build.datasets import Json, change_manifest, change_rows, rows_of
 from tests.pipeline.viewer.conftest import Served, serving
 from tests.pipeline.viewer.test_app import ask
 
@@ -23,7 +23,7 @@ Made = Callable[..., Path]
 def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
     """The dataset as a stranger sends it, who changed its configuration and put images and heat maps inside or not."""
 
-    def make(*, images: bool = False, heat_maps: bool = False, **sections: dict[str, Any]) -> Path:
+    def make(*, images: bool = False, heat_maps: bool = False, **sections: Json) -> Path:
         if images:
             shutil.copytree(viewed.parent / "images", dataset / "images")
             sections = {"input": {"image_root": str(dataset / "images")}, **sections}

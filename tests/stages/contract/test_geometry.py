@@ -13,6 +13,7 @@ from stages.contract.geometry import (
     xywh_to_xyxy,
     xyxy_to_xywh,
 )
+from tests.build.cases import cases
 
 boxes = st.tuples(*[st.integers(0, 1000).map(float)] * 4)
 
@@ -23,16 +24,16 @@ def test_forms_of_a_box_are_inverse(box):
     assert xyxy_to_xywh(xywh_to_xyxy(box)) == box
 
 
-@pytest.mark.parametrize(
+@cases(
     ("a", "b", "expected"),
-    [
-        pytest.param((0, 0, 2, 2), (0, 0, 2, 2), 1.0, id="same"),
-        pytest.param((0, 0, 2, 2), (1, 1, 2, 2), 1 / 7, id="one pixel of 4 + 4 shared"),
-        pytest.param((0, 0, 2, 2), (2, 0, 2, 2), 0.0, id="edges touch"),
-        pytest.param((0, 0, 10, 10), (2, 3, 2, 5), 0.1, id="one within the other"),
-        pytest.param((0, 0, 2, 2), (5, 5, 0, 0), 0.0, id="one empty"),
-        pytest.param((1, 1, 0, 0), (1, 1, 0, 0), 0.0, id="both empty"),
-    ],
+    {
+        "same": ((0, 0, 2, 2), (0, 0, 2, 2), 1.0),
+        "one pixel of 4 + 4 shared": ((0, 0, 2, 2), (1, 1, 2, 2), 1 / 7),
+        "edges touch": ((0, 0, 2, 2), (2, 0, 2, 2), 0.0),
+        "one within the other": ((0, 0, 10, 10), (2, 3, 2, 5), 0.1),
+        "one empty": ((0, 0, 2, 2), (5, 5, 0, 0), 0.0),
+        "both empty": ((1, 1, 0, 0), (1, 1, 0, 0), 0.0),
+    },
 )
 def test_box_iou(a, b, expected):
     assert box_iou(a, b) == pytest.approx(expected)
@@ -51,15 +52,15 @@ def test_round_to_multiple(side_px, multiple, expected):
     assert round_to_multiple(side_px, multiple) == expected
 
 
-@pytest.mark.parametrize(
+@cases(
     ("position_px", "side_px", "cells", "position_cells"),
-    [
-        pytest.param(0.0, 40, 4, -0.5, id="left edge of the image"),
-        pytest.param(5.0, 40, 4, 0.0, id="centre of the first cell"),
-        pytest.param(25.0, 40, 4, 2.0, id="centre of the third cell"),
-        pytest.param(40.0, 40, 4, 3.5, id="right edge of the image"),
-        pytest.param(0.5, 1, 14, 6.5, id="one pixel under 14 cells"),
-    ],
+    {
+        "left edge of the image": (0.0, 40, 4, -0.5),
+        "centre of the first cell": (5.0, 40, 4, 0.0),
+        "centre of the third cell": (25.0, 40, 4, 2.0),
+        "right edge of the image": (40.0, 40, 4, 3.5),
+        "one pixel under 14 cells": (0.5, 1, 14, 6.5),
+    },
 )
 def test_cells_and_pixels(position_px, side_px, cells, position_cells):
     assert px_to_cell(position_px, side_px=side_px, cells=cells) == pytest.approx(position_cells)

@@ -3,31 +3,31 @@
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stages.contract.levels import LEVELS, quantise
+from tests.build.cases import cases
 
 
-@pytest.mark.parametrize(
+@cases(
     ("values", "levels"),
-    [
-        pytest.param([[0.0, 1.0]], [[0, 255]], id="range"),
-        pytest.param([[2.0, 3.0, 4.0]], [[0, 128, 255]], id="offset; 127.5 goes up"),
-        pytest.param([[0.0, 1e-30, 2e-30]], [[0, 128, 255]], id="tiny"),
-        pytest.param([[0.0, 3e38]], [[0, 255]], id="huge"),
-        pytest.param([[-1.0], [0.0], [3.0]], [[0], [64], [255]], id="signed"),
-        pytest.param([[0.0, 0.0]], None, id="zeros"),
-        pytest.param([[0.3, 0.3]], None, id="constant"),
-        pytest.param([[0.3, 0.30000004]], None, id="constant up to rounding"),
-        pytest.param([[0.5]], None, id="one cell"),
-        pytest.param([[]], None, id="no cell"),
-        pytest.param([[0.0, np.nan]], None, id="nan"),
-        pytest.param([[0.0, np.inf]], None, id="inf"),
-        pytest.param([[-np.inf, np.inf]], None, id="both infinities"),
-    ],
+    {
+        "range": ([[0.0, 1.0]], [[0, 255]]),
+        "offset; 127.5 goes up": ([[2.0, 3.0, 4.0]], [[0, 128, 255]]),
+        "tiny": ([[0.0, 1e-30, 2e-30]], [[0, 128, 255]]),
+        "huge": ([[0.0, 3e38]], [[0, 255]]),
+        "signed": ([[-1.0], [0.0], [3.0]], [[0], [64], [255]]),
+        "zeros": ([[0.0, 0.0]], None),
+        "constant": ([[0.3, 0.3]], None),
+        "constant up to rounding": ([[0.3, 0.30000004]], None),
+        "one cell": ([[0.5]], None),
+        "no cell": ([[]], None),
+        "nan": ([[0.0, np.nan]], None),
+        "inf": ([[0.0, np.inf]], None),
+        "both infinities": ([[-np.inf, np.inf]], None),
+    },
 )
 def test_quantise(values: Any, levels: Any) -> None:
     quantised = quantise(np.array(values, dtype=np.float32))

@@ -24,6 +24,7 @@ from stages.contract.masks import (
     run_ends,
 )
 from stages.contract.records import Rle
+from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -144,17 +145,17 @@ def test_counts_that_are_no_code_are_rejected(counts):
         encode_counts(counts, (3, 2))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("polygons", "expected"),
-    [
-        pytest.param([[1, 0, 3, 0, 3, 2, 1, 2]], [".##.", ".##.", "...."], id="rectangle"),
-        pytest.param([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]], ["##..", "###.", ".##."], id="union"),
-        pytest.param([[2, -9, 9, -9, 9, 1, 2, 1]], ["..##", "....", "...."], id="cut off"),
-        pytest.param([[9, 9, 12, 9, 12, 12, 9, 12]], ["....", "....", "...."], id="outside"),
-        pytest.param([], ["....", "....", "...."], id="none"),
-        pytest.param([[0, 0, 4, 3]], ["....", "....", "...."], id="two points are not a box"),
-        pytest.param([[0, 0, 4, 3], [3, 2, 4, 2, 4, 3, 3, 3]], ["....", "....", "...#"], id="two points beside"),
-    ],
+    {
+        "rectangle": ([[1, 0, 3, 0, 3, 2, 1, 2]], [".##.", ".##.", "...."]),
+        "union": ([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]], ["##..", "###.", ".##."]),
+        "cut off": ([[2, -9, 9, -9, 9, 1, 2, 1]], ["..##", "....", "...."]),
+        "outside": ([[9, 9, 12, 9, 12, 12, 9, 12]], ["....", "....", "...."]),
+        "none": ([], ["....", "....", "...."]),
+        "two points are not a box": ([[0, 0, 4, 3]], ["....", "....", "...."]),
+        "two points beside": ([[0, 0, 4, 3], [3, 2, 4, 2, 4, 3, 3, 3]], ["....", "....", "...#"]),
+    },
 )
 def test_encode_polygons(polygons, expected):
     assert encode_polygons(polygons, (3, 4)) == encode_mask(mask_of(*expected))
@@ -171,14 +172,14 @@ def test_rle_union(stack):
     assert rle_union([encode_mask(mask) for mask in stack]) == encode_mask(stack.any(axis=0))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("a", "b", "expected"),
-    [
-        pytest.param(["##.", "##."], ["##.", "##."], 1.0, id="same"),
-        pytest.param(["##.", "##."], [".##", "..."], 1 / 5, id="one pixel of five"),
-        pytest.param(["#..", "..."], ["..#", "..."], 0.0, id="apart"),
-        pytest.param(["...", "..."], ["...", "..."], 0.0, id="both empty"),
-    ],
+    {
+        "same": (["##.", "##."], ["##.", "##."], 1.0),
+        "one pixel of five": (["##.", "##."], [".##", "..."], 1 / 5),
+        "apart": (["#..", "..."], ["..#", "..."], 0.0),
+        "both empty": (["...", "..."], ["...", "..."], 0.0),
+    },
 )
 def test_rle_iou(a, b, expected):
     assert rle_iou(encode_mask(mask_of(*a)), encode_mask(mask_of(*b))) == pytest.approx(expected)
@@ -191,14 +192,14 @@ def test_two_masks_of_different_images():
             combine()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("rows", "expected"),
-    [
-        pytest.param(["..", ".."], [], id="empty"),
-        pytest.param(["...", "..#"], [{(2, 1), (3, 1), (3, 2), (2, 2)}], id="one pixel"),
-        pytest.param(["##", "#."], [{(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)}], id="inner corner"),
-        pytest.param(["#.#"], [{(0, 0), (1, 0), (1, 1), (0, 1)}, {(2, 0), (3, 0), (3, 1), (2, 1)}], id="two parts"),
-    ],
+    {
+        "empty": (["..", ".."], []),
+        "one pixel": (["...", "..#"], [{(2, 1), (3, 1), (3, 2), (2, 2)}]),
+        "inner corner": (["##", "#."], [{(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)}]),
+        "two parts": (["#.#"], [{(0, 0), (1, 0), (1, 1), (0, 1)}, {(2, 0), (3, 0), (3, 1), (2, 1)}]),
+    },
 )
 def test_polygons_run_through_pixel_corners(rows, expected):
     polygons = mask_outlines(mask_of(*rows))[0]

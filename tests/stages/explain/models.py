@@ -12,6 +12,7 @@ from torch import nn
 from stages.explain import EXPLAINERS
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import from_open_clip
+from tests.build.datasets import Json
 from tests.factories import SPEC, TOWERS, tiny_architecture
 
 PHRASES = ["red car", "dog"]
@@ -53,7 +54,7 @@ def image(tower: str = "class token", rows: int = 4, columns: int = 4, count: in
     return np.random.default_rng(seed).integers(0, 256, (count, rows * stride, columns * stride, 3), dtype=np.uint8)
 
 
-def text_architecture(**text: Any) -> dict[str, Any]:
+def text_architecture(**text: Any) -> Json:
     """open_clip's configuration of a tiny CLIP with a text tower of 3 blocks of width 32 and 4 heads."""
     architecture = tiny_architecture(layers=1)
     architecture["text_cfg"] = {**architecture["text_cfg"], "layers": 3, "heads": 4, **text}

@@ -21,6 +21,7 @@ from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, subtract_others
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
+from tests.build.datasets import Json
 from tests.stages.shared.model.saved import save_model
 
 PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
@@ -76,7 +77,7 @@ def assert_close(actual: Sequence[Record], expected: Sequence[Record]) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}])
-def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: dict[str, Any]) -> None:
+def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: Json) -> None:
     sizes = [(32, 32)]
     if "variant" in settings:
         model = model.model_copy(update={"batch_size": None})

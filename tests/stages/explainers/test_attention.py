@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stages.contract.errors import ConfigError
 from stages.explainers.attention.rollout import last_attention
 from stages.explainers.attention.walk import Walk, phrase_gradients
+from tests.build.datasets import Json
 from tests.factories import TOWERS, tiny_clip
 from tests.stages.explain.models import PHRASES, clip_of, image, make_explainer, module_of
 from tests.stages.explainers.captured import Captured, capture
@@ -69,7 +70,7 @@ def test_attention_gradient(name: str) -> None:
     ("settings", "blocks", "scale"),
     [({}, 4, 1 / 0.07), ({"blocks": 1}, 1, 1 / 0.07), ({"blocks": 3}, 3, 900.0)],
 )
-def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, Any], blocks: int, scale: float) -> None:
+def test_game_is_the_papers_recursion_with_whole_matrices(settings: Json, blocks: int, scale: float) -> None:
     explainer = make_explainer("game", replace(clip_of(), logit_scale=scale), **settings)
     rgb, captured = capture_of("class token", explainer)
     for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
@@ -85,7 +86,7 @@ def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, An
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("settings", "blocks"), [({}, 2), ({"blocks": "all"}, 4), ({"blocks": 1}, 1)])
-def test_legrad_on_blocks(settings: dict[str, Any], blocks: int) -> None:
+def test_legrad_on_blocks(settings: Json, blocks: int) -> None:
     explainer = make_explainer("legrad", **settings)
     rgb, captured = capture_of("class token", explainer, *(f"transformer.resblocks.{n}" for n in range(4)))
     for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
@@ -123,7 +124,7 @@ def test_legrad_on_pools(name: str) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("blocks", "first"), [("all", 0), (2, 2)])
 @pytest.mark.parametrize("vision", [{}, {"ls_init_value": 0.5}], ids=["plain", "layer scale"])
-def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: int, vision: dict[str, Any]) -> None:
+def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: int, vision: Json) -> None:
     model = tiny_clip(**vision)
     clip = clip_of(model)
     rgb = torch.from_numpy(image())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.shared.model.towers.pooled import PooledTower
+from tests.build.datasets import Json
 from tests.factories import tiny_clip
 from tests.stages.explain.models import PHRASES, image, make_explainer, module_of
 from tests.stages.explainers.captured import Captured, capture
@@ -125,7 +126,7 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
     ("layers", "settings", "blocks"),
     [(6, {}, 3), (12, {}, 6), (4, {"depth": 1}, 4), (4, {"depth": 0.1}, 1), (4, {"depth": 0.75}, 3)],
 )
-def test_gem(layers: int, settings: dict[str, Any], blocks: int) -> None:
+def test_gem(layers: int, settings: Json, blocks: int) -> None:
     model = tiny_clip(layers=layers, ls_init_value=0.5)
     explainer = make_explainer("gem", model, **settings)
     dense, captured = patches_of(model, explainer, blocks, mixed_by_gem)
@@ -137,7 +138,7 @@ def test_gem(layers: int, settings: dict[str, Any], blocks: int) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("layers", "settings", "blocks"), [(6, {}, 3), (12, {}, 6), (4, {"depth": 1}, 4)])
-def test_clip_surgery(layers: int, settings: dict[str, Any], blocks: int) -> None:
+def test_clip_surgery(layers: int, settings: Json, blocks: int) -> None:
     model = tiny_clip(layers=layers, ls_init_value=0.5)
     explainer = make_explainer("clip_surgery", model, **settings)
     dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: among(v, v, v.shape[1] ** -0.5))

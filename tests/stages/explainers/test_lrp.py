@@ -17,6 +17,7 @@ from stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
 from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
+from tests.build.datasets import Json
 from tests.factories import TOWERS, tiny_clip
 from tests.stages.explain.models import clip_of, make_explainer
 from tests.stages.explainers.explicit import Explicit, in_float64
@@ -65,7 +66,7 @@ def test_a_tower_by_the_rules_embeds_as_it_did(name: str) -> None:
     assert torch.allclose(maps.embedding, embedding, rtol=1e-4, atol=1e-5)
 
 
-COMMON: dict[str, Any] = {"placement": Placement(stride_px=1), "dtype": torch.float32}
+COMMON: Json = {"placement": Placement(stride_px=1), "dtype": torch.float32}
 COMMON |= {"mean": torch.zeros(3), "std": torch.ones(3)}
 BLACK = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
 

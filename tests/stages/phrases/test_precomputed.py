@@ -12,6 +12,7 @@ from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample
 from stages.phrases.precomputed import PrecomputedPhrases
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from tests.build.datasets import Json
 
 CAPTIONS = (
     ("The old Dog sleeps.", " ", "Two cats on the  old dog"),
@@ -39,7 +40,7 @@ def answers(phrases: PrecomputedPhrases | None, **settings: Any) -> tuple[Phrase
 
 @pytest.mark.parametrize("settings", [{}, {"max_phrases": 2}, {"languages": ["en"]}], ids=str)
 @pytest.mark.parametrize("lines", [6, 3, 0])
-def test_the_answers_are_those_of_parsing(settings: dict[str, Any], lines: int, tmp_path: Path) -> None:
+def test_the_answers_are_those_of_parsing(settings: Json, lines: int, tmp_path: Path) -> None:
     """Whether the file has all captions, some or none."""
     captions = [caption for texts in CAPTIONS for caption in texts]
     phrases = PrecomputedPhrases.read(written(tmp_path / "phrases.jsonl", *captions[:lines]))

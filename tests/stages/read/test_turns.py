@@ -9,6 +9,7 @@ import pytest
 
 from stages.read.plan import input_notes
 from stages.read.turns import CAPTION_ROLES
+from tests.build.datasets import Json
 from tests.messages import assert_message
 from tests.stages.read.inputs import reader_of, samples_of, write_lines
 
@@ -22,7 +23,7 @@ CHAT = [
 ]
 
 
-def read(folder: Path, rows: list[dict[str, Any]], **keys: Any) -> list[Any]:
+def read(folder: Path, rows: list[Json], **keys: Any) -> list[Any]:
     path = write_lines(folder / "in.jsonl", [{"image": f"{number}.jpg", **row} for number, row in enumerate(rows)])
     return samples_of(kind="jsonl", path=str(path), **keys)
 
@@ -41,9 +42,7 @@ def read(folder: Path, rows: list[dict[str, Any]], **keys: Any) -> list[Any]:
         ({"vlm_caption": "This image displays: a cup."}, {}, ("This image displays: a cup.",)),
     ],
 )
-def test_turns_that_are_captions(
-    row: dict[str, Any], keys: dict[str, Any], captions: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_turns_that_are_captions(row: Json, keys: Json, captions: tuple[str, ...], tmp_path: Path) -> None:
     (sample,) = read(tmp_path, [row], **keys)
     assert (sample.captions, sample.error) == (captions, None)
 

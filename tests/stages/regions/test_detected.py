@@ -12,6 +12,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.detected import DetectorPresence, boxes_of
 from stages.regions.score import Calibration
 from stages.regions.stage import LinkStage
+from tests.build.datasets import Json
 
 SIZE_HW = (40, 80)
 DOGS = Phrase(text="two dogs", caption_index=0, start=0, end=8, head="dog", plural=True)
@@ -33,7 +34,7 @@ RECORD = replace(
 )
 
 
-def regression(**weight: float) -> dict[str, Any]:
+def regression(**weight: float) -> Json:
     return {"weight": weight, "mean": dict.fromkeys(weight, 0.0), "scale": dict.fromkeys(weight, 1.0)}
 
 

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,6 +6,7 @@ from stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
 from stages.regions.paint import field_of, paint
 from stages.regions.parts import HeatPart
 from stages.regions.score import Evidence
+from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of
 
 
@@ -20,20 +20,20 @@ def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return np.array([np.interp(rows, np.arange(h), column) for column in wide.T]).T
 
 
-@pytest.mark.parametrize(
+@cases(
     ("values", "size_hw", "rows"),
-    [
-        pytest.param([[1.0]], (2, 3), ["###", "###"], id="everything"),
+    {
+        "everything": ([[1.0]], (2, 3), ["###", "###"]),
         # the sign changes at column 2.0, a pixel's edge
-        pytest.param([[1.0, -1.0]], (1, 4), ["##.."], id="left half"),
-        pytest.param([[-1.0], [1.0]], (4, 1), [".", ".", "#", "#"], id="lower half"),
+        "left half": ([[1.0, -1.0]], (1, 4), ["##.."]),
+        "lower half": ([[-1.0], [1.0]], (4, 1), [".", ".", "#", "#"]),
         # cell centres at 1 and 3; zero at 1 + 2 * 3 / 4 = 2.5, the centre of pixel 2: outside
-        pytest.param([[3.0, -1.0]], (1, 4), ["##.."], id="zero at a pixel's centre, leaving"),
-        pytest.param([[-1.0, 3.0]], (1, 4), ["..##"], id="zero at a pixel's centre, entering"),
-        pytest.param([[-1.0], [3.0]], (4, 1), [".", ".", "#", "#"], id="the same, down a column"),
-        pytest.param([[1.0, -1.0], [-1.0, 1.0]], (2, 2), ["#.", ".#"], id="size of the grid"),
-        pytest.param([[-1.0, 5.0, -1.0]], (1, 1), ["#"], id="one pixel reads the middle"),
-    ],
+        "zero at a pixel's centre, leaving": ([[3.0, -1.0]], (1, 4), ["##.."]),
+        "zero at a pixel's centre, entering": ([[-1.0, 3.0]], (1, 4), ["..##"]),
+        "the same, down a column": ([[-1.0], [3.0]], (4, 1), [".", ".", "#", "#"]),
+        "size of the grid": ([[1.0, -1.0], [-1.0, 1.0]], (2, 2), ["#.", ".#"]),
+        "one pixel reads the middle": ([[-1.0, 5.0, -1.0]], (1, 1), ["#"]),
+    },
 )
 def test_paint(values, size_hw, rows):
     painted = paint(np.array(values, np.float32), size_hw)
@@ -44,13 +44,13 @@ def test_paint(values, size_hw, rows):
     assert painted.area_px == expected.sum()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("values", "size_hw"),
-    [
-        pytest.param([[-1.0, -2.0]], (5, 5), id="nowhere positive"),
-        pytest.param([[-1.0, 1.0, -1.0]], (1, 2), id="positive between two pixels' centres only"),
-        pytest.param([[-1.0], [1.0], [-1.0]], (2, 1), id="the same, down a column"),
-    ],
+    {
+        "nowhere positive": ([[-1.0, -2.0]], (5, 5)),
+        "positive between two pixels' centres only": ([[-1.0, 1.0, -1.0]], (1, 2)),
+        "the same, down a column": ([[-1.0], [1.0], [-1.0]], (2, 1)),
+    },
 )
 def test_no_pixel(values, size_hw):
     assert paint(np.array(values, np.float32), size_hw) is None

@@ -12,6 +12,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut import Cutter
 from stages.regions.fine_map import FINE_SIDE, refine_grid, samples_per_cell
 from stages.regions.parts import HeatPart, ThingMap, parts_of
+from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of, regions_of
 
 ALL = RegionsConfig(min_area_share=0.0, keep_share=0.0)
@@ -28,16 +29,16 @@ def parts_in(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[
     return parts_of(fine.astype(np.float32), inside, 51.0, 0.25, ALL.model_copy(update=settings_))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("rows", "expected"),
-    [
-        pytest.param(["#####", "#...#", "#.#.#", "#...#", "#####"], [["#####"] * 5], id="a hole and what is in it"),
-        pytest.param(["###", "#.#", "#.#"], [["###", "#.#", "#.#"]], id="a bay is no hole"),
-        pytest.param([".#.", "#.#", ".#."], [[".#.", "###", ".#."]], id="closed by corners"),
-        pytest.param(["##...", "##..#"], [["##", "##"], ["#"]], id="two parts"),
-        pytest.param(["#...#", ".#..."], [["#.", ".#"], ["#"]], id="diagonal neighbours are one part"),
-        pytest.param(["..."], [], id="nothing inside"),
-    ],
+    {
+        "a hole and what is in it": (["#####", "#...#", "#.#.#", "#...#", "#####"], [["#####"] * 5]),
+        "a bay is no hole": (["###", "#.#", "#.#"], [["###", "#.#", "#.#"]]),
+        "closed by corners": ([".#.", "#.#", ".#."], [[".#.", "###", ".#."]]),
+        "two parts": (["##...", "##..#"], [["##", "##"], ["#"]]),
+        "diagonal neighbours are one part": (["#...#", ".#..."], [["#.", ".#"], ["#"]]),
+        "nothing inside": (["..."], []),
+    },
 )
 def test_parts(rows, expected):
     mask = mask_of(*rows)
@@ -82,13 +83,13 @@ def test_small_parts_are_dropped(least, samples):
     assert [part.inside.sum() for part in parts] == samples
 
 
-@pytest.mark.parametrize(
+@cases(
     ("rows", "order"),
-    [
-        pytest.param(["#.##", "....", "....", "...."], [(0, 2), (0, 0)], id="larger first"),
-        pytest.param(["...#", "....", "#...", "...."], [(0, 3), (2, 0)], id="then the upper one"),
-        pytest.param(["#..#", "....", "....", "...."], [(0, 0), (0, 3)], id="then the left one"),
-    ],
+    {
+        "larger first": (["#.##", "....", "....", "...."], [(0, 2), (0, 0)]),
+        "then the upper one": (["...#", "....", "#...", "...."], [(0, 3), (2, 0)]),
+        "then the left one": (["#..#", "....", "....", "...."], [(0, 0), (0, 3)]),
+    },
 )
 def test_parts_of_equal_heat(rows, order):
     parts = parts_in(np.full((4, 4), 100.0), mask_of(*rows))

@@ -13,6 +13,7 @@ from stages.regions.colours import CANVAS_SIDE, Canvas, grabcut
 from stages.regions.config import RegionsConfig
 from stages.regions.paint import RegionMask
 from stages.regions.stage import RegionsStage
+from tests.build.cases import cases
 from tests.stages.regions.cutting import regions_of
 
 CONTOUR = RegionsConfig(rule="otsu", smooth_patches=0.5)
@@ -78,13 +79,13 @@ def test_several_things_stay_several() -> None:
     assert overlap([best], squares[1]) > 0.95  # the larger one; the other one does not come back by its colour
 
 
-@pytest.mark.parametrize(
+@cases(
     "rgb",
-    [
-        pytest.param(np.full((SIDE, SIDE, 3), 128, np.uint8), id="one colour"),
-        pytest.param(picture(noise=20), id="noise"),
-        pytest.param(np.zeros((8, 8, 3), np.uint8), id="fewer pixels than cells"),
-    ],
+    {
+        "one colour": np.full((SIDE, SIDE, 3), 128, np.uint8),
+        "noise": picture(noise=20),
+        "fewer pixels than cells": np.zeros((8, 8, 3), np.uint8),
+    },
 )
 def test_the_contour_stays_where_colours_say_nothing(rgb: np.ndarray) -> None:
     heat_map = blurry(SQUARE)

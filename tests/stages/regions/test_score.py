@@ -5,7 +5,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from stages.contract.errors import ConfigError
 from stages.regions.learned_box import INPUTS
 from stages.regions.score import FEATURES, MOST_BYTES, Calibration, Evidence, read_calibration
 from stages.regions.thresholds import CUT_FEATURES
+from tests.build.datasets import Json
 
 EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
 
@@ -74,13 +74,13 @@ def halves(*shape: int, value: float = 0.0) -> str:
     return base64.b64encode(np.full(shape, value, "<f2").tobytes()).decode()
 
 
-USUAL: dict[str, Any] = {"mean": [0.5, 0.5, -1.0, -1.0], "words": ["dog"], "terms": halves(4)}
-BOX: dict[str, Any] = {"usual": USUAL, "mean": "", "scale": "", "networks": []}
+USUAL: Json = {"mean": [0.5, 0.5, -1.0, -1.0], "words": ["dog"], "terms": halves(4)}
+BOX: Json = {"usual": USUAL, "mean": "", "scale": "", "networks": []}
 ONES = halves(INPUTS, value=1.0)
 ENDLESS = {**BOX, "mean": halves(INPUTS, value=float("nan")), "scale": ONES}
 
 
-CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")} | {"usual": {}}
+CUT: Json = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")} | {"usual": {}}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ CUT: dict[str, Any] = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weig
         ({"weight": {"agreement": 1.0}, "mean": {"agreement": 0.0}, "scale": {"agreement": 1.0}}, "expected box"),
     ],
 )
-def test_what_is_no_calibration_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_is_no_calibration_is_refused(change: Json, message: str, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps({**json.loads(calibration_of(energy=1.0).to_json()), **change}))
     with pytest.raises(ConfigError, match=message):

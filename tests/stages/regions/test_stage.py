@@ -13,6 +13,7 @@ from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sam
 from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
 from stages.regions.stage import RegionsStage
+from tests.build.cases import cases
 from tests.stages.regions.cutting import regions_of as regions_of_map
 
 # Boxes by hand need the plain interpolated map: no blur.
@@ -100,18 +101,18 @@ def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") 
 # Between cell centres 10 px apart a spot falls off as (1 - |dx| / 10)(1 - |dy| / 10). Above one half
 # lie, for |dy| = .5, 1.5, 2.5, 3.5, 4.5 px: |dx| < 4.74, 4.12, 3.33, 2.31, 0.91 px, so 5, 4, 3, 2, 1
 # pixel centres .5, 1.5, ... on each side.
-@pytest.mark.parametrize(
+@cases(
     ("values", "box", "area"),
-    [
-        pytest.param(spots((4, 4), r1c2=1.0), (20, 10, 10, 10), 4 * 15, id="inner cell"),
+    {
+        "inner cell": (spots((4, 4), r1c2=1.0), (20, 10, 10, 10), 4 * 15),
         # 5 px of full heat towards the corner, then .95, .85, .75, .65, .55
-        pytest.param(spots((4, 4), r0c0=1.0), (0, 0, 10, 10), 50 + 10 + 9 + 8 + 7 + 6, id="top left"),
-        pytest.param(spots((4, 4), r3c3=1.0), (30, 30, 10, 10), 90, id="bottom right"),
+        "top left": (spots((4, 4), r0c0=1.0), (0, 0, 10, 10), 50 + 10 + 9 + 8 + 7 + 6),
+        "bottom right": (spots((4, 4), r3c3=1.0), (30, 30, 10, 10), 90),
         # at the upper edge: on each side 5 px wide over 5 rows, then 5, 4, 3, 2, 1
-        pytest.param(spots((4, 4), r0c2=1.0), (20, 0, 10, 10), 2 * (5 * 5 + 15), id="upper edge"),
+        "upper edge": (spots((4, 4), r0c2=1.0), (20, 0, 10, 10), 2 * (5 * 5 + 15)),
         # the bilinear hump between two equal cells is flat: 10 px more, 5 px to each side
-        pytest.param(spots((4, 4), r1c1=1.0, r1c2=1.0), (10, 10, 20, 10), 4 * 15 + 10 * 10, id="two cells"),
-    ],
+        "two cells": (spots((4, 4), r1c1=1.0, r1c2=1.0), (10, 10, 20, 10), 4 * 15 + 10 * 10),
+    },
 )
 def test_box_and_area_by_hand(values, box, area):
     (region,) = regions_of(record(heat_map(values)))
@@ -130,17 +131,17 @@ def test_box_on_a_stretched_grid():
 TWO = spots((4, 8), r1c1=1.0, r1c5=0.8, r3c7=0.2)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("plural", "change", "lefts"),
-    [
-        pytest.param(False, {}, [10], id="singular: the best"),
-        pytest.param(True, {}, [10, 52], id="plural: both"),
-        pytest.param(False, {"max_regions_singular": 2}, [10, 52], id="singular, two allowed"),
-        pytest.param(True, {"max_regions_plural": 1}, [10], id="plural, one allowed"),
-        pytest.param(True, {"keep_share": 0.9}, [10], id="the second falls behind"),
-        pytest.param(True, {"min_area_px": 40}, [10], id="the second is too small in pixels"),
-        pytest.param(True, {"threshold": 1.0}, [], id="nothing lies above the threshold"),
-    ],
+    {
+        "singular: the best": (False, {}, [10]),
+        "plural: both": (True, {}, [10, 52]),
+        "singular, two allowed": (False, {"max_regions_singular": 2}, [10, 52]),
+        "plural, one allowed": (True, {"max_regions_plural": 1}, [10]),
+        "the second falls behind": (True, {"keep_share": 0.9}, [10]),
+        "the second is too small in pixels": (True, {"min_area_px": 40}, [10]),
+        "nothing lies above the threshold": (True, {"threshold": 1.0}, []),
+    },
 )
 def test_singular_and_plural(plural, change, lefts):
     config = FIXED.model_copy(update=change)
@@ -158,18 +159,18 @@ def test_a_region_includes_what_it_encloses_and_smoothing_joins():
     assert len(regions_of(scene, FIXED.model_copy(update={"smooth_patches": 1.0}))) == 1
 
 
-@pytest.mark.parametrize(
+@cases(
     "one_map",
-    [
-        pytest.param(heat_map(np.zeros((4, 4)), fault="constant"), id="fault"),
-        pytest.param(heat_map(np.eye(4), fault="not_finite"), id="fault with values"),
-        pytest.param(heat_map(np.zeros((4, 4))), id="zeros"),
-        pytest.param(heat_map(np.full((4, 4), 0.2)), id="constant"),
-        pytest.param(heat_map([[np.nan, 1.0]]), id="nan"),
-        pytest.param(heat_map([[np.inf, 1.0]]), id="inf"),
-        pytest.param(heat_map([[0.0, 1.0]], similarity=float("nan")), id="similarity nan"),
-        pytest.param(heat_map([[1.0]]), id="one cell"),
-    ],
+    {
+        "fault": heat_map(np.zeros((4, 4)), fault="constant"),
+        "fault with values": heat_map(np.eye(4), fault="not_finite"),
+        "zeros": heat_map(np.zeros((4, 4))),
+        "constant": heat_map(np.full((4, 4), 0.2)),
+        "nan": heat_map([[np.nan, 1.0]]),
+        "inf": heat_map([[np.inf, 1.0]]),
+        "similarity nan": heat_map([[0.0, 1.0]], similarity=float("nan")),
+        "one cell": heat_map([[1.0]]),
+    },
 )
 @pytest.mark.parametrize("smooth_patches", [0.0, 0.7])
 def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
@@ -178,17 +179,17 @@ def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
     assert [region.phrase_index for region in regions] == [1]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("shape", "width_px", "height_px", "boxes"),
-    [
-        pytest.param((14, 14), 1, 1, 0, id="1 x 1, cold in the middle"),
-        pytest.param((1, 3), 1, 1, 1, id="1 x 1, hot in the middle"),
-        pytest.param((1, 14), 30_000, 1, 1, id="30000 x 1"),
-        pytest.param((14, 1), 1, 30_000, 1, id="1 x 30000"),
-        pytest.param((1, 1875), 30_000, 1, 1, id="30000 x 1 on its own grid"),
-        pytest.param((14, 14), 30_000, 30_000, 1, id="more pixels than memory"),
-        pytest.param((9, 21), 6000, 4000, 1, id="6000 x 4000"),
-    ],
+    {
+        "1 x 1, cold in the middle": ((14, 14), 1, 1, 0),
+        "1 x 1, hot in the middle": ((1, 3), 1, 1, 1),
+        "30000 x 1": ((1, 14), 30_000, 1, 1),
+        "1 x 30000": ((14, 1), 1, 30_000, 1),
+        "30000 x 1 on its own grid": ((1, 1875), 30_000, 1, 1),
+        "more pixels than memory": ((14, 14), 30_000, 30_000, 1),
+        "6000 x 4000": ((9, 21), 6000, 4000, 1),
+    },
 )
 def test_odd_sizes(shape, width_px, height_px, boxes):
     values = np.zeros(shape, dtype=np.float32)

@@ -22,6 +22,7 @@ from stages.regions.thresholds import (
     otsu_cut,
     threshold_of,
 )
+from tests.build.cases import cases
 
 maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))
 
@@ -37,22 +38,22 @@ def test_fixed(share, expected):
     assert fixed_cut(share) == expected
 
 
-@pytest.mark.parametrize(
+@cases(
     ("cut", "values", "expected"),
-    [
-        pytest.param(mean_cut, (0, 0, 0, 100), 25.5, id="mean 25, itself outside"),
-        pytest.param(mean_cut, (0, 0, 101), 33.5, id="mean 33.67"),
-        pytest.param(mean_cut, (0, 255), 127.5, id="mean 127.5"),
-        pytest.param(otsu_cut, (0, 0, 0, 255), 127.5, id="one hot cell: halfway, not just above zero"),
-        pytest.param(otsu_cut, (10, 10, 20, 20), 14.5, id="cuts 10 .. 19 are equal, the middle is 14"),
+    {
+        "mean 25, itself outside": (mean_cut, (0, 0, 0, 100), 25.5),
+        "mean 33.67": (mean_cut, (0, 0, 101), 33.5),
+        "mean 127.5": (mean_cut, (0, 255), 127.5),
+        "one hot cell: halfway, not just above zero": (otsu_cut, (0, 0, 0, 255), 127.5),
+        "cuts 10 .. 19 are equal, the middle is 14": (otsu_cut, (10, 10, 20, 20), 14.5),
         # variances n0 n1 (m1 - m0)^2: {0}|{4, 10}: 2 * 7^2 = 98, {0, 4}|{10}: 2 * 8^2 = 128
-        pytest.param(otsu_cut, (0, 4, 10), 6.5, id="cuts 4 .. 9"),
+        "cuts 4 .. 9": (otsu_cut, (0, 4, 10), 6.5),
         # {0}|{9, 10, 10}: 3 * (29/3)^2 = 280, {0, 9}|{10, 10}: 4 * 5.5^2 = 121
-        pytest.param(otsu_cut, (0, 9, 10, 10), 4.5, id="cuts 0 .. 8"),
+        "cuts 0 .. 8": (otsu_cut, (0, 9, 10, 10), 4.5),
         # {10}|{20, 30} and {10, 20}|{30}: 2 * 15^2 both
-        pytest.param(otsu_cut, (10, 20, 30), 14.5, id="two equal gaps, the lower one"),
-        pytest.param(otsu_cut, (7, 7, 7), 7.5, id="a single level has nothing above"),
-    ],
+        "two equal gaps, the lower one": (otsu_cut, (10, 20, 30), 14.5),
+        "a single level has nothing above": (otsu_cut, (7, 7, 7), 7.5),
+    },
 )
 def test_mean_and_otsu(cut, values, expected):
     assert cut(levels_of(*values)) == expected

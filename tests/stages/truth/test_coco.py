@@ -12,6 +12,8 @@ from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask, rle_area_px
 from stages.truth.coco import read_coco, size_member
 from stages.truth.ground_truth import GroundTruth, TruthTarget
+from tests.build.cases import cases
+from tests.build.datasets import Json
 
 WIDTH = 20
 HEIGHT = 10
@@ -23,15 +25,15 @@ def square(x: int, y: int, side: int) -> list[float]:
     return [x, y, x + side, y, x + side, y + side, x, y + side]
 
 
-def annotation(**keys: Any) -> dict[str, Any]:
+def annotation(**keys: Any) -> Json:
     return {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0} | keys
 
 
-def without(entry: dict[str, Any], key: str) -> dict[str, Any]:
+def without(entry: Json, key: str) -> Json:
     return {name: value for name, value in entry.items() if name != key}
 
 
-def content(*annotations: dict[str, Any], **keys: Any) -> dict[str, Any]:
+def content(*annotations: Json, **keys: Any) -> Json:
     categories = [{"id": 1, "name": "Car"}, {"id": 2, "name": "the  traffic light"}]
     return {"images": [IMAGE], "annotations": list(annotations), "categories": categories} | keys
 
@@ -42,11 +44,11 @@ def written(folder: Path, value: Any) -> Path:
     return path
 
 
-def read(folder: Path, *annotations: dict[str, Any], **keys: Any) -> GroundTruth:
+def read(folder: Path, *annotations: Json, **keys: Any) -> GroundTruth:
     return read_coco(written(folder, content(*annotations, **keys)))
 
 
-def targets(folder: Path, *annotations: dict[str, Any]) -> list[TruthTarget]:
+def targets(folder: Path, *annotations: Json) -> list[TruthTarget]:
     return list(read(folder, *annotations).images["a.jpg"].targets)
 
 
@@ -200,43 +202,41 @@ def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
                 assert target.mask.counts == things[0]["segmentation"]["counts"]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("value", "message"),
-    [
-        pytest.param("{", "Invalid JSON", id="not JSON"),
-        pytest.param("[" * 100_000, "Invalid JSON", id="too deep"),
-        pytest.param([], "Input should be an object", id="a list"),
-        pytest.param({"annotations": []}, "images: ", id="no images"),
-        pytest.param({"images": []}, "annotations: ", id="no annotations"),
-        pytest.param(without(content(annotation()), "categories"), "expected categories", id="no names"),
-        pytest.param(content(images=[1]), r"images\[0\]: ", id="no object"),
-        pytest.param(content(images=[without(IMAGE, "id")]), r"images\[0\]\.id", id="image id"),
-        pytest.param(content(images=[IMAGE | {"id": True}]), r"images\[0\]\.id", id="a flag as id"),
-        pytest.param(content(images=[IMAGE | {"file_name": ""}]), r"images\[0\]\.file_name", id="no file_name"),
-        pytest.param(content(images=[without(IMAGE, "width")]), r"images\[0\]\.width", id="no width"),
-        pytest.param(content(images=[IMAGE | {"height": 0}]), r"images\[0\]\.height", id="no height"),
-        pytest.param(content(images=[IMAGE | {"height": 10**9}]), "65535", id="too high"),
-        pytest.param(content(images=[IMAGE, IMAGE]), r"images\[1\]\.id", id="same id"),
-        pytest.param(content(images=[IMAGE, IMAGE | {"id": 2}]), r"images\[1\]\.file_name", id="same file_name"),
-        pytest.param(content(categories=[{"id": 1, "name": "?!"}]), r"categories\[0\]\.name", id="no word"),
-        pytest.param(content(categories=[{"id": 1}]), r"categories\[0\]\.name", id="no name"),
-        pytest.param(
-            content(categories=[{"id": 1, "name": name} for name in "ab"]), r"categories\[1\]\.id", id="category"
-        ),
-        pytest.param(content(annotation(image_id=2)), r"annotations\[0\]: no image has the id 2", id="other image"),
-        pytest.param(content(annotation(category_id=3)), r"annotations\[0\]: category_id", id="other category"),
-        pytest.param(content(without(annotation(), "category_id")), r"annotations\[0\]: category", id="no category"),
-        pytest.param(content(without(annotation(), "bbox")), r"annotations\[0\]\.bbox", id="no box"),
-        pytest.param(content(annotation(bbox=[1, 2, 3])), r"annotations\[0\]\.bbox", id="three numbers"),
-        pytest.param(content(annotation(bbox=[1, 2, 3, "4"])), r"annotations\[0\]\.bbox\[3\]", id="text in a box"),
-        pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), r"bbox\[3\]", id="not a number"),
-        pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), r"bbox\[3\]", id="a huge number"),
-        pytest.param(content(annotation(iscrowd="no")), r"annotations\[0\]\.iscrowd", id="crowd"),
-        pytest.param(content(annotation(phrase="a"), annotation()), r"annotations\[1\]: phrase", id="some"),
-        pytest.param(content(annotation(phrase="...")), r"annotations\[0\]\.phrase", id="no letter"),
-        pytest.param(content(annotation(phrase="a", mentioned=None)), r"\[0\]\.mentioned", id="mentioned"),
-        pytest.param(content(annotation(unseen_combination=0)), r"\[0\]\.unseen_combination", id="combination"),
-    ],
+    {
+        "not JSON": ("{", "Invalid JSON"),
+        "too deep": ("[" * 100_000, "Invalid JSON"),
+        "a list": ([], "Input should be an object"),
+        "no images": ({"annotations": []}, "images: "),
+        "no annotations": ({"images": []}, "annotations: "),
+        "no names": (without(content(annotation()), "categories"), "expected categories"),
+        "no object": (content(images=[1]), r"images\[0\]: "),
+        "image id": (content(images=[without(IMAGE, "id")]), r"images\[0\]\.id"),
+        "a flag as id": (content(images=[IMAGE | {"id": True}]), r"images\[0\]\.id"),
+        "no file_name": (content(images=[IMAGE | {"file_name": ""}]), r"images\[0\]\.file_name"),
+        "no width": (content(images=[without(IMAGE, "width")]), r"images\[0\]\.width"),
+        "no height": (content(images=[IMAGE | {"height": 0}]), r"images\[0\]\.height"),
+        "too high": (content(images=[IMAGE | {"height": 10**9}]), "65535"),
+        "same id": (content(images=[IMAGE, IMAGE]), r"images\[1\]\.id"),
+        "same file_name": (content(images=[IMAGE, IMAGE | {"id": 2}]), r"images\[1\]\.file_name"),
+        "no word": (content(categories=[{"id": 1, "name": "?!"}]), r"categories\[0\]\.name"),
+        "no name": (content(categories=[{"id": 1}]), r"categories\[0\]\.name"),
+        "category": (content(categories=[{"id": 1, "name": name} for name in "ab"]), r"categories\[1\]\.id"),
+        "other image": (content(annotation(image_id=2)), r"annotations\[0\]: no image has the id 2"),
+        "other category": (content(annotation(category_id=3)), r"annotations\[0\]: category_id"),
+        "no category": (content(without(annotation(), "category_id")), r"annotations\[0\]: category"),
+        "no box": (content(without(annotation(), "bbox")), r"annotations\[0\]\.bbox"),
+        "three numbers": (content(annotation(bbox=[1, 2, 3])), r"annotations\[0\]\.bbox"),
+        "text in a box": (content(annotation(bbox=[1, 2, 3, "4"])), r"annotations\[0\]\.bbox\[3\]"),
+        "not a number": (content(annotation(bbox=[1, 2, 3, float("nan")])), r"bbox\[3\]"),
+        "a huge number": (content(annotation(bbox=[1, 2, 3, 10**400])), r"bbox\[3\]"),
+        "crowd": (content(annotation(iscrowd="no")), r"annotations\[0\]\.iscrowd"),
+        "some": (content(annotation(phrase="a"), annotation()), r"annotations\[1\]: phrase"),
+        "no letter": (content(annotation(phrase="...")), r"annotations\[0\]\.phrase"),
+        "mentioned": (content(annotation(phrase="a", mentioned=None)), r"\[0\]\.mentioned"),
+        "combination": (content(annotation(unseen_combination=0)), r"\[0\]\.unseen_combination"),
+    },
 )
 def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
@@ -247,22 +247,22 @@ def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("segmentation", "message"),
-    [
-        pytest.param("abc", "polygons", id="text"),
-        pytest.param([1, 2, 3, 4, 5, 6], r"polygons\[0\]", id="a bare polygon"),
-        pytest.param([[1, 2, 3, 4, 5, None]], r"polygons\[0\]\[5\]", id="no number"),
-        pytest.param([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates", id="odd"),
-        pytest.param({"counts": [200]}, "size", id="no size"),
-        pytest.param({"size": [WIDTH, HEIGHT], "counts": [200]}, "size \\[10, 20\\] of its image", id="other size"),
-        pytest.param(SIZE, "counts", id="no counts"),
-        pytest.param(SIZE | {"counts": [100, 99]}, "sum to 10 x 20", id="too short"),
-        pytest.param(SIZE | {"counts": [201, -1]}, "sum to 10 x 20", id="negative"),
-        pytest.param(SIZE | {"counts": ["200"]}, "counts", id="text in counts"),
-        pytest.param(SIZE | {"counts": "12"}, "sum to height x width", id="text too short"),
-        pytest.param(SIZE | {"counts": "\u00e9"}, "expected run-length text", id="no run-length text"),
-    ],
+    {
+        "text": ("abc", "polygons"),
+        "a bare polygon": ([1, 2, 3, 4, 5, 6], r"polygons\[0\]"),
+        "no number": ([[1, 2, 3, 4, 5, None]], r"polygons\[0\]\[5\]"),
+        "odd": ([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates"),
+        "no size": ({"counts": [200]}, "size"),
+        "other size": ({"size": [WIDTH, HEIGHT], "counts": [200]}, "size \\[10, 20\\] of its image"),
+        "no counts": (SIZE, "counts"),
+        "too short": (SIZE | {"counts": [100, 99]}, "sum to 10 x 20"),
+        "negative": (SIZE | {"counts": [201, -1]}, "sum to 10 x 20"),
+        "text in counts": (SIZE | {"counts": ["200"]}, "counts"),
+        "text too short": (SIZE | {"counts": "12"}, "sum to height x width"),
+        "no run-length text": (SIZE | {"counts": "\u00e9"}, "expected run-length text"),
+    },
 )
 def test_damaged_segmentations(tmp_path: Path, segmentation: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"annotations\[0\]\S* ?segmentation.*{message}"):

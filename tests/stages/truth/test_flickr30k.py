@@ -7,6 +7,7 @@ import pytest
 from stages.contract.errors import InputError
 from stages.truth.flickr30k import read_flickr30k
 from stages.truth.ground_truth import TruthTarget
+from tests.build.cases import cases
 
 CAPTIONS = """\
 [/EN#7/people Two men] hold [/EN#8/bodyparts/people the man 's arm] while [/EN#0/notvisual it] rains .
@@ -111,23 +112,23 @@ def test_only_the_files_of_images_that_are_looked_up_are_read(tmp_path: Path) ->
 LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]>'
 
 
-@pytest.mark.parametrize(
+@cases(
     ("annotations", "message"),
-    [
-        pytest.param(None, "cannot be read: No such file", id="missing"),
-        pytest.param("<annotation>", "not an XML file", id="cut off"),
-        pytest.param("", "not an XML file", id="empty"),
-        pytest.param(OBJECTS + "\x00", "not an XML file", id="zero byte"),
-        pytest.param(LAUGHS + OBJECTS, "files with a document type are rejected", id="entities"),
-        pytest.param("<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + OBJECTS, "with a document type", id="external"),
-        pytest.param(xml(size=""), "expected the <size>", id="no size"),
-        pytest.param(xml(size="<size><width>5</width></size>"), "<size> <height>", id="no height"),
-        pytest.param(xml(box(1, 1, 2, 2)), "expected a <name>", id="no name"),
-        pytest.param(xml("<name/>" + box(1, 1, 2, 2)), "expected a <name>", id="empty name"),
-        pytest.param(xml("<name>1</name><bndbox/>"), "<bndbox> <xmin>", id="empty box"),
-        pytest.param(xml("<name>1</name>" + box(1, 1, 2.5, 2)), "<xmax>, got '2.5'", id="fraction"),
-        pytest.param(xml("<name>1</name>" + box(1, 1, 2, 9**40)), "<ymax>, got '", id="huge"),
-    ],
+    {
+        "missing": (None, "cannot be read: No such file"),
+        "cut off": ("<annotation>", "not an XML file"),
+        "empty": ("", "not an XML file"),
+        "zero byte": (OBJECTS + "\x00", "not an XML file"),
+        "entities": (LAUGHS + OBJECTS, "files with a document type are rejected"),
+        "external": ("<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + OBJECTS, "with a document type"),
+        "no size": (xml(size=""), "expected the <size>"),
+        "no height": (xml(size="<size><width>5</width></size>"), "<size> <height>"),
+        "no name": (xml(box(1, 1, 2, 2)), "expected a <name>"),
+        "empty name": (xml("<name/>" + box(1, 1, 2, 2)), "expected a <name>"),
+        "empty box": (xml("<name>1</name><bndbox/>"), "<bndbox> <xmin>"),
+        "fraction": (xml("<name>1</name>" + box(1, 1, 2.5, 2)), "<xmax>, got '2.5'"),
+        "huge": (xml("<name>1</name>" + box(1, 1, 2, 9**40)), "<ymax>, got '"),
+    },
 )
 def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: str) -> None:
     written(tmp_path, annotations=annotations)

@@ -9,19 +9,21 @@ import pytest
 from stages.contract.errors import InputError
 from stages.truth import read_truth
 from stages.truth.ground_truth import TruthImage
+from tests.build.cases import cases
+from tests.build.datasets import Json
 from tests.messages import expect_error
 
 PHRASES = [{"value": "red car"}, {"value": "tree"}, {"value": "dog"}]
 
 
-def rectangle(*labels: str, **value: Any) -> dict[str, Any]:
+def rectangle(*labels: str, **value: Any) -> Json:
     """A quarter of an image of 200 x 100 pixels."""
     place = {"x": 10, "y": 20, "width": 50, "height": 50, "rotation": 0, **value}
     size = {"original_width": 200, "original_height": 100}
     return {"type": "rectanglelabels", "from_name": "label", **size, "value": {**place, "rectanglelabels": [*labels]}}
 
 
-def task(*results: dict[str, Any], **keys: Any) -> dict[str, Any]:
+def task(*results: Json, **keys: Any) -> Json:
     data = {"image": "/data/upload/1/ab%20c.jpg", "file_name": "folder/a.jpg", "phrases": PHRASES}
     return {"id": 1, "data": data, "annotations": [{"result": [*results]}], "predictions": [{"id": 1}]} | keys
 
@@ -91,16 +93,16 @@ def test_labels_of_other_projects_are_categories(address: str, name: str, tmp_pa
     assert [(target.phrase, target.match) for target in image.targets] == [("car", "category")]
 
 
-@pytest.mark.parametrize(
+@cases(
     "tasks",
-    [
-        pytest.param([task(annotations=[])], id="no annotation"),
-        pytest.param([task(), task()], id="an image twice"),
-        pytest.param([task(data={"picture": "a.jpg"})], id="no image"),
-        pytest.param([task({"type": "brushlabels", "value": {}})], id="a brush"),
-        pytest.param([task(rectangle("?!"))], id="a label without letters"),
-        pytest.param([{"image": "a.jpg", "label": []}], id="the smaller form"),
-    ],
+    {
+        "no annotation": [task(annotations=[])],
+        "an image twice": [task(), task()],
+        "no image": [task(data={"picture": "a.jpg"})],
+        "a brush": [task({"type": "brushlabels", "value": {}})],
+        "a label without letters": [task(rectangle("?!"))],
+        "the smaller form": [{"image": "a.jpg", "label": []}],
+    },
 )
 def test_what_is_wrong_is_said(tasks: list[Any], tmp_path: Path) -> None:
     with expect_error(InputError):

@@ -15,6 +15,7 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_mask
 from stages.truth import TRUTHS, kind_of, read_truth
 from stages.truth.ground_truth import TruthImage, TruthTarget
+from tests.build.cases import cases
 
 EMPTY = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
 
@@ -65,14 +66,14 @@ def test_archives_that_are_none_or_reach_outside_are_rejected(tmp_path: Path) ->
     assert not (tmp_path.parent / "outside.json").exists()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("names", "path", "message"),
-    [
-        pytest.param((), "none.json", "does not exist", id="missing"),
-        pytest.param(("some.txt",), "some.txt", "is not a ground truth", id="other file"),
-        pytest.param(("Sentences/",), ".", "is not a ground truth", id="half a folder"),
-        pytest.param(("x.json/",), "x.json", "is not a ground truth", id="a folder with the name of a file"),
-    ],
+    {
+        "missing": ((), "none.json", "does not exist"),
+        "other file": (("some.txt",), "some.txt", "is not a ground truth"),
+        "half a folder": (("Sentences/",), ".", "is not a ground truth"),
+        "a folder with the name of a file": (("x.json/",), "x.json", "is not a ground truth"),
+    },
 )
 def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], path: str, message: str) -> None:
     made(tmp_path, *names)

@@ -13,8 +13,10 @@ from stages.contract.errors import InputError
 from stages.contract.masks import rle_area_px
 from stages.truth.ground_truth import TruthTarget
 from stages.truth.refcoco import read_refcoco
+from tests.build.cases import cases
+from tests.build.datasets import Json
 
-INSTANCES: dict[str, Any] = {
+INSTANCES: Json = {
     "images": [{"id": n, "file_name": f"COCO_train2014_{n}.jpg", "width": 60, "height": 50} for n in (5, 6)],
     "annotations": [
         {"id": 70, "image_id": 5, "bbox": [1, 2, 40, 40], "segmentation": [[1, 2, 41, 2, 41, 42, 1, 42]]},
@@ -25,7 +27,7 @@ INSTANCES: dict[str, Any] = {
 }
 
 
-def ref(ann_id: int, *sentences: str, image_id: int = 5) -> dict[str, Any]:
+def ref(ann_id: int, *sentences: str, image_id: int = 5) -> Json:
     listed = [{"sent": sent, "raw": sent.upper(), "tokens": sent.split(), "sent_id": 1} for sent in sentences]
     fields = {"ref_id": 1, "ann_id": ann_id, "image_id": image_id, "file_name": "COCO_train2014_5_70.jpg"}
     return {**fields, "split": "val", "sentences": listed}
@@ -103,18 +105,18 @@ def test_no_refs_or_too_many_or_no_instances(tmp_path: Path) -> None:
         read_refcoco(tmp_path)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("refs", "message"),
-    [
-        pytest.param({}, "Input should be a valid array", id="no list"),
-        pytest.param([3], r"\[0\]: Input should be an object", id="no object"),
-        pytest.param([{"image_id": 5}], r"\[0\]\.ann_id", id="no annotation"),
-        pytest.param([{"ann_id": 70}], r"\[0\]\.image_id", id="no image"),
-        pytest.param([ref(99)], r"\[0\]: no annotation of instances.json has the id 99", id="other annotation"),
-        pytest.param([ref(70, image_id=6)], r"\[0\]: the annotation 70 is not of the image 6", id="other image"),
-        pytest.param([{"ann_id": 70, "image_id": 5}], r"\[0\]\.sentences", id="no sentences"),
-        pytest.param([{**ref(70), "sentences": [{"raw": "a"}]}], r"\[0\]\.sentences\[0\]\.sent", id="raw"),
-    ],
+    {
+        "no list": ({}, "Input should be a valid array"),
+        "no object": ([3], r"\[0\]: Input should be an object"),
+        "no annotation": ([{"image_id": 5}], r"\[0\]\.ann_id"),
+        "no image": ([{"ann_id": 70}], r"\[0\]\.image_id"),
+        "other annotation": ([ref(99)], r"\[0\]: no annotation of instances.json has the id 99"),
+        "other image": ([ref(70, image_id=6)], r"\[0\]: the annotation 70 is not of the image 6"),
+        "no sentences": ([{"ann_id": 70, "image_id": 5}], r"\[0\]\.sentences"),
+        "raw": ([{**ref(70), "sentences": [{"raw": "a"}]}], r"\[0\]\.sentences\[0\]\.sent"),
+    },
 )
 def test_damaged_refs(tmp_path: Path, refs: Any, message: str) -> None:
     written(tmp_path, refs)

@@ -4,10 +4,10 @@ import json
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import called, drawing, printed
 
 COUNT = 20
@@ -22,11 +22,11 @@ def command(folder: Path, *more: object, truth: Path | None = None) -> tuple[obj
 
 
 @pytest.fixture(scope="module")
-def scores(drawn: Path) -> dict[str, Any]:
+def scores(drawn: Path) -> Json:
     return dict(json.loads(printed(*command(drawn, "--json"))))
 
 
-def test_the_figures_and_their_intervals(scores: dict[str, Any]) -> None:
+def test_the_figures_and_their_intervals(scores: Json) -> None:
     for key in ("regions", "described"):
         assert list(scores[key]) == ["roi", "mask", "crop"]
         for figures in scores[key].values():
@@ -42,7 +42,7 @@ def test_the_figures_and_their_intervals(scores: dict[str, Any]) -> None:
     assert scores["counts"]["classes"]["regions"] == 36
 
 
-def test_a_model_that_knows_things_is_far_above_chance(scores: dict[str, Any]) -> None:
+def test_a_model_that_knows_things_is_far_above_chance(scores: Json) -> None:
     assert scores["regions"]["crop"]["top1"]["low"] > 1 / 36
     assert scores["regions"]["roi"]["top1"]["low"] > 2 / 36
     assert scores["phrases"]["recall_1"]["low"] > scores["phrases"]["chance_1"]["high"]
@@ -50,7 +50,7 @@ def test_a_model_that_knows_things_is_far_above_chance(scores: dict[str, Any]) -
     assert scores["retrieval"]["t2i_r1"]["low"] > 5 / COUNT
 
 
-def test_boxes_of_other_things_are_worse(scores: dict[str, Any], drawn: Path, tmp_path: Path) -> None:
+def test_boxes_of_other_things_are_worse(scores: Json, drawn: Path, tmp_path: Path) -> None:
     """The control: every thing gets the box of another one, so that features say nothing of the name."""
     truth = json.loads((drawn / "truth.json").read_text())
     things = truth["annotations"]
@@ -67,7 +67,7 @@ def test_boxes_of_other_things_are_worse(scores: dict[str, Any], drawn: Path, tm
 
 
 @pytest.mark.slow
-def test_the_same_again_and_compared_with_itself(scores: dict[str, Any], drawn: Path, tmp_path: Path) -> None:
+def test_the_same_again_and_compared_with_itself(scores: Json, drawn: Path, tmp_path: Path) -> None:
     other = tmp_path / "before.json"
     other.write_text(json.dumps(scores))
     again = json.loads(printed(*command(drawn, "--compare", other, "--json")))
@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_rejected_before_any_work(command: str, drawn: Pa
     assert "Traceback" not in err
 
 
-def test_scores_of_other_images_are_rejected(scores: dict[str, Any], drawn: Path, tmp_path: Path) -> None:
+def test_scores_of_other_images_are_rejected(scores: Json, drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps({**scores, "images": ["x.jpg"]}))
     code, _, err = called(*command(drawn, "--compare", tmp_path / "other.json"))
     assert (code, "--compare: its figures are of other images" in err) == (2, True)

@@ -27,6 +27,7 @@ from pipeline.research.tune.session import CUTS, MAPS, Step, Tuning, tune_settin
 from pipeline.research.tune.trials import FIGURES, Trial, TuningSession
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
+from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
 
 METRICS = FIGURES[:-2]
@@ -275,5 +276,5 @@ BETTER = {"best": {"explain.kind": "gem"}, "gain": Estimate(value=0.02, low=0.01
         (BETTER, "use the new settings: box_iou rises by 0.020 (95 % "),
     ],
 )
-def test_settings_are_advised_if_they_were_tried_and_are_better(tuning, values: dict[str, Any], verdict: str) -> None:
+def test_settings_are_advised_if_they_were_tried_and_are_better(tuning, values: Json, verdict: str) -> None:
     assert replace(tuning, **{**TUNED, **values}).verdict.startswith(f"Verdict: {verdict}")

@@ -25,6 +25,7 @@ from stages.contract.records import ImageRef
 from stages.shared.images import decode
 from stages.shared.images.decode import Interpolation, decode_resized, decode_rgb, load_image_bytes, upright_image
 from stages.shared.images.faults import DecodeLimits
+from tests.build.datasets import Json
 
 LIMITS = DecodeLimits()
 WHITE = (255, 255, 255)
@@ -65,7 +66,7 @@ def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
     return str(caught.value.error)
 
 
-KINDS: list[tuple[str, dict[str, Any], int]] = [
+KINDS: list[tuple[str, Json, int]] = [
     ("PNG", {}, 0), ("BMP", {}, 0), ("TIFF", {}, 0), ("TIFF", {"compression": "tiff_lzw"}, 0),
     ("TIFF", {"compression": "tiff_adobe_deflate"}, 0), ("WEBP", {"lossless": True}, 0), ("WEBP", {"quality": 90}, 12),
     ("JPEG", {"quality": 95}, 8), ("JPEG", {"quality": 95, "progressive": True}, 8),
@@ -75,7 +76,7 @@ KINDS: list[tuple[str, dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("kind", "options", "tolerance"), KINDS)
-def test_formats(kind: str, options: dict[str, Any], tolerance: int) -> None:
+def test_formats(kind: str, options: Json, tolerance: int) -> None:
     rgb = decode_rgb(encode(Image.fromarray(picture()), kind, **options), LIMITS)
     assert rgb.shape == (40, 60, 3)
     assert rgb.dtype == np.uint8
@@ -147,7 +148,7 @@ def test_16_bit_grey_tiff_of_either_byte_order(big_endian: bool) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation(kind: str, orientation: int) -> None:
     upright = picture(24, 40)
-    options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    options: Json = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     content = turned(upright, orientation, kind, **options)
     sizes: list[tuple[int, int]] = []
 
@@ -164,7 +165,7 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "options"), [entry[:2] for entry in KINDS])
-def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: dict[str, Any]) -> None:
+def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: Json) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     content = encode(Image.fromarray(noise), kind, **options)
     whole = decode_rgb(content, LIMITS)
@@ -226,7 +227,7 @@ def test_the_quick_way_resizes_by_the_same_filter(size: tuple[int, int], interpo
     ("mode", "options"), [("RGB", {}), ("RGB", {"progressive": True}), ("L", {}), ("CMYK", {"quality": 100})]
 )
 def test_jpeg_is_decoded_smaller_where_less_is_wanted(
-    mode: str, options: dict[str, Any], size: tuple[int, int], orientation: int
+    mode: str, options: Json, size: tuple[int, int], orientation: int
 ) -> None:
     """A wide picture with one dark quarter, which stays where it was."""
     upright = picture(403, 601)

@@ -7,6 +7,8 @@ import torch
 import transformers as hf
 from transformers.utils import logging
 
+from tests.build.datasets import Json
+
 SIDE: Final = 128  # Pixels of the encoder's input, on 8 x 8 patches
 
 _VIT = {"image_size": SIDE, "patch_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 64}
@@ -51,7 +53,7 @@ def _sam(kind: str) -> tuple[Any, Any, Any]:
 
 
 def _sam2(kind: str) -> tuple[Any, Any, Any]:
-    vision: dict[str, Any] = {**_FEATURES, "backbone_config": _HIERA, "backbone_channel_list": [128, 64, 32, 16]}
+    vision: Json = {**_FEATURES, "backbone_config": _HIERA, "backbone_channel_list": [128, 64, 32, 16]}
     config = hf.Sam2Config
     model = hf.Sam2Model
     processor = hf.Sam2Processor

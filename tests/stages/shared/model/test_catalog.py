@@ -17,6 +17,7 @@ import stages.shared.model.towers.photo_trunk  # noqa: F401 - it names the trunk
 from pipeline.scenes.scene import make_scene
 from stages.contract.errors import WeightsError
 from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, find_weights
+from tests.build.datasets import Json
 
 SCENES = 24
 
@@ -55,7 +56,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
         find_weights("demo", tmp_path / "demo" / "..")
 
 
-def by_open_clip_alone(name: str) -> tuple[Any, SimpleTokenizer, dict[str, Any]]:
+def by_open_clip_alone(name: str) -> tuple[Any, SimpleTokenizer, Json]:
     """A bundled model and its tokenizer by stock open_clip and nothing of ours, and how its images are prepared."""
     folder = find_weights(name)
     settings = json.loads((folder / "model.json").read_text("utf-8"))

@@ -1,11 +1,11 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import OWN_MODELS, ModelConfig
+from tests.build.datasets import Json
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ from stages.shared.model.config import OWN_MODELS, ModelConfig
         ({"checkpoint": "a", "weights": "a.pt"}, "a brings its own weights: leave out weights"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_meant_is_refused(values: Json, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ModelConfig(**values)
 

@@ -11,6 +11,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelDescription
 from stages.shared.model.tokenizer import tokenizer_of
+from tests.build.datasets import Json
 from tests.factories import SPEC, tiny_architecture
 from tests.stages.shared.model.saved import save_json, save_model, shapes_of
 
@@ -35,7 +36,7 @@ from tests.stages.shared.model.saved import save_json, save_model, shapes_of
         ({"name": "local-dir:.", "weights": "any"}, r"model\.name: there is no model"),
     ],
 )
-def test_models_that_are_not_there_are_named(values: dict[str, Any], message: str, tmp_path, monkeypatch) -> None:
+def test_models_that_are_not_there_are_named(values: Json, message: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_json(tmp_path)
     with pytest.raises(PhraseboxError, match=message):
@@ -59,7 +60,7 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vision", [{"image_size": [32, 64]}, {"patch_size": [8, 16]}], ids=["image", "patch"])
-def test_only_square_inputs_and_patches(vision: dict[str, Any], tmp_path: Path) -> None:
+def test_only_square_inputs_and_patches(vision: Json, tmp_path: Path) -> None:
     path = save_json(tmp_path, **vision)
     with pytest.raises(ConfigError, match="only square"):
         describe(ModelConfig(config=path, weights=path))

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import pytest
@@ -23,12 +22,13 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.hub import fetch
 from stages.shared.model.tokenizer import tokenizer_of
+from tests.build.datasets import Json
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.shared.model.hub_server import Hub, serve_hub
 from tests.stages.shared.model.saved import load_model
 
 REPOSITORY = "house/tiny"
-TAG: dict[str, Any] = {"hf_hub": f"{REPOSITORY}/", "mean": SPEC.mean, "std": SPEC.std, "quick_gelu": True}
+TAG: Json = {"hf_hub": f"{REPOSITORY}/", "mean": SPEC.mean, "std": SPEC.std, "quick_gelu": True}
 SAFE = f"{REPOSITORY}/open_clip_model.safetensors"
 
 
@@ -216,7 +216,7 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
 
 
 def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_announces_the_download(
-    hub: Hub, scenes_config: dict[str, Any], tmp_path: Path
+    hub: Hub, scenes_config: Json, tmp_path: Path
 ) -> None:
     hub.refusals[REPOSITORY] = (403, "GatedRepo")
     few = tmp_path / "few.jsonl"

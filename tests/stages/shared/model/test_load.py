@@ -15,6 +15,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.from_open_clip import build_image_tower
 from stages.shared.model.towers.plan import SUPPORTED
+from tests.build.datasets import Json
 from tests.factories import SPEC, TOWERS, tiny_clip
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import assert_scales_as, load_model, save_json, save_model, save_tower, shapes_of
@@ -115,7 +116,7 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
     ],
     ids=["no keys", "size", "width", "dimension", "unknown key"],
 )
-def test_a_model_file_that_makes_no_sense(architecture: dict[str, Any], tmp_path: Path) -> None:
+def test_a_model_file_that_makes_no_sense(architecture: Json, tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
     (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
     with pytest.raises(ConfigError, match=r"model\.config"):
@@ -182,7 +183,7 @@ def test_other_towers_of_open_clip_are_refused(name: str, obstacle: str, tmp_pat
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_tower_options_that_change_the_formula_are_rejected(vision: dict[str, Any], obstacle: str, tmp_path) -> None:
+def test_tower_options_that_change_the_formula_are_rejected(vision: Json, obstacle: str, tmp_path) -> None:
     path = save_json(tmp_path, **vision)
     with pytest.raises(ConfigError, match=obstacle) as error:
         describe(ModelConfig(config=path, weights=path))
@@ -207,7 +208,7 @@ def test_tower_options_that_change_the_formula_are_rejected(vision: dict[str, An
     ],
     ids=lambda value: next(iter(value), "plain"),
 )
-def test_tower_options_that_do_not_are_supported(vision: dict[str, Any], tmp_path: Path) -> None:
+def test_tower_options_that_do_not_are_supported(vision: Json, tmp_path: Path) -> None:
     model, config = save_model(tmp_path, **vision)
     assert describe(config).tower == ("average_pool" if vision.get("pool_type") == "avg" else "class_token")
     clip = from_open_clip(model, tokenizer, SPEC)

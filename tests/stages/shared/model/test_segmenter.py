@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from stages.regions.paint import paint
 from stages.shared.model.config import SegmenterConfig
 from stages.shared.model.segmenter import KINDS as READ
 from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
+from tests.build.datasets import Json
 from tests.cuda.simulated import SimulatedCuda
 from tests.stages.shared.model.segmenters import KINDS, save_segmenter
 
@@ -42,7 +42,7 @@ def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, 
     segmenter = load_segmenter(SegmenterConfig(model=str(tmp_path)), "cpu")
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
-    lacks: dict[str, Any] = {"box": {"point_xy_px": None}, "point": {"box_xyxy_px": None}, "both": {}}
+    lacks: Json = {"box": {"point_xy_px": None}, "point": {"box_xyxy_px": None}, "both": {}}
     prompts = [[replace(prompt, **lacks[form]) for prompt in image_prompts] for image_prompts in PROMPTS]
     inputs_of_images = [segmenter.prepare(rgb) for rgb in images]
     other = segmenter.prepare(images[0][::-1].copy())

@@ -3,8 +3,6 @@
 With every explainer they take hours: `pytest -m real_towers`. With the default explainer of each they are `slow`.
 """
 
-from typing import Any
-
 import numpy as np
 import open_clip
 import pytest
@@ -12,6 +10,7 @@ import torch
 
 from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.load import from_open_clip
+from tests.build.datasets import Json
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
 """A small text tower: that of the real models is tested elsewhere, or needs a download."""
@@ -31,7 +30,7 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers
     architecture = open_clip.get_model_config(name)
     torch.manual_seed(0)
     width = architecture["embed_dim"]
-    options: dict[str, Any] = {"embed_dim": width, "vision_cfg": architecture["vision_cfg"], "text_cfg": TEXT}
+    options: Json = {"embed_dim": width, "vision_cfg": architecture["vision_cfg"], "text_cfg": TEXT}
     model = open_clip.CLIP(**options).train()
     clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"))
     side = clip.input.size_px
