@@ -20,6 +20,7 @@ from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of, rows_of
 from tests.build.records import encoded
+from tests.messages import expect_error
 from tests.pipeline.export.datasets import demo_fingerprint, exported, write_dataset
 from tests.pipeline.export.read_back import READ_BACK, RegionTuple
 from tests.synthetic import write_synthetic
@@ -175,7 +176,7 @@ def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_pat
     assert report.samples == {"train": 0, "val": 0}
     assert read_regions(name, out, "train") == read_regions(name, out, "val") == Counter()
     if not EXPORTERS[name].keeps_empty:
-        with pytest.raises(ConfigError, match="keep_empty: "):
+        with expect_error(ConfigError):
             exported(name, dataset, tmp_path / "out", keep_empty=True)
         assert not (tmp_path / "out").exists()
         return
@@ -191,7 +192,7 @@ def test_an_export_is_replaced_only_if_asked_for(name: str, dataset: Path, tmp_p
     mark = json.loads((out / MARK).read_text())
     assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)
     before = files(out)
-    with pytest.raises(ConfigError, match="--overwrite"):
+    with expect_error(ConfigError):
         exported(name, dataset, out)
     assert files(out) == before
     exported(name, dataset, out, min_score=1.0, overwrite=True)

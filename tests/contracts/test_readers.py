@@ -24,6 +24,7 @@ from stages.read import READERS, Piece, Reader, SkippedRow, read_piece
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
+from tests.messages import expect_error
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
 ROWS = 40  # Rows that each function in INPUTS writes, over two files
@@ -257,21 +258,20 @@ def test_reading_starts_before_the_piece_is_read(case: Case) -> None:
 @pytest.mark.parametrize("kind", sorted(READERS))
 @pytest.mark.parametrize("path", ["", "none.x", "none/", "*.none", "{0..3}.none"])
 def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(kind: str, path: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=str(tmp_path)) as caught:
+    with expect_error(InputError):
         reader_of(kind=kind, path=f"{tmp_path}/{path}").pieces()
-    assert (path.rstrip("/") or "it is empty") in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", sorted(set(READERS) - {"webdataset", "folder"}))
 def test_a_missing_image_root_is_rejected(kind: str, tmp_path: Path) -> None:
     keys = INPUTS[kind](tmp_path)
-    with pytest.raises(InputError, match=rf"input\.image_root: no such folder: {tmp_path}/none"):
+    with expect_error(InputError):
         reader_of(kind=kind, **keys, image_root=f"{tmp_path}/none").pieces()
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "folder"])
 def test_an_image_root_of_an_input_that_holds_its_images_is_rejected(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"input.image_root: images of a {kind} input are found in the input itself"):
+    with expect_error(ConfigError):
         reader_of(kind=kind, **INPUTS[kind](tmp_path), image_root=str(tmp_path))
 
 

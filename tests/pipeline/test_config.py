@@ -22,6 +22,7 @@ from stages.read import READERS
 from stages.regions.config import RegionsConfig
 from stages.regions.source import SOURCES
 from stages.shared.model.config import ModelConfig
+from tests.messages import expect_error
 
 ROOT = Path(__file__).parents[2]
 INPUT = ["input.kind=jsonl", "input.path=a.jsonl"]
@@ -336,7 +337,7 @@ def test_the_kind_of_input_follows_from_the_path(tmp_path: Path) -> None:
     config = load_config(None, [f"input.path={tmp_path / 'a.tsv'}"])
     assert config.input.kind == "csv"
     assert RunConfig(input={"path": str(tmp_path / "a.tsv")}) == config
-    with pytest.raises(InputError, match=r"no such file or folder: .*none\.xyz"):
+    with expect_error(InputError):
         load_config(None, [f"input.path={tmp_path / 'none.xyz'}"])
 
 

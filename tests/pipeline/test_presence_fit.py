@@ -21,6 +21,7 @@ from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
 from stages.shared.model.load import load
+from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -122,7 +123,7 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
     kept = (tmp_path / "out" / "presence.json").read_bytes()
     monkeypatch.setattr("pipeline.decisions.warm_up", None)  # the fit is not repeated
     (tmp_path / "out" / "presence.json").write_bytes(kept + b" ")
-    with pytest.raises(ResumeError, match=r"presence\.json is not the file that its rows were made with"):
+    with expect_error(ResumeError):
         run(config, QUIET)
     (tmp_path / "out" / "presence.json").write_bytes(kept)
     run(config, QUIET)
@@ -225,7 +226,7 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     steps = build_steps(uncalibrated(scenes, tmp_path / "out", regions=other))
     assert not steps.is_calibrated
     assert steps.model_stage.presence is not None
-    with pytest.raises(ConfigError, match=r"explain\.blocks: 1 there, 2 now"):
+    with expect_error(ConfigError):
         build_steps(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
     _, _, errors = called("calibrate", whole[0], "--out", file, "--no-presence")
     assert "without it there is nothing to fit but presence" in errors

@@ -14,6 +14,7 @@ from pipeline.run import run
 from pipeline.steps import build_source_steps, build_steps
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.build.datasets import Json
+from tests.messages import expect_error
 from tests.pipeline.light import assert_alike, ended, rows_of
 from tests.stages.shared.model.segmenters import save_segmenter
 
@@ -51,7 +52,7 @@ def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: Json, 
     assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
     save_segmenter("sam2", tmp_path, seed=1)
     other = config_of(scenes_config, tmp_path, dataset)
-    with pytest.raises(ResumeError, match="\n  segmenter: "):
+    with expect_error(ResumeError):
         run(other, QUIET)
     digests = {build_steps(config).segmenter for config in (config_of(scenes_config, sam, dataset), other)}
     assert len(digests) == 2
@@ -78,14 +79,14 @@ def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    "changed",
     [
-        ({"regions": {"refine": "sam"}}, r"^regions\.sam\.model: expected a folder, or a repository as OWNER/NAME"),
-        ({"source": {"kind": "grid"}}, r"^regions\.refine: it concerns heat maps, and source\.kind=grid makes none"),
+        {"regions": {"refine": "sam"}},
+        {"source": {"kind": "grid"}},
     ],
 )
-def test_what_cannot_be_meant_is_rejected_before_any_work(changed, message, scenes_config, sam, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_what_cannot_be_meant_is_rejected_before_any_work(changed, scenes_config, sam, tmp_path) -> None:
+    with expect_error(ConfigError):
         (build_source_steps if "source" in changed else build_steps)(
             config_of(scenes_config, sam, tmp_path / "out", **changed)
         )
@@ -112,7 +113,7 @@ def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cuts = build_steps(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(device="cuda")
-    with pytest.raises(ResourceError, match="this worker sees no GPU"):
+    with expect_error(ResourceError):
         cuts.setup()
     cuts.teardown()
 

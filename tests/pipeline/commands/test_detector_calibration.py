@@ -339,11 +339,11 @@ def test_a_full_gpu_and_a_stop_change_no_row(others: Pictures, fitted: Path, tmp
     config = others.config(tmp_path / "stopped", calibration=str(fitted))
     output = config.output.model_copy(update={"rows_per_file": 40})
     config = config.model_copy(update={"output": output, "model": config.model.model_copy(update={"batch_size": 8})})
-    with pytest.raises(ResourceError, match="the machine is gone"):
+    with expect_error(ResourceError):
         run(config, QUIET)
     rows = len(rows_of(tmp_path / "stopped"))
     assert 40 <= rows < 150
-    with pytest.raises(ResumeError, match="holds a run with other settings:\n  calibration: "):
+    with expect_error(ResumeError):
         run(others.config(tmp_path / "stopped"), QUIET)
     _, text = run_aloud(config)
     assert f"rows so far: {rows} of 200" in text

@@ -15,6 +15,7 @@ from pipeline.export import EXPORTERS
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import Json, change_manifest
+from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, encoded, finished, write_dataset
 
 
@@ -36,10 +37,9 @@ def exported(dataset: Path, out: Path, *options: object, name: str = "coco") -> 
     return str(answer.stdout)
 
 
-def rejected(error: type[Exception], message: str, *arguments: object) -> None:
-    answer = call(*arguments)
-    assert isinstance(answer.exception, error), answer.exception
-    assert re.search(message, str(answer.exception)), answer.exception
+def rejected(error: type[BaseException], *arguments: object) -> None:
+    with expect_error(error):
+        raise call(*arguments).exception
 
 
 def content_of(out: Path, split: str = "train") -> Json:
@@ -102,12 +102,11 @@ def test_regions_are_chosen_by_what_people_want(options: tuple[str, ...], line: 
 
 def test_a_precision_that_cannot_be_had(dataset: Path, tmp_path: Path) -> None:
     request = ("--format", "coco", "--out", tmp_path / "out", "--precision", "0.9")
-    rejected(ConfigError, "^--precision: the scores of .* only rank .*: --keep 0.3", dataset, *request)
+    rejected(ConfigError, dataset, *request)
     calibrated = write_dataset(tmp_path / "dataset")
     change_manifest(calibrated, calibration="0" * 64)
-    message = "^--precision: no score reaches 0.9: the highest precision is 0.850, of 1 of 17 regions$"
-    rejected(ConfigError, message, calibrated, *request)
-    rejected(ConfigError, "^--keep: .* exclude each other: give one$", calibrated, *request, "--keep", "0.3")
+    rejected(ConfigError, calibrated, *request)
+    rejected(ConfigError, calibrated, *request, "--keep", "0.3")
     assert not (tmp_path / "out").exists()
 
 
@@ -121,7 +120,7 @@ def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
     assert all(isinstance(entry["segmentation"], list) for entry in content["annotations"])
     assert {category["name"] for category in content["categories"]} >= {"ring", "chain"}
     assert "masks with holes: filled, since polygons cannot say them (1)" in text
-    rejected(ConfigError, "^--out: .* holds an export; .*--overwrite", dataset, "--format", "coco", "--out", out)
+    rejected(ConfigError, dataset, "--format", "coco", "--out", out)
     exported(dataset, out, "--overwrite", "--where", "mark IS DISTINCT FROM 'bad'")
     names = {image["sample_id"] for image in content_of(out)["images"]}
     assert "plain" not in names
@@ -190,17 +189,7 @@ def test_rare_categories_are_counted_and_left_out(tmp_path: Path) -> None:
     content = content_of(tmp_path / "out")
     assert [category["name"] for category in content["categories"]] == ["cat", "dog"]
     assert (len(content["images"]), len(content["annotations"])) == (12, 21)
-    rejected(
-        ConfigError,
-        "^--min-count: mdetr has no categories",
-        dataset,
-        "--format",
-        "mdetr",
-        "--out",
-        tmp_path / "no",
-        "--min-count",
-        9,
-    )
+    rejected(ConfigError, dataset, "--format", "mdetr", "--out", tmp_path / "no", "--min-count", 9)
 
 
 def test_images_from_a_root(tmp_path: Path) -> None:
@@ -212,11 +201,11 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     assert "image: missing_image" in text
     assert "does not exist below the image root" in text
     other = (dataset, "--format", "webdataset", "--out", tmp_path / "other")
-    rejected(InputError, "no such folder", *other, "--images", tmp_path / "nowhere")
+    rejected(InputError, *other, "--images", tmp_path / "nowhere")
     manifest = json.loads((dataset / "dataset.json").read_text())
     manifest["config"]["input"] = {"kind": "webdataset", "path": "x.tar"}  # as if the images had come from tars
     (dataset / "dataset.json").write_text(json.dumps(sign(manifest)))
-    rejected(ConfigError, "^--images: webdataset takes images, but the dataset holds none", *other)
+    rejected(ConfigError, *other)
     assert not (tmp_path / "other").exists()
 
 
@@ -227,35 +216,35 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
     change_manifest(dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x"))
     packed = (dataset, "--format", "webdataset", "--out", tmp_path / "packed")
-    rejected(ConfigError, f"^--images: .*if it is right: {root}$", *packed)
+    rejected(ConfigError, *packed)
     assert not (tmp_path / "packed").exists()
     assert call(*packed, "--images", root).exit_code == 0
     embedded = (dataset, "--format", "clipself", "--out", tmp_path / "embedded")
-    rejected(ConfigError, "--set model.name=hf-hub:evil/model --set model.pretrained=x$", *embedded)
+    rejected(ConfigError, *embedded)
     assert call(*embedded, "--set", "model.name=demo").exit_code == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "options"),
     [
-        ("cooc", [], f"^--format: there is no 'cooc'; one of {', '.join(sorted(EXPORTERS))}"),
-        ("coco", ["--where", "hed = 'dog'"], "^--where: not an SQL condition.*columns: phrase, head"),
-        ("coco", ["--split", "../x=1"], "^--split: expected NAME=SHARE"),
-        ("coco", ["--per", "thing"], "^--per: expected phrase or group, got 'thing'"),
-        ("coco", ["--set", "segmentation=masks"], "segmentation"),
-        ("grit", ["--set", "segmentation=rle"], "segmentation"),
-        ("odvg", ["--keep-empty"], "^--keep-empty: odvg cannot hold"),
+        ("cooc", []),
+        ("coco", ["--where", "hed = 'dog'"]),
+        ("coco", ["--split", "../x=1"]),
+        ("coco", ["--per", "thing"]),
+        ("coco", ["--set", "segmentation=masks"]),
+        ("grit", ["--set", "segmentation=rle"]),
+        ("odvg", ["--keep-empty"]),
     ],
 )
-def test_what_cannot_be_used(name: str, options: list[str], message: str, dataset: Path, tmp_path: Path) -> None:
-    rejected(ConfigError, message, dataset, "--format", name, "--out", tmp_path / "out", *options)
+def test_what_cannot_be_used(name: str, options: list[str], dataset: Path, tmp_path: Path) -> None:
+    rejected(ConfigError, dataset, "--format", name, "--out", tmp_path / "out", *options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
-    rejected(ConfigError, "^export needs DATASET, --out; --list describes the formats$", "--format", "coco")
-    rejected(InputError, "not a finished dataset", tmp_path, "--format", "coco", "--out", tmp_path / "out")
-    rejected(ConfigError, "no export wrote it", dataset, "--format", "coco", "--out", dataset, "--overwrite")
+    rejected(ConfigError, "--format", "coco")
+    rejected(InputError, tmp_path, "--format", "coco", "--out", tmp_path / "out")
+    rejected(ConfigError, dataset, "--format", "coco", "--out", dataset, "--overwrite")
 
 
 def test_the_list_describes_every_format() -> None:

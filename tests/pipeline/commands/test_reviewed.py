@@ -18,6 +18,7 @@ from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
 from tests.build.datasets import Json, rows_of
+from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
 
@@ -178,33 +179,33 @@ def replaced(old: str, new: str) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    "change",
     [
-        (Path.unlink, "no answers that count"),
-        (lambda file: file.write_text("".join(file.read_text().splitlines(keepends=True)[:30])), "at least 50"),
-        (replaced('"right"', '"unsure"'), "right and others that are wrong|at least 50"),
-        (replaced('"annotation_id":', '"annotation_id":1'), "no answers that count"),
-        (replaced('"wrong"', '"right"'), "right and others that are wrong"),
-        (replaced("{", "("), "damaged"),
+        Path.unlink,
+        lambda file: file.write_text("".join(file.read_text().splitlines(keepends=True)[:30])),
+        replaced('"right"', '"unsure"'),
+        replaced('"annotation_id":', '"annotation_id":1'),
+        replaced('"wrong"', '"right"'),
+        replaced("{", "("),
     ],
 )
-def test_answers_that_do_not_suffice(copy: Path, tmp_path: Path, change: Callable[[Path], Any], expected: str) -> None:
+def test_answers_that_do_not_suffice(copy: Path, tmp_path: Path, change: Callable[[Path], Any]) -> None:
     change(copy / REVIEWS_FILE)
-    code, out, err = called("calibrate", copy, "--reviews", "--out", tmp_path / "c.json")
-    assert code != 0
-    assert any(each in out + err for each in expected.split("|")), err
-    assert "Traceback" not in err
+    code, _, err = called("calibrate", copy, "--reviews", "--out", tmp_path / "c.json")
+    assert code == 2
+    assert_message(err)
     assert not (tmp_path / "c.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    "command",
     [
-        ("calibrate {} --reviews --out {}/c.json --truth truth.json", "--reviews: leave --truth"),
-        ("calibrate {} --reviews --out {}/c.json --resized", "--reviews: leave --truth"),
-        ("stats {} --reviews --min-score 0.5", "--min-score"),
+        "calibrate {} --reviews --out {}/c.json --truth truth.json",
+        "calibrate {} --reviews --out {}/c.json --resized",
+        "stats {} --reviews --min-score 0.5",
     ],
 )
-def test_options_that_are_not_for_reviews(copy: Path, command: str, message: str) -> None:
+def test_options_that_are_not_for_reviews(copy: Path, command: str) -> None:
     code, _, err = called(*command.replace("{}", str(copy)).split())
-    assert (code != 0, message in err) == (True, True), err
+    assert code == 2
+    assert_message(err)

@@ -33,6 +33,7 @@ from stages.prepare import PrepareStage
 from stages.regions.stage import RegionsStage
 from tests.build.datasets import Json
 from tests.conftest import SCENES
+from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
 from tests.pipeline.light import assert_alike
 
@@ -144,7 +145,7 @@ def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_pat
     assert run_on("avx512_bf16", 1) == "bf16"
     assert run_on("avx2", 2) == "bf16", "a machine that resumes obeys"
     assert run_on("avx2", 3, precision="bf16") == "bf16", "the same by name"
-    with pytest.raises(ResumeError, match=r"model\.precision: 'bf16' there, 'fp32' now"):
+    with expect_error(ResumeError):
         run_on("avx2", 3, precision="fp32")
     assert run_on("avx2", 1, fresh=True) == "fp32"
     assert run_on("avx512_bf16", 2) == "fp32"
@@ -346,19 +347,19 @@ def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "error", "told"),
+    ("section", "error"),
     [
-        ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "none.jsonl"),
-        ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError, "ViT-B-16"),
-        ({"model": {"config": "none.json", "weights": "none.pt"}}, WeightsError, "none.json"),
-        ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError, "Supported: "),
-        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
-        ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),
+        ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError),
+        ({"model": {"name": "ViT-B-17", "pretrained": "openai"}}, ConfigError),
+        ({"model": {"config": "none.json", "weights": "none.pt"}}, WeightsError),
+        ({"model": {"name": "coca_base", "weights": __file__}}, ConfigError),
+        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError),
+        ({"explain": {"blocks": 99}}, ConfigError),
     ],
     ids=["input", "name", "model", "architecture", "parser", "blocks"],
 )
-def test_what_cannot_be_run_is_rejected_before_any_row(section, error, told, scenes_config, tmp_path) -> None:
-    with pytest.raises(error, match=told):
+def test_what_cannot_be_run_is_rejected_before_any_row(section, error, scenes_config, tmp_path) -> None:
+    with expect_error(error):
         run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)
     assert list(tmp_path.iterdir()) == []
 

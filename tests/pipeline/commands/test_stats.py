@@ -13,6 +13,7 @@ import pytest
 from pipeline.dataset.folder import open_dataset, write_marks
 from pipeline.terminal import console
 from tests.build.datasets import Json, change_manifest, copy_of
+from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called, printed
 
 
@@ -152,23 +153,20 @@ def test_an_unfinished_dataset(copy: Path) -> None:
 
 
 def test_errors_are_one_line(copy: Path, tmp_path: Path) -> None:
-    def assert_rejected(words: str, *arguments: object) -> None:
+    def assert_rejected(*arguments: object) -> None:
         code, out, err = stats(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert re.match(f"error: {words}", err), err
+        assert_message(err)
 
-    assert_rejected(f"no such folder: {tmp_path}/none", tmp_path / "none")
-    assert_rejected(f"{tmp_path} is not a finished dataset: no dataset.json in it", tmp_path)
-    not_sql = "--where: not an SQL condition: "
-    assert_rejected(f"{not_sql}.*colour.*columns: phrase, head", copy, "--where", "colour = 'red'")
-    assert_rejected(f"{not_sql}.*syntax error", copy, "--where", "w >")
-    for condition in ("phrase = '\udcff'", "phrase::INTEGER > 3"):
-        assert_rejected(not_sql, copy, "--where", condition, "--json")
+    assert_rejected(tmp_path / "none")
+    assert_rejected(tmp_path)
+    for condition in ("colour = 'red'", "w >", "phrase = '\udcff'", "phrase::INTEGER > 3"):
+        assert_rejected(copy, "--where", condition)
     (copy / "marks.json").write_text("{")
-    assert_rejected(".*marks.json is damaged", copy)
+    assert_rejected(copy)
     (copy / "marks.json").unlink()
     (copy / "data" / "00001.parquet").write_bytes(b"PAR1 half")
-    assert_rejected(".*00001.parquet is damaged or cannot be read", copy)
+    assert_rejected(copy)
 
 
 @pytest.mark.parametrize("arguments", [["--min-score", "1.5"], ["--top", "0"], ["--colour"]], ids=" ".join)

@@ -10,6 +10,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box, box_iou
 from stages.contract.records import stable_id
 from stages.truth.ground_truth import TruthImage, TruthTarget
+from tests.messages import expect_error
 
 SKY: Box = (0.0, 0.0, 80.0, 20.0)
 GRASS: Box = (0.0, 40.0, 80.0, 20.0)
@@ -87,5 +88,5 @@ def test_an_image_is_judged_by_what_is_usual_in_the_other_half() -> None:
 
 @pytest.mark.parametrize("images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]])
 def test_nothing_is_fitted_to_no_phrases(images: list[TruthImage]) -> None:
-    with pytest.raises(InputError, match="no phrase with a known place"):
+    with expect_error(InputError):
         fit_usual_places(images)

@@ -191,21 +191,21 @@ def test_places_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "error"),
     [
-        ({"min_score": 1.5}, ConfigError, "min_score"),
-        ({"precision": 0.7}, ConfigError, "^precision: the scores of .* only rank"),
-        ({"keep": 0.3, "min_score": 0.5}, ConfigError, "^keep: .* exclude each other"),
-        ({"where": "nonsense ="}, ConfigError, "SQL"),
-        ({"shuffle_rows": 0}, ConfigError, "shuffle_rows"),
-        ({"rank": 2, "world_size": 2}, ConfigError, "rank"),
-        ({"shufle": True}, ConfigError, r"^shufle: no such key; did you mean shuffle\?$"),
-        ({"even": "no"}, TypeError, "even="),
+        ({"min_score": 1.5}, ConfigError),
+        ({"precision": 0.7}, ConfigError),
+        ({"keep": 0.3, "min_score": 0.5}, ConfigError),
+        ({"where": "nonsense ="}, ConfigError),
+        ({"shuffle_rows": 0}, ConfigError),
+        ({"rank": 2, "world_size": 2}, ConfigError),
+        ({"shufle": True}, ConfigError),
+        ({"even": "no"}, TypeError),
     ],
 )
-def test_options_that_cannot_be(folder: Path, options: Json, error: type[Exception], words: str) -> None:
+def test_options_that_cannot_be(folder: Path, options: Json, error: type[Exception]) -> None:
     """The last one cannot be for a length."""
-    with pytest.raises(error, match=words):
+    with expect_error(error):
         len(stream_of(folder, **options))
 
 

@@ -10,6 +10,7 @@ import pytest
 from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, ResourceError, ResumeError
 from tests.build.datasets import change_manifest
+from tests.messages import expect_error
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, identity_of, light_config, run_light
 
@@ -90,15 +91,15 @@ def test_an_input_that_was_only_touched_is_compared_once(captions: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    "source",
     [
-        ({"path": "{}/typo.jsonl"}, r"no such file or folder: .*typo\.jsonl"),
-        ({"path": "{}/captions.jsonl", "image_root": "{}/typo"}, "no such folder: .*typo"),
+        {"path": "{}/typo.jsonl"},
+        {"path": "{}/captions.jsonl", "image_root": "{}/typo"},
     ],
 )
-def test_a_missing_input_is_missing_also_where_another_run_is(source, words, captions, out) -> None:
+def test_a_missing_input_is_missing_also_where_another_run_is(source, captions, out) -> None:
     places = {key: value.format(captions.parent) for key, value in source.items()}
-    with pytest.raises(InputError, match=words):
+    with expect_error(InputError):
         run_light(light_config(captions, out, input={"kind": "jsonl", **places}, explain={"blocks": 1}))
 
 
@@ -130,7 +131,7 @@ def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp
         folder.start(folder.claim(identity_of(undecided, "for fp32")))
         assert folder.claim(identity_of(decided, "for bf16")).state == "started"
         folder.store_decisions(identity_of(decided, "for bf16"), {}, None)
-        with pytest.raises(ResumeError, match=r"model\.precision: 'bf16' there, 'fp32' now"):
+        with expect_error(ResumeError):
             folder.claim(identity_of(light_config(captions, tmp_path / "out"), "for bf16"))
 
 
@@ -163,7 +164,6 @@ def test_a_larger_limit_adds_to_a_part_and_moves_no_sample_to_another(captions: 
     light_part(captions, tmp_path / "1", "1/2", limit=20)
     assert len(rows_of(tmp_path / "1")) == 10
     before = content(tmp_path / "2")
-    with pytest.raises(ResumeError, match="but are gone from part 2/2 of the input: 5 ") as caught:
+    with expect_error(ResumeError):
         light_part(captions, tmp_path / "2", "2/2", limit=20)
-    assert "--fresh" in str(caught.value)
     assert content(tmp_path / "2") == before

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
 from stages.read import Piece, SkippedRow
 from stages.shared.storage import place_of
+from tests.messages import expect_error
 from tests.pipeline.light import LastStage, SleepStage, resolved_light, run_job
 from tests.stages.write.rows import mixed, write_shards
 
@@ -98,7 +98,7 @@ def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "complete"
     shards = {f"data/{n:05d}.parquet" for n in range(3)}
     assert names(folder) - {".phrasebox/lock"} == {*shards, "categories.parquet", "README.md", "dataset.json"}
-    with pytest.raises(ResumeError, match=r"phrases\.max_phrases: 32 there, 3 now"):
+    with expect_error(ResumeError):
         begin(folder, phrases={"max_phrases": 3})
 
 
@@ -146,8 +146,7 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
 @pytest.mark.parametrize("other", ["0.0.9", "0.2.0", "1.1.0", None])
 def test_an_unfinished_run_of_another_version_is_not_continued(other, folder) -> None:
     begin(folder, version=other)
-    words = rf"an unfinished run of phrasebox {re.escape(other or '(unknown version)')}, this is 0\.1\.3, whose"
-    with pytest.raises(ResumeError, match=words):
+    with expect_error(ResumeError):
         begin(folder, version="0.1.3")
     assert begin(folder, fresh=True, version="0.1.3") == "new"
     write_shards(mixed(), folder.data)
@@ -158,7 +157,7 @@ def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(
     complete(folder)
     assert begin(folder, version="0.2.0") == "complete"
     folder.shards[0].unlink()
-    with pytest.raises(ResumeError, match=rf"run of phrasebox {re.escape(__version__)}, this is 0\.2\.0"):
+    with expect_error(ResumeError):
         begin(folder, version="0.2.0")
 
 
@@ -199,7 +198,7 @@ def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, 
     """A folder named by mistake, say that of the user's own project, loses nothing."""
     (folder.path / name).parent.mkdir(exist_ok=True)
     (folder.path / name).write_text("mine")
-    with pytest.raises(ResumeError, match=rf"phrasebox did not write \({Path(name).name}\): give another"):
+    with expect_error(ResumeError):
         begin(folder, fresh=fresh)
     assert (folder.path / name).read_text() == "mine"
 
@@ -208,7 +207,7 @@ def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, 
 @pytest.mark.parametrize("content", ['{"name": "mine"}', "[]", "3"])
 def test_a_foreign_manifest_is_kept(content: str, fresh: bool, folder: DatasetFolder) -> None:
     (folder.path / "dataset.json").write_text(content)
-    with pytest.raises(ResumeError, match=r"dataset\.json is not phrasebox's"):
+    with expect_error(ResumeError):
         begin(folder, fresh=fresh)
     assert (folder.path / "dataset.json").read_text() == content
 
@@ -218,7 +217,7 @@ def test_a_damaged_mark_is_told_and_fresh_starts_over(name: str, folder: Dataset
     begin(folder)
     write_shards(mixed(), folder.data)
     (folder.path / name).write_text('{"half')
-    with pytest.raises(ResumeError, match=r"is damaged .*--fresh starts over"):
+    with expect_error(ResumeError):
         begin(folder)
     assert begin(folder, fresh=True) == "new"
     assert not list(folder.data.glob("*.parquet"))
@@ -228,7 +227,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     first = DatasetFolder(tmp_path / "out")
     second = DatasetFolder(tmp_path / "out")
     with first.locked():
-        with pytest.raises(ResumeError, match="another run is writing to"), second.locked():
+        with expect_error(ResumeError), second.locked():
             pass
         with DatasetFolder(tmp_path / "other").locked():
             pass
@@ -256,7 +255,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert DatasetFolder(Path("~/out")).path == DatasetFolder(Path("out")).path == tmp_path / "out"
     (tmp_path / "file").touch()
     inside = DatasetFolder(tmp_path / "file" / "out")
-    with pytest.raises(ConfigError, match=r"output\.path: cannot write to .*file"), inside.locked():
+    with expect_error(ConfigError), inside.locked():
         pass
 
 
@@ -277,7 +276,7 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(content, is_co
     assert (folder.path / ".phrasebox/damaged/00001.parquet").read_bytes() == content
     assert keys_of(folder) == {record.sample.key for record in mixed()} - lost
     assert not (folder.path / "dataset.json").exists()
-    with pytest.raises(ResumeError, match="9 samples were read but 5 rows written"):
+    with expect_error(ResumeError):
         finish(folder)
 
 
@@ -288,7 +287,7 @@ def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -
     content = bytearray(shard.read_bytes())
     content[4:200] = bytes(196)
     shard.write_bytes(content)
-    with pytest.raises(SchemaError, match=r"00001\.parquet is damaged \(.*\): delete it and run the same command"):
+    with expect_error(SchemaError):
         finish(folder)
 
 
@@ -380,7 +379,7 @@ def test_a_damaged_journal_is_named_and_nothing_goes(noted: DatasetFolder) -> No
     shards = set(noted.shards)
     first, *_ = sorted((noted.path / ".phrasebox").glob("journal-*/*"))
     first.write_bytes(b"PAR1")
-    with pytest.raises(ResumeError, match=r"the journal \S+/00000.parquet is damaged .*: delete \S+/journal-0001"):
+    with expect_error(ResumeError):
         begin(noted)
     shutil.rmtree(first.parent)
     begin(noted)
@@ -451,27 +450,27 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
         assert not folder.shards
     else:
         before = names(folder)
-        with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
+        with expect_error(ResumeError):
             folder.claim_fresh(identity_of(config), may_delete)
         assert names(folder) == before
     assert foreign == [folder.data / "mine.parquet", folder.path / "README.md"]
 
 
 @pytest.mark.parametrize(
-    ("records", "read", "resumed", "error", "words"),
+    ("records", "read", "resumed", "error"),
     [
-        (mixed(), 10, False, RuntimeError, "10 samples were read but 9 rows written"),
-        ([*mixed()[:8], mixed()[0]], 9, False, RuntimeError, "1 rows were written twice"),
-        (mixed(), 8, True, ResumeError, "8 samples were read but 9 rows written: the input is not what it was"),
+        (mixed(), 10, False, RuntimeError),
+        ([*mixed()[:8], mixed()[0]], 9, False, RuntimeError),
+        (mixed(), 8, True, ResumeError),
     ],
     ids=["lost", "doubled, and as many lost", "another input"],
 )
-def test_every_sample_has_one_row(records, read, resumed, error, words, folder) -> None:
+def test_every_sample_has_one_row(records, read, resumed, error, folder) -> None:
     begin(folder)
     write_shards(records, folder.data)
     if resumed:
         begin(folder)
-    with pytest.raises(error, match=words):
+    with expect_error(error):
         finish(folder, read=read)
     assert not (folder.path / "dataset.json").exists()
 
@@ -493,10 +492,9 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(o
     folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
     config = config_of(tmp_path)
     resolved = resolved_light(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
-    words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"
     with folder.locked():
         folder.start(folder.claim(identity_of(config)))
-        with pytest.raises(InputError, match=words), folder.writing():
+        with expect_error(InputError), folder.writing():
             run_job(resolved, folder)
 
 

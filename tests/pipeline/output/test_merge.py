@@ -25,6 +25,7 @@ from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.shared.storage import place_of
 from tests.build.datasets import Json, change_manifest
+from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, row_groups_of, rows_of
 
@@ -76,7 +77,7 @@ def test_answers_and_corrections_go_with_the_regions(parts: list[Path], tmp_path
         assert reviews.majority_answers() == {keys[0]: "right"}
         assert set(reviews.corrections) == {keys[1]}
     (copies[2] / REVIEWS_FILE).symlink_to(copies[0] / REVIEWS_FILE)
-    with pytest.raises(InputError, match=r"reviews of .* cannot be read"):
+    with expect_error(InputError):
         merge(copies, tmp_path / "linked")
     assert not (tmp_path / "linked").exists()
 
@@ -100,43 +101,42 @@ def stored(folder: Path, **values: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "chosen", "words"),
+    ("change", "chosen"),
     [
-        (None, [1, 3], r"^missing: part 2/3$"),
-        (None, [1, 2, 2, 3], r"/2 and .*/2 are both part 2/3$"),
-        (unfinished, [1, 2, 3], r"/2 is not a finished dataset: the run has not finished"),
-        (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: model_finger"),
-        (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3], r"/2 differs from .*/1: input_finger"),
-        (lambda folder: stored(folder, presence="0" * 64), [1, 2, 3], r"/2 differs .*/1: presence: False there, True"),
+        (None, [1, 3]),
+        (None, [1, 2, 2, 3]),
+        (unfinished, [1, 2, 3]),
+        (lambda folder: stored(folder, model_fingerprint="other"), [1, 2, 3]),
+        (lambda folder: stored(folder, input_fingerprint="other"), [1, 2, 3]),
+        (lambda folder: stored(folder, presence="0" * 64), [1, 2, 3]),
         (
             lambda folder: stored(folder, outside_domain={"what": "They are dark", "in_regions": True}),
             [1, 2, 3],
-            r"/2 differs from .*/1: outside_domain: False there, True now",
         ),
-        (shutil.rmtree, [1, 2, 3], r"no such folder: .*/2$"),
-        (lambda folder: next((folder / "data").iterdir()).unlink(), [1, 2, 3], r"/2 has lost rows since it was finis"),
-        (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3], r"/2 has lost rows"),
+        (shutil.rmtree, [1, 2, 3]),
+        (lambda folder: next((folder / "data").iterdir()).unlink(), [1, 2, 3]),
+        (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3]),
     ],
     ids=["missing", "twice", "unfinished", "model", "input", "presence", "domain", "gone", "lost", "damaged"],
 )
 @pytest.mark.parametrize("compact", [False, True])
-def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, words, parts, tmp_path) -> None:
+def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, parts, tmp_path) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     if change is not None:
         change(copies[1])
-    with pytest.raises(PhraseboxError, match=words):
+    with expect_error(PhraseboxError):
         merge([copies[number - 1] for number in chosen], tmp_path / "out", compact=compact)
     assert not (tmp_path / "out/dataset.json").exists()
 
 
 def test_parts_of_other_settings_or_wholes(parts, inline_dataset, scenes_config, tmp_path) -> None:
     other = part("2/3", scenes_config, tmp_path / "2", explain={"blocks": 1})
-    with pytest.raises(InputError, match=r"/2 differs from .*/1: .*explain\.blocks: 4 there, 1 now"):
+    with expect_error(InputError):
         merge([parts[0], other, parts[2]], tmp_path / "out")
-    with pytest.raises(InputError, match="is a whole dataset, not a part"):
+    with expect_error(InputError):
         merge([*parts, inline_dataset], tmp_path / "out")
     half = part("1/2", scenes_config, tmp_path / "half")
-    with pytest.raises(InputError, match=r"parts of different splits: 1/3 .* and 1/2 .*: merge parts of the same N"):
+    with expect_error(InputError):
         merge([parts[0], half], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -202,7 +202,7 @@ def test_ids_that_parts_share_are_set_apart_and_the_parts_stay(
 def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: Json, tmp_path: Path) -> None:
     whole = part(None, scenes_config, tmp_path / "whole")
     before = (whole / "dataset.json").read_bytes()
-    with pytest.raises(ResumeError, match=r"/whole holds another dataset: give another --out"):
+    with expect_error(ResumeError):
         merge(parts, whole)
     assert (whole / "dataset.json").read_bytes() == before
 
@@ -257,7 +257,7 @@ def test_small_shards_are_put_together(most_bytes, files, parts, inline_dataset,
     assert all(len(rows) == 1 for rows in groups)
     schemas = [pq.read_schema(next((one / "data").iterdir())) for one in (tmp_path / "out", inline_dataset)]
     assert schemas[0].equals(schemas[1], check_metadata=True)
-    with pytest.raises(ResumeError, match="holds another dataset"):
+    with expect_error(ResumeError):
         merge(parts, tmp_path / "out")
 
 
@@ -266,9 +266,9 @@ def test_a_dataset_that_is_no_part_is_put_together_alone(inline_dataset: Path, t
     merge([inline_dataset], tmp_path / "out", compact=True)
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert row_groups_of(tmp_path / "out") == [[12]]
-    with pytest.raises(InputError, match="is a whole dataset, not a part"):
+    with expect_error(InputError):
         merge([inline_dataset], tmp_path / "other")
-    with pytest.raises(InputError, match="is a whole dataset, not a part"):
+    with expect_error(InputError):
         merge([inline_dataset, inline_dataset], tmp_path / "other", compact=True)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from stages.contract.errors import PluginError
 from stages.contract.plugins import PluginTable, entry_points_by_package
+from tests.messages import expect_error
 
 GROUP = "phrasebox.steps"
 
@@ -33,5 +34,5 @@ def test_ours_come_first_in_their_order_and_win(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_tree_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "distributions", list)
-    with pytest.raises(PluginError, match="pip install -e"):
+    with expect_error(PluginError):
         entry_points_by_package.__wrapped__()

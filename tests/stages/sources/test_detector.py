@@ -19,6 +19,7 @@ from stages.regions.score import Calibration
 from stages.regions.stage import LinkStage
 from stages.shared.model.config import ModelConfig
 from stages.sources.detector import DetectorSource, DetectorSourceConfig
+from tests.messages import expect_error
 from tests.stages.shared.model.detectors import save_detector
 
 PHRASES = (
@@ -87,7 +88,7 @@ def test_a_full_gpu_halves_the_batch_and_one_image_too_many_is_an_error(
     assert source.process(records) == expected
     assert source.forward_batch_size() == 1
     most = 0
-    with pytest.raises(ResourceError, match="use a smaller source"):
+    with expect_error(ResourceError):
         source.process(records)
 
 

@@ -14,6 +14,7 @@ from stages.truth.coco import read_coco, size_member
 from stages.truth.ground_truth import GroundTruth, TruthTarget
 from tests.build.cases import cases
 from tests.build.datasets import Json
+from tests.messages import expect_error
 
 WIDTH = 20
 HEIGHT = 10
@@ -203,69 +204,68 @@ def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
 
 
 @cases(
-    ("value", "message"),
+    "value",
     {
-        "not JSON": ("{", "Invalid JSON"),
-        "too deep": ("[" * 100_000, "Invalid JSON"),
-        "a list": ([], "Input should be an object"),
-        "no images": ({"annotations": []}, "images: "),
-        "no annotations": ({"images": []}, "annotations: "),
-        "no names": (without(content(annotation()), "categories"), "expected categories"),
-        "no object": (content(images=[1]), r"images\[0\]: "),
-        "image id": (content(images=[without(IMAGE, "id")]), r"images\[0\]\.id"),
-        "a flag as id": (content(images=[IMAGE | {"id": True}]), r"images\[0\]\.id"),
-        "no file_name": (content(images=[IMAGE | {"file_name": ""}]), r"images\[0\]\.file_name"),
-        "no width": (content(images=[without(IMAGE, "width")]), r"images\[0\]\.width"),
-        "no height": (content(images=[IMAGE | {"height": 0}]), r"images\[0\]\.height"),
-        "too high": (content(images=[IMAGE | {"height": 10**9}]), "65535"),
-        "same id": (content(images=[IMAGE, IMAGE]), r"images\[1\]\.id"),
-        "same file_name": (content(images=[IMAGE, IMAGE | {"id": 2}]), r"images\[1\]\.file_name"),
-        "no word": (content(categories=[{"id": 1, "name": "?!"}]), r"categories\[0\]\.name"),
-        "no name": (content(categories=[{"id": 1}]), r"categories\[0\]\.name"),
-        "category": (content(categories=[{"id": 1, "name": name} for name in "ab"]), r"categories\[1\]\.id"),
-        "other image": (content(annotation(image_id=2)), r"annotations\[0\]: no image has the id 2"),
-        "other category": (content(annotation(category_id=3)), r"annotations\[0\]: category_id"),
-        "no category": (content(without(annotation(), "category_id")), r"annotations\[0\]: category"),
-        "no box": (content(without(annotation(), "bbox")), r"annotations\[0\]\.bbox"),
-        "three numbers": (content(annotation(bbox=[1, 2, 3])), r"annotations\[0\]\.bbox"),
-        "text in a box": (content(annotation(bbox=[1, 2, 3, "4"])), r"annotations\[0\]\.bbox\[3\]"),
-        "not a number": (content(annotation(bbox=[1, 2, 3, float("nan")])), r"bbox\[3\]"),
-        "a huge number": (content(annotation(bbox=[1, 2, 3, 10**400])), r"bbox\[3\]"),
-        "crowd": (content(annotation(iscrowd="no")), r"annotations\[0\]\.iscrowd"),
-        "some": (content(annotation(phrase="a"), annotation()), r"annotations\[1\]: phrase"),
-        "no letter": (content(annotation(phrase="...")), r"annotations\[0\]\.phrase"),
-        "mentioned": (content(annotation(phrase="a", mentioned=None)), r"\[0\]\.mentioned"),
-        "combination": (content(annotation(unseen_combination=0)), r"\[0\]\.unseen_combination"),
+        "not JSON": "{",
+        "too deep": "[" * 100_000,
+        "a list": [],
+        "no images": {"annotations": []},
+        "no annotations": {"images": []},
+        "no names": without(content(annotation()), "categories"),
+        "no object": content(images=[1]),
+        "image id": content(images=[without(IMAGE, "id")]),
+        "a flag as id": content(images=[IMAGE | {"id": True}]),
+        "no file_name": content(images=[IMAGE | {"file_name": ""}]),
+        "no width": content(images=[without(IMAGE, "width")]),
+        "no height": content(images=[IMAGE | {"height": 0}]),
+        "too high": content(images=[IMAGE | {"height": 10**9}]),
+        "same id": content(images=[IMAGE, IMAGE]),
+        "same file_name": content(images=[IMAGE, IMAGE | {"id": 2}]),
+        "no word": content(categories=[{"id": 1, "name": "?!"}]),
+        "no name": content(categories=[{"id": 1}]),
+        "category": content(categories=[{"id": 1, "name": name} for name in "ab"]),
+        "other image": content(annotation(image_id=2)),
+        "other category": content(annotation(category_id=3)),
+        "no category": content(without(annotation(), "category_id")),
+        "no box": content(without(annotation(), "bbox")),
+        "three numbers": content(annotation(bbox=[1, 2, 3])),
+        "text in a box": content(annotation(bbox=[1, 2, 3, "4"])),
+        "not a number": content(annotation(bbox=[1, 2, 3, float("nan")])),
+        "a huge number": content(annotation(bbox=[1, 2, 3, 10**400])),
+        "crowd": content(annotation(iscrowd="no")),
+        "some": content(annotation(phrase="a"), annotation()),
+        "no letter": content(annotation(phrase="...")),
+        "mentioned": content(annotation(phrase="a", mentioned=None)),
+        "combination": content(annotation(unseen_combination=0)),
     },
 )
-def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> None:
-    with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
+def test_what_is_no_instances_file(tmp_path: Path, value: Any) -> None:
+    with expect_error(InputError):
         read_coco(tmp_path / "none.json")
     path = written(tmp_path, value)
-    with pytest.raises(InputError, match=message) as caught:
+    with expect_error(InputError):
         dict(read_coco(path).images)
-    assert str(path) in str(caught.value)
 
 
 @cases(
-    ("segmentation", "message"),
+    "segmentation",
     {
-        "text": ("abc", "polygons"),
-        "a bare polygon": ([1, 2, 3, 4, 5, 6], r"polygons\[0\]"),
-        "no number": ([[1, 2, 3, 4, 5, None]], r"polygons\[0\]\[5\]"),
-        "odd": ([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates"),
-        "no size": ({"counts": [200]}, "size"),
-        "other size": ({"size": [WIDTH, HEIGHT], "counts": [200]}, "size \\[10, 20\\] of its image"),
-        "no counts": (SIZE, "counts"),
-        "too short": (SIZE | {"counts": [100, 99]}, "sum to 10 x 20"),
-        "negative": (SIZE | {"counts": [201, -1]}, "sum to 10 x 20"),
-        "text in counts": (SIZE | {"counts": ["200"]}, "counts"),
-        "text too short": (SIZE | {"counts": "12"}, "sum to height x width"),
-        "no run-length text": (SIZE | {"counts": "\u00e9"}, "expected run-length text"),
+        "text": "abc",
+        "a bare polygon": [1, 2, 3, 4, 5, 6],
+        "no number": [[1, 2, 3, 4, 5, None]],
+        "odd": [[1, 2, 3, 4, 5, 6, 7]],
+        "no size": {"counts": [200]},
+        "other size": {"size": [WIDTH, HEIGHT], "counts": [200]},
+        "no counts": SIZE,
+        "too short": SIZE | {"counts": [100, 99]},
+        "negative": SIZE | {"counts": [201, -1]},
+        "text in counts": SIZE | {"counts": ["200"]},
+        "text too short": SIZE | {"counts": "12"},
+        "no run-length text": SIZE | {"counts": "\u00e9"},
     },
 )
-def test_damaged_segmentations(tmp_path: Path, segmentation: Any, message: str) -> None:
-    with pytest.raises(InputError, match=rf"annotations\[0\]\S* ?segmentation.*{message}"):
+def test_damaged_segmentations(tmp_path: Path, segmentation: Any) -> None:
+    with expect_error(InputError):
         targets(tmp_path, annotation(segmentation=segmentation))
 
 
@@ -283,5 +283,5 @@ def test_absent_phrases_of_an_image(tmp_path: Path) -> None:
     images = [{**IMAGE, "absent": ["A Blue  car", "dog"]}]
     truth = read(tmp_path, annotation(phrase="red car"), images=images)
     assert truth.images["a.jpg"].absent == {"blue car", "dog"}
-    with pytest.raises(InputError, match=r"images\[0\]\.absent"):
+    with expect_error(InputError):
         read(tmp_path, images=[{**IMAGE, "absent": "dog"}])

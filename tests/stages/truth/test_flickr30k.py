@@ -8,6 +8,7 @@ from stages.contract.errors import InputError
 from stages.truth.flickr30k import read_flickr30k
 from stages.truth.ground_truth import TruthTarget
 from tests.build.cases import cases
+from tests.messages import expect_error
 
 CAPTIONS = """\
 [/EN#7/people Two men] hold [/EN#8/bodyparts/people the man 's arm] while [/EN#0/notvisual it] rains .
@@ -105,7 +106,7 @@ def test_only_the_files_of_images_that_are_looked_up_are_read(tmp_path: Path) ->
     truth = read_flickr30k(tmp_path)
     assert list(truth.images) == ["1.jpg", "2.jpg"]
     assert truth.images["1.jpg"].targets
-    with pytest.raises(InputError, match=r"2\.xml is not an XML file"):
+    with expect_error(InputError):
         truth.images["2.jpg"]
 
 
@@ -113,28 +114,27 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]>'
 
 
 @cases(
-    ("annotations", "message"),
+    "annotations",
     {
-        "missing": (None, "cannot be read: No such file"),
-        "cut off": ("<annotation>", "not an XML file"),
-        "empty": ("", "not an XML file"),
-        "zero byte": (OBJECTS + "\x00", "not an XML file"),
-        "entities": (LAUGHS + OBJECTS, "files with a document type are rejected"),
-        "external": ("<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + OBJECTS, "with a document type"),
-        "no size": (xml(size=""), "expected the <size>"),
-        "no height": (xml(size="<size><width>5</width></size>"), "<size> <height>"),
-        "no name": (xml(box(1, 1, 2, 2)), "expected a <name>"),
-        "empty name": (xml("<name/>" + box(1, 1, 2, 2)), "expected a <name>"),
-        "empty box": (xml("<name>1</name><bndbox/>"), "<bndbox> <xmin>"),
-        "fraction": (xml("<name>1</name>" + box(1, 1, 2.5, 2)), "<xmax>, got '2.5'"),
-        "huge": (xml("<name>1</name>" + box(1, 1, 2, 9**40)), "<ymax>, got '"),
+        "missing": None,
+        "cut off": "<annotation>",
+        "empty": "",
+        "zero byte": OBJECTS + "\x00",
+        "entities": LAUGHS + OBJECTS,
+        "external": "<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + OBJECTS,
+        "no size": xml(size=""),
+        "no height": xml(size="<size><width>5</width></size>"),
+        "no name": xml(box(1, 1, 2, 2)),
+        "empty name": xml("<name/>" + box(1, 1, 2, 2)),
+        "empty box": xml("<name>1</name><bndbox/>"),
+        "fraction": xml("<name>1</name>" + box(1, 1, 2.5, 2)),
+        "huge": xml("<name>1</name>" + box(1, 1, 2, 9**40)),
     },
 )
-def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: str) -> None:
+def test_damaged_annotations(tmp_path: Path, annotations: str | None) -> None:
     written(tmp_path, annotations=annotations)
-    with pytest.raises(InputError, match=message) as caught:
+    with expect_error(InputError):
         dict(read_flickr30k(tmp_path).images)
-    assert str(tmp_path / "Annotations" / "1.xml") in str(caught.value)
 
 
 MARKS = ("[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1/people a [/EN#2/other b] man]")
@@ -143,14 +143,14 @@ MARKS = ("[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1
 @pytest.mark.parametrize("line", MARKS)
 def test_damaged_marks(tmp_path: Path, line: str) -> None:
     written(tmp_path, f"A fine line .\n{line}\n")
-    with pytest.raises(InputError, match=r"1\.txt: line 2: expected \[/EN#CHAIN"):
+    with expect_error(InputError):
         dict(read_flickr30k(tmp_path).images)
 
 
 def test_sentences_that_are_not_there_or_no_text(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected files ID\.txt"):
+    with expect_error(InputError):
         read_flickr30k(tmp_path)
     written(tmp_path)
     (tmp_path / "Sentences" / "1.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"1\.txt is not UTF-8"):
+    with expect_error(InputError):
         dict(read_flickr30k(tmp_path).images)

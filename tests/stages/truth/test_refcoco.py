@@ -15,6 +15,7 @@ from stages.truth.ground_truth import TruthTarget
 from stages.truth.refcoco import read_refcoco
 from tests.build.cases import cases
 from tests.build.datasets import Json
+from tests.messages import expect_error
 
 INSTANCES: Json = {
     "images": [{"id": n, "file_name": f"COCO_train2014_{n}.jpg", "width": 60, "height": 50} for n in (5, 6)],
@@ -94,38 +95,37 @@ def test_a_pickle_is_rejected_with_the_command_that_turns_it_into_json(tmp_path:
 def test_no_refs_or_too_many_or_no_instances(tmp_path: Path) -> None:
     written(tmp_path, [])
     (tmp_path / "refs(google).json").write_text("[]")
-    with pytest.raises(InputError, match=r"found refs\(google\)\.json, refs\(unc\)\.json"):
+    with expect_error(InputError):
         read_refcoco(tmp_path)
     (tmp_path / "refs(google).json").unlink()
     (tmp_path / "instances.json").unlink()
-    with pytest.raises(InputError, match=r"instances\.json cannot be read"):
+    with expect_error(InputError):
         read_refcoco(tmp_path)
     (tmp_path / "refs(unc).json").unlink()
-    with pytest.raises(InputError, match="expected a refs"):
+    with expect_error(InputError):
         read_refcoco(tmp_path)
 
 
 @cases(
-    ("refs", "message"),
+    "refs",
     {
-        "no list": ({}, "Input should be a valid array"),
-        "no object": ([3], r"\[0\]: Input should be an object"),
-        "no annotation": ([{"image_id": 5}], r"\[0\]\.ann_id"),
-        "no image": ([{"ann_id": 70}], r"\[0\]\.image_id"),
-        "other annotation": ([ref(99)], r"\[0\]: no annotation of instances.json has the id 99"),
-        "other image": ([ref(70, image_id=6)], r"\[0\]: the annotation 70 is not of the image 6"),
-        "no sentences": ([{"ann_id": 70, "image_id": 5}], r"\[0\]\.sentences"),
-        "raw": ([{**ref(70), "sentences": [{"raw": "a"}]}], r"\[0\]\.sentences\[0\]\.sent"),
+        "no list": {},
+        "no object": [3],
+        "no annotation": [{"image_id": 5}],
+        "no image": [{"ann_id": 70}],
+        "other annotation": [ref(99)],
+        "other image": [ref(70, image_id=6)],
+        "no sentences": [{"ann_id": 70, "image_id": 5}],
+        "raw": [{**ref(70), "sentences": [{"raw": "a"}]}],
     },
 )
-def test_damaged_refs(tmp_path: Path, refs: Any, message: str) -> None:
+def test_damaged_refs(tmp_path: Path, refs: Any) -> None:
     written(tmp_path, refs)
-    with pytest.raises(InputError, match=message) as caught:
+    with expect_error(InputError):
         read_refcoco(tmp_path)
-    assert str(tmp_path / "refs(unc).json") in str(caught.value)
 
 
 def test_two_annotations_of_one_id(tmp_path: Path) -> None:
     twice = INSTANCES | {"annotations": INSTANCES["annotations"][:1] * 2}
-    with pytest.raises(InputError, match=r"annotations\[1\]\.id: an earlier entry has 70 too"):
+    with expect_error(InputError):
         read_refcoco(written(tmp_path, [], twice))

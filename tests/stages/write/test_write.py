@@ -22,6 +22,7 @@ from stages.contract.schema import DATASET_SCHEMA, ENTRIES, ColumnOption, datase
 from stages.contract.threshold import ScoreRanking
 from stages.shared.storage import found_in
 from stages.write import CardOrigin, ShardWriter, Tally, dataset_card
+from tests.messages import expect_error
 from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards
 
 
@@ -155,7 +156,7 @@ def test_rows_with_a_caption_in_another_language_are_counted_and_reported(tmp_pa
 
 def test_a_foreign_shard_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"error": [None], "text": ["a"]}), tmp_path / "other.parquet")
-    with pytest.raises(SchemaError, match=r"other\.parquet lacks the columns \['absent', 'annotations', 'id'"):
+    with expect_error(SchemaError):
         tally_of(tmp_path)
 
 

@@ -18,6 +18,7 @@ from pipeline.research.compare.pictures import SampleSize, Source
 from pipeline.research.compare.tables import print_comparison
 from pipeline.run import run
 from stages.contract.errors import InputError
+from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
 from tests.stages.shared.model.saved import save_model
 
@@ -150,14 +151,13 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
     assert other[0]["figures"] != rows[0]["figures"], "another seed draws other phrases and weights"
 
 
-REFUSED = {
-    "{data} --explainers lime": "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip",
-    "--model demo": "input: missing",
-    "nothing.jsonl --model demo": "no such file or folder: ",
-    "--set explain.blocks=1": "--set explain.blocks=1: only keys of input, model, phrases, images are used here",
-    "--html /proc/nothing/x.html": "--html: cannot write",
-}
-"""Options -> a part of the message."""
+REFUSED = [
+    "{data} --explainers lime",
+    "--model demo",
+    "nothing.jsonl --model demo",
+    "--set explain.blocks=1",
+    "--html /proc/nothing/x.html",
+]
 
 
 @pytest.mark.parametrize("options", REFUSED)
@@ -165,8 +165,7 @@ def test_what_cannot_be_used_is_rejected_before_any_work(options: str, drawn: Pa
     data = f"{drawn}/captions.jsonl --images {drawn}/images --model demo"
     code, out, err = called("compare", *options.replace("{data}", data).split())
     assert (code, out) == (2, "")
-    assert REFUSED[options] in err
-    assert "Traceback" not in err
+    assert_message(err)
 
 
 def test_a_truth_of_other_images_is_refused(drawn: Path, tmp_path: Path) -> None:
@@ -174,7 +173,7 @@ def test_a_truth_of_other_images_is_refused(drawn: Path, tmp_path: Path) -> None
     for image in truth["images"]:
         image["file_name"] = "other-" + image["file_name"]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    with pytest.raises(InputError, match="the ground truth has no image of the dataset"):
+    with expect_error(InputError):
         compare_explainers(
             Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"), "maskclip", EFFORT, QUIET
         )

@@ -12,6 +12,7 @@ from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
 from tests.factories import SPEC
+from tests.messages import expect_error
 
 QUIET = Console(quiet=True)
 
@@ -81,5 +82,5 @@ def test_what_is_left_out_is_said(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "images").symlink_to(scenes / "images")
     row = {"id": "a", "image": "000000.jpg", "caption": "beautiful!"}
     (tmp_path / "captions.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(InputError, match="none of the 1 images can be opened and has a phrase"):
+    with expect_error(InputError):
         sample(tmp_path, truth=False, images=1, phrases=1)

@@ -11,6 +11,7 @@ import yaml
 from pipeline.dataset import open_dataset
 from pipeline.research.finetune.config import RECIPES
 from tests.architecture.source import ROOT
+from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called, printed
 
 SHORT = ["--model", "demo", "--batch-size", "4", "--epochs", "0.34", "--learning-rate", "1e-4"]
@@ -72,18 +73,19 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    "options",
     [
-        (["--set", "recipe.region_weigth=1"], "did you mean recipe.region_weight"),
-        (["--set", "recipe.kind=detector"], "align, captions"),
-        (["--model", "ViT-B-32"], "needs weights"),
-        (["--batch-size", "500"], "a step takes 500 images"),
-        (["--set", "model.precision=fp16"], "take bf16, or fp32"),
+        ["--set", "recipe.region_weigth=1"],
+        ["--set", "recipe.kind=detector"],
+        ["--model", "ViT-B-32"],
+        ["--batch-size", "500"],
+        ["--set", "model.precision=fp16"],
     ],
 )
-def test_what_cannot_be_used_is_refused(options: list[str], words: str, inline_dataset: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_refused(options: list[str], inline_dataset: Path, tmp_path: Path) -> None:
     code, _, err = called("finetune", inline_dataset, "--out", tmp_path, "--model", "demo", *options)
-    assert (code, words in err, "Traceback" in err) == (2, True, False)
+    assert code == 2
+    assert_message(err)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.build.datasets import Json
+from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called, drawing, printed
 
 COUNT = 20
@@ -106,16 +107,15 @@ def test_without_truth_there_is_retrieval_alone(drawn: Path) -> None:
 
 DATA = "score-model demo --data {drawn}/captions.jsonl --images {drawn}/images"
 
-REFUSED = {
-    "score-model nothing --data {drawn}/captions.jsonl": "there is no model 'nothing'",
-    "score-model demo --data nothing.jsonl": "no such file or folder: ",
-    f"{DATA} --set explain.blocks=1": "--set explain.blocks=1: only keys of input, model, images are used here",
-    f"{DATA} --prompt 'a photo'": "expected one {} in a prompt, got 'a photo'",
-    f"{DATA} --truth nothing.json": "nothing.json does not exist",
-    f"{DATA} --compare {{drawn}}/truth.json": "is not what phrasebox score-model --json wrote",
-    f"{DATA} --compare {{drawn}}/x.json": "x.json cannot be read",
-}
-"""Command -> a part of its message."""
+REFUSED = [
+    "score-model nothing --data {drawn}/captions.jsonl",
+    "score-model demo --data nothing.jsonl",
+    f"{DATA} --set explain.blocks=1",
+    f"{DATA} --prompt 'a photo'",
+    f"{DATA} --truth nothing.json",
+    f"{DATA} --compare {{drawn}}/truth.json",
+    f"{DATA} --compare {{drawn}}/x.json",
+]
 
 
 @pytest.mark.parametrize("command", REFUSED)
@@ -123,8 +123,7 @@ def test_what_cannot_be_used_is_rejected_before_any_work(command: str, drawn: Pa
     monkeypatch.setattr("pipeline.research.score_model.job.load", lambda *_: pytest.fail("the model was loaded"))
     code, out, err = called(*shlex.split(command.replace("{drawn}", str(drawn))))
     assert (code, out) == (2, "")
-    assert REFUSED[command] in err
-    assert "Traceback" not in err
+    assert_message(err)
 
 
 def test_scores_of_other_images_are_rejected(scores: Json, drawn: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from pipeline.research.tune.trials import FIGURES, Trial, TuningSession
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import Json
+from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
 
 METRICS = FIGURES[:-2]
@@ -140,7 +141,7 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     assert tuning.base["box_recall"] < halves["box_recall"] < tuning.start["box_recall"]
     assert (tuning.best, tuning.settings["regions"]["calibration"]) == ({}, str(file))
     file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
-    with pytest.raises(ConfigError, match="made with another"):
+    with expect_error(ConfigError):
         tune_settings(session_of(fitted, truth), maps={}, cuts={})
 
 
@@ -172,7 +173,7 @@ def test_settings_that_are_better_are_written(tuning, dataset, drawn, tmp_path, 
 def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_path: Path) -> None:
     """The same answers as the truth's where there are any; regions elsewhere than a wrong one are not counted."""
     made = Path(shutil.copytree(dataset, tmp_path / "dataset"))
-    with pytest.raises(InputError, match="no reviewed regions"):
+    with expect_error(InputError):
         open_reviewed_dataset(made)
     truth_set = open_evaluation_set(made, drawn / "truth.json")
     right = 0
@@ -240,7 +241,7 @@ def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path:
     for thing in truth["annotations"]:
         thing.pop("segmentation", None)
     (tmp_path / "boxes.json").write_text(json.dumps(truth))
-    with pytest.raises(ConfigError, match=r"^by: there is no mask_iou"):
+    with expect_error(ConfigError):
         tune_settings(session_of(dataset, tmp_path / "boxes.json", by="mask_iou"), most=2)
     for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):
         code, _, err = called("tune", dataset, *options)

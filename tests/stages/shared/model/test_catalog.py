@@ -18,6 +18,7 @@ from pipeline.scenes.scene import make_scene
 from stages.contract.errors import WeightsError
 from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, find_weights
 from tests.build.datasets import Json
+from tests.messages import expect_error
 
 SCENES = 24
 
@@ -35,14 +36,14 @@ def test_a_bundled_model_is_small_and_its_card_names_the_checksums(name: str, mo
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    "name",
     [
-        ("photo", r"got no file: photo is in phrasebox's repository"),
-        ("demo", r"model\.json: .* got no file: reinstall phrasebox"),
+        "photo",
+        "demo",
     ],
 )
-def test_weights_that_are_not_there_are_named_with_the_remedy(name: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=message):
+def test_weights_that_are_not_there_are_named_with_the_remedy(name: str, tmp_path: Path) -> None:
+    with expect_error(WeightsError):
         find_weights(name, tmp_path)
 
 
@@ -52,7 +53,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "demo" / "model.safetensors").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\x00\x01\x02\x03")
-    with pytest.raises(WeightsError, match=r"model\.safetensors: expected the SHA-256"):
+    with expect_error(WeightsError):
         find_weights("demo", tmp_path / "demo" / "..")
 
 

@@ -24,6 +24,7 @@ from stages.shared.model.hub import fetch
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.build.datasets import Json
 from tests.factories import SPEC, tiny_architecture, tiny_clip
+from tests.messages import expect_error
 from tests.stages.shared.model.hub_server import Hub, serve_hub
 from tests.stages.shared.model.saved import load_model
 
@@ -119,17 +120,14 @@ def test_what_arrives_damaged_is_not_kept(hub: Hub, weights: bytes) -> None:
 @pytest.mark.parametrize("content", [b"no weights", save({"a": torch.ones(2)})], ids=["text", "another architecture"])
 def test_a_file_that_holds_no_such_weights(content: bytes, hub: Hub) -> None:
     hub.files = {SAFE: content}
-    with pytest.raises(
-        WeightsError, match=r"downloaded for tiny/one, cannot be loaded .* delete .*, and it is dow"
-    ) as e:
+    with expect_error(WeightsError):
         load_model(ModelConfig(name="tiny/one", device="cpu"))
-    assert "\n" not in str(e.value)
 
 
 def test_a_file_that_the_cache_has_lost_a_part_of(hub: Hub, weights: bytes) -> None:
     blob = fetch("tiny", "one").resolve()
     blob.write_bytes(weights[:-1000])
-    with pytest.raises(WeightsError, match=rf"delete {blob}, and it is downloaded again"):
+    with expect_error(WeightsError):
         load_model(ModelConfig(name="tiny/one", device="cpu"))
     blob.unlink()
     assert fetch("tiny", "one").read_bytes() == weights
@@ -211,7 +209,7 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
         load.fetch(describe(ModelConfig(name="tiny/one")), lines.append)
     assert len(lines) == 1
     architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}
-    with pytest.raises(WeightsError, match=r"could not get the tokenizer house/others \("):
+    with expect_error(WeightsError):
         tokenizer_of(describe(ModelConfig(name="tiny/one")))
 
 
@@ -224,7 +222,7 @@ def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_an
     source = {**scenes_config["input"], "path": str(few)}
     sections = {"input": source, "model": {"name": "tiny/one"}, "output": {"path": str(tmp_path / "out")}}
     values = {**scenes_config, **sections}
-    with pytest.raises(WeightsError, match="could not get tiny/one: house/tiny is gated"):
+    with expect_error(WeightsError):
         run(RunConfig.model_validate(values))
     assert not (tmp_path / "out" / ".phrasebox" / "run.json").exists()
     hub.refusals.clear()

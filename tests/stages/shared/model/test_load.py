@@ -14,9 +14,9 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.from_open_clip import build_image_tower
-from stages.shared.model.towers.plan import SUPPORTED
 from tests.build.datasets import Json
 from tests.factories import SPEC, TOWERS, tiny_clip
+from tests.messages import expect_error
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import assert_scales_as, load_model, save_json, save_model, save_tower, shapes_of
 
@@ -93,15 +93,11 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
     state = model.state_dict()
     torch.save({**state, "logit_scale": torch.ones(3)}, tmp_path / "odd.pt")
     torch.save({"a": torch.ones(1), **{k: v for k, v in state.items() if "ln_1" not in k}}, tmp_path / "other.pt")
-    for file, message in (
-        ("cut.safetensors", r"cannot read .*cut\.safetensors .* is it damaged\?"),
-        ("odd.pt", "do not fit the architecture: size mismatch for logit_scale"),
-        ("other.pt", "do not fit .* tensors are missing, such as .*; 1 tensors are not"),
-    ):
-        with pytest.raises(WeightsError, match=message):
+    for file in ("cut.safetensors", "odd.pt", "other.pt"):
+        with expect_error(WeightsError):
             describe(config.model_copy(update={"weights": tmp_path / file}))
     save_json(tmp_path, layers=4)
-    with pytest.raises(WeightsError, match=r"^model\.weights: the weights do not fit"):
+    with expect_error(WeightsError):
         load_model(config)
 
 
@@ -119,7 +115,7 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
 def test_a_model_file_that_makes_no_sense(architecture: Json, tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
     (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
-    with pytest.raises(ConfigError, match=r"model\.config"):
+    with expect_error(ConfigError):
         describe(config)
 
 
@@ -152,42 +148,38 @@ def test_towers_with_a_class_token_are_supported_and_need_no_memory(name: str, t
 def test_text_towers_of_hugging_face_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.shared.model.module.find_spec", lambda name: None)
     (tmp_path / "weights.pt").touch()
-    with pytest.raises(ConfigError, match="pip install transformers"):
+    with expect_error(ConfigError):
         describe(ModelConfig(name="nllb-clip-base", weights=tmp_path / "weights.pt"))
 
 
-@pytest.mark.parametrize(
-    ("name", "obstacle"), [("coca_ViT-B-32", "CoCa"), ("vit_relpos_medium_patch16_cls_224", "timm")]
-)
-def test_other_towers_of_open_clip_are_refused(name: str, obstacle: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["coca_ViT-B-32", "vit_relpos_medium_patch16_cls_224"])
+def test_other_towers_of_open_clip_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").touch()
-    with pytest.raises(ConfigError, match=obstacle) as error:
+    with expect_error(ConfigError):
         describe(ModelConfig(name=name, weights=tmp_path / "weights.pt"))
-    assert SUPPORTED in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("vision", "obstacle"),
+    "vision",
     [
-        ({"attentional_pool": True}, "attention pooler"),
-        ({"attentional_pool": "parallel"}, "attention pooler"),
-        ({"pool_type": "none"}, "pools by 'none'"),
-        ({"qk_norm": True}, "qk-norm"),
-        ({"scaled_cosine_attn": True}, "scaled cosine"),
-        ({"scale_heads": True}, "head scale"),
-        ({"scale_attn_inner": True}, "inner norm"),
-        ({"scale_attn": True}, "attention norm"),
-        ({"scale_fc": True}, "MLP norm"),
-        ({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "max"}, "with the pooling 'max'"),
-        ({"timm_model_name": "hf-hub:somebody/something", "timm_pool": "map"}, "no model of timm"),
+        {"attentional_pool": True},
+        {"attentional_pool": "parallel"},
+        {"pool_type": "none"},
+        {"qk_norm": True},
+        {"scaled_cosine_attn": True},
+        {"scale_heads": True},
+        {"scale_attn_inner": True},
+        {"scale_attn": True},
+        {"scale_fc": True},
+        {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "max"},
+        {"timm_model_name": "hf-hub:somebody/something", "timm_pool": "map"},
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_tower_options_that_change_the_formula_are_rejected(vision: Json, obstacle: str, tmp_path) -> None:
+def test_tower_options_that_change_the_formula_are_rejected(vision: Json, tmp_path) -> None:
     path = save_json(tmp_path, **vision)
-    with pytest.raises(ConfigError, match=obstacle) as error:
+    with expect_error(ConfigError):
         describe(ModelConfig(config=path, weights=path))
-    assert SUPPORTED in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +211,7 @@ def test_a_file_that_is_called_like_the_embedded_model_is_checked_too(tmp_path: 
     _, config = save_model(tmp_path)
     path = (tmp_path / "tiny.json").rename(tmp_path / "demo.json")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
-    with pytest.raises(WeightsError, match=r"other\.pt is no whole CLIP that is known: it has 1 tensors, a"):
+    with expect_error(WeightsError):
         describe(config.model_copy(update={"config": path, "weights": tmp_path / "other.pt"}))
 
 

@@ -17,6 +17,7 @@ from stages.shared.model.segmenter import KINDS as READ
 from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
 from tests.build.datasets import Json
 from tests.cuda.simulated import SimulatedCuda
+from tests.messages import expect_error
 from tests.stages.shared.model.segmenters import KINDS, save_segmenter
 
 SIZES = ((90, 150), (150, 90), (200, 200))  # height, width
@@ -89,7 +90,7 @@ def test_half_precision_is_the_encoders(sam: Path) -> None:
 
 def test_a_full_gpu_is_said(sam: Path, cuda: SimulatedCuda) -> None:
     cuda.most_bytes = 100
-    with pytest.raises(ResourceError, match=f"the GPU does not take the model {sam}: CUDA out of memory"):
+    with expect_error(ResourceError):
         load_segmenter(SegmenterConfig(model=str(sam)), "cuda")
 
 
@@ -131,22 +132,22 @@ def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], mat
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)
     config = SegmenterConfig(model=str(folder))
-    with pytest.raises(WeightsError, match=r"^regions\.sam\.model: cannot load"):
+    with expect_error(WeightsError):
         load_segmenter(config, "cpu")
     if match:
-        with pytest.raises(error, match=rf"^regions\.sam\.model: .*{match}"):
+        with expect_error(error):
             usable_segmenter(config)
 
 
 @pytest.mark.parametrize("model", [None, "sam", "a b/c"])
 def test_a_segmenter_has_to_be_named(model: str | None) -> None:
-    with pytest.raises(ConfigError, match="expected a folder, or a repository as OWNER/NAME"):
+    with expect_error(ConfigError):
         usable_segmenter(SegmenterConfig(model=model))
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.shared.model.hugging_face.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[sam\]'"):
+    with expect_error(ConfigError):
         usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base"))
 
 

@@ -16,6 +16,7 @@ from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 from stages.shared.model.describe import describe
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
+from tests.messages import expect_error
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
     assert_embeds_as,
@@ -93,7 +94,7 @@ def test_an_index_names_files_of_its_own_folder_alone(clip_folder: Path) -> None
     index = clip_folder / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001", "../model-00001"))
     (clip_folder / "model-00001-of-00002.safetensors").rename(clip_folder.parent / "model-00001-of-00002.safetensors")
-    with pytest.raises(WeightsError, match="names 2 files, of which 1 are missing"):
+    with expect_error(WeightsError):
         describe(config_of(clip_folder))
 
 
@@ -160,7 +161,7 @@ def test_a_folder_of_open_clip_cannot_ask_for_code(open_clip_folder: tuple[Path,
     parsed = json.loads(file.read_text())
     parsed["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"trust_remote_code": True}}
     file.write_text(json.dumps(parsed))
-    with pytest.raises(ConfigError, match="tokenizer_kwargs may hold"):
+    with expect_error(ConfigError):
         describe(config_of(open_clip_folder[0]))
 
 
@@ -201,8 +202,7 @@ def test_the_trainer_prepares_images_as_its_start_was_trained(tmp_path: Path) ->
 def test_the_architecture_is_not_guessed_from_tensors(tmp_path: Path) -> None:
     """They do not tell the activation, with which everything would be a little wrong and nothing would fail."""
     torch.save(shapes_of("ViT-B-32"), tmp_path / "epoch_5.pt")
-    expected = r"nothing says what model .*epoch_5\.pt is .*model\.name=NAME with model\.weights=FILE"
-    with pytest.raises(WeightsError, match=expected):
+    with expect_error(WeightsError):
         describe(config_of(tmp_path / "epoch_5.pt"))
 
 
@@ -240,96 +240,65 @@ def index_of_a_missing_file(folder: Path) -> None:
     (folder / "model-00001-of-00002.safetensors").unlink()
 
 
-def assert_said_in_one_line(call: Callable[[], Any], message: str) -> None:
-    with pytest.raises(PhraseboxError, match=message) as caught:
-        call()
-    assert str(caught.value).startswith("model.checkpoint: ")
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (drop("model.safetensors"), r"my-clip holds 0 files of weights: expected model.safetensors, "),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), r"cannot read .*model\.safetensors .* is it damaged"),
-        (lambda f: (f / "config.json").write_text("{"), r"cannot read .*config\.json: "),
-        (lambda f: (f / "config.json").write_text("[1]"), r"config\.json holds a list, not keys"),
-        (change_json("config.json", model_type="blip"), r"says 'blip', and its tensors are .*CLIPModel"),
-        (change_json("config.json", model_type="siglip"), r"says 'siglip', and its tensors are .*CLIPModel"),
-        (
-            change_json("config.json", vision__hidden_act="relu"),
-            r"vision_config\.hidden_act: Input should be",
-        ),
-        (change_json("config.json", vision__hidden_act="gelu"), "hidden_act differs between the towers"),
-        (
-            change_json("config.json", vision__image_size="big"),
-            r"vision_config\.image_size: Input",
-        ),
-        (change_json("config.json", vision__num_attention_heads=7), "open_clip cannot build this architecture"),
-        (
-            change_json("config.json", vision__image_size=64),
-            "size mismatch for visual.pos",
-        ),
-        (change_json("config.json", vision__num_hidden_layers=4), "do not fit .*: 12 tensors are missing"),
-        (change_json("config.json", text__num_hidden_layers=1), "do not fit .*: 12 tensors are not the model's"),
-        (change_json("config.json", text__vocab_size=1000), r"vocabulary has 1000 tokens: expected CLIP's own"),
-        (drop("config.json"), r"nothing says what model .* is \(no config\.json, open_clip_config"),
-        (
-            change_json("preprocessor_config.json", resample=1),
-            "the images' interpolation: Input",
-        ),
-        (change_json("preprocessor_config.json", rescale_factor=1.0), "expected images scaled by 1/255"),
-        (change_json("preprocessor_config.json", image_mean=[0.5]), "the images' mean: Field required"),
-        (only("vision_model."), r"is no whole CLIP that is known: it has .* tensors, vision_model"),
-        (only("text_model."), r"is no whole CLIP that is known: it has .* tensors, text_model"),
-        (
-            change_state(lambda s: {f"base_model.model.{k}": v for k, v in s.items()}),
-            "with adapters merged",
-        ),
-        (
-            change_state(lambda s: {"layer.weight": s["logit_scale"]}),
-            "it has 1 tensors, layer",
-        ),
-        (other_merges, r"merges\.txt is not the vocabulary of CLIP"),
-        (index_of_a_missing_file, r"names 2 files, of which 1 are missing, such as model-00001"),
-        (
-            lambda f: (
-                [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f)
-            ),
-            "holds 2 files of weights: expected",
-        ),
+        drop("model.safetensors"),
+        lambda f: (f / "model.safetensors").write_bytes(b""),
+        lambda f: (f / "config.json").write_text("{"),
+        lambda f: (f / "config.json").write_text("[1]"),
+        change_json("config.json", model_type="blip"),
+        change_json("config.json", model_type="siglip"),
+        change_json("config.json", vision__hidden_act="relu"),
+        change_json("config.json", vision__hidden_act="gelu"),
+        change_json("config.json", vision__image_size="big"),
+        change_json("config.json", vision__num_attention_heads=7),
+        change_json("config.json", vision__image_size=64),
+        change_json("config.json", vision__num_hidden_layers=4),
+        change_json("config.json", text__num_hidden_layers=1),
+        change_json("config.json", text__vocab_size=1000),
+        drop("config.json"),
+        change_json("preprocessor_config.json", resample=1),
+        change_json("preprocessor_config.json", rescale_factor=1.0),
+        change_json("preprocessor_config.json", image_mean=[0.5]),
+        only("vision_model."),
+        only("text_model."),
+        change_state(lambda s: {f"base_model.model.{k}": v for k, v in s.items()}),
+        change_state(lambda s: {"layer.weight": s["logit_scale"]}),
+        other_merges,
+        index_of_a_missing_file,
+        lambda f: [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f),
     ],
 )
-def test_what_cannot_be_loaded_is_said_in_one_line(change, message, clip_folder) -> None:
+def test_what_cannot_be_loaded_is_said_in_one_line(change, clip_folder) -> None:
     change(clip_folder)
-    assert_said_in_one_line(lambda: describe(config_of(clip_folder)), message)
+    with expect_error(PhraseboxError):
+        describe(config_of(clip_folder))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (drop("spiece.model"), r"no tokenizer\.json or spiece\.model in .*my-siglip: save the model's tokenizer"),
-        (drop("config.json"), r"nothing says what model .* is \(no config\.json, open_clip_config"),
-        (
-            change_json("config.json", vision__vision_use_head=False),
-            "vision_use_head: Input should be True",
-        ),
-        (change_json("config.json", text__projection_size=32), r"texts have embeddings of 32 numbers and images of 64"),
-        (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"could not get the tokenizer .*my-siglip"),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), r"could not get the tokenizer .*my-siglip"),
-        (lambda f: (f / "tokenizer_config.json").write_text("{"), r"cannot read .*tokenizer_config\.json"),
+        drop("spiece.model"),
+        drop("config.json"),
+        change_json("config.json", vision__vision_use_head=False),
+        change_json("config.json", text__projection_size=32),
+        lambda f: (f / "spiece.model").write_bytes(b"no model"),
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        lambda f: (f / "tokenizer_config.json").write_text("{"),
     ],
 )
-def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(change, message, siglip_folder) -> None:
+def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(change, siglip_folder) -> None:
     change(siglip_folder)
-    assert_said_in_one_line(lambda: tokenizer_of(describe(config_of(siglip_folder))), message)
+    with expect_error(PhraseboxError):
+        tokenizer_of(describe(config_of(siglip_folder)))
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"model\.checkpoint: no file or folder .*gone"):
+    with expect_error(WeightsError):
         describe(config_of(tmp_path / "gone"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match="holds 0 files of weights: expected"):
+    with expect_error(WeightsError):
         describe(config_of(tmp_path / "empty"))
 
 
@@ -338,5 +307,5 @@ def test_the_trainer_s_loss_of_siglip_has_a_bias(tmp_path: Path) -> None:
     (tmp_path / "params.txt").write_text("model: ViT-B-32\nsiglip: True\n")
     assert describe(config_of(tmp_path / "epoch_1.pt")).layout == "open_clip"
     (tmp_path / "params.txt").write_text("model: ViT-B-33\n")
-    with pytest.raises(WeightsError, match=r"params\.txt names the model ViT-B-33, which open_clip does not have"):
+    with expect_error(WeightsError):
         describe(config_of(tmp_path / "epoch_1.pt"))
