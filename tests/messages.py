@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.build.files import read_json
+
 FILE = Path(__file__).with_suffix(".json")
 
 TEMPORARY = {
@@ -26,7 +28,7 @@ TEMPORARY = {
 }
 """What is another in each run, and what stands for it in the table."""
 
-_STORED: dict[str, list[str]] = json.loads(FILE.read_text(encoding="utf-8"))
+_STORED: dict[str, list[str]] = read_json(FILE)
 _MET: dict[str, list[str]] = {}
 
 

@@ -1,6 +1,5 @@
 """The blocks of the pages run as they are printed there, in the folder of someone who has the bundled photographs."""
 
-import json
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from pipeline.photographs import FOLDER
 from tests import reference
 from tests.architecture.source import ROOT, tracked
 from tests.build.datasets import Json
+from tests.build.files import read_json
 from tests.pipeline.reviewer import review
 
 BLOCK = re.compile(
@@ -132,7 +132,7 @@ def test_links_lead_to_files(page: str) -> None:
 
 
 def test_the_notebook_runs(prepared: Path) -> None:
-    notebook = json.loads((ROOT / "docs/tutorials/one-image.ipynb").read_text("utf-8"))
+    notebook = read_json(ROOT / "docs/tutorials/one-image.ipynb")
     names: Json = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.source import ROOT, declare, entry_points
+from tests.build.datasets import manifest_of
 from tests.pipeline.light import rows_of
 
 PROGRAM = """
@@ -90,7 +91,7 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
     assert [[region["phrase"] for region in row["annotations"]] for row in (first, second)] == [["red house"]] * 2
     assert bad["error"] == "bad_row"
     rows = rows_of(tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["config"]["explain"]["floor"] == 0.1
+    assert manifest_of(tmp_path / "out")["config"]["explain"]["floor"] == 0.1
     assert len((tmp_path / "lines" / "train.jsonl").read_text().splitlines()) == len(rows) == 3
     nouns = [region["head"] for row in rows for region in row["annotations"]]
     assert {line.split()[1] for line in heads[1].splitlines()} <= set(nouns)

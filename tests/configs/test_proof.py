@@ -14,6 +14,7 @@ import yaml
 import phrasebox
 from configs.proof import prove
 from tests.build.datasets import Json
+from tests.build.files import read_json
 
 FOLDER = prove.ROOT / "configs" / "proof"
 PLANS = sorted(FOLDER.glob("*.yaml"))
@@ -134,7 +135,7 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT)
     (out / "scores" / "test" / "ours-0.0001-0.json").unlink()
     said = subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT, text=True).stdout
-    table, costs = json.loads((out / "tables.json").read_text("utf-8"))["tables"]
+    table, costs = read_json(out / "tables.json")["tables"]
     assert [row[0] for row in table["rows"]] == ["frozen", *names]
     assert all(0 < row[2]["low"] <= row[2]["value"] <= row[2]["high"] < 1 for row in table["rows"])
     assert [len(row[3]) for row in table["rows"]] == [1, 1, 1, 1, 1, 1]

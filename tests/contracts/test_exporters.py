@@ -1,7 +1,6 @@
 """What every entry of EXPORTERS promises. A new exporter is tested as soon as it is in the table and in READ_BACK."""
 
 import gc
-import json
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of, rows_of
+from tests.build.files import read_json
 from tests.build.records import encoded
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import demo_fingerprint, exported, write_dataset
@@ -189,7 +189,7 @@ def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_pat
 @formats
 def test_an_export_is_replaced_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
     out, _ = exported(name, dataset, tmp_path / "out", min_score=0.5)
-    mark = json.loads((out / MARK).read_text())
+    mark = read_json(out / MARK)
     assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)
     before = files(out)
     with expect_error(ConfigError):

@@ -3,7 +3,6 @@
 A new kind enters with a function in INPUTS that writes such an input.
 """
 
-import json
 import pickle
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from stages.read import READERS, Piece, Reader, SkippedRow, read_piece
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.messages import expect_error
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
@@ -91,8 +91,8 @@ def write_coco_captions(folder: Path) -> Json:
         {"id": number, "image_id": number % 25, "caption": f"cat {number}"} for number in range(100)
     ]
     annotations += [{"id": 1000 + number, "image_id": 999, "caption": "of no image"} for number in range(10)]
-    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations}))
-    (folder / "b.json").write_text(json.dumps({"images": [], "annotations": []}))
+    write_json(folder / "a.json", {"images": images, "annotations": annotations})
+    write_json(folder / "b.json", {"images": [], "annotations": []})
     return {"path": str(folder)}
 
 

@@ -1,6 +1,5 @@
 """What every entry of SOURCES promises: as a run takes it, and by itself. A new source is tested once it is there."""
 
-import json
 import pickle
 from contextlib import nullcontext
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import RunConfig, check, load_config, stored_finished_config
@@ -21,7 +19,8 @@ from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.contract.tables import records_to_table, table_to_records
 from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
-from tests.build.datasets import Json, manifest_of
+from tests.build.datasets import Json, manifest_of, rows_of
+from tests.build.files import read_json, write_json
 from tests.stages.shared.model.detectors import save_detector
 from tests.stages.shared.model.saved import save_tower
 
@@ -50,14 +49,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Json:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> dict[str, Json]:
     """The settings that a kind cannot do without, and those of FEW."""
-    truth = json.loads((scenes_folder / "truth.json").read_text())
+    truth = read_json(scenes_folder / "truth.json")
     for number, record in enumerate(records()):
         size = {"width": record.width_px, "height": record.height_px} if record.error is None else SIZE
         truth["images"].append({"id": 9000 + number, "file_name": f"{number}.jpg", **size})
         thing = {"image_id": 9000 + number, "bbox": [3, 2.5, 20.4, 6], "category_id": 1, "phrase": "red car"}
         truth["annotations"].append({"id": 9000 + number, "iscrowd": 0, **thing})
     path = tmp_path_factory.mktemp("truth") / "truth.json"
-    path.write_text(json.dumps(truth))
+    write_json(path, truth)
     detector = tmp_path_factory.mktemp("detector")
     save_detector("owlv2", detector)
     needed = {"boxes": {"truth": str(path)}, "detector": {"detector": str(detector), "min_score": 0.0}}
@@ -155,7 +154,7 @@ def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     values = {**scenes_config, "model": model, "source": settings[kind], "output": {"path": str(tmp_path / "out")}}
     config = check(values, RunConfig)
     assert [*validate(run(config))] == []
-    rows = [row for shard in sorted((tmp_path / "out" / "data").iterdir()) for row in pq.read_table(shard).to_pylist()]
+    rows = rows_of(tmp_path / "out")
     assert [row["error"] for row in rows] == [None] * 12
     assert sum(len(row["annotations"]) for row in rows) > 12
     assert all(each["group"] is not None for row in rows for each in row["annotations"])

@@ -1,6 +1,5 @@
 """Good samples to stand beside bad ones, drawn scenes with their captions; and what a row came to."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.scenes import write_scenes
 from tests.build.datasets import Json
+from tests.build.files import read_lines
 from tests.pipeline.light import is_alike
 
 COUNT = 5
@@ -26,7 +26,7 @@ class Good(NamedTuple):
 def goods() -> tuple[Good, ...]:
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), COUNT, seed=11, side_px=96)
-        rows = [json.loads(line) for line in (Path(folder) / "captions.jsonl").read_text().splitlines()]
+        rows = read_lines(Path(folder) / "captions.jsonl")
         images = [(Path(folder) / "images" / row["image"]).read_bytes() for row in rows]
     return tuple(Good(f"good {i}.jpg", images[i], rows[i]["caption"]) for i in range(COUNT))
 

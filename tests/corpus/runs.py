@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.corpus.files import CSV_FILES, JSONL_FILES
 from tests.corpus.goods import COUNT, good, goods
 from tests.corpus.pictures import PICTURES
@@ -98,7 +99,7 @@ def coco(folder: Path) -> Input:
     for name, (annotation, outcome) in COCO_ANNOTATIONS.items():
         annotations.append(annotation)
         wanted.append(Wanted("COCO annotation", name, outcome))
-    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    write_json(folder / "captions.json", {"images": images, "annotations": annotations})
     return Input(
         {"kind": "coco_captions", "path": str(folder / "captions.json"), "image_root": str(folder / "images")}, wanted
     )

@@ -10,7 +10,6 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -18,7 +17,7 @@ from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS
-from tests.build.datasets import Json
+from tests.build.datasets import Json, rows_of
 from tests.corpus.goods import meets, outcome, row_facts
 from tests.corpus.runs import CASES, RUNS, Input, Wanted, good_rows
 from tests.messages import assert_message
@@ -50,8 +49,7 @@ def finished(source: Input, folder: Path) -> Finished:
         "output": {"path": str(folder / "out")},
     }
     dataset = run(RunConfig.model_validate(values), Console(file=output, width=200))
-    files = sorted((dataset / "data").glob("*.parquet"))
-    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
+    rows = rows_of(dataset)
     return Finished(list(zip(source.wanted, rows, strict=True)), dataset, output.getvalue())
 
 

@@ -8,7 +8,6 @@ is broken from then on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -24,6 +23,7 @@ from pipeline.decisions import HeatMapRun, Run, resolve
 from pipeline.run import run
 from stages.contract.records import Record
 from stages.explain.stage import ExplainStage
+from tests.build.files import read_json
 from tests.cuda.simulated import SimulatedCuda, simulated_cuda
 
 
@@ -59,7 +59,7 @@ def simulated(stage: ExplainStage, fails: str | None) -> SimulatedStage:
 
 
 def main(path: str) -> None:
-    given = json.loads(Path(path).read_text())
+    given = read_json(Path(path))
     config = RunConfig.model_validate(given["config"])
 
     def resolver(*arguments: Any) -> Run:

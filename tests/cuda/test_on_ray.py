@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from pipeline.config import RunConfig
 from pipeline.run import run
 from tests.build.datasets import Json, manifest_of
+from tests.build.files import write_json
 from tests.conftest import SCENES
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -30,7 +30,7 @@ def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     run(RunConfig.model_validate({**scenes_config, "output": {"path": str(here)}}))
     config = {**scenes_config, "engine": {"kind": "ray"}, "output": {"path": str(gpu_rows)}}
     fails.touch()
-    (tmp_path / "run.json").write_text(json.dumps({"config": config, "fails": str(fails)}))
+    write_json(tmp_path / "run.json", {"config": config, "fails": str(fails)})
     program = f"from tests.cuda.on_ray import main; main({str(tmp_path / 'run.json')!r})"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr

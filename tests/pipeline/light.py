@@ -26,7 +26,9 @@ from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.read import Piece, Reader, SkippedRow, make_reader, plan_pieces
+from tests.build import datasets
 from tests.build.datasets import Json
+from tests.build.files import write_lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,7 +144,7 @@ def write_captions(folder: Path, captions: Sequence[str]) -> Path:
     path = folder / "captions.jsonl"
     (folder / "0.jpg").touch()
     rows = [{"id": f"c{i}", "image": f"{i}.jpg", "caption": caption} for i, caption in enumerate(captions)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path, rows)
     return path
 
 
@@ -245,8 +247,7 @@ def _main() -> None:
 
 def rows_of(dataset: Path) -> list[Json]:
     """All rows, by id."""
-    rows = [row for path in (dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    return sorted(rows, key=lambda row: row["id"])
+    return sorted(datasets.rows_of(dataset), key=lambda row: row["id"])
 
 
 def row_groups_of(dataset: Path) -> list[list[int]]:

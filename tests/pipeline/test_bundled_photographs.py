@@ -1,4 +1,3 @@
-import json
 import re
 
 import pytest
@@ -13,6 +12,7 @@ from stages.shared.json_files import read_json_as
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth
 from tests.build.datasets import Json
+from tests.build.files import read_lines
 
 PICTURES = sorted(path.name for path in FOLDER.glob("*.jpg"))
 
@@ -24,7 +24,7 @@ def truth() -> GroundTruth:
 
 @pytest.fixture(scope="module")
 def captions() -> dict[str, tuple[str, ...]]:
-    rows: list[Json] = [json.loads(line) for line in CAPTIONS.read_text(encoding="utf-8").splitlines()]
+    rows: list[Json] = read_lines(CAPTIONS)
     return {row["image"]: tuple(row.get("captions") or [row["caption"]]) for row in rows}
 
 

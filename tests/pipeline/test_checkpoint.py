@@ -1,11 +1,11 @@
 """A run with a checkpoint of `transformers`, as people have them."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import RunConfig
+from tests.build.datasets import manifest_of
 from tests.pipeline.commands.evaluated import called, config_of, run_aloud
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
 
@@ -31,7 +31,7 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
     _, text = run_aloud(config_of(scenes_folder, tmp_path / "out", **sections))
     origin = "(transformers CLIPModel by config.json, preprocessor_config.json)"
     assert text.count(f"model: {folder} {origin}") == 2
-    manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     described = {"layout": "transformers CLIPModel", "described_by": "config.json, preprocessor_config.json"}
     assert manifest["model"] == {"name": str(folder), **described}
     assert manifest["model_fingerprint"].startswith("my-clip:")

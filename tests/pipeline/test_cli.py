@@ -21,6 +21,8 @@ from pipeline.commands.phrases import phrases_json
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig
+from tests.build.datasets import manifest_of
+from tests.build.files import write_json
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called as phrasebox
 from tests.pipeline.commands.evaluated import printed
@@ -125,7 +127,7 @@ def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None
     (tmp_path / "few.jsonl").write_text("\n".join(lines[:3]))
     source = {"kind": "jsonl", "path": f"{tmp_path}/few.jsonl", "image_root": f"{scenes_folder}/images"}
     values = {"input": source, "engine": {"kind": "inline"}, "model": {"name": "demo"}}
-    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    write_json(tmp_path / "config.yaml", values)
     command = ["run", tmp_path / "config.yaml", "--set", f"output.path='{out_folder}'"]
     code, out, err = phrasebox(*command)
     assert (code, err) == (0, "")
@@ -267,7 +269,7 @@ def test_a_run_as_a_person_types_it(scenes_folder: Path, tmp_path: Path) -> None
     code, told, err = phrasebox("run", captions, "--images", images, *DEMO, "--out", out, "--limit", 2)
     assert (code, err) == (0, "")
     lines = told.splitlines()
-    manifest = json.loads((out / "dataset.json").read_text())
+    manifest = manifest_of(out)
     precision = manifest["config"]["model"]["precision"]
     assert lines[0] == (
         f"model: demo in {precision}, with its own settings where none are given (--print-config shows them); "
@@ -348,7 +350,7 @@ def test_explain(image: Path, tmp_path: Path) -> None:
 
 def test_explain_takes_the_config_of_a_run(image: Path, tmp_path: Path) -> None:
     explain = {"image_size": "keep", "shorter_side_px": 64}
-    (tmp_path / "run.yaml").write_text(json.dumps({"input": {"kind": "jsonl", "path": "a"}, "explain": explain}))
+    write_json(tmp_path / "run.yaml", {"input": {"kind": "jsonl", "path": "a"}, "explain": explain})
     arguments = ["--phrase", "dog", "--out", tmp_path / "maps.npz", "--config", tmp_path / "run.yaml"]
     shapes = []
     for more in ([], ["--set", "explain.shorter_side_px=128"]):

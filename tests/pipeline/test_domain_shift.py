@@ -27,7 +27,8 @@ from pipeline.warm_up import compare_images
 from stages.contract.threshold import ScoreRanking, useful_threshold
 from stages.regions.score import Calibration, read_calibration
 from stages.shared.model.catalog import WEIGHTS_ROOT
-from tests.build.datasets import Json
+from tests.build.datasets import Json, manifest_of
+from tests.build.files import write_json
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -73,7 +74,7 @@ def compared(run: HeatMapRun) -> DomainShift | None:
 def finished(config: RunConfig) -> tuple[str, Any, list[Json]]:
     """The output of a run, its manifest and its rows."""
     dataset, text = run_aloud(config)
-    return text, json.loads((dataset / "dataset.json").read_text()), rows_of(dataset)
+    return text, manifest_of(dataset), rows_of(dataset)
 
 
 def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp_path: Path) -> None:
@@ -124,8 +125,8 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds
     """The first images may be gone by then, and leave no doubt."""
     out = Path(shutil.copytree(other[0], tmp_path / "out"))
     if not is_finished:
-        run_json = json.loads((out / "dataset.json").read_text())["run"]
-        (out / ".phrasebox/run.json").write_text(json.dumps(run_json))
+        run_json = manifest_of(out)["run"]
+        write_json(out / ".phrasebox/run.json", run_json)
         (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
     monkeypatch.setattr("pipeline.decisions.warm_up", None)  # it is not repeated
@@ -171,7 +172,7 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     card = (dataset / "README.md").read_text()
     assert "calibrated on 1499 images with the boxes of truth.json" in card
     assert f" {outside.what}." in card
-    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest = manifest_of(dataset)
     assert manifest["calibration"] is not None
     assert manifest["run"]["outside_domain"]["measured"] == outside.measured
 
@@ -231,7 +232,7 @@ def test_workers_decide_the_precision(instruction, precision, tmp_path, monkeypa
         output, few = {"path": str(tmp_path / out), "rows_per_file": 2}, {**INPUT, "limit": 4}
         values = {"input": few, "model": {"name": "photo", "device": "cpu"}, "engine": engine, "output": output}
         run(RunConfig.model_validate(values))
-        manifest = json.loads((tmp_path / out / "dataset.json").read_text())
+        manifest = manifest_of(tmp_path / out)
         assert manifest["config"]["model"]["precision"] == precision
         assert manifest["calibration"] == manifest["run"]["calibration"] == bundled("photo", "photos").digest
         return rows_of(tmp_path / out)

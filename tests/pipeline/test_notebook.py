@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import open_clip
-import pyarrow.parquet as pq
 import pytest
 import supervision
 import torch
@@ -24,7 +23,7 @@ from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig, _is_path
 from stages.shared.model.describe import describe
 from stages.shared.model.tokenizer import tokenizer_of
-from tests.build.datasets import Json
+from tests.build.datasets import Json, rows_of
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
 from tests.messages import expect_error
@@ -41,8 +40,7 @@ def locator() -> Locator:
 @pytest.fixture(scope="module")
 def row(inline_dataset: Path) -> Json:
     """The row with the most regions of a run over drawn scenes."""
-    rows = [row for path in (inline_dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    return max(rows, key=lambda row: len(row["annotations"]))
+    return max(rows_of(inline_dataset), key=lambda row: len(row["annotations"]))
 
 
 @pytest.fixture(scope="module")

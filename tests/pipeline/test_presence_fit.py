@@ -1,6 +1,5 @@
 """Presence that is fitted to captions alone: the fit, and runs that fit it to their first images."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
 from stages.shared.model.load import load
+from tests.build.datasets import manifest_of
+from tests.build.files import read_json, read_lines, write_lines
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
@@ -96,7 +97,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
     card = (out / "README.md").read_text()
     assert "was fitted to the captions of 24 images, without annotations" in card
     assert "only ranks" in card
-    assert json.loads((out / "dataset.json").read_text())["calibration"] is None
+    assert manifest_of(out)["calibration"] is None
     assert list(validate(out)) == []
     regions = [region for row in rows_of(out) for region in row["annotations"]]
     assert all(region["score"] <= region["presence"] for region in regions)
@@ -159,7 +160,7 @@ def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monk
     printed = made(uncalibrated(scenes, tmp_path / "out", explain=explain))
     assert "presence was fitted to the captions of 16 images" in printed
     assert len(loaded) == 1
-    manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     stages = manifest["stages"]
     share = manifest["run"]["absent_share"]
     assert manifest["config"]["regions"]["absent_share"] == share
@@ -175,11 +176,11 @@ def test_an_input_that_grew_past_its_fit_keeps_it(few: None, scenes: Path, tmp_p
     """The first rows depend on the fit."""
     config = uncalibrated(scenes, tmp_path / "out")
     made(config.model_copy(update={"input": config.input.model_copy(update={"limit": 12})}))
-    stored = json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]
+    stored = manifest_of(tmp_path / "out")["run"]
     printed = made(config)
     assert "presence was fitted" not in printed
     assert "presence stays as it was fitted to the first 12 images: --fresh fits it to up to 24" in printed
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["run"]["presence"] == stored["presence"]
+    assert manifest_of(tmp_path / "out")["run"]["presence"] == stored["presence"]
 
 
 @pytest.mark.slow
@@ -193,11 +194,11 @@ def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, 
 
 @pytest.mark.slow
 def test_a_run_says_why_it_goes_on_without_presence(few: None, scenes: Path, tmp_path, monkeypatch) -> None:
-    lines = [json.loads(line) for line in (scenes / "captions.jsonl").read_text().splitlines()]
+    lines = read_lines(scenes / "captions.jsonl")
     captions = [line["captions"] for line in lines]
     random.Random(1).shuffle(captions)
     mixed = [{**line, "captions": said} for line, said in zip(lines, captions, strict=True)]
-    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in mixed))
+    write_lines(tmp_path / "captions.jsonl", mixed)
     (tmp_path / "images").symlink_to(scenes / "images")
     printed = made(uncalibrated(tmp_path, tmp_path / "mixed"))
     assert "presence is not known: captions fit their images hardly better than those of others" in printed
@@ -206,7 +207,7 @@ def test_a_run_says_why_it_goes_on_without_presence(few: None, scenes: Path, tmp
     assert rows_of(tmp_path / "mixed") == rows_of(tmp_path / "none")
     assert not (tmp_path / "mixed" / "presence.json").exists()
     monkeypatch.setattr(presence_fit, "FEWEST_IMAGES", 5)
-    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
+    write_lines(tmp_path / "captions.jsonl", lines[:4])
     assert "presence is not known: 4 images with" in made(uncalibrated(tmp_path, tmp_path / "few"))
 
 
@@ -215,10 +216,10 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     code, printed, _ = called("calibrate", whole[0], "--out", file)
     assert code == 0
     assert "The calibration knows presence alone: scores of regions still rank" in printed
-    known = json.loads(file.read_text())
+    known = read_json(file)
     assert known["made_from"]["annotations"] == "none"
     assert known["made_from"]["images"] == 24
-    manifest = json.loads((whole[0] / "dataset.json").read_text())
+    manifest = manifest_of(whole[0])
     assert known["made_from"]["precisions"] == [manifest["config"]["model"]["precision"]]
     assert known["weight"] == {}
     # Where maps are cut does not matter for it, and which maps are made does.

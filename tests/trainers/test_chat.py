@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.architecture.source import ROOT
+from tests.build.files import read_json, read_lines
 from tests.build.records import HEIGHT, WIDTH
 from tests.pipeline.export.datasets import exported
 from tests.trainers.scenes import IMAGES, expected
@@ -44,7 +45,7 @@ def test_ms_swift_takes_chat(scenes: Path, tmp_path: Path) -> None:
     from swift.template.templates.qwen import Qwen2VLTemplate
 
     out, _ = exported("chat", scenes, tmp_path / "out", {"images": True})
-    records = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    records = read_lines(out / "train.jsonl")
     rows, _ = load_dataset([str(out / "train.jsonl")], num_proc=1, split_dataset_ratio=0.0)
     read = sorted(json.dumps([row["messages"][0]["content"], row["objects"]["bbox"]]) for row in rows)
     assert read == sorted(json.dumps([one["messages"][0]["content"], one["objects"]["bbox"]]) for one in records)
@@ -83,7 +84,7 @@ def test_llama_factory_reads_turns_as_they_are(scenes: Path, tmp_path: Path) -> 
     (out / "dataset_info.json").write_text(entry)
     images = out / "images" / "train"
     read = LLAMA_FACTORY.load("llama_factory", out, images, "phrasebox")
-    records = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    records = read_lines(out / "train.jsonl")
     turns = [
         [str(images / record["image"]), *(turn["value"] for turn in record["conversations"])] for record in records
     ]
@@ -112,7 +113,7 @@ def test_llava(scenes: Path, tmp_path: Path) -> None:
     """Boxes are shares of the square that its loader pads the image to; hundredths of 40 pixels are within one."""
     out, _ = exported("chat", scenes, tmp_path / "out", {"images": True, "style": "llava"})
     answers = LLAVA.load("llava_train", out / "images" / "train", out / "train.json")
-    records = json.loads((out / "train.json").read_text())
+    records = read_json(out / "train.json")
     assert [answer for answer, *_ in answers] == [record["conversations"][1]["value"] for record in records]
     read = []
     for answer, side, (top, bottom) in answers:

@@ -1,6 +1,5 @@
 """Tools for looking and correcting: FiftyOne, Datumaro and CVAT, Label Studio."""
 
-import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -8,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from stages.truth import read_truth
+from tests.build.files import read_json, write_json
 from tests.build.records import HEIGHT, WIDTH
 from tests.pipeline.export.datasets import exported
 from tests.trainers.scenes import CATS, IMAGES, PIEBALD, corners, expected
@@ -86,7 +86,7 @@ def test_label_studio_takes_the_tasks(tasks: Path) -> None:
 
     interface = LabelInterface((tasks / "label_config.xml").read_text())
     interface.validate()
-    content = json.loads((tasks / "train.json").read_text())
+    content = read_json(tasks / "train.json")
     for task in content:
         (prediction,) = task.pop("predictions")
         interface.validate_task(task)
@@ -101,12 +101,12 @@ def test_label_studio_s_export_is_ground_truth(tasks: Path, tmp_path: Path) -> N
     """
     from label_studio_sdk.converter import Converter
 
-    content = json.loads((tasks / "train.json").read_text())
+    content = read_json(tasks / "train.json")
     for number, task in enumerate(content, start=1):
         annotation = {"id": number, "result": task["predictions"][0]["result"], "was_cancelled": False}
         task |= {"id": number, "annotations": [annotation]}
     path = tmp_path / "project.json"
-    path.write_text(json.dumps(content))
+    write_json(path, content)
     truth = read_truth(path)
     read = [
         (target.phrase, whole(box))
@@ -118,7 +118,7 @@ def test_label_studio_s_export_is_ground_truth(tasks: Path, tmp_path: Path) -> N
     assert sum(PIEBALD in image.absent for image in truth.images.values()) == IMAGES - CATS
     interface = (tasks / "label_config.xml").read_text()
     Converter(interface, str(tmp_path)).convert_to_coco(str(path), str(tmp_path / "coco"), is_dir=False)
-    coco = json.loads((tmp_path / "coco" / "result.json").read_text())
+    coco = read_json(tmp_path / "coco" / "result.json")
     names = {category["id"]: category["name"] for category in coco["categories"]}
     read = sorted((names[entry["category_id"]], whole(entry["bbox"])) for entry in coco["annotations"])
     assert read == expected(), "of several labels, the converter takes the first"
@@ -129,4 +129,4 @@ def test_label_studio_converts_coco_with_polygons(scenes: Path, tmp_path: Path) 
 
     out, _ = exported("coco", scenes, tmp_path / "out", {"segmentation": "polygons"})
     convert_coco_to_ls(str(out / INSTANCES), str(tmp_path / "tasks.json"), image_root_url="/data/local-files/?d=")
-    assert len(json.loads((tmp_path / "tasks.json").read_text())) == IMAGES
+    assert len(read_json(tmp_path / "tasks.json")) == IMAGES

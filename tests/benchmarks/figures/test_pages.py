@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import pytest
 
 from benchmarks.figures import pages
+from tests.build.files import write_json
 
 OTHER = {
     "README.md": {"95": "level of intervals", "0.5": "IoU", "2.0": "licence", "3.11": "Python"},
@@ -89,7 +89,7 @@ def page(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
         ],
     }
     monkeypatch.setattr(pages, "MEASURED", tmp_path)
-    (tmp_path / "p.json").write_text(json.dumps({"tables": [table], "said": [], "other": {}}), encoding="utf-8")
+    write_json(tmp_path / "p.json", {"tables": [table], "said": [], "other": {}})
     (tmp_path / "p.md").write_text("# P\n\n<!-- table: a -->\n<!-- end -->\n", encoding="utf-8")
     return "p"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from pipeline.research.compare.figures import FIGURES
 from pipeline.research.compare.maps import contenders_of
 from stages.explain import EXPLAINERS
 from tests.build.datasets import Json
+from tests.build.files import read_json, write_json
 from tests.stages.shared.model.saved import load_model
 
 
@@ -92,7 +92,7 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
     single = {**row, "explainer": "grad_eclip:heads=single", "cosine_agreement": agreement}
     (tmp_path / "compared").mkdir()
     for name in explainers.EXPLAINED:
-        (tmp_path / "compared" / f"{name}.json").write_text(json.dumps([row, single, centre]))
+        write_json(tmp_path / "compared" / f"{name}.json", [row, single, centre])
     made = explainers.explainers(SimpleNamespace(out=tmp_path))["explainers"]  # type: ignore[arg-type]
     said = {each["about"].partition(":")[0]: each["values"] for each in made["said"]}
     assert said["photographs, grad_eclip"] == [0.9, 0.05]
@@ -192,7 +192,7 @@ def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: py
         steps.make(photos, tmp_path / "out", ["speed"])
     assert len(asked) == 1
     pages.render()
-    known = json.loads((measured / "speed.json").read_text("utf-8"))
+    known = read_json(measured / "speed.json")
     made = next(table for table in known["tables"] if table["id"] == "bench")
     assert (made["step"], made["commit"]) == ("speed", steps.commit())
     assert "| one | 0.500 | two |" in (measured / "speed.md").read_text("utf-8")

@@ -1,6 +1,5 @@
 """`phrasebox calibrate`, and scores that a calibration makes."""
 
-import json
 import shutil
 from dataclasses import replace
 from io import StringIO
@@ -32,7 +31,8 @@ from stages.regions.config import RegionsConfig
 from stages.regions.maker import RegionMaker
 from stages.regions.score import read_calibration
 from stages.truth.ground_truth import TruthImage, TruthTarget
-from tests.build.datasets import Json
+from tests.build.datasets import Json, manifest_of
+from tests.build.files import read_json
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, config_of, drawing, run_aloud
 from tests.pipeline.light import rows_of
@@ -69,8 +69,8 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     assert after.calibration_error.value < 0.15 < before.calibration_error.value
     hit_rate = after.thresholds[0].precision.value
     assert sum(scores_of(fitted)) / len(scores_of(fitted)) == pytest.approx(hit_rate, abs=0.02)
-    assert json.loads((fitted / "dataset.json").read_text())["calibration"] is not None
-    manifest = json.loads((plain / "dataset.json").read_text())
+    assert manifest_of(fitted)["calibration"] is not None
+    manifest = manifest_of(plain)
     assert manifest["calibration"] is None
     assert read_calibration(tmp_path / "c.json").precisions == [manifest["config"]["model"]["precision"]]
     assert "only ranks" in (plain / "README.md").read_text()
@@ -246,7 +246,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Pat
     again = write_calibration(open_evaluation_set(fitted, truth), tmp_path / "again.json", QUIET)
     assert (figures.replaces, again.replaces) == (False, True)
     write_calibration(open_evaluation_set(dataset, truth), tmp_path / "plain.json", QUIET, presence=False)
-    assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None
+    assert read_json(tmp_path / "plain.json")["presence"] is None
 
 
 @pytest.mark.slow
@@ -255,9 +255,9 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     regions = {"rule": "fitted", "upsample": "linear", "calibration": "none"}
     plain, text = run_aloud(config_of(drawn, tmp_path / "plain", explain={"blocks": 3}, regions=regions))
     assert "Maps are cut at 0.2 of their highest heat" in text
-    assert json.loads((plain / "dataset.json").read_text())["config"]["regions"]["rule"] == "fixed"
+    assert manifest_of(plain)["config"]["regions"]["rule"] == "fixed"
     write_calibration(open_evaluation_set(plain, drawn / "truth.json"), tmp_path / "c.json", QUIET, presence=False)
-    cut = json.loads((tmp_path / "c.json").read_text())["cut"]
+    cut = read_json(tmp_path / "c.json")["cut"]
     assert set(cut) == {"weight", "mean", "scale", "usual"}
     assert {phrase["head"] for row in rows_of(plain) for phrase in row["annotations"]} >= set(cut["usual"]) != set()
     regions["calibration"] = str(tmp_path / "c.json")

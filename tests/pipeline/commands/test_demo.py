@@ -1,5 +1,4 @@
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline.dataset.validate import validate
 from pipeline.photographs import TRUTH
 from stages.contract.errors import WeightsError
 from stages.truth import read_truth
+from tests.build.files import read_json
 
 
 def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
@@ -25,7 +25,7 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     assert metrics["box_recall"].value > 0.5
     assert metrics["pointing"].value > metrics["text_point"].value + 0.3
     assert f"{metrics['pointing'].value:.3f}" in printed.getvalue()
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.to_json()
+    assert read_json(tmp_path / "evaluation.json") == evaluation.to_json()
     assert list(validate(tmp_path / "dataset")) == []
     assert np.asarray(Image.open(tmp_path / "overlays.png")).shape[1] > 600
 
@@ -51,7 +51,7 @@ def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
     assert (counts.images, counts.targets_not_among_phrases) == (len(read_truth(TRUTH).images), 0)
     for row in ("the dataset", "text alone", "middle of the image"):
         assert row in printed.getvalue()
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.to_json()
+    assert read_json(tmp_path / "evaluation.json") == evaluation.to_json()
     with Image.open(tmp_path / "overlays.png") as sheet:
         assert sheet.width > 1000
 

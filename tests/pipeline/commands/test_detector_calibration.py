@@ -30,6 +30,7 @@ from stages.regions.score import read_calibration
 from stages.shared.model import detector
 from stages.shared.model.detector import DetectedBox, Detector, PromptedImage
 from tests.build.datasets import Json, manifest_of
+from tests.build.files import read_json, write_json
 from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
 from tests.pipeline.light import rows_of
@@ -106,7 +107,7 @@ class Pictures:
             lines.append(json.dumps({"image": name, "captions": captions}) + "\n")
         (folder / "captions.jsonl").write_text("".join(lines))
         categories = [{"id": 1, "name": "thing"}]
-        self.truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+        write_json(self.truth, {"images": images, "annotations": annotations, "categories": categories})
 
     def config(self, out: Path, **regions: Any) -> RunConfig:
         source = {"kind": "jsonl", "path": str(self.folder / "captions.jsonl"), "image_root": str(self.folder)}
@@ -211,7 +212,7 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
     assert "precision" in text, "the table of thresholds"
     rows = rows_of(ungated)
     assert not any(row["absent"] for row in rows)
-    truth = json.loads(others.truth.read_text())
+    truth = read_json(others.truth)
     things = {(thing["image_id"], thing["phrase"]): thing["bbox"] for thing in truth["annotations"]}
     judged = [
         (region["score"], things.get((int(Path(row["file_name"]).stem), region["phrase"])) == region["bbox"])
@@ -294,7 +295,7 @@ CLIP: Final = {"bias": 0.0, "weight": {}, "mean": {}, "scale": {}, "made_from": 
 def test_a_calibration_of_heat_maps_another_detector_or_other_settings_is_refused(
     pictures, fitted: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "clip.json").write_text(json.dumps({**json.loads(fitted.read_text()), **CLIP}))
+    write_json(tmp_path / "clip.json", {**read_json(fitted), **CLIP})
     save_detector("owlv2", tmp_path / "other", seed=1)
     for source, file in (
         ({"min_score": 0.3, "precision": "bf16"}, fitted),

@@ -32,7 +32,8 @@ from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
 from stages.explain.grad_eclip import GradEclip
 from tests.build.cases import cases
-from tests.build.datasets import Json
+from tests.build.datasets import Json, manifest_of
+from tests.build.files import read_json, read_lines, write_json
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
@@ -64,8 +65,8 @@ def table_of(evaluation: Evaluation) -> str:
 def changed(dataset: Path, folder: Path, is_own: bool = False, **values: Any) -> Path:
     """A copy of a dataset whose manifest has other values."""
     copy = Path(shutil.copytree(dataset, folder / "dataset"))
-    manifest = json.loads((copy / "dataset.json").read_text()) | values
-    (copy / "dataset.json").write_text(json.dumps(sign(manifest) if is_own else manifest))
+    manifest = manifest_of(copy) | values
+    write_json(copy / "dataset.json", sign(manifest) if is_own else manifest)
     return copy
 
 
@@ -92,7 +93,7 @@ def test_absent_phrases_take_one_forward_pass_of_each_image_and_show_how_far_the
 
 
 def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
-    ground_truth = json.loads(truth.read_text())
+    ground_truth = read_json(truth)
     names = {image["id"]: image["file_name"] for image in ground_truth["images"]}
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     for path in (dataset / "data").glob("*.parquet"):
@@ -135,16 +136,16 @@ def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
     """Taken as they are, every region is right; then of each second image, somebody moves the boxes away."""
     exporter = EXPORTERS["label-studio"]
     export_dataset(open_dataset(inline_dataset), ExportRequest(exporter=exporter, out=tmp_path / "tasks"))
-    tasks = json.loads((tmp_path / "tasks" / "train.json").read_text())
+    tasks = read_json(tmp_path / "tasks" / "train.json")
     accepted = [{**task, "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks]
-    (tmp_path / "accepted.json").write_text(json.dumps(accepted))
+    write_json(tmp_path / "accepted.json", accepted)
     figures = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "accepted.json"), QUIET, []).figures
     assert figures.counts.targets_not_among_phrases == 0
     assert figures.counts.targets >= len(tasks)
     assert figures.metrics["box_recall"].value == 1.0
     for result in (result for task in accepted[::2] for result in task["annotations"][0]["result"]):
         result["value"] |= {"x": 0, "y": 0, "width": 2, "height": 2}
-    (tmp_path / "moved.json").write_text(json.dumps(accepted))
+    write_json(tmp_path / "moved.json", accepted)
     moved = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "moved.json"), QUIET, []).figures
     assert 0.2 < moved.metrics["box_recall"].value < 0.8
     monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 5)
@@ -195,10 +196,10 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
 
 
 def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dataset, truth, tmp_path) -> None:
-    other = json.loads(truth.read_text())
+    other = read_json(truth)
     for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
-    (tmp_path / "truth.json").write_text(json.dumps(other))
+    write_json(tmp_path / "truth.json", other)
     evaluation = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "truth.json"), QUIET)
     count = len(other["images"])
     assert whole.matched == {"images": count, "by_stem": 0, "ambiguous": 0}
@@ -260,7 +261,7 @@ def test_a_dataset_of_other_weights_is_rejected(inline_dataset: Path, truth: Pat
 def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scenes without one of the images, and with a caption that names nothing."""
     folder = Path(shutil.copytree(scenes_folder, tmp_path_factory.mktemp("troubled") / "scenes"))
-    lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "captions.jsonl")
     (folder / "images" / Path(lines[2]["image"]).name).unlink()
     lines[4]["caption"] = "Beautiful!"
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -302,7 +303,7 @@ def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path:
 
 
 def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, tmp_path) -> None:
-    config = json.loads((inline_dataset / "dataset.json").read_text())["config"]
+    config = manifest_of(inline_dataset)["config"]
     model = {**config["model"], "name": "ViT-B-16", "weights": "/gone/model.safetensors"}
     source = {**config["input"], "path": "/gone.jsonl", "image_root": "/gone"}
     dataset = changed(inline_dataset, tmp_path, config={**config, "model": model, "input": source})
@@ -316,7 +317,7 @@ def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, 
 
 def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset, truth, tmp_path, monkeypatch) -> None:
     """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
-    config = json.loads((inline_dataset / "dataset.json").read_text())["config"]
+    config = manifest_of(inline_dataset)["config"]
     config["phrases"]["spacy_model"] = "a_package"
     dataset = changed(inline_dataset, tmp_path, config=config)
     source = config["input"]

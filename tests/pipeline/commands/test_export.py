@@ -14,7 +14,8 @@ from pipeline.dataset.origin import sign
 from pipeline.export import EXPORTERS
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
-from tests.build.datasets import Json, change_manifest
+from tests.build.datasets import Json, change_manifest, manifest_of
+from tests.build.files import read_json, write_json
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, encoded, finished, write_dataset
 
@@ -43,7 +44,7 @@ def rejected(error: type[BaseException], *arguments: object) -> None:
 
 
 def content_of(out: Path, split: str = "train") -> Json:
-    return json.loads((out / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
+    return read_json(out / "annotations" / f"instances_{split}.json")
 
 
 def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_regions_are_chosen_by_what_people_want(options: tuple[str, ...], line: 
     assert len(content_of(out)["annotations"]) == count
     figures = json.loads(exported(dataset, tmp_path / "again", *options, "--json"))
     assert (figures["threshold"] or {}).get("regions") == (count if line else None)
-    mark = json.loads((out / MARK).read_text())
+    mark = read_json(out / MARK)
     assert mark["min_score"] == (figures["threshold"] or {"score": 0.0})["score"]
 
 
@@ -202,9 +203,9 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     assert "does not exist below the image root" in text
     other = (dataset, "--format", "webdataset", "--out", tmp_path / "other")
     rejected(InputError, *other, "--images", tmp_path / "nowhere")
-    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest = manifest_of(dataset)
     manifest["config"]["input"] = {"kind": "webdataset", "path": "x.tar"}  # as if the images had come from tars
-    (dataset / "dataset.json").write_text(json.dumps(sign(manifest)))
+    write_json(dataset / "dataset.json", sign(manifest))
     rejected(ConfigError, *other)
     assert not (tmp_path / "other").exists()
 

@@ -8,6 +8,7 @@ from pipeline.run import run
 from stages.contract.errors import InputError, ResumeError
 from stages.phrases.stage import PhrasesConfig
 from tests.build.datasets import Json
+from tests.build.files import read_lines
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, rows_of
@@ -41,7 +42,7 @@ def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_ot
     out = tmp_path / "out"
     source = scenes_config["input"]
     printed("phrases", source["path"], "--images", source["image_root"], "--out", file)
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = read_lines(file)
     assert len({line["caption"] for line in lines}) == len(lines)
 
     values = {**scenes_config, "input": {**source, "phrases": str(file)}}

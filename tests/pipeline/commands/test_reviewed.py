@@ -17,7 +17,8 @@ from pipeline.evaluate.review_sample import sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
-from tests.build.datasets import Json, rows_of
+from tests.build.datasets import Json, manifest_of, rows_of
+from tests.build.files import read_json
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
 from tests.pipeline.reviewer import review
@@ -59,10 +60,10 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(dra
         figures = evaluate_dataset(open_evaluation_set(dataset, tmp_path / "others" / "truth.json"), QUIET, []).figures
         errors[name] = figures.calibration_error.value
     assert errors["fitted"] < 0.15 < errors["plain"]
-    made_from = json.loads(file.read_text())["made_from"]
+    made_from = read_json(file)["made_from"]
     assert made_from["answers"]["right"] + made_from["answers"]["wrong"] == made_from["reviews"] > 60
     assert set(made_from["reviewers"]) == {"ann", "bob"}
-    manifest = json.loads((answered / "dataset.json").read_text())
+    manifest = manifest_of(answered)
     assert made_from["precisions"] == [manifest["config"]["model"]["precision"]]
     card = (tmp_path / "fitted" / "README.md").read_text()
     assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
@@ -91,11 +92,11 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
 @pytest.mark.slow
 def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn: Path, tmp_path: Path) -> None:
     dataset = Path(str(run(config_of(drawn, tmp_path / "own"), QUIET)))
-    assert json.loads((dataset / "dataset.json").read_text())["calibration"] is not None
+    assert manifest_of(dataset)["calibration"] is not None
     review(dataset, drawn / "truth.json", 120)
     file = tmp_path / "c.json"
     assert "absent_share" in printed("calibrate", dataset, "--reviews", "--out", file), "presence was fitted"
-    assert json.loads(file.read_text())["presence"]["images"]
+    assert read_json(file)["presence"]["images"]
     again = Path(str(run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)))
     figures = evaluate_dataset(open_evaluation_set(again, drawn / "truth.json"), QUIET, []).figures
     assert figures.calibration_error.value < 0.12

@@ -31,7 +31,8 @@ from stages.explain.stage import ExplainStage
 from stages.phrases.filters import normalise
 from stages.prepare import PrepareStage
 from stages.regions.stage import RegionsStage
-from tests.build.datasets import Json
+from tests.build.datasets import Json, manifest_of, rows_of
+from tests.build.files import read_lines
 from tests.conftest import SCENES
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
@@ -47,16 +48,8 @@ def table_of(dataset: Path) -> Any:
     return pa.concat_tables(pq.read_table(path) for path in sorted((dataset / "data").glob("*.parquet")))
 
 
-def rows_of(dataset: Path) -> list[Json]:
-    return table_of(dataset).to_pylist()
-
-
-def manifest_of(dataset: Path) -> Json:
-    return json.loads((dataset / "dataset.json").read_text())
-
-
 def test_one_row_for_every_sample(inline_dataset: Path, scenes_folder: Path) -> None:
-    samples = [json.loads(line) for line in (scenes_folder / "captions.jsonl").read_text().splitlines()]
+    samples = read_lines(scenes_folder / "captions.jsonl")
     rows = rows_of(inline_dataset)
     assert [row["sample_id"] for row in rows] == [sample["id"] for sample in samples]
     assert [row["file_name"] for row in rows] == [sample["image"] for sample in samples]

@@ -1,7 +1,6 @@
 """The examples in the docstrings of the packages, run as they are."""
 
 import inspect
-import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -14,7 +13,8 @@ import torch
 import pipeline.dataset
 import pipeline.export
 import pipeline.load
-from tests.build.datasets import Json
+from tests.build.datasets import Json, manifest_of
+from tests.build.files import write_json
 from tests.factories import tiny_clip
 
 
@@ -30,8 +30,8 @@ def code_of(package: ModuleType) -> str:
 def out(synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dataset in the folder that the examples name, with scores that are probabilities."""
     dataset = shutil.copytree(synthetic_dataset, tmp_path / "out")
-    manifest = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps(manifest | {"calibration": "0" * 64}))
+    manifest = manifest_of(dataset)
+    write_json(dataset / "dataset.json", manifest | {"calibration": "0" * 64})
     monkeypatch.chdir(tmp_path)
 
 

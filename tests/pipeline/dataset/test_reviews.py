@@ -21,6 +21,7 @@ from pipeline.dataset.reviews import (
 from stages.contract.errors import InputError
 from stages.shared.storage import place_of
 from tests.build.datasets import Json
+from tests.build.files import read_lines
 from tests.messages import expect_error
 
 DOG = RegionKey(7, "a dog", (1.0, 2.0, 30.5, 4.0))
@@ -41,7 +42,7 @@ def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
     assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {"ann": "right", "bob": "right"}
     assert reviews.majority_answers() == {DOG: "right"}
     assert reviews.unreadable_lines == 0
-    lines = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "reviews.jsonl")
     assert [line["answer"] for line in lines] == ["wrong", "right", "right", "absent", "undone"], "nothing is deleted"
 
 

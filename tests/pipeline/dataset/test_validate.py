@@ -17,6 +17,7 @@ from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import SCHEMA_VERSION, ColumnOption
 from tests.build.datasets import Json, change_manifest, change_rows, copy_of, manifest_of
+from tests.build.files import read_json, write_json
 from tests.messages import assert_message, expect_error
 from tests.stages.write.rows import mixed, write_shards
 from tests.synthetic import count
@@ -32,7 +33,7 @@ def make_dataset(folder: Path, options: Collection[ColumnOption] = ("heat_maps",
     counts: Json = {**rows, "phrases": 12, "regions": 9, "absent": 0, "categories": 2, "files": 3}
     counts["failed_by_reason"] = {"bad_image": 1, "missing_image": 1}
     manifest = {"format": "phrasebox", "schema_version": SCHEMA_VERSION, "counts": counts}
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    write_json(folder / "dataset.json", manifest)
     return folder
 
 
@@ -182,7 +183,7 @@ def test_every_count_of_the_manifest(dataset: Path) -> None:
 
 def test_a_damaged_or_missing_manifest(dataset: Path) -> None:
     path = dataset / "dataset.json"
-    other = json.dumps({**json.loads(path.read_text()), "schema_version": 99})
+    other = json.dumps({**read_json(path), "schema_version": 99})
     for content in ("", "[]", '{"counts": []}', "{}", "\udcff", other):
         path.write_text(content, errors="surrogateescape")
         assert_problems(dataset)

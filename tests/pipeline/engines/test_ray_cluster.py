@@ -31,6 +31,7 @@ from pipeline.summary import Report, summary_table
 from stages.contract.errors import WorkerCodeMismatch
 from stages.write import Tally
 from tests.architecture.source import declare, entry_points
+from tests.build.files import write_json
 from tests.pipeline.light import MB, ROOT, assert_alike, ended, light_command, rows_of, write_captions
 
 pytestmark = pytest.mark.ray
@@ -173,7 +174,7 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
 
     def run(out: str, **engine: Any) -> subprocess.CompletedProcess[str]:
         config = tmp_path / f"{out}.yaml"
-        config.write_text(json.dumps({**base, "engine": {"kind": "ray", **engine}, "output": {"path": out}}))
+        write_json(config, {**base, "engine": {"kind": "ray", **engine}, "output": {"path": out}})
         return ended([driver, "-m", "pipeline", "run", config], cwd=tmp_path, env=with_token())
 
     cluster = {"kind": "ray", "address": node, "explain_workers": 1, "model_resources": {"model": 1}}

@@ -1,6 +1,5 @@
 """The ray engine gives the rows of the inline engine, and loses or doubles none when it is killed."""
 
-import json
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ from pipeline.config import load_config
 from pipeline.dataset.validate import validate
 from pipeline.run import run as in_this_process
 from pipeline.scenes import write_scenes
-from tests.build.datasets import Json
+from tests.build.datasets import Json, manifest_of
+from tests.build.files import read_json
 from tests.pipeline.light import assert_alike, ended, row_groups_of, rows_of
 
 pytestmark = pytest.mark.ray
@@ -90,7 +90,7 @@ def test_ray_gives_the_rows_of_inline(source, inline, reference, tmp_path, setti
     assert_alike(rows_of(out), reference)
     assert list(validate(out)) == []
     assert "83" in printed
-    explained = json.loads((out / "dataset.json").read_text())["stages"]["explain"]
+    explained = manifest_of(out)["stages"]["explain"]
     assert sum(explained["devices"].values()) == explained["images"]
     most = 50 if "output.rows_per_file=50" in settings else 16
     assert all(rows <= most for (rows,) in row_groups_of(out))
@@ -120,7 +120,7 @@ def test_an_input_without_rows_gives_a_dataset_without_rows(tmp_path) -> None:
     (tmp_path / "captions.jsonl").write_text("")
     (tmp_path / "images").mkdir()
     run(tmp_path, tmp_path / "out")
-    assert json.loads((tmp_path / "out/dataset.json").read_text())["counts"]["written"] == 0
+    assert read_json(tmp_path / "out/dataset.json")["counts"]["written"] == 0
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     assert list(validate(out)) == []
     content = {path: path.read_bytes() for path in finished}
     assert content == finished, "finished shards are neither rewritten nor lost"
-    manifest = json.loads((out / "dataset.json").read_text())
+    manifest = manifest_of(out)
     assert manifest["config"]["model"]["precision"] == manifest["run"]["config"]["model"]["precision"] == "bf16"
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == few
     assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}

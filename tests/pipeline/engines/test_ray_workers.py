@@ -1,6 +1,5 @@
 """What becomes of a worker's process."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from stages.contract.records import Record, Sample
 from stages.contract.stage import Stage
 from stages.contract.tables import records_to_table
 from stages.read import Piece
+from tests.build.files import read_lines
 from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
 from tests.pipeline.light import LastStage, ended
 
@@ -91,7 +91,7 @@ def test_a_worker_on_a_gpu_has_two_calls_in_hand_and_its_stage_one(tmp_path: Pat
     """Its process dies with both: only the samples of the call that the stage had are taken one by one."""
     done = ended([sys.executable, "-m", "tests.pipeline.engines.two_calls", tmp_path])
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = read_lines(tmp_path / "rows.jsonl")
     assert sorted(row[0] for row in rows) == sorted(f"s{n}" for n in range(CALLS * CALL)), "each of them once"
     assert {row[1] for row in rows if row[1] != f"from {row[0][1:]}"} == set()
     number = int(DEADLY[1:]) % CALLS

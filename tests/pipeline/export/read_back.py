@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.build.datasets import Json
+from tests.build.files import read_json, read_lines
 from tests.build.records import HEIGHT, WIDTH
 
 RegionTuple = tuple[tuple[float, float, float, float], str, int | None]
@@ -51,7 +52,7 @@ def area_of(segmentation: Any) -> int:
 
 def coco(path: str) -> Callable[[Path, str], Samples]:
     def read(folder: Path, split: str) -> Samples:
-        content = json.loads((folder / path.format(split=split)).read_text(encoding="utf-8"))
+        content = read_json(folder / path.format(split=split))
         names = {category["id"]: category["name"] for category in content["categories"]}
         assert sorted(names) == list(range(1, len(names) + 1))
         samples: dict[int, list[RegionTuple]] = {image["id"]: [] for image in content["images"]}
@@ -66,7 +67,7 @@ def coco(path: str) -> Callable[[Path, str], Samples]:
 
 
 def odvg(folder: Path, split: str) -> Samples:
-    lines = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_lines(folder / f"{split}.jsonl")
     return [
         tuple(
             (tuple(region["bbox"]), region["phrase"], area_of(region["segmentation"]))
@@ -78,7 +79,7 @@ def odvg(folder: Path, split: str) -> Samples:
 
 
 def mdetr(folder: Path, split: str) -> Samples:
-    content = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    content = read_json(folder / f"{split}.json")
     images = {image["id"]: image for image in content["images"]}
     assert len(images) == len(content["images"])
     samples: dict[int, list[RegionTuple]] = {image["original_img_id"]: [] for image in content["images"]}
@@ -152,7 +153,7 @@ def grit(folder: Path, split: str) -> Samples:
 
 
 def saco(folder: Path, split: str) -> Samples:
-    content = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    content = read_json(folder / f"{split}.json")
     assert [category["id"] for category in content["categories"]] == [1]
     pairs = {pair["id"]: pair for pair in content["images"]}
     assert len(pairs) == len(content["images"])
@@ -169,7 +170,7 @@ def saco(folder: Path, split: str) -> Samples:
 
 def chat(folder: Path, split: str) -> Samples:
     """Of the style ms-swift, the boxes of the question where a phrase is."""
-    records = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = read_lines(folder / f"{split}.jsonl")
     samples: Samples = []
     for _, group in itertools.groupby(records, lambda record: record["images"]):  # two rows may name one file
         located = [record["objects"] for record in group if set(record["messages"][1]["content"]) == set("<bbox>")]
@@ -179,7 +180,7 @@ def chat(folder: Path, split: str) -> Samples:
 
 def label_studio(folder: Path, split: str) -> Samples:
     samples: Samples = []
-    for task in json.loads((folder / f"{split}.json").read_text(encoding="utf-8")):
+    for task in read_json(folder / f"{split}.json"):
         (prediction,) = task["predictions"]
         assert prediction["model_version"]
         regions = []

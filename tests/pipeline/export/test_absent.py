@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.records import Record
+from tests.build.files import read_json
 from tests.pipeline.export.datasets import Maker, exported, finished
 
 DOG = (20, 2, 5, 5)
@@ -53,7 +54,7 @@ def test_coco_names_categories_as_lvis_does(
     """A red boy is no boy, and a ghost no category. A child with an annotation is a boy without one."""
     settings = {"classes": classes, "first_id": first_id}
     out, _ = exported("coco", dataset, tmp_path / "out", settings, **request_)
-    content = json.loads((out / "annotations" / "instances_train.json").read_text())
+    content = read_json(out / "annotations" / "instances_train.json")
     names = {category["id"]: category["name"] for category in content["categories"]}
     for key, expected in (("neg_category_ids", negative), ("not_exhaustive_category_ids", incomplete)):
         told = {image["sample_id"]: {names[number] for number in image[key]} for image in content["images"]}
@@ -75,7 +76,7 @@ def test_label_studio_has_them_ticked(dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("label-studio", dataset, tmp_path / "out")
     ticked = {
         task["data"]["sample_id"]: result["value"]["choices"]
-        for task in json.loads((out / "train.json").read_text())
+        for task in read_json(out / "train.json")
         for result in task["predictions"][0]["result"]
         if result["from_name"] == "absent"
     }

@@ -1,6 +1,5 @@
 """Exports as the libraries read them that they are for: same counts, boxes and masks."""
 
-import json
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +22,7 @@ from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from stages.truth import read_truth
 from tests.build.datasets import Json, rows_of
+from tests.build.files import read_json
 from tests.build.records import HEIGHT, WIDTH
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, exported, finished
@@ -96,7 +96,7 @@ def test_results_are_scored_by_the_instances_of_the_input(tmp_path: Path) -> Non
     rows = [make.record(name, "a car", ("car", (3, 4, 10, 12)), file_name=f"{name}.jpg") for name in ("139", "7")]
     dataset = finished(tmp_path / "dataset", rows)
     out, _ = exported("coco", dataset, tmp_path / "out", {"ids": "source"})
-    content = json.loads((out / INSTANCES).read_text())
+    content = read_json(out / INSTANCES)
     truth = import_module("pycocotools.coco").COCO()
     truth.dataset = {"images": [{"id": 7}, {"id": 139}], "annotations": [], "categories": []}
     truth.createIndex()
@@ -182,7 +182,7 @@ def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, J
 
 def test_a_coco_entry_says_all_that_the_dataset_says_of_a_region(coco: Path, annotations: dict[int, Any]) -> None:
     """Box, mask, area, phrase, head, span, scores; and `eval` takes the file for ground truth."""
-    content = json.loads((coco / INSTANCES).read_text(encoding="utf-8"))
+    content = read_json(coco / INSTANCES)
     images = {image["id"]: image for image in content["images"]}
     for entry in content["annotations"]:
         stored = {**annotations[entry["id"]], "mask": None, "category_id": None}

@@ -1,6 +1,5 @@
 """Regions once for each thing: one box, several phrases."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pipeline.export.yolo import SLASHES
 from stages.contract.errors import ConfigError
 from stages.contract.records import Record
 from tests.build.datasets import Json
+from tests.build.files import read_json
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, demo_fingerprint, exported, finished
 from tests.pipeline.export.read_back import READ_BACK
@@ -54,7 +54,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def instances(dataset: Path, out: Path, **request: Any) -> Json:
     """The COCO file of an export by things."""
     exported("coco", dataset, out, per="group", **request)
-    return json.loads((out / "annotations" / "instances_train.json").read_text())
+    return read_json(out / "annotations" / "instances_train.json")
 
 
 BY_OBJECT = ("coco", "hf", "yolo", "clipself", "fiftyone", "chat", "label-studio")
@@ -98,7 +98,7 @@ def test_odvg_has_each_object_once_as_detection(dataset: Path, tmp_path: Path) -
 
 def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) -> None:
     exported("mdetr", dataset, tmp_path / "out", per="group")
-    content = json.loads((tmp_path / "out" / "train.json").read_text())
+    content = read_json(tmp_path / "out" / "train.json")
     (image,) = content["images"]
     assert image["caption"] == "a boy with a dog\nA child and two dogs\nthe boy runs"
     assert image["tokens_positive_eval"] == [[[2, 5], [19, 24], [42, 45]], [[13, 16]], [[29, 37]]]
@@ -108,7 +108,7 @@ def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) ->
 def test_mdetr_has_a_span_for_each_class_of_ultralytics(dataset: Path, tmp_path: Path) -> None:
     """Its dataset makes the text of a class of all words of all spans."""
     _, report = exported("mdetr", dataset, tmp_path / "out", {"trainer": "ultralytics"})
-    content = json.loads((tmp_path / "out" / "train.json").read_text())
+    content = read_json(tmp_path / "out" / "train.json")
     caption = content["images"][0]["caption"]
     texts = [" ".join(caption[start:end] for start, end in e["tokens_positive"]) for e in content["annotations"]]
     assert texts == ["boy", "dog", "two dogs", "two dogs"]
@@ -119,7 +119,7 @@ def test_mdetr_has_a_span_for_each_class_of_ultralytics(dataset: Path, tmp_path:
 def test_classes_of_ultralytics_have_no_determiner(tmp_path: Path) -> None:
     row = Maker().record("a", "The red Car", ("The red Car", (3, 4, 10, 12)))
     out, _ = exported("mdetr", finished(tmp_path / "dataset", [row]), tmp_path / "out", {"trainer": "ultralytics"})
-    (entry,) = json.loads((out / "train.json").read_text())["annotations"]
+    (entry,) = read_json(out / "train.json")["annotations"]
     assert entry["tokens_positive"] == [[4, 11]]
 
 
@@ -148,7 +148,7 @@ def test_yolo_names_synonyms(tmp_path: Path) -> None:
 
 def test_label_studio_offers_every_phrase(dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("label-studio", dataset, tmp_path / "out", {"address": "https://host/a b/"}, min_score=0.6)
-    (task,) = json.loads((out / "train.json").read_text())
+    (task,) = read_json(out / "train.json")
     assert task["data"]["image"] == "https://host/a b/1.jpg"
     assert [entry["value"] for entry in task["data"]["phrases"]] == ["child", "boy", "dog", "two dogs"]
     (prediction,) = task["predictions"]

@@ -1,6 +1,5 @@
 """SA-Co JSON as SAM 3's evaluator (`sam3/eval/cgf1_eval.py`) reads it: which pairs it takes."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from pipeline.export.saco import (
 )
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of, rows_of
+from tests.build.files import read_json
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, finished
 
@@ -132,7 +132,7 @@ def test_an_image_of_absent_phrases_only_is_exported_unless_a_condition_chooses(
         ("chosen", {"where": "head = 'car'"}, {"red car": 0.9}),
     ):
         report = export_dataset(dataset, ExportRequest(exporter=Saco, out=tmp_path / name, config=config, **request))
-        text = json.loads((tmp_path / name / "train.json").read_text())
+        text = read_json(tmp_path / name / "train.json")
         assert {pair["text_input"]: pair["presence"] for pair in text["images"]} == pairs
         assert report.samples == {"train": len(pairs)}
         assert report.rows == 3 == report.samples.total() + report.left_out.total()

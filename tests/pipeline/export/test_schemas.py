@@ -5,7 +5,6 @@ Written from the readers' own sources: mmdetection's `ODVGDataset`, Open-Groundi
 Ultralytics' label check.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from stages.contract.masks import decode_mask, encode_box
 from stages.contract.records import Rle
 from stages.shared.model.config import ModelConfig
 from tests.build.datasets import Json, change_rows, rows_of
+from tests.build.files import read_json, read_lines
 from tests.build.records import HEIGHT, WIDTH
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, exported, finished, rows_by_stem, write_dataset
@@ -31,7 +31,7 @@ from tests.stages.shared.model.saved import load_model
 
 
 def lines_of(path: Path) -> list[Json]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_lines(path)
 
 
 def test_odvg_grounding(demo_dataset: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_phrases_behind_the_last_token_are_counted(name: str, file: str, per: An
 
 def test_odvg_detection(demo_dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("odvg", demo_dataset, tmp_path / "out", {"form": "detection", "classes": "head"})
-    label_map = json.loads((out / "label_map.json").read_text(encoding="utf-8"))
+    label_map = read_json(out / "label_map.json")
     plain, report = exported("odvg", demo_dataset, tmp_path / "grounding")
     assert not (plain / "label_map.json").exists(), "with a label map, readers look for `detection`"
     assert report.categories == 0
@@ -114,7 +114,7 @@ def test_odvg_detection(demo_dataset: Path, tmp_path: Path) -> None:
 
 def test_mdetr(demo_dataset: Path, tmp_path: Path) -> None:
     out, report = exported("mdetr", demo_dataset, tmp_path / "out")
-    content = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    content = read_json(out / "train.json")
     images = {image["id"]: image for image in content["images"]}
     assert len(images) == len(content["images"]) == 13
     for image in images.values():
@@ -176,7 +176,7 @@ def test_grit(demo_dataset: Path, tmp_path: Path) -> None:
 
 def test_clipself(demo_dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("clipself", demo_dataset, tmp_path / "out", {"classes": "head"})
-    content = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    content = read_json(out / "train.json")
     embeddings = np.load(out / "text_embeddings.npy")
     names = {category["id"]: category["name"] for category in content["categories"]}
     model = load_model(ModelConfig(name="demo"))
@@ -197,7 +197,7 @@ def test_clipself_rejects_another_model(tmp_path: Path) -> None:
 def test_coco_as_open_groundingdino_validates(demo_dataset: Path, tmp_path: Path) -> None:
     """It compares category ids with places in the list of its configuration, which is a Python file."""
     out, report = exported("coco", demo_dataset, tmp_path / "out", {"first_id": 0, "classes": "head"})
-    content = json.loads((out / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
+    content = read_json(out / "annotations" / "instances_train.json")
     names: dict[str, list[str]] = {}
     exec((out / "label_list.py").read_text(encoding="utf-8"), names)
     assert [(category["id"], category["name"]) for category in content["categories"]] == [

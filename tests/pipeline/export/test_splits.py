@@ -1,6 +1,5 @@
 """Splits depend on the image's name alone."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.export.export import ONLY_SPLIT, image_of, parse_splits
 from stages.contract.errors import ConfigError
+from tests.build.files import read_json
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, exported, finished
 
@@ -35,7 +35,7 @@ def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
     out, report = exported("coco", dataset, tmp_path / "coco", split="train=0.5,val=0.5")
     splits = {}
     for split in ("train", "val"):
-        images = json.loads((out / f"annotations/instances_{split}.json").read_text())["images"]
+        images = read_json(out / f"annotations/instances_{split}.json")["images"]
         splits[split] = Counter(image["file_name"] for image in images)
     assert not splits["train"].keys() & splits["val"].keys()
     assert set((splits["train"] + splits["val"]).values()) == {3}

@@ -1,6 +1,5 @@
 """Real ranks with real workers, and memory over a long stream."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.source import ROOT
+from tests.build.files import read_json
 from tests.pipeline.load.conftest import expected
 from tests.synthetic import write_synthetic
 
@@ -53,7 +53,7 @@ def test_two_ranks_of_gloo_with_two_workers_each(folder: Path, tmp_path: Path) -
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     wanted = sorted(expected(folder))
-    results = [json.loads(out.read_text()) for out in outs]
+    results = [read_json(out) for out in outs]
     for even in ("no", "drop"):
         orders = [[[name for batch in epoch for name in batch] for epoch in rank[even]] for rank in results]
         for first, second in zip(*orders, strict=True):

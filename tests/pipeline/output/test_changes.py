@@ -1,6 +1,5 @@
 """An input that changed after rows were made from it."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 
 from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, ResourceError, ResumeError
-from tests.build.datasets import change_manifest
+from tests.build.datasets import change_manifest, manifest_of
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, identity_of, light_config, run_light
@@ -47,7 +46,7 @@ def test_new_samples_are_added_by_the_same_command(captions: Path, out: Path) ->
     assert sorted(rows) == sorted(f"c{n}" for n in range(42))
     assert rows["c41"]["captions"] == ["three new"]
     assert {row["id"]: row for row in rows.values() if row["id"] in before} == before
-    assert json.loads((out / "dataset.json").read_text())["counts"]["read"] == 42
+    assert manifest_of(out)["counts"]["read"] == 42
     assert run_light(config) == f"{out} is complete: nothing to do. --fresh starts over.\n"
 
 

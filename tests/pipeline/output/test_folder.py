@@ -1,6 +1,5 @@
 """The dataset's folder: which run may write into it, and what is deleted when."""
 
-import json
 import platform
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from stages.contract.records import Sample, stable_key
 from stages.contract.schema import SCHEMA_VERSION
 from stages.read import Piece, SkippedRow
 from stages.shared.storage import place_of
+from tests.build.datasets import manifest_of
 from tests.messages import expect_error
 from tests.pipeline.light import LastStage, SleepStage, resolved_light, run_job
 from tests.stages.write.rows import mixed, write_shards
@@ -109,7 +109,7 @@ def test_the_manifest(folder: DatasetFolder) -> None:
     report.read(0, 9, Report().skipped)
     report.stage("phrases", 9, 0.5)
     folder.finish(report, Manifest(config=config_of(folder.path), model={"name": "demo", "layout": "open_clip"}))
-    manifest = json.loads((folder.path / "dataset.json").read_text())
+    manifest = manifest_of(folder.path)
     assert (manifest["format"], manifest["schema_version"]) == ("phrasebox", SCHEMA_VERSION)
     assert manifest["phrasebox_version"] == __version__
     assert manifest["model"] == {"name": "demo", "layout": "open_clip"}
@@ -189,7 +189,7 @@ def test_fresh_deletes_an_unfinished_run_and_its_journal(folder: DatasetFolder) 
     finish(folder, read=1)
     files = {"data/00000.parquet", "categories.parquet", "README.md", "dataset.json", ".phrasebox/lock"}
     assert names(folder) == files
-    assert json.loads((folder.path / "dataset.json").read_text())["run"].keys().isdisjoint({"replaces", "signature"})
+    assert manifest_of(folder.path)["run"].keys().isdisjoint({"replaces", "signature"})
 
 
 @pytest.mark.parametrize("fresh", [False, True])

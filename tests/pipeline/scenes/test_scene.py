@@ -1,6 +1,5 @@
 """Scenes: the same from the same seed, exact masks, and distractors."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from pipeline.scenes.captions import COLOURS, HELDOUT_PAIRS, KINDS
 from pipeline.scenes.scene import Scene, make_scene, write_scenes
+from tests.build.files import read_json, read_lines
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_absent_things_are_named_and_known_and_nothing_else_changes(tmp_path: Pa
     rows = {}
     truths = {}
     for name in ("plain", "absent"):
-        rows[name] = [json.loads(line) for line in (tmp_path / name / "captions.jsonl").read_text().splitlines()]
-        truths[name] = json.loads((tmp_path / name / "truth.json").read_text())
+        rows[name] = read_lines(tmp_path / name / "captions.jsonl")
+        truths[name] = read_json(tmp_path / name / "truth.json")
     for number, (plain, absent) in enumerate(zip(rows["plain"], rows["absent"], strict=True)):
         [first, second] = absent["captions"]
         [phrase] = truths["absent"]["images"][number].pop("absent")

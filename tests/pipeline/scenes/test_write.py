@@ -1,6 +1,5 @@
 """Written scenes: what pycocotools reads back is what was drawn."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -11,6 +10,7 @@ from pycocotools import mask as coco_mask
 from pipeline.scenes import make_scene, write_scenes
 from stages.contract.masks import mask_box_xywh_px
 from tests.build.datasets import Json
+from tests.build.files import read_json, read_lines
 
 COUNT = 12
 
@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path) -> tuple[list[Json], Json]:
-    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text("utf-8").splitlines()]
-    return rows, json.loads((folder / "truth.json").read_text("utf-8"))
+    rows = read_lines(folder / "captions.jsonl")
+    return rows, read_json(folder / "truth.json")
 
 
 def test_one_row_and_one_image_a_scene_with_its_pixels(folder: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.viewer.app import Viewer, create_app, make_viewer
 from tests.build.datasets import copy_of
+from tests.build.files import read_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
 HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
@@ -35,7 +36,7 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of drawn scenes by the real pipeline, with hostile and broken rows. Only to be read: see `dataset`."""
     folder = tmp_path_factory.mktemp("viewed")
     write_scenes(folder, SCENES, seed=11)
-    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows = read_lines(folder / "captions.jsonl")
     rows[0]["caption"] = HOSTILE
     rows[1] = {**rows[1], "captions": [rows[1].pop("caption"), "a red bird under a green tree", "סוס ליד a red house"]}  # noqa: RUF001  it is Hebrew
     rows[2]["caption"] = ""

@@ -1,6 +1,5 @@
 """The viewer as a person uses it, in a real browser."""
 
-import json
 import re
 import shlex
 from itertools import pairwise
@@ -16,6 +15,7 @@ from pipeline.dataset.index import SCORE_EDGES
 from pipeline.dataset.origin import sign
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.build.datasets import Json, manifest_of, rows_of
+from tests.build.files import read_json, write_json
 from tests.pipeline.viewer.conftest import PATIENCE_MS, Served, pictures_are_there, serving
 
 
@@ -164,7 +164,7 @@ def test_marks_are_stored_undone_and_found_again(page: Page, served: Served, dat
     expect(status).to_contain_text("2 marked bad")
     status.get_by_role("button", name="Undo").click()
     expect(status).to_have_text("mark undone")
-    assert json.loads((dataset / "marks.json").read_text()) == {first: "good"}
+    assert read_json(dataset / "marks.json") == {first: "good"}
     for key in ("u", "u"):  # the second finds nothing left
         page.keyboard.press(key)
     expect(status).to_have_text("nothing to undo")
@@ -174,7 +174,7 @@ def test_marks_are_stored_undone_and_found_again(page: Page, served: Served, dat
         page.keyboard.press(key)
     for number in (1, 2):
         expect(samples.nth(number)).to_have_attribute("data-mark", "bad")
-    assert json.loads((dataset / "marks.json").read_text()) == {second: "bad", third: "bad"}
+    assert read_json(dataset / "marks.json") == {second: "bad", third: "bad"}
     page.goto(f"{served.url}/?mark=bad")
     assert samples_shown(page) == [second, third]
     samples.first.focus()
@@ -336,7 +336,7 @@ def test_keys_lead_through_the_samples(page: Page, shared: Served) -> None:
 
 def test_an_unfinished_dataset_is_shown_while_its_shards_are_read(page: Page, dataset: Path) -> None:
     run = manifest_of(dataset)["run"]
-    (dataset / ".phrasebox" / "run.json").write_text(json.dumps(sign(run)))
+    write_json(dataset / ".phrasebox" / "run.json", sign(run))
     (dataset / "dataset.json").unlink()
     with serving(dataset, build=False) as started:
         page.goto(started.url)

@@ -10,6 +10,7 @@ from pipeline.research.compare.comparison import Comparison, compare_explainers
 from pipeline.research.compare.page import picture_questions, write_page
 from pipeline.research.compare.pictures import SampleSize, Source
 from pipeline.scenes import write_scenes
+from tests.build.files import read_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
 from tests.stages.shared.model.saved import save_model
@@ -21,7 +22,7 @@ EXPLAINERS = ["grad_eclip", "rollout", "maskclip"]
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     folder = tmp_path_factory.mktemp("compared")
     write_scenes(folder, 4, 12)
-    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows = read_lines(folder / "captions.jsonl")
     rows[0] |= {"caption": HOSTILE, "id": "<img src=x onerror='window.hacked = 3'>"}
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     _, model = save_model(folder)

@@ -14,13 +14,14 @@ from playwright.sync_api import Browser, Page, Route, expect
 from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
 from pipeline.viewer.review import ReviewRequest
 from tests.build.datasets import Json, change_rows, rows_of, shards_of
+from tests.build.files import read_lines
 from tests.pipeline.viewer.conftest import HOSTILE, PATIENCE_MS, Served, serving
 from tests.pipeline.viewer.test_serve import started
 
 
 def lines(dataset: Path) -> list[Json]:
     file = dataset / "reviews.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return read_lines(file) if file.exists() else []
 
 
 def regions_of(dataset: Path) -> dict[int, Json]:

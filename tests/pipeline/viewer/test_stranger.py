@@ -11,6 +11,7 @@ import pytest
 
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, change_manifest, change_rows, rows_of
+from tests.build.files import write_json
 from tests.pipeline.viewer.conftest import Served, serving
 from tests.pipeline.viewer.test_app import ask
 
@@ -130,7 +131,7 @@ def test_what_a_stranger_names_is_not_loaded(section, values, told, made_by_a_st
     (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     monkeypatch.syspath_prepend(package.parent)
     text = {"tokenizer_kwargs": {"trust_remote_code": True}, "hf_tokenizer_name": "evil/tokenizer"}
-    (tmp_path / "model.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": text}))
+    write_json(tmp_path / "model.json", {"embed_dim": 8, "vision_cfg": {}, "text_cfg": text})
     filled = json.loads(json.dumps(values).replace("FOLDER", str(tmp_path)))
     with serving(made_by_a_stranger(images=True, **{section: filled}), build=False) as served:
         status, content = heat_of(served)

@@ -1,6 +1,5 @@
 """Phrases from before a run."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from stages.contract.records import Record, Sample
 from stages.phrases.precomputed import PrecomputedPhrases
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from tests.build.datasets import Json
+from tests.build.files import write_lines
 from tests.messages import expect_error
 
 CAPTIONS = (
@@ -29,7 +29,7 @@ def records(*captions: tuple[str, ...]) -> list[Record]:
 def written(path: Path, *captions: str, more: tuple[Any, ...] = ()) -> Path:
     """A file with the phrases of captions as they are parsed, and more lines."""
     lines = [*phrases_json(captions, PhrasesConfig()), *more]
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    write_lines(path, lines)
     return path
 
 

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -6,12 +5,13 @@ import pytest
 
 from stages.contract.errors import InputError
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
 
 def write(path: Path, images: Any, annotations: Any) -> str:
-    path.write_text(json.dumps({"info": {}, "images": images, "annotations": annotations}))
+    write_json(path, {"info": {}, "images": images, "annotations": annotations})
     return str(path)
 
 
@@ -52,7 +52,7 @@ def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
         {"filename": "c.jpg", "sentences": [{"tokens": []}, "d"]},
         {"filename": "e.jpg"},
     ]
-    (tmp_path / "c.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    write_json(tmp_path / "c.json", {"images": images, "dataset": "coco"})
     samples = samples_of(kind="coco_captions", path=str(tmp_path / "c.json"), image_root=str(tmp_path))
     assert [(sample.sample_id, sample.captions, reason(sample)) for sample in samples] == [
         ("7", ("A dog.",), None),

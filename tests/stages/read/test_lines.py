@@ -8,6 +8,7 @@ import pytest
 
 from stages.read import lines
 from stages.read.plan import input_notes
+from tests.build.files import write_lines
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
 Row = tuple[str, str, str]  # Image, caption and id; empty ones are not given
@@ -21,7 +22,7 @@ def write(folder: Path, kind: str, rows: list[Row]) -> str:
         path.write_text("".join(",".join(row) + "\n" for row in [("image", "caption", "id"), *rows]))
     else:
         named = [dict(zip(("image", "caption", "id"), row, strict=True)) for row in rows]
-        path.write_text("".join(json.dumps({key: text for key, text in row.items() if text}) + "\n" for row in named))
+        write_lines(path, ({key: text for key, text in row.items() if text} for row in named))
     return str(path)
 
 

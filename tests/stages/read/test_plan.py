@@ -1,4 +1,3 @@
-import json
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from stages.contract.errors import InputError
 from stages.contract.records import stable_key
 from stages.read import Piece, Reader, plan_pieces
 from stages.read.plan import mark_repeats
+from tests.build.files import write_json
 from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
 
@@ -41,7 +41,7 @@ def read_rows_of(tmp_path: Path, kind: str, names: Sequence[str]) -> Reader:
     else:
         path = tmp_path / "a.json"
         images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
-        path.write_text(json.dumps({"images": images, "annotations": []}))
+        write_json(path, {"images": images, "annotations": []})
     return reader_of(kind=kind, path=str(path), image_root=f"{tmp_path}/pictures")
 
 

@@ -1,6 +1,5 @@
 """Which phrases name the same thing."""
 
-import json
 from importlib.resources import files
 
 import pytest
@@ -11,6 +10,7 @@ from stages.contract.records import Phrase
 from stages.regions.groups import MOST_LINKED, link_phrases, pair_features
 from stages.regions.things import relation, things
 from stages.regions.wording import wordings
+from tests.build.files import read_json
 
 PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "people": "people", "girls": "girl"}
 
@@ -96,7 +96,7 @@ def test_only_definite_phrases_name_again_what_their_caption_names_and_numbers_a
 
 def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
     """A weight that no feature asks for, or a feature without one, is a name that was changed on one side only."""
-    weights = json.loads(files("stages.regions").joinpath("groups.json").read_text())["weights"]
+    weights = read_json(files("stages.regions").joinpath("groups.json"))["weights"]
     texts, phrases = phrases_of(
         "[a small red boy] by [two old men] and [a dog] in [white water] near [xyzzy] with [a red hat] and [a cat]",
         "[a green girl] and [the old woman] and [a blue dog] in [a blue hat] near [three dogs] by [the red water wall]",

@@ -16,6 +16,7 @@ from stages.regions.learned_box import INPUTS
 from stages.regions.score import FEATURES, MOST_BYTES, Calibration, Evidence, read_calibration
 from stages.regions.thresholds import CUT_FEATURES
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.messages import expect_error
 
 EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
@@ -113,7 +114,7 @@ CUT: Json = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean
 )
 def test_what_is_no_calibration_is_refused(change: Json, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    path.write_text(json.dumps({**json.loads(calibration_of(energy=1.0).to_json()), **change}))
+    write_json(path, {**json.loads(calibration_of(energy=1.0).to_json()), **change})
     with expect_error(ConfigError):
         read_calibration(path)
 
@@ -121,7 +122,7 @@ def test_what_is_no_calibration_is_refused(change: Json, tmp_path: Path) -> None
 def test_a_calibration_of_before_has_no_box(tmp_path: Path) -> None:
     content = json.loads(calibration_of(energy=1.0).to_json())
     del content["box"]
-    (tmp_path / "c.json").write_text(json.dumps(content))
+    write_json(tmp_path / "c.json", content)
     assert read_calibration(tmp_path / "c.json") == calibration_of(energy=1.0)
 
 

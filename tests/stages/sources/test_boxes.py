@@ -1,6 +1,5 @@
 """Boxes that are there already and the phrases that they answer, on cases counted by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from stages.contract.records import ImageRef, Phrase, Record, Sample
 from stages.shared.model.config import ModelConfig
 from stages.sources.boxes import NO_IMAGE_OF_THAT_NAME, BoxSource, BoxSourceConfig
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.messages import expect_error
 
 CAPTION = "A man walks two dogs past a tall man"
@@ -25,15 +25,10 @@ def box(category: int, *bbox: float, **keys: Any) -> Json:
     return {"id": 1, "image_id": 7, "category_id": category, "bbox": list(bbox), "iscrowd": 0} | keys
 
 
-def write_json(path: Path, value: Any) -> str:
-    path.write_text(json.dumps(value))
-    return str(path)
-
-
 def instances(folder: Path, *things: Json) -> str:
     annotations = [{**thing, "id": number} for number, thing in enumerate(things)]
     content = {"images": IMAGES, "categories": CATEGORIES, "annotations": annotations}
-    return write_json(folder / "instances.json", content)
+    return str(write_json(folder / "instances.json", content))
 
 
 def record(file_name: str = "a.jpg", width: int = 40, height: int = 20) -> Record:
@@ -77,7 +72,8 @@ def test_each_thing_has_its_box_and_the_part_of_the_mask_in_it(tmp_path: Path) -
 def test_what_a_detector_found_has_its_score(tmp_path: Path) -> None:
     truth = instances(tmp_path, box(1, 0, 0, 40, 20))
     results = [box(1, 1, 1, 5, 5, score=0.4), box(1, 9, 9, 5, 5, score=0.9), box(1, 0, 0, 2, 2, score=0.1)]
-    detections = write_json(tmp_path / "results.json", [{k: v for k, v in r.items() if k != "id"} for r in results])
+    without_ids = [{k: v for k, v in r.items() if k != "id"} for r in results]
+    detections = str(write_json(tmp_path / "results.json", without_ids))
     result = answer(record(), truth=truth, detections=detections, min_score=0.2)
     boxes = [((9, 9, 5, 5), 0.9), ((1, 1, 5, 5), 0.4)]
     assert regions(result) == [(phrase, *box_and_score) for phrase in ("man", "tall man") for box_and_score in boxes]
@@ -121,6 +117,6 @@ def test_what_cannot_be_read_is_told_before_any_work(tmp_path: Path) -> None:
         check(truth=tmp_path / "none.json")
     with expect_error(ConfigError):
         check(truth=tmp_path, detections=tmp_path / "results.json")
-    damaged = write_json(tmp_path / "results.json", [box(1, 1, 1, 2, 2, score=7)])
+    damaged = str(write_json(tmp_path / "results.json", [box(1, 1, 1, 2, 2, score=7)]))
     with expect_error(InputError):
         check(truth=instances(tmp_path, box(1, 2, 4, 10, 5)), detections=damaged)

@@ -1,6 +1,5 @@
 """A phrase that no caption says, all the way from the record to validate, exports, loader and viewer."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.viewer.sample_view import COLUMNS, sample_view
 from stages.contract.masks import encode_box, rle_box_xywh_px
 from stages.contract.records import Phrase, Region
 from stages.regions.stage import number_things
+from tests.build.files import read_json, read_lines
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 
 
@@ -80,8 +80,8 @@ def test_categories_of_such_formats_do_without_it(dataset: Path, tmp_path: Path)
         config = exporter.config_type.model_validate({"form": "detection"})
         request = ExportRequest(exporter=exporter, out=tmp_path / per, config=config, per=per)
         report = export_dataset(open_dataset(dataset), request)
-        labels = json.loads((tmp_path / per / "label_map.json").read_text())
-        lines = [json.loads(line) for line in (tmp_path / per / "train.jsonl").read_text().splitlines()]
+        labels = read_json(tmp_path / per / "label_map.json")
+        lines = read_lines(tmp_path / per / "train.jsonl")
         written = {entry["category"] for line in lines for entry in line["detection"]["instances"]}
         assert {*labels.values()} == written
         assert report.categories == len(written)
@@ -89,7 +89,7 @@ def test_categories_of_such_formats_do_without_it(dataset: Path, tmp_path: Path)
 
 def test_names_loader_and_viewer_have_it_without_a_place(dataset: Path, tmp_path: Path) -> None:
     export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / "out"))
-    written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    written = read_json(tmp_path / "out" / "annotations" / "instances_train.json")
     assert "old lorry" in {category["name"] for category in written["categories"]}
     sample = RegionDataset(dataset, Contents(images=False))[0]
     assert sample["spans"][sample["phrases"].index("old lorry")].tolist() == [0, 0]

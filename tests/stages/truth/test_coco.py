@@ -14,6 +14,7 @@ from stages.truth.coco import read_coco, size_member
 from stages.truth.ground_truth import GroundTruth, TruthTarget
 from tests.build.cases import cases
 from tests.build.datasets import Json
+from tests.build.files import read_json
 from tests.messages import expect_error
 
 WIDTH = 20
@@ -186,7 +187,7 @@ def test_objects(tmp_path: Path) -> None:
 
 def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
     write_scenes(tmp_path, 3, 3, side_px=96)
-    stored = json.loads((tmp_path / "truth.json").read_text("utf-8"))
+    stored = read_json(tmp_path / "truth.json")
     truth = read_coco(tmp_path / "truth.json")
     assert truth.categories == {category["name"] for category in stored["categories"]}
     assert list(truth.images) == [image["file_name"] for image in stored["images"]]

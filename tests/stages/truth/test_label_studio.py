@@ -1,6 +1,5 @@
 """Tasks of Label Studio as ground truth, on cases counted by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from stages.truth import read_truth
 from stages.truth.ground_truth import TruthImage
 from tests.build.cases import cases
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.messages import expect_error
 
 PHRASES = [{"value": "red car"}, {"value": "tree"}, {"value": "dog"}]
@@ -30,7 +30,7 @@ def task(*results: Json, **keys: Any) -> Json:
 
 def written(folder: Path, *tasks: Any) -> Path:
     path = folder / "project.json"
-    path.write_text(json.dumps([*tasks]), encoding="utf-8")
+    write_json(path, [*tasks])
     return path
 
 

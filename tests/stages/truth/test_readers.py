@@ -2,7 +2,6 @@
 
 import codecs
 import gzip
-import json
 import shutil
 import tarfile
 from dataclasses import replace
@@ -16,6 +15,7 @@ from stages.contract.masks import decode_mask, encode_mask
 from stages.truth import TRUTHS, kind_of, read_truth
 from stages.truth.ground_truth import TruthImage, TruthTarget
 from tests.build.cases import cases
+from tests.build.files import write_json
 from tests.messages import expect_error
 
 EMPTY = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
@@ -27,7 +27,7 @@ def made(folder: Path, *names: str) -> Path:
         if name.endswith("/"):
             path.mkdir(parents=True)
         else:
-            path.write_text(json.dumps(EMPTY))
+            write_json(path, EMPTY)
     return folder
 
 

@@ -1,6 +1,5 @@
 """RefCOCO as ground truth, on a folder written by hand."""
 
-import json
 import pickle
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from stages.truth.ground_truth import TruthTarget
 from stages.truth.refcoco import read_refcoco
 from tests.build.cases import cases
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.messages import expect_error
 
 INSTANCES: Json = {
@@ -35,8 +35,8 @@ def ref(ann_id: int, *sentences: str, image_id: int = 5) -> Json:
 
 
 def written(folder: Path, refs: Any, instances: Any = INSTANCES) -> Path:
-    (folder / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
-    (folder / "refs(unc).json").write_text(json.dumps(refs), encoding="utf-8")
+    write_json(folder / "instances.json", instances)
+    write_json(folder / "refs(unc).json", refs)
     return folder
 
 

@@ -18,6 +18,7 @@ from pipeline.research.compare.pictures import SampleSize, Source
 from pipeline.research.compare.tables import print_comparison
 from pipeline.run import run
 from stages.contract.errors import InputError
+from tests.build.files import read_json, write_json
 from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
 from tests.stages.shared.model.saved import save_model
@@ -169,10 +170,10 @@ def test_what_cannot_be_used_is_rejected_before_any_work(options: str, drawn: Pa
 
 
 def test_a_truth_of_other_images_is_refused(drawn: Path, tmp_path: Path) -> None:
-    truth = json.loads((drawn / "truth.json").read_text())
+    truth = read_json(drawn / "truth.json")
     for image in truth["images"]:
         image["file_name"] = "other-" + image["file_name"]
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    write_json(tmp_path / "truth.json", truth)
     with expect_error(InputError):
         compare_explainers(
             Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"), "maskclip", EFFORT, QUIET

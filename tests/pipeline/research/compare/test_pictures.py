@@ -11,6 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source, read_images
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
+from tests.build.files import read_json, read_lines
 from tests.factories import SPEC
 from tests.messages import expect_error
 
@@ -21,7 +22,7 @@ QUIET = Console(quiet=True)
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     write_scenes(folder, 8, 21, side_px=64)
-    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows = read_lines(folder / "captions.jsonl")
     rows[2]["image"] = "missing.jpg"
     rows[3]["caption"] = "beautiful!"
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
@@ -43,7 +44,7 @@ def questions_of(images: list[ComparedImage]) -> dict[str, list[str]]:
 def test_every_question_has_a_place_and_pixels(scenes: Path) -> None:
     images = sample(scenes)
     assert [image.number for image in images] == list(range(6)), "two have no picture and no phrase"
-    truth = json.loads((scenes / "truth.json").read_text())
+    truth = read_json(scenes / "truth.json")
     for image in images:
         assert image.record.pixels.rgb.shape == (32, 32, 3)
         assert image.record.phrases == tuple(question.phrase for question in image.questions)

@@ -1,6 +1,5 @@
 """A whole training: it resumes where it stopped, writes a model that runs take, and loses nothing when it fails."""
 
-import json
 import os
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from stages.contract.errors import ConfigError, InputError, OutputError, Resourc
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
+from tests.build.files import read_lines
 from tests.messages import expect_error
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
 from tests.stages.shared.model.saved import load_model, save_model, save_tower
@@ -331,4 +331,4 @@ def test_more_ranks_than_images_of_a_step_are_rejected(inline_dataset: Path, tmp
 
 
 def log_of(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    return read_lines(out / LOG)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.build.datasets import Json
+from tests.build.files import read_json, write_json
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called, drawing, printed
 
@@ -53,13 +54,13 @@ def test_a_model_that_knows_things_is_far_above_chance(scores: Json) -> None:
 
 def test_boxes_of_other_things_are_worse(scores: Json, drawn: Path, tmp_path: Path) -> None:
     """The control: every thing gets the box of another one, so that features say nothing of the name."""
-    truth = json.loads((drawn / "truth.json").read_text())
+    truth = read_json(drawn / "truth.json")
     things = truth["annotations"]
     boxes = [thing["bbox"] for thing in things]
     for thing, box in zip(things, boxes[1:] + boxes[:1], strict=True):
         thing["bbox"] = box
         del thing["segmentation"]
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    write_json(tmp_path / "truth.json", truth)
     shuffled = json.loads(printed(*command(drawn, "--no-crops", "--json", truth=tmp_path / "truth.json")))
     assert list(shuffled["regions"]) == ["roi"], "neither masks nor crops"
     for figure in ("top1", "top5"):
@@ -70,7 +71,7 @@ def test_boxes_of_other_things_are_worse(scores: Json, drawn: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_the_same_again_and_compared_with_itself(scores: Json, drawn: Path, tmp_path: Path) -> None:
     other = tmp_path / "before.json"
-    other.write_text(json.dumps(scores))
+    write_json(other, scores)
     again = json.loads(printed(*command(drawn, "--compare", other, "--json")))
     added = {"compared_with": "demo", "asked_differently": [], "differences": again["differences"]}
     assert {**again, "seconds": 0} == {**scores, "seconds": 0, **added}
@@ -127,20 +128,20 @@ def test_what_cannot_be_used_is_rejected_before_any_work(command: str, drawn: Pa
 
 
 def test_scores_of_other_images_are_rejected(scores: Json, drawn: Path, tmp_path: Path) -> None:
-    (tmp_path / "other.json").write_text(json.dumps({**scores, "images": ["x.jpg"]}))
+    write_json(tmp_path / "other.json", {**scores, "images": ["x.jpg"]})
     code, _, err = called(*command(drawn, "--compare", tmp_path / "other.json"))
     assert (code, "--compare: its figures are of other images" in err) == (2, True)
 
 
 def test_a_truth_of_another_size_is_refused(drawn: Path, tmp_path: Path) -> None:
-    truth = json.loads((drawn / "truth.json").read_text())
+    truth = read_json(drawn / "truth.json")
     for image in truth["images"]:
         image["width"] *= 2
     for thing in truth["annotations"]:
         thing["bbox"][0] *= 2
         thing["bbox"][2] *= 2
         del thing["segmentation"]
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    write_json(tmp_path / "truth.json", truth)
     given = command(drawn, "--no-crops", "--limit", 5, truth=tmp_path / "truth.json")
     code, _, err = called(*given)
     assert (code, "(--resized)" in err) == (2, True)

@@ -27,7 +27,8 @@ from pipeline.research.tune.session import CUTS, MAPS, Step, Tuning, tune_settin
 from pipeline.research.tune.trials import FIGURES, Trial, TuningSession
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
-from tests.build.datasets import Json
+from tests.build.datasets import Json, manifest_of
+from tests.build.files import read_json, write_json, write_lines
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
 
@@ -73,7 +74,7 @@ def tuning(dataset: Path, drawn: Path) -> Tuning:
 
 def test_the_start_and_the_best_are_what_eval_measures(tuning, dataset, drawn, tmp_path) -> None:
     (tmp_path / "best.yaml").write_text(dump_yaml(tuning.settings))
-    made = json.loads((dataset / "dataset.json").read_text())["config"]
+    made = manifest_of(dataset)["config"]
     again = load_config(tmp_path / "best.yaml", [
         f"input={json.dumps(made['input'])}", f"output.path={tmp_path / 'again'}", "engine.kind=inline",
         "model.name=demo", "regions.calibration=none",
@@ -140,7 +141,7 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     assert (highest["box_recall"], highest["precision"]) == (0, None)
     assert tuning.base["box_recall"] < halves["box_recall"] < tuning.start["box_recall"]
     assert (tuning.best, tuning.settings["regions"]["calibration"]) == ({}, str(file))
-    file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
+    write_json(file, {**read_json(file), "bias": 1.0})
     with expect_error(ConfigError):
         tune_settings(session_of(fitted, truth), maps={}, cuts={})
 
@@ -205,7 +206,7 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
 def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (drawn / "captions.jsonl").read_text().splitlines()[:4]]
     captions = [{"image": row["image"], "caption": text} for row in rows for text in ("A red ball.", "A blue box.")]
-    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in captions))
+    write_lines(tmp_path / "captions.jsonl", captions)
     source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(drawn / "images")}
     made = Path(run(config_of(drawn, tmp_path / "made", input=source, regions={"calibration": "none"}), QUIET))
     regions = [region for row in open_dataset(made).rows() for region in row["annotations"]]
@@ -237,10 +238,10 @@ def test_the_table_names_every_try(tuning: Tuning) -> None:
 
 
 def test_what_cannot_be_judged_is_rejected(dataset: Path, drawn: Path, tmp_path: Path) -> None:
-    truth = json.loads((drawn / "truth.json").read_text())
+    truth = read_json(drawn / "truth.json")
     for thing in truth["annotations"]:
         thing.pop("segmentation", None)
-    (tmp_path / "boxes.json").write_text(json.dumps(truth))
+    write_json(tmp_path / "boxes.json", truth)
     with expect_error(ConfigError):
         tune_settings(session_of(dataset, tmp_path / "boxes.json", by="mask_iou"), most=2)
     for options in ((), ("--truth", tmp_path / "boxes.json", "--reviews")):

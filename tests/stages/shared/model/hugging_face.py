@@ -1,6 +1,5 @@
 """Tiny models of `transformers` with random weights, saved as people save theirs."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
+from tests.build.files import write_json
 
 WORDS = ["a", "red", "car", "two", "dogs", "the", "man", "on", "his", "bike", "rides", "along", "green", "trees"]
 
@@ -67,7 +67,7 @@ def save_images(folder: Path, **settings: Any) -> None:
     mean = [0.48145466, 0.4578275, 0.40821073]
     std = [0.26862954, 0.26130258, 0.27577711]
     usual = {"image_mean": mean, "image_std": std, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255}
-    (folder / "preprocessor_config.json").write_text(json.dumps({**usual, **settings}))
+    write_json(folder / "preprocessor_config.json", {**usual, **settings})
 
 
 def save_sentencepiece(folder: Path) -> Any:
@@ -86,7 +86,7 @@ def save_sentencepiece(folder: Path) -> Any:
         warnings.simplefilter("ignore")
         tokenizer = SiglipTokenizer(str(folder / "spiece.model"))
     names = {"tokenizer_class": "SiglipTokenizer", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    write_json(folder / "tokenizer_config.json", names)
     return tokenizer
 
 

@@ -1,6 +1,5 @@
 """Tiny models as files: a model JSON and a checkpoint beside it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelSettings
 from stages.shared.model.load import load
 from stages.shared.model.module import build_module
+from tests.build.files import write_json
 from tests.factories import SPEC, TOWERS, architecture_of, tiny_architecture, tiny_clip
 
 
@@ -24,7 +24,7 @@ def save_json(folder: Path, *, quick_gelu: bool = False, wrapped: bool = True, *
     architecture = {**tiny_architecture(**vision), "quick_gelu": quick_gelu}
     preprocess = {"mean": SPEC.mean, "std": SPEC.std, "interpolation": "bicubic"}
     path = folder / "tiny.json"
-    path.write_text(json.dumps({"model_cfg": architecture, "preprocess_cfg": preprocess} if wrapped else architecture))
+    write_json(path, {"model_cfg": architecture, "preprocess_cfg": preprocess} if wrapped else architecture)
     return path
 
 
@@ -48,7 +48,7 @@ def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
     weights = folder / "tiny.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     preprocess = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
-    path.write_text(json.dumps({"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess}))
+    write_json(path, {"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess})
     return model, ModelConfig(config=path, weights=weights, device="cpu", precision="fp32", threads=1)
 
 

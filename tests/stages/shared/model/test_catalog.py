@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pipeline.scenes.scene import make_scene
 from stages.contract.errors import WeightsError
 from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, find_weights
 from tests.build.datasets import Json
+from tests.build.files import read_json
 from tests.messages import expect_error
 
 SCENES = 24
@@ -60,7 +60,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 def by_open_clip_alone(name: str) -> tuple[Any, SimpleTokenizer, Json]:
     """A bundled model and its tokenizer by stock open_clip and nothing of ours, and how its images are prepared."""
     folder = find_weights(name)
-    settings = json.loads((folder / "model.json").read_text("utf-8"))
+    settings = read_json(folder / "model.json")
     text_cfg = settings["model_cfg"]["text_cfg"]
     model = open_clip.CLIP(**settings["model_cfg"]).eval()
     model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelDescription
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.build.datasets import Json
+from tests.build.files import read_json, write_json
 from tests.factories import SPEC, tiny_architecture
 from tests.messages import expect_error
 from tests.stages.shared.model.saved import save_json, save_model, shapes_of
@@ -49,7 +49,7 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
     architecture = tiny_architecture()
     architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
-    (tmp_path / "tiny.json").write_text(json.dumps(architecture))
+    write_json(tmp_path / "tiny.json", architecture)
     with expect_error(WeightsError):
         describe(config)
 
@@ -78,14 +78,14 @@ def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_p
     assert is_new()
     save_json(tmp_path, quick_gelu=True)
     assert is_new()
-    parsed = json.loads((tmp_path / "tiny.json").read_text())
+    parsed = read_json(tmp_path / "tiny.json")
     for key, value in (("mean", [0.5, 0.5, 0.5]), ("std", [0.5, 0.5, 0.5]), ("interpolation", "bilinear")):
         parsed["preprocess_cfg"][key] = value
-        (tmp_path / "tiny.json").write_text(json.dumps(parsed))
+        write_json(tmp_path / "tiny.json", parsed)
         assert is_new(), key
     parsed["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words"}
     (tmp_path / "words").write_text("a b")
-    (tmp_path / "tiny.json").write_text(json.dumps(parsed))
+    write_json(tmp_path / "tiny.json", parsed)
     assert is_new()
     (tmp_path / "words").write_text("a c")
     assert is_new()
@@ -110,7 +110,7 @@ def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, tm
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "someone/something", "tokenizer_kwargs": options}
     path = tmp_path / "model.json"
-    path.write_text(json.dumps({"model_cfg": architecture}))
+    write_json(path, {"model_cfg": architecture})
     with expect_error(ConfigError):
         describe(ModelConfig(config=path, weights=path))
 

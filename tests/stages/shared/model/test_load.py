@@ -1,4 +1,3 @@
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.from_open_clip import build_image_tower
 from tests.build.datasets import Json
+from tests.build.files import write_json
 from tests.factories import SPEC, TOWERS, tiny_clip
 from tests.messages import expect_error
 from tests.stages.explain.models import tokenizer
@@ -114,7 +114,7 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
 )
 def test_a_model_file_that_makes_no_sense(architecture: Json, tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
-    (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
+    write_json(tmp_path / "tiny.json", {"model_cfg": architecture})
     with expect_error(ConfigError):
         describe(config)
 

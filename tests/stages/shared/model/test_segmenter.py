@@ -1,6 +1,5 @@
 """Segmenters: the masks of transformers' own pipeline, and folders of something else."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from stages.shared.model.config import SegmenterConfig
 from stages.shared.model.segmenter import KINDS as READ
 from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
 from tests.build.datasets import Json
+from tests.build.files import read_json, write_json
 from tests.cuda.simulated import SimulatedCuda
 from tests.messages import expect_error
 from tests.stages.shared.model.segmenters import KINDS, save_segmenter
@@ -110,9 +110,9 @@ def change(folder: Path, what: str) -> None:
     elif what == "cut":
         weights.write_bytes(weights.read_bytes()[:-1000])
     elif what in ("clip", "other"):
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         config |= {"model_type": "clip"} if what == "clip" else {"mask_decoder_config": {"hidden_size": 64}}
-        (folder / "config.json").write_text(json.dumps(config))
+        write_json(folder / "config.json", config)
     else:
         (folder / what).unlink()
 

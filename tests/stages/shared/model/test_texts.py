@@ -1,6 +1,5 @@
 """Embeddings of texts: open_clip's, each text once, and only the tokens that it has."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.module import module_of
+from tests.build.files import write_json
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import load_model, save_model
@@ -75,7 +75,7 @@ def test_other_text_towers(text_options: dict[str, object]) -> None:
 
 def test_custom_text_towers(tmp_path: Path) -> None:
     network, config = save_model(tmp_path)
-    (tmp_path / "tiny.json").write_text(json.dumps({**tiny_architecture(), "custom_text": True}))
+    write_json(tmp_path / "tiny.json", {**tiny_architecture(), "custom_text": True})
     encode = load_model(config).encode_text
     assert isinstance(encode, TextEncoder)
     assert encode.tower is not None

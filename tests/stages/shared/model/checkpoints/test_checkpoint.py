@@ -1,4 +1,3 @@
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
 from stages.shared.model.describe import describe
 from stages.shared.model.tokenizer import tokenizer_of
+from tests.build.files import read_json, write_json
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.messages import expect_error
 from tests.stages.shared.model.hugging_face import (
@@ -41,7 +41,7 @@ def as_index(folder: Path, name: str) -> None:
         else:
             save_file({key: state[key] for key in part}, folder / file)
     places = {key: file for file, part in halves.items() for key in part}
-    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    write_json(folder / f"{name}.index.json", {"metadata": {}, "weight_map": places})
 
 
 def as_bin(folder: Path) -> None:
@@ -141,7 +141,7 @@ def open_clip_folder(tmp_path: Path) -> tuple[Path, Any]:
     model = tiny_clip(quick_gelu=True)
     preprocess = {"mean": [0.5, 0.4, 0.3], "std": list(SPEC.std), "interpolation": "bilinear"}
     parsed = {"model_cfg": {**tiny_architecture(), "quick_gelu": True}, "preprocess_cfg": preprocess}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(parsed))
+    write_json(tmp_path / "open_clip_config.json", parsed)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
     return tmp_path, model
 
@@ -158,9 +158,9 @@ def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) ->
 
 def test_a_folder_of_open_clip_cannot_ask_for_code(open_clip_folder: tuple[Path, Any]) -> None:
     file = open_clip_folder[0] / "open_clip_config.json"
-    parsed = json.loads(file.read_text())
+    parsed = read_json(file)
     parsed["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"trust_remote_code": True}}
-    file.write_text(json.dumps(parsed))
+    write_json(file, parsed)
     with expect_error(ConfigError):
         describe(config_of(open_clip_folder[0]))
 
@@ -214,11 +214,11 @@ def change_json(name: str, **changes: Any) -> Callable[[Path], Any]:
     """Changes of keys; `vision__hidden_act` is `hidden_act` in `vision_config`."""
 
     def change(folder: Path) -> None:
-        parsed = json.loads((folder / name).read_text())
+        parsed = read_json(folder / name)
         for key, value in changes.items():
             section, _, inner = key.rpartition("__")
             (parsed[f"{section}_config"] if section else parsed)[inner] = value
-        (folder / name).write_text(json.dumps(parsed))
+        write_json(folder / name, parsed)
 
     return change
 

@@ -1,5 +1,4 @@
 import copy
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
+from tests.build.files import read_json, write_json
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
     IMAGES,
@@ -68,11 +68,11 @@ def test_what_an_older_config_json_says_twice_is_read_as_transformers_reads_it(c
     from transformers import CLIPModel
 
     file = clip_folder / "config.json"
-    parsed = json.loads(file.read_text())
+    parsed = read_json(file)
     for section in ("text_config", "vision_config"):
         parsed[f"{section}_dict"] = {**parsed[section], "hidden_act": "gelu"}
         parsed[section] = {"hidden_act": "quick_gelu"}
-    file.write_text(json.dumps(parsed))
+    write_json(file, parsed)
     assert_same(embeddings(clip_folder), CLIPModel.from_pretrained(clip_folder).eval(), CLIP_TOKENS)
 
 
@@ -111,7 +111,7 @@ def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any
 def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
     """The architecture is open_clip's or one's own, the tensors are transformers'."""
     described = describe(config_of(clip_folder))
-    (tmp_path / "mine.json").write_text(json.dumps(described.architecture))
+    write_json(tmp_path / "mine.json", described.architecture)
     given = ModelConfig(config=tmp_path / "mine.json", weights=clip_folder / "model.safetensors", device="cpu")
     with torch.no_grad():
         image = module_of(describe(given)).encode_image(IMAGES)
@@ -129,7 +129,7 @@ def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: P
     model = open_clip.CustomTextCLIP(**arguments).eval()
     folder = tmp_path / "ours"
     folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": architecture}))
+    write_json(folder / "open_clip_config.json", {"model_cfg": architecture})
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(siglip_folder / name, folder / name)
