@@ -22,7 +22,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from benchmarks.soak.cluster import SmallCluster, workers
+from benchmarks.soak.cluster import workers
 from pipeline import __version__
 from pipeline.engines.ray_code import code_here, reject_other_code
 from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
@@ -39,28 +39,6 @@ pytestmark = pytest.mark.ray
 SCENES = 10
 
 TOKEN = "0123456789abcdef" * 4
-
-
-@pytest.mark.slow
-def test_a_node_that_does_not_see_the_images_is_named_before_any_work(tmp_path) -> None:
-    """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    module, argument, *rest = light_command(write_captions(tmp_path, ["cat"]), tmp_path / "out")[2:]
-    cluster = SmallCluster(nodes=1)
-    try:
-        values = json.loads(argument)
-        values["input"]["image_root"] = str(disk / "images")
-        values["engine"]["address"] = cluster.address
-        wanted = shlex.join([sys.executable, "-m", module, json.dumps(values), *rest])
-        script = f"mount -t tmpfs none {disk}; mkdir {disk}/images; cp {tmp_path}/*.jpg {disk}/images; exec {wanted}"
-        done = ended(["unshare", "-rm", "bash", "-ec", script])
-    finally:
-        cluster.close()
-    assert done.returncode == 2
-    assert done.stderr.startswith("ConfigError: input.image_root: the worker on ")
-    assert done.stderr.endswith(f" does not see {disk}/images; all nodes need to share it\n")
-    assert not list((tmp_path / "out/data").iterdir())
 
 
 def bare_python(folder: Path) -> Path:

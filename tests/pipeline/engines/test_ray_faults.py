@@ -145,21 +145,26 @@ def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) -> None:
+@pytest.mark.parametrize("key", ["input.image_root", "output.path"])
+def test_a_node_that_does_not_see_a_folder_is_named_before_any_work(key, tmp_path) -> None:
     """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
     captions = write_captions(tmp_path, ["cat"])
-    out = tmp_path / "out"
-    script = f"mount -t tmpfs none {out}; exec "
-    out.mkdir()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    unseen, out = (disk / "images", tmp_path / "out") if key == "input.image_root" else (disk / "out",) * 2
     cluster = SmallCluster(nodes=1)
     try:
-        wanted = light_command(captions, out / "mine", address=cluster.address)
-        done = in_small_disk(script + shlex.join(wanted))
+        wanted = shlex.join(light_command(captions, out, address=cluster.address))
+        if unseen != out:
+            wanted = wanted.replace(f'"image_root": "{tmp_path}"', f'"image_root": "{unseen}"')
+        images = f"mkdir {disk}/images; cp {tmp_path}/*.jpg {disk}/images"
+        done = in_small_disk(f"mount -t tmpfs none {disk}; {images}; exec {wanted}")
     finally:
         cluster.close()
     assert done.returncode == 2
-    assert done.stderr.startswith("ConfigError: output.path: the worker on ")
-    assert done.stderr.endswith(f" does not see {out}/mine; all nodes need to share it\n")
+    assert done.stderr.startswith(f"ConfigError: {key}: the worker on ")
+    assert done.stderr.endswith(f" does not see {unseen}; all nodes need to share it\n")
+    assert not list(tmp_path.glob("out/data/*"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])

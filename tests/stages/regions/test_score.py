@@ -131,6 +131,8 @@ def test_a_file_beyond_any_calibration_is_refused_unread(tmp_path: Path) -> None
         file.truncate(MOST_BYTES + 1)
     with expect_error(ConfigError):
         read_calibration(tmp_path / "c.json")
+    with expect_error(ConfigError):
+        read_calibration(tmp_path / "gone.json")
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '"x"', "{}"])
@@ -138,5 +140,3 @@ def test_damaged_files_are_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(content)
     with expect_error(ConfigError):
         read_calibration(tmp_path / "c.json")
-    with expect_error(ConfigError):
-        read_calibration(tmp_path / "gone.json")

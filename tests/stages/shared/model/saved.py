@@ -70,3 +70,12 @@ def shapes_of(name: str, **options: Any) -> dict[str, Tensor]:
     with torch.device("meta"):
         model = build_module(ModelSettings(name=name, architecture=architecture, input=SPEC))
     return {name: torch.zeros(()).expand(value.shape) for name, value in model.state_dict().items()}
+
+
+def embedding(model: Any, rgb: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`encode_image` of an open_clip model, from pixels 0 .. 255."""
+    mean = torch.tensor(SPEC.mean)[:, None, None]
+    std = torch.tensor(SPEC.std)[:, None, None]
+    with torch.no_grad():
+        output = model.encode_image(((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(dtype))
+    return output[0] if isinstance(output, tuple) else output

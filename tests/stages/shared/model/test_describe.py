@@ -54,13 +54,6 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
         describe(config)
 
 
-@pytest.mark.parametrize("vision", [{"image_size": [32, 64]}, {"patch_size": [8, 16]}], ids=["image", "patch"])
-def test_only_square_inputs_and_patches(vision: Json, tmp_path: Path) -> None:
-    path = save_json(tmp_path, **vision)
-    with expect_error(ConfigError):
-        describe(ModelConfig(config=path, weights=path))
-
-
 def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
     first = describe(config).fingerprint

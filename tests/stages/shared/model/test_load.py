@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
@@ -18,23 +18,22 @@ from tests.build.files import write_json
 from tests.factories import SPEC, TOWERS, tiny_clip
 from tests.messages import expect_error
 from tests.stages.explain.models import tokenizer
-from tests.stages.shared.model.saved import assert_scales_as, load_model, save_json, save_model, save_tower, shapes_of
+from tests.stages.shared.model.saved import (
+    assert_scales_as,
+    embedding,
+    load_model,
+    save_json,
+    save_model,
+    save_tower,
+    shapes_of,
+)
 
 RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def embedding(model: Any, rgb: Tensor = RGB, dtype: torch.dtype = torch.float32) -> Tensor:
-    """`encode_image` of an open_clip model, from pixels 0 .. 255."""
-    mean = torch.tensor(SPEC.mean)[:, None, None]
-    std = torch.tensor(SPEC.std)[:, None, None]
-    with torch.no_grad():
-        output = model.encode_image(((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(dtype))
-    return output[0] if isinstance(output, tuple) else output
-
-
 def assert_is(clip: Any, model: nn.Module) -> None:
     """The loaded model computes what the original computes, for images and texts."""
-    assert torch.allclose(clip.tower.encode(RGB), embedding(model), atol=1e-5)
+    assert torch.allclose(clip.tower.encode(RGB), embedding(model, RGB), atol=1e-5)
     with torch.no_grad():
         texts = model.encode_text(tokenizer(["a red car", "two dogs"]))
     assert torch.allclose(clip.encode_text(["a red car", "two dogs"]), texts, atol=1e-5)
@@ -57,7 +56,7 @@ def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(pre
     model = tiny_clip(precision=precision)
     clip = from_open_clip(model, tokenizer, SPEC)
     ours = clip.tower.encode(RGB)
-    theirs = embedding(model, dtype=precision)
+    theirs = embedding(model, RGB, precision)
     assert ours.dtype == theirs.dtype == precision
     step = torch.finfo(precision).eps * theirs.abs().max()  # both round to `precision` after each of ~50 operations
     assert (ours - theirs).abs().max() <= 8 * step
@@ -162,6 +161,8 @@ def test_other_towers_of_open_clip_are_refused(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "vision",
     [
+        {"image_size": [32, 64]},
+        {"patch_size": [8, 16]},
         {"attentional_pool": True},
         {"attentional_pool": "parallel"},
         {"pool_type": "none"},
@@ -189,6 +190,8 @@ def test_tower_options_that_change_the_formula_are_rejected(vision: Json, tmp_pa
         {"ls_init_value": 0.1},
         {"no_ln_pre": True},
         {"block_type": "custom"},
+        {"block_type": "custom", "ls_init_value": 0.5},
+        {"layers": 1},
         {"patch_dropout": 0.5},
         {"final_ln_after_pool": True},
         {"mlp_ratio": 2.0},
@@ -204,7 +207,7 @@ def test_tower_options_that_do_not_are_supported(vision: Json, tmp_path: Path) -
     model, config = save_model(tmp_path, **vision)
     assert describe(config).tower == ("average_pool" if vision.get("pool_type") == "avg" else "class_token")
     clip = from_open_clip(model, tokenizer, SPEC)
-    assert torch.allclose(clip.tower.encode(RGB), embedding(model), atol=1e-5)
+    assert torch.allclose(clip.tower.encode(RGB), embedding(model, RGB), atol=1e-5)
 
 
 def test_a_file_that_is_called_like_the_embedded_model_is_checked_too(tmp_path: Path) -> None:

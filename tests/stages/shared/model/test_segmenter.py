@@ -117,25 +117,15 @@ def change(folder: Path, what: str) -> None:
         (folder / what).unlink()
 
 
-@pytest.mark.parametrize(
-    ("what", "error", "match"),
-    [
-        ("pickle", WeightsError, "has no model.safetensors; pickles"),
-        ("cut", WeightsError, ""),
-        ("other", WeightsError, ""),
-        ("clip", ConfigError, "is no folder of transformers"),
-        ("config.json", ConfigError, "is no folder of transformers"),
-        ("preprocessor_config.json", ConfigError, "is no folder of transformers"),
-    ],
-)
-def test_what_is_no_segmenter_is_rejected(what: str, error: type[Exception], match: str, sam: Path, tmp_path) -> None:
+@pytest.mark.parametrize("what", ["pickle", "cut", "other", "clip", "config.json", "preprocessor_config.json"])
+def test_what_is_no_segmenter_is_rejected(what: str, sam: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)
     config = SegmenterConfig(model=str(folder))
     with expect_error(WeightsError):
         load_segmenter(config, "cpu")
-    if match:
-        with expect_error(error):
+    if what not in ("cut", "other"):
+        with expect_error(ConfigError, WeightsError):
             usable_segmenter(config)
 
 

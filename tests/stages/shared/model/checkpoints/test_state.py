@@ -24,8 +24,10 @@ STATE = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.te
         {"state_dict": STATE, "epoch": 3},
         {f"module.{key}": value for key, value in STATE.items()},
         {"state_dict": {f"module._orig_mod.{key}": value for key, value in STATE.items()}, "name": "run-1"},
+        {"model_state_dict": {f"model.{key}": value for key, value in STATE.items()}, "optimizer": {}},
+        {"model": STATE},
     ],
-    ids=["bare", "state_dict", "module", "state_dict-module"],
+    ids=["bare", "state_dict", "module", "state_dict-module", "model_state_dict-model", "model"],
 )
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 def test_all_forms(content: Any, form: str, tmp_path: Path) -> None:
@@ -95,11 +97,3 @@ def test_something_else_than_a_state_dict_is_named(tmp_path: Path) -> None:
     torch.save([torch.ones(2)], tmp_path / "a.pt")
     with expect_error(WeightsError):
         read_state(tmp_path / "a.pt")
-
-
-@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
-def test_state_dicts_in_checkpoints_of_trainers(wrapper: str, tmp_path: Path) -> None:
-    names = ("module.visual.proj", "model.visual.proj", "visual.proj")
-    for number, name in enumerate(names):
-        torch.save({wrapper: {name: torch.ones(2)}, "epoch": 3, "optimizer": {}}, tmp_path / f"{number}.pt")
-        assert list(read_state(tmp_path / f"{number}.pt")) == ["visual.proj"]

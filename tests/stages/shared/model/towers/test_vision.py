@@ -1,6 +1,3 @@
-import functools
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,21 +5,9 @@ from torch import Tensor, nn
 
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower, attend, attend_causally
-from tests import factories
-from tests.build.datasets import Json
-from tests.factories import SPEC
+from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.models import tokenizer
-
-tiny_clip = functools.cache(factories.tiny_clip)  # only read
-
-TOWERS: dict[str, Json] = {
-    "plain": {},
-    "layer scale": {"ls_init_value": 0.5},
-    "quick gelu": {"quick_gelu": True},
-    "no ln_pre": {"no_ln_pre": True},
-    "custom block": {"block_type": "custom", "ls_init_value": 0.5},
-    "one layer": {"layers": 1},
-}
+from tests.stages.shared.model.saved import embedding
 
 
 def pixels(height: int = 32, width: int = 32) -> Tensor:
@@ -34,20 +19,6 @@ def tower_of(model: nn.Module, precision: torch.dtype | None = None) -> VisionTo
     tower = from_open_clip(model, tokenizer, SPEC, precision=precision).tower
     assert isinstance(tower, VisionTower)
     return tower
-
-
-def encode_image(model: Any, rgb: Tensor) -> Tensor:
-    mean = torch.tensor(SPEC.mean)[:, None, None]
-    std = torch.tensor(SPEC.std)[:, None, None]
-    with torch.no_grad():
-        embedding: Tensor = model.encode_image((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std)
-    return embedding
-
-
-@pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
-def test_encode_equals_encode_image(options: Json) -> None:
-    model = tiny_clip(**options)
-    assert torch.allclose(tower_of(model).encode(pixels()), encode_image(model, pixels()), atol=1e-5)
 
 
 def test_a_block_in_sixteen_bits_becomes_float32() -> None:
@@ -64,9 +35,9 @@ def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_au
     grid = table[1:].T.reshape(1, 64, 4, 4)
     grid = F.interpolate(grid, size=(height // 8, width // 8), mode="bicubic", align_corners=False)
     state["visual.positional_embedding"] = torch.cat([table[:1], grid.flatten(2)[0].T])
-    other = factories.tiny_clip(image_size=[height, width])
+    other = tiny_clip(image_size=[height, width])
     other.load_state_dict(state)
-    expected = encode_image(other, pixels(height, width))
+    expected = embedding(other, pixels(height, width))
     assert torch.allclose(tower_of(model).encode(pixels(height, width)), expected, atol=1e-5)
 
 
