@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from stages.contract.records import ImageRef, Phrase, Record, Region, Rle, Sampl
 from stages.contract.schema import SCHEMA_VERSION, records_to_rows
 from stages.shared.storage import found_in, write_text
 from stages.write import PARQUET_SETTINGS, Tally
+from tests.build.records import image_bytes
 
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
 MASKS_PER_SIZE = 12
@@ -158,9 +158,7 @@ def _blob(rng: Any, x: Any, y: Any, width: int, height: int) -> Any:
 def _jpeg(width: int, height: int) -> bytes:
     y, x = np.mgrid[:height, :width]
     rgb = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
-    buffer = BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=60)
-    return buffer.getvalue()
+    return image_bytes(Image.fromarray(rgb), "JPEG", quality=60)
 
 
 def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[bytes]) -> Iterator[Record]:

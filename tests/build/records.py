@@ -13,15 +13,20 @@ WIDTH = 40
 HEIGHT = 30
 
 
+def image_bytes(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """An image as a file."""
+    buffer = BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
 def encoded(form: str = "JPEG", *, orientation: int = 1, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
     """An image of 40 x 30 pixels, once it is turned upright."""
     size = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
     exif = Image.Exif()
     if orientation != 1:
         exif[0x0112] = orientation
-    buffer = BytesIO()
-    Image.new("RGB", size, colour).save(buffer, form, exif=exif.tobytes() if orientation != 1 else b"")
-    return buffer.getvalue()
+    return image_bytes(Image.new("RGB", size, colour), form, exif=exif.tobytes() if orientation != 1 else b"")
 
 
 def mask(*boxes: tuple[int, int, int, int], holes: tuple[tuple[int, int, int, int], ...] = ()) -> Any:

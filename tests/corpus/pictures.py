@@ -3,7 +3,6 @@
 A new case is one line in `PICTURES`. The name is also the file's name, so that its ending may be part of the case.
 """
 
-import io
 import random
 import struct
 import zlib
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from tests.build.records import image_bytes
 
 Content = bytes | Callable[[Path], None]  # The bytes of a file, or what makes the thing at a path that is not there yet
 
@@ -30,15 +31,12 @@ def scene() -> Image.Image:
 
 
 def encode(kind: str, mode: str = "RGB", image: Image.Image | None = None, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    (scene() if image is None else image).convert(mode).save(stream, kind, **options)
-    return stream.getvalue()
+    return image_bytes((scene() if image is None else image).convert(mode), kind, **options)
 
 
 def animation(kind: str) -> bytes:
-    stream = io.BytesIO()
-    scene().save(stream, kind, save_all=True, append_images=[scene().rotate(90), scene().rotate(180)], duration=50)
-    return stream.getvalue()
+    frames = [scene().rotate(90), scene().rotate(180)]
+    return image_bytes(scene(), kind, save_all=True, append_images=frames, duration=50)
 
 
 def cut(content: bytes, share: float) -> bytes:

@@ -22,6 +22,7 @@ from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
 from stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
+from tests.build.records import image_bytes
 from tests.stages.regions.cutting import mask_of
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
@@ -224,9 +225,7 @@ LIMITS = DecodeLimits(max_pixels=200_000)
 def encoded(image: Image.Image, kind: str = "PNG", orientation: int = 1) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    buffer = BytesIO()
-    image.save(buffer, kind, exif=exif)
-    return buffer.getvalue()
+    return image_bytes(image, kind, exif=exif)
 
 
 def shown(content: bytes) -> Image.Image:

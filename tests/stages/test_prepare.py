@@ -1,4 +1,3 @@
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from stages.contract.errors import RowError
 from stages.contract.records import ImageRef, Record, Sample
 from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage, target_size_px
 from tests.build.datasets import Json
+from tests.build.records import image_bytes
 
 
 def png(width: int, height: int, colour: Any = (10, 20, 30), mode: str = "RGB") -> bytes:
-    stream = io.BytesIO()
-    Image.new(mode, (width, height), colour).save(stream, "PNG")
-    return stream.getvalue()
+    return image_bytes(Image.new(mode, (width, height), colour))
 
 
 def record(content: bytes | None = None, **fields: Any) -> Record:
@@ -124,10 +122,8 @@ def test_batches_do_not_matter_and_nothing_changes() -> None:
 
 def test_large_jpegs_are_decoded_smaller_by_default() -> None:
     """The sizes are those of the whole image; `images.shrink_jpeg: false` reads all of its pixels."""
-    stream = io.BytesIO()
     noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (30, 40, 3), np.uint8))
-    noise.resize((200, 160), Image.Resampling.BICUBIC).save(stream, "JPEG")
-    given = record(stream.getvalue())
+    given = record(image_bytes(noise.resize((200, 160), Image.Resampling.BICUBIC), "JPEG"))
     (whole,) = prepare(given, size_px=32, images={"shrink_jpeg": False})
     (small,) = prepare(given, size_px=32)
     assert (small.width_px, small.height_px) == (200, 160)
@@ -137,11 +133,9 @@ def test_large_jpegs_are_decoded_smaller_by_default() -> None:
 
 @pytest.mark.parametrize("size", [(60, 40), (20, 300)])
 def test_torch_resizes_as_pillow_does_up_to_three_levels(size: tuple[int, int]) -> None:
-    stream = io.BytesIO()
     noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (*size[::-1], 3), np.uint8))
-    noise.save(stream, "PNG")
     (exact,), (quick,) = (
-        prepare(record(stream.getvalue()), size_px=32, images={"resize": library}) for library in ("pillow", "torch")
+        prepare(record(image_bytes(noise)), size_px=32, images={"resize": library}) for library in ("pillow", "torch")
     )
     assert not np.array_equal(exact.pixels.rgb, quick.pixels.rgb)
     assert np.abs(exact.pixels.rgb.astype(int) - quick.pixels.rgb).max() <= 3

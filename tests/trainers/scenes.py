@@ -1,13 +1,12 @@
 """32 tiny images with regions of every kind, and what a loader has to make of them."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from stages.contract.records import Record
-from tests.build.records import HEIGHT, WIDTH, mask
+from tests.build.records import HEIGHT, WIDTH, image_bytes, mask
 from tests.pipeline.export.datasets import Maker, demo_fingerprint, finished
 
 IMAGES = 32
@@ -32,11 +31,9 @@ MENTIONS = sorted([*OBJECTS, ("young child", corners(BOY))])
 """The same with every phrase of every caption."""
 
 
-def image_bytes(number: int) -> bytes:
+def noise(number: int) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return image_bytes(Image.fromarray(pixels))
 
 
 def record(make: Maker, number: int) -> Record:
@@ -53,7 +50,7 @@ def record(make: Maker, number: int) -> Record:
     if number % 4 == 0:
         absent = []
         entries.append((PIEBALD, mask((2, 24, 5, 4), (12, 25, 6, 4)), 2, {**fields, "group": 3}))
-    content = {"file_name": f"{number:03}.png", "image_bytes": image_bytes(number)}
+    content = {"file_name": f"{number:03}.png", "image_bytes": noise(number)}
     return make.record(str(number + 1), captions, *entries, absent=absent, **content)
 
 

@@ -25,6 +25,7 @@ from stages.contract.masks import (
 )
 from stages.contract.records import Rle
 from tests.build.cases import cases
+from tests.build.records import mask as with_boxes
 from tests.stages.regions.cutting import mask_of
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -232,14 +233,6 @@ def test_polygons_draw_the_mask_again_without_holes(mask):
         return
     drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
     assert drawn["counts"].decode("ascii") == encode_mask(filled(mask)).counts
-
-
-def with_boxes(*boxes):
-    """bool (30, 40) with boxes x, y, w, h inside."""
-    inside = np.zeros((30, 40), bool)
-    for x, y, w, h in boxes:
-        inside[y : y + h, x : x + w] = True
-    return inside
 
 
 def test_holes_are_counted():

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from stages.regions.stage import RegionsStage
 from stages.regions.thresholds import CUT_FEATURES, FittedCut
 from stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.build.datasets import Json
+from tests.build.records import image_bytes
 from tests.messages import expect_error
 from tests.stages.regions.cutting import fit_that, thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
@@ -170,9 +170,7 @@ def test_two_parts_with_the_same_mask_are_one_region(sam: str) -> None:
 
 def record(number: int, *, content: bytes | None = None) -> Record:
     if content is None:
-        file = BytesIO()
-        Image.fromarray(picture(SQUARE, noise=40, seed=number)).save(file, "PNG")
-        content = file.getvalue()
+        content = image_bytes(Image.fromarray(picture(SQUARE, noise=40, seed=number)))
     name = Phrase(text="red square", caption_index=0, start=0, end=10, head="square")
     return Record(
         sample=Sample(sample_id=str(number), source=f"test:{number}", image=ImageRef(content=content)),

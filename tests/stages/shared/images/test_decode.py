@@ -26,18 +26,13 @@ from stages.shared.images import decode
 from stages.shared.images.decode import Interpolation, decode_resized, decode_rgb, load_image_bytes, upright_image
 from stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
+from tests.build.records import image_bytes
 
 LIMITS = DecodeLimits()
 WHITE = (255, 255, 255)
 GREY = (128, 128, 128)
 RED = (255, 0, 0)
 BLUE = (0, 0, 255)
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def picture(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
@@ -57,7 +52,7 @@ def turned(upright: NDArray[np.uint8], orientation: int, kind: str, mode: str = 
     stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encode(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), kind, exif=exif, **options)
+    return image_bytes(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), kind, exif=exif, **options)
 
 
 def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
@@ -77,7 +72,7 @@ KINDS: list[tuple[str, Json, int]] = [
 
 @pytest.mark.parametrize(("kind", "options", "tolerance"), KINDS)
 def test_formats(kind: str, options: Json, tolerance: int) -> None:
-    rgb = decode_rgb(encode(Image.fromarray(picture()), kind, **options), LIMITS)
+    rgb = decode_rgb(image_bytes(Image.fromarray(picture()), kind, **options), LIMITS)
     assert rgb.shape == (40, 60, 3)
     assert rgb.dtype == np.uint8
     assert rgb.flags.writeable
@@ -101,24 +96,24 @@ def wide(values: list[list[float]], dtype: Any) -> Image.Image:
 @pytest.mark.parametrize(
     ("content", "colour"),
     [
-        (encode(flat("L", 128), "PNG"), GREY),
-        (encode(flat("1", 1), "PNG"), WHITE),
-        (encode(flat("LA", (128, 255)), "PNG"), GREY),
-        (encode(flat("LA", (0, 0)), "PNG"), WHITE),
-        (encode(flat("RGBA", (255, 0, 0, 0)), "PNG"), WHITE),
-        (encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
-        (encode(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
-        (encode(palette(BLUE), "PNG"), BLUE),
-        (encode(palette(BLUE), "PNG", transparency=1), WHITE),
-        (encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),
-        (encode(palette(BLUE), "GIF", transparency=1), WHITE),
-        (encode(flat("RGB", RED), "PNG", transparency=RED), WHITE),
-        (encode(flat("L", 9), "PNG", transparency=9), WHITE),
-        (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
-        (encode(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
-        (encode(wide([[0x8000, 0x80FF] * 4] * 6, np.uint16), "PNG"), GREY),
-        (encode(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
-        (encode(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
+        (image_bytes(flat("L", 128), "PNG"), GREY),
+        (image_bytes(flat("1", 1), "PNG"), WHITE),
+        (image_bytes(flat("LA", (128, 255)), "PNG"), GREY),
+        (image_bytes(flat("LA", (0, 0)), "PNG"), WHITE),
+        (image_bytes(flat("RGBA", (255, 0, 0, 0)), "PNG"), WHITE),
+        (image_bytes(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
+        (image_bytes(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
+        (image_bytes(palette(BLUE), "PNG"), BLUE),
+        (image_bytes(palette(BLUE), "PNG", transparency=1), WHITE),
+        (image_bytes(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),
+        (image_bytes(palette(BLUE), "GIF", transparency=1), WHITE),
+        (image_bytes(flat("RGB", RED), "PNG", transparency=RED), WHITE),
+        (image_bytes(flat("L", 9), "PNG", transparency=9), WHITE),
+        (image_bytes(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
+        (image_bytes(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
+        (image_bytes(wide([[0x8000, 0x80FF] * 4] * 6, np.uint16), "PNG"), GREY),
+        (image_bytes(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
+        (image_bytes(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
     ],
 )
 def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
@@ -129,7 +124,7 @@ def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_grey_values_of_32_bits_are_a_fault(dtype: Any) -> None:
-    assert fault(encode(wide([[0, 1, 2]], dtype), "TIFF")).startswith("bad_image: grey values of 32 bits")
+    assert fault(image_bytes(wide([[0, 1, 2]], dtype), "TIFF")).startswith("bad_image: grey values of 32 bits")
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
@@ -167,7 +162,7 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
 @pytest.mark.parametrize(("kind", "options"), [entry[:2] for entry in KINDS])
 def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: Json) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    content = encode(Image.fromarray(noise), kind, **options)
+    content = image_bytes(Image.fromarray(noise), kind, **options)
     whole = decode_rgb(content, LIMITS)
     faults = 0
     for length in {*range(0, len(content), max(1, len(content) // 97)), *range(len(content) - 24, len(content))}:
@@ -182,7 +177,7 @@ def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: Json) -> N
 
 
 def test_limits() -> None:
-    content = encode(Image.fromarray(picture(40, 60)), "PNG")
+    content = image_bytes(Image.fromarray(picture(40, 60)), "PNG")
     assert decode_rgb(content, DecodeLimits(max_pixels=2400)).shape == (40, 60, 3)
     assert "60 x 40 pixels, the limit is 2399" in fault(content, DecodeLimits(max_pixels=2399))
     assert "bytes, the limit is 10" in fault(content, DecodeLimits(max_bytes=10))
@@ -191,7 +186,7 @@ def test_limits() -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (1, 30_000), (2, 3)])
 @pytest.mark.parametrize("target", [(224, 224), (1, 1), (16, 480)])
 def test_extreme_shapes(width: int, height: int, target: tuple[int, int]) -> None:
-    content = encode(Image.new("RGB", (width, height), RED), "PNG")
+    content = image_bytes(Image.new("RGB", (width, height), RED), "PNG")
     image = decode_resized(content, LIMITS, lambda *_: target)
     assert image.rgb.shape == (target[1], target[0], 3)
     assert (image.width_px, image.height_px) == (width, height)
@@ -202,14 +197,14 @@ def test_resizing_is_pillows_own() -> None:
     source = Image.fromarray(picture(300, 200))
     methods: dict[Interpolation, Any] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     for interpolation, method in methods.items():
-        image = decode_resized(encode(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation)
+        image = decode_resized(image_bytes(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation)
         np.testing.assert_array_equal(image.rgb, np.asarray(source.resize((50, 40), method)))
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (200, 200), (1, 3000)])
 def test_the_quick_way_resizes_by_the_same_filter(size: tuple[int, int], interpolation: Interpolation) -> None:
-    content = encode(Image.fromarray(picture(*size[::-1])), "PNG")
+    content = image_bytes(Image.fromarray(picture(*size[::-1])), "PNG")
     options = {"interpolation": interpolation}
     exact, quick = (
         decode_resized(content, LIMITS, lambda *_: (224, 224), resize=library, **options)
@@ -244,20 +239,20 @@ def test_the_last_pixels_of_a_smaller_jpeg_lie_partly_beyond_the_image() -> None
     """Of 1793 pixels 225 are left, and an eighth of the last one shows the image."""
     pixels = np.zeros((1793, 1793, 3), np.uint8)
     pixels[1700:, 1700:] = 255
-    content = encode(Image.fromarray(pixels), "JPEG", quality=95)
+    content = image_bytes(Image.fromarray(pixels), "JPEG", quality=95)
     exact, shrunk = (decode_resized(content, LIMITS, lambda *_: (112, 112), shrink_jpeg=on) for on in (False, True))
     assert np.abs(shrunk.rgb.astype(int) - exact.rgb).max() < 12
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (1, 600), (223, 224), (447, 447)])
 def test_small_jpegs_are_decoded_in_full(size: tuple[int, int]) -> None:
-    content = encode(Image.fromarray(picture(*size[::-1])), "JPEG")
+    content = image_bytes(Image.fromarray(picture(*size[::-1])), "JPEG")
     exact, shrunk = (decode_resized(content, LIMITS, lambda *_: (224, 224), shrink_jpeg=on) for on in (False, True))
     np.testing.assert_array_equal(shrunk.rgb, exact.rgb)
 
 
 def test_a_jpeg_that_ends_too_early_is_a_fault_in_any_size() -> None:
-    content = encode(Image.fromarray(picture(480, 640)), "JPEG")
+    content = image_bytes(Image.fromarray(picture(480, 640)), "JPEG")
     for length in range(0, len(content) - 2, len(content) // 20):
         with pytest.raises(RowFault):
             decode_resized(content[:length], LIMITS, lambda *_: (24, 24), shrink_jpeg=True)
@@ -266,13 +261,13 @@ def test_a_jpeg_that_ends_too_early_is_a_fault_in_any_size() -> None:
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_animations_show_their_first_picture(kind: str) -> None:
     frames = [Image.new("RGB", (8, 6), colour) for colour in (RED, BLUE, WHITE)]
-    content = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+    content = image_bytes(frames[0], kind, save_all=True, append_images=frames[1:])
     assert np.abs(decode_rgb(content, LIMITS).astype(int) - RED).max() <= 3
 
 
 def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
     """In a process without logging, as that of a run."""
-    content = bytearray(encode(Image.fromarray(picture()), "TIFF"))
+    content = bytearray(image_bytes(Image.fromarray(picture()), "TIFF"))
     entry = content.index(struct.pack("<HHL", 277, 3, 1))  # samples per pixel
     content[entry + 8 : entry + 10] = struct.pack("<H", 9475)
     program = (
@@ -285,7 +280,7 @@ def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
     assert (done.stdout, done.stderr) == (b"bad_image\n", b"")
 
 
-WARNS = encode(palette(BLUE), "PNG", transparency=b"\xff\x80")
+WARNS = image_bytes(palette(BLUE), "PNG", transparency=b"\xff\x80")
 """An image that Pillow decodes with a warning."""
 
 
@@ -330,8 +325,12 @@ def test_warnings_are_hidden_of_threads_that_decode_while_they_do(monkeypatch: p
             pool.submit(warnings.warn, "after decoding").result()
 
 
-SEEDS = [encode(Image.fromarray(picture(17, 23)), kind, **options) for kind, options, _ in KINDS]
-SEEDS += [WARNS, encode(flat("CMYK", 0), "TIFF"), encode(Image.fromarray(picture()), "TIFF", compression="jpeg")]
+SEEDS = [image_bytes(Image.fromarray(picture(17, 23)), kind, **options) for kind, options, _ in KINDS]
+SEEDS += [
+    WARNS,
+    image_bytes(flat("CMYK", 0), "TIFF"),
+    image_bytes(Image.fromarray(picture()), "TIFF", compression="jpeg"),
+]
 
 
 @settings(max_examples=200)
@@ -446,7 +445,7 @@ def test_what_servers_of_the_web_answer(error: Any, tries: int, monkeypatch: pyt
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 def test_an_upright_image_stays_as_it_is(kind: str) -> None:
-    content = encode(Image.fromarray(picture()), kind)
+    content = image_bytes(Image.fromarray(picture()), kind)
     upright = upright_image(content, LIMITS)
     assert upright.content is content
     assert (upright.width_px, upright.height_px, upright.is_reencoded) == (60, 40, False)
@@ -469,6 +468,6 @@ def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
 
 
 def test_what_cannot_be_turned_upright() -> None:
-    for content in (b"<html>", b"", encode(Image.new("L", (50, 50)), "PNG")):
+    for content in (b"<html>", b"", image_bytes(Image.new("L", (50, 50)), "PNG")):
         with pytest.raises(RowFault):
             upright_image(content, DecodeLimits(max_pixels=100))
