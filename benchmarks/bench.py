@@ -36,7 +36,7 @@ from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
-from stages.shared.model.device import PRECISIONS, device_name, is_fast, pick_device
+from stages.shared.model.device import DTYPES, device_name, is_fast, pick_device
 from stages.shared.model.load import from_open_clip
 
 Figures = Iterator[dict[str, Any]]
@@ -82,7 +82,7 @@ def heat_maps() -> Figures:
     device = pick_device("auto")
     model, tokenizer = open_clip.create_model("ViT-B-16", device=device).eval(), open_clip.get_tokenizer("ViT-B-16")
     precisions = {"fp32", "bf16"} if is_fast(torch.bfloat16, device) else {"fp32"}
-    clips = {each: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[each]) for each in precisions}
+    clips = {each: from_open_clip(model, tokenizer, name="ViT-B-16", precision=DTYPES[each]) for each in precisions}
     rgb = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
     pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
 

@@ -76,7 +76,7 @@ def find_calibration(
         return None
     bases = [
         calibration_basis(explain, settings, model.fingerprint, segmenter)
-        for settings in (regions, regions.without_cut())
+        for settings in (regions, regions.with_fallback_cut())
     ]
     if choice == "auto":
         candidates = [read_calibration(path) for path in model.calibrations]

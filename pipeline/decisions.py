@@ -33,9 +33,9 @@ from pipeline.domain_shift import (
 )
 from pipeline.engines import Engine, choose_engine
 from pipeline.engines.inline import samples_in
-from pipeline.output.folder import DatasetFolder
+from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.resumption import Identity, PreviousRun
+from pipeline.output.previous_run import Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, explain_outgrown, read_presence
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps, precision_here
 from pipeline.summary import Display, Report
@@ -136,7 +136,7 @@ class Run:
 
     @property
     def final_config(self) -> RunConfig:
-        """The configuration with the rule that cuts the maps, see `RegionsConfig.without_cut`."""
+        """The configuration with the rule that cuts the maps, see `RegionsConfig.with_fallback_cut`."""
         return self.config
 
     @property

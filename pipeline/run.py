@@ -17,8 +17,8 @@ from pipeline.decisions import OUTSIDE, Run, Session, resolve
 from pipeline.engines import Job, start_engine
 from pipeline.engines.inline import samples_in
 from pipeline.output.command import command_of
-from pipeline.output.folder import DatasetFolder
-from pipeline.output.resumption import COMMAND, MayDelete, PreviousRun, delete_what_runs_wrote
+from pipeline.output.dataset_folder import DatasetFolder
+from pipeline.output.previous_run import COMMAND, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
 from pipeline.steps import check_files, fetch_weights, packages_of
 from pipeline.summary import (

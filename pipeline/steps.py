@@ -30,9 +30,10 @@ from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import READERS, ReaderConfig, input_fingerprint
 from stages.regions.config import RegionsConfig
+from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource
-from stages.regions.stage import LinkStage, RegionsStage
+from stages.regions.stage import RegionsStage
 from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, TowerKind, check_model_files
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from pipeline import terminal
 from pipeline.terminal import duration, say
+from stages.contract.score_threshold import Threshold
 from stages.contract.stage import Forwards
-from stages.contract.threshold import Threshold
 from stages.contract.values import Json
 from stages.write import Tally
 

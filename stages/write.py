@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from stages.contract.schema import IMAGE_FIELD
-from stages.contract.threshold import PRECISIONS, Threshold, useful_threshold
+from stages.contract.score_threshold import PRECISIONS, Threshold, useful_threshold
 from stages.contract.values import Json
 from stages.shared.storage import AnyPath, replacing
 

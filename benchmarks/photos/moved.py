@@ -21,9 +21,9 @@ from pipeline.dataset.reviews import RegionKey
 from pipeline.evaluate.box_fit import BLANK, PlacedThing, is_hit, place_things, true_places
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
+from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import model_steps
-from pipeline.evaluate.review_boxes import ReviewedPhrase, learn_reviewed_boxes
+from pipeline.evaluate.reviews.boxes import ReviewedPhrase, learn_reviewed_boxes
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.regions.learned_box import BoxFit
 from stages.regions.stage import RegionsStage

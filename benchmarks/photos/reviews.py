@@ -23,11 +23,11 @@ from benchmarks.photos.measure import Photographs
 from benchmarks.photos.moved import moved
 from pipeline.evaluate.estimates import calibration_error
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
+from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import model_steps
-from pipeline.evaluate.review_figures import share_estimate
-from pipeline.evaluate.review_fit import fit_answers
-from pipeline.evaluate.review_sample import Population, kind_of
+from pipeline.evaluate.reviews.figures import share_estimate
+from pipeline.evaluate.reviews.fit import fit_answers
+from pipeline.evaluate.reviews.sample import Population, kind_of
 from stages.contract.records import Record, stable_id
 from stages.contract.values import Floats
 from stages.regions.score import Calibration

@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.soak.cluster import Watch
 from pipeline.config import RunConfig
 from pipeline.decisions import resolve
-from pipeline.output.folder import DatasetFolder
+from pipeline.output.dataset_folder import DatasetFolder
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.read import input_fingerprint

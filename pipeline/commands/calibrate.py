@@ -21,10 +21,10 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
 from pipeline.evaluate.box_fit import FEWEST_IMAGES
-from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
 from pipeline.evaluate.caption_fit import write_presence
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.review_fit import ReviewFitFigures, write_reviewed_calibration
+from pipeline.evaluate.reviews.fit import ReviewFitFigures, write_reviewed_calibration
+from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
 from pipeline.evaluate.verdicts import USE, box_verdict, calibration_verdict, replacement_verdict, review_verdict
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, say

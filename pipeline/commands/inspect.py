@@ -22,8 +22,8 @@ from pipeline.commands.options import (
     stopping,
 )
 from pipeline.config import REPLACES
-from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import open_any_dataset
+from pipeline.dataset.score_choice import RegionChoice
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
 from pipeline.viewer.app import make_viewer, serve

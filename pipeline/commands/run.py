@@ -21,8 +21,8 @@ from pipeline.commands.options import (
     stopping,
 )
 from pipeline.config import load_config
-from pipeline.output.folder import DatasetFolder
-from pipeline.output.resumption import MayDelete, delete_what_runs_wrote
+from pipeline.output.dataset_folder import DatasetFolder
+from pipeline.output.previous_run import MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import count_readable_rows
 from pipeline.run import run as run_pipeline
 from pipeline.terminal import console, counted

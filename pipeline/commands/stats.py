@@ -22,16 +22,16 @@ from pipeline.commands.options import (
     naming_options,
 )
 from pipeline.commands.tables import print_reviews
-from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import open_any_dataset, read_marks
 from pipeline.dataset.index import Index
+from pipeline.dataset.score_choice import RegionChoice
 from pipeline.dataset.selection import SIZES, Search
 from pipeline.dataset.statistics import statistics
 from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
+from pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions
 from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
-from stages.contract.threshold import PRECISIONS
+from stages.contract.score_threshold import PRECISIONS
 from stages.contract.values import Json
 
 _BAR: Final = 30  # characters of the longest bar

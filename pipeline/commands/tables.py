@@ -18,7 +18,7 @@ from pipeline.terminal import counted, say
 if TYPE_CHECKING:
     from pipeline.evaluate.absent_figures import AbsentFigures
     from pipeline.evaluate.evaluation import Evaluation, Figures
-    from pipeline.evaluate.review_figures import ReviewFigures
+    from pipeline.evaluate.reviews.figures import ReviewFigures
 
 GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_recall_above_text", "mask_iou")
 """The metrics of the table by group: as many as fit into 80 columns. The JSON has all metrics."""

@@ -13,9 +13,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.choice import RegionChoice, select
 from pipeline.dataset.detections import row_detections
 from pipeline.dataset.rows import Row
+from pipeline.dataset.score_choice import RegionChoice, select
 from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
 from pipeline.paths import as_written
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
@@ -173,7 +173,7 @@ class Dataset:
         return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
 
     def selection(self, choice: RegionChoice) -> Selection:
-        """Return a choice with its least score and the marks; raise as `pipeline.dataset.choice.select`."""
+        """Return a choice with its least score and the marks; raise as `pipeline.dataset.score_choice.select`."""
         return select(self, choice, read_marks(self.path) if choice.where.strip() else {})
 
 

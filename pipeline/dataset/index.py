@@ -29,7 +29,7 @@ from pipeline.dataset.selection import (
     literal,
 )
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.threshold import ScoreRanking
+from stages.contract.score_threshold import ScoreRanking
 
 QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
 _SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds

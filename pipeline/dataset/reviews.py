@@ -21,13 +21,13 @@ once their file is in the folder.
 
 The way of an answer to a calibration, by modules of `pipeline`:
 
-viewer/review.py             `ReviewSession.record` makes a `Review` of a request, and appends it here.
+viewer/review.py             `ReviewSession.store` makes a `Review` of a request, and appends it here.
 dataset/reviews.py           `read_reviews` reads all lines; `majority_answers` makes one answer a region of them.
-evaluate/review_figures.py   `read_reviewed_regions` finds these regions in the shards, with their scores.
-evaluate/review_fit.py       `write_reviewed_calibration` fits scores to them, and
-evaluate/review_boxes.py     boxes to those that people dragged.
+evaluate/reviews/figures.py  `read_reviewed_regions` finds these regions in the shards, with their scores.
+evaluate/reviews/fit.py      `write_reviewed_calibration` fits scores to them, and
+evaluate/reviews/boxes.py    boxes to those that people dragged.
 
-For `tune`, evaluate/review_truth.py makes a ground truth of the same answers.
+For `tune`, evaluate/reviews/truth.py makes a ground truth of the same answers.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field
 
 from stages.contract.errors import ConfigError
 from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
-from stages.contract.threshold import Threshold
+from stages.contract.score_threshold import Threshold
 from stages.contract.values import Bools, Integers
 
 _OF_REGION: Final = ("phrase", "head", "score", "similarity", "presence", "area", "caption_index")

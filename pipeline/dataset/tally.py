@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.dataset.selection import connect_sandboxed
 from stages.contract.errors import ResourceError, SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE
-from stages.contract.threshold import ScoreRanking
+from stages.contract.score_threshold import ScoreRanking
 from stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
 from stages.write import PARQUET_SETTINGS, Tally
 

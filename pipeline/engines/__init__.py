@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import EngineConfig
     from pipeline.output import OutputConfig
-    from pipeline.output.folder import DatasetFolder
+    from pipeline.output.dataset_folder import DatasetFolder
     from pipeline.steps import Steps
     from pipeline.summary import Report
     from stages.contract.records import Record

@@ -24,6 +24,7 @@ from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.records import Record
 from stages.contract.values import Bools, Floats, Json
 from stages.regions.config import RegionsConfig
+from stages.regions.cut_rules import FittedCut
 from stages.regions.ladder import QUANTILES, Ladder
 from stages.regions.learned_box import (
     FARTHEST,
@@ -38,7 +39,6 @@ from stages.regions.learned_box import (
     words_of,
 )
 from stages.regions.maker import RegionMaker
-from stages.regions.thresholds import FittedCut
 
 RIDGE: Final = 30.0  # penalty on the squared terms of words; from 10 to 100 nothing changes
 

@@ -17,8 +17,8 @@ from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.contract.values import Bools, Floats, Levels
 from stages.regions.config import RegionsConfig
+from stages.regions.cut_rules import CUT_FEATURES, SHARES, FittedCut, cut_features
 from stages.regions.stage import RegionsStage
-from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features
 
 RIDGE: Final = 1e-4
 """Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 ..

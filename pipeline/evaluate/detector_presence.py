@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import Estimates, predict_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
-from pipeline.evaluate.presence import check_enough, query_images
+from pipeline.evaluate.foreign_phrases import check_enough, query_images
 from pipeline.logistic import LogisticFit, fit_logistic
 from pipeline.steps import SourceSteps
 from stages.contract.records import Record
@@ -24,7 +24,7 @@ from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_o
 def fit_detector_presence(
     evaluation_set: EvaluationSet, steps: SourceSteps, records: Sequence[Record], console: Console
 ) -> tuple[DetectorPresence, Estimates]:
-    """Fit presence to the same phrases as `pipeline.evaluate.presence.fit_presence_to_truth`.
+    """Fit presence to the same phrases as `pipeline.evaluate.foreign_phrases.fit_presence_to_truth`.
 
     Args:
         evaluation_set: The dataset and its ground truth.

@@ -31,6 +31,7 @@ from pipeline.evaluate.estimates import (
     weighted_estimate,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of
+from pipeline.evaluate.foreign_phrases import absent_evaluation
 from pipeline.evaluate.matching import Query
 from pipeline.evaluate.metrics import (
     METRICS,
@@ -43,7 +44,6 @@ from pipeline.evaluate.metrics import (
     pair_f1,
     value_of,
 )
-from pipeline.evaluate.presence import absent_evaluation
 from pipeline.evaluate.text_only import TextOnly, fit_halves
 from pipeline.evaluate.verdicts import evaluation_verdict
 from stages.contract.errors import InputError

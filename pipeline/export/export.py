@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline.dataset.choice import RegionChoice, advice, count_scores
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Annotation, Row
+from pipeline.dataset.score_choice import RegionChoice, advice, count_scores
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
     EXPORTERS,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from pipeline.dataset.rows import Annotation
-from stages.contract.threshold import Threshold
+from stages.contract.score_threshold import Threshold
 from stages.contract.values import Json
 
 RARE_BELOW: Final = 10  # Regions of a category; with fewer, it is too rare to learn or to measure

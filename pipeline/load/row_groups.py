@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Annotation, Row
+from pipeline.dataset.score_choice import RegionChoice
 from pipeline.dataset.selection import Selector
 from stages.contract.masks import decode_mask, run_ends
 from stages.contract.records import Rle

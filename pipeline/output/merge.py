@@ -21,9 +21,9 @@ from pipeline.dataset.origin import is_own
 from pipeline.dataset.reviews import FILES, lines_of, read_reviews
 from pipeline.dataset.tally import group_shards
 from pipeline.engines import cores_here
-from pipeline.output.folder import DatasetFolder
+from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.resumption import COMMAND, Identity
+from pipeline.output.previous_run import COMMAND, Identity
 from pipeline.output.shards import count_readable_rows
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError

@@ -269,7 +269,7 @@ async def _mark(request: Request) -> Response:
 async def _review(request: Request) -> Response:
     payload = await _read_payload(request, ReviewRequest, "{row, annotation_id, reviewer, answer|action, box_xywh_px}")
     try:
-        count = await asyncio.to_thread(_viewer(request).review_session.record, payload)
+        count = await asyncio.to_thread(_viewer(request).review_session.store, payload)
     except OSError as error:
         return JSONResponse({"error": f"it cannot be saved: {error.strerror or error}"}, 507)
     except ValidationError:

@@ -19,7 +19,7 @@ from pipeline.dataset.selection import Search
 from pipeline.dataset.statistics import statistics
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
-from stages.contract.threshold import USEFUL_SHARE
+from stages.contract.score_threshold import USEFUL_SHARE
 
 NO_FILTER: Final = Search()
 _ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that order the samples but filter none

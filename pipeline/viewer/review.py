@@ -14,8 +14,8 @@ from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Re
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION
 from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.review_figures import measure_reviews, read_reviewed_regions
-from pipeline.evaluate.review_sample import sample_for_review
+from pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions
+from pipeline.evaluate.reviews.sample import sample_for_review
 from pipeline.viewer.sample_view import outline_path
 from stages.contract.errors import InputError
 from stages.contract.values import Json
@@ -105,7 +105,7 @@ class ReviewSession:
             "corrected": correction and correction.box_xywh_px,
         }
 
-    def record(self, request: ReviewRequest) -> int:
+    def store(self, request: ReviewRequest) -> int:
         """Store a judgement of a region, and return the number of regions that it is for; 0 if there is none.
 
         A correction also applies to equal regions of the same phrase in other captions, and a

@@ -207,9 +207,9 @@ class Explainer(ABC, Generic[ConfigT]):
         An image's maps do not depend on the other images of the batch.
         """
 
-    def learn(self, phrases: Sequence[Sequence[str]]) -> None:
+    def embed_ahead(self, phrases: Sequence[Sequence[str]]) -> None:
         """Embed the phrases of images that come next: many texts in one call fill its forward passes."""
-        self.texts.learn([text for texts in phrases for text in texts])
+        self.texts.embed_ahead([text for texts in phrases for text in texts])
 
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """Return one heat map for each of the unique phrase texts of each image.

@@ -44,7 +44,7 @@ class ExplainedBlocks:
         embedding: Embeddings of the images (B, E), not normalised.
         queries: The class token's queries (B, D).
         keys, values: Those of the patches (B, N, D).
-        weigh_values: Gradients dc/de of the phrases (B, P, E) -> sum_d w_d v_i,d of each block
+        attention_gradients: Gradients dc/de of the phrases (B, P, E) -> sum_d w_d v_i,d of each block
             (B, P, N), w = dc/do.
     """
 
@@ -52,7 +52,7 @@ class ExplainedBlocks:
     queries: Sequence[Tensor]
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
-    weigh_values: Callable[[Tensor], Sequence[Tensor]]
+    attention_gradients: Callable[[Tensor], Sequence[Tensor]]
 
 
 def trace_class_token(
@@ -81,7 +81,7 @@ def trace_class_token(
             attention.append(patch_weights)
         embeddings = tower.head(x)
 
-    def weigh_values(gradient: Tensor) -> Sequence[Tensor]:
+    def attention_gradients(gradient: Tensor) -> Sequence[Tensor]:
         with allow_tf32(tower):
             gradients = torch.autograd.grad(embeddings, attention, gradient, retain_graph=True)
         return [block.sum(dim=1) for block in gradients]
@@ -91,5 +91,5 @@ def trace_class_token(
         queries=queries,
         keys=[block_inputs.keys for block_inputs in inputs],
         values=[block_inputs.values for block_inputs in inputs],
-        weigh_values=weigh_values,
+        attention_gradients=attention_gradients,
     )

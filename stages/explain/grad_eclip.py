@@ -8,7 +8,7 @@ W_in + b_in. The class row has attention weights a, and o = sum_j a_j v_j is its
 the output projection:
 
     c   = cos(image embedding, text embedding)
-    w   = dc / do                                     one weight per channel
+    w   = dc / do                                     one weight per channel, see `class_path.py`
     s_i = cos(q'_0, k'_i)                             q', k' raw, or after the output projection
     l_i = (s_i - min s) / (max s - min s)             over the patches
     H_i = ReLU(l_i * sum_d w_d v_i,d)
@@ -46,7 +46,7 @@ from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
 from stages.explain.class_path import BlockInputs, ExplainedBlocks, trace_class_token
 from stages.explain.config import GradEclipConfig
-from stages.explain.maps import Maps, compute_by_step, cosine_gradients, min_max
+from stages.explain.maps import Maps, compute_by_step, gradients_at_embedding, min_max
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
@@ -86,7 +86,7 @@ class GradEclip(Explainer[GradEclipConfig]):
         embedding = pool.embedding(look)
 
         def heat_of_step(texts: Tensor) -> Tensor:
-            gradients = pool.back(look, cosine_gradients(embedding, texts))
+            gradients = pool.back(look, gradients_at_embedding(embedding, texts))
             return _sum_blocks([gradients @ look.values.mT], [weight])
 
         return Maps(
@@ -127,7 +127,9 @@ class GradEclip(Explainer[GradEclipConfig]):
         ]
 
         def heat_of_step(texts: Tensor) -> Tensor:
-            return _sum_blocks(explained.weigh_values(cosine_gradients(explained.embedding, texts)), weights)
+            return _sum_blocks(
+                explained.attention_gradients(gradients_at_embedding(explained.embedding, texts)), weights
+            )
 
         return Maps(
             heat=partial(compute_by_step, step=self.config.phrases_per_step, compute=heat_of_step),
@@ -170,7 +172,7 @@ class GradEclip(Explainer[GradEclipConfig]):
             values.append(v[:, 1:].detach())
         embedding = tower.head(x[:, 0])
 
-        def weigh_values(gradients: Tensor) -> Sequence[Tensor]:
+        def attention_gradients(gradients: Tensor) -> Sequence[Tensor]:
             phrases = [
                 torch.autograd.grad(embedding, outputs, gradient, retain_graph=True) for gradient in gradients.unbind(1)
             ]
@@ -178,7 +180,11 @@ class GradEclip(Explainer[GradEclipConfig]):
             return [row @ v.mT for row, v in zip(rows, values, strict=True)]
 
         return ExplainedBlocks(
-            embedding=embedding.detach(), queries=queries, keys=keys, values=values, weigh_values=weigh_values
+            embedding=embedding.detach(),
+            queries=queries,
+            keys=keys,
+            values=values,
+            attention_gradients=attention_gradients,
         )
 
     def _heads(self, block: Block) -> int:

@@ -89,10 +89,10 @@ def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:
     return torch.einsum("be,bpe->bp", F.normalize(embedding, dim=-1), texts)
 
 
-def cosine_gradients(embedding: Tensor, texts: Tensor) -> Tensor:
+def gradients_at_embedding(embedding: Tensor, texts: Tensor) -> Tensor:
     """Embeddings (B, E), unit texts (B, P, E) -> the gradients dc/de = (t - c e/|e|) / |e| of the cosines (B, P, E).
 
-    >>> cosine_gradients(torch.tensor([[2.0, 0.0]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+    >>> gradients_at_embedding(torch.tensor([[2.0, 0.0]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
     tensor([[[0.0000, 0.0000],
              [0.0000, 0.5000]]])
     """

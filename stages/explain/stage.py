@@ -49,7 +49,7 @@ CUDA_BATCHES: Final = 4
 last one's answers are made: with four that is a fourth of the host's work instead of all of it.
 A CPU has nothing to overlap."""
 
-LEARNING_SIZE: Final = 32
+RECORDS_AHEAD: Final = 32
 """Records whose phrases are embedded in one call. Those of a CPU's batch would not fill its
 forward passes."""
 
@@ -114,10 +114,10 @@ class ExplainStage(Stage):
     @property
     def precision(self) -> str:
         """The precision of the model, which is set up."""
-        from stages.shared.model.device import PRECISIONS  # noqa: PLC0415  as in setup
+        from stages.shared.model.device import DTYPES  # noqa: PLC0415  as in setup
 
         dtype = self._explainer.model.tower.dtype
-        return next(name for name, precision in PRECISIONS.items() if precision == dtype)
+        return next(name for name, precision in DTYPES.items() if precision == dtype)
 
     def setup(self) -> None:
         """Load the model. Raise WeightsError, ConfigError or ResourceError."""
@@ -195,11 +195,11 @@ class ExplainStage(Stage):
         """Yield records with their heat maps, in order. It launches the next batches before it waits for one."""
         pending: deque[Iterator[Record]] = deque()
         size = 1 if self._explainer.one_by_one else self._batch_size
-        learning_size = max(1, LEARNING_SIZE // size) * size
+        embedded_ahead = max(1, RECORDS_AHEAD // size) * size
         for start in range(0, len(records), size):
-            if start % learning_size == 0:
-                next_records = records[start : start + learning_size]
-                self._explainer.learn([*_texts_of(next_records), *_captions_of(next_records)])
+            if start % embedded_ahead == 0:
+                next_records = records[start : start + embedded_ahead]
+                self._explainer.embed_ahead([*_texts_of(next_records), *_captions_of(next_records)])
             pending.append(self._launch(records[start : start + size]))
             if len(pending) == self._ahead:
                 yield from pending.popleft()

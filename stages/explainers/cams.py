@@ -28,7 +28,7 @@ from torch import Tensor
 
 from stages.explain.base import ConfigT, Explainer
 from stages.explain.config import ExplainerConfig
-from stages.explain.maps import Maps, cosine_gradients
+from stages.explain.maps import Maps, gradients_at_embedding
 from stages.explainers.attention.walk import (
     SingleImageExplainer,
     Trace,
@@ -80,7 +80,7 @@ class Cam(Explainer[CamConfig]):
         embedding = self.tower.finish(mean)
 
         def heat(texts: Tensor) -> Tensor:
-            gradients = gradient_at(self.tower.finish, mean, cosine_gradients(embedding, texts))
+            gradients = gradient_at(self.tower.finish, mean, gradients_at_embedding(embedding, texts))
             return F.relu(gradients @ tokens.mT)
 
         return Maps(

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable, with_absolute_files
 from stages.contract.values import Json
-from stages.read.base import CutReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
+from stages.read.base import LimitedReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
 from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import input_notes, plan_pieces
 from stages.read.rows import FieldsConfig, RowParser
@@ -59,7 +59,7 @@ def make_reader(config: InputConfig) -> Reader:
     [('captions.jsonl:1', ('a red cup',))]
     """
     reader = READERS[config.kind](with_absolute_files(config))
-    return reader if config.limit is None and config.part is None else CutReader(reader, config.limit)
+    return reader if config.limit is None and config.part is None else LimitedReader(reader, config.limit)
 
 
 def input_fingerprint(config: InputConfig) -> str:

@@ -4,7 +4,7 @@ A reader works in two steps. `pieces()` plans on the driver: it finds the files,
 input that cannot be read as a whole, and cuts the rest into pieces. `read(piece)` runs on any
 worker and gives exactly one `Sample` or `SkippedRow` for every row of the piece, in the order of
 the input; rows of one image may share a sample (`plan`). The samples do not depend on the cuts.
-With `input.limit` reading ends in `CutReader`: it plans no piece behind the limit, and cuts the last one.
+With `input.limit` reading ends in `LimitedReader`: it plans no piece behind the limit, and cuts the last one.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Piece:
         start: Begin of the piece: a byte (jsonl, csv), a row group (parquet), else a row.
         stop: End of the piece, exclusive, in the same unit; None for the end of the file.
         first_row: Number of the first row in messages: lines count from 1, Parquet rows from 0.
-        skip: Number of samples at the begin that are left out, see `CutReader`.
+        skip: Number of samples at the begin that are left out, see `LimitedReader`.
         samples: Number of samples after these; None if they are not known before reading.
         rows: Number of rows of these samples, if several may be one sample, else None.
         repeats: Indices, from 0, of the samples with an id that an earlier sample has.
@@ -207,7 +207,7 @@ class Reader(ABC):
                     yield item
 
 
-class CutReader(Reader):
+class LimitedReader(Reader):
     """Read cut pieces of another reader: the `samples` after the first `skip`.
 
     With a `limit`, the input ends after so many samples; a `SkippedRow` counts as one.

@@ -1,17 +1,17 @@
 """Heat map -> regions with mask, box and score.
 
 config.py      the settings
-stage.py       the stages of the pipeline: threads, device, segmenter
+stage.py       the stage of heat maps: threads, device, segmenter
+link_stage.py  the stage of another source of regions
 maker.py       a record -> its regions; what the phrases of one thing share
 groups.py      which phrases name the same thing; groups.json, fitted weights
 mentions.py    the same within one caption
 things.py      what head nouns name, from things.txt
 wording.py     what the wording of a phrase says of its object
 foreign.py     captions of other images, and how many there are
-limit.py       the phrases that an image keeps, where there are too many
 cut.py         a map -> its cut parts, in these steps:
 fine_map.py    the map between its cells
-thresholds.py  where a map is cut: the rules
+cut_rules.py   where a map is cut: the rules
 parts.py       the parts of a cut map, and their order
 contours.py    cut parts -> regions, by the contour of the heat or by colours
 outlines.py    cut parts -> regions, by a segmenter

@@ -122,7 +122,7 @@ class RegionsConfig(BaseModel):
         """Whether a fit may learn where boxes are: GrabCut draws its own."""
         return self.rule == "fitted" and self.refine != "grabcut"
 
-    def without_cut(self) -> Self:
+    def with_fallback_cut(self) -> Self:
         """Return the settings for maps that no calibration cuts: `fitted` is a fixed share of 0.2 there.
 
         That is the share of Zhou et al. (CVPR 2016), and of the rules that know the map alone

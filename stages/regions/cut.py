@@ -1,7 +1,7 @@
 """From a map to its cut parts.
 
     surface_of      the map that is cut: smoothed, and with `upsample: guided` drawn along the edges of the image
-    threshold_of    where it is cut (`thresholds.py`)
+    threshold_of    where it is cut (`cut_rules.py`)
     parts_of        what lies above (`parts.py`)
     fill_box        the first part, in the box that a calibration has learned for it (`learned_box.py`)
 
@@ -20,13 +20,13 @@ from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.levels import Levels, quantise
 from stages.contract.values import Plane, Sides
 from stages.regions.config import RegionsConfig
+from stages.regions.cut_rules import CUTS, FittedCut, threshold_of
 from stages.regions.fine_map import refine_grid
 from stages.regions.ladder import ladder_of
 from stages.regions.learned_box import BoxFit, MapView
 from stages.regions.paint import RegionMask
 from stages.regions.parts import HeatPart, ThingMap, part_of, parts_of
 from stages.regions.score import Evidence
-from stages.regions.thresholds import CUTS, FittedCut, threshold_of
 from stages.shared.fits import Floats
 
 SAME_BOX: Final = 0.9  # least IoU of two boxes that count as one
@@ -81,7 +81,7 @@ class Cutter:
 
     Attributes:
         config: How to cut.
-        fitted_cut: For the rule `fitted`, see `RegionsConfig.without_cut`.
+        fitted_cut: For the rule `fitted`, see `RegionsConfig.with_fallback_cut`.
         box_fit: Knows where boxes are.
     """
 

@@ -9,8 +9,8 @@ import numpy as np
 from stages.contract.geometry import scaled_sides
 from stages.contract.levels import LEVELS, Levels
 from stages.contract.values import Plane
+from stages.regions.cut_rules import parts_of_cuts
 from stages.regions.fine_map import refine_grid
-from stages.regions.thresholds import parts_of_cuts
 from stages.shared.fits import Floats
 
 CUTS: Final = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])  # shares of the highest heat

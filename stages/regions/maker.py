@@ -18,12 +18,12 @@ from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.contours import MapRegions, regions_of_map
 from stages.regions.cut import Cutter, Surface
+from stages.regions.cut_rules import FittedCut
 from stages.regions.foreign import USUAL_SHARE, foreign_probability, foreign_share, own_evidence, without_foreign
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
 from stages.regions.parts import ThingMap
 from stages.regions.score import Calibration, at_share, score_of
-from stages.regions.thresholds import FittedCut
 from stages.shared.fits import Floats, log_odds
 
 VOTES: Final = 3
@@ -67,7 +67,7 @@ class RegionMaker:
         calibration: Turns evidence into a probability. Without one the score is
             `Evidence.score`, times presence.
         fitted_cut: For the rule `fitted`; None takes the calibration's, see
-            `RegionsConfig.without_cut`.
+            `RegionsConfig.with_fallback_cut`.
         box_fit: Knows where boxes are; None takes the calibration's.
     """
 
@@ -81,7 +81,7 @@ class RegionMaker:
         if calibration is not None:
             fitted_cut = fitted_cut or calibration.cut
             box_fit = box_fit or calibration.box
-        self.config = config.without_cut() if fitted_cut is None else config
+        self.config = config.with_fallback_cut() if fitted_cut is None else config
         self.calibration = calibration
         self.cutter = Cutter(self.config, fitted_cut, box_fit)
 

@@ -22,10 +22,10 @@ from stages.contract.records import Sample
 from stages.contract.values import Plane
 from stages.regions.contours import MapRegions, contours_of
 from stages.regions.cut import CutMap, Cutter
+from stages.regions.cut_rules import FittedCut, features_of
 from stages.regions.paint import RegionMask, field_of, paint
 from stages.regions.parts import HeatPart, Mask, ThingMap, measure
 from stages.regions.score import Evidence
-from stages.regions.thresholds import FittedCut, features_of
 from stages.shared.images.decode import decode_rgb, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 from stages.shared.model.device import Batches

@@ -2,7 +2,7 @@
 
 The score is larger for regions more likely to be right. It is no probability: it ranks. A
 calibration is a logistic regression on the evidence, for one model and one set of settings
-(`pipeline/evaluate/calibrate.py` fits it). One that knows presence alone has no weights
+(`pipeline/evaluate/truth_fit.py` fits it). One that knows presence alone has no weights
 (`pipeline/presence_fit.py`): scores then still rank, as the product of the score and
 presence.
 """
@@ -25,9 +25,9 @@ from stages.contract.errors import ConfigError
 from stages.contract.values import Json
 from stages.explain.presence import Presence
 from stages.regions import detected
+from stages.regions.cut_rules import FittedCut
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.learned_box import EVIDENCE, BoxFit
-from stages.regions.thresholds import FittedCut
 from stages.shared.fits import Number, Regression
 from stages.shared.json_files import first_problem
 

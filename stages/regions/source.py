@@ -72,7 +72,7 @@ class RegionSource(Stage, Generic[ConfigT]):
     """Fills `regions`, and appends to `phrases` the names of regions that no caption says.
 
     Records arrive with phrases and with pixels of the size that `canvas` states, and leave
-    without pixels. A region's `group` is None: `stages.regions.stage.LinkStage` numbers the
+    without pixels. A region's `group` is None: `stages.regions.link_stage.LinkStage` numbers the
     objects. Regions depend on their record alone. The boxes of a record lie inside its image
     and are those of their masks.
 

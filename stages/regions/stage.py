@@ -1,4 +1,4 @@
-"""The stages that fill `Record.regions` from heat maps, and that score and link the regions of another source."""
+"""The stage that fills `Record.regions` from heat maps."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 
-from stages.contract.records import Absent, Phrase, Record, Region
+from stages.contract.records import Record
 from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.contours import MapRegions
-from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
-from stages.regions.foreign import phrase_evidence
-from stages.regions.groups import link_phrases
+from stages.regions.cut_rules import FittedCut
 from stages.regions.learned_box import BoxFit
 from stages.regions.maker import Groups, RecordMaps, RegionMaker
-from stages.regions.score import Calibration, at_share, score_of
-from stages.regions.thresholds import FittedCut
+from stages.regions.score import Calibration
 
 if TYPE_CHECKING:
     from stages.regions.outlines import Outliner
@@ -111,81 +108,3 @@ class RegionsStage(Stage):
 
             self._outliner = Outliner(self.maker.cutter, self.device)
         return self._outliner
-
-
-class LinkStage(Stage):
-    """Gives the regions of another stage their `group`, and with a calibration of a detector their score.
-
-    Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A phrase in no
-    caption is a thing by itself. Regions are not shared within a group: each phrase keeps the
-    regions of the source. With a calibration a phrase less likely in the image than
-    `config.min_presence` has no region, and is listed in `absent`. Phrases are judged one by
-    one, also those of one thing.
-    """
-
-    name = "regions"
-
-    def __init__(self, config: RegionsConfig, calibration: Calibration | None = None) -> None:
-        self.config = config
-        self.calibration = calibration
-
-    def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`."""
-        return [record if record.error is not None else self._link(self._judge(record)) for record in batch]
-
-    def regions_of(self, record: Record) -> list[BoxesOfPhrase]:
-        """Return the regions of each phrase of a detector's record, not judged, with their evidence."""
-        return boxes_of(record)
-
-    def _judge(self, record: Record) -> Record:
-        if self.calibration is None:
-            return record
-        regions: list[Region] = []
-        absent: list[Absent] = []
-        for index, boxes in enumerate(self.regions_of(record)):
-            presence = self._presence(boxes)
-            if presence is not None and self.config.is_absent(presence):
-                absent.append(Absent(phrase_index=index, presence=presence, similarity=0.0))
-                continue
-            scored_regions = (
-                replace(region, score=score_of(self.calibration, evidence, presence), presence=presence)
-                for region, evidence in boxes
-            )
-            regions += sorted(scored_regions, key=lambda region: -region.score)
-        return replace(record, regions=tuple(regions), absent=tuple(absent))
-
-    def evidence_of(self, record: Record) -> dict[int, float]:
-        """Return log R of each caption of a detector's record by its phrases, see `foreign`; none without presence."""
-        presence = self._detector_presence
-        if presence is None or record.error is not None:
-            return {}
-        probabilities = [presence.probability(boxes) for boxes in self.regions_of(record)]
-        return phrase_evidence(record.phrases, probabilities, presence.absent_share)
-
-    @property
-    def _detector_presence(self) -> DetectorPresence | None:
-        presence = None if self.calibration is None else self.calibration.presence
-        return presence if isinstance(presence, DetectorPresence) else None
-
-    def _presence(self, boxes: BoxesOfPhrase) -> float | None:
-        """Return how likely the phrase of these boxes is in its image; None if the calibration does not know."""
-        presence = self._detector_presence
-        if presence is None:
-            return None
-        return at_share(presence.probability(boxes), presence.absent_share, self.config.expected_absent_share)
-
-    def _link(self, record: Record) -> Record:
-        if not record.regions or self.config.group == "none":
-            return record
-        numbers = number_things(record.sample.captions, record.phrases)
-        regions = tuple(replace(region, group=numbers[region.phrase_index]) for region in record.regions)
-        return replace(record, regions=regions)
-
-
-def number_things(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
-    """Return the number of the thing that each phrase names, those that no caption says behind the others."""
-    numbers = link_phrases(captions, [phrase for phrase in phrases if phrase.is_said])
-    unsaid = dict.fromkeys(phrase.text for phrase in phrases if not phrase.is_said)
-    beyond = {text: number for number, text in enumerate(unsaid, start=max(numbers, default=-1) + 1)}
-    in_captions = iter(numbers)
-    return [next(in_captions) if phrase.is_said else beyond[phrase.text] for phrase in phrases]

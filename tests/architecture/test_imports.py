@@ -53,7 +53,7 @@ CONTRACT: dict[str, set[str]] = {
     "schema": {"errors", "levels", "records", "values"},
     "tables": {"errors", "records"},
     "masks": {"geometry", "records", "values"},
-    "threshold": {"values"},
+    "score_threshold": {"values"},
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""
 

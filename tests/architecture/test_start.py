@@ -81,7 +81,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     **{command: (f"assert phrasebox(*{command.split()}) == 2", MODEL) for command in MISTAKES},
     "a complete dataset": (f"assert {AGAIN} is None", MODEL),
     "planning a run": (
-        "import pipeline.output.folder, pipeline.summary, pipeline.steps, pipeline.run",
+        "import pipeline.output.dataset_folder, pipeline.summary, pipeline.steps, pipeline.run",
         {"ray", "spacy"},
     ),
     "the inline engine": ("import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo", {"ray"}),

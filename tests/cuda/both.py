@@ -9,7 +9,7 @@ import pytest
 
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import PRECISIONS
+from stages.shared.model.device import DTYPES
 from stages.shared.model.load import from_open_clip
 from tests.build.datasets import Json
 from tests.factories import TOWERS
@@ -26,7 +26,7 @@ def both(tower: str = "class token", precision: str = "fp32") -> list[ClipModel]
     """The model on the CPU, and on the device."""
     make, spec = TOWERS[tower]
     modules = [make(), make().to("cuda")]
-    return [from_open_clip(each, tokenizer, spec, precision=PRECISIONS[precision]) for each in modules]
+    return [from_open_clip(each, tokenizer, spec, precision=DTYPES[precision]) for each in modules]
 
 
 def records(count: int, side_px: int = 32) -> list[Record]:

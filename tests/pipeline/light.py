@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from pipeline.config import RunConfig
 from pipeline.decisions import Run
 from pipeline.engines import Job, start_engine
-from pipeline.output.folder import DatasetFolder
+from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.resumption import Identity
+from pipeline.output.previous_run import Identity
 from pipeline.steps import Steps
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError

@@ -24,7 +24,7 @@ from pipeline.run import run
 from pipeline.steps import build_steps
 from pipeline.summary import Report
 from pipeline.warm_up import compare_images
-from stages.contract.threshold import ScoreRanking, useful_threshold
+from stages.contract.score_threshold import ScoreRanking, useful_threshold
 from stages.regions.score import Calibration, read_calibration
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from tests.build.datasets import Json, manifest_of

@@ -10,8 +10,8 @@ from pipeline import terminal
 from pipeline.config import load_config
 from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
 from pipeline.summary import Display, Report, duration, export_command, pace_of
+from stages.contract.score_threshold import ScoreRanking
 from stages.contract.stage import Forwards
-from stages.contract.threshold import ScoreRanking
 from stages.write import Tally
 
 FORWARDS = Forwards(images=32, device="cpu")

@@ -31,7 +31,7 @@ from stages.contract.geometry import Box, box_iou, scaled_sides
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
 from stages.contract.values import Bools, Floats, Floats32, Integers, Sides
-from stages.regions.thresholds import otsu_cut
+from stages.regions.cut_rules import otsu_cut
 
 SAMPLES: Final = 128  # samples along the longer side: several for each cell of a map. Their number costs its square
 SHARES: Final = tuple(step / 10 for step in range(1, 10))  # shares of a map's maximum that are tried as a threshold

@@ -27,7 +27,7 @@ from stages.contract.values import Json
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
 from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelDescription
-from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
+from stages.shared.model.device import DTYPES, pick_device, warn_of_slow_precision
 from stages.shared.model.load import fetch
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
@@ -205,7 +205,7 @@ class FineTuning:
             raise ConfigError(f"nothing is left to learn of {description.name}", key="frozen")
         self.student = Student.of(module, tokenizer_of(description), description.input)
         if config.frozen_outputs is not None:
-            store_outputs(self.student.tower, config.frozen, config.frozen_outputs, PRECISIONS[config.model.precision])
+            store_outputs(self.student.tower, config.frozen, config.frozen_outputs, DTYPES[config.model.precision])
         self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         for _, parameter in self.recipe.extra_parameters():
             parameter.data = parameter.data.to(device)
@@ -279,7 +279,7 @@ class FineTuning:
         warmth = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        precision = PRECISIONS[config.model.precision]
+        precision = DTYPES[config.model.precision]
         with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
             terms = self.recipe.terms(batch, self.ranks)
         loss = sum((weight * term for weight, term in terms.values()), torch.zeros((), device=self.device))

@@ -23,7 +23,7 @@ from pipeline.commands.options import (
 from pipeline.commands.tables import format_heading, make_figure_table
 from pipeline.config_text import dump_yaml
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.review_truth import open_reviewed_dataset
+from pipeline.evaluate.reviews.truth import open_reviewed_dataset
 from pipeline.paths import check_writable, write_file
 from pipeline.research.tune.session import Tuning, tune_settings
 from pipeline.research.tune.trials import FIGURES, DecidingFigure, TrialFigures, TuningSession

@@ -219,7 +219,7 @@ def tune_settings(
     """
     start_s = time.monotonic()
     start = session.start(most)
-    uncut = session.config({}).regions.without_cut()
+    uncut = session.config({}).regions.with_fallback_cut()
     baseline = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
     base = session.measure(baseline)
     baseline_s = time.monotonic() - start_s

@@ -19,7 +19,7 @@ from pipeline.evaluate.cut_fit import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.metrics import is_right, judge_answers, value_of
-from pipeline.evaluate.review_truth import Boxes
+from pipeline.evaluate.reviews.truth import Boxes
 from pipeline.steps import build_steps, build_steps_in_memory
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
@@ -30,9 +30,9 @@ from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, subtract_others
 from stages.read import Reader
 from stages.regions.config import RegionsConfig
+from stages.regions.cut_rules import FittedCut
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
-from stages.regions.thresholds import FittedCut
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel

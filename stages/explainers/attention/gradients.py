@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.config import Count, ExplainerConfig
-from stages.explain.maps import cosine_gradients
+from stages.explain.maps import gradients_at_embedding
 from stages.explainers.attention.walk import AttentionExplainer, BlockTensors, Walker, phrase_gradients
 from stages.shared.model.clip import ClipModel, TextCache
 from stages.shared.model.towers.pooled import AttentionPool, Pooling
@@ -71,7 +71,7 @@ def _heat(gradients: Tensor, attention: Tensor) -> Tensor:
 
 def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
     """Return dc/da (B, H, P, N) of a pool for unit texts (B, P, E)."""
-    return pool.back_to_attention(pooling, cosine_gradients(pool.embedding(pooling), texts))
+    return pool.back_to_attention(pooling, gradients_at_embedding(pool.embedding(pooling), texts))
 
 
 class GameConfig(ExplainerConfig):

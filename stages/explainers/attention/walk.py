@@ -28,7 +28,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigError
 from stages.contract.values import Sides
 from stages.explain.base import ATTENDING, ConfigT, Explainer
-from stages.explain.maps import Maps, concatenate_maps, cosine_gradients
+from stages.explain.maps import Maps, concatenate_maps, gradients_at_embedding
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling, by_tower
@@ -209,7 +209,7 @@ def phrase_gradients(
 
     The cosine is that of an embedding (1, E) and of unit texts (1, P, E).
     """
-    return gradients_at(embedding, tensors, scale * cosine_gradients(embedding.detach(), texts)[0])
+    return gradients_at(embedding, tensors, scale * gradients_at_embedding(embedding.detach(), texts)[0])
 
 
 def gradients_at(embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -88,7 +88,7 @@ class TextCache:
         self._forget()
         return embeddings
 
-    def learn(self, texts: Sequence[str]) -> None:
+    def embed_ahead(self, texts: Sequence[str]) -> None:
         """Embed texts that are needed next: many in one call fill the forward passes."""
         self._embed(texts)
         self._forget()

@@ -22,7 +22,7 @@ from torchvision.ops import box_convert, nms
 
 from stages.contract.geometry import Box
 from stages.contract.values import Plane, Rgb
-from stages.shared.model.device import PRECISIONS, to_device
+from stages.shared.model.device import DTYPES, to_device
 from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 
 KINDS: Final = ("grounding-dino", "mm-grounding-dino", "omdet-turbo", "owlv2", "owlvit", "sam3", "sam3_video")
@@ -290,4 +290,4 @@ def load_detector(name: str, device: str, precision: str) -> Detector:
     processor_class = transformers.Sam3Processor if is_sam else transformers.AutoProcessor
     model, processor = load_model(name, model_class, processor_class, device)
     detector_class = _CLASSES["sam3" if is_sam else kind]
-    return detector_class(model, processor, PRECISIONS[precision])
+    return detector_class(model, processor, DTYPES[precision])

@@ -28,7 +28,7 @@ from stages.shared.model.towers.tower import Tower
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-PRECISIONS: Final[dict[str, torch.dtype]] = {
+DTYPES: Final[dict[str, torch.dtype]] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -113,7 +113,7 @@ def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision
 
 def warn_of_slow_precision(precision: str, device: torch.device) -> None:
     """Log a warning if the configured precision is slow on this device; it is obeyed all the same."""
-    if not is_fast(PRECISIONS[precision], device):
+    if not is_fast(DTYPES[precision], device):
         _log.warning(
             "model.precision is %s, for which this CPU or GPU has no instructions: it is far "
             "slower than fp32, a CPU some 40 times. Set model.precision=fp32, or use a newer GPU",

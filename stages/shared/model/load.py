@@ -15,7 +15,7 @@ from stages.shared.model.config import AUTO, InputSpec, ModelConfig, PrecisionCh
 from stages.shared.model.describe import describe
 from stages.shared.model.description import ModelDescription
 from stages.shared.model.device import (
-    PRECISIONS,
+    DTYPES,
     choose_precision,
     moving_to_device,
     pick_device,
@@ -63,7 +63,7 @@ def load(
             tokenizer_of(description),
             description.input,
             name=description.name,
-            precision=PRECISIONS[chosen_precision],
+            precision=DTYPES[chosen_precision],
         )
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, chosen_precision)
     return clip

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from stages.contract.geometry import Box
 from stages.contract.values import Json, Plane, Rgb, Sides
 from stages.shared.model.config import SegmenterConfig, about
-from stages.shared.model.device import PRECISIONS, to_device
+from stages.shared.model.device import DTYPES, to_device
 from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 
 KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video", "sam3_tracker", "sam3_video")
@@ -152,4 +152,4 @@ def load_segmenter(config: SegmenterConfig, device: str) -> Segmenter:
     model, processor = load_model(
         config.model or "", transformers.AutoModelForMaskGeneration, transformers.AutoImageProcessor, device
     )
-    return Segmenter(model, processor, PRECISIONS[config.precision])
+    return Segmenter(model, processor, DTYPES[config.precision])

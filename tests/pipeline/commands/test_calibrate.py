@@ -15,14 +15,14 @@ from pipeline.commands.calibrate import calibrate as calibrate_command
 from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.validate import validate
-from pipeline.evaluate import calibrate, presence
+from pipeline.evaluate import foreign_phrases, truth_fit
 from pipeline.evaluate.box_fit import BoxFigures
-from pipeline.evaluate.calibrate import CalibrationFigures, write_calibration
 from pipeline.evaluate.cut_fit import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluate_dataset
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.matching import queries_of
+from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
 from pipeline.run import run
 from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError
@@ -104,8 +104,8 @@ def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_
 
 @pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
 def test_stored_maps_give_the_calibration_of_computed_ones(scenes_folder, tmp_path, monkeypatch, refine) -> None:
-    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
     scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
     next((scenes / "images").iterdir()).unlink()
     dataset = run(config_of(scenes, tmp_path / "dataset", regions={"refine": refine}), QUIET)
@@ -121,7 +121,7 @@ def test_stored_maps_give_the_calibration_of_computed_ones(scenes_folder, tmp_pa
 def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
     queries = EvaluationSet.queries
     monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
     dataset = run(config_of(scenes_folder, tmp_path / "dataset"), QUIET)
@@ -197,7 +197,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
 
 
 def test_too_few_regions_are_refused(inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 10_000)
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 10_000)
     with expect_error(InputError):
         write_calibration(open_evaluation_set(inline_dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET)
     assert not (tmp_path / "c.json").exists()
@@ -216,8 +216,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
 
 def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Path, tmp_path, monkeypatch) -> None:
     """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
-    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
     truth = scenes_folder / "truth.json"
     file = tmp_path / "c.json"
     dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)

@@ -20,9 +20,9 @@ from PIL import Image
 
 from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
-from pipeline.evaluate.calibrate import write_calibration
 from pipeline.evaluate.evaluation import evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.truth_fit import write_calibration
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, ResumeError
 from stages.regions.detected import BoxEvidence, DetectorPresence

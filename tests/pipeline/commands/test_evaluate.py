@@ -17,12 +17,12 @@ from pipeline import terminal
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset import open_dataset
 from pipeline.dataset.origin import sign
-from pipeline.evaluate import calibrate
-from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate import truth_fit
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
+from pipeline.evaluate.truth_fit import write_calibration
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.research.tune.session import tune_settings
 from pipeline.research.tune.trials import TuningSession
@@ -148,7 +148,7 @@ def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
     write_json(tmp_path / "moved.json", accepted)
     moved = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "moved.json"), QUIET, []).figures
     assert 0.2 < moved.metrics["box_recall"].value < 0.8
-    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 5)
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 5)
     file = tmp_path / "c.json"
     assert (
         write_calibration(

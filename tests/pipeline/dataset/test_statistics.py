@@ -17,7 +17,7 @@ from pipeline.dataset.statistics import (
     _per_image,
     statistics,
 )
-from stages.contract.threshold import ScoreRanking
+from stages.contract.score_threshold import ScoreRanking
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import find, marks_of, status_of
 

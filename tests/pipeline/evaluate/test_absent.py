@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import Pair, PresenceShares, absent_figures
-from pipeline.evaluate.presence import _pairs
+from pipeline.evaluate.foreign_phrases import _pairs
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.explain.stage import ExplainStageConfig
 from stages.regions.config import RegionsConfig

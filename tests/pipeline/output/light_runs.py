@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.decisions import Run
-from pipeline.output.resumption import Identity
+from pipeline.output.previous_run import Identity
 from pipeline.run import run
 from stages.contract.records import Record
 from stages.contract.stage import Stage

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.output import backup
-from pipeline.output.folder import DatasetFolder
+from pipeline.output.dataset_folder import DatasetFolder
 from stages.contract.errors import InputError, ResourceError, WeightsError
 from stages.shared.storage import move
 from tests.build.datasets import Json

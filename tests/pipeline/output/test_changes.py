@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.output.folder import DatasetFolder
+from pipeline.output.dataset_folder import DatasetFolder
 from stages.contract.errors import InputError, ResourceError, ResumeError
 from tests.build.datasets import change_manifest, manifest_of
 from tests.messages import expect_error

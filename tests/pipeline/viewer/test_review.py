@@ -357,5 +357,5 @@ def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset:
     with serving(dataset, build=False) as served:
         for action, phrases in ((box, {first, second}), ({"action": "undone"}, set()), ({"action": "delete"}, {first})):
             request = ReviewRequest.model_validate({**things[0], "reviewer": "ann", **action})
-            assert served.viewer.review_session.record(request)
+            assert served.viewer.review_session.store(request)
             assert {key.phrase for key in read_reviews(dataset).corrections} == phrases

@@ -39,7 +39,7 @@ def test_the_class_token_is_one_of_the_tokens(tower: VisionTower, heads: int) ->
     path = trace_class_token(tower, x[:, 0], [BlockInputs(block=block, heads=heads, keys=k[:, 1:], values=v[:, 1:])], P)
     whole = block.finish(x, attend(*block.project(x), heads))
     assert torch.allclose(path.embedding, tower.head(whole[:, 0]), rtol=1e-12, atol=1e-12)
-    assert [signed.shape for signed in path.weigh_values(numbers(B, P, 48))] == [(B, P, N)]
+    assert [signed.shape for signed in path.attention_gradients(numbers(B, P, 48))] == [(B, P, N)]
 
 
 def test_phrases_do_not_see_each_other(tower: VisionTower) -> None:
@@ -50,8 +50,10 @@ def test_phrases_do_not_see_each_other(tower: VisionTower) -> None:
     together = trace_class_token(tower, numbers(B, D), inputs, P)
     single = trace_class_token(replace(tower), numbers(B, D), inputs, 1)
     for many, gradient_of_single in zip(
-        together.weigh_values(gradient), single.weigh_values(gradient[:, 1:2]), strict=True
+        together.attention_gradients(gradient), single.attention_gradients(gradient[:, 1:2]), strict=True
     ):
         assert many.shape == (B, P, N)
         assert torch.allclose(many[:, 1:2], gradient_of_single, rtol=1e-12, atol=1e-13)
-    assert torch.equal(together.weigh_values(gradient)[0], together.weigh_values(gradient)[0]), "a second time, too"
+    assert torch.equal(together.attention_gradients(gradient)[0], together.attention_gradients(gradient)[0]), (
+        "a second time, too"
+    )

@@ -227,7 +227,7 @@ class TalkingDevice:
         self.faults = faults or {}
         self.most = most  # one of `events` -> the error that it raises then
 
-    def learn(self, phrases: Sequence[Sequence[str]]) -> None:
+    def embed_ahead(self, phrases: Sequence[Sequence[str]]) -> None:
         self.learnt.append([text for texts in phrases for text in texts])
 
     def record_event(self, what: str) -> None:

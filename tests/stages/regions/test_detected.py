@@ -10,8 +10,8 @@ from stages.contract.masks import encode_box
 from stages.contract.records import Absent, Phrase, Record, Region, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import DetectorPresence, boxes_of
+from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration
-from stages.regions.stage import LinkStage
 from tests.build.datasets import Json
 
 SIZE_HW = (40, 80)

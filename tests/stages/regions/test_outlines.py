@@ -15,11 +15,11 @@ from stages.contract.masks import decode_mask, rle_box_xywh_px
 from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import Cutter
+from stages.regions.cut_rules import CUT_FEATURES, FittedCut
 from stages.regions.learned_box import FACTS
 from stages.regions.outlines import Outliner
 from stages.regions.score import Evidence
 from stages.regions.stage import RegionsStage
-from stages.regions.thresholds import CUT_FEATURES, FittedCut
 from stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.build.datasets import Json
 from tests.build.records import image_bytes

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
+from stages.regions.cut_rules import CUT_FEATURES
 from stages.regions.learned_box import INPUTS
 from stages.regions.score import FEATURES, MOST_BYTES, Calibration, Evidence, read_calibration
-from stages.regions.thresholds import CUT_FEATURES
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error

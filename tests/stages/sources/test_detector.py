@@ -15,8 +15,8 @@ from stages.contract.masks import rle_area_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import DetectorPresence
+from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration
-from stages.regions.stage import LinkStage
 from stages.shared.model.config import ModelConfig
 from stages.sources.detector import DetectorSource, DetectorSourceConfig
 from tests.messages import expect_error

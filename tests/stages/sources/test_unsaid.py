@@ -16,7 +16,7 @@ from pipeline.load import Contents, RegionDataset
 from pipeline.viewer.sample_view import COLUMNS, sample_view
 from stages.contract.masks import encode_box, rle_box_xywh_px
 from stages.contract.records import Phrase, Region
-from stages.regions.stage import number_things
+from stages.regions.link_stage import number_things
 from tests.build.files import read_json, read_lines
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 

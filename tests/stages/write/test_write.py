@@ -19,7 +19,7 @@ from pipeline.summary import Report, summary_table
 from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import DATASET_SCHEMA, ENTRIES, ColumnOption, dataset_schema, records_to_rows
-from stages.contract.threshold import ScoreRanking
+from stages.contract.score_threshold import ScoreRanking
 from stages.shared.storage import found_in
 from stages.write import CardOrigin, ShardWriter, Tally, dataset_card
 from tests.messages import expect_error

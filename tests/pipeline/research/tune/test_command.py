@@ -16,12 +16,12 @@ from pipeline.config import RunConfig, load_config, override
 from pipeline.config_text import dump_yaml
 from pipeline.dataset import open_dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review
-from pipeline.evaluate import calibrate, presence
+from pipeline.evaluate import foreign_phrases, truth_fit
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.review_truth import open_reviewed_dataset
+from pipeline.evaluate.reviews.truth import open_reviewed_dataset
 from pipeline.research.tune.command import print_tuning
 from pipeline.research.tune.session import CUTS, MAPS, Step, Tuning, tune_settings
 from pipeline.research.tune.trials import FIGURES, Trial, TuningSession
@@ -122,15 +122,15 @@ def test_the_interval_is_over_images_of_both() -> None:
 @pytest.mark.slow
 def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dataset's figures are with it, the others without; its settings stay if nothing is better than it."""
-    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
     truth = drawn / "truth.json"
     file = tmp_path / "c.json"
     regions = {"rule": "fitted", "upsample": "linear"}
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
     uncut = tune_settings(session_of(Path(plain), truth), maps={}, cuts={"blur": CUTS["blur"][-1:]})
     assert (uncut.settings["regions"]["rule"], len(uncut.steps)) == ("fitted", 1), "a calibration may follow"
-    calibrate.write_calibration(open_evaluation_set(Path(plain), truth), file, QUIET)
+    truth_fit.write_calibration(open_evaluation_set(Path(plain), truth), file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "fixed", "regions.threshold": 1.0},), "fitted": CUTS["fitted"]}
     tuning = tune_settings(session_of(fitted, truth), maps={}, cuts=nothing)

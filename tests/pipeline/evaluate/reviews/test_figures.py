@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.review_figures import Agreement, measure_agreement
-from pipeline.evaluate.review_fit import _correct_presence, fit_answers
+from pipeline.evaluate.reviews.figures import Agreement, measure_agreement
+from pipeline.evaluate.reviews.fit import _correct_presence, fit_answers
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.score import FEATURES, Calibration, at_share
 from tests.build.datasets import Json

@@ -26,7 +26,7 @@ from pipeline.dataset.rows import Row
 from pipeline.evaluate.box_fit import BLANK, KnownPlace, LearnedBoxes, fold_of, learn_boxes, place_things
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.review_figures import ReviewedRegions
+from pipeline.evaluate.reviews.figures import ReviewedRegions
 from stages.contract.geometry import Box, xyxy_to_xywh
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig

@@ -9,7 +9,7 @@ presence   its log odds, constant + slope * log odds with slope >= 0, fitted to 
 
 Where presence is not known, "not there" counts as wrong. The cut of maps does not change: an answer
 is about the shown cut, and a wrong box does not tell whether another cut of its map would be right.
-Boxes that people drag do (`review_boxes.py`); where learned boxes are used, `right` is fitted to
+Boxes that people drag do (`boxes.py`); where learned boxes are used, `right` is fitted to
 those.
 """
 
@@ -32,10 +32,10 @@ from pipeline.evaluate.box_fit import LearnedBoxes
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
-from pipeline.evaluate.presence import model_steps
-from pipeline.evaluate.review_boxes import judge_learned_boxes, learn_reviewed_boxes, reviewed_phrases
-from pipeline.evaluate.review_figures import ReviewedRegions, latest_time, read_reviewed_regions
-from pipeline.evaluate.review_truth import open_reviewed_dataset
+from pipeline.evaluate.foreign_phrases import model_steps
+from pipeline.evaluate.reviews.boxes import judge_learned_boxes, learn_reviewed_boxes, reviewed_phrases
+from pipeline.evaluate.reviews.figures import ReviewedRegions, latest_time, read_reviewed_regions
+from pipeline.evaluate.reviews.truth import open_reviewed_dataset
 from pipeline.logistic import LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import write_file
 from pipeline.presence_fit import signals_of
@@ -44,8 +44,9 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.values import Floats, Floats32, Json
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.detected import BoxEvidence, DetectorPresence
+from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration, Evidence, feature_names
-from stages.regions.stage import LinkStage, RegionsStage
+from stages.regions.stage import RegionsStage
 
 MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
 

@@ -26,7 +26,7 @@ from pipeline.output.ids import resolve_id_collisions
 from pipeline.output.journal import Journal
 from pipeline.output.lock import Lease, locked
 from pipeline.output.manifest import Manifest
-from pipeline.output.resumption import (
+from pipeline.output.previous_run import (
     Identity,
     MayDelete,
     PreviousRun,

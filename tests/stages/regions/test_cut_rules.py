@@ -11,8 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from stages.contract.levels import LEVELS, quantise
 from stages.regions.config import RegionsConfig
-from stages.regions.stage import RegionsStage
-from stages.regions.thresholds import (
+from stages.regions.cut_rules import (
     CUT_FEATURES,
     SHARES,
     FittedCut,
@@ -22,6 +21,7 @@ from stages.regions.thresholds import (
     otsu_cut,
     threshold_of,
 )
+from stages.regions.stage import RegionsStage
 from tests.build.cases import cases
 
 maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.config_errors import Checked
 from pipeline.dataset.selection import Selection, Selector, Share, join_conditions, regions_in
 from stages.contract.errors import ConfigError
-from stages.contract.threshold import ScoreRanking, Threshold, useful_threshold
+from stages.contract.score_threshold import ScoreRanking, Threshold, useful_threshold
 
 if TYPE_CHECKING:
     from pipeline.dataset.folder import Dataset

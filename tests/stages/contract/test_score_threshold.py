@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from stages.contract.threshold import PRECISIONS, USEFUL_SHARE, ScoreRanking, Threshold, useful_threshold
+from stages.contract.score_threshold import PRECISIONS, USEFUL_SHARE, ScoreRanking, Threshold, useful_threshold
 
 # Mean of the best: 0.9, 0.8, 0.7 (twice 0.5), 0.58, 0.5.
 SCORES = np.float32([0.5, 0.1, 0.9, 0.5, 0.7, 0.1])

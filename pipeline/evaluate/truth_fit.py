@@ -38,8 +38,8 @@ from pipeline.evaluate.estimates import (
     squared_error_gain,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet
+from pipeline.evaluate.foreign_phrases import fit_presence_to_truth
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence import fit_presence_to_truth
 from pipeline.logistic import fit_logistic
 from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
@@ -48,11 +48,12 @@ from stages.contract.records import Record
 from stages.contract.values import Bools, Json
 from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
+from stages.regions.cut_rules import FittedCut
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.learned_box import BoxFit
+from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration, Evidence
-from stages.regions.stage import LinkStage, RegionsStage
-from stages.regions.thresholds import FittedCut
+from stages.regions.stage import RegionsStage
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 

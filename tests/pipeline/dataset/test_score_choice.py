@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.choice import RegionChoice
 from pipeline.dataset.folder import Dataset, open_any_dataset, open_dataset
+from pipeline.dataset.score_choice import RegionChoice
 from stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of, shards_of
 from tests.messages import expect_error

@@ -32,13 +32,13 @@ def threshold_of(
 ) -> float:
     """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
-    The rule `fitted` needs `fitted_cut`, see `RegionsConfig.without_cut`, and the usual size of
+    The rule `fitted` needs `fitted_cut`, see `RegionsConfig.with_fallback_cut`, and the usual size of
     the thing, see `FittedCut.usual_size`. A new rule is a value of `Rule` and a case here. One
     that uses `threshold` also changes `pipeline.calibration.calibration_basis`.
     """
     if config.rule == "fitted" and fitted_cut is not None:
         return fitted_cut(levels, usual_size)
-    config = config.without_cut()
+    config = config.with_fallback_cut()
     match config.rule:
         case "otsu":
             return otsu_cut(levels)

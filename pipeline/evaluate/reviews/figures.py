@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
 from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, Estimates, debiased_calibration_error
-from pipeline.evaluate.review_sample import population_of
+from pipeline.evaluate.reviews.sample import population_of
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.values import Bools, Floats, Integers

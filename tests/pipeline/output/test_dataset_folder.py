@@ -19,12 +19,12 @@ import pytest
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.output import folder as folder_module
+from pipeline.output import dataset_folder as folder_module
 from pipeline.output import journal
-from pipeline.output.folder import DatasetFolder
+from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.manifest import Manifest
-from pipeline.output.resumption import Identity
+from pipeline.output.previous_run import Identity
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample, stable_key
@@ -239,7 +239,7 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     code = f"""
         import os, signal, sys
         from pathlib import Path
-        from pipeline.output.folder import DatasetFolder
+        from pipeline.output.dataset_folder import DatasetFolder
         with DatasetFolder(Path({str(tmp_path)!r})).locked():
             os.kill(os.getpid(), signal.SIGKILL)
     """
