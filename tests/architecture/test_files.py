@@ -1,11 +1,12 @@
 """Sizes and names of files, and what stands at the top of the repository."""
 
 import os
+import re
 
 import pytest
 import yaml
 
-from tests.architecture.source import ROOT, classes, modules, tracked
+from tests.architecture.source import PACKAGES, ROOT, classes, modules, nodes, tracked
 
 MOST_LINES = {"pipeline": 400, "stages": 400, "tests": 600}
 """Folder -> the most lines of a file in it."""
@@ -76,3 +77,16 @@ def test_a_workflow_runs_a_script_of_the_repository(name: str) -> None:
     scripts = [command[0] for command in commands if command and command[0].startswith(".ci/")]
     assert len(scripts) == 1
     assert os.access(ROOT / scripts[0], os.X_OK)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_a_readme_names_is_there(package: str) -> None:
+    """A function or class in brackets stands in the file before it."""
+    text = (ROOT / package / "README.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w/]+\.py)`(?: \(`(\w+)`\))?", text)
+    assert len(places) > 10
+    trees = modules()
+    for path, name in places:
+        tree = trees.get(f"{package}/{path}") or trees[path]
+        names = {getattr(node, "name", getattr(node, "id", "")) for node in nodes(tree)}
+        assert not name or name in names, f"{path} has no {name}"
