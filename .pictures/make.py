@@ -75,7 +75,9 @@ def answers(url: str) -> bool:
     return True
 
 
-def screenshot(browser: Browser, dataset: Dataset, address: str, width: int, script: str = "0") -> Image.Image:
+def screenshot(
+    browser: Browser, dataset: Dataset, address: str, width: int, script: str = "0"
+) -> Image.Image:
     """Return a page of the viewer, after a script."""
     command = [sys.executable, "-m", "pipeline", "inspect", str(dataset.path), "--port", str(PORT)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -98,10 +98,34 @@ WORKLOADS: Final = (
     Workload(images="photographs", count=100, captions=5, model="ViT-B-16", engine="inline", pair_s=50),
     Workload(images="photographs", count=100, captions=1, model="ViT-B-32", engine="inline", pair_s=25),
     Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="inline", pair_s=35),
-    Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="inline", settings=(), pair_s=40),
+    Workload(
+        images="photographs",
+        count=100,
+        captions=5,
+        model="ViT-B-32",
+        engine="inline",
+        settings=(),
+        pair_s=40,
+    ),
     Workload(images="photographs", count=100, captions=5, model="ViT-B-32", engine="ray", pair_s=70),
-    Workload(images="photographs", count=100, captions=5, model="demo", engine="inline", settings=GUIDED, pair_s=30),
-    Workload(images="photographs", count=100, captions=1, model="demo", engine="inline", settings=GRABCUT, pair_s=30),
+    Workload(
+        images="photographs",
+        count=100,
+        captions=5,
+        model="demo",
+        engine="inline",
+        settings=GUIDED,
+        pair_s=30,
+    ),
+    Workload(
+        images="photographs",
+        count=100,
+        captions=1,
+        model="demo",
+        engine="inline",
+        settings=GRABCUT,
+        pair_s=30,
+    ),
 )
 
 WARM_UP: Final = replace(WORKLOADS[0], count=8)
@@ -136,10 +160,15 @@ class Inputs:
             write_scenes(folder, workload.count, 0)
         for row in map(json.loads, (folder / "captions.jsonl").read_text("utf-8").splitlines()):
             captions = row.get("captions") or [row["caption"]]
-            yield {"image": str(folder / "images" / row["image"]), "captions": captions[: workload.captions]}
+            yield {
+                "image": str(folder / "images" / row["image"]),
+                "captions": captions[: workload.captions],
+            }
 
     def _photographs(self, workload: Workload) -> Iterator[dict[str, Any]]:
-        rows = [json.loads(text) for text in (PHOTOGRAPHS / "captions.jsonl").read_text("utf-8").splitlines()]
+        rows = [
+            json.loads(text) for text in (PHOTOGRAPHS / "captions.jsonl").read_text("utf-8").splitlines()
+        ]
         texts = [caption for row in rows for caption in row.get("captions") or [row["caption"]]]
         for number in range(workload.count):
             row = rows[number % len(rows)]
@@ -162,7 +191,16 @@ class Checkout:
         """Run `phrasebox run`, and return seconds by name: `cpu`, `wall`, and `stage NAME`."""
         shutil.rmtree(out, ignore_errors=True)
         start_program = ["-c", ON_CPU_CLOCK] if engine == "inline" else ["-m", "pipeline"]
-        command = [str(self.python), *start_program, "run", *arguments, "--engine", engine, "--out", str(out)]
+        command = [
+            str(self.python),
+            *start_program,
+            "run",
+            *arguments,
+            "--engine",
+            engine,
+            "--out",
+            str(out),
+        ]
         surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         start = time.perf_counter()
         with tempfile.TemporaryFile("w+") as printed:
@@ -175,7 +213,11 @@ class Checkout:
                 printed.seek(0)
                 sys.exit(f"{' '.join(command)} failed:\n{printed.read()}")
         stages = json.loads((out / "dataset.json").read_text("utf-8"))["stages"]
-        return {"cpu": cpu, "wall": wall, **{f"stage {name}": stage["busy_s"] for name, stage in stages.items()}}
+        return {
+            "cpu": cpu,
+            "wall": wall,
+            **{f"stage {name}": stage["busy_s"] for name, stage in stages.items()},
+        }
 
 
 def measure_cpu(process: subprocess.Popen[Any]) -> float:
@@ -209,7 +251,11 @@ def check_out(commit: str, folder: Path) -> Checkout:
     Exit if git has no such commit, or pip cannot install it.
     """
     revision = subprocess.run(
-        ["git", "rev-parse", "--verify", f"{commit}^{{commit}}"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--verify", f"{commit}^{{commit}}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     if not revision:
         sys.exit(f"AGAINST: git knows no commit {commit}")
@@ -220,7 +266,9 @@ def check_out(commit: str, folder: Path) -> Checkout:
     if not is_installed.exists():
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
+        archive = subprocess.run(
+            ["git", "archive", revision], cwd=ROOT, capture_output=True, check=True
+        ).stdout
         subprocess.run(["tar", "x", "-C", str(path)], input=archive, check=True)
         venv.create(environment, with_pip=True)
         # Libraries that only one side has cost time too: open_clip imports transformers where it finds it.
@@ -264,7 +312,9 @@ class Comparison:
         return {name: round(value, 3) for name, value in figures.items()}
 
 
-def compare(workload: Workload, inputs: Inputs, ours: Checkout, theirs: Checkout, pairs: int) -> dict[str, Comparison]:
+def compare(
+    workload: Workload, inputs: Inputs, ours: Checkout, theirs: Checkout, pairs: int
+) -> dict[str, Comparison]:
     """Run a workload by both commits in turn, which begins by turns too."""
     arguments = [str(inputs.captions(workload)), "--model", workload.model]
     if workload.model != "demo":
@@ -277,8 +327,14 @@ def compare(workload: Workload, inputs: Inputs, ours: Checkout, theirs: Checkout
     figures = [name for name in seconds[ours][0] if name in seconds[theirs][0]]
     unpaired = sorted(seconds[ours][0].keys() ^ seconds[theirs][0].keys())
     if unpaired:
-        print(f"{workload.name}: not compared, since only one commit has it: {', '.join(unpaired)}", file=sys.stderr)
-    return {name: Comparison(*([run[name] for run in seconds[side]] for side in (ours, theirs))) for name in figures}
+        print(
+            f"{workload.name}: not compared, since only one commit has it: {', '.join(unpaired)}",
+            file=sys.stderr,
+        )
+    return {
+        name: Comparison(*([run[name] for run in seconds[side]] for side in (ours, theirs)))
+        for name in figures
+    }
 
 
 def main() -> None:
@@ -290,7 +346,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("commit", help="the commit to compare with")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts and inputs")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "out" / "bench", help="folder for checkouts and inputs"
+    )
     parser.add_argument(
         "--pairs",
         type=int,
@@ -308,11 +366,15 @@ def main() -> None:
         compare(replace(WARM_UP, engine=engine), inputs, ours, theirs, 1)
     grown = list[str]()
     for workload in workloads:
-        for figure, comparison in compare(workload, inputs, ours, theirs, workload.pairs(given.pairs)).items():
+        for figure, comparison in compare(
+            workload, inputs, ours, theirs, workload.pairs(given.pairs)
+        ).items():
             line = {"run": workload.name, "figure": figure, **comparison.plain()}
             print(json.dumps(line), flush=True)
             if workload.is_cpu_time(figure) and comparison.has_grown:
-                grown.append(f"{workload.name}: {figure} takes {line['ratio']} times the CPU time of {given.commit}")
+                grown.append(
+                    f"{workload.name}: {figure} takes {line['ratio']} times the CPU time of {given.commit}"
+                )
     if grown:
         sys.exit("\n".join(grown))
 

@@ -43,9 +43,23 @@ Figures = Iterator[dict[str, Any]]
 
 ROUNDS: Final = 3
 BATCH: Final = 8  # images of one forward pass, as in a run on a CPU
-IMAGES, SHORT = 48, 16  # of the long and the short run of `whole_run`; the short one has one call of the model worker
+IMAGES, SHORT = (
+    48,
+    16,
+)  # of the long and the short run of `whole_run`; the short one has one call of the model worker
 
-WORDS: Final = ("dog", "cat", "red car", "old house", "tall man", "woman", "green tree", "table", "street", "bicycle")
+WORDS: Final = (
+    "dog",
+    "cat",
+    "red car",
+    "old house",
+    "tall man",
+    "woman",
+    "green tree",
+    "table",
+    "street",
+    "bicycle",
+)
 
 
 def line(name: str, value: float, unit: str, against: str) -> dict[str, Any]:
@@ -80,9 +94,15 @@ def heat_maps() -> Figures:
     Text embeddings are cached, as in a run after its first batches. The row of bf16 is measured where that is fast.
     """
     device = pick_device("auto")
-    model, tokenizer = open_clip.create_model("ViT-B-16", device=device).eval(), open_clip.get_tokenizer("ViT-B-16")
+    model, tokenizer = (
+        open_clip.create_model("ViT-B-16", device=device).eval(),
+        open_clip.get_tokenizer("ViT-B-16"),
+    )
     precisions = {"fp32", "bf16"} if is_fast(torch.bfloat16, device) else {"fp32"}
-    clips = {each: from_open_clip(model, tokenizer, name="ViT-B-16", precision=DTYPES[each]) for each in precisions}
+    clips = {
+        each: from_open_clip(model, tokenizer, name="ViT-B-16", precision=DTYPES[each])
+        for each in precisions
+    }
     rgb = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
     pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
 
@@ -96,13 +116,20 @@ def heat_maps() -> Figures:
         ("heatmaps_8_vs_encode_image", 8, default, "fp32"),
         ("heatmaps_32_vs_encode_image", 32, default, "fp32"),
         ("heatmaps_8_blocks4_vs_encode_image", 8, GradEclipConfig(blocks=4), "fp32"),
-        ("heatmaps_8_authors_vs_encode_image", 8, GradEclipConfig(variant="authors", image_size="model"), "fp32"),
+        (
+            "heatmaps_8_authors_vs_encode_image",
+            8,
+            GradEclipConfig(variant="authors", image_size="model"),
+            "fp32",
+        ),
         ("heatmaps_8_bf16_vs_encode_image", 8, default, "bf16"),
     ):
         if precision in clips:
             explainer = GradEclip(config, clips[precision])
             texts = [[f"{WORDS[i % len(WORDS)]} {i // len(WORDS)}" for i in range(count)]] * BATCH
-            yield line(name, ratio_of(lambda e=explainer, t=texts: e.explain(rgb, t), encode), "ratio", against)  # type: ignore[misc]
+            yield line(
+                name, ratio_of(lambda e=explainer, t=texts: e.explain(rgb, t), encode), "ratio", against
+            )  # type: ignore[misc]
 
 
 def regions(images: int = 12, count: int = 8) -> Figures:
@@ -110,7 +137,9 @@ def regions(images: int = 12, count: int = 8) -> Figures:
     rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
 
     def heat_map(text: str) -> HeatMap:
-        a, b = (np.exp(-((grid - rng.uniform(0, 14, (2, 1, 1))) ** 2).sum(0) / rng.uniform(2, 10)) for _ in "ab")
+        a, b = (
+            np.exp(-((grid - rng.uniform(0, 14, (2, 1, 1))) ** 2).sum(0) / rng.uniform(2, 10)) for _ in "ab"
+        )
         heat = np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0)
         return HeatMap(text=text, values=heat.astype(np.float32), similarity=0.3)
 
@@ -144,7 +173,9 @@ def phrases(captions: int = 320) -> Figures:
     stage = PhrasesStage(PhrasesConfig())
     stage.setup()
     nlp = load_pipeline(stage.config.spacy_model)
-    records = [Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)]
+    records = [
+        Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)
+    ]
     starts = range(0, captions, 32)
     ratio = ratio_of(
         lambda: [stage.process(records[start : start + 32]) for start in starts],
@@ -170,8 +201,12 @@ def engines(scenes: int = 256) -> Figures:
             speeds[kind], starts[kind] = (scenes - batch) / (report.wall_time_s - start), start
         machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
         yield line("inline_images_per_second", speeds["inline"], "images/s", machine)
-        yield line("ray_vs_inline", speeds["ray"] / speeds["inline"], "ratio", "inline images/s, after start-up")
-        yield line("ray_start_seconds", starts["ray"], "s", f"first model batch; inline {starts['inline']:.1f} s")
+        yield line(
+            "ray_vs_inline", speeds["ray"] / speeds["inline"], "ratio", "inline images/s, after start-up"
+        )
+        yield line(
+            "ray_start_seconds", starts["ray"], "s", f"first model batch; inline {starts['inline']:.1f} s"
+        )
         yield from _loaders(root / "inline", sorted((root / "scenes/images").iterdir()))
 
 
@@ -179,11 +214,17 @@ def _loaders(dataset: Path, images: list[Path]) -> Figures:
     torch.set_num_threads(1)  # as in a worker of DataLoader
     cpu = f"one core, {processor()}"
     grid, full = Contents(images=False, grid_hw=(14, 14)), Contents(images=False, masks="full")
-    for masks, contents in (("", Contents(images=False)), ("_with_grid_masks", grid), ("_with_full_masks", full)):
+    for masks, contents in (
+        ("", Contents(images=False)),
+        ("_with_grid_masks", grid),
+        ("_with_full_masks", full),
+    ):
         stream = RegionStream(dataset, contents)
         yield line(f"loader_annotations{masks}", speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]
     decoding = RegionStream(dataset, Contents(), keep_empty=True)
-    bare = speed_of(lambda: (torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in images))
+    bare = speed_of(
+        lambda: (torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in images)
+    )
     against = f"Pillow's decoding of the same files to RGB tensors, {cpu}"
     yield line("loader_decoding_vs_bare_loop", speed_of(lambda: decoding) / bare, "of its speed", against)
 
@@ -200,7 +241,9 @@ def whole_run() -> Figures:
         pictures, captions = _samples(folder)
         for captions, count in product((1, 5), (SHORT, IMAGES)):
             rows = zip(map(str, pictures[:count]), captions, strict=False)
-            text = "\n".join(json.dumps({"image": picture, "captions": own[:captions]}) for picture, own in rows)
+            text = "\n".join(
+                json.dumps({"image": picture, "captions": own[:captions]}) for picture, own in rows
+            )
             (folder / f"{captions}-{count}.jsonl").write_text(text + "\n", encoding="utf-8")
         where = f"{IMAGES} synthetic scenes, one thread, {processor()}"
         _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
@@ -213,7 +256,12 @@ def whole_run() -> Figures:
             bare = (before + _bare(network, pictures)) / 2
             against = f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}"
             for captions, cost in costs.items():
-                yield line(f"run_vs_encode_{captions}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
+                yield line(
+                    f"run_vs_encode_{captions}_{model.lower().replace('-', '_')}",
+                    cost / bare,
+                    "ratio",
+                    against,
+                )
 
 
 def _samples(folder: Path) -> tuple[list[Path], list[list[str]]]:
@@ -234,7 +282,9 @@ def _bare(network: Any, pictures: list[Path]) -> float:
     with torch.inference_mode():
         for first in range(0, len(pictures), BATCH):
             images = [Image.open(path).convert("RGB") for path in pictures[first : first + BATCH]]
-            pixels = np.stack([np.array(image.resize((224, 224), Image.Resampling.BICUBIC)) for image in images])
+            pixels = np.stack(
+                [np.array(image.resize((224, 224), Image.Resampling.BICUBIC)) for image in images]
+            )
             network.encode_image((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
     return (time.process_time() - start) / len(pictures)
 
@@ -253,7 +303,12 @@ def _cost(folder: Path, captions_each: int, model: dict[str, Any]) -> float:
 
 def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str = "inline") -> Report:
     report, output = Report(), {"path": str(out), "rows_per_file": 250}
-    values = {"input": {"kind": "jsonl", **source}, "model": model, "engine": {"kind": engine}, "output": output}
+    values = {
+        "input": {"kind": "jsonl", **source},
+        "model": model,
+        "engine": {"kind": engine},
+        "output": output,
+    }
     values["regions"] = {"calibration": "none"}  # no comparison with the images of a fit
     run(RunConfig.model_validate(values), report=report)
     return report
@@ -262,7 +317,11 @@ def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str =
 def processor() -> str:
     """Return the processor's name, if the system says it."""
     path = Path("/proc/cpuinfo")
-    match = re.search(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else None
+    match = (
+        re.search(r"^model name\s*: (.*)$", path.read_text("utf-8"), re.MULTILINE)
+        if path.exists()
+        else None
+    )
     return f"{match[1] if match else 'unknown'} CPU"
 
 
@@ -271,7 +330,9 @@ FIGURES: Final = {figure.__name__: figure for figure in (heat_maps, regions, phr
 
 def main() -> None:
     """Parse the command line; measure all figures, or those that are named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", action="append", choices=list(FIGURES), help="repeatable; by default all")
     given = parser.parse_args()
     for name in given.only or FIGURES:

@@ -29,6 +29,13 @@ def load_guard() -> None:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "guard.so"
         command = ["g++", "-std=c++20", "-shared", "-fPIC", str(Path(__file__).with_name("guard.cpp"))]
-        command += ["-o", str(library), f"-I{root / 'include'}", f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"]
+        command += [
+            "-o",
+            str(library),
+            f"-I{root / 'include'}",
+            f"-L{root / 'lib'}",
+            "-lc10",
+            "-ltorch_cpu",
+        ]
         subprocess.run(command, check=True)
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

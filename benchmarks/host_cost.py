@@ -68,12 +68,19 @@ def photographs(source: Path, captions: Path, folder: Path, count: int, captions
             size = (round(image.width * share), round(image.height * share))
             image.convert("RGB").resize(size).save(folder / f"{number}.jpg", quality=90)
         row |= {"image": f"{number}.jpg", "captions": row["captions"][:captions_each]}
-    (folder / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (folder / "captions.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8"
+    )
 
 
 def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
     """Return the fewest milliseconds by step that all images of a folder took in a round, and their number."""
-    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder), **settings}
+    source = {
+        "kind": "jsonl",
+        "path": str(folder / "captions.jsonl"),
+        "image_root": str(folder),
+        **settings,
+    }
     values = {
         "input": source,
         "model": {"name": "demo"},
@@ -107,7 +114,11 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
             clock.spent.clear()
             steps.model_stage._explainer.texts._rows.clear()  # as if all texts were new
             with clock.step("read"):
-                records = [one for piece in plan_pieces(reader) for one in read_records(reader, piece, print_nothing)]
+                records = [
+                    one
+                    for piece in plan_pieces(reader)
+                    for one in read_records(reader, piece, print_nothing)
+                ]
                 table = records_to_table(records)
             for number, stages in enumerate((steps.before, (steps.model_stage,), (steps.regions_stage,))):
                 worker = ("captions: ", "", "regions: ")[number]
@@ -148,7 +159,11 @@ def main() -> None:
             photographs(given.photographs, given.captions, folder, given.images, captions_each)
             settings: dict[str, Any] = {}
             if from_file:
-                source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder)}
+                source = {
+                    "kind": "jsonl",
+                    "path": str(folder / "captions.jsonl"),
+                    "image_root": str(folder),
+                }
                 settings = {"phrases": str(folder / "phrases.txt")}
                 config = RunConfig.model_validate({"input": source})
                 write_phrases(config.input, config.phrases, folder / "phrases.txt")
@@ -156,7 +171,10 @@ def main() -> None:
         seconds = {step: round(value / count, 3) for step, value in spent.items()}
         worker = sum(seconds[step] for step in WORKER)
         figures = {**seconds, "worker": worker, "all": sum(seconds.values())}
-        print(json.dumps({"captions": captions_each, "known": from_file, "images": count, **figures}), flush=True)
+        print(
+            json.dumps({"captions": captions_each, "known": from_file, "images": count, **figures}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

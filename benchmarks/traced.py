@@ -58,7 +58,11 @@ TRAFFIC = 2.5  # bytes that an elementwise operation moves for each that it writ
 LAUNCH_S = 8e-6  # a host's time for an operation, by torch's dispatcher and Python
 
 SPECIFICATION = "estimate: " + ", ".join(
-    [*(f"{speed:.0f} TFLOP/s in {name}" for name, speed in TFLOPS.items()), f"{GB_PER_S:.0f} GB/s", "8 us a launch"]
+    [
+        *(f"{speed:.0f} TFLOP/s in {name}" for name, speed in TFLOPS.items()),
+        f"{GB_PER_S:.0f} GB/s",
+        "8 us a launch",
+    ]
 )
 
 
@@ -98,7 +102,9 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _is_view(function: Any) -> bool:
-    aliases = any(each.alias_info is not None and not each.alias_info.is_write for each in function._schema.arguments)
+    aliases = any(
+        each.alias_info is not None and not each.alias_info.is_write for each in function._schema.arguments
+    )
     return aliases or function in (aten.detach.default, aten._unsafe_view.default)
 
 
@@ -110,12 +116,15 @@ class WithoutNumbers:
 
     def wait(self) -> list[Any]:
         return [
-            np.zeros(tuple(each.shape), np.float32 if each.is_floating_point() else np.int64) for each in self.tensors
+            np.zeros(tuple(each.shape), np.float32 if each.is_floating_point() else np.int64)
+            for each in self.tensors
         ]
 
 
 def records(phrases: int, images: int = IMAGES) -> list[Record]:
-    image_phrases = tuple(Phrase(text=f"dog {n}", caption_index=0, start=0, end=5, head="dog") for n in range(phrases))
+    image_phrases = tuple(
+        Phrase(text=f"dog {n}", caption_index=0, start=0, end=5, head="dog") for n in range(phrases)
+    )
     sample, pixels = (
         Sample(sample_id="1", source="", captions=("a dog",)),
         Pixels(rgb=np.zeros((SIDE, SIDE, 3), np.uint8)),
@@ -142,7 +151,9 @@ class Tracing:
         statistics = ImageStatistics.of(np.random.default_rng(0).normal(size=(80, 512)).astype(np.float32))
         ones = {"similarity": 1.0, "local": 1.0}
         presence = Presence(images=statistics, bias=0.0, weight=ones, mean=ones, scale=ones)
-        config = ExplainStageConfig(model=ModelConfig(batch_size=IMAGES), explainer=GradEclipConfig(**settings))
+        config = ExplainStageConfig(
+            model=ModelConfig(batch_size=IMAGES), explainer=GradEclipConfig(**settings)
+        )
         stage = ExplainStage(config, self.clip, presence)
         with ExitStack() as aside:
             for place, name, instead in (
@@ -156,7 +167,11 @@ class Tracing:
                     lambda images, device: torch.empty(len(images), SIDE, SIDE, 3, device=device).byte(),
                 ),
                 (base, "PendingTransfer", WithoutNumbers),
-                (torch.nn.functional, "scaled_dot_product_attention", lambda q, *_, **__: torch.empty_like(q)),
+                (
+                    torch.nn.functional,
+                    "scaled_dot_product_attention",
+                    lambda q, *_, **__: torch.empty_like(q),
+                ),
             ):
                 aside.enter_context(mock.patch.object(place, name, instead))
             aside.enter_context(self.mode)
@@ -176,8 +191,13 @@ def figures() -> Iterator[dict[str, Any]]:
     settings = yaml.safe_load(CONFIG.read_text()).get("explain", {})
     for phrases in (8, 16, 24):
         told = tracing.told(settings, phrases)
-        products = {"bf16": told.products[torch.bfloat16] / 1e12, "fp32": told.products[torch.float32] / 1e12}
-        device_s = sum(products[name] / TFLOPS[name] for name in TFLOPS) + TRAFFIC * told.written / GB_PER_S / 1e9
+        products = {
+            "bf16": told.products[torch.bfloat16] / 1e12,
+            "fp32": told.products[torch.float32] / 1e12,
+        }
+        device_s = (
+            sum(products[name] / TFLOPS[name] for name in TFLOPS) + TRAFFIC * told.written / GB_PER_S / 1e9
+        )
         what = f"{phrases} phrases an image, batch {IMAGES}, ViT-B-16 in bf16, {CONFIG.name}, traced without a GPU"
         for name, value, unit, against in (
             ("launches", told.launches, "launches", what),
@@ -185,9 +205,19 @@ def figures() -> Iterator[dict[str, Any]]:
             ("written", told.written / 1e9, "GB", what),
             ("h100_device", 1000 * device_s, "ms", SPECIFICATION),
             ("h100_launching", 1000 * LAUNCH_S * told.launches, "ms", SPECIFICATION),
-            ("h100_images_per_second", IMAGES / max(device_s, LAUNCH_S * told.launches), "images/s", SPECIFICATION),
+            (
+                "h100_images_per_second",
+                IMAGES / max(device_s, LAUNCH_S * told.launches),
+                "images/s",
+                SPECIFICATION,
+            ),
         ):
-            yield {"name": f"traced_{phrases}_{name}", "value": round(value, 3), "unit": unit, "against": against}
+            yield {
+                "name": f"traced_{phrases}_{name}",
+                "value": round(value, 3),
+                "unit": unit,
+                "against": against,
+            }
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def commands() -> str:
 
 def help_of(command: Any, name: str, parent: Any) -> str:
     """Return the help of a command below its name."""
-    context = typer.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
+    context = typer.Context(
+        command, info_name=name, parent=parent, terminal_width=100, max_content_width=100
+    )
     return f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
@@ -136,7 +138,8 @@ def section_parts(config: type[BaseModel], prefix: str) -> list[str]:
     if plain:
         values = allowed_values(config)
         rows = [
-            (f"`{name}`", values[name], default_of(field), field.description or "") for name, field in plain.items()
+            (f"`{name}`", values[name], default_of(field), field.description or "")
+            for name, field in plain.items()
         ]
         parts.insert(0, table(["key", "values", "default", "meaning"], rows))
     return parts
@@ -221,7 +224,14 @@ def explainers() -> str:
     """Return the page of the explainers."""
     classes: dict[str, type[Explainer[Any]]] = {kind: EXPLAINERS[kind] for kind in EXPLAINERS}
     rows = [
-        (f"`{kind}`", first_line(explainer), paper_of(explainer), explainer.cost, towers_of(explainer), explainer.claim)
+        (
+            f"`{kind}`",
+            first_line(explainer),
+            paper_of(explainer),
+            explainer.cost,
+            towers_of(explainer),
+            explainer.claim,
+        )
         for kind, explainer in classes.items()
     ]
     return f"""# Explainers
@@ -238,7 +248,9 @@ nearly for nothing, others take a pass through several blocks.
 def paper_of(explainer: type[Explainer[Any]]) -> str:
     """Return a link to the paper that the docstring of an explainer, or of its module, names first."""
     texts = (inspect.getdoc(explainer) or "", inspect.getmodule(explainer).__doc__ or "")  # type: ignore[union-attr]
-    number = next((match[1] for text in texts if (match := re.search(r"arXiv\s+(\d{4}\.\d{4,5})", text))), None)
+    number = next(
+        (match[1] for text in texts if (match := re.search(r"arXiv\s+(\d{4}\.\d{4,5})", text))), None
+    )
     return f"[arXiv {number}](https://arxiv.org/abs/{number})" if number else ""
 
 
@@ -287,7 +299,8 @@ Faults of the program are exceptions. From Python, catch `stages.contract.errors
 def metrics() -> str:
     """Return the page of metrics: those of `eval` from the code, behind them those of other commands."""
     rows = [
-        (f"`{name}`", metric.doc, "needs heat maps" if metric.needs_maps else "") for name, metric in METRICS.items()
+        (f"`{name}`", metric.doc, "needs heat maps" if metric.needs_maps else "")
+        for name, metric in METRICS.items()
     ]
     text = (Path(__file__).parent / "_metrics.md").read_text("utf-8")
     return text.replace("<!-- metrics of eval -->\n", table(["metric", "definition", ""], rows))

@@ -80,7 +80,9 @@ def find_calibration(
     ]
     if choice == "auto":
         candidates = [read_calibration(path) for path in model.calibrations]
-        return next((candidate for basis in bases for candidate in candidates if candidate.made_with == basis), None)
+        return next(
+            (candidate for basis in bases for candidate in candidates if candidate.made_with == basis), None
+        )
     calibration = read_calibration(path := Path(choice))
     if not calibration.of_regions:
         bases = [presence_basis(explain, model.fingerprint)]

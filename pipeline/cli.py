@@ -29,7 +29,9 @@ GROUPS: Final = {
 }
 """What people want -> the verbs for it, in the order of `--help`."""
 
-VERBS: Final[PluginTable[Any]] = PluginTable("phrasebox.commands", order=[*chain.from_iterable(GROUPS.values())])
+VERBS: Final[PluginTable[Any]] = PluginTable(
+    "phrasebox.commands", order=[*chain.from_iterable(GROUPS.values())]
+)
 """The verbs: functions, or apps of typer with verbs of their own. pyproject.toml says where they
 are."""
 
@@ -47,7 +49,9 @@ class Verbs(TyperGroup):
             return None
         verb = VERBS[cmd_name]
         if not isinstance(verb, typer.Typer):
-            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+            single = typer.Typer(
+                add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+            )
             single.command(cmd_name)(verb)
             verb = single
         return typer.main.get_command(verb)
@@ -64,7 +68,10 @@ class Verbs(TyperGroup):
         """Say what exit codes mean."""
         codes = (
             ("0", "done"),
-            ("1", "done, and the answer is no: all or too many rows failed, a check or a validation failed"),
+            (
+                "1",
+                "done, and the answer is no: all or too many rows failed, a check or a validation failed",
+            ),
             ("2", "refused: the message says what to do"),
             ("130, 143", "stopped by Ctrl-C or SIGTERM: finished rows are kept"),
         )

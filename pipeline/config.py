@@ -50,7 +50,9 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
         description="Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than model "
         "workers, since every stage holds one.",
     )
-    explain_workers: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None = Field(
+    explain_workers: (
+        Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None
+    ) = Field(
         None,
         description='Model workers, or their fewest and most as in "1-8": Ray then starts more while images wait for '
         "them, and requests nodes from an autoscaling cluster. Default: one per GPU; without GPUs one per core of this "
@@ -87,7 +89,9 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _reject_keys_of_ray(self) -> Self:
-        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        changed = [
+            name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default
+        ]
         if self.kind == "inline" and changed != ["kind"]:
             raise ValueError(f"{changed[1]} is about Ray, and engine.kind=inline starts none")
         return self
@@ -121,7 +125,9 @@ class RunConfig(Checked):
     model: ModelConfig = Field(ModelConfig(), description="The CLIP model.")
     phrases: PhrasesConfig = Field(PhrasesConfig(), description="Captions to noun phrases.")
     images: ImagesConfig = Field(ImagesConfig(), description="Image files to pixels.")
-    explain: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config, description="Phrases to heat maps.")
+    explain: AnyExplainerConfig = Field(
+        default_factory=EXPLAINERS.config, description="Phrases to heat maps."
+    )
     regions: RegionsConfig = Field(RegionsConfig(), description="Heat maps to regions.")
     source: AnySourceConfig = Field(default_factory=SOURCES.config, description="The origin of regions.")
     engine: EngineConfig = Field(EngineConfig(), description="The distribution of a run.")
@@ -142,7 +148,11 @@ class RunConfig(Checked):
     @classmethod
     def _add_input_kind(cls, values: Any) -> Any:
         """Without `kind`, the kind follows from the path. Raise InputError for a path of no kind that is read."""
-        if not isinstance(values, dict) or "kind" in values or not isinstance(values.get("path"), str | list | tuple):
+        if (
+            not isinstance(values, dict)
+            or "kind" in values
+            or not isinstance(values.get("path"), str | list | tuple)
+        ):
             return values
         return {**guess_kind(values["path"]), **values}
 
@@ -242,7 +252,11 @@ def _from_file(path: Path) -> Json:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, the 30th of February
         raise ConfigError(f"{path} is not YAML: {one_line(error)}{hint}") from error
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}, not a mapping of keys{hint}")
@@ -254,11 +268,15 @@ def override(values: Json, settings: Iterable[str], model: type[BaseModel] = Run
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise ConfigError("expected KEY=VALUE, for example --set output.path=out/", key=f"--set {setting}")
+            raise ConfigError(
+                "expected KEY=VALUE, for example --set output.path=out/", key=f"--set {setting}"
+            )
         try:
             value = parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"the value is not YAML: {one_line(error)}", key=f"--set {setting}") from error
+            raise ConfigError(
+                f"the value is not YAML: {one_line(error)}", key=f"--set {setting}"
+            ) from error
         assign(values, key, value)
     return check(values, model)
 
@@ -305,6 +323,8 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """
     if isinstance(old, dict) and isinstance(new, dict):
         names = dict.fromkeys([*old, *new])
-        below = (differences(old.get(name), new.get(name), f"{key}.{name}" if key else name) for name in names)
+        below = (
+            differences(old.get(name), new.get(name), f"{key}.{name}" if key else name) for name in names
+        )
         return [line for lines in below for line in lines]
     return [] if old == new else [f"{key.removeprefix('config.')}: {old!r} there, {new!r} now"]

@@ -32,7 +32,9 @@ class Checked(BaseModel, extra="forbid", frozen=True):
         try:
             return validate(values)
         except ValidationError as error:
-            raise in_words(error, cls, values if isinstance(values, dict) else {}) from None  # it says the same
+            raise in_words(
+                error, cls, values if isinstance(values, dict) else {}
+            ) from None  # it says the same
 
 
 def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> ConfigError:
@@ -47,7 +49,9 @@ def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str
     return first
 
 
-def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str]:
+def _problem(
+    problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]
+) -> tuple[str, str]:
     """Return the name of a key and the message about it.
 
     Args:
@@ -61,7 +65,9 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(path[-1], fields, n=1, cutoff=0.5)
         hint = (
-            f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
+            f"did you mean {'.'.join([*path[:-1], close[0]])}?"
+            if close
+            else f"keys here: {', '.join(sorted(fields))}"
         )
         return name, f"no such key; {hint}"
     if kind in ("missing", "union_tag_not_found"):
@@ -80,12 +86,18 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping
         message = "expected a path"
     message = re.sub("^Input should be ", "expected ", message).partition(", unable to ")[0]
     value = problem["input"]
-    if isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80 and "got " not in message:
+    if (
+        isinstance(value, (str, int, float, bool, type(None)))
+        and len(repr(value)) < 80
+        and "got " not in message
+    ):
         message += f", got {value!r}"
     return name, message
 
 
-def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _fields_at(
+    model: type[BaseModel], location: list[Any], values: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
     """Return the fields around a location, and the location without members of unions."""
     path: list[str] = []
     types_here: list[Any] = [model]
@@ -109,7 +121,9 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
 
 
 def _table(metadata: Iterable[Any]) -> KindTable[Any] | None:
-    validators = (getattr(item.func, "__self__", None) for item in metadata if isinstance(item, BeforeValidator))
+    validators = (
+        getattr(item.func, "__self__", None) for item in metadata if isinstance(item, BeforeValidator)
+    )
     return next((table for table in validators if isinstance(table, KindTable)), None)
 
 

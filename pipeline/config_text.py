@@ -20,7 +20,11 @@ class _Loader(yaml.SafeLoader):
         """See yaml."""
         keys: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            key = self.construct_object(key_node, deep=True) if isinstance(key_node, yaml.ScalarNode) else None
+            key = (
+                self.construct_object(key_node, deep=True)
+                if isinstance(key_node, yaml.ScalarNode)
+                else None
+            )
             if key is not None and key in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
@@ -66,7 +70,9 @@ def _documented(config: BaseModel, kinds: Mapping[str, Iterable[str]], indent: s
         else:
             plain = config.model_dump(mode="json", include={name})
             meaning = f"{field.description or ''} [{values_of[name]}]".strip()
-            lines += [f"{indent}{line}" for line in (*_comment(meaning, indent), *dump_yaml(plain).splitlines())]
+            lines += [
+                f"{indent}{line}" for line in (*_comment(meaning, indent), *dump_yaml(plain).splitlines())
+            ]
     return lines
 
 
@@ -109,7 +115,9 @@ def _values(schema: Mapping[str, Any], definitions: Json) -> str:
         return f"list of {inner}"
     if kind == "string" and schema.get("format") == "path":
         return "path"
-    bounds = [f"{sign} {schema[key]:,}".removesuffix(".0") for key, sign in _BOUNDS.items() if key in schema]
+    bounds = [
+        f"{sign} {schema[key]:,}".removesuffix(".0") for key, sign in _BOUNDS.items() if key in schema
+    ]
     return " ".join([_TYPES.get(kind, kind), *bounds])
 
 

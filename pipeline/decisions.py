@@ -146,11 +146,15 @@ class Run:
         return Manifest(
             config=self.final_config,
             model=self.model,
-            calibration=None if meaning.reason or meaning.calibration is None else meaning.calibration.digest,
+            calibration=None
+            if meaning.reason or meaning.calibration is None
+            else meaning.calibration.digest,
             scores=meaning.scores,
         )
 
-    def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
+    def decide(
+        self, session: Session, engine: Engine, previous: PreviousRun
+    ) -> tuple[Run, Sequence[Record]]:
         """Return the run after all decisions of its first images, and those of their records that become rows.
 
         A resumed run may look at other images, so all is decided once.
@@ -172,7 +176,11 @@ class Run:
         There are none in a run of a part, because all parts look at the same images, or where
         regions need a segmenter.
         """
-        if not first_images.records or self.config.input.part is not None or self.steps.segmenter is not None:
+        if (
+            not first_images.records
+            or self.config.input.part is not None
+            or self.steps.segmenter is not None
+        ):
             return ()
         for arguments in first_images.stages:
             session.report.stage(*arguments)
@@ -195,7 +203,9 @@ class SourceRun(Run):
         """See `HeatMapRun.expecting`."""
         return replace(self, steps=self.steps.expecting(absent_share))
 
-    def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
+    def decide(
+        self, session: Session, engine: Engine, previous: PreviousRun
+    ) -> tuple[Run, Sequence[Record]]:
         """See `Run.decide`."""
         run = self.expecting(previous.run.get(ABSENT_SHARE))
         if not run.steps.has_open_share:
@@ -272,7 +282,9 @@ class HeatMapRun(Run):
         """Return the run with a share of absent phrases that it expects; None: the share stays open."""
         return replace(self, steps=self.steps.expecting(absent_share))
 
-    def decide(self, session: Session, engine: Engine, previous: PreviousRun) -> tuple[Run, Sequence[Record]]:
+    def decide(
+        self, session: Session, engine: Engine, previous: PreviousRun
+    ) -> tuple[Run, Sequence[Record]]:
         """See `Run.decide`."""
         run = self.with_stored(previous.run, session)
         if not run.has_open_decision(previous.run, session.folder):

@@ -76,7 +76,9 @@ NOT_COMPARED: Final = DomainShift(
 )
 
 
-def find_domain_shift(steps: HeatMapSteps, records: Sequence[Record], signals: Sequence[Signals]) -> DomainShift | None:
+def find_domain_shift(
+    steps: HeatMapSteps, records: Sequence[Record], signals: Sequence[Signals]
+) -> DomainShift | None:
     """Compare the first images with those that the calibration was fitted to.
 
     None if they do not differ, if none of them has a region, or if the calibration knows no
@@ -170,7 +172,9 @@ class ScoreMeaning:
         """
         if calibration is not None and calibration.of_regions:
             faults = (None if shift is None else shift.what, precision_fault(calibration, precision))
-            return cls(calibration=calibration, caveat=". ".join(fault for fault in faults if fault) or None)
+            return cls(
+                calibration=calibration, caveat=". ".join(fault for fault in faults if fault) or None
+            )
         reason = NO_CALIBRATION
         if shift is not None and shift.in_regions:
             reason = shift.what
@@ -198,9 +202,14 @@ class ScoreMeaning:
             )
         if self.reason is None:
             return f"Scores are calibrated: on images like those of the fit, {total.advised_in_words}."
-        parts = ["Scores are not calibrated: use them for ranking, not as probabilities.", f"{self.reason}."]
+        parts = [
+            "Scores are not calibrated: use them for ranking, not as probabilities.",
+            f"{self.reason}.",
+        ]
         if self.calibration is not None:
-            parts.append(f"Presence, by which they are multiplied, was fitted to {self.calibration.fitted_to}.")
+            parts.append(
+                f"Presence, by which they are multiplied, was fitted to {self.calibration.fitted_to}."
+            )
         if model == "demo":
             parts.append("demo knows drawn scenes only: photographs need another --model.")
         return " ".join(parts)

@@ -108,12 +108,17 @@ class Located:
         rgb = decode_scaled(self._content, side_px, self._limits)
         height, width = rgb.shape[:2]
         scale = width / self.size_hw[1]
-        masks = (Image.fromarray(decode_mask(region.mask)).resize((width, height)) for region in self.regions)
+        masks = (
+            Image.fromarray(decode_mask(region.mask)).resize((width, height)) for region in self.regions
+        )
         return draw_regions(
             rgb,
             [np.asarray(mask) for mask in masks],
             [[value * scale for value in region.box_xywh_px] for region in self.regions],
-            [f"{self.phrases[at]} {score:.2f}" for at, score in zip(self.phrase_indices, self.scores, strict=True)],
+            [
+                f"{self.phrases[at]} {score:.2f}"
+                for at, score in zip(self.phrase_indices, self.scores, strict=True)
+            ],
         )
 
     def heat_picture(self, side_px: int = 360) -> Image.Image:
@@ -188,7 +193,9 @@ class Locator:
         section = {"name": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else model
         loaded = None if section is None or isinstance(section, (Mapping, ModelConfig)) else section
         if loaded is not None and not hasattr(loaded, "tower"):
-            raise ConfigError(f"Locator takes a name or settings, Locator.from_open_clip a model: got {type(loaded)}")
+            raise ConfigError(
+                f"Locator takes a name or settings, Locator.from_open_clip a model: got {type(loaded)}"
+            )
         sections = {
             "explain": explain,
             "regions": regions,
@@ -206,7 +213,9 @@ class Locator:
         self._stages = (steps.prepare_stage, steps.model_stage, steps.regions_stage)
         steps.model_stage.setup()
         name = config.model.label if loaded is None else loaded.name
-        self._description = f"{name} by {steps.explainer.kind} on {steps.model_stage.take_forwards().device}"
+        self._description = (
+            f"{name} by {steps.explainer.kind} on {steps.model_stage.take_forwards().device}"
+        )
 
     def __repr__(self) -> str:
         """Return model, explainer and device on one line."""
@@ -288,7 +297,9 @@ class Locator:
         another phrase, the text names one object. The texts are the lines of one caption, so that
         "a man" and "a person" get two answers.
         """
-        samples = [Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)]
+        samples = [
+            Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)
+        ]
         records = self._phrases_stage.process([Record.start(sample) for sample in samples])
         phrases = []
         line_start = 0
@@ -317,7 +328,9 @@ def _content(image: Any) -> tuple[str, bytes]:
     if isinstance(image, Image.Image):
         return IN_MEMORY, encode_lossless(image)
     if not isinstance(image, np.ndarray):
-        raise InputError(f"expected a path, bytes, a Pillow image or an array as image, got a {type(image).__name__}")
+        raise InputError(
+            f"expected a path, bytes, a Pillow image or an array as image, got a {type(image).__name__}"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(f"expected uint8 (height, width, 3) as image, got {image.dtype} {image.shape}")
     return IN_MEMORY, encode_lossless(image)

@@ -36,7 +36,9 @@ def as_written(path: AnyPath | str) -> str:
     return str(place if isinstance(place, ObjectPath) else path)
 
 
-def locations_of_kinds(config: Mapping[str, Any], sections: Iterable[str] = _KINDS) -> dict[str, tuple[Any, ...]]:
+def locations_of_kinds(
+    config: Mapping[str, Any], sections: Iterable[str] = _KINDS
+) -> dict[str, tuple[Any, ...]]:
     """Return `LOCATIONS` of the kinds in plain sections: their settings of type `Path`, also of other packages' kinds.
 
     An unknown kind has none. Raise PluginError for one that does not load.

@@ -149,7 +149,10 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
         shares = cv2.resize(inside * np.uint8(255), size, interpolation=cv2.INTER_AREA)
         inside = (shares >= min(128, shares.max())).astype(np.uint8)  # a mask of thin lines stays visible
     to_px = np.array([width / inside.shape[1], height / inside.shape[0]])
-    rings = (np.round(corners * to_px + (left, top), 1) for corners, _ in mask_rings(inside, _OUTLINE_TOLERANCE_PX))
+    rings = (
+        np.round(corners * to_px + (left, top), 1)
+        for corners, _ in mask_rings(inside, _OUTLINE_TOLERANCE_PX)
+    )
     return "".join("M" + "L".join(f"{x:g} {y:g}" for x, y in ring) + "Z" for ring in rings)
 
 
@@ -198,7 +201,10 @@ def encode_lossless(image: Image.Image | Rgb) -> bytes:
 
 def join_pictures(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
     """Put pictures of one height side by side, with a title under each, which may be several lines long."""
-    tiles = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
+    tiles = [
+        _with_text(Image.fromarray(picture), [title])
+        for picture, title in zip(pictures, titles, strict=True)
+    ]
     return make_sheet(tiles, len(tiles), gap_px=0)
 
 
@@ -224,7 +230,9 @@ def _colour(number: int) -> tuple[int, int, int]:
 def _with_text(image: Image.Image, texts: Sequence[str]) -> Rgb:
     printable = ("".join(letter if letter.isprintable() else " " for letter in text) for text in texts)
     lines = [line for text in printable for line in textwrap.wrap(text, max(10, image.width // 8)) or [""]]
-    paper = Image.new("RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER)
+    paper = Image.new(
+        "RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER
+    )
     paper.paste(image, (0, 0))
     draw = ImageDraw.Draw(paper)
     font = ImageFont.load_default(_TEXT_PX)

@@ -217,7 +217,11 @@ def measure(run: Run, rows: int, start_s: float, console: Console) -> Costs:
     read_s = (time.perf_counter() - read_start) / len(records)
     bar = progress_bar(console, "measuring, seconds", MEASURED_S)
     outputs: list[Record] = []
-    with tempfile.TemporaryDirectory(prefix="phrasebox-plan-") as folder, set_up(steps.stages), bar as advance:
+    with (
+        tempfile.TemporaryDirectory(prefix="phrasebox-plan-") as folder,
+        set_up(steps.stages),
+        bar as advance,
+    ):
         writer = ShardWriter(Path(folder), run.config.output.rows_per_file)
         run_stages(steps.stages, records[:rows])  # the first call takes longer
         measure_start = time.perf_counter()
@@ -242,7 +246,8 @@ def measure(run: Run, rows: int, start_s: float, console: Console) -> Costs:
         host_s=read_s + (seconds - first_work.busy_s - work.busy_s) / count,
         model_s=work.busy_s / count,
         bytes=shard_bytes / count,
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
         device=", ".join(work.devices) or "none",
         start_s=measure_start - start_s + (RAY_START_S if run.config.engine.kind == "ray" else 0.0),
     )

@@ -71,7 +71,9 @@ STEPS: Final = 300  # most steps of the expectation maximisation
 
 TOLERANCE: Final = 1e-5  # change of the rates below which it ends
 
-_TRIES: Final = 200  # draws for one phrase; an image that shares words with nearly all others gets fewer phrases
+_TRIES: Final = (
+    200  # draws for one phrase; an image that shares words with nearly all others gets fewer phrases
+)
 
 _WORD: Final = re.compile(r"\w+")
 
@@ -117,7 +119,11 @@ def draw_phrase(
     """
     for _ in range(_TRIES):
         owner, phrase = pool[rng.randrange(len(pool))]
-        if owner == image or phrase.text in drawn or not words.isdisjoint({*words_of(phrase.text), phrase.head}):
+        if (
+            owner == image
+            or phrase.text in drawn
+            or not words.isdisjoint({*words_of(phrase.text), phrase.head})
+        ):
             continue
         if not any(may_be(phrase.head, head) for head in heads):
             drawn.add(phrase.text)
@@ -132,7 +138,9 @@ def may_be(head: str, named: str) -> bool:
 
 def most_to_fit(samples: int | None) -> int:
     """Return the most images that a fit looks at, given the number of samples of the input; None if not known."""
-    return MOST_IMAGES if samples is None else max(LEAST_LOOK, min(MOST_IMAGES, samples // SAMPLES_AN_IMAGE))
+    return (
+        MOST_IMAGES if samples is None else max(LEAST_LOOK, min(MOST_IMAGES, samples // SAMPLES_AN_IMAGE))
+    )
 
 
 def read_presence(path: AnyPath, digest: str | None) -> Calibration | None:
@@ -147,7 +155,9 @@ def read_presence(path: AnyPath, digest: str | None) -> Calibration | None:
     except FileNotFoundError:
         text = b""
     if sha256(text).hexdigest() != digest:
-        raise ResumeError(f"{path} is not the file that its rows were made with: put it back, or run with --fresh")
+        raise ResumeError(
+            f"{path} is not the file that its rows were made with: put it back, or run with --fresh"
+        )
     return calibration_of(text.decode(), path)
 
 
@@ -189,12 +199,16 @@ def draw_for_images(parsed: Sequence[Record]) -> tuple[dict[int, list[Phrase]], 
     Also return why they are too few for a fit; None if they are enough.
     """
     captioned = [record for record in parsed if record.error is None and record.phrases]
-    unique = {record.sample.id: {phrase.text: phrase for phrase in record.phrases}.values() for record in captioned}
+    unique = {
+        record.sample.id: {phrase.text: phrase for phrase in record.phrases}.values()
+        for record in captioned
+    }
     pool = [(number, phrase) for number, phrases in unique.items() for phrase in phrases]
     if (too_few := explain_too_few(len(unique), len(pool))) is not None:
         return {}, too_few
     drawn = {
-        record.sample.key: draw_foreign_phrases(record, pool, len(unique[record.sample.id])) for record in captioned
+        record.sample.key: draw_foreign_phrases(record, pool, len(unique[record.sample.id]))
+        for record in captioned
     }
     return drawn, None
 
@@ -224,7 +238,9 @@ def fit_presence_to_captions(
     fit, presences = fit_noisy(features, labels)
     share = 1.0 - float(presences.mean())
     weight, mean, scale = fit.by_name(FEATURES).values()
-    presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=share)
+    presence = Presence(
+        images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=share
+    )
     made_from = {
         "annotations": "none",
         "images": len(usable),
@@ -272,7 +288,11 @@ def fit_noisy(features: Floats, in_captions: Bools) -> tuple[LogisticFit, Floats
 
 def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple[Record, Signals]]:
     """Yield prepared records that have phrases with their heat maps and signals, by a stage that is not set up."""
-    usable = (record for record in records if record.error is None and record.pixels is not None and record.phrases)
+    usable = (
+        record
+        for record in records
+        if record.error is None and record.pixels is not None and record.phrases
+    )
     with set_up([model]), collecting_signals(model) as signals:
         while batch := list(islice(usable, model.forward_batch_size())):
             yield from zip(model.process(batch), signals, strict=True)

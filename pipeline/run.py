@@ -73,8 +73,7 @@ def run(
         resolver: Takes the place of `resolve`, for stages of your own.
 
     Raises:
-        TooManyErrors: The dataset is complete, and more rows failed than
-            `output.max_error_share` allows.
+        TooManyErrors: More rows failed than `output.max_error_share` allows. The dataset is complete.
         PhraseboxError: Before any work, if something cannot be done; later, if the surroundings
             fail.
     """
@@ -91,7 +90,8 @@ def run(
         if is_own_command and not fresh and previous.is_complete_with(command):
             return _end_complete(session, config.output.max_error_share)
         with display.shown():
-            resolved = (resolver or resolve)(config, AUTO if fresh else previous.precision, display.show_step)
+            precision = AUTO if fresh else previous.precision
+            resolved = (resolver or resolve)(config, precision, display.show_step)
         identity = resolved.identity
         previous = folder.claim_fresh(identity, may_delete) if fresh else folder.claim(identity)
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == command[INPUT])
@@ -218,13 +218,17 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
     return decided
 
 
-def _end_complete(session: Session, max_error_share: float | None, changes: Changes = NO_CHANGES) -> AnyPath:
+def _end_complete(
+    session: Session, max_error_share: float | None, changes: Changes = NO_CHANGES
+) -> AnyPath:
     """Say that there is nothing to do. Return and raise as `run`."""
     folder = session.folder
     session.display.say(*folder.notes, *_explain_changes(changes))
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
     failed = _counts_of(folder.path)["failed"]
-    again = f" Rows with an error: {failed:,}; delete their shards to have them done again." if failed else ""
+    again = (
+        f" Rows with an error: {failed:,}; delete their shards to have them done again." if failed else ""
+    )
     session.display.say(f"{folder.path} is complete: {rest}. --fresh starts over.{again}")
     _reject_many_errors(folder.path, max_error_share)
     return folder.path

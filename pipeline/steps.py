@@ -118,7 +118,9 @@ class HeatMapSteps(Steps):
     @property
     def has_open_share(self) -> bool:
         """Whether the share of absent phrases is to be estimated; only with presence does it matter."""
-        return self.regions_stage.config.absent_share == "auto" and presence_in(self.calibration) is not None
+        return (
+            self.regions_stage.config.absent_share == "auto" and presence_in(self.calibration) is not None
+        )
 
     def in_precision(self, precision: str) -> Self:
         """Return the same steps, whose model computes in a precision."""
@@ -240,7 +242,10 @@ def build_steps_in_memory(config: RunConfig, model: ClipModel) -> HeatMapSteps:
     return HeatMapSteps(
         before=_before(config, explainer.canvas(model.input)),
         model_stage=ExplainStage(
-            ExplainStageConfig(model=config.model, explainer=explainer, keep_pixels=config.regions.needs_pixels), model
+            ExplainStageConfig(
+                model=config.model, explainer=explainer, keep_pixels=config.regions.needs_pixels
+            ),
+            model,
         ),
         regions_stage=RegionsStage(config.regions, device=config.model.device),
         description=None,
@@ -265,7 +270,9 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
         "regions.refine": config.regions.refine == "sam",
     }.items():
         if is_set:
-            raise ConfigError(f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key)
+            raise ConfigError(
+                f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key
+            )
     source.check()
     other_model = source.identify()
     description = None
@@ -303,7 +310,9 @@ def _before(config: RunConfig, canvas: Json) -> tuple[PhrasesStage, PrepareStage
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
     source: ReaderConfig | None = config.input  # `explain` has none
-    precomputed = None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
+    precomputed = (
+        None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
+    )
     limits_later = config.source.kind == HEAT_MAPS
     return PhrasesStage(config.phrases, precomputed, limits_later=limits_later), PrepareStage(prepare)
 
@@ -332,7 +341,9 @@ def precision_here(engine: EngineConfig, model: ModelConfig) -> PrecisionChoice:
     from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
 
     device = pick_device(model.device)
-    is_elsewhere = engine.address is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    is_elsewhere = engine.address is not None or (
+        "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    )
     is_left_to_workers = engine.kind == "ray" and (is_elsewhere or device.type == "cuda")
     return AUTO if is_left_to_workers else choose_precision(AUTO, device)
 

@@ -189,7 +189,9 @@ class Display:
         images = f"images: {done:,}" + ("" if report.expected is None else f" of {report.expected:,}")
         details = ", ".join(words)
         if report.images_done:
-            self._progress.update(self._task, description=images, completed=done, total=report.expected, speed=details)
+            self._progress.update(
+                self._task, description=images, completed=done, total=report.expected, speed=details
+            )
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
             self.say(f"{images}, {details}" if details else images)
@@ -208,7 +210,11 @@ def pace_of(images_per_second: float) -> tuple[float, str]:
 def summary_table(total: Tally, report: Report) -> Table:
     """Return the table at the end of a run, from the counts of the dataset and of the run."""
     pace, unit = pace_of(report.rows_done / report.wall_time_s)
-    language = f"{total.other_language:,} ({total.other_language / total.rows:.1%})" if total.other_language else ""
+    language = (
+        f"{total.other_language:,} ({total.other_language / total.rows:.1%})"
+        if total.other_language
+        else ""
+    )
     rows: list[tuple[str, int | str]] = [
         ("samples read", report.samples_read),
         ("rows written", total.rows),

@@ -138,13 +138,17 @@ def compare_images(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece])
         return answers
     if steps.has_open_share:
         keys = {record.sample.key for record in records}
-        samples = (sample for sample in first_samples(reader, pieces, SHARE_SAMPLES) if sample.key not in keys)
+        samples = (
+            sample for sample in first_samples(reader, pieces, SHARE_SAMPLES) if sample.key not in keys
+        )
         answers.records = records + _explain(steps, _parse(steps, samples, answers), answers)[0]
     answers.estimate_share(steps.calibration)
     return answers
 
 
-def drop_meaningless_calibration(steps: HeatMapSteps, source: ReaderConfig, choice: Path | str) -> HeatMapSteps:
+def drop_meaningless_calibration(
+    steps: HeatMapSteps, source: ReaderConfig, choice: Path | str
+) -> HeatMapSteps:
     """Return the steps that a run would take for an input, without a calibration that means nothing for its images.
 
     The first images are computed in this process. Raise PhraseboxError as the stages do.
@@ -164,7 +168,9 @@ def estimate_share(steps: SourceSteps, reader: Reader, pieces: Sequence[Piece]) 
     The stages are set up but for the last one. Raise PhraseboxError as they do.
     """
     answers = WarmUp(precision="")
-    answers.records = _compute(steps, _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers), answers)
+    answers.records = _compute(
+        steps, _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers), answers
+    )
     answers.take_evidence(map(steps.regions_stage.evidence_of, answers.records))
     return answers
 
@@ -179,10 +185,13 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
         return answers
     foreign = {key: [phrase.text for phrase in phrases] for key, phrases in drawn.items()}
     # Which phrases are the likeliest is only known after the fit.
-    records, signals = _explain(steps, [replace(record, object_numbers=()) for record in parsed], answers, foreign)
+    records, signals = _explain(
+        steps, [replace(record, object_numbers=()) for record in parsed], answers, foreign
+    )
     mapped = [len(record.heat_maps) for record in records if record.heat_maps]
     labels = [
-        [place < phrases for place in range(len(image.cosines))] for phrases, image in zip(mapped, signals, strict=True)
+        [place < phrases for place in range(len(image.cosines))]
+        for phrases, image in zip(mapped, signals, strict=True)
     ]
     answers.presence = fit_presence_to_captions(steps, signals, labels)
     answers.records = list(_judge(records, signals, presence_in(answers.presence.calibration)))
@@ -223,7 +232,9 @@ def _compute(steps: HeatMapSteps | SourceSteps, parsed: Sequence[Record], answer
     return records
 
 
-def _judge(records: Sequence[Record], signals: Sequence[Signals], presence: Presence | None) -> Iterator[Record]:
+def _judge(
+    records: Sequence[Record], signals: Sequence[Signals], presence: Presence | None
+) -> Iterator[Record]:
     """The records with the presence of their phrases, as the model's stage would judge it."""
     by_image = iter(signals)
     for record in records:

@@ -125,7 +125,11 @@ class PrepareStage(Stage):
         if record.error is not None:
             return record
         try:
-            content = load_image_bytes(record.sample.image, self._limits) if download is None else download.result()
+            content = (
+                load_image_bytes(record.sample.image, self._limits)
+                if download is None
+                else download.result()
+            )
             image = decode_resized(
                 content,
                 self._limits,

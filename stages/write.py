@@ -25,7 +25,9 @@ from stages.shared.storage import AnyPath, replacing
 PARQUET_SETTINGS: Final[Json] = {"compression": "zstd", "compression_level": 3}
 
 ROW_GROUP_ROWS: Final = 1000
-IMAGE_ROW_GROUP_ROWS: Final = 100  # A reader of one row reads a row group, which with images is then some 10 MB
+IMAGE_ROW_GROUP_ROWS: Final = (
+    100  # A reader of one row reads a row group, which with images is then some 10 MB
+)
 
 
 def row_group_rows(columns: Collection[str]) -> int:
@@ -55,7 +57,11 @@ class RollingParquet:
     """
 
     def __init__(
-        self, place: Callable[[int], AbstractContextManager[Path]], *, rows_per_file: int, rows_per_group: int
+        self,
+        place: Callable[[int], AbstractContextManager[Path]],
+        *,
+        rows_per_file: int,
+        rows_per_group: int,
     ) -> None:
         self.files = 0
         self._place = place
@@ -99,7 +105,9 @@ class RollingParquet:
         try:
             if self._writer is None:
                 path = self._file.enter_context(self._place(self.files))
-                self._writer = self._file.enter_context(pq.ParquetWriter(path, table.schema, **PARQUET_SETTINGS))
+                self._writer = self._file.enter_context(
+                    pq.ParquetWriter(path, table.schema, **PARQUET_SETTINGS)
+                )
                 self.files += 1
             self._writer.write_table(table.slice(0, rows), row_group_size=rows)
             self._in_file += rows
@@ -200,7 +208,15 @@ class Tally:
 
     def counts(self) -> Json:
         """Return the part of the manifest's `counts` that the shards determine."""
-        names = ("annotated", "without_regions", "without_phrases", "failed", "phrases", "regions", "absent")
+        names = (
+            "annotated",
+            "without_regions",
+            "without_phrases",
+            "failed",
+            "phrases",
+            "regions",
+            "absent",
+        )
         return {
             "written": self.rows,
             **{name: getattr(self, name) for name in (*names, "files", "categories")},
@@ -340,11 +356,15 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
     header = {
         "task_categories": ["object-detection", "image-segmentation"],
         "tags": ["phrase-grounding", "grad-eclip", "phrasebox"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}
+        ],
         "dataset_info": {"features": _features(schema)},
     }
     columns = "\n".join(f"| `{entry.name}` | {_doc(entry)} |" for entry in schema)
-    fields = "\n".join(f"| `{entry.name}` | {_doc(entry)} |" for entry in schema.field("annotations").type.value_type)
+    fields = "\n".join(
+        f"| `{entry.name}` | {_doc(entry)} |" for entry in schema.field("annotations").type.value_type
+    )
     return CARD.format(
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
         model=f"`{origin.model}`{precision}",
@@ -363,7 +383,9 @@ def _threshold_table(total: Tally) -> str:
         f"| {threshold.goal:g} | {threshold.score:.3f} | {threshold.regions:,} ({threshold.share:.0%}) |\n"
         for threshold in total.thresholds
     ]
-    table = "\n| precision | score at least | regions kept |\n|---|---|---|\n" + "".join(lines) if lines else ""
+    table = (
+        "\n| precision | score at least | regions kept |\n|---|---|---|\n" + "".join(lines) if lines else ""
+    )
     return table + (f"\n{total.unreached_in_words}\n" if total.unreached_in_words and total.regions else "")
 
 
@@ -374,7 +396,9 @@ def _doc(entry: Any) -> str:
 
 
 def _features(fields: Any) -> list[Json]:
-    types = {entry.name: {"dtype": "image"} if entry.name == "image" else _type(entry.type) for entry in fields}
+    types = {
+        entry.name: {"dtype": "image"} if entry.name == "image" else _type(entry.type) for entry in fields
+    }
     return [{"name": name, **kind} for name, kind in types.items()]
 
 

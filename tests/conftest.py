@@ -52,7 +52,9 @@ def group_of(node_id: str) -> str:
 
 def rank_of(item: pytest.Item) -> int:
     """The place of an item's group in TOGETHER, or behind all of them."""
-    return next((rank for rank, group in enumerate(TOGETHER) if item.nodeid.startswith(group)), len(TOGETHER))
+    return next(
+        (rank for rank, group in enumerate(TOGETHER) if item.nodeid.startswith(group)), len(TOGETHER)
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -69,7 +71,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-messages", action="store_true", help="store the messages of errors: tests/messages.py")
+    parser.addoption(
+        "--write-messages", action="store_true", help="store the messages of errors: tests/messages.py"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -134,7 +138,11 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes_config(scenes_folder: Path) -> Json:
     """Values of a run over the scenes with the embedded model and the inline engine, without `output`."""
-    source = {"kind": "jsonl", "path": f"{scenes_folder}/captions.jsonl", "image_root": f"{scenes_folder}/images"}
+    source = {
+        "kind": "jsonl",
+        "path": f"{scenes_folder}/captions.jsonl",
+        "image_root": f"{scenes_folder}/images",
+    }
     return {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
 
 

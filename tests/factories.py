@@ -14,14 +14,23 @@ from torch import nn
 from stages.shared.model.config import InputSpec
 from tests.build.datasets import Json
 
-SPEC = InputSpec(size_px=32, patch_px=8, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
+SPEC = InputSpec(
+    size_px=32, patch_px=8, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD
+)
 
 
 def tiny_architecture(**vision: Any) -> Json:
     """open_clip's configuration of a real but tiny CLIP: 4x4 patches, 4 blocks of width 64 with 4 heads."""
     return {
         "embed_dim": 48,
-        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16, **vision},
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 8,
+            "width": 64,
+            "layers": 4,
+            "head_width": 16,
+            **vision,
+        },
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
     }
 
@@ -105,7 +114,9 @@ def tiny_timm(name: str, pool: str, proj: str = "none", *, size_px: int, seed: i
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         architecture = timm_architecture(name, pool, proj, size_px=size_px)
-        model = open_clip.CustomTextCLIP(**{key: value for key, value in architecture.items() if key != "custom_text"})
+        model = open_clip.CustomTextCLIP(
+            **{key: value for key, value in architecture.items() if key != "custom_text"}
+        )
         with torch.no_grad():
             spread_batch_norms(model.visual)
             for part in model.visual.modules():
@@ -136,7 +147,10 @@ TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "class token": (tiny_clip, SPEC),
     "ResNet": (tiny_resnet, RESNET_SPEC),
     "timm, positions": (partial(tiny_timm, "resnet10t", "abs_attn", "", size_px=128), RESNET_SPEC),
-    "timm, SAME": (partial(tiny_timm, "tf_efficientnet_lite0", "abs_attn", "linear", size_px=128), RESNET_SPEC),
+    "timm, SAME": (
+        partial(tiny_timm, "tf_efficientnet_lite0", "abs_attn", "linear", size_px=128),
+        RESNET_SPEC,
+    ),
     "EVA02": (
         partial(tiny_timm, "eva02_tiny_patch14_224", "token", "", size_px=224),
         replace(SPEC, size_px=224, patch_px=14),

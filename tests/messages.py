@@ -69,4 +69,6 @@ def write_messages() -> None:
         stored += messages[len(stored) :]
         pairs = zip(stored, messages, strict=False)
         table[test] = [before if _fits(before, message) else message for before, message in pairs]
-    FILE.write_text(json.dumps(table, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    FILE.write_text(
+        json.dumps(table, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )

@@ -26,8 +26,39 @@ from tests.build.records import image_bytes
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
 MASKS_PER_SIZE = 12
 
-COLOURS = ("", "", "", "", "red", "blue", "green", "black", "white", "brown", "grey", "yellow", "silver", "pale pink")
-KINDS = ("", "", "", "", "", "old", "small", "large", "wooden", "young", "empty", "striped", "wet", "shiny", "broken")
+COLOURS = (
+    "",
+    "",
+    "",
+    "",
+    "red",
+    "blue",
+    "green",
+    "black",
+    "white",
+    "brown",
+    "grey",
+    "yellow",
+    "silver",
+    "pale pink",
+)
+KINDS = (
+    "",
+    "",
+    "",
+    "",
+    "",
+    "old",
+    "small",
+    "large",
+    "wooden",
+    "young",
+    "empty",
+    "striped",
+    "wet",
+    "shiny",
+    "broken",
+)
 NOUNS = (
     "man", "woman", "dog", "cat", "car", "tree", "table", "chair", "street", "house", "bird", "horse", "boat",
     "bicycle",
@@ -37,7 +68,20 @@ NOUNS = (
     "umbrella", "bag", "kite", "sheep", "cow", "elephant", "giraffe", "zebra", "pizza", "sandwich", "café", "piñata",
     "jalapeño", "kimono", "tatami", "samovar", "gondola", "lighthouse", "windmill", "tractor", "ladder", "bridge",
 )  # fmt: skip
-PLURALS = ("dogs", "cats", "cars", "trees", "chairs", "birds", "horses", "boats", "bottles", "cups", "flowers", "books")
+PLURALS = (
+    "dogs",
+    "cats",
+    "cars",
+    "trees",
+    "chairs",
+    "birds",
+    "horses",
+    "boats",
+    "bottles",
+    "cups",
+    "flowers",
+    "books",
+)
 NUMBERS = ("two", "three", "several", "a few")
 OPENINGS = ("", "A photo of ", "Here is ", "🙂 ", "In the evening: ")
 LINKS = (" beside ", " and ", ", near ", " in front of ", " with ", " under ")
@@ -75,7 +119,9 @@ def write_synthetic(
         pq.write_table(table, data / f"{number:05d}.parquet", **PARQUET_SETTINGS)
     total = count(folder)
     write_text(folder / "README.md", "# A synthetic dataset\n")
-    write_manifest(folder, total, rows_per_file=rows_per_file, embed_images=embed_images, fingerprint=fingerprint)
+    write_manifest(
+        folder, total, rows_per_file=rows_per_file, embed_images=embed_images, fingerprint=fingerprint
+    )
     return folder
 
 
@@ -119,7 +165,9 @@ def write_manifest(
 @cache
 def stock() -> list[Region]:
     """Regions without a phrase, `MASKS_PER_SIZE` for each of the sizes in turn."""
-    masks = [mask for number, (width, height) in enumerate(SIZES_WH) for mask in _masks(width, height, number)]
+    masks = [
+        mask for number, (width, height) in enumerate(SIZES_WH) for mask in _masks(width, height, number)
+    ]
     unknown = {"phrase_index": 0, "score": 0.0, "similarity": 0.0}
     return [
         Region(box_xywh_px=rle_box_xywh_px(mask), mask=mask, area_px=rle_area_px(mask), **unknown)  # type: ignore[arg-type]
@@ -169,23 +217,38 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
     nameless = (kind >= 0.01) & (kind < 0.04)
     regions = rng.integers(0, round(2 * mean), size=rows, endpoint=True)
     regions[failed | nameless] = 0
-    texts = [_captions(rng, regions_of_row, nameless[row]) for row, regions_of_row in enumerate(regions.tolist())]
+    texts = [
+        _captions(rng, regions_of_row, nameless[row]) for row, regions_of_row in enumerate(regions.tolist())
+    ]
     reasons = [REASONS[number] for number in rng.integers(len(REASONS), size=rows)]
     total = int(regions.sum())
-    masks = iter((MASKS_PER_SIZE * np.repeat(size_number, regions) + rng.integers(MASKS_PER_SIZE, size=total)).tolist())
+    masks = iter(
+        (
+            MASKS_PER_SIZE * np.repeat(size_number, regions) + rng.integers(MASKS_PER_SIZE, size=total)
+        ).tolist()
+    )
     similarities = iter(rng.normal(0.24, 0.04, total).clip(-1, 1).tolist())
     scores = iter(np.round(rng.beta(2, 2.5, total), 4).tolist())
     for row, (captions, placed, count) in enumerate(texts):
         name = f"s{start + row:09d}"
         size = int(size_number[row])
-        image = ImageRef(file_name=f"{(start + row) // 1000:05d}/{name}.jpg", content=images[size] if images else None)
+        image = ImageRef(
+            file_name=f"{(start + row) // 1000:05d}/{name}.jpg", content=images[size] if images else None
+        )
         sample = Sample(sample_id=name, source=name, captions=tuple(captions), image=image)
         if failed[row]:
-            yield Record(sample=sample, error=RowError(reason=reasons[row], detail=f"synthetic fault of {name}"))
+            yield Record(
+                sample=sample, error=RowError(reason=reasons[row], detail=f"synthetic fault of {name}")
+            )
             continue
         phrases = {one: number for number, one in enumerate(dict.fromkeys(placed))}
         regions_of_row = [
-            replace(stock()[next(masks)], phrase_index=phrases[one], score=next(scores), similarity=next(similarities))
+            replace(
+                stock()[next(masks)],
+                phrase_index=phrases[one],
+                score=next(scores),
+                similarity=next(similarities),
+            )
             for one in placed
         ]
         if count > len(phrases):
@@ -195,7 +258,11 @@ def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[byte
         names = ("text", "head", "caption_index", "start", "end")
         phrases_of_row = tuple(Phrase(**dict(zip(names, one, strict=True))) for one in phrases)
         yield Record(
-            sample=sample, width_px=width, height_px=height, phrases=phrases_of_row, regions=tuple(regions_of_row)
+            sample=sample,
+            width_px=width,
+            height_px=height,
+            phrases=phrases_of_row,
+            regions=tuple(regions_of_row),
         )
 
 

@@ -18,7 +18,9 @@ import pipeline.load
 PACKAGES = (pipeline.dataset, pipeline.export, pipeline.export.chat, pipeline.load)
 MODULES = ["phrasebox", "pipeline.notebook"]
 MODULES += [
-    module.name for package in PACKAGES for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    module.name
+    for package in PACKAGES
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
 ]
 
 

@@ -26,9 +26,19 @@ BLOCK = re.compile(
 DIRECTIVE = re.compile(r"^( *)```\{.*?^\1```$", re.DOTALL | re.MULTILINE)
 RUN = ("sh", "python")
 SHOWN = ("json", "yaml", "toml", "text", "bibtex")  # languages of what is no command
-OTHER = ("docs/how-to/extend.md", "pipeline/", "stages/", "CHANGELOG.md")  # tested elsewhere, or no pages of the site
+OTHER = (
+    "docs/how-to/extend.md",
+    "pipeline/",
+    "stages/",
+    "CHANGELOG.md",
+)  # tested elsewhere, or no pages of the site
 
-QUICK = ("README.md", "docs/how-to/export.md", "docs/how-to/load-in-python.md", "docs/how-to/troubleshooting.md")
+QUICK = (
+    "README.md",
+    "docs/how-to/export.md",
+    "docs/how-to/load-in-python.md",
+    "docs/how-to/troubleshooting.md",
+)
 """Pages whose blocks run in `make test`. The others run in `make faults`."""
 
 
@@ -59,7 +69,9 @@ PAGES = [
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photographs, captions, ground truth, presets, and a dataset of them."""
     folder = tmp_path_factory.mktemp("reader")
-    shutil.copytree(FOLDER, folder / "photos", ignore=shutil.ignore_patterns("*.py", "*.md", "*.json*", "__pycache__"))
+    shutil.copytree(
+        FOLDER, folder / "photos", ignore=shutil.ignore_patterns("*.py", "*.md", "*.json*", "__pycache__")
+    )
     for name in ("captions.jsonl", "truth.json"):
         shutil.copy(FOLDER / name, folder)
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -118,7 +130,9 @@ def test_the_blocks_of_a_page_run(page: str, reader: None) -> None:
             exec(block.text, names)
 
 
-@pytest.mark.parametrize("page", [page for page in tracked() if page.endswith(".md") and not page.startswith(OTHER)])
+@pytest.mark.parametrize(
+    "page", [page for page in tracked() if page.endswith(".md") and not page.startswith(OTHER)]
+)
 def test_a_block_names_its_language(page: str) -> None:
     assert {block.language for block in blocks(page)} <= {*RUN, *SHOWN}
 
@@ -128,7 +142,9 @@ def test_links_lead_to_files(page: str) -> None:
     """Those of people who read the pages in the repository; the site's are checked as it is built."""
     links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", (ROOT / page).read_text("utf-8"))
     made = {f"{name}.md" for name in reference.PAGES}  # when the site is built
-    assert [link for link in links if not ((ROOT / page).parent / link).exists() and Path(link).name not in made] == []
+    assert [
+        link for link in links if not ((ROOT / page).parent / link).exists() and Path(link).name not in made
+    ] == []
 
 
 def test_the_notebook_runs(prepared: Path) -> None:
@@ -137,6 +153,8 @@ def test_the_notebook_runs(prepared: Path) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    pictures = [output for cell in notebook["cells"] for output in cell.get("outputs", ()) if "data" in output]
+    pictures = [
+        output for cell in notebook["cells"] for output in cell.get("outputs", ()) if "data" in output
+    ]
     assert sum("image/jpeg" in output["data"] for output in pictures) == 3
     assert len(names["located"].phrases) == 2

@@ -41,5 +41,7 @@ def test_its_example_runs(scenes_folder, tmp_path, monkeypatch, capsys) -> None:
 
 def test_importing_it_loads_nothing_heavy() -> None:
     code = "import sys, phrasebox; print({'torch', 'ray', 'pyarrow', 'pydantic'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"

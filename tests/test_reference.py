@@ -15,7 +15,9 @@ from tests import reference
 from tests.architecture.source import ROOT
 from tests.pipeline.test_config import SETTINGS
 
-COLUMNS = [column.name for fields in (DATASET_FIELDS, HEAT_MAP_FIELDS, *ENTRIES.values()) for column in fields]
+COLUMNS = [
+    column.name for fields in (DATASET_FIELDS, HEAT_MAP_FIELDS, *ENTRIES.values()) for column in fields
+]
 
 
 @cache
@@ -56,7 +58,9 @@ def test_every_explainer_names_its_paper() -> None:
 
 def test_every_environment_variable_is_explained() -> None:
     text = (ROOT / "docs/reference/environment.md").read_text("utf-8")
-    code = "".join(path.read_text("utf-8") for name in ("pipeline", "stages") for path in (ROOT / name).rglob("*.py"))
+    code = "".join(
+        path.read_text("utf-8") for name in ("pipeline", "stages") for path in (ROOT / name).rglob("*.py")
+    )
     names = re.findall(r"os\.environ(?:\.get|\.setdefault)?[(\[]\"(\w+)\"", code)
     assert [name for name in names if f"`{name}`" not in text] == []
 

@@ -17,9 +17,13 @@ from stages.contract.errors import PhraseboxError
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, help="the photographs, see benchmarks/photos/measure.py")
-    parser.add_argument("--out", type=Path, default=Path("out/figures"), help="datasets, models and finished steps")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/figures"), help="datasets, models and finished steps"
+    )
     parser.add_argument("--only", nargs="+", choices=STEPS, default=[], help="these steps")
     given = parser.parse_args()
     if given.only and given.photos is None:

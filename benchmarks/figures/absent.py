@@ -34,24 +34,37 @@ def absent(photos: Photographs) -> Pages:
         for way, title in ways.items()
     ]
     shown = [figures.get("saco", figures) for _, figures in columns]
-    rows = [[label, *(cells(figures, [name])[0] for figures in shown)] for name, label in ABSENT_ROWS.items()]
+    rows = [
+        [label, *(cells(figures, [name])[0] for figures in shown)] for name, label in ABSENT_ROWS.items()
+    ]
     for label, name in (("calibration error of `score`", "ece"), ("of present phrases", "ece_there")):
         rows.append([label, *(cells(figures, [name])[0] for _, figures in columns)])
     rows = [row for row in rows if any(row[1:])]
     kept_shares = [
-        [f"{here['presence']:g}", *(100 * each[kind] for each in (here, there) for kind in ("there", "absent"))]
+        [
+            f"{here['presence']:g}",
+            *(100 * each[kind] for each in (here, there) for kind in ("there", "absent")),
+        ]
         for here, there in zip(fitted["kept"], scenes["kept"], strict=True)
     ]
     of = ("photographs: kept of present phrases", "of absent ones", "scenes: kept", "of absent ones")
     counts = [(figures["counts"]["images"], figures["pairs"]) for figures in (fitted, scenes)]
     n = "; ".join(
-        f"{images:,} images, {pairs['there']:,} present phrases, {pairs['random']:,} absent" for images, pairs in counts
+        f"{images:,} images, {pairs['there']:,} present phrases, {pairs['random']:,} absent"
+        for images, pairs in counts
     )
     origin = {"n": n, "split": f"{DEV['split']}; {SCENES['split']}", "model": "photo; demo"}
     command = "phrasebox eval out/photos --truth dev.entities.tar.gz --absent"
     titles = ["`regions.min_presence`", *([title, "{:.1f} %"] for title in of)]
     tables = [
-        table("absent", command, ["", *(title for title, _ in columns)], rows, **origin, settings="absent_share 0.5"),
+        table(
+            "absent",
+            command,
+            ["", *(title for title, _ in columns)],
+            rows,
+            **origin,
+            settings="absent_share 0.5",
+        ),
         table("min-presence", command, titles, kept_shares, **origin),
     ]
     return {"photographs": {"tables": tables, "said": []}}

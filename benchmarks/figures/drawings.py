@@ -21,7 +21,12 @@ def drawings(photos: Photographs) -> Pages:
         "`regions.upsample=linear`, `regions.rule=otsu`": PLAIN,
         "the same and `regions.refine: grabcut`": (*PLAIN, "regions.refine=grabcut"),
         "plain Grad-ECLIP: last block, threshold at the mean": (
-            *("explain.blocks=1", "explain.contrast=0", "explain.affinity=none", "regions.smooth_patches=0"),
+            *(
+                "explain.blocks=1",
+                "explain.contrast=0",
+                "explain.affinity=none",
+                "regions.smooth_patches=0",
+            ),
             *("regions.upsample=linear", "regions.rule=mean", "regions.group=none", WITHOUT),
         ),
     }
@@ -34,17 +39,22 @@ def drawings(photos: Photographs) -> Pages:
     ):
         rows.append([f"{label} ({members['pointing']['n']:,})", *cells(members, names)])
     for number, (label, settings) in enumerate(variants.items()):
-        rows.append([label, *cells(photos.figures(DRAWN, "demo", f"demo-{number}", *settings)["metrics"], names)])
+        rows.append(
+            [label, *cells(photos.figures(DRAWN, "demo", f"demo-{number}", *settings)["metrics"], names)]
+        )
     for label, name in (("centre of the image", "centre"), ("random", "chance")):
         rows.append([label, *cells(evaluation["metrics"], [name]), None, None, None])
     thresholds = [each for each in evaluation["thresholds"] if each["score"] in (0.0, 0.5, 0.8, 0.9)]
     shares = [
-        [title, *(100 * each[key] for each in thresholds)] for title, key in (("kept", "kept"), ("right", "precision"))
+        [title, *(100 * each[key] for each in thresholds)]
+        for title, key in (("kept", "kept"), ("right", "precision"))
     ]
     percent = [[f"{each['score']:g}", "{:.0f} %"] for each in thresholds]
     command = "phrasebox eval out/scenes --truth scenes/truth.json --absent"
     scores = evaluation["scores"]
-    ranked = [number for name in ("score", "mean_heat", "similarity") for number in numbers_of(scores[name])]
+    ranked = [
+        number for name in ("score", "mean_heat", "similarity") for number in numbers_of(scores[name])
+    ]
     sentences = [
         {
             "about": "calibration error of score, 500 scenes, series 4242",
@@ -60,6 +70,12 @@ def drawings(photos: Photographs) -> Pages:
     origin = {**SCENES, "n": n_of(evaluation, "scenes")}
     tables = [
         table("regions", command, columns, rows, **origin),
-        table("thresholds", command, ["regions with a score of at least (first row)", *percent], shares, **origin),
+        table(
+            "thresholds",
+            command,
+            ["regions with a score of at least (first row)", *percent],
+            shares,
+            **origin,
+        ),
     ]
     return {"drawings": {"tables": tables, "said": sentences}}

@@ -22,14 +22,22 @@ PLACES: Final = ("pointing", "pointing_off_centre", *PLACED[1:4])
 SANE: Final = ("weights_all", "phrase_swapped")
 PAIRS: Final = ("same_thing", "other_thing")
 PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
-PERTURBED: Final = "grad_eclip,rise:masks={0},occlusion,partition_shap:max_evaluations={0},score_cam:channels={1},m2ib"
+PERTURBED: Final = (
+    "grad_eclip,rise:masks={0},occlusion,partition_shap:max_evaluations={0},score_cam:channels={1},m2ib"
+)
 ONE_HEAD: Final = "grad_eclip:heads=single"
 CHEAP: Final = {
     "demo": ",".join(each.label for each in contenders_of(None, "class_token", "demo")),
     "photo": ",".join(each.label for each in contenders_of(None, "attention_pool", "photo")),
 }
 EXPLAINED: Final = {
-    "scenes": ("demo", f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1", 200, 200, (*PLACED, *CURVED, *SANE)),
+    "scenes": (
+        "demo",
+        f"{CHEAP['demo']},grad_eclip:blocks=1,{ONE_HEAD}:blocks=1",
+        200,
+        200,
+        (*PLACED, *CURVED, *SANE),
+    ),
     "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *CURVED, *SANE, *PAIRS)),
     "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 0, (*PLACED, *SANE)),
@@ -69,12 +77,17 @@ def explainers(photos: Photographs) -> Pages:
             ]
             for row in rows
         ]
-        sizes = [sorted({row["figures"][name]["n"] for row in rows if name in row["figures"]}) for name in figures]
+        sizes = [
+            sorted({row["figures"][name]["n"] for row in rows if name in row["figures"]})
+            for name in figures
+        ]
         lines.append(["n", *(", ".join(f"{n:,}" for n in numbers) for numbers in sizes), None])
         titles = ["explainer", *(FIGURES[figure].title for figure in figures), ["cost", "{:.1f}x"]]
         n = f"{counts['images']:,} images, {counts['phrases']:,} phrases"
         split = "Flickr8k dev" if model == "photo" else "synthetic scenes, series 0"
-        command = f"phrasebox compare {pictures} --model {model} --limit {images} --faithful {curves} --json"
+        command = (
+            f"phrasebox compare {pictures} --model {model} --limit {images} --faithful {curves} --json"
+        )
         command += f" --explainers {kinds}"
         tables.append(table(name, command, titles, lines, n=n, split=split, model=model))
         for row in rows:

@@ -48,7 +48,9 @@ def pages() -> list[str]:
     return sorted(path.stem for path in MEASURED.glob("*.json"))
 
 
-def put(page: str, *, tables: Sequence[Mapping[str, Any]] = (), sentences: Sequence[Mapping[str, Any]] = ()) -> None:
+def put(
+    page: str, *, tables: Sequence[Mapping[str, Any]] = (), sentences: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Replace tables by `id` and figures of sentences by `about` in NAME.json, or add them."""
     content = contents(page)
     for part, key, new in (("tables", "id", tables), ("said", "about", sentences)):
@@ -92,12 +94,16 @@ def as_json(content: Mapping[str, Any]) -> str:
 def rendered(page: str, text: str) -> str:
     """Return a page's text with its tables as NAME.json has them."""
     tables = {table["id"]: table for table in contents(page)["tables"]}
-    return MARKED.sub(lambda match: f"<!-- table: {match[1]} -->\n{as_markdown(tables[match[1]])}<!-- end -->\n", text)
+    return MARKED.sub(
+        lambda match: f"<!-- table: {match[1]} -->\n{as_markdown(tables[match[1]])}<!-- end -->\n", text
+    )
 
 
 def as_markdown(table: Mapping[str, Any]) -> str:
     """Return a table in Markdown, and below it what it was measured on."""
-    columns = [(column, "{:.3f}") if isinstance(column, str) else tuple(column) for column in table["columns"]]
+    columns = [
+        (column, "{:.3f}") if isinstance(column, str) else tuple(column) for column in table["columns"]
+    ]
     signed = [any(_below_zero(row[number]) for row in table["rows"]) for number in range(len(columns))]
     lines = [f"| {' | '.join(title for title, _ in columns)} |", f"|{'---|' * len(columns)}"]
     for row in table["rows"]:
@@ -161,7 +167,11 @@ def unknown(text: str, names: Sequence[str], other: Mapping[str, str]) -> list[s
         digits, units = len(figure.partition(".")[2]), (1, 100) if is_share else (1,)
         return any(f"{unit * item:.{digits}f}" == figure for item in numbers_stated for unit in units)
 
-    return [figure for figure, is_share in _figures_of(text) if figure not in other and not is_known(figure, is_share)]
+    return [
+        figure
+        for figure, is_share in _figures_of(text)
+        if figure not in other and not is_known(figure, is_share)
+    ]
 
 
 def render() -> None:

@@ -30,7 +30,10 @@ BESIDE: Final = {
         ("text_point", "text_point_off_centre", "text_box", "text_box_merged"),
         "500, the other half",
     ),
-    "the region of another phrase of the image, defaults": (("", "", "other_box", "other_box_merged"), "2,000"),
+    "the region of another phrase of the image, defaults": (
+        ("", "", "other_box", "other_box_merged"),
+        "2,000",
+    ),
     "centre of the image; a box with 0.8 of each side in its middle": (
         ("centre", "", "centred_box", "centred_box_merged"),
         "none",
@@ -67,7 +70,11 @@ def photographs(photos: Photographs) -> Pages:
     fixed_cut = "`photo`, defaults where no calibration fits: cut at 0.2 of the highest heat"
     for name, label, settings in (
         ("drawings", of_drawings, OF_DRAWINGS),
-        ("apart", "the same with `regions.group: none`, each phrase by itself", (*OF_DRAWINGS, "regions.group=none")),
+        (
+            "apart",
+            "the same with `regions.group: none`, each phrase by itself",
+            (*OF_DRAWINGS, "regions.group=none"),
+        ),
         ("alone", fixed_cut, (WITHOUT,)),
         ("mean", "the same with `regions.rule: mean`", ("regions.rule=mean", WITHOUT)),
     ):
@@ -78,7 +85,9 @@ def photographs(photos: Photographs) -> Pages:
     rows.append(["**`photo`, defaults** (`photos.yaml`)", "2,000", *cells(default["metrics"], [*WHERE])])
     fine_label = "**`photo`, `photos-fine.yaml`**: three sizes of each image"
     rows.append([fine_label, "2,000", *cells(fine["metrics"], [*WHERE])])
-    rows += [[label, n, *cells(default["metrics"], names), None, None] for label, (names, n) in BESIDE.items()]
+    rows += [
+        [label, n, *cells(default["metrics"], names), None, None] for label, (names, n) in BESIDE.items()
+    ]
     types = default["groups"]["type"]
     order = sorted(types, key=lambda name: -types[name]["pointing"]["n"])
     lines = [[name, types[name]["pointing"]["n"], *cells(types[name], [*BY_TYPE])] for name in order]
@@ -105,7 +114,9 @@ def photographs(photos: Photographs) -> Pages:
     ]
     for label, other, names in GAINS:
         gains = photos.gains(dev, label, other, names)
-        sentences.append({"about": f"{label} over {other}: {', '.join(names)}", "command": command, "values": gains})
+        sentences.append(
+            {"about": f"{label} over {other}: {', '.join(names)}", "command": command, "values": gains}
+        )
     texts = [name for name in default["metrics"] if name.endswith("_above_text")]
     values = [number for name in texts for number in numbers_of(default["metrics"][name])]
     sentences.append({"about": f"defaults: {', '.join(texts)}", "command": command, "values": values})
@@ -117,13 +128,18 @@ def photographs(photos: Photographs) -> Pages:
 def in_no_table(photos: Photographs, default: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return figures of the evaluation of the defaults that stand in sentences alone."""
     counts, metrics = default["counts"], default["metrics"]
-    fitted_to_train = photos.figures("flickr8k/dev", "photo", "photos", file=PHOTO, usual="flickr8k/train")["metrics"]
+    fitted_to_train = photos.figures("flickr8k/dev", "photo", "photos", file=PHOTO, usual="flickr8k/train")[
+        "metrics"
+    ]
     names = ("text_box", "text_box_merged", "text_point", "text_point_off_centre", "box_recall_above_text")
     return [
         {"about": about, "values": values}
         for about, values in (
             ("pointing above the centre's", [metrics["pointing"]["value"] - metrics["centre"]["value"]]),
-            ("share of human phrases that are none of ours", [counts["targets_not_among_phrases"] / counts["targets"]]),
+            (
+                "share of human phrases that are none of ours",
+                [counts["targets_not_among_phrases"] / counts["targets"]],
+            ),
             (
                 "links between phrases: F1 of pairs, B-cubed F1",
                 [*numbers_of(default["group_f1"]), *numbers_of(default["group_b_cubed"])],
@@ -143,10 +159,15 @@ def coco(photos: Photographs) -> list[dict[str, Any]]:
     about = f"{default['counts']['images']} photographs of COCO, {default['counts']['targets']} phrases"
     answers = ("pointing", "box_recall")
     evaluation = [
-        number for each in (default, drawings) for name in answers for number in numbers_of(each["metrics"][name])
+        number
+        for each in (default, drawings)
+        for name in answers
+        for number in numbers_of(each["metrics"][name])
     ]
     gains = photos.gains("coco", "photos", "drawings", answers)
-    command = "phrasebox run captions.json --images images/ --model photo; phrasebox eval --truth instances.json"
+    command = (
+        "phrasebox run captions.json --images images/ --model photo; phrasebox eval --truth instances.json"
+    )
     return [
         {"about": f"{about}: {what}", "command": command, "values": values}
         for what, values in (

@@ -45,7 +45,14 @@ BASE: Final = f"regions.calibration=none explain.affinity=none {UNGUIDED}"
 
 def _of_scenes(name: str, title: str, common: str, *rows: Row) -> Grid:
     images, model, common = "scenes/777/250", "demo", f"{BASE} {common}"
-    arguments = {"page": "settings", "name": name, "title": title, "images": images, "model": model, "common": common}
+    arguments = {
+        "page": "settings",
+        "name": name,
+        "title": title,
+        "images": images,
+        "model": model,
+        "common": common,
+    }
     return Grid(**arguments, columns=OF_SCENES, rows=rows, origin=SCENES)
 
 
@@ -81,7 +88,10 @@ GRIDS: Final = (
         ("the same with `model.precision: bf16`", f"{GUIDED}0.45 model.precision=bf16"),
         ("guided, fixed share 0.5", f"{GUIDED}0.5"),
         *((f"the same at 0.45, blur {patches}", f"{GUIDED}0.45 {BLUR}{patches}") for patches in (0, 0.7)),
-        *((f"guided, fixed share {share}, then GrabCut", f"{GUIDED}{share} {GRABCUT}") for share in (0.4, 0.45)),
+        *(
+            (f"guided, fixed share {share}, then GrabCut", f"{GUIDED}{share} {GRABCUT}")
+            for share in (0.4, 0.45)
+        ),
     ),
     _of_scenes(
         "affinity",
@@ -140,7 +150,9 @@ def settings(photos: Photographs) -> Pages:
         rows = []
         for number, (label, changes) in enumerate(grid.rows):
             name = f"{grid.page}-{grid.name}-{number}"
-            evaluation = photos.figures(grid.images, grid.model, name, *grid.common.split(), *changes.split())
+            evaluation = photos.figures(
+                grid.images, grid.model, name, *grid.common.split(), *changes.split()
+            )
             rows.append([label, *cells(evaluation["metrics"], grid.columns)])
         columns = [grid.title, *(name.replace("_", " ").replace("iou", "IoU") for name in grid.columns)]
         command = f"python -m benchmarks.figures --only settings: phrasebox run with {grid.common}"

@@ -29,19 +29,26 @@ def sources(photos: Photographs) -> Pages:
     rows = []
     for number, (label, (settings, *counts)) in enumerate(SOURCES.items()):
         row: list[Any] = [label]
-        for images, model, count in (("scenes/77/200", "demo", counts[0]), ("flickr8k/dev", "photo", counts[1])):
+        for images, model, count in (
+            ("scenes/77/200", "demo", counts[0]),
+            ("flickr8k/dev", "photo", counts[1]),
+        ):
             name, path = f"source-{number}", photos.out / "sources" / f"{model}-{number}.json"
             if not path.is_file():
                 changes = settings.format(truth=photos.truth(images)).split()
                 start = time.process_time()
-                made = photos.dataset(images, model, name, f"input.limit={count}", "output.heat_maps=false", *changes)
+                made = photos.dataset(
+                    images, model, name, f"input.limit={count}", "output.heat_maps=false", *changes
+                )
                 seconds = time.process_time() - start
                 bytes_of_all = sum(shard.stat().st_size for shard in (made / "data").glob("*.parquet"))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps([seconds / count, bytes_of_all / count]), encoding="utf-8")
             made = photos.out / "datasets" / images / name
             regions = json.loads((made / "dataset.json").read_text("utf-8"))["counts"]["regions"]
-            evaluation = evaluate_dataset(open_evaluation_set(made, photos.truth(images)), console, []).to_json()
+            evaluation = evaluate_dataset(
+                open_evaluation_set(made, photos.truth(images)), console, []
+            ).to_json()
             row += [
                 count,
                 *json.loads(path.read_text("utf-8")),

@@ -54,34 +54,64 @@ def speed(photographs: Photographs) -> Pages:
     made: dict[str, list[list[str]]] = {"bench": [], "whole-run": []}
     for line in printed("-m", "benchmarks.bench"):
         title = BENCH.get(line["name"], line["name"].replace("_", " "))
-        value = f"{line['value']:.2f}x" if line["unit"] == "ratio" else f"{_rounded(line['value'])} {line['unit']}"
-        made["whole-run" if line["name"].startswith("run_") else "bench"].append([title, value, line["against"]])
+        value = (
+            f"{line['value']:.2f}x"
+            if line["unit"] == "ratio"
+            else f"{_rounded(line['value'])} {line['unit']}"
+        )
+        made["whole-run" if line["name"].startswith("run_") else "bench"].append(
+            [title, value, line["against"]]
+        )
     origin = {"model": "random weights, but for the bundled model"}
     bench, whole = (table(name, "make bench", BENCH_COLUMNS, rows, **origin) for name, rows in made.items())
     by_phrases: dict[str, list[float]] = {}
     for line in printed("-m", "benchmarks.traced"):
         by_phrases.setdefault(line["name"].split("_")[1], []).append(line["value"])
-    products = (["products in bf16, TFLOP", "{:.2f}"], ["in fp32, TFLOP", "{:.3f}"], ["written, GB", "{:.1f}"])
-    times = (["H100, estimate: device, ms", "{:.1f}"], ["launching, ms", "{:.1f}"], ["images/s at most", "{:,.0f}"])
+    products = (
+        ["products in bf16, TFLOP", "{:.2f}"],
+        ["in fp32, TFLOP", "{:.3f}"],
+        ["written, GB", "{:.1f}"],
+    )
+    times = (
+        ["H100, estimate: device, ms", "{:.1f}"],
+        ["launching, ms", "{:.1f}"],
+        ["images/s at most", "{:,.0f}"],
+    )
     columns = ("phrases an image", ["launches", "{:,.0f}"], *products, *times)
     rows = [[phrases, *values] for phrases, values in by_phrases.items()]
-    origin = {"model": "ViT-B-16 in bf16, batches of 64", "settings": "configs/photos-gpu.yaml and presence"}
+    origin = {
+        "model": "ViT-B-16 in bf16, batches of 64",
+        "settings": "configs/photos-gpu.yaml and presence",
+    }
     traced = table("traced", "python -m benchmarks.traced", columns, rows, **origin)
-    image_folder, captions = str(photographs.images("flickr8k/dev")), str(photographs.captions("flickr8k/dev"))
+    image_folder, captions = (
+        str(photographs.images("flickr8k/dev")),
+        str(photographs.captions("flickr8k/dev")),
+    )
     runs = printed("-m", "benchmarks.host_cost", image_folder, captions, "--images", "32")
     steps = [key for key in runs[0] if key not in ("captions", "known", "images")]
     steps.sort(key=lambda step: step == "worker")
     rows = [[HOST.get(step, step), *(run[step] for run in runs)] for step in steps]
     titles = [
-        [f"{'one caption' if run['captions'] == 1 else 'five captions'}{', `input.phrases`' * run['known']}", "{:.2f}"]
+        [
+            f"{'one caption' if run['captions'] == 1 else 'five captions'}{', `input.phrases`' * run['known']}",
+            "{:.2f}",
+        ]
         for run in runs
     ]
     command = "python -m benchmarks.host_cost PHOTOGRAPHS CAPTIONS.jsonl --images 32"
-    origin = {"n": "32 photographs of 640 px, the fewest of 3 rounds", "split": "Flickr8k dev", "model": "demo"}
+    origin = {
+        "n": "32 photographs of 640 px, the fewest of 3 rounds",
+        "split": "Flickr8k dev",
+        "model": "demo",
+    }
     host = table("host", command, ["ms an image", *titles], rows, **origin)
     cost = "benchmarks.segmenter_cost"
     rows = [
-        [each["model"], *(each[key] for key in ("encode_ms", "encode_trunks", "prompt_ms", "prompt_trunks"))]
+        [
+            each["model"],
+            *(each[key] for key in ("encode_ms", "encode_trunks", "prompt_ms", "prompt_trunks")),
+        ]
         for each in printed("-m", cost)
     ]
     titles = [
@@ -117,7 +147,10 @@ def scale(photographs: Photographs) -> Pages:
         [
             str(line["workers"]),
             *(line[key] for key in ("batches_per_s", "of_ideal", "images_per_s", "cores")),
-            [*(line["core_ms_a_batch"].get(kind) for kind in PROCESSES), sum(line["core_ms_a_batch"].values())],
+            [
+                *(line["core_ms_a_batch"].get(kind) for kind in PROCESSES),
+                sum(line["core_ms_a_batch"].values()),
+            ],
         ]
         for line in printed(*SIMULATED)
     ]
@@ -131,17 +164,27 @@ def scale(photographs: Photographs) -> Pages:
     origin = {"model": "none, workers that sleep"}
     workers = table("workers", command, columns, rows, **origin, settings="1 s a batch of 32 images")
     few = ("--workers", "8", "--seconds", "0.25")
-    core_ms = {batch: printed(*SIMULATED, *few, "--batch", str(batch))[0]["core_ms_a_batch"] for batch in BATCHES}
+    core_ms = {
+        batch: printed(*SIMULATED, *few, "--batch", str(batch))[0]["core_ms_a_batch"] for batch in BATCHES
+    }
     rows = [
         ["the graph in all", *(sum(each.values()) / batch for batch, each in core_ms.items())],
         ["the driver", *(each["driver"] / batch for batch, each in core_ms.items())],
     ]
-    columns = ["ms of a core for an image, by images of a batch", *([str(batch), "{:.2f}"] for batch in BATCHES)]
+    columns = [
+        "ms of a core for an image, by images of a batch",
+        *([str(batch), "{:.2f}"] for batch in BATCHES),
+    ]
     batches = table("batches", f"{command} {' '.join(few)} --batch 64", columns, rows, **origin)
     measured = printed("-m", "benchmarks.soak.scale", "--out", str(photographs.out / "scale"))
     longest = [line for line in measured if line["name"] == "memory"][-1]
     rows = [
-        [MEMORY.get(kind, kind), each["own_mb"], each["rss_mb"], each["slope"] and each["slope"]["mb_per_10k_rows"]]
+        [
+            MEMORY.get(kind, kind),
+            each["own_mb"],
+            each["rss_mb"],
+            each["slope"] and each["slope"]["mb_per_10k_rows"],
+        ]
         for kind, each in longest.items()
         if isinstance(each, dict)
     ]
@@ -158,7 +201,10 @@ def scale(photographs: Photographs) -> Pages:
         if line["name"] in inputs
     ]
     titles = ("s to the first shard", "s of a core", "s of a run that resumes, to its end", "s of a core ")
-    columns = ["input", *([title, "{:.0f}"] for title in (*titles, "MB of the driver, with what it shares"))]
+    columns = [
+        "input",
+        *([title, "{:.0f}"] for title in (*titles, "MB of the driver, with what it shares")),
+    ]
     start = table("start", "python -m benchmarks.soak.scale", columns, rows, **origin)
     start["settings"] = "the last 1,000 rows are left for the second run"
     return {
@@ -187,12 +233,20 @@ def ends() -> dict[str, Any]:
 def many_gpus() -> dict[str, Any]:
     """The arithmetic of `phrasebox plan` for 10^9 images on GPUs that have the cores they need."""
     costs = Costs(images=1, host_s=1e-9, model_s=1e-9)
-    forecasts = [forecast(costs, 10**9, Machine(cores=1, workers=1, gpus=gpus, gpu_rate=1000.0)) for gpus in FARM]
+    forecasts = [
+        forecast(costs, 10**9, Machine(cores=1, workers=1, gpus=gpus, gpu_rate=1000.0)) for gpus in FARM
+    ]
     rows: list[list[Any]] = [
         ["images/s of the cluster, if no driver ends it", *(each.rate for each in forecasts)],
-        ["drivers, each with a part and a cluster of its own, at once", *(each.side_by_side for each in forecasts)],
+        [
+            "drivers, each with a part and a cluster of its own, at once",
+            *(each.side_by_side for each in forecasts),
+        ],
         ["parts", *(each.parts for each in forecasts)],
-        ["hours of a part / of all", *(f"{each.part_hours:.2f} / {each.seconds / 3600:.1f}" for each in forecasts)],
+        [
+            "hours of a part / of all",
+            *(f"{each.part_hours:.2f} / {each.seconds / 3600:.1f}" for each in forecasts),
+        ],
     ]
     command = "phrasebox plan my.yaml --total 1000000000 --cores 4096 --gpus 64 --gpu-rate 1000"
     columns = ["", *([f"{gpus} GPUs", "{:,.0f}"] for gpus in FARM)]
@@ -206,7 +260,9 @@ def printed(*arguments: str) -> list[dict[str, Any]]:
 
 def called(*arguments: str) -> str:
     """Return what a program of this repository prints to standard output. Ends if it fails."""
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{' '.join(arguments)}: exit code {done.returncode}")
     return done.stdout

@@ -24,16 +24,24 @@ from benchmarks.photos.reviews import reviewed
 def reviews(photos: Photographs) -> Pages:
     """How many answers of people make scores probabilities."""
     command = "python -m benchmarks.figures --only reviews"
-    return {"reviews": {"tables": [table(command=command, **each) for each in reviewed(photos)], "said": []}}
+    return {
+        "reviews": {"tables": [table(command=command, **each) for each in reviewed(photos)], "said": []}
+    }
 
 
 def proof(photos: Photographs) -> Pages:
     """Models that learned from the regions of several sources: `configs/proof`."""
     tables, sentences = list[dict[str, Any]](), list[dict[str, Any]]()
     for plan in ("scenes", "photos"):
-        out, program = photos.out / f"proof-{plan}", ("-m", "configs.proof.prove", f"configs/proof/{plan}.yaml")
+        out, program = (
+            photos.out / f"proof-{plan}",
+            ("-m", "configs.proof.prove", f"configs/proof/{plan}.yaml"),
+        )
         called(*program, "--out", str(out), "--photos", str(photos.source / "flickr8k"))
-        made, command = json.loads((out / "tables.json").read_text("utf-8")), f"python {' '.join(program)} --photos DIR"
+        made, command = (
+            json.loads((out / "tables.json").read_text("utf-8")),
+            f"python {' '.join(program)} --photos DIR",
+        )
         tables += (table(command=command, **each) for each in made["tables"])
         sentences += ({**each, "command": command} for each in made["said"])
     return {"proof": {"tables": tables, "said": sentences}}
@@ -41,7 +49,19 @@ def proof(photos: Photographs) -> Pages:
 
 STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
     each.__name__: each
-    for each in (drawings, photographs, absent, tune, settings, sources, explainers, reviews, proof, speed, scale)
+    for each in (
+        drawings,
+        photographs,
+        absent,
+        tune,
+        settings,
+        sources,
+        explainers,
+        reviews,
+        proof,
+        speed,
+        scale,
+    )
 }
 
 
@@ -49,7 +69,10 @@ def commit() -> str:
     """Return the commit that the code is of, with a + if files differ from it."""
     hash_and_changes = [
         subprocess.run(["git", *call], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        for call in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "pipeline", "stages", "tests"])
+        for call in (
+            ["rev-parse", "--short", "HEAD"],
+            ["status", "--porcelain", "pipeline", "stages", "tests"],
+        )
     ]
     return hash_and_changes[0] + "+" * bool(hash_and_changes[1])
 

@@ -45,10 +45,17 @@ def tune(photos: Photographs) -> Pages:
         called("-m", "pipeline", "calibrate", str(fit), *truth, "--out", str(calibration))
     for label, preset in (("photos", PHOTO), ("photos-fine", FINE)):
         photos.dataset(dev, "photo", label, file=preset)
-    figures = photos.figures(dev, "photo", "tuned", f"regions.calibration={calibration}", file=file)["metrics"]
+    figures = photos.figures(dev, "photo", "tuned", f"regions.calibration={calibration}", file=file)[
+        "metrics"
+    ]
     values = [number for name in BOXES for number in numbers_of(figures[name])]
-    values += (number for other in ("photos", "photos-fine") for number in photos.gains(dev, "tuned", other, BOXES))
-    about = (
-        f"settings of tune with a calibration of their own, dev, and over photos and photos-fine: {', '.join(BOXES)}"
+    values += (
+        number for other in ("photos", "photos-fine") for number in photos.gains(dev, "tuned", other, BOXES)
     )
-    return {"photographs": {"tables": tables, "said": [{"about": about, "command": command, "values": values}]}}
+    about = (
+        "settings of tune with a calibration of their own, dev, and over photos and photos-fine: "
+        f"{', '.join(BOXES)}"
+    )
+    return {
+        "photographs": {"tables": tables, "said": [{"about": about, "command": command, "values": values}]}
+    }

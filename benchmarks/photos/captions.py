@@ -49,7 +49,9 @@ def exchange_noun(record: Record, pool: Sequence[Phrase], rng: random.Random) ->
         phrases = [phrase for phrase in record.phrases if phrase.caption_index == index]
         if phrases:
             phrase = rng.choice(phrases)
-            nouns = [other.head for other in pool if other.plural == phrase.plural and other.head not in words]
+            nouns = [
+                other.head for other in pool if other.plural == phrase.plural and other.head not in words
+            ]
             start = caption.rfind(" ", phrase.start, phrase.end) + 1 or phrase.start
             captions.append(caption[:start] + rng.choice(nouns) + caption[phrase.end :])
     return tuple(captions)
@@ -61,7 +63,9 @@ def explained(source: Path, most: int) -> tuple[list[Triple], RegionMaker]:
         with tarfile.open(source / "dev.images.tar") as members:
             members.extractall(folder, filter="data")
         place = {"kind": "jsonl", "path": str(source / "dev.jsonl"), "image_root": folder, "limit": most}
-        config = RunConfig.model_validate({"input": place, "model": {"name": "photo"}, "output": {"path": folder}})
+        config = RunConfig.model_validate(
+            {"input": place, "model": {"name": "photo"}, "output": {"path": folder}}
+        )
         steps = build_steps(config)
         reader = make_reader(config.input)
         parser, prepare = steps.before
@@ -69,13 +73,17 @@ def explained(source: Path, most: int) -> tuple[list[Triple], RegionMaker]:
         with set_up((parser, prepare, steps.model_stage)):
             true = parser.process([Record.start(sample) for sample in reader.samples(reader.pieces())])
             pool = [phrase for record in true for phrase in record.phrases]
-            foreign_records = [true[(place + rng.randrange(1, len(true))) % len(true)] for place in range(len(true))]
+            foreign_records = [
+                true[(place + rng.randrange(1, len(true))) % len(true)] for place in range(len(true))
+            ]
             captions = [
                 *(record.sample.captions for record in true),
                 *(other.sample.captions for other in foreign_records),
                 *(exchange_noun(record, pool, rng) for record in true),
             ]
-            samples = [replace(true[place % len(true)].sample, captions=own) for place, own in enumerate(captions)]
+            samples = [
+                replace(true[place % len(true)].sample, captions=own) for place, own in enumerate(captions)
+            ]
             records: list[Record] = []
             for start in range(0, len(samples), BATCH):
                 batch = [Record.start(sample) for sample in samples[start : start + BATCH]]
@@ -99,7 +107,9 @@ def mixed(triple: Triple, parts: Sequence[tuple[int, bool]]) -> tuple[Record, li
     maps = {heat_map.text: heat_map for record in triple[:2] for heat_map in record.heat_maps}
     return replace(
         true,
-        sample=replace(true.sample, captions=tuple(record.sample.captions[index] for record, index, _ in sources)),
+        sample=replace(
+            true.sample, captions=tuple(record.sample.captions[index] for record, index, _ in sources)
+        ),
         phrases=tuple(phrases),
         heat_maps=tuple(maps[text] for text in dict.fromkeys(phrase.text for phrase in phrases)),
         caption_presences=tuple(record.caption_presences[index] for record, index, _ in sources),
@@ -118,13 +128,17 @@ def labels_of(images: Sequence[tuple[Record, list[bool]]]) -> NDArray[np.bool_]:
 
 def share_of(records: Sequence[Record], fitted_share: float) -> float:
     """The share of absent phrases that a run would estimate."""
-    return estimate_absent_share([value for record in records for value in own_evidence(record, fitted_share).values()])
+    return estimate_absent_share(
+        [value for record in records for value in own_evidence(record, fitted_share).values()]
+    )
 
 
 def foreign_figures(triples: Sequence[Triple], maker: RegionMaker, captions: int) -> Iterator[str]:
     """The estimates of the share, and what is listed as absent, with so many captions for each photograph."""
     for share in SHARES:
-        draws = np.array([foreign_draw(triples, maker, captions, share, random.Random(draw)) for draw in range(DRAWS)])
+        draws = np.array(
+            [foreign_draw(triples, maker, captions, share, random.Random(draw)) for draw in range(DRAWS)]
+        )
         share_foreign, estimate, error, of_foreign, of_true = draws.T
         yield (
             f"{captions} caption(s), means of {DRAWS} draws: foreign {share_foreign.mean():.2f}, estimate "
@@ -145,7 +159,9 @@ def foreign_draw(
     config = maker.config.model_copy(update={"absent_share": estimate})
     judge = RegionMaker(config, maker.calibration, maker.cutter.fitted_cut)
     presences = [
-        presence for record in records_of(images) for presence in judge.presences_of(record, judge.groups_of(record))
+        presence
+        for record in records_of(images)
+        for presence in judge.presences_of(record, judge.groups_of(record))
     ]
     absent = np.array([config.is_absent(presence) for presence in presences])
     labels = labels_of(images)
@@ -156,18 +172,29 @@ def foreign_draw(
 def score_figures(triples: Sequence[Triple]) -> Iterator[str]:
     """ROC AUC of the caption's score, own captions against changed ones."""
     for number, name in ((1, "captions of other photographs"), (2, "one noun exchanged")):
-        parts = [(score, place == 0) for t in triples for place in (0, number) for score in t[place].caption_scores]
+        parts = [
+            (score, place == 0)
+            for t in triples
+            for place in (0, number)
+            for score in t[place].caption_scores
+        ]
         scores, labels = (np.array(column, np.float64) for column in zip(*parts, strict=True))
         yield f"{name}: ROC AUC of caption_score {roc_area(scores)(labels, 1 - labels):.3f}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("flickr8k", type=Path)
     parser.add_argument("--photographs", type=int, default=300)
     arguments = parser.parse_args()
     triples, maker = explained(arguments.flickr8k, arguments.photographs)
-    for line in (*foreign_figures(triples, maker, 1), *foreign_figures(triples, maker, 5), *score_figures(triples)):
+    for line in (
+        *foreign_figures(triples, maker, 1),
+        *foreign_figures(triples, maker, 5),
+        *score_figures(triples),
+    ):
         print(line)
 
 

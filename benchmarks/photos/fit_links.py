@@ -41,13 +41,22 @@ def images_of(path: Path) -> list[Image]:
     wordings = []
     for image in truth.images.values():
         captions = tuple(dict.fromkeys(each.caption for each in image.chained_phrases))
-        (record,) = stage.process([Record.start(Sample(sample_id=image.file_name, source="", captions=captions))])
+        (record,) = stage.process(
+            [Record.start(Sample(sample_id=image.file_name, source="", captions=captions))]
+        )
         regions = [
-            {"caption_index": each.caption_index, "span": (each.start, each.end), "phrase": each.text, "group": index}
+            {
+                "caption_index": each.caption_index,
+                "span": (each.start, each.end),
+                "phrase": each.text,
+                "group": index,
+            }
             for index, each in enumerate(record.phrases)
         ]
         links = grouping_of(0, {"captions": captions, "annotations": regions}, image).links
-        wordings.append((captions, [record.phrases[index] for index, _ in links], [chain for _, chain in links]))
+        wordings.append(
+            (captions, [record.phrases[index] for index, _ in links], [chain for _, chain in links])
+        )
     return wordings
 
 
@@ -80,7 +89,9 @@ def fitted(images: Iterable[Image]) -> tuple[dict[str, float], int, int]:
 def told(images: Sequence[Image]) -> str:
     """The figures of the weights in the package, for people."""
     made = [
-        Grouping(image=number, links=tuple(zip(groups.link_phrases(captions, phrases), chains, strict=True)))
+        Grouping(
+            image=number, links=tuple(zip(groups.link_phrases(captions, phrases), chains, strict=True))
+        )
         for number, (captions, phrases, chains) in enumerate(images)
     ]
     totals = link_counts(made).sum(axis=0)
@@ -92,7 +103,9 @@ def told(images: Sequence[Image]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("entities", type=Path)
     parser.add_argument("--measure", action="store_true")
     arguments = parser.parse_args()

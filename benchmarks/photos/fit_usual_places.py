@@ -21,7 +21,9 @@ def main(photos: str, out: str) -> None:
     """Fit and write."""
     places = plain_values(Photographs(Path(photos), Path(out)).usual_places("flickr8k/train"))
     text = json.dumps(places, separators=(",", ":"), sort_keys=True)
-    USUAL_PLACES.write_text(json.dumps(json.loads(text, parse_float=lambda share: round(float(share), 3))) + "\n")
+    USUAL_PLACES.write_text(
+        json.dumps(json.loads(text, parse_float=lambda share: round(float(share), 3))) + "\n"
+    )
 
 
 if __name__ == "__main__":

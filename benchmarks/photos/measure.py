@@ -31,7 +31,11 @@ from pipeline.scenes import write_scenes
 from stages.truth import read_truth
 
 FILES: Final = (
-    *(f"flickr8k/{split}.{end}" for split in ("dev", "train") for end in ("images.tar", "jsonl", "entities.tar.gz")),
+    *(
+        f"flickr8k/{split}.{end}"
+        for split in ("dev", "train")
+        for end in ("images.tar", "jsonl", "entities.tar.gz")
+    ),
     *(f"coco/{name}" for name in ("images.tar", "captions.json", "instances.json")),
 )
 
@@ -95,9 +99,15 @@ class Photographs:
             "model.pretrained=null",
         ]
 
-    def config(self, name: str, model: str, label: str, *settings: str, file: Path | None = None) -> RunConfig:
+    def config(
+        self, name: str, model: str, label: str, *settings: str, file: Path | None = None
+    ) -> RunConfig:
         """The configuration of a run over these images, with the settings of a file."""
-        out = [f"output.path={self.out / 'datasets' / name / label}", "output.heat_maps=true", "engine.kind=inline"]
+        out = [
+            f"output.path={self.out / 'datasets' / name / label}",
+            "output.heat_maps=true",
+            "engine.kind=inline",
+        ]
         return load_config(file, [*self.settings(name, model), *out, *settings])
 
     def dataset(self, name: str, model: str, label: str, *settings: str, file: Path | None = None) -> Path:
@@ -126,14 +136,19 @@ class Photographs:
             places = None if usual is None else self.usual_places(usual)
             resized = name.endswith("train")
             judged = open_evaluation_set(made, self.truth(name), resized=resized)
-            evaluation = evaluate_dataset(judged, console, ["maps", "absent"] if absent else ["maps"], places)
+            evaluation = evaluate_dataset(
+                judged, console, ["maps", "absent"] if absent else ["maps"], places
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(evaluation.to_json()), encoding="utf-8")
         return dict(json.loads(path.read_text("utf-8")))
 
     def usual_places(self, name: str) -> TextOnly:
         """Fit where things usually are to the human boxes of these images."""
-        chosen = {Path(json.loads(line)["image"]).stem for line in self.captions(name).read_text("utf-8").splitlines()}
+        chosen = {
+            Path(json.loads(line)["image"]).stem
+            for line in self.captions(name).read_text("utf-8").splitlines()
+        }
         truth = read_truth(self.truth(name))
         return fit_usual_places(image for file, image in truth.images.items() if Path(file).stem in chosen)
 
@@ -150,6 +165,8 @@ class Photographs:
             values, base = (np.array(outcomes.values[figure], np.float64) for outcomes in both_outcomes)
             is_finite = np.isfinite(values - base)
             gain = (values - base)[is_finite]
-            difference = weighted_estimate(lambda weights, gain=gain: weights @ gain / weights.sum(), images[is_finite])
+            difference = weighted_estimate(
+                lambda weights, gain=gain: weights @ gain / weights.sum(), images[is_finite]
+            )
             gains += [difference.value, difference.low, difference.high]
         return gains

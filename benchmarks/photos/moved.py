@@ -72,7 +72,9 @@ def reviewable(judged: EvaluationSet, rows: RowRecords, stage: RegionsStage) -> 
             text = record.phrases[index].text
             for number, (painted, _) in enumerate(parts[index]):
                 key = RegionKey(1, text, painted.box_xywh_px)
-                region = ReviewedPhrase(key=key, phrase_index=index, answer="", is_first=number == 0, place=None)
+                region = ReviewedPhrase(
+                    key=key, phrase_index=index, answer="", is_first=number == 0, place=None
+                )
                 regions[row["id"], text, painted.box_xywh_px] = row["id"], region, true_boxes
     return Reviewable(rows=rows, regions=list(regions.values()), stage=stage)
 
@@ -100,7 +102,9 @@ def reviewed(answerable: Reviewable, count: int, draw: int) -> dict[int, list[Re
 
 def box_recall(fit: BoxFit, things: Sequence[PlacedThing]) -> float:
     """Return the share of phrases whose box by a fit is right."""
-    return float(np.average([is_hit(fit, thing) for thing in things], weights=[thing.weight for thing in things]))
+    return float(
+        np.average([is_hit(fit, thing) for thing in things], weights=[thing.weight for thing in things])
+    )
 
 
 def rows_of(answerable: Reviewable, things: Sequence[PlacedThing], before: float) -> list[list[Any]]:

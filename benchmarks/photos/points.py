@@ -36,7 +36,9 @@ def points_of(evaluation_set: EvaluationSet) -> Iterator[tuple[int, float, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", type=Path)
     parser.add_argument("truth", type=Path)
     arguments = parser.parse_args()

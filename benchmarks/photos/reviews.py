@@ -38,7 +38,10 @@ COUNTS: Final = (50, 100, 200, 400)
 DRAWS: Final = 100
 SHOWN: Final = 200  # answers of the table about what they say by themselves
 
-UNANNOTATED: Final = ("regions.rule=fixed", "regions.threshold=0.2")  # no calibration fits: presence is from captions
+UNANNOTATED: Final = (
+    "regions.rule=fixed",
+    "regions.threshold=0.2",
+)  # no calibration fits: presence is from captions
 UNCALIBRATED: Final = "not calibrated"
 CAPTIONED: Final = "presence from captions"
 SHIPPED: Final = "bundled calibration"
@@ -74,7 +77,9 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
     """
     cuts = model_steps(judged).regions_stage
     stage = RegionsStage(cuts.config, cuts.calibration)
-    found: dict[tuple[Any, ...], tuple[int, float, str, list[float], float, str]] = {}  # captions repeat phrases
+    found: dict[
+        tuple[Any, ...], tuple[int, float, str, list[float], float, str]
+    ] = {}  # captions repeat phrases
     for row, record in judged.rows_with_maps(judged.steps(pixels=stage.config.needs_pixels), console):
         if record.error is not None:
             continue
@@ -87,7 +92,13 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
         for region in stage.process([record])[0].regions:
             if region.phrase_index in said:
                 boxes = said[region.phrase_index]
-                answer = "absent" if boxes is None else "right" if is_right(region.box_xywh_px, boxes) else "wrong"
+                answer = (
+                    "absent"
+                    if boxes is None
+                    else "right"
+                    if is_right(region.box_xywh_px, boxes)
+                    else "wrong"
+                )
                 features = [*evidence[region.phrase_index, region.box_xywh_px].features.values()]
                 presence = float("nan") if region.presence is None else region.presence
                 phrase = record.phrases[region.phrase_index]
@@ -138,9 +149,14 @@ def exchanged(captions: Path, out: Path, most: int) -> dict[str, list[str]]:
     rng = random.Random(0)
     mixed = []
     for row in rows[:most]:
-        others = [rng.choice([one for one in rng.sample(rows, 2) if one is not row]) for _ in row["captions"]]
+        others = [
+            rng.choice([one for one in rng.sample(rows, 2) if one is not row]) for _ in row["captions"]
+        ]
         strange = [rng.choice(other["captions"]) for other in others]
-        said = [one if rng.random() < 1 / 3 else text for text, one in zip(row["captions"], strange, strict=True)]
+        said = [
+            one if rng.random() < 1 / 3 else text
+            for text, one in zip(row["captions"], strange, strict=True)
+        ]
         mixed.append(json.dumps({**row, "captions": said}) + "\n")
     out.write_text("".join(mixed), encoding="utf-8")
     return {row["image"]: row["captions"] for row in rows[:most]}
@@ -169,7 +185,10 @@ def simulated(known: Known, count: int, draw: int) -> dict[str, float]:
         "precision_off": precision.value - right.mean(),
         "likely_off": likely.value - right[kept].mean(),
         "covered": np.mean(
-            [precision.low <= right.mean() <= precision.high, likely.low <= right[kept].mean() <= likely.high]
+            [
+                precision.low <= right.mean() <= precision.high,
+                likely.low <= right[kept].mean() <= likely.high,
+            ]
         ),
     }
 
@@ -192,7 +211,10 @@ def rows_of(name: str, known: Known) -> tuple[list[list[Any]], list[Any]]:
         rows.append([None if rows else label, str(count), *cells])
         if count == SHOWN:
             off = ("precision_off", "likely_off")
-            said += [*(float(np.nanmean(np.abs(column[key]))) for key in off), 100 * float(column["covered"].mean())]
+            said += [
+                *(float(np.nanmean(np.abs(column[key]))) for key in off),
+                100 * float(column["covered"].mean()),
+            ]
     return rows, said
 
 

@@ -56,7 +56,9 @@ class SmallCluster:
         }
         # Workers import what they run from here, wherever the cluster was started.
         os.environ["PYTHONPATH"] = str(ROOT)
-        (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # Ray puts its note there; missing on a new machine
+        (Path(tempfile.gettempdir()) / "ray").mkdir(
+            exist_ok=True
+        )  # Ray puts its note there; missing on a new machine
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         self._hide()
         self.nodes = [self.add_node() for _ in range(nodes)]
@@ -104,7 +106,9 @@ def name_of(process: psutil.Process) -> str:
 def workers(kind: str, above: int | None = None) -> list[psutil.Process]:
     """Processes below one (by default this one) of a kind in `WORKERS`, by age."""
     children = psutil.Process(above).children(recursive=True)
-    return sorted((each for each in children if name_of(each).startswith(WORKERS[kind])), key=lambda each: each.pid)
+    return sorted(
+        (each for each in children if name_of(each).startswith(WORKERS[kind])), key=lambda each: each.pid
+    )
 
 
 def kind_of(process: psutil.Process) -> str:
@@ -150,7 +154,10 @@ class Watch:
             if self.kinds.get(pid, "other") in ("other", "tasks"):
                 self.kinds[pid] = "driver" if process is self.driver else kind_of(process)
             try:
-                times, lines = process.cpu_times(), Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+                times, lines = (
+                    process.cpu_times(),
+                    Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:],
+                )
             except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 continue
             kb = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}

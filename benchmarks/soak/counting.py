@@ -39,7 +39,9 @@ def shard(number: int) -> Any:
             "phrase_count": np.full(rows, OF_A_ROW),
             "warnings": pa.nulls(rows, pa.list_(pa.string())),
             "absent": pa.nulls(rows, pa.list_(pa.struct([("caption_index", pa.int32())]))),
-            "annotations": pa.ListArray.from_arrays(np.arange(0, AT_ONCE + 1, OF_A_ROW, dtype=np.int32), regions),
+            "annotations": pa.ListArray.from_arrays(
+                np.arange(0, AT_ONCE + 1, OF_A_ROW, dtype=np.int32), regions
+            ),
         }
     )
 
@@ -71,5 +73,6 @@ if __name__ == "__main__":
         seconds = finish(empty, given.phrases)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     sys.stdout.write(
-        json.dumps({"name": "finish", "phrases": given.phrases, "seconds": seconds, "peak_mb": peak_mb}) + "\n"
+        json.dumps({"name": "finish", "phrases": given.phrases, "seconds": seconds, "peak_mb": peak_mb})
+        + "\n"
     )

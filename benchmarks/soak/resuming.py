@@ -83,7 +83,12 @@ def measure(shards: int, unnoted: int, files: int) -> dict[str, Any]:
     """Seconds and requests of a take-over, and of one after it."""
     folder = place_of(f"s3://bucket/resuming-{shards}")
     killed_run(folder, shards, unnoted, files)
-    figures: dict[str, Any] = {"shards": shards, "rows": shards * ROWS, "not_noted": unnoted, "journal_files": files}
+    figures: dict[str, Any] = {
+        "shards": shards,
+        "rows": shards * ROWS,
+        "not_noted": unnoted,
+        "journal_files": files,
+    }
     for name in ("take_over", "again"):
         start = time.perf_counter()
         with counted() as requests:

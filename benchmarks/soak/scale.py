@@ -58,7 +58,11 @@ def write_rows(path: Path, rows: int) -> None:
     with path.open("w") as file:
         for number in range(rows):
             image = f"{number % IMAGES:06d}.jpg"
-            row = {"id": f"sample-{number:07d}", "image": image, "caption": f"A red box above blue box {number % 97}."}
+            row = {
+                "id": f"sample-{number:07d}",
+                "image": image,
+                "caption": f"A red box above blue box {number % 97}.",
+            }
             file.write(json.dumps(row) + "\n")
 
 
@@ -83,7 +87,9 @@ def write_model(folder: Path) -> dict[str, str]:
     return {"config": str(config.config), "weights": str(config.weights), "device": "cpu"}
 
 
-def values_of(source: dict[str, str], model: dict[str, str], out: Path, rows_per_file: int = 1000) -> dict[str, Any]:
+def values_of(
+    source: dict[str, str], model: dict[str, str], out: Path, rows_per_file: int = 1000
+) -> dict[str, Any]:
     """A run's configuration."""
     engine = {"kind": "ray", "explain_workers": 1, "cpu_workers": 1, "object_store_bytes": STORE_BYTES}
     return {
@@ -105,7 +111,9 @@ class Watched:
         self.first_shard_s: float | None = None
         self.samples: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
         command = [sys.executable, "-m", "pipeline", "run", str(config)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         self.watch = Watch(self.process.pid)
         self._counted: dict[Path, int] = {}
         self._cpu: dict[int, float] = {}
@@ -158,8 +166,15 @@ class Watched:
             slope = None
             if len(warm) >= 8 and warm[-1, 0] > warm[0, 0]:
                 (slope, _), covariance = np.polyfit(warm[:, 0] / 1e4, warm[:, 1], 1, cov=True)
-                slope = {"mb_per_10k_rows": round(slope, 2), "plus_minus": round(2 * covariance[0, 0] ** 0.5, 2)}
-            memory[kind] = {"own_mb": round(table[:, 1].max()), "rss_mb": round(table[:, 2].max()), "slope": slope}
+                slope = {
+                    "mb_per_10k_rows": round(slope, 2),
+                    "plus_minus": round(2 * covariance[0, 0] ** 0.5, 2),
+                }
+            memory[kind] = {
+                "own_mb": round(table[:, 1].max()),
+                "rss_mb": round(table[:, 2].max()),
+                "slope": slope,
+            }
         return memory
 
 
@@ -178,7 +193,9 @@ def memory(images: int, folder: Path, model: dict[str, str]) -> dict[str, Any]:
     return {"images": images, "seconds": round(seconds), "cpu_s": round(watched.cpu_s), **watched.figures()}
 
 
-def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path, model: dict[str, str]) -> Any:
+def start_and_resume(
+    source: dict[str, str], rows: int, left: int, folder: Path, model: dict[str, str]
+) -> Any:
     """Seconds until the first shard of 32 rows, and until the end of a run of which only `left` rows are missing."""
     folder.mkdir()
     first = Watched(values_of(source, model, folder / "start", 32), folder)
@@ -226,7 +243,9 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, nargs="*", default=[2_000, 20_000, 100_000])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--tars", type=int, default=10_000)

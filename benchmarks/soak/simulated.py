@@ -39,7 +39,9 @@ from stages.contract.stage import Device, Stage
 from stages.read import make_reader
 from tests.pipeline.light import LastStage, resolved_light, run_on_ray
 
-MOST_BATCHES_PER_S: Final = 40  # more than two cores can carry; it limits how many images a measurement is given
+MOST_BATCHES_PER_S: Final = (
+    40  # more than two cores can carry; it limits how many images a measurement is given
+)
 SAMPLE_SECONDS, END_SECONDS = 2.0, 20.0
 STORE_BYTES: Final = 1_500_000_000
 
@@ -55,7 +57,9 @@ class SpacedCaptions(Stage):
 
 def _words(captions: Sequence[str]) -> tuple[Phrase, ...]:
     return tuple(
-        Phrase(text=word.group(), caption_index=index, start=word.start(), end=word.end(), head=word.group())
+        Phrase(
+            text=word.group(), caption_index=index, start=word.start(), end=word.end(), head=word.group()
+        )
         for index, caption in enumerate(captions)
         for word in re.finditer(r"\S+", caption)
     )
@@ -107,7 +111,9 @@ def write_captions(folder: Path, images: int) -> Path:
     with path.open("w") as file:
         for number in range(images):
             captions = [f"dog runs over field {number % 97}", f"dog sees ball {number % 89}"]
-            file.write(json.dumps({"id": f"s{number}", "image": f"{number}.jpg", "captions": captions}) + "\n")
+            file.write(
+                json.dumps({"id": f"s{number}", "image": f"{number}.jpg", "captions": captions}) + "\n"
+            )
     return path
 
 
@@ -147,7 +153,9 @@ class Load:
         (first_s, first), (last_s, last) = looks[0], looks[-1]
         cores: dict[str, float] = defaultdict(float)
         for pid, used in last.items():
-            cores[used.kind] += (used.cpu_s - (first[pid].cpu_s if pid in first else 0.0)) / (last_s - first_s)
+            cores[used.kind] += (used.cpu_s - (first[pid].cpu_s if pid in first else 0.0)) / (
+                last_s - first_s
+            )
         memory = [used.own_mb for used in last.values() if used.kind == "model worker"]
         return dict(cores), fmean(memory) if memory else None
 
@@ -200,7 +208,9 @@ def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: f
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--seconds", type=float, default=1.0, help="of sleep for a batch")
     parser.add_argument("--batch", type=int, default=32)

@@ -139,7 +139,9 @@ class Soak:
                 return True
             if now != last:
                 last, patience = now, time.monotonic() + PATIENCE_SECONDS
-            assert time.monotonic() < patience, f"no new shard for {PATIENCE_SECONDS} s after {dict(self.done)}"
+            assert time.monotonic() < patience, (
+                f"no new shard for {PATIENCE_SECONDS} s after {dict(self.done)}"
+            )
             time.sleep(0.05)
         return False
 
@@ -183,7 +185,9 @@ def soak(
             "engine.kind=ray",
         ]
         chance = random.Random(seed)
-        run = Soak(cluster, command(source, out, *settings), out, schedule(faults, kinds, chance), chance, log)
+        run = Soak(
+            cluster, command(source, out, *settings), out, schedule(faults, kinds, chance), chance, log
+        )
         run.run()
     finally:
         cluster.close()
@@ -210,7 +214,9 @@ def soak(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--faults", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)

@@ -93,7 +93,9 @@ class Proof:
             self.resize(name, **how)
         for name, (path, first, end) in self.plan.get("lines", {}).items():
             with open(path, encoding="utf-8") as file:
-                (self.out / "data" / f"{name}.jsonl").write_text("".join(islice(file, first, end)), encoding="utf-8")
+                (self.out / "data" / f"{name}.jsonl").write_text(
+                    "".join(islice(file, first, end)), encoding="utf-8"
+                )
 
     def resize(self, name: str, of: str, size_px: int) -> None:
         """Write a bundled model that takes images of another size."""
@@ -133,10 +135,15 @@ class Proof:
                 width, height = row["width"], row["height"]
                 for region in row["annotations"]:
                     x, y, w, h = (
-                        usual.box_of(region["phrase"].lower(), width, height) if usual else (0, 0, width, height)
+                        usual.box_of(region["phrase"].lower(), width, height)
+                        if usual
+                        else (0, 0, width, height)
                     )
                     left, top = min(int(x), width - 1), min(int(y), height - 1)
-                    right, bottom = max(left + 1, min(round(x + w), width)), max(top + 1, min(round(y + h), height))
+                    right, bottom = (
+                        max(left + 1, min(round(x + w), width)),
+                        max(top + 1, min(round(y + h), height)),
+                    )
                     mask = encode_box((left, top, right, bottom), (height, width))
                     area = (right - left) * (bottom - top)
                     region |= {"bbox": [left, top, right - left, bottom - top], "area": area}
@@ -149,7 +156,9 @@ class Proof:
         images = read_truth(self.out / how["usual"]).images
         if "images" in how:
             lines = Path(how["images"]).read_text("utf-8").splitlines()[-how["last"] :]
-            names = {Path(json.loads(line)["image"]).stem for line in lines}  # some have other extensions there
+            names = {
+                Path(json.loads(line)["image"]).stem for line in lines
+            }  # some have other extensions there
             images = {name: image for name, image in images.items() if Path(name).stem in names}
         return fit_usual_places(images.values())
 
@@ -193,7 +202,9 @@ class Proof:
     def chosen_by(self, arm: str, rate: float) -> float:
         """Return the primary figure of an arm, once it has learned, on the images that learning rates are chosen on."""
         self.tune(arm, rate, self.plan["choosing_seed"], "choose")
-        hits = self.hits([self.scored("choose", f"{arm}-{rate:g}-{self.plan['choosing_seed']}")], self.plan["primary"])
+        hits = self.hits(
+            [self.scored("choose", f"{arm}-{rate:g}-{self.plan['choosing_seed']}")], self.plan["primary"]
+        )
         right, asked = hits.sum(axis=(0, 1))
         return float(right / asked)
 
@@ -226,7 +237,8 @@ class Proof:
         }
         paths = {FROZEN: [self.scored("test", FROZEN)], **paths}
         values = {
-            figure: resampled({arm: self.hits(own, figure) for arm, own in paths.items()}) for figure in plan["figures"]
+            figure: resampled({arm: self.hits(own, figure) for arm, own in paths.items()})
+            for figure in plan["figures"]
         }
         first = values[primary]
         rows = [
@@ -234,14 +246,23 @@ class Proof:
                 arm,
                 chosen.get(arm),
                 interval(own),
-                [each[0] for each in (resampled({arm: self.hits([path], primary)}, 1)[arm] for path in paths[arm])],
+                [
+                    each[0]
+                    for each in (
+                        resampled({arm: self.hits([path], primary)}, 1)[arm] for path in paths[arm]
+                    )
+                ],
                 *(interval(own - first[other]) if arm != other else None for other in AGAINST),
                 *(float(values[figure][arm][0]) for figure in plan["figures"] if figure != primary),
             ]
             for arm, own in first.items()
         ]
         hours = (
-            sum(float(line.split()[1]) for line in (self.out / "seconds.txt").read_text("utf-8").splitlines()) / 3600
+            sum(
+                float(line.split()[1])
+                for line in (self.out / "seconds.txt").read_text("utf-8").splitlines()
+            )
+            / 3600
         )
         known = {
             "n": f"{plan['n']}; {len(plan['seeds'])} seeds; {hours:.1f} CPU hours in all",
@@ -249,11 +270,22 @@ class Proof:
             "model": Path(plan["model"]).name,
         }
         columns = [
-            *("arm", ["learning rate", "{:g}"], primary, "each seed", *(f"over {other}" for other in AGAINST)),
+            *(
+                "arm",
+                ["learning rate", "{:g}"],
+                primary,
+                "each seed",
+                *(f"over {other}" for other in AGAINST),
+            ),
             *(figure for figure in plan["figures"] if figure != primary),
         ]
         costs = [[source, *self.cost(source)] for source in plan["sources"]]
-        titles = ["source", ["CPU s an image", "{:.2f}"], ["bytes an image", "{:,.0f}"], ["regions an image", "{:.1f}"]]
+        titles = [
+            "source",
+            ["CPU s an image", "{:.2f}"],
+            ["bytes an image", "{:,.0f}"],
+            ["regions an image", "{:.1f}"],
+        ]
         return {
             "tables": [
                 {"name": plan["name"], "columns": columns, "rows": rows, **known},
@@ -283,7 +315,10 @@ class Proof:
     def cost(self, source: str) -> list[float]:
         """Return processor seconds, bytes and regions an image."""
         cost = json.loads((self.out / "datasets" / source / "cost.json").read_text("utf-8"))
-        return [each / cost["counts"]["read"] for each in (cost["seconds"], cost["bytes"], cost["counts"]["regions"])]
+        return [
+            each / cost["counts"]["read"]
+            for each in (cost["seconds"], cost["bytes"], cost["counts"]["regions"])
+        ]
 
 
 def hits_by_image(scores: Sequence[Mapping[str, Any]], figure: str) -> Floats:
@@ -291,7 +326,9 @@ def hits_by_image(scores: Sequence[Mapping[str, Any]], figure: str) -> Floats:
     sums = np.zeros((len(scores), len(scores[0]["images"]), 2))
     for own, score in zip(sums, scores, strict=True):
         answers = score["answers"][figure]
-        right = next(answers["values"][name] for name in ("top1", "recall_1", "r1") if name in answers["values"])
+        right = next(
+            answers["values"][name] for name in ("top1", "recall_1", "r1") if name in answers["values"]
+        )
         np.add.at(own[:, 0], answers["images"], right)
         np.add.at(own[:, 1], answers["images"], 1.0)
     return sums
@@ -307,7 +344,9 @@ def resampled(hits: Mapping[str, Floats], resamples: int = RESAMPLES) -> dict[st
     seeds, images = (max(each.shape[axis] for each in hits.values()) for axis in (0, 1))
     drawn = [(np.ones(seeds), np.ones(images))]
     drawn += [
-        tuple(np.bincount(generator.integers(count, size=count), minlength=count) for count in (seeds, images))
+        tuple(
+            np.bincount(generator.integers(count, size=count), minlength=count) for count in (seeds, images)
+        )
         for _ in range(resamples)
     ]
     values = {}
@@ -328,7 +367,9 @@ def interval(values: Floats) -> dict[str, float]:
 
 def main() -> None:
     """Read the arguments and do it all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("plan", type=Path, help="a YAML file of this folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--photos", default="photos", help="folder that stands for PHOTOS in the plan")

@@ -29,7 +29,10 @@ def call_verb(arguments: Sequence[str], folder: Path) -> tuple[str, float]:
 
     End the program with its messages if it fails.
     """
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of the server, which the first call starts
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }  # of the server, which the first call starts
     with tempfile.TemporaryDirectory() as temporary:
         process = FORKS.Process(target=_run, args=(arguments, folder, Path(temporary)))
         process.start()

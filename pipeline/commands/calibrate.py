@@ -25,7 +25,13 @@ from pipeline.evaluate.caption_fit import write_presence
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.reviews.fit import ReviewFitFigures, write_reviewed_calibration
 from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
-from pipeline.evaluate.verdicts import USE, box_verdict, calibration_verdict, replacement_verdict, review_verdict
+from pipeline.evaluate.verdicts import (
+    USE,
+    box_verdict,
+    calibration_verdict,
+    replacement_verdict,
+    review_verdict,
+)
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, say
 from stages.contract.errors import ConfigError
@@ -37,7 +43,9 @@ def calibrate(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
+            "--out",
+            metavar="FILE.json",
+            help="File to write; runs take it as regions.calibration=FILE.json.",
         ),
     ],
     truth: OptionalTruth = None,
@@ -76,7 +84,9 @@ def calibrate(
     settings = with_image_root(images, settings)
     if reviews:
         if truth is not None or resized:
-            raise ConfigError("leave --truth and --resized out, scores are fitted to what people said", key="--reviews")
+            raise ConfigError(
+                "leave --truth and --resized out, scores are fitted to what people said", key="--reviews"
+            )
         print_reviewed(write_reviewed_calibration(dataset, out, console, settings), out, console)
         return
     if truth is None:
@@ -86,7 +96,9 @@ def calibrate(
                 key="--truth",
             )
         say(console, write_presence(dataset, out, console, settings).in_words())
-        console.print("The calibration knows presence alone: scores of regions still rank, and are no probabilities.")
+        console.print(
+            "The calibration knows presence alone: scores of regions still rank, and are no probabilities."
+        )
         say(console, _use(out))
         return
     evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
@@ -97,7 +109,9 @@ def calibrate(
 def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> None:
     """Print how well scores agree with the answers, before and after."""
     table = Table("scores against answers", "before", "after, on images not fitted to")
-    errors = (f"{format_value(error)} {format_interval(error)}" for error in (figures.before, figures.after))
+    errors = (
+        f"{format_value(error)} {format_interval(error)}" for error in (figures.before, figures.after)
+    )
     table.add_row("calibration error, without chance", *errors)
     print_review_counts(figures.counts, figures.reviewers, console)
     console.print(table)
@@ -105,8 +119,12 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
         say(console, "presence is fitted for the dataset's regions.absent_share: leave it as it is")
     boxes = figures.boxes
     if boxes is not None and boxes.figures is None:
-        console.print(f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers")
-    for line in () if boxes is None or boxes.figures is None else box_verdict(boxes.figures, "the dataset's boxes"):
+        console.print(
+            f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers"
+        )
+    for line in (
+        () if boxes is None or boxes.figures is None else box_verdict(boxes.figures, "the dataset's boxes")
+    ):
         say(console, line)
     has_better_boxes = boxes is not None and bool(boxes.fit.networks)
     present = "calibration" if figures.replaces else "scores, which only rank"

@@ -56,7 +56,9 @@ def demo(
     ] = Path("out/demo"),
     scenes: Scenes = 100,
     seed: Seed = 0,
-    open_viewer: Annotated[bool, typer.Option("--open", help="Also open the viewer in the browser.")] = False,
+    open_viewer: Annotated[
+        bool, typer.Option("--open", help="Also open the viewer in the browser.")
+    ] = False,
 ) -> None:
     """Draw scenes, make a dataset of them with the bundled model, and measure it; without network and GPU.
 
@@ -121,7 +123,9 @@ def measure(out: Path, settings: Json, truth: Path, console: Console, **options:
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset), "heat_maps": True}})
     run(config, console, fresh=True)
     evaluation = evaluate_dataset(open_evaluation_set(dataset, truth), console, **options)
-    (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+    (out / "evaluation.json").write_text(
+        json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8"
+    )
     print_against_people(evaluation, console)
     say(console, f"all figures: phrasebox eval {dataset} --truth {truth}")
     _write_sheet(out, Path(settings["input"]["image_root"]), truth)
@@ -137,7 +141,9 @@ def _write_sheet(out: Path, images: Path, truth: Path) -> None:
         highest = max((region["score"] for region in regions), default=0.0)
         _mark(regions, judged.queries(row, phrases_of(row["annotations"])))
         rgb = np.asarray(Image.open(images / row["file_name"]).convert("RGB"))
-        captions = [row["captions"][number] for number in sorted({region["caption_index"] for region in regions})]
+        captions = [
+            row["captions"][number] for number in sorted({region["caption_index"] for region in regions})
+        ]
         pictures.append((highest, regions_overlay(rgb, regions, captions)))
     pictures.sort(key=lambda pair: -pair[0])
     Image.fromarray(make_sheet([picture for _, picture in pictures], columns=4)).save(out / "overlays.png")
@@ -146,15 +152,20 @@ def _write_sheet(out: Path, images: Path, truth: Path) -> None:
 def _choose_regions(row: Row) -> list[Json]:
     """Return copies of a row's regions for the sheet: the best of an object, at most `REGIONS`, the best first."""
     most_px = AREA * row["width"] * row["height"]
-    regions = [dict(region) for region in row["annotations"] if region["bbox"][2] * region["bbox"][3] <= most_px]
-    best_by_object = {region["group"]: region for region in sorted(regions, key=lambda region: region["score"])}
+    regions = [
+        dict(region) for region in row["annotations"] if region["bbox"][2] * region["bbox"][3] <= most_px
+    ]
+    best_by_object = {
+        region["group"]: region for region in sorted(regions, key=lambda region: region["score"])
+    }
     return sorted(best_by_object.values(), key=lambda region: -region["score"])[:REGIONS]
 
 
 def _mark(regions: Sequence[Json], queries: Sequence[Query]) -> None:
     """Add to each phrase that the ground truth knows whether its box is that of an object, or of all objects."""
     are_right = {
-        query.phrase: query.target is not None and any(value_of(name, query) for name in RIGHT) for query in queries
+        query.phrase: query.target is not None and any(value_of(name, query) for name in RIGHT)
+        for query in queries
     }
     for region in regions:
         if region["phrase"] in are_right:

@@ -27,7 +27,9 @@ def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
     phrase: Annotated[
         list[str],
-        typer.Option("--phrase", metavar="TEXT", help="What to look for; leading articles do not count. Repeatable."),
+        typer.Option(
+            "--phrase", metavar="TEXT", help="What to look for; leading articles do not count. Repeatable."
+        ),
     ] = [],  # noqa: B006  typer copies it
     out: Annotated[
         Path | None,
@@ -41,7 +43,8 @@ def explain(
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     overlay: Annotated[
-        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture of the maps over the image to write.")
+        Path | None,
+        typer.Option("--overlay", metavar="FILE.png", help="Picture of the maps over the image to write."),
     ] = None,
 ) -> None:
     """Compute heat maps of phrases in one image, as arrays and as a picture.
@@ -60,7 +63,9 @@ def explain(
     if overlay is not None:
         check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
-            raise ConfigError(f"{overlay} does not end like a picture, for example in .png", key="--overlay")
+            raise ConfigError(
+                f"{overlay} does not end like a picture, for example in .png", key="--overlay"
+            )
     run_config = load_config(config, settings, ExplainConfig, options={"model.name": model})
     check_model_files(run_config.model)
     with reading(str(image)), image.open("rb"):

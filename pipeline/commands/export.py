@@ -97,7 +97,8 @@ FormatSettings = Annotated[
 KeepEmpty = Annotated[
     bool,
     typer.Option(
-        "--keep-empty", help="Also write images without a chosen region, which may show objects all the same."
+        "--keep-empty",
+        help="Also write images without a chosen region, which may show objects all the same.",
     ),
 ]
 Overwrite = Annotated[
@@ -192,7 +193,9 @@ def _require(dataset: Path | None, name: str, out: Path | None, repository: str)
 def _check_format(name: str, per: str, repository: str) -> None:
     """Raise ConfigError if the format is unknown, or is not for the hub."""
     if name not in EXPORTERS:
-        raise ConfigError(f"there is no {name!r}; one of {', '.join(map(EXPORTERS.label, EXPORTERS))}", key="--format")
+        raise ConfigError(
+            f"there is no {name!r}; one of {', '.join(map(EXPORTERS.label, EXPORTERS))}", key="--format"
+        )
     if per not in _PERS:
         raise ConfigError(f"expected phrase or group, got {per!r}", key="--per")
     if repository and name != "hf":

@@ -94,7 +94,9 @@ def inspect(
     phrasebox inspect out/ --where "head = 'dog'" --precision 0.7 --open
     phrasebox inspect out/ --review
     """
-    choice = RegionChoice(min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where)
+    choice = RegionChoice(
+        min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where
+    )
     if (review or answers) and choice != RegionChoice():
         raise ConfigError(f"it draws from all regions; leave {CHOICE_OPTIONS} out", key="--review")
     if model is not None:

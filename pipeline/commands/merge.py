@@ -14,9 +14,14 @@ from pipeline.terminal import console, counted, say
 @naming_options({"output.path": "--out"})
 def merge(
     parts: Annotated[
-        list[str], typer.Argument(metavar="PART...", help="Datasets made with phrasebox run --part, all of one whole.")
+        list[str],
+        typer.Argument(
+            metavar="PART...", help="Datasets made with phrasebox run --part, all of one whole."
+        ),
     ],
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset to write.")],
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset to write.")
+    ],
     compact: Annotated[
         bool,
         typer.Option(

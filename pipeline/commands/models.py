@@ -113,7 +113,11 @@ def model_rows() -> list[ModelRow]:
     for name in (*CATALOG, *open_clip.list_models()):
         try:
             is_bundled = name in CATALOG
-            model = describe(ModelConfig(name=name)).architecture if is_bundled else open_clip.get_model_config(name)
+            model = (
+                describe(ModelConfig(name=name)).architecture
+                if is_bundled
+                else open_clip.get_model_config(name)
+            )
             plan = plan_of(model)
         except (ConfigError, WeightsError) as error:
             rows.append(ModelRow(model=name, refused=str(error).removesuffix(f". {SUPPORTED}")))
@@ -143,7 +147,8 @@ def check(
         ),
     ],
     weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of the model (model.weights).")
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="A local checkpoint of the model (model.weights)."),
     ] = None,
     as_json: AsJson = False,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -205,11 +210,19 @@ def _print_figures(figures: CheckFigures) -> None:
         f"{figures.image_to_caption} of {count} photographs are nearest to their own caption, "
         f"{figures.caption_to_image} of {count} captions to their own photograph; by chance 1 of each"
     )
-    table = Table("", "model", "middle of the image", "maps of other phrases", title=f"{figures.phrases} phrases")
+    table = Table(
+        "", "model", "middle of the image", "maps of other phrases", title=f"{figures.phrases} phrases"
+    )
     others_auc = f"{figures.heat_auc - figures.others_gain.value:.3f}"
-    table.add_row("heat on the object, AUC", f"{figures.heat_auc:.3f}", f"{figures.centre_auc:.3f}", others_auc)
-    table.add_row("peak on the object", f"{figures.peaks} of {figures.phrases}", str(figures.centre_hits), "")
-    table.add_row("box recall at IoU 0.5", f"{figures.box_recall:.3f}", f"{figures.centred_box_recall:.3f}", "")
+    table.add_row(
+        "heat on the object, AUC", f"{figures.heat_auc:.3f}", f"{figures.centre_auc:.3f}", others_auc
+    )
+    table.add_row(
+        "peak on the object", f"{figures.peaks} of {figures.phrases}", str(figures.centre_hits), ""
+    )
+    table.add_row(
+        "box recall at IoU 0.5", f"{figures.box_recall:.3f}", f"{figures.centred_box_recall:.3f}", ""
+    )
     console.print(table)
 
 

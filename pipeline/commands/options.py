@@ -85,7 +85,9 @@ Precision = Annotated[
 ]
 Keep = Annotated[
     float | None,
-    typer.Option("--keep", metavar="SHARE", min=0.0, max=1.0, help="Take the best regions, this share of all."),
+    typer.Option(
+        "--keep", metavar="SHARE", min=0.0, max=1.0, help="Take the best regions, this share of all."
+    ),
 ]
 MaxArea = Annotated[
     float,
@@ -100,8 +102,12 @@ MaxArea = Annotated[
 CHOICE_OPTIONS: Final = "--where, --min-score, --precision, --keep and --max-area"
 """The options that choose regions, for messages."""
 
-FinishedDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
-AnyDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")]
+FinishedDataset = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")
+]
+AnyDataset = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")
+]
 Truth = Annotated[
     Path,
     typer.Option(
@@ -146,7 +152,8 @@ DatasetSettings = Annotated[
 Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How many to draw.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws another sample.")]
 Docs = Annotated[
-    bool, typer.Option("--docs", help="With --print-config: print meaning and values of every key above it.")
+    bool,
+    typer.Option("--docs", help="With --print-config: print meaning and values of every key above it."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 

@@ -100,11 +100,15 @@ def write_phrases(source: ReaderConfig, config: PhrasesConfig, out: Path) -> int
                     keys.add(key)
                     yield caption
 
-    unlimited = config.model_copy(update={"max_phrases": 1000, "languages": None})  # a run has its own limits
+    unlimited = config.model_copy(
+        update={"max_phrases": 1000, "languages": None}
+    )  # a run has its own limits
     count = 0
     with replacing(out) as path, path.open("w", encoding="utf-8") as file:
         for entry in phrases_json(captions(), unlimited):
-            if "error" not in entry or not entry["caption"].strip():  # a longer one is parsed where it is no error
+            if (
+                "error" not in entry or not entry["caption"].strip()
+            ):  # a longer one is parsed where it is no error
                 file.write(f"{json.dumps(entry, ensure_ascii=False)}\n")
                 count += 1
     return count
@@ -123,10 +127,16 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[Jso
     captions = iter(captions)
     keys = ("text", "start", "end", "head", "plural")
     while batch := list(islice(captions, config.batch_size)):
-        samples = [Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)]
+        samples = [
+            Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)
+        ]
         records = stage.process([Record.start(sample) for sample in samples])
         for caption, record in zip(batch, records, strict=True):
             phrases = [{key: getattr(phrase, key) for key in keys} for phrase in record.phrases]
             error = {} if record.error is None else {"error": str(record.error)}
-            warnings = {"language": stage.language(caption), "warnings": list(record.notes)} if record.notes else {}
+            warnings = (
+                {"language": stage.language(caption), "warnings": list(record.notes)}
+                if record.notes
+                else {}
+            )
             yield {"caption": caption, "phrases": phrases, **warnings, **error}

@@ -44,10 +44,13 @@ def plan(
     settings: Settings = [],  # noqa: B006  typer copies it
     total: Annotated[
         int | None,
-        typer.Option("--total", metavar="N", min=1, help="Images of the run; by default those of INPUT, if known."),
+        typer.Option(
+            "--total", metavar="N", min=1, help="Images of the run; by default those of INPUT, if known."
+        ),
     ] = None,
     cores: Annotated[
-        int | None, typer.Option("--cores", metavar="N", min=1, help="Also estimate for a cluster with N cores.")
+        int | None,
+        typer.Option("--cores", metavar="N", min=1, help="Also estimate for a cluster with N cores."),
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", metavar="N", min=0, help="GPUs of that cluster.")] = 0,
     gpu_rate: Annotated[
@@ -78,7 +81,9 @@ def plan(
     run_config = load_config(config, settings, options=options)
     known_images = total or samples_in(check_places(run_config))
     errors.print("loading what the run needs")
-    cluster = None if cores is None else Machine(cores=cores, workers=cores, gpus=gpus, gpu_rate=gpu_rate or 0.0)
+    cluster = (
+        None if cores is None else Machine(cores=cores, workers=cores, gpus=gpus, gpu_rate=gpu_rate or 0.0)
+    )
     progress = errors if as_json else console
     costs, forecasts = make_plan(run_config, known_images or MILLION, cluster, start_s, progress)
     if as_json:

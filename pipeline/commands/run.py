@@ -40,11 +40,14 @@ OutFolder = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset (output.path).")
 ]
 Weights = Annotated[
-    str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
+    str | None,
+    typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights)."),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."),
+    typer.Option(
+        "--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."
+    ),
 ]
 Part = Annotated[
     str | None,
@@ -127,7 +130,9 @@ def run(
             sys.stdout.write(run_config.to_documented_yaml() if docs else run_config.to_yaml())
             return
         place = run_config.output.path
-        with stopping(lambda: f"stopped. {_count_rows(place)} in {place}; the same command resumes the run."):
+        with stopping(
+            lambda: f"stopped. {_count_rows(place)} in {place}; the same command resumes the run."
+        ):
             may_delete: MayDelete = ask_to_delete if sys.stdin.isatty() else delete_what_runs_wrote
             if yes:
                 may_delete = delete_anything
@@ -143,7 +148,9 @@ def ask_to_delete(description: str, foreign: list[AnyPath]) -> bool:
     """Answer `MayDelete` by asking at the terminal."""
     if foreign:
         console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
-    return typer.confirm(f"{description}. Delete {'it and these files' if foreign else 'it'} and start over?")
+    return typer.confirm(
+        f"{description}. Delete {'it and these files' if foreign else 'it'} and start over?"
+    )
 
 
 def _count_rows(folder: Path) -> str:

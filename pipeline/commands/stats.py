@@ -55,12 +55,15 @@ def stats(
     max_area: MaxArea = 1.0,
     most: Annotated[
         int,
-        typer.Option("--top", metavar="N", min=1, max=10_000, help="Number of frequent phrases and heads to list."),
+        typer.Option(
+            "--top", metavar="N", min=1, max=10_000, help="Number of frequent phrases and heads to list."
+        ),
     ] = 15,
     reviews: Annotated[
         bool,
         typer.Option(
-            "--reviews", help="Estimate how good the dataset is from what people said of its regions, and nothing else."
+            "--reviews",
+            help="Estimate how good the dataset is from what people said of its regions, and nothing else.",
         ),
     ] = False,
 ) -> None:
@@ -72,7 +75,9 @@ def stats(
     phrasebox stats out/ --reviews    how good is it, by the answers of phrasebox inspect out/ --review
     """
     source = open_any_dataset(dataset)
-    choice = RegionChoice(min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where)
+    choice = RegionChoice(
+        min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where
+    )
     if reviews:
         if choice != RegionChoice():
             raise ConfigError(f"it is about all regions; leave {CHOICE_OPTIONS} out", key="--reviews")
@@ -118,7 +123,10 @@ def _print(figures: Json) -> None:
         table.add_row(name, f"{count:,}")
     console.print(table)
     if figures["absent_share"] is not None:
-        say(console, f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%}")
+        say(
+            console,
+            f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%}",
+        )
     if figures["regions"]:
         _print_histogram("score", figures["score"])
         _print_thresholds(figures)

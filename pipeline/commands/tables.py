@@ -86,7 +86,10 @@ def _add_row(table: Table, name: str, figure: Estimate, *more: str) -> None:
 def print_matched(matched: Mapping[str, int], console: Console) -> None:
     """Print how many images were matched by a part of their names, and how many were left out, if there are any."""
     if matched["by_stem"]:
-        say(console, f"{matched['by_stem']:,} images have another extension in the ground truth: matched without it")
+        say(
+            console,
+            f"{matched['by_stem']:,} images have another extension in the ground truth: matched without it",
+        )
     if matched["ambiguous"]:
         say(
             console,
@@ -114,9 +117,15 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             _add_row(table, name, figure, METRICS[name].doc)
     console.print(table)
     if evaluation.maps is not None:
-        origins = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
+        origins = {
+            "stored": "as the dataset holds them",
+            "computed": "computed again from the dataset's input",
+        }
         say(console, f"heat maps: {origins[evaluation.maps]}")
-    say(console, f"masks and boxes: as in the dataset, cut by rule {evaluation.rule!r}; --set does not change them")
+    say(
+        console,
+        f"masks and boxes: as in the dataset, cut by rule {evaluation.rule!r}; --set does not change them",
+    )
     _print_groups(figures, console)
     if counts.regions:
         _print_scores(figures, console)
@@ -128,7 +137,9 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 def print_against_people(evaluation: Evaluation, console: Console) -> None:
     """Print how many phrases a dataset's maps and boxes find, beside answers without a look at the image."""
     counts = evaluation.figures.counts
-    console.print(f"{counted(counts.targets, 'phrase')} of {counted(counts.images, 'image')} with a true outline:")
+    console.print(
+        f"{counted(counts.targets, 'phrase')} of {counted(counts.images, 'image')} with a true outline:"
+    )
     table = make_figure_table("", ["point on it", "box of one object", "box around all"])
     for title in ("the dataset", "text alone", "middle of the image"):
         pointing, _, *boxes = BASELINE_ROWS[title]
@@ -141,7 +152,9 @@ def _print_above_text(metrics: Estimates, console: Console) -> None:
     """Print the gain over the baseline of text alone, and the figures beside those of baselines without a map."""
     gains = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
     words = [
-        f"{format_heading(name)} {format_value(gain)} ({format_interval(gain)})" for name, gain in gains.items() if gain
+        f"{format_heading(name)} {format_value(gain)} ({format_interval(gain)})"
+        for name, gain in gains.items()
+        if gain
     ]
     if words:
         say(
@@ -149,7 +162,9 @@ def _print_above_text(metrics: Estimates, console: Console) -> None:
             "above an answer from the text alone, the usual place of its head noun, fitted to other images: "
             f"{', '.join(words)}",
         )
-    table = make_figure_table("beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"])
+    table = make_figure_table(
+        "beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"]
+    )
     for title, names in BASELINE_ROWS.items():
         if any(name in metrics for name in names):
             table.add_row(title, *(_with_margin(metrics.get(name)) for name in names))
@@ -182,7 +197,9 @@ def _with_margin(figure: Estimate | None) -> str:
 
 
 def _print_scores(figures: Figures, console: Console) -> None:
-    table = _titled_table("area under risk-coverage, lower is better", "regions ranked by", "value", "95 % interval")
+    table = _titled_table(
+        "area under risk-coverage, lower is better", "regions ranked by", "value", "95 % interval"
+    )
     for name, figure in figures.scores.items():
         _add_row(table, name, figure)
     console.print(table)
@@ -228,8 +245,16 @@ def _print_absent(figures: AbsentFigures, console: Console) -> None:
 
 def print_review_counts(counts: Mapping[str, int], reviewers: Mapping[str, int], console: Console) -> None:
     """Print the numbers of answers by kind and by reviewer."""
-    names = {"absent": "not there", "unsure": "cannot say", "elsewhere": "about regions that are not in the dataset"}
-    answers = (f"{count:,} {names.get(name, name)}" for name, count in counts.items() if count and name != "damaged")
+    names = {
+        "absent": "not there",
+        "unsure": "cannot say",
+        "elsewhere": "about regions that are not in the dataset",
+    }
+    answers = (
+        f"{count:,} {names.get(name, name)}"
+        for name, count in counts.items()
+        if count and name != "damaged"
+    )
     people = ", ".join(f"{name} {count:,}" for name, count in reviewers.items())
     console.print(f"answers: {', '.join(answers)}; by {people}", soft_wrap=True, markup=False)
     if counts["damaged"]:
@@ -250,7 +275,9 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
         f"{counted(figures.regions, 'region')}: here one that several captions mention counts once, and without "
         "--reviews once for each mention",
     )
-    table = _titled_table(f"of all {counted(figures.regions, 'region')}", "", "share", "95 % interval", "answers")
+    table = _titled_table(
+        f"of all {counted(figures.regions, 'region')}", "", "share", "95 % interval", "answers"
+    )
     rows = {"right": figures.precision, "phrase not in the image": figures.absent}
     for kind, figure in figures.by_kind.items():
         rows[f"right, among {'other nouns' if kind == 'other' else kind}"] = figure
@@ -267,4 +294,7 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
             table.add_row(label, f"{line.share:.1%}", score, *cells)
         console.print(table)
     error = figures.calibration_error
-    say(console, f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)}")
+    say(
+        console,
+        f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)}",
+    )

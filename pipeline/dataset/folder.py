@@ -16,7 +16,14 @@ import pyarrow.compute as pc
 from pipeline.dataset.detections import row_detections
 from pipeline.dataset.rows import Row
 from pipeline.dataset.score_choice import RegionChoice, select
-from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
+from pipeline.dataset.selection import (
+    CONDITION_COLUMNS,
+    REGION,
+    REGION_COLUMNS,
+    Selection,
+    Selector,
+    region_schema,
+)
 from pipeline.paths import as_written
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
@@ -34,7 +41,9 @@ BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
 MARKS: Final = ("good", "bad")  # of samples, by people
 MARKS_FILE: Final = "marks.json"  # File beside the shards: sample id -> mark
-_BUFFER_BYTES: Final = 1 << 20  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
+_BUFFER_BYTES: Final = (
+    1 << 20
+)  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +113,17 @@ class Dataset:
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
         counts = self._counts
-        sizes = {"rows": counts.get("written"), "regions": counts.get("regions"), "shards": len(self.shards)}
+        sizes = {
+            "rows": counts.get("written"),
+            "regions": counts.get("regions"),
+            "shards": len(self.shards),
+        }
         texts = (f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
         return f"Dataset {self.path}: {', '.join(texts)}"
 
-    def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
+    def tables(
+        self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None
+    ) -> Iterator[Any]:
         """Yield all rows in order, as Arrow tables, in flat memory.
 
         Raise InputError if a shard is damaged.
@@ -122,7 +137,9 @@ class Dataset:
         """
         for path in self.shards:
             with open_shard(path) as file:
-                yield from (table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows))
+                yield from (
+                    table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows)
+                )
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Yield all rows in order, as dicts; see `tables`."""
@@ -170,7 +187,9 @@ class Dataset:
         schema = region_schema(columns)
         fields = [REGION + name for name in schema.names if name not in REGION_COLUMNS.names]
         tables = self.tables([*CONDITION_COLUMNS, *fields], batch_rows=8 * BATCH_ROWS)
-        return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
+        return pa.concat_tables(
+            [schema.empty_table(), *(selector.regions(table, schema) for table in tables)]
+        )
 
     def selection(self, choice: RegionChoice) -> Selection:
         """Return a choice with its least score and the marks; raise as `pipeline.dataset.score_choice.select`."""
@@ -201,7 +220,9 @@ class NumberedRows:
         for shard, members in by_shard.items():
             sorted_numbers = sorted(members)
             first = self._firsts[shard]
-            rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in sorted_numbers], columns)
+            rows = rows_of_shard(
+                self.dataset.shards[shard], [number - first for number in sorted_numbers], columns
+            )
             rows_by_number.update(zip(sorted_numbers, rows, strict=True))
         return [rows_by_number[number] for number in numbers if number in rows_by_number]
 
@@ -334,7 +355,9 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
 
 def _not_finished(location: str, run: Json) -> InputError:
     reason = (
-        "the run has not finished, run the same command again" if run else f"no dataset.json in it; {DATASET_EXPECTED}"
+        "the run has not finished, run the same command again"
+        if run
+        else f"no dataset.json in it; {DATASET_EXPECTED}"
     )
     return InputError(f"{location} is not a finished dataset: {reason}")
 
@@ -347,7 +370,9 @@ def check_folder(folder: AnyPath, location: object) -> None:
     if folder.is_dir():
         return
     is_file = folder.exists()
-    raise InputError(f"{location} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {location}")
+    raise InputError(
+        f"{location} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {location}"
+    )
 
 
 def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.score_threshold import ScoreRanking
 
 QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
-_SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
+_SHARDS_AT_ONCE: Final = (
+    40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
+)
 
 _ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
 _LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}id", f"{REGION}group", *_ABSENT)
@@ -109,7 +111,9 @@ class Index:
         self._ready = threading.Event()
         self._failure: InputError | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
-        self._connection: Any = connect_sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
+        self._connection: Any = connect_sandboxed(
+            str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB"
+        )
         self._connection.execute(_TABLES)
         self.mark_all(marks)
 
@@ -141,7 +145,9 @@ class Index:
             self._failure = error
             raise
         except duckdb.Error as error:  # such as a full disk
-            self._failure = InputError(f"the index in {self._folder.name} cannot be written: {first_line(error)}")
+            self._failure = InputError(
+                f"the index in {self._folder.name} cannot be written: {first_line(error)}"
+            )
             raise self._failure from error
         finally:
             self._ready.set()
@@ -158,10 +164,14 @@ class Index:
                     raise
                 tables = []  # a run may be writing it
             for table in tables:
-                pending.append(table.append_column("row", pa.array(np.arange(first, first + table.num_rows))))
+                pending.append(
+                    table.append_column("row", pa.array(np.arange(first, first + table.num_rows)))
+                )
                 first += table.num_rows
             self.shards_read += 1
-            if pending and (self.shards_read % _SHARDS_AT_ONCE == 0 or self.shards_read == len(self.dataset.shards)):
+            if pending and (
+                self.shards_read % _SHARDS_AT_ONCE == 0 or self.shards_read == len(self.dataset.shards)
+            ):
                 with closing(self._connection.cursor()) as cursor:
                     cursor.register("part", pa.concat_tables(pending))
                     cursor.execute(_INSERTS)
@@ -228,7 +238,9 @@ class Index:
         # An odd number that differs between seeds: the multiplier of splitmix64.
         factor = ((search.seed + 1) * 0x9E3779B97F4A7C15) % (1 << 62) | 1
         order = _ORDERS[search.sort].format(factor=factor)
-        return self._column(f"SELECT row FROM ({_hits(search)}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}")
+        return self._column(
+            f"SELECT row FROM ({_hits(search)}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}"
+        )
 
     def row_of(self, image_id: int) -> int | None:
         """Return the number of the row with an image id."""
@@ -243,7 +255,9 @@ class Index:
         hits = _hits(search)
         condition = search.region_condition()
         regions = (
-            f"SELECT * FROM captioned WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
+            f"SELECT * FROM captioned WHERE (\n{condition}\n)"
+            if condition
+            else "SELECT * FROM regions WHERE true"
         )
         if search.sample_condition() or search.status or search.reason:
             regions += " AND row IN (SELECT row FROM hit_samples)"
@@ -260,7 +274,9 @@ class Index:
             try:
                 answer = fetch(cursor.execute(query))
             except duckdb.InterruptException as error:
-                raise ConfigError(f"the search took longer than {QUERY_SECONDS:g} s and was stopped") from error
+                raise ConfigError(
+                    f"the search took longer than {QUERY_SECONDS:g} s and was stopped"
+                ) from error
             except duckdb.Error as error:
                 raise ConfigError(f"not an SQL condition: {first_line(error)}", key="where") from error
             finally:

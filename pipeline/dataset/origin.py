@@ -64,7 +64,11 @@ def is_own(run: Json) -> bool:
     """Return whether this user, on this machine, has made the run."""
     stored = run.get("signature")
     expected = _signature(run)
-    return isinstance(stored, str) and expected is not None and hmac.compare_digest(stored.encode(), expected.encode())
+    return (
+        isinstance(stored, str)
+        and expected is not None
+        and hmac.compare_digest(stored.encode(), expected.encode())
+    )
 
 
 def keys_of_maps(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
@@ -149,7 +153,9 @@ def _key() -> bytes | None:
             with tempfile.NamedTemporaryFile(dir=folder) as file:  # which only the user can read
                 file.write(secrets.token_bytes(KEY_BYTES))
                 file.flush()
-                with suppress(FileExistsError):  # another process was faster: a key that has signed is never replaced
+                with suppress(
+                    FileExistsError
+                ):  # another process was faster: a key that has signed is never replaced
                     os.link(file.name, path)
         key = path.read_bytes()
     except (OSError, RuntimeError):  # RuntimeError: the user has no home
@@ -165,12 +171,18 @@ class ImageSource:
     none, and then no image can be loaded. Raise InputError if `image_root` is not a folder.
     """
 
-    def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None
+    ) -> None:
         self.limits = limits or DecodeLimits()
         self._dataset = dataset
         self._image_root = None if image_root is None else absolute(image_root)
         self._may_follow = image_root is not None or is_own(dataset.run)
-        if self._image_root is not None and is_local(self._image_root) and not place_of(self._image_root).is_dir():
+        if (
+            self._image_root is not None
+            and is_local(self._image_root)
+            and not place_of(self._image_root).is_dir()
+        ):
             raise InputError(f"no such folder: {self._image_root} (image root)")
 
     @cached_property
@@ -190,12 +202,16 @@ class ImageSource:
         root = source.get("image_root")
         path = source.get("path")
         kind = source.get("kind")
-        is_among_files = isinstance(kind, str) and kind in READERS and READERS.config_type(kind).images_are_files
+        is_among_files = (
+            isinstance(kind, str) and kind in READERS and READERS.config_type(kind).images_are_files
+        )
         if root is None and is_among_files and isinstance(path, str):
             root = absolute(path)
             place = place_of(root)
             if not (place.is_dir() if self._may_follow else kind == "folder"):
-                is_pattern = self._may_follow and any(sign in root for sign in "*?[{") and not place.is_file()
+                is_pattern = (
+                    self._may_follow and any(sign in root for sign in "*?[{") and not place.is_file()
+                )
                 root = None if is_pattern else parent(root)
         return absolute(root) if isinstance(root, str) else None
 
@@ -225,7 +241,9 @@ class ImageSource:
         embedded = (row.get("image") or {}).get("bytes")
         if embedded is None:
             if self.refused_root is not None:
-                raise RowFault("missing_image", f"{name!r} is in a folder that only the dataset itself names")
+                raise RowFault(
+                    "missing_image", f"{name!r} is in a folder that only the dataset itself names"
+                )
             if self.root is None:
                 reason = (
                     "the dataset holds no images and does not say in which folder they are: give "

@@ -63,7 +63,9 @@ LONGEST_LINE: Final = 16_384  # bytes
 MOST_BYTES: Final = 256 << 20  # of a file: about a million answers
 MOST_LETTERS: Final = 64  # of a reviewer's name
 
-_SAFELY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no link to elsewhere, and no pipe that hangs
+_SAFELY: Final = (
+    os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+)  # no link to elsewhere, and no pipe that hangs
 _LOCK: Final = threading.Lock()
 _NAME: Final = uuid.uuid4().hex[:12]  # of this process's objects
 _CONTENTS: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
@@ -103,7 +105,9 @@ class Judgement(BaseModel, frozen=True):
 
     reviewer: Reviewer
     answer: Answer | Literal["undone"] | None = None
-    seconds: float | None = Field(None, ge=0, le=86_400, description="From when the region was shown to the answer.")
+    seconds: float | None = Field(
+        None, ge=0, le=86_400, description="From when the region was shown to the answer."
+    )
     action: Literal["delete", "box", "undone"] | None = None
     box_xywh_px: BoxPx | None = None
 
@@ -198,7 +202,9 @@ def read_reviews(dataset: AnyPath) -> Reviews:
                 except ValidationError:
                     reviews.unreadable_lines += 1
                     continue
-                latest = max(latest, review.time)  # clocks are set back, so the lines of a file keep their order
+                latest = max(
+                    latest, review.time
+                )  # clocks are set back, so the lines of a file keep their order
                 lines.append((latest, review))
     except OSError as error:
         raise InputError(f"the reviews of {dataset} cannot be read: {one_line(error)}") from error
@@ -220,7 +226,11 @@ class ReviewLog:
         Raise InputError as `read_reviews`.
         """
         files = found_in(self.dataset, FILES)
-        states = [(path, path.lstat().st_size, path.lstat().st_mtime_ns) for path in files if isinstance(path, Path)]
+        states = [
+            (path, path.lstat().st_size, path.lstat().st_mtime_ns)
+            for path in files
+            if isinstance(path, Path)
+        ]
         if states != self._cache[0] or len(states) < len(files):  # objects are read each time
             self._cache = states, read_reviews(self.dataset)
         return self._cache[1]

@@ -46,7 +46,9 @@ class RegionChoice(Checked):
         """Reject several choices by score."""
         by_score = [key for key in ("precision", "keep") if getattr(self, key) is not None]
         if len(by_score) + (self.min_score > 0) > 1:
-            raise ConfigError("a least score, a precision and a share exclude each other: give one", key=by_score[-1])
+            raise ConfigError(
+                "a least score, a precision and a share exclude each other: give one", key=by_score[-1]
+            )
 
     @property
     def is_by_score(self) -> bool:
@@ -80,7 +82,11 @@ def select(dataset: Dataset, choice: RegionChoice, marks: dict[str, str]) -> Sel
 
 def _reject_ranks(dataset: Dataset) -> None:
     if not dataset.has_probabilities:
-        reason = "no calibration made probabilities of them" if dataset.is_finished else "the run has not finished"
+        reason = (
+            "no calibration made probabilities of them"
+            if dataset.is_finished
+            else "the run has not finished"
+        )
         raise ConfigError(
             f"the scores of {dataset.path} only rank ({reason}): --keep 0.3, keep=0.3 in Python, takes the best 30 %",
             key="precision",
@@ -92,14 +98,18 @@ def _find_precision(scores: ScoreRanking, precision: float) -> Threshold | None:
     threshold = scores.at_precision(precision)
     if threshold is None and scores.total:
         highest = f"{scores.highest_precision:.3f}, of {scores.regions[0]:,} of {scores.total:,} regions"
-        raise ConfigError(f"no score reaches {precision:g}: the highest precision is {highest}", key="precision")
+        raise ConfigError(
+            f"no score reaches {precision:g}: the highest precision is {highest}", key="precision"
+        )
     return threshold
 
 
 def count_scores(dataset: Dataset, selection: Selection) -> ScoreRanking:
     """Count the scores of the chosen regions of a dataset. Raise InputError for a damaged shard."""
     selector = Selector(selection)
-    tables = (selector.choose(table) for table in dataset.tables(selection.columns, batch_rows=_ROWS_AT_ONCE))
+    tables = (
+        selector.choose(table) for table in dataset.tables(selection.columns, batch_rows=_ROWS_AT_ONCE)
+    )
     parts = [regions_in(table)[0].field("score").to_numpy() for table in tables]
     return ScoreRanking.of(np.concatenate([np.zeros(0, np.float32), *parts]))
 

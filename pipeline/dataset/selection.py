@@ -122,7 +122,9 @@ class Selector:
         """
         regions, _ = regions_in(table)
         flat = self._flat(table).to_arrow_table()
-        columns = [flat[name] if name in REGION_COLUMNS.names else regions.field(name) for name in schema.names]
+        columns = [
+            flat[name] if name in REGION_COLUMNS.names else regions.field(name) for name in schema.names
+        ]
         return pa.table(columns, schema=schema).filter(pa.array(self._mask(table)))
 
     def _mask(self, table: Any) -> Bools:
@@ -155,7 +157,9 @@ class Selector:
             columns = ", ".join(REGION_COLUMNS.names)
             text = first_line(error)
             hint = "; put text in single quotes, as in head = 'dog'" if "Referenced column" in text else ""
-            raise ConfigError(f"not an SQL condition: {text}{hint} (columns: {columns})", key="where") from error
+            raise ConfigError(
+                f"not an SQL condition: {text}{hint} (columns: {columns})", key="where"
+            ) from error
 
 
 def regions_in(table: Any) -> tuple[Any, Integers]:
@@ -202,7 +206,9 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-Status = Literal["regions", "no_regions", "no_phrases", "failed"]  # `no_regions`: phrases, but no region for any
+Status = Literal[
+    "regions", "no_regions", "no_phrases", "failed"
+]  # `no_regions`: phrases, but no region for any
 Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -230,7 +236,9 @@ class Search(BaseModel, extra="forbid", frozen=True):
         "", description="People's mark; `none`: samples without one."
     )
     status: Literal["", Status] = ""
-    reason: str = Field("", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`.")
+    reason: str = Field(
+        "", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`."
+    )
     sort: Sort = Field(
         "dataset",
         description="`score_high` and `score_low`: by the best score of the regions found.",
@@ -253,7 +261,9 @@ class Search(BaseModel, extra="forbid", frozen=True):
         """Return SQL over `region_count` and `mark`; "" if every sample counts."""
         marks = {"": [], "none": ["mark IS NULL"], "any": ["mark IS NOT NULL"]}
         mark_conditions = marks.get(self.mark, [f"mark = {literal(self.mark)}"])
-        return " AND ".join([*_between("region_count", self.regions_min, self.regions_max), *mark_conditions])
+        return " AND ".join(
+            [*_between("region_count", self.regions_min, self.regions_max), *mark_conditions]
+        )
 
     def condition(self) -> str:
         """Return both conditions in one, as `phrasebox export --where` takes it."""

@@ -44,7 +44,9 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     counts = dict(zip(SCORE_EDGES, index.count_by_score(search), strict=True))
     regions = counts[0.0]
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
-    ((absent_share,),) = ask("SELECT 1 - avg(presence) FROM presences WHERE row IN (SELECT row FROM hit_samples)")
+    ((absent_share,),) = ask(
+        "SELECT 1 - avg(presence) FROM presences WHERE row IN (SELECT row FROM hit_samples)"
+    )
     reasons = "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
     return {
         "samples": {"all": sum(by_status.values()), **by_status},
@@ -62,7 +64,9 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),
         "errors": [{"reason": reason, "count": count} for reason, count in ask(reasons)],
-        "marks": dict(ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")),
+        "marks": dict(
+            ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")
+        ),
     }
 
 
@@ -85,13 +89,17 @@ def _thresholds(index: Index, search: Search) -> Json:
 
 def _sizes(ask: Any, min_score: float = 0.0) -> Json:
     """Return share and mean score of the regions with at least a score, by `SIZES`."""
-    places = " ".join(f"WHEN box_share <= {edge!r} THEN {place}" for place, edge in enumerate(SIZES.values()))
+    places = " ".join(
+        f"WHEN box_share <= {edge!r} THEN {place}" for place, edge in enumerate(SIZES.values())
+    )
     columns = f"CASE {places} END, count(*), avg(score)".replace("inf", "'inf'::DOUBLE")
     rows = ask(f"SELECT {columns} FROM hit_regions WHERE score >= {min_score!r}::FLOAT GROUP BY 1")
     sizes = {place: (count, score) for place, count, score in rows}
     total = sum(count for count, _ in sizes.values())
     counts = {name: sizes.get(place, (0, None)) for place, name in enumerate(SIZES)}
-    return {name: {"share": count / max(1, total), "score": score} for name, (count, score) in counts.items()}
+    return {
+        name: {"share": count / max(1, total), "score": score} for name, (count, score) in counts.items()
+    }
 
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Json:
@@ -102,7 +110,9 @@ def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Json:
     return {
         "edges": list(edges),
         "counts": [high - low for low, high in pairwise((0, *counts, total))],
-        "quantiles": dict(zip((f"{share * 100:g}" for share in QUANTILES), values or [None] * 5, strict=True)),
+        "quantiles": dict(
+            zip((f"{share * 100:g}" for share in QUANTILES), values or [None] * 5, strict=True)
+        ),
     }
 
 
@@ -110,14 +120,20 @@ def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
     sound = f"FROM hit_samples WHERE status <> 'failed' AND {column} IS NOT NULL"
     ((usual, most),) = ask(f"SELECT quantile_disc({column}, 0.99), max({column}) {sound}")
     width = next((step for step in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * step), BIN_WIDTHS[-1])
-    counts = dict(ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1"))
+    counts = dict(
+        ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1")
+    )
     bins = range(max(counts, default=0) + 1)
-    labels = [str(number) if width == 1 else f"{number * width} to {(number + 1) * width - 1}" for number in bins]
+    labels = [
+        str(number) if width == 1 else f"{number * width} to {(number + 1) * width - 1}" for number in bins
+    ]
     if (most or 0) >= BINS_PER_IMAGE * width:
         labels[-1] = f"{bins[-1] * width} or more"
     return {"labels": labels, "counts": [counts.get(number, 0) for number in bins]}
 
 
 def _most_frequent(ask: Any, column: str, most: int) -> list[Json]:
-    rows = ask(f"SELECT {column}, count(*), avg(score) FROM hit_regions GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {most:d}")
+    rows = ask(
+        f"SELECT {column}, count(*), avg(score) FROM hit_regions GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {most:d}"
+    )
     return [{"text": text, "count": count, "score": score} for text, count, score in rows]

@@ -29,7 +29,9 @@ MEMORY: Final = "1GB"
 
 _THREADS: Final = 16  # Shards read at once: in object storage the answers take the time
 _SHARDS_AT_ONCE: Final = 64  # Shards inserted together: each insert has a fixed cost of some milliseconds
-_BYTES_AT_ONCE: Final = 1 << 30  # Of shards inserted together: a tenth is counted, and takes three times that in memory
+_BYTES_AT_ONCE: Final = (
+    1 << 30
+)  # Of shards inserted together: a tenth is counted, and takes three times that in memory
 
 CATEGORIES_SCHEMA: Final = pa.schema(
     [
@@ -181,7 +183,9 @@ def empty_rows() -> Iterator[Rows]:
         try:
             yield Rows(connection)
         except duckdb.Error as error:
-            raise ResourceError(f"cannot count in {folder} (TMPDIR names another place): {one_line(error)}") from error
+            raise ResourceError(
+                f"cannot count in {folder} (TMPDIR names another place): {one_line(error)}"
+            ) from error
         finally:
             connection.close()
 
@@ -191,7 +195,9 @@ def _columns_of(path: AnyPath) -> Any:
         with parquet_file(path, pre_buffer=True) as file:
             absent_columns = {name.partition(".")[0] for name in COLUMNS} - set(file.schema_arrow.names)
             if absent_columns:
-                raise SchemaError(f"{path} lacks the columns {sorted(absent_columns)}: not a phrasebox shard")
+                raise SchemaError(
+                    f"{path} lacks the columns {sorted(absent_columns)}: not a phrasebox shard"
+                )
             return file.read(columns=list(COLUMNS)).replace_schema_metadata()
     except (pa.ArrowException, OSError) as error:
         advice = "delete it and run the same command again, only its rows are done again"

@@ -60,9 +60,14 @@ def validate(dataset: AnyPath) -> Iterator[str]:
                 with parquet_file(path) as file:
                     is_readable = yield from _schema_problems(path, file.schema_arrow)
                     are_all_readable &= is_readable
-                    for first, table in tables_in(file, file.schema_arrow.names, 512) if is_readable else ():
+                    for first, table in (
+                        tables_in(file, file.schema_arrow.names, 512) if is_readable else ()
+                    ):
                         for number, row in enumerate(table.to_pylist(), first):
-                            yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
+                            yield from (
+                                f"{path}: row {number} ({row['sample_id']!r}): {p}"
+                                for p in _row_problems(row)
+                            )
                         rows.add(shard, table)
             # UnicodeDecodeError: text whose bytes were changed
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -119,7 +124,9 @@ def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
 def _optional(names: Collection[str]) -> list[Column]:
     """Return the optional columns of a shard: phrases and heat maps occur together."""
     has_maps = any(field.name in names for field in HEAT_MAP_FIELDS)
-    return [field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)]
+    return [
+        field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)
+    ]
 
 
 def _nulls(fields: Iterable[Column], entry: Json) -> str | None:
@@ -141,14 +148,20 @@ def _row_problems(row: Row) -> Iterator[str]:
     problems = []
     for name in names:
         for number, entry in enumerate(row[name]):
-            place = f"annotation {entry['id']}" if name == "annotations" else f"{name}[{number}] ({entry['phrase']!r})"
+            place = (
+                f"annotation {entry['id']}"
+                if name == "annotations"
+                else f"{name}[{number}] ({entry['phrase']!r})"
+            )
             problems += [f"{place}: {problem}" for problem in _entry_problems(name, entry, row)]
     yield from problems
     if problems:
         return
     if "phrases" in names:
         yield from _heat_map_problems(row)
-    annotated_places = {(entry["phrase"], entry["caption_index"], *entry["span"]) for entry in row["annotations"]}
+    annotated_places = {
+        (entry["phrase"], entry["caption_index"], *entry["span"]) for entry in row["annotations"]
+    }
     for entry in row["absent"]:
         if (entry["phrase"], entry["caption_index"], *entry["span"]) in annotated_places:
             yield f"absent phrase {entry['phrase']!r}: it has an annotation"

@@ -43,7 +43,9 @@ def samples_in(pieces: Sequence[Piece]) -> int | None:
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-def read_records(reader: Reader, piece: Piece, on_end: Callable[[int, Counter[str]], Any]) -> Iterator[Record]:
+def read_records(
+    reader: Reader, piece: Piece, on_end: Callable[[int, Counter[str]], Any]
+) -> Iterator[Record]:
     """Yield the records of an input piece.
 
     on_end: Called after the last record with the number of samples, and of rows without one by

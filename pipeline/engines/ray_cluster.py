@@ -124,7 +124,9 @@ def _reject_unreachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise ConfigError(f"cannot reach a Ray cluster at {address!r}: {error}", key="engine.address") from error
+        raise ConfigError(
+            f"cannot reach a Ray cluster at {address!r}: {error}", key="engine.address"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -169,7 +171,9 @@ def translate_error(error: Exception, output: AnyPath) -> Exception:
         if is_about_code and (mismatch := lack_of_package("a worker", str(link))) is not None:
             return mismatch
         if isinstance(link, exceptions.OutOfDiskError):
-            return ResourceError(f"the disk that holds Ray's temporary files is full: make room there. {_RESUMES}")
+            return ResourceError(
+                f"the disk that holds Ray's temporary files is full: make room there. {_RESUMES}"
+            )
         if isinstance(link, exceptions.OutOfMemoryError):
             return ResourceError(
                 "a node's memory is full, and Ray had to end a worker again and again: lower engine.cpu_workers or "
@@ -177,13 +181,21 @@ def translate_error(error: Exception, output: AnyPath) -> Exception:
             )
         if isinstance(link, exceptions.ObjectStoreFullError):
             return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_RESUMES}")
-        if isinstance(link, OSError) and not isinstance(link, exceptions.RayError) and is_about_writing(output, link):
+        if (
+            isinstance(link, OSError)
+            and not isinstance(link, exceptions.RayError)
+            and is_about_writing(output, link)
+        ):
             return cannot_write(output, link)
     message = str(error).strip().partition("\n")[0].rstrip(".")
-    if isinstance(error, (exceptions.ActorDiedError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)):
+    if isinstance(
+        error, (exceptions.ActorDiedError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)
+    ):
         return ResourceError(f"workers died one after the other: {message}. {_RESUMES}")
     if isinstance(error, (exceptions.ObjectLostError, exceptions.RaySystemError)):
-        return ResourceError(f"the Ray cluster lost data that it could not make again: {message}. {_RESUMES}")
+        return ResourceError(
+            f"the Ray cluster lost data that it could not make again: {message}. {_RESUMES}"
+        )
     return error
 
 
@@ -206,10 +218,14 @@ def check_nodes(code: CodeVersion, places: Mapping[str, str]) -> None:
     ConfigError.
     """
     for node, fields in _ask_nodes(make_code_probe(code.packages)):
-        reject_other_code(code, CodeVersion(packages=code.packages, **fields), where=f"the worker on {node}")
+        reject_other_code(
+            code, CodeVersion(packages=code.packages, **fields), where=f"the worker on {node}"
+        )
     for node, missing in _ask_nodes(_find_missing, places):
         for key in missing:
-            raise ConfigError(f"the worker on {node} does not see {places[key]}; all nodes need to share it", key=key)
+            raise ConfigError(
+                f"the worker on {node} does not see {places[key]}; all nodes need to share it", key=key
+            )
 
 
 def _ask_nodes(question: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
@@ -300,7 +316,8 @@ def choose_pools(
     other_cpus = cpus - most * models
     captions = other_cpus - 4
     if gpus > 0:
-        captions = min(captions, int(other_cpus * CAPTION_SHARE), CAPTIONS_A_GPU * math.ceil(most * models * gpus))
+        captions_of_gpus = CAPTIONS_A_GPU * math.ceil(most * models * gpus)
+        captions = min(captions, int(other_cpus * CAPTION_SHARE), captions_of_gpus)
     largest_node = max((int(node.get("CPU", 0)) for node in alive), default=1)
     most_threads = GPU_THREADS if gpus > 0 else cores or largest_node
     return Pools(
@@ -314,7 +331,9 @@ def choose_pools(
     )
 
 
-def _default_workers(nodes: Sequence[Mapping[str, float]], gpus: float, cores: int | None, models: int) -> int:
+def _default_workers(
+    nodes: Sequence[Mapping[str, float]], gpus: float, cores: int | None, models: int
+) -> int:
     """The workers of a model that fit on nodes with these resources; `models` of such workers share the nodes."""
     if gpus > 0:
         return max(1, sum(_fitting(node.get("GPU", 0.0), gpus) for node in nodes) // models)
@@ -328,7 +347,9 @@ def _default_workers(nodes: Sequence[Mapping[str, float]], gpus: float, cores: i
 def _advice(gpus: float, cluster_gpus: float, device: str, address: str | None) -> str:
     """Return advice on GPUs that a run waits for or leaves out; "" if there is none."""
     if gpus > 0 and not cluster_gpus:
-        return "the cluster has no GPU up now: model workers wait for nodes with GPUs (engine.gpus_per_worker)"
+        return (
+            "the cluster has no GPU up now: model workers wait for nodes with GPUs (engine.gpus_per_worker)"
+        )
     if gpus > 0 or device != "auto" or cluster_gpus or address is None:
         return ""
     return "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"

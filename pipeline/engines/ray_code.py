@@ -61,8 +61,17 @@ def make_code_probe(packages: tuple[str, ...]) -> Callable[[], dict[str, str]]:
                     digest.update(f"{path.relative_to(place.parent).as_posix()}\n".encode())
                     digest.update(path.read_bytes())
         except (ImportError, ValueError, OSError) as error:
-            return {"version": version, "folder": "", "digest": "", "fault": f"{type(error).__name__}: {error}"}
-        return {"version": version, "folder": " and ".join(dict.fromkeys(folders)), "digest": digest.hexdigest()}
+            return {
+                "version": version,
+                "folder": "",
+                "digest": "",
+                "fault": f"{type(error).__name__}: {error}",
+            }
+        return {
+            "version": version,
+            "folder": " and ".join(dict.fromkeys(folders)),
+            "digest": digest.hexdigest(),
+        }
 
     return probe_code
 
@@ -72,7 +81,9 @@ def code_here(packages: tuple[str, ...]) -> CodeVersion:
     return CodeVersion(packages=packages, **make_code_probe(packages)())
 
 
-def reject_other_code(driver: CodeVersion, worker: CodeVersion | None = None, *, where: str = "this worker") -> None:
+def reject_other_code(
+    driver: CodeVersion, worker: CodeVersion | None = None, *, where: str = "this worker"
+) -> None:
     """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
     worker = worker or code_here(driver.packages)
     if worker.digest == driver.digest:

@@ -165,7 +165,9 @@ class RayEngine:
         if records:
             task = ray.remote(max_retries=-1)(write_shards)
             table = records_to_table(records)
-            for entries in task.remote([steps.regions_stage], self.ledger, BATCH_ROWS, self._shard_spec(), table):
+            for entries in task.remote(
+                [steps.regions_stage], self.ledger, BATCH_ROWS, self._shard_spec(), table
+            ):
                 yield ray.get(entries)
 
     def _shard_spec(self) -> ShardSpec:
@@ -200,7 +202,9 @@ class RayEngine:
             # Without it blocks would be cut by their bytes, and each would leave the model a
             # remainder to fill up.
             rows = rows.repartition(target_num_rows_per_block=call, strict=True)
-            rows = self._map_on_models(rows, _on_device(self.pools, steps.model_stage), call, self.pools.min_workers)
+            rows = self._map_on_models(
+                rows, _on_device(self.pools, steps.model_stage), call, self.pools.min_workers
+            )
             after = [steps.regions_stage]
             if steps.segmenter is not None:
                 after = []
@@ -208,7 +212,9 @@ class RayEngine:
             size = call if call <= per_file else batch
             rows = rows.map_batches(
                 functools.partial(write_shards, after, self.ledger, batch, self._shard_spec()),
-                batch_size=max(batch, per_file // size * size),  # whole calls, which would leave a small file otherwise
+                batch_size=max(
+                    batch, per_file // size * size
+                ),  # whole calls, which would leave a small file otherwise
                 batch_format="pyarrow",
             )
             yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -221,7 +227,12 @@ class RayEngine:
             overlap = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
         return rows.map_batches(
             ModelWorker,
-            fn_constructor_args=(ray.put((stage,)), self.ledger, self.code, _environment(pools, pools.threads)),
+            fn_constructor_args=(
+                ray.put((stage,)),
+                self.ledger,
+                self.code,
+                _environment(pools, pools.threads),
+            ),
             batch_size=call,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=min_workers, max_size=pools.max_workers, **overlap),

@@ -139,7 +139,9 @@ def _leave() -> None:
     os._exit(0)
 
 
-def run_warm_up(compute: Callable[[Any], Any], steps: Any, code: CodeVersion, environment: Mapping[str, str]) -> Any:
+def run_warm_up(
+    compute: Callable[[Any], Any], steps: Any, code: CodeVersion, environment: Mapping[str, str]
+) -> Any:
     """Call `compute` with stages in a process of its own, with at most as many threads as the node has cores.
 
     After a fault of its GPU the process dies as a `ModelWorker` does, and Ray repeats the call.
@@ -194,7 +196,9 @@ class ShardSpec:
     columns: Sequence[ColumnOption]
 
 
-def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpec, table: Any) -> Iterator[Any]:
+def write_shards(
+    stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpec, table: Any
+) -> Iterator[Any]:
     """Run the stages that are left, if any, over a table, `rows` at a time, and write shards.
 
     Raise OSError. Yield the shards' entries in the journal.
@@ -213,10 +217,14 @@ def write_shards(stages: Sequence[Stage], ledger: Any, rows: int, spec: ShardSpe
     size_rows = spec.rows_per_file
     with (
         set_up(stages),
-        closing(RollingParquet(place, rows_per_file=size_rows, rows_per_group=spec.rows_per_group)) as writer,
+        closing(
+            RollingParquet(place, rows_per_file=size_rows, rows_per_group=spec.rows_per_group)
+        ) as writer,
     ):
         for start in range(0, table.num_rows, rows):
-            records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, are_rows=True)
+            records = run_with_retries(
+                stages, table_to_records(table.slice(start, rows)), ledger, are_rows=True
+            )
             writer.write(records_to_rows(records, spec.columns))
     keys = keys_of(sample_ids)
     for number, size in enumerate(sizes):
@@ -251,7 +259,9 @@ def _name_of(stages: Sequence[Stage]) -> str:
     return stages[0].name if stages else "rows"
 
 
-def _run_single(stages: Sequence[Stage], record: Record, on_progress: Callable[..., None], ledger: Any) -> Record:
+def _run_single(
+    stages: Sequence[Stage], record: Record, on_progress: Callable[..., None], ledger: Any
+) -> Record:
     work = f"{_name_of(stages)}:{record.sample.key}"
     while (deaths := ray.get(ledger.begin_sample.remote(work))) is None:
         time.sleep(WAIT_SECONDS)
@@ -264,7 +274,9 @@ def _run_single(stages: Sequence[Stage], record: Record, on_progress: Callable[.
             "engine.cpu_workers or engine.explain_workers"
         )
         error = RowError(reason="worker_died", detail=detail)
-        answer = replace(record, error=error, phrases=(), dropped_phrases=0, pixels=None, heat_maps=(), regions=())
+        answer = replace(
+            record, error=error, phrases=(), dropped_phrases=0, pixels=None, heat_maps=(), regions=()
+        )
     ledger.finish.remote(work)
     return answer
 
@@ -280,7 +292,9 @@ class PieceSource(Datasource):  # type: ignore[misc]  # ray is untyped
             left out; None if there are none.
     """
 
-    def __init__(self, reader: Reader, pieces: Sequence[tuple[int, Piece]], ledger: Any, row_keys: Any = None) -> None:
+    def __init__(
+        self, reader: Reader, pieces: Sequence[tuple[int, Piece]], ledger: Any, row_keys: Any = None
+    ) -> None:
         super().__init__()
         self._reader = reader
         self._ledger = ledger
@@ -334,7 +348,9 @@ def _read(reader: Reader, group: Sequence[tuple[int, Piece]], ledger: Any, row_k
     work = f"read:{group[0][0]}"
     if (deaths := ray.get(ledger.begin.remote(work))) >= MOST_READ_DEATHS:
         names = group[0][1].name if len(group) == 1 else f"{group[0][1].name} to {group[-1][1].name}"
-        raise InputError(f"{deaths} workers died while they read {names}, out of memory or by a fault in a library")
+        raise InputError(
+            f"{deaths} workers died while they read {names}, out of memory or by a fault in a library"
+        )
     events: list[Event] = []
     for number, piece in group:
         keys: list[int] = []

@@ -73,7 +73,10 @@ class QueriedImage:
     @property
     def judged_texts(self) -> set[str | None]:
         """Texts of the image's phrases and of random absent ones, if it is known whether they are in the image."""
-        return {*(query.phrase for query in self.queries), *(phrase.text for phrase in self.absent["random"])}
+        return {
+            *(query.phrase for query in self.queries),
+            *(phrase.text for phrase in self.absent["random"]),
+        }
 
     @property
     def all_phrases(self) -> tuple[Phrase, ...]:
@@ -109,7 +112,9 @@ class PhrasePool:
                 self.placed.append((image.number, phrase))
                 self.by_type.setdefault(kind, []).append(self.placed[-1])
                 self.by_head.setdefault(phrase.head, []).append(self.placed[-1])
-                self.aliases[phrase] = [alias for alias in phrase_by_text.values() if things[alias] == things[phrase]]
+                self.aliases[phrase] = [
+                    alias for alias in phrase_by_text.values() if things[alias] == things[phrase]
+                ]
         for head, companion in permutations(dict.fromkeys(phrase.head for phrase in image.phrases), 2):
             self.companions.setdefault(head, Counter())[companion] += 1
 
@@ -144,11 +149,16 @@ def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
     voters: dict[str, tuple[Phrase, ...]] = {}
     for kind, pools in candidates.items():
         texts: set[str] = set()
-        drafts = [draw_phrase(rng, part, image=image.number, words=image_words | heads, drawn=texts) for part in pools]
+        drafts = [
+            draw_phrase(rng, part, image=image.number, words=image_words | heads, drawn=texts)
+            for part in pools
+        ]
         absent[kind] = tuple(phrase for phrase in drafts if phrase)
         for phrase in absent[kind]:
             aliases = (alias for alias in pool.aliases[phrase] if alias != phrase)
-            voters[phrase.text] = tuple(alias for alias in aliases if image_words.isdisjoint(words_of(alias.text)))
+            voters[phrase.text] = tuple(
+                alias for alias in aliases if image_words.isdisjoint(words_of(alias.text))
+            )
     variants = [_recolour(phrase, image_words, rng) for phrase in image.phrases if phrase.text in types]
     absent["attribute"] = tuple({phrase.text: phrase for phrase in variants if phrase}.values())
     return replace(image, absent=absent, voters=voters)

@@ -29,7 +29,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.evaluate.absent import HARDER, is_coloured
-from pipeline.evaluate.estimates import Estimate, Estimates, debiased_calibration_error, presence_area, sum_estimate
+from pipeline.evaluate.estimates import (
+    Estimate,
+    Estimates,
+    debiased_calibration_error,
+    presence_area,
+    sum_estimate,
+)
 from pipeline.evaluate.matching import Answer
 from pipeline.evaluate.metrics import is_right
 from stages.contract.geometry import Box, box_iou
@@ -123,10 +129,15 @@ def absent_figures(pairs: Sequence[Pair]) -> AbsentFigures:
     subsets = {
         "auc": sample,
         "auc_without_synonyms": [pair for pair in sample if not pair.may_be_synonym],
-        **{f"auc_{kind}": [pair for pair in pairs if pair.is_present or pair.kind == kind] for kind in HARDER},
+        **{
+            f"auc_{kind}": [pair for pair in pairs if pair.is_present or pair.kind == kind]
+            for kind in HARDER
+        },
     }
     subsets["auc_attribute"] = [pair for pair in subsets["auc_attribute"] if is_coloured(pair.text)]
-    answers_by_score = [[answer for answer in pair.answers if answer.score >= MIN_ANSWER] for pair in sample]
+    answers_by_score = [
+        [answer for answer in pair.answers if answer.score >= MIN_ANSWER] for pair in sample
+    ]
     return AbsentFigures(
         pairs={
             **{kind: sum(pair.kind == kind for pair in pairs) for kind in ("there", "random", *HARDER)},
@@ -147,8 +158,13 @@ def _way_figures(
     if values is None:
         return None
     threshold = MIN_ANSWER if way.startswith("presence") else _best_threshold(values, _labels(sample))
-    answers = [pair.answers if value >= threshold else () for pair, value in zip(sample, values, strict=True)]
-    return {**{name: _area(subset, way) for name, subset in subsets.items()}, **_saco_figures(sample, answers)}
+    answers = [
+        pair.answers if value >= threshold else () for pair, value in zip(sample, values, strict=True)
+    ]
+    return {
+        **{name: _area(subset, way) for name, subset in subsets.items()},
+        **_saco_figures(sample, answers),
+    }
 
 
 def _written_shares(pairs: Sequence[Pair]) -> list[PresenceShares] | None:
@@ -207,7 +223,9 @@ def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) ->
 
     figures = {"il_mcc": _mcc, "positive_f1": f1, "cgf1": lambda totals: _mcc(totals) * f1(totals)}
     numbers = np.arange(images.size)
-    return {name: replace(sum_estimate(figure, sums, numbers), n=len(pairs)) for name, figure in figures.items()}
+    return {
+        name: replace(sum_estimate(figure, sums, numbers), n=len(pairs)) for name, figure in figures.items()
+    }
 
 
 def _mcc(totals: Floats) -> float:
@@ -221,7 +239,9 @@ def _count_hits(pair: Pair, answers: Sequence[Answer]) -> list[int]:
     """Count the answers that hit a box, for each of `IOUS`. The assignment of boxes has the highest sum of IoU."""
     if not (answers and pair.boxes_xywh_px):
         return [0] * len(IOUS)
-    ious = np.array([[box_iou(answer.box_xywh_px, box) for box in pair.boxes_xywh_px] for answer in answers])
+    ious = np.array(
+        [[box_iou(answer.box_xywh_px, box) for box in pair.boxes_xywh_px] for answer in answers]
+    )
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  it takes half a second to import
 
     hits = ious[linear_sum_assignment(-ious)]
@@ -243,6 +263,8 @@ def _score_error(pairs: Sequence[Pair]) -> Estimate:
     """Return the calibration error of the scores of the regions that a run would write."""
     regions = [(pair, answer) for pair in pairs if pair.is_written for answer in pair.answers]
     scores = np.array([answer.score for _, answer in regions], np.float64)
-    right = np.array([is_right(answer.box_xywh_px, pair.boxes_xywh_px) for pair, answer in regions], np.bool_)
+    right = np.array(
+        [is_right(answer.box_xywh_px, pair.boxes_xywh_px) for pair, answer in regions], np.bool_
+    )
     images = np.array([pair.image for pair, _ in regions], np.int64)
     return debiased_calibration_error(scores, right, images)

@@ -234,7 +234,9 @@ class BoxFits:
         self._fit_networks = fit_networks
         self._folds = np.array([fold_of(thing.image) for thing in things])
         images = np.array([thing.image for thing in things])
-        self._is_in_half = np.array([zlib.crc32(f"half {image}".encode()) % 2 == 0 for image in images.tolist()])
+        self._is_in_half = np.array(
+            [zlib.crc32(f"half {image}".encode()) % 2 == 0 for image in images.tolist()]
+        )
         self.words, self._bags = _bags_of(things)
         self._places = place_of(np.array([thing.nearest for thing in things]))
         self._weights = np.array([thing.weight for thing in things], np.float64)
@@ -258,7 +260,9 @@ class BoxFits:
 
     def _fit(self, is_fitted: Bools) -> BoxFit:
         mean, terms = self._solve(is_fitted)
-        usual = UsualBoxes(mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16))
+        usual = UsualBoxes(
+            mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16)
+        )
         things = [thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in]
         if self._fit_networks is None or len({thing.image for thing in things}) < FEWEST_IMAGES / 2:
             return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
@@ -322,7 +326,9 @@ def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Jso
     with torch.random.fork_rng(devices=[]):
         for seed in range(NETWORKS):
             torch.manual_seed(seed)
-            layers = [torch.nn.Linear(*sizes) for sizes in ((INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 4))]
+            layers = [
+                torch.nn.Linear(*sizes) for sizes in ((INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 4))
+            ]
             torch.nn.init.zeros_(layers[-1].weight)
             torch.nn.init.zeros_(layers[-1].bias)
             parts: list[torch.nn.Module] = []
@@ -331,7 +337,9 @@ def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Jso
             model = torch.nn.Sequential(*parts[:-1])
             optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
             batches = -(-len(x) // BATCH)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=EPOCHS * batches)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, LEARNING_RATE, total_steps=EPOCHS * batches
+            )
             for _ in range(EPOCHS):
                 for rows in torch.randperm(len(x)).split(BATCH):
                     loss = (weight[rows] * _box_loss(start[rows] + model(x[rows]), target[rows])).mean()
@@ -341,7 +349,9 @@ def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Jso
                     schedule.step()
             matrices = (torch.cat([layer.weight.T, layer.bias[None]]).detach().numpy() for layer in layers)
             networks.append(
-                np.concatenate([matrix.ravel() for matrix in matrices]).astype(np.float16).astype(np.float64)
+                np.concatenate([matrix.ravel() for matrix in matrices])
+                .astype(np.float16)
+                .astype(np.float64)
             )
     return {"mean": mean, "scale": scale, "networks": tuple(networks)}
 

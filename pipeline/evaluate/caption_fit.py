@@ -66,7 +66,9 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
     return fit
 
 
-def fit_detector_to_captions(steps: SourceSteps, source: RegionSourceConfig, samples: Iterable[Sample]) -> PresenceFit:
+def fit_detector_to_captions(
+    steps: SourceSteps, source: RegionSourceConfig, samples: Iterable[Sample]
+) -> PresenceFit:
     """Fit presence alone to the captions of samples, whose phrases are taken as there (`pipeline.presence_fit`).
 
     Raise PhraseboxError as the stages do, which are not set up.

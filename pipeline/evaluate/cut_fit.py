@@ -24,7 +24,9 @@ RIDGE: Final = 1e-4
 """Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 ..
 1."""
 
-SHRINK: Final = 3.0  # things of usual size that each head noun is taken to have been seen with beside the real ones
+SHRINK: Final = (
+    3.0  # things of usual size that each head noun is taken to have been seen with beside the real ones
+)
 
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 
@@ -47,16 +49,23 @@ class UsualSizes:
         things = list(sized_things)
         mean = fmean(thing.log_size for thing in things)
         for thing in things:
-            self._of_head.setdefault(thing.head, {}).setdefault(thing.image, []).append(thing.log_size - mean)
+            self._of_head.setdefault(thing.head, {}).setdefault(thing.image, []).append(
+                thing.log_size - mean
+            )
 
     def by_head(self) -> dict[str, float]:
         """Return the sizes for all heads, rounded: more digits would only fill the file."""
-        return {head: round(_shrunken_mean(images.values()), 3) for head, images in sorted(self._of_head.items())}
+        return {
+            head: round(_shrunken_mean(images.values()), 3)
+            for head, images in sorted(self._of_head.items())
+        }
 
     def of_other_images(self, image: int, heads: Iterable[str]) -> dict[str, float]:
         """Return the sizes for some heads, from images other than this one."""
         return {
-            head: _shrunken_mean(sizes for other, sizes in self._of_head.get(head, {}).items() if other != image)
+            head: _shrunken_mean(
+                sizes for other, sizes in self._of_head.get(head, {}).items() if other != image
+            )
             for head in heads
         }
 
@@ -110,7 +119,12 @@ def fit_cut_to_rows(
                 continue
             maps.append((things[-1], tuple(heads[index].values()), surface.values.astype(np.uint8)))
             first_regions = [regions[index][:1] for regions in regions_by_share]
-            right.append([any(is_right(painted.box_xywh_px, boxes) for painted, _ in first) for first in first_regions])
+            right.append(
+                [
+                    any(is_right(painted.box_xywh_px, boxes) for painted, _ in first)
+                    for first in first_regions
+                ]
+            )
     if not maps:
         raise InputError("no phrase with a known place to fit regions.rule=fitted to")
     sizes = UsualSizes(things)
@@ -121,7 +135,9 @@ def fit_cut_to_rows(
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:
-        raise InputError(f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to") from error
+        raise InputError(
+            f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to"
+        ) from error
     return FittedCut(**fit.by_name(CUT_FEATURES), usual=sizes.by_head()), sizes
 
 

@@ -37,7 +37,9 @@ def fit_detector_presence(
 
     Raise InputError if there are too few phrases.
     """
-    images_by_name = query_images(evaluation_set, {record.sample.sample_id: record.phrases for record in records})
+    images_by_name = query_images(
+        evaluation_set, {record.sample.sample_id: record.phrases for record in records}
+    )
     check_enough(images_by_name)
     foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
     stages = [steps.prepare_stage, steps.model_stage]
@@ -56,7 +58,9 @@ def fit_detector_presence(
 
 def presence_of(fit: LogisticFit, present_share: float) -> DetectorPresence:
     """Return a fit to the `PRESENCE_FEATURES` of phrases, of which such a share is present."""
-    return DetectorPresence(bias=fit.bias, **fit.by_name(PRESENCE_FEATURES), absent_share=1.0 - present_share)
+    return DetectorPresence(
+        bias=fit.bias, **fit.by_name(PRESENCE_FEATURES), absent_share=1.0 - present_share
+    )
 
 
 def features_by_text(record: Record) -> dict[str, list[float]]:
@@ -64,4 +68,7 @@ def features_by_text(record: Record) -> dict[str, list[float]]:
     if record.error is not None:
         return {}
     texts = (phrase.text for phrase in record.phrases)
-    return {text: [*presence_features(boxes).values()] for text, boxes in zip(texts, boxes_of(record), strict=True)}
+    return {
+        text: [*presence_features(boxes).values()]
+        for text, boxes in zip(texts, boxes_of(record), strict=True)
+    }

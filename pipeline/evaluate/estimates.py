@@ -84,7 +84,9 @@ def plain_values(result: object) -> Any:
     return from_json(to_json(result, inf_nan_mode="null"))
 
 
-def mean_estimates(values: Sequence[Floats], images: Integers, resamples: int = RESAMPLES) -> list[Estimate]:
+def mean_estimates(
+    values: Sequence[Floats], images: Integers, resamples: int = RESAMPLES
+) -> list[Estimate]:
     """Return the means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
 
     All kinds share the resamples: to draw them takes far longer than to use them.
@@ -95,10 +97,15 @@ def mean_estimates(values: Sequence[Floats], images: Integers, resamples: int = 
     sums = np.array([np.bincount(image_index, numbers) for numbers in values])
     counts = np.bincount(image_index).astype(np.float64)
     means = np.array([sums @ weights / (counts @ weights) for weights in _draws(counts.size, resamples)])
-    return [_estimate(float(numbers.mean()), row, numbers.size) for numbers, row in zip(values, means.T, strict=True)]
+    return [
+        _estimate(float(numbers.mean()), row, numbers.size)
+        for numbers, row in zip(values, means.T, strict=True)
+    ]
 
 
-def weighted_estimate(statistic: Callable[[Floats], float], images: Integers, resamples: int = RESAMPLES) -> Estimate:
+def weighted_estimate(
+    statistic: Callable[[Floats], float], images: Integers, resamples: int = RESAMPLES
+) -> Estimate:
     """Return a statistic of weights (n,), one per value, with its interval; images (n,): the image of each value."""
     if images.size == 0:
         return Estimate()
@@ -148,7 +155,9 @@ def risk_coverage_area(scores: Floats, right: Bools) -> Callable[[Floats], float
     their orders.
     """
     order = np.argsort(-scores, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))  # the first of each run of equal scores
+    starts = np.flatnonzero(
+        np.append(True, np.diff(scores[order]) != 0)
+    )  # the first of each run of equal scores
     is_wrong = ~right[order]
 
     def area(weights: Floats) -> float:
@@ -194,7 +203,9 @@ def debiased_calibration_error(scores: Floats, right: Bools, images: Integers) -
     variance = resampled_distances.var(axis=0)
     mass = counts.sum(axis=0)
     distance = gaps.sum(axis=0) / np.maximum(mass, 1.0)
-    squares = np.vstack([distance**2 - variance, resampled_distances**2 - 2 * variance]) @ (mass / mass.sum())
+    squares = np.vstack([distance**2 - variance, resampled_distances**2 - 2 * variance]) @ (
+        mass / mass.sum()
+    )
     value, *errors = np.sqrt(np.maximum(0.0, squares)).tolist()
     return _estimate(value, np.array(errors), scores.size)
 
@@ -228,7 +239,9 @@ def share_estimates(is_hit: Bools, groups: Bools, images: Integers) -> list[Esti
     numbers, image_index = np.unique(images, return_inverse=True)
     sums = np.zeros((numbers.size, 2 * groups.shape[1]))
     np.add.at(sums, image_index, np.hstack([groups & is_hit[:, None], groups]).astype(np.float64))
-    draws = np.array([weights @ sums for weights in _draws(numbers.size, RESAMPLES)] if numbers.size else [])
+    draws = np.array(
+        [weights @ sums for weights in _draws(numbers.size, RESAMPLES)] if numbers.size else []
+    )
     estimates = []
     for place, (hits, count) in enumerate(sums.sum(axis=0).reshape(2, -1).T):
         if not count:
@@ -241,7 +254,9 @@ def share_estimates(is_hit: Bools, groups: Bools, images: Integers) -> list[Esti
     return estimates
 
 
-def measure_thresholds(scores: Floats, right: Bools, images: Integers, box_shares: Floats) -> list[ScoreFilter]:
+def measure_thresholds(
+    scores: Floats, right: Bools, images: Integers, box_shares: Floats
+) -> list[ScoreFilter]:
     """Return what each of `THRESHOLDS` keeps of the regions, how precise that is, and both by size.
 
     box_shares: The share of the image that the box of each region covers (n,).
@@ -250,7 +265,9 @@ def measure_thresholds(scores: Floats, right: Bools, images: Integers, box_share
     sizes = np.searchsorted(list(SIZES.values()), box_shares)
     is_of_size = sizes[:, None] == np.arange(len(SIZES))
     groups = np.dstack([is_above, is_above[:, :, None] & is_of_size[:, None, :]])
-    estimates = share_estimates(right, groups.reshape(len(scores), len(THRESHOLDS) * (1 + len(SIZES))), images)
+    estimates = share_estimates(
+        right, groups.reshape(len(scores), len(THRESHOLDS) * (1 + len(SIZES))), images
+    )
     filters: list[ScoreFilter] = []
     for threshold, is_chosen in zip(THRESHOLDS, is_above.T, strict=True):
         precision, *by_size = estimates[: 1 + len(SIZES)]
@@ -285,5 +302,7 @@ def predict_out_of_fold(features: Floats, right: Bools, images: Integers) -> Flo
     for number in range(FOLDS):
         in_fold = fold == number
         if in_fold.any():
-            probability[in_fold] = fit_logistic(features[~in_fold], right[~in_fold]).probability(features[in_fold])
+            probability[in_fold] = fit_logistic(features[~in_fold], right[~in_fold]).probability(
+                features[in_fold]
+            )
     return probability

@@ -75,7 +75,9 @@ class Outcomes:
 
     def add(self, queries: Iterable[Query]) -> None:
         """Measure queries and add the numbers."""
-        mean_heats: dict[tuple[int, str | None], list[float]] = {}  # targets of several captions share a phrase
+        mean_heats: dict[
+            tuple[int, str | None], list[float]
+        ] = {}  # targets of several captions share a phrase
         keys = set()
         for query in queries:
             boxes = None if query.target is None else (query.target.phrase, query.target.boxes_xywh_px)
@@ -168,7 +170,9 @@ class Evaluation:
     @property
     def verdict(self) -> str:
         """Whether to use the regions, and from which score on."""
-        return evaluation_verdict(self.figures.thresholds, self.figures.metrics.get("box_recall_above_text"))
+        return evaluation_verdict(
+            self.figures.thresholds, self.figures.metrics.get("box_recall_above_text")
+        )
 
     def to_json(self) -> Json:
         """Return all parts as values of JSON, in one dictionary."""
@@ -223,12 +227,18 @@ def evaluate_dataset(
 
 
 def measure_rows(
-    evaluation_set: EvaluationSet, regions: RegionsConfig | None, console: Console, text_only: TextOnly | None
+    evaluation_set: EvaluationSet,
+    regions: RegionsConfig | None,
+    console: Console,
+    text_only: TextOnly | None,
 ) -> Outcomes:
     """Measure the queries of all rows; regions: how maps become regions, None to leave the maps out."""
     outcomes = Outcomes(has_maps=regions is not None)
     if regions is None:
-        rows = ((evaluation_set.queries(row, phrases_of(row["annotations"])), row) for row in evaluation_set.rows())
+        rows = (
+            (evaluation_set.queries(row, phrases_of(row["annotations"])), row)
+            for row in evaluation_set.rows()
+        )
     else:
         maker = RegionMaker(regions)
         steps = evaluation_set.steps(pixels=regions.upsample != "linear")
@@ -256,7 +266,11 @@ def report_figures(outcomes: Outcomes) -> Figures:
     unique_queries = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
     answers = [answer for query in unique_queries for answer in query.answers]
     owners = np.array([query.image for query in unique_queries for _ in query.answers], np.int64)
-    box_shares = [_box_share(answer.box_xywh_px, query.size_hw) for query in unique_queries for answer in query.answers]
+    box_shares = [
+        _box_share(answer.box_xywh_px, query.size_hw)
+        for query in unique_queries
+        for answer in query.answers
+    ]
     right = np.array([is_right for query in unique_queries for is_right in judge_answers(query)], np.bool_)
     rankings = {name: [getattr(answer, name) for answer in answers] for name in ("score", "similarity")}
     if len(outcomes.heat) == len(answers):
@@ -310,7 +324,8 @@ def _group_figures(
         members = np.array([group.get(name, "") for group in groups])
         figures[name] = {
             str(member): mean_figures(
-                {key: numbers[members == member] for key, numbers in values.items()}, images[members == member]
+                {key: numbers[members == member] for key, numbers in values.items()},
+                images[members == member],
             )
             for member in np.unique(members)
             if member

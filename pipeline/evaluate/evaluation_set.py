@@ -169,7 +169,9 @@ class EvaluationSet:
 
     def sound_rows(self, steps: Steps | None, console: Console) -> list[tuple[Row, Record]]:
         """Return the `rows_with_maps` whose record has no error."""
-        return [(row, record) for row, record in self.rows_with_maps(steps, console) if record.error is None]
+        return [
+            (row, record) for row, record in self.rows_with_maps(steps, console) if record.error is None
+        ]
 
 
 def open_evaluation_set(
@@ -196,11 +198,16 @@ def open_evaluation_set(
             if row["error"] is None and row["file_name"] in images:
                 images[row["file_name"]] = images[row["file_name"]].resize((row["height"], row["width"]))
         matches = replace(matches, images=images)
-    return EvaluationSet(dataset=dataset, settings=settings, truth=truth, truth_path=truth_path, matches=matches)
+    return EvaluationSet(
+        dataset=dataset, settings=settings, truth=truth, truth_path=truth_path, matches=matches
+    )
 
 
 def process_input(
-    reader: Reader, stages: Sequence[Stage], samples: Mapping[str, Sequence[Phrase] | None], console: Console
+    reader: Reader,
+    stages: Sequence[Stage],
+    samples: Mapping[str, Sequence[Phrase] | None],
+    console: Console,
 ) -> Iterator[Record]:
     """Yield records of the input after some stages.
 
@@ -216,7 +223,9 @@ def process_input(
     inputs = reader.samples(reader.pieces())
 
     def select_records() -> Iterator[Record]:
-        while missing_ids and (sample := next(inputs, None)) is not None:  # nothing is read after the last one
+        while (
+            missing_ids and (sample := next(inputs, None)) is not None
+        ):  # nothing is read after the last one
             record = Record.start(sample)
             if (sample_id := record.sample.sample_id) in missing_ids:
                 missing_ids.remove(sample_id)

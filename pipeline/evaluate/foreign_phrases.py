@@ -64,10 +64,16 @@ def model_steps(evaluation_set: EvaluationSet) -> HeatMapSteps:
     dataset = evaluation_set.dataset
     steps = evaluation_set.full_steps()
     if steps.fingerprint != dataset.manifest["model_fingerprint"]:
-        raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
-    if dataset.manifest.get("calibration") is not None or (steps.calibration is not None and not steps.is_calibrated):
+        raise InputError(
+            f"{dataset.path} was made with another model, so absent phrases cannot be asked for"
+        )
+    if dataset.manifest.get("calibration") is not None or (
+        steps.calibration is not None and not steps.is_calibrated
+    ):
         return steps
-    return steps.with_calibration(read_presence(dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE)))
+    return steps.with_calibration(
+        read_presence(dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE))
+    )
 
 
 def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> AbsentFigures:
@@ -79,7 +85,9 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
     config = steps.model_stage.config
     # Contrast compares the maps that become regions. The other phrases must not change them.
     explainer = config.explainer.model_copy(update={"contrast": 0.0})
-    plain_stage = ExplainStage(config.model_copy(update={"explainer": explainer}), presence=steps.model_stage.presence)
+    plain_stage = ExplainStage(
+        config.model_copy(update={"explainer": explainer}), presence=steps.model_stage.presence
+    )
     records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console)
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
@@ -123,7 +131,9 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
     group_presences = _likeliest(stage.maker, own_record)
     answers_by_text = _answers(stage, own_record)
 
-    def pair(kind: str, text: str, group_presence: float | None, answers: tuple[Answer, ...], **fields: Any) -> Pair:
+    def pair(
+        kind: str, text: str, group_presence: float | None, answers: tuple[Answer, ...], **fields: Any
+    ) -> Pair:
         return Pair(
             image=image.number,
             text=text,
@@ -145,10 +155,13 @@ def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator
     for kind, phrase in ((kind, phrase) for kind, phrases in image.absent.items() for phrase in phrases):
         own_presence = presence[phrase.text]
         voters = (phrase, *image.voters.get(phrase.text, ())) if config.group == "things" else (phrase,)
-        group_presence = share_presences(voters, [0] * len(voters), [presence[voter.text] for voter in voters])[0]
+        votes = [presence[voter.text] for voter in voters]
+        group_presence = share_presences(voters, [0] * len(voters), votes)[0]
         answers = answers_by_text.get(phrase.text, ()) if kind == "random" else ()
         if own_presence and group_presence is not None:
-            answers = tuple(replace(answer, score=answer.score * group_presence / own_presence) for answer in answers)
+            answers = tuple(
+                replace(answer, score=answer.score * group_presence / own_presence) for answer in answers
+            )
         may_be_synonym = any(may_be(phrase.head, other.head) for other in image.phrases)
         yield pair(kind, phrase.text, group_presence, answers, may_be_synonym=may_be_synonym)
 
@@ -164,7 +177,9 @@ def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...
 def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
     """Return the presence of each text of a record: the highest, if the text names several things."""
     presences: dict[str, float | None] = {}
-    for phrase, presence in zip(record.phrases, maker.presences_of(record, maker.groups_of(record)), strict=True):
+    for phrase, presence in zip(
+        record.phrases, maker.presences_of(record, maker.groups_of(record)), strict=True
+    ):
         if presence is None or presence >= (presences.get(phrase.text) or 0.0):
             presences[phrase.text] = presence
     return presences
@@ -204,7 +219,9 @@ def fit_presence_to_truth(
     labels = np.array(is_present, np.bool_)[judged]
     numbers = np.array([number for number, _ in texts], np.int64)[judged]
     fit = fit_logistic(features, labels)
-    presence = Presence(images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=1.0 - float(labels.mean()))
+    presence = Presence(
+        images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=1.0 - float(labels.mean())
+    )
     figures = {
         "presence_auc": presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
         "similarity_auc": presence_area(features[:, 0], labels, numbers),
@@ -216,4 +233,6 @@ def fit_presence_to_truth(
 def check_enough(images_by_name: Mapping[str, QueriedImage]) -> None:
     """Raise InputError if too few phrases of the images are judged."""
     if sum(len(image.judged_texts) for image in images_by_name.values()) < FEWEST_PHRASES:
-        raise InputError(f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place")
+        raise InputError(
+            f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place"
+        )

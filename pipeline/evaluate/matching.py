@@ -250,7 +250,9 @@ def queries_of(
         if text not in answered_texts and _is_absent(phrases[index], image, categories):
             pairs.append((index, None))
 
-    best_boxes = {text: max(regions, key=lambda region: region.score).box_xywh_px for text, regions in answers.items()}
+    best_boxes = {
+        text: max(regions, key=lambda region: region.score).box_xywh_px for text, regions in answers.items()
+    }
 
     def query_of(index: int | None, target: TruthTarget | None) -> Query:
         phrase = None if index is None else phrases[index].text
@@ -275,7 +277,9 @@ def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) ->
 
 def _parse_answer(annotation: Annotation) -> Answer:
     x, y, w, h = annotation["bbox"]
-    mask = Rle(size_hw=tuple(annotation["segmentation"]["size"]), counts=annotation["segmentation"]["counts"])
+    mask = Rle(
+        size_hw=tuple(annotation["segmentation"]["size"]), counts=annotation["segmentation"]["counts"]
+    )
     scores = {name: annotation[name] for name in ("score", "similarity")}
     return Answer(box_xywh_px=(x, y, w, h), mask=mask, **scores)
 

@@ -34,7 +34,9 @@ from stages.contract.values import Floats
 from stages.truth.ground_truth import TruthImage, bare, find_spelling
 
 IOU: Final = 0.5  # a box is right if its intersection over union is at least this
-CENTRED_SIDE: Final = 0.8  # of 0.5 to 1, in steps of 0.1, the share that hits most phrases of 1,000 photographs
+CENTRED_SIDE: Final = (
+    0.8  # of 0.5 to 1, in steps of 0.1, the share that hits most phrases of 1,000 photographs
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,15 @@ def _chance(query: Query) -> float:
 BOXES: Final[dict[str, tuple[str, BoxAnswer]]] = {
     "box_recall": ("box of the region with the highest score", _best_box),
     "text_box": ("baseline: the usual box of the head noun, without a look at the image", _usual_box),
-    "other_box": ("baseline: box of the region of another phrase of the image", lambda query, _: query.other_boxes),
+    "other_box": (
+        "baseline: box of the region of another phrase of the image",
+        lambda query, _: query.other_boxes,
+    ),
     "centred_box": ("baseline: a box in the middle", _middle),
-    "whole_image": ("baseline: the whole image", lambda query, _: [(0.0, 0.0, query.size_hw[1], query.size_hw[0])]),
+    "whole_image": (
+        "baseline: the whole image",
+        lambda query, _: [(0.0, 0.0, query.size_hw[1], query.size_hw[0])],
+    ),
 }
 """Name -> a line for people, and the boxes of an answer; the metric is the mean over these
 boxes. Recall by them is MDETR's ANY-BOX, and with "_merged" behind the name MERGED-BOX."""
@@ -153,7 +161,9 @@ _RECALLS: Final[tuple[tuple[str, str, Extent], ...]] = (
 
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
-    "pointing": Metric("heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True),
+    "pointing": Metric(
+        "heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True
+    ),
     # No map wins there by its middle.
     "pointing_off_centre": Metric(
         "the peak, where the centre is not on the mask", _pointing_off_centre, needs_maps=True
@@ -170,7 +180,8 @@ METRICS: Final[dict[str, Metric]] = {
     "chance": Metric("baseline: pointing at random", _chance),
     "text_point": Metric("baseline: pointing at the usual place of the head noun", _text_point),
     "text_point_off_centre": Metric(
-        "the same, where the centre is not on the mask", lambda query: None if _centre(query) else _text_point(query)
+        "the same, where the centre is not on the mask",
+        lambda query: None if _centre(query) else _text_point(query),
     ),
 }
 """Name -> metric, in the order of the report."""
@@ -193,7 +204,14 @@ def judge_answers(query: Query) -> list[bool]:
     return [is_right(answer.box_xywh_px, boxes) for answer in query.answers]
 
 
-COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")  # columns of `link_counts`
+COUNTS: Final = (
+    "linked_both",
+    "linked",
+    "linked_truly",
+    "precision",
+    "recall",
+    "phrases",
+)  # columns of `link_counts`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +230,9 @@ def grouping_of(number: int, row: Row, image: TruthImage) -> Grouping:
     for region in sorted(row["annotations"], key=lambda region: (region["caption_index"], *region["span"])):
         if region["group"] is not None:
             place = (region["caption_index"], *region["span"])
-            groups_by_phrase[bare_captions[region["caption_index"]], region["phrase"]][place] = region["group"]
+            groups_by_phrase[bare_captions[region["caption_index"]], region["phrase"]][place] = region[
+                "group"
+            ]
     chains_by_phrase: dict[tuple[str, str], list[str]] = defaultdict(list)
     for mark in image.chained_phrases:
         spelling = find_spelling(mark.caption, captions)
@@ -240,7 +260,9 @@ def link_counts(groupings: Sequence[Grouping]) -> Floats:
         chains = Counter(chain for _, chain in grouping.links)
         precision = sum(count * count / groups[group] for (group, _), count in links.items())
         recall = sum(count * count / chains[chain] for (_, chain), count in links.items())
-        pairs = [sum(size * (size - 1) // 2 for size in sizes.values()) for sizes in (links, groups, chains)]
+        pairs = [
+            sum(size * (size - 1) // 2 for size in sizes.values()) for sizes in (links, groups, chains)
+        ]
         rows.append([*pairs, precision, recall, len(grouping.links)])
     return np.array(rows, np.float64).reshape(-1, len(COUNTS))
 

@@ -101,7 +101,9 @@ class CheckFigures:
         """Why the model is not sane, a sentence each."""
         faults = []
         if not self.has_finite_cosines:
-            faults.append("Some of the cosines are no finite numbers: the weights or the precision are broken.")
+            faults.append(
+                "Some of the cosines are no finite numbers: the weights or the precision are broken."
+            )
         hits = self.image_to_caption + self.caption_to_image
         least = MIN_RETRIEVED * 2 * self.photographs
         if hits < least:
@@ -141,7 +143,9 @@ class ModelCheck:
 
     def measure(self) -> CheckFigures:
         """Return the figures of the answers."""
-        maps = [np.zeros((1, 1), np.float32) if query.heat is None else query.heat.px for query in self.queries]
+        maps = [
+            np.zeros((1, 1), np.float32) if query.heat is None else query.heat.px for query in self.queries
+        ]
         areas = _areas([shrink_map(values, GRID) for values in maps], self.queries)
         count = len(self.queries)
         map_areas = np.diagonal(areas)
@@ -202,9 +206,13 @@ def check_model(steps: HeatMapSteps) -> ModelCheck:
 def _cosines(model: ExplainStage, records: Sequence[Record]) -> Floats32:
     """Return the cosine of every photograph and caption, (n, n); captions are embedded as phrases are."""
     captions = [record.sample.captions[0] for record in records]
-    phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=len(text), head=text) for text in captions)
+    phrases = tuple(
+        Phrase(text=text, caption_index=0, start=0, end=len(text), head=text) for text in captions
+    )
     answers = model.process([replace(record, phrases=phrases) for record in records])
-    similarities = [{heat_map.text: heat_map.similarity for heat_map in answer.heat_maps} for answer in answers]
+    similarities = [
+        {heat_map.text: heat_map.similarity for heat_map in answer.heat_maps} for answer in answers
+    ]
     return np.array([[row[text] for text in captions] for row in similarities], np.float32)
 
 
@@ -219,6 +227,8 @@ def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> Floats:
 
     Maps are on the common grid. A cell that is partly on the thing counts by that part.
     """
-    shares = [shrink_map(query.area.astype(np.float32), GRID).astype(np.float64).ravel() for query in queries]
+    shares = [
+        shrink_map(query.area.astype(np.float32), GRID).astype(np.float64).ravel() for query in queries
+    ]
     detectors = [roc_area(values.ravel()) for values in maps]
     return np.array([[area(share, 1 - share) for share in shares] for area in detectors])

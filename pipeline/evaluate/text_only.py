@@ -25,15 +25,46 @@ from stages.truth.ground_truth import TruthImage, TruthTarget
 
 EDGES: Final = 13  # places of an edge, 0 and 1 among them
 CELLS: Final = 20
-SHRINK: Final = 20.0  # on halves of 500 photographs box recall is 0.249 with 10, 0.252 with 20, 0.254 with 40 and 80
+SHRINK: Final = (
+    20.0  # on halves of 500 photographs box recall is 0.249 with 10, 0.252 with 20, 0.254 with 40 and 80
+)
 FEWEST: Final = 3
 IOU: Final = 0.5
 AMONG_EQUALS: Final = 0.01  # weight of the IoU itself beside whether it is 0.5 or more
 AT_ONCE: Final = 512  # phrases that are compared with all boxes at a time, which bounds the memory
 
 BEHIND_THE_HEAD: Final = frozenset(
-    {"of", "in", "on", "with", "at", "from", "for", "by", "to", "near", "behind", "under", "over", "and", "or", "that"}
-    | {"wearing", "holding", "who", "which", "about", "inside", "around", "across", "between", "without", "into"}
+    {
+        "of",
+        "in",
+        "on",
+        "with",
+        "at",
+        "from",
+        "for",
+        "by",
+        "to",
+        "near",
+        "behind",
+        "under",
+        "over",
+        "and",
+        "or",
+        "that",
+    }
+    | {
+        "wearing",
+        "holding",
+        "who",
+        "which",
+        "about",
+        "inside",
+        "around",
+        "across",
+        "between",
+        "without",
+        "into",
+    }
 )
 """Words that begin what follows the head noun of a noun phrase."""
 
@@ -115,7 +146,10 @@ def fit_halves(images: Mapping[str, TruthImage]) -> dict[str, TextOnly]:
     """Return file name -> usual places in the other half of the images; nothing if one half has no phrases."""
     half = {name: stable_id(name) % 2 for name in images}
     try:
-        fits = [fit_usual_places(image for name, image in images.items() if half[name] != side) for side in (0, 1)]
+        fits = [
+            fit_usual_places(image for name, image in images.items() if half[name] != side)
+            for side in (0, 1)
+        ]
     except InputError:
         return {}
     return {name: fits[side] for name, side in half.items()}
@@ -145,7 +179,9 @@ def _count_hits(phrases: Sequence[list[Box]]) -> Floats:
         high = np.maximum.reduceat(true[:, 2:], starts)
         x, y = _POINTS.T
         inside = (true[:, :1] <= x) & (x < true[:, 2:3]) & (true[:, 1:2] <= y) & (y < true[:, 3:])
-        any_box, any_point = (np.maximum.reduceat(hits, starts, axis=0) for hits in (_score_overlaps(true), inside))
+        any_box, any_point = (
+            np.maximum.reduceat(hits, starts, axis=0) for hits in (_score_overlaps(true), inside)
+        )
         merged = _score_overlaps(np.hstack([low, high]))
         total += np.concatenate([hits.sum(axis=0) for hits in (any_box, merged, any_point)])
     return total
@@ -155,7 +191,10 @@ def _score_overlaps(true: Floats) -> Floats:
     """Score `_BOXES` against true boxes (n, 4): 1 for an IoU >= 0.5, plus a small part of the IoU, (n, boxes)."""
     sides = [
         np.clip(
-            np.minimum(true[:, end, None], _BOXES[:, end]) - np.maximum(true[:, start, None], _BOXES[:, start]), 0, 1
+            np.minimum(true[:, end, None], _BOXES[:, end])
+            - np.maximum(true[:, start, None], _BOXES[:, start]),
+            0,
+            1,
         )
         for start, end in ((0, 2), (1, 3))
     ]
@@ -167,7 +206,9 @@ def _score_overlaps(true: Floats) -> Floats:
 
 def _best_place(sums: Floats) -> UsualPlace:
     boxes, merged, points = np.split(sums, [len(_BOXES), 2 * len(_BOXES)])
-    (x0, y0, x1, y1), (left, top, right, bottom) = (_BOXES[hits.argmax()].tolist() for hits in (boxes, merged))
+    (x0, y0, x1, y1), (left, top, right, bottom) = (
+        _BOXES[hits.argmax()].tolist() for hits in (boxes, merged)
+    )
     x, y = _POINTS[points.argmax()].tolist()
     box = xyxy_to_xywh((x0, y0, x1, y1))
     return UsualPlace(box=box, merged=xyxy_to_xywh((left, top, right, bottom)), point=(x, y))

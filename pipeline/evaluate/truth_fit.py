@@ -131,7 +131,9 @@ def write_calibration(
     scores = predict_out_of_fold(features, labels, images)
     previous = judged.previous
     share = labels.mean()
-    baseline = np.array([share if previous is None else previous.probability(region.evidence) for region in regions])
+    baseline = np.array(
+        [share if previous is None else previous.probability(region.evidence) for region in regions]
+    )
     return CalibrationFigures(
         matched=evaluation_set.matches.counts,
         **counts,
@@ -221,7 +223,9 @@ class _CalibrationFit:
         evaluation_set = self.evaluation_set
         steps = evaluation_set.source_steps()
         rows = evaluation_set.sound_rows(steps, self.console)
-        regions = [region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)]
+        regions = [
+            region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)
+        ]
         _reject_few(regions)
         presence = None
         figures: Estimates = {}
@@ -244,8 +248,16 @@ class _CalibrationFit:
         """
         dataset = self.evaluation_set.dataset
         made_with = dataset.manifest.get("calibration")
-        changes = [change for change in self.evaluation_set.settings if not change.startswith("regions.calibration=")]
-        if made_with is None or not is_own(dataset.run) or sets_any(changes, ("explain", "regions", "source")):
+        changes = [
+            change
+            for change in self.evaluation_set.settings
+            if not change.startswith("regions.calibration=")
+        ]
+        if (
+            made_with is None
+            or not is_own(dataset.run)
+            or sets_any(changes, ("explain", "regions", "source"))
+        ):
             return None
         calibration = build().calibration
         if calibration is None or calibration.digest != made_with:
@@ -267,10 +279,14 @@ class _CalibrationFit:
         regions: list[JudgedRegion] = []
         for row, record in rows:
             box_fit = box_fits[fold_of(row["id"])] if box_fits else None
-            regions += self._judge_row(row, record, RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit))
+            regions += self._judge_row(
+                row, record, RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit)
+            )
         return regions
 
-    def _judge_row(self, row: Row, record: Record, stage: RegionsStage | LinkStage) -> Iterator[JudgedRegion]:
+    def _judge_row(
+        self, row: Row, record: Record, stage: RegionsStage | LinkStage
+    ) -> Iterator[JudgedRegion]:
         """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase."""
         row_regions = stage.regions_of(record)
         judged = set()  # captions repeat phrases, and a region counts once
@@ -284,7 +300,9 @@ class _CalibrationFit:
                 yield JudgedRegion(query.image, evidence, is_right(region.box_xywh_px, boxes))
 
 
-def _cut_of_others(cut: FittedCut | None, sizes: UsualSizes | None, image: int, record: Record) -> FittedCut | None:
+def _cut_of_others(
+    cut: FittedCut | None, sizes: UsualSizes | None, image: int, record: Record
+) -> FittedCut | None:
     """Return the cut with usual sizes from images other than this one."""
     if cut is None or sizes is None:
         return None
@@ -294,7 +312,9 @@ def _cut_of_others(cut: FittedCut | None, sizes: UsualSizes | None, image: int, 
 
 def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, str], float]) -> Record:
     """Return the record with the presences of this fit, None without one, in place of an earlier one's."""
-    heat_maps = (replace(heat_map, presence=presences.get((image, heat_map.text))) for heat_map in record.heat_maps)
+    heat_maps = (
+        replace(heat_map, presence=presences.get((image, heat_map.text))) for heat_map in record.heat_maps
+    )
     return replace(record, heat_maps=tuple(heat_maps))
 
 

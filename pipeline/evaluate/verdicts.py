@@ -49,7 +49,8 @@ def calibration_verdict(gain: Estimate) -> str:
     if gain.low > 0:
         return f"{USE} it. It tells right regions from wrong ones: {error}."
     return (
-        f"Verdict: do not use it, it needs more images. It is not shown to tell right regions from wrong ones: {error}."
+        "Verdict: do not use it, it needs more images. "
+        f"It is not shown to tell right regions from wrong ones: {error}."
     )
 
 
@@ -59,7 +60,11 @@ def box_verdict(figures: BoxFigures, before: str = "the boxes of the cut") -> li
     before: The boxes that they are compared with.
     """
     gain = figures.gain
-    result = "learned boxes are used" if gain.low > 0 else f"{before} stay: learned ones are not shown to be better"
+    result = (
+        "learned boxes are used"
+        if gain.low > 0
+        else f"{before} stay: learned ones are not shown to be better"
+    )
     change = f"box recall {gain.value:+.3f} ({interval(gain.low, gain.high)}) on images not fitted to"
     more = f"the second half of {figures.images} images brought {figures.last_half:+.3f}"
     if figures.last_half >= WORTH:
@@ -79,7 +84,9 @@ def review_verdict(gain: Estimate, present: str, *, has_better_boxes: bool = Fal
     if has_better_boxes and gain.high >= 0:
         return f"{USE} it for its boxes. Its scores are not shown to be better: {_error_change(gain)}."
     if gain.high < 0:
-        return f"Verdict: keep the dataset's {present}. The new calibration is worse: {_error_change(gain)}."
+        return (
+            f"Verdict: keep the dataset's {present}. The new calibration is worse: {_error_change(gain)}."
+        )
     return (
         f"Verdict: keep the dataset's {present}, or answer {MORE_ANSWERS} more. The new calibration is not shown to be "
         f"better: {_error_change(gain)}."
@@ -115,7 +122,8 @@ def evaluation_verdict(thresholds: Sequence[ScoreFilter], above_text: Estimate |
         higher = f"; their box recall is higher {text}"
     if goal_line is None:
         return (
-            f"Verdict: look at the regions before you use them. No score is shown to leave half right: {right}{higher}."
+            "Verdict: look at the regions before you use them. "
+            f"No score is shown to leave half right: {right}{higher}."
         )
     least = f" with --min-score {line.score:g}" if line.score else ""
     return f"Verdict: use the regions{least}: {right}{higher}."

@@ -43,7 +43,9 @@ ones, at an IoU with the mask of 0.993 on average and 0.975 at worst (1,500 synt
 
 WithImages = Annotated[
     bool,
-    Field(description="Also write the images. Without them, file names are the dataset's, below its image root."),
+    Field(
+        description="Also write the images. Without them, file names are the dataset's, below its image root."
+    ),
 ]
 
 HOLES: Final = "masks with holes: filled, since polygons cannot say them"
@@ -53,7 +55,9 @@ PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
 MOST_TOKENS: Final = 256  # of a text in MDETR, GLIP and Grounding DINO; the first one is a mark
 BEYOND_TOKENS: Final = f"regions whose phrase ends behind {MOST_TOKENS} tokens of the text: readers lose it"
 _WORD: Final = re.compile(r"\w+")
-OBJECT_PHRASES: Final = "named"  # Key of a merged region: dicts of `PHRASE_KEYS`, in the order of the captions
+OBJECT_PHRASES: Final = (
+    "named"  # Key of a merged region: dicts of `PHRASE_KEYS`, in the order of the captions
+)
 
 
 class FormatConfig(Checked):
@@ -107,7 +111,9 @@ class ChosenSample:
             )
             return
         for index, caption in enumerate(captions):
-            regions = [(region, [region["span"]]) for region in self.regions if region["caption_index"] == index]
+            regions = [
+                (region, [region["span"]]) for region in self.regions if region["caption_index"] == index
+            ]
             if regions or not self.regions:
                 yield index, caption, regions
 
@@ -230,7 +236,9 @@ class Exporter(ABC):
     @classmethod
     def describe(cls) -> str:
         """Return lines for people: the format's summary, masks, regions and settings."""
-        keys = ", ".join(f"{key}={str(field.default).lower()}" for key, field in cls.config_type.model_fields.items())
+        keys = ", ".join(
+            f"{key}={str(field.default).lower()}" for key, field in cls.config_type.model_fields.items()
+        )
         settings = f"\n    --set: {keys}" if keys else ""
         per = cls.usual_per(cls.config_type())
         return f"{cls.summary}\n    masks: {cls.masks}\n    --per: {per} by default{settings}"

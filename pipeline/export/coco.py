@@ -47,7 +47,9 @@ class CocoConfig(FormatConfig):
     `iscrowd` is (older ones only with 1).
     """
 
-    segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
+    segmentation: Literal["rle", "polygons"] = Field(
+        "rle", description="RLE is exact, polygons fill holes."
+    )
     classes: CategoryField = "phrase"
     first_id: Literal[0, 1] = Field(
         1,
@@ -83,8 +85,12 @@ class CocoLayout(Exporter):
     def __init__(self, config: Any, job: ExportJob) -> None:
         super().__init__(config, job)
         self._first_id = getattr(config, "first_id", 1)
-        entries = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id)
-        categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in entries]
+        entries = enumerate(
+            zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id
+        )
+        categories = [
+            {"id": number, "name": name, "supercategory": head} for number, (name, head) in entries
+        ]
         self._files = self.for_splits(
             lambda split: CocoFile(job.folder, self.json_file.format(split=split), categories)
         )
@@ -155,7 +161,9 @@ class Coco(CocoLayout):
             return super().image_id_of(row)
         text = row["sample_id"]
         if not (text.isascii() and text.isdecimal() and str(int(text)) == text):
-            raise ConfigError(f"the sample id {text!r} is no whole number; ids=hash numbers all samples", key="ids")
+            raise ConfigError(
+                f"the sample id {text!r} is no whole number; ids=hash numbers all samples", key="ids"
+            )
         return int(text)
 
     def fields_of(self, region: Annotation) -> Json:
@@ -202,11 +210,17 @@ def phrase_entry(region: Annotation) -> Json:
     all phrases of an object, in an export by objects.
     """
     entry = {key: region[key] for key in PHRASE_KEYS}
-    entry |= {key: shorten_float(region[key]) for key in ("score", "similarity", "presence") if region[key] is not None}
+    entry |= {
+        key: shorten_float(region[key])
+        for key in ("score", "similarity", "presence")
+        if region[key] is not None
+    }
     if region["group"] is not None:
         entry["group"] = region["group"]
     usual = (None, "none", "mask")
-    entry |= {key: region[key] for key in ("refined", "fallback", "bbox_of") if region.get(key) not in usual}
+    entry |= {
+        key: region[key] for key in ("refined", "fallback", "bbox_of") if region.get(key) not in usual
+    }
     if OBJECT_PHRASES in region:
         entry["phrases"] = region[OBJECT_PHRASES]
     return entry
@@ -228,7 +242,9 @@ class CocoFile:
     Images go into the file, annotations into a temporary file until the images are complete.
     """
 
-    def __init__(self, folder: ExportFolder, name: str, categories: Iterable[Json] = (ONLY_CATEGORY,)) -> None:
+    def __init__(
+        self, folder: ExportFolder, name: str, categories: Iterable[Json] = (ONLY_CATEGORY,)
+    ) -> None:
         self._file = folder.text(name)
         spool = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=folder.path)  # noqa: SIM115
         self._annotations = folder.open_files.enter_context(spool)

@@ -19,7 +19,9 @@ from stages.contract.masks import encode_mask
 
 DELETED_REGIONS: Final = "regions that people deleted: left out"
 CORRECTED_BOXES: Final = "regions whose box people corrected: their score is 1.0, their mask is cut to it"
-REPLACED_MASKS: Final = "regions whose box people moved off the mask: their score is 1.0, the box stands for the mask"
+REPLACED_MASKS: Final = (
+    "regions whose box people moved off the mask: their score is 1.0, the box stands for the mask"
+)
 DRAWN: Final = "person"  # `bbox_of` of a box that somebody drew
 UNKNOWN_REGIONS: Final = "corrections of regions that are not in the dataset: not applied"
 
@@ -51,7 +53,10 @@ class CorrectedDataset:
             corrections: dict[int, str] = {}
             if self._by_key:
                 annotations = table["annotations"].combine_chunks()
-                regions = [[self._correct(region, corrections) for region in row] for row in annotations.to_pylist()]
+                regions = [
+                    [self._correct(region, corrections) for region in row]
+                    for row in annotations.to_pylist()
+                ]
                 place = table.column_names.index("annotations")
                 column = pa.array(regions, annotations.type)
                 table = table.set_column(place, table.schema.field(place), column)  # noqa: PLW2901
@@ -61,7 +66,9 @@ class CorrectedDataset:
                 changes = [corrections.get(region["id"]) for region in row["annotations"]]
                 notes.update(filter(None, changes))
                 regions_and_changes = zip(row["annotations"], changes, strict=True)
-                row["annotations"] = [region for region, change in regions_and_changes if change != DELETED_REGIONS]
+                row["annotations"] = [
+                    region for region, change in regions_and_changes if change != DELETED_REGIONS
+                ]
             yield table, rows
 
     def _correct(self, region: Annotation, corrections: dict[int, str]) -> Annotation:

@@ -167,7 +167,9 @@ class _Export:
         if self.request.keep_empty and not self.format.keeps_empty:
             raise ConfigError(f"{name} cannot hold a sample without regions", key="keep_empty")
         if self.per == "group" and not self.format.takes_groups:
-            raise ConfigError(f"{name} has a region for each phrase of a caption, not for each object", key="per")
+            raise ConfigError(
+                f"{name} has a region for each phrase of a caption, not for each object", key="per"
+            )
         if self.names_synonyms and self.per == "phrase":
             raise ConfigError("synonyms are further names of an object: they need --per group", key="per")
         if self.request.min_count and self.category_field is None:
@@ -191,7 +193,9 @@ class _Export:
         report.rare = categories.rare
         report.notes[RARE_CATEGORIES] += categories.dropped_count
         splits = tuple(self.splits)
-        job = ExportJob(dataset=self.dataset, folder=folder, splits=splits, categories=categories, report=report)
+        job = ExportJob(
+            dataset=self.dataset, folder=folder, splits=splits, categories=categories, report=report
+        )
         return self.format(self.config, job)
 
     def _count_categories(self) -> Categories:
@@ -288,12 +292,16 @@ class _Export:
         if self.takes_images:
             folders = [f"{out}/{self.format.image_folder.format(split=split)}" for split in self.splits]
             folder = folders[0]
-            images = f"in {', '.join(folders)}" if self.format.image_folder else "in the files of the export"
+            images = (
+                f"in {', '.join(folders)}" if self.format.image_folder else "in the files of the export"
+            )
         elif "images" in self.format.config_type.model_fields:
             images += "; --set images=true copies them"
         self.report.images = images
         split = next(iter(self.splits))
-        self.report.next_step = self.format.next_step.format(out=out, split=split, images=folder, config=self.config)
+        self.report.next_step = self.format.next_step.format(
+            out=out, split=split, images=folder, config=self.config
+        )
 
     def settings(self) -> Json:
         """Return what the export's mark holds, in plain values."""

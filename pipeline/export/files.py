@@ -142,7 +142,9 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
     if not isinstance(mark, dict) or "names" not in mark:
         raise ConfigError(f"{path} is not empty and no export wrote it; give another folder", key="out")
     if not overwrite:
-        raise ConfigError(f"{path} holds an export; give another folder, or --overwrite to replace it", key="out")
+        raise ConfigError(
+            f"{path} holds an export; give another folder, or --overwrite to replace it", key="out"
+        )
     if mark["names"] != _digest_of_names(path):
         raise ConfigError(
             f"{path} holds other files than its export wrote{_newer_files(path)}: move yours away, or give another "
@@ -170,7 +172,9 @@ def _digest_of_names(folder: Path) -> int:
     digest = 0
     for place, folders, names in os.walk(folder):
         relative = Path(place).relative_to(folder)
-        digest += sum(stable_id((relative / name).as_posix()) for name in (*folders, *names) if name != MARK)
+        digest += sum(
+            stable_id((relative / name).as_posix()) for name in (*folders, *names) if name != MARK
+        )
     return digest
 
 
@@ -233,7 +237,9 @@ class ParquetParts:
     A split without rows has no file: `datasets` rejects files and splits without rows.
     """
 
-    def __init__(self, folder: ExportFolder, split: str, schema: Any, per_file: int, per_group: int) -> None:
+    def __init__(
+        self, folder: ExportFolder, split: str, schema: Any, per_file: int, per_group: int
+    ) -> None:
         self._folder = folder
         self._split = split
         self._schema = schema

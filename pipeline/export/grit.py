@@ -50,7 +50,9 @@ class Grit(Exporter):
 
     def __init__(self, config: FormatConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, _SCHEMA, _ROWS_PER_FILE, 1000))
+        self._parts = self.for_splits(
+            lambda split: ParquetParts(job.folder, split, _SCHEMA, _ROWS_PER_FILE, 1000)
+        )
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -67,7 +69,9 @@ class Grit(Exporter):
                     "width": row["width"],
                     "height": row["height"],
                     "noun_chunks": chunks,
-                    "ref_exps": [chunk for chunk in chunks if not _lies_in_another(chunk[0], chunk[1], spans)],
+                    "ref_exps": [
+                        chunk for chunk in chunks if not _lies_in_another(chunk[0], chunk[1], spans)
+                    ],
                     "segmentations": [region["segmentation"]["counts"] for region, _ in regions],
                 }
             )

@@ -23,7 +23,9 @@ from pipeline.export.files import ParquetParts, number_name
 from stages.contract.values import Json
 from stages.write import dtype_of
 
-_ROWS_PER_GROUP: Final = 100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time
+_ROWS_PER_GROUP: Final = (
+    100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time
+)
 AS_TEXT: Final = "categories: as text, since the names of all ClassLabels would stand in every file"
 MOST_LABELS: Final = 10_000
 """The most categories of a `ClassLabel`.
@@ -69,7 +71,8 @@ class Hf(Exporter):
     """Parquet for `datasets.load_dataset`."""
 
     summary = (
-        "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
+        "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' "
+        "object detection"
     )
     masks = "exact as RLE counts in objects.segmentation, which detection scripts ignore"
     next_step = 'datasets.load_dataset("{out}")'
@@ -83,7 +86,9 @@ class Hf(Exporter):
             self.notes[AS_TEXT] += len(job.categories.names)
         schema = _schema(job.categories.names if self._labels else None)
         rows = config.rows_per_file
-        self._parts = self.for_splits(lambda split: ParquetParts(job.folder, split, schema, rows, _ROWS_PER_GROUP))
+        self._parts = self.for_splits(
+            lambda split: ParquetParts(job.folder, split, schema, rows, _ROWS_PER_GROUP)
+        )
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -136,7 +141,9 @@ def _schema(labels: Sequence[str] | None) -> Any:
         return {"dtype": dtype_of(kind), "_type": "Value"}
 
     features = {field.name: feature(field.name, field.type) for field in schema}
-    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
+    return schema.with_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
+    )
 
 
 def _card(splits: Sequence[str], category: str) -> str:

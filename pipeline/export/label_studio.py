@@ -55,7 +55,8 @@ class LabelStudio(Exporter):
     """Tasks with predictions."""
 
     summary = (
-        "SPLIT.json with tasks and pre-annotations, and label_config.xml, for Label Studio; eval reads what it exports"
+        "SPLIT.json with tasks and pre-annotations, and label_config.xml, for Label Studio; eval "
+        "reads what it exports"
     )
     masks = "none: people correct boxes"
     next_step = (
@@ -85,7 +86,9 @@ class LabelStudio(Exporter):
         labels = [_labels_of(region) for region in sample.regions]
         unchosen = [region["phrase"] for region in sample.unchosen_regions]
         phrases = dict.fromkeys([*(label for group in labels for label in group), *unchosen, *absent])
-        results = [_rectangle(region, row, group) for region, group in zip(sample.regions, labels, strict=True)]
+        results = [
+            _rectangle(region, row, group) for region, group in zip(sample.regions, labels, strict=True)
+        ]
         scores = [result["score"] for result in results]
         if absent:
             choice = {"id": "absent", "from_name": "absent", "to_name": "image", "type": "choices"}
@@ -122,7 +125,12 @@ def _rectangle(region: Annotation, row: Row, labels: list[str]) -> Json:
     x, y, w, h = region["bbox"]
     width = row["width"]
     height = row["height"]
-    place = {"x": 100 * x / width, "y": 100 * y / height, "width": 100 * w / width, "height": 100 * h / height}
+    place = {
+        "x": 100 * x / width,
+        "y": 100 * y / height,
+        "width": 100 * w / width,
+        "height": 100 * h / height,
+    }
     return {
         "id": str(region["id"]),
         "from_name": "label",

@@ -83,7 +83,9 @@ class Mdetr(Exporter):
                 for region, spans in regions_and_spans
             ]
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
-            targets = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or objects, in their order
+            targets = sorted(
+                {tuple(map(tuple, spans)) for _, spans in regions}
+            )  # phrases or objects, in their order
             file.image(
                 {
                     "id": image_id,

@@ -67,7 +67,9 @@ class Odvg(Exporter):
         super().__init__(config, job)
         self._files = {split: job.folder.text(f"{split}.jsonl") for split in job.splits}
         if config.form == "detection":
-            labels = (f'\n"{index}":{compact_json(name)}' for index, name in enumerate(job.categories.names))
+            labels = (
+                f'\n"{index}":{compact_json(name)}' for index, name in enumerate(job.categories.names)
+            )
             job.folder.text("label_map.json").write("{" + ",".join(labels) + "}\n")
 
     @classmethod
@@ -95,7 +97,9 @@ class Odvg(Exporter):
         for _, caption, regions in sample.texts():
             for _, spans in regions:
                 self.notes[BEYOND_TOKENS] += is_beyond_tokens(caption, spans)
-            lead = len(caption) - len(caption.lstrip())  # mmdetection strips captions and keeps the places in them
+            lead = len(caption) - len(
+                caption.lstrip()
+            )  # mmdetection strips captions and keeps the places in them
             entries = [
                 _region(
                     region,
@@ -104,7 +108,10 @@ class Odvg(Exporter):
                 )
                 for region, spans in regions
             ]
-            file.write(compact_json({**start, "grounding": {"caption": caption.strip(), "regions": entries}}) + "\n")
+            file.write(
+                compact_json({**start, "grounding": {"caption": caption.strip(), "regions": entries}})
+                + "\n"
+            )
 
 
 def _region(region: Annotation, **fields: Any) -> Json:

@@ -40,11 +40,17 @@ def open_repository(name: str, *, public: bool, overwrite: bool) -> None:
         repository = api.dataset_info(name)
     files = {file.rfilename for file in repository.siblings or ()} - OF_THE_HUB
     if files and MARK not in files:
-        raise ConfigError(f"{name} holds files that no export wrote ({min(files)}): give another name", key="push")
+        raise ConfigError(
+            f"{name} holds files that no export wrote ({min(files)}): give another name", key="push"
+        )
     if files and not overwrite:
-        raise ConfigError(f"{name} holds an export; give another name, or --overwrite to replace it", key="push")
+        raise ConfigError(
+            f"{name} holds an export; give another name, or --overwrite to replace it", key="push"
+        )
     if not (repository.private or public):
-        raise ConfigError(f"{name} is public, and everybody could see the images: add --public if they may", key="push")
+        raise ConfigError(
+            f"{name} is public, and everybody could see the images: add --public if they may", key="push"
+        )
 
 
 def push(folder: Path, name: str) -> str:
@@ -82,7 +88,11 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise ConfigError(one_line(error), key="push") from error
     except Exception as error:  # which kind depends on the client's version and its HTTP library's
         status = getattr(getattr(error, "response", None), "status_code", None)
-        advice = "log in with a token that may write (hf auth login, or HF_TOKEN): " if status in (401, 403) else ""
+        advice = (
+            "log in with a token that may write (hf auth login, or HF_TOKEN): "
+            if status in (401, 403)
+            else ""
+        )
         cause = f" ({one_line(error.__cause__)})" if error.__cause__ else ""
         reason = f"{advice}{one_line(error).rstrip('.')}{cause}"
         raise OutputError(f"cannot write {name} at {constants.ENDPOINT}: {reason}", key="push") from error

@@ -34,7 +34,8 @@ from stages.contract.values import Json
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
 UNREVIEWED_PAIRS: Final = (
-    "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); exhaustive=all has them"
+    "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); "
+    "exhaustive=all has them"
 )
 UNSCORED_FILE: Final = "{}.json cannot be scored, because nobody marked an image of its pairs good"
 NO_NEGATIVES: Final = (
@@ -54,17 +55,22 @@ class SacoConfig(FormatConfig):
         "nobody has certified. The evaluator leaves out the others. A region of a plural phrase "
         "may hold several instances.",
     )
-    negatives: bool = Field(True, description="Also write the phrases that were judged not to be in their image.")
+    negatives: bool = Field(
+        True, description="Also write the phrases that were judged not to be in their image."
+    )
     images: WithImages = False
 
 
 class Saco(Exporter):
     """SA-Co pairs."""
 
-    summary = "SPLIT.json with an entry for each image and phrase, absent phrases too, for SAM 3's cgF1 evaluator"
+    summary = (
+        "SPLIT.json with an entry for each image and phrase, absent phrases too, for SAM 3's cgF1 evaluator"
+    )
     masks = "exact as RLE"
     next_step = (
-        'SAM 3: python scripts/eval/standalone_cgf1.py --pred_file PREDICTIONS.json --gt_files "{out}/{split}.json"'
+        "SAM 3: python scripts/eval/standalone_cgf1.py --pred_file PREDICTIONS.json "
+        '--gt_files "{out}/{split}.json"'
     )
     keeps_empty = False  # an image without a phrase makes no pair
     takes_groups = False  # its entries are phrases
@@ -109,9 +115,13 @@ class Saco(Exporter):
                 x, y, w, h = region["bbox"]
                 box = [x / width, y / height, w / width, h / height]
                 area = region["area"] / (width * height)
-                file.annotation(coco_annotation(region, pair["id"], 1, bbox=box, area=area, source="phrasebox"))
+                file.annotation(
+                    coco_annotation(region, pair["id"], 1, bbox=box, area=area, source="phrasebox")
+                )
         absent = row["absent"] if self.config.negatives else ()
-        for entry in {entry["phrase"]: entry for entry in absent if entry["phrase"] not in present}.values():
+        for entry in {
+            entry["phrase"]: entry for entry in absent if entry["phrase"] not in present
+        }.values():
             pair = self._pair(sample, file_name, entry)
             file.image(pair)
             self.notes[NEGATIVES] += 1

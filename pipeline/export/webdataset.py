@@ -92,4 +92,6 @@ class _Tars:
         if self._tar is not None:
             self._tar.close()
         path = self._folder.file(f"{self._split}-{self._samples // self._samples_per_file:06d}.tar")
-        self._tar = self._folder.open_files.enter_context(tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT))
+        self._tar = self._folder.open_files.enter_context(
+            tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT)
+        )

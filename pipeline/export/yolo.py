@@ -32,7 +32,9 @@ from pipeline.export.base import (
 from stages.contract.values import Floats
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
-SLASHES: Final = 'names with "/": written as a space, since Ultralytics reads it as the sign between synonyms'
+SLASHES: Final = (
+    'names with "/": written as a space, since Ultralytics reads it as the sign between synonyms'
+)
 
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that YAML wants escaped, or folds as the end of a line, and JSON leaves as they
@@ -94,14 +96,19 @@ class Yolo(Exporter):
         """Write one sample."""
         stem, _, _ = self.image_name(sample).rpartition(".")
         as_line = self._outline if self.config.labels == "polygons" else _box
-        lines = [f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n" for region in sample.regions]
+        lines = [
+            f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n"
+            for region in sample.regions
+        ]
         if self.config.labels == "boxes":
             self.notes["masks dropped: labels=boxes"] += len(lines)
         path = self.job.folder.file(f"labels/{sample.split}/{stem}.txt")
         path.write_text("".join(lines), encoding="ascii", newline="\n")
 
     def _outline(self, region: Annotation, row: Row) -> str:
-        parts = [np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, self.notes, WITHIN_A_PIXEL)]
+        parts = [
+            np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, self.notes, WITHIN_A_PIXEL)
+        ]
         self.notes[PARTS] += len(parts) > 1
         return _numbers(join_outlines(parts) / (row["width"], row["height"]))
 

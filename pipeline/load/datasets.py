@@ -277,7 +277,10 @@ class RegionDataset(_Images, TorchDataset[Any]):
         index %= len(self)
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         table = self._cache[number] = self._cache.pop(number, None) or self._samples(self._groups[number])
-        while len(self._cache) > 1 and sum(group.nbytes for group in self._cache.values()) > self._cached_bytes:
+        while (
+            len(self._cache) > 1
+            and sum(group.nbytes for group in self._cache.values()) > self._cached_bytes
+        ):
             del self._cache[next(iter(self._cache))]
         return self._maker.rows(table.slice(index - int(self._starts[number]), 1))[0]
 

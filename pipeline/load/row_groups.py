@@ -81,7 +81,9 @@ def row_groups_of(dataset: Dataset) -> list[RowGroup]:
     for path in dataset.shards:
         with open_shard(path) as file:
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-        groups += [RowGroup(path=path, number=number, size=size) for number, size in enumerate(sizes) if size]
+        groups += [
+            RowGroup(path=path, number=number, size=size) for number, size in enumerate(sizes) if size
+        ]
     return groups
 
 
@@ -93,7 +95,9 @@ def select_rows(groups: Iterable[RowGroup], options: LoadOptions, selector: Sele
     columns = ("error", *selector.selection.columns)
     groups_with_samples = []
     for group in groups:
-        rows = [first + select_samples(table, options, selector)[1] for first, table in group.tables(columns)]
+        rows = [
+            first + select_samples(table, options, selector)[1] for first, table in group.tables(columns)
+        ]
         if len(numbers := np.concatenate(rows)):
             groups_with_samples.append(replace(group, size=len(numbers), rows=numbers))
     return groups_with_samples

@@ -87,7 +87,9 @@ from stages.contract.values import Json
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
 
-Tokenize = Callable[[Sequence[str]], Any]  # texts -> whole numbers (texts, context), as `open_clip.get_tokenizer` gives
+Tokenize = Callable[
+    [Sequence[str]], Any
+]  # texts -> whole numbers (texts, context), as `open_clip.get_tokenizer` gives
 MAX_PHRASES: Final = 200_000  # Phrases with cached tokens, the last used ones: 120 MB with 77 tokens
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
 _COLUMNS: Final = (*_ROW_KEYS, "width", "height", "error", "absent.list.element.phrase")
@@ -147,7 +149,9 @@ class BadImages:
 
     def __init__(self, policy: str) -> None:
         self.policy = policy
-        self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()  # one a worker: adding is not atomic
+        self._counts = torch.zeros(
+            1024, dtype=torch.int64
+        ).share_memory_()  # one a worker: adding is not atomic
 
     @property
     def count(self) -> int:
@@ -160,7 +164,9 @@ class BadImages:
         Raise InputError under the policy "raise".
         """
         if self.policy == "raise":
-            raise InputError(f"{where}: {fault}. To train on without such images, give on_bad_image='skip'") from fault
+            raise InputError(
+                f"{where}: {fault}. To train on without such images, give on_bad_image='skip'"
+            ) from fault
         worker = get_worker_info()
         counter = self._counts[(0 if worker is None else worker.id) % len(self._counts)]
         counter += 1
@@ -178,7 +184,9 @@ def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
         tokens = torch.as_tensor(tokenize([phrase]))
         if tokens.ndim != 2 or len(tokens) != 1 or tokens.is_floating_point():
             shape = f"{tuple(tokens.shape)} {tokens.dtype}"
-            raise ConfigError(f"expected (1, context) whole numbers for a text, got {shape}", key="tokenizer")
+            raise ConfigError(
+                f"expected (1, context) whole numbers for a text, got {shape}", key="tokenizer"
+            )
         return tokens[0].long()
 
     return tokens_of
@@ -232,7 +240,9 @@ class SampleMaker:
                 add_runs(rows)
             except (TypeError, ValueError, AttributeError) as error:
                 places = f"samples {rows[0]['sample_id']!r} to {rows[-1]['sample_id']!r}"
-                raise SchemaError(f"{self.dataset.path}: {places}: a mask is damaged: {one_line(error)}") from error
+                raise SchemaError(
+                    f"{self.dataset.path}: {places}: a mask is damaged: {one_line(error)}"
+                ) from error
         return rows
 
     def where(self, row: Row) -> str:
@@ -255,7 +265,9 @@ class SampleMaker:
             if self._tokens is None:
                 self._tokens = phrase_tokens(contents.tokenizer)
             phrases = sample["phrases"]
-            sample["tokens"] = torch.stack([self._tokens(phrase) for phrase in phrases or [""]])[: len(phrases)]
+            sample["tokens"] = torch.stack([self._tokens(phrase) for phrase in phrases or [""]])[
+                : len(phrases)
+            ]
         if contents.images:
             sample["image"] = self._image(row)
         return sample if contents.transform is None else contents.transform(sample)
@@ -293,7 +305,9 @@ class SampleMaker:
         contents = self.contents
         side = self.contents.square_px
         content = self.source.load(row)
-        image = decode_resized(content, contents.limits, lambda w, h: (w, h) if side is None else (side, side))
+        image = decode_resized(
+            content, contents.limits, lambda w, h: (w, h) if side is None else (side, side)
+        )
         if (image.width_px, image.height_px) != (row["width"], row["height"]):
             size = f"{image.width_px} x {image.height_px}"
             expected_size = f"{row['width']} x {row['height']}"
@@ -351,7 +365,9 @@ def collate_regions(samples: Sequence[Json]) -> Json:
     if "tokens" in columns:
         last_to_first = reversed(list(enumerate(phrases)))
         first_regions = {phrase: region for region, phrase in last_to_first}
-        batch["tokens"] = torch.cat(columns["tokens"])[_whole([first_regions[phrase] for phrase in numbers])]
+        batch["tokens"] = torch.cat(columns["tokens"])[
+            _whole([first_regions[phrase] for phrase in numbers])
+        ]
     for name in [name for name in _JOINS if name in columns]:
         batch["images" if name == "image" else name] = _if_alike(columns[name], _JOINS[name])
     return batch
@@ -359,7 +375,10 @@ def collate_regions(samples: Sequence[Json]) -> Json:
 
 def _if_alike(values: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
     """Return the values joined if they are tensors with equal last two sides, else the list."""
-    if not all(isinstance(value, Tensor) for value in values) or len({value.shape[-2:] for value in values}) > 1:
+    if (
+        not all(isinstance(value, Tensor) for value in values)
+        or len({value.shape[-2:] for value in values}) > 1
+    ):
         return values
     return join([value.as_subclass(Tensor) for value in values])
 

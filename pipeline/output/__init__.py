@@ -19,7 +19,8 @@ class OutputConfig(BaseModel, extra="forbid", frozen=True):
         "resumed if it is the same, else rejected. On a cluster all nodes need to see the folder.",
     )
     embed_images: bool = Field(
-        default=False, description="Put the encoded images into the shards, so that the dataset stands alone."
+        default=False,
+        description="Put the encoded images into the shards, so that the dataset stands alone.",
     )
     heat_maps: bool = Field(
         default=True,

@@ -22,7 +22,13 @@ def command_of(config: RunConfig) -> str:
     """
     model = config.model
     bundled = WEIGHTS_ROOT / str(model.name)
-    named = (model.checkpoint, model.weights, model.config, config.regions.calibration, config.regions.sam.model)
+    named = (
+        model.checkpoint,
+        model.weights,
+        model.config,
+        config.regions.calibration,
+        config.regions.sam.model,
+    )
     places = [bundled, *(Path(name).expanduser() for name in named if name)]
     stamps = [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)

@@ -121,7 +121,9 @@ class DatasetFolder:
         The caller holds the lock. Raise ResumeError for what is not phrasebox's.
         """
         if self.restore_backup():
-            self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
+            self.notes.append(
+                f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it"
+            )
         return read_previous_run(self.path)
 
     def claim(self, identity: Identity) -> PreviousRun:
@@ -138,7 +140,9 @@ class DatasetFolder:
         self._run = {**previous.run, **asdict(identity)}
         return previous
 
-    def claim_fresh(self, identity: Identity, may_delete: MayDelete = delete_what_runs_wrote) -> PreviousRun:
+    def claim_fresh(
+        self, identity: Identity, may_delete: MayDelete = delete_what_runs_wrote
+    ) -> PreviousRun:
         """Claim the folder as `claim` does, for a run that replaces the one in it.
 
         Raise ResumeError unless `may_delete` agrees, which is called if there are rows, or files

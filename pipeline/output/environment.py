@@ -10,7 +10,15 @@ from typing import Final
 
 from stages.contract.values import Json
 
-LIBRARIES: Final = ("torch", "open_clip_torch", "spacy", "opencv-python-headless", "pillow", "pyarrow", "ray")
+LIBRARIES: Final = (
+    "torch",
+    "open_clip_torch",
+    "spacy",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "ray",
+)
 """The distributions that rows and their files depend on, beside the parser's model. None of them is
 imported."""
 
@@ -19,7 +27,9 @@ def environment_here(spacy_model: str) -> Json:
     """Return the processor of this process, and the versions of Python and of the libraries that are installed."""
     versions = {"python": platform.python_version()}
     for name in (*LIBRARIES, spacy_model):
-        with suppress(PackageNotFoundError):  # people may have built OpenCV, or give the path of a parser's model
+        with suppress(
+            PackageNotFoundError
+        ):  # people may have built OpenCV, or give the path of a parser's model
             versions[name] = version(name)
     return {"processor": _processor(), "versions": versions}
 

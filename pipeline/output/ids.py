@@ -70,7 +70,9 @@ def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
     ]
 
     def is_used_in(table: str, shared: set[int]) -> Callable[[int], bool]:
-        return lambda number: number not in shared and bool(rows.ask(f"FROM {table} WHERE id = ? LIMIT 1", number))
+        return lambda number: (
+            number not in shared and bool(rows.ask(f"FROM {table} WHERE id = ? LIMIT 1", number))
+        )
 
     def names_another(number: int) -> bool:
         return not _values(rows, "SELECT phrase FROM regions WHERE category_id = ?", number) <= phrases
@@ -78,7 +80,8 @@ def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
     ids = _Ids(
         images=_unique_ids({name: name for name in names}, is_used_in("samples", images)),
         regions=_unique_ids(
-            {(name, number): f"{name}\n{number}" for name, number in numbers}, is_used_in("regions", regions)
+            {(name, number): f"{name}\n{number}" for name, number in numbers},
+            is_used_in("regions", regions),
         ),
         phrases=_unique_ids({phrase: phrase for phrase in phrases}, names_another),
     )

@@ -145,7 +145,11 @@ class Journal:
     def late_shards(self, data: AnyPath) -> list[AnyPath]:
         """Return the shards in a folder that workers of previous attempts wrote after this attempt took over."""
         paths = found_in(data, "*.parquet")
-        return [path for path in paths if WORKER_SHARD_NAME.fullmatch(path.name) and path.name not in self.shards]
+        return [
+            path
+            for path in paths
+            if WORKER_SHARD_NAME.fullmatch(path.name) and path.name not in self.shards
+        ]
 
 
 def take_over(
@@ -182,7 +186,9 @@ def take_over(
     table = pa.concat_tables([whole_shards, *_adopt(rest, np.sort(_keys(whole_shards)), sizes, on_damage)])
     # The rows that are done, and the pieces that need not be read again.
     keys = np.sort(_keys(table))
-    is_done = [same_input and bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]]
+    is_done = [
+        same_input and bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]
+    ]
     pieces = pieces.filter(pa.array(is_done, pa.bool_()))
     last_attempt = max([0, *map(_attempt_of, unnoted), *map(_number, folders)])
     folder = run_folder / f"journal-{last_attempt + 1:04d}"
@@ -218,7 +224,9 @@ def _attempt_of(shard: AnyPath) -> int:
 def _late_among(shards: Sequence[AnyPath], noted_names: set[str], previous_attempt: int) -> set[AnyPath]:
     """Return the shards that workers of older attempts wrote after the previous attempt had taken over."""
     usual_attempts = (0, previous_attempt)
-    return {path for path in shards if path.name not in noted_names and _attempt_of(path) not in usual_attempts}
+    return {
+        path for path in shards if path.name not in noted_names and _attempt_of(path) not in usual_attempts
+    }
 
 
 def _adopt(

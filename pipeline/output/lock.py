@@ -59,7 +59,9 @@ class Lease:
         """Raise ResumeError if another run has taken the lease over."""
         lease = self._read()
         if self._lost or lease is None or lease[0] != self._name:
-            raise ResumeError(f"another run took {self._lock.parent.parent} over: this one stops. Nothing is lost")
+            raise ResumeError(
+                f"another run took {self._lock.parent.parent} over: this one stops. Nothing is lost"
+            )
 
     def release(self) -> None:
         """Give the lease back."""
@@ -90,11 +92,15 @@ class Lease:
                 name, renewals = json.loads(self._lock.read_bytes())
             except FileNotFoundError:
                 return None
-            except ValueError:  # it was replaced while it was read: the content is new and its length is the old one
+            except (
+                ValueError
+            ):  # it was replaced while it was read: the content is new and its length is the old one
                 time.sleep(0.01)
             else:
                 return name, renewals
-        raise ResumeError(f"{self._lock} is not the lease of a run: delete it if nothing writes to the dataset")
+        raise ResumeError(
+            f"{self._lock} is not the lease of a run: delete it if nothing writes to the dataset"
+        )
 
 
 @contextmanager

@@ -35,7 +35,9 @@ class Manifest:
     config: RunConfig
     model: Mapping[str, str]
     calibration: str | None = None
-    scores: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(("fitted_to", "doubt", "presence")))
+    scores: Mapping[str, str | None] = field(
+        default_factory=lambda: dict.fromkeys(("fitted_to", "doubt", "presence"))
+    )
     environment: Json = field(default_factory=dict)
     may_sign: bool = True
 

@@ -33,7 +33,9 @@ from stages.write import RollingParquet, Tally, row_group_rows
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
 
-COMPACT: Final = "compact"  # The key for the most bytes of shards that were put together; null where none were
+COMPACT: Final = (
+    "compact"  # The key for the most bytes of shards that were put together; null where none were
+)
 
 COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
@@ -63,10 +65,16 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     manifest = datasets[0].manifest
     run = manifest["run"]
     settings = manifest["config"]
-    sections = {"input": {**settings["input"], "part": None}, "output": {**settings["output"], "path": str(out)}}
+    sections = {
+        "input": {**settings["input"], "part": None},
+        "output": {**settings["output"], "path": str(out)},
+    }
     config = RunConfig.model_validate({**settings, **sections})
     folder = DatasetFolder(out)
-    origin = {PARTS: [str(dataset.path) for dataset in datasets], COMPACT: COMPACT_BYTES if compact else None}
+    origin = {
+        PARTS: [str(dataset.path) for dataset in datasets],
+        COMPACT: COMPACT_BYTES if compact else None,
+    }
     with folder.locked(), folder.writing():
         previous = folder.claim(
             Identity(
@@ -83,8 +91,9 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         folder.start(previous, {**origin, **{key: run[key] for key in _DECISIONS if key in run}})
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
-        for number, file in enumerate(file for dataset in datasets for file in found_in(dataset.path, FILES)):
-            (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))  # they name regions by ids
+        files = (file for dataset in datasets for file in found_in(dataset.path, FILES))
+        for number, file in enumerate(files):  # they name regions by ids
+            (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))
         shards = [shard for dataset in datasets for shard in dataset.shards]
         groups = _grouped(shards, datasets) if compact else [[shard] for shard in shards]
         _write_shards(datasets, groups, folder)
@@ -99,10 +108,14 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
 
 def _grouped(shards: Sequence[AnyPath], datasets: Sequence[Dataset]) -> list[list[AnyPath]]:
     sizes = [sizes_in(dataset.path / "data", "*.parquet") for dataset in datasets]
-    return group_shards(shards, {path: size for part in sizes for path, size in part.items()}, COMPACT_BYTES)
+    return group_shards(
+        shards, {path: size for part in sizes for path, size in part.items()}, COMPACT_BYTES
+    )
 
 
-def _write_shards(datasets: Sequence[Dataset], groups: Sequence[Sequence[AnyPath]], folder: DatasetFolder) -> None:
+def _write_shards(
+    datasets: Sequence[Dataset], groups: Sequence[Sequence[AnyPath]], folder: DatasetFolder
+) -> None:
     """Write the shards that the folder does not have yet, each from a group of shards of the datasets."""
     template = next((dataset for dataset in datasets if dataset.shards), datasets[0])
     places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]

@@ -148,7 +148,9 @@ class PreviousRun:
         foreign = [*self._foreign_shards, *self._find_edited_cards()]
         rows = count_readable_rows(self.shards)
         kind = "a finished dataset" if self.manifest else "an unfinished run"
-        if not (rows or foreign) or may_delete(f"{written_as} holds {kind} with {counted(rows, 'row')}", foreign):
+        if not (rows or foreign) or may_delete(
+            f"{written_as} holds {kind} with {counted(rows, 'row')}", foreign
+        ):
             return
         names = ", ".join(str(path).removeprefix(f"{self.folder}/") for path in foreign[:5])
         raise ResumeError(

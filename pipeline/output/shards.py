@@ -76,7 +76,11 @@ class Changes:
 
 
 def changes_of(
-    shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited: bool = False, extent: str = "the input"
+    shards: Sequence[AnyPath],
+    samples: Iterable[Sample],
+    *,
+    limited: bool = False,
+    extent: str = "the input",
 ) -> Changes:
     """Compare the rows in shards with the samples of the input, with some 30 bytes of memory for each row.
 
@@ -120,7 +124,8 @@ def _contents_in(shard: AnyPath) -> NDArray[np.void]:
     """Keys of the rows' samples, and a hash of each row's image name and captions."""
     rows = _readable_rows(shard, "file_name", "captions")
     return np.fromiter(
-        ((stable_key(row[NAME_COLUMN]), _content(row["file_name"], row["captions"])) for row in rows), _CONTENT
+        ((stable_key(row[NAME_COLUMN]), _content(row["file_name"], row["captions"])) for row in rows),
+        _CONTENT,
     )
 
 

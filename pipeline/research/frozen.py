@@ -43,7 +43,9 @@ class OutputStore:
                 key="frozen_outputs",
             )
         rows = x.detach().float().cpu().numpy()
-        paths = [self.folder / f"{hashlib.sha256(row.tobytes()).hexdigest()[:32]}.safetensors" for row in rows]
+        paths = [
+            self.folder / f"{hashlib.sha256(row.tobytes()).hexdigest()[:32]}.safetensors" for row in rows
+        ]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
         if missing:
             with torch.no_grad():
@@ -88,7 +90,9 @@ def store_outputs(tower: Tower, names: Iterable[str], folder: Path, precision: t
         try:
             store.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot make the folder {store}: {error.strerror}", key="frozen_outputs") from error
+            raise OutputError(
+                f"cannot make the folder {store}: {error.strerror}", key="frozen_outputs"
+            ) from error
         network.forward = OutputStore(network.forward, store)
 
 

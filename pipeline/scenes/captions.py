@@ -43,7 +43,13 @@ PLURALS: Final[dict[str, str]] = {kind: _IRREGULAR.get(kind, f"{kind}s") for kin
 """Kind of object (singular) -> plural."""
 
 COLOUR_NAMES: Final = tuple(COLOURS)  # The position is the colour's index
-NUMBER_WORDS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}  # Counts that captions spell out
+NUMBER_WORDS: Final = {
+    2: "two",
+    3: "three",
+    4: "four",
+    5: "five",
+    6: "six",
+}  # Counts that captions spell out
 SMALL_WORDS: Final[tuple[str, ...]] = ("small", "tiny", "little")
 LARGE_WORDS: Final[tuple[str, ...]] = ("big", "large", "huge")
 
@@ -234,7 +240,10 @@ def _groups(objects: Sequence[CaptionObject]) -> list[tuple[int, ...]]:
 
 
 def _name_group(
-    rng: np.random.Generator, objects: Sequence[CaptionObject], group: Sequence[int], kind_share: float = 0.16
+    rng: np.random.Generator,
+    objects: Sequence[CaptionObject],
+    group: Sequence[int],
+    kind_share: float = 0.16,
 ) -> Name:
     """Name a group of equal objects; with a probability all objects of the kind instead, without a colour."""
     kind = objects[group[0]].kind
@@ -256,7 +265,9 @@ def _name_group(
         determiner = "the" if rng.random() < 0.2 else ("an" if words[0][0] in "aeiou" else "a")
     else:
         words.append(PLURALS[kind])
-        determiner = NUMBER_WORDS[len(members)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
+        determiner = (
+            NUMBER_WORDS[len(members)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
+        )
     text = " ".join([determiner, *words]).strip()
     return text, Mention(kind, named_colour, members)
 

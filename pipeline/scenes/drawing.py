@@ -148,7 +148,9 @@ def _centre(parts: list[ShapePart]) -> tuple[ShapePart, ...]:
     centre = (low + high) / 2
     side = float((high - low).max())
     return tuple(
-        part._replace(outlines=tuple(((outline - centre) / side).astype(np.float32) for outline in part.outlines))
+        part._replace(
+            outlines=tuple(((outline - centre) / side).astype(np.float32) for outline in part.outlines)
+        )
         for part in parts
     )
 
@@ -331,7 +333,10 @@ def _place_outlines(
     matrix: Floats32,
 ) -> list[npt.NDArray[np.int32]]:
     scale = np.float32(1 << _SHIFT)
-    return [np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32) for outline in part.outlines]
+    return [
+        np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32)
+        for outline in part.outlines
+    ]
 
 
 def add_camera_effects(rng: np.random.Generator, image: Rgb) -> Rgb:

@@ -195,7 +195,9 @@ def _compose(
             trial = labels.copy()
             paint_silhouette(trial, label, kind, matrix)
             visible_areas = np.bincount(trial.ravel(), minlength=label + 1)
-            are_others_visible = all(visible_areas[k] >= _MIN_VISIBLE_REL * areas[k] for k in range(1, label))
+            are_others_visible = all(
+                visible_areas[k] >= _MIN_VISIBLE_REL * areas[k] for k in range(1, label)
+            )
             if visible_areas[label] > 0 and (are_others_visible or label == 1):
                 paint_object(image, kind, pick_tones(rng, colour), matrix)
                 labels = trial

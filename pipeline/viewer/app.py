@@ -103,7 +103,9 @@ class Viewer:
         """
         with self.lock:
             stored = read_marks(self.pages.dataset.path)  # another viewer may have added some
-            marks = {name: value for name, value in (stored | dict.fromkeys(sample_ids, mark)).items() if value}
+            marks = {
+                name: value for name, value in (stored | dict.fromkeys(sample_ids, mark)).items() if value
+            }
             write_marks(self.pages.dataset.path, marks)
             self.pages.marks = marks  # another dict, because other threads read the old one
             self.pages.index.mark_all(marks)
@@ -214,7 +216,9 @@ def _image(request: Request) -> Response:
         content = thumbnail(pages.images.load(row), side, pages.images.limits)
     except RowFault as fault:
         hint = " (phrasebox inspect --images DIR says where the images are)"
-        return JSONResponse({"error": f"{fault}{hint if fault.error.reason == 'missing_image' else ''}"}, 404)
+        return JSONResponse(
+            {"error": f"{fault}{hint if fault.error.reason == 'missing_image' else ''}"}, 404
+        )
     return Response(content, media_type="image/jpeg")
 
 
@@ -257,7 +261,9 @@ async def _read_payload(request: Request, kind: type[Payload], expected: str) ->
 
 
 async def _mark(request: Request) -> Response:
-    expected = f"{{sample_ids, mark}}: at most {MOST_MARKED} ids, and one of {', '.join(MARKS)}, or an empty mark"
+    expected = (
+        f"{{sample_ids, mark}}: at most {MOST_MARKED} ids, and one of {', '.join(MARKS)}, or an empty mark"
+    )
     payload = await _read_payload(request, MarkRequest, expected)
     try:
         await asyncio.to_thread(_viewer(request).mark, payload.sample_ids, payload.mark)
@@ -267,7 +273,9 @@ async def _mark(request: Request) -> Response:
 
 
 async def _review(request: Request) -> Response:
-    payload = await _read_payload(request, ReviewRequest, "{row, annotation_id, reviewer, answer|action, box_xywh_px}")
+    payload = await _read_payload(
+        request, ReviewRequest, "{row, annotation_id, reviewer, answer|action, box_xywh_px}"
+    )
     try:
         count = await asyncio.to_thread(_viewer(request).review_session.store, payload)
     except OSError as error:
@@ -284,7 +292,9 @@ def _state(request: Request) -> Response:
 
 
 def _region(request: Request) -> Response:
-    region = _viewer(request).review_session.region(request.path_params["row"], request.path_params["annotation"])
+    region = _viewer(request).review_session.region(
+        request.path_params["row"], request.path_params["annotation"]
+    )
     if region is None:
         raise HTTPException(404)
     return JSONResponse(region)
@@ -321,12 +331,16 @@ def make_viewer(
         seed: Draws the regions to review.
     """
     pages = open_pages(path, image_root)
-    session = ReviewSession(dataset=pages.dataset, rows=pages.rows, log=pages.log, count=review or REGIONS, seed=seed)
+    session = ReviewSession(
+        dataset=pages.dataset, rows=pages.rows, log=pages.log, count=review or REGIONS, seed=seed
+    )
     heat = HeatMaps(pages.dataset, pages.images, settings)
     return Viewer(pages=pages, heat=heat, review_session=session, opens_review=review is not None)
 
 
-def serve(viewer: Viewer, console: Console, search: Search, *, host: str, port: int, open_browser: bool) -> None:
+def serve(
+    viewer: Viewer, console: Console, search: Search, *, host: str, port: int, open_browser: bool
+) -> None:
     """Serve a viewer until it is interrupted, and print the address of a search in it, or of the review page.
 
     Port 0 takes any free port. Raise ConfigError if the search or the address cannot be used.
@@ -346,7 +360,10 @@ def serve(viewer: Viewer, console: Console, search: Search, *, host: str, port: 
     threading.Thread(target=_build, args=(viewer.pages.index,), daemon=True).start()
     say(console, f"{viewer.pages.dataset.path}: {address}  (Ctrl-C ends it)")
     if not loopback:
-        say(console, "everyone who can reach this machine can look at the dataset, mark samples and review regions")
+        say(
+            console,
+            "everyone who can reach this machine can look at the dataset, mark samples and review regions",
+        )
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
     with suppress(KeyboardInterrupt):  # uvicorn has ended orderly and passes it on
@@ -375,4 +392,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; 0 takes any free port", key="port") from error
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {reason}; 0 takes any free port", key="port"
+        ) from error

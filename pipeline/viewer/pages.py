@@ -219,7 +219,11 @@ class Pages:
         if self._start is None and self.index.ready:
             counts = self.index.count_by_score(NO_FILTER)
             steps = zip(SCORE_EDGES, counts, strict=True)
-            shares = [(edge, count / counts[0]) for edge, count in steps if count and count >= USEFUL_SHARE * counts[0]]
+            shares = [
+                (edge, count / counts[0])
+                for edge, count in steps
+                if count and count >= USEFUL_SHARE * counts[0]
+            ]
             self._start = max(shares, default=None)
         return self._start
 

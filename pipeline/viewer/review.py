@@ -52,7 +52,9 @@ class ReviewSession:
         Raise InputError for a damaged shard.
         """
         places = sample_for_review(self.dataset, self.count, self.seed)
-        rows = self.rows.rows_at([row for row, _ in places], [REGION + name for name in ("id", "phrase", "bbox")])
+        rows = self.rows.rows_at(
+            [row for row, _ in places], [REGION + name for name in ("id", "phrase", "bbox")]
+        )
         return [
             (number, RegionKey.of(_annotation(row, annotation_id)))
             for (number, annotation_id), row in zip(places, rows, strict=True)
@@ -81,7 +83,11 @@ class ReviewSession:
             try:
                 figures = plain_values(measure_reviews(read_reviewed_regions(self.dataset)))
             except InputError as error:  # no answer counts yet
-                figures = {"note": str(error).partition(";")[0]} if reviews.answers or reviews.unreadable_lines else {}
+                figures = (
+                    {"note": str(error).partition(";")[0]}
+                    if reviews.answers or reviews.unreadable_lines
+                    else {}
+                )
             now = time.monotonic()
             self._cache = reviews, figures, now + PAUSE * (now - start)
         return figures

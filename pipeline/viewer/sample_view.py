@@ -129,7 +129,9 @@ class SampleView:
     def groups(self) -> list[list[RegionView]]:
         """The regions by group, each group with its highest score first."""
         groups: dict[int, list[RegionView]] = {}
-        for region in sorted(self.regions, key=lambda view: (view.group, -view.annotation["score"], view.number)):
+        for region in sorted(
+            self.regions, key=lambda view: (view.group, -view.annotation["score"], view.number)
+        ):
             groups.setdefault(region.group, []).append(region)
         return list(groups.values())
 
@@ -163,7 +165,9 @@ def sample_view(
     best: dict[Any, Annotation] = {}
     equal: dict[Any, list[int]] = {}
     for place, entry in enumerate(annotations):
-        equal.setdefault((entry["phrase"], *entry["bbox"], entry["segmentation"]["counts"]), []).append(place)
+        equal.setdefault((entry["phrase"], *entry["bbox"], entry["segmentation"]["counts"]), []).append(
+            place
+        )
         if objects[place] not in best or entry["score"] > best[objects[place]]["score"]:
             best[objects[place]] = entry
     regions: list[RegionView] = []
@@ -227,7 +231,9 @@ def caption_parts(
         part = CaptionPart(text=caption[start:end], absent=absent_phrase, ends=ends)
         if outer_mentions:
             _, group, innermost = min(outer_mentions, key=lambda mention: length(mention[2]))
-            numbers = [number for number, _, fields in outer_mentions if fields["span"] == innermost["span"]]
+            numbers = [
+                number for number, _, fields in outer_mentions if fields["span"] == innermost["span"]
+            ]
             part = replace(part, regions=tuple(dict.fromkeys(numbers)), group=group)
         parts.append(part)
     return parts

@@ -81,7 +81,9 @@ class WorkerCodeMismatch(PhraseboxError):
     """A worker imported another version of the code than the driver."""
 
 
-DATASET_EXPECTED: Final = "expected the folder that a run wrote (its output.path)"  # Of a path that is no dataset
+DATASET_EXPECTED: Final = (
+    "expected the folder that a run wrote (its output.path)"  # Of a path that is no dataset
+)
 
 Reason = Literal[
     "bad_row",

@@ -99,7 +99,9 @@ def resize_shifted(
     shift this is `cv2.resize`, to rounding. The result, float32 of `size_hw`, covers the same
     image as the values (grid_h, grid_w).
     """
-    rows, columns = (_shares(side, cells, shift_cells) for side, cells in zip(size_hw, values.shape, strict=True))
+    rows, columns = (
+        _shares(side, cells, shift_cells) for side, cells in zip(size_hw, values.shape, strict=True)
+    )
     samples: Plane = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)
     return samples
 

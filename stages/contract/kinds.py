@@ -30,7 +30,9 @@ class KindTable(PluginTable[type[KindT]]):
         default: Settings of the kind that is meant by settings which name none; its class is not imported for them.
     """
 
-    def __init__(self, group: str, order: Sequence[str] = (), default: type[BaseModel] | None = None) -> None:
+    def __init__(
+        self, group: str, order: Sequence[str] = (), default: type[BaseModel] | None = None
+    ) -> None:
         super().__init__(group, order)
         self._default_type = default
         self.default: str | None = None if default is None else default.model_fields["kind"].default
@@ -47,7 +49,9 @@ class KindTable(PluginTable[type[KindT]]):
             return values
         kind = values.get("kind", self.default)
         if kind is None:
-            raise PydanticCustomError("union_tag_not_found", "missing {discriminator}", {"discriminator": "kind"})
+            raise PydanticCustomError(
+                "union_tag_not_found", "missing {discriminator}", {"discriminator": "kind"}
+            )
         if kind != self.default and kind not in self:
             context = {"tag": str(kind), "expected_tags": ", ".join(map(self.label, self))}
             raise PydanticCustomError("union_tag_invalid", "no kind {tag}; kinds: {expected_tags}", context)

@@ -19,7 +19,9 @@ value on the border between two levels. Measured on 14 x 14 maps: with relative 
 1e-6 one map in 300 changes a level somewhere, and one in 750 its mask, by some ten pixels at
 640 x 480."""
 
-SMALLEST_SPREAD: Final = 1e-5  # Below this share of its largest magnitude, the spread of a map is rounding noise
+SMALLEST_SPREAD: Final = (
+    1e-5  # Below this share of its largest magnitude, the spread of a map is rounding noise
+)
 
 Levels = NDArray[np.uint8]
 

@@ -25,7 +25,9 @@ Mask = NDArray[np.bool_] | NDArray[np.uint8]
 # Farthest vertex of a polygon from the origin: pycocotools walks along every edge in steps of a fifth of a pixel.
 _FARTHEST_PX: Final = 100_000
 
-_LONGEST_NUMBER: Final = 7  # Characters of a number in run-length text: 34 bits and a sign, beyond any image's pixels
+_LONGEST_NUMBER: Final = (
+    7  # Characters of a number in run-length text: 34 bits and a sign, beyond any image's pixels
+)
 
 
 def encode_mask(mask: Mask) -> Rle:
@@ -98,7 +100,9 @@ def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: Sides) -> Rle:
     """
     for polygon in polygons:
         if len(polygon) % 2 or not all(-_FARTHEST_PX <= value <= _FARTHEST_PX for value in polygon):
-            raise ValueError(f"expected pairs of coordinates within {_FARTHEST_PX} px, got {len(polygon)} numbers")
+            raise ValueError(
+                f"expected pairs of coordinates within {_FARTHEST_PX} px, got {len(polygon)} numbers"
+            )
     # pycocotools takes four numbers for a box
     coco_polygons = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
     if not coco_polygons:

@@ -26,7 +26,9 @@ def entry_points_by_package() -> dict[str, metadata.EntryPoints]:
         if f"[{PACKAGE}." in (distribution.read_text("entry_points.txt") or ""):
             packages.setdefault(distribution.name, distribution.entry_points)
     if PACKAGE not in packages:
-        raise PluginError("phrasebox is not installed, so its kinds and verbs are unknown: pip install -e .")
+        raise PluginError(
+            "phrasebox is not installed, so its kinds and verbs are unknown: pip install -e ."
+        )
     return packages
 
 
@@ -68,12 +70,16 @@ class PluginTable(Mapping[str, PluginT], Generic[PluginT]):
         packages = self._entries[name]
         title = f"the {self.group.rpartition('.')[2].removesuffix('s')} {name}"
         if len(packages) > 1:
-            raise PluginError(f"{title} is declared by {' and by '.join(packages)}: uninstall all of them but one")
+            raise PluginError(
+                f"{title} is declared by {' and by '.join(packages)}: uninstall all of them but one"
+            )
         [(package, point)] = packages.items()
         try:
             plugin: PluginT = point.load()
         except Exception as error:  # whatever the module of another package raises
-            raise PluginError(f"{title} of the package {package} does not load ({with_type(error)})") from error
+            raise PluginError(
+                f"{title} of the package {package} does not load ({with_type(error)})"
+            ) from error
         return plugin
 
     def __contains__(self, name: object) -> bool:
@@ -89,7 +95,10 @@ class PluginTable(Mapping[str, PluginT], Generic[PluginT]):
         """Return the name under which a package declares a class; the class's own if none does."""
         place = f"{plugin.__module__}:{plugin.__qualname__}"
         names = (
-            name for name, packages in self._entries.items() for point in packages.values() if point.value == place
+            name
+            for name, packages in self._entries.items()
+            for point in packages.values()
+            if point.value == place
         )
         return next(names, plugin.__name__)
 

@@ -81,7 +81,9 @@ class ImageRef:
 
 NO_IMAGE: Final = ImageRef()  # The image of a sample that names none
 
-OTHER_LANGUAGE: Final = "captions in another language"  # Beginning of the note about them; statistics count it
+OTHER_LANGUAGE: Final = (
+    "captions in another language"  # Beginning of the note about them; statistics count it
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +185,9 @@ class HeatMap:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != np.float32:
-            raise ValueError(f"expected float32 (grid_h, grid_w), got {self.values.dtype} {self.values.shape}")
+            raise ValueError(
+                f"expected float32 (grid_h, grid_w), got {self.values.dtype} {self.values.shape}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,17 @@ import pyarrow as pa
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
-from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Rle, Sample, stable_id
+from stages.contract.records import (
+    Absent,
+    HeatMap,
+    ImageRef,
+    Phrase,
+    Record,
+    Region,
+    Rle,
+    Sample,
+    stable_id,
+)
 from stages.contract.values import Json
 
 SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
@@ -28,7 +38,9 @@ def check_version(place: object, version: object) -> None:
     """Raise SchemaError for a dataset of another schema version."""
     if version != SCHEMA_VERSION:
         advice = "make the dataset again, with the same command and --fresh"
-        raise SchemaError(f"{place}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}: {advice}")
+        raise SchemaError(
+            f"{place}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}: {advice}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +120,15 @@ def _warnings(record: Record) -> list[str]:
     entries: tuple[Region | Absent, ...] = (*record.regions, *record.absent)
     texts = {record.phrases[entry.phrase_index].text for entry in entries}
     faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
-    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in texts]
+    missing = [
+        text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in texts
+    ]
     # Heat maps are for all phrases or, with another source of regions, for no phrase.
     default = "" if faults else "no_map"
-    warnings = [*record.notes, *(f"no region for {text!r}: {_FAULTS[faults.get(text, default)]}" for text in missing)]
+    warnings = [
+        *record.notes,
+        *(f"no region for {text!r}: {_FAULTS[faults.get(text, default)]}" for text in missing),
+    ]
     if record.dropped_phrases:
         warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
     return warnings
@@ -136,16 +153,22 @@ _NO_PRESENCE: Final = (
     "null without a calibration that knows presence, and for regions of grids, given boxes and proposals"
 )
 _SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
-_GROUP: Final = "number of the object within the image, the same for phrases that name one object; null if unknown"
+_GROUP: Final = (
+    "number of the object within the image, the same for phrases that name one object; null if unknown"
+)
 _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
-_FALLBACK: Final = "null, or why the contour was kept: colours, image, not_finite, empty, beside (the heat), size"
+_FALLBACK: Final = (
+    "null, or why the contour was kept: colours, image, not_finite, empty, beside (the heat), size"
+)
 _CAPTION_SCORE: Final = (
     "for each caption the mean of its cosine with the image and of those of its phrases: low for a "
     "caption of another image; null for one without words, and none for regions from another "
     "source than heat maps"
 )
-_CAPTION_PRESENCE: Final = "for each caption what presence is for the phrase of a heat map; null where it is not known"
+_CAPTION_PRESENCE: Final = (
+    "for each caption what presence is for the phrase of a heat map; null where it is not known"
+)
 _BOX_OF: Final = "mask, or learned: a calibration's box where it has less than 0.9 IoU with the mask's"
 _WRONG: Final = "null, or what is wrong, where, and what to do"
 
@@ -160,7 +183,13 @@ _PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; {_NO_PRESENCE
 
 ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the entries in its lists
     "annotations": (
-        Column("id", _LONG, "", _UNIQUE, lambda entry: stable_id(f"{entry.record.sample.sample_id}\n{entry.number}")),
+        Column(
+            "id",
+            _LONG,
+            "",
+            _UNIQUE,
+            lambda entry: stable_id(f"{entry.record.sample.sample_id}\n{entry.number}"),
+        ),
         Column("image_id", _LONG, "", "the row's id", "record.sample.id"),
         Column("category_id", _LONG, "", _CATEGORY, lambda entry: stable_id(entry.phrase.text)),
         Column("bbox", pa.list_(_FLOAT), "px", "[x, y, w, h], half open, see bbox_of", "about.box_xywh_px"),
@@ -189,7 +218,9 @@ ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the
     ),
     "heat_maps": (
         Column("phrase", _TEXT, "", "normalised text", "about.text"),
-        Column("size", _INTS, "cells", "[h, w] of the grid, which covers the whole image", "about.values.shape"),
+        Column(
+            "size", _INTS, "cells", "[h, w] of the grid, which covers the whole image", "about.values.shape"
+        ),
         Column("levels", pa.binary(), "0 .. 255", _PIXELS, _stored_levels, True),
         Column("shift_cells", pa.float64(), "cells", _SHIFT, "about.shift_cells"),
         _SIMILARITY,
@@ -215,13 +246,23 @@ ANNOTATION: Final = _struct(ENTRIES["annotations"])  # One region of one phrase
 
 DATASET_FIELDS: Final = (  # The columns that every dataset has
     Column("id", _LONG, "", "image id, hash of sample_id in 1 .. 2^53 - 1", "sample.id"),
-    Column("sample_id", _TEXT, "", "given by the user or derived from the place in the input", "sample.sample_id"),
-    Column("file_name", _TEXT, "", "the image, relative to the image root or tar", "sample.image.file_name"),
+    Column(
+        "sample_id",
+        _TEXT,
+        "",
+        "given by the user or derived from the place in the input",
+        "sample.sample_id",
+    ),
+    Column(
+        "file_name", _TEXT, "", "the image, relative to the image root or tar", "sample.image.file_name"
+    ),
     Column("width", _INT, "px", "after EXIF rotation; 0 if unknown", "width_px"),
     Column("height", _INT, "px", "after EXIF rotation; 0 if unknown", "height_px"),
     Column("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
     _list("annotations", "one per region", lambda record: _entries(record, record.regions)),
-    _list("absent", "phrases judged not to be in the image", lambda record: _entries(record, record.absent)),
+    _list(
+        "absent", "phrases judged not to be in the image", lambda record: _entries(record, record.absent)
+    ),
     Column("caption_score", pa.list_(_FLOAT), _COSINE, _CAPTION_SCORE, "caption_scores"),
     Column("phrase_count", _INT, "", "phrases found in the captions", lambda record: len(record.phrases)),
     Column("warnings", pa.list_(_TEXT), "", "phrases without a region and why, dropped phrases", _warnings),
@@ -251,10 +292,17 @@ HEAT_MAP_FIELDS: Final = (  # Columns that a dataset has with `output.heat_maps`
 )
 
 _IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
-IMAGE_FIELD: Final = Column("image", _IMAGE, "", "the encoded image as it was read; null with an error", _image, True)
+IMAGE_FIELD: Final = Column(
+    "image", _IMAGE, "", "the encoded image as it was read; null with an error", _image, True
+)
 
-OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)  # Those of some datasets, in their order behind the others
-DATASET_SCHEMA: Final = pa.schema([column.arrow for column in DATASET_FIELDS])  # Without the optional columns
+OPTIONAL_FIELDS: Final = (
+    *HEAT_MAP_FIELDS,
+    IMAGE_FIELD,
+)  # Those of some datasets, in their order behind the others
+DATASET_SCHEMA: Final = pa.schema(
+    [column.arrow for column in DATASET_FIELDS]
+)  # Without the optional columns
 
 
 ColumnOption = Literal["heat_maps", "image"]
@@ -262,7 +310,9 @@ ColumnOption = Literal["heat_maps", "image"]
 
 
 def _columns(options: Collection[ColumnOption]) -> tuple[Column, ...]:
-    columns: tuple[Column, ...] = (*DATASET_FIELDS, *HEAT_MAP_FIELDS) if "heat_maps" in options else DATASET_FIELDS
+    columns: tuple[Column, ...] = (
+        (*DATASET_FIELDS, *HEAT_MAP_FIELDS) if "heat_maps" in options else DATASET_FIELDS
+    )
     return (*columns, IMAGE_FIELD) if "image" in options else columns
 
 
@@ -322,7 +372,9 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
         phrases=tuple(phrases),
         heat_maps=tuple(_heat_map(stored, sample_id) for stored in row["heat_maps"]),
         caption_presences=tuple(map(_unrounded, row.get("caption_presence") or ())),
-        error=None if row["error"] is None else RowError(reason=row["error"], detail=row["error_detail"] or ""),
+        error=None
+        if row["error"] is None
+        else RowError(reason=row["error"], detail=row["error_detail"] or ""),
     )
 
 
@@ -331,7 +383,9 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
     levels = None if stored["levels"] is None else np.frombuffer(stored["levels"], np.uint8)
     if min(h, w) < 1 or (levels is not None and levels.size != h * w):
         cells = "no" if levels is None else levels.size
-        raise SchemaError(f"{sample_id}: the heat map of {stored['phrase']!r} has {cells} levels for {h} x {w} cells")
+        raise SchemaError(
+            f"{sample_id}: the heat map of {stored['phrase']!r} has {cells} levels for {h} x {w} cells"
+        )
     return HeatMap(
         text=stored["phrase"],
         values=np.zeros((h, w), np.float32) if levels is None else levels.reshape(h, w).astype(np.float32),

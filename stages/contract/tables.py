@@ -125,7 +125,8 @@ def _unpack(array: Any, hint: Any) -> list[Any]:
         validity = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else repeat(True)
         rows = zip(validity, *columns, strict=False)
         values = (
-            cast(Any, hint)(**dict(zip(names, row, strict=True))) if is_valid else None for is_valid, *row in rows
+            cast(Any, hint)(**dict(zip(names, row, strict=True))) if is_valid else None
+            for is_valid, *row in rows
         )
     else:
         # The way over NumPy is ten times faster, but turns integers beside null into floats.

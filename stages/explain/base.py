@@ -81,7 +81,9 @@ class PendingMatches:
         """
         cosines, *signals = self.results.wait()
         images = [(*texts, *captions) for texts, captions in zip(self.texts, self.captions, strict=True)]
-        places = tuple(np.array([(b, place) for b, texts in enumerate(images) for place in range(len(texts))]).T)
+        places = tuple(
+            np.array([(b, place) for b, texts in enumerate(images) for place in range(len(texts))]).T
+        )
         probabilities: Iterable[float | None] = repeat(None)
         if presence is not None:
             _, embeddings, local = signals

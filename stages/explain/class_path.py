@@ -70,7 +70,8 @@ def trace_class_token(
         for block_inputs in inputs:
             q, k, v = block_inputs.block.project(x)
             query, class_key, class_value, keys, values = (
-                split_heads(t, block_inputs.heads) for t in (q, k, v, block_inputs.keys, block_inputs.values)
+                split_heads(t, block_inputs.heads)
+                for t in (q, k, v, block_inputs.keys, block_inputs.values)
             )
             to_self = (query * class_key).sum(dim=-1, keepdim=True)
             logits = torch.cat([to_self, query @ keys.mT], dim=-1) * query.shape[-1] ** -0.5

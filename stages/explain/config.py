@@ -38,10 +38,14 @@ class ExplainerConfig(BaseModel):
         "gives better boxes than [1] (measured; docs/benchmarks/photographs.md).",
     )
     shorter_side_px: int | None = Field(
-        default=None, ge=8, description="With `keep`: the most that the shorter side may have. Null: no bound."
+        default=None,
+        ge=8,
+        description="With `keep`: the most that the shorter side may have. Null: no bound.",
     )
     max_side_px: int = Field(
-        default=2048, ge=8, description="With `keep`: the most that a side may have; the authors have no such bound."
+        default=2048,
+        ge=8,
+        description="With `keep`: the most that a side may have; the authors have no such bound.",
     )
     contrast: ShareBelowOne = Field(
         default=0.0,
@@ -74,7 +78,10 @@ class ExplainerConfig(BaseModel):
         description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80.",
     )
     phrases_per_step: int = Field(
-        default=8, ge=1, le=256, description="Phrases of an image that are computed together, in groups of this size."
+        default=8,
+        ge=1,
+        le=256,
+        description="Phrases of an image that are computed together, in groups of this size.",
     )
 
     @field_validator("templates", mode="after")
@@ -89,7 +96,9 @@ class ExplainerConfig(BaseModel):
         if not self.scales or sorted(set(self.scales), reverse=True) != list(self.scales):
             raise ValueError("scales: make each smaller than the one before, as [1.27, 1]")
         if self.image_size == "keep" and self.scales[0] != 1:
-            raise ValueError("scales: begin with 1 where image_size is keep; max_side_px says how large an image gets")
+            raise ValueError(
+                "scales: begin with 1 where image_size is keep; max_side_px says how large an image gets"
+            )
         return self
 
     def canvas(self, spec: InputSpec) -> dict[str, Any]:
@@ -118,7 +127,9 @@ class ExplainerConfig(BaseModel):
         """Return the settings that a calibration of scores depends on, as plain values."""
         unused = "affinity_" if self.affinity == "none" else ()
         without = {name for name in type(self).model_fields if name.startswith(unused)}
-        return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without)
+        return self.model_dump(
+            mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without
+        )
 
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -146,7 +157,8 @@ class GradEclipConfig(ExplainerConfig):
         "evaluation code. Every other key overrides one of them, and a dataset stores all values.",
     )
     heads: Literal["single", "model"] = Field(
-        default="model", description="The network's own, or one over the full width as in the authors' code."
+        default="model",
+        description="The network's own, or one over the full width as in the authors' code.",
     )
     similarity: Literal["projected", "raw"] = Field(
         default="raw",
@@ -159,7 +171,8 @@ class GradEclipConfig(ExplainerConfig):
         "Always 1 for towers with a pool.",
     )
     path: Literal["full", "class"] = Field(
-        default="class", description="Gradients go through all tokens (`full`, the authors) or the class token."
+        default="class",
+        description="Gradients go through all tokens (`full`, the authors) or the class token.",
     )
 
     def for_tower(self, kind: TowerKind) -> Self:

@@ -102,7 +102,9 @@ class GradEclip(Explainer[GradEclipConfig]):
         layers = len(tower.blocks)
         affinity_block = self.early_block
         if config.blocks > layers:
-            raise ConfigError(f"{self.model.name} has {layers} blocks, not {config.blocks}", key="explain.blocks")
+            raise ConfigError(
+                f"{self.model.name} has {layers} blocks, not {config.blocks}", key="explain.blocks"
+            )
         if affinity_block is not None and affinity_block > layers - config.blocks:
             raise ConfigError(
                 f"{config.affinity_depth:g} is block {affinity_block + 1} of {layers} in "
@@ -148,7 +150,9 @@ class GradEclip(Explainer[GradEclipConfig]):
                 q, k, v = block.project(x)
                 keys = k[:, 1:].float()
                 values = v[:, 1:].float()
-                inputs.append(BlockInputs(block=exact_block, heads=self._heads(block), keys=keys, values=values))
+                inputs.append(
+                    BlockInputs(block=exact_block, heads=self._heads(block), keys=keys, values=values)
+                )
                 if exact_block is not exact[-1]:
                     x = block.finish(x, attend(q, k, v, self._heads(block)))
         return trace_class_token(tower, token, inputs, self.config.phrases_per_step)
@@ -174,9 +178,13 @@ class GradEclip(Explainer[GradEclipConfig]):
 
         def attention_gradients(gradients: Tensor) -> Sequence[Tensor]:
             phrases = [
-                torch.autograd.grad(embedding, outputs, gradient, retain_graph=True) for gradient in gradients.unbind(1)
+                torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
+                for gradient in gradients.unbind(1)
             ]
-            rows = (torch.stack([gradient[:, 0] for gradient in block], dim=1) for block in zip(*phrases, strict=True))
+            rows = (
+                torch.stack([gradient[:, 0] for gradient in block], dim=1)
+                for block in zip(*phrases, strict=True)
+            )
             return [row @ v.mT for row, v in zip(rows, values, strict=True)]
 
         return ExplainedBlocks(
@@ -201,7 +209,9 @@ class GradEclip(Explainer[GradEclipConfig]):
 
 def _sum_blocks(signed: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """Signed maps (B, P, N) of the blocks and their spatial weights (B, N) -> one map (B, P, N), >= 0."""
-    return torch.stack([(s * weight[:, None]).relu() for s, weight in zip(signed, weights, strict=True)]).sum(dim=0)
+    return torch.stack(
+        [(s * weight[:, None]).relu() for s, weight in zip(signed, weights, strict=True)]
+    ).sum(dim=0)
 
 
 def _embed_patches(tower: VisionTower, last: Block, values: Tensor) -> Tensor:

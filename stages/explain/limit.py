@@ -20,7 +20,9 @@ def limit_phrases(record: Record, matches: Mapping[str, Match]) -> Record:
     """
     if not record.object_numbers:
         return record
-    object_of = {phrase.text: number for phrase, number in zip(record.phrases, record.object_numbers, strict=True)}
+    object_of = {
+        phrase.text: number for phrase, number in zip(record.phrases, record.object_numbers, strict=True)
+    }
     likeliest_first = sorted(object_of, key=lambda text: -matches[text].likelihood)
     repeats: Counter[int] = Counter()
     rank: dict[str, int] = {}

@@ -58,7 +58,9 @@ def concatenate_maps(images: Sequence[Maps]) -> Maps:
     )
 
 
-def replace_faults(values: Tensor, cosines: Tensor, constant: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+def replace_faults(
+    values: Tensor, cosines: Tensor, constant: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """Return maps with zeros where map or cosine is not finite, and the numbers of the faults in FAULTS.
 
     Args:

@@ -129,7 +129,9 @@ class Presence(Regression):
     images: ImageStatistics
     corrected_on: ImageStatistics | None = None
 
-    def probabilities(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> list[float]:
+    def probabilities(
+        self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]
+    ) -> list[float]:
         """Return values 0 .. 1, rounded to six decimals as scores are; arguments as in `ImageStatistics.features`.
 
         0 where a cosine is not finite.

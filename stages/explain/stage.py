@@ -32,7 +32,9 @@ class ExplainStageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelConfig = ModelConfig()
-    description: ModelDescription | None = Field(default=None, description="The model to load; None: one in memory.")
+    description: ModelDescription | None = Field(
+        default=None, description="The model to load; None: one in memory."
+    )
     explainer: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
     keep_pixels: bool = Field(
         default=False, description="Leave the pixels in the record for a stage that looks at colours."
@@ -130,7 +132,9 @@ class ExplainStage(Stage):
             description = self.config.description
             if description is None:
                 raise ConfigError("no model is described, and none is in memory", key="model.name")
-            model = load(description, device=settings.device, precision=settings.precision, threads=settings.threads)
+            model = load(
+                description, device=settings.device, precision=settings.precision, threads=settings.threads
+            )
         self._model = model
         self._batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
@@ -141,8 +145,12 @@ class ExplainStage(Stage):
         from stages.shared.model.device import retry_on_oom  # noqa: PLC0415  as in setup
 
         keep = self.config.keep_pixels
-        out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
-        todo = [i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels]
+        out = [
+            record if keep or record.pixels is None else replace(record, pixels=None) for record in batch
+        ]
+        todo = [
+            i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels
+        ]
         for number, record in retry_on_oom(
             todo,
             lambda numbers: self._explain([batch[number] for number in numbers]),
@@ -161,7 +169,9 @@ class ExplainStage(Stage):
     def computing(self, **settings: str) -> ExplainStage:
         """See `Stage.computing`."""
         model = self.config.model.model_copy(update=settings)
-        return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded_model, self.presence)
+        return ExplainStage(
+            self.config.model_copy(update={"model": model}), self._loaded_model, self.presence
+        )
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -217,7 +227,9 @@ class ExplainStage(Stage):
             for record, phrases in zip(records, _texts_of(records), strict=True)
         ]
         with_signals = self.presence is not None or self.signals is not None
-        comparison = self._explainer.compare(images, texts, _captions_of(records), with_signals=with_signals)
+        comparison = self._explainer.compare(
+            images, texts, _captions_of(records), with_signals=with_signals
+        )
         limited = records
         if any(record.object_numbers for record in records):
             matches = comparison.matches.wait(self.presence)
@@ -226,7 +238,11 @@ class ExplainStage(Stage):
         return self._collect(records, limited, comparison.matches, maps)
 
     def _collect(
-        self, records: Sequence[Record], limited: Sequence[Record], pending: PendingMatches, pending_maps: PendingMaps
+        self,
+        records: Sequence[Record],
+        limited: Sequence[Record],
+        pending: PendingMatches,
+        pending_maps: PendingMaps,
     ) -> Iterator[Record]:
         """Wait for the device, and yield the limited records with heat maps and the caption scores of all phrases."""
         matches = pending.wait(self.presence)

@@ -125,7 +125,9 @@ def second_path(
             second = second + block.attended(join_heads(mixing(z, q, k, v)))
             x = block.finish(x, join_heads(F.scaled_dot_product_attention(q, k, v)))
         tokens = None if early is None else early[:, 1:]
-        return DenseFeatures(patches=tower.head(second[:, 1:]), embedding=tower.head(x[:, 0]), tokens=tokens)
+        return DenseFeatures(
+            patches=tower.head(second[:, 1:]), embedding=tower.head(x[:, 0]), tokens=tokens
+        )
 
     return features
 
@@ -230,7 +232,8 @@ class Gem(_Dense[GemConfig]):
     def __init__(self, config: GemConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         self.path = by_tower(
-            model.tower, blocks=lambda tower: second_path(tower, config.depth, self.early_block, _attend_to_alike)
+            model.tower,
+            blocks=lambda tower: second_path(tower, config.depth, self.early_block, _attend_to_alike),
         )
 
     @torch.no_grad()

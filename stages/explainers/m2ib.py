@@ -57,7 +57,8 @@ class M2ibConfig(ExplainerConfig):
 
     kind: Literal["m2ib"] = "m2ib"
     depth: ShareBelowOne = Field(
-        0.83, description="With a class token: share of all blocks before the bottleneck; one at least comes after it."
+        0.83,
+        description="With a class token: share of all blocks before the bottleneck; one at least comes after it.",
     )
 
 

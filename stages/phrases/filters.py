@@ -122,7 +122,9 @@ def _replace_marks(caption: str) -> tuple[str, tuple[tuple[int, int], ...]]:
             put(caption[index], index, index + 1)
         last = match.end()
         # A text cannot begin with the end of a sentence.
-        for letter in _substitute(match, caption) if letters or match.lastgroup not in ("gone", "newline") else "":
+        for letter in (
+            _substitute(match, caption) if letters or match.lastgroup not in ("gone", "newline") else ""
+        ):
             put(letter, match.start(), last)
     for index in range(last, len(caption)):
         put(caption[index], index, index + 1)

@@ -29,7 +29,9 @@ _NUMBERS: Final = (
     "twelve",
 )
 _SEVERAL: Final = frozenset((*_NUMBERS, "many", "several", "few"))
-_MAX_WORDS: Final = 30  # the longest of Flickr30k Entities' 560,000 phrases has 19; longer ones are lists of words
+_MAX_WORDS: Final = (
+    30  # the longest of Flickr30k Entities' 560,000 phrases has 19; longer ones are lists of words
+)
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
@@ -77,7 +79,8 @@ def load_pipeline(name: str) -> Any:
         )
     if nlp.vocab.get_noun_chunks is None:
         raise ConfigError(
-            f"spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}", key="phrases.spacy_model"
+            f"spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}",
+            key="phrases.spacy_model",
         )
     if nlp.has_pipe(_RULER):
         ruler = nlp.get_pipe(_RULER)
@@ -146,7 +149,9 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Par
         lists,
         keep_parts=keep_parts,
     )
-    return [_make_phrase(caption, phrase, lists) for phrase in phrases if _names_a_thing(caption, phrase, lists)]
+    return [
+        _make_phrase(caption, phrase, lists) for phrase in phrases if _names_a_thing(caption, phrase, lists)
+    ]
 
 
 class _JoinedPhrase(NamedTuple):
@@ -177,7 +182,9 @@ def _join_over_of(
             joined.append(_JoinedPhrase(start, end, head, plural, start))
         elif _is_pronoun(caption, right.head) and lemma not in lists.quantity | lists.frame:
             joined[-1] = _JoinedPhrase(start, end, head, plural, start)  # "a friend of hers"
-        elif _is_pronoun(caption, right.head) or (lemma in lists.frame and (not keep_parts or end - start == 1)):
+        elif _is_pronoun(caption, right.head) or (
+            lemma in lists.frame and (not keep_parts or end - start == 1)
+        ):
             joined[-1] = right._replace(reach=start)
         elif lemma in lists.quantity or lemma in lists.frame:
             joined[-1] = _JoinedPhrase(start, right.end, right.head, plural or right.plural, start)

@@ -42,7 +42,9 @@ class Line(BaseModel):
     def _lies_in_its_caption(self) -> Self:
         for phrase in self.phrases:
             if not 0 <= phrase.start < phrase.end <= len(self.caption):
-                raise ValueError(f"expected 0 <= start < end <= {len(self.caption)}, the caption's length: {phrase}")
+                raise ValueError(
+                    f"expected 0 <= start < end <= {len(self.caption)}, the caption's length: {phrase}"
+                )
         return self
 
 

@@ -18,7 +18,9 @@ NOUN_TAGS: Final = frozenset({"NN", "NNS", "NNP", "NNPS"})
 PLURAL_TAGS: Final = frozenset({"NNS", "NNPS"})
 
 _NOT_BEHIND_ARTICLE: Final = frozenset({"RB", "RP", "VB", "VBP", "VBD", "IN", "UH", "MD"})
-_BEHIND_NOUN: Final = frozenset({"IN", "VBZ", "VBP", "VBD", "VBG", "VBN", "MD", "CC", ",", ".", "TO", "WDT", "WP"})
+_BEHIND_NOUN: Final = frozenset(
+    {"IN", "VBZ", "VBP", "VBD", "VBG", "VBN", "MD", "CC", ",", ".", "TO", "WDT", "WP"}
+)
 ARTICLES: Final = frozenset({"a", "an", "the", "his", "her", "their", "its"})
 """Words that always open a phrase.
 
@@ -34,13 +36,17 @@ _ADJECTIVE_TAGS: Final = frozenset({"JJ", "JJR", "JJS", "VBN", "CD"})
 _BEFORE_NOUN_TAGS: Final = _ADJECTIVE_TAGS | {"DT", "PRP$", "NN", "NNP", "HYPH"}
 _NOT_IN_NOUN: Final = frozenset({"IN", "TO", "RB", "RP"})
 _MODIFIER_TAGS: Final = _ADJECTIVE_TAGS | {"VBG", "VBD", "NN", "HYPH", "RB", "RBR", "RBS", "AFX", ",", "CC"}
-_BEFORE_DETERMINER: Final = frozenset({"all", "both", "half", "such", "quite", "many", "what", "not", "one", "each"})
+_BEFORE_DETERMINER: Final = frozenset(
+    {"all", "both", "half", "such", "quite", "many", "what", "not", "one", "each"}
+)
 _NO_START_TAGS: Final = frozenset(
     {",", "CC", ".", ":", "``", "''", "IN", "-LRB-", "-RRB-", "RP", "TO"}
     | {"HYPH", "POS", "SYM", "_SP", "NFP", "VBZ", "VBP", "VBD", "MD", "UH"}
 )
 _FULL_STOP_TAGS: Final = frozenset({".", ":", "-LRB-", "-RRB-", "NFP"})
-_MANY: Final = frozenset({"few", "couple", "dozen", "hundred", "thousand", "lot", "number", "bunch", "group", "pair"})
+_MANY: Final = frozenset(
+    {"few", "couple", "dozen", "hundred", "thousand", "lot", "number", "bunch", "group", "pair"}
+)
 _WEARING: Final = frozenset({"in", "wearing", "wears", "wear"})
 _SHADE: Final = frozenset({"bright", "dark", "light", "pale", "all"})
 
@@ -146,7 +152,11 @@ def join_compounds(
         while end < len(owner) and owner[end] < 0 and caption.tags[end] in NOUN_TAGS:
             end += 1
         left = owner[index - 1] if index else -1
-        if left >= 0 and phrases[left].end == index and caption.tags[index - 1] in NOUN_TAGS | _ADJECTIVE_TAGS:
+        if (
+            left >= 0
+            and phrases[left].end == index
+            and caption.tags[index - 1] in NOUN_TAGS | _ADJECTIVE_TAGS
+        ):
             owner[index:end] = [left] * (end - index)
             phrases[left] = Candidate(phrases[left].start, end, end - 1)
         else:
@@ -323,7 +333,9 @@ def add_colours(
     end = 1
     for index in range(1, len(words)):
         has_shade = words[index - 1] in _SHADE and index >= 2
-        is_worn = words[index] in lists.colour and owner[index] < 0 and words[index - 1 - has_shade] in _WEARING
+        is_worn = (
+            words[index] in lists.colour and owner[index] < 0 and words[index - 1 - has_shade] in _WEARING
+        )
         if index < end or not is_worn:
             continue
         start = index - has_shade

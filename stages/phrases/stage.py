@@ -90,10 +90,14 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         'for bare nouns ("on ground").',
     )
     drop_heads_keep: tuple[Entry, ...] = Field(
-        default=(), description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".'
+        default=(),
+        description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".',
     )
     batch_size: int = Field(
-        default=256, ge=1, le=10_000, description="Captions parsed at a time; it only changes speed and memory."
+        default=256,
+        ge=1,
+        le=10_000,
+        description="Captions parsed at a time; it only changes speed and memory.",
     )
 
     @field_validator("languages")
@@ -193,7 +197,9 @@ class PhrasesStage(Stage):
 
     def _fill(self, record: Record, caption_phrases: Iterator[list[Phrase]]) -> Record:
         """Return the record with the phrases of its captions, which come next in `caption_phrases`."""
-        mentions = [phrase for phrases in islice(caption_phrases, len(record.sample.captions)) for phrase in phrases]
+        mentions = [
+            phrase for phrases in islice(caption_phrases, len(record.sample.captions)) for phrase in phrases
+        ]
         unique_texts = dict.fromkeys(phrase.text for phrase in mentions)
         limit = self.config.max_phrases
         texts = set(islice(unique_texts, limit * CANDIDATES if self.limits_later else limit))
@@ -290,7 +296,11 @@ class Languages:
             left_out = {index for index, code in enumerate(all_languages) if code not in self._selection}
         notes = []
         for is_left_out, fate in ((False, ""), (True, ", left out")):
-            entries = [f"{index} ({code})" for index, code in languages.items() if (index in left_out) == is_left_out]
+            entries = [
+                f"{index} ({code})"
+                for index, code in languages.items()
+                if (index in left_out) == is_left_out
+            ]
             if entries:
                 notes.append(f"{OTHER_LANGUAGE} than {self._parser_language}{fate}: {', '.join(entries)}")
         return left_out, notes

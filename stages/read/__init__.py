@@ -41,7 +41,9 @@ READERS: Final[KindTable[Reader]] = KindTable(
 Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON
 beside each tar, and images are beside the tables that name them."""
 
-InputConfig = Annotated[SerializeAsAny[ReaderConfig], BeforeValidator(READERS.config)]  # The `input` section of a run
+InputConfig = Annotated[
+    SerializeAsAny[ReaderConfig], BeforeValidator(READERS.config)
+]  # The `input` section of a run
 
 
 def make_reader(config: InputConfig) -> Reader:

@@ -47,7 +47,9 @@ class ReaderConfig(BaseModel):
         "pyarrow opens."
     )
     limit: int | None = Field(
-        None, ge=1, description="Read only the first N samples. The same command with a larger limit adds others."
+        None,
+        ge=1,
+        description="Read only the first N samples. The same command with a larger limit adds others.",
     )
     part: str | None = Field(
         None,
@@ -233,7 +235,9 @@ class LimitedReader(Reader):
             if rows is None:
                 rows = sum(1 for _ in islice(self._reader.read(piece), remaining))
             is_whole = rows <= remaining
-            pieces.append(replace(piece, samples=rows) if is_whole else replace(piece, samples=remaining, rows=None))
+            pieces.append(
+                replace(piece, samples=rows) if is_whole else replace(piece, samples=remaining, rows=None)
+            )
             remaining -= min(rows, remaining)
         return pieces
 

@@ -39,7 +39,8 @@ class CocoCaptionsInput(CarriedInput):
 
     kind: Literal["coco_captions"] = "coco_captions"
     image_root: str | None = Field(
-        None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
+        None,
+        description="Folder of the images, which paths may not leave; by default the folder of the JSON.",
     )
 
 
@@ -154,11 +155,15 @@ def _load(file: SourceFile) -> tuple[list[Any], list[Any]]:
         images, annotations = _split_karpathy(images)
     if not isinstance(images, list) or not isinstance(annotations, list):
         present = ", ".join(shorten(key, 40) for key in list(content)[:20]) or "none"
-        raise InputError(f"{file.url}: expected the lists 'images' and 'annotations', found the keys {present}")
+        raise InputError(
+            f"{file.url}: expected the lists 'images' and 'annotations', found the keys {present}"
+        )
     objects = [entry for entry in annotations if isinstance(entry, dict)]
     if objects and not any("caption" in entry for entry in objects):
         present = ", ".join(shorten(key, 40) for key in list(objects[0])[:20])
-        raise InputError(f"{file.url}: no annotation has a 'caption' (found {present}): is it an instances file?")
+        raise InputError(
+            f"{file.url}: no annotation has a 'caption' (found {present}): is it an instances file?"
+        )
     return images, annotations
 
 
@@ -174,6 +179,8 @@ def _split_karpathy(images: list[Any]) -> tuple[list[Any], list[Any] | None]:
         image_id = image.get("cocoid", image.get("imgid", number))
         path = [part for part in map(image.get, ("filepath", "filename")) if isinstance(part, str)]
         entries.append({"id": image_id, "file_name": "/".join(path) or None})
-        captions = [sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in sentences]
+        captions = [
+            sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in sentences
+        ]
         annotations += [{"image_id": image_id, "caption": caption} for caption in captions]
     return entries, annotations or None

@@ -88,7 +88,9 @@ class CsvReader(LinesReader):
         header = [name.strip() for name in fields]
         duplicates = sorted({name for name in header if header.count(name) > 1})
         if duplicates:
-            raise InputError(f"{file.url}: the header names {', '.join(map(shorten, duplicates))} more than once")
+            raise InputError(
+                f"{file.url}: the header names {', '.join(map(shorten, duplicates))} more than once"
+            )
         if header:
             expected = f"{file.url}: the first line must name the columns: expected the column"
             self.parser.check_header(header, expected)

@@ -33,7 +33,12 @@ _EXPECTED: Final = (
 )
 _TABLES: Final = ("parquet", "jsonl", "csv")
 
-_STAMPS: Final = ("size", "mtime", "created", "ETag")  # Names of file systems for size, time or version of a file
+_STAMPS: Final = (
+    "size",
+    "mtime",
+    "created",
+    "ETag",
+)  # Names of file systems for size, time or version of a file
 
 Stamps = dict[str, str]  # Location of each file -> size and time from its file system; "" for local files
 
@@ -86,7 +91,9 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     filesystem, path = resolve(location)
     if filesystem.isdir(path):
         return _kind_of_folder(entry, readers)
-    kind = next((kind for kind, reader in readers.items() if location.lower().endswith(reader.suffixes)), "")
+    kind = next(
+        (kind for kind, reader in readers.items() if location.lower().endswith(reader.suffixes)), ""
+    )
     if kind == "folder":
         raise InputError(f"{entry} is an image: {_EXPECTED}")
     is_file = filesystem.isfile(path)
@@ -114,7 +121,9 @@ def fingerprint_of(files: Sequence[SourceFile]) -> str:
                 stamp = f"{local.st_size} {local.st_mtime_ns}"
             digest.update(f"{file.name}\0{stamp}\n".encode())
     except OSError as error:
-        raise InputError(f"cannot look into {error.filename or files[0].url}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot look into {error.filename or files[0].url}: {error.strerror or error}"
+        ) from error
     return digest.hexdigest()
 
 
@@ -132,7 +141,9 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
             files = _choose(stamps, location, suffixes)
             if not files:
                 first = _relative(next(iter(stamps), ""), location)
-                example = f"it holds {len(stamps)} other files, such as {first}" if stamps else "it is empty"
+                example = (
+                    f"it holds {len(stamps)} other files, such as {first}" if stamps else "it is empty"
+                )
                 raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example}")
             return files, location
         if _RANGE.search(location):
@@ -149,7 +160,9 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
             return _choose(stamps, folder, suffixes) or stamps, folder
         _raise_cause(filesystem, path)
     except network_errors() as error:
-        raise InputError(f"cannot look into {location}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(
+            f"cannot look into {location}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     raise InputError(f"no such file or folder: {location}", key="input.path")
 
 
@@ -187,7 +200,9 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _stamps_of(location: str, infos: Mapping[str, Json]) -> Stamps:
-    files = {location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"}
+    files = {
+        location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"
+    }
     return {url: _stamp(url, files[url]) for url in sorted(files)}
 
 
@@ -197,7 +212,9 @@ def _choose(stamps: Stamps, folder: str, suffixes: tuple[str, ...]) -> Stamps:
     def is_hidden(url: str) -> bool:
         return any(part.startswith((".", "__MACOSX")) for part in _relative(url, folder).split("/"))
 
-    return {url: stamp for url, stamp in stamps.items() if url.lower().endswith(suffixes) and not is_hidden(url)}
+    return {
+        url: stamp for url, stamp in stamps.items() if url.lower().endswith(suffixes) and not is_hidden(url)
+    }
 
 
 def _find_range(location: str) -> Stamps:
@@ -252,7 +269,9 @@ def _relative(url: str, folder: str) -> str:
 def _kind_of_folder(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     suffixes = tuple(suffix for reader in readers.values() for suffix in reader.suffixes)
     names = [file.name.lower() for file in find_files(entry, suffixes)]
-    kinds = [kind for kind, reader in readers.items() if any(name.endswith(reader.suffixes) for name in names)]
+    kinds = [
+        kind for kind, reader in readers.items() if any(name.endswith(reader.suffixes) for name in names)
+    ]
     tables = [kind for kind in kinds if kind in _TABLES]
     table_names = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
     if kinds[0] == "parquet" and any(posixpath.dirname(name) in table_names for name in names):

@@ -88,11 +88,19 @@ def _sample(pair: NamedPair, captions: tuple[str, ...] | RowFault) -> Sample:
 
 def _pair_files(files: Sequence[SourceFile]) -> list[NamedPair]:
     """A row for each image and for each text without one, in the order of their names."""
-    texts = {file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)}
-    images = [(file, file.name.rpartition(".")[0]) for file in files if not file.name.lower().endswith(TEXT_SUFFIX)]
+    texts = {
+        file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)
+    }
+    images = [
+        (file, file.name.rpartition(".")[0])
+        for file in files
+        if not file.name.lower().endswith(TEXT_SUFFIX)
+    ]
     text_urls = {stem: file.url for stem, file in texts.items()}
     rows: list[NamedPair] = [(file.name, file.url, text_urls.get(stem)) for file, stem in images]
-    rows += [(texts[stem].name, None, texts[stem].url) for stem in texts.keys() - {stem for _, stem in images}]
+    rows += [
+        (texts[stem].name, None, texts[stem].url) for stem in texts.keys() - {stem for _, stem in images}
+    ]
     return sorted(rows, key=lambda row: row[0])
 
 

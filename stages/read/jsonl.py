@@ -56,7 +56,9 @@ class JsonlReader(LinesReader):
         lines = _lines_of_list(file.url)
         payload = b"" if lines is None else zlib.compress(lines)
         piece = Piece(url=file.url, name=file.name, first_row=1, payload=payload)
-        rows = [row for _, _, row in islice(self.fields(piece), _PROBE_ROWS) if not isinstance(row, RowFault)]
+        rows = [
+            row for _, _, row in islice(self.fields(piece), _PROBE_ROWS) if not isinstance(row, RowFault)
+        ]
         if len(rows) >= _MIN_PROBE_ROWS:
             names = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
             expected = f"{piece.url}: none of the first {len(rows)} rows has the field"
@@ -66,7 +68,9 @@ class JsonlReader(LinesReader):
     def pieces(self) -> list[Piece]:
         """See `LinesReader.pieces`. Pieces of a list carry their own elements."""
         pieces = super().pieces()
-        lists = {payload: zlib.decompress(payload) for payload in {piece.payload for piece in pieces} if payload}
+        lists = {
+            payload: zlib.decompress(payload) for payload in {piece.payload for piece in pieces} if payload
+        }
         for number, piece in enumerate(pieces):
             if piece.payload:
                 lines = lists[piece.payload][piece.start : piece.stop]

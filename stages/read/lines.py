@@ -38,7 +38,10 @@ class LinesConfig(ReaderConfig, FieldsConfig):
     """The common keys of `input` for tables of lines."""
 
     piece_size: int = Field(
-        1000, ge=1, le=1_000_000, description="Samples that one worker reads at once; compressed files are not cut."
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Samples that one worker reads at once; compressed files are not cut.",
     )
     group_rows: bool = Field(
         True,
@@ -129,7 +132,12 @@ class LinesReader(Reader):
         stops = [*(first.position for first in firsts[1:]), None]
         return [
             replace(
-                file, start=first.position, stop=stop, first_row=first.number, samples=samples[part], rows=rows[part]
+                file,
+                start=first.position,
+                stop=stop,
+                first_row=first.number,
+                samples=samples[part],
+                rows=rows[part],
             )
             for part, (first, stop) in enumerate(zip(firsts, stops, strict=False))
         ]

@@ -134,7 +134,9 @@ class ParquetReader(Reader):
             with input_errors(file.url), _damage(), _open(file.url) as parquet:
                 columns = Columns.of(parquet.schema_arrow, self.config, file.url)
                 metadata = parquet.metadata
-                group_rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+                group_rows = tuple(
+                    metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)
+                )
                 keys = None
                 if columns.id_columns:
                     keys = array("q", map(stable_key, _ids(parquet, columns, file.name)))
@@ -174,7 +176,10 @@ def _open(url: str) -> Iterator[Any]:
         "pre_buffer": False,
         "page_checksum_verification": True,
     }
-    with closing(InputFile(url)) as stream, pq.ParquetFile(url if is_local(url) else stream, **options) as file:
+    with (
+        closing(InputFile(url)) as stream,
+        pq.ParquetFile(url if is_local(url) else stream, **options) as file,
+    ):
         yield file
 
 
@@ -195,7 +200,9 @@ def _rows(file: Any, groups: Iterable[int], names: list[str], batch_rows: int) -
         remaining = file.metadata.row_group(group).num_rows
         try:
             with _damage(f"row group {group} is damaged: "):
-                for batch in file.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
+                for batch in file.iter_batches(
+                    batch_rows, row_groups=[group], columns=names, use_threads=False
+                ):
                     table = [values_of(batch.column(name)) for name in names]
                     for values in zip(*table, strict=True):
                         yield dict(zip(names, values, strict=True))
@@ -207,9 +214,13 @@ def _rows(file: Any, groups: Iterable[int], names: list[str], batch_rows: int) -
 def _ids(file: Any, columns: Columns, name: str) -> Iterator[str]:
     """The ids of the rows of a file; rows of a damaged row group have their places."""
     parser = RowParser(fields=columns.fields, image_root=None)
-    for number, row in enumerate(_rows(file, range(file.num_row_groups), columns.id_columns, _ID_BATCH_ROWS)):
+    for number, row in enumerate(
+        _rows(file, range(file.num_row_groups), columns.id_columns, _ID_BATCH_ROWS)
+    ):
         place = safe_place(name, number)
-        yield place if isinstance(row, RowFault) else parser.id_of(row, columns.default_id(row, name, place))
+        yield (
+            place if isinstance(row, RowFault) else parser.id_of(row, columns.default_id(row, name, place))
+        )
 
 
 def _cut(file: SourceFile, footer: _Footer, piece_size: int) -> Iterator[Piece]:

@@ -54,7 +54,9 @@ class Columns:
         kinds = {field.name: field.type for field in schema}
         image, form = _image_column(kinds, config.image, url)
         is_encoded = form == "bytes" and image in _ENCODINGS
-        has_status = _is_text(kinds.get("status")) and (is_encoded or "key" in kinds or "error_message" in kinds)
+        has_status = _is_text(kinds.get("status")) and (
+            is_encoded or "key" in kinds or "error_message" in kinds
+        )
         if config.id is not None and not _is_id(kinds.get(config.id)):
             raise _column_error(
                 url,
@@ -102,7 +104,9 @@ class Columns:
         """Return whether img2dataset failed to download the row's image."""
         if self.status is None:
             return False
-        return row[self.status] not in (None, "success") or (self.form == "bytes" and row[self.image] is None)
+        return row[self.status] not in (None, "success") or (
+            self.form == "bytes" and row[self.image] is None
+        )
 
     def default_id(self, row: Json, name: str, place: str) -> str:
         """Return the id of a row without one."""
@@ -150,7 +154,11 @@ def _image_column(kinds: Json, setting: str | None, url: str) -> tuple[str, Form
             expected = f"the column {setting!r} of bytes, of struct<bytes, path> or of paths"
             raise _column_error(url, kinds, "image", expected)
         return setting, forms[setting]
-    structs = [name for name, form in forms.items() if form == "struct" and kinds[name].get_field_index("bytes") >= 0]
+    structs = [
+        name
+        for name, form in forms.items()
+        if form == "struct" and kinds[name].get_field_index("bytes") >= 0
+    ]
     candidates = [name for name in BYTES_COLUMNS if forms.get(name) in ("bytes", "struct")]
     candidates += structs if len(structs) == 1 else []
     candidates += [name for name in IMAGE_FIELDS if forms.get(name) == "path"]
@@ -163,7 +171,9 @@ def _image_column(kinds: Json, setting: str | None, url: str) -> tuple[str, Form
     raise _column_error(url, kinds, "image", expected)
 
 
-def _caption_columns(kinds: Json, setting: str | tuple[str, ...] | None, image: str, url: str) -> tuple[str, ...]:
+def _caption_columns(
+    kinds: Json, setting: str | tuple[str, ...] | None, image: str, url: str
+) -> tuple[str, ...]:
     if setting is not None:
         names = (setting,) if isinstance(setting, str) else setting
         for name in names:
@@ -227,8 +237,12 @@ def _is_id(kind: Any) -> bool:
 
 
 def _column_error(url: str, kinds: Json, key: str, expected: str) -> InputError:
-    present = ", ".join(f"{shorten(name, 40)} ({kind})" for name, kind in list(kinds.items())[:40]) or "none"
-    return InputError(f"{url}: expected {expected}; the columns are {present}. Set input.{key} to the right one")
+    present = (
+        ", ".join(f"{shorten(name, 40)} ({kind})" for name, kind in list(kinds.items())[:40]) or "none"
+    )
+    return InputError(
+        f"{url}: expected {expected}; the columns are {present}. Set input.{key} to the right one"
+    )
 
 
 def values_of(column: Any) -> list[Any]:

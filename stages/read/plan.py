@@ -35,7 +35,11 @@ def input_notes(pieces: Sequence[Piece], roles: Sequence[str]) -> Iterator[str]:
     """Yield sentences about an input whose captions are turns of `roles`, or that has several rows in one sample."""
     if fields := dict.fromkeys(repr(piece.turns) for piece in pieces if piece.turns):
         yield f"captions are the turns of {' or '.join(roles)} in {' or '.join(fields)} (input.turns)"
-    counts = [(piece.rows, piece.samples) for piece in pieces if piece.rows is not None and piece.samples is not None]
+    counts = [
+        (piece.rows, piece.samples)
+        for piece in pieces
+        if piece.rows is not None and piece.samples is not None
+    ]
     rows, count = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
     if rows != count:
         yield (
@@ -121,7 +125,11 @@ def plan_pieces(reader: Reader) -> list[Piece]:
     if not images:
         return pieces
     first = images[0]
-    subject = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
+    subject = (
+        f"none of the first {len(images)} images exists"
+        if len(images) > 1
+        else "the only image does not exist"
+    )
     folder = (first.url or "").removesuffix(first.file_name)
     raise InputError(
         f"{subject} in the folder {folder}; the first is {first.file_name!r}{why}. Give the folder that the paths of "
@@ -150,6 +158,12 @@ def _first_images(reader: Reader, pieces: Iterable[Piece]) -> list[ImageRef]:
             images.append(item.image)
             if len(images) == _FIRST_IMAGES:
                 break
-    if len(faults) >= _FEWEST_FAULTS and not images and {fault.reason for fault in faults} == {"bad_location"}:
-        raise InputError(f"none of the first {len(faults)} rows names an image that can be read: {faults[0].detail}")
+    if (
+        len(faults) >= _FEWEST_FAULTS
+        and not images
+        and {fault.reason for fault in faults} == {"bad_location"}
+    ):
+        raise InputError(
+            f"none of the first {len(faults)} rows names an image that can be read: {faults[0].detail}"
+        )
     return images

@@ -124,7 +124,11 @@ class RowParser:
 
     def check_image_root(self) -> None:
         """Raise InputError if the image root is local and no folder."""
-        if self.image_root is not None and is_local(self.image_root) and not place_of(self.image_root).is_dir():
+        if (
+            self.image_root is not None
+            and is_local(self.image_root)
+            and not place_of(self.image_root).is_dir()
+        ):
             raise InputError(f"no such folder: {self.image_root}", key="input.image_root")
 
     def check_fields(self, columns: Sequence[str], expected: str) -> None:

@@ -17,12 +17,17 @@ from stages.contract.values import Json
 
 TURN_FIELDS: Final = ("conversations", "messages")
 
-CAPTION_ROLES: Final = ("gpt", "assistant")  # whose turns are captions, unless `input.turns` names other roles
+CAPTION_ROLES: Final = (
+    "gpt",
+    "assistant",
+)  # whose turns are captions, unless `input.turns` names other roles
 
 ROLE_KEYS: Final = ("from", "role")
 TEXT_KEYS: Final = ("value", "content")
 
-_PLACEHOLDER: Final = re.compile(r"<(?:image|video)>\s*")  # stands for the picture, and is no word of the caption
+_PLACEHOLDER: Final = re.compile(
+    r"<(?:image|video)>\s*"
+)  # stands for the picture, and is no word of the caption
 
 
 def is_conversation(value: object) -> bool:
@@ -43,7 +48,9 @@ def captions_of_turns(name: str, turns: Sequence[Any], roles: Sequence[str]) -> 
     for number, turn in enumerate(turns, start=1):
         role = _role_of(turn)
         if role is None:
-            problem = "has neither `from` nor `role`" if isinstance(turn, dict) else f"is {kind_of_value(turn)}"
+            problem = (
+                "has neither `from` nor `role`" if isinstance(turn, dict) else f"is {kind_of_value(turn)}"
+            )
             raise RowFault("bad_caption", f"turn {number} of {name!r} {problem}, so nobody says it")
         if role in roles:
             captions.append(_text_of(name, number, turn))
@@ -68,5 +75,7 @@ def _text_of(name: str, number: int, turn: Json) -> str:
         parts = (part.get("text") for part in content if isinstance(part, dict))
         content = " ".join(part for part in parts if isinstance(part, str))
     if not isinstance(content, str):
-        raise RowFault("bad_caption", f"turn {number} of {name!r} holds {kind_of_value(content)}, expected text")
+        raise RowFault(
+            "bad_caption", f"turn {number} of {name!r} holds {kind_of_value(content)}, expected text"
+        )
     return _PLACEHOLDER.sub("", content)

@@ -25,14 +25,24 @@ from pydantic import Field
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.contract.values import Json
-from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, InputRow, Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import (
+    IMAGE_EXTENSIONS,
+    MAX_TEXT_BYTES,
+    InputRow,
+    Piece,
+    Reader,
+    ReaderConfig,
+    SkippedRow,
+)
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
 from stages.read.turns import TURN_FIELDS
 from stages.shared.storage import is_local
 
-MAX_INLINE_BYTES: Final = 256 * 1024 * 1024  # Of an image from a tar that is read in order; larger ones are faults
+MAX_INLINE_BYTES: Final = (
+    256 * 1024 * 1024
+)  # Of an image from a tar that is read in order; larger ones are faults
 
 
 class WebdatasetInput(ReaderConfig):
@@ -203,7 +213,9 @@ class WebdatasetReader(Reader):
         sample_id = place
         if group.key in keys:
             sample_id = f"{place}#{group.offset}"
-            detail = "the name came before in this tar; members of a sample must be neighbours (tar --sort=name)"
+            detail = (
+                "the name came before in this tar; members of a sample must be neighbours (tar --sort=name)"
+            )
             faults.insert(0, RowFault("duplicate_id", detail))
         keys.add(group.key)
         image = NO_IMAGE if extension is None else group.images[extension]
@@ -222,7 +234,11 @@ class WebdatasetReader(Reader):
             if name.lower() in group.texts and name.lower() != "json":
                 captions.append(decode_text(group.texts[name.lower()], f"{group.key}.{name}"))
             else:
-                keys = ("caption", "captions", "text", *TURN_FIELDS) if self.config.caption is None else (name,)
+                keys = (
+                    ("caption", "captions", "text", *TURN_FIELDS)
+                    if self.config.caption is None
+                    else (name,)
+                )
                 captions += captions_of(row, first_field(row, keys)[0])
         return tuple(captions)
 

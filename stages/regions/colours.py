@@ -40,7 +40,9 @@ MOST_SHRUNK: Final = 4
 """Most times that the image is shrunk. More would save little, since what is done for all
 pixels remains."""
 
-SURE_SHARE: Final = 0.7  # Heat that reaches this share of the way from the threshold to the highest is surely the thing
+SURE_SHARE: Final = (
+    0.7  # Heat that reaches this share of the way from the threshold to the highest is surely the thing
+)
 
 REACH_PATCHES: Final = 1.5  # Farthest distance of GrabCut's outline from the cut, in patches
 
@@ -49,13 +51,17 @@ FRAME_PATCHES: Final = 2.0
 outside. It sees nothing else of the image, which saves a third of its cost and loses
 nothing."""
 
-FRAME_PX: Final = 14_400  # Most pixels that GrabCut gets: larger frames, which hold large things, are shrunk
+FRAME_PX: Final = (
+    14_400  # Most pixels that GrabCut gets: larger frames, which hold large things, are shrunk
+)
 
 ROUNDS: Final = 1
 """Rounds of fitting colours and cutting. Two are no better (mask IoU 0.763 and 0.761) and cost
 half as much again."""
 
-MOST_CHANGE: Final = 3.0  # Most times that an outline may be larger or smaller than the cut; else it is wrong
+MOST_CHANGE: Final = (
+    3.0  # Most times that an outline may be larger or smaller than the cut; else it is wrong
+)
 
 COLOURS: Final = 5
 """Gaussians in each of GrabCut's two mixtures, OpenCV's number; they cannot be fitted to fewer
@@ -126,10 +132,14 @@ class Guide:
         small = cv2.resize(full, self.size_hw[::-1], interpolation=cv2.INTER_AREA) if step > 1 else full
         # Channels come first: numpy computes with whole planes faster than with three values a
         # pixel.
-        self._full, self._colours = (np.ascontiguousarray(np.moveaxis(image, -1, 0)) for image in (full, small))
+        self._full, self._colours = (
+            np.ascontiguousarray(np.moveaxis(image, -1, 0)) for image in (full, small)
+        )
         self._mean_colour = self._means(self._colours)
         pairs = zip(self._colours, self._mean_colour, strict=True)
-        covariance = np.array([self._covariance(*pair) for pair in pairs]) + EPSILON * np.eye(3)[..., None, None]
+        covariance = (
+            np.array([self._covariance(*pair) for pair in pairs]) + EPSILON * np.eye(3)[..., None, None]
+        )
         # The inverse by cofactors: libraries invert many small matrices slowly.
         cofactors = np.array([np.cross(covariance[n - 2], covariance[n - 1], axis=0) for n in range(3)])
         self._inverse = (cofactors / (covariance[0] * cofactors[0]).sum(axis=0)).astype(np.float32)
@@ -161,7 +171,9 @@ class Guide:
         return full
 
 
-def grabcut(rgb: Rgb, inside: NDArray[np.bool_], sure: NDArray[np.bool_], patch_px: float) -> NDArray[np.bool_] | None:
+def grabcut(
+    rgb: Rgb, inside: NDArray[np.bool_], sure: NDArray[np.bool_], patch_px: float
+) -> NDArray[np.bool_] | None:
     """Return the outline by colour of the parts of a cut map, bool (H, W).
 
     GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to the

@@ -35,11 +35,16 @@ class RegionsConfig(BaseModel):
         "Where no calibration says so, maps are cut at 0.2 of their highest heat: the run says "
         "this, and the dataset stores it as `fixed`.",
     )
-    threshold: Share = Field(0.2, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs.")
+    threshold: Share = Field(
+        0.2, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs."
+    )
     # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things
     # begin to vanish.
     smooth_patches: float = Field(
-        1.0, ge=0.0, le=4.0, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none."
+        1.0,
+        ge=0.0,
+        le=4.0,
+        description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none.",
     )
     # Guided, the peak lies on the thing in 0.947 of cases instead of 0.841, and with
     # `threshold` 0.45 the contour is as good as GrabCut's (drawn scenes have plain colours); on
@@ -60,7 +65,9 @@ class RegionsConfig(BaseModel):
         "image itself, whose quality we could not measure. Where that fails it is the contour; "
         "each region says so (`refined`, `fallback`).",
     )
-    sam: SegmenterConfig = Field(SegmenterConfig(), description="The segmenter for `refine: sam`; else unused.")
+    sam: SegmenterConfig = Field(
+        SegmenterConfig(), description="The segmenter for `refine: sam`; else unused."
+    )
     # A single hot cell of a 14 x 14 map gives about 0.003 of the image.
     min_area_share: Share = Field(0.001, description="Smallest share of the image that a region may cover.")
     # Below 4 x 4 pixels nobody can see whether a region is right.
@@ -70,8 +77,12 @@ class RegionsConfig(BaseModel):
     keep_share: Share = Field(
         0.3, description="Parts with less heat than this share of the hottest part's are dropped."
     )
-    max_regions_singular: int = Field(1, ge=1, le=100, description="Most regions of a phrase that names one object.")
-    max_regions_plural: int = Field(6, ge=1, le=100, description="Most regions of a phrase that names several objects.")
+    max_regions_singular: int = Field(
+        1, ge=1, le=100, description="Most regions of a phrase that names one object."
+    )
+    max_regions_plural: int = Field(
+        6, ge=1, le=100, description="Most regions of a phrase that names several objects."
+    )
     group: Literal["none", "phrases", "things"] = Field(
         "things",
         description="Whether phrases that name the same object are linked. phrases: they have the "
@@ -129,7 +140,9 @@ class RegionsConfig(BaseModel):
         the one with the most right boxes on the 200 photographs that it was chosen on
         (docs/benchmarks/photographs.md).
         """
-        return self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self
+        return (
+            self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self
+        )
 
     def decides(self) -> Json:
         """Return the settings that decide regions and scores, as plain values."""

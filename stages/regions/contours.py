@@ -29,7 +29,10 @@ def regions_of_map(thing_map: ThingMap, cutter: Cutter) -> MapRegions:
     colour_cut = _cut_by_colours(thing_map, cutter)
     method, fallback = ("grabcut", None) if colour_cut else ("none", "colours")
     regions = _regions_of(colour_cut or cutter.cut(thing_map), cutter)
-    return [(replace(region_mask, refined=method, fallback=fallback), evidence) for region_mask, evidence in regions]
+    return [
+        (replace(region_mask, refined=method, fallback=fallback), evidence)
+        for region_mask, evidence in regions
+    ]
 
 
 def _regions_of(cut: CutMap, cutter: Cutter) -> MapRegions:

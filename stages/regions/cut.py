@@ -136,7 +136,9 @@ class Cutter:
         view = None
         if thing_map.facts is not None and thing_map.usual_place is not None and parts:
             ladder = ladder_of(thing_map.levels, thing_map.shift_cells)
-            view = MapView(ladder, thing_map.facts, thing_map.usual_place, _box_of(parts[0].window, fine.shape))
+            view = MapView(
+                ladder, thing_map.facts, thing_map.usual_place, _box_of(parts[0].window, fine.shape)
+            )
         return CutMap(thing_map=thing_map, fine=fine, threshold=threshold, parts=parts, view=view)
 
 

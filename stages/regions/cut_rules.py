@@ -208,8 +208,12 @@ def parts_of_cuts(values: Values, heights: Floats) -> CutParts:
     sheet[:, :h] = values > heights[:, None, None]
     heat = np.zeros(sheet.shape)
     heat[:, :h] = values
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(sheet.reshape(-1, w), connectivity=8, ltype=cv2.CV_32S)
-    energy: Floats = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count)[1:].astype(np.float64)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        sheet.reshape(-1, w), connectivity=8, ltype=cv2.CV_32S
+    )
+    energy: Floats = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count)[1:].astype(
+        np.float64
+    )
     left, top, width, height, area = stats[1:].T
     cuts, top = np.divmod(top, h + 1)
     boxes = np.stack([left, top, width, height])
@@ -232,7 +236,14 @@ def cut_features(levels: Levels, usual_size: float) -> Floats:
     total = levels.sum(dtype=np.float64)
     mean_inside = inside / samples / LEVELS
     mean_outside = (total - inside) / np.maximum(h * w - samples, 1) / LEVELS
-    measures = (np.array(SHARES)[cuts], inside / total, mean_inside, mean_outside, samples / (h * w), box / (h * w))
+    measures = (
+        np.array(SHARES)[cuts],
+        inside / total,
+        mean_inside,
+        mean_outside,
+        samples / (h * w),
+        box / (h * w),
+    )
     features = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
     features[cuts] = features_of(np.stack(measures), usual_size)
     return features

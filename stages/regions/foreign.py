@@ -33,7 +33,9 @@ CHANCE: Final = 0.3
 
 0.3 was chosen on 300 photographs (docs/how-to/filter-captions.md)."""
 
-MOST_OF_TEXT: Final = 6.0  # nats that the text of a caption weighs: presence was fitted to phrases, not to sentences
+MOST_OF_TEXT: Final = (
+    6.0  # nats that the text of a caption weighs: presence was fitted to phrases, not to sentences
+)
 
 PRIOR_CAPTIONS: Final = 2.0  # that are their images' own, counted beside all others
 
@@ -55,7 +57,9 @@ def own_evidence(record: Record, fitted_share: float) -> dict[int, float]:
     for index, of_phrases in phrase_evidence(record.phrases, presences, fitted_share).items():
         of_text = record.caption_presences[index] if index < len(record.caption_presences) else None
         if of_text is not None:
-            evidence[index] = of_phrases + min(max(log_ratio(of_text, fitted_share), -MOST_OF_TEXT), MOST_OF_TEXT)
+            evidence[index] = of_phrases + min(
+                max(log_ratio(of_text, fitted_share), -MOST_OF_TEXT), MOST_OF_TEXT
+            )
     return evidence
 
 

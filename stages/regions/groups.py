@@ -110,7 +110,8 @@ def pair_features(first: Wording, second: Wording) -> dict[str, float]:
     living = kind if kind in LIVING else "things"
     conditions: dict[str, object] = {
         "modifiers_differ": not common and first.modifiers and second.modifiers,
-        "head_inside": lemma_relation != "same" and (first.lemma in second.words or second.lemma in first.words),
+        "head_inside": lemma_relation != "same"
+        and (first.lemma in second.words or second.lemma in first.words),
         "number_differs": first.is_plural != second.is_plural,
         "both_several": first.is_plural and second.is_plural,
         "first": first.order == second.order == 0,

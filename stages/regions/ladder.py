@@ -13,7 +13,9 @@ from stages.regions.cut_rules import parts_of_cuts
 from stages.regions.fine_map import refine_grid
 from stages.shared.fits import Floats
 
-CUTS: Final = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])  # shares of the highest heat
+CUTS: Final = np.array(
+    [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+)  # shares of the highest heat
 
 SIDE: Final = 44  # samples on the longer side of the map that is cut
 

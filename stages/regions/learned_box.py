@@ -102,7 +102,9 @@ class MapView(NamedTuple):
     @property
     def inputs(self) -> Floats:
         """The inputs of a network, (INPUTS,)."""
-        return np.concatenate([self.ladder.features, self.cut_box, place_of(self.cut_box), self.facts, self.usual])
+        return np.concatenate(
+            [self.ladder.features, self.cut_box, place_of(self.cut_box), self.facts, self.usual]
+        )
 
     def evidence_of(self, box: Floats) -> dict[str, float]:
         """Return the evidence of a region with this box, by the names of `EVIDENCE`."""
@@ -121,7 +123,14 @@ class MapView(NamedTuple):
 
 
 EVIDENCE: Final = (
-    *("log_box_area", "log_box_area_squared", "usual_size", "usual_size_by_box_area", "agreement", "cut_overlap"),
+    *(
+        "log_box_area",
+        "log_box_area_squared",
+        "usual_size",
+        "usual_size_by_box_area",
+        "agreement",
+        "cut_overlap",
+    ),
     *("entropy", "mean_heat", "warm_share", "ladder_spread", "left", "top", "right", "bottom"),
     *(f"of_thing_{name}" for name in FACTS),
 )

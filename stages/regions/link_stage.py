@@ -73,7 +73,9 @@ class LinkStage(Stage):
         presence = self._detector_presence
         if presence is None:
             return None
-        return at_share(presence.probability(boxes), presence.absent_share, self.config.expected_absent_share)
+        return at_share(
+            presence.probability(boxes), presence.absent_share, self.config.expected_absent_share
+        )
 
     def _link(self, record: Record) -> Record:
         if not record.regions or self.config.group == "none":

@@ -19,7 +19,13 @@ from stages.regions.config import RegionsConfig
 from stages.regions.contours import MapRegions, regions_of_map
 from stages.regions.cut import Cutter, Surface
 from stages.regions.cut_rules import FittedCut
-from stages.regions.foreign import USUAL_SHARE, foreign_probability, foreign_share, own_evidence, without_foreign
+from stages.regions.foreign import (
+    USUAL_SHARE,
+    foreign_probability,
+    foreign_share,
+    own_evidence,
+    without_foreign,
+)
 from stages.regions.groups import link_phrases
 from stages.regions.learned_box import BoxFit
 from stages.regions.parts import ThingMap
@@ -54,7 +60,10 @@ class RecordMaps(NamedTuple):
         return [
             []
             if number is None
-            else [(mask, replace(evidence, similarity=heat_map.similarity)) for mask, evidence in things[number]]
+            else [
+                (mask, replace(evidence, similarity=heat_map.similarity))
+                for mask, evidence in things[number]
+            ]
             for heat_map, number in self.phrases
         ]
 
@@ -94,7 +103,9 @@ class RegionMaker:
         by_text = {heat_map.text: heat_map for heat_map in record.heat_maps}
         levels = {text: levels_of_map(heat_map) for text, heat_map in by_text.items()}
         numbers = self._thing_numbers(record.phrases, groups)
-        canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
+        canvas = (
+            Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
+        )
         things: dict[int, ThingMap] = {}
         members = things_of(record.phrases, numbers)
         fitted_cut = self.cutter.fitted_cut
@@ -109,7 +120,9 @@ class RegionMaker:
                     shift_cells=first_map.shift_cells,
                     similarity=first_map.similarity,
                     size_hw=(record.height_px, record.width_px),
-                    limit=self.config.max_regions_plural if thing.is_plural else self.config.max_regions_singular,
+                    limit=self.config.max_regions_plural
+                    if thing.is_plural
+                    else self.config.max_regions_singular,
                     usual_size=usual_size,
                     facts=None if box_fit is None else facts_of(thing, record, len(members), usual_size),
                     usual_place=None if box_fit is None else box_fit.usual.of(thing.heads),
@@ -129,7 +142,9 @@ class RegionMaker:
         """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""
         phrases, things = self.maps_of(record, self.groups_of(record))
         surfaces = {number: self.cutter.surface_of(thing_map) for number, thing_map in things.items()}
-        return [_drawn(heat_map, None if number is None else surfaces[number]) for heat_map, number in phrases]
+        return [
+            _drawn(heat_map, None if number is None else surfaces[number]) for heat_map, number in phrases
+        ]
 
     def surfaces_of(self, record: Record) -> dict[str, HeatMap]:
         """Return text -> map that its regions are cut from, if it has heat; that of the first of several things."""
@@ -153,7 +168,9 @@ class RegionMaker:
         absent: list[Absent] = []
         for index, (phrase, presence) in enumerate(zip(record.phrases, presences, strict=True)):
             if presence is not None and self.config.is_absent(presence):
-                absent.append(Absent(phrase_index=index, presence=presence, similarity=similarities[phrase.text]))
+                absent.append(
+                    Absent(phrase_index=index, presence=presence, similarity=similarities[phrase.text])
+                )
                 continue
             scored_regions += [
                 Region(
@@ -247,7 +264,10 @@ def facts_of(thing: Thing, record: Record, things: int, usual_size: float) -> Fl
     """Return the `learned_box.FACTS` of one of the things of a record."""
     counts = Counter(phrase.caption_index for phrase in record.phrases)
     earlier = [
-        sum(other.caption_index == phrase.caption_index and other.start < phrase.start for other in record.phrases)
+        sum(
+            other.caption_index == phrase.caption_index and other.start < phrase.start
+            for other in record.phrases
+        )
         for phrase in thing.phrases
     ]
     captions = {phrase.caption_index for phrase in thing.phrases}
@@ -257,7 +277,10 @@ def facts_of(thing: Thing, record: Record, things: int, usual_size: float) -> Fl
         fmean(phrase.plural for phrase in thing.phrases),
         len(thing.phrases),
         len(captions) / len(record.sample.captions),
-        fmean(place / counts[phrase.caption_index] for place, phrase in zip(earlier, thing.phrases, strict=True)),
+        fmean(
+            place / counts[phrase.caption_index]
+            for place, phrase in zip(earlier, thing.phrases, strict=True)
+        ),
         min(earlier),
         len(thing.heads),
         things,
@@ -288,7 +311,9 @@ def share_presences(
     for phrase, number, presence in zip(phrases, numbers, presences, strict=True):
         if presence is not None:
             texts.setdefault(number, {})[phrase.text] = presence
-    shared = {number: _mean_by_log_odds(votes.values()) for number, votes in texts.items() if len(votes) >= VOTES}
+    shared = {
+        number: _mean_by_log_odds(votes.values()) for number, votes in texts.items() if len(votes) >= VOTES
+    }
     return [
         None if presence is None else shared.get(number, presence)
         for number, presence in zip(numbers, presences, strict=True)

@@ -68,7 +68,9 @@ def _thing_named(things: Sequence[Sequence[Wording]], later: Wording) -> int | N
         for name in ("same", "equal", "above"):
             related = [place for place in agreeing if _relation(things[place], later) == name]
             if related and later.kind in RELATED_KINDS.get(name, (later.kind,)):
-                return max(related, key=lambda place: (len(_modifiers_of(things[place]) & later.modifiers), place))
+                return max(
+                    related, key=lambda place: (len(_modifiers_of(things[place]) & later.modifiers), place)
+                )
         return None
     if agreeing and _is_apposition(things[-1][-1], later):
         return agreeing[-1]
@@ -79,8 +81,14 @@ def _thing_named(things: Sequence[Sequence[Wording]], later: Wording) -> int | N
 
 def _is_apposition(before: Wording, later: Wording) -> bool:
     """Return whether a phrase explains the one before it: "the teacher, a tall woman"."""
-    is_beside = before.order + 1 == later.order and later.before.endswith(",") and before.opening in DEFINITE
-    return is_beside and later.opening in ("a", "an") and relation(before.lemma, later.lemma) in ("equal", "above")
+    is_beside = (
+        before.order + 1 == later.order and later.before.endswith(",") and before.opening in DEFINITE
+    )
+    return (
+        is_beside
+        and later.opening in ("a", "an")
+        and relation(before.lemma, later.lemma) in ("equal", "above")
+    )
 
 
 def _relation(thing: Sequence[Wording], later: Wording) -> str:

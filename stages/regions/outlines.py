@@ -47,7 +47,12 @@ is left out."""
 
 _LIMITS: Final = DecodeLimits(max_pixels=MAX_PIXELS_CEILING)  # The prepare stage has applied the user's
 
-_REASONS: Final = ("not_finite", "empty", "beside", "size")  # Reasons against a mask, in the order of the checks
+_REASONS: Final = (
+    "not_finite",
+    "empty",
+    "beside",
+    "size",
+)  # Reasons against a mask, in the order of the checks
 
 Drawing = tuple[Sample, Mapping[int, ThingMap]]  # An image, and the numbered maps of its things
 
@@ -89,7 +94,10 @@ class Outliner:
         sound = [image for image in images if image is not None]
         encodings = self.segmenter.encode(sound) if sound else {}
         # While the segmenter encodes.
-        contours = [{number: self._contours(thing_map) for number, thing_map in maps.items()} for _, maps in drawings]
+        contours = [
+            {number: self._contours(thing_map) for number, thing_map in maps.items()}
+            for _, maps in drawings
+        ]
         prompts = [
             [self._prompt(thing.cut, *piece) for thing in things.values() for piece in thing.pieces]
             for things, image in zip(contours, images, strict=True)
@@ -132,7 +140,9 @@ class Outliner:
             box_xyxy_px=None if form == "point" else xywh_to_xyxy(contour.box_xywh_px),
         )
 
-    def _outline(self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]) -> MapRegions:
+    def _outline(
+        self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]
+    ) -> MapRegions:
         """Return the regions of a map. They do not overlap: the better part keeps what two parts share."""
         cut, pieces = contours
         regions: MapRegions = []
@@ -189,7 +199,9 @@ class Outliner:
             if not all(checks):
                 reason = max(reason, checks.index(False))
                 continue
-            evidence = measure(heat, inside.view(np.uint8), total, inside.size, cut.threshold, thing_map.similarity)
+            evidence = measure(
+                heat, inside.view(np.uint8), total, inside.size, cut.threshold, thing_map.similarity
+            )
             worth = _worth(evidence, inside, self.cutter.fitted_cut, thing_map.usual_size)
             candidates.append((worth, number, inside, evidence))
         if not candidates:
@@ -211,8 +223,16 @@ def _worth(evidence: Evidence, inside: Mask, fitted_cut: FittedCut | None, usual
     if fitted_cut is None:
         return evidence.score
     _, _, w, h = mask_box_xywh_px(inside)
-    measures = (evidence.threshold, evidence.energy, evidence.mean_inside, evidence.mean_outside, evidence.area)
-    (worth,) = fitted_cut.worth(features_of(np.array([*measures, w * h / inside.size])[:, None], usual_size)).tolist()
+    measures = (
+        evidence.threshold,
+        evidence.energy,
+        evidence.mean_inside,
+        evidence.mean_outside,
+        evidence.area,
+    )
+    (worth,) = fitted_cut.worth(
+        features_of(np.array([*measures, w * h / inside.size])[:, None], usual_size)
+    ).tolist()
     return float(worth)
 
 

@@ -71,7 +71,9 @@ def paint(field: Plane, size_hw: Sides) -> RegionMask | None:
     # beyond both ends.
     padded = np.full((full_w, bottom - top + 2), -1.0, np.float32)
     padded[:, 1:-1] = field[top:bottom].T
-    columns = cv2.resize(padded, (padded.shape[1], width_px), interpolation=cv2.INTER_LINEAR)[first_column:stop]
+    columns = cv2.resize(padded, (padded.shape[1], width_px), interpolation=cv2.INTER_LINEAR)[
+        first_column:stop
+    ]
     inside = (columns > 0).ravel()
     before = np.flatnonzero(inside[1:] != inside[:-1])
     column, sample = np.divmod(before, padded.shape[1])
@@ -97,6 +99,8 @@ def paint(field: Plane, size_hw: Sides) -> RegionMask | None:
         runs = np.concatenate([runs[:1], runs[1:-1][np.repeat(~is_joined, 2)], runs[-1:]])
     return RegionMask(
         mask=encode_edges(runs, size_hw),
-        box_xywh_px=xyxy_to_xywh((float(column[0]), float(start.min()), float(column[-1] + 1), float(stop.max()))),
+        box_xywh_px=xyxy_to_xywh(
+            (float(column[0]), float(start.min()), float(column[-1] + 1), float(stop.max()))
+        ),
         area_px=int((stop - start).sum()),
     )

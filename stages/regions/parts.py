@@ -75,7 +75,9 @@ class HeatPart:
         return slice(self.top, self.top + h), slice(self.left, self.left + w)
 
 
-def parts_of(fine: Plane, inside: Mask, threshold: float, similarity: float, config: RegionsConfig) -> list[HeatPart]:
+def parts_of(
+    fine: Plane, inside: Mask, threshold: float, similarity: float, config: RegionsConfig
+) -> list[HeatPart]:
     """Return the 8-connected parts of a cut map, hottest first, without those that fall behind (`keep_share`).
 
     A part includes what it encloses, other parts, too: heat often follows the outline of large

@@ -80,7 +80,9 @@ MOST_BYTES: Final = 16 << 20  # of a calibration's file, which has some 300 KB
 FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     **{name: attrgetter(name) for name in ("energy", "mean_inside", "mean_outside", "threshold", "peak")},
     "log_area": lambda evidence: math.log(evidence.area),
-    "log_area_squared": lambda evidence: math.log(evidence.area) ** 2,  # very small and very large are both doubtful
+    "log_area_squared": lambda evidence: (
+        math.log(evidence.area) ** 2
+    ),  # very small and very large are both doubtful
     "similarity": attrgetter("similarity"),
 }
 """Name -> feature of every calibration of heat maps. One with a `BoxFit` also weighs
@@ -197,7 +199,9 @@ class Calibration(Regression):
         return json.dumps(self.model_dump(mode="json") | {"presence": presence}, indent=1) + "\n"
 
 
-def score_of(calibration: Calibration | None, evidence: Evidence | BoxEvidence, presence: float | None) -> float:
+def score_of(
+    calibration: Calibration | None, evidence: Evidence | BoxEvidence, presence: float | None
+) -> float:
     """Return the score of a region, 0 .. 1, with six decimals.
 
     Args:
@@ -213,7 +217,9 @@ def read_calibration(path: Path) -> Calibration:
     """Return the calibration in a file. Raise ConfigError if the file is missing or is not a calibration."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{path} is larger than {MOST_BYTES >> 20} MB: no calibration", key="regions.calibration")
+            raise ConfigError(
+                f"{path} is larger than {MOST_BYTES >> 20} MB: no calibration", key="regions.calibration"
+            )
         return calibration_of(path.read_bytes(), path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", key="regions.calibration") from error

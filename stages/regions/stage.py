@@ -82,7 +82,9 @@ class RegionsStage(Stage):
         groups = [self.maker.groups_of(record) for record in sound]
         regions = self._regions(sound, groups)
         answers = map(self.maker.with_regions, sound, groups, regions)
-        return [record if record.error is not None else replace(next(answers), pixels=None) for record in batch]
+        return [
+            record if record.error is not None else replace(next(answers), pixels=None) for record in batch
+        ]
 
     def regions_of(self, record: Record) -> list[MapRegions]:
         """Return the regions of each phrase of a record."""
@@ -94,7 +96,10 @@ class RegionsStage(Stage):
         maps = map(self.maker.maps_of, records, groups)
         if self.config.refine == "sam":
             batch = list(maps)
-            drawings = [(record.sample, record_maps.things) for record, record_maps in zip(records, batch, strict=True)]
+            drawings = [
+                (record.sample, record_maps.things)
+                for record, record_maps in zip(records, batch, strict=True)
+            ]
             yield from map(RecordMaps.regions_of_phrases, batch, self._load_outliner().regions_of(drawings))
             return
         for record_maps in maps:  # one record after the other: a canvas takes megabytes

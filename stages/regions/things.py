@@ -17,7 +17,9 @@ one is in no list."""
 
 _CLOSEST: Final[tuple[Relation, ...]] = ("apart", "kind", "beside", "above", "equal")
 
-KindPath = tuple[str, ...]  # Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")
+KindPath = tuple[
+    str, ...
+]  # Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,13 @@ class Things:
 
     def listed_form(self, lemma: str) -> str:
         """Return the lemma as the lists have it, also without a plural's ending and the first part of a compound."""
-        for form in (lemma, lemma.removesuffix("s"), lemma.removesuffix("es"), f"{lemma}s", lemma.rpartition("-")[2]):
+        for form in (
+            lemma,
+            lemma.removesuffix("s"),
+            lemma.removesuffix("es"),
+            f"{lemma}s",
+            lemma.rpartition("-")[2],
+        ):
             if form in self.paths:
                 return form
         return lemma

@@ -103,7 +103,9 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
     parts = {part for word in words for part in word.split("-")}
     numbers = _numbers()
     counts = [numbers[word] for word in words if word in numbers]
-    is_plural = phrase.plural or any(count > 1 for count in counts) or not lists["several"].isdisjoint(words)
+    is_plural = (
+        phrase.plural or any(count > 1 for count in counts) or not lists["several"].isdisjoint(words)
+    )
     # Captions leave articles out: "shirt" may stand for shirts, while "man" is one man.
     count = counts[0] if counts else 1 if kind in (*LIVING, "vehicles") and not is_plural else None
     traits = set(things().traits.get(lemma, ()))

@@ -45,7 +45,9 @@ _WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, er
 
 _COPY_BYTES: Final = 8 << 20
 
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")  # A URL, also with the one slash that pathlib leaves of two
+_URL: Final = re.compile(
+    r"([a-z][a-z0-9+.-]+):/+(.+)"
+)  # A URL, also with the one slash that pathlib leaves of two
 
 
 def is_local(location: str) -> bool:
@@ -117,7 +119,10 @@ def location_of(filesystem_path: str, like: str) -> str:
 def network_errors() -> tuple[type[Exception], ...]:
     """Return OSError, and the errors that loaded network libraries raise instead."""
     errors = (("aiohttp", "ClientError"), ("httpx", "HTTPError"))
-    return (OSError, *(getattr(sys.modules[module], name) for module, name in errors if module in sys.modules))
+    return (
+        OSError,
+        *(getattr(sys.modules[module], name) for module, name in errors if module in sys.modules),
+    )
 
 
 def open_file(location: str) -> IO[bytes]:
@@ -156,8 +161,15 @@ class ObjectPath(PurePosixPath):
             entries = self.filesystem.ls(self._path, detail=True)
         except FileNotFoundError:
             return {}
-        sizes = {ObjectPath(f"{self.protocol}:", entry["name"].strip("/")): entry["size"] or 0 for entry in entries}
-        return {path: size for path, size in sizes.items() if path.parent == self and fnmatchcase(path.name, pattern)}
+        sizes = {
+            ObjectPath(f"{self.protocol}:", entry["name"].strip("/")): entry["size"] or 0
+            for entry in entries
+        }
+        return {
+            path: size
+            for path, size in sizes.items()
+            if path.parent == self and fnmatchcase(path.name, pattern)
+        }
 
     def is_file(self) -> bool:
         """Return whether there is an object of this name."""
@@ -180,7 +192,9 @@ class ObjectPath(PurePosixPath):
             raise ValueError(f"expected the mode rb, got {mode}")
         filesystem = self.filesystem
         if isinstance(filesystem, ArrowFSWrapper):
-            return filesystem.fs.open_input_file(self._path)  # pyarrow reads its own files without Python in between
+            return filesystem.fs.open_input_file(
+                self._path
+            )  # pyarrow reads its own files without Python in between
         return filesystem.open(self._path, "rb")
 
     def read_bytes(self) -> bytes:
@@ -305,7 +319,9 @@ def copy(path: AnyPath, target: AnyPath) -> None:
                 os.link(path, temporary)
             except OSError:  # another disk, or a file system without links
                 shutil.copyfile(path, temporary)
-    elif isinstance(path, ObjectPath) and isinstance(target, ObjectPath) and path.protocol == target.protocol:
+    elif (
+        isinstance(path, ObjectPath) and isinstance(target, ObjectPath) and path.protocol == target.protocol
+    ):
         path.filesystem.cp_file(path._path, target._path)
     else:
         with replacing(target) as temporary:
@@ -329,7 +345,9 @@ def replacing(path: AnyPath) -> Iterator[Path]:
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)  # of a process that was killed and had this one's number: it may be a link
+        temporary.unlink(
+            missing_ok=True
+        )  # of a process that was killed and had this one's number: it may be a link
         try:
             yield temporary
             with temporary.open("rb") as file:

@@ -40,7 +40,9 @@ class BoxSourceConfig(RegionSourceConfig):
         "says what the ids of images and categories mean; its own annotations do not count.",
     )
     resized: bool = Field(False, description="Whether images were resized after the boxes were drawn.")
-    min_score: float = Field(0.0, ge=0.0, le=1.0, description="Boxes of a detector with a lower score are left out.")
+    min_score: float = Field(
+        0.0, ge=0.0, le=1.0, description="Boxes of a detector with a lower score are left out."
+    )
 
 
 class BoxSource(RegionSource[BoxSourceConfig]):

@@ -36,9 +36,14 @@ class DetectorSourceConfig(RegionSourceConfig):
         "Grounding DINO, MM-Grounding-DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3.",
     )
     precision: Precision = Field("fp32", description="Precision of the detector.")
-    min_score: float = Field(0.2, ge=0.0, le=1.0, description="Boxes with a lower score of the detector are left out.")
+    min_score: float = Field(
+        0.2, ge=0.0, le=1.0, description="Boxes with a lower score of the detector are left out."
+    )
     max_regions_plural: int = Field(
-        20, ge=1, le=100, description="Most boxes of a phrase that names several objects; another phrase has one."
+        20,
+        ge=1,
+        le=100,
+        description="Most boxes of a phrase that names several objects; another phrase has one.",
     )
 
     def decides_scores(self) -> Json:
@@ -126,7 +131,9 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
         from stages.shared.model.detector import Choice, PromptedImage  # noqa: PLC0415  as in setup
 
         most = {True: self.config.max_regions_plural, False: 1}
-        first_phrases = {phrase.text: phrase for phrase in reversed(phrases)}  # captions may repeat a phrase
+        first_phrases = {
+            phrase.text: phrase for phrase in reversed(phrases)
+        }  # captions may repeat a phrase
         choices = {
             text: Choice(min_score=self.config.min_score, most=most[phrase.plural])
             for text, phrase in first_phrases.items()
@@ -136,7 +143,10 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
 
 def _regions_of(record: Record, boxes: BoxesByPhrase) -> Iterator[Region]:
     size_hw = (record.height_px, record.width_px)
-    masks = {text: [_mask_of(detection, size_hw) for detection in phrase_boxes] for text, phrase_boxes in boxes.items()}
+    masks = {
+        text: [_mask_of(detection, size_hw) for detection in phrase_boxes]
+        for text, phrase_boxes in boxes.items()
+    }
     for index, phrase in enumerate(record.phrases):
         for detection, mask in zip(boxes[phrase.text], masks[phrase.text], strict=True):
             yield region_of_mask(index, mask, detection.score)

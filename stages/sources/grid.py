@@ -43,7 +43,10 @@ class GridSource(NamedBoxes[GridSourceConfig]):
 
     def candidates(self, record: Record, canvas: Rgb) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
-        return [CandidateBox(box) for box in grid_boxes(canvas.shape[:2], self.config.blocks, self.config.blocks)]
+        return [
+            CandidateBox(box)
+            for box in grid_boxes(canvas.shape[:2], self.config.blocks, self.config.blocks)
+        ]
 
 
 class CropSourceConfig(NamedBoxesConfig):
@@ -84,7 +87,11 @@ class CropSource(NamedBoxes[CropSourceConfig]):
 def splits_up_to(most: int) -> list[tuple[int, int]]:
     """Return rows and columns of all grids up to `most`, neither more than twice the other."""
     sides = range(1, most + 1)
-    return [(rows, columns) for rows, columns in product(sides, sides) if max(rows, columns) <= 2 * min(rows, columns)]
+    return [
+        (rows, columns)
+        for rows, columns in product(sides, sides)
+        if max(rows, columns) <= 2 * min(rows, columns)
+    ]
 
 
 def grid_boxes(size: tuple[int, ...], rows: int, columns: int) -> list[PixelBox]:
@@ -97,4 +104,6 @@ def grid_boxes(size: tuple[int, ...], rows: int, columns: int) -> list[PixelBox]
         [round(part * side / parts) for part in range(parts + 1)]
         for side, parts in zip(size, (rows, columns), strict=True)
     )
-    return [(x0, y0, x1, y1) for y0, y1 in pairwise(tops) for x0, x1 in pairwise(lefts) if x0 < x1 and y0 < y1]
+    return [
+        (x0, y0, x1, y1) for y0, y1 in pairwise(tops) for x0, x1 in pairwise(lefts) if x0 < x1 and y0 < y1
+    ]

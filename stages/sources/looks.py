@@ -38,7 +38,9 @@ class BoxEmbedder(ABC):
     def __call__(self, images: Sequence[BoxedImage]) -> list[Vectors]:
         """Return the unit embeddings (boxes, E) of each image. Raise ResourceError if memory does not hold one pass."""
         embeddings = retry_on_oom(
-            range(len(images)), lambda numbers: iter(self._embed([images[n] for n in numbers])), self._batches.shrink
+            range(len(images)),
+            lambda numbers: iter(self._embed([images[n] for n in numbers])),
+            self._batches.shrink,
         )
         return [boxes for _, boxes in embeddings]
 
@@ -82,7 +84,9 @@ class CropEmbedder(BoxEmbedder):
 
     def _embed(self, images: Sequence[BoxedImage]) -> list[Vectors]:
         parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes))
-        passes = ([F.normalize(self.model.tower.encode(batch).float(), dim=-1)] for batch in self._passes(parts))
+        passes = (
+            [F.normalize(self.model.tower.encode(batch).float(), dim=-1)] for batch in self._passes(parts)
+        )
         rows = (row for embeddings in self._collect(passes) for row in embeddings)
         return [np.array(list(islice(rows, len(boxes))), np.float32) for _, boxes in images]
 
@@ -95,7 +99,9 @@ class RoiEmbedder(BoxEmbedder):
         side = self.model.input.size_px
         grid_hw = tower.placement.grid_hw(side, side)
         remaining = iter(images)
-        wholes = (self._squares(canvas, [(0, 0, canvas.shape[1], canvas.shape[0])])[0] for canvas, _ in images)
+        wholes = (
+            self._squares(canvas, [(0, 0, canvas.shape[1], canvas.shape[0])])[0] for canvas, _ in images
+        )
 
         def passes() -> Iterator[list[Tensor]]:
             for batch in self._passes(wholes):
@@ -103,9 +109,15 @@ class RoiEmbedder(BoxEmbedder):
                 embeddings = []
                 for number, (canvas, boxes) in enumerate(islice(remaining, len(batch))):
                     height, width = canvas.shape[:2]
-                    scaled = np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
-                    rois = to_device(torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32)), tower.device)
-                    embeddings.append(pool_boxes(patches[number : number + 1], grid_hw, tower.placement, rois))
+                    scaled = (
+                        np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
+                    )
+                    rois = to_device(
+                        torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32)), tower.device
+                    )
+                    embeddings.append(
+                        pool_boxes(patches[number : number + 1], grid_hw, tower.placement, rois)
+                    )
                 yield embeddings
 
         return list(self._collect(passes()))

@@ -54,12 +54,19 @@ class NamedBoxesConfig(RegionSourceConfig):
         "the box, one forward pass for each box. roi: RoIAlign on the image's dense features, one "
         "forward pass for all boxes.",
     )
-    temperature: float = Field(0.01, gt=0.0, le=1.0, description="Temperature of the softmax; RegionCLIP's is 0.01.")
+    temperature: float = Field(
+        0.01, gt=0.0, le=1.0, description="Temperature of the softmax; RegionCLIP's is 0.01."
+    )
     min_score: float = Field(
-        0.0, ge=0.0, le=1.0, description="Boxes whose best phrase has a smaller share of the softmax are left out."
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Boxes whose best phrase has a smaller share of the softmax are left out.",
     )
     per_phrase: int | None = Field(
-        None, ge=1, description="Most boxes of one phrase, those with the highest score; null keeps all, as RegionCLIP."
+        None,
+        ge=1,
+        description="Most boxes of one phrase, those with the highest score; null keeps all, as RegionCLIP.",
     )
 
 
@@ -123,7 +130,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     """
 
     score_means = (
-        "the share of the phrase in the softmax over all that the box may be called, which ranks and is no probability"
+        "the share of the phrase in the softmax over all that the box may be called, which ranks and "
+        "is no probability"
     )
 
     @abstractmethod
@@ -154,10 +162,14 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         if self.description is None:
             raise ConfigError("no model is described", key="model.name")
         settings = self.model
-        model = load(self.description, device=settings.device, precision=settings.precision, threads=settings.threads)
+        model = load(
+            self.description, device=settings.device, precision=settings.precision, threads=settings.threads
+        )
         self._texts: TextCache = TextCache(model)
         self._pool = {} if self.config.pool == "captions" else read_pool(self.config.pool)
-        self._pool_embeddings = self._embed_texts([*self._pool]) if self._pool else np.zeros((0, 0), np.float32)
+        self._pool_embeddings = (
+            self._embed_texts([*self._pool]) if self._pool else np.zeros((0, 0), np.float32)
+        )
         embedder = RoiEmbedder if self.config.by == "roi" else CropEmbedder
         batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._embed_boxes: BoxEmbedder = embedder(model, batch_size)
@@ -177,10 +189,16 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         for start in range(0, len(records), rows):
             batch = records[start : start + rows]
             boxed = [self._boxed(record) for record in batch]
-            images = [(canvas, [box.box_xyxy for box in candidates]) for canvas, candidates in boxed if candidates]
+            images = [
+                (canvas, [box.box_xyxy for box in candidates]) for canvas, candidates in boxed if candidates
+            ]
             embeddings = iter(self._embed_boxes(images))
             for record, (canvas, candidates) in zip(batch, boxed, strict=True):
-                named = self._choose_names(record, canvas, candidates, next(embeddings)) if candidates else record
+                named = (
+                    self._choose_names(record, canvas, candidates, next(embeddings))
+                    if candidates
+                    else record
+                )
                 out.append(named)
         return out
 

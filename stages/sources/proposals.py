@@ -39,7 +39,9 @@ class ProposalSourceConfig(NamedBoxesConfig):
     """Proposals, each called by its best concept."""
 
     kind: Literal["proposals"] = "proposals"
-    count: int = Field(100, ge=1, le=2000, description="Most proposals of an image. RegionCLIP samples 100 of 300.")
+    count: int = Field(
+        100, ge=1, le=2000, description="Most proposals of an image. RegionCLIP samples 100 of 300."
+    )
     # On 40 photographs 0.002 gives 80 proposals an image and 0.01 a third of them, with two to
     # three times as many of the best-scored ones on their thing: what is small looks like
     # anything (measured).
@@ -64,7 +66,9 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
     """
 
     config_type = ProposalSourceConfig
-    regions_come_from = "proposals of selective search, each called by the concept that CLIP finds nearest to it"
+    regions_come_from = (
+        "proposals of selective search, each called by the concept that CLIP finds nearest to it"
+    )
 
     def check(self) -> None:
         """See `RegionSource.check`."""
@@ -82,9 +86,13 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
         least_px = max(1, round(config.min_area_share * total))
         most_px = round(MAX_AREA_SHARE * total)
         labels = segment_finely(small, scale=SCALE, min_size_px=least_px)
-        segments = [segment for segment in build_hierarchy(small, labels) if least_px <= segment.area_px <= most_px]
+        segments = [
+            segment for segment in build_hierarchy(small, labels) if least_px <= segment.area_px <= most_px
+        ]
         proposals = suppress_overlaps(segments, most=config.count, iou=NMS_IOU)
-        fine_labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST) if shrink < 1 else labels
+        fine_labels = (
+            cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST) if shrink < 1 else labels
+        )
         masks = [np.isin(fine_labels, sorted(proposal.parts)) for proposal in proposals]
         boxes = [(cv2.boundingRect(mask.view(np.uint8)), mask) for mask in masks if mask.any()]
         return [CandidateBox((x, y, x + w, y + h), mask) for (x, y, w, h), mask in boxes]
@@ -135,7 +143,9 @@ def segmentation() -> ModuleType:
     try:
         import skimage.segmentation  # noqa: PLC0415  an extra
     except ImportError as error:
-        raise ConfigError('proposals needs scikit-image: pip install -e ".[proposals]"', key="source.kind") from error
+        raise ConfigError(
+            'proposals needs scikit-image: pip install -e ".[proposals]"', key="source.kind"
+        ) from error
     module: ModuleType = skimage.segmentation
     return module
 
@@ -162,7 +172,12 @@ def build_hierarchy(rgb: Rgb, labels: NDArray[np.int32]) -> list[Segment]:
     count = len(segments)
     total = labels.size
     neighbours = _neighbours(labels, count)
-    likeness = {(a, b): segments[a].likeness(segments[b], total) for a in range(count) for b in neighbours[a] if a < b}
+    likeness = {
+        (a, b): segments[a].likeness(segments[b], total)
+        for a in range(count)
+        for b in neighbours[a]
+        if a < b
+    }
     while likeness:
         first, second = max(likeness, key=lambda pair: (likeness[pair], -pair[0], -pair[1]))
         number = len(segments)
@@ -188,7 +203,9 @@ def _finest_segments(rgb: Rgb, labels: NDArray[np.int32]) -> list[Segment]:
     for number, histogram in enumerate(histograms):
         x, y, w, h = cv2.boundingRect((labels == number).view(np.uint8))
         area = int(histogram.sum()) // 3
-        segments.append(Segment(frozenset((number,)), (x, y, x + w, y + h), area, histogram / max(1, 3 * area)))
+        segments.append(
+            Segment(frozenset((number,)), (x, y, x + w, y + h), area, histogram / max(1, 3 * area))
+        )
     return segments
 
 

@@ -35,7 +35,14 @@ from stages.contract.records import Rle
 from stages.contract.values import Sides
 from stages.phrases.filters import normalise
 from stages.shared.json_files import read_json_as
-from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthObject, TruthTarget
+from stages.truth.ground_truth import (
+    GroundTruth,
+    ImagesOnDemand,
+    Match,
+    TruthImage,
+    TruthObject,
+    TruthTarget,
+)
 
 SMALL_BELOW_PX: Final = 32**2  # COCO's limits of area
 MEDIUM_BELOW_PX: Final = 96**2
@@ -259,7 +266,9 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
 def _truth_of(instances: Instances) -> GroundTruth:
     by_phrase = any(item.annotation.phrase is not None for item in instances.objects)
     if not by_phrase and not instances.names:
-        raise InputError(f"{instances.path}: expected categories, or annotations with a phrase, found neither")
+        raise InputError(
+            f"{instances.path}: expected categories, or annotations with a phrase, found neither"
+        )
     present: dict[str, set[str]] = defaultdict(set)
     for item in instances.objects:
         name = instances.name_of(item)
@@ -279,7 +288,9 @@ def _truth_of(instances: Instances) -> GroundTruth:
             file_name=image.file_name,
             width_px=image.width,
             height_px=image.height,
-            targets=tuple(_target(instances, phrase, match, group, count) for phrase, group in objects_by_name.items()),
+            targets=tuple(
+                _target(instances, phrase, match, group, count) for phrase, group in objects_by_name.items()
+            ),
             present=frozenset(present.get(image.file_name, ())),
             absent=frozenset(map(normalise, image.absent)),
         )
@@ -308,7 +319,9 @@ def _category_of(instances: Instances, item: CocoObject) -> str:
     return name
 
 
-def _target(instances: Instances, phrase: str, match: Match, objects: Sequence[CocoObject], count: int) -> TruthTarget:
+def _target(
+    instances: Instances, phrase: str, match: Match, objects: Sequence[CocoObject], count: int
+) -> TruthTarget:
     """Return the target of a phrase; its image has `count` objects in all."""
     annotations = [item.annotation for item in objects]
     boxes = tuple(annotation.bbox for annotation in annotations)
@@ -318,7 +331,9 @@ def _target(instances: Instances, phrase: str, match: Match, objects: Sequence[C
     if match == "phrase" and unseen:
         groups["combination"] = "unseen" if True in unseen else "seen"
     scores = tuple(annotation.score for annotation in annotations if isinstance(annotation, Detection))
-    return TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match=match, mask=mask, groups=groups, scores=scores)
+    return TruthTarget(
+        phrase=phrase, boxes_xywh_px=boxes, match=match, mask=mask, groups=groups, scores=scores
+    )
 
 
 def read_instances(path: Path) -> Instances:

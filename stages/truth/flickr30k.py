@@ -62,7 +62,9 @@ def _image(sentences: Path) -> TruthImage:
     chained_phrases: list[ChainedPhrase] = []
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
         caption = _caption(line, f"{sentences}: line {number}")
-        phrases = [(normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)]
+        phrases = [
+            (normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)
+        ]
         targets += _targets(
             [entry for entry in phrases if entry[0] and entry[1] in chains_with_box],
             caption,
@@ -89,7 +91,9 @@ def _image(sentences: Path) -> TruthImage:
 def _caption(line: str, place: str) -> str:
     caption = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
     if "[/EN#" in caption:
-        raise InputError(f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}")
+        raise InputError(
+            f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}"
+        )
     return caption
 
 
@@ -124,7 +128,9 @@ def _annotations(path: Path) -> tuple[Sides, list[_Object]]:
     """Width and height of the image, and the objects with a box that has an area."""
     text = _text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InputError(f"{path}: files with a document type are rejected, because it could expand without limit")
+        raise InputError(
+            f"{path}: files with a document type are rejected, because it could expand without limit"
+        )
     try:
         root = ElementTree.fromstring(text)  # noqa: S314  no DTD, see above
     except (ElementTree.ParseError, ValueError) as error:
@@ -151,7 +157,9 @@ def _annotations(path: Path) -> tuple[Sides, list[_Object]]:
 def _pixels(path: Path, element: ElementTree.Element, tag: str) -> int:
     text = (element.findtext(tag) or "").strip()
     if not re.fullmatch(r"-?[0-9]{1,6}", text):
-        raise InputError(f"{path}: expected a whole number of pixels in <{element.tag}> <{tag}>, got {text[:40]!r}")
+        raise InputError(
+            f"{path}: expected a whole number of pixels in <{element.tag}> <{tag}>, got {text[:40]!r}"
+        )
     return int(text)
 
 

@@ -126,7 +126,9 @@ class TruthImage:
         y_scale = height / self.height_px
 
         def resize_target(target: TruthTarget) -> TruthTarget:
-            boxes = ((x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px)
+            boxes = (
+                (x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px
+            )
             mask = target.mask
             if mask is not None:
                 pixels = decode_mask(mask).astype(np.uint8)
@@ -226,7 +228,9 @@ def find_spelling(caption: str, captions: tuple[str, ...]) -> CaptionSpelling:
     similarities = [_similarity(letters, bare(text)) for text in captions]
     nearest = max(range(len(captions)), key=similarities.__getitem__)
     words = dict(_other_words(caption, captions[nearest]))
-    if similarities[nearest] < SAME_CAPTION or any(_similarity(*pair) < SAME_WORD for pair in words.items()):
+    if similarities[nearest] < SAME_CAPTION or any(
+        _similarity(*pair) < SAME_WORD for pair in words.items()
+    ):
         return CaptionSpelling(numbers=frozenset())
     return CaptionSpelling(numbers=frozenset([nearest]), words=words)
 
@@ -262,7 +266,9 @@ def mentions_of(
     else:
         spelling = find_spelling(target.caption, tuple(captions))
     numbers = spelling.numbers
-    candidates = [n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in numbers]
+    candidates = [
+        n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in numbers
+    ]
     text = spelling.phrase(target.phrase)
     matches = [n for n in candidates if phrases[n].text == text]
     if not matches and target.match == "expression" and candidates:

@@ -158,13 +158,17 @@ def read_label_studio(path: Path) -> GroundTruth:
         if (results := task.results) is None:
             continue
         if not task.data.image_name:
-            raise InputError(f"{path}: [{number}].data: expected `file_name` or `image`, with the name of the image")
+            raise InputError(
+                f"{path}: [{number}].data: expected `file_name` or `image`, with the name of the image"
+            )
         names.append(task.data.image_name)
         annotated[names[-1]] = (task, results)
     if not annotated:
         raise InputError(f"{path}: nobody has annotated a task; predictions alone are no ground truth")
     check_different(path, "annotated tasks", "image", names)
-    return GroundTruth(images=ImagesOnDemand({name: (name, *entry) for name, entry in annotated.items()}, _image_of))
+    return GroundTruth(
+        images=ImagesOnDemand({name: (name, *entry) for name, entry in annotated.items()}, _image_of)
+    )
 
 
 def _image_of(entry: tuple[str, Task, list[Result]]) -> TruthImage:

@@ -35,7 +35,7 @@ from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, T
 INSTANCES: Final = "instances.json"
 
 _TO_JSON: Final = (
-    """python -c "import json, pickle; json.dump(pickle.load(open('{0}.p', 'rb')), open('{0}.json', 'w'))\""""
+    "python -c \"import json, pickle; json.dump(pickle.load(open('{0}.p', 'rb')), open('{0}.json', 'w'))\""
 )
 
 

@@ -16,7 +16,9 @@ PACKAGES = ("pipeline", "stages")
 def modules() -> dict[str, ast.Module]:
     """Path from the root -> syntax tree of every source file of the two packages."""
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files
+    }
 
 
 @cache
@@ -42,13 +44,17 @@ def imports(tree: ast.AST) -> tuple[str, ...]:
 
 def arrows() -> list[tuple[str, str]]:
     """Pairs of files, of which the first imports the second; not those that only a type checker imports."""
-    known = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in modules()}
+    known = {
+        path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in modules()
+    }
     found = []
     for path, tree in modules().items():
         unseen = {
             child
             for node in nodes(tree)
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            if isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
             for child in nodes(node)
         }
         for node in nodes(tree):
@@ -75,7 +81,9 @@ def classes() -> dict[str, list[str]]:
 def tracked() -> list[str]:
     """Paths that git tracks and that are there, from the root; of a source archive without git, all files."""
     try:
-        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
         names = listed.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return []
@@ -94,5 +102,8 @@ def declare(folder: Path, package: str, groups: dict[str, dict[str, str]]) -> No
     place = folder / f"{package.replace('-', '_')}-0.1.dist-info"
     place.mkdir(parents=True)
     (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
-    lines = [f"[{group}]\n" + "".join(f"{n} = {at}\n" for n, at in names.items()) for group, names in groups.items()]
+    lines = [
+        f"[{group}]\n" + "".join(f"{n} = {at}\n" for n, at in names.items())
+        for group, names in groups.items()
+    ]
     (place / "entry_points.txt").write_text("\n".join(lines))

@@ -51,7 +51,8 @@ def phrasebox(folder: Path, places: list[Path], *commands: str) -> list[tuple[in
 def test_what_is_installed_is_what_pyproject_says() -> None:
     """Otherwise a new kind is unknown, and one that moved is looked for at its old place."""
     installed = {
-        group: {point.name: point.value for point in metadata.entry_points(group=group)} for group in entry_points()
+        group: {point.name: point.value for point in metadata.entry_points(group=group)}
+        for group in entry_points()
     }
     assert installed == entry_points(), "pip install -e . again"
 
@@ -71,7 +72,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "scenes").symlink_to(scenes_folder)
-    lines = [f"scenes/images/{image.name}|a red house" for image in sorted((scenes_folder / "images").iterdir())[:2]]
+    lines = [
+        f"scenes/images/{image.name}|a red house"
+        for image in sorted((scenes_folder / "images").iterdir())[:2]
+    ]
     (tmp_path / "some.bars").write_text("\n".join([*lines, "no bar"]))
     run, export, heads, shown, formats, unknown, other, images = phrasebox(
         tmp_path,
@@ -88,14 +92,18 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
     assert run[0] == export[0] == heads[0] == other[0] == 0, (run, export, heads, other)
     assert images[0] == 0, images
     first, second, bad = sorted(rows_of(tmp_path / "middle"), key=lambda row: row["error"] is not None)
-    assert [[region["phrase"] for region in row["annotations"]] for row in (first, second)] == [["red house"]] * 2
+    assert [[region["phrase"] for region in row["annotations"]] for row in (first, second)] == [
+        ["red house"]
+    ] * 2
     assert bad["error"] == "bad_row"
     rows = rows_of(tmp_path / "out")
     assert manifest_of(tmp_path / "out")["config"]["explain"]["floor"] == 0.1
     assert len((tmp_path / "lines" / "train.jsonl").read_text().splitlines()) == len(rows) == 3
     nouns = [region["head"] for row in rows for region in row["annotations"]]
     assert {line.split()[1] for line in heads[1].splitlines()} <= set(nouns)
-    assert re.search(r"^  heads +Count the head nouns of a dataset\. \(phrasebox-bright\)$", shown[1], re.MULTILINE)
+    assert re.search(
+        r"^  heads +Count the head nouns of a dataset\. \(phrasebox-bright\)$", shown[1], re.MULTILINE
+    )
     assert "box_lines (phrasebox-bright): SPLIT.jsonl" in formats[1]
     assert "did you mean bright? kinds: grad_eclip, " in unknown[2]
     assert "bright (phrasebox-bright)" in unknown[2]
@@ -103,10 +111,17 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
 
 def test_what_does_not_load_is_one_line_and_only_where_it_is_used(tmp_path: Path) -> None:
     (tmp_path / "broken_verb.py").write_text('"""Never\nends')
-    kinds = {"phrasebox.explainers": {"absent": "nowhere:Absent"}, "phrasebox.readers": {"odd": "broken_verb:Odd"}}
+    kinds = {
+        "phrasebox.explainers": {"absent": "nowhere:Absent"},
+        "phrasebox.readers": {"odd": "broken_verb:Odd"},
+    }
     verbs = {"broken": "broken_verb:run", "gone": "nowhere.verb:run"}
     exporters = {"both": "nowhere:Both", "coco": "nowhere:Coco"}
-    declare(tmp_path, "phrasebox-broken", {**kinds, "phrasebox.commands": verbs, "phrasebox.exporters": exporters})
+    declare(
+        tmp_path,
+        "phrasebox-broken",
+        {**kinds, "phrasebox.commands": verbs, "phrasebox.exporters": exporters},
+    )
     declare(tmp_path, "phrasebox-rival", {"phrasebox.exporters": {"both": "nowhere:Both"}})
     for name in ("a.jsonl", "a.odd"):
         (tmp_path / name).write_text("{}\n")

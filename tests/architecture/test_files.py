@@ -8,7 +8,7 @@ import yaml
 
 from tests.architecture.source import PACKAGES, ROOT, classes, modules, nodes, tracked
 
-MOST_LINES = {"pipeline": 400, "stages": 400, "tests": 600}
+MOST_LINES = {"pipeline": 430, "stages": 430, "tests": 660}
 """Folder -> the most lines of a file in it."""
 
 TOP_LEVEL = {
@@ -25,7 +25,18 @@ TOP_LEVEL = {
 TOP_LEVEL |= {"README.md", "LICENSE", "CHANGELOG.md"}
 """And files and folders whose names begin with a dot."""
 
-HIDING_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler", "processor", "wrapper"}
+HIDING_NAMES = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "misc",
+    "manager",
+    "handler",
+    "processor",
+    "wrapper",
+}
 HIDING_NAMES |= {"service", "core", "lib", "tools", "types"}
 """Names that hide what is inside."""
 

@@ -92,7 +92,17 @@ PIPELINE: dict[str, set[str]] = {
     "scenes": set(),
     "photographs": set(),
     "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "pictures", "scenes"},
-    "research": {*RUN, "dataset", "load", "evaluate", "photographs", "pictures", "scenes", "viewer", "commands"},
+    "research": {
+        *RUN,
+        "dataset",
+        "load",
+        "evaluate",
+        "photographs",
+        "pictures",
+        "scenes",
+        "viewer",
+        "commands",
+    },
 }
 """Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all but research."""
 
@@ -150,7 +160,9 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "pandas": set(),
     "datasets": set(),
-    "transformers": {f"stages/shared/model/{name}.py" for name in ("detector", "hugging_face", "segmenter")},
+    "transformers": {
+        f"stages/shared/model/{name}.py" for name in ("detector", "hugging_face", "segmenter")
+    },
     "duckdb": {"pipeline/dataset/"},
     "supervision": {"pipeline/dataset/detections.py"},
     "starlette": {"pipeline/viewer/app.py"},
@@ -194,12 +206,19 @@ def offenders(folder: str, wrong: Callable[[str, str], bool]) -> Offenders:
 
 def test_every_module_has_a_place() -> None:
     """A new folder or module says here what it may import."""
-    doors = {"stages/__init__.py", "stages/shared/__init__.py", "pipeline/__init__.py", "pipeline/__main__.py"}
+    doors = {
+        "stages/__init__.py",
+        "stages/shared/__init__.py",
+        "pipeline/__init__.py",
+        "pipeline/__main__.py",
+    }
     placed = {path: room(path) for path in modules() if path not in doors | {"pipeline/cli.py"}}
     placed = {path: name for path, name in placed.items() if not path.startswith("pipeline/commands/")}
     assert [path for path, name in placed.items() if not name] == []
     assert set(placed.values()) == set(ROOMS) | set(PIPELINE)
-    assert {parts(path)[-1] for path in placed if path.startswith("stages/contract/")} - {"contract"} == set(CONTRACT)
+    assert {parts(path)[-1] for path in placed if path.startswith("stages/contract/")} - {
+        "contract"
+    } == set(CONTRACT)
 
 
 def test_stages_never_import_the_pipeline() -> None:
@@ -244,13 +263,18 @@ def test_the_packages_import_nothing_that_is_not_in_the_wheel() -> None:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports inside functions count; those that only a type checker makes do not."""
     graph = nx.DiGraph(arrows())
-    assert sorted(sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1) == []
+    assert (
+        sorted(sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1)
+        == []
+    )
 
 
 def test_the_contract_has_floors() -> None:
     def is_stranger(path: str, name: str) -> bool:
         beside = CONTRACT.get(parts(path)[-1], set()) | {parts(path)[-1]}
-        return name.startswith("stages.contract.") and not is_below(name.removeprefix("stages.contract."), beside)
+        return name.startswith("stages.contract.") and not is_below(
+            name.removeprefix("stages.contract."), beside
+        )
 
     assert offenders("stages/contract/", is_stranger) == {}
 
@@ -270,7 +294,9 @@ def test_imports_are_absolute() -> None:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_stands_only_in_its_place(library: str) -> None:
-    users = {path for path, tree in modules().items() if any(n.split(".")[0] == library for n in imports(tree))}
+    users = {
+        path for path, tree in modules().items() if any(n.split(".")[0] == library for n in imports(tree))
+    }
     strangers = {path for path in users if not any(path.startswith(place) for place in LIBRARIES[library])}
     assert strangers == set()
     unused = {place for place in LIBRARIES[library] if not any(path.startswith(place) for path in users)}
@@ -279,7 +305,9 @@ def test_a_library_stands_only_in_its_place(library: str) -> None:
 
 @pytest.mark.parametrize("name", ["records", "errors", "geometry", "stage"])
 def test_the_ground_floor_is_light(name: str) -> None:
-    assert not {name.split(".")[0] for name in imports(modules()[f"stages/contract/{name}.py"])} & set(NOT_IN_RECORDS)
+    assert not {name.split(".")[0] for name in imports(modules()[f"stages/contract/{name}.py"])} & set(
+        NOT_IN_RECORDS
+    )
 
 
 @pytest.mark.parametrize("path", ["stages/shared/model/config.py", "stages/explain/config.py"])

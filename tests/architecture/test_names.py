@@ -8,7 +8,20 @@ from pathlib import PurePosixPath
 
 from tests.architecture.source import ROOT, modules, nodes
 
-EMPTY_NAMES = {"alone", "asked", "each", "found", "kept", "known", "one", "others", "own", "said", "seen", "there"}
+EMPTY_NAMES = {
+    "alone",
+    "asked",
+    "each",
+    "found",
+    "kept",
+    "known",
+    "one",
+    "others",
+    "own",
+    "said",
+    "seen",
+    "there",
+}
 
 FOREIGN: dict[str, set[str]] = {}
 """File -> names of that kind which a library or a stored format gives."""
@@ -31,12 +44,18 @@ def names_of(tree: ast.Module) -> Iterator[str]:
         for generator in node.generators
         for name in ast.walk(generator.target)
     }
-    brief |= {id(argument) for node in nodes(tree) if isinstance(node, ast.Lambda) for argument in node.args.args}
+    brief |= {
+        id(argument) for node in nodes(tree) if isinstance(node, ast.Lambda) for argument in node.args.args
+    }
     for node in nodes(tree):
         if id(node) in brief:
             continue
         match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+            case (
+                ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(attr=name, ctx=ast.Store())
+                | ast.arg(arg=name)
+            ):
                 yield name
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 yield name
@@ -51,7 +70,9 @@ def empty_names(path: str, tree: ast.Module) -> list[str]:
 def programs() -> dict[str, ast.Module]:
     """Path from the root -> syntax tree of every program beside the packages."""
     files = [path for folder in PROGRAMS for path in sorted((ROOT / folder).rglob("*.py"))]
-    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    trees = {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files
+    }
     return {path: tree for path, tree in trees.items() if path not in EXEMPT}
 
 
@@ -78,7 +99,9 @@ def test_assignments_are_not_packed() -> None:
         f"{path}:{node.lineno}": ast.unparse(node)
         for path, tree in modules().items()
         for node in nodes(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Tuple)
+        and isinstance(node.value, ast.Tuple)
         if not is_swap(node.targets[0], node.value)
     }
     assert packed == {}

@@ -56,9 +56,9 @@ def test_open_clip_s_image_towers_have_the_parts_that_we_take_and_no_others(bloc
     visual = tiny_clip(block_type=block_type, ls_init_value=0.1).visual
     parts = {name for name, _ in visual.named_children()} | set(visual._parameters)
     assert parts - {"patch_dropout"} == VISUAL
-    assert {"pool_type", "attn_pool", "grid_size", "patch_size", "image_size", "output_dim"} <= vars(visual).keys() | {
-        *visual._modules
-    }
+    assert {"pool_type", "attn_pool", "grid_size", "patch_size", "image_size", "output_dim"} <= vars(
+        visual
+    ).keys() | {*visual._modules}
     block = visual.transformer.resblocks[0]
     assert {name for name, _ in block.named_children()} == BLOCKS[type(block)]
     assert {name for name, _ in block.mlp.named_children()} - {"ln"} == {"c_fc", "gelu", "c_proj"}
@@ -82,7 +82,12 @@ def test_open_clip_s_text_tower_has_the_parts_that_we_use() -> None:
 def test_open_clip_s_causal_text_towers_are_taken_apart_by_these_names() -> None:
     text = open_clip.transformer.TextTransformer(width=32, heads=2, layers=1, pool_type="eos", eos_id=7)
     assert text.attn_mask.isneginf().tril().sum() == 0, "a token sees itself and those before it"
-    assert (text.cls_emb, text.pool_type, text.eos_id, len(text.transformer.resblocks)) == (None, "eos", 7, 1)
+    assert (text.cls_emb, text.pool_type, text.eos_id, len(text.transformer.resblocks)) == (
+        None,
+        "eos",
+        7,
+        1,
+    )
     forward = inspect.getsource(open_clip.transformer.TextTransformer.forward)
     assert "self.ln_final(x)" in forward
     assert 'eos_token_id=getattr(self, "eos_id", None)' in forward
@@ -98,7 +103,9 @@ def test_open_clip_s_tags_say_how_images_are_normalised() -> None:
     found = open_clip.get_pretrained_cfg("ViT-B-16", "openai")
     assert {"mean", "std", "interpolation", "quick_gelu", "hf_hub"} <= found.keys()
     without_repository = [
-        pair for pair in open_clip.list_pretrained() if "/" not in open_clip.get_pretrained_cfg(*pair).get("hf_hub", "")
+        pair
+        for pair in open_clip.list_pretrained()
+        if "/" not in open_clip.get_pretrained_cfg(*pair).get("hf_hub", "")
     ]
     assert without_repository == [], "their weights are not compared with a SHA-256 that the hub states"
 
@@ -109,9 +116,14 @@ def test_open_clip_s_tokenizers_take_our_options() -> None:
     assert tokenizer.encoder["<end_of_text>"] == 49407
     assert tokenizer.bpe_ranks["i", "n"] == 0
     options = inspect.signature(open_clip.tokenizer.HFTokenizer.__init__).parameters
-    assert {"tokenizer_name", "context_length", "clean", "strip_sep_token", "language", "tokenizer_mode"} <= set(
-        options
-    )
+    assert {
+        "tokenizer_name",
+        "context_length",
+        "clean",
+        "strip_sep_token",
+        "language",
+        "tokenizer_mode",
+    } <= set(options)
 
 
 def test_open_clip_s_siglip_towers_are_a_trunk_and_an_empty_head() -> None:

@@ -39,7 +39,9 @@ def paragraphs(text: str) -> Iterator[str]:
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     for token, before in zip(tokens[1:], tokens, strict=False):
         if token.type == "inline" and before.type == "paragraph_open":
-            parts = (part.content if part.type == "text" else _word(part.type) for part in token.children or ())
+            parts = (
+                part.content if part.type == "text" else _word(part.type) for part in token.children or ()
+            )
             yield "".join(parts).strip()
 
 
@@ -63,7 +65,9 @@ def faults(text: str) -> list[str]:
             if sentence.count(";") > 1:
                 found.append(f"semicolons: {sentence[:60]}")
         for pattern, term in TERMS.items():
-            found += [f"{match[0]!r}: say {term}" for match in re.finditer(rf"\b({pattern})\b", paragraph, re.I)]
+            found += [
+                f"{match[0]!r}: say {term}" for match in re.finditer(rf"\b({pattern})\b", paragraph, re.I)
+            ]
     return found
 
 
@@ -87,7 +91,13 @@ def test_a_fault_is_noticed(text: str, fault: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["# A thing\n", "| a thing |\n|---|\n| a; b; c |\n", "```\na thing\n```\n", "The key `a; b; thing`.", "Anything."],
+    [
+        "# A thing\n",
+        "| a thing |\n|---|\n| a; b; c |\n",
+        "```\na thing\n```\n",
+        "The key `a; b; thing`.",
+        "Anything.",
+    ],
 )
 def test_headings_tables_and_code_are_no_prose(text: str) -> None:
     assert faults(text) == []

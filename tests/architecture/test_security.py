@@ -43,14 +43,19 @@ def calls() -> Iterator[tuple[str, ast.Call, str]]:
 
 def test_no_module_that_runs_what_it_reads() -> None:
     users = {
-        (path, name) for path, tree in modules().items() for name in imports(tree) if name.split(".")[0] in MODULES
+        (path, name)
+        for path, tree in modules().items()
+        for name in imports(tree)
+        if name.split(".")[0] in MODULES
     }
     assert users == set()
 
 
 def test_no_call_that_runs_what_it_is_given() -> None:
     names = {(path, name) for path, _, name in calls()}
-    assert {each for each in names if each[1] in CALLS or each[1].endswith((".extractall", ".allow_pickle"))} == set()
+    assert {
+        each for each in names if each[1] in CALLS or each[1].endswith((".extractall", ".allow_pickle"))
+    } == set()
 
 
 def test_tensors_are_read_as_tensors() -> None:
@@ -77,7 +82,9 @@ def test_yaml_is_read_as_plain_values() -> None:
 
 def test_no_pickle_and_no_shell_by_an_option() -> None:
     risky = {"shell", "allow_pickle", "trust_remote_code"}
-    found = {(path, word.arg, ast.unparse(word.value)) for path, node, _ in calls() for word in node.keywords}
+    found = {
+        (path, word.arg, ast.unparse(word.value)) for path, node, _ in calls() for word in node.keywords
+    }
     assert {(path, name) for path, name, value in found if name in risky and value != "False"} == set()
 
 

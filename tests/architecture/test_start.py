@@ -9,7 +9,19 @@ import pytest
 
 from tests.pipeline.export.datasets import write_dataset
 
-HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duckdb", "starlette", "uvicorn", "jinja2")
+HEAVY = (
+    "torch",
+    "ray",
+    "open_clip",
+    "spacy",
+    "cv2",
+    "datasets",
+    "pandas",
+    "duckdb",
+    "starlette",
+    "uvicorn",
+    "jinja2",
+)
 
 MODEL = {"torch", "ray", "open_clip", "spacy"}
 
@@ -84,7 +96,10 @@ STEPS: dict[str, tuple[str, set[str]]] = {
         "import pipeline.output.dataset_folder, pipeline.summary, pipeline.steps, pipeline.run",
         {"ray", "spacy"},
     ),
-    "the inline engine": ("import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo", {"ray"}),
+    "the inline engine": (
+        "import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo",
+        {"ray"},
+    ),
 }
 """What a process does -> the code, and the libraries that it must not need. From light to heavy, as one process does
 all of it: a step that loads too much is the first that fails.
@@ -123,7 +138,9 @@ def loaded(steps: dict[str, str], folder: Path) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def after(inline_dataset: Path, scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def after(
+    inline_dataset: Path, scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, set[str]]:
     """Step -> what is loaded after it."""
     folder = tmp_path_factory.mktemp("start")
     (folder / "dataset").symlink_to(inline_dataset)

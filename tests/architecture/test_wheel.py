@@ -24,7 +24,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "phrasebox.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(out),
+        str(source),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     [built] = out.glob("*.whl")
     return built
@@ -41,14 +50,18 @@ def test_it_holds_every_module(names: set[str]) -> None:
     assert {name.split("/")[0] for name in names} == {*PACKAGES, "phrasebox.py", metadata}
     assert {name for name in names if name.endswith(".py")} == {*modules(), "phrasebox.py"}
     unwanted = ("configs", "stages/shared/model/weights/photo")  # whose weights are not for everyone
-    assert not [name for name in names if name.startswith(unwanted) or "test" in name or "__pycache__" in name]
+    assert not [
+        name for name in names if name.startswith(unwanted) or "test" in name or "__pycache__" in name
+    ]
     assert (ROOT / "stages" / "shared" / "model" / "weights" / "photo" / "model.safetensors").is_file()
 
 
 def test_the_data_is_in_it(names: set[str]) -> None:
     assert {"stages/phrases/words.txt", "pipeline/export/chat/questions/json.yaml"} <= names
     for folder in ("templates", "static"):
-        there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline" / "viewer" / folder).iterdir()}
+        there = {
+            path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline" / "viewer" / folder).iterdir()
+        }
         assert there
         assert there <= names
     photographs = {path.relative_to(ROOT).as_posix() for path in PHOTOGRAPHS.iterdir() if path.is_file()}
@@ -80,7 +93,12 @@ def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert [path.startswith(str(tmp_path / "site")) for path in done.stdout.split()] == [True] * 3
 
@@ -93,7 +111,9 @@ def test_an_empty_environment_installs_the_wheel_and_runs_the_demo(wheel: Path, 
     out = tmp_path / "out"
     command = [str(tmp_path / "venv/bin/phrasebox"), "demo", "--out", str(out), "--scenes", "6"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (out / "evaluation.json").is_file()
     assert "the photographs are left out" in done.stdout

@@ -36,7 +36,12 @@ time.sleep(0.5)
 
 def test_processes_that_nobody_waits_for_count() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n{WORK}", WORK]
+        [
+            sys.executable,
+            "-c",
+            f"import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n{WORK}",
+            WORK,
+        ]
     )
     assert measure_cpu(process) > 0.6, "more than the parent alone"
 
@@ -51,7 +56,9 @@ def test_processes_that_nobody_waits_for_count() -> None:
         ([0.2, 0.3, 0.4], [0.0, 0.0, 0.0], True),
     ],
 )
-def test_a_run_has_grown_if_all_pairs_agree(ours: list[float], theirs: list[float], has_grown: bool) -> None:
+def test_a_run_has_grown_if_all_pairs_agree(
+    ours: list[float], theirs: list[float], has_grown: bool
+) -> None:
     assert Comparison(ours, theirs).has_grown == has_grown
 
 
@@ -70,7 +77,9 @@ def test_a_line_has_the_median_of_the_pairs_and_their_range() -> None:
         ("stage regions", "ray", False),
     ],
 )
-def test_the_time_of_a_stage_is_cpu_time_in_one_process(figure: str, engine: str, is_cpu_time: bool) -> None:
+def test_the_time_of_a_stage_is_cpu_time_in_one_process(
+    figure: str, engine: str, is_cpu_time: bool
+) -> None:
     assert replace(WORKLOADS[0], engine=engine).is_cpu_time(figure) == is_cpu_time
 
 
@@ -110,7 +119,9 @@ def test_a_stage_of_one_commit_alone_is_named(tmp_path: Path, capsys: pytest.Cap
     ours, theirs = (Stopwatch(Path(name), Path(sys.executable)) for name in ("regions", "boxes"))
     workload = replace(WORKLOADS[0], count=1)
     assert list(compare(workload, Inputs(tmp_path), ours, theirs, 1)) == ["cpu"]
-    assert "not compared, since only one commit has it: stage boxes, stage regions" in capsys.readouterr().err
+    assert (
+        "not compared, since only one commit has it: stage boxes, stage regions" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -125,14 +136,18 @@ def test_a_workload_is_run_by_both_sides(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def compare_in_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], subprocess.CompletedProcess[str]]:
+def compare_in_ci(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """Run `.ci/bench` in a repository of two commits, where `make` prints a figure and fails."""
     repository, programs = tmp_path / "repository", tmp_path / "programs"
     (repository / ".ci").mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "bench", repository / ".ci")
     programs.mkdir()
     figure = json.dumps({"run": "scenes", "figure": "cpu", **Comparison([3.75], [2.5]).plain()})
-    (programs / "make").write_text(f"#!/bin/sh\necho installing\necho '{figure}'\necho \"$@\" >&2\nexit 2\n")
+    (programs / "make").write_text(
+        f"#!/bin/sh\necho installing\necho '{figure}'\necho \"$@\" >&2\nexit 2\n"
+    )
     (programs / "make").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
@@ -143,7 +158,9 @@ def compare_in_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     def run(tag: str) -> subprocess.CompletedProcess[str]:
         if tag:
             subprocess.run([*git, "tag", "v1", tag], check=True)
-        return subprocess.run([str(repository / ".ci" / "bench"), ""], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [str(repository / ".ci" / "bench"), ""], capture_output=True, text=True, check=False
+        )
 
     return run
 

@@ -14,7 +14,9 @@ from benchmarks.guard import NO_COMPILER, has_compiler
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason=NO_COMPILER)
 def test_a_trace_counts_what_a_vision_transformer_multiplies() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.traced"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.traced"], check=True, capture_output=True, text=True
+    )
     found = {each["name"]: each["value"] for each in map(json.loads, done.stdout.splitlines())}
     tokens, width, images = 197, 768, 64
     # Per token and block 4 products of width x width in the attention, and 8 in the MLP.

@@ -33,6 +33,8 @@ def test_a_checkpoint_gets_a_row_and_a_picture_and_a_missing_one_does_not_cost_i
 
 def test_the_workflow_names_weights_of_open_clip() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "weights.yml").read_text())
-    [models] = (step["env"]["DEFAULTS"].split() for step in workflow["jobs"]["weights"]["steps"] if "env" in step)
+    [models] = (
+        step["env"]["DEFAULTS"].split() for step in workflow["jobs"]["weights"]["steps"] if "env" in step
+    )
     assert len(models) == 4
     assert {tuple(model.split("/")) for model in models} <= set(open_clip.list_pretrained())

@@ -20,13 +20,17 @@ def image_bytes(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def encoded(form: str = "JPEG", *, orientation: int = 1, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+def encoded(
+    form: str = "JPEG", *, orientation: int = 1, colour: tuple[int, int, int] = (200, 30, 30)
+) -> bytes:
     """An image of 40 x 30 pixels, once it is turned upright."""
     size = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
     exif = Image.Exif()
     if orientation != 1:
         exif[0x0112] = orientation
-    return image_bytes(Image.new("RGB", size, colour), form, exif=exif.tobytes() if orientation != 1 else b"")
+    return image_bytes(
+        Image.new("RGB", size, colour), form, exif=exif.tobytes() if orientation != 1 else b""
+    )
 
 
 def mask(*boxes: tuple[int, int, int, int], holes: tuple[tuple[int, int, int, int], ...] = ()) -> Any:

@@ -28,7 +28,10 @@ def hits(right: Any) -> Any:
 
 def test_hits_are_counted_by_seed_and_image() -> None:
     def scores(right: list[float], images: list[int]) -> Json:
-        return {"images": ["a", "b"], "answers": {"regions.roi": {"images": images, "values": {"top1": right}}}}
+        return {
+            "images": ["a", "b"],
+            "answers": {"regions.roi": {"images": images, "values": {"top1": right}}},
+        }
 
     found = prove.hits_by_image([scores([1, 0, 1], [0, 0, 1]), scores([1, 1, 0], [0, 0, 1])], "regions.roi")
     assert found.tolist() == [[[1, 2], [1, 1]], [[2, 2], [0, 1]]]
@@ -55,7 +58,9 @@ def test_seeds_and_images_are_drawn_the_same_for_all_arms() -> None:
 
 
 @pytest.mark.parametrize(("exact", "count"), [(0.6, 9), (0.3, 6)])
-def test_a_share_is_shown_where_there_is_something_to_share(exact: float, count: int, tmp_path: Path) -> None:
+def test_a_share_is_shown_where_there_is_something_to_share(
+    exact: float, count: int, tmp_path: Path
+) -> None:
     arms = {"shuffled": 0.3, "ours": 0.5, "exact": exact}
     rng = np.random.default_rng(2)
     values = prove.resampled({arm: hits(rng.random((5, 400)) < share) for arm, share in arms.items()})
@@ -68,9 +73,12 @@ def test_a_share_is_shown_where_there_is_something_to_share(exact: float, count:
 
 
 @pytest.mark.parametrize(
-    ("best", "tried"), [(1e-5, {1e-5, 3e-5, 1e-4, 3e-4}), (1e-4, {3e-5, 1e-4, 3e-4}), (1e-3, {3e-5, 1e-4, 3e-4, 1e-3})]
+    ("best", "tried"),
+    [(1e-5, {1e-5, 3e-5, 1e-4, 3e-4}), (1e-4, {3e-5, 1e-4, 3e-4}), (1e-3, {3e-5, 1e-4, 3e-4, 1e-3})],
 )
-def test_rates_are_tried_from_the_middle_outwards(best: float, tried: set[float], tmp_path: Path, monkeypatch) -> None:
+def test_rates_are_tried_from_the_middle_outwards(
+    best: float, tried: set[float], tmp_path: Path, monkeypatch
+) -> None:
     rates = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
     proof = prove.Proof({"learning_rates": rates}, tmp_path, "", 1)
     trials = set()
@@ -97,14 +105,20 @@ def test_a_plan_names_what_there_is(path: Path) -> None:
     assert all(isinstance(rate, float) for rate in plan["learning_rates"]), "YAML takes 1e-4 for a text"
     assert plan["choosing_seed"] not in plan["seeds"]
     drawn = [how["seed"] for how in plan.get("scenes", {}).values()]
-    lines = [line for path, *ends in plan.get("lines", {}).values() for line in product([path], range(*ends))]
-    assert all(len(parts) == len(set(parts)) for parts in (drawn, lines)), "nothing is learned, chosen and judged on"
+    lines = [
+        line for path, *ends in plan.get("lines", {}).values() for line in product([path], range(*ends))
+    ]
+    assert all(len(parts) == len(set(parts)) for parts in (drawn, lines)), (
+        "nothing is learned, chosen and judged on"
+    )
     assert not set(plan["judged"]["choose"][:2]) & set(plan["judged"]["test"][1:2])
     assert (FOLDER.parents[1] / plan["run"][0]).is_file()
     assert {how["of"] for how in plan["boxes"].values()} <= plan["sources"].keys()
     for arm in plan["arms"].values():
         assert arm["data.path"] in {**plan["sources"], **plan["boxes"]}
-        settings = [f"{key}={json.dumps(value)}" for key, value in {**plan["tuning"], **arm, "out": "out"}.items()]
+        settings = [
+            f"{key}={json.dumps(value)}" for key, value in {**plan["tuning"], **arm, "out": "out"}.items()
+        ]
         load_config(None, settings, model=FinetuneConfig)
     for source in plan["sources"].values():
         values = {**source, "input.kind": "jsonl", "input.path": str(path)}
@@ -142,8 +156,13 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     assert [row[0] for row in costs["rows"]] == ["ours", "exact"]
     assert "CPU hours" in said
     done = len((out / "commands.txt").read_text("utf-8").splitlines())
-    assert done == 4 + 2 + 1 + 2 * len(names) * (1 + 1) + 2, "a score that is lost is made again, and nothing else"
-    found = [phrasebox.open_dataset(out / "datasets" / name).rows(["annotations"]) for name in ("ours", "text only")]
+    assert done == 4 + 2 + 1 + 2 * len(names) * (1 + 1) + 2, (
+        "a score that is lost is made again, and nothing else"
+    )
+    found = [
+        phrasebox.open_dataset(out / "datasets" / name).rows(["annotations"])
+        for name in ("ours", "text only")
+    ]
     boxes = [[region["bbox"] for row in rows for region in row["annotations"]] for rows in found]
     assert len(boxes[0]) == len(boxes[1])
     assert boxes[0] != boxes[1]

@@ -36,7 +36,9 @@ PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
-PAIRS = [(kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
+PAIRS = [
+    (kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()
+]
 FEW_MASKS: dict[str, Json] = {
     "rise": {"masks": 6},
     "occlusion": {"window": 0.5, "stride": 1.0},
@@ -58,8 +60,12 @@ def in_time(kind: str, tower: str, *, every_tower: bool) -> Any:
 
 ONE_OF_EACH_KIND = list({has: name for name, has in reversed(TOWER_KINDS.items())}.values())
 FITTING = [pair[:2] for pair in PAIRS if pair[2]]
-on_towers = pytest.mark.parametrize(("kind", "tower"), [in_time(*pair, every_tower=True) for pair in FITTING])
-on_kinds_of_towers = pytest.mark.parametrize(("kind", "tower"), [in_time(*pair, every_tower=False) for pair in FITTING])
+on_towers = pytest.mark.parametrize(
+    ("kind", "tower"), [in_time(*pair, every_tower=True) for pair in FITTING]
+)
+on_kinds_of_towers = pytest.mark.parametrize(
+    ("kind", "tower"), [in_time(*pair, every_tower=False) for pair in FITTING]
+)
 elsewhere = pytest.mark.parametrize(
     ("kind", "tower"), [pair[:2] for pair in PAIRS if not pair[2] and pair[1] in ONE_OF_EACH_KIND]
 )
@@ -80,7 +86,9 @@ def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settin
 
 def state_of(model: nn.Module) -> list[Any]:
     """All that an explainer could leave behind."""
-    hooks = [name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)]
+    hooks = [
+        name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)
+    ]
     modules = [
         (
             name,
@@ -92,7 +100,8 @@ def state_of(model: nn.Module) -> list[Any]:
         for name, module in model.named_modules()
     ]
     parameters = [
-        (name, id(p), p.requires_grad, p.grad, p.dtype, p.device, p._version) for name, p in model.named_parameters()
+        (name, id(p), p.requires_grad, p.grad, p.dtype, p.device, p._version)
+        for name, p in model.named_parameters()
     ]
     return [modules, parameters, [(name, id(b), b._version) for name, b in model.named_buffers()]]
 
@@ -121,7 +130,9 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in PHRASES[0])
     rgb = pixels(tower)[0]
     samples = [Sample(sample_id=name, source="test") for name in ("a", "b", "c")]
-    answers = stage.process([Record(sample=one, phrases=phrases, pixels=Pixels(rgb=rgb)) for one in samples])
+    answers = stage.process(
+        [Record(sample=one, phrases=phrases, pixels=Pixels(rgb=rgb)) for one in samples]
+    )
     stage.teardown()
     for answer in answers:
         assert [heat_map.text for heat_map in answer.heat_maps] == PHRASES[0]
@@ -174,7 +185,9 @@ def test_the_same_input_gives_the_same_bytes(kind: str, tower: str) -> None:
     answers = [explainer_of(kind, tower, model).explain(rgb, PHRASES)]
     torch.manual_seed(99)  # no global random state
     answers.append(explainer_of(kind, tower, model).explain(rgb, PHRASES))
-    marks = [[(m.values.tobytes(), m.similarity, m.fault) for maps in answer for m in maps] for answer in answers]
+    marks = [
+        [(m.values.tobytes(), m.similarity, m.fault) for maps in answer for m in maps] for answer in answers
+    ]
     assert marks[0] == marks[1]
     assert np.array_equal(rgb, given)
 
@@ -247,6 +260,8 @@ def test_nothing_is_left_on_a_model_that_raises(kind: str, tower: str) -> None:
 
 @elsewhere
 def test_other_towers_are_refused_with_what_fits(kind: str, tower: str) -> None:
-    with pytest.raises(ConfigError, match=rf"explain\.kind: {kind} needs .*{TOWER_WORDS[TOWER_KINDS[tower]]}") as error:
+    with pytest.raises(
+        ConfigError, match=rf"explain\.kind: {kind} needs .*{TOWER_WORDS[TOWER_KINDS[tower]]}"
+    ) as error:
         explainer_of(kind, tower)
     assert all(f"{other}" in str(error.value) for other in kinds_for(TOWER_KINDS[tower]))

@@ -70,7 +70,9 @@ def chosen(dataset: Path, wanted: Any = lambda row, region: True) -> list[Json]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -109,7 +111,9 @@ def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Pat
     [
         (
             {"min_score": 0.3, "where": "head = 'dog' OR area < 90"},
-            lambda row, region: region["score"] >= 0.299 and (region["head"] == "dog" or region["area"] < 90),
+            lambda row, region: (
+                region["score"] >= 0.299 and (region["head"] == "dog" or region["area"] < 90)
+            ),
         ),
         ({"where": "mark = 'good'"}, lambda row, region: row["sample_id"] == "ring"),
     ],
@@ -133,7 +137,10 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
     Of regions that are not chosen, none is counted.
     """
     copy = copy_of(dataset, tmp_path)
-    boxes = {"beach": (9.6, 15.2, 20.0, 10.4), "kite": (20.0, 2.0, 500.0, 4.0)}  # the latter leaves the image
+    boxes = {
+        "beach": (9.6, 15.2, 20.0, 10.4),
+        "kite": (20.0, 2.0, 500.0, 4.0),
+    }  # the latter leaves the image
     corrected = {"beach": ([10.0, 15.0, 20.0, 11.0], 220), "kite": ([20.0, 2.0, 20.0, 4.0], 80)}
     rows = chosen(dataset, lambda row, region: region["phrase"] != "dog of the man")
     for row in chosen(dataset):
@@ -157,7 +164,9 @@ def test_corrections_of_people_are_taken(name: str, dataset: Path, tmp_path: Pat
 
 
 @formats
-def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(name: str, dataset: Path, tmp_path) -> None:
+def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(
+    name: str, dataset: Path, tmp_path
+) -> None:
     shares = "train=0.5,val=0.3,test=0.2"
     splits = parse_splits(shares)
     out, report = exported(name, dataset, tmp_path / "out", split=shares)
@@ -222,14 +231,18 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
     assert left_out == {"image: missing_image": 2, "image: bad_location": 2, "image: bad_image": 2}
     assert len(report.faults) == 5
     names = {*good, "11.jpg", "14.jpg"}
-    assert read_regions(name, out) == expected(name, [row for row in chosen(dataset) if row["file_name"] in names])
+    assert read_regions(name, out) == expected(
+        name, [row for row in chosen(dataset) if row["file_name"] in names]
+    )
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two datasets of the same categories, the second with five times the rows of the first."""
     made = {"fingerprint": demo_fingerprint(), "rows_per_file": 20, "embed_images": True}
-    datasets = [write_synthetic(tmp_path_factory.mktemp("large") / "dataset", rows, **made) for rows in (50, 250)]
+    datasets = [
+        write_synthetic(tmp_path_factory.mktemp("large") / "dataset", rows, **made) for rows in (50, 250)
+    ]
     for dataset in datasets:
         write_marks(dataset, {"nobody": "good"})
     return datasets
@@ -237,7 +250,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("hf", "webdataset") else pytest.param(name, marks=pytest.mark.slow) for name in EXPORTERS],
+    [
+        name if name in ("hf", "webdataset") else pytest.param(name, marks=pytest.mark.slow)
+        for name in EXPORTERS
+    ],
 )
 def test_memory_does_not_grow_with_the_dataset(name: str, large: list[Path], tmp_path, monkeypatch) -> None:
     """What is kept of regions would show both before the end and at the peak. Each alone also depends on how full a

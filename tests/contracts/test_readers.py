@@ -90,7 +90,9 @@ def write_coco_captions(folder: Path) -> Json:
     annotations: list[Json] = [
         {"id": number, "image_id": number % 25, "caption": f"cat {number}"} for number in range(100)
     ]
-    annotations += [{"id": 1000 + number, "image_id": 999, "caption": "of no image"} for number in range(10)]
+    annotations += [
+        {"id": 1000 + number, "image_id": 999, "caption": "of no image"} for number in range(10)
+    ]
     write_json(folder / "a.json", {"images": images, "annotations": annotations})
     write_json(folder / "b.json", {"images": [], "annotations": []})
     return {"path": str(folder)}
@@ -103,7 +105,9 @@ def write_folder(folder: Path) -> Json:
         if number % 7 != 1:
             path.write_bytes(JPEG)
         if number % 11 != 5:
-            path.with_suffix(".txt").write_bytes(b"\xff" if number % 13 == 4 else b"cat on a sofa\n\na cat\n")
+            path.with_suffix(".txt").write_bytes(
+                b"\xff" if number % 13 == 4 else b"cat on a sofa\n\na cat\n"
+            )
     return {"path": str(folder)}
 
 
@@ -149,14 +153,20 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_row_is_answered_once(case: Case) -> None:
     """With a unique id that can be stored, and a place or bytes of its image, or an error that says where."""
     assert len(case.items) == ROWS
-    assert sum(isinstance(item, SkippedRow) for item in case.items) == {"webdataset": 5, "parquet": 5}.get(case.kind, 0)
+    assert sum(isinstance(item, SkippedRow) for item in case.items) == {"webdataset": 5, "parquet": 5}.get(
+        case.kind, 0
+    )
     samples = [item for item in case.items if isinstance(item, Sample)]
     good = [sample for sample in samples if sample.error is None]
     assert ROWS // 3 <= len(good) < len(samples)
-    assert len({piece.url for piece in case.pieces}) == (1 if case.kind in ("coco_captions", "folder") else 2)
+    assert len({piece.url for piece in case.pieces}) == (
+        1 if case.kind in ("coco_captions", "folder") else 2
+    )
     assert len({sample.sample_id for sample in samples}) == len(samples)
     assert len({stable_id(sample.sample_id) for sample in samples}) == len(samples)
-    table = pa.table({"id": [s.sample_id for s in samples], "captions": [list(s.captions) for s in samples]})
+    table = pa.table(
+        {"id": [s.sample_id for s in samples], "captions": [list(s.captions) for s in samples]}
+    )
     assert table.num_rows == len(samples)
     for sample in good:
         assert (sample.image.url is None) != (sample.image.content is None)
@@ -190,7 +200,9 @@ def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int)
         config = READERS[case.kind].config_type(**keys)
         pieces = config.take_part(reader.pieces())
         items = [item for piece in pieces for item in read_piece(reader, piece)]
-        assert len(items) == sum(piece.samples or 0 for piece in pieces) or None in {piece.samples for piece in pieces}
+        assert len(items) == sum(piece.samples or 0 for piece in pieces) or None in {
+            piece.samples for piece in pieces
+        }
         sizes.append(len(items))
         every += items
     assert every == case.items[:limit]
@@ -209,7 +221,9 @@ def test_where_the_input_is_cut_does_not_matter(case: Case, piece_size: int) -> 
     assert [len(list(case.reader.read(piece))) for piece in pieces] == [piece.samples for piece in pieces]
 
 
-def test_pieces_can_be_read_anywhere_in_any_order_and_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_can_be_read_anywhere_in_any_order_and_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = [list(case.reader.read(piece)) for piece in case.pieces]
     travelled: Reader = pickle.loads(pickle.dumps(case.reader))
     monkeypatch.chdir("/")
@@ -257,7 +271,9 @@ def test_reading_starts_before_the_piece_is_read(case: Case) -> None:
 
 @pytest.mark.parametrize("kind", sorted(READERS))
 @pytest.mark.parametrize("path", ["", "none.x", "none/", "*.none", "{0..3}.none"])
-def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(kind: str, path: str, tmp_path: Path) -> None:
+def test_a_missing_or_empty_input_is_rejected_with_what_was_looked_for(
+    kind: str, path: str, tmp_path: Path
+) -> None:
     with expect_error(InputError):
         reader_of(kind=kind, path=f"{tmp_path}/{path}").pieces()
 
@@ -298,7 +314,10 @@ def test_any_text_gives_the_same_rows_wherever_it_is_cut(tmp_path_factory, texts
         assert all(isinstance(item, Sample) for item in expected)
         assert len({item.sample_id for item in expected}) == len(expected)  # type: ignore[union-attr]
         for piece_size in (1, 3):
-            assert pieces_and_rows(reader_of(kind=kind, path=str(folder), piece_size=piece_size))[1] == expected
+            assert (
+                pieces_and_rows(reader_of(kind=kind, path=str(folder), piece_size=piece_size))[1]
+                == expected
+            )
     filled = [line for line in b"".join(texts).split(b"\n") if line.strip(b" \t\r")]
     pieces, _ = pieces_and_rows(reader_of(kind="jsonl", path=str(folder)))
     assert sum(piece.rows or 0 for piece in pieces) == len(filled)

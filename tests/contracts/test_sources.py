@@ -53,7 +53,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> d
     for number, record in enumerate(records()):
         size = {"width": record.width_px, "height": record.height_px} if record.error is None else SIZE
         truth["images"].append({"id": 9000 + number, "file_name": f"{number}.jpg", **size})
-        thing = {"image_id": 9000 + number, "bbox": [3, 2.5, 20.4, 6], "category_id": 1, "phrase": "red car"}
+        thing = {
+            "image_id": 9000 + number,
+            "bbox": [3, 2.5, 20.4, 6],
+            "category_id": 1,
+            "phrase": "red car",
+        }
         truth["annotations"].append({"id": 9000 + number, "iscrowd": 0, **thing})
     path = tmp_path_factory.mktemp("truth") / "truth.json"
     write_json(path, truth)
@@ -79,7 +84,9 @@ def records() -> list[Record]:
             phrases=() if number == 3 else PHRASES,
             pixels=Pixels(rgb=np.ascontiguousarray(np.resize(rgb, (height, width, 3)))),
         )
-        made.append(replace(record, pixels=None, width_px=0, height_px=0, error=error) if number == 2 else record)
+        made.append(
+            replace(record, pixels=None, width_px=0, height_px=0, error=error) if number == 2 else record
+        )
     return made
 
 
@@ -88,7 +95,9 @@ def stages(model: Json, settings: dict[str, Json]) -> dict[str, RegionSource[Any
     """Each source, set up, as it comes out of a pickle."""
     made = {}
     for kind in DIRECT_KINDS:
-        config = check({"model": model, "source": settings[kind], "input": {"kind": "jsonl", "path": "a"}}, RunConfig)
+        config = check(
+            {"model": model, "source": settings[kind], "input": {"kind": "jsonl", "path": "a"}}, RunConfig
+        )
         stage = build_source_steps(config).model_stage
         assert isinstance(stage, RegionSource)
         made[kind] = pickle.loads(pickle.dumps(stage))
@@ -107,7 +116,9 @@ def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[s
 
 
 @kinds
-def test_on_a_device_that_is_not_there_it_raises(kind: str, stages: dict[str, RegionSource[Any]], monkeypatch) -> None:
+def test_on_a_device_that_is_not_there_it_raises(
+    kind: str, stages: dict[str, RegionSource[Any]], monkeypatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     on_gpu = stages[kind].computing(device="cuda")
     assert (on_gpu.config, on_gpu.model.device) == (stages[kind].config, "cuda")
@@ -140,18 +151,28 @@ def test_one_answer_for_each_record_in_order(kind: str, stages: dict[str, Region
             assert 0 <= region.score <= 1
             assert -1 <= region.similarity <= 1
             assert 0 <= region.phrase_index < len(answer.phrases)
-        assert [region.phrase_index for region in answer.regions] == sorted(r.phrase_index for r in answer.regions)
+        assert [region.phrase_index for region in answer.regions] == sorted(
+            r.phrase_index for r in answer.regions
+        )
 
 
 @kinds
 def test_a_record_depends_on_no_neighbour(kind: str, stages: dict[str, RegionSource[Any]]) -> None:
     together = stages[kind].process(records())
-    assert together == [answer for record in records()[::-1] for answer in stages[kind].process([record])][::-1]
+    assert (
+        together
+        == [answer for record in records()[::-1] for answer in stages[kind].process([record])][::-1]
+    )
 
 
 @kinds
 def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
-    values = {**scenes_config, "model": model, "source": settings[kind], "output": {"path": str(tmp_path / "out")}}
+    values = {
+        **scenes_config,
+        "model": model,
+        "source": settings[kind],
+        "output": {"path": str(tmp_path / "out")},
+    }
     config = check(values, RunConfig)
     assert [*validate(run(config))] == []
     rows = rows_of(tmp_path / "out")
@@ -162,12 +183,15 @@ def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     assert manifest["config"]["source"]["kind"] == kind
     assert manifest["config"]["output"]["heat_maps"] is False
     assert stored_finished_config(manifest["config"]).source == config.source
-    assert SOURCES[kind].regions_come_from in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
+    assert SOURCES[kind].regions_come_from in (tmp_path / "out" / "README.md").read_text().replace(
+        "\n", " "
+    )
 
 
 @kinds
 @pytest.mark.parametrize(
-    "setting", [{}, {"regions": {"calibration": "mine.json"}}, {"output": {"path": "out/", "heat_maps": True}}]
+    "setting",
+    [{}, {"regions": {"calibration": "mine.json"}}, {"output": {"path": "out/", "heat_maps": True}}],
 )
 def test_what_concerns_heat_maps_is_rejected(kind, setting, settings, model) -> None:
     values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
@@ -204,8 +228,12 @@ def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: Json, t
     stage.setup()
     answers = stage.process(records())
     assert answers == [answer for record in records()[::-1] for answer in stage.process([record])][::-1]
-    called = [(answer.phrases[region.phrase_index], region) for answer in answers for region in answer.regions]
+    called = [
+        (answer.phrases[region.phrase_index], region) for answer in answers for region in answer.regions
+    ]
     assert {phrase.text for phrase, _ in called} <= {"two dogs", "big house", "red car"}
-    assert all(1 / 3 <= region.score < 0.6 for _, region in called), "the largest of three shares, hardly apart"
+    assert all(1 / 3 <= region.score < 0.6 for _, region in called), (
+        "the largest of three shares, hardly apart"
+    )
     unsaid = {(phrase.text, phrase.head) for phrase, _ in called if not phrase.is_said}
     assert unsaid <= {("big house", "house"), ("two dogs", "dog"), ("red car", "car")}

@@ -39,9 +39,12 @@ def good(number: int) -> Good:
 def row_facts(row: Mapping[str, Any]) -> Json:
     """All that a row says of its image, without the ids, which depend on its place in the input."""
     fields = {
-        key: row[key] for key in ("width", "height", "captions", "phrase_count", "warnings", "error", "error_detail")
+        key: row[key]
+        for key in ("width", "height", "captions", "phrase_count", "warnings", "error", "error_detail")
     }
-    regions = [{k: v for k, v in region.items() if k not in ("id", "image_id")} for region in row["annotations"]]
+    regions = [
+        {k: v for k, v in region.items() if k not in ("id", "image_id")} for region in row["annotations"]
+    ]
     return {**fields, "annotations": regions}
 
 

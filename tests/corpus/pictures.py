@@ -16,7 +16,9 @@ from PIL import Image
 
 from tests.build.records import image_bytes
 
-Content = bytes | Callable[[Path], None]  # The bytes of a file, or what makes the thing at a path that is not there yet
+Content = (
+    bytes | Callable[[Path], None]
+)  # The bytes of a file, or what makes the thing at a path that is not there yet
 
 SIDE_PX = 96
 
@@ -65,12 +67,16 @@ def chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def png(width: int = 8, height: int = 8, *, colour: int = 2, extra: bytes = b"", pixels: bytes | None = None) -> bytes:
+def png(
+    width: int = 8, height: int = 8, *, colour: int = 2, extra: bytes = b"", pixels: bytes | None = None
+) -> bytes:
     """A PNG of black pixels. colour: 2 RGB, 3 palette."""
     if pixels is None:
         pixels = zlib.compress(b"\0" * ((1 + width * (1 if colour == 3 else 3)) * height))
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 @cache
@@ -92,10 +98,22 @@ def gif(frame: bytes = b"") -> bytes:
 def tiff(width: int = 8, height: int = 8, *, samples: int = 1, next_ifd: int = 0) -> bytes:
     """A grey one, little-endian: its pixels at byte 8, then its tags. Values are LONGs."""
     body = b"\x80" * 64
-    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: samples, 278: height, 279: len(body)}
+    tags = {
+        256: width,
+        257: height,
+        258: 8,
+        259: 1,
+        262: 1,
+        273: 8,
+        277: samples,
+        278: height,
+        279: len(body),
+    }
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     count = struct.pack("<H", len(tags))
-    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + count + entries + struct.pack("<I", next_ifd)
+    return (
+        b"II*\0" + struct.pack("<I", 8 + len(body)) + body + count + entries + struct.pack("<I", next_ifd)
+    )
 
 
 # What is no plain file

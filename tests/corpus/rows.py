@@ -15,8 +15,14 @@ CAPTIONS: dict[str, tuple[Any, str]] = {  # Name -> `caption` of a row with a go
     "100 kB": ("a red cat " * 10_000, "bad_caption"),
     "as long as allowed": (("a red cat and " * 1000)[:10_000], "annotated"),
     "emoji": ("\N{CAT FACE}\N{DOG FACE}", "without phrases"),
-    "a family joined by zero-width joiners": ("\U0001f468\u200d\U0001f469\u200d\U0001f467 in a park", "annotated"),
-    "right to left": ("\u05d7\u05ea\u05d5\u05dc \u05d0\u05d3\u05d5\u05dd \u05e2\u05dc \u05e1\u05e4\u05d4", "any row"),
+    "a family joined by zero-width joiners": (
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 in a park",
+        "annotated",
+    ),
+    "right to left": (
+        "\u05d7\u05ea\u05d5\u05dc \u05d0\u05d3\u05d5\u05dd \u05e2\u05dc \u05e1\u05e4\u05d4",
+        "any row",
+    ),
     "combining characters": ("a cafe\u0301 table and a nai\u0308ve cat", "annotated"),
     "two hundred accents on one letter": ("a cat" + "\u0301" * 200 + " on a sofa", "annotated"),
     "letters that grow when folded": ("the \u0130stanbul \ufb03 \u1e9e stra\u00dfe cat", "annotated"),

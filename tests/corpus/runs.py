@@ -60,7 +60,10 @@ def rows(folder: Path) -> Input:
         for name, (value, outcome) in CAPTIONS.items()
     ]
     locations = [
-        (Wanted("location", name, outcome), b'{"caption": "a red square", "image": ' + as_json(value) + b"}")
+        (
+            Wanted("location", name, outcome),
+            b'{"caption": "a red square", "image": ' + as_json(value) + b"}",
+        )
         for name, (value, outcome) in LOCATIONS.items()
     ]
     lines = [(Wanted("line", name, outcome), line) for name, (line, outcome) in LINES.items()]
@@ -74,7 +77,9 @@ def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
     wanted = []
     for number, start in enumerate(range(0, len(cases) + 3, 3)):
         good_sample = good(number)
-        lines.append(as_json({"id": f"good {number}", "image": good_sample.name, "caption": good_sample.caption}))
+        lines.append(
+            as_json({"id": f"good {number}", "image": good_sample.name, "caption": good_sample.caption})
+        )
         wanted.append(Wanted("good", "row", "good"))
         wanted += [case for case, _ in cases[start : start + 3]]
         lines += [line for _, line in cases[start : start + 3]]
@@ -92,16 +97,25 @@ def coco(folder: Path) -> Input:
     for number, (name, (image, captions, outcome)) in enumerate(COCO_IMAGES.items()):
         good_sample = good(number)
         images += [{"id": f"good {number}", "file_name": good_sample.name}, image]
-        annotations.append({"id": f"good {number}", "image_id": f"good {number}", "caption": good_sample.caption})
+        annotations.append(
+            {"id": f"good {number}", "image_id": f"good {number}", "caption": good_sample.caption}
+        )
         image_id = image.get("id") if isinstance(image, dict) else None
-        annotations += [{"id": 1000 + len(annotations), "image_id": image_id, "caption": text} for text in captions]
+        annotations += [
+            {"id": 1000 + len(annotations), "image_id": image_id, "caption": text} for text in captions
+        ]
         wanted += [Wanted("good", "row", "good"), Wanted("COCO image", name, outcome)]
     for name, (annotation, outcome) in COCO_ANNOTATIONS.items():
         annotations.append(annotation)
         wanted.append(Wanted("COCO annotation", name, outcome))
     write_json(folder / "captions.json", {"images": images, "annotations": annotations})
     return Input(
-        {"kind": "coco_captions", "path": str(folder / "captions.json"), "image_root": str(folder / "images")}, wanted
+        {
+            "kind": "coco_captions",
+            "path": str(folder / "captions.json"),
+            "image_root": str(folder / "images"),
+        },
+        wanted,
     )
 
 
@@ -137,7 +151,9 @@ def good_rows(folder: Path) -> Input:
     """The good samples alone."""
     for good_sample in goods():
         (folder / good_sample.name).write_bytes(good_sample.image)
-    lines = [as_json({"image": good_sample.name, "caption": good_sample.caption}) for good_sample in goods()]
+    lines = [
+        as_json({"image": good_sample.name, "caption": good_sample.caption}) for good_sample in goods()
+    ]
     (folder / "rows.jsonl").write_bytes(b"\n".join(lines))
     wanted = [Wanted("good", "row", "annotated") for number in range(COUNT)]
     return Input({"kind": "jsonl", "path": str(folder / "rows.jsonl")}, wanted)

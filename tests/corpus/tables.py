@@ -27,7 +27,11 @@ def parquet(*rows: Json, schema: Any = None, **options: Any) -> bytes:
 
 
 def sample(number: int, **other: Any) -> Json:
-    return {"image": {"bytes": good(number).image, "path": good(number).name}, "caption": good(number).caption, **other}
+    return {
+        "image": {"bytes": good(number).image, "path": good(number).name},
+        "caption": good(number).caption,
+        **other,
+    }
 
 
 def between(*rows: Json, **options: Any) -> bytes:
@@ -56,14 +60,19 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {  # File name -> its bytes, and 
     "whole.parquet": (MANY, ["good", "good", "good"]),
     "cut.parquet": (cut(MANY, 0.7), ["bad_row"]),
     "footer longer than the file.parquet": (put(MANY, -8, b"\xff\xff\xff\x7f"), ["bad_row"]),
-    "zeros over a page header.parquet": (put(MANY, SECOND_IMAGE - 28, b"\0" * 12), ["good", "bad_row", "good"]),
+    "zeros over a page header.parquet": (
+        put(MANY, SECOND_IMAGE - 28, b"\0" * 12),
+        ["good", "bad_row", "good"],
+    ),
     "no rows.parquet": (parquet(schema={"x": pa.string()}), []),
     "wrong checksum of a page.parquet": (_wrong_pixel(), ["good", "bad_row", "good"]),
     "path a URL.parquet": case("bad_location", of({"bytes": None, "path": "http://example.org/a.jpg"})),
     "html as bytes.parquet": case("bad_image", of({"bytes": b"<html>", "path": "a.jpg"})),
     "null caption.parquet": case("no_caption", {**sample(2), "caption": None}),
     "lists of captions.parquet": (
-        parquet(*({**sample(2), "caption": texts} for texts in LISTS), schema={"caption": pa.list_(pa.string())}),
+        parquet(
+            *({**sample(2), "caption": texts} for texts in LISTS), schema={"caption": pa.list_(pa.string())}
+        ),
         [
             "annotated",
             "no_caption",
@@ -95,7 +104,9 @@ COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {  # Name -> entry of `imag
     "lone surrogate": ({"id": 16, "file_name": NAME}, ["a \ud800 cat"], "bad_caption"),
 }
 
-COCO_ANNOTATIONS: dict[str, tuple[Any, str]] = {  # Name -> an entry of `annotations` that is a row of its own, outcome
+COCO_ANNOTATIONS: dict[
+    str, tuple[Any, str]
+] = {  # Name -> an entry of `annotations` that is a row of its own, outcome
     "of an unknown image": ({"id": 1, "image_id": 999, "caption": "a cat"}, "bad_row"),
     "no caption": ({"id": 5, "image_id": 1}, "bad_caption"),
     "caption a number": ({"id": 6, "image_id": 1, "caption": 5}, "bad_caption"),

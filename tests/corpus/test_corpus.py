@@ -74,8 +74,12 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished
     return made
 
 
-@pytest.mark.parametrize(("name", "group", "case"), CASES, ids=[ascii(" ".join(case))[:70] for case in CASES])
-def test_case(name: str, group: str, case: str, run_of: Callable[[str], Finished], good_row_of: Json) -> None:
+@pytest.mark.parametrize(
+    ("name", "group", "case"), CASES, ids=[ascii(" ".join(case))[:70] for case in CASES]
+)
+def test_case(
+    name: str, group: str, case: str, run_of: Callable[[str], Finished], good_row_of: Json
+) -> None:
     for wanted, row in run_of(name).of_case(group, case):
         good_row = good_row_of.get((row["captions"] or [""])[0])
         assert meets(row, wanted.outcome, good_row), (wanted.outcome, row["error"], row["error_detail"])
@@ -84,7 +88,9 @@ def test_case(name: str, group: str, case: str, run_of: Callable[[str], Finished
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_row_is_counted_and_the_summary_is_by_reason(name: str, run_of: Callable[[str], Finished]) -> None:
+def test_every_row_is_counted_and_the_summary_is_by_reason(
+    name: str, run_of: Callable[[str], Finished]
+) -> None:
     done = run_of(name)
     assert list(validate(done.dataset)) == []
     reasons = Counter(row["error"] for row in done.rows if row["error"] is not None)

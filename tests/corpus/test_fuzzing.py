@@ -19,12 +19,16 @@ from tests.corpus.goods import good
 from tests.corpus.tables import MANY
 from tests.stages.read.inputs import read_all
 
-BOUNDED = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+BOUNDED = settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
     """All samples of an input, after the checks that hold for any."""
-    items = [item for item in read_all(kind=kind, path=str(path), **keys) if not isinstance(item, SkippedRow)]
+    items = [
+        item for item in read_all(kind=kind, path=str(path), **keys) if not isinstance(item, SkippedRow)
+    ]
     assert len({sample.sample_id for sample in items}) == len(items)
     for sample in items:
         assert sample.error is None or (sample.error.reason in ROW_ERRORS and sample.error.detail)
@@ -35,7 +39,9 @@ def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
 @BOUNDED
 @given(st.integers(0, len(MANY) - 1), st.binary(min_size=1, max_size=40) | st.none())
 def test_parquet_cut_or_with_other_bytes(tmp_path: Path, place: int, new: bytes | None) -> None:
-    (tmp_path / "a.parquet").write_bytes(MANY[:place] if new is None else MANY[:place] + new + MANY[place + len(new) :])
+    (tmp_path / "a.parquet").write_bytes(
+        MANY[:place] if new is None else MANY[:place] + new + MANY[place + len(new) :]
+    )
     (tmp_path / "b.parquet").write_bytes(MANY)
     try:
         items = samples("parquet", tmp_path)
@@ -53,7 +59,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-ROW = st.fixed_dictionaries({}, optional={"image": VALUES, "caption": VALUES, "id": VALUES, "captions": VALUES})
+ROW = st.fixed_dictionaries(
+    {}, optional={"image": VALUES, "caption": VALUES, "id": VALUES, "captions": VALUES}
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,5 +113,7 @@ print((peak() - before) / side**2)
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("TIFF", "RGB")])
 def test_memory_is_bounded_by_the_header(kind: str, mode: str) -> None:
     """At most 16 bytes a pixel, as `images/decode.py` says: a small file of the most pixels allowed takes 2 GB."""
-    done = subprocess.run([sys.executable, "-c", MEMORY, kind, mode], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, kind, mode], capture_output=True, text=True, check=True
+    )
     assert 3 <= float(done.stdout) <= 16.5

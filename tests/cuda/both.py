@@ -39,12 +39,18 @@ def records(count: int, side_px: int = 32) -> list[Record]:
         phrases = []
         for text in texts:
             phrases.append(
-                Phrase(text=text, caption_index=0, start=start, end=start + len(text), head=text.split()[-1])
+                Phrase(
+                    text=text, caption_index=0, start=start, end=start + len(text), head=text.split()[-1]
+                )
             )
             start += len(text) + 2
         sample = Sample(sample_id=str(number), source="test", captions=(", ".join(texts),))
         pixels = Pixels(rgb=rgb)
-        made.append(Record(sample=sample, width_px=side_px, height_px=side_px, phrases=tuple(phrases), pixels=pixels))
+        made.append(
+            Record(
+                sample=sample, width_px=side_px, height_px=side_px, phrases=tuple(phrases), pixels=pixels
+            )
+        )
     return made
 
 
@@ -52,7 +58,9 @@ def assert_same_maps(maps: Sequence[HeatMap], wanted: Sequence[HeatMap], precisi
     """Maps, cosines and presence of one image, from both devices."""
     assert [(each.text, each.fault) for each in maps] == [(each.text, each.fault) for each in wanted]
     for mine, theirs in zip(maps, wanted, strict=True):
-        assert np.abs(mine.values - theirs.values).max() <= TOLERANCE[precision] * max(theirs.values.max(), 1e-9)
+        assert np.abs(mine.values - theirs.values).max() <= TOLERANCE[precision] * max(
+            theirs.values.max(), 1e-9
+        )
         assert mine.similarity == pytest.approx(theirs.similarity, abs=TOLERANCE[precision] / 10)
         assert mine.presence == pytest.approx(theirs.presence, abs=TOLERANCE[precision])
 

@@ -69,6 +69,11 @@ def main(path: str) -> None:
         return replace(resolved, steps=replace(resolved.steps, model_stage=stage))
 
     ray.init(
-        address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        address="local",
+        num_cpus=4,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
     )
     run(config, Console(width=200), resolver=resolver)

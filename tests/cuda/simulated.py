@@ -40,7 +40,12 @@ aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 
-INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+INDEXING = (
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+)
 
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default)
 """Operations whose last two arguments are multiplied; in TF32 where torch may."""
@@ -176,7 +181,9 @@ class SimulatedCuda:
         self.waits: Counter[str] = Counter()
         self.faults: list[str] = []
         self.under_way: list[Callable[[], object]] = []  # copies that no event was recorded behind
-        self._pinned: dict[int, Tensor] = {}  # address -> buffer; kept, so that no address is given out twice
+        self._pinned: dict[
+            int, Tensor
+        ] = {}  # address -> buffer; kept, so that no address is given out twice
 
     def synchronize(self, *_: Any) -> None:
         """Wait for all that is under way and has no event."""
@@ -193,7 +200,9 @@ class SimulatedCuda:
 
     def pins(self, array: NDArray[Any]) -> bool:
         """Return whether an array lies in page-locked memory."""
-        return any(np.shares_memory(array, each.view(torch.uint8).numpy()) for each in self._pinned.values())
+        return any(
+            np.shares_memory(array, each.view(torch.uint8).numpy()) for each in self._pinned.values()
+        )
 
     def moved(self, given: Tensor, device: torch.device, *, waits: bool) -> Tensor:
         """Return a copy of a tensor on the other device."""
@@ -213,7 +222,9 @@ class SimulatedCuda:
 
     def _check_unchanged(self, was: Tensor, given: Tensor) -> None:
         if not torch.equal(was, given):
-            self.faults.append(f"a pinned buffer {tuple(given.shape)} changed while it was copied to the device")
+            self.faults.append(
+                f"a pinned buffer {tuple(given.shape)} changed while it was copied to the device"
+            )
 
     def run(self, function: Any, arguments: Any, options: Json, *, makes: bool) -> Any:
         """Run an operation. makes: Whether what it makes of nothing belongs to the device."""
@@ -234,7 +245,9 @@ class SimulatedCuda:
         if function in PRODUCTS and torch.get_float32_matmul_precision() != "highest":
             self.operations["products in TF32"] += 1
             arguments_within = (*arguments_within[:-2], *map(to_tf32, arguments_within[-2:]))
-        answer = each_tensor(function(*arguments_within, **options_within), lambda made: self._made(made, given))
+        answer = each_tensor(
+            function(*arguments_within, **options_within), lambda made: self._made(made, given)
+        )
         return return_and_correct_aliasing(function, arguments, options, answer) if on_device else answer
 
     def _made(self, numbers: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
@@ -254,7 +267,9 @@ class SimulatedCuda:
         self.operations[str(function)] += 1
         if function in WAITED_FOR:
             self.waits[str(function)] += 1
-        elif function in INDEXING and any(each is not None and each.dtype == torch.bool for each in arguments[1]):
+        elif function in INDEXING and any(
+            each is not None and each.dtype == torch.bool for each in arguments[1]
+        ):
             self.waits["boolean mask"] += 1
 
     def _check_devices(self, function: Any, given: list[Tensor]) -> None:
@@ -309,10 +324,15 @@ class Functions(TorchFunctionMode):
         self.device = device
         self.operations = operations
         methods = {
-            name: getattr(self, f"_{name}") for name in ("to", "cpu", "cuda", "pin_memory", "is_pinned", "numpy")
+            name: getattr(self, f"_{name}")
+            for name in ("to", "cpu", "cuda", "pin_memory", "is_pinned", "numpy")
         }
         self.answers = {getattr(Tensor, name): answer for name, answer in methods.items()}
-        self.answers |= {Tensor.__array__: self._numpy, Tensor.tolist: self._tolist, torch.tensor: self._tensor}
+        self.answers |= {
+            Tensor.__array__: self._numpy,
+            Tensor.tolist: self._tolist,
+            torch.tensor: self._tensor,
+        }
         self.answers |= {torch.as_tensor: self._tensor}
 
     def __torch_function__(self, function: Any, _: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -347,7 +367,9 @@ class Functions(TorchFunctionMode):
             return self.device.moved(given, device, waits=not non_blocking)
         if dtype is None and layout is None and not copy:
             return given
-        return given.to(dtype or given.dtype, copy=copy, **({} if layout is None else {"memory_format": layout}))
+        return given.to(
+            dtype or given.dtype, copy=copy, **({} if layout is None else {"memory_format": layout})
+        )
 
     def _cpu(self, given: Tensor, **_: Any) -> Tensor:
         return self._to(given, CPU)

@@ -20,7 +20,10 @@ VARIANTS: Sequence[Json] = ({}, {"affinity": "propagation"}, {"scales": (1.0, 0.
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 
-CHEAP = [("class token", "fp32", ["attention_gradient", "maskclip", "rise"]), ("SigLIP", "bf16", ["maskclip", "cam"])]
+CHEAP = [
+    ("class token", "fp32", ["attention_gradient", "maskclip", "rise"]),
+    ("SigLIP", "bf16", ["maskclip", "cam"]),
+]
 WHOLE = [
     pytest.param(tower, precision, list(EXPLAINERS), marks=pytest.mark.slow, id=f"{tower}, {precision}")
     for tower in TOWERS

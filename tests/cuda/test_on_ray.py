@@ -32,7 +32,9 @@ def test_a_run_on_a_gpu_gives_the_rows_of_a_cpu_also_where_the_gpu_fails_once(
     fails.touch()
     write_json(tmp_path / "run.json", {"config": config, "fails": str(fails)})
     program = f"from tests.cuda.on_ray import main; main({str(tmp_path / 'run.json')!r})"
-    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=1500
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     note = "a worker was started again: the GPU reports a fault: CUDA error: an illegal memory access was encountered"
     assert note in done.stdout

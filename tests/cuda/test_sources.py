@@ -18,7 +18,10 @@ SOURCES = {"grid": (GridSource, GridSourceConfig), "crops": (CropSource, CropSou
 
 def answers(records: list[Record]) -> list[list[tuple[Any, ...]]]:
     return [
-        [(each.phrase_index, each.box_xywh_px, round(each.score, 3), round(each.similarity, 4)) for each in one.regions]
+        [
+            (each.phrase_index, each.box_xywh_px, round(each.score, 3), round(each.similarity, 4))
+            for each in one.regions
+        ]
         for one in records
     ]
 

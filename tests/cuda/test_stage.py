@@ -27,7 +27,9 @@ EVERYTHING = {"affinity": "propagation", "scales": (1.0, 0.5), "contrast": 0.2}
 
 def stage_of(model: ClipModel, **settings: Any) -> ExplainStage:
     """A stage of four images a batch that also judges presence."""
-    statistics = ImageStatistics.of(np.random.default_rng(0).normal(size=(9, model.embed_dim)).astype(np.float32))
+    statistics = ImageStatistics.of(
+        np.random.default_rng(0).normal(size=(9, model.embed_dim)).astype(np.float32)
+    )
     ones = {"similarity": 1.0, "local": 1.0}
     presence = Presence(images=statistics, bias=0.0, weight=ones, mean=ones, scale=ones)
     config = ExplainStageConfig(model=ModelConfig(batch_size=4), explainer=GradEclipConfig(**settings))
@@ -104,7 +106,9 @@ def test_a_gpu_that_does_not_take_the_model_is_said(is_full: bool, cuda: Simulat
     if is_full:
         cuda.most_bytes = 100
     else:
-        cuda.broken = torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+        cuda.broken = torch.AcceleratorError(
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+        )
     with expect_error(ResourceError):
         load_model(ModelConfig(name="demo"))
 
@@ -121,7 +125,9 @@ def test_bundled_models_compute_in_16_bits_and_beside_them_the_class_path_alone_
     name: str, precision: Any, cuda: SimulatedCuda
 ) -> None:
     config = ModelConfig(name=name, precision=precision, batch_size=4)
-    on_cpu, on_gpu = (load_model(config.model_copy(update={"device": device})) for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (
+        load_model(config.model_copy(update={"device": device})) for device in ("cpu", "cuda")
+    )
     assert (on_gpu.tower.dtype == torch.float32) == (precision == "fp32")
     given = records(4, 4 * on_cpu.tower.placement.stride_px)
     expected = stage_of(on_cpu).process(given)

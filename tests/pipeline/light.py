@@ -83,7 +83,9 @@ class CaptionStage(Stage):
             if not times or deaths < int(times):
                 mark.write_text(str(deaths + 1))
                 os.kill(os.getpid(), signal.SIGKILL)
-        return replace(record, phrases=(Phrase(text=word, caption_index=0, start=0, end=len(word), head=word),))
+        return replace(
+            record, phrases=(Phrase(text=word, caption_index=0, start=0, end=len(word), head=word),)
+        )
 
 
 def _eat(caption: str) -> bytearray:
@@ -134,7 +136,9 @@ def batches_of(marks: Path) -> dict[str, list[tuple[int, float, float]]]:
     batches_by_node: dict[str, list[tuple[int, float, float]]] = {}
     for mark in marks.iterdir():
         node, *lines = mark.read_text().splitlines()
-        batches = [(int(size), float(begin), float(end)) for size, begin, end in (line.split() for line in lines)]
+        batches = [
+            (int(size), float(begin), float(end)) for size, begin, end in (line.split() for line in lines)
+        ]
         batches_by_node.setdefault(node, []).extend(batches)
     return {node: sorted(batches, key=lambda batch: batch[1]) for node, batches in batches_by_node.items()}
 
@@ -164,11 +168,23 @@ def light_command(
     itself, and since it is to be killed.
     """
     values = {
-        "input": {"kind": "jsonl", "path": str(captions), "image_root": str(captions.parent), "piece_size": piece_size},
+        "input": {
+            "kind": "jsonl",
+            "path": str(captions),
+            "image_root": str(captions.parent),
+            "piece_size": piece_size,
+        },
         "engine": {"kind": "ray", "explain_workers": 1, "object_store_bytes": 100_000_000, **engine},
         "output": {"path": str(out), "rows_per_file": rows_per_file},
     }
-    return [sys.executable, "-m", "tests.pipeline.light", json.dumps(values), str(seconds), str(marks or "")]
+    return [
+        sys.executable,
+        "-m",
+        "tests.pipeline.light",
+        json.dumps(values),
+        str(seconds),
+        str(marks or ""),
+    ]
 
 
 def ended(wanted: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -183,7 +199,9 @@ def light_run(*args: Any, **options: Any) -> Json:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def resolved_light(reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()) -> Run:
+def resolved_light(
+    reader: Reader, config: RunConfig, model: Stage, last: Stage, deaths: Path = Path()
+) -> Run:
     """A run whose captions are cut by `CaptionStage`, which notes deaths in a folder."""
     pieces = plan_pieces(reader)
     before: Any = (CaptionStage(deaths),)
@@ -278,7 +296,9 @@ def is_alike(field: str, value: Any, other: Any) -> bool:
         pairs = zip(value, other, strict=False)
         return len(value) == len(other) and all(is_alike(field, one, twin) for one, twin in pairs)
     if field == "levels" and isinstance(value, bytes) and isinstance(other, bytes):
-        return len(value) == len(other) and all(abs(one - twin) <= 2 for one, twin in zip(value, other, strict=True))
+        return len(value) == len(other) and all(
+            abs(one - twin) <= 2 for one, twin in zip(value, other, strict=True)
+        )
     if isinstance(value, float) and isinstance(other, float):
         return abs(value - other) <= ROUNDED.get(field, 1e-3)
     return bool(value == other)

@@ -9,7 +9,9 @@ from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.reviews.sample import sample_for_review
 
 
-def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", seed: int = 0, drags: bool = False) -> int:
+def review(
+    dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", seed: int = 0, drags: bool = False
+) -> int:
     """Answer for a sample of regions, as far as the ground truth knows them; return the number of answers.
 
     drags: Whether to drag the boxes of wrong regions.
@@ -27,7 +29,12 @@ def review(dataset: Path, truth: Path, count: int, *, reviewer: str = "ann", see
         boxes = [box for query in matches if query.target is not None for box in query.target.boxes_xywh_px]
         x, y, w, h = annotation["bbox"]
         answer = "absent" if not boxes else "right" if is_right((x, y, w, h), boxes) else "wrong"
-        line = {**RegionKey.of(annotation)._asdict(), "reviewer": reviewer, "answer": answer, "seconds": 3.0}
+        line = {
+            **RegionKey.of(annotation)._asdict(),
+            "reviewer": reviewer,
+            "answer": answer,
+            "seconds": 3.0,
+        }
         if drags and answer == "wrong":
             line |= {"action": "box", "box_xywh_px": boxes[0]}
         lines.append(Review.model_validate(line).model_dump_json(exclude_none=True) + "\n")

@@ -49,15 +49,21 @@ def test_the_boxes_lie_in_the_picture_and_the_outlines_fill_them(name: str, trut
             assert 0 <= y < y + h <= image.height_px
             assert w * h >= 20, target.phrase
         if target.mask is not None and len(target.boxes_xywh_px) == 1:
-            assert mask_box_xywh_px(decode_mask(target.mask)) == pytest.approx(target.boxes_xywh_px[0], abs=2)
+            assert mask_box_xywh_px(decode_mask(target.mask)) == pytest.approx(
+                target.boxes_xywh_px[0], abs=2
+            )
 
 
-def test_a_run_finds_every_phrase_in_the_caption(truth: GroundTruth, captions: dict[str, tuple[str, ...]]) -> None:
+def test_a_run_finds_every_phrase_in_the_caption(
+    truth: GroundTruth, captions: dict[str, tuple[str, ...]]
+) -> None:
     stage = PhrasesStage(PhrasesConfig())
     stage.setup()
     samples = [Sample(sample_id=name, source="", captions=captions[name]) for name in PICTURES]
     for name, record in zip(PICTURES, stage.process(list(map(Record.start, samples))), strict=True):
-        assert {target.phrase for target in truth.images[name].targets} <= {phrase.text for phrase in record.phrases}
+        assert {target.phrase for target in truth.images[name].targets} <= {
+            phrase.text for phrase in record.phrases
+        }
 
 
 def test_the_usual_places_of_nouns_are_in_the_image() -> None:
@@ -81,7 +87,11 @@ def test_most_objects_are_not_in_the_middle(truth: GroundTruth) -> None:
 
 def test_every_picture_has_a_credit_a_licence_and_a_source() -> None:
     text = (FOLDER / "LICENCES.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:3] == "| `"]
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in text.splitlines()
+        if line[:3] == "| `"
+    ]
     named = {row[0].strip("`"): row[1:] for row in rows if len(row) == 5}
     hashes = {row[0].strip("`"): row[1] for row in rows if len(row) == 2}
     assert sorted(named) == PICTURES

@@ -25,14 +25,19 @@ def few(scenes_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_folder: Path, tmp_path: Path) -> None:
+def test_a_run_says_what_the_checkpoint_is_and_keeps_it(
+    folder: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
     source = {"path": str(few(scenes_folder, tmp_path)), "image_root": str(scenes_folder / "images")}
     sections = {"input": source, "model": {"name": str(folder)}, "explain": {"blocks": 2}}
     _, text = run_aloud(config_of(scenes_folder, tmp_path / "out", **sections))
     origin = "(transformers CLIPModel by config.json, preprocessor_config.json)"
     assert text.count(f"model: {folder} {origin}") == 2
     manifest = manifest_of(tmp_path / "out")
-    described = {"layout": "transformers CLIPModel", "described_by": "config.json, preprocessor_config.json"}
+    described = {
+        "layout": "transformers CLIPModel",
+        "described_by": "config.json, preprocessor_config.json",
+    }
     assert manifest["model"] == {"name": str(folder), **described}
     assert manifest["model_fingerprint"].startswith("my-clip:")
     assert manifest["counts"]["annotated"] == 3
@@ -42,7 +47,9 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
 @pytest.mark.parametrize(
     ("name", "message"), [("gone.safetensors", "no file or folder"), ("empty", "holds 0 files of weights")]
 )
-def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(name, message, scenes_folder, tmp_path) -> None:
+def test_a_path_that_holds_no_checkpoint_is_rejected_by_its_option(
+    name, message, scenes_folder, tmp_path
+) -> None:
     (tmp_path / "empty").mkdir()
     source = [few(scenes_folder, tmp_path), "--images", scenes_folder / "images"]
     code, out, err = called("run", *source, "--out", tmp_path / "out", "--model", tmp_path / name)

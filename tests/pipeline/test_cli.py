@@ -83,7 +83,9 @@ def test_as_a_program(program: list[str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["rnu"], ["run", "--frsh"], ["explain", "a.jpg"], ["scenes"], ["validate"]])
+@pytest.mark.parametrize(
+    "arguments", [["rnu"], ["run", "--frsh"], ["explain", "a.jpg"], ["scenes"], ["validate"]]
+)
 def test_wrong_usage(arguments: list[str]) -> None:
     assert_refused(phrasebox(*arguments), "Usage: ", "Error: ")
 
@@ -97,8 +99,19 @@ def test_print_config(tmp_path: Path) -> None:
 
 
 def test_options_go_over_the_file_and_set_over_both(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text("input: {kind: jsonl, path: a.jsonl}\nmodel: {name: demo}\noutput: {path: a}\n")
-    command = ["run", "b.jsonl", "--config", tmp_path / "my.yaml", "--model", "ViT-B-16/openai", "--out", "b"]
+    (tmp_path / "my.yaml").write_text(
+        "input: {kind: jsonl, path: a.jsonl}\nmodel: {name: demo}\noutput: {path: a}\n"
+    )
+    command = [
+        "run",
+        "b.jsonl",
+        "--config",
+        tmp_path / "my.yaml",
+        "--model",
+        "ViT-B-16/openai",
+        "--out",
+        "b",
+    ]
     values = yaml.safe_load(printed(*command, "--set", "output.path=c", "--print-config"))
     assert (values["input"]["path"], values["output"]["path"]) == ("b.jsonl", "c")
     assert (values["model"]["name"], values["model"]["pretrained"]) == ("ViT-B-16", "openai")
@@ -109,7 +122,11 @@ def test_errors_name_what_was_typed(tmp_path: Path) -> None:
     assert_refused_in_one_line(phrasebox(*given, "--engine", "rai"))
     missing = ["run", tmp_path / "none.jsonl", *DEMO, *given[2:], "--engine", "inline"]
     assert_refused_in_one_line(phrasebox(*missing))
-    for name in ("input.path", "model.weights", "output.path=2"):  # keys in a path of the user stay as they are
+    for name in (
+        "input.path",
+        "model.weights",
+        "output.path=2",
+    ):  # keys in a path of the user stay as they are
         file = tmp_path / name / "a.jsonl"
         told = phrasebox("run", file, *DEMO, "--out", tmp_path / "out")
         assert told == (2, "", f"error: INPUT: no such file or folder: {file}\n")
@@ -152,8 +169,20 @@ def test_fresh_asks_at_a_terminal(tmp_path: Path) -> None:
     """Where there are rows; the two here are errors, which need no model."""
     (tmp_path / "none.jsonl").write_text("{\n{\n")
     out = tmp_path / "out"
-    command = ["run", tmp_path / "none.jsonl", "--images", tmp_path, *DEMO, "--engine", "inline", "--out", out]
-    assert phrasebox(*command, "--fresh", typed="n\n")[0] == 1, "there is nothing to lose, and every row failed"
+    command = [
+        "run",
+        tmp_path / "none.jsonl",
+        "--images",
+        tmp_path,
+        *DEMO,
+        "--engine",
+        "inline",
+        "--out",
+        out,
+    ]
+    assert phrasebox(*command, "--fresh", typed="n\n")[0] == 1, (
+        "there is nothing to lose, and every row failed"
+    )
     code, shown, err = phrasebox(*command, "--fresh", typed="n\n")
     assert f"{out} holds a finished dataset with 2 rows. Delete it and start over? [y/N]" in shown
     assert (code, err) == (2, f"error: {out} stays as it is: nothing was deleted\n")
@@ -218,7 +247,9 @@ def test_errors_are_one_line(command: str, inline_dataset: Path, tmp_path: Path,
     (tmp_path / "a.jsonl").write_text('{"image": "a.jpg"}\n' * 2)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     assert_refused_in_one_line(phrasebox(*shlex.split(command.replace("DATASET", str(inline_dataset)))))
-    assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "a.jsonl", "red.png", "out"}, "nothing half done"
+    assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "a.jsonl", "red.png", "out"}, (
+        "nothing half done"
+    )
 
 
 def test_the_columns_of_conditions_are_in_the_help() -> None:
@@ -232,8 +263,16 @@ def test_the_columns_of_conditions_are_in_the_help() -> None:
 @pytest.mark.parametrize(
     ("lines", "code", "words"),
     [
-        (['{"image": "bad.jpg", "caption": "a dog"}', '{"image": "good.png", "caption": "a dog"}'], 0, "error_detail"),
-        (["{broken", "", "{broken", '{"image": "bad.jpg", "caption": "a dog"}'], 1, "is bad_row (2 rows)\n"),
+        (
+            ['{"image": "bad.jpg", "caption": "a dog"}', '{"image": "good.png", "caption": "a dog"}'],
+            0,
+            "error_detail",
+        ),
+        (
+            ["{broken", "", "{broken", '{"image": "bad.jpg", "caption": "a dog"}'],
+            1,
+            "is bad_row (2 rows)\n",
+        ),
         ([], 0, "the input holds no samples"),
     ],
 )
@@ -247,7 +286,9 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words
     assert err == "" if code == 0 else err.endswith(words)
 
 
-def test_a_run_without_a_model_says_which_ones_there_are(scenes_folder: Path, image: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_model_says_which_ones_there_are(
+    scenes_folder: Path, image: Path, tmp_path: Path
+) -> None:
     """`demo` knows drawn scenes only, so it is never what nobody asked for."""
     captions = scenes_folder / "captions.jsonl"
     images = scenes_folder / "images"
@@ -257,7 +298,9 @@ def test_a_run_without_a_model_says_which_ones_there_are(scenes_folder: Path, im
         ["plan", *given],
         ["explain", image, "--phrase", "dog"],
     ):
-        assert_refused(phrasebox(*command), "no model is given", "\n  photo ", "ViT-B-16/laion2b_s34b_b88k", "my-clip/")
+        assert_refused(
+            phrasebox(*command), "no model is given", "\n  photo ", "ViT-B-16/laion2b_s34b_b88k", "my-clip/"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -363,7 +406,11 @@ def test_explain_takes_the_config_of_a_run(image: Path, tmp_path: Path) -> None:
 def test_scenes(tmp_path: Path) -> None:
     code, out, _ = phrasebox("scenes", "--out", tmp_path / "[b]", "--scenes", 2, "--seed", 9)
     assert (code, out) == (0, f"2 scenes in {tmp_path / '[b]'}: images/, captions.jsonl, truth.json\n")
-    assert {path.name for path in (tmp_path / "[b]").iterdir()} == {"images", "captions.jsonl", "truth.json"}
+    assert {path.name for path in (tmp_path / "[b]").iterdir()} == {
+        "images",
+        "captions.jsonl",
+        "truth.json",
+    }
     assert len(list((tmp_path / "[b]" / "images").iterdir())) == 2
     for setting in (["--scenes", "0"], ["--seed", "-1"], ["--scenes", "many"]):
         assert_refused(phrasebox("scenes", "--out", tmp_path, *setting), "Error: Invalid value for")

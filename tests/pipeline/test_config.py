@@ -51,16 +51,21 @@ def test_defaults_are_complete() -> None:
 
 def test_yaml_goes_over_defaults_and_set_over_yaml(tmp_path: Path) -> None:
     text = (
-        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\nengine: {kind: inline}\noutput: {path: x}"
+        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\n"
+        "engine: {kind: inline}\noutput: {path: x}"
     )
-    config = load_config(written(tmp_path, text), ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"])
+    config = load_config(
+        written(tmp_path, text), ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"]
+    )
     assert (config.explain.blocks, config.explain.path) == (1, "full")
     assert (config.output.path, config.output.embed_images) == (Path("x"), True)
     assert (config.input.kind, config.engine) == ("csv", EngineConfig(kind="inline"))
 
 
 def test_set_may_put_whole_sections_and_yaml_values() -> None:
-    config = load_config(None, ["input={kind: jsonl, path: [a.jsonl, b.jsonl]}", "explain.templates=['a {}', '{}']"])
+    config = load_config(
+        None, ["input={kind: jsonl, path: [a.jsonl, b.jsonl]}", "explain.templates=['a {}', '{}']"]
+    )
     assert config.input.path == ("a.jsonl", "b.jsonl")
     assert config.explain.templates == ("a {}", "{}")
     assert load_config(None, [*INPUT, "input.path=a=b.jsonl"]).input.path == "a=b.jsonl"
@@ -80,7 +85,9 @@ def test_a_config_prints_itself_and_reads_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("named", [{"model.name": "photo"}, {"model.name": "ViT-B-32/openai"}, {"model.name": "./a/b"}])
+@pytest.mark.parametrize(
+    "named", [{"model.name": "photo"}, {"model.name": "ViT-B-32/openai"}, {"model.name": "./a/b"}]
+)
 def test_input_and_model_of_the_command_line_replace_those_of_any_preset(preset, named, tmp_path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("a dog")
@@ -89,7 +96,9 @@ def test_input_and_model_of_the_command_line_replace_those_of_any_preset(preset,
     bare = load_config(None, [], options=given)
     assert config.input == bare.input
     assert config.input.kind == "folder"
-    assert [getattr(config.model, key) for key in IDENTITY] == [getattr(bare.model, key) for key in IDENTITY]
+    assert [getattr(config.model, key) for key in IDENTITY] == [
+        getattr(bare.model, key) for key in IDENTITY
+    ]
     # Those that `demo` brings go with it.
     assert config.regions == load_config(preset, [], options={"model.name": "photo"}).regions
 
@@ -106,14 +115,22 @@ DEFAULT = ("grad_eclip", 0.0, "propagation", 1)
         ({"model": {"name": "demo"}}, BROUGHT, ("fixed", "guided", 0.5)),
         ({"model": ModelConfig(name="demo")}, BROUGHT, ("fixed", "guided", 0.5)),
         ({"model": {"name": "demo"}, "regions": {"rule": "otsu"}}, BROUGHT, ("otsu", "guided", 0.5)),
-        ({"model": {"name": "demo"}, "regions": RegionsConfig(rule="otsu")}, BROUGHT, ("otsu", "guided", 0.5)),
+        (
+            {"model": {"name": "demo"}, "regions": RegionsConfig(rule="otsu")},
+            BROUGHT,
+            ("otsu", "guided", 0.5),
+        ),
         (
             {"model": {"name": "demo"}, "explain": {"contrast": 0}},
             ("grad_eclip", 0, "none", 4),
             ("fixed", "guided", 0.5),
         ),
         ({"model": {"name": "demo"}, "explain": {"kind": "legrad"}}, ("legrad", 0, "propagation", 2), None),
-        ({"model": {"name": "demo"}, "explain": {"variant": "authors"}}, ("grad_eclip", 0, "none", 1), None),
+        (
+            {"model": {"name": "demo"}, "explain": {"variant": "authors"}},
+            ("grad_eclip", 0, "none", 1),
+            None,
+        ),
     ],
 )
 def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values, maps, cut) -> None:
@@ -128,7 +145,11 @@ def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values,
 
 def test_weights_on_the_command_line_replace_a_tag_and_keep_the_name() -> None:
     config = load_config(ROOT / "configs/photos.yaml", [], options={"model.weights": "mine.pt"})
-    assert (config.model.name, config.model.pretrained, config.model.weights) == ("ViT-B-16", None, Path("mine.pt"))
+    assert (config.model.name, config.model.pretrained, config.model.weights) == (
+        "ViT-B-16",
+        None,
+        Path("mine.pt"),
+    )
 
 
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
@@ -163,7 +184,10 @@ VALUES = {
     "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
     + ", ".join(EXPLAINERS),
     "engine={kind: inline, num_cpus: 3}": "engine: num_cpus is about Ray, and engine.kind=inline starts none",
-    **{f"engine.explain_workers={no}": "engine.explain_workers: " for no in ("0", "0-3", "3-", "many", "-2", "1.5")},
+    **{
+        f"engine.explain_workers={no}": "engine.explain_workers: "
+        for no in ("0", "0-3", "3-", "many", "-2", "1.5")
+    },
     "output.rows_per_file=0": "output.rows_per_file: expected greater than or equal to 1, got 0",
     "output.path=": "output.path: expected a path, got None",
     "output.embed_images=maybe": "output.embed_images: expected a valid boolean",
@@ -247,7 +271,10 @@ def test_a_file_that_is_no_config(content: str, told: str, tmp_path: Path) -> No
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
-    assert message([], tmp_path / "none.yaml") == f"cannot read {tmp_path / 'none.yaml'}: No such file or directory"
+    assert (
+        message([], tmp_path / "none.yaml")
+        == f"cannot read {tmp_path / 'none.yaml'}: No such file or directory"
+    )
     assert message([], tmp_path).endswith(": Is a directory")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     assert "is not YAML: " in message([], tmp_path / "binary.yaml")
@@ -256,7 +283,10 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 def test_the_phrases_section_alone_and_explain_need_no_input(tmp_path: Path) -> None:
     """`phrasebox phrases --set` takes its keys without the section's name."""
     assert load_config(None, ["max_phrases=5"], PhrasesConfig).max_phrases == 5
-    assert message(["max_phrase=5"], model=PhrasesConfig) == "max_phrase: no such key; did you mean max_phrases?"
+    assert (
+        message(["max_phrase=5"], model=PhrasesConfig)
+        == "max_phrase: no such key; did you mean max_phrases?"
+    )
     assert load_config(None, ["explain.blocks=1"], ExplainConfig).explain.blocks == 1
     path = written(tmp_path, "input: {kind: jsonl, path: a}\nmodel: {device: cpu}\n")
     assert load_config(path, [], ExplainConfig).model.device == "cpu"
@@ -270,10 +300,21 @@ def test_what_rows_depend_on() -> None:
     plain = load_config(None, INPUT).rows_depend_on()
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
     columns = ("output.embed_images=true", "output.heat_maps=false")
-    for setting in ("input.path=b", "model.precision=bf16", "explain.blocks=2", "regions.rule=mean", *columns):
+    for setting in (
+        "input.path=b",
+        "model.precision=bf16",
+        "explain.blocks=2",
+        "regions.rule=mean",
+        *columns,
+    ):
         assert changed(setting) != plain
     files = ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1")
-    sizes = ("input.piece_size=7", "model.batch_size=2", "phrases.batch_size=3", "explain.phrases_per_step=1")
+    sizes = (
+        "input.piece_size=7",
+        "model.batch_size=2",
+        "phrases.batch_size=3",
+        "explain.phrases_per_step=1",
+    )
     for setting in ("input.limit=3", "model.device=cpu", "model.threads=1", *files, *sizes):
         assert changed(setting) == plain
 
@@ -281,7 +322,10 @@ def test_what_rows_depend_on() -> None:
 @pytest.mark.parametrize(
     ("written_as", "same"),
     [
-        ("input.path=f8k", ["input.path=f8k/", "input.path=./f8k", "input.path={}/f8k", "input.path=file://{}/f8k"]),
+        (
+            "input.path=f8k",
+            ["input.path=f8k/", "input.path=./f8k", "input.path={}/f8k", "input.path=file://{}/f8k"],
+        ),
         ("input.path=[a, b]", ["input.path=[./a, {}/b]"]),
         ("input.path=s3://bucket/a", ["input.path=s3://bucket/a/"]),
         ("input.image_root=captions", ["input.image_root=captions/", "input.image_root=x/../captions"]),
@@ -290,7 +334,9 @@ def test_what_rows_depend_on() -> None:
         ("regions.calibration=fit.json", ["regions.calibration={}/fit.json"]),
     ],
 )
-def test_the_same_path_written_otherwise_is_the_same(written_as: str, same: list[str], tmp_path, monkeypatch) -> None:
+def test_the_same_path_written_otherwise_is_the_same(
+    written_as: str, same: list[str], tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     first = changed(written_as)
     assert [changed(setting.replace("{}", str(tmp_path))) for setting in same] == [first] * len(same)
@@ -308,7 +354,9 @@ def test_words_in_the_place_of_a_path_stay() -> None:
 @pytest.mark.parametrize(
     ("written_as", "expected"), [("null", (None, None)), ("3", (3, 3)), ("2-8", (2, 8)), ("4-4", (4, 4))]
 )
-def test_model_workers_are_a_number_or_a_range(written_as: str, expected: tuple[int | None, int | None]) -> None:
+def test_model_workers_are_a_number_or_a_range(
+    written_as: str, expected: tuple[int | None, int | None]
+) -> None:
     engine = load_config(None, [*INPUT, f"engine.explain_workers={written_as}"]).engine
     assert engine.explain_worker_bounds == expected
 
@@ -351,7 +399,9 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.__name__)
 def test_every_setting_says_what_it_is(settings: type[BaseModel]) -> None:
     """`--print-config --docs` and the error messages have nothing else to go by."""
-    assert [name for name, field in settings.model_fields.items() if name != "kind" and not field.description] == []
+    assert [
+        name for name, field in settings.model_fields.items() if name != "kind" and not field.description
+    ] == []
 
 
 def test_the_documented_configuration_is_the_configuration(tmp_path: Path) -> None:

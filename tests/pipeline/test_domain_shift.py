@@ -88,10 +88,14 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
     ) in printed
     assert f"--precision {threshold.goal:g}" in printed
     kept_regions = f"{threshold.regions:,} ({threshold.share:.0%})"
-    assert re.search(rf"{threshold.goal:g} │ +{threshold.score:.3f} │ +{re.escape(kept_regions)} │", printed)
+    assert re.search(
+        rf"{threshold.goal:g} │ +{threshold.score:.3f} │ +{re.escape(kept_regions)} │", printed
+    )
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| {threshold.goal:g} | {threshold.score:.3f} | {kept_regions} |" in card
-    assert "Scores are calibrated on 1499 images with the boxes of truth.json:\non images like those" in card
+    assert (
+        "Scores are calibrated on 1499 images with the boxes of truth.json:\non images like those" in card
+    )
     assert "The images" not in card
     assert manifest["calibration"] is not None
 
@@ -121,7 +125,9 @@ def test_on_other_pictures_the_scores_rank_and_the_run_says_so(other, uncalibrat
 
 
 @pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "unfinished"])
-def test_a_run_that_is_resumed_keeps_what_was_decided(is_finished, other, clouds, tmp_path, monkeypatch) -> None:
+def test_a_run_that_is_resumed_keeps_what_was_decided(
+    is_finished, other, clouds, tmp_path, monkeypatch
+) -> None:
     """The first images may be gone by then, and leave no doubt."""
     out = Path(shutil.copytree(other[0], tmp_path / "out"))
     if not is_finished:
@@ -148,7 +154,9 @@ def test_a_calibration_that_is_named_is_used_and_doubted(clouds, tmp_path, uncal
     assert rows != uncalibrated
 
 
-def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn: Path, tmp_path: Path) -> None:
+def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(
+    drawn: Path, tmp_path: Path
+) -> None:
     """Scenes against a fit whose images lay closer together: their regions are as usual, what they show is not."""
     config = config_of(drawn, tmp_path / "out")
     usual = resolved(config)
@@ -167,8 +175,12 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
     assert f"{outside.what}\n" in printed.getvalue()
     assert outside.measured not in printed.getvalue()
     assert f"phrasebox inspect {tmp_path / 'out'} --review" in printed.getvalue()
-    assert "precision" not in printed.getvalue().partition("dataset in")[2], "no advice that rests on the scores"
-    assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in printed.getvalue()
+    assert "precision" not in printed.getvalue().partition("dataset in")[2], (
+        "no advice that rests on the scores"
+    )
+    assert (
+        f"Scores are calibrated, but may be too high or too low here. {outside.what}." in printed.getvalue()
+    )
     card = (dataset / "README.md").read_text()
     assert "calibrated on 1499 images with the boxes of truth.json" in card
     assert f" {outside.what}." in card
@@ -230,11 +242,18 @@ def test_workers_decide_the_precision(instruction, precision, tmp_path, monkeypa
 
     def rows(out: str, **engine: str) -> list[Json]:
         output, few = {"path": str(tmp_path / out), "rows_per_file": 2}, {**INPUT, "limit": 4}
-        values = {"input": few, "model": {"name": "photo", "device": "cpu"}, "engine": engine, "output": output}
+        values = {
+            "input": few,
+            "model": {"name": "photo", "device": "cpu"},
+            "engine": engine,
+            "output": output,
+        }
         run(RunConfig.model_validate(values))
         manifest = manifest_of(tmp_path / out)
         assert manifest["config"]["model"]["precision"] == precision
-        assert manifest["calibration"] == manifest["run"]["calibration"] == bundled("photo", "photos").digest
+        assert (
+            manifest["calibration"] == manifest["run"]["calibration"] == bundled("photo", "photos").digest
+        )
         return rows_of(tmp_path / out)
 
     wanted = rows("inline", kind="inline")

@@ -13,7 +13,9 @@ from tests.pipeline.light import rows_of
 
 
 @pytest.mark.parametrize(("shift", "least", "most"), [(0, 0.0, 0.1), (3, 0.6, 1.0)], ids=["own", "foreign"])
-def test_the_bundled_photographs_need_no_setting(shift: int, least: float, most: float, tmp_path: Path) -> None:
+def test_the_bundled_photographs_need_no_setting(
+    shift: int, least: float, most: float, tmp_path: Path
+) -> None:
     lines = read_lines(CAPTIONS)
     captions = [line.get("captions", line.get("caption")) for line in lines]
     moved = [
@@ -29,5 +31,7 @@ def test_the_bundled_photographs_need_no_setting(shift: int, least: float, most:
     rows = rows_of(dataset)
     share = manifest_of(dataset)["config"]["regions"]["absent_share"]
     assert f"regions.absent_share is {share}, estimated from " in printed
-    assert least <= sum(len(row["absent"]) for row in rows) / sum(row["phrase_count"] for row in rows) <= most
+    assert (
+        least <= sum(len(row["absent"]) for row in rows) / sum(row["phrase_count"] for row in rows) <= most
+    )
     assert all(len(row["caption_score"]) == len(row["captions"]) for row in rows)

@@ -93,7 +93,9 @@ def test_a_phrase_is_embedded_as_in_a_run_and_labelled_as_it_is_typed(phrase: st
 
 def test_an_article_changes_nothing_but_the_label(locator: Locator, path: Path, row: Json) -> None:
     phrase = row["annotations"][0]["phrase"]
-    without, with_article, both = (locator(path, texts) for texts in (phrase, f"A {phrase}", [phrase, f"A {phrase}"]))
+    without, with_article, both = (
+        locator(path, texts) for texts in (phrase, f"A {phrase}", [phrase, f"A {phrase}"])
+    )
     assert with_article.phrases == (f"A {phrase}",)
     assert with_article.scores.tolist() == without.scores.tolist() != []
     assert np.array_equal(with_article.boxes_xyxy_px, without.boxes_xyxy_px)
@@ -123,7 +125,9 @@ def test_every_form_of_an_image_is_the_same_image(locator: Locator, path: Path) 
     assert all(np.array_equal(maps[0], other) for other in maps[1:])
 
 
-def test_images_in_memory_are_turned_upright_and_keep_their_transparency(locator: Locator, tmp_path: Path) -> None:
+def test_images_in_memory_are_turned_upright_and_keep_their_transparency(
+    locator: Locator, tmp_path: Path
+) -> None:
     camera = Image.new("RGB", (64, 32), "red")
     exif = camera.getexif()
     exif[0x0112] = 6
@@ -154,7 +158,9 @@ def test_it_says_what_it_is(locator: Locator) -> None:
 
 def test_settings_are_those_of_a_run(path: Path) -> None:
     usual = Locator("demo", regions={"min_presence": None})
-    changed = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9, "min_presence": None})
+    changed = Locator(
+        "demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9, "min_presence": None}
+    )
     default, other = (each(path, ["red car", "dog"]) for each in (usual, changed))
     assert not np.array_equal(default.heat_maps, other.heat_maps)
     assert other.masks.sum() < default.masks.sum()
@@ -173,12 +179,16 @@ def test_regions_as_detections_of_supervision(located, inline_dataset, row, monk
         np.testing.assert_array_equal(detections.xyxy, located.boxes_xyxy_px)
         np.testing.assert_array_equal(detections.mask, located.masks)
         assert detections.confidence == pytest.approx(located.scores, abs=1e-4)
-        assert detections.data["class_name"].tolist() == [located.phrases[at] for at in located.phrase_indices]
+        assert detections.data["class_name"].tolist() == [
+            located.phrases[at] for at in located.phrase_indices
+        ]
     assert here.class_id.tolist() == located.phrase_indices.tolist()
     assert by_id.class_id.tolist() == [entry["category_id"] for entry in row["annotations"]]
     assert by_id.data["head"].tolist() == [entry["head"] for entry in row["annotations"]]
     nothing = dataset.to_supervision({**row, "annotations": []})
-    assert supervision.Detections.merge([nothing, by_id, by_id[:1]]).confidence.size == len(located.scores) + 1
+    assert (
+        supervision.Detections.merge([nothing, by_id, by_id[:1]]).confidence.size == len(located.scores) + 1
+    )
     plain = np.zeros((*located.size_hw, 3), np.uint8)
     drawn = supervision.MaskAnnotator().annotate(plain.copy(), by_id)
     assert np.array_equal(drawn.any(axis=2), located.masks.any(axis=0))
@@ -201,7 +211,11 @@ def test_a_picture_is_shown_by_a_notebook(located: Located) -> None:
 
 def test_an_image_of_no_region_has_empty_arrays() -> None:
     located = Locator("demo", regions={"min_area_px": 100_000})(np.zeros((50, 40, 3), np.uint8), "red car")
-    assert (located.boxes_xyxy_px.shape, located.masks.shape, located.scores.shape) == ((0, 4), (0, 50, 40), (0,))
+    assert (located.boxes_xyxy_px.shape, located.masks.shape, located.scores.shape) == (
+        (0, 4),
+        (0, 50, 40),
+        (0,),
+    )
     assert located.picture().size == (40, 50)
     assert repr(located) == "Located(['red car'] in 40 x 50 px: 0 regions)"
 
@@ -223,7 +237,9 @@ def test_errors_say_what_is_wrong(locator: Locator, image: Any, phrases: Any) ->
         locator(image, phrases)
 
 
-@pytest.mark.parametrize("model", ["ViT-B-16", "ViT-B-17/openai", "ViT-B-16/none", "coca_ViT-B-32/laion2b_s13b_b90k"])
+@pytest.mark.parametrize(
+    "model", ["ViT-B-16", "ViT-B-17/openai", "ViT-B-16/none", "coca_ViT-B-32/laion2b_s13b_b90k"]
+)
 def test_models_that_cannot_be_used(model: str) -> None:
     with expect_error(ConfigError):
         Locator(model)
@@ -247,9 +263,16 @@ def test_a_model_in_memory_is_only_read() -> None:
 
 @pytest.mark.parametrize(
     "switched",
-    [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.device("meta")],
+    [
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
 )
-def test_whatever_is_switched_on_around_it(switched: Any, locator: Locator, path: Path, located: Located) -> None:
+def test_whatever_is_switched_on_around_it(
+    switched: Any, locator: Locator, path: Path, located: Located
+) -> None:
     with switched():
         again = locator(path, located.phrases)
     assert np.array_equal(again.heat_maps, located.heat_maps)
@@ -269,7 +292,11 @@ def test_models_with_adapters_and_wrapped_ones() -> None:
         weight, bias = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
 
     wrapped = torch.nn.DataParallel(tiny_clip())
-    assert Locator.from_open_clip(wrapped)(np.full((20, 30, 3), 200, np.uint8), "dog").heat_maps.shape == (1, 4, 4)
+    assert Locator.from_open_clip(wrapped)(np.full((20, 30, 3), 200, np.uint8), "dog").heat_maps.shape == (
+        1,
+        4,
+        4,
+    )
     model = tiny_clip()
     model.visual.transformer.resblocks[-1].mlp.c_fc = Adapted()
     with expect_error(ConfigError):
@@ -282,7 +309,9 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     model = open_clip.CLIP(**described.architecture).eval()
     model.load_state_dict(load_file(str(described.weights)))
     spec = described.input
-    open_clip.model.set_model_preprocess_cfg(model, {"mean": spec.mean, "std": spec.std, "size": spec.size_px})
+    open_clip.model.set_model_preprocess_cfg(
+        model, {"mean": spec.mean, "std": spec.std, "size": spec.size_px}
+    )
     with expect_error(ConfigError):
         Locator.from_open_clip(model)
     phrases = ["red car", "two dogs"]

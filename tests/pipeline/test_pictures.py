@@ -37,7 +37,12 @@ def annotation(x: int, y: int, w: int, h: int, phrase: str = "dog") -> Json:
     mask[y : y + h, x : x + w] = True
     rle = encode_mask(mask)
     coded = {"size": list(rle.size_hw), "counts": rle.counts}
-    return {"bbox": [float(x), float(y), float(w), float(h)], "segmentation": coded, "phrase": phrase, "score": 0.5}
+    return {
+        "bbox": [float(x), float(y), float(w), float(h)],
+        "segmentation": coded,
+        "phrase": phrase,
+        "score": 0.5,
+    }
 
 
 def test_heat_is_red_where_it_is_hot_and_blue_where_it_is_cold() -> None:
@@ -49,7 +54,9 @@ def test_heat_is_red_where_it_is_hot_and_blue_where_it_is_cold() -> None:
     assert cold[2] >= cold[0]
 
 
-@pytest.mark.parametrize("values", [[[0, 0], [0, 0]], [[3, 3], [3, 3]], [[1]]], ids=["zero", "constant", "one cell"])
+@pytest.mark.parametrize(
+    "values", [[[0, 0], [0, 0]], [[3, 3], [3, 3]], [[1]]], ids=["zero", "constant", "one cell"]
+)
 def test_a_map_without_contrast_is_cold_everywhere(values: Any) -> None:
     overlay = heat_map_overlay(GREY, heat_map(values))
     assert (overlay == overlay[0, 0]).all()
@@ -74,7 +81,9 @@ def test_a_mask_is_an_outline() -> None:
     mask[30:60, 30:60] = inside[32:58, 32:58] = True
     picture = np.asarray(draw_regions(GREY, [mask], [(0, 0, 0, 0)], [""]))
     changed = (picture != GREY).any(axis=2)[25:]  # below the label
-    assert np.array_equal(changed, (mask & ~inside)[25:]), "two pixels wide, also at the border of the image"
+    assert np.array_equal(changed, (mask & ~inside)[25:]), (
+        "two pixels wide, also at the border of the image"
+    )
 
 
 def test_labels_cover_no_other_where_there_is_room() -> None:
@@ -94,7 +103,9 @@ def test_labels_cover_no_other_where_there_is_room() -> None:
     assert ink([(150, 0, 40, 40), (150, 110, 40, 10), (199, 119, 1, 1)], labels) == separate
 
 
-@pytest.mark.parametrize("text", ["", "line\nbreak\ttab", "Żółw 乌龟 🐢", "\ud800", "word " * 80, "x" * 300])
+@pytest.mark.parametrize(
+    "text", ["", "line\nbreak\ttab", "Żółw 乌龟 🐢", "\ud800", "word " * 80, "x" * 300]
+)
 def test_any_caption_can_be_drawn(text: str) -> None:
     assert regions_overlay(GREY, [annotation(1, 1, 5, 5, phrase="乌龟")], [text]).shape[1] == 80
 
@@ -128,7 +139,9 @@ def drawn(path: str, size_hw: tuple[int, int]) -> Mask:
     rings = []
     for ring in path.split("M")[1:]:
         assert ring.endswith("Z")
-        corners = np.array([[float(value) for value in corner.split(" ")] for corner in ring[:-1].split("L")])
+        corners = np.array(
+            [[float(value) for value in corner.split(" ")] for corner in ring[:-1].split("L")]
+        )
         assert corners.shape[1] == 2
         assert (corners >= 0).all()
         assert (corners <= (width, height)).all()
@@ -155,7 +168,9 @@ def test_a_small_mask_is_drawn_exactly(name: str) -> None:
     mask = SMALL[name]
     assert np.array_equal(drawn(mask_path(encode_mask(mask)), mask.shape), mask)
     large = np.pad(mask, ((300, 100), (799, 100)))
-    assert np.array_equal(drawn(mask_path(encode_mask(large)), large.shape), large), "the same in a large image"
+    assert np.array_equal(drawn(mask_path(encode_mask(large)), large.shape), large), (
+        "the same in a large image"
+    )
 
 
 def test_a_path_is_short_and_in_pixels() -> None:
@@ -190,7 +205,9 @@ def test_outlines_are_at_most_a_pixel_beside(seed: int) -> None:
     assert path.count("M") > 1
 
 
-@pytest.mark.parametrize(("height", "width", "least_iou"), [(1300, 1900, 0.97), (700, 641, 0.98), (2600, 90, 0.88)])
+@pytest.mark.parametrize(
+    ("height", "width", "least_iou"), [(1300, 1900, 0.97), (700, 641, 0.98), (2600, 90, 0.88)]
+)
 def test_large_masks_are_averaged_down(height: int, width: int, least_iou: float) -> None:
     """To a grid of 640 or 100 pixels: the outline is at most two pixels of the grid beside."""
     mask = blob(np.random.default_rng(5), height, width, coarse=8)
@@ -236,7 +253,9 @@ def shown(content: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize(("orientation", "red_at"), [(1, (20, 10)), (3, (180, 90)), (6, (90, 20)), (5, (10, 20))])
+@pytest.mark.parametrize(
+    ("orientation", "red_at"), [(1, (20, 10)), (3, (180, 90)), (6, (90, 20)), (5, (10, 20))]
+)
 def test_thumbnails_are_upright(kind: str, orientation: int, red_at: tuple[int, int]) -> None:
     image = Image.new("RGB", (200, 100), "white")
     image.paste((255, 0, 0), (0, 0, 50, 30))
@@ -256,12 +275,17 @@ def test_thumbnails_are_upright(kind: str, orientation: int, red_at: tuple[int, 
         ((2000, 3), 100, (100, 1)),
     ],
 )
-def test_thumbnails_are_never_enlarged(size: tuple[int, int], side_px: int, expected: tuple[int, int]) -> None:
+def test_thumbnails_are_never_enlarged(
+    size: tuple[int, int], side_px: int, expected: tuple[int, int]
+) -> None:
     assert shown(thumbnail(encoded(Image.new("RGB", size, "blue")), side_px, LIMITS)).size == expected
 
 
 def test_thumbnails_of_transparent_and_grey_images() -> None:
-    for image, grey in ((Image.new("RGBA", (20, 20), (0, 0, 0, 0)), 255), (Image.new("L", (20, 20), 128), 128)):
+    for image, grey in (
+        (Image.new("RGBA", (20, 20), (0, 0, 0, 0)), 255),
+        (Image.new("L", (20, 20), 128), 128),
+    ):
         assert shown(thumbnail(encoded(image), 10, LIMITS)).getpixel((5, 5)) == (grey, grey, grey)
 
 

@@ -28,7 +28,9 @@ from tests.pipeline.light import assert_alike, rows_of
 
 
 @pytest.mark.parametrize(("lies", "fits"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.1), (0.6, 0.05)])
-def test_the_fit_finds_the_share_of_captions_that_lie_and_the_regression_beneath(lies: float, fits: float) -> None:
+def test_the_fit_finds_the_share_of_captions_that_lie_and_the_regression_beneath(
+    lies: float, fits: float
+) -> None:
     """lies: phrases of captions that are absent; fits: phrases of other images that are there."""
     rng = np.random.default_rng(3)
     said = np.arange(8000) < 4000
@@ -50,13 +52,21 @@ def record_of(number: int, *said: tuple[str, str]) -> Record:
 
 def test_phrases_of_other_images_name_no_thing_of_the_captions() -> None:
     named = [["one man", "red car"], ["tall person", "red hat"], ["old boat", "small dog"], ["green tree"]]
-    records = [record_of(n, *((text, text.split()[1]) for text in own)) for n, own in enumerate(named, start=1)]
+    records = [
+        record_of(n, *((text, text.split()[1]) for text in own)) for n, own in enumerate(named, start=1)
+    ]
     pool = [(record.sample.id, phrase) for record in records for phrase in record.phrases]
     texts = [{phrase.text for phrase in draw_foreign_phrases(record, pool, 3)} for record in records]
-    assert texts == [{phrase.text for phrase in draw_foreign_phrases(record, pool, 3)} for record in records]
-    assert texts[0] == {"old boat", "small dog", "green tree"}, "a person may be the man, and the hat is red, too"
+    assert texts == [
+        {phrase.text for phrase in draw_foreign_phrases(record, pool, 3)} for record in records
+    ]
+    assert texts[0] == {"old boat", "small dog", "green tree"}, (
+        "a person may be the man, and the hat is red, too"
+    )
     for record, others in zip(records, texts, strict=True):
-        assert not {word for text in others for word in words_of(text)} & set(words_of(record.sample.captions[0]))
+        assert not {word for text in others for word in words_of(text)} & set(
+            words_of(record.sample.captions[0])
+        )
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +147,9 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_run_that_is_killed_in_its_warm_up_begins_it_again(few, whole, scenes, tmp_path, monkeypatch) -> None:
+def test_a_run_that_is_killed_in_its_warm_up_begins_it_again(
+    few, whole, scenes, tmp_path, monkeypatch
+) -> None:
     config = uncalibrated(scenes, tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(HeatMapRun, "after_warm_up", interrupt)
@@ -149,11 +161,14 @@ def test_a_run_that_is_killed_in_its_warm_up_begins_it_again(few, whole, scenes,
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.5])
-def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monkeypatch, contrast: float) -> None:
+def test_nothing_is_computed_twice(
+    few: None, scenes: Path, tmp_path: Path, monkeypatch, contrast: float
+) -> None:
     """The maps that presence is fitted to become rows, and the model is loaded once."""
     loaded: list[Any] = []
     monkeypatch.setattr(
-        "stages.shared.model.load.load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1]
+        "stages.shared.model.load.load",
+        lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1],
     )
     monkeypatch.setattr(presence_fit, "LEAST_LOOK", 16)
     explain = {"blocks": 1, "contrast": contrast}

@@ -30,7 +30,14 @@ def test_an_input_that_is_refused(name: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / file).write_bytes(content)
     path = file if file.startswith("/") or "://" in file or not file else f"{tmp_path}/{file}"
-    arguments = ["--set", f"input.kind={kind}", "--set", f'input.path="{path}"', "--set", "engine.kind=inline"]
+    arguments = [
+        "--set",
+        f"input.kind={kind}",
+        "--set",
+        f'input.path="{path}"',
+        "--set",
+        "engine.kind=inline",
+    ]
     code, out, err = phrasebox("run", "--model", "demo", *arguments, "--set", f"output.path={tmp_path}/out")
     assert (code, out) == (2, "")
     assert_message(err)
@@ -39,16 +46,36 @@ def test_an_input_that_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_a_refused_run_can_be_mended(scenes_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text((scenes_folder / "captions.jsonl").read_text().splitlines()[0])
-    rest = ["--model", "demo", "--engine", "inline", "--out", tmp_path / "out", "--images", scenes_folder / "images"]
+    rest = [
+        "--model",
+        "demo",
+        "--engine",
+        "inline",
+        "--out",
+        tmp_path / "out",
+        "--images",
+        scenes_folder / "images",
+    ]
     assert phrasebox("run", tmp_path / "fewer.jsonl", *rest)[0] == 2
-    assert phrasebox("run", tmp_path / "few.jsonl", *rest[2:], "--set", "model={config: none.json, weights: a}")[0] == 2
+    assert (
+        phrasebox(
+            "run", tmp_path / "few.jsonl", *rest[2:], "--set", "model={config: none.json, weights: a}"
+        )[0]
+        == 2
+    )
     assert phrasebox("run", tmp_path / "few.jsonl", *rest)[0] == 0
 
 
 def test_names_of_files_cannot_steer_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "a\x1b[2J\x07.csv").write_text("x,y\n")
     code, _, err = phrasebox(
-        "run", "--model", "demo", "--set", f"input={{kind: csv, path: '{tmp_path}'}}", "--set", "engine.kind=inline"
+        "run",
+        "--model",
+        "demo",
+        "--set",
+        f"input={{kind: csv, path: '{tmp_path}'}}",
+        "--set",
+        "engine.kind=inline",
     )
     assert code == 2
     assert r"a\x1b[2J\x07.csv" in err

@@ -48,7 +48,9 @@ def test_rows_say_what_drew_each_region(dataset: Path, inline_dataset: Path) -> 
     assert [row["phrase_count"] for row in rows] == [row["phrase_count"] for row in contours]
 
 
-def test_the_segmenters_weights_decide_rows(dataset: Path, scenes_config: Json, sam: Path, tmp_path) -> None:
+def test_the_segmenters_weights_decide_rows(
+    dataset: Path, scenes_config: Json, sam: Path, tmp_path
+) -> None:
     assert run(config_of(scenes_config, sam, dataset), QUIET) == dataset
     save_segmenter("sam2", tmp_path, seed=1)
     other = config_of(scenes_config, tmp_path, dataset)
@@ -71,7 +73,9 @@ def test_a_segmenter_that_is_not_used_decides_nothing(scenes_config: Json, tmp_p
     assert used.rows_depend_on() == larger.rows_depend_on() != plain.rows_depend_on()
 
 
-def test_a_folder_is_the_same_from_everywhere(sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_the_same_from_everywhere(
+    sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(sam.parent)
     settings = ["input.path=a", "input.kind=jsonl", f"regions.sam.model=./{sam.name}"]
     config: RunConfig = load_config(None, settings)
@@ -112,7 +116,9 @@ def test_with_a_gpu_that_torch_does_not_see_it_does_not_compute_on_a_cpu(
     scenes_config: Json, sam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    cuts = build_steps(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(device="cuda")
+    cuts = build_steps(config_of(scenes_config, sam, tmp_path / "out")).regions_stage.computing(
+        device="cuda"
+    )
     with expect_error(ResourceError):
         cuts.setup()
     cuts.teardown()

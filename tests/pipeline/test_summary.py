@@ -18,7 +18,9 @@ FORWARDS = Forwards(images=32, device="cpu")
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_gets_a_line_of_progress_now_and_then(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def shown(seconds: float) -> str:
         monkeypatch.setattr(terminal, "LINE_SECONDS", seconds)
         text = StringIO()
@@ -39,7 +41,9 @@ def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypat
     assert second == "images: 32 of 800, 2 failed"
 
 
-def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     text = StringIO()
     report = Report(expected=1000, previous_rows=400)
@@ -119,7 +123,9 @@ def test_progress_without_a_model_is_that_of_rows() -> None:
     assert report.images_per_second is not None
 
 
-@pytest.mark.parametrize(("speed", "words"), [(0.0, "0.0 images/s"), (0.25, "4.0 s/image"), (12.0, "12.0 images/s")])
+@pytest.mark.parametrize(
+    ("speed", "words"), [(0.0, "0.0 images/s"), (0.25, "4.0 s/image"), (12.0, "12.0 images/s")]
+)
 def test_slow_runs_say_how_long_an_image_takes(speed: float, words: str) -> None:
     assert "{:.1f} {}".format(*pace_of(speed)) == words
 
@@ -127,10 +133,15 @@ def test_slow_runs_say_how_long_an_image_takes(speed: float, words: str) -> None
 def test_precisions_that_no_score_reaches_are_told() -> None:
     low = Tally(regions=3, highest_precision=0.4)
     assert low.advised_in_words == "a score is the share of such regions that are right, here at most 40%"
-    assert low.unreached_in_words == "No score reaches a precision of 0.5, 0.6, 0.7, 0.8: the highest is 0.40."
+    assert (
+        low.unreached_in_words == "No score reaches a precision of 0.5, 0.6, 0.7, 0.8: the highest is 0.40."
+    )
     scores = ScoreRanking.of(np.float32([0.7, 0.5, 0.1, 0.1]))
     some = Tally(regions=4, thresholds=scores.table(), highest_precision=scores.highest_precision)
-    assert some.advised_in_words == "of the 50% of the regions with a score of 0.500 or more about 60% are right"
+    assert (
+        some.advised_in_words
+        == "of the 50% of the regions with a score of 0.500 or more about 60% are right"
+    )
     assert some.unreached_in_words == "No score reaches a precision of 0.8: the highest is 0.70."
     assert export_command("out", some.advised).endswith("--out coco/ --precision 0.6")
     assert export_command("out", low.advised).endswith("--out coco/")

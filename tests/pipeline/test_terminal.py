@@ -22,9 +22,14 @@ def test_progress_is_redrawn_on_a_terminal_and_a_short_job_says_nothing_in_a_log
 
 @pytest.mark.parametrize(
     ("total", "lines"),
-    [(2000, "rows: 1,000 of 2,000, 0 s left\nrows: 2,000 of 2,000\n"), (None, "rows: 1,000\nrows: 2,000\n")],
+    [
+        (2000, "rows: 1,000 of 2,000, 0 s left\nrows: 2,000 of 2,000\n"),
+        (None, "rows: 1,000\nrows: 2,000\n"),
+    ],
 )
-def test_a_long_job_says_in_a_log_how_far_it_is(monkeypatch: pytest.MonkeyPatch, total: int | None, lines: str) -> None:
+def test_a_long_job_says_in_a_log_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, total: int | None, lines: str
+) -> None:
     monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     assert shown(is_terminal=False, total=total) == lines

@@ -51,7 +51,11 @@ def prepare(*records: Record, images: Json | None = None, **keys: Any) -> list[R
         ({"mode": "keep", "patch_px": 16, "max_side_px": 650}, (6000, 6000), (640, 640)),
         ({"mode": "keep", "patch_px": 16, "max_side_px": 1000}, (1000, 500), (992, 496)),
         ({"mode": "keep", "patch_px": 32, "max_side_px": 10}, (500, 400), (32, 32)),
-        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800}, (6000, 4000), (800, 528)),
+        (
+            {"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800},
+            (6000, 4000),
+            (800, 528),
+        ),
     ],
 )
 def test_target_sizes(keys: Json, original: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -69,11 +73,18 @@ def test_pixels_and_size(width: int, height: int, keys: Json) -> None:
 
 
 def test_faults_become_errors_with_their_place_harm_no_neighbour_and_pass_untouched(tmp_path: Path) -> None:
-    records = [record(png(5, 5)), record(b"<html>"), record(url=str(tmp_path / "none.png")), record(png(50, 50))]
+    records = [
+        record(png(5, 5)),
+        record(b"<html>"),
+        record(url=str(tmp_path / "none.png")),
+        record(png(50, 50)),
+    ]
     answers = prepare(*records, record(png(5, 5)), record(), size_px=8, images={"max_pixels": 100})
     reasons = [None, "bad_image", "missing_image", "image_too_large", None, "missing_image"]
     assert [answer.error and answer.error.reason for answer in answers] == reasons
-    assert str(answers[1].error).startswith("bad_image: in.jsonl:3: a web page was saved instead of the image")
+    assert str(answers[1].error).startswith(
+        "bad_image: in.jsonl:3: a web page was saved instead of the image"
+    )
     for answer in answers:
         assert answer.sample.image.content is None
         if answer.error is not None:
@@ -135,7 +146,8 @@ def test_large_jpegs_are_decoded_smaller_by_default() -> None:
 def test_torch_resizes_as_pillow_does_up_to_three_levels(size: tuple[int, int]) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (*size[::-1], 3), np.uint8))
     (exact,), (quick,) = (
-        prepare(record(image_bytes(noise)), size_px=32, images={"resize": library}) for library in ("pillow", "torch")
+        prepare(record(image_bytes(noise)), size_px=32, images={"resize": library})
+        for library in ("pillow", "torch")
     )
     assert not np.array_equal(exact.pixels.rgb, quick.pixels.rgb)
     assert np.abs(exact.pixels.rgb.astype(int) - quick.pixels.rgb).max() <= 3

@@ -24,7 +24,9 @@ def corners(box_xywh: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     return x, y, x + w, y + h
 
 
-OBJECTS = sorted([("boy", corners(BOY)), ("dog", corners(DOG)), *(("two dogs", corners(box)) for box in DOGS)])
+OBJECTS = sorted(
+    [("boy", corners(BOY)), ("dog", corners(DOG)), *(("two dogs", corners(box)) for box in DOGS)]
+)
 """Of every image, by objects: the boy is also called a child."""
 
 MENTIONS = sorted([*OBJECTS, ("young child", corners(BOY))])

@@ -50,7 +50,9 @@ class Source:
                         content = answer.read()
                 except OSError as error:
                     archive = f"https://github.com/{self.repository}/archive/{self.commit}.tar.gz"
-                    pytest.skip(f"{self.repository} cannot be fetched, {error}: unpack {archive} as {self.folder}")
+                    pytest.skip(
+                        f"{self.repository} cannot be fetched, {error}: unpack {archive} as {self.folder}"
+                    )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             assert hashlib.sha256(target.read_bytes()).hexdigest() == digest, f"{target} is another file"

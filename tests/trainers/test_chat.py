@@ -48,7 +48,9 @@ def test_ms_swift_takes_chat(scenes: Path, tmp_path: Path) -> None:
     records = read_lines(out / "train.jsonl")
     rows, _ = load_dataset([str(out / "train.jsonl")], num_proc=1, split_dataset_ratio=0.0)
     read = sorted(json.dumps([row["messages"][0]["content"], row["objects"]["bbox"]]) for row in rows)
-    assert read == sorted(json.dumps([one["messages"][0]["content"], one["objects"]["bbox"]]) for one in records)
+    assert read == sorted(
+        json.dumps([one["messages"][0]["content"], one["objects"]["bbox"]]) for one in records
+    )
     template = Qwen2VLTemplate.__new__(Qwen2VLTemplate)
     for record in records[:9]:
         inputs = StdTemplateInputs.from_dict(json.loads(json.dumps(record)))
@@ -66,7 +68,9 @@ def test_an_epoch_of_training(style: str, scenes: Path, tmp_path: Path) -> None:
     out, _ = exported("chat", scenes, tmp_path / "out", {"images": True, "style": style})
     model = write_qwen(tmp_path / "model")
     (records,) = out.glob("*.jsonl")
-    trained = run_loader("ms_swift", model, out / "images" / "train", records, tmp_path / "trained", paths=[])
+    trained = run_loader(
+        "ms_swift", model, out / "images" / "train", records, tmp_path / "trained", paths=[]
+    )
     texts = [text.removesuffix("<|im_end|>\n").removesuffix("<|im_end|>") for text in trained["texts"]]
     assert len(texts) == len(records.read_text().splitlines())
     assert sorted(entry for text in texts for entry in boxes_in(text, RESIZED)) == EVERY_BOX
@@ -86,7 +90,8 @@ def test_llama_factory_reads_turns_as_they_are(scenes: Path, tmp_path: Path) -> 
     read = LLAMA_FACTORY.load("llama_factory", out, images, "phrasebox")
     records = read_lines(out / "train.jsonl")
     turns = [
-        [str(images / record["image"]), *(turn["value"] for turn in record["conversations"])] for record in records
+        [str(images / record["image"]), *(turn["value"] for turn in record["conversations"])]
+        for record in records
     ]
     assert read == turns
     assert all(question.count("<image>") == 1 and Path(image).is_file() for image, question, _ in read)

@@ -111,7 +111,9 @@ def test_sam3(scenes: Path, tmp_path: Path) -> None:
     assert answer["pairs"] == 5 * IMAGES
     # The loader has a query for each category of an image that has an object of it.
     found = [(name, count) for name, count in answer["queries"] if count]
-    assert sorted(found) == sorted([("boy", 1), ("dog", 1), ("two dogs", 2)] * IMAGES + [(PIEBALD, 1)] * CATS)
+    assert sorted(found) == sorted(
+        [("boy", 1), ("dog", 1), ("two dogs", 2)] * IMAGES + [(PIEBALD, 1)] * CATS
+    )
 
 
 def test_ms_swift_takes_grit(scenes: Path, tmp_path: Path) -> None:
@@ -120,7 +122,9 @@ def test_ms_swift_takes_grit(scenes: Path, tmp_path: Path) -> None:
     from swift.dataset.dataset.mllm import GritPreprocessor
 
     out, _ = exported("grit", scenes, tmp_path / "out")
-    rows = datasets.load_dataset("parquet", data_dir=str(out / "data"), cache_dir=str(tmp_path / "cache"))["train"]
+    rows = datasets.load_dataset("parquet", data_dir=str(out / "data"), cache_dir=str(tmp_path / "cache"))[
+        "train"
+    ]
     preprocessor = GritPreprocessor("grounding", columns={"url": "images"})
     read = []
     sides = np.array([WIDTH, HEIGHT] * 2)

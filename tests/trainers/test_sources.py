@@ -10,7 +10,10 @@ from tests.trainers.sources import Source
 
 CODE = b"answer = 1\n"
 MISSING = Source(
-    "owner/trainer", "0123456789abcdef", {"a/code.py": hashlib.sha256(CODE).hexdigest()}, made=("a/__init__.py",)
+    "owner/trainer",
+    "0123456789abcdef",
+    {"a/code.py": hashlib.sha256(CODE).hexdigest()},
+    made=("a/__init__.py",),
 )
 
 

@@ -30,7 +30,9 @@ def test_fiftyone(scenes: Path, tmp_path: Path) -> None:
         for path, metadata, labels in importer:
             assert Path(path).is_file()
             assert (metadata.width, metadata.height) == (WIDTH, HEIGHT)
-            for item in labels["segmentations"].detections if isinstance(labels, dict) else labels.detections:
+            for item in (
+                labels["segmentations"].detections if isinstance(labels, dict) else labels.detections
+            ):
                 x, y, w, h = item.bounding_box
                 read.append((item.label, whole((x * WIDTH, y * HEIGHT, w * WIDTH, h * HEIGHT))))
                 assert item.mask.any()
@@ -90,7 +92,9 @@ def test_label_studio_takes_the_tasks(tasks: Path) -> None:
     for task in content:
         (prediction,) = task.pop("predictions")
         interface.validate_task(task)
-        assert interface.validate_prediction(prediction), interface.validate_prediction(prediction, return_errors=True)
+        assert interface.validate_prediction(prediction), interface.validate_prediction(
+            prediction, return_errors=True
+        )
     assert len(content) == IMAGES
 
 
@@ -128,5 +132,7 @@ def test_label_studio_converts_coco_with_polygons(scenes: Path, tmp_path: Path) 
     from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
 
     out, _ = exported("coco", scenes, tmp_path / "out", {"segmentation": "polygons"})
-    convert_coco_to_ls(str(out / INSTANCES), str(tmp_path / "tasks.json"), image_root_url="/data/local-files/?d=")
+    convert_coco_to_ls(
+        str(out / INSTANCES), str(tmp_path / "tasks.json"), image_root_url="/data/local-files/?d="
+    )
     assert len(read_json(tmp_path / "tasks.json")) == IMAGES

@@ -56,7 +56,11 @@ def test_synonyms_of_a_class_and_a_slash_in_its_name(scenes: Path, tmp_path: Pat
     data = check_det_dataset(str(out / "data.yaml"))
     dataset = opened("YOLOMultiModalDataset", data["train"], data=data, task="detect")
     assert dataset.category_names == {"boy", "young child", "dog", "two dogs", "black white cat"}
-    texts = {tuple(texts) for label in map(dataset.update_labels_info, dataset.labels) for texts in label["texts"]}
+    texts = {
+        tuple(texts)
+        for label in map(dataset.update_labels_info, dataset.labels)
+        for texts in label["texts"]
+    }
     assert ("boy", "young child") in texts
     assert len(texts) == 4
 
@@ -65,7 +69,9 @@ def test_synonyms_of_a_class_and_a_slash_in_its_name(scenes: Path, tmp_path: Pat
 def test_a_region_has_the_class_of_one_phrase(task: str, scenes: Path, tmp_path: Path) -> None:
     """Boxes follow the polygons, which are within a pixel of the masks."""
     out, _ = exported("mdetr", scenes, tmp_path / "out", {"trainer": "ultralytics", "images": True})
-    dataset = opened("GroundingDataset", out / "images" / "train", json_file=str(out / "train.json"), task=task)
+    dataset = opened(
+        "GroundingDataset", out / "images" / "train", json_file=str(out / "train.json"), task=task
+    )
     assert dataset.category_names == {"boy", "dog", "two dogs", "black/white cat"}
     assert len(dataset.labels) == IMAGES
     read = [
@@ -82,7 +88,9 @@ def test_a_region_has_the_class_of_one_phrase(task: str, scenes: Path, tmp_path:
 def test_all_spans_of_an_object_would_be_glued_together(scenes: Path, tmp_path: Path) -> None:
     """This is what `trainer=ultralytics` is for."""
     out, _ = exported("mdetr", scenes, tmp_path / "out", {"images": True}, per="group")
-    dataset = opened("GroundingDataset", out / "images" / "train", json_file=str(out / "train.json"), task="detect")
+    dataset = opened(
+        "GroundingDataset", out / "images" / "train", json_file=str(out / "train.json"), task="detect"
+    )
     assert "a boy young child" in dataset.category_names
 
 
@@ -107,7 +115,9 @@ def test_an_epoch_of_training(labels: str, model: str, scenes: Path, tmp_path: P
         verbose=False,
     )
     assert (tmp_path / "run" / "weights" / "last.pt").is_file()
-    header, values = (line.split(",") for line in (tmp_path / "run" / "results.csv").read_text().splitlines())
+    header, values = (
+        line.split(",") for line in (tmp_path / "run" / "results.csv").read_text().splitlines()
+    )
     losses = [float(value) for name, value in zip(header, values, strict=True) if "loss" in name]
     assert len(losses) >= 6
     assert all(math.isfinite(loss) for loss in losses)

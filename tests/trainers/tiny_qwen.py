@@ -13,7 +13,16 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-MARKS = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
+MARKS = (
+    "endoftext",
+    "im_start",
+    "im_end",
+    "vision_start",
+    "vision_end",
+    "vision_pad",
+    "image_pad",
+    "video_pad",
+)
 
 
 def write_qwen(folder: Path) -> Path:
@@ -37,7 +46,13 @@ def write_qwen(folder: Path) -> Path:
     }
     config = Qwen2_5_VLConfig(
         text_config=text,
-        vision_config={**shape, "depth": 2, "num_heads": 2, "out_hidden_size": 32, "fullatt_block_indexes": [1]},
+        vision_config={
+            **shape,
+            "depth": 2,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+        },
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],
         vision_start_token_id=ids["vision_start"],

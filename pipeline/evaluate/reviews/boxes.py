@@ -56,7 +56,9 @@ def reviewed_phrases(reviewed: ReviewedRegions, rows: RowRecords) -> dict[int, l
     """Return the phrases with reviewed regions of each row, by the row's `id`."""
     records = {row["id"]: record for row, record in rows}
     firsts = {
-        (row["id"], region["phrase"]): region["bbox"] for row, _ in rows for region in reversed(row["annotations"])
+        (row["id"], region["phrase"]): region["bbox"]
+        for row, _ in rows
+        for region in reversed(row["annotations"])
     }
     phrases: dict[int, list[ReviewedPhrase]] = defaultdict(list)
     for (key, region), answer, box in zip(
@@ -67,7 +69,9 @@ def reviewed_phrases(reviewed: ReviewedRegions, rows: RowRecords) -> dict[int, l
         phrases[image].append(
             ReviewedPhrase(
                 key=key,
-                phrase_index=next(index for index, phrase in enumerate(record.phrases) if phrase.text == key.phrase),
+                phrase_index=next(
+                    index for index, phrase in enumerate(record.phrases) if phrase.text == key.phrase
+                ),
                 answer=answer,
                 is_first=tuple(firsts[image, key.phrase]) == key.bbox,
                 place=None if box is None else _within_image(box, record),
@@ -94,7 +98,9 @@ def learn_reviewed_boxes(
 
     Without `figures` there are too few images. Without networks they are not shown to be better.
     """
-    first_phrases = [phrase for row_phrases in phrases.values() for phrase in row_phrases if phrase.is_first]
+    first_phrases = [
+        phrase for row_phrases in phrases.values() for phrase in row_phrases if phrase.is_first
+    ]
     wrong = [phrase.place for phrase in first_phrases if phrase.answer == "wrong"]
     moved = [place for place in wrong if place is not None]
     if not moved:

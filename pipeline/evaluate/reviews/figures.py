@@ -72,7 +72,9 @@ class ReviewedRegions:
     @property
     def reviewers(self) -> dict[str, int]:
         """Name -> answers."""
-        return dict(sorted(Counter(review.reviewer for review in chain.from_iterable(self.reviews)).items()))
+        return dict(
+            sorted(Counter(review.reviewer for review in chain.from_iterable(self.reviews)).items())
+        )
 
 
 def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
@@ -187,12 +189,19 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
         regions=len(population),
         counts=reviewed.counts,
         reviewers=reviewed.reviewers,
-        agreement=measure_agreement([[str(review.answer) for review in reviews] for reviews in reviewed.reviews]),
+        agreement=measure_agreement(
+            [[str(review.answer) for review in reviews] for reviews in reviewed.reviews]
+        ),
         precision=share_estimate(right),
         absent=share_estimate(reviewed.answers == "absent"),
-        by_kind={str(kind): share_estimate(right[reviewed.kinds == kind]) for kind in np.unique(reviewed.kinds)},
+        by_kind={
+            str(kind): share_estimate(right[reviewed.kinds == kind]) for kind in np.unique(reviewed.kinds)
+        },
         thresholds=[score_range(least, 1.0) for least in THRESHOLDS],
-        curve=[score_range(float(part.min()), float(part.max())) for part in (scores[bin_] for bin_ in _bins(scores))],
+        curve=[
+            score_range(float(part.min()), float(part.max()))
+            for part in (scores[bin_] for bin_ in _bins(scores))
+        ],
         calibration_error=debiased_calibration_error(scores, right, reviewed.field("image_id")),
     )
 

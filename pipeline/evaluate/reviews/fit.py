@@ -61,7 +61,12 @@ calibrations have 0.3 to 0.5. On the same photographs 0.5 and 1 are worse, and w
 regions get a score of 0.5."""
 
 DETECTOR_SCORES: Final = Calibration(
-    bias=0.0, weight={"log_odds": 1.0}, mean={"log_odds": 0.0}, scale={"log_odds": 1.0}, made_with={}, made_from={}
+    bias=0.0,
+    weight={"log_odds": 1.0},
+    mean={"log_odds": 0.0},
+    scale={"log_odds": 1.0},
+    made_with={},
+    made_from={},
 )
 """Takes a detector's own scores for probabilities: the prior of the first answers about its
 boxes."""
@@ -108,7 +113,9 @@ def fit_answers(
     names = names or feature_names(previous)
     prior = np.array([0.0, *(SIMILARITY_WEIGHT if name == "similarity" else 0.0 for name in names)])
     if previous is not None and previous.weight:
-        slopes = np.array([previous.weight.get(name, 0.0) / previous.scale.get(name, 1.0) for name in names])
+        slopes = np.array(
+            [previous.weight.get(name, 0.0) / previous.scale.get(name, 1.0) for name in names]
+        )
         prior[0] = previous.bias + slopes @ (mean - [previous.mean.get(name, 0.0) for name in names])
         prior[1:] = slopes * scale
     x = np.column_stack([np.ones(counts.sum()), (features[counts] - mean) / scale])
@@ -173,7 +180,8 @@ def write_reviewed_calibration(
     _check_calibration(path, dataset, basis.steps)
     rows = evaluation_set.sound_rows(basis.remaking, console)
     boxes, judged, evidence = _learn_boxes(evaluation_set, reviewed, rows, basis)
-    box = boxes.fit if boxes is not None and boxes.fit.networks else None if previous is None else previous.box
+    previous_box = None if previous is None else previous.box
+    box = boxes.fit if boxes is not None and boxes.fit.networks else previous_box
     fit, scores = _fit_with_folds(judged, evidence, basis.prior)
     share = evaluation_set.config().regions.expected_absent_share
     presence = _correct_presence(basis.prior, fit.presence, share)
@@ -295,7 +303,9 @@ def _read_new_answers(dataset: Dataset, previous: Calibration | None) -> Reviewe
     if len(reviewed.answers) < MIN_ANSWERS:
         kind = "new answers" if since else "answers"
         review = f"phrasebox inspect {dataset.path} --review"
-        raise InputError(f"{len(reviewed.answers)} {kind} count: a calibration needs at least {MIN_ANSWERS}: {review}")
+        raise InputError(
+            f"{len(reviewed.answers)} {kind} count: a calibration needs at least {MIN_ANSWERS}: {review}"
+        )
     return reviewed
 
 
@@ -310,7 +320,9 @@ def _evidence_of(
             for region, part in row_regions[index]:
                 box = tuple(np.array(region.box_xywh_px, np.float32).tolist())
                 evidence_by_region[row["id"], phrase.text, box] = part
-    keys = [(region.annotation["image_id"], key.phrase, key.bbox) for key, region in reviewed.regions.items()]
+    keys = [
+        (region.annotation["image_id"], key.phrase, key.bbox) for key, region in reviewed.regions.items()
+    ]
     if missing_keys := [key for key in keys if key not in evidence_by_region]:
         raise InputError(
             f"{len(missing_keys)} of {len(keys)} reviewed regions, such as that of {missing_keys[0][1]!r}, are cut "
@@ -360,4 +372,6 @@ def _correct_presence(
     shift = float(logit(previous.absent_share) - logit(absent_share))  # `at_share` in log odds
     weight = {name: slope * value for name, value in previous.presence.weight.items()}
     bias = fit.bias + slope * (previous.presence.bias + shift)
-    return previous.presence.model_copy(update={"bias": bias, "weight": weight, "absent_share": absent_share})
+    return previous.presence.model_copy(
+        update={"bias": bias, "weight": weight, "absent_share": absent_share}
+    )

@@ -45,13 +45,17 @@ class Population:
 
     def draw(self, count: int, seed: int) -> Integers:
         """Draw at most `count` regions and return their places, so ordered that every beginning is a sample, too."""
-        odd = np.uint64((2 * seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64))  # odd, so that hashes stay random numbers
+        odd = np.uint64(
+            (2 * seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64)
+        )  # odd, so that hashes stay random numbers
         return np.argsort(self.ids.astype(np.uint64) * odd, kind="stable")[:count]
 
 
 def population_of(dataset: Dataset) -> Population:
     """Read the regions of a dataset. Raise InputError if a shard is damaged."""
-    parts = [Population(rows=np.zeros(0, int), ids=np.zeros(0, int), scores=np.zeros(0), kinds=np.zeros(0, str))]
+    parts = [
+        Population(rows=np.zeros(0, int), ids=np.zeros(0, int), scores=np.zeros(0), kinds=np.zeros(0, str))
+    ]
     places: dict[int, int] = {}
     row = 0
     count = 0

@@ -23,15 +23,22 @@ class ChatConfig(FormatConfig):
         "a box shows. None of them stands for all that the style has questions for.",
     )
     negatives: float = Field(
-        1.0, ge=0, le=1, description="Share of the phrases that are absent from an image that `locate` asks for."
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the phrases that are absent from an image that `locate` asks for.",
     )
     seed: int = Field(0, ge=0, description="Another seed chooses other wordings and other absent phrases.")
-    templates: str = Field("", description='YAML file of questions; by default "" those of phrasebox for the style.')
+    templates: str = Field(
+        "", description='YAML file of questions; by default "" those of phrasebox for the style.'
+    )
     min_pixels: int = Field(
         56 * 56, ge=1, description="Least pixels of an image in the trainer, for the boxes of qwen2.5-vl."
     )
     max_pixels: int = Field(
-        14 * 14 * 4 * 1280, ge=1, description="Most pixels of an image in the trainer, for the boxes of qwen2.5-vl."
+        14 * 14 * 4 * 1280,
+        ge=1,
+        description="Most pixels of an image in the trainer, for the boxes of qwen2.5-vl.",
     )
     padding: Literal["square", "none"] = Field(
         "square", description="Whether the trainer pads an image to a square, for the boxes of llava."

@@ -86,7 +86,9 @@ def resize_for_qwen(frame: Frame) -> tuple[int, int]:
     area = frame.width * frame.height
     if width * height > frame.max_pixels:
         shrink = math.sqrt(area / frame.max_pixels)
-        width, height = (max(1, math.floor(side / shrink / _QWEN_CELL_PX)) * _QWEN_CELL_PX for side in sides)
+        width, height = (
+            max(1, math.floor(side / shrink / _QWEN_CELL_PX)) * _QWEN_CELL_PX for side in sides
+        )
     elif width * height < frame.min_pixels:
         growth = math.sqrt(frame.min_pixels / area)
         width, height = (math.ceil(side * growth / _QWEN_CELL_PX) * _QWEN_CELL_PX for side in sides)

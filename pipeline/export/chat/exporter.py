@@ -52,7 +52,9 @@ class Chat(Exporter):
     @classmethod
     def holds(cls, config: ChatConfig, row: Row) -> bool:
         """Return whether absent phrases are asked for and the row has some."""
-        asks = config.negatives > 0 and "locate" in config.asked_tasks and config.wordings.absent is not None
+        asks = (
+            config.negatives > 0 and "locate" in config.asked_tasks and config.wordings.absent is not None
+        )
         return bool(asks and row["absent"])
 
     def add(self, sample: ChosenSample) -> None:
@@ -69,7 +71,9 @@ class Chat(Exporter):
 
     def written_regions(self, sample: ChosenSample) -> list[Annotation]:
         """Return the regions of the objects that are asked for."""
-        return [region for entry in usable_objects(sample, self.config, Counter()) for region in entry.regions]
+        return [
+            region for entry in usable_objects(sample, self.config, Counter()) for region in entry.regions
+        ]
 
     def close(self) -> None:
         """Complete the files, and write the card."""
@@ -95,7 +99,9 @@ class Chat(Exporter):
                 f"max_pixels={config.max_pixels}."
             )
         if config.style == "llava":
-            lines.append(f"- The boxes are right only where the trainer pads images so: padding={config.padding}.")
+            lines.append(
+                f"- The boxes are right only where the trainer pads images so: padding={config.padding}."
+            )
         if config.wordings.absent is not None:
             lines.append(f"- What is not in the image is answered by `{config.wordings.absent}`.")
         return "\n".join([*lines, "- The licence of the images and captions is that of their source.", ""])

@@ -12,16 +12,29 @@ from pipeline.export.base import OBJECT_PHRASES, ChosenSample
 from pipeline.export.chat.config import ChatConfig
 from pipeline.export.chat.coordinates import Frame
 from pipeline.export.chat.layouts import BOX_MARK, PHRASE_MARK, Conversation
-from pipeline.export.chat.objects import RESERVED, NamedObject, edges_of, in_order, is_too_long, usable_objects
+from pipeline.export.chat.objects import (
+    RESERVED,
+    NamedObject,
+    edges_of,
+    in_order,
+    is_too_long,
+    usable_objects,
+)
 from pipeline.export.chat.styles import MARKUP, PHRASE_SEPARATOR
 from pipeline.export.chat.templates import Task, fill
 from stages.contract.records import stable_id
 
 RESERVED_CAPTIONS: Final = "captions with < or >, which models read as markup: not grounded"
-NESTED: Final = "phrases within another phrase of a grounded caption: without a box there, since marks do not nest"
-INCOMPLETE: Final = "questions whose phrase has further regions that were not chosen: the answer lacks their boxes"
+NESTED: Final = (
+    "phrases within another phrase of a grounded caption: without a box there, since marks do not nest"
+)
+INCOMPLETE: Final = (
+    "questions whose phrase has further regions that were not chosen: the answer lacks their boxes"
+)
 ABSENT: Final = "questions about absent phrases"
-UNANSWERED: Final = "absent phrases that the style has no answer for: left out; --set templates can give one"
+UNANSWERED: Final = (
+    "absent phrases that the style has no answer for: left out; --set templates can give one"
+)
 
 _SPACES: Final = re.compile(r"\s+")
 _IDS: Final = 2**53
@@ -73,7 +86,9 @@ class Interview:
     def _locate_absent(self) -> Iterator[Conversation]:
         """Ask for absent phrases, unless a region of the row has the same phrase."""
         answer = self._config.wordings.absent
-        mentions = (entry for region in self._sample.regions for entry in region.get(OBJECT_PHRASES, (region,)))
+        mentions = (
+            entry for region in self._sample.regions for entry in region.get(OBJECT_PHRASES, (region,))
+        )
         present = {entry["phrase"] for entry in (*mentions, *self._sample.unchosen_regions)}
         for phrase in absent_phrases(self._sample.row):
             if phrase in present or self._draw(f"absent {phrase}") >= self._config.negatives * _IDS:
@@ -92,7 +107,9 @@ class Interview:
         question = fill(self._choose("locate", phrase), phrase=shown)
         phrases = [phrase] * question.count(PHRASE_MARK)
         phrases += [self._style.write_label(phrase)] * answer.count(PHRASE_MARK)
-        return Conversation(question=question, answer=answer, phrases=phrases, boxes=[*map(edges_of, regions)])
+        return Conversation(
+            question=question, answer=answer, phrases=phrases, boxes=[*map(edges_of, regions)]
+        )
 
     def _ground(self, index: int, caption: str) -> Iterator[Conversation]:
         """Ask for the boxes of a caption's phrases, in their order."""
@@ -106,7 +123,11 @@ class Interview:
         words = [tidy(caption[start:end]) for start, end, _ in mentions]
         boxes = [self._write_boxes(regions) for _, _, regions in mentions]
         entries = list(map(style.write_phrase, map(self._label, words), boxes))
-        answer = self._insert(caption, mentions, entries) if style.listing is None else style.listing.join(entries)
+        answer = (
+            self._insert(caption, mentions, entries)
+            if style.listing is None
+            else style.listing.join(entries)
+        )
         question = self._choose("ground", str(index))
         question = fill(question, caption=tidy(caption), phrases=PHRASE_SEPARATOR.join(words))
         phrases = [

@@ -108,7 +108,9 @@ def _points(label: str, points: Sequence[str]) -> str:
     places = sorted([float(number) for number in point.split()] for point in points)
     if len(places) == 1:
         return f'<point x="{places[0][0]:.1f}" y="{places[0][1]:.1f}" alt="{label}">{label}</point>'
-    numbered = " ".join(f'x{number}="{x:.1f}" y{number}="{y:.1f}"' for number, (x, y) in enumerate(places, start=1))
+    numbered = " ".join(
+        f'x{number}="{x:.1f}" y{number}="{y:.1f}"' for number, (x, y) in enumerate(places, start=1)
+    )
     return f'<points {numbered} alt="{label}">{label}</points>'
 
 

@@ -30,7 +30,9 @@ class Templates(BaseModel, extra="forbid", frozen=True):
     """Wordings of the questions of a style, one of which is chosen for each question."""
 
     locate: tuple[str, ...] = Field((), description="Where is {phrase}?")
-    ground: tuple[str, ...] = Field((), description="A caption with boxes; {caption} and {phrases} are what it says.")
+    ground: tuple[str, ...] = Field(
+        (), description="A caption with boxes; {caption} and {phrases} are what it says."
+    )
     describe: tuple[str, ...] = Field((), description="What does {box} show?")
     absent: str | None = Field(
         None, description="Answer to `locate` for what is not in the image; by default it is not asked."

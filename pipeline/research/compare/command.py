@@ -25,7 +25,12 @@ from pipeline.paths import check_writable
 from pipeline.terminal import console, errors, print_json, say
 from stages.contract.errors import ConfigError
 
-SECTIONS: Final = ("input", "model", "phrases", "images")  # sections of the configuration that maps depend on
+SECTIONS: Final = (
+    "input",
+    "model",
+    "phrases",
+    "images",
+)  # sections of the configuration that maps depend on
 
 
 ComparedInput = Annotated[
@@ -46,7 +51,9 @@ Explainers = Annotated[
     ),
 ]
 MostImages = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Images of the sample.")]
-MostPhrases = Annotated[int, typer.Option("--phrases", metavar="N", min=1, help="Phrases of each image, at most.")]
+MostPhrases = Annotated[
+    int, typer.Option("--phrases", metavar="N", min=1, help="Phrases of each image, at most.")
+]
 CurveImages = Annotated[
     int,
     typer.Option(
@@ -59,7 +66,9 @@ CurveImages = Annotated[
 ]
 HtmlFile = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE.html", help="Write a page with the maps side by side, in one file."),
+    typer.Option(
+        "--html", metavar="FILE.html", help="Write a page with the maps side by side, in one file."
+    ),
 ]
 
 

@@ -137,7 +137,9 @@ class Comparison:
         return rows
 
 
-def compare_explainers(source: Source, explainers: str | None, sample_size: SampleSize, console: Console) -> Comparison:
+def compare_explainers(
+    source: Source, explainers: str | None, sample_size: SampleSize, console: Console
+) -> Comparison:
     """Compare explainers (see `contenders_of`) on the images of a source.
 
     Raise as `contenders_of`; InputError if no explainer is defined on the model, if input or
@@ -151,7 +153,9 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
     if not contenders:
         raise InputError(f"no explainer is defined on {name}")
     fetch(description, lambda text: say(console, text))
-    model = load(description, device=settings.device, precision=settings.precision, threads=settings.threads)
+    model = load(
+        description, device=settings.device, precision=settings.precision, threads=settings.threads
+    )
     images = read_images(source, model.input, sample_size, console)
     say(
         console,
@@ -162,7 +166,10 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
     explainer_maps, cosines = contest.compute_maps(images)
     seed = sample_size.seed
     baseline_maps = draw_baselines(images, model, seed)
-    maps = [{**image_maps, **baseline} for image_maps, baseline in zip(explainer_maps, baseline_maps, strict=True)]
+    maps = [
+        {**image_maps, **baseline}
+        for image_maps, baseline in zip(explainer_maps, baseline_maps, strict=True)
+    ]
     rivals = rivals_of(images, seed)
     curves = _measure_curves(model, images[: sample_size.curve_images], maps, rivals, console)
     sanity_images = images[:SANITY_IMAGES]
@@ -185,7 +192,10 @@ def compare_explainers(source: Source, explainers: str | None, sample_size: Samp
 
 
 def _explained_by_label(
-    contenders: Sequence[Contender], maps: Sequence[Maps], cosines: Sequence[Floats], costs: Mapping[str, Cost]
+    contenders: Sequence[Contender],
+    maps: Sequence[Maps],
+    cosines: Sequence[Floats],
+    costs: Mapping[str, Cost],
 ) -> dict[str, Explained]:
     explained = {}
     for contender in contenders:
@@ -200,7 +210,11 @@ def _explained_by_label(
 
 
 def _measure_curves(
-    model: ClipModel, images: Sequence[ComparedImage], maps: Sequence[Maps], rivals: Sequence[str], console: Console
+    model: ClipModel,
+    images: Sequence[ComparedImage],
+    maps: Sequence[Maps],
+    rivals: Sequence[str],
+    console: Console,
 ) -> list[MapValues]:
     rows: list[MapValues] = []
     with progress_bar(console, "insertion and deletion, images", len(images)) as advance:
@@ -209,7 +223,9 @@ def _measure_curves(
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: heat_maps[0] for label, heat_maps in image_maps.items()}
             areas = measure_curves(model, pixels_of(image.record), heats, texts)
-            rows += [MapValues(label=label, image=image.number, values=values) for label, values in areas.items()]
+            rows += [
+                MapValues(label=label, image=image.number, values=values) for label, values in areas.items()
+            ]
             advance(count)
     return rows
 
@@ -229,7 +245,10 @@ def _rows(
             numbers[label] += [numbers_in(checks, label, SANITY), pair_numbers(images, maps, label)]
     compared_labels = [label for label in numbers if label != REFERENCE and REFERENCE in numbers]
     differences = mark_differences(
-        [differences_of(numbers[label], numbers[REFERENCE][: len(numbers[label])]) for label in compared_labels]
+        [
+            differences_of(numbers[label], numbers[REFERENCE][: len(numbers[label])])
+            for label in compared_labels
+        ]
     )
     differences_by_label = dict(zip(compared_labels, differences, strict=True))
     return [

@@ -148,7 +148,9 @@ def masked_cosines(
 @torch.no_grad()
 def image_embeddings(model: ClipModel, rgb: Rgb) -> Floats:
     """Compute unit embeddings (B, E) of images (B, height, width, 3) by the image tower alone."""
-    embeddings: Floats = F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
+    embeddings: Floats = (
+        F.normalize(model.tower.encode(torch.from_numpy(rgb)).float(), dim=-1).double().cpu().numpy()
+    )
     return embeddings
 
 

@@ -33,8 +33,12 @@ from stages.contract.records import HeatMap
 from stages.contract.values import Bools, Floats, Floats32, Integers, Sides
 from stages.regions.cut_rules import otsu_cut
 
-SAMPLES: Final = 128  # samples along the longer side: several for each cell of a map. Their number costs its square
-SHARES: Final = tuple(step / 10 for step in range(1, 10))  # shares of a map's maximum that are tried as a threshold
+SAMPLES: Final = (
+    128  # samples along the longer side: several for each cell of a map. Their number costs its square
+)
+SHARES: Final = tuple(
+    step / 10 for step in range(1, 10)
+)  # shares of a map's maximum that are tried as a threshold
 FEWEST_IMAGES: Final = 8  # a bootstrap over fewer images says little of chance
 
 
@@ -54,8 +58,12 @@ class FigureColumn:
 
 
 WHERE: Final[dict[str, FigureColumn]] = {
-    "pointing": FigureColumn("pointing", "the map's peak lies on the thing, or in a true box where no mask is known"),
-    "pointing_off_centre": FigureColumn("off centre", "the same where the image's centre is not on the thing"),
+    "pointing": FigureColumn(
+        "pointing", "the map's peak lies on the thing, or in a true box where no mask is known"
+    ),
+    "pointing_off_centre": FigureColumn(
+        "off centre", "the same where the image's centre is not on the thing"
+    ),
     "energy": FigureColumn("energy", "share of the heat on the thing"),
     "box_recall": FigureColumn(
         "box recall",
@@ -63,11 +71,14 @@ WHERE: Final[dict[str, FigureColumn]] = {
     ),
     "box_recall_otsu": FigureColumn("by Otsu", "the same at each map's own threshold by Otsu"),
     "mask_iou": FigureColumn(
-        "mask IoU", "at the share of the maximum that is best for the explainer on the other half of the images"
+        "mask IoU",
+        "at the share of the maximum that is best for the explainer on the other half of the images",
     ),
 }
 WHY: Final[dict[str, FigureColumn]] = {
-    "deletion_rise": FigureColumn("deletion RISE", "area under the curve while the hottest pixels vanish", -1),
+    "deletion_rise": FigureColumn(
+        "deletion RISE", "area under the curve while the hottest pixels vanish", -1
+    ),
     "insertion_rise": FigureColumn("insertion RISE", "area while the hottest pixels appear out of a blur"),
 }
 WHY_COSINE: Final = {
@@ -75,10 +86,18 @@ WHY_COSINE: Final = {
     for name, shown in WHY.items()
 }
 SANE: Final[dict[str, FigureColumn]] = {
-    "weights_all": FigureColumn("all shuffled", "rank correlation with the map after the weights were shuffled", -1),
-    "phrase_swapped": FigureColumn("other phrase", "rank correlation with the map of another image's phrase", -1),
-    "same_thing": FigureColumn("same thing", "correlation of the maps of two phrases that name the same thing"),
-    "other_thing": FigureColumn("other thing", "correlation of the maps of two phrases that name different things", -1),
+    "weights_all": FigureColumn(
+        "all shuffled", "rank correlation with the map after the weights were shuffled", -1
+    ),
+    "phrase_swapped": FigureColumn(
+        "other phrase", "rank correlation with the map of another image's phrase", -1
+    ),
+    "same_thing": FigureColumn(
+        "same thing", "correlation of the maps of two phrases that name the same thing"
+    ),
+    "other_thing": FigureColumn(
+        "other thing", "correlation of the maps of two phrases that name different things", -1
+    ),
 }
 FIGURES: Final = {**WHERE, **WHY, **WHY_COSINE, **SANE}
 """Name in JSON -> figure, in the order of the tables."""
@@ -141,7 +160,9 @@ def place_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: 
         has_value = ~np.isnan(by_share[0])
         # Each half of the images is judged at the share that is best for the other half.
         halves = [has_value & (half != number) for number in (0, 1)]
-        shares = [int(by_share[:, other if other.any() else has_value].sum(axis=1).argmax()) for other in halves]
+        shares = [
+            int(by_share[:, other if other.any() else has_value].sum(axis=1).argmax()) for other in halves
+        ]
         numbers[figure] = np.where(half == 0, by_share[shares[0]], by_share[shares[1]])
     return Numbers(values=numbers, images=np.array(owners, np.int64))
 
@@ -149,7 +170,10 @@ def place_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: 
 def _map_numbers(query: Query, heat_map: HeatMap) -> dict[str, float]:
     """Return all numbers of a map about the place of its thing: box recall and mask IoU for each share, and by Otsu."""
     heat = None if heat_map.fault else ImageHeat(heat_map, query.size_hw)
-    row = {name: value_of(name, replace(query, heat=heat)) for name in ("pointing", "pointing_off_centre", "energy")}
+    row = {
+        name: value_of(name, replace(query, heat=heat))
+        for name in ("pointing", "pointing_off_centre", "energy")
+    }
     place = place_of(query)
     levels = None if heat is None else quantise(heat_map.values)
     cuts = [(0.0, 0.0)] * (len(SHARES) + 1)
@@ -184,7 +208,9 @@ def place_of(query: Query) -> Place:
     is_inside = coverage >= min(0.5, float(coverage.max())) if coverage.any() else coverage > 0
     return Place(
         inside=is_inside,
-        boxes_xywh=tuple((x * scale_x, y * scale_y, w * scale_x, h * scale_y) for x, y, w, h in boxes_xywh_px),
+        boxes_xywh=tuple(
+            (x * scale_x, y * scale_y, w * scale_x, h * scale_y) for x, y, w, h in boxes_xywh_px
+        ),
     )
 
 
@@ -223,7 +249,9 @@ def correlation(a: Floats32, b: Floats32) -> float:
     """Return Pearson's correlation of two maps, -1 .. 1. Maps of different grids are compared on the finer grid."""
     finer = max(a.shape, b.shape, key=lambda shape: shape[0] * shape[1])
     # Bilinear.
-    values_a, values_b = (values if values.shape == finer else cv2.resize(values, finer[::-1]) for values in (a, b))
+    values_a, values_b = (
+        values if values.shape == finer else cv2.resize(values, finer[::-1]) for values in (a, b)
+    )
     return pearson(values_a.astype(np.float64), values_b.astype(np.float64))
 
 
@@ -250,7 +278,10 @@ def numbers_in(rows: Sequence[MapValues], label: str, names: Sequence[str]) -> N
     """Return the numbers of a label in rows of sanity checks or curves; NaN for values that a row lacks."""
     label_rows = [row for row in rows if row.label == label]
     return Numbers(
-        values={name: np.array([row.values.get(name, np.nan) for row in label_rows], np.float64) for name in names},
+        values={
+            name: np.array([row.values.get(name, np.nan) for row in label_rows], np.float64)
+            for name in names
+        },
         images=np.array([row.image for row in label_rows], np.int64),
     )
 

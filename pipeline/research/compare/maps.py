@@ -83,7 +83,11 @@ def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[C
     kinds = kinds_for(tower)
     if selection is None or selection.strip() == "all":
         if selection is None:
-            kinds = [kind for kind in kinds if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim]
+            kinds = [
+                kind
+                for kind in kinds
+                if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim
+            ]
         return [_make_contender(kind, tower, model) for kind in kinds]
     names = [name.strip() for name in re.split(r",(?![^\[]*\])", selection)]
     if not all(names):
@@ -109,7 +113,9 @@ def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
         run = override(values, [f"explain.{setting}" for setting in settings], ExplainConfig)
         explainer: ExplainerConfig = run.explain
         keys = {setting.partition("=")[0] for setting in settings}
-        config = explainer.model_copy(update={key: value for key, value in DEFAULTS.items() if key not in keys})
+        config = explainer.model_copy(
+            update={key: value for key, value in DEFAULTS.items() if key not in keys}
+        )
         return Contender(label=label, config=fit_to_tower(EXPLAINERS[kind], config, tower, model))
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}", key="explainers") from error
@@ -157,7 +163,9 @@ class Contest:
                 batch = images[start : start + step]
                 answers = {}
                 for contender in self.contenders:
-                    answers[contender.label] = stages[contender.label].process(self.records(contender, batch))
+                    answers[contender.label] = stages[contender.label].process(
+                        self.records(contender, batch)
+                    )
                     count += len(batch)
                     advance(count)
                 for place, image_cosines in enumerate(self._cosines(batch)):
@@ -172,12 +180,16 @@ class Contest:
             for count, contender in enumerate(self.contenders, start=1):
                 batch = list(images[: 1 if contender.takes_one_image else TIMED_IMAGES])
                 texts_by_image = [[question.phrase.text for question in image.questions] for image in batch]
-                phrases = [list(dict.fromkeys([*texts, *rivals]))[:TIMED_PHRASES] for texts in texts_by_image]
+                phrases = [
+                    list(dict.fromkeys([*texts, *rivals]))[:TIMED_PHRASES] for texts in texts_by_image
+                ]
                 costs[contender.label] = self._cost(contender, batch, phrases)
                 advance(count)
         return costs
 
-    def _cost(self, contender: Contender, images: Sequence[ComparedImage], phrases: Sequence[Sequence[str]]) -> Cost:
+    def _cost(
+        self, contender: Contender, images: Sequence[ComparedImage], phrases: Sequence[Sequence[str]]
+    ) -> Cost:
         """Measure the maps of a batch and its embeddings alone, both as medians.
 
         The two take turns, so that other load of the machine falls on both. Texts are embedded
@@ -204,14 +216,18 @@ class Contest:
             for _ in range(TIMES - 1):
                 explain_s.append(seconds(explain))
                 encode_s.append(seconds(encode))
-        return Cost(encode_image=median(explain_s) / median(encode_s), seconds=median(explain_s) / len(images))
+        return Cost(
+            encode_image=median(explain_s) / median(encode_s), seconds=median(explain_s) / len(images)
+        )
 
     def stages(self, model: ClipModel) -> dict[str, ExplainStage]:
         """Return label -> the stage of a contender on a model, set up."""
         stages: dict[str, ExplainStage] = {}
         for contender in self.contenders:
             settings = self.settings
-            if contender.config.image_size == "keep":  # images that keep their aspect ratio do not fit into a batch
+            if (
+                contender.config.image_size == "keep"
+            ):  # images that keep their aspect ratio do not fit into a batch
                 settings = settings.model_copy(update={"batch_size": 1})
             stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), model)
             stage.setup()
@@ -260,7 +276,9 @@ def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int)
         if attention is not None:
             values = attention.reshape(rows, columns).float().cpu().numpy()
             shift = model.tower.placement.shift_cells
-            baselines["raw_attention"] = [replace(heat_map, values=values, shift_cells=shift) for heat_map in centre]
+            baselines["raw_attention"] = [
+                replace(heat_map, values=values, shift_cells=shift) for heat_map in centre
+            ]
         maps.append(baselines)
     return maps
 

@@ -30,7 +30,9 @@ from stages.contract.geometry import Box, scaled_sides
 from stages.contract.records import HeatMap
 from stages.contract.values import Floats32
 
-MOST_PICTURES: Final = 60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map
+MOST_PICTURES: Final = (
+    60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map
+)
 PHOTO_SIDE_PX: Final = 320
 MAP_SIDE_PX: Final = 48
 
@@ -117,10 +119,17 @@ def picture_questions(comparison: Comparison) -> list[PictureQuestion]:
             PictureQuestion(
                 name=image.record.sample.sample_id,
                 phrase=phrase.text,
-                caption=(caption[: phrase.start], caption[phrase.start : phrase.end], caption[phrase.end :]),
+                caption=(
+                    caption[: phrase.start],
+                    caption[phrase.start : phrase.end],
+                    caption[phrase.end :],
+                ),
                 photo=_photo(image),
                 aspect=width / height,
-                boxes=[(100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height) for x, y, w, h in boxes],
+                boxes=[
+                    (100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height)
+                    for x, y, w, h in boxes
+                ],
                 tiles=[_tile(image, label, maps[label][0]) for label in labels],
                 disagreement=_disagreement([maps[label][0].values for label in labels]),
             )

@@ -64,7 +64,9 @@ class ComparedImage:
 
     def with_phrases(self, *phrases: Phrase) -> ComparedImage:
         """Return the same image with other phrases."""
-        return replace(self, source=replace(self.source, phrases=phrases), record=replace(self.record, phrases=phrases))
+        return replace(
+            self, source=replace(self.source, phrases=phrases), record=replace(self.record, phrases=phrases)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,9 @@ class Source:
     resized: bool = False
 
 
-def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, console: Console) -> list[ComparedImage]:
+def read_images(
+    source: Source, spec: InputSpec, sample_size: SampleSize, console: Console
+) -> list[ComparedImage]:
     """Read a sample of images, with phrases, places and pixels at the model's input size.
 
     With ground truth, questions are phrases of the captions with a known place; otherwise any
@@ -114,7 +118,10 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
     ground_truth = None if source.truth is None else read_truth(source.truth)
     reader = make_reader(config.input)
     pieces = plan_pieces(reader)
-    samples = [(sample.sample_id, sample.image.file_name, sample.error is None) for sample in reader.samples(pieces)]
+    samples = [
+        (sample.sample_id, sample.image.file_name, sample.error is None)
+        for sample in reader.samples(pieces)
+    ]
     names = (name for _, name, is_read in samples if is_read)
     matches = None if ground_truth is None else match_images(names, ground_truth)
     candidates = (
@@ -123,7 +130,9 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
         if is_read and (matches is None or name in matches.images)
     )
     places = set(draw_places(candidates, sample_size.images, sample_size.seed))
-    records = (Record.start(sample) for place, sample in enumerate(reader.samples(pieces)) if place in places)
+    records = (
+        Record.start(sample) for place, sample in enumerate(reader.samples(pieces)) if place in places
+    )
 
     def questions_of(record: Record) -> list[Question]:
         if record.error is not None:
@@ -131,7 +140,8 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
         if ground_truth is None or matches is None:
             return _any_questions(record)
         true_image = matches.images[record.sample.image.file_name]
-        true_image = true_image.resize((record.height_px, record.width_px)) if source.resized else true_image
+        if source.resized:
+            true_image = true_image.resize((record.height_px, record.width_px))
         return _placed_questions(len(images), record, true_image, ground_truth.categories)
 
     images: list[ComparedImage] = []
@@ -140,7 +150,8 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
     with set_up(stages), progress_bar(console, "images", len(places)) as advance:
         while batch := list(islice(records, AT_ONCE)):
             phrased_records = stages[0].process(batch)
-            for phrased_record, record in zip(phrased_records, stages[1].process(phrased_records), strict=True):
+            records_with_pixels = stages[1].process(phrased_records)
+            for phrased_record, record in zip(phrased_records, records_with_pixels, strict=True):
                 fault_count += record.error is not None
                 questions = questions_of(record)
                 if questions:
@@ -163,7 +174,9 @@ def read_images(source: Source, spec: InputSpec, sample_size: SampleSize, consol
     return images
 
 
-def _draw_questions(questions: list[Question], sample_id: str, sample_size: SampleSize) -> tuple[Question, ...]:
+def _draw_questions(
+    questions: list[Question], sample_id: str, sample_size: SampleSize
+) -> tuple[Question, ...]:
     """Shuffle the questions of an image and return the first ones."""
     rng = random.Random(stable_id(f"{sample_size.seed}:{sample_id}"))  # noqa: S311  no secret
     rng.shuffle(questions)
@@ -172,12 +185,16 @@ def _draw_questions(questions: list[Question], sample_id: str, sample_size: Samp
 
 def _any_questions(record: Record) -> list[Question]:
     questions: dict[str, Question] = {}
-    for phrase, group in zip(record.phrases, link_phrases(record.sample.captions, record.phrases), strict=True):
+    for phrase, group in zip(
+        record.phrases, link_phrases(record.sample.captions, record.phrases), strict=True
+    ):
         questions.setdefault(phrase.text, Question(phrase=phrase, thing=str(group), query=None))
     return list(questions.values())
 
 
-def _placed_questions(number: int, record: Record, image: TruthImage, categories: frozenset[str]) -> list[Question]:
+def _placed_questions(
+    number: int, record: Record, image: TruthImage, categories: frozenset[str]
+) -> list[Question]:
     """Return a question for each text of a record that the ground truth has a place for, with its first place."""
     size = {"height": record.height_px, "width": record.width_px, "captions": record.sample.captions}
     row = {"error": None, "file_name": record.sample.image.file_name, "annotations": (), **size}
@@ -186,5 +203,7 @@ def _placed_questions(number: int, record: Record, image: TruthImage, categories
     for query in queries_of(number, row, image, categories, record.phrases):
         if query.target is not None and query.phrase is not None:
             thing = repr(query.target.boxes_xywh_px)
-            questions.setdefault(query.phrase, Question(phrase=phrases[query.phrase], thing=thing, query=query))
+            questions.setdefault(
+                query.phrase, Question(phrase=phrases[query.phrase], thing=thing, query=query)
+            )
     return list(questions.values())

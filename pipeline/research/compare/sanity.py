@@ -43,7 +43,9 @@ _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
 """The weights of a transformer, and of a block of it."""
 
 
-def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int) -> list[MapValues]:
+def check_sanity(
+    contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int
+) -> list[MapValues]:
     """Compute rank correlations of the first question's map with maps that should differ; the seed shuffles weights.
 
     Explainers that take many forward passes for each image are left out: they would need three
@@ -66,7 +68,9 @@ def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequen
     step = max(stage.forward_batch_size() for stage in stages["phrase_swapped"].values())
     contenders = [contender for contender in contest.contenders if not contender.repeats_trunk]
     count = 0
-    with progress_bar(contest.console, "sanity, heat maps", len(images) * len(attempts) * len(contenders)) as advance:
+    with progress_bar(
+        contest.console, "sanity, heat maps", len(images) * len(attempts) * len(contenders)
+    ) as advance:
         for start in range(0, len(images), step):
             places = range(start, min(start + step, len(images)))
             for name, _, phrases in attempts:
@@ -74,8 +78,12 @@ def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequen
                 for contender in contenders:
                     label = contender.label
                     records = stages[name][label].process(contest.records(contender, changed_images))
-                    for image, image_maps, record in zip(changed_images, maps[start:], records, strict=False):
-                        correlation = rank_correlation(image_maps[label][0].values, record.heat_maps[0].values)
+                    for image, image_maps, record in zip(
+                        changed_images, maps[start:], records, strict=False
+                    ):
+                        correlation = rank_correlation(
+                            image_maps[label][0].values, record.heat_maps[0].values
+                        )
                         values[image.number, label][name] = correlation
                     count += len(changed_images)
                     advance(count)
@@ -101,7 +109,9 @@ def shuffle_weights(model: ClipModel, seed: int) -> ClipModel:
             names = ("trunk", "finish")
         case _:
             raise TypeError(f"expected an image tower of this project, got a {type(tower).__name__}")
-    return replace(model, tower=replace(tower, **{name: _shuffle(getattr(tower, name), random) for name in names}))
+    return replace(
+        model, tower=replace(tower, **{name: _shuffle(getattr(tower, name), random) for name in names})
+    )
 
 
 def _shuffle(part: Any, random: torch.Generator) -> Any:

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from pipeline.research.finetune.config import AlignConfig
 from pipeline.research.finetune.material import TrainingBatch
 from pipeline.research.finetune.ranks import RankGroup
-from pipeline.research.finetune.recipe import Recipe, Student, Terms, caption_loss, contrastive_loss, logits_of
+from pipeline.research.finetune.recipe import (
+    Recipe,
+    Student,
+    Terms,
+    caption_loss,
+    contrastive_loss,
+    logits_of,
+)
 from stages.shared.model.towers.dense import dense
 
 
@@ -72,7 +79,11 @@ class Align(Recipe[AlignConfig]):
         positive[torch.arange(len(columns), device=device), columns] = True
         places = self._same_place(batch, ranks).to(device)
         ambiguous = (places.float() @ positive.float()) > 0
-        return embeddings[torch.tensor(list(firsts.values()), dtype=torch.int64)], positive, ambiguous & ~positive
+        return (
+            embeddings[torch.tensor(list(firsts.values()), dtype=torch.int64)],
+            positive,
+            ambiguous & ~positive,
+        )
 
     def _same_place(self, batch: TrainingBatch, ranks: RankGroup) -> Tensor:
         """Return which pairs of regions are in one image and overlap, bool (R, R)."""

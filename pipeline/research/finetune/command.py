@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 IS_FIRST: Final = os.environ.get("RANK", "0") == "0"
 """Whether this process leads the group that torchrun has started, and so talks to people."""
 
-DatasetFolder = Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset (data.path).")]
-OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write: model/, log.jsonl (out).")]
+DatasetFolder = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset (data.path).")
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder to write: model/, log.jsonl (out).")
+]
 StartModel = Annotated[
     str | None,
     typer.Option(
@@ -55,7 +59,9 @@ BatchSize = Annotated[
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option("--learning-rate", metavar="RATE", help="The highest learning rate (learning_rate). [default: 1e-5]"),
+    typer.Option(
+        "--learning-rate", metavar="RATE", help="The highest learning rate (learning_rate). [default: 1e-5]"
+    ),
 ]
 MinScore = Annotated[
     float | None,
@@ -116,7 +122,9 @@ def finetune(
     }
     finetune_config = load_config(config, settings, model=FinetuneConfig, options=options)
     if print_config:
-        text = to_documented_yaml(finetune_config, {"recipe": RECIPES}) if docs else to_yaml(finetune_config)
+        text = (
+            to_documented_yaml(finetune_config, {"recipe": RECIPES}) if docs else to_yaml(finetune_config)
+        )
         sys.stdout.write(text)
         return
     open_dataset(finetune_config.data.path)
@@ -152,7 +160,9 @@ def _train(config: FinetuneConfig, progress: Console, *, fresh: bool) -> TunedMo
 
 def _print(result: TunedModel) -> None:
     losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
-    effort = f"{counted(result.steps, 'step')} on {counted(result.images, 'image')} in {result.seconds:,.0f} s"
+    effort = (
+        f"{counted(result.steps, 'step')} on {counted(result.images, 'image')} in {result.seconds:,.0f} s"
+    )
     console.print(f"{effort}: {losses}", highlight=False)
     if result.bad_images:
         console.print(f"{counted(result.bad_images, 'image')} could not be read: left out", style="yellow")

@@ -24,7 +24,9 @@ class RecipeConfig(BaseModel, extra="forbid", frozen=True):
 
     kind: str = Field(description="Name in `RECIPES`.")
     caption_weight: float = Field(
-        1.0, ge=0, description="Weight of the loss between images and captions, which keeps the model able to retrieve."
+        1.0,
+        ge=0,
+        description="Weight of the loss between images and captions, which keeps the model able to retrieve.",
     )
 
 
@@ -38,7 +40,10 @@ class AlignConfig(RecipeConfig):
         description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
     )
     same_place_iou: float = Field(
-        0.5, gt=0, le=1, description="Boxes of one image that overlap at least this much may bear each other's names."
+        0.5,
+        gt=0,
+        le=1,
+        description="Boxes of one image that overlap at least this much may bear each other's names.",
     )
 
 
@@ -54,10 +59,14 @@ class DataConfig(BaseModel, extra="forbid", frozen=True):
 
     path: str = Field(description="Folder or URL of the dataset.")
     image_root: str | None = Field(
-        None, description="Folder or URL of the images, if they have moved and the dataset does not hold them."
+        None,
+        description="Folder or URL of the images, if they have moved and the dataset does not hold them.",
     )
     min_score: float = Field(
-        0.0, ge=0, le=1, description="Only regions with at least this score. Other images still count for captions."
+        0.0,
+        ge=0,
+        le=1,
+        description="Only regions with at least this score. Other images still count for captions.",
     )
     where: str = Field("", description="Only regions for which this SQL condition holds.")
     boxes: Literal["own", "shuffled"] = Field(
@@ -67,7 +76,10 @@ class DataConfig(BaseModel, extra="forbid", frozen=True):
         "nothing can be learned about places.",
     )
     loaders: int = Field(
-        0, ge=0, le=64, description="Processes of each rank that decode images; 0: the one that trains decodes them."
+        0,
+        ge=0,
+        le=64,
+        description="Processes of each rank that decode images; 0: the one that trains decodes them.",
     )
 
 

@@ -22,7 +22,14 @@ from pipeline.research.finetune.material import TrainingBatch, TuningData
 from pipeline.research.finetune.ranks import RankGroup, join_group
 from pipeline.research.finetune.recipe import Student
 from pipeline.research.frozen import store_outputs
-from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError, one_line
+from stages.contract.errors import (
+    ConfigError,
+    InputError,
+    OutputError,
+    ResourceError,
+    ResumeError,
+    one_line,
+)
 from stages.contract.values import Json
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
 from stages.shared.model.describe import describe
@@ -134,7 +141,9 @@ def _prepare(
 ) -> TuningData:
     """Check settings, model and dataset, and return the dataset. Raise as `finetune`."""
     if config.batch_size < ranks:
-        raise ConfigError(f"{config.batch_size} images a step are fewer than the {ranks} ranks", key="batch_size")
+        raise ConfigError(
+            f"{config.batch_size} images a step are fewer than the {ranks} ranks", key="batch_size"
+        )
     options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if description.siglip is not None or (description.vocabulary is not None and "bpe_path" not in options):
         raise ConfigError(
@@ -197,7 +206,9 @@ class FineTuning:
         self._pending_losses: list[dict[str, Tensor]] = []
         self._is_half_done = False  # the weights have changed, but the step has not ended
         module = module_of(description).float().to(device)
-        self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
+        self._most_scale = max(
+            math.log(100), module.logit_scale.item()
+        )  # CLIP's bound; some begin above it
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(not name.startswith(config.frozen))
         self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -205,13 +216,18 @@ class FineTuning:
             raise ConfigError(f"nothing is left to learn of {description.name}", key="frozen")
         self.student = Student.of(module, tokenizer_of(description), description.input)
         if config.frozen_outputs is not None:
-            store_outputs(self.student.tower, config.frozen, config.frozen_outputs, DTYPES[config.model.precision])
+            store_outputs(
+                self.student.tower, config.frozen, config.frozen_outputs, DTYPES[config.model.precision]
+            )
         self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         for _, parameter in self.recipe.extra_parameters():
             parameter.data = parameter.data.to(device)
             self._trainable.append(parameter)
         groups = [
-            {"params": [weight for weight in self._trainable if weight.ndim > 1], "weight_decay": config.weight_decay},
+            {
+                "params": [weight for weight in self._trainable if weight.ndim > 1],
+                "weight_decay": config.weight_decay,
+            },
             {"params": [weight for weight in self._trainable if weight.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
@@ -219,7 +235,9 @@ class FineTuning:
     @property
     def losses(self) -> dict[str, float]:
         """The mean losses of the last line of the log, by name."""
-        return {name: value for name, value in self.log[-1].items() if name not in ("step", "learning_rate")}
+        return {
+            name: value for name, value in self.log[-1].items() if name not in ("step", "learning_rate")
+        }
 
     def resume(self, checkpoint: Json) -> None:
         """Continue after the last step of a checkpoint with the same settings."""
@@ -267,7 +285,10 @@ class FineTuning:
                     self._log()
                 if on_step is not None and self.ranks.is_leader:
                     on_step(self.step, self.steps)
-                if self.step == self.steps or time.monotonic() - self._checkpoint_s >= self.config.checkpoint_every_s:
+                if (
+                    self.step == self.steps
+                    or time.monotonic() - self._checkpoint_s >= self.config.checkpoint_every_s
+                ):
                     self._save()
         except KeyboardInterrupt:
             if self.step and not self._is_half_done:
@@ -278,7 +299,9 @@ class FineTuning:
         config = self.config
         warmth = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+            group["lr"] = (
+                config.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+            )
         precision = DTYPES[config.model.precision]
         with torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32):
             terms = self.recipe.terms(batch, self.ranks)
@@ -346,7 +369,13 @@ class FineTuning:
         if self.model.vocabulary is not None:
             shutil.copyfile(self.model.vocabulary, folder / VOCABULARY)
             architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": VOCABULARY}
-        preprocess = {"size": spec.size_px, "mode": "RGB", "mean": spec.mean, "std": spec.std, "resize_mode": "squash"}
+        preprocess = {
+            "size": spec.size_px,
+            "mode": "RGB",
+            "mean": spec.mean,
+            "std": spec.std,
+            "resize_mode": "squash",
+        }
         preprocess["interpolation"] = spec.interpolation
         settings = {"model_cfg": architecture, "preprocess_cfg": preprocess}
         (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -101,12 +101,18 @@ class TuningData:
     def _part(self, step: int, rank: int, ranks: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
         images = _order(self.seed, epoch, self.images)[place * self.batch_size :][: self.batch_size]
-        return [int(number) for number in images[len(images) * rank // ranks : len(images) * (rank + 1) // ranks]]
+        return [
+            int(number)
+            for number in images[len(images) * rank // ranks : len(images) * (rank + 1) // ranks]
+        ]
 
     def _batch(self, batch: Json, step: int) -> TrainingBatch:
-        generators = [np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()]
+        generators = [
+            np.random.default_rng([self.seed, step, image % 2**32]) for image in batch["ids"].tolist()
+        ]
         captions = [
-            texts[int(rng.integers(len(texts)))] for texts, rng in zip(batch["captions"], generators, strict=True)
+            texts[int(rng.integers(len(texts)))]
+            for texts, rng in zip(batch["captions"], generators, strict=True)
         ]
         if self.config.boxes == "shuffled":
             batch["rois"] = shuffle_boxes(batch["rois"], generators)

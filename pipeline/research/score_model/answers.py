@@ -107,7 +107,9 @@ class Classification:
                 right = labels[has_class][:, None] == np.arange(len(self._texts))
                 ranks = rank_candidates(regions[has_class] @ self._texts.T, right)
                 names = [self.names[row] for row in labels[has_class]]
-                self.answers[way].add([number] * len(names), {"top1": ranks.hits(1), "top5": ranks.hits(5)}, names)
+                self.answers[way].add(
+                    [number] * len(names), {"top1": ranks.hits(1), "top5": ranks.hits(5)}, names
+                )
 
 
 def find_phrases(
@@ -133,11 +135,15 @@ def find_phrases(
     for part, start in zip(questions, starts, strict=False):
         for text, places in part.phrases:
             places_by_text.setdefault(text, set()).update(int(start) + place for place in places)
-    queries = [(number, text) for number, part in zip(images, questions, strict=True) for text, _ in part.phrases]
+    queries = [
+        (number, text) for number, part in zip(images, questions, strict=True) for text, _ in part.phrases
+    ]
     if not queries:
         return
     right = _mask_of([places_by_text[text] for _, text in queries], starts[-1])
-    candidates = np.concatenate([rows[part.candidates] for rows, part in zip(regions, questions, strict=True)])
+    candidates = np.concatenate(
+        [rows[part.candidates] for rows, part in zip(regions, questions, strict=True)]
+    )
     ranks = rank_candidates(texts @ candidates.T, right)
     values = {"recall_1": ranks.hits(1), "recall_5": ranks.hits(5)}
     # The first of all candidates in random order is right with this probability.
@@ -173,13 +179,21 @@ def retrieve(
     for place, rows in enumerate(caption_rows):
         for row in rows:
             images_by_row[row].add(place)
-    queries = [(number, texts[caption]) for number, group in zip(images, captions, strict=True) for caption in group]
+    queries = [
+        (number, texts[caption])
+        for number, group in zip(images, captions, strict=True)
+        for caption in group
+    ]
     query_rows = np.array([row for _, row in queries], np.int64)
     by_text = _recalls(text_embeddings, embeddings, images_by_row)
     to_image = Answers()
-    to_image.add([number for number, _ in queries], {name: values[query_rows] for name, values in by_text.items()})
+    to_image.add(
+        [number for number, _ in queries], {name: values[query_rows] for name, values in by_text.items()}
+    )
     with_captions = [place for place, rows in enumerate(caption_rows) if rows]
-    by_image = _recalls(embeddings[with_captions], text_embeddings, [caption_rows[place] for place in with_captions])
+    by_image = _recalls(
+        embeddings[with_captions], text_embeddings, [caption_rows[place] for place in with_captions]
+    )
     to_text = Answers()
     to_text.add([images[place] for place in with_captions], by_image)
     return {"t2i": to_image, "i2t": to_text}

@@ -56,10 +56,14 @@ Residual = Annotated[
     ),
 ]
 Crops = Annotated[
-    bool, typer.Option("--crops/--no-crops", help="Whether every region is embedded as an image of its own, too.")
+    bool,
+    typer.Option(
+        "--crops/--no-crops", help="Whether every region is embedded as an image of its own, too."
+    ),
 ]
 PoolImages = Annotated[
-    int, typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for.")
+    int,
+    typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for."),
 ]
 MostImages = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="Images of the sample; all by default.")
@@ -135,7 +139,9 @@ def score_model(
         templates["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
     probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **templates)
     other_scores = None if other is None else read_scores(other)
-    job = ScoringJob(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe, outputs=outputs)
+    job = ScoringJob(
+        config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe, outputs=outputs
+    )
     scores = compute_scores(job, errors if as_json else console, other_scores)
     if as_json:
         print_json(scores.to_json(), indent=None)

@@ -204,7 +204,9 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
             failed=sheet.faults.total(),
             captions=sum(map(len, sheet.captions)),
             boxes=sheet.boxes,
-            classes={key: len(classification.names) for key, classification in sheet.classifications.items()},
+            classes={
+                key: len(classification.names) for key, classification in sheet.classifications.items()
+            },
         ),
         faults=dict(sheet.faults),
         fault_examples=sheet.examples,
@@ -216,7 +218,9 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     )
 
 
-def _compare(answers: Mapping[str, Answers], probe: ProbeConfig, reference: StoredScores) -> ModelComparison:
+def _compare(
+    answers: Mapping[str, Answers], probe: ProbeConfig, reference: StoredScores
+) -> ModelComparison:
     try:
         # Both as they are stored, so that rounding is no difference.
         differences = {
@@ -245,12 +249,16 @@ def _draw_sample(
     if not names:
         raise InputError("the input has no images")
     matches = None if truth is None else match_images(names, truth)
-    candidates = ((place, name) for place, name in enumerate(names) if matches is None or name in matches.images)
+    candidates = (
+        (place, name) for place, name in enumerate(names) if matches is None or name in matches.images
+    )
     places = draw_places(candidates, job.most, job.seed)
     if reference is not None:
         reference_names = set(reference.images)
         if [names[place] for place in places if names[place] in reference_names] != reference.images:
-            raise InputError("its figures are of other images; measure both models on the same sample", key="compare")
+            raise InputError(
+                "its figures are of other images; measure both models on the same sample", key="compare"
+            )
     return frozenset(places), matches
 
 
@@ -266,10 +274,16 @@ class AnswerSheet:
         self._matches = matches
         images = job.config.images
         self._limits = DecodeLimits(max_pixels=images.max_pixels, max_bytes=images.max_bytes)
-        classes = {} if truth is None else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
+        classes = (
+            {}
+            if truth is None
+            else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
+        )
         # By the names of the JSON.
         self.classifications = {
-            key: Classification(names, embedder.embed_classes(names)) for key, names in classes.items() if names
+            key: Classification(names, embedder.embed_classes(names))
+            for key, names in classes.items()
+            if names
         }
         self.phrase_answers = {key: Answers() for key in ("phrases", "phrases_pool")}
         # Of each image that could be opened, in order.
@@ -317,7 +331,9 @@ class AnswerSheet:
         number = len(self.embeddings)
         self.embeddings.append(embeddings.image)
         for key, classification in self.classifications.items():
-            classes = [thing.category if key == "regions" else thing.description for thing in questions.things]
+            classes = [
+                thing.category if key == "regions" else thing.description for thing in questions.things
+            ]
             classification.add(number, classes, embeddings)
         if questions.phrases:
             texts = self.embedder.embed_texts([text for text, _ in questions.phrases])
@@ -345,7 +361,9 @@ class AnswerSheet:
         texts = {text: row for row, text in enumerate(dict.fromkeys(chain.from_iterable(self.captions)))}
         if texts:
             embeddings = self.embedder.embed_texts(list(texts))
-            answers |= retrieve(range(len(self.names)), np.stack(self.embeddings), self.captions, texts, embeddings)
+            answers |= retrieve(
+                range(len(self.names)), np.stack(self.embeddings), self.captions, texts, embeddings
+            )
         return {name: part for name, part in answers.items() if part.images}
 
 

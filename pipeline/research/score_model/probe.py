@@ -84,11 +84,15 @@ class Questions:
     phrases: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-NO_QUESTIONS: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidates=np.zeros(0, np.int64), phrases=())
+NO_QUESTIONS: Final = Questions(
+    boxes_rel=np.zeros((0, 4)), things=(), candidates=np.zeros(0, np.int64), phrases=()
+)
 """The questions of an image without ground truth, which is only retrieved."""
 
 
-def questions_of(image: TruthImage, things: Sequence[TruthObject], size_hw: Sides, *, resized: bool) -> Questions:
+def questions_of(
+    image: TruthImage, things: Sequence[TruthObject], size_hw: Sides, *, resized: bool
+) -> Questions:
     """Return the questions of an image of a size, from its ground truth and the things in it.
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong
@@ -121,7 +125,9 @@ def questions_of(image: TruthImage, things: Sequence[TruthObject], size_hw: Side
     places = {region: place for place, region in enumerate(index_by_box.values())}
     phrases: list[tuple[str, tuple[int, ...]]] = []
     for target in phrase_targets:
-        named_places = tuple(sorted({places[index_by_box[box]] for box in target.boxes_xywh_px if box in index_by_box}))
+        named_places = tuple(
+            sorted({places[index_by_box[box]] for box in target.boxes_xywh_px if box in index_by_box})
+        )
         if target.phrase and 0 < len(named_places) < len(places):
             phrases.append((target.phrase, named_places))
     return Questions(
@@ -187,7 +193,10 @@ class Embedder:
         return self._embed_all(self._texts, texts)
 
     def _embed_all(self, cache: TextCache, texts: Sequence[str]) -> Embeddings:
-        parts = [cache(texts[at : at + TEXTS_AT_ONCE]).cpu().numpy() for at in range(0, len(texts), TEXTS_AT_ONCE)]
+        parts = [
+            cache(texts[at : at + TEXTS_AT_ONCE]).cpu().numpy()
+            for at in range(0, len(texts), TEXTS_AT_ONCE)
+        ]
         return self._concatenate(parts)
 
     def _concatenate(self, parts: Sequence[Embeddings]) -> Embeddings:
@@ -202,10 +211,14 @@ class Embedder:
         side = self.model.input.size_px
         placement = self.model.tower.placement
         blanks = self.batch_images - len(pictures)
-        rgb = np.stack([*(picture.rgb for picture in pictures), *[np.zeros((side, side, 3), np.uint8)] * blanks])
+        rgb = np.stack(
+            [*(picture.rgb for picture in pictures), *[np.zeros((side, side, 3), np.uint8)] * blanks]
+        )
         features = dense(self.model.tower, torch.from_numpy(rgb), residual=self.config.residual)
         grid_hw = placement.grid_hw(side, side)
-        owners = np.repeat(np.arange(len(pictures)), [len(picture.questions.boxes_rel) for picture in pictures])
+        owners = np.repeat(
+            np.arange(len(pictures)), [len(picture.questions.boxes_rel) for picture in pictures]
+        )
         boxes = np.concatenate([picture.questions.boxes_rel for picture in pictures]) * side
         rois = torch.from_numpy(np.column_stack([owners, boxes]).astype(np.float32)).to(self.model.device)
         roi = _numpy(pool_boxes(features.patches, grid_hw, placement, rois))
@@ -221,13 +234,17 @@ class Embedder:
             for number, picture in enumerate(pictures)
         ]
 
-    def _embed_masks(self, patches: torch.Tensor, things: Sequence[TruthObject], grid_hw: Sides) -> Embeddings:
+    def _embed_masks(
+        self, patches: torch.Tensor, things: Sequence[TruthObject], grid_hw: Sides
+    ) -> Embeddings:
         masks = {row: thing.mask for row, thing in enumerate(things) if thing.mask is not None}
         embeddings = np.zeros((len(things), self.model.embed_dim), np.float32)
         if masks:
             size_hw = next(iter(masks.values())).size_hw
             shares = torch.from_numpy(grid_shares(*runs_of(list(masks.values())), size_hw, grid_hw))
-            embeddings[list(masks)] = _numpy(pool_masks(patches.expand(len(masks), -1, -1), shares.to(patches.device)))
+            embeddings[list(masks)] = _numpy(
+                pool_masks(patches.expand(len(masks), -1, -1), shares.to(patches.device))
+            )
         return embeddings
 
     def _embed_crops(self, pictures: Sequence[Picture]) -> Embeddings:
@@ -235,7 +252,11 @@ class Embedder:
         side = self.model.input.size_px
         interpolation = self.model.input.interpolation
         parts = []
-        boxes = [(picture, box) for picture in pictures for box in map(tuple, picture.questions.boxes_rel.tolist())]
+        boxes = [
+            (picture, box)
+            for picture in pictures
+            for box in map(tuple, picture.questions.boxes_rel.tolist())
+        ]
         for start in range(0, len(boxes), self.batch_images):
             batch = boxes[start : start + self.batch_images]
             rgb = np.zeros((self.batch_images, side, side, 3), np.uint8)

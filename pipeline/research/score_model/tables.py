@@ -39,7 +39,9 @@ def print_scores(scores: Scores, console: Console) -> None:
             say(console, f"  {example}")
     for key, kind in (("regions", "classes"), ("described", "colours and classes")):
         title = f"Regions, named among {counts.classes.get(key, 0):,} {kind}"
-        _print_table(title, CLASS_FIGURES, {f"{key}.{way}": name for way, name in WAYS.items()}, scores, console)
+        _print_table(
+            title, CLASS_FIGURES, {f"{key}.{way}": name for way, name in WAYS.items()}, scores, console
+        )
     _print_table("Phrases: is the first region the right one?", PHRASE_FIGURES, SEARCHES, scores, console)
     _print_table("Retrieval", RETRIEVAL_FIGURES, DIRECTIONS, scores, console)
     if scores.comparison is not None:
@@ -52,7 +54,9 @@ def print_scores(scores: Scores, console: Console) -> None:
             say(console, f"which was asked differently: {'; '.join(scores.comparison.asked_differently)}")
 
 
-def _print_table(title: str, headers: dict[str, str], kinds: dict[str, str], scores: Scores, console: Console) -> None:
+def _print_table(
+    title: str, headers: dict[str, str], kinds: dict[str, str], scores: Scores, console: Console
+) -> None:
     """Print a table with a row for each kind of question that was asked."""
     table = make_figure_table(title, [*headers.values(), "n"])
     for kind, name in kinds.items():

@@ -36,7 +36,8 @@ def tune(
     dataset: FinishedDataset,
     truth: OptionalTruth = None,
     reviews: Annotated[
-        bool, typer.Option("--reviews", help="Judge by the answers of `phrasebox inspect --review` instead.")
+        bool,
+        typer.Option("--reviews", help="Judge by the answers of `phrasebox inspect --review` instead."),
     ] = False,
     by: Annotated[
         DecidingFigure | None,
@@ -45,12 +46,16 @@ def tune(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE.yaml", help="Write settings that are better, for `phrasebox run --config`."
+            "--out",
+            metavar="FILE.yaml",
+            help="Write settings that are better, for `phrasebox run --config`.",
         ),
     ] = None,
     most: Annotated[
         int,
-        typer.Option("--limit", metavar="N", min=1, help="Try the settings on the first N images that are known."),
+        typer.Option(
+            "--limit", metavar="N", min=1, help="Try the settings on the first N images that are known."
+        ),
     ] = 500,
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", min=0.0, help="Begin no try after M minutes.")
@@ -81,7 +86,10 @@ def tune(
         wrong = None
     progress = errors if as_json else console
     session = TuningSession(
-        evaluation_set=evaluation_set, wrong=wrong, by=by or ("agreement" if reviews else "box_iou"), console=progress
+        evaluation_set=evaluation_set,
+        wrong=wrong,
+        by=by or ("agreement" if reviews else "box_iou"),
+        console=progress,
     )
     tuning = tune_settings(session, most=most, minutes=minutes)
     if as_json:
@@ -105,7 +113,9 @@ def _write_better(tuning: Tuning, out: Path) -> str:
 def print_tuning(tuning: Tuning, console: Console) -> None:
     """Print the table for people: a line for each try with its gain, and the settings that stay."""
     is_wide = console.width >= 110  # a narrow terminal has room for the deciding figure alone
-    columns = [name for name in FIGURES if tuning.start[name] is not None and (is_wide or name == tuning.by)]
+    columns = [
+        name for name in FIGURES if tuning.start[name] is not None and (is_wide or name == tuning.by)
+    ]
     table = make_figure_table("", [*map(format_heading, columns), "gain", "from", "to"])
 
     def add(name: str, values: TrialFigures, *gain: str) -> None:
@@ -125,7 +135,10 @@ def print_tuning(tuning: Tuning, console: Console) -> None:
             table.add_section()
     if tuning.best:
         add("the best", tuning.figures)
-    say(console, f"{counted(tuning.images, 'image')}, {counted(tuning.phrases, 'phrase')} with a known answer")
+    say(
+        console,
+        f"{counted(tuning.images, 'image')}, {counted(tuning.phrases, 'phrase')} with a known answer",
+    )
     console.print(table)
     if steps:
         say(console, f"* stays: its gain in {tuning.by} over what stays above it is beyond chance")

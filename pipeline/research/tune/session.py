@@ -36,7 +36,10 @@ MAPS: Final[dict[str, tuple[Changes, ...]]] = {
     "sizes": tuple({"explain.scales": sizes} for sizes in ([1.27], [1.55], [1.27, 1], [1.55, 1.27, 1])),
     "affinity": (
         {"explain.affinity": "none"},
-        *({"explain.affinity": "propagation", "explain.affinity_reach": reach} for reach in (0.65, 0.8, 0.9)),
+        *(
+            {"explain.affinity": "propagation", "explain.affinity_reach": reach}
+            for reach in (0.65, 0.8, 0.9)
+        ),
     ),
     "depth": tuple({"explain.affinity_depth": depth} for depth in (0.33, 0.5, 0.75, 0.9)),
     "blocks": tuple({"explain.blocks": blocks} for blocks in (1, 2, 4)),
@@ -58,7 +61,9 @@ CUTS: Final[dict[str, tuple[Changes, ...]]] = {
 }
 """Groups of changes that need no other maps, tried after the groups of `MAPS`."""
 
-FOR_MAPS: Final = 0.75  # share of the budget after which no more maps are computed: the rest is for the cuts
+FOR_MAPS: Final = (
+    0.75  # share of the budget after which no more maps are computed: the rest is for the cuts
+)
 
 
 @pydantic_dataclass(kw_only=True)
@@ -194,7 +199,9 @@ class _GreedySearch:
         keys = {key for step in self.steps if step.stays for key in step.changes}
         if keys and self.trial.gain_over(start).low > 0:
             changes = {
-                key: value for key, value in self.changes.items() if key in keys or not key.startswith("regions.")
+                key: value
+                for key, value in self.changes.items()
+                if key in keys or not key.startswith("regions.")
             }
             return {**changes, "regions.calibration": "auto"}, self.trial
         return {}, start  # the dataset's calibration may be worth more than all changes
@@ -220,7 +227,11 @@ def tune_settings(
     start_s = time.monotonic()
     start = session.start(most)
     uncut = session.config({}).regions.with_fallback_cut()
-    baseline = {"regions.calibration": "none", "regions.rule": uncut.rule, "regions.threshold": uncut.threshold}
+    baseline = {
+        "regions.calibration": "none",
+        "regions.rule": uncut.rule,
+        "regions.threshold": uncut.threshold,
+    }
     base = session.measure(baseline)
     baseline_s = time.monotonic() - start_s
     search = _GreedySearch(session=session, changes=baseline, trial=base)

@@ -47,7 +47,11 @@ with reviews: the share of right regions among the phrases' best regions, as far
 see `TuningSession._judge_image`."""
 
 FIGURES: Final[tuple[str, ...]] = get_args(DecidingFigure)
-_COUNTED: Final = {"regions": "precision", "targets": "box_recall", "reviewed": "agreement"}  # count -> figure
+_COUNTED: Final = {
+    "regions": "precision",
+    "targets": "box_recall",
+    "reviewed": "agreement",
+}  # count -> figure
 
 TrialFigures = Mapping[str, float | int | None]
 """Name -> figure, None without any value; and the counts of regions, targets and reviewed
@@ -109,12 +113,16 @@ class TuningSession:
         from stages.shared.model.load import load  # noqa: PLC0415
 
         config = self.config({}).model
-        return load(describe(config), device=config.device, precision=config.precision, threads=config.threads)
+        return load(
+            describe(config), device=config.device, precision=config.precision, threads=config.threads
+        )
 
     def config(self, changes: Changes) -> RunConfig:
         """Return the dataset's configuration with changes. Raise ConfigError if they make no sense."""
         extra_settings = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        return replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *extra_settings]).config()
+        return replace(
+            self.evaluation_set, settings=[*self.evaluation_set.settings, *extra_settings]
+        ).config()
 
     def start(self, most: int) -> Trial:
         """Compute the maps of `most` images, and measure the dataset's settings with its calibration.
@@ -124,21 +132,27 @@ class TuningSession:
         """
         # Grabcut keeps the pixels.
         map_settings = ["explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
-        evaluation_set = replace(self.evaluation_set, settings=[*self.evaluation_set.settings, *map_settings])
+        evaluation_set = replace(
+            self.evaluation_set, settings=[*self.evaluation_set.settings, *map_settings]
+        )
         map_steps = evaluation_set.full_steps()
         steps = build_steps(self.config({}))
         dataset = self.evaluation_set.dataset
         dataset_calibration = dataset.manifest["calibration"]
         has_changes = sets_any(self.evaluation_set.settings, ("explain", "regions"))
         if dataset_calibration not in (None, steps.calibration_digest) and not has_changes:
-            raise ConfigError(f"{dataset.path} was made with another one than is found now", key="regions.calibration")
+            raise ConfigError(
+                f"{dataset.path} was made with another one than is found now", key="regions.calibration"
+            )
         calibration = steps.calibration if dataset_calibration or has_changes else None
         if calibration is not None and calibration.presence is not None:
             model_stage = map_steps.model_stage.with_presence(presence_in(calibration))
             map_steps = replace(map_steps, model_stage=model_stage)
         self._reader = evaluation_set.reader
         self._dataset_records = [
-            record for _, record in evaluation_set.rows_with_maps(map_steps, self.console, most) if record.error is None
+            record
+            for _, record in evaluation_set.rows_with_maps(map_steps, self.console, most)
+            if record.error is None
         ]
         config = self.config({})
         self._maps[_key(config.explain)] = self._dataset_records
@@ -147,7 +161,9 @@ class TuningSession:
         if not trial.phrases:
             raise InputError(f"none of the {len(trial.parts)} images has a phrase with ground truth")
         if trial.figures[self.by] is None:
-            raise ConfigError(f"there is no {self.by} with this ground truth and the dataset's settings", key="by")
+            raise ConfigError(
+                f"there is no {self.by} with this ground truth and the dataset's settings", key="by"
+            )
         return trial
 
     def measure(self, changes: Changes) -> Trial:
@@ -176,7 +192,10 @@ class TuningSession:
             for name, numbers in self._judge_image(stages[number % len(stages)], record).items():
                 values[name].append([value for value in numbers if not math.isnan(value)])
         all_values = {name: list(chain.from_iterable(parts)) for name, parts in values.items()}
-        means = {name: math.fsum(numbers) / len(numbers) if numbers else None for name, numbers in all_values.items()}
+        means = {
+            name: math.fsum(numbers) / len(numbers) if numbers else None
+            for name, numbers in all_values.items()
+        }
         counts = {count: len(all_values[name]) for count, name in _COUNTED.items()}
         parts = np.array([[math.fsum(numbers), len(numbers)] for numbers in values[self.by]], np.float64)
         return Trial(figures={**means, **counts}, parts=parts.reshape(-1, 2))
@@ -192,7 +211,10 @@ class TuningSession:
         """
         (row,) = records_to_rows(stage.process([record])).to_pylist()
         values: dict[str, list[float]] = {name: [] for name in FIGURES}
-        best = {region["phrase"]: region for region in sorted(row["annotations"], key=lambda region: region["score"])}
+        best = {
+            region["phrase"]: region
+            for region in sorted(row["annotations"], key=lambda region: region["score"])
+        }
         for query in self.evaluation_set.queries(row, record.phrases, stage.maker.surfaces_of(record)):
             right = [float(is_correct) for is_correct in judge_answers(query)]
             values["precision"] += right
@@ -234,7 +256,9 @@ class TuningSession:
     def _maps_of(self, config: RunConfig) -> list[Record]:
         key = _key(config.explain)
         if key not in self._maps:
-            map_config = config.model_copy(update={"explain": config.explain.model_copy(update={"contrast": 0.0})})
+            map_config = config.model_copy(
+                update={"explain": config.explain.model_copy(update={"contrast": 0.0})}
+            )
             steps = build_steps_in_memory(map_config, self.model)
             settings = steps.model_stage.config.model_copy(update={"keep_pixels": True})
             stages = [steps.prepare_stage, ExplainStage(settings, self.model)]
@@ -251,5 +275,6 @@ def _key(config: ExplainerConfig) -> str:
 
 def _contrast(records: Sequence[Record], config: ExplainerConfig) -> list[Record]:
     return [
-        replace(record, heat_maps=tuple(subtract_others(list(record.heat_maps), config.contrast))) for record in records
+        replace(record, heat_maps=tuple(subtract_others(list(record.heat_maps), config.contrast)))
+        for record in records
     ]

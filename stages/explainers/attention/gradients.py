@@ -79,7 +79,8 @@ class GameConfig(ExplainerConfig):
 
     kind: Literal["game"] = "game"
     blocks: Literal["all"] | Count = Field(
-        "all", description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP."
+        "all",
+        description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP.",
     )
 
 

@@ -31,7 +31,14 @@ from stages.explain.base import ATTENDING, ConfigT, Explainer
 from stages.explain.maps import Maps, concatenate_maps, gradients_at_embedding
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.pooled import Ask, AttentionPool, AveragedTower, PooledTower, Pooling, by_tower
+from stages.shared.model.towers.pooled import (
+    Ask,
+    AttentionPool,
+    AveragedTower,
+    PooledTower,
+    Pooling,
+    by_tower,
+)
 from stages.shared.model.towers.vision import VisionTower, attention_weights, join_heads
 
 TrunkTower = PooledTower | AveragedTower
@@ -79,7 +86,9 @@ class Walk:
     that number. Raises ConfigError for more blocks than the model has.
     """
 
-    def __init__(self, model: ClipModel, blocks: int | Literal["all"], early_block: int | None = None) -> None:
+    def __init__(
+        self, model: ClipModel, blocks: int | Literal["all"], early_block: int | None = None
+    ) -> None:
         self.tower = by_tower(model.tower, blocks=lambda tower: tower)
         layers = len(self.tower.blocks)
         if blocks != "all" and blocks > layers:
@@ -212,7 +221,9 @@ def phrase_gradients(
     return gradients_at(embedding, tensors, scale * gradients_at_embedding(embedding.detach(), texts)[0])
 
 
-def gradients_at(embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def gradients_at(
+    embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
     """Yield the gradients at tensors in the graph of an embedding (1, E), once for each row of `starts` (P, E).
 
     A row is the gradient of a phrase's score at the embedding. Rows of zeros, which only fill

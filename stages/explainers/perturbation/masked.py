@@ -48,7 +48,9 @@ MASKS_PER_STEP: Final = 32
 class PerturbationConfig(ExplainerConfig):
     """Settings of explainers that mask the image."""
 
-    masks_per_step: int = Field(MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass.")
+    masks_per_step: int = Field(
+        MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass."
+    )
 
 
 PerturbationT = TypeVar("PerturbationT", bound=PerturbationConfig)
@@ -161,11 +163,15 @@ def masked_embeddings(
     for part in masks.split(masks_per_step):
         share = part.to(tower.device, torch.float32)
         share = share.repeat_interleave(down, dim=1).repeat_interleave(right, dim=2)
-        embeddings.append(F.normalize(embeddings_and_tokens(tower, hidden + share[..., None] * shown)[0], dim=-1))
+        embeddings.append(
+            F.normalize(embeddings_and_tokens(tower, hidden + share[..., None] * shown)[0], dim=-1)
+        )
     return torch.cat(embeddings)
 
 
-def embeddings_and_tokens(tower: Tower, rgb: Tensor, block: int | None = None) -> tuple[Tensor, Tensor | None]:
+def embeddings_and_tokens(
+    tower: Tower, rgb: Tensor, block: int | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Embed images with a head in float32, and return the patches' tokens on the way: (B, E) in any scale, (B, N, D).
 
     Pixels are (B, height, width, 3) in 0-255, whole numbers or not. With a class token the

@@ -26,7 +26,9 @@ class OcclusionConfig(PerturbationConfig):
     window: Share = Field(
         1 / 7, description="Side of the window as a share of the image's shorter side; rounded to cells."
     )
-    stride: Share = Field(0.4, description="By how much the window moves, as a share of its side; rounded to cells.")
+    stride: Share = Field(
+        0.4, description="By how much the window moves, as a share of its side; rounded to cells."
+    )
 
 
 class Occlusion(Perturbation[OcclusionConfig]):
@@ -143,7 +145,10 @@ class ScoreCamConfig(PerturbationConfig):
 
     kind: Literal["score_cam"] = "score_cam"
     channels: int = Field(
-        256, ge=1, le=100_000, description="Most channels, those that vary most over the image; all in the paper."
+        256,
+        ge=1,
+        le=100_000,
+        description="Most channels, those that vary most over the image; all in the paper.",
     )
 
 

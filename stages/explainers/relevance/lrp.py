@@ -41,8 +41,21 @@ from torch import Tensor
 from stages.explain.base import ConfigT
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps, cosines_of
-from stages.explainers.attention.walk import SingleImageExplainer, Trace, gradients_at, patches_of, trace_tower
-from stages.explainers.relevance.rules import CLAIM, ask, attend, chain_by_rules, pool_by_rules, tower_by_rules
+from stages.explainers.attention.walk import (
+    SingleImageExplainer,
+    Trace,
+    gradients_at,
+    patches_of,
+    trace_tower,
+)
+from stages.explainers.relevance.rules import (
+    CLAIM,
+    ask,
+    attend,
+    chain_by_rules,
+    pool_by_rules,
+    tower_by_rules,
+)
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import NOTHING
 from stages.shared.model.towers.pooled import by_tower
@@ -59,8 +72,12 @@ class Propagation:
         self._forward: Callable[[Tensor], Trace] = by_tower(
             tower,
             blocks=lambda tower: partial(self._through_blocks, tower_by_rules(tower)),
-            pooled=lambda tower: partial(trace_tower, replace(tower, pool=pool_by_rules(tower.pool)), ask=ask),
-            averaged=lambda tower: partial(trace_tower, replace(tower, finish=chain_by_rules(tower.finish))),
+            pooled=lambda tower: partial(
+                trace_tower, replace(tower, pool=pool_by_rules(tower.pool)), ask=ask
+            ),
+            averaged=lambda tower: partial(
+                trace_tower, replace(tower, finish=chain_by_rules(tower.finish))
+            ),
         )
 
     def __call__(self, rgb: Tensor) -> Maps:

@@ -29,9 +29,24 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from stages.shared.model.towers.layers import Activation, Chain, GatedUnit, Layer, LayerNorm, Residual, TensorFunction
+from stages.shared.model.towers.layers import (
+    Activation,
+    Chain,
+    GatedUnit,
+    Layer,
+    LayerNorm,
+    Residual,
+    TensorFunction,
+)
 from stages.shared.model.towers.pooled import AttentionPool
-from stages.shared.model.towers.vision import Block, Heads, VisionTower, attention_weights, join_heads, split_heads
+from stages.shared.model.towers.vision import (
+    Block,
+    Heads,
+    VisionTower,
+    attention_weights,
+    join_heads,
+    split_heads,
+)
 
 CLAIM: Final = (
     "layer-wise relevance propagation is claimed to be patented, and to be free of charge for "

@@ -65,7 +65,9 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
         last = tensors.tokens[-1].detach()
         parts = zip(self.walk.blocks, tensors.tokens[:-1], tensors.attention, strict=True)
         blocks = [block_rule(block, x.detach(), a.detach()) for block, x, a in parts]
-        gradients_of_phrases = phrase_gradients(tensors.embedding, tensors.attention, texts, self.model.logit_scale)
+        gradients_of_phrases = phrase_gradients(
+            tensors.embedding, tensors.attention, texts, self.model.logit_scale
+        )
         values = last.new_zeros(1, texts.shape[1], last.shape[1] - 1)
         for number, (text, gradients) in enumerate(zip(texts[0], gradients_of_phrases, strict=True)):
             if text.any():
@@ -85,7 +87,9 @@ class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
 
 
 def _roll_out(
-    blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]], gradients: Sequence[Tensor], relevance: Tensor
+    blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]],
+    gradients: Sequence[Tensor],
+    relevance: Tensor,
 ) -> Tensor:
     """Relevance (1, T, D) behind the last block -> H (1, N)."""
     identity = torch.eye(relevance.shape[1], device=relevance.device)
@@ -135,7 +139,9 @@ def propagate_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tens
     sum_a = at_a.sum()
     sum_b = at_b.sum()
     whole = divide_by_total(relevance.sum(), sum_a.abs() + sum_b.abs())
-    return at_a * divide_by_total(sum_a.abs() * whole, sum_a), at_b * divide_by_total(sum_b.abs() * whole, sum_b)
+    return at_a * divide_by_total(sum_a.abs() * whole, sum_a), at_b * divide_by_total(
+        sum_b.abs() * whole, sum_b
+    )
 
 
 def block_rule(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -160,7 +166,9 @@ def block_rule(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor],
     def back(relevance: Tensor) -> tuple[Tensor, Tensor]:
         stream, branch = propagate_sum(middle, mlp_branch, relevance)
         stream, branch = propagate_sum(x, attention_branch, stream + fc(proj(branch)))
-        at_attention, at_values = propagate_product(attention, values, split_heads(out(branch), block.heads))
+        at_attention, at_values = propagate_product(
+            attention, values, split_heads(out(branch), block.heads)
+        )
         at_queries, at_keys = propagate_product(queries, keys.mT, at_attention)
         parts = [join_heads(part) for part in (at_queries, at_keys.mT, at_values)]
         return stream + qkv(torch.cat(parts, dim=-1)), at_attention

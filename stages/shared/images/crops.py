@@ -14,7 +14,9 @@ from stages.shared.images.decode import RESAMPLING, Interpolation
 from stages.shared.images.faults import suppress_warnings
 
 
-def crop_regions(rgb: Rgb, boxes_rel: Sequence[Box], size_px: int, interpolation: Interpolation = "bicubic") -> Rgb:
+def crop_regions(
+    rgb: Rgb, boxes_rel: Sequence[Box], size_px: int, interpolation: Interpolation = "bicubic"
+) -> Rgb:
     """Return the regions, stretched to squares, antialiased as whole images are: uint8 (R, size_px, size_px, 3).
 
     Boxes are x0, y0, x1, y1 as shares of the image's sides, within it. They are widened to

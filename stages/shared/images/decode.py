@@ -60,13 +60,17 @@ def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
         return image.content
     if image.url is None:
         raise RowFault("missing_image", "the row names no image")
-    name = repr(image.file_name if len(image.file_name) <= _NAME_CHARS else image.file_name[:_NAME_CHARS] + "…")
+    name = repr(
+        image.file_name if len(image.file_name) <= _NAME_CHARS else image.file_name[:_NAME_CHARS] + "…"
+    )
     try:
         read = _read_local if is_local(image.url) else _read_remote
         content = read(image.url, image.offset, image.size, limits)
     except FileNotFoundError as error:
         is_link = is_local(image.url) and os.path.islink(image.url)
-        problem = "is a link to a file that does not exist" if is_link else "does not exist below the image root"
+        problem = (
+            "is a link to a file that does not exist" if is_link else "does not exist below the image root"
+        )
         raise RowFault("missing_image", f"{name} {problem}") from error
     except OSError as error:
         raise RowFault(
@@ -105,7 +109,10 @@ def _read_remote(url: str, offset: int, size: int, limits: DecodeLimits) -> byte
             break
         except network_errors() as error:
             # fsspec says "not found" whatever a server answers.
-            is_gone = isinstance(error, FileNotFoundError) and getattr(error.__cause__, "status", 404) in (404, 410)
+            is_gone = isinstance(error, FileNotFoundError) and getattr(error.__cause__, "status", 404) in (
+                404,
+                410,
+            )
             if is_gone or isinstance(error, PermissionError | IsADirectoryError):
                 raise
             if attempt == _TRIES - 1:

@@ -19,7 +19,9 @@ from PIL import Image, UnidentifiedImageError
 
 from stages.contract.errors import RowFault, one_line
 
-MAX_PIXELS_CEILING: Final = 178_956_970  # The highest limit: Pillow rejects larger images as decompression bombs
+MAX_PIXELS_CEILING: Final = (
+    178_956_970  # The highest limit: Pillow rejects larger images as decompression bombs
+)
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names. No others are tried: each decoder is a door to untrusted input."""

@@ -19,9 +19,13 @@ from typing import Final
 from stages.contract.errors import WeightsError
 from stages.contract.values import Json
 
-WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"  # one folder for each catalog entry, and their checksums
+WEIGHTS_ROOT: Final = (
+    Path(__file__).parent / "weights"
+)  # one folder for each catalog entry, and their checksums
 CHECKSUMS_FILE: Final = "checksums.json"
-_CHECKSUMS: Final[dict[str, dict[str, str]]] = json.loads((WEIGHTS_ROOT / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+_CHECKSUMS: Final[dict[str, dict[str, str]]] = json.loads(
+    (WEIGHTS_ROOT / CHECKSUMS_FILE).read_text(encoding="utf-8")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,9 @@ class ClipModel:
     def device_name(self) -> str:
         """Name of the device for people, and the precision if the device computes it slowly."""
         precision = self.tower.dtype
-        slow = "" if is_fast(precision, self.device) else f", slow in {str(precision).removeprefix('torch.')}"
+        slow = (
+            "" if is_fast(precision, self.device) else f", slow in {str(precision).removeprefix('torch.')}"
+        )
         return device_name(self.device) + slow
 
 
@@ -101,7 +103,9 @@ class TextCache:
         """
         flat = self([text for texts_of_image in texts for text in texts_of_image])
         longest = -(-max(map(len, texts)) // step) * step
-        present = torch.arange(longest) < torch.tensor([len(texts_of_image) for texts_of_image in texts])[:, None]
+        present = (
+            torch.arange(longest) < torch.tensor([len(texts_of_image) for texts_of_image in texts])[:, None]
+        )
         # Numbers instead of a mask: a GPU's host would wait for the number of its rows. Padding
         # image by image would launch as many copies as there are images.
         places = to_device(present.flatten().nonzero().flatten(), flat.device)

@@ -15,7 +15,10 @@ from pydantic.dataclasses import dataclass
 
 from stages.contract.errors import ConfigError, WeightsError
 
-OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
+OWN_MODELS: Final = (
+    "demo",
+    "photo",
+)  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice = Literal["auto"] | Precision
 AUTO: Final = "auto"  # the precision of a model until the device that computes it is known
@@ -81,7 +84,9 @@ class ModelConfig(BaseModel):
         "`pretrained` too, and the path of a file or folder sets `checkpoint`. A run that loads a "
         "model requires one of these.",
     )
-    pretrained: str | None = Field(default=None, description="open_clip's tag of pretrained weights for `name`.")
+    pretrained: str | None = Field(
+        default=None, description="open_clip's tag of pretrained weights for `name`."
+    )
     checkpoint: Path | None = Field(
         default=None,
         description="A folder as transformers' CLIPModel or SiglipModel, or open_clip's "
@@ -92,7 +97,8 @@ class ModelConfig(BaseModel):
         default=None, description="A checkpoint: .safetensors, or a torch file read with weights_only=True."
     )
     config: Path | None = Field(
-        default=None, description="A model JSON as open_clip writes it (with or without `model_cfg` around it)."
+        default=None,
+        description="A model JSON as open_clip writes it (with or without `model_cfg` around it).",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="`auto` takes the GPU that the worker was given, else the CPU."
@@ -130,7 +136,9 @@ class ModelConfig(BaseModel):
     def _name_and_tag(cls, values: Any) -> Any:
         """Split `name: ViT-B-16/laion2b_s34b_b88k` into name and tag, and read `name: models/mine` as a checkpoint."""
         name = values.get("name") if isinstance(values, dict) else None
-        if not isinstance(name, str) or any(values.get(key) is not None for key in ("pretrained", "weights", "config")):
+        if not isinstance(name, str) or any(
+            values.get(key) is not None for key in ("pretrained", "weights", "config")
+        ):
             return values
         if _is_path(name):
             return {**values, "name": None, "checkpoint": name}
@@ -147,7 +155,9 @@ class ModelConfig(BaseModel):
         if len(sources) > 1 or len(weights) > 1:
             raise ValueError(f"give one of {' and '.join(sources if len(sources) > 1 else weights)}")
         if weights and has_weights:
-            raise ValueError(f"{self.label} brings its own weights: leave out {weights[0]}, or set it to null")
+            raise ValueError(
+                f"{self.label} brings its own weights: leave out {weights[0]}, or set it to null"
+            )
         if weights and not sources:
             raise ValueError(f"{weights[0]} needs a name or a config beside it")
         if sources and not weights and not has_weights:
@@ -181,7 +191,10 @@ class SegmenterConfig(BaseModel):
     )
     precision: Precision = Field(default="fp32", description="Precision of the image encoder.")
     batch_size: int | None = Field(
-        default=None, ge=1, le=256, description="Images that are encoded together. None: 1 on a CPU, 8 on a GPU."
+        default=None,
+        ge=1,
+        le=256,
+        description="Images that are encoded together. None: 1 on a CPU, 8 on a GPU.",
     )
 
 

@@ -21,7 +21,14 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.values import Json
 from stages.shared.model.catalog import CATALOG, find_weights
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, Checkpoint, read_checkpoint
-from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, convert_to_open_clip, layout_of
+from stages.shared.model.checkpoints.layouts import (
+    CLIP,
+    OPEN_CLIP,
+    OPENAI,
+    SIGLIP,
+    convert_to_open_clip,
+    layout_of,
+)
 from stages.shared.model.checkpoints.settings import (
     RESAMPLE,
     architecture_of_clip,
@@ -107,7 +114,11 @@ def _build_empty(settings: ModelSettings) -> Model:
 
 
 def _complete(
-    settings: ModelSettings, *, weights: Path | None = None, pretrained: str | None = None, **attributes: Any
+    settings: ModelSettings,
+    *,
+    weights: Path | None = None,
+    pretrained: str | None = None,
+    **attributes: Any,
 ) -> ModelDescription:
     """Return the description of a model with these settings, and these attributes of `ModelDescription`."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
@@ -149,7 +160,9 @@ def _settings_of_name(name: str, tag: str | None) -> ModelSettings:
     architecture = open_clip.get_model_config(name)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags:
-        raise ConfigError(f"open_clip has no tag {tag!r} for {name}; it has {', '.join(tags)}", key="model.pretrained")
+        raise ConfigError(
+            f"open_clip has no tag {tag!r} for {name}; it has {', '.join(tags)}", key="model.pretrained"
+        )
     # How images are prepared for the weights of the tag, or for all weights of the name where
     # these agree: SigLIP's mean, for one, is not OpenAI's, and the wrong one raises no error.
     tag_configs = [open_clip.get_pretrained_cfg(name, candidate) for candidate in ([tag] if tag else tags)]
@@ -256,8 +269,12 @@ def _read_transformers_config(checkpoint: Checkpoint) -> ModelSettings:
     model_type = checkpoint.transformers_config.get("model_type")
     layout = _MODEL_TYPES.get(str(model_type))
     # The same sizes, whoever's names the tensors have.
-    if layout is None or (layout != checkpoint.layout and not (checkpoint.layout == OPEN_CLIP and layout == CLIP)):
-        raise WeightsError(f"its config.json says {model_type!r}, and its tensors are those of {checkpoint.layout}")
+    if layout is None or (
+        layout != checkpoint.layout and not (checkpoint.layout == OPEN_CLIP and layout == CLIP)
+    ):
+        raise WeightsError(
+            f"its config.json says {model_type!r}, and its tensors are those of {checkpoint.layout}"
+        )
     described_by = ["config.json"]
     preprocessor, processor = (read_json(checkpoint.folder / name) for name in _IMAGES)
     images = preprocessor.get("image_processor", preprocessor) or processor.get("image_processor", {})

@@ -25,7 +25,15 @@ from stages.contract.values import Plane, Rgb
 from stages.shared.model.device import DTYPES, to_device
 from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 
-KINDS: Final = ("grounding-dino", "mm-grounding-dino", "omdet-turbo", "owlv2", "owlvit", "sam3", "sam3_video")
+KINDS: Final = (
+    "grounding-dino",
+    "mm-grounding-dino",
+    "omdet-turbo",
+    "owlv2",
+    "owlvit",
+    "sam3",
+    "sam3_video",
+)
 """The `model_type` of a `config.json`. Of SAM 3's video model the image's part is used."""
 
 NMS_IOU: Final = 0.5  # a box of a phrase that overlaps a better one of the same phrase by more is left out
@@ -219,7 +227,9 @@ class SegmentingDetector(Detector):
         pixels = self._inputs(images=[image.rgb for image in images])["pixel_values"]
         with self._computing():
             encoding = self._model.get_vision_features(pixels)
-            return [dict(self._detect(encoding, number, image.choices)) for number, image in enumerate(images)]
+            return [
+                dict(self._detect(encoding, number, image.choices)) for number, image in enumerate(images)
+            ]
 
     def _detect(
         self, encoding: Any, number: int, choices: Mapping[str, Choice]
@@ -229,7 +239,9 @@ class SegmentingDetector(Detector):
         for start in range(0, len(phrases), PHRASES_AT_ONCE):
             part = phrases[start : start + PHRASES_AT_ONCE]
             levels = {
-                name: tuple(level[number : number + 1].expand(len(part), -1, -1, -1) for level in encoding[name])
+                name: tuple(
+                    level[number : number + 1].expand(len(part), -1, -1, -1) for level in encoding[name]
+                )
                 for name in ("fpn_hidden_states", "fpn_position_encoding")
             }
             words = self._inputs(text=part, padding="max_length", truncation=True)
@@ -237,7 +249,10 @@ class SegmentingDetector(Detector):
             scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
             boxes = output.pred_boxes.float()
             for place, phrase in enumerate(part):
-                yield phrase, _choose(boxes[place], scores[place], output.pred_masks[place], choices[phrase])
+                yield (
+                    phrase,
+                    _choose(boxes[place], scores[place], output.pred_masks[place], choices[phrase]),
+                )
 
 
 _CLASSES: Final[dict[str, type[Detector]]] = {

@@ -143,7 +143,9 @@ def float32_grads() -> Iterator[None]:
 
 def is_broken(error: Exception) -> bool:
     """Return whether a GPU reports a fault other than full memory: its process can compute no more."""
-    return isinstance(error, RuntimeError) and str(error).startswith(_FAULTS) and not is_out_of_memory(error)
+    return (
+        isinstance(error, RuntimeError) and str(error).startswith(_FAULTS) and not is_out_of_memory(error)
+    )
 
 
 @contextlib.contextmanager
@@ -162,7 +164,9 @@ def moving_to_device(name: str) -> Iterator[None]:
 
 
 def retry_on_oom(
-    items: Sequence[int], compute: Callable[[Sequence[int]], Iterator[ResultT]], shrink: Callable[[int, str], None]
+    items: Sequence[int],
+    compute: Callable[[Sequence[int]], Iterator[ResultT]],
+    shrink: Callable[[int, str], None],
 ) -> Iterator[tuple[int, ResultT]]:
     """Yield each item with its result, in order. Where a GPU's memory is full, shrink batches and go on from there.
 
@@ -224,7 +228,9 @@ class Batches:
         if self.size == 1:
             raise ResourceError(f"the GPU's memory does not hold one image: use {self._advice} ({reason})")
         self.size //= 2
-        _log.warning("GPU memory is full: going on with %d images at a time in the %s", self.size, self._title)
+        _log.warning(
+            "GPU memory is full: going on with %d images at a time in the %s", self.size, self._title
+        )
 
 
 @contextlib.contextmanager
@@ -252,7 +258,9 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 def pixels_on(images: Sequence[Rgb], device: torch.device) -> Tensor:
     """Images of one size, uint8 (height, width, 3) each, at least one -> uint8 (B, height, width, 3) on the device."""
-    pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    pixels = torch.empty(
+        (len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda"
+    )
     np.stack(images, out=pixels.numpy())
     return pixels.to(device, non_blocking=True)
 

@@ -33,7 +33,10 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
     Raise WeightsError, which says what to do, if that fails or the file's SHA-256 is not the hub's.
     """
     repository, _, file = open_clip.get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")
-    candidates = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]  # as open_clip looks for them
+    candidates = [
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
+    ]  # as open_clip looks for them
     if file:
         stem, _, end = file.rpartition(".")
         candidates = [f"{stem}.safetensors", file] if end in ("bin", "pth") else [file]
@@ -58,14 +61,18 @@ def _download(repository: str, candidates: list[str], say: Say) -> Path:
         except errors.EntryNotFoundError:
             continue
         size = "" if metadata.size is None else f" ({metadata.size / 1e6:,.0f} MB)"
-        say(f"downloading {file}{size} of {repository} from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
+        say(
+            f"downloading {file}{size} of {repository} from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}"
+        )
         path = Path(huggingface_hub.hf_hub_download(repository, file, library_name="phrasebox"))
         if metadata.etag and _SHA256.fullmatch(metadata.etag) and sha256_of(path) != metadata.etag:
             path.resolve().unlink()
             path.unlink()
             raise WeightsError(f"{file} arrived damaged (its SHA-256 differs) and was deleted: try again")
         return path
-    raise WeightsError(f"the repository {repository} has none of {', '.join(candidates)}: update open_clip_torch")
+    raise WeightsError(
+        f"the repository {repository} has none of {', '.join(candidates)}: update open_clip_torch"
+    )
 
 
 _LOG_IN: Final = "log in (hf auth login, or HF_TOKEN)"
@@ -83,7 +90,6 @@ def _explain_error(error: Exception, repository: str) -> str:
         return str(error)
     advice = next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
     if advice is None:
-        return (
-            f"the download from {constants.ENDPOINT} to {constants.HF_HUB_CACHE} failed ({with_type(error)}): try again"
-        )
+        place = f"from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}"
+        return f"the download {place} failed ({with_type(error)}): try again"
     return advice.format(repository=repository, hub=constants.ENDPOINT, cache=constants.HF_HUB_CACHE)

@@ -63,11 +63,15 @@ def identify_model(name: str, kinds: Sequence[str], title: str) -> str:
     settings = [path for path in (Path(name, file) for file in _SETTINGS) if path.is_file()]
     has_processor = any(path.name in _PROCESSORS for path in settings)
     if not has_processor or read_json(Path(name, "config.json")).get("model_type") not in kinds:
-        raise ConfigError(f"{name} is no folder of transformers with a {_PROCESSORS[0]} and the config.json of {title}")
+        raise ConfigError(
+            f"{name} is no folder of transformers with a {_PROCESSORS[0]} and the config.json of {title}"
+        )
     for weights in (Path(name, f"model.safetensors{end}") for end in ("", INDEX_SUFFIX)):
         if weights.is_file():
             return "-".join(sha256_of(file)[:16] for file in (*settings, *weight_files(weights)))
-    raise WeightsError(f"{name} has no model.safetensors; pickles (.bin, .pt) can run code and are not read")
+    raise WeightsError(
+        f"{name} has no model.safetensors; pickles (.bin, .pt) can run code and are not read"
+    )
 
 
 def load_model(name: str, model_class: Any, processor_class: Any, device: str) -> tuple[Any, Any]:
@@ -90,7 +94,9 @@ def load_model(name: str, model_class: Any, processor_class: Any, device: str) -
     safe = {"use_safetensors": True, "trust_remote_code": False}
     try:
         processor = processor_class.from_pretrained(name, trust_remote_code=False)
-        model, loading_info = model_class.from_pretrained(name, **safe, dtype=torch.float32, output_loading_info=True)
+        model, loading_info = model_class.from_pretrained(
+            name, **safe, dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:  # transformers and safetensors raise many kinds
         raise WeightsError(f"cannot load {name}: {with_type(error)}") from error
     if missing := sorted(loading_info["missing_keys"]):

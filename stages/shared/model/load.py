@@ -96,7 +96,9 @@ def from_open_clip(
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     if model.logit_scale.device.type == "mps":
         raise ConfigError(f"{name} is on an Apple GPU, where float64 is missing: move it to the CPU")
-    model_spec = input_of(getattr(visual, "preprocess_cfg", None) or {}, *sides_px({"image_size": visual.image_size}))
+    model_spec = input_of(
+        getattr(visual, "preprocess_cfg", None) or {}, *sides_px({"image_size": visual.image_size})
+    )
     normalisation = spec or model_spec
     tower = build_image_tower(private_copy(visual, precision), normalisation.mean, normalisation.std)
     stride = tower.placement.stride_px

@@ -45,7 +45,9 @@ def _open_tag(description: ModelDescription, tag: str) -> Model:
     path = hub.fetch(description.name, tag)
     quick = bool(description.architecture.get("quick_gelu"))
     try:
-        model = open_clip.create_model(description.name, pretrained=str(path), precision="fp32", force_quick_gelu=quick)
+        model = open_clip.create_model(
+            description.name, pretrained=str(path), precision="fp32", force_quick_gelu=quick
+        )
     except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise WeightsError(
             f"{path}, which was downloaded for {description.name}/{tag}, cannot be loaded "
@@ -101,10 +103,16 @@ def _siglip_tower(trunk: Json, embed_dim: int) -> nn.Module:
     options = {key: value for key, value in trunk.items() if key != "norm_eps"}
     with torch.device("meta"):  # the layers of one of timm's SigLIP towers, which are never allocated
         tower: nn.Module = open_clip.timm_model.TimmModel(
-            "vit_base_patch16_siglip_224", embed_dim, image_size=options["img_size"], pool="map", proj="none"
+            "vit_base_patch16_siglip_224",
+            embed_dim,
+            image_size=options["img_size"],
+            pool="map",
+            proj="none",
         )
     norm = partial(nn.LayerNorm, eps=trunk["norm_eps"])
-    tower.trunk = VisionTransformer(**options, num_classes=0, global_pool="map", class_token=False, norm_layer=norm)
+    tower.trunk = VisionTransformer(
+        **options, num_classes=0, global_pool="map", class_token=False, norm_layer=norm
+    )
     return tower
 
 
@@ -123,9 +131,17 @@ def load_into(model: Model, state: State) -> None:
             state[name] = state[name].reshape(number.shape)
     try:
         names = model.load_state_dict(state, strict=False, assign=model.logit_scale.is_meta)
-    except RuntimeError as error:  # the first line is a title, and each of the others a tensor of another size
-        raise WeightsError(f"the weights do not fit the architecture: {str(error).splitlines()[1].strip()}") from error
+    except (
+        RuntimeError
+    ) as error:  # the first line is a title, and each of the others a tensor of another size
+        raise WeightsError(
+            f"the weights do not fit the architecture: {str(error).splitlines()[1].strip()}"
+        ) from error
     kinds = {"are missing": names.missing_keys, "are not the model's": names.unexpected_keys}
-    faults = [f"{len(tensors)} tensors {fault}, such as {tensors[0]}" for fault, tensors in kinds.items() if tensors]
+    faults = [
+        f"{len(tensors)} tensors {fault}, such as {tensors[0]}"
+        for fault, tensors in kinds.items()
+        if tensors
+    ]
     if faults:
         raise WeightsError(f"the weights do not fit the architecture: {'; '.join(faults)}")

@@ -20,7 +20,16 @@ from stages.shared.model.config import SegmenterConfig, about
 from stages.shared.model.device import DTYPES, to_device
 from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 
-KINDS: Final = ("sam", "sam_hq", "sam2", "sam2_video", "edgetam", "edgetam_video", "sam3_tracker", "sam3_video")
+KINDS: Final = (
+    "sam",
+    "sam_hq",
+    "sam2",
+    "sam2_video",
+    "edgetam",
+    "edgetam_video",
+    "sam3_tracker",
+    "sam3_video",
+)
 """The `model_type` of a `config.json`. Of a video model the image's part is used."""
 
 PROMPTS_AT_ONCE: Final = 32  # Decoded together: each takes about 60 MB where an image has 64 x 64 tokens
@@ -62,7 +71,9 @@ class EncoderInput:
         """Return the logits (cells_h, cells_w) of a mask as a field over the image alone, as transformers draws it."""
         if not self.is_padded:
             return logits
-        full = F.interpolate(torch.from_numpy(logits)[None, None], tuple(self.pixels.shape[1:]), mode="bilinear")
+        full = F.interpolate(
+            torch.from_numpy(logits)[None, None], tuple(self.pixels.shape[1:]), mode="bilinear"
+        )
         field: Plane = full[0, 0, : self.content_hw[0], : self.content_hw[1]].numpy()
         return field
 
@@ -79,7 +90,9 @@ class Segmenter(ProcessedModel):
         pixels: Tensor = features["pixel_values"][0]
         is_padded = "reshaped_input_sizes" in features
         h, w = features["reshaped_input_sizes"][0].tolist() if is_padded else pixels.shape[1:]
-        return EncoderInput(pixels=pixels, size_hw=(rgb.shape[0], rgb.shape[1]), content_hw=(h, w), is_padded=is_padded)
+        return EncoderInput(
+            pixels=pixels, size_hw=(rgb.shape[0], rgb.shape[1]), content_hw=(h, w), is_padded=is_padded
+        )
 
     @torch.no_grad()
     def encode(self, images: Sequence[EncoderInput]) -> Json:
@@ -89,7 +102,9 @@ class Segmenter(ProcessedModel):
             embeddings = self._model.get_image_embeddings(pixels)
         # HQ-SAM's decoder looks at earlier features, too.
         names = ("image_embeddings", "intermediate_embeddings")
-        return dict(zip(names, embeddings if isinstance(embeddings, tuple) else (embeddings,), strict=False))
+        return dict(
+            zip(names, embeddings if isinstance(embeddings, tuple) else (embeddings,), strict=False)
+        )
 
     @torch.no_grad()
     def masks(
@@ -99,20 +114,30 @@ class Segmenter(ProcessedModel):
 
         They are above 0 inside, and those of transformers for one prompt at a time, up to rounding.
         """
-        queue = [(number, prompt) for number, prompts_of_image in enumerate(prompts) for prompt in prompts_of_image]
+        queue = [
+            (number, prompt)
+            for number, prompts_of_image in enumerate(prompts)
+            for prompt in prompts_of_image
+        ]
         masks: list[list[Plane]] = [[] for _ in images]
         for start in range(0, len(queue), PROMPTS_AT_ONCE):
             batch = queue[start : start + PROMPTS_AT_ONCE]
             owners = torch.tensor([number for number, _ in batch], device=self.device)
-            points = [_scale(prompt.point_xy_px, images[number]) for number, prompt in batch if prompt.point_xy_px]
-            boxes = [_scale(prompt.box_xyxy_px, images[number]) for number, prompt in batch if prompt.box_xyxy_px]
+            points = [
+                _scale(prompt.point_xy_px, images[number]) for number, prompt in batch if prompt.point_xy_px
+            ]
+            boxes = [
+                _scale(prompt.box_xyxy_px, images[number]) for number, prompt in batch if prompt.box_xyxy_px
+            ]
             output = self._model(
                 **{name: _select(value, owners) for name, value in embeddings.items()},
                 input_points=torch.tensor(points, device=self.device)[:, None, None] if points else None,
                 input_boxes=torch.tensor(boxes, device=self.device)[:, None] if boxes else None,
                 multimask_output=True,
             )
-            for (number, _), logits in zip(batch, output.pred_masks[:, 0].float().cpu().numpy(), strict=True):
+            for (number, _), logits in zip(
+                batch, output.pred_masks[:, 0].float().cpu().numpy(), strict=True
+            ):
                 masks[number].append(logits)
         return masks
 
@@ -125,7 +150,9 @@ def _scale(places_px: Sequence[float], image: EncoderInput) -> list[float]:
 
 def _select(value: Any, owners: Tensor) -> Any:
     """Return the embeddings of each prompt's image; a list has them at several sizes."""
-    return value[owners].float() if isinstance(value, Tensor) else [_select(level, owners) for level in value]
+    return (
+        value[owners].float() if isinstance(value, Tensor) else [_select(level, owners) for level in value]
+    )
 
 
 @about(_KEY)

@@ -11,7 +11,11 @@ from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.values import Json
 from stages.shared.model.checkpoints.state import read_json
 
-_FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")  # that hold a vocabulary, the preferred first
+_FILES: Final = (
+    "tokenizer.json",
+    "spiece.model",
+    "tokenizer.model",
+)  # that hold a vocabulary, the preferred first
 
 _LOWER_ONLY: Final = ("Gemma", "Siglip2")
 """Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on
@@ -47,7 +51,11 @@ def siglip_vocabulary(folder: Path) -> Path | None:
 def takes_texts_of_siglip(text: Json) -> bool:
     """Return whether open_clip's `text_cfg` is a SigLIP's; other vocabularies begin a text with tokens of their own."""
     clean = (text.get("tokenizer_kwargs") or {}).get("clean")
-    return clean in ("canonicalize", "lower") and text.get("pool_type") == "last" and "hf_model_name" not in text
+    return (
+        clean in ("canonicalize", "lower")
+        and text.get("pool_type") == "last"
+        and "hf_model_name" not in text
+    )
 
 
 def cleaning(file: Path) -> str:
@@ -60,7 +68,9 @@ def check_vocabulary(folder: Path, size: int) -> None:
     """Raise WeightsError if the vocabulary of a CLIP checkpoint is not CLIP's own, which replaces it."""
     clip_tokenizer = open_clip.tokenizer.SimpleTokenizer()
     if size < clip_tokenizer.vocab_size:
-        raise WeightsError(f"its vocabulary has {size} tokens: expected CLIP's own, with {clip_tokenizer.vocab_size}")
+        raise WeightsError(
+            f"its vocabulary has {size} tokens: expected CLIP's own, with {clip_tokenizer.vocab_size}"
+        )
     file = folder / "merges.txt"
     if file.is_file():
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -70,4 +80,6 @@ def check_vocabulary(folder: Path, size: int) -> None:
         entries = read_json(file).get("model", {}).get("merges", [])
     merges = [tuple(entry.split() if isinstance(entry, str) else entry) for entry in entries]
     if merges and merges != list(clip_tokenizer.bpe_ranks):
-        raise WeightsError(f"{file} is not the vocabulary of CLIP, which is the only one of a CLIP that can be read")
+        raise WeightsError(
+            f"{file} is not the vocabulary of CLIP, which is the only one of a CLIP that can be read"
+        )

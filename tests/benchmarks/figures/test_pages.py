@@ -22,7 +22,9 @@ KEYS = {"id", "step", "command", "commit", "n", "split", "model", "settings", "c
 def test_tables_are_those_of_the_json(page: str) -> None:
     text = (pages.MEASURED / f"{page}.md").read_text("utf-8")
     known = pages.contents(page)
-    assert pages.rendered(page, text) == text, "`python -m benchmarks.figures` writes the tables into the pages"
+    assert pages.rendered(page, text) == text, (
+        "`python -m benchmarks.figures` writes the tables into the pages"
+    )
     assert [found[1] for found in pages.MARKED.finditer(text)] == [table["id"] for table in known["tables"]]
     for table in known["tables"]:
         assert table.keys() == KEYS
@@ -55,7 +57,9 @@ def test_readmes_state_figures_of_the_pages(name: str) -> None:
     # Most shares of three decimals stand on some page: a paragraph or list names those that have its own.
     for part in re.split(r"\n\s*\n", text):
         if any(len(figure.partition(".")[2]) == 3 for figure in pages.figures_of(part)):
-            own = set(re.findall(r"benchmarks/(\w+)\.md", part)) | set(re.findall(r"<!-- figures: (\w+)", part))
+            own = set(re.findall(r"benchmarks/(\w+)\.md", part)) | set(
+                re.findall(r"<!-- figures: (\w+)", part)
+            )
             assert own, f"no page: {part}"
             assert pages.unknown(part, sorted(own), OTHER[name]) == []
     assert OTHER[name].keys() <= set(pages.figures_of(text)), "an exception that nothing needs"
@@ -65,7 +69,10 @@ def test_readmes_state_figures_of_the_pages(name: str) -> None:
     ("text", "found"),
     [
         ("Box recall is 0.853 (0.833-0.874).", ["0.853", "0.833", "0.874"]),
-        ("It loses 0.033 (-0.071 to -0.008), or 19 to 22 % of 1,000.", ["0.033", "0.071", "0.008", "19", "22"]),
+        (
+            "It loses 0.033 (-0.071 to -0.008), or 19 to 22 % of 1,000.",
+            ["0.033", "0.071", "0.008", "19", "22"],
+        ),
         ("5.4 % of `regions.smooth_patches: 1.5`, see [there](a-0.3.md)", ["5.4"]),
         ("<!-- table: x -->\n| 0.3 |\n<!-- end -->\n0.4 of version 1.2.3", ["0.4"]),
     ],
@@ -83,7 +90,12 @@ def page(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
         "n": "3 phrases",
         "columns": ["", "recall", "gain", ["kept", "{:.0f} %"]],
         "rows": [
-            ["**ours**", {"value": 0.5, "low": 0.4, "high": 0.61, "bold": True}, {"value": 0.1, "mark": "+"}, 92],
+            [
+                "**ours**",
+                {"value": 0.5, "low": 0.4, "high": 0.61, "bold": True},
+                {"value": 0.1, "mark": "+"},
+                92,
+            ],
             ["theirs", [0.25, None], {"value": -0.1, "low": -0.2, "high": 0.0}, None],
             ["neither", {"value": 0.3, "worst": 0.7}, "text", {"value": None}],
         ],
@@ -110,12 +122,17 @@ def test_a_table_shows_values_intervals_marks_and_its_origin(page: str) -> None:
 
 
 def test_a_figure_is_known_as_it_is_rounded(page: str) -> None:
-    assert pages.unknown("0.61, 0.6, 92 %, 50 % and 0.62, 93 %; 7.5", [page], {"7.5": "a version"}) == ["0.62", "93"]
+    assert pages.unknown("0.61, 0.6, 92 %, 50 % and 0.62, 93 %; 7.5", [page], {"7.5": "a version"}) == [
+        "0.62",
+        "93",
+    ]
 
 
 def test_what_is_made_anew_replaces_what_was_known(page: str) -> None:
     new = pages.contents(page)["tables"][0] | {"rows": [["ours", 0.7, 0.2, 90]]}
-    pages.put(page, tables=[new, new | {"id": "b"}], sentences=[{"about": "a difference", "values": [0.04]}])
+    pages.put(
+        page, tables=[new, new | {"id": "b"}], sentences=[{"about": "a difference", "values": [0.04]}]
+    )
     known = pages.contents(page)
     assert [(table["id"], table["rows"][0][1]) for table in known["tables"]] == [("a", 0.7), ("b", 0.7)]
     assert pages.unknown("0.70, 0.04 and 0.61", [page], {}) == ["0.61"]

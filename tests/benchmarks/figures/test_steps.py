@@ -31,7 +31,9 @@ def test_a_row_of_settings_is_a_configuration_of_its_own(grid: Grid) -> None:
     assert len({each.model_dump_json() for each in made}) == len(made)
     model = load_model(made[0].model)
     for each in made:
-        EXPLAINERS[each.explain.kind](each.explain, model)  # which rejects what makes no sense for the model
+        EXPLAINERS[each.explain.kind](
+            each.explain, model
+        )  # which rejects what makes no sense for the model
     assert grid.name in {table["id"] for table in pages.contents(grid.page)["tables"]}
 
 
@@ -71,7 +73,10 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     assert [table["id"] for table in tables] == ["regions", "by-type", "absent", "min-presence"]
     for table in tables:
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
-        assert pages.as_markdown(table | {"commit": "1234567"}).count("0.500") > 3 or table["id"] == "min-presence"
+        assert (
+            pages.as_markdown(table | {"commit": "1234567"}).count("0.500") > 3
+            or table["id"] == "min-presence"
+        )
     assert None not in tables[1]["rows"][0]
 
 
@@ -82,7 +87,8 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
         "baseline": False,
         "figures": {name: figure | {"n": number} for number, name in enumerate(FIGURES, start=1)},
         "differences": {
-            name: figure | {"mark": "-" if name == "pointing" else ""} for name in ("pointing", "box_recall")
+            name: figure | {"mark": "-" if name == "pointing" else ""}
+            for name in ("pointing", "box_recall")
         },
         "counts": {"images": 3, "phrases": 9, "curves": 3, "sanity": 3},
         "cost": {"encode_image": 2.0},
@@ -97,9 +103,13 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
     said = {each["about"].partition(":")[0]: each["values"] for each in made["said"]}
     assert said["photographs, grad_eclip"] == [0.9, 0.05]
     assert said["scenes, game over grad_eclip"] == [0.5, -0.1, 0.6] * 2
-    for table, (_, _, _, curves, figures) in zip(made["tables"], explainers.EXPLAINED.values(), strict=True):
+    for table, (_, _, _, curves, figures) in zip(
+        made["tables"], explainers.EXPLAINED.values(), strict=True
+    ):
         curved = {f"{name}_rise{by}" for name in ("deletion", "insertion") for by in ("", "_cosine")}
-        assert curved & set(figures) == (curved if curves >= 200 else set()), "of few phrases they say little"
+        assert curved & set(figures) == (curved if curves >= 200 else set()), (
+            "of few phrases they say little"
+        )
         first, *_, n = table["rows"]
         assert n == ["n", *(str(row["figures"][name]["n"]) for name in figures), None]  # type: ignore[index]
         shown = pages.as_markdown(table | {"commit": "1234567"})
@@ -110,16 +120,32 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
 
 
 def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("launches", "products_bf16", "products_fp32", "written", "h100_device", "h100_launching", "h100_rate")
+    names = (
+        "launches",
+        "products_bf16",
+        "products_fp32",
+        "written",
+        "h100_device",
+        "h100_launching",
+        "h100_rate",
+    )
     used = {"own_mb": 461, "rss_mb": 692, "slope": {"mb_per_10k_rows": 1.94}}
-    start = {"first_shard_s": 1, "first_shard_cpu_s": 2, "resume_s": 3, "resume_cpu_s": 4, "rss_mb": {"driver": 5}}
+    start = {
+        "first_shard_s": 1,
+        "first_shard_cpu_s": 2,
+        "resume_s": 3,
+        "resume_cpu_s": 4,
+        "rss_mb": {"driver": 5},
+    }
     lines: dict[str, list[Json]] = {
         "benchmarks.bench": [
             {"name": "ray_vs_inline", "value": 0.69, "unit": "ratio", "against": "inline"},
             {"name": "regions_per_second", "value": 6084.04, "unit": "maps/s", "against": "one core"},
             {"name": "run_vs_encode_1_vit_b_16", "value": 0.9, "unit": "ratio", "against": "encode_image"},
         ],
-        "benchmarks.traced": [{"name": f"traced_{n}_{name}", "value": n} for n in (8, 16) for name in names],
+        "benchmarks.traced": [
+            {"name": f"traced_{n}_{name}", "value": n} for n in (8, 16) for name in names
+        ],
         "benchmarks.host_cost": [
             {"captions": 1, "known": known, "images": 32, "read": 0.2, "worker": 0.1, "all": 0.2}
             for known in (False, True)
@@ -132,7 +158,13 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
             | {"core_ms_a_batch": {"driver": 64.0, "raylet": 32.0}}
         ],
         "benchmarks.soak.scale": [
-            {"name": "memory", "images": 2000, "seconds": 9, "driver": used, "ledger": {**used, "slope": None}},
+            {
+                "name": "memory",
+                "images": 2000,
+                "seconds": 9,
+                "driver": used,
+                "ledger": {**used, "slope": None},
+            },
             *({"name": name, **start} for name in ("tars", "rows")),
         ],
         "benchmarks.soak.counting": [
@@ -166,11 +198,19 @@ def test_each_table_is_made_by_a_step() -> None:
     files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("*.py")]
     files += (pages.ROOT / "benchmarks/photos" / name for name in ("reviews.py", "moved.py"))
     text = "".join(path.read_text("utf-8") for path in files)
-    forms = ('table("{0}"', '"{0}": (', '"name": "{0}"', 'table(\n        "{0}"', '_of_scenes(\n        "{0}"')
+    forms = (
+        'table("{0}"',
+        '"{0}": (',
+        '"name": "{0}"',
+        'table(\n        "{0}"',
+        '_of_scenes(\n        "{0}"',
+    )
     forms += ('name="{0}"', "name: {0}\n", '"{0}": []')
     for page in pages.pages():
         ids = {table["id"] for table in pages.contents(page)["tables"]}
-        made = {each for each in ids if any(form.format(each.removesuffix("-costs")) in text for form in forms)}
+        made = {
+            each for each in ids if any(form.format(each.removesuffix("-costs")) in text for form in forms)
+        }
         assert ids == made, page
 
 
@@ -185,7 +225,9 @@ def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: py
     def counted(own: object) -> pages.Pages:
         asked.append(own)
         made = pages.table("bench", "make bench", ["figure", "value", "against"], [["one", 0.5, "two"]])
-        return {"speed": {"tables": [made], "said": [{"about": "a share", "command": None, "values": [0.125]}]}}
+        return {
+            "speed": {"tables": [made], "said": [{"about": "a share", "command": None, "values": [0.125]}]}
+        }
 
     monkeypatch.setitem(steps.STEPS, "speed", counted)
     for _ in range(2):

@@ -45,14 +45,24 @@ class Terminal(io.StringIO):
         return True
 
 
-def called(*arguments: object, stdin: bytes = b"", typed: str = "", columns: int = 300) -> tuple[int, str, str]:
+def called(
+    *arguments: object, stdin: bytes = b"", typed: str = "", columns: int = 300
+) -> tuple[int, str, str]:
     """Exit code, output and errors of the console script; `typed`: at a terminal."""
     out = io.StringIO()
     err = io.StringIO()
     code = 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         patch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
-        patch.setattr(sys, "stdin", Terminal(typed) if typed else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        patch.setattr(
+            sys,
+            "stdin",
+            Terminal(typed) if typed else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"),
+        )
         patch.setenv("COLUMNS", str(columns))
         try:
             main()

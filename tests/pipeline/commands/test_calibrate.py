@@ -103,7 +103,9 @@ def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_
 
 
 @pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
-def test_stored_maps_give_the_calibration_of_computed_ones(scenes_folder, tmp_path, monkeypatch, refine) -> None:
+def test_stored_maps_give_the_calibration_of_computed_ones(
+    scenes_folder, tmp_path, monkeypatch, refine
+) -> None:
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
     scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
@@ -126,31 +128,46 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
     dataset = run(config_of(scenes_folder, tmp_path / "dataset"), QUIET)
     figures = write_calibration(
-        open_evaluation_set(dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET, presence=False
+        open_evaluation_set(dataset, scenes_folder / "truth.json"),
+        tmp_path / "c.json",
+        QUIET,
+        presence=False,
     )
     assert figures.calibration_error.n == figures.regions
     monkeypatch.setattr(EvaluationSet, "queries", queries)
     again = write_calibration(
-        open_evaluation_set(dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET, presence=False
+        open_evaluation_set(dataset, scenes_folder / "truth.json"),
+        tmp_path / "c.json",
+        QUIET,
+        presence=False,
     )
     assert again.regions == figures.regions
 
 
-def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
+def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(
+    drawn: Path, tmp_path: Path
+) -> None:
     configs = [config_of(drawn, tmp_path, regions=regions) for regions in ({}, CONTOUR, GRABCUT)]
     calibrations = {build_steps(config).calibration_digest for config in configs}
     assert None not in calibrations
     assert len(calibrations) == 3
     assert build_steps(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
     assert build_steps(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
-    assert build_steps(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
+    assert (
+        build_steps(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration
+        is None
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regions", [{}, CONTOUR, GRABCUT])
-def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(drawn, tmp_path, regions) -> None:
+def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
+    drawn, tmp_path, regions
+) -> None:
     dataset = run(config_of(drawn, tmp_path / "dataset", regions=regions), QUIET)
-    evaluation = evaluate_dataset(open_evaluation_set(dataset, drawn / "truth.json"), QUIET, ["maps", "absent"])
+    evaluation = evaluate_dataset(
+        open_evaluation_set(dataset, drawn / "truth.json"), QUIET, ["maps", "absent"]
+    )
     scores = evaluation.figures.scores
     assert evaluation.absent is not None
     assert evaluation.absent.ece.value < 0.15
@@ -160,17 +177,23 @@ def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(d
     assert scores["score"].value < scores["mean_heat"].value
 
 
-def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The man of the first caption is the cook, top left; that of the second the boy, bottom right."""
     heat = np.full((3, 8, 8), 0.02, np.float32)
     heat[0, :3, :3] = heat[0, 5:, 5:] = heat[1, :3, :3] = heat[2, 5:, 5:] = 1.0
     texts = ("man", "cook", "boy")
-    maps = [HeatMap(text=text, values=values, similarity=0.3) for text, values in zip(texts, heat, strict=True)]
+    maps = [
+        HeatMap(text=text, values=values, similarity=0.3) for text, values in zip(texts, heat, strict=True)
+    ]
     heads = [("man", 0), ("cook", 0), ("man", 1), ("boy", 1)]
     phrases = [Phrase(text=text, head=text, caption_index=c, start=0, end=len(text)) for text, c in heads]
     captions = ("a man who is a cook", "a man who is a boy")
     sample = Sample(sample_id="1", source="1", captions=captions)
-    record = replace(Record.start(sample), width_px=80, height_px=80, phrases=tuple(phrases), heat_maps=tuple(maps))
+    record = replace(
+        Record.start(sample), width_px=80, height_px=80, phrases=tuple(phrases), heat_maps=tuple(maps)
+    )
     boxes = ((0.0, 0.0, 30.0, 30.0), (50.0, 50.0, 30.0, 30.0))
     targets = [
         TruthTarget(phrase="man", match="phrase", boxes_xywh_px=(box,), caption=caption)
@@ -196,10 +219,14 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
     assert cook.tolist() == boy.tolist(), "the things differ in their place alone"
 
 
-def test_too_few_regions_are_refused(inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch) -> None:
+def test_too_few_regions_are_refused(
+    inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 10_000)
     with expect_error(InputError):
-        write_calibration(open_evaluation_set(inline_dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET)
+        write_calibration(
+            open_evaluation_set(inline_dataset, scenes_folder / "truth.json"), tmp_path / "c.json", QUIET
+        )
     assert not (tmp_path / "c.json").exists()
 
 
@@ -214,7 +241,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     assert not (tmp_path / "new").exists(), "a rejected calibration leaves no folder"
 
 
-def test_absent_phrases_are_found_out_once_presence_is_fitted(scenes_folder: Path, tmp_path, monkeypatch) -> None:
+def test_absent_phrases_are_found_out_once_presence_is_fitted(
+    scenes_folder: Path, tmp_path, monkeypatch
+) -> None:
     """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
     monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
@@ -256,10 +285,16 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     plain, text = run_aloud(config_of(drawn, tmp_path / "plain", explain={"blocks": 3}, regions=regions))
     assert "Maps are cut at 0.2 of their highest heat" in text
     assert manifest_of(plain)["config"]["regions"]["rule"] == "fixed"
-    write_calibration(open_evaluation_set(plain, drawn / "truth.json"), tmp_path / "c.json", QUIET, presence=False)
+    write_calibration(
+        open_evaluation_set(plain, drawn / "truth.json"), tmp_path / "c.json", QUIET, presence=False
+    )
     cut = read_json(tmp_path / "c.json")["cut"]
     assert set(cut) == {"weight", "mean", "scale", "usual"}
-    assert {phrase["head"] for row in rows_of(plain) for phrase in row["annotations"]} >= set(cut["usual"]) != set()
+    assert (
+        {phrase["head"] for row in rows_of(plain) for phrase in row["annotations"]}
+        >= set(cut["usual"])
+        != set()
+    )
     regions["calibration"] = str(tmp_path / "c.json")
     fitted, text = run_aloud(config_of(drawn, tmp_path / "fitted", explain={"blocks": 3}, regions=regions))
     assert "highest heat" not in text

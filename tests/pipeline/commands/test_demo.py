@@ -34,7 +34,9 @@ def test_it_ends_with_three_lines_and_opens_the_viewer(tmp_path, monkeypatch) ->
     """Of the scenes, where the photographs are left out."""
     opened: list[Path] = []
     monkeypatch.setattr("pipeline.commands.demo.run_photographs", lambda *_: None)
-    monkeypatch.setattr("pipeline.commands.demo.inspect", lambda dataset, open_browser: opened.append(dataset))
+    monkeypatch.setattr(
+        "pipeline.commands.demo.inspect", lambda dataset, open_browser: opened.append(dataset)
+    )
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--scenes", "6", "--open"])
     assert result.exit_code == 0, result.output
     assert [line[:3] for line in result.output.splitlines()[-3:]] == ["1. ", "2. ", "3. "]

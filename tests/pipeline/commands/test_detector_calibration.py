@@ -110,7 +110,11 @@ class Pictures:
         write_json(self.truth, {"images": images, "annotations": annotations, "categories": categories})
 
     def config(self, out: Path, **regions: Any) -> RunConfig:
-        source = {"kind": "jsonl", "path": str(self.folder / "captions.jsonl"), "image_root": str(self.folder)}
+        source = {
+            "kind": "jsonl",
+            "path": str(self.folder / "captions.jsonl"),
+            "image_root": str(self.folder),
+        }
         values = {
             "input": source,
             "engine": {"kind": "inline"},
@@ -206,7 +210,9 @@ def others(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
 def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fitted, tmp_path) -> None:
     same = {"absent_share": 0.5, "min_presence": None}
     plain = run(others.config(tmp_path / "plain"), QUIET)
-    before = evaluate_dataset(open_evaluation_set(plain, others.truth), QUIET, []).figures.calibration_error.value
+    before = evaluate_dataset(
+        open_evaluation_set(plain, others.truth), QUIET, []
+    ).figures.calibration_error.value
     ungated, text = run_aloud(others.config(tmp_path / "ungated", calibration=str(fitted), **same))
     assert "Scores are calibrated" in text
     assert "precision" in text, "the table of thresholds"
@@ -215,7 +221,10 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
     truth = read_json(others.truth)
     things = {(thing["image_id"], thing["phrase"]): thing["bbox"] for thing in truth["annotations"]}
     judged = [
-        (region["score"], things.get((int(Path(row["file_name"]).stem), region["phrase"])) == region["bbox"])
+        (
+            region["score"],
+            things.get((int(Path(row["file_name"]).stem), region["phrase"])) == region["bbox"],
+        )
         for row in rows
         for region in row["annotations"]
     ]
@@ -233,7 +242,9 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
         assert all(region["presence"] >= max(0.5, region["score"]) for region in row["annotations"])
     assert shares[True] == pytest.approx(normal_share(MEAN / SPREAD), abs=0.08)
     assert shares[False] == pytest.approx(normal_share(-MEAN / SPREAD), abs=0.08)
-    after = evaluate_dataset(open_evaluation_set(ungated, others.truth), QUIET, []).figures.calibration_error.value
+    after = evaluate_dataset(
+        open_evaluation_set(ungated, others.truth), QUIET, []
+    ).figures.calibration_error.value
     assert after < before
     manifest = manifest_of(Path(str(gated)))
     assert manifest["calibration"] == read_calibration(fitted).digest == manifest["run"]["calibration"]
@@ -241,7 +252,9 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
 
 
 @pytest.mark.parametrize("lies", [0.0, 0.5])
-def test_a_run_estimates_the_share_of_absent_phrases(lies: float, others, fitted, model, tmp_path: Path) -> None:
+def test_a_run_estimates_the_share_of_absent_phrases(
+    lies: float, others, fitted, model, tmp_path: Path
+) -> None:
     if lies == 0.0:
         (tmp_path / "images").mkdir()
         others = Pictures(tmp_path / "images", range(1000, 1100), model)
@@ -259,12 +272,16 @@ def test_a_run_estimates_the_share_of_absent_phrases(lies: float, others, fitted
 
 def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
     """Its rows hold other scores than the detector's, and none for phrases that are absent."""
-    dataset = Path(str(run(pictures.config(tmp_path / "again", calibration=str(fitted), absent_share=0.5), QUIET)))
+    dataset = Path(
+        str(run(pictures.config(tmp_path / "again", calibration=str(fitted), absent_share=0.5), QUIET))
+    )
     figures = write_calibration(open_evaluation_set(dataset, pictures.truth), tmp_path / "c.json", QUIET)
     assert (tmp_path / "c.json").read_text() == fitted.read_text()
     assert figures.replaces
     assert abs(figures.gain.value) < 0.01
-    assert figures.presence["presence_auc"].value == pytest.approx(normal_share(2 * MEAN / SPREAD / 2**0.5), abs=0.05)
+    assert figures.presence["presence_auc"].value == pytest.approx(
+        normal_share(2 * MEAN / SPREAD / 2**0.5), abs=0.05
+    )
 
 
 def test_answers_of_people_correct_the_detectors_scores_and_then_the_calibration(
@@ -283,13 +300,22 @@ def test_answers_of_people_correct_the_detectors_scores_and_then_the_calibration
         assert calibration.probability(evidence_of(odds)) == pytest.approx(wanted, abs=0.12)
     again = Path(str(run(pictures.config(tmp_path / "again", calibration=str(fitted)), QUIET)))
     review(again, pictures.truth, 60)
-    assert "keep the dataset's calibration" in printed("calibrate", again, "--reviews", "--out", tmp_path / "c.json")
+    assert "keep the dataset's calibration" in printed(
+        "calibrate", again, "--reviews", "--out", tmp_path / "c.json"
+    )
     corrected = read_calibration(tmp_path / "c.json").presence
     assert isinstance(corrected, DetectorPresence)
     assert corrected.absent_share == 0.05
 
 
-CLIP: Final = {"bias": 0.0, "weight": {}, "mean": {}, "scale": {}, "made_from": {}, "made_with": {"model": "x:1"}}
+CLIP: Final = {
+    "bias": 0.0,
+    "weight": {},
+    "mean": {},
+    "scale": {},
+    "made_from": {},
+    "made_with": {"model": "x:1"},
+}
 
 
 def test_a_calibration_of_heat_maps_another_detector_or_other_settings_is_refused(
@@ -307,7 +333,9 @@ def test_a_calibration_of_heat_maps_another_detector_or_other_settings_is_refuse
             run(config.model_copy(update={"source": config.source.model_copy(update=source)}), QUIET)
 
 
-def test_a_detectors_calibration_is_not_for_heat_maps(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
+def test_a_detectors_calibration_is_not_for_heat_maps(
+    pictures: Pictures, fitted: Path, tmp_path: Path
+) -> None:
     config = pictures.config(tmp_path / "out", calibration=str(fitted)).model_dump(mode="json")
     values = {**config, "source": {"kind": "heat_maps"}, "model": {"name": "demo"}}
     with expect_error(ConfigError):
@@ -323,7 +351,9 @@ def test_boxes_of_a_grid_cannot_be_calibrated(scenes_config: Json, tmp_path: Pat
         assert_message(err)
 
 
-def test_a_full_gpu_and_a_stop_change_no_row(others: Pictures, fitted: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_full_gpu_and_a_stop_change_no_row(
+    others: Pictures, fitted: Path, tmp_path: Path, monkeypatch
+) -> None:
     expected = rows_of(run(others.config(tmp_path / "whole", calibration=str(fitted)), QUIET))
     detect = SimulatedDetector.detect
     sizes: list[int] = []
@@ -339,7 +369,9 @@ def test_a_full_gpu_and_a_stop_change_no_row(others: Pictures, fitted: Path, tmp
     monkeypatch.setattr(SimulatedDetector, "detect", detect_if_it_fits)
     config = others.config(tmp_path / "stopped", calibration=str(fitted))
     output = config.output.model_copy(update={"rows_per_file": 40})
-    config = config.model_copy(update={"output": output, "model": config.model.model_copy(update={"batch_size": 8})})
+    config = config.model_copy(
+        update={"output": output, "model": config.model.model_copy(update={"batch_size": 8})}
+    )
     with expect_error(ResourceError):
         run(config, QUIET)
     rows = len(rows_of(tmp_path / "stopped"))
@@ -352,7 +384,9 @@ def test_a_full_gpu_and_a_stop_change_no_row(others: Pictures, fitted: Path, tmp
     assert rows_of(tmp_path / "stopped") == expected
 
 
-def test_without_annotations_presence_alone_is_fitted(pictures: Pictures, model: Path, tmp_path: Path) -> None:
+def test_without_annotations_presence_alone_is_fitted(
+    pictures: Pictures, model: Path, tmp_path: Path
+) -> None:
     """To captions of which a fifth are of other images."""
     (tmp_path / "images").mkdir()
     lying = Pictures(tmp_path / "images", range(2000, 2400), model, lies=0.2)
@@ -364,7 +398,9 @@ def test_without_annotations_presence_alone_is_fitted(pictures: Pictures, model:
     presence = calibration.presence
     assert isinstance(presence, DetectorPresence)
     assert_recovered(presence, 0.08)
-    gated, text = run_aloud(lying.config(tmp_path / "gated", calibration=str(tmp_path / "p.json"), absent_share=0.5))
+    gated, text = run_aloud(
+        lying.config(tmp_path / "gated", calibration=str(tmp_path / "p.json"), absent_share=0.5)
+    )
     assert "Presence, by which they are multiplied, was fitted to the captions of 400 images" in text
     assert manifest_of(gated)["calibration"] is None
     assert sum(len(row["absent"]) for row in rows_of(gated)) > 300

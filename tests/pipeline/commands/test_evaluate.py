@@ -92,7 +92,9 @@ def test_absent_phrases_take_one_forward_pass_of_each_image_and_show_how_far_the
     assert lines[-1] == "images: 12 of 12"
 
 
-def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
+def test_the_truth_itself_has_all_figures_at_their_best(
+    inline_dataset: Path, truth: Path, tmp_path: Path
+) -> None:
     ground_truth = read_json(truth)
     names = {image["id"]: image["file_name"] for image in ground_truth["images"]}
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
@@ -100,7 +102,9 @@ def test_the_truth_itself_has_all_figures_at_their_best(inline_dataset: Path, tr
         rows = pq.read_table(path).to_pylist()
         for row in rows:
             objects = [
-                e for e in ground_truth["annotations"] if names[e["image_id"]] == row["file_name"] and e["mentioned"]
+                e
+                for e in ground_truth["annotations"]
+                if names[e["image_id"]] == row["file_name"] and e["mentioned"]
             ]
             row["annotations"] = [
                 {
@@ -139,14 +143,18 @@ def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
     tasks = read_json(tmp_path / "tasks" / "train.json")
     accepted = [{**task, "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks]
     write_json(tmp_path / "accepted.json", accepted)
-    figures = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "accepted.json"), QUIET, []).figures
+    figures = evaluate_dataset(
+        open_evaluation_set(inline_dataset, tmp_path / "accepted.json"), QUIET, []
+    ).figures
     assert figures.counts.targets_not_among_phrases == 0
     assert figures.counts.targets >= len(tasks)
     assert figures.metrics["box_recall"].value == 1.0
     for result in (result for task in accepted[::2] for result in task["annotations"][0]["result"]):
         result["value"] |= {"x": 0, "y": 0, "width": 2, "height": 2}
     write_json(tmp_path / "moved.json", accepted)
-    moved = evaluate_dataset(open_evaluation_set(inline_dataset, tmp_path / "moved.json"), QUIET, []).figures
+    moved = evaluate_dataset(
+        open_evaluation_set(inline_dataset, tmp_path / "moved.json"), QUIET, []
+    ).figures
     assert 0.2 < moved.metrics["box_recall"].value < 0.8
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 5)
     file = tmp_path / "c.json"
@@ -195,7 +203,9 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
     )
 
 
-def test_a_truth_of_another_extension_is_used_and_that_is_said(whole, inline_dataset, truth, tmp_path) -> None:
+def test_a_truth_of_another_extension_is_used_and_that_is_said(
+    whole, inline_dataset, truth, tmp_path
+) -> None:
     other = read_json(truth)
     for image in other["images"]:
         image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
@@ -224,7 +234,11 @@ def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_
     whole: Evaluation, inline_dataset: Path, scenes_folder: Path, truth: Path, tmp_path: Path
 ) -> None:
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()
-    moved = [f"input.path={tmp_path / 'captions.jsonl'}", f"input.image_root={scenes_folder / 'images'}", *AGAIN]
+    moved = [
+        f"input.path={tmp_path / 'captions.jsonl'}",
+        f"input.image_root={scenes_folder / 'images'}",
+        *AGAIN,
+    ]
     (tmp_path / "captions.jsonl").write_text("\n".join([*lines, *lines]))
     assert (
         evaluate_dataset(open_evaluation_set(inline_dataset, truth, moved), QUIET).figures.metrics
@@ -278,13 +292,17 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         "rollout": {"explain": {"kind": "rollout"}},
     },
 )
-def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: Json) -> None:
+def test_stored_maps_give_the_figures_of_computed_ones(
+    troubled: Path, tmp_path: Path, values: Json
+) -> None:
     def dataset(name: str, **output: Any) -> Path:
         return run(config_of(troubled, **values, output={"path": str(tmp_path / name), **output}), QUIET)
 
     def figures(made: Path, *settings: str) -> Json:
         return {
-            **evaluate_dataset(open_evaluation_set(made, troubled / "truth.json", settings), QUIET).to_json(),
+            **evaluate_dataset(
+                open_evaluation_set(made, troubled / "truth.json", settings), QUIET
+            ).to_json(),
             "dataset": "",
         }
 
@@ -295,11 +313,16 @@ def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path:
     assert stored["metrics"]["pointing"]["n"] == stored["counts"]["targets"] > 0
     computed = {**stored, "maps": "computed"}
     assert figures(lacks) == computed
-    device = {**computed, "config": {**computed["config"], "model": {**computed["config"]["model"], "device": "cpu"}}}
+    device = {
+        **computed,
+        "config": {**computed["config"], "model": {**computed["config"]["model"], "device": "cpu"}},
+    }
     assert figures(holds, *AGAIN) == device
     # Regions are the same rows with and without the maps beside them.
     columns = DATASET_SCHEMA.names
-    assert pq.read_table(holds / "data", columns=columns).equals(pq.read_table(lacks / "data", columns=columns))
+    assert pq.read_table(holds / "data", columns=columns).equals(
+        pq.read_table(lacks / "data", columns=columns)
+    )
 
 
 def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, tmp_path) -> None:
@@ -315,7 +338,9 @@ def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, 
     assert "heat maps: as the dataset holds them" in table_of(figures)
 
 
-def test_a_strangers_data_decides_neither_input_nor_model(whole, inline_dataset, truth, tmp_path, monkeypatch) -> None:
+def test_a_strangers_data_decides_neither_input_nor_model(
+    whole, inline_dataset, truth, tmp_path, monkeypatch
+) -> None:
     """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
     config = manifest_of(inline_dataset)["config"]
     config["phrases"]["spacy_model"] = "a_package"
@@ -345,6 +370,8 @@ def test_another_setting_of_the_explainer_has_the_maps_computed(whole, inline_da
     assert (whole.maps, other.maps) == ("stored", "computed")
     assert other.config["explain"]["blocks"] == 1
     assert other.figures.metrics["energy"] != whole.figures.metrics["energy"]
-    smooth = evaluate_dataset(open_evaluation_set(inline_dataset, truth, ["regions.smooth_patches=2"]), QUIET)
+    smooth = evaluate_dataset(
+        open_evaluation_set(inline_dataset, truth, ["regions.smooth_patches=2"]), QUIET
+    )
     assert smooth.maps == "stored"
     assert smooth.figures.metrics["energy"] != whole.figures.metrics["energy"]

@@ -49,7 +49,12 @@ def content_of(out: Path, split: str = "train") -> Json:
 
 def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Path) -> None:
     text = exported(dataset, tmp_path / "out", "--split", "train=0.6,val=0.4")
-    lines = ("14 categories", "masks: exact as RLE", "rows left out: 4 of 16", "2 with an error in the dataset")
+    lines = (
+        "14 categories",
+        "masks: exact as RLE",
+        "rows left out: 4 of 16",
+        "2 with an error in the dataset",
+    )
     for words in ("coco in", "train", "val", "12", "17", *lines, "2 without a chosen region"):
         assert words in text
     figures = json.loads(exported(dataset, tmp_path / "grit", "--json", name="grit"))
@@ -71,7 +76,9 @@ def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Pat
         (None, (), ""),
     ],
 )
-def test_a_precision_is_advised_where_scores_are_probabilities(calibration, options, told, tmp_path) -> None:
+def test_a_precision_is_advised_where_scores_are_probabilities(
+    calibration, options, told, tmp_path
+) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     change_manifest(dataset, calibration=calibration)
     text = exported(dataset, tmp_path / "out", *options)
@@ -89,7 +96,9 @@ def test_a_precision_is_advised_where_scores_are_probabilities(calibration, opti
     ],
     ids=str,
 )
-def test_regions_are_chosen_by_what_people_want(options: tuple[str, ...], line: str, count: int, tmp_path) -> None:
+def test_regions_are_chosen_by_what_people_want(
+    options: tuple[str, ...], line: str, count: int, tmp_path
+) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     change_manifest(dataset, calibration="0" * 64)
     out = tmp_path / "out"
@@ -155,7 +164,9 @@ def test_it_ends_with_the_place_of_the_images_and_the_next_step(name: str, tmp_p
     if exporter.image_folder and name != "saco":
         settings = () if exporter.needs_images else ("--set", "images=true")
         text = exported(dataset, out, *shares, *settings, name=name)
-        assert f"images: in {folder_of(exporter, out, 'train')}, {folder_of(exporter, out, 'val')}\n" in text
+        assert (
+            f"images: in {folder_of(exporter, out, 'train')}, {folder_of(exporter, out, 'val')}\n" in text
+        )
 
 
 def folder_of(exporter: Any, out: Path, split: str) -> str:
@@ -164,7 +175,9 @@ def folder_of(exporter: Any, out: Path, split: str) -> str:
 
 def test_where_the_images_are_is_told_if_it_is_known(dataset: Path, tmp_path: Path) -> None:
     unknown = write_dataset(tmp_path / "dataset", embed_images=False)
-    change_manifest(unknown, lambda manifest: manifest["config"].update(input={"kind": "webdataset", "path": "x.tar"}))
+    change_manifest(
+        unknown, lambda manifest: manifest["config"].update(input={"kind": "webdataset", "path": "x.tar"})
+    )
     text = exported(unknown, tmp_path / "unknown")
     assert "images: not copied, file names are relative to IMAGES; " in text
     assert 'CocoDetection("IMAGES", ' in text
@@ -176,11 +189,16 @@ def test_rare_categories_are_counted_and_left_out(tmp_path: Path) -> None:
     dog = ("dog", (1, 1, 5, 5))
     cat = ("cat", (9, 9, 5, 5))
     cow = ("cow", (2, 2, 9, 9))
-    captions = [("a dog and a cat", dog, cat)] * 9 + [("a dog", dog)] * 2 + [("a dog, a cow", dog, cow), ("a cow", cow)]
+    captions = (
+        [("a dog and a cat", dog, cat)] * 9
+        + [("a dog", dog)] * 2
+        + [("a dog, a cow", dog, cow), ("a cow", cow)]
+    )
     rows = [make.record(f"s{number}", *caption) for number, caption in enumerate(captions)]
     dataset = finished(tmp_path / "dataset", rows)
-    assert "3 categories, 2 of them rare (fewer than 10 regions); --min-count N leaves out rare ones\n" in exported(
-        dataset, tmp_path / "all"
+    assert (
+        "3 categories, 2 of them rare (fewer than 10 regions); --min-count N leaves out rare ones\n"
+        in exported(dataset, tmp_path / "all")
     )
     text = exported(dataset, tmp_path / "out", "--min-count", 9)
     assert "2 categories, 1 of them rare" in text
@@ -204,7 +222,10 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     other = (dataset, "--format", "webdataset", "--out", tmp_path / "other")
     rejected(InputError, *other, "--images", tmp_path / "nowhere")
     manifest = manifest_of(dataset)
-    manifest["config"]["input"] = {"kind": "webdataset", "path": "x.tar"}  # as if the images had come from tars
+    manifest["config"]["input"] = {
+        "kind": "webdataset",
+        "path": "x.tar",
+    }  # as if the images had come from tars
     write_json(dataset / "dataset.json", sign(manifest))
     rejected(ConfigError, *other)
     assert not (tmp_path / "other").exists()
@@ -215,7 +236,9 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
     root.mkdir()
     (root / "1.jpg").write_bytes(encoded())
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
-    change_manifest(dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x"))
+    change_manifest(
+        dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x")
+    )
     packed = (dataset, "--format", "webdataset", "--out", tmp_path / "packed")
     rejected(ConfigError, *packed)
     assert not (tmp_path / "packed").exists()

@@ -33,7 +33,12 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why() -> N
     text = " ".join(result.output.split())
     headings = ("photographs are nearest to their own caption", "heat on the object", "box recall")
     cost = ("images/s, with all phrases of their captions, on cpu", "peak memory")
-    for words in (*headings, *cost, "demo fails the sanity check on photographs", "trained on drawn scenes"):
+    for words in (
+        *headings,
+        *cost,
+        "demo fails the sanity check on photographs",
+        "trained on drawn scenes",
+    ):
         assert words in text
 
 
@@ -116,13 +121,19 @@ def test_a_narrow_terminal_folds_the_tables(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\u2026" not in phrasebox().output
 
 
-def test_the_check_measures_what_a_run_makes_and_leaves_no_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_measures_what_a_run_makes_and_leaves_no_file(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The calibration of `photo` decides where its maps are cut."""
     monkeypatch.chdir(tmp_path)
     figures = json.loads(phrasebox("check", "photo", "--json").stdout)
     assert list(tmp_path.iterdir()) == []
-    config = RunConfig.model_validate({"input": INPUT, "model": {"name": "photo"}, "output": {"path": "out"}})
-    metrics = evaluate_dataset(open_evaluation_set(Path(str(run(config, QUIET))), TRUTH), QUIET, []).figures.metrics
+    config = RunConfig.model_validate(
+        {"input": INPUT, "model": {"name": "photo"}, "output": {"path": "out"}}
+    )
+    metrics = evaluate_dataset(
+        open_evaluation_set(Path(str(run(config, QUIET))), TRUTH), QUIET, []
+    ).figures.metrics
     assert figures["box_recall"] == pytest.approx(metrics["box_recall"].value)
 
 

@@ -59,7 +59,9 @@ def test_a_run_that_needs_no_ray_is_planned_for_one_process(scenes_folder: Path)
     assert not ray.is_initialized()
 
 
-def test_measuring_ends_in_time_and_says_how_far_it_is(scenes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_ends_in_time_and_says_how_far_it_is(
+    scenes_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):
         monkeypatch.setattr(terminal, name, 0.0)
     monkeypatch.setattr("pipeline.plan.MEASURED_S", 0)
@@ -71,7 +73,10 @@ def test_measuring_ends_in_time_and_says_how_far_it_is(scenes_folder: Path, monk
 
 def test_a_cluster_has_a_column_of_its_own(scenes_folder: Path) -> None:
     figures = figures_of(scenes_folder, "--cores", 64, "--gpus", 4, "--gpu-rate", 800)
-    assert [(each["where"], each["images"]) for each in figures["forecasts"]] == [("here", 12), ("on the cluster", 12)]
+    assert [(each["where"], each["images"]) for each in figures["forecasts"]] == [
+        ("here", 12),
+        ("on the cluster", 12),
+    ]
     assert figures["forecasts"][1]["rate"] <= 3200
 
 

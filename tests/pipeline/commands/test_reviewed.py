@@ -44,20 +44,26 @@ def copy(answered: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(answered, tmp_path / "copy"))
 
 
-def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(drawn, answered, tmp_path) -> None:
+def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(
+    drawn, answered, tmp_path
+) -> None:
     file = tmp_path / "c.json"
     out = printed("calibrate", answered, "--reviews", "--out", file)
     assert "right" in out
     assert "boxes:" not in out, "nobody dragged one"
     assert "bob" in out
     assert f"use it with --set regions.calibration={file}" in out
-    assert out.splitlines()[-1].startswith("Verdict: use it: the mean squared error of the scores falls by 0.")
+    assert out.splitlines()[-1].startswith(
+        "Verdict: use it: the mean squared error of the scores falls by 0."
+    )
     write_scenes(tmp_path / "others", 25, 42)
     errors = {}
     for name, calibration in (("plain", "none"), ("fitted", str(file))):
         values = {**SETTINGS, "regions": {"calibration": calibration}}
         dataset = run(config_of(tmp_path / "others", tmp_path / name, **values), QUIET)
-        figures = evaluate_dataset(open_evaluation_set(dataset, tmp_path / "others" / "truth.json"), QUIET, []).figures
+        figures = evaluate_dataset(
+            open_evaluation_set(dataset, tmp_path / "others" / "truth.json"), QUIET, []
+        ).figures
         errors[name] = figures.calibration_error.value
     assert errors["fitted"] < 0.15 < errors["plain"]
     made_from = read_json(file)["made_from"]
@@ -84,18 +90,24 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
     assert doubt in text
     review(dataset, drawn / "truth.json", 120)
     printed("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
-    _, text = run_aloud(config_of(drawn, tmp_path / "after", regions={"calibration": str(tmp_path / "c.json")}))
+    _, text = run_aloud(
+        config_of(drawn, tmp_path / "after", regions={"calibration": str(tmp_path / "c.json")})
+    )
     assert "Scores are calibrated" in text
     assert doubt not in text
 
 
 @pytest.mark.slow
-def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn: Path, tmp_path: Path) -> None:
+def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(
+    drawn: Path, tmp_path: Path
+) -> None:
     dataset = Path(str(run(config_of(drawn, tmp_path / "own"), QUIET)))
     assert manifest_of(dataset)["calibration"] is not None
     review(dataset, drawn / "truth.json", 120)
     file = tmp_path / "c.json"
-    assert "absent_share" in printed("calibrate", dataset, "--reviews", "--out", file), "presence was fitted"
+    assert "absent_share" in printed("calibrate", dataset, "--reviews", "--out", file), (
+        "presence was fitted"
+    )
     assert read_json(file)["presence"]["images"]
     again = Path(str(run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)))
     figures = evaluate_dataset(open_evaluation_set(again, drawn / "truth.json"), QUIET, []).figures
@@ -112,11 +124,17 @@ def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(drawn
 def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answered, tmp_path) -> None:
     file = tmp_path / "c.json"
     printed("calibrate", answered, "--reviews", "--out", file)
-    again = Path(str(run(config_of(drawn, tmp_path / "again", **SETTINGS, regions={"calibration": str(file)}), QUIET)))
+    again = Path(
+        str(
+            run(config_of(drawn, tmp_path / "again", **SETTINGS, regions={"calibration": str(file)}), QUIET)
+        )
+    )
     shutil.copy(answered / REVIEWS_FILE, again)
     code, _, err = called("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
     assert (code, "has no new answers that count" in err) == (2, True), err
-    review(again, drawn / "truth.json", 10, reviewer="cat")  # of regions that ann and bob have answered, too
+    review(
+        again, drawn / "truth.json", 10, reviewer="cat"
+    )  # of regions that ann and bob have answered, too
     code, _, err = called("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
     assert (code, "new answers count: a calibration needs at least 50" in err) == (2, True), err
 
@@ -146,7 +164,8 @@ def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
     regions = {**plain, "calibration": str(file)}
     again = Path(str(run(config_of(tmp_path / "drawn", tmp_path / "again", regions=regions), QUIET)))
     before, after = (
-        np.mean([one["bbox"][2] for row in rows_of(made) for one in row["annotations"]]) for made in (dataset, again)
+        np.mean([one["bbox"][2] for row in rows_of(made) for one in row["annotations"]])
+        for made in (dataset, again)
     )
     assert after < before
     (dataset / REVIEWS_FILE).write_text("\n".join(of_some))

@@ -24,7 +24,14 @@ from pipeline.decisions import resolve
 from pipeline.engines.inline import run_stages
 from pipeline.run import run
 from pipeline.steps import build_steps
-from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError, WeightsError
+from stages.contract.errors import (
+    ROW_ERRORS,
+    ConfigError,
+    InputError,
+    ResourceError,
+    ResumeError,
+    WeightsError,
+)
 from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
 from stages.explain.stage import ExplainStage
@@ -55,7 +62,11 @@ def test_one_row_for_every_sample(inline_dataset: Path, scenes_folder: Path) -> 
     assert [row["file_name"] for row in rows] == [sample["image"] for sample in samples]
     assert [row["captions"] for row in rows] == [[sample["caption"]] for sample in samples]
     assert {(row["width"], row["height"], row["error"]) for row in rows} == {(360, 360, None)}
-    assert [pq.read_metadata(path).num_rows for path in sorted((inline_dataset / "data").iterdir())] == [5, 5, 2]
+    assert [pq.read_metadata(path).num_rows for path in sorted((inline_dataset / "data").iterdir())] == [
+        5,
+        5,
+        2,
+    ]
     assert list(validate(inline_dataset)) == []
 
 
@@ -106,7 +117,9 @@ def test_a_dataset_stays_finished_if_more_samples_cannot_be_run(
         if limit == 3:
             before = (tmp_path / "out/dataset.json").read_bytes()
             monkeypatch.setattr("pipeline.engines.inline.set_up", lambda *_, **__: 1 / 0)
-        config = config_of({**scenes_config, "input": {**scenes_config["input"], "limit": limit}}, tmp_path / "out")
+        config = config_of(
+            {**scenes_config, "input": {**scenes_config["input"], "limit": limit}}, tmp_path / "out"
+        )
         if limit == 2:
             run(config, QUIET)
     with pytest.raises(ZeroDivisionError):
@@ -122,11 +135,17 @@ def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_pat
     def run_on(instruction: str, limit: int, *, fresh: bool = False, **model: str) -> str:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True})
         source = {**scenes_config["input"], "limit": limit}
-        config = config_of({**scenes_config, "input": source, "model": {"name": "demo", **model}}, tmp_path / "out")
+        config = config_of(
+            {**scenes_config, "input": source, "model": {"name": "demo", **model}}, tmp_path / "out"
+        )
         run(config, QUIET, fresh=fresh)
         assert f"the model `demo` in {loaded[-1]}" in (tmp_path / "out/README.md").read_text()
         manifest = manifest_of(tmp_path / "out")
-        assert manifest["config"]["model"]["precision"] == manifest["run"]["config"]["model"]["precision"] == loaded[-1]
+        assert (
+            manifest["config"]["model"]["precision"]
+            == manifest["run"]["config"]["model"]["precision"]
+            == loaded[-1]
+        )
         assert list(validate(tmp_path / "out")) == []
         return loaded[-1]
 
@@ -162,7 +181,13 @@ class Stopped(Exception):
     ],
 )
 def test_an_interrupted_run_says_that_it_can_be_resumed(
-    number: int, code: int, inline_dataset: Path, scenes_config: Any, tmp_path: Path, monkeypatch: Any, request: Any
+    number: int,
+    code: int,
+    inline_dataset: Path,
+    scenes_config: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
+    request: Any,
 ) -> None:
     config = config_of(scenes_config, tmp_path / "out")
     (tmp_path / "run.yaml").write_text(dump_yaml(config.model_dump(mode="json", exclude_unset=True)))
@@ -177,7 +202,9 @@ def test_an_interrupted_run_says_that_it_can_be_resumed(
     monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
     monkeypatch.setattr("pipeline.warm_up.SAMPLES", 4)
     monkeypatch.setattr("pipeline.warm_up.SHARE_SAMPLES", 4)
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
+    former = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background begins by ignoring it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     monkeypatch.setattr(inline_engine, "run_stages", run_or_interrupt)
     answer = called("run", tmp_path / "run.yaml")
@@ -321,12 +348,30 @@ def test_bad_rows_are_rows_with_their_reason(bad_run: tuple[Path, str]) -> None:
 def test_the_summary_reports_what_failed(bad_run: tuple[Path, str]) -> None:
     _, text = bad_run
     assert "out [1] :smile:" in text
-    for line in ("samples read", "rows written", "annotated", "without phrases", "bad_image", "duplicate_id"):
+    for line in (
+        "samples read",
+        "rows written",
+        "annotated",
+        "without phrases",
+        "bad_image",
+        "duplicate_id",
+    ):
         assert line in text
-    told = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in text.splitlines() if line.count("│") > 2}
-    assert (told["samples read"], told["rows written"], told["failed"], told["bad_image"]) == ("8", "8", "5", "1")
+    told = {
+        line.split("│")[1].strip(): line.split("│")[2].strip()
+        for line in text.splitlines()
+        if line.count("│") > 2
+    }
+    assert (told["samples read"], told["rows written"], told["failed"], told["bad_image"]) == (
+        "8",
+        "8",
+        "5",
+        "1",
+    )
     config = RunConfig.model_validate(manifest_of(bad_run[0])["config"])
-    again = run_aloud(config.model_copy(update={"output": config.output.model_copy(update={"path": bad_run[0]})}))[1]
+    again = run_aloud(
+        config.model_copy(update={"output": config.output.model_copy(update={"path": bad_run[0]})})
+    )[1]
     assert "Rows with an error: 5; delete their shards to have them done again." in again
 
 

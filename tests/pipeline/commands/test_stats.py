@@ -42,11 +42,17 @@ def test_figures_as_json(synthetic_dataset: Path, rows: list[Json]) -> None:
     assert (figures["dataset"], figures["finished"], figures["marks"]) == (str(synthetic_dataset), True, {})
     statuses = {"failed": "failed", "no_regions": "without_regions", "no_phrases": "without_phrases"}
     kinds = {kind: counts[name] for kind, name in statuses.items()}
-    assert figures["samples"] == {"all": 500, "regions": counts["annotated"] - counts["without_regions"], **kinds}
+    assert figures["samples"] == {
+        "all": 500,
+        "regions": counts["annotated"] - counts["without_regions"],
+        **kinds,
+    }
     assert figures["regions"] == counts["regions"] == len(annotations)
     assert figures["phrases"] == counts["categories"]
     assert {entry["reason"]: entry["count"] for entry in figures["errors"]} == counts["failed_by_reason"]
-    assert figures["score"]["quantiles"]["50"] == pytest.approx(np.median([a["score"] for a in annotations]), rel=1e-5)
+    assert figures["score"]["quantiles"]["50"] == pytest.approx(
+        np.median([a["score"] for a in annotations]), rel=1e-5
+    )
     top = Counter(a["head"] for a in annotations).most_common(1)[0]
     assert (figures["top_heads"][0]["text"], figures["top_heads"][0]["count"]) == top
     assert len(figures["top_phrases"]) == len(figures["top_heads"]) == 15
@@ -63,7 +69,10 @@ def test_conditions(copy: Path, rows: list[Json]) -> None:
     ]
     phrases = Counter(phrase for of_row in row_phrases for phrase in of_row)
     assert 0 < figures["regions"] == phrases.total()
-    assert figures["samples"] == {"all": sum(map(bool, row_phrases)), "regions": sum(map(bool, row_phrases))}
+    assert figures["samples"] == {
+        "all": sum(map(bool, row_phrases)),
+        "regions": sum(map(bool, row_phrases)),
+    }
     assert figures["marks"] == {"bad": figures["samples"]["all"]}
     assert {entry["text"]: entry["count"] for entry in figures["top_phrases"]}.items() <= phrases.items()
     assert len(figures["top_phrases"]) == 3
@@ -112,7 +121,9 @@ def test_figures_as_tables(copy: Path, rows: list[Json], monkeypatch: pytest.Mon
     median = figures["score"]["quantiles"]["50"]
     assert f"score: median {median:.3f}, quartiles " in out
     assert "scores only rank: --keep 0.3" in out
-    everything = [f"{size['share']:.0%}, {size['score']:.2f}" for size in figures["sizes"].values() if size["share"]]
+    everything = [
+        f"{size['share']:.0%}, {size['score']:.2f}" for size in figures["sizes"].values() if size["share"]
+    ]
     assert ["all", "", f"{figures['regions']:,} (100%)", *everything] in cells
     bars = [cell[2] for cell in cells if len(cell) == 3 and set(cell[2]) == {"█"}]
     assert max(map(len, bars)) == 30

@@ -20,7 +20,9 @@ CONDITIONS: dict[str, Callable[[Region], bool]] = {
     "area_share < 0.01 AND area > 50": lambda r: r["area_share"] < 0.01 and r["area"] > 50,
     "box_share > 0.02": lambda r: r["box_share"] > 0.02,
     "caption ILIKE '% beside %' -- side by side": lambda r: " beside " in r["caption"].lower(),
-    "similarity\n  BETWEEN 0.2 AND 0.24\n": lambda r: np.float32(0.2) <= r["similarity"] <= np.float32(0.24),
+    "similarity\n  BETWEEN 0.2 AND 0.24\n": lambda r: (
+        np.float32(0.2) <= r["similarity"] <= np.float32(0.24)
+    ),
     "phrase <> 'it''s -- no comment' AND width > height": lambda r: r["width"] > r["height"],
     "ends_with(sample_id, '7') OR starts_with(file_name, '00001/')": lambda r: (
         r["sample_id"].endswith("7") or r["file_name"].startswith("00001/")
@@ -38,10 +40,26 @@ CONDITIONS: dict[str, Callable[[Region], bool]] = {
 def marks_of(rows: Iterable[Row]) -> dict[str, str]:
     """Every third sample is marked, and two that are not there."""
     names = [row["sample_id"] for row in rows]
-    return {**dict.fromkeys(names[::6], "good"), **dict.fromkeys(names[3::6], "bad"), "gone": "good", "it's": "bad"}
+    return {
+        **dict.fromkeys(names[::6], "good"),
+        **dict.fromkeys(names[3::6], "bad"),
+        "gone": "good",
+        "it's": "bad",
+    }
 
 
-_FIELDS = ("id", "phrase", "head", "score", "similarity", "presence", "area", "caption_index", "bbox", "group")
+_FIELDS = (
+    "id",
+    "phrase",
+    "head",
+    "score",
+    "similarity",
+    "presence",
+    "area",
+    "caption_index",
+    "bbox",
+    "group",
+)
 
 
 def regions_of(row: Row, marks: Mapping[str, str]) -> list[Region]:

@@ -45,7 +45,10 @@ def test_a_dataset_is_filtered(out: None, capsys: pytest.CaptureFixture[str]) ->
 def test_a_dataset_is_exported(out: None, capsys: pytest.CaptureFixture[str]) -> None:
     exec(code_of(pipeline.export), {})
     assert "{'rows': 500, 'samples': {'train': " in capsys.readouterr().out
-    assert {path.name for path in Path("coco/annotations").iterdir()} == {"instances_train.json", "instances_val.json"}
+    assert {path.name for path in Path("coco/annotations").iterdir()} == {
+        "instances_train.json",
+        "instances_val.json",
+    }
 
 
 def test_a_model_is_trained(inline_dataset: Path) -> None:

@@ -31,7 +31,9 @@ def folder(synthetic_dataset: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic(tmp_path_factory.mktemp("images") / "dataset", 80, rows_per_file=50, embed_images=True)
+    return write_synthetic(
+        tmp_path_factory.mktemp("images") / "dataset", 80, rows_per_file=50, embed_images=True
+    )
 
 
 def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +49,9 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert dataset.columns == tuple(DATASET_SCHEMA.names)
     regions = dataset.manifest["counts"]["regions"]
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.dataset.folder.open_shard", lambda path: pytest.fail("a shard was opened"))
+        patched.setattr(
+            "pipeline.dataset.folder.open_shard", lambda path: pytest.fail("a shard was opened")
+        )
         assert repr(dataset) == f"Dataset {folder}: 500 rows, {regions:,} regions, 3 shards"
         assert len(dataset) == 500
     (folder / "dataset.json").unlink()
@@ -59,7 +63,9 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_rows_in_the_order_of_the_shards(folder: Path) -> None:
     rows = list(open_dataset(folder).rows())
     assert [row["sample_id"] for row in rows] == [f"s{number:09d}" for number in range(500)]
-    assert rows == [row for n in range(3) for row in pq.read_table(folder / "data" / f"0000{n}.parquet").to_pylist()]
+    assert rows == [
+        row for n in range(3) for row in pq.read_table(folder / "data" / f"0000{n}.parquet").to_pylist()
+    ]
     change_manifest(folder, lambda manifest: manifest["counts"].update(written=0))
     assert open_dataset(folder), "also without rows"
     assert not len(open_dataset(folder))
@@ -90,7 +96,9 @@ def test_regions_in_rows_of_their_own(folder: Path) -> None:
     for where in ("w > h", "phrase_count <> region_count", "mark = 'good'"):
         table = dataset.regions(where, ["id", "region_count", "phrase"], min_score=0.3)
         chosen = [r for r in plain if CONDITIONS[where](r) and r["score"] >= np.float32(0.3)]
-        assert table.to_pylist() == [{name: r[name] for name in ("id", "region_count", "phrase")} for r in chosen]
+        assert table.to_pylist() == [
+            {name: r[name] for name in ("id", "region_count", "phrase")} for r in chosen
+        ]
         assert 0 < len(chosen) < len(plain)
     masks = [a["segmentation"] for row in rows for a in row["annotations"]]
     assert dataset.regions(columns=["segmentation"])["segmentation"].to_pylist() == masks
@@ -186,7 +194,9 @@ def test_marks_that_are_written_are_read(tmp_path: Path) -> None:
     write_marks(tmp_path, marks)
     assert read_marks(tmp_path) == marks
     write_marks(tmp_path, {"b": "bad", "ä": "good", "a": "good"})
-    assert (tmp_path / MARKS_FILE).read_text(encoding="utf-8") == '{\n"a": "good",\n"b": "bad",\n"ä": "good"\n}\n'
+    assert (tmp_path / MARKS_FILE).read_text(
+        encoding="utf-8"
+    ) == '{\n"a": "good",\n"b": "bad",\n"ä": "good"\n}\n'
     write_marks(tmp_path, {})
     assert read_marks(tmp_path) == {}
     assert [path.name for path in tmp_path.iterdir()] == [MARKS_FILE], "nothing temporary stays"

@@ -101,7 +101,10 @@ def test_no_folder(source: Json) -> None:
 def test_a_given_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For images that were moved, and for those that were unpacked from tars; also relative."""
     monkeypatch.chdir(folder)
-    for source in ({"kind": "jsonl", "path": "/gone/captions.jsonl"}, {"kind": "webdataset", "path": "/gone/0.tar"}):
+    for source in (
+        {"kind": "jsonl", "path": "/gone/captions.jsonl"},
+        {"kind": "webdataset", "path": "/gone/0.tar"},
+    ):
         for root in (str(folder / "images"), "images", f"file://{folder}/images"):
             assert ImageSource(dataset_of(**source), root).load({"file_name": "a.jpg"}) == b"image a"
 
@@ -139,7 +142,9 @@ def test_embedded_images(folder: Path) -> None:
 
 
 def test_limits(folder: Path) -> None:
-    source = ImageSource(dataset_of(kind="jsonl", path="/a.jsonl"), str(folder / "images"), DecodeLimits(max_bytes=6))
+    source = ImageSource(
+        dataset_of(kind="jsonl", path="/a.jsonl"), str(folder / "images"), DecodeLimits(max_bytes=6)
+    )
     assert fault(source, "a.jpg")[0] == "image_too_large"
     with expect_error(RowFault):
         source.load({"file_name": "a.jpg", "image": {"bytes": b"1234567", "path": ""}})

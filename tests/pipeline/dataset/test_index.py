@@ -31,11 +31,15 @@ SEARCHES = [
     Search(mark="bad", score_min=0.6),
     *(Search(status=status) for status in ("regions", "no_regions", "no_phrases", "failed")),
     Search(reason="missing_image", status="failed"),
-    Search(phrase="a", head="man", score_min=0.2, area_min=0.001, where="w > h", regions_min=2, mark="none"),
+    Search(
+        phrase="a", head="man", score_min=0.2, area_min=0.001, where="w > h", regions_min=2, mark="none"
+    ),
 ]
 
 
-@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search.model_dump(exclude_defaults=True)))
+@pytest.mark.parametrize(
+    "search", SEARCHES, ids=lambda search: json.dumps(search.model_dump(exclude_defaults=True))
+)
 def test_filters_and_orders(search: Search, index: Index, rows: list[Json]) -> None:
     expected = find(rows, marks_of(rows), search)
     assert index.count(search) == len(expected)
@@ -57,7 +61,9 @@ def test_pages_make_the_whole(index: Index) -> None:
     for sort in ("score_high", "random"):
         search = Search(sort=sort, phrase="a")
         whole = page(index, search)
-        assert [number for at in range(0, len(whole) + 41, 41) for number in index.page(search, at, 41)] == whole
+        assert [
+            number for at in range(0, len(whole) + 41, 41) for number in index.page(search, at, 41)
+        ] == whole
         assert index.page(search, len(whole), 7) == []
 
 
@@ -104,7 +110,9 @@ def test_a_condition_that_fails_while_it_runs(where: str, index: Index, monkeypa
 
 
 def test_several_threads_may_ask(index: Index) -> None:
-    searches = [Search(score_min=number / 40, head=head) for number in range(10) for head in ("man", "woman", "dog")]
+    searches = [
+        Search(score_min=number / 40, head=head) for number in range(10) for head in ("man", "woman", "dog")
+    ]
     expected = [page(index, search) for search in searches]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda search: page(index, search), searches)) == expected
@@ -115,7 +123,9 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path) -> None:
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
         assert not index.wait(0)
         assert index.count(Search()) == 0
-        builder = threading.Thread(target=index.build, args=(lambda done, total: told.append((done, total)),))
+        builder = threading.Thread(
+            target=index.build, args=(lambda done, total: told.append((done, total)),)
+        )
         builder.start()
         assert index.wait(60)
         builder.join()
@@ -124,7 +134,9 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_full_disk_is_said_to_those_who_wait(synthetic_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_to_those_who_wait(
+    synthetic_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(index_module, "_INSERTS", "SELECT error('No space left on device')")
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
         for ask in (index.build, lambda: index.wait(0)):

@@ -42,7 +42,9 @@ def test_what_was_signed_is_known_again_and_a_change_is_seen(state: Path) -> Non
     assert [path.name for path in state.iterdir()] == ["key"]
 
 
-def test_other_users_and_those_without_a_key(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_users_and_those_without_a_key(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = sign(RUN)
     monkeypatch.setenv("XDG_STATE_HOME", str(state / "other"))
     assert not is_own(run)
@@ -80,7 +82,13 @@ OUTSIDE = {
         ),
         "what the user names, whatever it is": (
             OUTSIDE,
-            ["input.path=/b.tar", "input.image_root=/b", "model={name: demo}", "phrases.spacy_model=x", "source={}"],
+            [
+                "input.path=/b.tar",
+                "input.image_root=/b",
+                "model={name: demo}",
+                "phrases.spacy_model=x",
+                "source={}",
+            ],
             "regions.calibration",
         ),
         "in its own folder": ({"input": {"path": "FOLDER/a.jsonl"}}, [], "input.path"),
@@ -113,8 +121,13 @@ def test_the_message_says_what_to_type(tmp_path: Path) -> None:
 
 def test_every_key_that_names_a_file_is_asked_about() -> None:
     """A new one would be followed without a question."""
-    sections: dict[str, list[Any]] = {name: [field.annotation] for name, field in RunConfig.model_fields.items()}
-    sections.pop("output"), sections.pop("engine")  # nobody who follows a configuration writes, or starts an engine
+    sections: dict[str, list[Any]] = {
+        name: [field.annotation] for name, field in RunConfig.model_fields.items()
+    }
+    (
+        sections.pop("output"),
+        sections.pop("engine"),
+    )  # nobody who follows a configuration writes, or starts an engine
     keys = {f"{name}.{key}" for name, kinds in sections.items() for kind in kinds for key in files_of(kind)}
     assert keys - {*LOCATIONS, *LOADED_KEYS} == set()
     assert "model.checkpoint" in keys

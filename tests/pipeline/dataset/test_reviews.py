@@ -39,11 +39,16 @@ def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
         append_review(tmp_path, review(key, answer=answer))
     reviews = read_reviews(tmp_path)
     assert [*reviews.answers] == [DOG]
-    assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {"ann": "right", "bob": "right"}
+    assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {
+        "ann": "right",
+        "bob": "right",
+    }
     assert reviews.majority_answers() == {DOG: "right"}
     assert reviews.unreadable_lines == 0
     lines = read_lines(tmp_path / "reviews.jsonl")
-    assert [line["answer"] for line in lines] == ["wrong", "right", "right", "absent", "undone"], "nothing is deleted"
+    assert [line["answer"] for line in lines] == ["wrong", "right", "right", "absent", "undone"], (
+        "nothing is deleted"
+    )
 
 
 def test_a_box_comes_and_goes_with_its_answer(tmp_path: Path) -> None:
@@ -160,13 +165,17 @@ def test_files_of_several_places_count_together(tmp_path: Path) -> None:
         folder.mkdir()
         append_review(folder, review(DOG, answer=answer))
     (elsewhere / "reviews.jsonl").rename(here / "reviews-there.jsonl")
-    assert read_reviews(here).majority_answers() == {DOG: "right"}, "the later one, whatever the name of its file"
+    assert read_reviews(here).majority_answers() == {DOG: "right"}, (
+        "the later one, whatever the name of its file"
+    )
 
 
 def test_regions_are_found_by_all_that_names_them(inline_dataset: Path) -> None:
     dataset = open_dataset(inline_dataset)
     rows = list(dataset.rows())
-    number, row = next((number, row) for number, row in enumerate(rows) if row["annotations"] and number > 3)
+    number, row = next(
+        (number, row) for number, row in enumerate(rows) if row["annotations"] and number > 3
+    )
     region = row["annotations"][-1]
     key = RegionKey.of(region)
     moved = key._replace(bbox=(0.0, 0.0, 1.0, 1.0))

@@ -20,7 +20,9 @@ ROWS = 130
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """With images, in shards of 50, 50 and 30 rows with row groups of 20; another between them is empty."""
-    folder = write_synthetic(tmp_path_factory.mktemp("rows") / "dataset", ROWS, rows_per_file=50, embed_images=True)
+    folder = write_synthetic(
+        tmp_path_factory.mktemp("rows") / "dataset", ROWS, rows_per_file=50, embed_images=True
+    )
     for path in sorted((folder / "data").iterdir()):
         table = pq.read_table(path)
         pq.write_table(table, path, row_group_size=20)
@@ -36,7 +38,10 @@ def rows(dataset: Dataset) -> list[Json]:
 
 
 @settings(max_examples=30)
-@given(numbers=st.lists(st.integers(-2, ROWS + 20) | st.just(10**12), max_size=40), batch=st.sampled_from([3, 20, 512]))
+@given(
+    numbers=st.lists(st.integers(-2, ROWS + 20) | st.just(10**12), max_size=40),
+    batch=st.sampled_from([3, 20, 512]),
+)
 def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: list[Json]) -> None:
     """In any order, twice, beyond the end; the batches end inside and at the end of row groups."""
     with pytest.MonkeyPatch.context() as patch:

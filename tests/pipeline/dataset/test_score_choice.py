@@ -122,7 +122,9 @@ def test_the_score_is_found_without_masks(synthetic_dataset: Path, tmp_path: Pat
             for column in map(group.column, range(group.num_columns)):
                 if "segmentation" in column.path_in_schema:
                     start = column.dictionary_page_offset or column.data_page_offset
-                    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+                    content[start : start + column.total_compressed_size] = (
+                        b"\xff" * column.total_compressed_size
+                    )
         path.write_bytes(content)
     dataset = open_dataset(copy)
     with pytest.raises(Exception, match="damaged"):

@@ -15,7 +15,19 @@ from pipeline.dataset.selection import Search, Selection, Selector, connect_sand
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
 
-TEXTS = ("dog", "MAN", " red   car ", "it's", "a -- b", "/* c", "'", "''); DROP TABLE regions; --", "%", "piñata", "\\")
+TEXTS = (
+    "dog",
+    "MAN",
+    " red   car ",
+    "it's",
+    "a -- b",
+    "/* c",
+    "'",
+    "''); DROP TABLE regions; --",
+    "%",
+    "piñata",
+    "\\",
+)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +51,22 @@ def test_conditions(search: Search, region: str, sample: str) -> None:
 
 
 def test_a_comment_hides_no_condition() -> None:
-    assert Search(where="w > h OR true -- all", mark="bad").condition() == "(\nw > h OR true -- all\n) AND mark = 'bad'"
+    assert (
+        Search(where="w > h OR true -- all", mark="bad").condition()
+        == "(\nw > h OR true -- all\n) AND mark = 'bad'"
+    )
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"score_min": 1.5}, {"area_max": -0.1}, {"regions_min": -1}, {"mark": "great"}, {"sort": "x"}, {"colour": "red"}],
+    [
+        {"score_min": 1.5},
+        {"area_max": -0.1},
+        {"regions_min": -1},
+        {"mark": "great"},
+        {"sort": "x"},
+        {"colour": "red"},
+    ],
     ids=str,
 )
 def test_what_is_no_search(values: Json) -> None:

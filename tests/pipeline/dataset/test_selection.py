@@ -42,7 +42,9 @@ def test_what_is_chosen_stays_as_it_was(table: Any) -> None:
     assert answer.to_pylist() == expected
 
 
-@pytest.mark.parametrize("selection", [{"where": "w > h AND caption LIKE '%a%'"}, {"min_score": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "selection", [{"where": "w > h AND caption LIKE '%a%'"}, {"min_score": 0.5}], ids=str
+)
 def test_slices_and_chunks(selection: Json, table: Any) -> None:
     whole = chosen(table, **selection)
     if "where" in selection:
@@ -76,7 +78,10 @@ NO_CONDITIONS = {
     "drop": ("true); DROP TABLE samples; --", "syntax error"),
     "out of its brackets": ("true) OR (true", "syntax error"),
     "parameter": ("score > ?", "parameter"),
-    "a variable of Python": ("phrase IN (SELECT phrase FROM table_of_python)", "table_of_python does not exist"),
+    "a variable of Python": (
+        "phrase IN (SELECT phrase FROM table_of_python)",
+        "table_of_python does not exist",
+    ),
     "a file": ("(SELECT count(*) FROM read_text('{secret}')) > 0", "Cannot access file"),
     "the network": ("(SELECT count(*) FROM read_csv('https://localhost:1/a.csv')) > 0", "Error"),
     "no Unicode": ("phrase = '\udcff'", "surrogate"),

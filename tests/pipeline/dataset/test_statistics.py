@@ -55,7 +55,9 @@ def test_all_figures(name: str, index: Index, rows: list[Json]) -> None:
     assert figures["regions_per_image"] == per_image([len(row["annotations"]) for row in sound])
     assert figures["things_per_image"] is None  # nobody linked the synthetic phrases
     for column in ("phrase", "head"):
-        assert_most_frequent(figures[f"top_{column}s"], [(region[column], region["score"]) for region in regions], 7)
+        assert_most_frequent(
+            figures[f"top_{column}s"], [(region[column], region["score"]) for region in regions], 7
+        )
 
     reasons = Counter(one.row["error"] for one in hits if one.row["error"])
     expected = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -68,7 +70,9 @@ def test_all_figures(name: str, index: Index, rows: list[Json]) -> None:
 def assert_sizes(sizes: Json, regions: list[Json]) -> None:
     places = np.searchsorted(list(SIZES.values()), [region["box_share"] for region in regions])
     for place, (name, size) in enumerate(sizes.items()):
-        scores = [region["score"] for region, of_region in zip(regions, places, strict=True) if of_region == place]
+        scores = [
+            region["score"] for region, of_region in zip(regions, places, strict=True) if of_region == place
+        ]
         assert size["share"] == pytest.approx(len(scores) / max(1, len(regions))), name
         assert size["score"] == (pytest.approx(np.mean(scores)) if scores else None)
 
@@ -95,7 +99,9 @@ def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None
     annotations = [[("dog", 0.75), ("dog", 0.75), ("cat", None)], [("dog", 1.0)]]
     columns = {"annotations": annotations, "absent": [[("cow", 0.25), ("cow", 0.25)], []]}
     named = {
-        name: pa.array([[dict(zip(("phrase", "presence"), one, strict=True)) for one in row] for row in rows], entries)
+        name: pa.array(
+            [[dict(zip(("phrase", "presence"), one, strict=True)) for one in row] for row in rows], entries
+        )
         for name, rows in columns.items()
     }
     with duckdb.connect() as connection:
@@ -148,7 +154,9 @@ def assert_most_frequent(entries: list[Json], scored: list[tuple[str, float]], m
 def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(values, labels, counts) -> None:
     """The bins that hold something, and the first."""
     with duckdb.connect() as connection:
-        connection.execute("CREATE TABLE hit_samples AS SELECT unnest(?::BIGINT[]) AS n, 'regions' AS status", [values])
+        connection.execute(
+            "CREATE TABLE hit_samples AS SELECT unnest(?::BIGINT[]) AS n, 'regions' AS status", [values]
+        )
         bins = _per_image(lambda query: connection.execute(query).fetchall(), "n")
     assert len(bins["labels"]) == len(bins["counts"]) <= BINS_PER_IMAGE
     shown = dict(zip(bins["labels"], bins["counts"], strict=True))

@@ -29,7 +29,14 @@ def make_dataset(folder: Path, options: Collection[ColumnOption] = ("heat_maps",
     """Nine rows in three shards, categories, and as much of a manifest as is checked."""
     write_shards(mixed(), folder / "data", options)
     count(folder)
-    rows = {"read": 9, "written": 9, "annotated": 6, "without_regions": 1, "without_phrases": 1, "failed": 2}
+    rows = {
+        "read": 9,
+        "written": 9,
+        "annotated": 6,
+        "without_regions": 1,
+        "without_phrases": 1,
+        "failed": 2,
+    }
     counts: Json = {**rows, "phrases": 12, "regions": 9, "absent": 0, "categories": 2, "files": 3}
     counts["failed_by_reason"] = {"bad_image": 1, "missing_image": 1}
     manifest = {"format": "phrasebox", "schema_version": SCHEMA_VERSION, "counts": counts}
@@ -87,7 +94,9 @@ def flip_pixel(rows: Rows) -> None:
 
 
 def empty_mask(rows: Rows) -> None:
-    first(rows).update(area=0, segmentation={"size": [30, 40], "counts": encode_mask(np.zeros((30, 40), bool)).counts})
+    first(rows).update(
+        area=0, segmentation={"size": [30, 40], "counts": encode_mask(np.zeros((30, 40), bool)).counts}
+    )
 
 
 def test_a_learned_box_may_differ_from_that_of_the_mask(dataset: Path) -> None:
@@ -175,7 +184,9 @@ def test_lost_rows_and_shards(dataset: Path) -> None:
 def test_every_count_of_the_manifest(dataset: Path) -> None:
     names = [*manifest_of(dataset)["counts"]]
     for value in (77, None):
-        change_manifest(dataset, lambda manifest, value=value: manifest["counts"].update(dict.fromkeys(names, value)))
+        change_manifest(
+            dataset, lambda manifest, value=value: manifest["counts"].update(dict.fromkeys(names, value))
+        )
         assert_problems(dataset)
     change_manifest(dataset, lambda manifest: [manifest["counts"].pop(name) for name in names])
     assert_problems(dataset)
@@ -194,7 +205,9 @@ def test_a_damaged_or_missing_manifest(dataset: Path) -> None:
 def without_scores(table: Any) -> Any:
     kind = table.schema.field("annotations").type.value_type
     fields = pa.struct([field for field in kind if field.name != "score"])
-    rows = [[{f.name: a[f.name] for f in fields} for a in cell] for cell in table["annotations"].to_pylist()]
+    rows = [
+        [{f.name: a[f.name] for f in fields} for a in cell] for cell in table["annotations"].to_pylist()
+    ]
     position = table.schema.get_field_index("annotations")
     return table.set_column(position, "annotations", pa.array(rows, pa.list_(fields)))
 
@@ -221,7 +234,9 @@ def test_a_truncated_shard(dataset: Path) -> None:
     content = path.read_bytes()
     for size in (0, 10, len(content) // 2, len(content) - 9):
         path.write_bytes(content[:size])
-        assert any("00001.parquet: damaged or not a phrasebox shard" in problem for problem in validate(dataset))
+        assert any(
+            "00001.parquet: damaged or not a phrasebox shard" in problem for problem in validate(dataset)
+        )
 
 
 def test_a_shard_with_flipped_bytes_raises_nothing(dataset: Path) -> None:
@@ -268,7 +283,11 @@ def test_damaged_categories(name: str, dataset: Path) -> None:
 def test_categories_that_are_no_table(dataset: Path) -> None:
     path = dataset / "categories.parquet"
     other = pa.table({"id": [1]})
-    for damage in (lambda: path.write_bytes(b"PAR1 half"), lambda: pq.write_table(other, path), path.unlink):
+    for damage in (
+        lambda: path.write_bytes(b"PAR1 half"),
+        lambda: pq.write_table(other, path),
+        path.unlink,
+    ):
         damage()
         assert_problems(dataset)
 

@@ -22,7 +22,10 @@ CLUSTER = "head:6379"
 def nodes(count: int = 1, **resources: float) -> list[Json]:
     """As `ray.nodes()` tells of them, with one that is gone."""
     gone = {"Alive": False, "Resources": {"CPU": 999.0, "GPU": 99.0}}
-    return [gone, *({"Alive": True, "Resources": {"node:10.0.0.1": 1.0, **resources}} for _ in range(count))]
+    return [
+        gone,
+        *({"Alive": True, "Resources": {"node:10.0.0.1": 1.0, **resources}} for _ in range(count)),
+    ]
 
 
 def pools(
@@ -38,7 +41,13 @@ def pools(
 
 def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers() -> None:
     small = pools(nodes(CPU=8.0), cores=2)
-    assert (small.min_workers, small.max_workers, small.threads, small.device, small.note) == (1, 2, 1, "cpu", "")
+    assert (small.min_workers, small.max_workers, small.threads, small.device, small.note) == (
+        1,
+        2,
+        1,
+        "cpu",
+        "",
+    )
     large = pools(nodes(CPU=32.0), cores=32)
     assert (large.min_workers, large.max_workers, large.threads) == (4, 8, 4), "half of them at first"
     assert pools(nodes(CPU=32.0), cores=32, explain_workers=8).min_workers == 8
@@ -74,7 +83,9 @@ def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
         (2, 1.0, 2.0, 1, 1),  # none fits now: one waits for a larger node
     ],
 )
-def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(count, gpus, share, models, fit) -> None:
+def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(
+    count, gpus, share, models, fit
+) -> None:
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
     pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, models)
     assert (pools.min_workers, pools.max_workers) == (fit, fit)
@@ -98,7 +109,9 @@ def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
 )
 def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(count, cpus, gpus, captions) -> None:
     assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER).captions == captions
-    assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions
+    assert (
+        pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions
+    )
     assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, cpu_workers=7).captions == 7
 
 

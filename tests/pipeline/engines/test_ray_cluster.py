@@ -46,7 +46,9 @@ def bare_python(folder: Path) -> Path:
     venv.create(folder, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
     # What such a file adds is not searched for further ones, by which phrasebox itself may be installed.
-    (packages / "libraries.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    (packages / "libraries.pth").write_text(
+        next(path for path in sys.path if path.endswith("site-packages")) + "\n"
+    )
     return folder / "bin/python"
 
 
@@ -162,7 +164,8 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
     assert line.startswith("error: the worker on ")
     assert (
         f" cannot import the run's code (ModuleNotFoundError: No module named 'pipeline'); the driver has "
-        f"{__version__} in {packages}. Install the same wheels on every node, or set engine.ship_code=true" in line
+        f"{__version__} in {packages}. Install the same wheels on every node, or set engine.ship_code=true"
+        in line
     )
     done = run("out", **cluster, ship_code=True)
     assert done.returncode == 0, done.stderr
@@ -179,7 +182,9 @@ def test_a_driver_without_the_clusters_token_is_told_of_it(node, tmp_path) -> No
     done = ended(wanted, env=with_token("f" * 64))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"ConfigError: engine.address: cannot reach a Ray cluster at '{node}'. If it has a token, ")
+    assert line.startswith(
+        f"ConfigError: engine.address: cannot reach a Ray cluster at '{node}'. If it has a token, "
+    )
     assert "RAY_AUTH_MODE=token" in line
 
 
@@ -208,7 +213,10 @@ class MemoryOfCaptionWorkers:
         (folder / "memory.max").write_text(f"{total}\n")
         (folder / "memory.stat").write_text("inactive_file 0\nactive_file 0\n")
         self._write(0)
-        self.settings = {"RAY_memory_usage_threshold": str(limit / total), "RAY_memory_monitor_refresh_ms": "100"}
+        self.settings = {
+            "RAY_memory_usage_threshold": str(limit / total),
+            "RAY_memory_monitor_refresh_ms": "100",
+        }
         self.most = 0
         self.workers: set[int] = set()
 
@@ -266,7 +274,11 @@ def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> N
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["read"] == len(captions)
     assert memory.most > 450 * MB
-    errors = {name: f"{row['error']}: {row['error_detail']}" for name, row in rows.items() if row["error"] is not None}
+    errors = {
+        name: f"{row['error']}: {row['error_detail']}"
+        for name, row in rows.items()
+        if row["error"] is not None
+    }
     if alone_mb == 60:
         assert errors == {}
         assert report["deaths"] == 1, "once with its batch"

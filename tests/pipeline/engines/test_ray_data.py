@@ -94,15 +94,21 @@ def test_ray_gives_the_rows_of_inline(source, inline, reference, tmp_path, setti
     assert sum(explained["devices"].values()) == explained["images"]
     most = 50 if "output.rows_per_file=50" in settings else 16
     assert all(rows <= most for (rows,) in row_groups_of(out))
-    (theirs, *_), (ours, *_) = ([pq.ParquetFile(p) for p in (d / "data").glob("*.parquet")] for d in (inline, out))
+    (theirs, *_), (ours, *_) = (
+        [pq.ParquetFile(p) for p in (d / "data").glob("*.parquet")] for d in (inline, out)
+    )
     assert ours.schema_arrow.equals(theirs.schema_arrow, check_metadata=True)
-    codecs = [{file.metadata.row_group(0).column(i).compression for i in range(9)} for file in (ours, theirs)]
+    codecs = [
+        {file.metadata.row_group(0).column(i).compression for i in range(9)} for file in (ours, theirs)
+    ]
     assert codecs == [{"ZSTD"}, {"ZSTD"}]
     assert "nothing to do" in run(source, out, *settings)
 
 
 @pytest.mark.slow
-def test_a_trial_of_the_first_samples_in_one_process_goes_on_with_the_others_on_ray(source, tmp_path) -> None:
+def test_a_trial_of_the_first_samples_in_one_process_goes_on_with_the_others_on_ray(
+    source, tmp_path
+) -> None:
     """Presence was fitted to the samples of the trial, also where one process goes on."""
     out = tmp_path / "out"
     inline = tmp_path / "inline"
@@ -179,13 +185,20 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     few = 40
     first = (f"input.limit={few}", "regions.calibration=none")
     wanted = on_processor("avx512_bf16", command(source, out, *SMALL, *first))
-    inline = command(source, tmp_path / "inline", *first, "engine.kind=inline", "model.precision=bf16")[5::2]
+    inline = command(source, tmp_path / "inline", *first, "engine.kind=inline", "model.precision=bf16")[
+        5::2
+    ]
     reference = rows_of(Path(str(in_this_process(load_config(None, inline), Console(quiet=True)))))
     assert len(reference) == few
     kill_when(wanted, lambda: any((out / "data").glob("*.parquet")))
     finished = {path: path.read_bytes() for path in (out / "data").glob("*.parquet")}
     assert not (out / "dataset.json").exists()
-    smaller = ("input.piece_size=7", "model.batch_size=3", "phrases.batch_size=7", "explain.phrases_per_step=2")
+    smaller = (
+        "input.piece_size=7",
+        "model.batch_size=3",
+        "phrases.batch_size=7",
+        "explain.phrases_per_step=2",
+    )
     again = on_processor("avx2", command(source, out, *SMALL, *first, *smaller))
     printed = ended(again).stdout
     assert "resuming the run" in printed
@@ -195,7 +208,11 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     content = {path: path.read_bytes() for path in finished}
     assert content == finished, "finished shards are neither rewritten nor lost"
     manifest = manifest_of(out)
-    assert manifest["config"]["model"]["precision"] == manifest["run"]["config"]["model"]["precision"] == "bf16"
+    assert (
+        manifest["config"]["model"]["precision"]
+        == manifest["run"]["config"]["model"]["precision"]
+        == "bf16"
+    )
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == few
     assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}
     assert set(manifest["stages"]) == {"phrases", "prepare", "explain", "regions"}

@@ -100,7 +100,12 @@ def test_a_read_only_output_is_refused_before_any_work(tmp_path) -> None:
     captions = write_captions(tmp_path, ["cat"])
     out = tmp_path / "out"
     out.mkdir()
-    keys = [f"input.path={captions}", f"input.image_root={tmp_path}", "engine.kind=ray", f"output.path={out}"]
+    keys = [
+        f"input.path={captions}",
+        f"input.image_root={tmp_path}",
+        "engine.kind=ray",
+        f"output.path={out}",
+    ]
     settings = [part for key in ["input.kind=jsonl", "model.name=demo", *keys] for part in ("--set", key)]
     wanted = shlex.join([sys.executable, "-m", "pipeline", "run", *settings])
     done = in_small_disk(f"mount -t tmpfs -o ro none {out}; {wanted}")
@@ -114,7 +119,9 @@ def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.
     script = folder / "bin/run.py"
     (decoy / "pipeline").mkdir(parents=True)
     (decoy / "pipeline/__init__.py").write_text("")
-    shutil.copytree(ROOT / "stages", decoy / "stages", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    shutil.copytree(
+        ROOT / "stages", decoy / "stages", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__")
+    )
     with (decoy / "stages/contract/records.py").open("a") as file:
         file.write("\n# an older version\n")
     script.parent.mkdir()
@@ -140,7 +147,9 @@ def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("WorkerCodeMismatch")]
     assert line.startswith("WorkerCodeMismatch: the worker on ")
-    assert f" in {tmp_path / 'decoy'}, the driver has {__version__} in {ROOT}, and the code differs." in line
+    assert (
+        f" in {tmp_path / 'decoy'}, the driver has {__version__} in {ROOT}, and the code differs." in line
+    )
     assert not list((tmp_path / "out/data").iterdir())
 
 
@@ -170,7 +179,9 @@ def test_a_node_that_does_not_see_a_folder_is_named_before_any_work(key, tmp_pat
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
     with (
-        pytest.raises(ConfigError, match=f"^engine.address: cannot reach a Ray cluster at '{address}'") as refused,
+        pytest.raises(
+            ConfigError, match=f"^engine.address: cannot reach a Ray cluster at '{address}'"
+        ) as refused,
         connected(EngineConfig(kind="ray", address=address), tmp_path),
     ):
         pass
@@ -274,5 +285,8 @@ def test_a_second_signal_ends_a_run_at_once() -> None:
                 time.sleep(10)
         """
     first, second = (ended([sys.executable, "-c", textwrap.dedent(text)]) for text in (code, nested))
-    assert (first.stdout, first.stderr.splitlines()[-1]) == ("cleaning up\n", "pipeline.terminal.Terminated")
+    assert (first.stdout, first.stderr.splitlines()[-1]) == (
+        "cleaning up\n",
+        "pipeline.terminal.Terminated",
+    )
     assert (second.returncode, second.stderr) == (143, "stopped at once.\n")

@@ -43,7 +43,9 @@ def test_a_worker_ends_without_what_others_want_to_do_at_its_end(times: int, cod
     assert done.stdout == "said"
 
 
-@pytest.mark.parametrize(("pieces", "tasks"), [(1000, 1000), (READ_TASKS, READ_TASKS), (READ_TASKS + 1, 2001)])
+@pytest.mark.parametrize(
+    ("pieces", "tasks"), [(1000, 1000), (READ_TASKS, READ_TASKS), (READ_TASKS + 1, 2001)]
+)
 def test_a_read_task_that_dies_repeats_one_shard_of_a_part(pieces: int, tasks: int) -> None:
     """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
     source = PieceSource(None, [(n, Piece(url=f"{n}.tar", name=f"{n}.tar")) for n in range(pieces)], None)  # type: ignore[arg-type]
@@ -65,7 +67,9 @@ class HeldStage(LastStage):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_last_task_lets_its_stages_go(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_task_lets_its_stages_go(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker runs many tasks, each of which sets the stages up."""
     notes = tmp_path / "notes"
 
@@ -78,7 +82,9 @@ def test_the_last_task_lets_its_stages_go(fails: bool, tmp_path: Path, monkeypat
     monkeypatch.setattr(ray_workers, "leave_at_exit", lambda: None)  # it is for processes of Ray
     monkeypatch.setattr(ray_workers, "run_with_retries", run_held)  # without a ledger, another process
     columns = {"embed_images": False, "heat_maps": False}
-    spec = ray_workers.ShardSpec(data=tmp_path, attempt=1, rows_per_file=8, rows_per_group=8, columns=columns)
+    spec = ray_workers.ShardSpec(
+        data=tmp_path, attempt=1, rows_per_file=8, rows_per_group=8, columns=columns
+    )
     record = Record.start(Sample(sample_id="a", source="a", captions=("a dog",)))
     with pytest.raises(OSError, match="full") if fails else nullcontext():
         list(ray_workers.write_shards([HeldStage(notes)], None, 8, spec, records_to_table([record])))
@@ -92,8 +98,12 @@ def test_a_worker_on_a_gpu_has_two_calls_in_hand_and_its_stage_one(tmp_path: Pat
     done = ended([sys.executable, "-m", "tests.pipeline.engines.two_calls", tmp_path])
     assert done.returncode == 0, done.stderr
     rows = read_lines(tmp_path / "rows.jsonl")
-    assert sorted(row[0] for row in rows) == sorted(f"s{n}" for n in range(CALLS * CALL)), "each of them once"
+    assert sorted(row[0] for row in rows) == sorted(f"s{n}" for n in range(CALLS * CALL)), (
+        "each of them once"
+    )
     assert {row[1] for row in rows if row[1] != f"from {row[0][1:]}"} == set()
     number = int(DEADLY[1:]) % CALLS
-    assert {row[0] for row in rows if row[2] == "1"} == {f"s{n}" for n in range(number, CALLS * CALL, CALLS)}
+    assert {row[0] for row in rows if row[2] == "1"} == {
+        f"s{n}" for n in range(number, CALLS * CALL, CALLS)
+    }
     assert len({row[3] for row in rows}) > 1, "of two threads"

@@ -11,7 +11,9 @@ from stages.contract.errors import ConfigError, PhraseboxError, WeightsError, Wo
 
 
 @pytest.mark.parametrize("kind", [ConfigError, WeightsError])
-def test_an_error_of_a_worker_is_told_without_ray_s_advice(kind: type[PhraseboxError], tmp_path: Path) -> None:
+def test_an_error_of_a_worker_is_told_without_ray_s_advice(
+    kind: type[PhraseboxError], tmp_path: Path
+) -> None:
     carried = _annotate_exception_with_retry_context(
         kind("no file", key="model.weights"),
         description="apply UDF transform",
@@ -32,4 +34,7 @@ def test_a_node_without_the_package_of_a_kind_is_one_line(tmp_path: Path) -> Non
     late = exceptions.RaySystemError("System error: No module named 'mine.explainer'", "traceback")
     told = translate_error(late, tmp_path)
     assert type(told) is WorkerCodeMismatch
-    assert str(told) == "a worker lacks the package mine: install it on every node, or set engine.ship_code=true"
+    assert (
+        str(told)
+        == "a worker lacks the package mine: install it on every node, or set engine.ship_code=true"
+    )

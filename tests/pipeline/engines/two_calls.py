@@ -51,15 +51,23 @@ class LonelyStage(Stage):
             os.kill(os.getpid(), signal.SIGKILL)
         self.busy = False
         return [
-            replace(one, notes=(one.sample.source, str(len(batch)), threading.current_thread().name)) for one in batch
+            replace(one, notes=(one.sample.source, str(len(batch)), threading.current_thread().name))
+            for one in batch
         ]
 
 
 def main(folder: Path) -> None:
     ray.init(
-        address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        address="local",
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
     )
-    samples = [Sample(sample_id=f"s{n}", source=f"from {n}", captions=("a cat",)) for n in range(CALLS * CALL)]
+    samples = [
+        Sample(sample_id=f"s{n}", source=f"from {n}", captions=("a cat",)) for n in range(CALLS * CALL)
+    ]
     tables = [records_to_table([Record(sample=one) for one in samples[n::CALLS]]) for n in range(CALLS)]
     pools = Pools(min_workers=1, max_workers=1, gpus=1.0, threads=1, captions=1, resources={})
     job: Any = None  # only the model's stage runs
@@ -68,7 +76,9 @@ def main(folder: Path) -> None:
     # Ray's own messages end up in the midst of what is printed.
     with (folder / "rows.jsonl").open("w") as file:
         for batch in rows.iter_batches(batch_format="pyarrow", batch_size=None):
-            file.writelines(json.dumps([one.sample.sample_id, *one.notes]) + "\n" for one in table_to_records(batch))
+            file.writelines(
+                json.dumps([one.sample.sample_id, *one.notes]) + "\n" for one in table_to_records(batch)
+            )
 
 
 if __name__ == "__main__":

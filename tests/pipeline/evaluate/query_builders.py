@@ -19,13 +19,19 @@ def mask_of(*boxes: Box, size_hw: tuple[int, int] = (8, 8)) -> Rle:
     return encode_mask(mask)
 
 
-def target_of(*boxes: Box, size_hw: tuple[int, int] = (8, 8), masked: bool = True, **fields: Any) -> TruthTarget:
+def target_of(
+    *boxes: Box, size_hw: tuple[int, int] = (8, 8), masked: bool = True, **fields: Any
+) -> TruthTarget:
     """Things that fill their boxes."""
     mask = mask_of(*boxes, size_hw=size_hw) if masked else None
-    return TruthTarget(**{"phrase": "car", "match": "phrase", "boxes_xywh_px": boxes, "mask": mask, **fields})
+    return TruthTarget(
+        **{"phrase": "car", "match": "phrase", "boxes_xywh_px": boxes, "mask": mask, **fields}
+    )
 
 
-def answer_of(box: Box, score: float = 0.5, size_hw: tuple[int, int] = (8, 8), similarity: float = 0.2) -> Answer:
+def answer_of(
+    box: Box, score: float = 0.5, size_hw: tuple[int, int] = (8, 8), similarity: float = 0.2
+) -> Answer:
     return Answer(box_xywh_px=box, mask=mask_of(box, size_hw=size_hw), score=score, similarity=similarity)
 
 

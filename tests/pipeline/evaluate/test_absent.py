@@ -24,9 +24,13 @@ BOX = (0.0, 0.0, 4.0, 4.0)
 FAR = (4.0, 4.0, 4.0, 4.0)
 
 
-def image_of(number: int, *names: str, caption: str = "", present: frozenset[str] = frozenset()) -> QueriedImage:
+def image_of(
+    number: int, *names: str, caption: str = "", present: frozenset[str] = frozenset()
+) -> QueriedImage:
     """An image whose phrases are of the type of their first letter."""
-    phrases = tuple(Phrase(text=name, caption_index=0, start=0, end=1, head=name.split()[-1]) for name in names)
+    phrases = tuple(
+        Phrase(text=name, caption_index=0, start=0, end=1, head=name.split()[-1]) for name in names
+    )
     return QueriedImage(
         number=number,
         sample_id=f"s{number}",
@@ -48,12 +52,21 @@ def test_absent_phrases_share_no_word_with_the_captions_and_the_truth() -> None:
     assert images_by_number == choose_absent_phrases(images)
     for number, image in images_by_number.items():
         texts = [phrase.text for phrases in image.absent.values() for phrase in phrases]
-        assert all(len(phrases) == len({phrase.text for phrase in phrases}) for phrases in image.absent.values())
+        assert all(
+            len(phrases) == len({phrase.text for phrase in phrases}) for phrases in image.absent.values()
+        )
         assert not set(texts) & set(image.types_by_text)
-        assert {phrase.text[0] for phrase in image.absent["same_type"]} <= {name[0] for name in image.types_by_text}
-        assert not {phrase.text for phrase in image.absent["random"]} & {"blue car", "boat", "red hat"} or number != 1
+        assert {phrase.text[0] for phrase in image.absent["same_type"]} <= {
+            name[0] for name in image.types_by_text
+        }
+        assert (
+            not {phrase.text for phrase in image.absent["random"]} & {"blue car", "boat", "red hat"}
+            or number != 1
+        )
     assert len(images_by_number[1].absent["random"]) == 2
-    assert "tree" not in {phrase.text for phrases in images_by_number[4].absent.values() for phrase in phrases}
+    assert "tree" not in {
+        phrase.text for phrases in images_by_number[4].absent.values() for phrase in phrases
+    }
 
 
 def test_an_attribute_is_another_colour_that_no_caption_says() -> None:
@@ -145,11 +158,18 @@ def test_presence_is_that_of_the_phrase_by_itself_and_shared_for_absent_phrases_
             0.9,
             pytest.approx(9 ** (1 / 3) / (1 + 9 ** (1 / 3)), abs=1e-5),
         )
-        assert [answer.score for answer in pair.answers] == pytest.approx([pair.presence_of_group / 2], abs=1e-5)
+        assert [answer.score for answer in pair.answers] == pytest.approx(
+            [pair.presence_of_group / 2], abs=1e-5
+        )
 
 
 def pair_of(
-    image: int, kind: str, presence: float | None, *boxes: Any, score: float = 0.5, group: float | None = None
+    image: int,
+    kind: str,
+    presence: float | None,
+    *boxes: Any,
+    score: float = 0.5,
+    group: float | None = None,
 ) -> Pair:
     return Pair(
         image=image,
@@ -226,7 +246,9 @@ def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
 
 
 def test_without_presence_the_score_decides() -> None:
-    figures = absent_figures([pair_of(1, "there", None, BOX, score=0.6), pair_of(2, "random", None, FAR, score=0.4)])
+    figures = absent_figures(
+        [pair_of(1, "there", None, BOX, score=0.6), pair_of(2, "random", None, FAR, score=0.4)]
+    )
     assert figures.by["presence"] is figures.by["presence_of_group"] is figures.shares is None
     assert (figures.saco["il_mcc"].value, figures.saco["positive_f1"].value) == (1.0, 1.0)
     assert figures.by["similarity"]["il_mcc"].value == 0.0

@@ -18,7 +18,9 @@ def things_of(images: int, *, is_noise: bool) -> list[PlacedThing]:
     for image in range(images):
         centre = rng.uniform(5, 9, 2)
         width = rng.uniform(1.2, 2.2)
-        levels = quantise(np.exp(-((grid - centre[:, None, None]) ** 2).sum(0) / (2 * width**2)).astype(np.float32))
+        levels = quantise(
+            np.exp(-((grid - centre[:, None, None]) ** 2).sum(0) / (2 * width**2)).astype(np.float32)
+        )
         assert levels is not None
         middle = centre[::-1] / 14
         half = 1.18 * width / 14

@@ -44,7 +44,9 @@ def test_area_of_perfect_worst_and_equal_scores() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=30))
-def test_area_is_the_integral_of_the_risk_and_a_weight_is_a_repetition(rows: list[tuple[int, bool, int]]) -> None:
+def test_area_is_the_integral_of_the_risk_and_a_weight_is_a_repetition(
+    rows: list[tuple[int, bool, int]],
+) -> None:
     weights = [float(times) for _, _, times in rows]
     if sum(weights) == 0:
         assert math.isnan(area([s / 5 for s, _, _ in rows], [r for _, r, _ in rows], weights))
@@ -105,8 +107,12 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     half = next(line for line in measure_thresholds(scores, right, images, box_shares) if line.score == 0.5)
     assert half.share == pytest.approx(2 / 3)
     assert half.precision == Estimate(value=0.5, low=0.0, high=1.0, n=2)
-    shares = {name: (size.share, size.precision.value, size.precision.n) for name, size in half.sizes.items()}
-    assert (shares["to 60 %"], shares["above 60 %"]) == ((0.5, 0.0, 1), (0.5, 1.0, 1)), "an edge is of the smaller"
+    shares = {
+        name: (size.share, size.precision.value, size.precision.n) for name, size in half.sizes.items()
+    }
+    assert (shares["to 60 %"], shares["above 60 %"]) == ((0.5, 0.0, 1), (0.5, 1.0, 1)), (
+        "an edge is of the smaller"
+    )
     empty = dict.fromkeys(SIZES, SizeShare(share=0.0, precision=Estimate()))
     nothing = measure_thresholds(scores[:1], right[:1], images[:1], box_shares[:1])[-1]
     assert repr(nothing) == repr(ScoreFilter(score=0.9, share=0.0, precision=Estimate(), sizes=empty))
@@ -204,7 +210,9 @@ def test_any_statistic_and_the_mean_agree() -> None:
     images = np.arange(300) // 3
     plain = mean_estimate(values, images, resamples=200)
     weighted = weighted_estimate(lambda w: float(w @ values / w.sum()), images, resamples=200)
-    assert (weighted.value, weighted.low, weighted.high) == pytest.approx((plain.value, plain.low, plain.high))
+    assert (weighted.value, weighted.low, weighted.high) == pytest.approx(
+        (plain.value, plain.low, plain.high)
+    )
 
 
 def test_figures_share_their_resamples_and_are_those_of_each_alone() -> None:
@@ -212,7 +220,9 @@ def test_figures_share_their_resamples_and_are_those_of_each_alone() -> None:
     images = np.arange(60) // 4
     for estimate, numbers in zip(mean_estimates(list(values), images), values, strict=True):
         single = mean_estimate(numbers, images)
-        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((single.value, single.low, single.high))
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+            (single.value, single.low, single.high)
+        )
 
 
 def area_by_loops(scores: np.ndarray, is_present: np.ndarray, weights: np.ndarray) -> float:

@@ -39,7 +39,9 @@ def queries_of_targets(
     categories: Iterable[str] = (),
     present: Iterable[str] = (),
 ) -> list[Query]:
-    image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=tuple(targets), present=frozenset(present))
+    image = TruthImage(
+        file_name="a.jpg", width_px=8, height_px=8, targets=tuple(targets), present=frozenset(present)
+    )
     maps = {phrase.text: map_of([[1.0, 0.0]], phrase.text) for phrase in phrases}
     return queries_of(1, row or row_of(), image, frozenset(categories), phrases, maps)
 
@@ -80,7 +82,10 @@ def test_a_target_of_a_caption_wants_the_phrase_in_that_caption_however_it_is_sp
     assert queries_of_targets([target_of(BOX, phrase="dog", caption=CAPTION)], phrases)[0].phrase is None
     row = row_of(captions=["A grey dog runs along the sea."])
     target = target_of(BOX, phrase="gray dog", caption="A gray dog runs along the sea .")
-    assert queries_of_targets([target], [phrase_of("grey dog", "dog", 2, caption=0)], row)[0].phrase == "grey dog"
+    assert (
+        queries_of_targets([target], [phrase_of("grey dog", "dog", 2, caption=0)], row)[0].phrase
+        == "grey dog"
+    )
 
 
 def test_a_target_of_a_caption_is_answered_by_the_phrase_of_that_caption_and_others_by_the_first() -> None:
@@ -106,7 +111,8 @@ def test_an_expression_is_the_whole_caption_or_its_first_phrase() -> None:
     parts = [phrase_of("hat", "hat", 15), phrase_of("man", "man", 4)]
     assert queries_of_targets([target], parts, row)[0].phrase == "man"
     assert (
-        queries_of_targets([target], [*parts, phrase_of("man with a hat", "man", 4)], row)[0].phrase == "man with a hat"
+        queries_of_targets([target], [*parts, phrase_of("man with a hat", "man", 4)], row)[0].phrase
+        == "man with a hat"
     )
     assert queries_of_targets([target], [phrase_of("man", "man", 4, caption=0)])[0].phrase is None
 
@@ -119,7 +125,10 @@ def test_what_is_known_to_be_absent_is_asked_without_a_target() -> None:
     assert summaries == [("red car", False, 0), ("blue car", True, 1)]
     assert len(queries_of_targets([target_of(BOX, phrase="red car")], phrases, row)) == 1
     # Some other car is there, perhaps one that the truth would call blue too.
-    assert len(queries_of_targets([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"}, {"car"})) == 1
+    assert (
+        len(queries_of_targets([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"}, {"car"}))
+        == 1
+    )
 
 
 def test_a_row_with_an_error_misses_its_targets_and_one_of_another_size_is_refused() -> None:
@@ -131,7 +140,9 @@ def test_a_row_with_an_error_misses_its_targets_and_one_of_another_size_is_refus
 
 
 def truth_of(*names: str) -> GroundTruth:
-    return GroundTruth(images={name: TruthImage(file_name=name, width_px=8, height_px=8, targets=()) for name in names})
+    return GroundTruth(
+        images={name: TruthImage(file_name=name, width_px=8, height_px=8, targets=()) for name in names}
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +166,13 @@ def truth_of(*names: str) -> GroundTruth:
             3,
             0,
         ),
-        (["a/4.webp", "b/4.webp"], ["a/4.jpg", "b/4.jpg"], {"a/4.webp": "a/4.jpg", "b/4.webp": "b/4.jpg"}, 2, 0),
+        (
+            ["a/4.webp", "b/4.webp"],
+            ["a/4.jpg", "b/4.jpg"],
+            {"a/4.webp": "a/4.jpg", "b/4.webp": "b/4.jpg"},
+            2,
+            0,
+        ),
         # The exact name wins, and its image is not given away twice.
         (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 0, 1),
         (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 0, 1),

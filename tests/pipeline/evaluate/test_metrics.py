@@ -9,7 +9,15 @@ import pytest
 
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import Outcomes, report_figures
-from pipeline.evaluate.metrics import METRICS, Grouping, b_cubed, grouping_of, judge_answers, link_counts, pair_f1
+from pipeline.evaluate.metrics import (
+    METRICS,
+    Grouping,
+    b_cubed,
+    grouping_of,
+    judge_answers,
+    link_counts,
+    pair_f1,
+)
 from pipeline.evaluate.text_only import fit_usual_places
 from stages.truth.ground_truth import ChainedPhrase, TruthImage
 from tests.build.datasets import Json
@@ -71,7 +79,9 @@ APART = (0.0, 4.0, 2.0, 2.0)
         ("centred_box", LEFT, [], 0.0),
     ],
 )
-def test_boxes_masks_and_baselines_by_hand(name: str, target: Any, answers: list[Any], expected: float | None) -> None:
+def test_boxes_masks_and_baselines_by_hand(
+    name: str, target: Any, answers: list[Any], expected: float | None
+) -> None:
     assert value(name, target, *answers) == (expected if expected is None else pytest.approx(expected))
 
 
@@ -105,16 +115,22 @@ def test_a_perfect_answer_has_the_best_value(name: str) -> None:
     values[1:4, 1:4] = 1.0
     perfect = value(name, target_of(box), answer_of(box), heat=map_of(values))
     exceptions = {"chance": pytest.approx(9 / 64), "centre": 0.0} | {
-        f"{kind}{end}": 0.0 for kind in ("other_box", "centred_box", "whole_image") for end in ("", "_merged")
+        f"{kind}{end}": 0.0
+        for kind in ("other_box", "centred_box", "whole_image")
+        for end in ("", "_merged")
     }
     unknown = name.startswith("text_")  # without other images
     assert perfect == (None if unknown else exceptions.get(name, 1.0))
 
 
 def test_answers_from_text_alone_and_from_other_phrases_by_hand() -> None:
-    other_image = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
+    other_image = TruthImage(
+        file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),)
+    )
     usual = fit_usual_places([other_image] * 40)  # of a "car": the top left quarter
-    query = query_of(target_of(TOP_LEFT, TOP_RIGHT), answer_of(APART), other_boxes=(TOP_RIGHT, APART), text_only=usual)
+    query = query_of(
+        target_of(TOP_LEFT, TOP_RIGHT), answer_of(APART), other_boxes=(TOP_RIGHT, APART), text_only=usual
+    )
     expected = {
         "text_box": 1.0,
         "text_point": 1.0,
@@ -153,7 +169,12 @@ def test_pairs_and_b_cubed_by_hand() -> None:
 
 
 def region(caption: int, start: int, phrase: str, group: int | None) -> Json:
-    return {"caption_index": caption, "span": [start, start + len(phrase)], "phrase": phrase, "group": group}
+    return {
+        "caption_index": caption,
+        "span": [start, start + len(phrase)],
+        "phrase": phrase,
+        "group": group,
+    }
 
 
 ROW = {
@@ -174,7 +195,9 @@ CHAINED = (
     ("a child , it rains", "it", ""),
     ("another caption", "hat", "9"),
 )
-CHAINS = tuple(ChainedPhrase(caption=caption, phrase=phrase, chain=chain) for caption, phrase, chain in CHAINED)
+CHAINS = tuple(
+    ChainedPhrase(caption=caption, phrase=phrase, chain=chain) for caption, phrase, chain in CHAINED
+)
 IMAGE = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained_phrases=CHAINS)
 
 
@@ -185,7 +208,9 @@ def test_phrases_are_found_by_caption_text_and_order() -> None:
     caption = "A grey dog runs along the sea."
     true_caption = "A gray dog runs along the sea ."
     row = {"captions": [caption], "annotations": [region(0, 2, "grey dog", 4)]}
-    image = replace(IMAGE, chained_phrases=(ChainedPhrase(caption=true_caption, phrase="gray dog", chain="7"),))
+    image = replace(
+        IMAGE, chained_phrases=(ChainedPhrase(caption=true_caption, phrase="gray dog", chain="7"),)
+    )
     assert grouping_of(5, row, image).links == ((4, "7"),)
 
 
@@ -218,13 +243,17 @@ def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
 
 def test_what_regions_have_above_text_alone_is_a_paired_difference() -> None:
     """Regions find one phrase more than the text alone in each image, and another in half of them like the text."""
-    other_image = TruthImage(file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),))
+    other_image = TruthImage(
+        file_name="b.jpg", width_px=80, height_px=80, targets=(target_of((0.0, 0.0, 40.0, 40.0)),)
+    )
     usual = fit_usual_places([other_image] * 40)  # of a "car": the top left quarter
     outcomes = Outcomes(has_maps=False)
     for image in range(12):
         boxes = [(TOP_RIGHT, TOP_RIGHT), (TOP_LEFT if image % 2 else APART, TOP_LEFT)]
         queries = [
-            query_of(target_of(place), answer_of(answer), image=image, phrase=f"car {number}", text_only=usual)
+            query_of(
+                target_of(place), answer_of(answer), image=image, phrase=f"car {number}", text_only=usual
+            )
             for number, (place, answer) in enumerate(boxes)
         ]
         outcomes.add(queries)

@@ -50,7 +50,9 @@ class Informed(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         maps = [tuple(self.map_of(record, phrase) for phrase in record.phrases) for record in batch]
-        return [replace(record, heat_maps=own, pixels=None) for record, own in zip(batch, maps, strict=True)]
+        return [
+            replace(record, heat_maps=own, pixels=None) for record, own in zip(batch, maps, strict=True)
+        ]
 
     def map_of(self, record: Record, phrase: Phrase) -> HeatMap:
         similarity = 0.2 + 0.1 * (self.knows_captions and phrase.text in record.sample.captions)
@@ -120,7 +122,9 @@ def test_a_model_that_points_at_the_middle_is_not_sane(steps: HeatMapSteps) -> N
     assert "heat maps of other phrases lie as well" in phrase
 
 
-def test_cosines_that_are_no_numbers_are_a_fault_and_both_directions_are_counted(informed: ModelCheck) -> None:
+def test_cosines_that_are_no_numbers_are_a_fault_and_both_directions_are_counted(
+    informed: ModelCheck,
+) -> None:
     broken = replace(informed, cosines=np.full((COUNT, COUNT), np.nan, np.float32)).measure()
     assert (broken.image_to_caption, broken.caption_to_image) == (0, 0)
     assert "no finite numbers" in broken.faults[0]

@@ -86,7 +86,9 @@ def test_an_image_is_judged_by_what_is_usual_in_the_other_half() -> None:
     assert fit_halves({name: images[name] for name in names if side[name] == LEFT}) == {}
 
 
-@pytest.mark.parametrize("images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]])
+@pytest.mark.parametrize(
+    "images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]]
+)
 def test_nothing_is_fitted_to_no_phrases(images: list[TruthImage]) -> None:
     with expect_error(InputError):
         fit_usual_places(images)

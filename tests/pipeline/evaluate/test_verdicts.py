@@ -3,7 +3,12 @@
 import pytest
 
 from pipeline.evaluate.estimates import Estimate, ScoreFilter
-from pipeline.evaluate.verdicts import calibration_verdict, evaluation_verdict, replacement_verdict, review_verdict
+from pipeline.evaluate.verdicts import (
+    calibration_verdict,
+    evaluation_verdict,
+    replacement_verdict,
+    review_verdict,
+)
 
 BETTER = Estimate(value=0.02, low=0.01, high=0.03, n=200)
 WORSE = Estimate(value=-0.02, low=-0.03, high=-0.01, n=200)
@@ -19,7 +24,12 @@ RISES = "rises by 0.020 (95 % interval 0.010 to 0.030)"
     ("gain", "replaces", "verdict", "change"),
     [
         (BETTER, True, "use it instead of the dataset's calibration", FALLS),
-        (UNDECIDED, True, "keep the dataset's calibration. The new one is not shown to be better", MAY_FALL),
+        (
+            UNDECIDED,
+            True,
+            "keep the dataset's calibration. The new one is not shown to be better",
+            MAY_FALL,
+        ),
         (WORSE, True, "keep the dataset's calibration. The new one is worse", RISES),
         (BETTER, False, "use it. It tells right regions from wrong ones", FALLS),
         (UNDECIDED, False, "do not use it, it needs more images", MAY_FALL),
@@ -62,12 +72,42 @@ TINY = line(0.9, 0.01, 1.0, 1.0, 1.0, n=4)
 @pytest.mark.parametrize(
     ("above", "lines", "verdict", "right"),
     [
-        (BETTER, [HALF, RIGHT], "use the regions: ", "of the regions 60% (95 % interval 51% to 70%) are right"),
-        (BETTER, [FEW, RIGHT], "use the regions with --min-score 0.6: ", "0.6 or more (10% of all) 70% (95 %"),
-        (BETTER, [FEW, FILTERED, TINY], "look at the regions before you use them. ", "0.5 or more (25% of all) 38%"),
-        (UNDECIDED, [FEW, RIGHT], "do not rely on the regions. Their box recall is not shown to be higher ", "70%"),
-        (WORSE, [FEW, TINY], "do not rely on the regions. Their box recall is lower ", "of the regions 20%"),
-        (None, [FEW, RIGHT], "use the regions with --min-score 0.6: ", "70% (95 % interval 60% to 80%) are right."),
+        (
+            BETTER,
+            [HALF, RIGHT],
+            "use the regions: ",
+            "of the regions 60% (95 % interval 51% to 70%) are right",
+        ),
+        (
+            BETTER,
+            [FEW, RIGHT],
+            "use the regions with --min-score 0.6: ",
+            "0.6 or more (10% of all) 70% (95 %",
+        ),
+        (
+            BETTER,
+            [FEW, FILTERED, TINY],
+            "look at the regions before you use them. ",
+            "0.5 or more (25% of all) 38%",
+        ),
+        (
+            UNDECIDED,
+            [FEW, RIGHT],
+            "do not rely on the regions. Their box recall is not shown to be higher ",
+            "70%",
+        ),
+        (
+            WORSE,
+            [FEW, TINY],
+            "do not rely on the regions. Their box recall is lower ",
+            "of the regions 20%",
+        ),
+        (
+            None,
+            [FEW, RIGHT],
+            "use the regions with --min-score 0.6: ",
+            "70% (95 % interval 60% to 80%) are right.",
+        ),
     ],
 )
 def test_regions_are_advised_from_the_score_on_that_leaves_half_right(above, lines, verdict, right) -> None:

@@ -57,7 +57,9 @@ class Maker:
             usual = {"presence": 0.9 if has_group else None, "group": self.regions if has_group else None}
             usual |= {"score": self.regions * 0.05, "similarity": 0.21 + self.regions / 1000}
             regions.append(region(index_of(words, caption), place, **usual | (fields or {})))
-        missing = [Absent(phrase_index=index_of(*phrase), presence=0.125, similarity=0.2) for phrase in absent]
+        missing = [
+            Absent(phrase_index=index_of(*phrase), presence=0.125, similarity=0.2) for phrase in absent
+        ]
         name = more.pop("file_name", f"{self.regions}.jpg")
         image = ImageRef(file_name=name, content=more.pop("image_bytes", encoded()))
         sample = Sample(sample_id=sample_id, source="test", captions=captions, image=image)
@@ -78,7 +80,9 @@ def records() -> list[Record]:
         make("plain", "The  Red car beside two dogs", ("The  Red car", (3, 4, 10, 12))),
         make("ring", "a ring, a chain", ("a ring", ring), ("a chain", parts)),
         failed(0),
-        make("日本/😀 *?", "Ein müder Löwe 😀 und a café", ("a café", (1, 1, 5, 5)), file_name="ü/ä b?.jpg"),
+        make(
+            "日本/😀 *?", "Ein müder Löwe 😀 und a café", ("a café", (1, 1, 5, 5)), file_name="ü/ä b?.jpg"
+        ),
         make("../../etc/passwd", "a thief", ("a thief", (2, 2, 3, 9)), file_name="../../../escape.jpg"),
         make("a.b.c/d", "a dot", ("a dot", (39, 29, 1, 1)), file_name=outside, image_bytes=encoded("PNG")),
         make("two captions", wave, ("a wave", (0, 10, 40, 5)), beach, ("a wave", (0, 9, 40, 5), 1)),
@@ -89,7 +93,12 @@ def records() -> list[Record]:
         make("whole", fog, ("some fog", (0, 0, 40, 30)), file_name="fog.gif", image_bytes=encoded("GIF")),
         make("dogs", "two dogs", ("two dogs", (0, 0, 9, 9)), ("two dogs", (20, 9, 9, 9))),
         make("same name", "a red car", ("a red car", (8, 8, 8, 8)), file_name="1.jpg"),
-        make("nested", "the dog of the man", ("the dog of the man", (1, 2, 20, 20)), ("the man", (25, 2, 9, 20))),
+        make(
+            "nested",
+            "the dog of the man",
+            ("the dog of the man", (1, 2, 20, 20)),
+            ("the man", (25, 2, 9, 20)),
+        ),
         failed(1, "bad_image"),
     ]
 
@@ -102,7 +111,9 @@ def write_dataset(
     demo  let it be made with the embedded model, whose weights are looked at
     """
     fingerprint = demo_fingerprint() if demo else "none"
-    return finished(folder, records(), embed_images=embed_images, image_root=image_root, fingerprint=fingerprint)
+    return finished(
+        folder, records(), embed_images=embed_images, image_root=image_root, fingerprint=fingerprint
+    )
 
 
 def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **manifest: Any) -> Path:

@@ -51,7 +51,10 @@ class Hub:
             return 200, {"transfer": "basic", "objects": request["objects"]}
         if path == "/api/validate-yaml":
             front = json.loads(body)["content"].split("---")[1]
-            return 200, {"errors": [] if yaml.safe_load(front)["configs"] else [{"message": "no data"}], "warnings": []}
+            return 200, {
+                "errors": [] if yaml.safe_load(front)["configs"] else [{"message": "no data"}],
+                "warnings": [],
+            }
         if path == "/api/repos/create":
             request = json.loads(body)
             assert request["type"] == "dataset"
@@ -65,11 +68,15 @@ class Hub:
         owner, name, *rest = path.removeprefix("/api/datasets/").split("/")
         return self.of_repository(self.repositories[f"{owner}/{name}"], f"{owner}/{name}", rest, body)
 
-    def of_repository(self, repository: Repository, name: str, rest: list[str], body: bytes) -> tuple[int, Any]:
+    def of_repository(
+        self, repository: Repository, name: str, rest: list[str], body: bytes
+    ) -> tuple[int, Any]:
         if rest[:1] == ["preupload"]:
             paths = [each["path"] for each in json.loads(body)["files"]]
             modes = {path: "lfs" if path.endswith(".parquet") else "regular" for path in paths}
-            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            files = [
+                {"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()
+            ]
             return 200, {"files": files}
         if rest[:1] == ["commit"]:
             for line in body.splitlines():
@@ -85,9 +92,14 @@ class Hub:
                 else:
                     assert operation["key"] == "deletedFile"
                     del repository.files[value["path"]]
-            return 200, {"commitUrl": f"{self.endpoint}/datasets/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+            return 200, {
+                "commitUrl": f"{self.endpoint}/datasets/{name}/commit/{COMMIT}",
+                "commitOid": COMMIT,
+            }
         if rest[:1] == ["tree"]:
-            return 200, [{"type": "file", "path": path, "size": 1, "oid": COMMIT} for path in repository.files]
+            return 200, [
+                {"type": "file", "path": path, "size": 1, "oid": COMMIT} for path in repository.files
+            ]
         assert rest in ([], ["revision", "main"]), rest
         siblings = [{"rfilename": path} for path in repository.files]
         return 200, {"id": name, "sha": COMMIT, "private": repository.private, "siblings": siblings}

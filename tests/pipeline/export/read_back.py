@@ -60,7 +60,9 @@ def coco(path: str) -> Callable[[Path, str], Samples]:
         for entry in content["annotations"]:
             area = area_of(entry["segmentation"])
             assert entry["area"] == area
-            samples[entry["image_id"]].append(region_tuple(entry["bbox"], names[entry["category_id"]], area))
+            samples[entry["image_id"]].append(
+                region_tuple(entry["bbox"], names[entry["category_id"]], area)
+            )
         return [tuple(regions) for regions in samples.values()]
 
     return read
@@ -74,7 +76,9 @@ def odvg(folder: Path, split: str) -> Samples:
             for line in group
             for region in line["grounding"]["regions"]
         )
-        for _, group in itertools.groupby(lines, lambda line: line["filename"])  # two rows may name one file
+        for _, group in itertools.groupby(
+            lines, lambda line: line["filename"]
+        )  # two rows may name one file
     ]
 
 
@@ -102,7 +106,10 @@ def hf(folder: Path, split: str) -> Samples:
         names = features["objects"]["category"]["feature"]["names"]
         for row in pq.read_table(path).to_pylist():
             objects = row["objects"]
-            areas = [area_of({"size": [row["height"], row["width"]], "counts": one}) for one in objects["segmentation"]]
+            areas = [
+                area_of({"size": [row["height"], row["width"]], "counts": one})
+                for one in objects["segmentation"]
+            ]
             labels = [names[number] for number in objects["category"]]
             samples.append(tuple(map(region_tuple, objects["bbox"], labels, areas)))
     return samples
@@ -112,10 +119,13 @@ def webdataset(folder: Path, split: str) -> Samples:
     samples: Samples = []
     for path in sorted(folder.glob(f"{split}-*.tar")):
         with tarfile.open(path) as tar:
-            contents = [json.loads(tar.extractfile(one).read()) for one in tar if one.name.endswith(".json")]
+            contents = [
+                json.loads(tar.extractfile(one).read()) for one in tar if one.name.endswith(".json")
+            ]
         entries = [content["annotations"] for content in contents]
         samples += [
-            tuple(region_tuple(e["bbox"], e["phrase"], area_of(e["segmentation"])) for e in each) for each in entries
+            tuple(region_tuple(e["bbox"], e["phrase"], area_of(e["segmentation"])) for e in each)
+            for each in entries
         ]
     return samples
 
@@ -132,7 +142,9 @@ def yolo(folder: Path, split: str) -> Samples:
             number, *values = line.split()
             points = np.array(values, float).reshape(-1, 2)
             assert ((points >= 0) & (points <= 1)).all()
-            low, high = ((edge * (width, height)).round(2) for edge in (points.min(axis=0), points.max(axis=0)))
+            low, high = (
+                (edge * (width, height)).round(2) for edge in (points.min(axis=0), points.max(axis=0))
+            )
             regions.append(region_tuple([*low, *(high - low)], names[int(number)], None))
         samples.append(tuple(regions))
     assert len(list((folder / "labels" / split).iterdir())) == len(samples)
@@ -172,9 +184,15 @@ def chat(folder: Path, split: str) -> Samples:
     """Of the style ms-swift, the boxes of the question where a phrase is."""
     records = read_lines(folder / f"{split}.jsonl")
     samples: Samples = []
-    for _, group in itertools.groupby(records, lambda record: record["images"]):  # two rows may name one file
-        located = [record["objects"] for record in group if set(record["messages"][1]["content"]) == set("<bbox>")]
-        samples.append(tuple((tuple(box), objects["ref"][0], None) for objects in located for box in objects["bbox"]))
+    for _, group in itertools.groupby(
+        records, lambda record: record["images"]
+    ):  # two rows may name one file
+        located = [
+            record["objects"] for record in group if set(record["messages"][1]["content"]) == set("<bbox>")
+        ]
+        samples.append(
+            tuple((tuple(box), objects["ref"][0], None) for objects in located for box in objects["bbox"])
+        )
     return samples
 
 

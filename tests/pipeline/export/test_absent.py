@@ -24,14 +24,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make = Maker()
 
     def made(name: str, captions: tuple[str, ...], *regions: tuple[Any, ...], **absent: Any) -> Record:
-        entries = [(phrase, box, at, {"group": group, "score": score}) for phrase, at, box, group, score in regions]
+        entries = [
+            (phrase, box, at, {"group": group, "score": score}) for phrase, at, box, group, score in regions
+        ]
         return make.record(name, captions, *entries, file_name=f"{name}.jpg", **absent)
 
     captions = ("a boy with a dog", "a child")
     records = [
-        made("family", captions, ("boy", 0, BOY, 0, 0.5), ("dog", 0, DOG, 1, 0.25), ("child", 1, CHILD, 0, 0.75)),
-        made("park", ("a dog, not a boy", "no boy"), ("dog", 0, DOG, 0, 0.9), absent=[("boy", 0), ("boy", 1)]),
-        made("night", ("a cat, a ghost, a red boy",), ("cat", 0, CAT, 0, 0.9), absent=[("ghost", 0), ("red boy", 0)]),
+        made(
+            "family",
+            captions,
+            ("boy", 0, BOY, 0, 0.5),
+            ("dog", 0, DOG, 1, 0.25),
+            ("child", 1, CHILD, 0, 0.75),
+        ),
+        made(
+            "park", ("a dog, not a boy", "no boy"), ("dog", 0, DOG, 0, 0.9), absent=[("boy", 0), ("boy", 1)]
+        ),
+        made(
+            "night",
+            ("a cat, a ghost, a red boy",),
+            ("cat", 0, CAT, 0, 0.9),
+            absent=[("ghost", 0), ("red boy", 0)],
+        ),
         made("street", ("a boy",), ("boy", 0, BOY, 0, 0.9)),
     ]
     return finished(tmp_path_factory.mktemp("absent") / "dataset", records)

@@ -11,7 +11,14 @@ import pytest
 
 from pipeline.export.base import ChosenSample
 from pipeline.export.chat.config import ChatConfig
-from pipeline.export.chat.interview import ABSENT, INCOMPLETE, NESTED, RESERVED_CAPTIONS, UNANSWERED, Interview
+from pipeline.export.chat.interview import (
+    ABSENT,
+    INCOMPLETE,
+    NESTED,
+    RESERVED_CAPTIONS,
+    UNANSWERED,
+    Interview,
+)
 from pipeline.export.chat.objects import OUTSIDE, RESERVED, TOO_LONG
 from pipeline.export.chat.styles import STYLES
 from stages.contract.errors import ConfigError
@@ -33,7 +40,9 @@ def records() -> list[Any]:
     make = Maker()
 
     def made(name: str, captions: tuple[str, ...], *regions: tuple[Any, ...], **absent: Any) -> Any:
-        entries = [(words, box, caption, {"group": group, "score": 0.5}) for words, caption, box, group in regions]
+        entries = [
+            (words, box, caption, {"group": group, "score": 0.5}) for words, caption, box, group in regions
+        ]
         return make.record(name, captions, *entries, file_name=f"{name}.jpg", **absent)
 
     family = made(
@@ -175,7 +184,9 @@ def test_no_record_is_broken(style: str, dataset: Path, tmp_path: Path) -> None:
 
 
 @styles
-def test_an_object_is_one_question_with_one_of_its_phrases(style: str, dataset: Path, tmp_path: Path) -> None:
+def test_an_object_is_one_question_with_one_of_its_phrases(
+    style: str, dataset: Path, tmp_path: Path
+) -> None:
     wordings: Counter[str] = Counter()
     for seed in range(4):
         settings = {"style": style, "tasks": ["locate"], "seed": seed}
@@ -204,7 +215,9 @@ def test_a_caption_has_its_boxes_in_the_order_of_its_words(dataset: Path, tmp_pa
         == "A boy [0.05, 0.17, 0.30, 0.68] with {two} dogs [0.50, 0.17, 0.62, 0.30], [0.75, 0.17, 0.90, 0.33]"
     )
     assert answers[1] == "the child [0.05, 0.17, 0.30, 0.68] [1, 2] runs"
-    assert [answer for _, answer in asked(out, "bone")] == ["the dog's bone of an old dog [0.50, 0.17, 0.62, 0.30]"]
+    assert [answer for _, answer in asked(out, "bone")] == [
+        "the dog's bone of an old dog [0.50, 0.17, 0.62, 0.30]"
+    ]
     assert report.notes[NESTED] == 1
     out, report = exported("chat", dataset, tmp_path / "listed", {"style": "qwen3-vl", "tasks": ["ground"]})
     [(question, answer)] = asked(out, "bone")
@@ -222,7 +235,9 @@ def test_a_box_is_described_by_the_phrase_that_is_asked_for(dataset: Path, tmp_p
 
 
 @styles
-def test_absent_phrases_have_an_answer_where_the_style_has_one(style: str, dataset: Path, tmp_path: Path) -> None:
+def test_absent_phrases_have_an_answer_where_the_style_has_one(
+    style: str, dataset: Path, tmp_path: Path
+) -> None:
     """The lad is absent by one caption, and another name of what is there."""
     answers = {"ms-swift": "none", "molmo": "There are none."}
     answers |= dict.fromkeys(("ms-swift-json", "qwen3-vl", "qwen2.5-vl"), "[]")
@@ -264,7 +279,9 @@ def test_pixels_of_the_trainer_stand_in_the_name_and_the_card(dataset: Path, tmp
 
 
 def test_an_image_that_qwen_rejects_is_left_out(tmp_path: Path) -> None:
-    record = replace(Maker().record("s", "a line", ("a line", BOY), absent=[("line", 0)]), width_px=9000, height_px=44)
+    record = replace(
+        Maker().record("s", "a line", ("a line", BOY), absent=[("line", 0)]), width_px=9000, height_px=44
+    )
     long = finished(tmp_path / "dataset", [record])
     for style, rejected in (("qwen2.5-vl", 1), ("qwen3-vl", 0)):
         out, report = exported("chat", long, tmp_path / style, {"style": style})
@@ -272,8 +289,13 @@ def test_an_image_that_qwen_rejects_is_left_out(tmp_path: Path) -> None:
 
 
 def test_llava_may_not_pad(dataset: Path, tmp_path: Path) -> None:
-    out, _ = exported("chat", dataset, tmp_path / "out", {"style": "llava", "tasks": ["locate"], "padding": "none"})
-    assert [answer for _, answer in asked(out, "bone")] == ["[0.50, 0.07, 0.62, 0.23]", "[0.05, 0.07, 0.30, 0.73]"]
+    out, _ = exported(
+        "chat", dataset, tmp_path / "out", {"style": "llava", "tasks": ["locate"], "padding": "none"}
+    )
+    assert [answer for _, answer in asked(out, "bone")] == [
+        "[0.50, 0.07, 0.62, 0.23]",
+        "[0.05, 0.07, 0.30, 0.73]",
+    ]
 
 
 def test_a_users_templates_replace_those_of_the_style(dataset: Path, tmp_path: Path) -> None:
@@ -283,7 +305,13 @@ def test_a_users_templates_replace_those_of_the_style(dataset: Path, tmp_path: P
     assert [question for question, _ in asked(out, "bone")][2:] == ["any cat? cat!", "any ghost? ghost!"]
     for record in read(exported("chat", dataset, tmp_path / "marks", {"templates": str(mine)})[0]):
         check_messages(record)
-    for text in ("locate: [where]", "describe: ['{box} {it}']", "ground: ['<image> {caption}']", "find: [x]", "- x"):
+    for text in (
+        "locate: [where]",
+        "describe: ['{box} {it}']",
+        "ground: ['<image> {caption}']",
+        "find: [x]",
+        "- x",
+    ):
         mine.write_text(text)
         with expect_error(ConfigError):
             exported("chat", dataset, tmp_path / "no", {"templates": str(mine)})
@@ -301,7 +329,13 @@ def test_the_page_shows_records_as_they_are_written() -> None:
         return {**place, "segmentation": segmentation, "group": group}
 
     dogs = [region("two dogs", [0, 8], box, 0) for box in ([40, 120, 200, 240], [330, 140, 180, 220])]
-    row = {"sample_id": "sofa", "width": 640, "height": 480, "captions": ["two dogs on a red sofa"], "absent": []}
+    row = {
+        "sample_id": "sofa",
+        "width": 640,
+        "height": 480,
+        "captions": ["two dogs on a red sofa"],
+        "absent": [],
+    }
     row["annotations"] = [*dogs, region("red sofa", [12, 22], [0, 200, 640, 280], 1)]
     sample = ChosenSample(row=row, split="train", image=None)
     made = []

@@ -12,7 +12,10 @@ import supervision
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.florence2.processing_florence2 import Florence2PostProcessor
-from transformers.models.kosmos2.processing_kosmos2 import Kosmos2Processor, clean_text_and_extract_entities_with_bboxes
+from transformers.models.kosmos2.processing_kosmos2 import (
+    Kosmos2Processor,
+    clean_text_and_extract_entities_with_bboxes,
+)
 from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -25,7 +28,9 @@ from tests.pipeline.export.test_chat import read, records, turns
 from tests.pipeline.export.test_other_readers import mask_of
 
 SIZE = (WIDTH, HEIGHT)
-FRAME = Frame(width=WIDTH, height=HEIGHT, min_pixels=56 * 56, max_pixels=14 * 14 * 4 * 1280, padding="square")
+FRAME = Frame(
+    width=WIDTH, height=HEIGHT, min_pixels=56 * 56, max_pixels=14 * 14 * 4 * 1280, padding="square"
+)
 
 MODELS: dict[str, tuple[Any, Json]] = {
     "qwen3-vl": (supervision.VLM.QWEN_3_VL, {}),
@@ -61,7 +66,10 @@ def florence(task: str, text: str) -> Any:
     if task == "locate":
         entries = parser(text=text, image_size=SIZE, parse_tasks="description_with_bboxes_or_polygons")
         boxes = entries["description_with_bboxes_or_polygons"]
-        result = {"bboxes": [entry["bbox"] for entry in boxes], "bboxes_labels": [entry["cat_name"] for entry in boxes]}
+        result = {
+            "bboxes": [entry["bbox"] for entry in boxes],
+            "bboxes_labels": [entry["cat_name"] for entry in boxes],
+        }
         result = {"<OPEN_VOCABULARY_DETECTION>": result}
     else:
         entries = parser(text=text, image_size=SIZE, parse_tasks="phrase_grounding")["phrase_grounding"]
@@ -110,7 +118,9 @@ def test_kosmos_parses_its_captions(demo_dataset: Path, tmp_path: Path) -> None:
         assert caption in {" ".join(caption.split()) for caption in captions}
         assert [caption[start:end] for _, (start, end), _ in entities] == record["objects"]["ref"]
         edges = np.array(record["objects"]["bbox"])
-        detections = supervision.Detections.from_vlm(supervision.VLM.KOSMOS_2, (caption, entities), resolution_wh=SIZE)
+        detections = supervision.Detections.from_vlm(
+            supervision.VLM.KOSMOS_2, (caption, entities), resolution_wh=SIZE
+        )
         assert (np.abs(detections.xyxy - edges) <= np.array([WIDTH, HEIGHT] * 2) / 32).all()
         phrases = iter(edges / ([WIDTH, HEIGHT] * 2))
         boxes = [[tuple(next(phrases).tolist()) for _ in entity[2]] for entity in entities]
@@ -129,7 +139,11 @@ def test_molmo_points_into_the_masks(demo_dataset: Path, tmp_path: Path) -> None
     """The ring has a hole in the middle of its box."""
     entries = (entry for row in rows_of(demo_dataset) for entry in row["annotations"])
     [ring] = (mask_of(entry["segmentation"]["counts"]) for entry in entries if entry["phrase"] == "ring")
-    [text] = (text for _, text in answers("molmo", "locate", demo_dataset, tmp_path / "out") if 'alt="ring"' in text)
+    [text] = (
+        text
+        for _, text in answers("molmo", "locate", demo_dataset, tmp_path / "out")
+        if 'alt="ring"' in text
+    )
     x, y = re.findall(r'[xy]="([0-9.]+)"', text)
     assert ring[int(float(y) * HEIGHT / 100), int(float(x) * WIDTH / 100)]
 

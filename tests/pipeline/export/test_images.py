@@ -72,11 +72,17 @@ def test_entries_and_table_lead_to_the_images(name, settings, entries, tmp_path)
     files = {path.relative_to(out).as_posix(): path.read_bytes() for path in (out / folder).rglob("*.jpg")}
     with (out / "names.csv").open(encoding="utf-8", newline="") as file:
         table = {line["written"]: line["sample_id"] for line in csv.DictReader(file)}
-    assert {table.get(path, path.removeprefix(f"{folder}/")): content for path, content in files.items()} == images
+    assert {
+        table.get(path, path.removeprefix(f"{folder}/")): content for path, content in files.items()
+    } == images
     assert report.notes[RENAMED_IMAGES] == len(table) == (5 if name in ("fiftyone", "yolo") else 2)
     if entries is not None:
         text = (out / entries).read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()] if name == "odvg" else json.loads(text)["images"]
+        lines = (
+            [json.loads(line) for line in text.splitlines()]
+            if name == "odvg"
+            else json.loads(text)["images"]
+        )
         assert {f"{folder}/{line.get('file_name', line.get('filename'))}" for line in lines} == set(files)
 
 

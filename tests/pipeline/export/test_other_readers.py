@@ -80,7 +80,9 @@ def test_transformers(demo_dataset: Path, tmp_path: Path) -> None:
     for row in rows:
         objects = row["objects"]
         fields = zip(objects["bbox"], objects["category"], objects["area"], strict=True)
-        entries = [{"bbox": box, "category_id": label, "area": area, "iscrowd": 0} for box, label, area in fields]
+        entries = [
+            {"bbox": box, "category_id": label, "area": area, "iscrowd": 0} for box, label, area in fields
+        ]
         target = {"image_id": row["image_id"], "annotations": entries}
         answer = DetrImageProcessor()(row["image"].convert("RGB"), annotations=target, return_tensors="pt")
         (labels,) = answer["labels"]
@@ -93,7 +95,10 @@ def test_transformers(demo_dataset: Path, tmp_path: Path) -> None:
 def test_results_are_scored_by_the_instances_of_the_input(tmp_path: Path) -> None:
     """Images have the ids of their samples, which are those of COCO captions."""
     make = Maker()
-    rows = [make.record(name, "a car", ("car", (3, 4, 10, 12)), file_name=f"{name}.jpg") for name in ("139", "7")]
+    rows = [
+        make.record(name, "a car", ("car", (3, 4, 10, 12)), file_name=f"{name}.jpg")
+        for name in ("139", "7")
+    ]
     dataset = finished(tmp_path / "dataset", rows)
     out, _ = exported("coco", dataset, tmp_path / "out", {"ids": "source"})
     content = read_json(out / INSTANCES)
@@ -113,7 +118,9 @@ def test_supervision(demo_dataset: Path, tmp_path: Path, annotations: dict[int, 
     """Of polygons, its masks are a pixel wider on the right and below, because it paints the corners of outlines."""
     out, _ = exported("coco", demo_dataset, tmp_path / "out", {"images": True, "segmentation": "polygons"})
     loaded = supervision.DetectionDataset.from_coco(
-        images_directory_path=str(out / "images" / "train"), annotations_path=str(out / INSTANCES), force_masks=True
+        images_directory_path=str(out / "images" / "train"),
+        annotations_path=str(out / INSTANCES),
+        force_masks=True,
     )
     pairs = [pair for _, _, one in loaded for pair in zip(one.xyxy, one.mask, strict=True)]
     shapes = [(*box.tolist(), int(mask.sum())) for box, mask in pairs]
@@ -133,7 +140,9 @@ def test_datasets(most, labels, demo_dataset, tmp_path, annotations, monkeypatch
     assert len(loaded) == 12
     category = loaded.features["objects"]["category"].feature
     assert isinstance(category, datasets.ClassLabel) == labels
-    names = pq.read_schema(folder / "data" / "train-00000-of-00003.parquet").metadata[b"huggingface"].decode()
+    names = (
+        pq.read_schema(folder / "data" / "train-00000-of-00003.parquet").metadata[b"huggingface"].decode()
+    )
     assert ("red car" in names) == labels, "names of categories stand in no file, or in all"
     assert ("more than 13" in (folder / "README.md").read_text()) == (not labels)
     count = 0
@@ -180,7 +189,9 @@ def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, J
     assert sizes == [(WIDTH, HEIGHT)] * 12
 
 
-def test_a_coco_entry_says_all_that_the_dataset_says_of_a_region(coco: Path, annotations: dict[int, Any]) -> None:
+def test_a_coco_entry_says_all_that_the_dataset_says_of_a_region(
+    coco: Path, annotations: dict[int, Any]
+) -> None:
     """Box, mask, area, phrase, head, span, scores; and `eval` takes the file for ground truth."""
     content = read_json(coco / INSTANCES)
     images = {image["id"]: image for image in content["images"]}
@@ -192,7 +203,11 @@ def test_a_coco_entry_says_all_that_the_dataset_says_of_a_region(coco: Path, ann
         assert {key: value for key, value in stored.items() if value not in unsaid}.items() <= entry.items()
         [[start, end]] = entry["tokens_positive"]
         image = images[entry["image_id"]]
-        assert image["caption"][start:end] == image["captions"][entry["caption_index"]][slice(*entry["span"])]
+        assert (
+            image["caption"][start:end] == image["captions"][entry["caption_index"]][slice(*entry["span"])]
+        )
     truth = read_truth(coco / INSTANCES)
     assert len(truth.images) == 12
-    assert sum(len(target.boxes_xywh_px) for image in truth.images.values() for target in image.targets) == 17
+    assert (
+        sum(len(target.boxes_xywh_px) for image in truth.images.values() for target in image.targets) == 17
+    )

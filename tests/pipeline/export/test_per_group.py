@@ -48,7 +48,9 @@ def record(*, grouped: bool = True) -> Record:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Only to be read."""
-    return finished(tmp_path_factory.mktemp("things") / "dataset", [record()], fingerprint=demo_fingerprint())
+    return finished(
+        tmp_path_factory.mktemp("things") / "dataset", [record()], fingerprint=demo_fingerprint()
+    )
 
 
 def instances(dataset: Path, out: Path, **request: Any) -> Json:
@@ -64,7 +66,9 @@ SETTINGS = {"saco": {"exhaustive": "all"}, "chat": {"seed": 8}}  # by this seed 
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(name: str, dataset: Path, tmp_path) -> None:
+def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(
+    name: str, dataset: Path, tmp_path
+) -> None:
     settings = SETTINGS.get(name)
     _, report = exported(name, dataset, tmp_path / "usual", settings)
     usual = 4 if name in BY_OBJECT else 6
@@ -110,7 +114,9 @@ def test_mdetr_has_a_span_for_each_class_of_ultralytics(dataset: Path, tmp_path:
     _, report = exported("mdetr", dataset, tmp_path / "out", {"trainer": "ultralytics"})
     content = read_json(tmp_path / "out" / "train.json")
     caption = content["images"][0]["caption"]
-    texts = [" ".join(caption[start:end] for start, end in e["tokens_positive"]) for e in content["annotations"]]
+    texts = [
+        " ".join(caption[start:end] for start, end in e["tokens_positive"]) for e in content["annotations"]
+    ]
     assert texts == ["boy", "dog", "two dogs", "two dogs"]
     assert content["images"][0]["tokens_positive_eval"] == [[[13, 16]], [[29, 37]], [[42, 45]]]
     assert report.notes[JOINED_MENTIONS] == 2
@@ -118,7 +124,9 @@ def test_mdetr_has_a_span_for_each_class_of_ultralytics(dataset: Path, tmp_path:
 
 def test_classes_of_ultralytics_have_no_determiner(tmp_path: Path) -> None:
     row = Maker().record("a", "The red Car", ("The red Car", (3, 4, 10, 12)))
-    out, _ = exported("mdetr", finished(tmp_path / "dataset", [row]), tmp_path / "out", {"trainer": "ultralytics"})
+    out, _ = exported(
+        "mdetr", finished(tmp_path / "dataset", [row]), tmp_path / "out", {"trainer": "ultralytics"}
+    )
     (entry,) = read_json(out / "train.json")["annotations"]
     assert entry["tokens_positive"] == [[4, 11]]
 
@@ -133,7 +141,12 @@ def test_yolo_names_synonyms(tmp_path: Path) -> None:
         entries = [(mention, (2, 2, 9, 9), index, fields) for index, mention in enumerate(mentions)]
         return make.record(name, captions, *entries, file_name=f"{name}.jpg")
 
-    rows = [row("a", "boy", "kid"), row("b", "girl", "kid"), row("c", "girl", "kid", "she/her"), row("d", "dog", "boy")]
+    rows = [
+        row("a", "boy", "kid"),
+        row("b", "girl", "kid"),
+        row("c", "girl", "kid", "she/her"),
+        row("d", "dog", "boy"),
+    ]
     dataset = finished(tmp_path / "dataset", [*rows, row("e", "and/or")])
     settings = {"classes": "phrase", "synonyms": True}
     out, report = exported("yolo", dataset, tmp_path / "out", settings)
@@ -147,7 +160,9 @@ def test_yolo_names_synonyms(tmp_path: Path) -> None:
 
 
 def test_label_studio_offers_every_phrase(dataset: Path, tmp_path: Path) -> None:
-    out, _ = exported("label-studio", dataset, tmp_path / "out", {"address": "https://host/a b/"}, min_score=0.6)
+    out, _ = exported(
+        "label-studio", dataset, tmp_path / "out", {"address": "https://host/a b/"}, min_score=0.6
+    )
     (task,) = read_json(out / "train.json")
     assert task["data"]["image"] == "https://host/a b/1.jpg"
     assert [entry["value"] for entry in task["data"]["phrases"]] == ["child", "boy", "dog", "two dogs"]
@@ -187,7 +202,10 @@ def test_in_datasets_of_no_groups_every_phrase_of_a_caption_is_a_thing(tmp_path:
 def test_statistics_count_things(dataset: Path) -> None:
     with closing(Index(open_dataset(dataset), {})) as index:
         index.build()
-        assert statistics(index)["things_per_image"] == {"labels": ["0", "1", "2", "3"], "counts": [0, 0, 0, 1]}
+        assert statistics(index)["things_per_image"] == {
+            "labels": ["0", "1", "2", "3"],
+            "counts": [0, 0, 0, 1],
+        }
         assert statistics(index)["regions_per_image"]["counts"] == [0, 0, 0, 0, 0, 0, 1]
 
 

@@ -32,7 +32,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with running(Hub()) as hub:
-        for name, value in {"ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": True, "HF_HUB_OFFLINE": False}.items():
+        for name, value in {
+            "ENDPOINT": hub.endpoint,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+        }.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", hub.token)
@@ -63,7 +67,9 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     before = dict(repository.files)
     again = pushed(dataset, "--out", tmp_path / "other")
     assert isinstance(again.exception, ConfigError)
-    assert "--push: house/regions holds an export; give another name, or --overwrite" in str(again.exception)
+    assert "--push: house/regions holds an export; give another name, or --overwrite" in str(
+        again.exception
+    )
     assert repository.files == before
     assert not (tmp_path / "other").exists(), "nothing is exported if it cannot be pushed"
     hub.broken = "/commit/"
@@ -73,7 +79,9 @@ def test_the_repository_is_private_and_holds_the_export(dataset: Path, hub: Hub,
     answer = pushed(dataset, "--out", tmp_path / "other", "--overwrite", "--json")
     assert repository.commits[1:] == ["phrasebox export", "phrasebox export: the one before"]
     assert json.loads(answer.stdout)["pushed"] == f"{hub.endpoint}/datasets/{NAME}"
-    assert [name for name in repository.files if name.startswith("data/")] == ["data/train-00000-of-00001.parquet"]
+    assert [name for name in repository.files if name.startswith("data/")] == [
+        "data/train-00000-of-00001.parquet"
+    ]
     assert pq.read_table(io.BytesIO(repository.files["data/train-00000-of-00001.parquet"])).num_rows == 12
 
 
@@ -108,7 +116,9 @@ def test_a_public_one_is_asked_for(dataset: Path, hub: Hub) -> None:
     assert not hub.repositories[NAME].private
 
 
-def test_faults_say_what_to_do(dataset: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_say_what_to_do(
+    dataset: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("regions", "a/b/c", "house/two words"):
         assert isinstance(pushed(dataset, name=name).exception, ConfigError), name
     with expect_error(ConfigError):

@@ -85,7 +85,9 @@ def test_the_pairs(rows: list[Json], demo_dataset: Path, tmp_path: Path) -> None
     assert pairs["plain", "cow"]["queried_category"] == pairs["no region", "cow"]["queried_category"]
 
 
-def test_pairs_are_exhaustive_where_somebody_looked(rows: list[Json], demo_dataset: Path, tmp_path: Path) -> None:
+def test_pairs_are_exhaustive_where_somebody_looked(
+    rows: list[Json], demo_dataset: Path, tmp_path: Path
+) -> None:
     """`exhaustive=all` takes them without a look, as above."""
     marked = copy_of(demo_dataset, tmp_path)
     write_marks(marked, {"plain": "good", "dogs": "bad"})
@@ -131,7 +133,9 @@ def test_an_image_of_absent_phrases_only_is_exported_unless_a_condition_chooses(
         ("sure", {"min_score": 0.9}, {"ghost": 0.125}),
         ("chosen", {"where": "head = 'car'"}, {"red car": 0.9}),
     ):
-        report = export_dataset(dataset, ExportRequest(exporter=Saco, out=tmp_path / name, config=config, **request))
+        report = export_dataset(
+            dataset, ExportRequest(exporter=Saco, out=tmp_path / name, config=config, **request)
+        )
         text = read_json(tmp_path / name / "train.json")
         assert {pair["text_input"]: pair["presence"] for pair in text["images"]} == pairs
         assert report.samples == {"train": len(pairs)}

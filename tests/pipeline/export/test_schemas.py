@@ -122,7 +122,9 @@ def test_mdetr(demo_dataset: Path, tmp_path: Path) -> None:
         # MDETR's and GLIP's mixed datasets take the first folder of images for "coco", the second for others.
         assert image["data_source"] == "phrasebox"
         assert all(isinstance(image[key], int) for key in ("id", "original_img_id", "sentence_id"))
-    masks = {entry["id"]: entry["segmentation"] for row in rows_of(demo_dataset) for entry in row["annotations"]}
+    masks = {
+        entry["id"]: entry["segmentation"] for row in rows_of(demo_dataset) for entry in row["annotations"]
+    }
     filled = 0
     for entry in content["annotations"]:
         assert (entry["iscrowd"], entry["category_id"]) == (0, 1)
@@ -154,7 +156,16 @@ def test_grit(demo_dataset: Path, tmp_path: Path) -> None:
     out, _ = exported("grit", demo_dataset, tmp_path / "out")
     [path] = (out / "data").iterdir()
     assert path.name == "train-00000-of-00001.parquet"
-    columns = ["key", "clip_similarity_vitb32", "clip_similarity_vitl14", "id", "url", "caption", "width", "height"]
+    columns = [
+        "key",
+        "clip_similarity_vitb32",
+        "clip_similarity_vitl14",
+        "id",
+        "url",
+        "caption",
+        "width",
+        "height",
+    ]
     columns += ["noun_chunks", "ref_exps"]
     table = pq.read_table(path)
     assert table.schema.names[: len(columns)] == columns
@@ -183,7 +194,9 @@ def test_clipself(demo_dataset: Path, tmp_path: Path) -> None:
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (len(names), model.embed_dim)
     # CLIPSelf: row = rank of the sorted category id
-    wanted = F.normalize(model.encode_text([names[number] for number in sorted(names)]).float(), dim=-1).numpy()
+    wanted = F.normalize(
+        model.encode_text([names[number] for number in sorted(names)]).float(), dim=-1
+    ).numpy()
     np.testing.assert_allclose(embeddings, wanted, atol=1e-5)
 
 
@@ -237,7 +250,9 @@ def painted_iou(points: np.ndarray, annotation: Json) -> float:
     scale = 40
     canvas = np.zeros((HEIGHT * scale, WIDTH * scale), np.uint8)
     cv2.fillPoly(canvas, [np.round(points * (WIDTH * scale, HEIGHT * scale)).astype(np.int32)], 1)
-    mask = decode_mask(Rle(size_hw=(HEIGHT, WIDTH), counts=annotation["segmentation"]["counts"])).astype(np.uint8)
+    mask = decode_mask(Rle(size_hw=(HEIGHT, WIDTH), counts=annotation["segmentation"]["counts"])).astype(
+        np.uint8
+    )
     filled = np.ascontiguousarray(mask)
     outlines, _ = cv2.findContours(filled.copy(), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
@@ -247,6 +262,8 @@ def painted_iou(points: np.ndarray, annotation: Json) -> float:
 
 def test_yolo_boxes(demo_dataset: Path, tmp_path: Path) -> None:
     out, report = exported("yolo", demo_dataset, tmp_path / "out", {"labels": "boxes", "classes": "phrase"})
-    lines = [line.split() for path in (out / "labels").rglob("*.txt") for line in path.read_text().splitlines()]
+    lines = [
+        line.split() for path in (out / "labels").rglob("*.txt") for line in path.read_text().splitlines()
+    ]
     assert {len(line) for line in lines} == {5}
     assert len(lines) == report.notes["masks dropped: labels=boxes"] == 17

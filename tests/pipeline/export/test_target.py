@@ -50,7 +50,9 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     elsewhere = tmp_path / "elsewhere"
     write(out)
     elsewhere.mkdir()
-    time.sleep(0.05)  # longer than a tick of the file system's clock: the message names what is newer than the export
+    time.sleep(
+        0.05
+    )  # longer than a tick of the file system's clock: the message names what is newer than the export
     (out / stranger).parent.mkdir(parents=True, exist_ok=True)
     (out / stranger).symlink_to(elsewhere) if "link" in stranger else (out / stranger).write_text("mine")
     with expect_error(ConfigError):
@@ -59,9 +61,12 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("precious.txt", "mine"), *((MARK, text) for text in ("", "[]", "{}", '{"files": 3}'))]
+    ("name", "content"),
+    [("precious.txt", "mine"), *((MARK, text) for text in ("", "[]", "{}", '{"files": 3}'))],
 )
-def test_a_folder_without_a_mark_or_with_one_that_says_nothing_stays(name: str, content: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_mark_or_with_one_that_says_nothing_stays(
+    name: str, content: str, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text(content)
     for overwrite in (False, True):

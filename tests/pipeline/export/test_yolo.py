@@ -36,6 +36,9 @@ def test_parts_are_joined_at_their_nearest_corners() -> None:
     assert sorted(steps[steps > 2]) == [3, 3, 7, 7]
 
 
-@given(st.text() | st.sampled_from(["null", "yes", "1", "a: b # c", "\x85", "\u2028", "\x7f", "\ufeff", "😀", "'\"\\"]))
+@given(
+    st.text()
+    | st.sampled_from(["null", "yes", "1", "a: b # c", "\x85", "\u2028", "\x7f", "\ufeff", "😀", "'\"\\"])
+)
 def test_any_name_is_a_yaml_string(name: str) -> None:
     assert yaml.safe_load(f"names:\n  0: {quote_yaml(name)}\n") == {"names": {0: name}}

@@ -21,7 +21,9 @@ def letters(texts: Sequence[str]) -> torch.Tensor:
     return torch.tensor([[ord(letter) for letter in text[:5].ljust(5)] for text in texts])
 
 
-def changed(folder: Path, change: Callable[[int, Json], None] = lambda number, row: None, rows: int = 30) -> Path:
+def changed(
+    folder: Path, change: Callable[[int, Json], None] = lambda number, row: None, rows: int = 30
+) -> Path:
     """The dataset after `change(number, row)` of every row, with row groups of that many rows."""
     numbers = count()
 
@@ -43,7 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 rows with images in two shards, row groups of 8."""
-    written = write_synthetic(tmp_path_factory.mktemp("load") / "dataset", 40, rows_per_file=25, embed_images=True)
+    written = write_synthetic(
+        tmp_path_factory.mktemp("load") / "dataset", 40, rows_per_file=25, embed_images=True
+    )
     return changed(written, rows=8)
 
 

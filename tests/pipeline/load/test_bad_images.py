@@ -55,7 +55,9 @@ def test_or_are_skipped_and_counted(damaged: Path) -> None:
     told = [str(warning.message).partition(":")[0] for warning in caught]
     assert told == ["an image is skipped", "10 images skipped so far, the last"]
     dataset = RegionDataset(damaged, SMALL, on_bad_image="skip")
-    bad = next(n for n, name in enumerate(names(RegionDataset(damaged, NO_IMAGES))) if int(name[1:]) % 3 == 0)
+    bad = next(
+        n for n, name in enumerate(names(RegionDataset(damaged, NO_IMAGES))) if int(name[1:]) % 3 == 0
+    )
     with expect_error(InputError):
         dataset[bad]  # a single sample still raises
 

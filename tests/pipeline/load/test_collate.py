@@ -34,7 +34,9 @@ def test_regions_stand_one_after_the_other(with_images: Path) -> None:
     assert len(set(phrases)) == len(batch["phrases"]) == len(batch["tokens"])
 
 
-def test_images_of_different_sizes_images_without_regions_and_batches_without_images(folder, with_images) -> None:
+def test_images_of_different_sizes_images_without_regions_and_batches_without_images(
+    folder, with_images
+) -> None:
     samples = list(RegionStream(with_images, Contents(masks="full")))[:6]
     batch = collate_regions(samples)
     assert [image.shape for image in batch["images"]] == [sample["image"].shape for sample in samples]

@@ -46,7 +46,9 @@ def test_two_ranks_of_gloo_with_two_workers_each(folder: Path, tmp_path: Path) -
     outs = [tmp_path / f"{rank}.json" for rank in range(2)]
     command = [sys.executable, "-W", "error", program, folder, tmp_path / "meeting"]
     ranks = [
-        subprocess.Popen([*map(str, [*command, out, rank])], env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*map(str, [*command, out, rank])], env=environment, stderr=subprocess.PIPE, text=True
+        )
         for rank, out in enumerate(outs)
     ]
     for process in ranks:

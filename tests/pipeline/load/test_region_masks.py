@@ -58,5 +58,7 @@ def test_stretched_masks_take_what_lies_at_the_pixels_centres() -> None:
     doubled = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
     np.testing.assert_array_equal(masks_of(regions, (2, 3), (2, 3)), [mask, ~mask])
     np.testing.assert_array_equal(masks_of(regions, (2, 3), (4, 6)), [doubled, ~doubled])
-    np.testing.assert_array_equal(masks_of(regions, (2, 3), (1, 1))[:, 0, 0], [True, False])  # row 1, column 1
+    np.testing.assert_array_equal(
+        masks_of(regions, (2, 3), (1, 1))[:, 0, 0], [True, False]
+    )  # row 1, column 1
     assert masks_of([], (2, 3), (8, 8)).shape == (0, 8, 8)

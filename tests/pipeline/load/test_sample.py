@@ -39,7 +39,11 @@ def test_it_is_the_row(folder: Path) -> None:
     assert len(row_pairs) > 150
     for sample, row in row_pairs:
         regions = row["annotations"]
-        assert (sample["id"], sample["file_name"], sample["captions"]) == (row["id"], row["file_name"], row["captions"])
+        assert (sample["id"], sample["file_name"], sample["captions"]) == (
+            row["id"],
+            row["file_name"],
+            row["captions"],
+        )
         assert sample["original_hw"] == sample["size_hw"] == (row["height"], row["width"])
         x, y, w, h = np.array([region["bbox"] for region in regions], np.float32).T
         np.testing.assert_array_equal(sample["boxes_xyxy_px"], np.stack([x, y, x + w, y + h], axis=1))
@@ -50,7 +54,9 @@ def test_it_is_the_row(folder: Path) -> None:
         assert sample["phrases"] == [region["phrase"] for region in regions]
         assert sample["heads"] == [region["head"] for region in regions]
         mentions = zip(sample["phrases"], sample["caption_indices"], sample["spans"].tolist(), strict=True)
-        assert all(sample["captions"][index][slice(*span)].endswith(phrase) for phrase, index, span in mentions)
+        assert all(
+            sample["captions"][index][slice(*span)].endswith(phrase) for phrase, index, span in mentions
+        )
 
 
 def test_absent_phrases_are_in_samples_and_batches(tmp_path: Path) -> None:
@@ -98,7 +104,9 @@ def test_boxes_and_masks_follow_the_square(with_images: Path) -> None:
             # By Pillow: its nearest neighbour also takes what lies at the centres.
             stretched = Image.fromarray(mask_of(region)).resize((64, 64), Image.Resampling.NEAREST)
             assert (sample["masks"][number].numpy() == np.asarray(stretched)).mean() > 0.999
-            stretched = Image.fromarray(mask_of(region).astype(np.float32)).resize(grid, Image.Resampling.BOX)
+            stretched = Image.fromarray(mask_of(region).astype(np.float32)).resize(
+                grid, Image.Resampling.BOX
+            )
             np.testing.assert_allclose(sample["grid_masks"][number], np.asarray(stretched), atol=0.02)
 
 
@@ -114,7 +122,9 @@ def test_each_phrase_is_tokenised_once(folder: Path) -> None:
     list(stream)
     assert len(requests) == len(set(requests))
     assert set(requests) == phrases
-    stream = RegionStream(folder, Contents(images=False, tokenizer=lambda texts: torch.zeros(len(texts), 3)))
+    stream = RegionStream(
+        folder, Contents(images=False, tokenizer=lambda texts: torch.zeros(len(texts), 3))
+    )
     with expect_error(ConfigError):
         next(iter(stream))
 
@@ -140,7 +150,9 @@ def test_torchvision_moves_image_boxes_and_masks_together(with_images: Path) -> 
         assert torch.equal(after["image"], before["image"].flip(-1))
         assert torch.equal(after["masks"], before["masks"].flip(-1))
         x0, y0, x1, y1 = before["boxes_xyxy_px"].T
-        torch.testing.assert_close(torch.stack([64 - x1, y0, 64 - x0, y1], dim=1), torch.Tensor(after["boxes_xyxy_px"]))
+        torch.testing.assert_close(
+            torch.stack([64 - x1, y0, 64 - x0, y1], dim=1), torch.Tensor(after["boxes_xyxy_px"])
+        )
         pooled = adaptive_avg_pool2d(before["masks"].float(), (4, 4))
         torch.testing.assert_close(pooled, before["grid_masks"], atol=0.06, rtol=0)
         for name in ("scores", "spans", "phrases"):
@@ -155,9 +167,13 @@ def test_images_from_the_image_root(inline_dataset: Path, scenes_folder: Path, t
         RegionStream(inline_dataset, Contents(image_root=str(tmp_path / "nowhere")))
 
 
-def test_a_strangers_dataset_decides_no_folder(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
+def test_a_strangers_dataset_decides_no_folder(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
     dataset = copy_of(inline_dataset, tmp_path)
-    change_manifest(dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x"))
+    change_manifest(
+        dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x")
+    )
     root = str(scenes_folder / "images")
     for loader in (RegionDataset, RegionStream):
         with expect_error(ConfigError):
@@ -166,7 +182,9 @@ def test_a_strangers_dataset_decides_no_folder(inline_dataset: Path, scenes_fold
         assert sample["image"].shape[0] == 3
 
 
-@pytest.mark.parametrize("damage", [{"score": None}, {"bbox": [1.0, 2.0, 3.0]}, {"segmentation": None}], ids=str)
+@pytest.mark.parametrize(
+    "damage", [{"score": None}, {"bbox": [1.0, 2.0, 3.0]}, {"segmentation": None}], ids=str
+)
 def test_a_damaged_row_is_named(damage: Json, folder: Path, tmp_path: Path) -> None:
     def change(number: int, row: Json) -> None:
         for region in row["annotations"][:1]:

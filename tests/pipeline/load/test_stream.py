@@ -36,19 +36,25 @@ def loaded(stream: RegionStream, workers: int, **options: Any) -> list[Any]:
 def test_a_cut_is_a_slice_of_the_sequence(sizes: list[int], start: int, length: int) -> None:
     once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
     pieces = list(split_by_group(sizes, start, start + length))
-    assert [(number, row) for number, first, last in pieces for row in range(first, last)] == once[start:][:length]
+    assert [(number, row) for number, first, last in pieces for row in range(first, last)] == once[start:][
+        :length
+    ]
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (3, 0), (2, 1)])
 def test_every_sample_comes_once(folder: Path, ranks: int, workers: int) -> None:
-    samples = [s for rank in range(ranks) for s in loaded(stream_of(folder, rank=rank, world_size=ranks), workers)]
+    samples = [
+        s for rank in range(ranks) for s in loaded(stream_of(folder, rank=rank, world_size=ranks), workers)
+    ]
     assert given(samples) == expected(folder)
 
 
 @pytest.mark.parametrize("consumers", [1, 2, 7, 50])
 def test_rows_are_dealt_out_evenly(with_images: Path, consumers: int) -> None:
     """Also if there are more consumers than row groups or rows."""
-    streams = [stream_of(with_images, even="drop", rank=rank, world_size=consumers) for rank in range(consumers)]
+    streams = [
+        stream_of(with_images, even="drop", rank=rank, world_size=consumers) for rank in range(consumers)
+    ]
     size = len(expected(with_images)) // consumers
     assert {len(stream) for stream in streams} == {len(list(stream)) for stream in streams[:9]} == {size}
 
@@ -99,7 +105,9 @@ def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
     for epoch in range(6):
         for stream in streams:
             stream.set_epoch(epoch)
-        dropped.add(frozenset(set(expected(folder)) - {name for stream in streams for name in names(stream)}))
+        dropped.add(
+            frozenset(set(expected(folder)) - {name for stream in streams for name in names(stream)})
+        )
     assert len(expected(folder)) % 3 == 0 or len(dropped) > 2
 
 
@@ -107,7 +115,10 @@ def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
     ("options", "keep"),
     [
         ({"min_score": 0.5, "even": "drop"}, lambda one: one["score"] >= np.float32(0.5)),
-        ({"max_area": 0.3}, lambda one: one["bbox"][2] * one["bbox"][3] <= 0.3 * np.prod(one["segmentation"]["size"])),
+        (
+            {"max_area": 0.3},
+            lambda one: one["bbox"][2] * one["bbox"][3] <= 0.3 * np.prod(one["segmentation"]["size"]),
+        ),
         (
             {"min_score": 0.2, "where": "head = 'man' AND w > 30"},
             lambda one: one["head"] == "man" and one["bbox"][2] > 30 and one["score"] >= np.float32(0.2),

@@ -39,7 +39,9 @@ def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
         "model": {"precision": "fp32"},
         "engine": {"kind": "inline"},
     }
-    return RunConfig.model_validate({**values, "output": {"path": str(out), "rows_per_file": 8}, **sections})
+    return RunConfig.model_validate(
+        {**values, "output": {"path": str(out), "rows_per_file": 8}, **sections}
+    )
 
 
 def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = False) -> str:

@@ -53,15 +53,21 @@ def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Pa
     assert content(finished) == before
 
 
-@pytest.mark.parametrize("error", [ResourceError("no cluster"), KeyboardInterrupt(), RuntimeError("a fault")])
+@pytest.mark.parametrize(
+    "error", [ResourceError("no cluster"), KeyboardInterrupt(), RuntimeError("a fault")]
+)
 @pytest.mark.parametrize("answers", [0, 1])
-def test_a_run_ended_before_its_first_file_leaves_the_former(error, answers, captions, finished, monkeypatch) -> None:
+def test_a_run_ended_before_its_first_file_leaves_the_former(
+    error, answers, captions, finished, monkeypatch
+) -> None:
     """One batch has 32 rows: after it, four files are there."""
     before = content(finished)
     config = light_config(captions, finished, explain={"blocks": 1})
     with pytest.raises(type(error)) as caught:
         run_light(config, last=RaisingStage(error, answers), fresh=True)
-    is_back = f"nothing was written: the former run in {finished} is back" in "".join(caught.value.__notes__)
+    is_back = f"nothing was written: the former run in {finished} is back" in "".join(
+        caught.value.__notes__
+    )
     assert is_back == (answers == 0)
     if is_back:
         assert content(finished) == before
@@ -89,7 +95,9 @@ def killed_at(step: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("while_coming_back", [False, True])
-def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captions, finished, monkeypatch) -> None:
+def test_a_run_killed_while_files_are_moved_loses_none(
+    while_coming_back, captions, finished, monkeypatch
+) -> None:
     (finished / ".phrasebox/journal-0001").mkdir()
     (finished / ".phrasebox/journal-0001/00000.parquet").touch()
     before = content(finished)
@@ -113,7 +121,9 @@ def test_a_run_killed_while_files_are_moved_loses_none(while_coming_back, captio
         assert content(finished) == before
 
 
-def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(captions: Path, finished: Path) -> None:
+def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(
+    captions: Path, finished: Path
+) -> None:
     shard = (finished / "data/00000.parquet").read_bytes()
     other = light_config(captions, finished, explain={"blocks": 1})
     folder = DatasetFolder(finished)

@@ -40,7 +40,9 @@ def test_new_samples_are_added_by_the_same_command(captions: Path, out: Path) ->
     before = {row["id"]: row for row in rows_of(out)}
     write_captions(captions.parent, [*FIRST, "two new", "three new"])
     printed = run_light(config)
-    told = f"samples of the input that have no row yet: {42 - len(before)}. They are added\nresuming the run"
+    told = (
+        f"samples of the input that have no row yet: {42 - len(before)}. They are added\nresuming the run"
+    )
     assert told in printed
     rows = {row["sample_id"]: row for row in rows_of(out)}
     assert sorted(rows) == sorted(f"c{n}" for n in range(42))
@@ -73,7 +75,9 @@ def test_samples_that_are_gone_are_refused_before_any_work(captions: Path, out: 
     write_captions(captions.parent, [*FIRST[:30], "new"])  # c30 is another, and what follows is gone
     before = content(out)
     names = "c31" if len(rows_of(out)) == 32 else "c31, c32, c33, c34, c35, c36, c37, c38, c39"
-    with pytest.raises(ResumeError, match=r"samples that have rows, but are gone from the input: \d \(") as caught:
+    with pytest.raises(
+        ResumeError, match=r"samples that have rows, but are gone from the input: \d \("
+    ) as caught:
         run_light(light_config(captions, out))
     shown = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
     assert set(shown) <= {*names.split(", "), "..."}
@@ -102,7 +106,9 @@ def test_a_missing_input_is_missing_also_where_another_run_is(source, captions, 
         run_light(light_config(captions, out, input={"kind": "jsonl", **places}, explain={"blocks": 1}))
 
 
-def test_paths_may_be_relative_or_not(captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_may_be_relative_or_not(
+    captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the command and in the manifest, which says nothing of the input's fingerprint."""
     run_light(light_config(captions, tmp_path / "out"))
     monkeypatch.chdir(tmp_path)
@@ -123,7 +129,8 @@ def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tm
 
 def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp_path: Path) -> None:
     undecided, decided = (
-        light_config(captions, tmp_path / "out", model={"precision": precision}) for precision in ("auto", "bf16")
+        light_config(captions, tmp_path / "out", model={"precision": precision})
+        for precision in ("auto", "bf16")
     )
     folder = DatasetFolder(tmp_path / "out")
     with folder.locked():
@@ -152,12 +159,17 @@ def test_parts_of_a_small_input_are_rows_of_one_run(captions: Path, tmp_path: Pa
 
 def test_a_part_without_samples_says_that_it_is_empty(captions: Path, tmp_path: Path) -> None:
     printed = light_part(captions, tmp_path / "out", "1/41")
-    assert "part 1/41 of the input is empty: the input has fewer samples than parts, or fewer tars\n" in printed
+    assert (
+        "part 1/41 of the input is empty: the input has fewer samples than parts, or fewer tars\n"
+        in printed
+    )
     assert "part 1/41 of the input holds no samples\n" in printed
     assert "the input holds no samples" not in printed.replace("of the input", "")
 
 
-def test_a_larger_limit_adds_to_a_part_and_moves_no_sample_to_another(captions: Path, tmp_path: Path) -> None:
+def test_a_larger_limit_adds_to_a_part_and_moves_no_sample_to_another(
+    captions: Path, tmp_path: Path
+) -> None:
     for number in (1, 2):
         light_part(captions, tmp_path / str(number), f"{number}/2", limit=10)
     light_part(captions, tmp_path / "1", "1/2", limit=20)

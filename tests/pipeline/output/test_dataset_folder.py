@@ -40,7 +40,11 @@ MARK = "demo:0123"
 
 
 def config_of(folder: Path, **sections: Any) -> RunConfig:
-    plain = {"input": {"kind": "jsonl", "path": "a.jsonl"}, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
+    plain = {
+        "input": {"kind": "jsonl", "path": "a.jsonl"},
+        "model": {"name": "demo"},
+        "engine": {"kind": "inline"},
+    }
     return RunConfig.model_validate({**plain, **sections, "output": {"path": str(folder)}})
 
 
@@ -57,7 +61,12 @@ def identity_of(config: RunConfig, mark: str = MARK, version: Any = __version__)
 
 
 def begin(
-    folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, version: Any = __version__, **sections: Any
+    folder: DatasetFolder,
+    *,
+    fresh: bool = False,
+    mark: str = MARK,
+    version: Any = __version__,
+    **sections: Any,
 ) -> str:
     """Begin unless there is nothing to do; returns the state that was previous."""
     claim = folder.claim_fresh if fresh else folder.claim
@@ -92,12 +101,19 @@ def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "new"
     assert keys_of(folder) == set()
     write_shards(mixed(), folder.data)
-    assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started", "rows do not depend on it"
+    assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started", (
+        "rows do not depend on it"
+    )
     assert keys_of(folder) == {record.sample.key for record in mixed()}
     finish(folder)
     assert begin(folder) == "complete"
     shards = {f"data/{n:05d}.parquet" for n in range(3)}
-    assert names(folder) - {".phrasebox/lock"} == {*shards, "categories.parquet", "README.md", "dataset.json"}
+    assert names(folder) - {".phrasebox/lock"} == {
+        *shards,
+        "categories.parquet",
+        "README.md",
+        "dataset.json",
+    }
     with expect_error(ResumeError):
         begin(folder, phrases={"max_phrases": 3})
 
@@ -108,13 +124,18 @@ def test_the_manifest(folder: DatasetFolder) -> None:
     report = Report()
     report.read(0, 9, Report().skipped)
     report.stage("phrases", 9, 0.5)
-    folder.finish(report, Manifest(config=config_of(folder.path), model={"name": "demo", "layout": "open_clip"}))
+    folder.finish(
+        report, Manifest(config=config_of(folder.path), model={"name": "demo", "layout": "open_clip"})
+    )
     manifest = manifest_of(folder.path)
     assert (manifest["format"], manifest["schema_version"]) == ("phrasebox", SCHEMA_VERSION)
     assert manifest["phrasebox_version"] == __version__
     assert manifest["model"] == {"name": "demo", "layout": "open_clip"}
     assert manifest["model_fingerprint"] == MARK
-    assert RunConfig.model_validate(manifest["config"]).rows_depend_on() == config_of(folder.path).rows_depend_on()
+    assert (
+        RunConfig.model_validate(manifest["config"]).rows_depend_on()
+        == config_of(folder.path).rows_depend_on()
+    )
     assert Path(manifest["config"]["input"]["path"]).is_absolute()
     counts = manifest["counts"]
     assert counts["read"] == counts["written"] == 9
@@ -176,7 +197,13 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
     write_shards(mixed()[:1], folder.data)
     folder.drop_backup()
     journal = ".phrasebox/journal-0001/00000.parquet"
-    assert names(folder) == {*foreign, "data/00000.parquet", ".phrasebox/lock", ".phrasebox/run.json", journal}
+    assert names(folder) == {
+        *foreign,
+        "data/00000.parquet",
+        ".phrasebox/lock",
+        ".phrasebox/run.json",
+        journal,
+    }
 
 
 def test_fresh_deletes_an_unfinished_run_and_its_journal(folder: DatasetFolder) -> None:
@@ -244,7 +271,10 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
     """
     root = Path(__file__).parents[3]
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=False).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=False).returncode
+        == -9
+    )
     with DatasetFolder(tmp_path).locked():
         pass
 
@@ -272,7 +302,9 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(content, is_co
     assert begin(folder) == "started"
     (note,) = folder.notes
     assert note.startswith(f"{shard} is damaged (")
-    assert note.endswith(f"moved to {folder.path}/.phrasebox/damaged/00001.parquet, its rows are done again")
+    assert note.endswith(
+        f"moved to {folder.path}/.phrasebox/damaged/00001.parquet, its rows are done again"
+    )
     assert (folder.path / ".phrasebox/damaged/00001.parquet").read_bytes() == content
     assert keys_of(folder) == {record.sample.key for record in mixed()} - lost
     assert not (folder.path / "dataset.json").exists()
@@ -356,7 +388,9 @@ def test_a_write_that_another_one_repeats_goes(noted: DatasetFolder) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"PAR1"])
-def test_rows_whose_noted_shard_is_gone_or_damaged_are_done_again(content: bytes | None, noted: DatasetFolder) -> None:
+def test_rows_whose_noted_shard_is_gone_or_damaged_are_done_again(
+    content: bytes | None, noted: DatasetFolder
+) -> None:
     path = noted.data / sorted(noted.journal.shards)[0]
     lost = set(keys_in(path))
     path.unlink() if content is None else path.write_bytes(content)
@@ -416,13 +450,19 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
     [(True, 9, {"whole", "empty"}), (True, 8, {"empty"}), (False, 9, set())],
     ids=["done", "a row is missing", "another input"],
 )
-def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(same_input, rows, read, folder) -> None:
+def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
+    same_input, rows, read, folder
+) -> None:
     config = config_of(folder.path)
     records = mixed()
     folder.start(folder.claim(identity_of(config)))
     worker_shards(folder, records[:rows])
     keys = np.array([record.sample.key for record in records])
-    for name, these, skipped in (("whole", keys, {"bad_row": 2}), ("empty", keys[:0], {}), ("other", [7], {})):
+    for name, these, skipped in (
+        ("whole", keys, {"bad_row": 2}),
+        ("empty", keys[:0], {}),
+        ("other", [7], {}),
+    ):
         folder.journal.add(make_entry(name, these, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
@@ -487,7 +527,9 @@ class ReaderOfABadDisk:
 
 
 @pytest.mark.parametrize("out", ["disk", "memory"])
-def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(out, tmp_path, monkeypatch) -> None:
+def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(
+    out, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(folder_module, "writable_place", place_of)  # of fsspec's, memory can be written too
     folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
     config = config_of(tmp_path)
@@ -502,7 +544,10 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(o
     ("error", "words"),
     [
         (OSError("AWS Error ACCESS_DENIED during PutObject"), "s3://bucket/out: AWS Error ACCESS_DENIED"),
-        (OSError(28, "No space left on device", "/tmp/a/0.parquet"), "cannot write to /tmp/a/0.parquet: No space left"),
+        (
+            OSError(28, "No space left on device", "/tmp/a/0.parquet"),
+            "cannot write to /tmp/a/0.parquet: No space left",
+        ),
         (OSError(28, "No space left on device"), "cannot write to s3://bucket/out: No space left"),
         (OSError(28, "No space left on device", "Failed to apply UDF"), "s3://bucket/out: No space left"),
         (FileNotFoundError(2, "No such file or directory", "/models/a.safetensors"), None),

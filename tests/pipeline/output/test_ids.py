@@ -38,7 +38,9 @@ def samples(numbers: Sequence[int], name: str = "") -> list[Record]:
     """Records with two regions each and phrases that no other record has; `name` stands before their ids."""
     records = []
     for record in map(annotated, numbers):
-        phrases = tuple(replace(phrase, text=f"{phrase.text} {record.sample.sample_id}") for phrase in record.phrases)
+        phrases = tuple(
+            replace(phrase, text=f"{phrase.text} {record.sample.sample_id}") for phrase in record.phrases
+        )
         sample = replace(record.sample, sample_id=f"{name}{record.sample.sample_id}")
         records.append(replace(record, sample=sample, phrases=phrases, heat_maps=()))
     return records
@@ -59,7 +61,9 @@ def ids_in(data: Path) -> Json:
         for number, region in enumerate(row["annotations"]):
             assert region["image_id"] == row["id"]
             ids["regions"][f"{row['sample_id']}\n{number}"] = region["id"]
-            assert ids["phrases"].setdefault(region["phrase"], region["category_id"]) == region["category_id"]
+            assert (
+                ids["phrases"].setdefault(region["phrase"], region["category_id"]) == region["category_id"]
+            )
     for numbers in ids.values():
         assert len(set(numbers.values())) == len(numbers)
         assert all(is_id_of(number, name) for name, number in numbers.items())
@@ -73,7 +77,8 @@ def test_each_has_an_id_of_its_own_whatever_the_order(tmp_path: Path) -> None:
     set_all_apart(tmp_path / "a/data")
     ids = ids_in(tmp_path / "a/data")
     changed = {
-        kind: sum(stable_id(name) != number for name, number in numbers.items()) for kind, numbers in ids.items()
+        kind: sum(stable_id(name) != number for name, number in numbers.items())
+        for kind, numbers in ids.items()
     }
     assert all(changed), "so few bits that some of each kind share an id"
     assert [line for line in validate(tmp_path / "a") if " id" in line] == []
@@ -94,7 +99,9 @@ def test_shards_without_a_shared_id_stay_as_they_are(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in before} == settled
 
 
-def test_a_run_that_was_killed_here_ends_with_the_same_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_killed_here_ends_with_the_same_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("whole", "killed"):
         write_shards(samples(range(SAMPLES)), tmp_path / name / "data", rows_per_file=7)
     set_all_apart(tmp_path / "whole/data")
@@ -128,7 +135,10 @@ def test_a_run_that_is_resumed_ends_with_the_ids_of_one_that_was_not(tmp_path: P
     runs = [
         dict(
             zip(
-                *pq.read_table(config.output.path / "data").select(["sample_id", "id"]).to_pydict().values(),
+                *pq.read_table(config.output.path / "data")
+                .select(["sample_id", "id"])
+                .to_pydict()
+                .values(),
                 strict=True,
             )
         )
@@ -157,7 +167,9 @@ def test_a_sample_with_two_rows_is_an_error_that_changes_nothing(tmp_path: Path)
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
-def test_a_row_is_found_in_the_input_whatever_its_id(inline_dataset, scenes_folder, tmp_path, monkeypatch) -> None:
+def test_a_row_is_found_in_the_input_whatever_its_id(
+    inline_dataset, scenes_folder, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(records, "ID_BITS", 53)
     dataset = copy_of(inline_dataset, tmp_path)
     names = pq.read_table(dataset / "data")["sample_id"].to_pylist()

@@ -34,7 +34,12 @@ COMPACT_BYTES = 120_000  # two or three shards of the parts
 
 def part(number: str | None, scenes_config: Json, out: Path, **sections: Any) -> Path:
     source = {**scenes_config["input"], "piece_size": 2, "part": number}
-    values = {**scenes_config, "input": source, "output": {"path": str(out), "rows_per_file": 2}, **sections}
+    values = {
+        **scenes_config,
+        "input": source,
+        "output": {"path": str(out), "rows_per_file": 2},
+        **sections,
+    }
     return Path(str(run(RunConfig.model_validate(values))))
 
 
@@ -117,7 +122,18 @@ def stored(folder: Path, **values: Any) -> None:
         (lambda folder: next((folder / "data").iterdir()).unlink(), [1, 2, 3]),
         (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3]),
     ],
-    ids=["missing", "twice", "unfinished", "model", "input", "presence", "domain", "gone", "lost", "damaged"],
+    ids=[
+        "missing",
+        "twice",
+        "unfinished",
+        "model",
+        "input",
+        "presence",
+        "domain",
+        "gone",
+        "lost",
+        "damaged",
+    ],
 )
 @pytest.mark.parametrize("compact", [False, True])
 def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, parts, tmp_path) -> None:
@@ -154,7 +170,10 @@ def test_from_another_folder_with_an_empty_part_and_a_rule_that_no_calibration_f
     for compact in (False, True):
         merge(made, tmp_path / f"out {compact}", compact=compact)
         (row,) = rows_of(tmp_path / f"out {compact}")[:1]
-        assert ImageSource(open_dataset(tmp_path / f"out {compact}"), None).load(row)[:2] in (b"\xff\xd8", b"\x89P")
+        assert ImageSource(open_dataset(tmp_path / f"out {compact}"), None).load(row)[:2] in (
+            b"\xff\xd8",
+            b"\x89P",
+        )
     monkeypatch.chdir(scenes_folder.parent)
     before = (tmp_path / "out False/dataset.json").read_bytes()
     part(None, config, tmp_path / "out False", **wanted)
@@ -162,7 +181,9 @@ def test_from_another_folder_with_an_empty_part_and_a_rule_that_no_calibration_f
 
 
 @pytest.mark.parametrize("in_regions", [True, False])
-def test_parts_of_several_machines(in_regions: bool, parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
+def test_parts_of_several_machines(
+    in_regions: bool, parts: list[Path], inline_dataset: Path, tmp_path: Path
+) -> None:
     """What each part computes from the first images differs in the last digits, and clusters do not compare them."""
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     for number, copy in enumerate(copies):
@@ -199,7 +220,9 @@ def test_ids_that_parts_share_are_set_apart_and_the_parts_stay(
     assert {path: path.read_bytes() for path in before} == before, "though their shards were linked"
 
 
-def test_a_folder_with_another_dataset_stays(parts: list[Path], scenes_config: Json, tmp_path: Path) -> None:
+def test_a_folder_with_another_dataset_stays(
+    parts: list[Path], scenes_config: Json, tmp_path: Path
+) -> None:
     whole = part(None, scenes_config, tmp_path / "whole")
     before = (whole / "dataset.json").read_bytes()
     with expect_error(ResumeError):
@@ -246,8 +269,12 @@ def test_a_killed_merge_goes_on(written, options, parts, inline_dataset, tmp_pat
     assert list(validate(tmp_path / "out")) == []
 
 
-@pytest.mark.parametrize(("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"])
-def test_small_shards_are_put_together(most_bytes, files, parts, inline_dataset, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"]
+)
+def test_small_shards_are_put_together(
+    most_bytes, files, parts, inline_dataset, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(merge_module, "COMPACT_BYTES", most_bytes)
     merge(parts, tmp_path / "out", compact=True)
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
@@ -284,8 +311,12 @@ def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
         sources = [*parts] if not number else [f"s3://bucket/part-{part.name}" for part in parts]
         if number:
             for part, place in zip(parts, map(place_of, sources), strict=True):
-                for path in (path for path in part.rglob("*") if path.is_file() and ".phrasebox" not in path.parts):
+                for path in (
+                    path for path in part.rglob("*") if path.is_file() and ".phrasebox" not in path.parts
+                ):
                     (place / str(path.relative_to(part))).write_bytes(path.read_bytes())
         merge(sources, out, compact=bool(number))
         merged = open_dataset(out)
-        assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(row["id"] for row in rows_of(inline_dataset))
+        assert sorted(row["id"] for row in merged.rows(["id"])) == sorted(
+            row["id"] for row in rows_of(inline_dataset)
+        )

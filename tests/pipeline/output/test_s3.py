@@ -77,7 +77,10 @@ def run_here(keys: list[str]) -> str:
 
 
 def rows_of(dataset: AnyPath) -> list[Json]:
-    tables = [pq.read_table(pa.BufferReader(path.read_bytes())) for path in found_in(dataset / "data", "*.parquet")]
+    tables = [
+        pq.read_table(pa.BufferReader(path.read_bytes()))
+        for path in found_in(dataset / "data", "*.parquet")
+    ]
     return sorted(pa.concat_tables(tables).to_pylist(), key=lambda row: row["id"])
 
 
@@ -110,7 +113,9 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
             time.sleep(0.1)
 
     wait_for((out / ".phrasebox/lock").exists)
-    with pytest.raises(ResumeError, match=r"^output\.path: another run is writing to s3://bucket/ray/out \("):
+    with pytest.raises(
+        ResumeError, match=r"^output\.path: another run is writing to s3://bucket/ray/out \("
+    ):
         run_here(wanted)
     wait_for(lambda: len(found_in(out / "data", "*.parquet")) >= 2)
     process.kill()
@@ -138,7 +143,9 @@ def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, 
         out = tmp_path / dataset.name
         as_typed = Path(str(dataset))  # of a URL, what the command line's pathlib leaves
         figures = json.loads(printed("stats", dataset, "--where", "score > 0.1", "--json"))
-        figures |= json.loads(printed("eval", dataset, "--truth", source[0] / "truth.json", "--no-maps", "--json"))
+        figures |= json.loads(
+            printed("eval", dataset, "--truth", source[0] / "truth.json", "--no-maps", "--json")
+        )
         assert figures.pop("dataset") == str(dataset)
         printed("export", dataset, "--format", "yolo", "--out", out / "yolo")  # takes the images too
         pages = open_pages(as_typed, str(source[0] / "images"))
@@ -155,14 +162,22 @@ def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk, workers) -> 
     contents = Contents(square_px=16, masks="full")
     for loader in (RegionStream, RegionDataset):
         batches = [
-            list(DataLoader(loader(place, contents), batch_size=2, num_workers=workers, collate_fn=collate_regions))
+            list(
+                DataLoader(
+                    loader(place, contents), batch_size=2, num_workers=workers, collate_fn=collate_regions
+                )
+            )
             for place in (str(on_disk), str(stored))
         ]
         assert len(batches[0]) > 3
         for remote, local in zip(*batches, strict=True):
             assert remote.keys() == local.keys()
             for key, value in remote.items():
-                same = torch.equal(value, local[key]) if isinstance(value, torch.Tensor) else value == local[key]
+                same = (
+                    torch.equal(value, local[key])
+                    if isinstance(value, torch.Tensor)
+                    else value == local[key]
+                )
                 assert same, key
 
 
@@ -201,7 +216,9 @@ def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
     fingerprints = [input_fingerprint(WebdatasetInput(path=str(folder)))]
     (folder / "07.tar").write_bytes(b"more")
     fingerprints.append(input_fingerprint(WebdatasetInput(path=str(folder))))
-    fingerprints += [input_fingerprint(WebdatasetInput(path=str(folder / name))) for name in ("07.tar", "0[6-7].tar")]
+    fingerprints += [
+        input_fingerprint(WebdatasetInput(path=str(folder / name))) for name in ("07.tar", "0[6-7].tar")
+    ]
     (folder / "07.tar").write_bytes(b"more and more")
     fingerprints.append(input_fingerprint(WebdatasetInput(path=str(folder / "07.tar"))))
     assert len(set(fingerprints)) == 5
@@ -211,7 +228,10 @@ def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
     ("dataset", "words"),
     [
         ("nothing/here", "no such folder: s3://bucket/nothing/here"),
-        ("inline/dataset.json", "s3://bucket/inline/dataset.json is a file: expected the folder that a run"),
+        (
+            "inline/dataset.json",
+            "s3://bucket/inline/dataset.json is a file: expected the folder that a run",
+        ),
         ("inline/data", "s3://bucket/inline/data is not a finished dataset: no dataset.json in it"),
     ],
 )
@@ -241,11 +261,15 @@ def lease_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectPath:
     return place
 
 
-def test_a_lease_that_is_renewed_is_refused_and_one_that_was_given_back_is_free(lease_file: ObjectPath) -> None:
+def test_a_lease_that_is_renewed_is_refused_and_one_that_was_given_back_is_free(
+    lease_file: ObjectPath,
+) -> None:
     with locked(lease_file) as first:
         assert first is not None
         other = Lease(lease_file)
-        with pytest.raises(ResumeError, match=r"another run is writing to s3://bucket/\S+ \(.*, process \d+\); wait"):
+        with pytest.raises(
+            ResumeError, match=r"another run is writing to s3://bucket/\S+ \(.*, process \d+\); wait"
+        ):
             other.acquire(wait_s=60.0)
         first.check()
     assert not lease_file.exists()
@@ -272,7 +296,9 @@ def test_a_run_that_lost_its_lease_stops_before_it_finishes(lease_file: ObjectPa
     assert lease_file.read_bytes() == b'["other machine, process 7, abc", 1]'
 
 
-def test_a_lease_that_is_replaced_while_it_is_read_is_read_again(lease_file: ObjectPath, monkeypatch) -> None:
+def test_a_lease_that_is_replaced_while_it_is_read_is_read_again(
+    lease_file: ObjectPath, monkeypatch
+) -> None:
     """Storage says how long an object is, and then gives the content of the next one."""
     contents = [b'["other, process 7, abc", 1]"', b'["other, process 7, a', b'["other, process 7, abc", 2]']
     monkeypatch.setattr(ObjectPath, "read_bytes", lambda _: contents.pop(0))

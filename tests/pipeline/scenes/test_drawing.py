@@ -32,7 +32,9 @@ def test_there_is_a_shape_for_each_kind_and_it_fills_the_unit_square_along_one_s
 def test_details_do_not_change_the_silhouette(kind: str) -> None:
     """What is painted is what the mask says, up to the anti-aliased rim of a pixel."""
     image = np.zeros((80, 80, 3), np.uint8)
-    paint_object(image, kind, dict.fromkeys(("main", "dark", "light", "ink", "glass"), (255, 255, 255)), MATRIX)
+    paint_object(
+        image, kind, dict.fromkeys(("main", "dark", "light", "ink", "glass"), (255, 255, 255)), MATRIX
+    )
     painted = image[..., 0] > 0
     mask = silhouette(kind)
     padded = np.pad(mask, 2)

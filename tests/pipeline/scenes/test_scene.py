@@ -77,7 +77,9 @@ def test_objects_keep_their_size_and_stay_visible(scenes: list[Scene]) -> None:
             assert thing.mask.sum() >= 6
         boxes = [thing.box_xywh_px for thing in scene.objects]
         for k, (x, y, w, h) in enumerate(boxes):
-            occluded += any(x < u + p and u < x + w and y < v + q and v < y + h for u, v, p, q in boxes[k + 1 :])
+            occluded += any(
+                x < u + p and u < x + w and y < v + q and v < y + h for u, v, p, q in boxes[k + 1 :]
+            )
     assert occluded > 30
 
 
@@ -111,7 +113,9 @@ def test_absent_things_are_named_and_known_and_nothing_else_changes(tmp_path: Pa
         assert second == f"There is a{'n' if phrase[0] in 'aeiou' else ''} {phrase}."
         things = [each for each in truths["plain"]["annotations"] if each["image_id"] == number + 1]
         colour, _, kind = phrase.rpartition(" ")
-        kinds = [KINDS[each["category_id"] - 1] for each in things if not colour or each["colour"] == colour]
+        kinds = [
+            KINDS[each["category_id"] - 1] for each in things if not colour or each["colour"] == colour
+        ]
         assert kind not in kinds
         image = f"images/{plain['image']}"
         assert (tmp_path / "plain" / image).read_bytes() == (tmp_path / "absent" / image).read_bytes()

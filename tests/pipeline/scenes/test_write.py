@@ -40,7 +40,9 @@ def test_one_row_and_one_image_a_scene_with_its_pixels(folder: Path) -> None:
         assert np.abs(stored[..., ::-1].astype(int) - scene.image).mean() < 8
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools with numpy 2
 def test_annotations_are_valid_coco(folder: Path) -> None:
     rows, truth = read(folder)
     captions = {image["id"]: row["caption"] for image, row in zip(truth["images"], rows, strict=True)}

@@ -20,7 +20,9 @@ from tests.build.datasets import copy_of
 from tests.build.files import read_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of
 
-HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
+HOSTILE = (
+    'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
+)
 """A caption that would like to run."""
 
 SCENES = 14
@@ -38,7 +40,9 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scenes(folder, SCENES, seed=11)
     rows = read_lines(folder / "captions.jsonl")
     rows[0]["caption"] = HOSTILE
-    rows[1] = {**rows[1], "captions": [rows[1].pop("caption"), "a red bird under a green tree", "סוס ליד a red house"]}  # noqa: RUF001  it is Hebrew
+    hebrew = "סוס ליד a red house"  # noqa: RUF001  it is Hebrew
+    captions = [rows[1].pop("caption"), "a red bird under a green tree", hebrew]
+    rows[1] = {**rows[1], "captions": captions}
     rows[2]["caption"] = ""
     rows[3]["image"] = "<b>missing</b>.jpg"
     rows[4]["image"] = "broken.jpg"
@@ -109,7 +113,13 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path is not None, "the tests of pages need Chromium: apt-get install chromium"
-    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    options = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-sync",
+    ]
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=options, timeout=PATIENCE_MS)
         yield started

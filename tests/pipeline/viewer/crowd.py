@@ -22,7 +22,9 @@ CAPTIONS = 5
 # Thing, word and caption of each region by number; each caption says eight phrases.
 PHRASES = [(number % 10, number // 10, number // (REGIONS // CAPTIONS)) for number in range(REGIONS)]
 # Half of the scores are below 0.5, and every third thing has only low ones.
-SCORES = [0.2 + 0.02 * word if thing % 3 == 2 else 0.35 + 0.1 * word + 0.02 * thing for thing, word, _ in PHRASES]
+SCORES = [
+    0.2 + 0.02 * word if thing % 3 == 2 else 0.35 + 0.1 * word + 0.02 * thing for thing, word, _ in PHRASES
+]
 
 
 def write_crowd(folder: Path) -> Path:
@@ -42,7 +44,9 @@ def write_crowd(folder: Path) -> Path:
         captions[caption] += f"a {phrase}, "
         x = 64 + 128 * (thing % 5) + 9 * word
         y = 110 + 240 * (thing // 5) + 12 * word
-        mask = cv2.ellipse(np.zeros((480, 640), np.uint8), (x, y), (58 - 4 * word, 90 - 8 * word), 0, 0, 360, 1, -1)
+        mask = cv2.ellipse(
+            np.zeros((480, 640), np.uint8), (x, y), (58 - 4 * word, 90 - 8 * word), 0, 0, 360, 1, -1
+        )
         rle = encode_mask(mask.astype(bool))
         fields: Json = {
             "id": number + 1,
@@ -60,8 +64,20 @@ def write_crowd(folder: Path) -> Path:
         annotations.append({**like, **fields})
     captions[0] += "no ghost"
     span = [len(captions[0]) - len("ghost"), len(captions[0])]
-    absent = {"phrase": "ghost", "head": "ghost", "caption_index": 0, "span": span, "presence": 0.07, "similarity": 0.1}
-    row |= {"captions": captions, "annotations": annotations, "absent": [absent], "phrase_count": REGIONS + 1}
+    absent = {
+        "phrase": "ghost",
+        "head": "ghost",
+        "caption_index": 0,
+        "span": span,
+        "presence": 0.07,
+        "similarity": 0.1,
+    }
+    row |= {
+        "captions": captions,
+        "annotations": annotations,
+        "absent": [absent],
+        "phrase_count": REGIONS + 1,
+    }
     pq.write_table(pa.Table.from_pylist([row, *rows], table.schema), path)
     change_manifest(folder, calibration="0" * 64)
     return folder

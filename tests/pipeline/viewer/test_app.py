@@ -17,7 +17,11 @@ JSON = {"Content-Type": "application/json"}
 
 
 def ask(
-    served: Served, path: str, method: str = "GET", body: str | None = None, headers: dict[str, str] | None = None
+    served: Served,
+    path: str,
+    method: str = "GET",
+    body: str | None = None,
+    headers: dict[str, str] | None = None,
 ) -> tuple[int, bytes]:
     """An answer to exactly this path: browsers and clients would tidy it up."""
     connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
@@ -80,7 +84,12 @@ def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "status", "words"),
     [
-        ("/", {"Host": "evil.example"}, 400, b""),  # a page elsewhere may let its own name point at this machine
+        (
+            "/",
+            {"Host": "evil.example"},
+            400,
+            b"",
+        ),  # a page elsewhere may let its own name point at this machine
         (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
         ("/?score_min=2", {}, 400, b"This filter cannot be used"),
         ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
@@ -124,13 +133,17 @@ ELSEWHERE = {"Origin": "http://evil.example"}
     ],
     ids=lambda value: str(value)[-40:],
 )
-def test_what_is_sent_from_elsewhere_or_in_another_form_fails(shared, viewed, path, body, headers, status) -> None:
+def test_what_is_sent_from_elsewhere_or_in_another_form_fails(
+    shared, viewed, path, body, headers, status
+) -> None:
     assert ask(shared, f"/{path}", "POST", json.dumps(body), {**JSON, **headers})[0] == status
     assert not list(viewed.glob("marks.json")) + list(viewed.glob("reviews.jsonl"))
 
 
 def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> None:
-    (row, region), *_ = ((k, region) for k, row in enumerate(rows_of(dataset)) for region in row["annotations"])
+    (row, region), *_ = (
+        (k, region) for k, row in enumerate(rows_of(dataset)) for region in row["annotations"]
+    )
     (dataset / "reviews.jsonl").symlink_to(dataset / "dataset.json")  # as a stranger's dataset may have it
     body = json.dumps({**REVIEW, "row": row, "annotation_id": region["id"]})
     status, content = ask(served, "/review", "POST", body, JSON)
@@ -139,7 +152,9 @@ def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) ->
     assert manifest_of(dataset)
 
 
-def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marks_that_cannot_be_saved_are_said(
+    served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

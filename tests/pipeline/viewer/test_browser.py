@@ -44,7 +44,9 @@ def test_pages_show_the_samples_in_order(page: Page, shared: Served, rows: list[
     pictures_are_there(page)
     expect(page.locator(".picture img").last).to_have_attribute("alt", rows[-1]["captions"][0])
     assert addresses
-    assert [address for address in addresses if not address.startswith(shared.url)] == [], "of no other machine"
+    assert [address for address in addresses if not address.startswith(shared.url)] == [], (
+        "of no other machine"
+    )
 
 
 def test_filters_find_what_sql_finds(page: Page, shared: Served, rows: list[Json]) -> None:
@@ -56,7 +58,9 @@ def test_filters_find_what_sql_finds(page: Page, shared: Served, rows: list[Json
     page.get_by_role("button", name="Show").click()
     page.wait_for_url("**head=*")
     hits = [
-        row for row in rows if any(region["head"] == head and region["score"] >= 0.5 for region in row["annotations"])
+        row
+        for row in rows
+        if any(region["head"] == head and region["score"] >= 0.5 for region in row["annotations"])
     ]
     assert hits
     assert samples_shown(page) == names(hits)
@@ -82,7 +86,9 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) 
     expect(command).to_contain_text("""--out OUT --where "contains(phrase, 'dog')\"""")
 
 
-def test_it_starts_where_a_third_of_the_regions_is_shown(page: Page, shared: Served, rows: list[Json]) -> None:
+def test_it_starts_where_a_third_of_the_regions_is_shown(
+    page: Page, shared: Served, rows: list[Json]
+) -> None:
     """And says so; a search by score starts at that score."""
     assert shared.viewer.pages.index.wait(PATIENCE_MS / 1000)
     scores = np.float32([region["score"] for row in rows for region in row["annotations"]])
@@ -90,7 +96,9 @@ def test_it_starts_where_a_third_of_the_regions_is_shown(page: Page, shared: Ser
     start = max(step for step, share in shares.items() if 3 * share >= 1)
     page.goto(shared.url)
     expect(page.locator("#fold")).to_have_value(f"{start:g}")
-    expect(page.locator("#start")).to_contain_text(f"starts at a score of {start:.2f}: {100 * shares[start]:.0f} % of")
+    expect(page.locator("#start")).to_contain_text(
+        f"starts at a score of {start:.2f}: {100 * shares[start]:.0f} % of"
+    )
     page.goto(f"{shared.url}/?score_min=0.42")
     expect(page.locator("#fold")).to_have_value("0.4")
     expect(page.locator("#start")).to_have_count(0)
@@ -104,10 +112,13 @@ def test_it_starts_where_a_third_of_the_regions_is_shown(page: Page, shared: Ser
     assert samples_shown(page) == names(shown)
 
 
-def test_an_export_writes_what_the_page_counts(page: Page, served: Served, dataset: Path, tmp_path: Path) -> None:
+def test_an_export_writes_what_the_page_counts(
+    page: Page, served: Served, dataset: Path, tmp_path: Path
+) -> None:
     """With a score in the filter and another on the slider."""
     ranked = sorted(
-        (region for row in rows_of(dataset) for region in row["annotations"]), key=lambda region: -region["score"]
+        (region for row in rows_of(dataset) for region in row["annotations"]),
+        key=lambda region: -region["score"],
     )
     best, *likely = (region for region in ranked if region["score"] >= 0.3)
     regions = [region for region in likely if region["phrase"] != best["phrase"]]
@@ -196,7 +207,9 @@ def test_errors_are_listed(page: Page, shared: Served, rows: list[Json]) -> None
         expect(sample.locator(".fault")).to_contain_text(row["error_detail"])
 
 
-def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, viewed: Path, tmp_path: Path) -> None:
+def test_images_that_moved_keep_their_place_and_say_so(
+    context: BrowserContext, viewed: Path, tmp_path: Path
+) -> None:
     """In a page without the other tests' watch over its console, which names every picture that is not there."""
     with serving(viewed, image_root=tmp_path) as started:
         page = context.new_page()
@@ -204,7 +217,9 @@ def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, 
         for sample in page.locator(".sample:has(.picture)").all()[:3]:
             sample.scroll_into_view_if_needed()
             note = sample.locator(".missed p")
-            expect(note).to_contain_text("does not exist below the image root (phrasebox inspect --images DIR says")
+            expect(note).to_contain_text(
+                "does not exist below the image root (phrasebox inspect --images DIR says"
+            )
             size = sample.locator("svg").bounding_box()
             assert abs(size["width"] / size["height"] - 1) < 0.01, "drawn scenes are square"
             assert size["height"] > 200
@@ -272,7 +287,9 @@ def test_the_heat_map_is_shown_while_one_looks(page: Page, shared: Served, rows:
 
 def test_a_heat_map_switched_on_late_is_that_of_the_pinned_phrase(browser: Browser, shared: Served) -> None:
     """On a phone, where nobody can point at the phrase once more."""
-    with browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True) as context:
+    with browser.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True
+    ) as context:
         page = context.new_page()
         page.goto(f"{shared.url}/?status=regions&per_page=4")
         pinned, other = page.locator(".sample:has(.phrase:not(.low))").all()[:2]

@@ -31,7 +31,9 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare_explainers(source, ",".join(EXPLAINERS), sample_size, QUIET)
 
 
-def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: Comparison, tmp_path: Path) -> None:
+def test_people_see_every_map_and_sort_by_disagreement(
+    page: Page, comparison: Comparison, tmp_path: Path
+) -> None:
     out = tmp_path / "maps.html"
     write_page(comparison, out)
     addresses: list[str] = []
@@ -54,7 +56,9 @@ def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: C
     page.get_by_label("Order").select_option("agreement")
     assert shown() == wanted[::-1]
     page.get_by_label("Order").select_option("sample")
-    assert [article.get_attribute("data-name") for article in articles.all()] == [one.name for one in questions]
+    assert [article.get_attribute("data-name") for article in articles.all()] == [
+        one.name for one in questions
+    ]
     page.get_by_label("Find").fill(questions[2].name.upper())
     expect(page.locator("article:visible")).to_have_count(1)
     expect(page.locator("#count")).to_have_text("1 of 4 pictures")

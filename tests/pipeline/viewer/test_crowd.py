@@ -140,7 +140,12 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
     page.get_by_label("all", exact=True).check(force=True)
     assert sorted(visible_regions(sample)) == LIKELY
     x, y = point_in(page, sample, 33)
-    for number in (33, 23, 13, None):  # a click on the same place goes to the region below; 3 is folded away
+    for number in (
+        33,
+        23,
+        13,
+        None,
+    ):  # a click on the same place goes to the region below; 3 is folded away
         page.mouse.click(x, y)
         page.mouse.move(2, 2)
         if number is None:

@@ -37,7 +37,9 @@ def opened(page: Page, url: str, name: str = "ann") -> Page:
 
 
 def shown(page: Page) -> tuple[str, str]:
-    return page.locator("#phrase").inner_text(), page.locator("#drawing .shown .box").last.get_attribute("x") or ""
+    return page.locator("#phrase").inner_text(), page.locator("#drawing .shown .box").last.get_attribute(
+        "x"
+    ) or ""
 
 
 def press(page: Page, key: str, dataset: Path) -> Json:
@@ -80,7 +82,8 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
         assert (line["answer"], line["reviewer"], line["phrase"]) == (value, "ann", region["phrase"])
         assert (line["bbox"], float(x)) == (region["bbox"], region["bbox"][0])
         assert (
-            phrase.casefold() == region["row"]["captions"][region["caption_index"]][slice(*region["span"])].casefold()
+            phrase.casefold()
+            == region["row"]["captions"][region["caption_index"]][slice(*region["span"])].casefold()
         )
         assert 0 <= line["seconds"] < 300
         order.append(line["annotation_id"])
@@ -90,7 +93,10 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
     for name in reversed(order[-2:]):
         undone = press(page, "u", dataset)
         assert (undone["annotation_id"], undone["answer"]) == (name, "undone")
-        assert shown(page)[0].casefold() in regions[name]["row"]["captions"][regions[name]["caption_index"]].casefold()
+        assert (
+            shown(page)[0].casefold()
+            in regions[name]["row"]["captions"][regions[name]["caption_index"]].casefold()
+        )
     assert [region for said in read_reviews(dataset).answers.values() for region in said] == ["ann"] * 3
     again = press(page, "w", dataset)
     assert (again["annotation_id"], again["answer"]) == (order[3], "wrong")
@@ -149,8 +155,14 @@ def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -
             buttons.nth(number % 4).tap()
             expect(page.locator("#progress")).to_contain_text(f"{number} of {total} by you")
         expect(page.locator("#done h1")).to_contain_text(f"all {total} regions")
-        expect(page.locator("#done code").last).to_contain_text(f"phrasebox calibrate {dataset} --reviews --out")
-        assert len(read_reviews(dataset).answers) == total == len([line for line in lines(dataset) if "answer" in line])
+        expect(page.locator("#done code").last).to_contain_text(
+            f"phrasebox calibrate {dataset} --reviews --out"
+        )
+        assert (
+            len(read_reviews(dataset).answers)
+            == total
+            == len([line for line in lines(dataset) if "answer" in line])
+        )
         expect(page.locator("#curve circle")).not_to_have_count(0)
         page.get_by_role("button", name="Look at my answers again").tap()
         expect(page.locator(".answers [aria-pressed=true]")).to_have_count(1)
@@ -241,10 +253,15 @@ def test_answers_of_another_dataset_do_not_count(page: Page, served: Served, dat
 
 def corrections(dataset: Path) -> dict[int, tuple[str, Any]]:
     """Annotation id -> the action that counts, and its box."""
-    return {key.annotation_id: (one.action, one.box_xywh_px) for key, one in read_reviews(dataset).corrections.items()}
+    return {
+        key.annotation_id: (one.action, one.box_xywh_px)
+        for key, one in read_reviews(dataset).corrections.items()
+    }
 
 
-def test_a_region_is_deleted_and_a_right_box_dragged_in_the_review(page: Page, served: Served, dataset: Path) -> None:
+def test_a_region_is_deleted_and_a_right_box_dragged_in_the_review(
+    page: Page, served: Served, dataset: Path
+) -> None:
     opened(page, served.url)
     at_rest(page)
     page.keyboard.press("d")
@@ -271,9 +288,13 @@ def test_a_region_is_deleted_and_a_right_box_dragged_in_the_review(page: Page, s
     at_rest(page)
     assert shown(page) != region, "the next one comes"
     line = lines(dataset)[-1]
-    width, height = (regions_of(dataset)[line["annotation_id"]]["row"][side] for side in ("width", "height"))
+    width, height = (
+        regions_of(dataset)[line["annotation_id"]]["row"][side] for side in ("width", "height")
+    )
     assert (line["answer"], line["action"]) == ("wrong", "box")
-    assert line["box_xywh_px"] == pytest.approx([0.5 * width, 0.25 * height, 0.25 * width, 0.75 * height], abs=1.01)
+    assert line["box_xywh_px"] == pytest.approx(
+        [0.5 * width, 0.25 * height, 0.25 * width, 0.75 * height], abs=1.01
+    )
     assert corrections(dataset) == {
         deleted: ("delete", None),
         line["annotation_id"]: ("box", tuple(line["box_xywh_px"])),
@@ -303,7 +324,11 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     first = page.locator(".phrase:not(.low)").first
     status = page.locator("#status")
     region = row["annotations"][int(first.get_attribute("data-regions") or "")]
-    same = {each["id"] for each in row["annotations"] if all(each[key] == region[key] for key in ("phrase", "bbox"))}
+    same = {
+        each["id"]
+        for each in row["annotations"]
+        if all(each[key] == region[key] for key in ("phrase", "bbox"))
+    }
     regions = f"{len(same)} region{'s' if len(same) > 1 else ''}"
     page.keyboard.press("d")
     expect(page.locator("tr.deleted")).to_contain_text(region["phrase"])
@@ -346,16 +371,24 @@ def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset:
 
     def name_again(rows: list[Json]) -> None:
         """Another name of the same thing."""
-        row = next(k for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1)
+        row = next(
+            k for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1
+        )
         first, second, *_ = {one["phrase"]: one for one in rows[row]["annotations"]}.values()
         second.update({name: first[name] for name in ("bbox", "segmentation", "group")})
-        things.append({"row": row, "annotation_id": first["id"], "phrases": [first["phrase"], second["phrase"]]})
+        things.append(
+            {"row": row, "annotation_id": first["id"], "phrases": [first["phrase"], second["phrase"]]}
+        )
 
     change_rows(shards_of(dataset)[0], name_again)
     first, second = things[0].pop("phrases")
     box = {"action": "box", "box_xywh_px": (1, 1, 9, 9)}
     with serving(dataset, build=False) as served:
-        for action, phrases in ((box, {first, second}), ({"action": "undone"}, set()), ({"action": "delete"}, {first})):
+        for action, phrases in (
+            (box, {first, second}),
+            ({"action": "undone"}, set()),
+            ({"action": "delete"}, {first}),
+        ):
             request = ReviewRequest.model_validate({**things[0], "reviewer": "ann", **action})
             assert served.viewer.review_session.store(request)
             assert {key.phrase for key in read_reviews(dataset).corrections} == phrases

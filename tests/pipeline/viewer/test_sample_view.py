@@ -29,7 +29,9 @@ def test_phrases_that_are_not_there() -> None:
     """Also within others, and around them."""
     absent = [{"phrase": "cup", "span": [18, 21]}, {"phrase": "the end", "span": [22, 36]}]
     parts = caption_parts(CAPTION, spans(("man with a café cup", 2, 21), ("two dogs", 28, 36)), absent)
-    assert [(part.text, part.regions, part.absent and part.absent["phrase"], part.ends) for part in parts] == [
+    assert [
+        (part.text, part.regions, part.absent and part.absent["phrase"], part.ends) for part in parts
+    ] == [
         ("A ", (), None, False),
         ("man with a café ", (0,), None, False),
         ("cup", (0,), "cup", True),
@@ -43,7 +45,9 @@ SPAN = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda span: (span[
 
 
 @given(st.lists(SPAN, max_size=6), st.lists(SPAN, max_size=6))
-def test_parts_make_the_caption(spans_of_regions: list[tuple[int, int]], missing: list[tuple[int, int]]) -> None:
+def test_parts_make_the_caption(
+    spans_of_regions: list[tuple[int, int]], missing: list[tuple[int, int]]
+) -> None:
     """Also where phrases overlap, or where a damaged span leaves the caption."""
     regions = spans(*((f"p{number}", *span) for number, span in enumerate(spans_of_regions)))
     cuts = caption_parts(CAPTION, regions, [{"span": list(span)} for span in missing])
@@ -108,7 +112,9 @@ def test_a_view() -> None:
     view = sample_view(row, 3, "good", hit_ids={101})
     assert (view.number, view.row, view.mark) == (3, row, "good")
     parts = [[(part.text, part.regions, part.group) for part in caption] for caption in view.captions]
-    assert parts == [[("A ", (), None), said, (".", (), None)] for said in (("man", (0, 2), 0), ("dog", (1,), 1))]
+    assert parts == [
+        [("A ", (), None), said, (".", (), None)] for said in (("man", (0, 2), 0), ("dog", (1,), 1))
+    ]
     assert [region.is_hit for region in view.regions] == [False, True, False]
     assert [region.group for region in view.regions] == [0, 1, 0], "of the phrase"
     assert [region.number for region in view.regions] == [0, 1, 2]
@@ -142,7 +148,9 @@ def test_absent_phrases_are_listed_once() -> None:
     fields = {"phrase": "cat", "head": "cat", "span": [2, 5], "presence": 0.1, "similarity": 0.2}
     view = view_of(annotation(0, "dog", 1), absent=[{**fields, "caption_index": index} for index in (0, 1)])
     assert [entry["phrase"] for entry in view.absent] == ["cat"]
-    assert [[part.absent is not None for part in caption] for caption in view.captions] == [[False, True, False]] * 2
+    assert [[part.absent is not None for part in caption] for caption in view.captions] == [
+        [False, True, False]
+    ] * 2
 
 
 def test_what_several_captions_say_in_the_same_words_is_drawn_once() -> None:

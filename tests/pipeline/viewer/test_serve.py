@@ -109,7 +109,9 @@ def test_it_opens_at_a_precision(viewed: Path) -> None:
     assert (code, err.startswith("error: --precision: no score reaches 1: ")) == (2, True)
 
 
-def test_it_listens_elsewhere_when_asked_to_and_says_so(viewed: Path, served_to_nobody: list[str], capsys) -> None:
+def test_it_listens_elsewhere_when_asked_to_and_says_so(
+    viewed: Path, served_to_nobody: list[str], capsys
+) -> None:
     serve(make_viewer(viewed), Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
     assert served_to_nobody == ["0.0.0.0"]
     assert "everyone who can reach this machine" in capsys.readouterr().out
@@ -119,11 +121,19 @@ def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with expect_error(ConfigError):
-            serve(make_viewer(viewed), Console(quiet=True), Search(), host="127.0.0.1", port=port, open_browser=False)
+            serve(
+                make_viewer(viewed),
+                Console(quiet=True),
+                Search(),
+                host="127.0.0.1",
+                port=port,
+                open_browser=False,
+            )
 
 
 @pytest.mark.parametrize(
-    ("host", "wanted"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)]
+    ("host", "wanted"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
 )
 def test_loopback(host: str, wanted: bool) -> None:
     assert is_loopback(host) == wanted

@@ -31,7 +31,9 @@ def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
         if not heat_maps:
             without_heat_maps(dataset)
         change_manifest(
-            dataset, lambda m: [m["config"][name].update(new) for name, new in sections.items()], signature="0" * 64
+            dataset,
+            lambda m: [m["config"][name].update(new) for name, new in sections.items()],
+            signature="0" * 64,
         )
         return dataset
 
@@ -40,7 +42,9 @@ def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
 
 @pytest.fixture
 def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", lambda *_: pytest.fail("something was built"))
+    monkeypatch.setattr(
+        "pipeline.viewer.sample_view.build_steps", lambda *_: pytest.fail("something was built")
+    )
 
 
 def without_heat_maps(dataset: Path) -> None:
@@ -113,7 +117,11 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "values", "told"),
     [
-        ("model", {"name": "ViT-B-16", "pretrained": "x"}, "--set model.name=ViT-B-16 --set model.pretrained=x"),
+        (
+            "model",
+            {"name": "ViT-B-16", "pretrained": "x"},
+            "--set model.name=ViT-B-16 --set model.pretrained=x",
+        ),
         (
             "model",
             {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
@@ -125,7 +133,9 @@ def test_configurations_of_any_form_break_nothing(dataset: Path) -> None:
     ids=["a model to download", "files", "a package", "a segmenter"],
 )
 @pytest.mark.usefixtures("nothing_is_built")
-def test_what_a_stranger_names_is_not_loaded(section, values, told, made_by_a_stranger, tmp_path, monkeypatch) -> None:
+def test_what_a_stranger_names_is_not_loaded(
+    section, values, told, made_by_a_stranger, tmp_path, monkeypatch
+) -> None:
     package = tmp_path / "path" / "stranger_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
@@ -140,9 +150,13 @@ def test_what_a_stranger_names_is_not_loaded(section, values, told, made_by_a_st
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_names_too_is_loaded(
+    made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def build(config: Any) -> Any:
-        raise ConfigError(f"built: {config.model.name} {config.model.pretrained} {config.phrases.spacy_model}")
+        raise ConfigError(
+            f"built: {config.model.name} {config.model.pretrained} {config.phrases.spacy_model}"
+        )
 
     monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", build)
     model = {"name": "ViT-B-16", "pretrained": "openai"}

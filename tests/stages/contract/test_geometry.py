@@ -46,7 +46,8 @@ def test_box_iou_is_a_symmetric_share(a, b):
 
 
 @pytest.mark.parametrize(
-    ("side_px", "multiple", "expected"), [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)]
+    ("side_px", "multiple", "expected"),
+    [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)],
 )
 def test_round_to_multiple(side_px, multiple, expected):
     assert round_to_multiple(side_px, multiple) == expected
@@ -74,7 +75,9 @@ def test_cells_and_pixels_are_inverse(position_px, side_px, cells):
 
 
 def test_cells_and_pixels_of_arrays():
-    np.testing.assert_allclose(px_to_cell(np.arange(4) + 0.5, side_px=4, cells=2), [-0.25, 0.25, 0.75, 1.25])
+    np.testing.assert_allclose(
+        px_to_cell(np.arange(4) + 0.5, side_px=4, cells=2), [-0.25, 0.25, 0.75, 1.25]
+    )
 
 
 def test_a_grid_without_a_shift_is_drawn_as_opencv_draws_it() -> None:

@@ -69,7 +69,9 @@ def test_other_shapes_are_rejected(shape):
 
 def test_counts_are_the_text_that_coco_stores():
     # two columns of three: runs 1, 2, 3 are the characters "123" by the format's definition
-    assert encode_mask(np.array([[0, 0], [1, 0], [1, 0]], dtype=np.uint8)) == Rle(size_hw=(3, 2), counts="123")
+    assert encode_mask(np.array([[0, 0], [1, 0], [1, 0]], dtype=np.uint8)) == Rle(
+        size_hw=(3, 2), counts="123"
+    )
 
 
 def edges_of(mask: np.ndarray) -> np.ndarray:
@@ -100,11 +102,15 @@ def test_many_masks_have_the_runs_of_each(drawn):
     ends, starts = ends_of(*rles)
     assert len(starts) == len(rles) + 1
     for number, rle in enumerate(rles):
-        np.testing.assert_array_equal(ends[starts[number] : starts[number + 1]], np.cumsum(decode_runs(rle)))
+        np.testing.assert_array_equal(
+            ends[starts[number] : starts[number + 1]], np.cumsum(decode_runs(rle))
+        )
     assert starts[-1] == len(ends)
 
 
-@given(st.lists(st.integers(1, 5_000_000) | st.integers(1, 40_000_000), min_size=1, max_size=30), st.booleans())
+@given(
+    st.lists(st.integers(1, 5_000_000) | st.integers(1, 40_000_000), min_size=1, max_size=30), st.booleans()
+)
 def test_runs_of_any_length_and_number(runs, starts_inside):
     """Differences of either sign, of up to seven characters, alone and among others."""
     counts = [0, *runs] if starts_inside else runs
@@ -115,7 +121,21 @@ def test_runs_of_any_length_and_number(runs, starts_inside):
     np.testing.assert_array_equal(starts, [0, len(counts), 2 * len(counts)])
 
 
-DAMAGED = ["12", "1234", "12S", "1 3", "12\u00e9", "O123", "", "oooooooooooo0", "O@15", "0o", "~", "```", "P2"]
+DAMAGED = [
+    "12",
+    "1234",
+    "12S",
+    "1 3",
+    "12\u00e9",
+    "O123",
+    "",
+    "oooooooooooo0",
+    "O@15",
+    "0o",
+    "~",
+    "```",
+    "P2",
+]
 DAMAGED += ["o" * 7 + "O", "oooooooooo1", "1", "04NOPQRST"]
 
 
@@ -162,7 +182,9 @@ def test_encode_polygons(polygons, expected):
     assert encode_polygons(polygons, (3, 4)) == encode_mask(mask_of(*expected))
 
 
-@pytest.mark.parametrize("bad", [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 0, 1, float("nan")], [0, 0, 1, 0, 1, 1e12]])
+@pytest.mark.parametrize(
+    "bad", [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 0, 1, float("nan")], [0, 0, 1, 0, 1, 1e12]]
+)
 def test_polygons_that_cannot_be_drawn_are_rejected(bad):
     with pytest.raises(ValueError, match="pairs of coordinates"):
         encode_polygons([[0, 0, 1, 0, 1, 1], bad], (3, 4))
@@ -188,7 +210,11 @@ def test_rle_iou(a, b, expected):
 
 def test_two_masks_of_different_images():
     first, second = (encode_mask(np.ones(shape, dtype=bool)) for shape in ((2, 3), (3, 2)))
-    for combine in (lambda: rle_iou(first, second), lambda: rle_union([first, second]), lambda: rle_union([])):
+    for combine in (
+        lambda: rle_iou(first, second),
+        lambda: rle_union([first, second]),
+        lambda: rle_union([]),
+    ):
         with pytest.raises(ValueError, match="one size"):
             combine()
 
@@ -253,7 +279,9 @@ def test_fewer_corners_stay_near_the_mask():
     [rough], _ = mask_outlines(disc, tolerance_px=1)
     assert len(rough) < len(exact) / 4
     contours = [np.array(ring, np.int32).reshape(-1, 1, 2) for ring in (exact, rough)]
-    farthest = max(-cv2.pointPolygonTest(contours[1], tuple(map(float, point[0])), True) for point in contours[0])
+    farthest = max(
+        -cv2.pointPolygonTest(contours[1], tuple(map(float, point[0])), True) for point in contours[0]
+    )
     assert farthest <= 1
     assert cv2.contourArea(contours[1]) == pytest.approx(disc.sum(), rel=0.01)
 

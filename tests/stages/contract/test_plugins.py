@@ -14,7 +14,9 @@ GROUP = "phrasebox.steps"
 def declare(monkeypatch: pytest.MonkeyPatch, **packages: dict[str, str]) -> None:
     """Let packages declare places by name, and no others be installed."""
     points = {
-        package: metadata.EntryPoints(metadata.EntryPoint(name, place, GROUP) for name, place in places.items())
+        package: metadata.EntryPoints(
+            metadata.EntryPoint(name, place, GROUP) for name, place in places.items()
+        )
         for package, places in packages.items()
     }
     monkeypatch.setattr("stages.contract.plugins.entry_points_by_package", lambda: points)

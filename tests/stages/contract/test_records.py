@@ -10,13 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import RowError, RowFault
-from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+from stages.contract.records import (
+    HeatMap,
+    ImageRef,
+    Phrase,
+    Pixels,
+    Record,
+    Region,
+    Rle,
+    Sample,
+    stable_id,
+)
 
 any_text = st.text(st.characters())  # lone surrogates too
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("", 1865147336997338), ("scene-0-000000", 6330526573861826), ("a\n0", 24314453463526)]
+    ("text", "number"),
+    [("", 1865147336997338), ("scene-0-000000", 6330526573861826), ("a\n0", 24314453463526)],
 )
 def test_ids_never_change(text: str, number: int) -> None:
     """They are stored in datasets: a new hash is a new schema version."""
@@ -50,8 +61,14 @@ def dog(**changes: Any) -> Phrase:
         (lambda: Pixels(rgb=np.zeros((4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
         (lambda: Pixels(rgb=np.zeros((4, 4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
         (lambda: Pixels(rgb=np.zeros((4, 4, 3), np.float32)), r"expected uint8 \(H, W, 3\), got"),  # type: ignore[arg-type]
-        (lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2), r"expected float32 \(grid_h, "),
-        (lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2), r"expected float32 \(grid_h, "),
+        (
+            lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2),
+            r"expected float32 \(grid_h, ",
+        ),
+        (
+            lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2),
+            r"expected float32 \(grid_h, ",
+        ),
     ],
 )
 def test_values_that_records_reject(make: Callable[[], Any], words: str) -> None:
@@ -67,7 +84,9 @@ def test_records_are_frozen_and_told_by_name(kind: Any) -> None:
 
 
 @given(sample_id=any_text, source=any_text, file_name=any_text, captions=st.lists(st.text()).map(tuple))
-def test_a_started_record_can_be_stored_with_its_captions_as_they_are(sample_id, source, file_name, captions) -> None:
+def test_a_started_record_can_be_stored_with_its_captions_as_they_are(
+    sample_id, source, file_name, captions
+) -> None:
     image = ImageRef(file_name=file_name)
     record = Record.start(Sample(sample_id=sample_id, source=source, captions=captions, image=image))
     assert (record.error, record.sample.captions) == (None, captions)
@@ -85,7 +104,9 @@ def test_surrogates_are_written_out_and_in_a_caption_an_error() -> None:
     record = Record.start(Sample(sample_id="a", source="f.jsonl:3", captions=("a dog", "half \ud83d")))
     assert str(record.error) == "bad_caption: f.jsonl:3: the caption holds lone surrogates, not text"
     assert record.sample.captions == ("a dog", "half \\ud83d")
-    record = Record.start(Sample(sample_id="a", source="b", captions=("dog",), image=ImageRef(url="/caf\udce9.jpg")))
+    record = Record.start(
+        Sample(sample_id="a", source="b", captions=("dog",), image=ImageRef(url="/caf\udce9.jpg"))
+    )
     assert str(record.error) == "bad_location: b: the file's name is not UTF-8: rename it"
     error = RowError(reason="bad_row", detail="b: not JSON")
     assert Record.start(Sample(sample_id="a", source="b", captions=("\ud800",), error=error)).error == error

@@ -12,7 +12,17 @@ from hypothesis.extra import numpy as hnp
 from stages.contract.errors import ROW_ERRORS, RowError, SchemaError
 from stages.contract.levels import quantise
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
+from stages.contract.records import (
+    Absent,
+    HeatMap,
+    ImageRef,
+    Phrase,
+    Pixels,
+    Record,
+    Region,
+    Sample,
+    stable_id,
+)
 from stages.contract.schema import (
     DATASET_FIELDS,
     ENTRIES,
@@ -83,7 +93,10 @@ records = st.builds(
 
 def plain(record: Record) -> Any:
     """The record with its arrays as nested lists, so that == works."""
-    arrays = [(m.text, m.values.dtype, m.values.tolist(), m.similarity, m.presence, m.fault) for m in record.heat_maps]
+    arrays = [
+        (m.text, m.values.dtype, m.values.tolist(), m.similarity, m.presence, m.fault)
+        for m in record.heat_maps
+    ]
     pixels = None if record.pixels is None else (record.pixels.rgb.dtype, record.pixels.rgb.tolist())
     return replace(record, heat_maps=(), pixels=None), arrays, pixels
 
@@ -102,9 +115,13 @@ def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
 def test_parts_of_a_batch_and_batches_in_parts_are_read(batch: list[Record], start: int) -> None:
     """As Ray hands them on: slices, and several pieces one after the other."""
     table = records_to_table(batch)
-    assert [plain(one) for one in table_to_records(table.slice(start, 2))] == [plain(one) for one in batch[start:][:2]]
+    assert [plain(one) for one in table_to_records(table.slice(start, 2))] == [
+        plain(one) for one in batch[start:][:2]
+    ]
     again = pa.concat_tables([table.slice(start), table.slice(0, start), table.slice(0, 0)])
-    assert [plain(one) for one in table_to_records(again)] == [plain(one) for one in batch[start:] + batch[:start]]
+    assert [plain(one) for one in table_to_records(again)] == [
+        plain(one) for one in batch[start:] + batch[:start]
+    ]
 
 
 def places_of(column: Any) -> list[int | None]:
@@ -119,7 +136,9 @@ def test_columns_that_no_stage_changed_are_handed_on() -> None:
     after = records_to_table([replace(one, pixels=None) for one in before], (before, table))
     changed = {name for name in table.column_names if places_of(after[name]) != places_of(table[name])}
     assert changed == {"id", "pixels"}
-    assert [plain(one) for one in table_to_records(after)] == [plain(replace(one, pixels=None)) for one in given]
+    assert [plain(one) for one in table_to_records(after)] == [
+        plain(replace(one, pixels=None)) for one in given
+    ]
 
 
 def test_columns_between_workers() -> None:
@@ -203,7 +222,11 @@ def test_the_row_of_an_annotated_image() -> None:
 def test_the_row_of_an_image_in_which_a_phrase_is_absent() -> None:
     record = make_record()
     region = replace(record.regions[0], presence=0.875, group=2)
-    row = row_of(replace(record, regions=(region,), absent=(Absent(phrase_index=1, presence=0.25, similarity=0.125),)))
+    row = row_of(
+        replace(
+            record, regions=(region,), absent=(Absent(phrase_index=1, presence=0.25, similarity=0.125),)
+        )
+    )
     assert (row["annotations"][0]["presence"], row["annotations"][0]["group"]) == (0.875, 2)
     sky = {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19]}
     assert row["absent"] == [{**sky, "presence": 0.25, "similarity": 0.125}]
@@ -212,7 +235,9 @@ def test_the_row_of_an_image_in_which_a_phrase_is_absent() -> None:
 
 def test_rows_of_failed_samples_and_of_images_without_phrases() -> None:
     error = RowError(reason="missing_image", detail="a.jsonl:1: no file a/b.jpg")
-    sample = Sample(sample_id="k1", source="a.jsonl:1", captions=("a dog",), image=ImageRef(file_name="a/b.jpg"))
+    sample = Sample(
+        sample_id="k1", source="a.jsonl:1", captions=("a dog",), image=ImageRef(file_name="a/b.jpg")
+    )
     row = row_of(Record(sample=sample, error=error))
     assert (row["error"], row["error_detail"]) == (error.reason, error.detail)
     assert (row["annotations"], row["warnings"]) == ([], [])
@@ -250,7 +275,9 @@ def test_dropped_phrases_are_counted_in_the_warnings() -> None:
 def test_annotations_have_unique_ids_and_exact_areas() -> None:
     """Also beyond the numbers that float32 counts."""
     record = make_record()
-    row = row_of(replace(record, regions=tuple(replace(record.regions[0], area_px=16_777_217 + n) for n in range(3))))
+    row = row_of(
+        replace(record, regions=tuple(replace(record.regions[0], area_px=16_777_217 + n) for n in range(3)))
+    )
     assert [annotation["area"] for annotation in row["annotations"]] == [16_777_217, 16_777_218, 16_777_219]
     ids = [annotation["id"] for annotation in row["annotations"]]
     assert len(set(ids)) == 3
@@ -276,7 +303,10 @@ def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
     ]
     levels = bytes([0, 64, 128, 255])
     entries = [tuple(entry.values()) for entry in row["heat_maps"]]
-    assert entries == [("red car", [2, 2], levels, 0.5, 0.25, 0.75), ("sky", [2, 2], None, 0.0, 0.125, None)]
+    assert entries == [
+        ("red car", [2, 2], levels, 0.5, 0.25, 0.75),
+        ("sky", [2, 2], None, 0.0, 0.125, None),
+    ]
     assert [*row["heat_maps"][0]] == ["phrase", "size", "levels", "shift_cells", "similarity", "presence"]
     assert not {"phrases", "heat_maps"} & row_of(make_record()).keys()
 

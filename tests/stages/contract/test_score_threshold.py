@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from stages.contract.score_threshold import PRECISIONS, USEFUL_SHARE, ScoreRanking, Threshold, useful_threshold
+from stages.contract.score_threshold import (
+    PRECISIONS,
+    USEFUL_SHARE,
+    ScoreRanking,
+    Threshold,
+    useful_threshold,
+)
 
 # Mean of the best: 0.9, 0.8, 0.7 (twice 0.5), 0.58, 0.5.
 SCORES = np.float32([0.5, 0.1, 0.9, 0.5, 0.7, 0.1])
@@ -14,7 +20,15 @@ COUNTS = ScoreRanking.of(SCORES)
 
 @pytest.mark.parametrize(
     ("precision", "score", "regions"),
-    [(0.95, None, 0), (0.9, 0.9, 1), (0.81, 0.9, 1), (0.8, 0.7, 2), (0.65, 0.5, 4), (0.5, 0.5, 4), (0.46, 0.1, 6)],
+    [
+        (0.95, None, 0),
+        (0.9, 0.9, 1),
+        (0.81, 0.9, 1),
+        (0.8, 0.7, 2),
+        (0.65, 0.5, 4),
+        (0.5, 0.5, 4),
+        (0.46, 0.1, 6),
+    ],
 )
 def test_a_precision_has_a_lowest_score(precision: float, score: float | None, regions: int) -> None:
     threshold = COUNTS.at_precision(precision)
@@ -27,7 +41,8 @@ def test_a_precision_has_a_lowest_score(precision: float, score: float | None, r
 
 
 @pytest.mark.parametrize(
-    ("share", "score", "regions"), [(0.0, 0.9, 1), (0.3, 0.7, 2), (0.5, 0.5, 4), (0.6, 0.5, 4), (0.9, 0.1, 6)]
+    ("share", "score", "regions"),
+    [(0.0, 0.9, 1), (0.3, 0.7, 2), (0.5, 0.5, 4), (0.6, 0.5, 4), (0.9, 0.1, 6)],
 )
 def test_a_share_keeps_the_best_and_their_equals(share: float, score: float, regions: int) -> None:
     threshold = COUNTS.at_share(share)

@@ -48,10 +48,14 @@ def make_explainer(kind: str, model: ClipModel | nn.Module | str = "class token"
     return explainer(config, model if isinstance(model, ClipModel) else clip_of(model))
 
 
-def image(tower: str = "class token", rows: int = 4, columns: int = 4, count: int = 1, seed: int = 2) -> NDArray[Any]:
+def image(
+    tower: str = "class token", rows: int = 4, columns: int = 4, count: int = 1, seed: int = 2
+) -> NDArray[Any]:
     """Images of so many cells, uint8 (count, height, width, 3)."""
     stride = TOWERS[tower][1].patch_px
-    return np.random.default_rng(seed).integers(0, 256, (count, rows * stride, columns * stride, 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(
+        0, 256, (count, rows * stride, columns * stride, 3), dtype=np.uint8
+    )
 
 
 def text_architecture(**text: Any) -> Json:

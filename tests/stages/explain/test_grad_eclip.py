@@ -52,7 +52,9 @@ SIZES = itertools.cycle([(32, 32), (24, 56), (24, 56), (32, 32)])
     [(*case, size) for case, size in zip(CASES, SIZES, strict=False)],
 )
 def test_full_path_equals_the_float64_reference(heads, similarity, blocks, size) -> None:
-    config = GradEclipConfig(path="full", affinity="none", heads=heads, similarity=similarity, blocks=blocks)
+    config = GradEclipConfig(
+        path="full", affinity="none", heads=heads, similarity=similarity, blocks=blocks
+    )
     model, double = model_pair(ls_init_value=0.5)
     rgb = pixels(*size)
     [maps] = GradEclip(config, clip_of(model)).explain(rgb, [PHRASES])
@@ -163,4 +165,7 @@ def test_templates_average_unit_embeddings() -> None:
         rows = nn.functional.normalize(model.encode_text(tokenizer(["a photo of a dog", "dog"])), dim=-1)
     expected = nn.functional.normalize(rows.mean(dim=0), dim=-1)
     assert torch.allclose(explainer.texts(["dog"])[0], expected, atol=1e-6)
-    assert len(make_explainer("grad_eclip", explainer.model, templates="openai_imagenet").texts.templates) == 80
+    assert (
+        len(make_explainer("grad_eclip", explainer.model, templates="openai_imagenet").texts.templates)
+        == 80
+    )

@@ -44,7 +44,9 @@ def crowded(limit: int) -> Record:
         (1, ["brown dog"]),
     ],
 )
-def test_the_likeliest_text_of_every_object_stays_first(limit: int, texts: list[str], has_presence: bool) -> None:
+def test_the_likeliest_text_of_every_object_stays_first(
+    limit: int, texts: list[str], has_presence: bool
+) -> None:
     matches = {text: Match(1 - p, p) if has_presence else Match(p, None) for text, p in LIKELIHOODS.items()}
     limited = limit_phrases(crowded(limit), matches)
     assert [phrase.text for phrase in limited.phrases] == texts
@@ -88,7 +90,9 @@ def test_only_phrases_that_stay_get_maps(heated: tuple[ExplainStage, list[int]])
         texts = [phrase.text for phrase in answer.phrases]
         assert [heat_map.text for heat_map in answer.heat_maps] == texts
         assert answer.dropped_phrases == 4 - len(texts)
-        expected = limit_phrases(crowded(len(texts)), {text: Match(value, None) for text, value in cosine.items()})
+        expected = limit_phrases(
+            crowded(len(texts)), {text: Match(value, None) for text, value in cosine.items()}
+        )
         assert answer.phrases == expected.phrases
         assert answer.caption_scores == pytest.approx(full.caption_scores, abs=1e-5), "of all phrases"
 

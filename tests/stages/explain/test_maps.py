@@ -11,7 +11,9 @@ from tests.factories import SPEC
 from tests.stages.explain.models import image, make_explainer
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(1.0, (64, 96)), (0.5, (32, 48)), (0.4, (32, 32)), (0.01, (16, 16))])
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1.0, (64, 96)), (0.5, (32, 48)), (0.4, (32, 32)), (0.01, (16, 16))]
+)
 def test_sides_are_rounded_to_the_stride(scale: float, expected: tuple[int, int]) -> None:
     rgb = torch.full((2, 64, 96, 3), 77, dtype=torch.uint8)
     images = at_scale(rgb, scale, 16)
@@ -55,11 +57,15 @@ def test_an_explainer_answers_with_the_mean_of_its_maps_at_each_scale() -> None:
     rgb = torch.from_numpy(image(rows=8, columns=8))
     plain = make_explainer("grad_eclip", affinity="propagation")
     large = torch.from_numpy(plain.explain(rgb.numpy(), [["dog"]])[0][0].values)
-    small = torch.from_numpy(plain.explain(at_scale(rgb, 0.5, SPEC.patch_px).numpy(), [["dog"]])[0][0].values)
+    small = torch.from_numpy(
+        plain.explain(at_scale(rgb, 0.5, SPEC.patch_px).numpy(), [["dog"]])[0][0].values
+    )
     enlarged = F.interpolate(small[None, None] / small.max(), (8, 8), mode="bilinear")[0, 0]
     both = make_explainer("grad_eclip", affinity="propagation", scales=(1.0, 0.5))
     (heat_map,) = both.explain(rgb.numpy(), [["dog"]])[0]
-    assert torch.allclose(torch.from_numpy(heat_map.values), (large / large.max() + enlarged) / 2, atol=1e-5)
+    assert torch.allclose(
+        torch.from_numpy(heat_map.values), (large / large.max() + enlarged) / 2, atol=1e-5
+    )
 
 
 def test_scales_fall_and_images_are_resized_to_the_largest() -> None:
@@ -68,7 +74,11 @@ def test_scales_fall_and_images_are_resized_to_the_largest() -> None:
             GradEclipConfig(scales=scales)
     with pytest.raises(ValidationError, match="max_side_px"):
         GradEclipConfig(scales=(1.5, 1.0), image_size="keep")
-    for scales, image_size, expected in [((1.0, 0.5), "model", 1), ((2.0, 1.0), "model", 2), ((1.5, 1.0), 128, 6)]:
+    for scales, image_size, expected in [
+        ((1.0, 0.5), "model", 1),
+        ((2.0, 1.0), "model", 2),
+        ((1.5, 1.0), 128, 6),
+    ]:
         config = GradEclipConfig(scales=scales, image_size=image_size)  # type: ignore[arg-type]
         assert config.canvas(SPEC)["size_px"] == expected * SPEC.size_px
     assert GradEclipConfig(scales=(1.0, 0.5), image_size="keep").scales == (1.0, 0.5)

@@ -44,7 +44,9 @@ def test_the_distance_of_other_images() -> None:
     """1 for the images of the fit, 1 + directions / images for others of their kind, more for others."""
     rng = np.random.default_rng(0)
     spread = np.linspace(1.0, 0.1, 24, dtype=np.float32)
-    sample, population = ((spread * rng.normal(size=(count, 24))).astype(np.float32) for count in (400, 4000))
+    sample, population = (
+        (spread * rng.normal(size=(count, 24))).astype(np.float32) for count in (400, 4000)
+    )
     images = ImageStatistics.of(sample)
     assert images.distance(sample) == pytest.approx(1, abs=0.01)
     assert images.distance(population) == pytest.approx(1 + 24 / 400, abs=0.03)
@@ -127,7 +129,12 @@ def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
         for a, b in zip(plain_maps, together_maps, strict=True):
             assert a.presence is None
             np.testing.assert_array_equal(a.values, b.values)
-            assert (a.text, a.similarity, a.fault, a.shift_cells) == (b.text, b.similarity, b.fault, b.shift_cells)
+            assert (a.text, a.similarity, a.fault, a.shift_cells) == (
+                b.text,
+                b.similarity,
+                b.fault,
+                b.shift_cells,
+            )
 
 
 def test_the_closest_patch_is_maskclips() -> None:

@@ -36,7 +36,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 def set_up(model: ModelConfig, *, keep_pixels: bool = False, **settings: Any) -> ExplainStage:
     config = ExplainStageConfig(
-        model=model, description=describe(model), explainer=GradEclipConfig(**settings), keep_pixels=keep_pixels
+        model=model,
+        description=describe(model),
+        explainer=GradEclipConfig(**settings),
+        keep_pixels=keep_pixels,
     )
     stage = ExplainStage(config)
     stage.setup()
@@ -69,15 +72,20 @@ def assert_close(actual: Sequence[Record], expected: Sequence[Record]) -> None:
     """The same texts and faults, and maps to 1e-4 of their largest value."""
     for actual_record, expected_record in zip(actual, expected, strict=True):
         both = [
-            [(entry.text, entry.fault) for entry in record.heat_maps] for record in (actual_record, expected_record)
+            [(entry.text, entry.fault) for entry in record.heat_maps]
+            for record in (actual_record, expected_record)
         ]
         assert both[0] == both[1]
-        for actual_map, expected_map in zip(actual_record.heat_maps, expected_record.heat_maps, strict=True):
+        for actual_map, expected_map in zip(
+            actual_record.heat_maps, expected_record.heat_maps, strict=True
+        ):
             assert np.abs(actual_map.values - expected_map.values).max() <= 1e-4 * actual_map.values.max()
             assert actual_map.similarity == pytest.approx(expected_map.similarity, abs=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}])
+@pytest.mark.parametrize(
+    "settings", [{"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}]
+)
 def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: Json) -> None:
     sizes = [(32, 32)]
     if "variant" in settings:
@@ -103,20 +111,28 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
         if before.error is not None or before.pixels is None or not before.phrases:
             assert after is before
             continue
-        assert [heat_map.text for heat_map in after.heat_maps] == list(dict.fromkeys(p.text for p in before.phrases))
+        assert [heat_map.text for heat_map in after.heat_maps] == list(
+            dict.fromkeys(p.text for p in before.phrases)
+        )
         height, width = before.pixels.rgb.shape[:2]
         assert {heat_map.values.shape for heat_map in after.heat_maps} == {(height // 8, width // 8)}
         assert (after.phrases, after.pixels, after.sample) == (before.phrases, before.pixels, before.sample)
     assert stage.process([]) == []
 
 
-def test_the_score_of_a_caption_is_the_mean_of_its_cosine_and_those_of_its_phrases(stage: ExplainStage) -> None:
+def test_the_score_of_a_caption_is_the_mean_of_its_cosine_and_those_of_its_phrases(
+    stage: ExplainStage,
+) -> None:
     plain = make_record(0, ["dog", "red car", "dog"])
-    phrases = [replace(phrase, caption_index=index) for phrase, index in zip(plain.phrases, (0, 0, 2), strict=True)]
+    phrases = [
+        replace(phrase, caption_index=index) for phrase, index in zip(plain.phrases, (0, 0, 2), strict=True)
+    ]
     sample = replace(plain.sample, captions=("a dog by a red car", " ", "a dog"))
     (answer,) = stage.process([replace(plain, sample=sample, phrases=tuple(phrases))])
     dog, car = (heat_map.similarity for heat_map in answer.heat_maps)
-    texts = [replace(phrase, text=caption) for phrase, caption in zip(phrases, sample.captions, strict=True)]
+    texts = [
+        replace(phrase, text=caption) for phrase, caption in zip(phrases, sample.captions, strict=True)
+    ]
     (whole,) = stage.process([replace(plain, phrases=tuple(texts))])
     captions = {heat_map.text: heat_map.similarity for heat_map in whole.heat_maps}
     first, second, third = answer.caption_scores
@@ -126,12 +142,16 @@ def test_the_score_of_a_caption_is_the_mean_of_its_cosine_and_those_of_its_phras
     assert answer.caption_presences == (None, None, None)
 
 
-def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(stage, model) -> None:
+def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(
+    stage, model
+) -> None:
     before = [make_record(0, ["dog"]), make_record(1, [])]
     other = set_up(model.model_copy(update={"batch_size": None}))
     for explain_stage, keeps in ((stage, True), (other, False)):
         after = explain_stage.process(before)
-        assert [record.pixels for record in after] == [record.pixels if keeps else None for record in before]
+        assert [record.pixels for record in after] == [
+            record.pixels if keeps else None for record in before
+        ]
         assert [len(record.heat_maps) for record in after] == [1, 0]
     assert other.forward_batch_size() == other.forward_batch_size("cpu") == BATCH_SIZES["cpu"]
 
@@ -140,8 +160,12 @@ def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none
     ("variant", "batch_size", "cpu", "cuda"),
     [("recommended", None, 32, 256), ("recommended", 24, 48, 96), ("authors", None, 32, 32)],
 )
-def test_a_gpu_gets_several_batches_a_call_and_a_cpu_what_it_got(variant: Any, batch_size: Any, cpu, cuda) -> None:
-    config = ExplainStageConfig(model=ModelConfig(batch_size=batch_size), explainer=GradEclipConfig(variant=variant))
+def test_a_gpu_gets_several_batches_a_call_and_a_cpu_what_it_got(
+    variant: Any, batch_size: Any, cpu, cuda
+) -> None:
+    config = ExplainStageConfig(
+        model=ModelConfig(batch_size=batch_size), explainer=GradEclipConfig(variant=variant)
+    )
     stage = pickle.loads(pickle.dumps(ExplainStage(config)))
     assert [rows_per_call(stage, "cpu"), rows_per_call(stage, "cuda")] == [cpu, cuda]
 
@@ -168,14 +192,18 @@ def heat_map(*values: float, fault: str = "") -> HeatMap:
 def test_the_heat_of_others_at_the_same_place_is_subtracted() -> None:
     # shares of the largest: 1 .5 .2 and .5 0 1
     first, second = subtract_others([heat_map(4, 2, 0.8), heat_map(0.5, 0, 1)], 0.5)
-    assert first.values == pytest.approx(np.array([[3.0, 2.0, 0.0]]))  # 4 (1 - .25), 4 * .5, 4 (.2 - .5) < 0
+    assert first.values == pytest.approx(
+        np.array([[3.0, 2.0, 0.0]])
+    )  # 4 (1 - .25), 4 * .5, 4 (.2 - .5) < 0
     assert second.values == pytest.approx(np.array([[0.0, 0.0, 0.9]]))
     assert first.values.dtype == np.float32
     assert (first.text, first.similarity) == ("dog", 0.2)
     weak = heat_map(3, 1, 2)
     broken = heat_map(0, 0, 0, fault="empty")
     for result in subtract_others([weak, heat_map(6, 2, 4)], 0.25):
-        assert result.values / result.values.max() == pytest.approx(weak.values / 3), "maps of one form keep it"
+        assert result.values / result.values.max() == pytest.approx(weak.values / 3), (
+            "maps of one form keep it"
+        )
     for maps in ([], [weak], [weak, broken]):
         assert subtract_others(maps, 0.5) == maps
     assert subtract_others([weak, second], 0.0)[0] is weak
@@ -184,7 +212,9 @@ def test_the_heat_of_others_at_the_same_place_is_subtracted() -> None:
 @pytest.mark.parametrize("count", [2, 3, 9])
 def test_the_hottest_of_the_others_counts(count: int) -> None:
     rng = np.random.default_rng(count)
-    maps = [replace(heat_map(), values=rng.lognormal(0, 2, (7, 5)).astype(np.float32)) for _ in range(count)]
+    maps = [
+        replace(heat_map(), values=rng.lognormal(0, 2, (7, 5)).astype(np.float32)) for _ in range(count)
+    ]
     maps[1] = replace(maps[0], text="the same heat")
     maps.insert(1, heat_map(0, fault="empty"))
     shares = [source.values / source.values.max() for source in maps if not source.fault]
@@ -196,12 +226,15 @@ def test_the_hottest_of_the_others_counts(count: int) -> None:
     assert results[1] is maps[1]
 
 
-def test_maps_are_contrasted_with_the_others_of_their_image(stage: ExplainStage, model: ModelConfig) -> None:
+def test_maps_are_contrasted_with_the_others_of_their_image(
+    stage: ExplainStage, model: ModelConfig
+) -> None:
     records = [make_record(0, ["dog", "red car"]), make_record(1)]
     plain = stage.process(records)
     against = set_up(model, contrast=0.25).process(records)
     assert_close(
-        against, [replace(record, heat_maps=tuple(subtract_others(record.heat_maps, 0.25))) for record in plain]
+        against,
+        [replace(record, heat_maps=tuple(subtract_others(record.heat_maps, 0.25))) for record in plain],
     )
     assert against[0].heat_maps[0].values.sum() < plain[0].heat_maps[0].values.sum()
 
@@ -263,7 +296,11 @@ class PendingBatch:
             return [{text: Match(total, None)} for total, (text,) in zip(sums, self.phrases, strict=True)]
         self.device.record_event(f"wait {self.number}")
         return [
-            [HeatMap(text=text, values=np.ones((1, 1), np.float32), similarity=by_text[text].cosine, fault="")]
+            [
+                HeatMap(
+                    text=text, values=np.ones((1, 1), np.float32), similarity=by_text[text].cosine, fault=""
+                )
+            ]
             for by_text, (text,) in zip(matches, self.phrases, strict=True)
         ]
 
@@ -322,12 +359,16 @@ def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_onc
         device = TalkingDevice()
         assert_answered(stage_on(device, batch_size), 50)
         assert [len(texts) for texts in device.learnt] == expected
-        assert [text for texts in device.learnt for text in texts] == [f"dog {number}" for number in range(50)]
+        assert [text for texts in device.learnt for text in texts] == [
+            f"dog {number}" for number in range(50)
+        ]
 
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, LATE], ids=["at once", "late"])
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1", "launch 2", "wait 2"])
-def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(what: str, error: RuntimeError, caplog) -> None:
+def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(
+    what: str, error: RuntimeError, caplog
+) -> None:
     device = TalkingDevice({what: error})
     assert_answered(stage_on(device, 8), 24)
     failed = device.events.index(what)
@@ -338,7 +379,9 @@ def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(what: str,
     assert set(device.sizes[len(before) :]) == {4}, "a batch that was under way is computed again in halves"
     assert sum(device.sizes[len(before) :]) == 24 - 8 * len(waited), "an answered one is not"
     assert most_pending(device.events[failed + 1 :]) <= AHEAD
-    assert [record.message for record in caplog.records] == ["GPU memory is full: going on with batches of 4 images"]
+    assert [record.message for record in caplog.records] == [
+        "GPU memory is full: going on with batches of 4 images"
+    ]
 
 
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1"])

@@ -59,7 +59,9 @@ def capture(model: nn.Module, pixels: Tensor, *watched: str) -> Captured:
         return attention @ v
 
     for name in watched:
-        exact.visual.get_submodule(name).register_forward_hook(lambda _, __, output: captured.outputs.append(output))
+        exact.visual.get_submodule(name).register_forward_hook(
+            lambda _, __, output: captured.outputs.append(output)
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", attend)
         captured.embedding = exact.encode_image(pixels[None].double())[0]

@@ -117,7 +117,9 @@ class Explicit:
         e = pool.out(o)
         relevance = e * text / e.norm()
         cosine = float(relevance.sum())
-        at_query, at_keys, at_values = self.attention(query, k, v, self.linear(pool.out, o, relevance), pool.heads)
+        at_query, at_keys, at_values = self.attention(
+            query, k, v, self.linear(pool.out, o, relevance), pool.heads
+        )
         self.losses.append(float(at_query.sum()))
         return self.linear(pool.k, x, at_keys) + self.linear(pool.v, x, at_values), cosine
 

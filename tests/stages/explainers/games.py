@@ -12,7 +12,9 @@ Game = Callable[[Tensor], Tensor]
 class RecordedGame:
     """In place of `MaskedImage`: a game, and a note of every mask that was asked for."""
 
-    def __init__(self, game: Game, grid_hw: tuple[int, int], cell_px: int = 1, masks_per_step: int = 8) -> None:
+    def __init__(
+        self, game: Game, grid_hw: tuple[int, int], cell_px: int = 1, masks_per_step: int = 8
+    ) -> None:
         self.game = game
         self.grid_hw = grid_hw
         self.masks_per_step = masks_per_step

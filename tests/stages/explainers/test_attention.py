@@ -71,7 +71,9 @@ def test_attention_gradient(name: str) -> None:
     ("settings", "blocks", "scale"),
     [({}, 4, 1 / 0.07), ({"blocks": 1}, 1, 1 / 0.07), ({"blocks": 3}, 3, 900.0)],
 )
-def test_game_is_the_papers_recursion_with_whole_matrices(settings: Json, blocks: int, scale: float) -> None:
+def test_game_is_the_papers_recursion_with_whole_matrices(
+    settings: Json, blocks: int, scale: float
+) -> None:
     explainer = make_explainer("game", replace(clip_of(), logit_scale=scale), **settings)
     rgb, captured = capture_of("class token", explainer)
     for text, heat_map in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
@@ -95,7 +97,9 @@ def test_legrad_on_blocks(settings: Json, blocks: int) -> None:
         expected = np.zeros(16)
         for tokens, attention in list(zip(captured.outputs, captured.attention, strict=True))[-blocks:]:
             meaning = captured.visual.ln_post(tokens[0].mean(dim=0)) @ captured.visual.proj
-            (gradient,) = torch.autograd.grad(F.normalize(meaning, dim=0) @ embedding, attention, retain_graph=True)
+            (gradient,) = torch.autograd.grad(
+                F.normalize(meaning, dim=0) @ embedding, attention, retain_graph=True
+            )
             expected += np.maximum(gradient[0].numpy(), 0).mean(axis=(0, 1))[1:]
         assert np.allclose(heat_map.values.ravel(), expected, rtol=0, atol=1e-6 * expected.max())
         assert heat_map.similarity == pytest.approx(captured.cosine(embedding).item(), abs=1e-6)
@@ -129,7 +133,9 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
     model = tiny_clip(**vision)
     clip = clip_of(model)
     rgb = torch.from_numpy(image())
-    texts = F.normalize(torch.randn(1, 8, clip.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
+    texts = F.normalize(
+        torch.randn(1, 8, clip.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
     texts[:, 3:] = 0
     names = [f"transformer.resblocks.{n}" for n in range(4)]
     captured = capture(model, clip.tower.normalise(rgb)[0], *(f"{name}.ln_1" for name in names), *names)
@@ -149,7 +155,9 @@ def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: 
             expected_gradients = captured.gradients(texts[0, phrase], theirs[first:])
             for actual, expected in zip(gradients_of_phrases[phrase], expected_gradients, strict=True):
                 assert np.allclose(actual, expected, rtol=0, atol=1e-9 * float(expected.abs().max())), name
-        assert not any(gradient.any() for gradient in gradients_of_phrases[5]), "a row of zeros only fills up"
+        assert not any(gradient.any() for gradient in gradients_of_phrases[5]), (
+            "a row of zeros only fills up"
+        )
     for phrase in range(3):
         cosine = float(F.normalize(tensors.embedding.detach(), dim=-1)[0] @ texts[0, phrase])
         assert cosine == pytest.approx(captured.cosine(texts[0, phrase]).item(), abs=1e-9)
@@ -172,7 +180,9 @@ def test_it_works_where_gradients_are_off_and_in_half_precision() -> None:
     with torch.no_grad():
         tensors = Walk(clip_of("class token", precision=torch.bfloat16), 2)(torch.from_numpy(image()))
         (gradient,) = next(
-            phrase_gradients(tensors.embedding, tensors.attention[:1], torch.ones_like(tensors.embedding)[None])
+            phrase_gradients(
+                tensors.embedding, tensors.attention[:1], torch.ones_like(tensors.embedding)[None]
+            )
         )
     assert tensors.attention[0].dtype == torch.float32
     assert gradient.isfinite().all()

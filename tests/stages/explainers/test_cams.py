@@ -70,7 +70,8 @@ def test_the_formulas(name: str) -> None:
 def test_grad_cam_of_averaged_tokens_is_cam_over_their_number() -> None:
     rgb = image("ConvNeXt", 3, 4)
     ours, theirs = (
-        make_explainer(kind, "ConvNeXt", contrast=0.0).explain(rgb, [PHRASES])[0] for kind in ("grad_cam", "cam")
+        make_explainer(kind, "ConvNeXt", contrast=0.0).explain(rgb, [PHRASES])[0]
+        for kind in ("grad_cam", "cam")
     )
     for heat_map, expected in zip(ours, theirs, strict=True):
         assert expected.values.any()
@@ -78,7 +79,9 @@ def test_grad_cam_of_averaged_tokens_is_cam_over_their_number() -> None:
 
 
 def test_the_alphas_are_one_half_where_the_scale_is_small_and_finite_where_it_is_large() -> None:
-    tiny, large = (make_explainer("grad_cam_plus_plus", replace(clip_of(), logit_scale=scale)) for scale in (1e-6, 1e3))
+    tiny, large = (
+        make_explainer("grad_cam_plus_plus", replace(clip_of(), logit_scale=scale)) for scale in (1e-6, 1e3)
+    )
     features, gradient = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3)).unbind()
     expected = (features @ gradient.relu().sum(dim=0)).relu() / 2
     assert expected.any()

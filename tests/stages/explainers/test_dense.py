@@ -19,7 +19,9 @@ Floats = NDArray[np.float64]
 RGB = image()
 
 
-def compare(explainer: Any, rgb: NDArray[np.uint8], expected: list[Any], cosines: list[Any] | None = None) -> None:
+def compare(
+    explainer: Any, rgb: NDArray[np.uint8], expected: list[Any], cosines: list[Any] | None = None
+) -> None:
     """Maps are the wanted numbers of any sign, less their least, which differ among the patches."""
     for number, heat_map in enumerate(explainer.explain(rgb, [PHRASES])[0]):
         heat = np.asarray(expected[number])
@@ -71,7 +73,9 @@ def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> No
 def test_an_image_of_one_colour_has_no_heat_and_says_why() -> None:
     model = tiny_clip(layers=2)
     model.visual.positional_embedding.data.zero_()
-    maps = make_explainer("maskclip", model).explain(np.full((1, 32, 32, 3), 90, dtype=np.uint8), [PHRASES])[0]
+    maps = make_explainer("maskclip", model).explain(
+        np.full((1, 32, 32, 3), 90, dtype=np.uint8), [PHRASES]
+    )[0]
     assert [heat_map.fault for heat_map in maps] == ["constant", "constant"]
 
 
@@ -111,7 +115,9 @@ def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Flo
     normed = captured.outputs[1::2]
     second = outputs[layers - blocks][0].detach()
     for n in range(layers - blocks, layers):
-        q, k, v = (part[n][0].detach().numpy() for part in (captured.queries, captured.keys, captured.values))
+        q, k, v = (
+            part[n][0].detach().numpy() for part in (captured.queries, captured.keys, captured.values)
+        )
         z = normed[n][0].detach().numpy()
         heads = [mixed(q[h], k[h], v[h], z) for h in range(len(v))]
         block = captured.visual.transformer.resblocks[n]
@@ -141,7 +147,9 @@ def test_gem(layers: int, settings: Json, blocks: int) -> None:
 def test_clip_surgery(layers: int, settings: Json, blocks: int) -> None:
     model = tiny_clip(layers=layers, ls_init_value=0.5)
     explainer = make_explainer("clip_surgery", model, **settings)
-    dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: among(v, v, v.shape[1] ** -0.5))
+    dense, captured = patches_of(
+        model, explainer, blocks, lambda q, k, v, z: among(v, v, v.shape[1] ** -0.5)
+    )
     texts = explainer.texts(PHRASES)
     empty = dense @ explainer.texts([""])[0].double().numpy()
     expected = [dense @ text - empty for text in texts.double().numpy()]
@@ -165,14 +173,21 @@ def test_clip_surgery_on_a_resnet_s_pool() -> None:
     dense = unit(pool.c_proj(torch.from_numpy(np.concatenate(heads, axis=1))).detach().numpy())[1:]
     texts = explainer.texts(PHRASES)
     directions = (texts - explainer.texts([""])).double().numpy()
-    compare(explainer, rgb, [dense @ direction for direction in directions], [captured.cosine(text) for text in texts])
+    compare(
+        explainer,
+        rgb,
+        [dense @ direction for direction in directions],
+        [captured.cosine(text) for text in texts],
+    )
 
 
 def test_clip_surgery_on_a_siglip_s_pool() -> None:
     """The same form where a latent asks, in float64 on timm's own modules."""
     explainer = make_explainer("clip_surgery", "SigLIP")
     rgb = image("SigLIP", 10, 10)
-    captured = capture(module_of("SigLIP"), explainer.model.tower.normalise(torch.from_numpy(rgb))[0], "trunk.norm")
+    captured = capture(
+        module_of("SigLIP"), explainer.model.tower.normalise(torch.from_numpy(rgb))[0], "trunk.norm"
+    )
     pool = captured.visual.trunk.attn_pool
     with torch.no_grad():
         values = pool.kv(captured.outputs[0][0, -100:]).unflatten(-1, (2, pool.num_heads, -1))[:, 1].numpy()

@@ -78,7 +78,9 @@ def test_a_pool_is_gone_through_layer_by_layer() -> None:
         weight = torch.randn(8, 8, generator=make, dtype=torch.float64)
         return Linear(weight, torch.randn(8, generator=make, dtype=torch.float64) if bias else None)
 
-    latent, tokens = (torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((8,), (1, 4, 8)))
+    latent, tokens = (
+        torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((8,), (1, 4, 8))
+    )
     layers = {name: linear() for name in ("q", "k", "v", "out")}
     pool = AttentionPool(heads=2, latent=latent, prefix_tokens=0, finish=NOTHING, **layers)
     tower = PooledTower(kind="latent_pool", trunk=lambda _: tokens.float(), pool=pool, **COMMON)
@@ -173,7 +175,9 @@ def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
         assert torch.allclose(contrasts[target] * starts[target], starts @ SIGNED)
 
 
-def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:
+def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(
+    model: ClipModel,
+) -> None:
     sharp = make_explainer("sg_lrp", replace(model, logit_scale=1000.0)).contrast(SIGNED, COSINES)
     assert torch.allclose(sharp[0], SIGNED[0] - SIGNED[1], atol=1e-9)
     flat = make_explainer("sg_lrp", replace(model, logit_scale=1e-9)).contrast(SIGNED, COSINES)

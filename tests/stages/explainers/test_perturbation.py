@@ -81,7 +81,9 @@ def test_tokens_come_from_the_same_pass(name: str) -> None:
 
 
 def test_a_blur_keeps_what_is_even_and_spreads_a_point_as_a_gaussian() -> None:
-    assert torch.allclose(blur_image(torch.full((9, 7, 3), 40.0), 2.0), torch.full((9, 7, 3), 40.0), atol=1e-4)
+    assert torch.allclose(
+        blur_image(torch.full((9, 7, 3), 40.0), 2.0), torch.full((9, 7, 3), 40.0), atol=1e-4
+    )
     point = torch.zeros(31, 31, 3)
     point[15, 15] = 1
     spread = blur_image(point, 2.0)[..., 0]

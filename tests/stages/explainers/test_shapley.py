@@ -40,7 +40,9 @@ def test_full_depth_gives_what_shap_gives() -> None:
 def test_the_values_sum_to_the_gain_however_early_it_ends(most: int) -> None:
     image = RecordedGame(tangled_game(20), (4, 5))
     values = owen_values(image, most)
-    whole, nothing = (image.game(torch.full((1, 20), share, dtype=torch.float64))[0] for share in (1.0, 0.0))
+    whole, nothing = (
+        image.game(torch.full((1, 20), share, dtype=torch.float64))[0] for share in (1.0, 0.0)
+    )
     assert torch.allclose(values.sum(dim=0), whole - nothing, atol=1e-9)
     assert image.mask_count <= most
     assert len({tuple(row) for row in values.tolist()}) > 1

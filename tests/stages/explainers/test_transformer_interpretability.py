@@ -38,7 +38,9 @@ def spread(function: Callable[..., Tensor], inputs: list[Tensor], relevance: Ten
 def linear(layer: Linear, x: Tensor, relevance: Tensor) -> Tensor:
     """Positive weights see positive inputs, negative ones negative inputs."""
     w = layer.weight
-    above, below = spread(lambda p, n: p @ w.clamp(min=0).T + n @ w.clamp(max=0).T, [x.relu(), -(-x).relu()], relevance)
+    above, below = spread(
+        lambda p, n: p @ w.clamp(min=0).T + n @ w.clamp(max=0).T, [x.relu(), -(-x).relu()], relevance
+    )
     return above + below
 
 
@@ -113,7 +115,9 @@ def test_rules_in_numbers() -> None:
     """Output 3 = 2·1 + (-1)(-1) with -4 = 2·(-2) left out: 2 and 1 share it."""
     layer = linear_rule(Linear(torch.tensor([[1.0, -1.0, -2.0]]), None), torch.tensor([[[2.0, -1.0, 2.0]]]))
     assert layer(torch.tensor([[[0.6]]])).flatten().tolist() == pytest.approx([0.4, 0.2, 0])
-    a, b = propagate_product(torch.tensor([[0.25, 0.75]]), torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0]]))
+    a, b = propagate_product(
+        torch.tensor([[0.25, 0.75]]), torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0]])
+    )
     assert a.flatten().tolist() == pytest.approx([0.125, 0.375])
     assert b.flatten().tolist() == pytest.approx([0.125, 0.375])
     # 3 = 4 - 1: the shares 4/3 and -1/3 are scaled to 4/5 and 1/5 of the relevance.

@@ -56,7 +56,9 @@ def test_phrases_agree_with_the_mark_up_better_than_plain_noun_chunks(nlp):
 
     def score(spans: Callable[[Any], list[Span]]) -> float:
         pairs = zip(MARKED, docs, strict=True)
-        predicted = [{without_determiner(gold.caption, *span) for span in spans(doc)} for gold, doc in pairs]
+        predicted = [
+            {without_determiner(gold.caption, *span) for span in spans(doc)} for gold, doc in pairs
+        ]
         return f1_of([gold.visual for gold in MARKED], predicted)
 
     def by_us(doc: Any, *, keep_parts: bool) -> list[Span]:

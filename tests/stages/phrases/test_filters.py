@@ -75,14 +75,19 @@ def test_normalise_is_idempotent_and_clean(words):
             "A man in a red coat. Left . A dog . , a bird",
         ),
         ("<ref>a dog</ref><box>[[1,2,3,4]]</box> runs", "a dog runs"),
-        ("<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|> runs", "a dog runs"),
+        (
+            "<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|> runs",
+            "a dog runs",
+        ),
     ],
 )
 def test_readable(caption, text):
     assert make_readable(caption).text == text
 
 
-@pytest.mark.parametrize("part", ["www.a", "x.jpg", "http://a", "a@b.c", "@a", "img 123", "x" * 101, "<b>", "&amp;"])
+@pytest.mark.parametrize(
+    "part", ["www.a", "x.jpg", "http://a", "a@b.c", "@a", "img 123", "x" * 101, "<b>", "&amp;"]
+)
 @pytest.mark.parametrize("whole", ["{}", "a dog {}", "{} a dog", "a dog.{}", "'{}' dog, cat"])
 def test_what_is_no_word_is_removed_wherever_it_stands(part, whole):
     assert part not in make_readable(whole.format(part)).text
@@ -111,7 +116,20 @@ def test_a_span_maps_to_the_words_in_the_caption():
 
 
 def test_codes():
-    words = ["2019", "d90", "1080p", "x-100", "8", "?", "f/2.8", "dog", "b", "a-frame", "iphone6", "r\u00e9sum\u00e9"]
+    words = [
+        "2019",
+        "d90",
+        "1080p",
+        "x-100",
+        "8",
+        "?",
+        "f/2.8",
+        "dog",
+        "b",
+        "a-frame",
+        "iphone6",
+        "r\u00e9sum\u00e9",
+    ]
     assert [word for word in words if is_code(word)] == words[:7]
 
 

@@ -36,8 +36,12 @@ ENGLISH = [
 
 def test_other_languages_are_found_and_english_is_none_of_them() -> None:
     languages = Languages("en", None)
-    expected = {caption: code for code, captions in FOREIGN.items() for caption in captions} | dict.fromkeys(ENGLISH)
-    assert {caption: languages.foreign_language(make_readable(caption).text) for caption in expected} == expected
+    expected = {
+        caption: code for code, captions in FOREIGN.items() for caption in captions
+    } | dict.fromkeys(ENGLISH)
+    assert {
+        caption: languages.foreign_language(make_readable(caption).text) for caption in expected
+    } == expected
 
 
 def test_of_a_parser_of_an_unknown_language_nothing_is_said() -> None:

@@ -11,7 +11,9 @@ def phrases_of(nlp, caption: str, **settings) -> str:
     """The phrases as "words:head | words:head*", the star for a plural; captions are as the parser gets them."""
     assert make_readable(caption).text == caption
     phrases = extract(nlp(caption), LISTS, **settings)
-    return " | ".join(f"{caption[each.start : each.end]}:{each.head}{'*' * each.plural}" for each in phrases)
+    return " | ".join(
+        f"{caption[each.start : each.end]}:{each.head}{'*' * each.plural}" for each in phrases
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,8 @@ def test_the_head_of_a_quantity_is_the_counted_thing(nlp):
 
 @pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.__name__)
 @pytest.mark.parametrize(
-    "caption", ["", "dog", "0000'0g, AO 01 Q", "A dog - a cat, the man's x-ray in black and a number 8 runs."]
+    "caption",
+    ["", "dog", "0000'0g, AO 01 Q", "A dog - a cat, the man's x-ray in black and a number 8 runs."],
 )
 def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption):
     doc = nlp(caption)

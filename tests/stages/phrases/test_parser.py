@@ -24,12 +24,17 @@ def test_words_have_the_attributes_that_spacy_gives_them(nlp):
     ]
 
     def attributes(pipeline):
-        return [[(word.pos_, word.lemma_, word.tag_, word.dep_) for word in doc] for doc in pipeline.pipe(captions * 2)]
+        return [
+            [(word.pos_, word.lemma_, word.tag_, word.dep_) for word in doc]
+            for doc in pipeline.pipe(captions * 2)
+        ]
 
     assert attributes(nlp) == attributes(plain)
 
 
-@pytest.mark.parametrize(("openblas", "openmp", "expected"), [("1", "8", False), ("8", "1", True), (None, "1", False)])
+@pytest.mark.parametrize(
+    ("openblas", "openmp", "expected"), [("1", "8", False), ("8", "1", True), (None, "1", False)]
+)
 def test_numpy_multiplies_matrices_where_it_has_one_thread(openblas, openmp, expected, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", openmp)
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)

@@ -23,7 +23,10 @@ CAPTIONS = (
 
 
 def records(*captions: tuple[str, ...]) -> list[Record]:
-    return [Record(sample=Sample(sample_id=str(n), source="test", captions=texts)) for n, texts in enumerate(captions)]
+    return [
+        Record(sample=Sample(sample_id=str(n), source="test", captions=texts))
+        for n, texts in enumerate(captions)
+    ]
 
 
 def written(path: Path, *captions: str, more: tuple[Any, ...] = ()) -> Path:
@@ -34,7 +37,9 @@ def written(path: Path, *captions: str, more: tuple[Any, ...] = ()) -> Path:
 
 
 def answers(phrases: PrecomputedPhrases | None, **settings: Any) -> tuple[PhrasesStage, list[Record]]:
-    stage = pickle.loads(pickle.dumps(PhrasesStage(PhrasesConfig(**settings), phrases)))  # as it reaches a worker
+    stage = pickle.loads(
+        pickle.dumps(PhrasesStage(PhrasesConfig(**settings), phrases))
+    )  # as it reaches a worker
     stage.setup()
     return stage, stage.process(records(*CAPTIONS))
 
@@ -57,7 +62,10 @@ def test_the_parser_is_not_loaded_for_captions_of_the_file(tmp_path: Path) -> No
 
 
 def test_a_correction_at_the_end_counts(tmp_path: Path) -> None:
-    corrected = {"caption": "A red car", "phrases": [{"text": " Red  CARS", "start": 2, "end": 9, "plural": True}]}
+    corrected = {
+        "caption": "A red car",
+        "phrases": [{"text": " Red  CARS", "start": 2, "end": 9, "plural": True}],
+    }
     phrases = PrecomputedPhrases.read(written(tmp_path / "phrases.jsonl", "A red car", more=(corrected,)))
     (phrase,) = answers(phrases)[1][1].phrases[-1:]
     assert (phrase.text, phrase.head, phrase.plural, phrase.caption_index) == ("red cars", "cars", True, 1)
@@ -69,10 +77,19 @@ def test_a_correction_at_the_end_counts(tmp_path: Path) -> None:
         ("{", "2: Invalid JSON: EOF while parsing an object"),
         ('{"caption": "a cat", "phrases": ["cat"]}', "2: phrases: expected a list of objects"),
         ('{"caption": "a cat"}', "2: phrases: Field required"),
-        ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2}]}', "2: phrases[0].end: Field required"),
+        (
+            '{"caption": "a cat", "phrases": [{"text": "cat", "start": 2}]}',
+            "2: phrases[0].end: Field required",
+        ),
         ('{"caption": "a cat", "phrases": [{"text": "cat", "start": 2, "end": 6}]}', "2: expected 0 <= s"),
-        ('{"caption": "a cat", "phrases": [{"text": " ", "start": 2, "end": 5}]}', "2: phrases[0]: expected a non-e"),
-        ('{"caption": "a cat", "phrases": [{"word": "cat", "start": 2, "end": 5}]}', "2: phrases[0]: expected a non-e"),
+        (
+            '{"caption": "a cat", "phrases": [{"text": " ", "start": 2, "end": 5}]}',
+            "2: phrases[0]: expected a non-e",
+        ),
+        (
+            '{"caption": "a cat", "phrases": [{"word": "cat", "start": 2, "end": 5}]}',
+            "2: phrases[0]: expected a non-e",
+        ),
     ],
 )
 def test_a_wrong_line_is_named(line: str, problem: str, tmp_path: Path) -> None:

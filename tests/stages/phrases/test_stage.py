@@ -10,7 +10,22 @@ from stages.phrases.stage import PhrasesConfig, PhrasesStage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 WORDS = (
-    *("a", "the", "two", "black", "dog", "dogs", "man's", "in", "of", "front", "photo", "and", "running", "I"),
+    *(
+        "a",
+        "the",
+        "two",
+        "black",
+        "dog",
+        "dogs",
+        "man's",
+        "in",
+        "of",
+        "front",
+        "photo",
+        "and",
+        "running",
+        "I",
+    ),
     *(",", ".", "-", "7", "IMG_1.jpg", "<b>", "&amp;", "\n", "\U0001f436", "#cat"),
 )
 WORD_SALAD = st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join)
@@ -88,7 +103,9 @@ def test_the_cap_counts_unique_texts_and_keeps_their_mentions():
 
 def test_a_later_stage_that_chooses_gets_more_phrases_and_which_of_them_name_one_object():
     limited = PhrasesStage(PhrasesConfig(max_phrases=2), limits_later=True)
-    records = limited.process([make_record("a dog, a cat, a cow", "the cow and the dog"), make_record("a dog, a cat")])
+    records = limited.process(
+        [make_record("a dog, a cat, a cow", "the cow and the dog"), make_record("a dog, a cat")]
+    )
     assert [len(record.phrases) for record in records] == [5, 2]
     assert [record.object_numbers for record in records] == [(0, 1, 2, 2, 0), ()]
     assert {(record.phrase_limit, record.dropped_phrases) for record in records} == {(2, 0)}
@@ -108,7 +125,11 @@ def test_settings_reach_the_phrases():
         ("<b>Red car</b> &amp; blue truck", ["Red car", "blue truck"], ["red car", "blue truck"]),
         ("so much fun @me <b>bold</b> dog", ["bold</b> dog"], ["bold dog"]),
         ("a red <b>car</b><br>my IMG_1234.jpg cat", ["a red <b>car", "cat"], ["red car", "cat"]),
-        ("cute dog \U0001f60d beach #sunset", ["cute dog", "beach", "sunset"], ["cute dog", "beach", "sunset"]),
+        (
+            "cute dog \U0001f60d beach #sunset",
+            ["cute dog", "beach", "sunset"],
+            ["cute dog", "beach", "sunset"],
+        ),
         ("Dog | Beach | Sunset", ["Dog", "Beach", "Sunset"], ["dog", "beach", "sunset"]),
         ("a man 's hat", ["a man 's hat"], ["man's hat"]),
         ("\u05db\u05dc\u05d1 a dog", ["a dog"], ["dog"]),
@@ -138,9 +159,15 @@ def test_any_text_gives_phrases_whose_spans_are_their_words(stage, captions):
 @settings(max_examples=15)
 @given(st.lists(st.lists(WORD_SALAD, max_size=3), max_size=9))
 def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
-    records = [make_record(*captions, sample_id=str(number)) for number, captions in enumerate(all_captions)]
+    records = [
+        make_record(*captions, sample_id=str(number)) for number, captions in enumerate(all_captions)
+    ]
     singly = [answer for record in records for answer in stage.process([record])]
-    sevens = [answer for start in range(0, len(records), 7) for answer in stage.process(records[start : start + 7])]
+    sevens = [
+        answer
+        for start in range(0, len(records), 7)
+        for answer in stage.process(records[start : start + 7])
+    ]
     assert stage.process(records) == singly == sevens
 
 

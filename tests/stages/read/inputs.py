@@ -84,5 +84,9 @@ def zstd(content: bytes) -> bytes:
 def tar_sample(key: str, caption: str = "a cat", image: bytes = b"", **more: Any) -> list[Member]:
     """The members that img2dataset writes for a sample; by default each has another image, which is none."""
     facts = {"caption": caption, "key": key, "status": "success", **more}
-    members = {"jpg": image or JPEG + key.encode(), "json": json.dumps(facts).encode(), "txt": caption.encode()}
+    members = {
+        "jpg": image or JPEG + key.encode(),
+        "json": json.dumps(facts).encode(),
+        "txt": caption.encode(),
+    }
     return [(f"{key}.{kind}", content) for kind, content in members.items()]

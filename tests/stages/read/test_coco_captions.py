@@ -28,7 +28,9 @@ def test_captions_of_an_image_are_together_in_order(tmp_path: Path) -> None:
     path = write(tmp_path / "c.json", [image(2), image(1), image(3)], annotations)
     (tmp_path / "val").mkdir()
     for piece_size in (1, 2, 100):
-        samples = samples_of(kind="coco_captions", path=path, image_root=str(tmp_path / "val"), piece_size=piece_size)
+        samples = samples_of(
+            kind="coco_captions", path=path, image_root=str(tmp_path / "val"), piece_size=piece_size
+        )
         assert [(sample.sample_id, sample.captions) for sample in samples] == [
             ("2", ("e", "d")), ("1", ("a", "b")), ("3", ()),
         ]  # fmt: skip
@@ -38,7 +40,12 @@ def test_captions_of_an_image_are_together_in_order(tmp_path: Path) -> None:
 
 
 def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
-    flickr = {"imgid": 7, "filename": "b.jpg", "split": "val", "sentences": [{"raw": "A dog.", "tokens": ["a", "dog"]}]}
+    flickr = {
+        "imgid": 7,
+        "filename": "b.jpg",
+        "split": "val",
+        "sentences": [{"raw": "A dog.", "tokens": ["a", "dog"]}],
+    }
     coco = {
         "cocoid": 9,
         "imgid": 0,
@@ -61,7 +68,10 @@ def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
         ("c.json:images[3]", (), "bad_row"),
         ("c.json:annotations[3]", (), "bad_caption"),
     ]
-    assert [sample.image.url for sample in samples[:2]] == [f"{tmp_path}/b.jpg", f"{tmp_path}/val2014/9.jpg"]
+    assert [sample.image.url for sample in samples[:2]] == [
+        f"{tmp_path}/b.jpg",
+        f"{tmp_path}/val2014/9.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +93,11 @@ def test_other_files_are_rejected(tmp_path: Path, content: bytes) -> None:
 
 def test_pieces_stay_small(tmp_path: Path) -> None:
     images = [image(number) for number in range(5000)]
-    texts = [f"a {colour} bird sits on a {thing}" for colour in ("red", "blue") for thing in ("wall", "car", "sign")]
+    texts = [
+        f"a {colour} bird sits on a {thing}"
+        for colour in ("red", "blue")
+        for thing in ("wall", "car", "sign")
+    ]
     annotations = [caption(5 * n + k, n, texts[(n + k) % 6]) for n in range(5000) for k in range(5)]
     pieces = reader_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations)).pieces()
     assert [piece.samples for piece in pieces] == [1000] * 5

@@ -16,9 +16,15 @@ def test_rows_become_samples(tmp_path: Path) -> None:
     """The fields that are empty are null."""
     text = 'image,caption,id\na.jpg,"a cat, asleep",k1\nsub/b.jpg,"say ""hi""\nagain",\nc.jpg,,\n'
     for piece_size in (1, 10):
-        first, second, third = samples_of(kind="csv", path=write(tmp_path / "in.csv", text), piece_size=piece_size)
+        first, second, third = samples_of(
+            kind="csv", path=write(tmp_path / "in.csv", text), piece_size=piece_size
+        )
         assert (third.captions, third.sample_id, third.error) == ((), "in.csv:5", None)
-        assert (first.sample_id, first.captions, first.image.file_name) == ("k1", ("a cat, asleep",), "a.jpg")
+        assert (first.sample_id, first.captions, first.image.file_name) == (
+            "k1",
+            ("a cat, asleep",),
+            "a.jpg",
+        )
         assert (second.sample_id, second.captions) == ("in.csv:3", ('say "hi"\nagain',))
         assert second.image.url == str(tmp_path / "sub/b.jpg")
 
@@ -33,7 +39,9 @@ def test_rows_become_samples(tmp_path: Path) -> None:
         ("in.csv", '\ufeffimage, caption \na.jpg,"a, b; c"\n'),
     ],
 )
-def test_the_delimiter_is_the_one_with_which_the_header_names_the_columns(tmp_path: Path, name: str, text: str) -> None:
+def test_the_delimiter_is_the_one_with_which_the_header_names_the_columns(
+    tmp_path: Path, name: str, text: str
+) -> None:
     for piece_size in (1, 10):
         (sample,) = samples_of(kind="csv", path=write(tmp_path / name, text), piece_size=piece_size)
         assert (sample.image.file_name, sample.captions) == ("a.jpg", ("a, b; c",))

@@ -69,7 +69,9 @@ def test_nothing_found_says_what_was_looked_for(tree: Path, path: str) -> None:
 
 def test_home_folder_and_file_urls(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tree))
-    home, url, plain = (find_files(path, (".x",)) for path in ("~/a.x", f"file://{tree}/a.x", f"{tree}/a.x"))
+    home, url, plain = (
+        find_files(path, (".x",)) for path in ("~/a.x", f"file://{tree}/a.x", f"{tree}/a.x")
+    )
     assert home == url == plain
     with fsspec.open("memory://one/a.x", "wb") as file:
         file.write(b"")
@@ -91,7 +93,10 @@ def test_links(tree: Path) -> None:
     (tree / "void" / "dangling.x").symlink_to(tree / "none")
     wanted = ["dangling.x", "link.x", "other/c.x", "other/d.X"]
     assert [file.name for file in find_files(str(tree / "void"), (".x",))] == wanted
-    assert [file.name for file in find_files(f"{tree}/vo*/oth*/*", (".x",))] == ["void/other/c.x", "void/other/d.X"]
+    assert [file.name for file in find_files(f"{tree}/vo*/oth*/*", (".x",))] == [
+        "void/other/c.x",
+        "void/other/d.X",
+    ]
     (tree / "deep").symlink_to(tree / "sub")
     assert [file.name for file in find_files(str(tree / "deep"), (".x",))] == ["c.x", "d.X"]
 

@@ -52,7 +52,9 @@ def test_every_file_is_in_a_row(tmp_path: Path) -> None:
     assert "'4.txt' is not UTF-8 at byte 0" in str(samples[4].error)
 
 
-@pytest.mark.parametrize("files", [{"1.jpg": JPEG, "2.jpg": JPEG}, {"1.txt": b"a"}, {"1.jpg": JPEG, "2.txt": b"a"}])
+@pytest.mark.parametrize(
+    "files", [{"1.jpg": JPEG, "2.jpg": JPEG}, {"1.txt": b"a"}, {"1.jpg": JPEG, "2.txt": b"a"}]
+)
 def test_folders_without_a_pair_are_rejected(files: dict[str, bytes], tmp_path: Path) -> None:
     path = write(tmp_path, files)
     with expect_error(InputError):

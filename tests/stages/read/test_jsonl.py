@@ -14,16 +14,31 @@ GOOD = {"image": "a.jpg", "caption": "a cat"}
 @pytest.mark.parametrize(
     ("row", "file_name", "captions", "sample_id"),
     [
-        ({"image": "x/../sub/a.jpg", "caption": " A cat. ", "id": "k 1"}, "sub/a.jpg", (" A cat. ",), "k 1"),
+        (
+            {"image": "x/../sub/a.jpg", "caption": " A cat. ", "id": "k 1"},
+            "sub/a.jpg",
+            (" A cat. ",),
+            "k 1",
+        ),
         ({"image": "a.jpg", "captions": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": "x", "captions": ["y"]}, "a.jpg", ("x",), "in.jsonl:1"),
-        ({"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3}, "b/a.jpg", ("x",), "in.jsonl:1"),
+        (
+            {"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3},
+            "b/a.jpg",
+            ("x",),
+            "in.jsonl:1",
+        ),
         ({"file_name": "a.png", "text": "x"}, "a.png", ("x",), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": None}, "a.jpg", (), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": []}, "a.jpg", (), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": ""}, "a.jpg", ("",), "in.jsonl:1"),
-        ({"image": "a.jpg", "caption": "e\u0301\U0001f600", "id": 17}, "a.jpg", ("e\u0301\U0001f600",), "17"),
+        (
+            {"image": "a.jpg", "caption": "e\u0301\U0001f600", "id": 17},
+            "a.jpg",
+            ("e\u0301\U0001f600",),
+            "17",
+        ),
         ({"image": "a\\b: c?#.jpg", "caption": "x"}, "a\\b: c?#.jpg", ("x",), "in.jsonl:1"),
     ],
 )
@@ -45,14 +60,19 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["a", 7, "a", None, "7", b"{"], ["a", "7", "a#in.jsonl:3!", "in.jsonl:4", "7#in.jsonl:5!", "in.jsonl:6!"]),
+        (
+            ["a", 7, "a", None, "7", b"{"],
+            ["a", "7", "a#in.jsonl:3!", "in.jsonl:4", "7#in.jsonl:5!", "in.jsonl:6!"],
+        ),
         (["in.jsonl:2", None, "a"], ["in.jsonl:2", "in.jsonl:2#in.jsonl:2!", "a"]),
         (["a", b'{"image": "b.jpg", "caption": "x", "\\u0069d": "a"}'], ["a", "a#in.jsonl:2!"]),
     ],
 )
 def test_ids_that_come_twice(given: list[object], expected: list[str], tmp_path: Path) -> None:
     """Faults are marked. An id may look like a place, and its key may be escaped."""
-    rows = [one if isinstance(one, bytes) else GOOD if one is None else {**GOOD, "id": one} for one in given]
+    rows = [
+        one if isinstance(one, bytes) else GOOD if one is None else {**GOOD, "id": one} for one in given
+    ]
     path = write_lines(tmp_path / "in.jsonl", rows)
     for piece_size in (1, 2, 100):
         samples = samples_of(kind="jsonl", path=str(path), piece_size=piece_size)
@@ -122,13 +142,17 @@ def test_a_field_that_none_of_ten_rows_has_is_rejected(row, keys, tmp_path) -> N
 
 
 def test_a_compressed_file_is_one_piece(tmp_path: Path) -> None:
-    plain = write_lines(tmp_path / "plain" / "in.jsonl", [b"", *({**GOOD, "id": n} for n in range(500)), b"{"])
+    plain = write_lines(
+        tmp_path / "plain" / "in.jsonl", [b"", *({**GOOD, "id": n} for n in range(500)), b"{"]
+    )
     (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
     (piece,) = reader_of(kind="jsonl", path=str(tmp_path / "in.jsonl.gz"), piece_size=10).pieces()
     assert piece.samples == 501
     packed = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl.gz"))
     expected = samples_of(kind="jsonl", path=str(plain))
-    assert [(s.sample_id, s.captions) for s in packed][:-1] == [(s.sample_id, s.captions) for s in expected][:-1]
+    assert [(s.sample_id, s.captions) for s in packed][:-1] == [
+        (s.sample_id, s.captions) for s in expected
+    ][:-1]
     assert packed[-1].sample_id == "in.jsonl.gz:502"
 
 
@@ -145,7 +169,8 @@ def test_a_json_list_is_cut_into_pieces(tmp_path: Path, name: str) -> None:
     for piece_size in (1, 3, 100):
         samples = samples_of(kind="jsonl", path=str(tmp_path / name), piece_size=piece_size)
         assert [(s.sample_id, s.image.file_name, s.captions, s.error) for s in samples] == [
-            (f"{name}:{number}", row["image"], (row["caption"],), None) for number, row in enumerate(LIST, start=1)
+            (f"{name}:{number}", row["image"], (row["caption"],), None)
+            for number, row in enumerate(LIST, start=1)
         ]
 
 
@@ -168,7 +193,9 @@ def test_elements_of_a_json_list_are_rows(tmp_path: Path, text: str, expected: l
             assert fault is None if words is None else words in str(fault)
 
 
-@pytest.mark.parametrize("text", ['[{"image": "a"},, 7]', '[{"image": "a"}, {"image": "b', '[{"image": "a"}]\n{}'])
+@pytest.mark.parametrize(
+    "text", ['[{"image": "a"},, 7]', '[{"image": "a"}, {"image": "b', '[{"image": "a"}]\n{}']
+)
 def test_a_broken_json_list_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "in.json").write_text(text)
     with expect_error(InputError):

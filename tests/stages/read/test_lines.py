@@ -39,7 +39,9 @@ def write(folder: Path, kind: str, rows: list[Row]) -> str:
         ([("a", "1", ""), ("./a", "2", "")], [("in:1", "12")]),
     ],
 )
-def test_which_rows_are_one_sample(kind: str, rows: list[Row], expected: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_which_rows_are_one_sample(
+    kind: str, rows: list[Row], expected: list[tuple[str, str]], tmp_path: Path
+) -> None:
     """As id and captions or fault; the rows of the table count from 1."""
     for piece_size in (1, 2, 10):
         samples = samples_of(kind=kind, path=write(tmp_path, kind, rows), piece_size=piece_size)
@@ -58,7 +60,9 @@ def test_lists_of_captions_are_joined_and_bad_rows_stand_alone(tmp_path: Path) -
         {"image": "a", "captions": ["1", "2"]}, {"image": "a", "caption": "3"}, {"image": "a", "caption": 4},
         {"image": "a", "caption": "5"}, "{", {"image": "a", "captions": ["6"]},
     ]  # fmt: skip
-    (tmp_path / "in.jsonl").write_text("".join((row if row == "{" else json.dumps(row)) + "\n" for row in rows))
+    (tmp_path / "in.jsonl").write_text(
+        "".join((row if row == "{" else json.dumps(row)) + "\n" for row in rows)
+    )
     for piece_size in (1, 100):
         samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), piece_size=piece_size)
         assert [reason(sample) or sample.captions for sample in samples] == [

@@ -46,7 +46,17 @@ def test_hugging_face_form(tmp_path: Path) -> None:
     samples = read(tmp_path, {"image": pa.array(rows, STRUCT), "text": [f"t{n}" for n in range(9)]})
     assert [sample.sample_id for sample in samples] == [f"p.parquet:{n}" for n in range(9)]
     assert [sample.captions for sample in samples] == [(f"t{n}",) for n in range(9)]
-    assert [sample.image.content for sample in samples] == [b"1", b"2", None, b"4", b"5", None, None, None, b""]
+    assert [sample.image.content for sample in samples] == [
+        b"1",
+        b"2",
+        None,
+        b"4",
+        b"5",
+        None,
+        None,
+        None,
+        b"",
+    ]
     assert [sample.image.file_name for sample in samples] == [
         "sub/a.jpg", "p.parquet:1", "b.jpg", "c.jpg", "p.parquet:4", "", "", "", "f.jpg",
     ]  # fmt: skip
@@ -103,7 +113,12 @@ def test_paths_and_configured_columns(tmp_path: Path) -> None:
         "number": pa.array([5, 6, None], pa.uint64()),
         "image": [1, 2, 3],
     }
-    keys = {"image": "picture", "id": "number", "caption": ["long", "short"], "image_root": str(tmp_path / "images")}
+    keys = {
+        "image": "picture",
+        "id": "number",
+        "caption": ["long", "short"],
+        "image_root": str(tmp_path / "images"),
+    }
     samples = read(tmp_path, columns, **keys)
     assert [sample.sample_id for sample in samples] == ["5", "6", "p.parquet:2"]
     assert [sample.captions for sample in samples] == [("u", "x"), ("v",), ("z",)]
@@ -116,16 +131,22 @@ def test_text_that_is_not_utf8_harms_no_neighbour(tmp_path: Path) -> None:
         binary = pa.array([b"fine", b"\xff\xfe", b"also fine"], pa.binary())
         return pa.Array.from_buffers(pa.string(), 3, binary.buffers())
 
-    samples = read(tmp_path, {"image": images(b"1", b"2", b"3"), "caption": broken(), "sample_id": ["a", "b", "c"]})
+    samples = read(
+        tmp_path, {"image": images(b"1", b"2", b"3"), "caption": broken(), "sample_id": ["a", "b", "c"]}
+    )
     assert [reason(sample) for sample in samples] == [None, "bad_caption", None]
     assert samples[2].captions == ("also fine",)
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), broken())
     samples = read(tmp_path, {"image_path": ["1", "2"], "captions": lists})
     assert [reason(sample) for sample in samples] == [None, "bad_caption"]
-    paths = pa.StructArray.from_arrays([pa.array([None, None, b"x"], pa.binary()), broken()], fields=list(STRUCT))
+    paths = pa.StructArray.from_arrays(
+        [pa.array([None, None, b"x"], pa.binary()), broken()], fields=list(STRUCT)
+    )
     samples = read(tmp_path, {"image": paths, "caption": ["a", "b", "c"]})
     assert [reason(sample) for sample in samples] == [None, "bad_row", None]
-    samples = read(tmp_path, {"image_path": ["1", "2", "3"], "caption": ["a", "b", "c"], "sample_id": broken()})
+    samples = read(
+        tmp_path, {"image_path": ["1", "2", "3"], "caption": ["a", "b", "c"], "sample_id": broken()}
+    )
     assert [sample.sample_id for sample in samples] == ["fine", "p.parquet:1", "also fine"]
 
 

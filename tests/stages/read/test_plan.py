@@ -34,7 +34,9 @@ def read_rows_of(tmp_path: Path, kind: str, names: Sequence[str]) -> Reader:
     if kind == "jsonl":
         path = write_lines(tmp_path / "a.jsonl", [{"image": name, "caption": "a cat"} for name in names])
     elif kind == "csv":
-        path = write_lines(tmp_path / "a.csv", [b"image,caption", *(f"{name},a cat".encode() for name in names)])
+        path = write_lines(
+            tmp_path / "a.csv", [b"image,caption", *(f"{name},a cat".encode() for name in names)]
+        )
     elif kind == "parquet":
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"image": names, "caption": ["a cat"] * len(names)}), path)
@@ -68,7 +70,9 @@ def test_a_single_image_that_does_not_exist_is_rejected(tmp_path: Path) -> None:
 
 
 def test_images_behind_a_url_must_be_there_too(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a.jsonl", [{"image": f"{number}.jpg", "caption": "a cat"} for number in range(3)])
+    path = write_lines(
+        tmp_path / "a.jsonl", [{"image": f"{number}.jpg", "caption": "a cat"} for number in range(3)]
+    )
     reader = reader_of(kind="jsonl", path=str(path), image_root="memory://forgotten")
     with expect_error(InputError):
         plan_pieces(reader)

@@ -57,7 +57,9 @@ def test_what_comes_before_a_cut_is_read(packer: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [0, 1, 60, 5000])
 @pytest.mark.parametrize("before", [b"", b"x\n", b"x" * 63 + b"\n"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\nafter"])
-def test_the_limit_of_a_line_does_not_depend_on_where_it_stands(more, before, end, tmp_path, monkeypatch) -> None:
+def test_the_limit_of_a_line_does_not_depend_on_where_it_stands(
+    more, before, end, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(streams, "MAX_LINE_BYTES", 1000)
     monkeypatch.setattr(streams, "_BLOCK_BYTES", 64)
     (tmp_path / "a").write_bytes(before + b"y" * (1000 + more) + end)

@@ -13,7 +13,10 @@ from tests.build.datasets import Json
 from tests.messages import assert_message
 from tests.stages.read.inputs import reader_of, samples_of, write_lines
 
-LLAVA = [{"from": "human", "value": "<image>\nDescribe it."}, {"from": "gpt", "value": "<image>\nA red cup."}]
+LLAVA = [
+    {"from": "human", "value": "<image>\nDescribe it."},
+    {"from": "gpt", "value": "<image>\nA red cup."},
+]
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
@@ -24,7 +27,9 @@ CHAT = [
 
 
 def read(folder: Path, rows: list[Json], **keys: Any) -> list[Any]:
-    path = write_lines(folder / "in.jsonl", [{"image": f"{number}.jpg", **row} for number, row in enumerate(rows)])
+    path = write_lines(
+        folder / "in.jsonl", [{"image": f"{number}.jpg", **row} for number, row in enumerate(rows)]
+    )
     return samples_of(kind="jsonl", path=str(path), **keys)
 
 
@@ -58,7 +63,9 @@ def test_turns_that_are_captions(row: Json, keys: Json, captions: tuple[str, ...
         ([{"from": "gpt", "value": "\ud800"}], "bad_caption"),
     ],
 )
-def test_a_conversation_with_a_fault_is_a_row_that_names_it(turns: list[Any], reason: str, tmp_path: Path) -> None:
+def test_a_conversation_with_a_fault_is_a_row_that_names_it(
+    turns: list[Any], reason: str, tmp_path: Path
+) -> None:
     bad, good = read(tmp_path, [{"conversations": turns}, {"conversations": LLAVA}])
     assert bad.error is not None
     assert bad.error.reason == reason
@@ -67,7 +74,9 @@ def test_a_conversation_with_a_fault_is_a_row_that_names_it(turns: list[Any], re
 
 
 def test_the_run_can_tell_which_turns_it_took(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "in.jsonl", [{"image": "0.jpg", "messages": CHAT}, {"image": "1.jpg", "caption": ""}])
+    path = write_lines(
+        tmp_path / "in.jsonl", [{"image": "0.jpg", "messages": CHAT}, {"image": "1.jpg", "caption": ""}]
+    )
     pieces = reader_of(kind="jsonl", path=str(path)).pieces()
     assert list(input_notes(pieces, CAPTION_ROLES)) == [
         "captions are the turns of gpt or assistant in 'messages' (input.turns)"

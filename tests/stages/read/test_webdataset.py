@@ -37,7 +37,11 @@ def only_item(tmp_path: Path, *members: tuple[str, bytes], **keys: object) -> Sa
         ([("d.1/e/k.jpg", b"x"), ("d.1/e/k.txt", b"a")], "d.1/e/k.jpg", ("a",)),
         ([("k.cls", b"3"), ("k.jpg", b"x"), ("k.seg.png", b"y"), ("k.txt", b"a")], "k.jpg", ("a",)),
         ([("n" * 300 + ".jpg", b"x"), ("n" * 300 + ".txt", b"a")], "n" * 300 + ".jpg", ("a",)),
-        ([("k\xe9\u732b.jpg", b"x"), ("k\xe9\u732b.txt", "\u732b".encode())], "k\xe9\u732b.jpg", ("\u732b",)),
+        (
+            [("k\xe9\u732b.jpg", b"x"), ("k\xe9\u732b.txt", "\u732b".encode())],
+            "k\xe9\u732b.jpg",
+            ("\u732b",),
+        ),
     ],
 )
 def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
@@ -48,14 +52,24 @@ def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
 
 
 def test_what_is_no_sample_is_passed_over(tmp_path: Path) -> None:
-    extra = [(name, b"x") for name in ("README", "LICENSE.md", ".hidden.jpg", "__MACOSX/a.jpg", "d/._a.jpg")]
-    path = write_tar(tmp_path / "t.tar", [special("d", tarfile.DIRTYPE), *extra, *tar_sample("d/k"), *extra])
+    extra = [
+        (name, b"x") for name in ("README", "LICENSE.md", ".hidden.jpg", "__MACOSX/a.jpg", "d/._a.jpg")
+    ]
+    path = write_tar(
+        tmp_path / "t.tar", [special("d", tarfile.DIRTYPE), *extra, *tar_sample("d/k"), *extra]
+    )
     assert [sample.sample_id for sample in samples_of(kind="webdataset", path=str(path))] == ["t.tar/d/k"]
 
 
 def test_configured_members(tmp_path: Path) -> None:
     facts = json.dumps({"caption": "no", "long": "z", "alt": ["u", "v"]}).encode()
-    members = [("k.jpg", b"no"), ("k.in.png", b"x"), ("k.json", facts), ("k.short.txt", b"y"), ("k.txt", b"no")]
+    members = [
+        ("k.jpg", b"no"),
+        ("k.in.png", b"x"),
+        ("k.json", facts),
+        ("k.short.txt", b"y"),
+        ("k.txt", b"no"),
+    ]
     path = write_tar(tmp_path / "t.tar", members)
     captions = ["short.txt", "long", "missing", "alt"]
     (sample,) = samples_of(kind="webdataset", path=str(path), image="in.png", caption=captions)
@@ -66,7 +80,9 @@ def test_configured_members(tmp_path: Path) -> None:
 def test_compressed_tars_carry_their_images(tmp_path: Path, mode: str) -> None:
     members = [*tar_sample("a"), ("b.jpg", b""), ("b.txt", b"x"), *tar_sample("c")]
     plain = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tar", members)))
-    packed = samples_of(kind="webdataset", path=str(write_tar(tmp_path / f"t.tar.{mode[2:]}", members, mode)))
+    packed = samples_of(
+        kind="webdataset", path=str(write_tar(tmp_path / f"t.tar.{mode[2:]}", members, mode))
+    )
     assert [(sample.image.content, sample.captions) for sample in packed] == [
         (load_image_bytes(sample.image, DecodeLimits()), sample.captions) for sample in plain
     ]
@@ -75,7 +91,13 @@ def test_compressed_tars_carry_their_images(tmp_path: Path, mode: str) -> None:
 def test_limits_for_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webdataset, "MAX_INLINE_BYTES", 10)
     monkeypatch.setattr(webdataset, "MAX_TEXT_BYTES", 10)
-    members = [("a.jpg", b"x" * 11), ("a.txt", b"y"), ("b.jpg", b"x"), ("b.txt", b"y" * 11), ("c.jpg", b"x" * 10)]
+    members = [
+        ("a.jpg", b"x" * 11),
+        ("a.txt", b"y"),
+        ("b.jpg", b"x"),
+        ("b.txt", b"y" * 11),
+        ("c.jpg", b"x" * 10),
+    ]
     packed = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tgz", members, "w:gz")))
     assert [reason(sample) for sample in packed] == ["image_too_large", "bad_row", None]
     plain = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tar", members)))
@@ -85,7 +107,9 @@ def test_limits_for_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_tar_that_breaks_off_anywhere(tmp_path: Path, packed: bool) -> None:
     def contents(path: Path) -> list[tuple[tuple[str, ...], bytes]]:
-        samples = [sample for sample in samples_of(kind="webdataset", path=str(path)) if sample.error is None]
+        samples = [
+            sample for sample in samples_of(kind="webdataset", path=str(path)) if sample.error is None
+        ]
         return [(sample.captions, load_image_bytes(sample.image, DecodeLimits())) for sample in samples]
 
     whole = write_tar(tmp_path / "whole.tar", [*tar_sample("a"), *tar_sample("b"), *tar_sample("c")])

@@ -11,7 +11,9 @@ from stages.regions.learned_box import INPUTS, BoxFit, UsualBoxes
 from stages.regions.maker import levels_of_map
 from stages.regions.parts import ThingMap
 
-USUAL = UsualBoxes(mean=(0.5, 0.5, -1.0, -1.0), words=("=dog", "red"), terms=np.array([[0.1, 0, 0, 0], [0, 0.2, 0, 0]]))
+USUAL = UsualBoxes(
+    mean=(0.5, 0.5, -1.0, -1.0), words=("=dog", "red"), terms=np.array([[0.1, 0, 0, 0], [0, 0.2, 0, 0]])
+)
 ENDS = ((INPUTS + 1) * 64, (INPUTS + 1) * 64 + 65 * 64)
 
 
@@ -39,7 +41,11 @@ def thing_map(
 
 
 def regions_of(
-    heat_map: HeatMap, size_hw: tuple[int, int], limit: int, config: RegionsConfig, canvas: Canvas | None = None
+    heat_map: HeatMap,
+    size_hw: tuple[int, int],
+    limit: int,
+    config: RegionsConfig,
+    canvas: Canvas | None = None,
 ) -> MapRegions:
     return regions_of_map(thing_map(heat_map, size_hw, limit, canvas), Cutter(config))
 

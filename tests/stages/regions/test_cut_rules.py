@@ -32,7 +32,8 @@ def levels_of(*values: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("share", "expected"), [(0.0, 0.5), (0.5, 127.5), (0.4, 102.5), (0.6, 153.5), (0.999, 254.5), (1.0, 255.5)]
+    ("share", "expected"),
+    [(0.0, 0.5), (0.5, 127.5), (0.4, 102.5), (0.6, 153.5), (0.999, 254.5), (1.0, 255.5)],
 )
 def test_fixed(share, expected):
     assert fixed_cut(share) == expected
@@ -81,7 +82,9 @@ def test_every_rule_cuts_between_two_levels(levels, rule, value):
     assert 0 < threshold < 256
 
 
-@pytest.mark.parametrize(("rule", "expected"), [("mean", 30.5), ("otsu", 24.5), ("fixed", 127.5), ("fitted", 51.5)])
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("mean", 30.5), ("otsu", 24.5), ("fixed", 127.5), ("fitted", 51.5)]
+)
 def test_each_rule_uses_its_own_setting_and_a_rule_without_weights_is_a_fixed_share(rule, expected):
     config = RegionsConfig(rule=rule, threshold=0.5)
     assert threshold_of(levels_of(30, 10, 50, 20, 40), config) == expected

@@ -50,7 +50,13 @@ def test_features_by_hand() -> None:
     (first, second), no_boxes = boxes_of(RECORD)
     assert no_boxes == []
     quarter = math.log(0.25)
-    expected = {"log_odds": 0.0, "log_area": quarter, "log_area_squared": quarter**2, "rank": 0.0, "plural": 1.0}
+    expected = {
+        "log_odds": 0.0,
+        "log_area": quarter,
+        "log_area_squared": quarter**2,
+        "rank": 0.0,
+        "plural": 1.0,
+    }
     assert first[1].features == pytest.approx(expected)
     assert second[1].features["log_odds"] == pytest.approx(math.log(0.25))
     assert second[1].features["rank"] == 1.0
@@ -69,7 +75,9 @@ def test_regions_of_a_phrase_are_in_the_order_of_their_probabilities() -> None:
     assert [region.area_px for region in linked.regions] == [1600, 800]
 
 
-@pytest.mark.parametrize(("min_presence", "absent"), [(0.5, ["cat"]), (0.99, ["two dogs", "cat"]), (None, [])])
+@pytest.mark.parametrize(
+    ("min_presence", "absent"), [(0.5, ["cat"]), (0.99, ["two dogs", "cat"]), (None, [])]
+)
 def test_phrases_are_absent_whose_best_box_says_so(min_presence: float | None, absent: list[str]) -> None:
     """Half of the phrases are expected to be absent, as in the fit. Odds: 3 with the box, 1 : 3 without."""
     presence = presence_of(-math.log(3), has_box=2 * math.log(3))
@@ -77,7 +85,9 @@ def test_phrases_are_absent_whose_best_box_says_so(min_presence: float | None, a
     [linked] = LinkStage(config, calibration_of(presence)).process([RECORD])
     assert [RECORD.phrases[entry.phrase_index].text for entry in linked.absent] == absent
     scores = [] if "two dogs" in absent else [0.375, 0.15]
-    assert [region.score for region in linked.regions] == pytest.approx(scores), "the detector's, times presence"
+    assert [region.score for region in linked.regions] == pytest.approx(scores), (
+        "the detector's, times presence"
+    )
     assert Absent(phrase_index=1, presence=0.25, similarity=0.0) in linked.absent or min_presence is None
 
 

@@ -28,9 +28,9 @@ def told(*captions: str, of_captions: tuple[float | None, ...]) -> Record:
 
 
 def absent_of(made: Record, share: float) -> list[str]:
-    (answer,) = RegionsStage(FIXED.model_copy(update={"absent_share": share, "min_presence": 0.5}), EVEN).process(
-        [made]
-    )
+    (answer,) = RegionsStage(
+        FIXED.model_copy(update={"absent_share": share, "min_presence": 0.5}), EVEN
+    ).process([made])
     return [made.phrases[entry.phrase_index].text for entry in answer.absent]
 
 
@@ -58,7 +58,9 @@ def test_without_the_presence_of_captions_phrases_are_judged_by_themselves() -> 
 def test_the_share_of_foreign_captions_is_estimated(share: float) -> None:
     rng = np.random.default_rng(2)
     is_foreign = rng.random(400) < share
-    evidence = rng.normal(np.where(is_foreign, -4.0, 4.0), np.sqrt(8.0))  # log ratios of two normal distributions
+    evidence = rng.normal(
+        np.where(is_foreign, -4.0, 4.0), np.sqrt(8.0)
+    )  # log ratios of two normal distributions
     expected = USUAL_SHARE + (1 - USUAL_SHARE) * is_foreign.mean()
     assert estimate_absent_share(evidence.tolist()) == pytest.approx(expected, abs=0.03)
 

@@ -12,7 +12,14 @@ from stages.regions.things import relation, things
 from stages.regions.wording import wordings
 from tests.build.files import read_json
 
-PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "people": "people", "girls": "girl"}
+PLURAL = {
+    "dogs": "dog",
+    "men": "man",
+    "boys": "boy",
+    "children": "child",
+    "people": "people",
+    "girls": "girl",
+}
 
 
 def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
@@ -28,7 +35,9 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
                 last = phrase.split()[-1]
                 place = {"start": len(text), "end": len(text) + len(words)}
                 head = PLURAL.get(last, last)
-                phrases.append(Phrase(text=phrase, caption_index=index, head=head, plural=last in PLURAL, **place))
+                phrases.append(
+                    Phrase(text=phrase, caption_index=index, head=head, plural=last in PLURAL, **place)
+                )
             text += words + rest
         texts.append(text)
     return texts, phrases
@@ -45,7 +54,10 @@ def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
         (["[a poodle] on [a lawn]", "[a dog] in [the grass]"], [0, 1, 0, 1]),
         (["[a cat] sleeps", "[a dog] sleeps"], [0, 1]),
         (["[a boy] and [another boy] play"], [0, 1]),
-        (["[a man] in [a red coat] sits. [the man] waves. [a red coat] lies by [another man]"], [0, 1, 0, 2, 3]),
+        (
+            ["[a man] in [a red coat] sits. [the man] waves. [a red coat] lies by [another man]"],
+            [0, 1, 0, 2, 3],
+        ),
         (["[a dog] and [a cat] play. [the animal] barks at [the cat]"], [0, 1, 1, 1]),
         (["[a boy] sees [two men]. [the men] wave to [the boy]. [a girl] smiles"], [0, 1, 1, 0, 2]),
         (["[the nurse], [a young woman], smiles"], [0, 0]),
@@ -77,7 +89,9 @@ def test_beyond_many_phrases_each_names_a_thing_of_its_own() -> None:
     assert link_phrases(texts, phrases) == (*[0] * MOST_LINKED, 1, 2)
 
 
-WORDS = st.sampled_from(["a red dog", "two dogs", "boy", "the girl", "wall", "xyzzy", "a 3d printer", "men", "water"])
+WORDS = st.sampled_from(
+    ["a red dog", "two dogs", "boy", "the girl", "wall", "xyzzy", "a 3d printer", "men", "water"]
+)
 
 
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=4), min_size=1, max_size=5))

@@ -45,7 +45,11 @@ def by_definition(rgb: np.ndarray, heat: np.ndarray, radius: int) -> np.ndarray:
     guided = np.zeros(heat.shape)
     for y in range(height):
         for x in range(width):
-            around = [lines[j, i] for j in range(y - radius, y + radius + 1) for i in range(x - radius, x + radius + 1)]
+            around = [
+                lines[j, i]
+                for j in range(y - radius, y + radius + 1)
+                for i in range(x - radius, x + radius + 1)
+            ]
             slope = np.mean([a for a, _ in around], axis=0)
             guided[y, x] = slope @ (rgb[y, x] / 255) + np.mean([b for _, b in around])
     return guided
@@ -78,7 +82,9 @@ def test_a_peak_beside_a_thin_thing_moves_onto_it(step: int) -> None:
     rgb = np.full((40, 60, 3), 200, np.uint8)
     rgb[:, 15:21] = (40, 90, 160)
     heat = np.tile((255 * np.exp(-(((np.arange(60) - 22) / 9) ** 2))).astype(np.float32), (40, 1))
-    guided = Guide(rgb, 20, step=step)(cv2.resize(heat, (60 // step, 40 // step), interpolation=cv2.INTER_AREA))
+    guided = Guide(rgb, 20, step=step)(
+        cv2.resize(heat, (60 // step, 40 // step), interpolation=cv2.INTER_AREA)
+    )
     assert heat[20].argmax() == 22
     assert 15 <= guided[20].argmax() < 21
     assert guided[20, 15:21].min() > 1.2 * guided[20, 23:].max()
@@ -174,7 +180,9 @@ def test_the_stage_guides_each_map_by_its_own_image() -> None:
     maker = RegionMaker(GUIDED)
     for record in records:
         (shown,) = maker.surfaces_of(record).values()
-        levels = surface(record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture(THING)))
+        levels = surface(
+            record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture(THING))
+        )
         assert np.array_equal(shown.values, levels)
     empty = replace(records[0], heat_maps=(replace(blurry(), fault="empty"),))
     assert maker.surfaces_of(empty) == {}

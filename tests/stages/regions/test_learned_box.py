@@ -20,7 +20,9 @@ FIXED = RegionsConfig(rule="fixed", threshold=0.5, smooth_patches=0, group="none
 def random_fit(seed: int = 0) -> BoxFit:
     rng = np.random.default_rng(seed)
     networks = tuple(rng.normal(0, 0.05, ENDS[1] + 65 * 4) for _ in range(2))
-    return BoxFit(usual=USUAL, mean=rng.normal(size=INPUTS), scale=rng.uniform(0.5, 2, INPUTS), networks=networks)
+    return BoxFit(
+        usual=USUAL, mean=rng.normal(size=INPUTS), scale=rng.uniform(0.5, 2, INPUTS), networks=networks
+    )
 
 
 def record_of(*squares: tuple[slice, slice], name: str = "1") -> Record:
@@ -32,7 +34,9 @@ def record_of(*squares: tuple[slice, slice], name: str = "1") -> Record:
         values[max(0, rows.start - 1) : rows.stop + 1, max(0, columns.start - 1) : columns.stop + 1] = 0.3
         values[square] = 1.0
         maps.append(HeatMap(text=f"dog{number}", values=values, similarity=0.3))
-        phrases.append(Phrase(text=f"dog{number}", head="dog", caption_index=0, start=number, end=number + 1))
+        phrases.append(
+            Phrase(text=f"dog{number}", head="dog", caption_index=0, start=number, end=number + 1)
+        )
     sample = Sample(sample_id=name, source="", captions=("dogs " * 5,))
     return Record(sample=sample, width_px=160, height_px=80, phrases=tuple(phrases), heat_maps=tuple(maps))
 
@@ -91,7 +95,9 @@ def test_a_batch_has_the_boxes_of_its_images() -> None:
     assert stage.process(records) == [stage.process([record])[0] for record in records]
 
 
-@pytest.mark.parametrize("fill", [lambda fit: fit, lambda fit: BoxFit.model_validate_json(fit.model_dump_json())])
+@pytest.mark.parametrize(
+    "fill", [lambda fit: fit, lambda fit: BoxFit.model_validate_json(fit.model_dump_json())]
+)
 def test_a_learned_box_lies_in_the_image(fill: Callable[[BoxFit], BoxFit]) -> None:
     rng = np.random.default_rng(3)
     for seed in range(20):

@@ -54,7 +54,9 @@ def logits_of(*parts: tuple[slice, slice], sign: float = 1.0) -> np.ndarray:
     return sign * full[np.ix_(at, at)]
 
 
-IMAGE = EncoderInput(pixels=torch.zeros(3, SIDE, SIDE), size_hw=(SIDE, SIDE), content_hw=(SIDE, SIDE), is_padded=False)
+IMAGE = EncoderInput(
+    pixels=torch.zeros(3, SIDE, SIDE), size_hw=(SIDE, SIDE), content_hw=(SIDE, SIDE), is_padded=False
+)
 WHOLE = (slice(0, SIDE), slice(0, SIDE))
 SPOT = (slice(85, 95), slice(105, 115))
 BESIDE = (slice(10, 64), slice(10, 64))
@@ -62,7 +64,10 @@ DOT = (slice(150, 154), slice(180, 184))
 
 
 def outlined(
-    sam: str, *masks: Sequence[np.ndarray], squares: Sequence[tuple[slice, slice]] = (SQUARE,), **settings: Any
+    sam: str,
+    *masks: Sequence[np.ndarray],
+    squares: Sequence[tuple[slice, slice]] = (SQUARE,),
+    **settings: Any,
 ) -> list[tuple[str, str | None, np.ndarray, Evidence]]:
     """What the parts of a map become where the segmenter offers these masks for each."""
     fitted = settings.pop("fitted", None)
@@ -72,7 +77,10 @@ def outlined(
     regions = outliner._outline(contours, IMAGE, [np.stack(mask) for mask in masks])
     for painted, _ in regions:
         assert painted.box_xywh_px == rle_box_xywh_px(painted.mask)
-    return [(painted.refined, painted.fallback, decode_mask(painted.mask), evidence) for painted, evidence in regions]
+    return [
+        (painted.refined, painted.fallback, decode_mask(painted.mask), evidence)
+        for painted, evidence in regions
+    ]
 
 
 def test_the_learned_box_is_the_prompt(sam: str) -> None:
@@ -117,7 +125,9 @@ def weighing_size(weight: float) -> FittedCut:
 @pytest.mark.parametrize(("weight", "expected"), [(1.0, 0), (-1.0, 1)])
 def test_a_fitted_cut_says_which_size_is_usual(weight: float, expected: int, sam: str) -> None:
     parts = ((slice(45, 135), slice(65, 155)), (slice(68, 112), slice(90, 132)))
-    [(refined, _, mask, _)] = outlined(sam, [logits_of(part) for part in parts], fitted=weighing_size(weight))
+    [(refined, _, mask, _)] = outlined(
+        sam, [logits_of(part) for part in parts], fitted=weighing_size(weight)
+    )
     assert refined == "sam"
     assert share(mask, parts[expected]) > 0.85
 
@@ -132,7 +142,9 @@ def test_a_fitted_cut_says_which_size_is_usual(weight: float, expected: int, sam
         ([logits_of(), logits_of(WHOLE), logits_of(BESIDE)], "size"),
     ],
 )
-def test_where_no_mask_will_do_the_contour_stays_and_says_why(masks: list[np.ndarray], reason: str, sam: str) -> None:
+def test_where_no_mask_will_do_the_contour_stays_and_says_why(
+    masks: list[np.ndarray], reason: str, sam: str
+) -> None:
     [(refined, fallback, mask, evidence)] = outlined(sam, masks)
     ((contour, expected),) = RegionsStage(RegionsConfig(**TIGHT)).regions_of(record(0))[0]
     assert (refined, fallback) == ("none", reason)

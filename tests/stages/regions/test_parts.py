@@ -104,7 +104,9 @@ def test_heat_comes_before_size():
 
 @pytest.mark.parametrize(("keep_share", "lefts"), [(0.5, [0, 5]), (0.51, [0])])
 def test_parts_that_fall_behind_are_left_out(keep_share, lefts):
-    parts = parts_in(np.full((1, 9), 100.0), mask_of("####.##.#"), keep_share=keep_share)  # energies 4, 2 and 1 of 9
+    parts = parts_in(
+        np.full((1, 9), 100.0), mask_of("####.##.#"), keep_share=keep_share
+    )  # energies 4, 2 and 1 of 9
     assert [part.left for part in parts] == lefts
 
 

@@ -19,7 +19,13 @@ NOTHING: dict[str, float] = {}
 IMAGES = ImageStatistics(mean=np.zeros(2), directions=np.zeros((1, 2)), rest=0.0, count=2)
 PRESENCE = Presence(bias=0.0, weight=NOTHING, mean=NOTHING, scale=NOTHING, images=IMAGES)
 EVEN = Calibration(
-    bias=0.0, mean={"peak": 0}, scale={"peak": 1}, weight={"peak": 0}, made_with={}, made_from={}, presence=PRESENCE
+    bias=0.0,
+    mean={"peak": 0},
+    scale={"peak": 1},
+    weight={"peak": 0},
+    made_with={},
+    made_from={},
+    presence=PRESENCE,
 )
 """Every region is right with a probability of one half."""
 
@@ -35,15 +41,23 @@ def dog_and_cat() -> Record:
 
 def test_scores_are_of_presence_and_right_place() -> None:
     (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": None}), EVEN).process([dog_and_cat()])
-    assert [(each.score, each.presence) for each in answer.regions] == [(0.4, 0.8), (0.02, 0.04), (0.02, 0.04)]
+    assert [(each.score, each.presence) for each in answer.regions] == [
+        (0.4, 0.8),
+        (0.02, 0.04),
+        (0.02, 0.04),
+    ]
     assert answer.absent == ()
 
 
 @pytest.mark.parametrize(("least", "absent"), [(0.05, [1, 2]), (0.04, []), (0.9, [0, 1, 2])])
 def test_phrases_below_the_least_presence_are_absent(least: float, absent: list[int]) -> None:
-    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": least}), EVEN).process([dog_and_cat()])
+    (answer,) = RegionsStage(FIXED.model_copy(update={"min_presence": least}), EVEN).process(
+        [dog_and_cat()]
+    )
     assert [each.phrase_index for each in answer.absent] == absent
-    assert [each.phrase_index for each in answer.regions] == [index for index in range(3) if index not in absent]
+    assert [each.phrase_index for each in answer.regions] == [
+        index for index in range(3) if index not in absent
+    ]
     if absent == [1, 2]:
         assert answer.absent[0] == Absent(phrase_index=1, presence=0.04, similarity=0.1)
 
@@ -89,7 +103,10 @@ def named(text: str, caption: int) -> Phrase:
 
 def test_a_thing_has_the_mean_of_the_log_odds_of_its_texts_each_once() -> None:
     """Odds of 16, 1 and 1/16 are even odds; odds of 64, 1 and 1 are 4 to 1."""
-    phrases = [named(text, caption) for caption, text in enumerate(["boy", "child", "kid", "dog", "hound", "puppy"])]
+    phrases = [
+        named(text, caption)
+        for caption, text in enumerate(["boy", "child", "kid", "dog", "hound", "puppy"])
+    ]
     presences = [16 / 17, 0.5, 1 / 17, 64 / 65, 0.5, 0.5]
     assert share_presences(phrases, [0, 0, 0, 1, 1, 1], presences) == [0.5] * 3 + [0.8] * 3
     phrases = [named("boy", 0), named("boy", 1), named("boy", 2), named("child", 3), named("kid", 4)]
@@ -101,7 +118,12 @@ def test_two_texts_do_not_outvote_each_other_and_what_is_alone_or_not_known_stay
     phrases = [named("car", 0), named("green car", 1)]
     assert share_presences(phrases, [0, 0], [0.9, 0.1]) == [0.9, 0.1]
     phrases = [named("boy", 0), named("dog", 0), named("boy", 1), named("cat", 1)]
-    assert share_presences(phrases, [0, 1, 0, 2], [0.123456, 0.7, 0.123456, None]) == [0.123456, 0.7, 0.123456, None]
+    assert share_presences(phrases, [0, 1, 0, 2], [0.123456, 0.7, 0.123456, None]) == [
+        0.123456,
+        0.7,
+        0.123456,
+        None,
+    ]
     assert share_presences(phrases, [0, 1, 0, 2], [None] * 4) == [None] * 4
 
 

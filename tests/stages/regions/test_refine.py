@@ -31,7 +31,9 @@ def picture(*squares: tuple[slice, slice], noise: float = 6.0, seed: int = 0) ->
     return np.clip(rgb + np.random.default_rng(seed).normal(0, noise, rgb.shape), 0, 255).astype(np.uint8)
 
 
-def blurry(*squares: tuple[slice, slice], shift: int = 0, blur: float = 1.2, text: str = "red square") -> HeatMap:
+def blurry(
+    *squares: tuple[slice, slice], shift: int = 0, blur: float = 1.2, text: str = "red square"
+) -> HeatMap:
     """The squares on the grid, `shift` pixels too far down and right, blurred by so many patches."""
     full = np.zeros((SIDE, SIDE), np.float32)
     for square in squares:
@@ -45,7 +47,9 @@ def union(regions: list[tuple[RegionMask, float]]) -> np.ndarray:
     return np.any([decode_mask(painted.mask) for painted, _ in regions], axis=0)
 
 
-def overlap(regions: list[tuple[RegionMask, float]], *squares: tuple[slice, slice], scale: int = 1) -> float:
+def overlap(
+    regions: list[tuple[RegionMask, float]], *squares: tuple[slice, slice], scale: int = 1
+) -> float:
     """IoU of all regions together with the squares, on an image `scale` times the canvas."""
     truth = np.zeros((SIDE, SIDE), bool)
     for square in squares:
@@ -64,7 +68,9 @@ def test_the_square_is_recovered_from_a_blurry_map(shift: int, scale: int) -> No
     (region,) = regions_of(heat_map, size_hw, 1, GRABCUT, Canvas(picture(SQUARE)))
     assert overlap(contour, SQUARE, scale=scale) < 0.85
     assert overlap([region], SQUARE, scale=scale) > 0.95
-    assert region[0].box_xywh_px == pytest.approx((84 * scale, 63 * scale, 54 * scale, 54 * scale), abs=2 * scale)
+    assert region[0].box_xywh_px == pytest.approx(
+        (84 * scale, 63 * scale, 54 * scale, 54 * scale), abs=2 * scale
+    )
 
 
 def test_several_things_stay_several() -> None:
@@ -76,7 +82,9 @@ def test_several_things_stay_several() -> None:
     assert overlap(regions, *squares) > 0.95
     assert sum(painted.area_px for painted, _ in regions) == union(regions).sum()
     (best,) = regions_of(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb))
-    assert overlap([best], squares[1]) > 0.95  # the larger one; the other one does not come back by its colour
+    assert (
+        overlap([best], squares[1]) > 0.95
+    )  # the larger one; the other one does not come back by its colour
 
 
 @cases(

@@ -19,7 +19,9 @@ from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error
 
-EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
+EVIDENCE = Evidence(
+    energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25
+)
 
 
 def test_the_score_by_hand() -> None:
@@ -104,7 +106,14 @@ CUT: Json = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean
         {"box": {**BOX, "networks": [halves(9)]}},
         {"box": ENDLESS},
         {"box": {**BOX, "mean": halves(1 << 20)}},
-        {"box": {**BOX, "mean": halves(INPUTS), "scale": halves(INPUTS, value=1.0), "networks": [halves(9)]}},
+        {
+            "box": {
+                **BOX,
+                "mean": halves(INPUTS),
+                "scale": halves(INPUTS, value=1.0),
+                "networks": [halves(9)],
+            }
+        },
         {"box": {**BOX, "networks": [halves(1)] * 9}},
         {"box": {**BOX, "usual": {**USUAL, "terms": halves(5)}}},
         {"box": {**BOX, "usual": {**USUAL, "mean": [0, 0, 0, 1e9]}}},

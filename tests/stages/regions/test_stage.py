@@ -17,7 +17,9 @@ from tests.build.cases import cases
 from tests.stages.regions.cutting import regions_of as regions_of_map
 
 # Boxes by hand need the plain interpolated map: no blur.
-FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0, refine="none")
+FIXED = RegionsConfig(
+    rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0, refine="none"
+)
 
 
 def heat_map(values: object, text: str = "dog", similarity: float = 0.25, fault: str = "") -> HeatMap:
@@ -57,7 +59,9 @@ def regions_of(record: Record, config: RegionsConfig = FIXED) -> tuple[Region, .
 
 def two_captions(config: RegionsConfig, *maps: HeatMap) -> tuple[Region, ...]:
     """The regions of "a boy" and "a child", each alone in its caption."""
-    boy, child = (replace(phrase(text, start=2), caption_index=n) for n, text in enumerate(("boy", "child")))
+    boy, child = (
+        replace(phrase(text, start=2), caption_index=n) for n, text in enumerate(("boy", "child"))
+    )
     scene = record(*maps, phrases=(boy, child), width_px=80)
     return regions_of(replace(scene, sample=replace(scene.sample, captions=("a boy", "a child"))), config)
 
@@ -80,7 +84,10 @@ def test_phrases_of_one_thing_share_the_region_of_their_mean_map():
 
 
 def test_a_map_without_heat_neither_counts_nor_gets_the_region_of_its_thing():
-    maps = (heat_map(spots((4, 8), r1c1=1.0), "boy", 0.3), heat_map(np.zeros((4, 8)), "child", 0.1, "empty"))
+    maps = (
+        heat_map(spots((4, 8), r1c1=1.0), "boy", 0.3),
+        heat_map(np.zeros((4, 8)), "child", 0.1, "empty"),
+    )
     (region,) = two_captions(FIXED, *maps)
     assert (region.phrase_index, region.box_xywh_px[0], region.group) == (0, 10, 0)
 
@@ -94,7 +101,9 @@ def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") 
         row = rng.uniform(0, shape[0])
         column = rng.uniform(0, shape[1])
         width = rng.uniform(0.8, 2.5)
-        values += rng.uniform(0.4, 1) * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2))
+        values += rng.uniform(0.4, 1) * np.exp(
+            -((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2)
+        )
     return heat_map(3e-4 * np.maximum(values, 0), text)
 
 
@@ -175,7 +184,9 @@ def test_a_region_includes_what_it_encloses_and_smoothing_joins():
 @pytest.mark.parametrize("smooth_patches", [0.0, 0.7])
 def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
     other = heat_map(spots((4, 4), r1c2=1.0), "cat")
-    regions = regions_of(record(one_map, other), FIXED.model_copy(update={"smooth_patches": smooth_patches}))
+    regions = regions_of(
+        record(one_map, other), FIXED.model_copy(update={"smooth_patches": smooth_patches})
+    )
     assert [region.phrase_index for region in regions] == [1]
 
 
@@ -209,7 +220,11 @@ def test_mentions_of_one_text_share_its_regions():
     regions = regions_of(record(*maps, phrases=phrases, width_px=80))
     assert [region.phrase_index for region in regions] == [0, 1, 2, 3, 3]
     assert [region.similarity for region in regions] == [0.3, 0.1, 0.3, 0.3, 0.3]
-    assert regions[0] == replace(regions[2], phrase_index=0, group=0) == replace(regions[3], phrase_index=0, group=0)
+    assert (
+        regions[0]
+        == replace(regions[2], phrase_index=0, group=0)
+        == replace(regions[3], phrase_index=0, group=0)
+    )
 
 
 def test_pixels_are_taken_away():
@@ -262,7 +277,9 @@ def test_the_heads_of_a_thing_are_those_of_its_texts():
     named = (("man", "man", 0), ("hat", "hat", 0), ("person", "person", 1), ("hat", "cap", 1))
     scene = Record(
         sample=Sample(sample_id="1", source="", captions=("a man in a hat", "a person, a hat")),
-        phrases=tuple(Phrase(text=text, head=head, caption_index=k, start=2, end=5) for text, head, k in named),
+        phrases=tuple(
+            Phrase(text=text, head=head, caption_index=k, start=2, end=5) for text, head, k in named
+        ),
     )
     person = {"man": "man", "person": "person"}
     assert RegionMaker(FIXED).heads_of(scene, [4, 7, 4, 7]) == [person, {"hat": "hat"}] * 2

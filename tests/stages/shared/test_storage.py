@@ -87,7 +87,11 @@ files, path = resolve("s3://bucket/folder/a?b#.x")
 print(type(files).__name__, files.fs.type_name, path)
 print(location_of("bucket/folder/a.x", "s3://bucket"), resolve("s3://bucket/b")[0] is files)
 """
-    surroundings = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "us-east-1"}
+    surroundings = {
+        **os.environ,
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     answer = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=surroundings
     )
@@ -186,9 +190,14 @@ def test_an_error_leaves_the_old_file_and_nothing_else(folder: AnyPath) -> None:
     ("file", "is_below"),
     [("out", True), ("out/data/0.parquet", True), ("out-images/a.jpg", False), ("out images/a.jpg", False)],
 )
-def test_an_error_is_about_a_folder_if_it_names_a_file_in_it(file: str, is_below: bool, tmp_path: Path) -> None:
+def test_an_error_is_about_a_folder_if_it_names_a_file_in_it(
+    file: str, is_below: bool, tmp_path: Path
+) -> None:
     """Not if the name of the other begins with that of the folder."""
-    for error in (OSError(2, "bad", str(tmp_path / file)), OSError(f"Failed to open '{tmp_path / file}'. Detail: bad")):
+    for error in (
+        OSError(2, "bad", str(tmp_path / file)),
+        OSError(f"Failed to open '{tmp_path / file}'. Detail: bad"),
+    ):
         assert is_about_writing(tmp_path / "out", error) == is_below
 
 

@@ -32,7 +32,9 @@ def instances(folder: Path, *things: Json) -> str:
 
 
 def record(file_name: str = "a.jpg", width: int = 40, height: int = 20) -> Record:
-    sample = Sample(sample_id=file_name, source="x", captions=(CAPTION,), image=ImageRef(file_name=file_name))
+    sample = Sample(
+        sample_id=file_name, source="x", captions=(CAPTION,), image=ImageRef(file_name=file_name)
+    )
     return Record(sample=sample, phrases=PHRASES, width_px=width, height_px=height)
 
 
@@ -61,7 +63,10 @@ def test_each_thing_has_its_box_and_the_part_of_the_mask_in_it(tmp_path: Path) -
     left = [[1, 1, 5, 1, 5, 5, 1, 5]]
     right = [[20, 2, 30, 2, 30, 8]]
     truth = instances(
-        tmp_path, box(2, 1, 1, 4, 4, segmentation=left), box(2, 20, 2, 10, 6, segmentation=right), box(1, 0, 0, 9, 9)
+        tmp_path,
+        box(2, 1, 1, 4, 4, segmentation=left),
+        box(2, 20, 2, 10, 6, segmentation=right),
+        box(1, 0, 0, 9, 9),
     )
     dogs = [region for region in answer(record(), truth=truth).regions if region.phrase_index == 1]
     assert [region.box_xywh_px for region in dogs] == [(1, 1, 4, 4), (21, 2, 9, 6)], "around the mask"
@@ -76,7 +81,9 @@ def test_what_a_detector_found_has_its_score(tmp_path: Path) -> None:
     detections = str(write_json(tmp_path / "results.json", without_ids))
     result = answer(record(), truth=truth, detections=detections, min_score=0.2)
     boxes = [((9, 9, 5, 5), 0.9), ((1, 1, 5, 5), 0.4)]
-    assert regions(result) == [(phrase, *box_and_score) for phrase in ("man", "tall man") for box_and_score in boxes]
+    assert regions(result) == [
+        (phrase, *box_and_score) for phrase in ("man", "tall man") for box_and_score in boxes
+    ]
 
 
 def test_an_image_that_was_resized(tmp_path: Path) -> None:
@@ -87,7 +94,9 @@ def test_an_image_that_was_resized(tmp_path: Path) -> None:
     assert regions(result)[0] == ("man", (4, 8, 20, 10), 1.0)
 
 
-def test_names_that_resemble_the_truth_and_an_image_without_truth_that_says_so_in_its_row(tmp_path: Path) -> None:
+def test_names_that_resemble_the_truth_and_an_image_without_truth_that_says_so_in_its_row(
+    tmp_path: Path,
+) -> None:
     truth = instances(tmp_path, box(1, 2, 4, 10, 5))
     for name in ("a.jpg", "train/a.jpg", "a.png", "train/a.webp"):
         assert answer(record(name), truth=truth).regions, name
@@ -99,7 +108,9 @@ def test_names_that_resemble_the_truth_and_an_image_without_truth_that_says_so_i
 def test_a_sentence_of_flickr30k_counts_in_its_own_caption(tmp_path: Path) -> None:
     (tmp_path / "Sentences").mkdir()
     (tmp_path / "Annotations").mkdir()
-    (tmp_path / "Sentences" / "a.txt").write_text("[/EN#1/people A man] walks [/EN#2/animals two dogs] past a tall man")
+    (tmp_path / "Sentences" / "a.txt").write_text(
+        "[/EN#1/people A man] walks [/EN#2/animals two dogs] past a tall man"
+    )
     drawn = "<bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>4</ymax></bndbox>"
     thing = f"<object><name>{{}}</name>{drawn}</object>"
     things = thing.format(1, 1, 3) + thing.format(2, 11, 12) + thing.format(2, 21, 22)

@@ -33,7 +33,9 @@ def record(name: str, height: int = 90, width: int = 150) -> Record:
     rgb = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
     captions = ("a red car and two dogs", "red car")
     sample = Sample(sample_id=name, source=name, captions=captions, image=ImageRef(file_name=name))
-    return Record(sample=sample, width_px=2 * width, height_px=2 * height, phrases=PHRASES, pixels=Pixels(rgb=rgb))
+    return Record(
+        sample=sample, width_px=2 * width, height_px=2 * height, phrases=PHRASES, pixels=Pixels(rgb=rgb)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +50,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(params=["owlv2", "sam3"])
 def source(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[DetectorSource]:
     """A source that is set up, for two images at a time."""
-    config = DetectorSourceConfig(detector=str(folders[request.param]), min_score=0.05, max_regions_plural=3)
+    config = DetectorSourceConfig(
+        detector=str(folders[request.param]), min_score=0.05, max_regions_plural=3
+    )
     source = DetectorSource(config, ModelConfig(batch_size=2))
     source.setup()
     yield source
     source.teardown()
 
 
-def test_a_singular_has_one_region_a_plural_several_and_a_repeated_phrase_the_same(source: DetectorSource) -> None:
+def test_a_singular_has_one_region_a_plural_several_and_a_repeated_phrase_the_same(
+    source: DetectorSource,
+) -> None:
     [answer] = source.process([record("a.jpg")])
-    of_phrase = [[region for region in answer.regions if region.phrase_index == index] for index in range(3)]
+    of_phrase = [
+        [region for region in answer.regions if region.phrase_index == index] for index in range(3)
+    ]
     assert [len(regions) for regions in of_phrase] == [1, 3, 1]
     assert replace(of_phrase[0][0], phrase_index=2) == of_phrase[2][0]
     scores = [region.score for region in of_phrase[1]]
@@ -65,7 +73,9 @@ def test_a_singular_has_one_region_a_plural_several_and_a_repeated_phrase_the_sa
     assert all(0.05 <= region.score <= 1 for region in answer.regions)
 
 
-def test_masks_are_those_of_the_detector_or_its_boxes(source: DetectorSource, folders: dict[str, Path]) -> None:
+def test_masks_are_those_of_the_detector_or_its_boxes(
+    source: DetectorSource, folders: dict[str, Path]
+) -> None:
     [answer] = source.process([record("a.jpg")])
     fills = [rle_area_px(r.mask) == r.box_xywh_px[2] * r.box_xywh_px[3] for r in answer.regions]
     assert all(fills) == (source.config.detector == str(folders["owlv2"]))

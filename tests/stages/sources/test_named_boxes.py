@@ -15,7 +15,14 @@ from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.shared.model.describe import describe
-from stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig, grid_boxes, splits_up_to
+from stages.sources.grid import (
+    CropSource,
+    CropSourceConfig,
+    GridSource,
+    GridSourceConfig,
+    grid_boxes,
+    splits_up_to,
+)
 from stages.sources.looks import CropEmbedder
 from stages.sources.naming import read_pool, shares_of
 from stages.sources.proposals import build_hierarchy, segment_finely, suppress_overlaps

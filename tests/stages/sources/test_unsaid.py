@@ -49,7 +49,9 @@ def test_only_the_empty_span_of_the_first_caption_means_it() -> None:
 
 
 def test_it_is_valid(dataset: Path) -> None:
-    assert [problem for problem in validate(dataset) if "occurs" not in problem] == [], "ids repeat in these records"
+    assert [problem for problem in validate(dataset) if "occurs" not in problem] == [], (
+        "ids repeat in these records"
+    )
 
 
 Read = Callable[[Path], str]
@@ -64,11 +66,15 @@ FORMATS: dict[str, Read] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("per", ["phrase", "group"])
-def test_formats_of_spans_leave_it_out_and_count_it(name: str, per: Any, dataset: Path, tmp_path: Path) -> None:
+def test_formats_of_spans_leave_it_out_and_count_it(
+    name: str, per: Any, dataset: Path, tmp_path: Path
+) -> None:
     exporter = EXPORTERS[name]
     if per == "group" and not exporter.takes_groups:
         return
-    report = export_dataset(open_dataset(dataset), ExportRequest(exporter=exporter, out=tmp_path / "out", per=per))
+    report = export_dataset(
+        open_dataset(dataset), ExportRequest(exporter=exporter, out=tmp_path / "out", per=per)
+    )
     assert report.notes["regions that no caption says: left out"] == 1
     written = FORMATS[name](tmp_path / "out")
     assert not [text for text in ("lorry", "[0,0]", "[0, 0]") if text in written]
@@ -99,6 +105,8 @@ def test_names_loader_and_viewer_have_it_without_a_place(dataset: Path, tmp_path
 
 
 def test_it_is_a_thing_of_its_own() -> None:
-    from_captions = [Phrase(text="dog", caption_index=index, start=2, end=5, head="dog") for index in (0, 1)]
+    from_captions = [
+        Phrase(text="dog", caption_index=index, start=2, end=5, head="dog") for index in (0, 1)
+    ]
     from_pool = [Phrase(text=text, caption_index=0, start=0, end=0, head=text) for text in ("cat", "car")]
     assert number_things(("A dog", "A dog"), [*from_captions, *from_pool]) == [0, 0, 1, 2]

@@ -66,7 +66,12 @@ def test_every_thing_by_itself(tmp_path: Path) -> None:
     assert (first.box_xywh_px, first.category, first.description) == ((1, 2, 3, 3), "car", "red car")
     assert first.mask is not None
     assert rle_area_px(first.mask) == 9
-    assert (second.box_xywh_px, second.category, second.description, second.mask) == ((3, 4, 3, 3), "car", None, None)
+    assert (second.box_xywh_px, second.category, second.description, second.mask) == (
+        (3, 4, 3, 3),
+        "car",
+        None,
+        None,
+    )
     assert (truth.names, truth.descriptions) == ({"car", "traffic light"}, {"red car"})
 
 
@@ -81,7 +86,12 @@ def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
     assert truth.categories == {"car", "traffic light"}
     assert list(truth.images) == ["a.jpg", "b/b.jpg"]
     first, second = truth.images.values()
-    assert (first.width_px, first.height_px, second.file_name, second.targets) == (WIDTH, HEIGHT, "b/b.jpg", ())
+    assert (first.width_px, first.height_px, second.file_name, second.targets) == (
+        WIDTH,
+        HEIGHT,
+        "b/b.jpg",
+        (),
+    )
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
     expected[2:5, 1:4] = expected[4:7, 3:6] = True  # 9 + 9 pixels, one of them shared
     assert expected.sum() == 17
@@ -194,7 +204,9 @@ def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
     for image in stored["images"]:
         annotations = [entry for entry in stored["annotations"] if entry["image_id"] == image["id"]]
         targets = truth.images[image["file_name"]].targets
-        assert {target.phrase for target in targets} == {entry["phrase"] for entry in annotations if entry["mentioned"]}
+        assert {target.phrase for target in targets} == {
+            entry["phrase"] for entry in annotations if entry["mentioned"]
+        }
         for target in targets:
             things = [entry for entry in annotations if entry["phrase"] == target.phrase]
             assert target.boxes_xywh_px == tuple(tuple(entry["bbox"]) for entry in things)

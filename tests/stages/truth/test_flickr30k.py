@@ -20,7 +20,9 @@ def box(xmin: object, ymin: object, xmax: object, ymax: object) -> str:
     return f"<bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>"
 
 
-def xml(*objects: str, size: str = "<size><width>500</width><height>375</height><depth>3</depth></size>") -> str:
+def xml(
+    *objects: str, size: str = "<size><width>500</width><height>375</height><depth>3</depth></size>"
+) -> str:
     inner = "".join(f"<object>{entry}</object>" for entry in objects)
     return f"<annotation><filename>1.jpg</filename>{size}{inner}</annotation>"
 
@@ -34,7 +36,9 @@ OBJECTS = xml(
 )
 
 
-def written(folder: Path, captions: str = CAPTIONS, annotations: str | None = OBJECTS, name: str = "1") -> Path:
+def written(
+    folder: Path, captions: str = CAPTIONS, annotations: str | None = OBJECTS, name: str = "1"
+) -> Path:
     for part in ("Sentences", "Annotations"):
         (folder / part).mkdir(exist_ok=True)
     (folder / "Sentences" / f"{name}.txt").write_text(captions, encoding="utf-8")
@@ -56,18 +60,31 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
     people = {"type": "people", "number": "plural", "size": "large"}
     arm = {"type": "bodyparts", "number": "singular", "size": "small"}
     both = (large, tiny)
-    wanted = (("two men", both, first, people), ("man's arm", (tiny,), first, arm), ("men", both, second, people))
+    wanted = (
+        ("two men", both, first, people),
+        ("man's arm", (tiny,), first, arm),
+        ("men", both, second, people),
+    )
     assert image.targets == tuple(
         TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
         for phrase, boxes, caption, groups in wanted
     )
-    chains = [("two men", "7"), ("man's arm", "8"), ("it", ""), ("street", "9"), ("signs", "10"), ("men", "7")]
+    chains = [
+        ("two men", "7"),
+        ("man's arm", "8"),
+        ("it", ""),
+        ("street", "9"),
+        ("signs", "10"),
+        ("men", "7"),
+    ]
     assert [(each.phrase, each.chain) for each in image.chained_phrases] == chains
     assert image.chained_phrases[0].caption == image.targets[0].caption
 
 
 def test_a_phrase_twice_in_a_caption_has_the_boxes_of_both_chains(tmp_path: Path) -> None:
-    captions = "[/EN#1/people A man] , [/EN#2/other the man] , [/EN#3/people a man] and [/EN#1/people a man]"
+    captions = (
+        "[/EN#1/people A man] , [/EN#2/other the man] , [/EN#3/people a man] and [/EN#1/people a man]"
+    )
     objects = xml(
         "<name>2</name>" + box(3, 3, 3, 3),
         "<name>1</name>" + box(1, 1, 1, 1),
@@ -137,7 +154,12 @@ def test_damaged_annotations(tmp_path: Path, annotations: str | None) -> None:
         dict(read_flickr30k(tmp_path).images)
 
 
-MARKS = ("[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1/people a [/EN#2/other b] man]")
+MARKS = (
+    "[/EN#1/people a man",
+    "[/EN#1 a man]",
+    "[/EN#x/people a man]",
+    "[/EN#1/people a [/EN#2/other b] man]",
+)
 
 
 @pytest.mark.parametrize("line", MARKS)

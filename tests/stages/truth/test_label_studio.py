@@ -20,12 +20,22 @@ def rectangle(*labels: str, **value: Any) -> Json:
     """A quarter of an image of 200 x 100 pixels."""
     place = {"x": 10, "y": 20, "width": 50, "height": 50, "rotation": 0, **value}
     size = {"original_width": 200, "original_height": 100}
-    return {"type": "rectanglelabels", "from_name": "label", **size, "value": {**place, "rectanglelabels": [*labels]}}
+    return {
+        "type": "rectanglelabels",
+        "from_name": "label",
+        **size,
+        "value": {**place, "rectanglelabels": [*labels]},
+    }
 
 
 def task(*results: Json, **keys: Any) -> Json:
     data = {"image": "/data/upload/1/ab%20c.jpg", "file_name": "folder/a.jpg", "phrases": PHRASES}
-    return {"id": 1, "data": data, "annotations": [{"result": [*results]}], "predictions": [{"id": 1}]} | keys
+    return {
+        "id": 1,
+        "data": data,
+        "annotations": [{"result": [*results]}],
+        "predictions": [{"id": 1}],
+    } | keys
 
 
 def written(folder: Path, *tasks: Any) -> Path:
@@ -40,7 +50,9 @@ def image_of(folder: Path, *tasks: Any) -> TruthImage:
 
 
 def test_a_label_is_a_phrase_with_the_boxes_that_have_it(tmp_path: Path) -> None:
-    image = image_of(tmp_path, task(rectangle("The red  car", "tree"), rectangle("tree", x=60), {"type": "textarea"}))
+    image = image_of(
+        tmp_path, task(rectangle("The red  car", "tree"), rectangle("tree", x=60), {"type": "textarea"})
+    )
     assert (image.file_name, image.width_px, image.height_px) == ("folder/a.jpg", 200, 100)
     boxes = {target.phrase: target.boxes_xywh_px for target in image.targets}
     assert boxes == {"red car": ((20, 20, 100, 50),), "tree": ((20, 20, 100, 50), (120, 20, 80, 50))}
@@ -73,9 +85,13 @@ def test_the_annotation_that_counts(tmp_path: Path) -> None:
     entries = [{"result": [rectangle(name)]} for name in ("red car", "tree", "dog")]
     entries[2]["was_cancelled"] = True
     idle = task(annotations=[entries[2]], data={"image": "b.jpg"})
-    assert [target.phrase for target in image_of(tmp_path, task(annotations=entries), idle).targets] == ["tree"]
+    assert [target.phrase for target in image_of(tmp_path, task(annotations=entries), idle).targets] == [
+        "tree"
+    ]
     entries[0]["ground_truth"] = True
-    assert [target.phrase for target in image_of(tmp_path, task(annotations=entries)).targets] == ["red car"]
+    assert [target.phrase for target in image_of(tmp_path, task(annotations=entries)).targets] == [
+        "red car"
+    ]
 
 
 @pytest.mark.parametrize(

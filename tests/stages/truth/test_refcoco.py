@@ -18,7 +18,9 @@ from tests.build.files import write_json
 from tests.messages import expect_error
 
 INSTANCES: Json = {
-    "images": [{"id": n, "file_name": f"COCO_train2014_{n}.jpg", "width": 60, "height": 50} for n in (5, 6)],
+    "images": [
+        {"id": n, "file_name": f"COCO_train2014_{n}.jpg", "width": 60, "height": 50} for n in (5, 6)
+    ],
     "annotations": [
         {"id": 70, "image_id": 5, "bbox": [1, 2, 40, 40], "segmentation": [[1, 2, 41, 2, 41, 42, 1, 42]]},
         {"id": 71, "image_id": 5, "bbox": [0, 0, 9, 9], "segmentation": []},
@@ -29,7 +31,9 @@ INSTANCES: Json = {
 
 
 def ref(ann_id: int, *sentences: str, image_id: int = 5) -> Json:
-    listed = [{"sent": sent, "raw": sent.upper(), "tokens": sent.split(), "sent_id": 1} for sent in sentences]
+    listed = [
+        {"sent": sent, "raw": sent.upper(), "tokens": sent.split(), "sent_id": 1} for sent in sentences
+    ]
     fields = {"ref_id": 1, "ann_id": ann_id, "image_id": image_id, "file_name": "COCO_train2014_5_70.jpg"}
     return {**fields, "split": "val", "sentences": listed}
 

@@ -23,7 +23,9 @@ def annotated(number: int, regions: int = 2) -> Record:
     )
     scores = {"score": 0.5, "similarity": 0.25}
     both = (region(0, (number % 9, 3, 10, 12), **scores), region(1, (20, number % 7, 8, 5), **scores))
-    maps = tuple(HeatMap(text=phrase.text, values=np.eye(2, dtype=np.float32), similarity=0.25) for phrase in phrases)
+    maps = tuple(
+        HeatMap(text=phrase.text, values=np.eye(2, dtype=np.float32), similarity=0.25) for phrase in phrases
+    )
     image = ImageRef(file_name=f"{number}.jpg", content=encoded())
     return Record(
         sample=Sample(sample_id=f"s{number}", source="test", captions=(CAPTION,), image=image),
@@ -44,14 +46,23 @@ def without_phrases(number: int) -> Record:
 
 def failed(number: int, reason: str = "missing_image") -> Record:
     """A record with an error."""
-    sample = Sample(sample_id=f"s{number}", source="test", captions=(CAPTION,), image=ImageRef(file_name="gone.jpg"))
+    sample = Sample(
+        sample_id=f"s{number}", source="test", captions=(CAPTION,), image=ImageRef(file_name="gone.jpg")
+    )
     return Record(sample=sample, error=RowError(reason=reason, detail="test: no file gone.jpg"))
 
 
 def mixed() -> list[Record]:
     """Nine records: five with regions, one without, one without phrases, two failed."""
     images = [annotated(0), annotated(1), annotated(2, 1), annotated(3), annotated(4)]
-    return [*images[:3], annotated(5, 0), without_phrases(6), failed(7), *images[3:], failed(8, "bad_image")]
+    return [
+        *images[:3],
+        annotated(5, 0),
+        without_phrases(6),
+        failed(7),
+        *images[3:],
+        failed(8, "bad_image"),
+    ]
 
 
 def write_shards(

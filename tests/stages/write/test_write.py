@@ -61,7 +61,11 @@ def test_no_rows_are_no_file_and_numbers_continue(tmp_path: Path) -> None:
         writer = ShardWriter(tmp_path, 2)
         writer.write(table_of(rows))
         writer.close()
-    assert sorted(path.name for path in tmp_path.glob("0*")) == ["00003.parquet", "00004.parquet", "00005.parquet"]
+    assert sorted(path.name for path in tmp_path.glob("0*")) == [
+        "00003.parquet",
+        "00004.parquet",
+        "00005.parquet",
+    ]
     assert pq.read_metadata(tmp_path / "00003.parquet").num_rows == 1
 
 
@@ -203,10 +207,22 @@ def test_load_dataset_reads_every_row(options: list[ColumnOption], tmp_path: Pat
     assert total.thresholds == ScoreRanking.of(np.float32(scores)).table()
     assert total.advised_in_words in card
     for threshold in total.thresholds:
-        assert f"| {threshold.goal:g} | {threshold.score:.3f} | {threshold.regions} ({threshold.share:.0%}) |" in card
-    for line in ("| images | 9 |", "| failed | 2 |", "| without phrases | 1 |", "| regions | 9 |", "`demo`"):
+        assert (
+            f"| {threshold.goal:g} | {threshold.score:.3f} | {threshold.regions} ({threshold.share:.0%}) |"
+            in card
+        )
+    for line in (
+        "| images | 9 |",
+        "| failed | 2 |",
+        "| without phrases | 1 |",
+        "| regions | 9 |",
+        "`demo`",
+    ):
         assert line in card
-    assert all(f"| `{name}` | " in card for name in (*schema.names, *(field.name for field in ENTRIES["annotations"])))
+    assert all(
+        f"| `{name}` | " in card
+        for name in (*schema.names, *(field.name for field in ENTRIES["annotations"]))
+    )
     assert "[x, y, w, h], half open, see bbox_of (px)" in card
 
     loaded = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))

@@ -11,7 +11,9 @@ from llamafactory.data.parser import get_dataset_list
 folder, images, name = sys.argv[1:]
 (registered,) = get_dataset_list([name], folder)
 rows = load_dataset("json", data_files=f"{folder}/{registered.dataset_name}", split=registered.split)
-arguments = SimpleNamespace(media_dir=images, streaming=False, preprocessing_num_workers=None, overwrite_cache=True)
+arguments = SimpleNamespace(
+    media_dir=images, streaming=False, preprocessing_num_workers=None, overwrite_cache=True
+)
 aligned = align_dataset(rows, registered, arguments, SimpleNamespace(local_process_index=0))
 entries = []
 for row in aligned:

@@ -4,7 +4,9 @@ import json
 import sys
 import types
 
-sys.modules["llava.train.llava_trainer"] = types.ModuleType("llava.train.llava_trainer")  # distributed training
+sys.modules["llava.train.llava_trainer"] = types.ModuleType(
+    "llava.train.llava_trainer"
+)  # distributed training
 sys.modules["llava.train.llava_trainer"].LLaVATrainer = object
 
 from llava.train.train import DataArguments, LazySupervisedDataset  # noqa: E402
@@ -14,7 +16,9 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerFast  # noqa: E4
 images, path = sys.argv[1:]
 side = 40  # as long as the images, so that the processor leaves them as they are
 marks = ["<s>", "</s>", "<unk>"]
-bytes_ = {token: number for number, token in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+bytes_ = {
+    token: number for number, token in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])
+}
 tokenizer = Tokenizer(models.BPE(vocab=bytes_, merges=[]))
 tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 tokenizer.decoder = decoders.ByteLevel()
@@ -29,7 +33,9 @@ for sample in LazySupervisedDataset(path, tokenizer, arguments):
     answer = tokenizer.decode([token for token in sample["labels"].tolist() if token >= 0])
     _, height, width = sample["image"].shape
     assert height == width == side
-    rows = (sample["image"].abs() > 0.02).any(dim=2).any(dim=0).nonzero().flatten()  # the rest has the mean colour
+    rows = (
+        (sample["image"].abs() > 0.02).any(dim=2).any(dim=0).nonzero().flatten()
+    )  # the rest has the mean colour
     entries.append((answer.removesuffix("</s>").strip(), side, (int(rows[0]), int(rows[-1]) + 1)))
 print()
 print(json.dumps(entries))

@@ -27,7 +27,9 @@ farthest = 0.0
 for mixed, samples in ((False, dataset), (True, MixedDetection(images, images, path, **options))):
     entries = []
     for _, target in samples:
-        for text, box, mask in zip(texts_of(target), target["boxes"].tolist(), target["masks"].numpy(), strict=True):
+        for text, box, mask in zip(
+            texts_of(target), target["boxes"].tolist(), target["masks"].numpy(), strict=True
+        ):
             rows, columns = np.nonzero(mask)
             edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             farthest = max(farthest, float(np.abs(np.subtract(edges, box)).max()))

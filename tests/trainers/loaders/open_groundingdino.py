@@ -12,9 +12,15 @@ entries = []
 for _, target in dataset:
     names = target["caption"].removesuffix(" .").split(" . ")
     assert names == target["cap_list"] or label_map
-    entries += [(names[number], box) for number, box in zip(target["labels"], target["boxes"].tolist(), strict=True)]
+    entries += [
+        (names[number], box) for number, box in zip(target["labels"], target["boxes"].tolist(), strict=True)
+    ]
 arguments = SimpleNamespace(fix_size=False, max_labels=80, strong_aug=False)
 place = {"root": images, "anno": path, "label_map": label_map[0] if label_map else None}
 image, target = build_odvg("train", arguments, place)[0]
 print()
-print(json.dumps({"entries": entries, "side": min(image.shape[1:]), "trained_boxes": target["boxes"].tolist()}))
+print(
+    json.dumps(
+        {"entries": entries, "side": min(image.shape[1:]), "trained_boxes": target["boxes"].tolist()}
+    )
+)

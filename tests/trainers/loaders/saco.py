@@ -18,7 +18,10 @@ shown = {entry["image_id"] for entry in results}
 absent = [{**results[0], "image_id": pair["id"]} for pair in content["images"] if pair["id"] not in shown]
 figures = {}
 for name, predictions in (("right", results), ("half", results[::2]), ("and absent", results + absent)):
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".json") as file,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         json.dump(predictions, file)
         file.flush()
         evaluated = CGF1Evaluator(gt_path=[saco], verbose=False, iou_type="segm").evaluate(file.name)

@@ -113,7 +113,11 @@ def _params_of(folder: Path) -> Json:
     for file in (folder / "params.txt", folder.parent / "params.txt"):
         if file.is_file():
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-            params = {key: _parsed(value) for key, colon, value in (line.partition(": ") for line in lines) if colon}
+            params = {
+                key: _parsed(value)
+                for key, colon, value in (line.partition(": ") for line in lines)
+                if colon
+            }
             if "model" in params:
                 return params
     return {}
@@ -123,5 +127,11 @@ def _parsed(text: str) -> Any:
     """Return a number, list, flag or None as the trainer printed it, or else the text."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # as its documentation lists them
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+    ):  # as its documentation lists them
         return text

@@ -45,7 +45,9 @@ def layout_of(names: Collection[str], path: object) -> str:
     def has(pattern: str) -> bool:
         if pattern == "token_embedding.weight":
             return pattern in names or any(name.startswith("text.") for name in names)
-        return any(name.startswith(pattern) for name in names) if pattern.endswith(".") else pattern in names
+        return (
+            any(name.startswith(pattern) for name in names) if pattern.endswith(".") else pattern in names
+        )
 
     for layout, patterns in _PATTERNS.items():
         if all(map(has, patterns)):
@@ -120,7 +122,9 @@ def convert_to_open_clip(state: Mapping[str, Tensor], layout: str) -> dict[str, 
         return {name: value for name, value in state.items() if name not in unused}
     tensors: dict[str, Tensor] = {}
     for name, value in _join_qkv(state).items():
-        if not name.endswith(".position_ids"):  # a row of numbers that older versions of transformers saved too
+        if not name.endswith(
+            ".position_ids"
+        ):  # a row of numbers that older versions of transformers saved too
             target = _rename(name, layout)
             tensors[target] = value.T.contiguous() if target in _TRANSPOSED and value.ndim == 2 else value
     # timm has one more dimension of positions, and a projection of the query beside one of key

@@ -107,7 +107,10 @@ class _Config(BaseModel):
     @classmethod
     def _older_keys(cls, values: Json) -> Json:
         """Read the files that transformers wrote before 4.27: there `vision_config_dict` decides all it has."""
-        sections = {name: values.get(f"{name}_dict") or values.get(name) for name in ("vision_config", "text_config")}
+        sections = {
+            name: values.get(f"{name}_dict") or values.get(name)
+            for name in ("vision_config", "text_config")
+        }
         return {**values, **{name: section or {} for name, section in sections.items()}}
 
     @model_validator(mode="after")
@@ -175,7 +178,11 @@ def architecture_of_siglip(settings: Json) -> tuple[Json, Json]:
         "quick_gelu": images.hidden_act == "quick_gelu",
         "init_logit_bias": -10,
         "custom_text": True,
-        "vision_cfg": {"image_size": images.image_size, "patch_size": images.patch_size, "pool_type": "map"},
+        "vision_cfg": {
+            "image_size": images.image_size,
+            "patch_size": images.patch_size,
+            "pool_type": "map",
+        },
         "text_cfg": {**text_cfg, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
     }
     tower = {
@@ -203,4 +210,8 @@ def preprocess_of(images: Json, layout: str) -> Json:
         raise ConfigError("preprocessor_config.json: expected images scaled by 1/255 and normalised")
     defaults = {"mean": [0.5] * 3, "std": [0.5] * 3} if layout == SIGLIP else {}
     channels = {key: images[f"image_{key}"] for key in ("mean", "std") if images.get(f"image_{key}")}
-    return {**defaults, **channels, "interpolation": RESAMPLE.get(images.get("resample", 3), "another filter")}
+    return {
+        **defaults,
+        **channels,
+        "interpolation": RESAMPLE.get(images.get("resample", 3), "another filter"),
+    }

@@ -81,7 +81,9 @@ def _read_files(path: Path, read: Callable[[Path], Any]) -> State:
             content = next((entry for entry in entries if isinstance(entry, dict)), content)
         if not isinstance(content, dict):
             raise WeightsError(f"{file} holds a {type(content).__name__}, not a state dict")
-        state |= {_plain_name(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
+        state |= {
+            _plain_name(str(name)): value for name, value in content.items() if isinstance(value, Tensor)
+        }
     return state
 
 

@@ -59,11 +59,15 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
     def of_pool(tower: PooledTower) -> DenseFeatures:
         pooling = tower.look(rgb)
         patches = tower.pool.embedding_of_each(pooling)
-        return DenseFeatures(patches=patches, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens)
+        return DenseFeatures(
+            patches=patches, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens
+        )
 
     def of_mean(tower: AveragedTower) -> DenseFeatures:
         tokens = tower.embed(rgb).float()
-        return DenseFeatures(patches=tower.finish(tokens), embedding=tower.finish(tokens.mean(dim=1)), tokens=tokens)
+        return DenseFeatures(
+            patches=tower.finish(tokens), embedding=tower.finish(tokens.mean(dim=1)), tokens=tokens
+        )
 
     def of_blocks(tower: VisionTower) -> DenseFeatures:
         tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)
@@ -73,7 +77,9 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
         token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
         patches = last.finish(x[:, 1:], v[:, 1:]) if residual else last.attended(v[:, 1:])
         tokens_at_block = None if early is None else early[:, 1:]
-        return DenseFeatures(patches=tower.head(patches), embedding=tower.head(token), tokens=tokens_at_block)
+        return DenseFeatures(
+            patches=tower.head(patches), embedding=tower.head(token), tokens=tokens_at_block
+        )
 
     return by_tower(tower, blocks=of_blocks, pooled=of_pool, averaged=of_mean)
 
@@ -92,7 +98,9 @@ def pool_boxes(patches: Tensor, grid_hw: Sides, placement: Placement, rois: Tens
     unit = F.normalize(patches.float(), dim=-1).mT.unflatten(-1, grid_hw)
     if placement.shift_px:
         rois = torch.cat([rois[:, :1], rois[:, 1:] - placement.shift_px], dim=1)
-    means: Tensor = torchvision.ops.roi_align(unit, rois.to(unit.dtype), (1, 1), 1.0 / placement.stride_px, -1, True)
+    means: Tensor = torchvision.ops.roi_align(
+        unit, rois.to(unit.dtype), (1, 1), 1.0 / placement.stride_px, -1, True
+    )
     return F.normalize(means.flatten(1), dim=-1)
 
 

@@ -43,7 +43,10 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
     open_clip's half-precision models leave in float32.
     """
     device = next(visual.parameters()).device
-    normalisation: Json = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
+    normalisation: Json = {
+        "mean": torch.tensor(mean, device=device),
+        "std": torch.tensor(std, device=device),
+    }
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         return _resnet(visual, normalisation)
     if isinstance(visual, open_clip.timm_model.TimmModel):
@@ -55,7 +58,9 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
     if visual.attn_pool is not None:
         raise ConfigError(f"the image tower ends in an attention pooler with many queries. {SUPPORTED}")
     if visual.pool_type not in ("tok", "avg"):
-        raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
+        raise ConfigError(
+            f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}"
+        )
     weights = _Weights(visual.conv1.weight.dtype)
     tower = VisionTower(
         patch_weight=weights.cast(visual.conv1.weight),
@@ -105,7 +110,9 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
         kind="attention_pool",
         placement=placement,
         trunk=GridTrunk(body=trunk, positions=positions),
-        pool=AttentionPool(heads=heads, latent=None, prefix_tokens=1, q=q, k=k, v=v, out=out, finish=layers.NOTHING),
+        pool=AttentionPool(
+            heads=heads, latent=None, prefix_tokens=1, q=q, k=k, v=v, out=out, finish=layers.NOTHING
+        ),
         dtype=visual.conv1.weight.dtype,
         **normalisation,
     )
@@ -118,7 +125,9 @@ def build_text_tower(model: Model) -> TextTower:
     embedding.
     """
     tower: Model = getattr(model, "text", model)
-    if not all(hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")):
+    if not all(
+        hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")
+    ):
         raise ConfigError(f"the text tower is a {type(tower).__name__}")
     if tower.attn_mask is None:
         raise ConfigError("each token of the text tower sees all others, before and behind it")
@@ -195,7 +204,10 @@ def obstacle_of(block: Any) -> str:
     attn = getattr(block, "attn", None)
     if isinstance(block, transformer.ResidualAttentionBlock) and isinstance(attn, nn.MultiheadAttention):
         return ""
-    if not (isinstance(block, transformer.CustomResidualAttentionBlock) and isinstance(attn, transformer.Attention)):
+    if not (
+        isinstance(block, transformer.CustomResidualAttentionBlock)
+        and isinstance(attn, transformer.Attention)
+    ):
         return f"an unknown type {type(block).__name__}"
     obstacles = {
         "qk-norm": not isinstance(attn.ln_q, nn.Identity),

@@ -44,7 +44,9 @@ def build_tower(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
     head = _behind_mean(parts.trunk)
     if head is not None:
         return _averaged(parts, head)
-    raise ConfigError(f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here")
+    raise ConfigError(
+        f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,9 @@ class _Parts:
             rope._use_cached_embed = False
         patch = int(embed.patch_size[0])
         return placement_of(
-            self.trunk, self.size_px // patch * patch, lambda bare, pixels: bare.patch_embed(pixels).shape[1]
+            self.trunk,
+            self.size_px // patch * patch,
+            lambda bare, pixels: bare.patch_embed(pixels).shape[1],
         )
 
 
@@ -83,7 +87,9 @@ def _grid(parts: _Parts) -> PooledTower:
     def positions(grid_hw: Sides) -> Tensor:
         table = pool.pos_embed[None]
         old_hw = list(pool.feat_size)
-        resized: Tensor = timm_layers.resample_abs_pos_embed(table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1)
+        resized: Tensor = timm_layers.resample_abs_pos_embed(
+            table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1
+        )
         return resized[0]
 
     return PooledTower(
@@ -112,7 +118,9 @@ def _turn(rope: Module, attention: Module) -> Turn:
     def turn(keys: Tensor, grid_hw: Sides) -> Tensor:
         angles = rope.get_embed(list(grid_hw))
         angles = torch.cat(angles, dim=-1) if isinstance(angles, tuple) else angles
-        return join_heads(timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half))
+        return join_heads(
+            timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)
+        )
 
     return turn
 
@@ -185,7 +193,9 @@ def _class_token(parts: _Parts) -> PooledTower:
         q, k, v = _split(attn.qkv, 3)
         if getattr(attn, "q_bias", None) is not None:  # Eva holds them beside the product; keys have none
             biases = (attn.q_bias, None, attn.v_bias)
-            q, k, v = (layers.Linear(linear.weight, bias) for linear, bias in zip((q, k, v), biases, strict=True))
+            q, k, v = (
+                layers.Linear(linear.weight, bias) for linear, bias in zip((q, k, v), biases, strict=True)
+            )
     norm_1 = _read(block.norm1)
     norm_2 = _read(block.norm2)
     inner = (*_read(block.mlp), *_scale(block, 2))
@@ -234,7 +244,9 @@ def _averaged(parts: _Parts, head: list[Module]) -> AveragedTower:
         def tokens_of(features: Tensor) -> Tensor:
             return features[:, prefix_tokens:]
     else:
-        placement = placement_of(trunk, parts.size_px, lambda bare, pixels: bare.forward_features(pixels).shape[-1])
+        placement = placement_of(
+            trunk, parts.size_px, lambda bare, pixels: bare.forward_features(pixels).shape[-1]
+        )
 
         def tokens_of(features: Tensor) -> Tensor:
             return features.flatten(2).transpose(1, 2)
@@ -269,7 +281,10 @@ def _split(module: Module, parts: int) -> list[layers.Linear]:
     size = len(module.weight) // parts
     # Slices, not chunks: each is a tensor of its own, which an optimiser can change.
     slices = [slice(start, start + size) for start in range(0, parts * size, size)]
-    return [layers.Linear(module.weight[rows], None if module.bias is None else module.bias[rows]) for rows in slices]
+    return [
+        layers.Linear(module.weight[rows], None if module.bias is None else module.bias[rows])
+        for rows in slices
+    ]
 
 
 def _scale(block: Module, number: int) -> tuple[layers.Layer, ...]:
@@ -308,10 +323,21 @@ def _gated(module: Module) -> tuple[layers.Layer, ...]:
     else:
         gate, up = _split(module.fc1, 2)
         gate, up = (up, gate) if module.gate_last else (gate, up)
-    return (layers.GatedUnit(gate, up, layers.Activation(module.act.forward)), *_read(module.norm, module.fc2))
+    return (
+        layers.GatedUnit(gate, up, layers.Activation(module.act.forward)),
+        *_read(module.norm, module.fc2),
+    )
 
 
-_FUNCTIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELU, timm_layers.GELUTanh, timm_layers.QuickGELU)
+_FUNCTIONS: Final = (
+    nn.GELU,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SiLU,
+    timm_layers.GELU,
+    timm_layers.GELUTanh,
+    timm_layers.QuickGELU,
+)
 
 _LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[Module], tuple[layers.Layer, ...]]], ...]] = (
     ((nn.Identity, nn.Dropout, nn.Flatten), lambda module: ()),

@@ -25,7 +25,9 @@ def to_float(part: PartT) -> PartT:
     elif isinstance(part, tuple):
         converted = tuple(map(to_float, part))
     elif is_dataclass(part) and not isinstance(part, type):
-        converted = replace(part, **{field.name: to_float(getattr(part, field.name)) for field in fields(part)})
+        converted = replace(
+            part, **{field.name: to_float(getattr(part, field.name)) for field in fields(part)}
+        )
     return cast("PartT", converted)
 
 

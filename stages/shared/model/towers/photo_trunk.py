@@ -44,7 +44,11 @@ class Neck(nn.Module):
         self.reduce = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(0.1),
+            nn.Linear(2 * width, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,11 +79,18 @@ class PhotoTrunk(nn.Module):
         super().__init__()
         # Its TensorFlow "SAME" padding is kept: the ImageNet weights were trained with it.
         self.features: Any = timm.create_model(
-            "tf_efficientnet_lite2", pretrained=False, output_stride=STRIDE_PX, num_classes=0, global_pool=""
+            "tf_efficientnet_lite2",
+            pretrained=False,
+            output_stride=STRIDE_PX,
+            num_classes=0,
+            global_pool="",
         )
         self.num_features = WIDTH
         self.neck = Neck(int(self.features.num_features), WIDTH)
-        self.default_cfg = {"pool_size": (GRID, GRID), "input_size": (3, GRID * STRIDE_PX, GRID * STRIDE_PX)}
+        self.default_cfg = {
+            "pool_size": (GRID, GRID),
+            "input_size": (3, GRID * STRIDE_PX, GRID * STRIDE_PX),
+        }
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Do nothing: the trunk has neither a classifier nor a pooling."""

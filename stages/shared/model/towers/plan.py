@@ -97,14 +97,18 @@ def input_of(preprocess: Json, size_px: int, patch_px: int) -> InputSpec:
         )
     except ValidationError as error:
         problem = error.errors()[0]
-        raise ConfigError(f"the images' {problem['loc'][0]}: {problem['msg']}, got {problem['input']!r}") from error
+        raise ConfigError(
+            f"the images' {problem['loc'][0]}: {problem['msg']}, got {problem['input']!r}"
+        ) from error
 
 
 def _side(sides: Any) -> int:
     """Return the side of a square, of which open_clip's configurations give one side or both."""
     side = sides[0] if isinstance(sides, (list, tuple)) and len({*sides}) == 1 else sides
     if not isinstance(side, int) or side < 1:
-        raise ConfigError(f"image_size or patch_size is {sides}: only squares of whole pixels are supported")
+        raise ConfigError(
+            f"image_size or patch_size is {sides}: only squares of whole pixels are supported"
+        )
     return side
 
 

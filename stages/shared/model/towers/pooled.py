@@ -21,7 +21,15 @@ from torch import Tensor
 
 from stages.contract.values import Sides
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part, TensorFunction, gradient_at
+from stages.shared.model.towers.layers import (
+    NOTHING,
+    Chain,
+    Layer,
+    Linear,
+    Part,
+    TensorFunction,
+    gradient_at,
+)
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import VisionTower, attention_weights, split_heads
 
@@ -91,7 +99,9 @@ class AttentionPool(Part):
     residual: bool = False
     finish: Chain
 
-    def look(self, tokens: Tensor, grid_hw: Sides, heads: int | None = None, ask: Ask | None = None) -> Pooling:
+    def look(
+        self, tokens: Tensor, grid_hw: Sides, heads: int | None = None, ask: Ask | None = None
+    ) -> Pooling:
         """Pool tokens (B, T, D) of a grid; `ask` computes the attention, for other gradients."""
         z = self.norm(tokens)
         query_token = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
@@ -99,7 +109,9 @@ class AttentionPool(Part):
         keys = self.k(z)
         values = self.v(z)
         if self.turn is not None:
-            keys = torch.cat([keys[:, : self.prefix_tokens], self.turn(keys[:, self.prefix_tokens :], grid_hw)], dim=1)
+            keys = torch.cat(
+                [keys[:, : self.prefix_tokens], self.turn(keys[:, self.prefix_tokens :], grid_hw)], dim=1
+            )
         output, attention = (ask or _ask)(query, keys, values, heads or self.heads)
         residual = None
         if self.residual:

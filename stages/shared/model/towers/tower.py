@@ -89,4 +89,6 @@ class Tower(ABC):
         """
         self.grid_of(rgb)
         x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32)
-        return x.div(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])  # x may be the pixels
+        return (
+            x.div(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+        )  # x may be the pixels

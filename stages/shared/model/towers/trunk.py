@@ -20,7 +20,9 @@ from stages.shared.model.towers.vision import VisionTower
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
     """Copy a module in evaluation mode, without hooks; weights that already have the precision are shared."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()
+    }
     module_copy = _copy(module, memo)
     return module_copy if precision is None else module_copy.to(precision)
 
@@ -106,7 +108,9 @@ def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor]
         side = inputs[0].shape[-1]
         if output.shape[-1] >= side:
             return
-        kernel, stride, dilation = (_first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))
+        kernel, stride, dilation = (
+            _first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation")
+        )
         reach = (kernel - 1) * dilation
         padding = _first(module.padding)
         if type(module).__name__.endswith("Same"):  # TensorFlow's padding: the smaller half in front

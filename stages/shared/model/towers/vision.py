@@ -113,7 +113,9 @@ def resize_positions(
         return table
     first = table[:1]
     rest = table[1:]
-    grid = F.interpolate(rest.T.reshape(1, -1, *old_hw).float(), size=new_hw, mode=mode, align_corners=False)
+    grid = F.interpolate(
+        rest.T.reshape(1, -1, *old_hw).float(), size=new_hw, mode=mode, align_corners=False
+    )
     return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
 
 
@@ -172,7 +174,9 @@ class VisionTower(Tower):
         x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)
         return self.ln_pre(x)
 
-    def tokens_before(self, rgb: Tensor, number: int, early_number: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def tokens_before(
+        self, rgb: Tensor, number: int, early_number: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """uint8 pixels (B, height, width, 3) -> tokens (B, T, D) before a block, and before an earlier one.
 
         Blocks have numbers from 0. Without `early_number` the second result is None.

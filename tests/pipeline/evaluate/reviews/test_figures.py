@@ -76,7 +76,9 @@ def test_presence_that_nobody_denies_does_not_become_certain_and_never_falls_wit
         features, odds, np.where(answers == "absent", "wrong", answers), calibration_of(presence=PRESENCE)
     )
     assert fit.presence.probability(np.zeros((1, 1)))[0] < 0.99
-    upside_down = np.where(odds[:, 0] > np.median(odds), "absent", np.where(answers == "absent", "wrong", answers))
+    upside_down = np.where(
+        odds[:, 0] > np.median(odds), "absent", np.where(answers == "absent", "wrong", answers)
+    )
     fit = fit_answers(features, odds, upside_down, calibration_of(presence=PRESENCE))
     assert fit.presence.weight[0] >= 0.0
 

@@ -49,7 +49,9 @@ def test_regions_are_those_of_the_dataset(synthetic_dataset: Path) -> None:
     dataset = open_dataset(synthetic_dataset)
     regions = population_of(dataset)
     rows = list(dataset.rows())
-    annotations = [(number, annotation) for number, row in enumerate(rows) for annotation in row["annotations"]]
+    annotations = [
+        (number, annotation) for number, row in enumerate(rows) for annotation in row["annotations"]
+    ]
     first: dict[tuple[object, ...], tuple[int, Json]] = {}  # captions repeat phrases
     for number, annotation in annotations:
         first.setdefault((number, annotation["phrase"], *annotation["bbox"]), (number, annotation))

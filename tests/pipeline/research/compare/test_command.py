@@ -46,7 +46,9 @@ def test_peaks_are_those_of_eval(rows: dict[str, ComparisonRow], drawn: Path, tm
     explain = {"contrast": 0.0, "affinity": "none"}
     regions = {"smooth_patches": 0.0, "upsample": "linear", "group": "none", "calibration": "none"}
     config = config_of(drawn, tmp_path / "dataset", model=MODEL, explain=explain, regions=regions)
-    measured = evaluate_dataset(open_evaluation_set(Path(run(config, QUIET)), drawn / "truth.json"), QUIET).figures
+    measured = evaluate_dataset(
+        open_evaluation_set(Path(run(config, QUIET)), drawn / "truth.json"), QUIET
+    ).figures
     assert measured.counts.targets_not_among_phrases == 0
     figures = rows["grad_eclip"].figures
     for name in ("pointing", "pointing_off_centre"):
@@ -61,7 +63,10 @@ def test_each_part_says_how_far_it_is(drawn: Path, monkeypatch: pytest.MonkeyPat
     text = io.StringIO()
     sample_size = SampleSize(images=2, phrases=1, curve_images=2, seed=0)
     compare_explainers(
-        Source(name="s", config=config_of(drawn), truth=None), "grad_eclip,maskclip", sample_size, Console(file=text)
+        Source(name="s", config=config_of(drawn), truth=None),
+        "grad_eclip,maskclip",
+        sample_size,
+        Console(file=text),
     )
     lines = text.getvalue().splitlines()
     # Five maps of each image: of both explainers and of the three baselines.
@@ -116,7 +121,9 @@ def test_rollout_gives_all_phrases_one_map(rows: dict[str, ComparisonRow]) -> No
     assert rows["grad_eclip"].figures["weights_all"].value < 0.5
 
 
-def test_a_single_head_explains_another_cosine(comparison: Comparison, rows: dict[str, ComparisonRow]) -> None:
+def test_a_single_head_explains_another_cosine(
+    comparison: Comparison, rows: dict[str, ComparisonRow]
+) -> None:
     multiple, single = (
         rows[label].explained.cosine_agreement  # type: ignore[union-attr]
         for label in ("grad_eclip", NAMED.rsplit(",", maxsplit=1)[-1])
@@ -176,5 +183,8 @@ def test_a_truth_of_other_images_is_refused(drawn: Path, tmp_path: Path) -> None
     write_json(tmp_path / "truth.json", truth)
     with expect_error(InputError):
         compare_explainers(
-            Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"), "maskclip", EFFORT, QUIET
+            Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"),
+            "maskclip",
+            EFFORT,
+            QUIET,
         )

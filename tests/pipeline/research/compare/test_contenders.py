@@ -15,7 +15,9 @@ def test_by_default_all_that_are_quick_and_free() -> None:
     expected = [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
     assert labels == [kind for kind in expected if not EXPLAINERS[kind].claim]
     assert {"grad_eclip", "rollout", "maskclip"} <= set(labels)
-    assert [contender.label for contender in contenders_of("all", "class_token", "m")] == kinds_for("class_token")
+    assert [contender.label for contender in contenders_of("all", "class_token", "m")] == kinds_for(
+        "class_token"
+    )
 
 
 @pytest.mark.parametrize("tower", ["class_token", "attention_pool", "latent_pool", "average_pool"])
@@ -25,7 +27,9 @@ def test_maps_are_plain_for_every_explainer(tower: TowerKind) -> None:
 
 
 def test_settings_stand_behind_colons() -> None:
-    named = "grad_eclip, grad_eclip:heads=single:blocks=2, grad_eclip:contrast=0.5, grad_eclip:variant=authors"
+    named = (
+        "grad_eclip, grad_eclip:heads=single:blocks=2, grad_eclip:contrast=0.5, grad_eclip:variant=authors"
+    )
     plain, single, contrasted, authors = contenders_of(named, "class_token", "m")
     assert (plain.label, plain.config.heads, plain.config.blocks) == ("grad_eclip", "model", 1)  # type: ignore[attr-defined]
     assert (single.config.heads, single.config.blocks) == ("single", 2)  # type: ignore[attr-defined]

@@ -58,7 +58,9 @@ def test_the_probability_of_a_phrase_among_several() -> None:
     cosines = np.array([[0.3, 0.3, 0.3, 0.3], [0.3, 0.3 - np.log(3) / 100, -1.0, -1.0]])
     assert phrase_probability(cosines, 0, 100.0, None).tolist() == pytest.approx([0.25, 0.75])
     assert phrase_probability(cosines, 1, 100.0, None).tolist() == pytest.approx([0.25, 0.25])
-    assert phrase_probability(cosines, 1, 10.0, -3.0)[0] == pytest.approx(0.5), "a model of pairs knows no others"
+    assert phrase_probability(cosines, 1, 10.0, -3.0)[0] == pytest.approx(0.5), (
+        "a model of pairs knows no others"
+    )
 
 
 @pytest.mark.parametrize("bias", [None, -2.0])

@@ -40,7 +40,9 @@ def image_of(number: int, *texts: str) -> ComparedImage:
         phrase = Phrase(text=text, caption_index=0, start=0, end=1, head=text)
         questions.append(Question(phrase=phrase, thing=text[0], query=query))
     pixels = Pixels(rgb=np.zeros((128, 128, 3), np.uint8))
-    record = Record(sample=Sample(sample_id=str(number), source=""), width_px=128, height_px=128, pixels=pixels)
+    record = Record(
+        sample=Sample(sample_id=str(number), source=""), width_px=128, height_px=128, pixels=pixels
+    )
     return ComparedImage(number=number, source=record, record=record, questions=tuple(questions))
 
 
@@ -68,7 +70,9 @@ def test_the_best_share_is_found_on_other_images_than_it_is_judged_on() -> None:
     high = np.full((128, 128), 0.85)
     low[:64, :64] = 0.5
     high[:64, :64] = 1.0
-    low[127, 127] = 1.0  # the thing of this map is only above 0.4 and below 0.5; that of the other above 0.9
+    low[127, 127] = (
+        1.0  # the thing of this map is only above 0.4 and below 0.5; that of the other above 0.9
+    )
     maps = [{"x": [heat_map(values)]} for values in (low, high)]
     numbers = place_numbers([image_of(0, "a"), image_of(1, "a")], maps, "x")
     assert numbers.values["box_recall"].tolist() == [0.0, 0.0], "each would be found by a share of its own"
@@ -104,7 +108,9 @@ def test_differences_are_paired_and_need_images() -> None:
     places = Numbers(values={"energy": base + 0.1}, images=images)
     reference = Numbers(values={"energy": base}, images=images)
     difference = differences_of([places], [reference])["energy"]
-    assert (difference.low, difference.value, difference.high) == pytest.approx((0.1, 0.1, 0.1)), "each image by itself"
+    assert (difference.low, difference.value, difference.high) == pytest.approx((0.1, 0.1, 0.1)), (
+        "each image by itself"
+    )
     few = Numbers(values={"energy": places.values["energy"][1:]}, images=images[1:])
     fewer = Numbers(values={"energy": base[1:]}, images=images[1:])
     assert math.isnan(differences_of([few], [fewer])["energy"].low)
@@ -123,7 +129,9 @@ def test_baselines_know_nothing() -> None:
 
 
 def place(rows: slice, columns: slice, shape: tuple[int, int] = (64, 128)) -> Place:
-    return place_of(thing(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start, shape))
+    return place_of(
+        thing(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start, shape)
+    )
 
 
 def thing(x: float, y: float, w: float, h: float, size_hw: tuple[int, int]) -> Query:
@@ -163,13 +171,17 @@ def test_the_truth_on_the_samples() -> None:
     assert place.inside.shape == (96, SAMPLES)
     assert place.inside.mean() == pytest.approx(0.16, abs=0.005)
     assert place.boxes_xywh[0] == pytest.approx((25.6, 19.2, 51.2, 38.4))
-    assert place_of(thing(100.0, 400.0, 800.0, 2.0, (750, 1000))).inside.any(), "a thin thing does not vanish"
+    assert place_of(thing(100.0, 400.0, 800.0, 2.0, (750, 1000))).inside.any(), (
+        "a thin thing does not vanish"
+    )
 
 
 def test_a_map_is_drawn_where_its_tokens_look() -> None:
     values = np.zeros((4, 4), np.float32)
     values[1, 1] = 1.0
-    at = np.unravel_index(draw_map(HeatMap(text="a", values=values, similarity=0.0), (40, 40)).argmax(), (40, 40))
+    at = np.unravel_index(
+        draw_map(HeatMap(text="a", values=values, similarity=0.0), (40, 40)).argmax(), (40, 40)
+    )
     shifted = HeatMap(text="a", values=values, similarity=0.0, shift_cells=0.5)
     moved = np.unravel_index(draw_map(shifted, (40, 40)).argmax(), (40, 40))
     assert np.subtract(moved, at).tolist() == [5, 5]

@@ -29,8 +29,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sample(scenes: Path, truth: bool = True, console: Console = QUIET, **values: int) -> list[ComparedImage]:
-    values_of_input = {"kind": "jsonl", "path": str(scenes / "captions.jsonl"), "image_root": str(scenes / "images")}
+def sample(
+    scenes: Path, truth: bool = True, console: Console = QUIET, **values: int
+) -> list[ComparedImage]:
+    values_of_input = {
+        "kind": "jsonl",
+        "path": str(scenes / "captions.jsonl"),
+        "image_root": str(scenes / "images"),
+    }
     config = RunConfig.model_validate({"input": values_of_input})
     sample_size = SampleSize(**{"images": 8, "phrases": 8, "curve_images": 0, "seed": 0, **values})
     source = Source(name="scenes", config=config, truth=scenes / "truth.json" if truth else None)
@@ -38,7 +44,10 @@ def sample(scenes: Path, truth: bool = True, console: Console = QUIET, **values:
 
 
 def questions_of(images: list[ComparedImage]) -> dict[str, list[str]]:
-    return {image.record.sample.sample_id: [question.phrase.text for question in image.questions] for image in images}
+    return {
+        image.record.sample.sample_id: [question.phrase.text for question in image.questions]
+        for image in images
+    }
 
 
 def test_every_question_has_a_place_and_pixels(scenes: Path) -> None:
@@ -78,7 +87,9 @@ def test_without_truth_phrases_have_things_from_their_captions(scenes: Path) -> 
 def test_what_is_left_out_is_said(scenes: Path, tmp_path: Path) -> None:
     output = StringIO()
     sample(scenes, truth=False, console=Console(file=output, width=200))
-    expected = "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for\n"
+    expected = (
+        "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for\n"
+    )
     assert output.getvalue() == expected
     (tmp_path / "images").symlink_to(scenes / "images")
     row = {"id": "a", "image": "000000.jpg", "caption": "beautiful!"}

@@ -26,7 +26,9 @@ def model_of(tower: str) -> ClipModel:
 
 def pixels_for(model: ClipModel) -> torch.Tensor:
     side = model.input.size_px
-    return torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (1, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 @torch.no_grad()
@@ -66,7 +68,9 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
     a = np.array([[0.0, 0.0, 1.0, 2.0]], np.float32)
     b = np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
     assert rank_correlation(a, b) == pytest.approx(4.5 / np.sqrt(4.5 * 5.0))
-    assert rank_correlation(values * 0, values * 0) == 0.0, "a map that is the same everywhere is like no other"
+    assert rank_correlation(values * 0, values * 0) == 0.0, (
+        "a map that is the same everywhere is like no other"
+    )
 
 
 def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
@@ -84,7 +88,8 @@ def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but
     stage = contest.stages(model)["rollout"]
     maps = [{"rollout": each.heat_maps} for each in stage.process([image.record for image in images])]
     rows_by_label = {
-        label: [row for row in check_sanity(contest, images, maps, 0) if row.label == label] for label in LABELS
+        label: [row for row in check_sanity(contest, images, maps, 0) if row.label == label]
+        for label in LABELS
     }
     assert [row.values for row in rows_by_label["occlusion"]] == [{}] * 3
     names = {"weights_all", "phrase_swapped"}

@@ -58,7 +58,9 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: TunedModel) -> Non
     assert [line["step"] for line in lines] == [3]
     assert set(lines[0]) == {"step", "learning_rate", "loss", "captions", "regions"}
     model = load_model(ModelConfig(checkpoint=whole.model))
-    by_folder, itself = (describe(ModelConfig(checkpoint=each)) for each in (whole.model.parent, whole.model))
+    by_folder, itself = (
+        describe(ModelConfig(checkpoint=each)) for each in (whole.model.parent, whole.model)
+    )
     assert by_folder.fingerprint.partition(":")[2] == itself.fingerprint.partition(":")[2]
     assert by_folder.name == whole.model.parent.name
     assert model.input == describe(ModelConfig(name="demo")).input
@@ -87,8 +89,12 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
     return ModelConfig(checkpoint=folder)
 
 
-@pytest.mark.parametrize("start", ["model file and weights", "transformers folder", "open_clip folder"], indirect=True)
-def test_a_tuned_model_prepares_images_as_its_training_did(start: ModelConfig, inline_dataset, tmp_path) -> None:
+@pytest.mark.parametrize(
+    "start", ["model file and weights", "transformers folder", "open_clip folder"], indirect=True
+)
+def test_a_tuned_model_prepares_images_as_its_training_did(
+    start: ModelConfig, inline_dataset, tmp_path
+) -> None:
     model = start.model_dump(exclude_none=True)
     recipe = {"kind": "captions"}
     tuned = finetune(config_of(inline_dataset, tmp_path / "tuned", model=model, recipe=recipe, epochs=0.34))
@@ -106,7 +112,9 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
     whole: TunedModel, inline_dataset: Path, tmp_path
 ) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
-    (tmp_path / LOG).write_text('{"step": 10}\n')  # of a training that was killed before its first checkpoint
+    (tmp_path / LOG).write_text(
+        '{"step": 10}\n'
+    )  # of a training that was killed before its first checkpoint
     with pytest.raises(StopHereError):
         finetune(config, stop_after(2))
     messages: list[str] = []
@@ -130,7 +138,11 @@ FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
 @pytest.mark.parametrize(
     ("settings", "stays", "learns"),
     [
-        ({"frozen": ["transformer.", "text_projection"]}, ("transformer.", "text_projection"), {"visual.proj"}),
+        (
+            {"frozen": ["transformer.", "text_projection"]},
+            ("transformer.", "text_projection"),
+            {"visual.proj"},
+        ),
         (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
     ],
 )
@@ -146,7 +158,10 @@ def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, 
     ("tower", "frozen"),
     [
         ("ConvNeXt", ["visual.trunk.stem", "visual.trunk.stages"]),
-        ("SigLIP", [f"visual.trunk.{part}" for part in ("patch_embed", "pos_embed", "cls_token", "blocks")]),
+        (
+            "SigLIP",
+            [f"visual.trunk.{part}" for part in ("patch_embed", "pos_embed", "cls_token", "blocks")],
+        ),
     ],
 )
 def test_outputs_of_frozen_networks_are_computed_once_and_change_no_loss(
@@ -166,7 +181,9 @@ def test_outputs_of_frozen_networks_are_computed_once_and_change_no_loss(
     for path in files:
         save_file({"output": torch.zeros_like(load_file(path)["output"])}, path)
     finetune(config_of(inline_dataset, tmp_path / "third", **stored))
-    assert log_of(tmp_path / "third")[0]["loss"] != pytest.approx(log_of(tmp_path / "first")[0]["loss"], rel=0.01)
+    assert log_of(tmp_path / "third")[0]["loss"] != pytest.approx(
+        log_of(tmp_path / "first")[0]["loss"], rel=0.01
+    )
     with expect_error(ConfigError):
         finetune(config_of(inline_dataset, tmp_path / "fourth", **{**stored, "frozen": frozen[-1:]}))
 
@@ -177,7 +194,9 @@ def test_a_tower_without_a_network_stores_no_outputs(inline_dataset: Path, tmp_p
     assert not (tmp_path / "outputs").exists()
 
 
-def test_full_memory_is_one_line_and_a_slash_no_other_dataset(inline_dataset, tmp_path, monkeypatch) -> None:
+def test_full_memory_is_one_line_and_a_slash_no_other_dataset(
+    inline_dataset, tmp_path, monkeypatch
+) -> None:
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -199,7 +218,9 @@ def test_other_settings_and_nothing_to_learn_are_rejected(inline_dataset: Path, 
 
 
 @pytest.mark.filterwarnings("ignore:an image is skipped")
-def test_a_fresh_training_deletes_the_former_one_when_nothing_refuses_it_any_more(inline_dataset, tmp_path) -> None:
+def test_a_fresh_training_deletes_the_former_one_when_nothing_refuses_it_any_more(
+    inline_dataset, tmp_path
+) -> None:
     finetune(config_of(inline_dataset, tmp_path, epochs=0.34))
     former = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     moved = {"path": str(inline_dataset), "image_root": str(tmp_path)}
@@ -213,7 +234,9 @@ def test_a_fresh_training_deletes_the_former_one_when_nothing_refuses_it_any_mor
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_model_that_no_training_wrote_is_not_replaced(fresh: bool, inline_dataset: Path, tmp_path: Path) -> None:
+def test_a_model_that_no_training_wrote_is_not_replaced(
+    fresh: bool, inline_dataset: Path, tmp_path: Path
+) -> None:
     mine = tmp_path / "model" / "open_clip_model.safetensors"
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
@@ -235,25 +258,36 @@ def test_a_damaged_checkpoint_is_rejected(inline_dataset: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_error_and_the_checkpoint_before_it_stays(inline_dataset, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_is_one_error_and_the_checkpoint_before_it_stays(
+    inline_dataset, tmp_path, monkeypatch
+) -> None:
     config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
     with pytest.raises(StopHereError):
         finetune(config, stop_after(2))
     before = (tmp_path / LATEST).read_bytes()
     with monkeypatch.context() as patch, open("/dev/full", "wb", buffering=0) as full:
-        patch.setattr("pipeline.research.finetune.folder.torch.save", lambda *_: full.write(b"a checkpoint"))
+        patch.setattr(
+            "pipeline.research.finetune.folder.torch.save", lambda *_: full.write(b"a checkpoint")
+        )
         with expect_error(OutputError):
             finetune(config)
     assert (tmp_path / LATEST).read_bytes() == before
     assert finetune(config).steps == 3
 
 
-def test_a_dataset_without_regions_is_refused_before_the_model_is_loaded(inline_dataset: Path, tmp_path: Path) -> None:
+def test_a_dataset_without_regions_is_refused_before_the_model_is_loaded(
+    inline_dataset: Path, tmp_path: Path
+) -> None:
     data = {"path": str(inline_dataset), "min_score": 0.99, "where": "phrase = 'nothing'"}
     with expect_error(InputError):
         finetune(config_of(inline_dataset, tmp_path / "out", data=data))
     assert not (tmp_path / "out").exists()
-    assert finetune(config_of(inline_dataset, tmp_path, data=data, recipe={"kind": "captions"}, epochs=0.34)).steps == 1
+    assert (
+        finetune(
+            config_of(inline_dataset, tmp_path, data=data, recipe={"kind": "captions"}, epochs=0.34)
+        ).steps
+        == 1
+    )
 
 
 RANK = """
@@ -302,8 +336,12 @@ def test_two_ranks_have_the_losses_of_one_process(inline_dataset: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(whole, inline_dataset, tmp_path) -> None:
-    first, second = (config_of(inline_dataset, tmp_path / name, checkpoint_every_s=0) for name in ("first", "second"))
+def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(
+    whole, inline_dataset, tmp_path
+) -> None:
+    first, second = (
+        config_of(inline_dataset, tmp_path / name, checkpoint_every_s=0) for name in ("first", "second")
+    )
     with pytest.raises(StopHereError):
         finetune(first, stop_after(2))
     assert ranks_of(first, second) == [(0, ""), (0, "")]

@@ -26,7 +26,9 @@ def test_an_epoch_has_every_image_once_and_the_next_another_order(inline_dataset
     assert first != second
 
 
-def test_ranks_a_later_start_and_loaders_get_the_same_batches_but_another_seed_others(inline_dataset: Path) -> None:
+def test_ranks_a_later_start_and_loaders_get_the_same_batches_but_another_seed_others(
+    inline_dataset: Path,
+) -> None:
     whole = list(material(inline_dataset).batches(range(4), 0, 1))
     later = list(material(inline_dataset, loaders=1).batches(range(3, 4), 0, 1))
     assert torch.equal(whole[3].rgb, later[0].rgb)
@@ -60,7 +62,9 @@ def test_shuffled_boxes_are_those_of_other_things() -> None:
         assert len({*moved[:3]}) == 1
         assert sorted({*moved[:6]}) == [1, 3, 5, 7]
         assert all(now != before for now, (_, before) in zip(moved, places, strict=True))
-    assert len({tuple(moved) for moved in shuffles}) > 6, "there are six rounds through four boxes, and two only boxes"
+    assert len({tuple(moved) for moved in shuffles}) > 6, (
+        "there are six rounds through four boxes, and two only boxes"
+    )
     assert shuffle_boxes(rois[:0], chance(3)).shape == (0, 5)
     assert torch.equal(shuffle_boxes(rois[6:7], chance(2)), rois[6:7]), "nothing to exchange"
 

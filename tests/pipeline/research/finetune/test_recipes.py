@@ -78,7 +78,9 @@ def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) ->
 def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() -> None:
     recipe = taught("align")
     assert isinstance(recipe, Align)
-    rois = torch.tensor([[0.0, 0, 0, 10, 10], [0.0, 1, 0, 10, 10], [0.0, 50, 50, 60, 60], [1.0, 0, 0, 10, 10]])
+    rois = torch.tensor(
+        [[0.0, 0, 0, 10, 10], [0.0, 1, 0, 10, 10], [0.0, 50, 50, 60, 60], [1.0, 0, 0, 10, 10]]
+    )
     batch = TrainingBatch(
         rgb=torch.zeros(2, 200, 200, 3, dtype=torch.uint8),
         captions=["a car", "a dog"],
@@ -96,7 +98,9 @@ def test_pairs_on_the_diagonal_give_clips_loss() -> None:
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) * 3
     target = torch.arange(5)
     wanted = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    assert contrastive_loss(logits, torch.eye(5, dtype=torch.bool)) == pytest.approx(float(wanted), abs=1e-6)
+    assert contrastive_loss(logits, torch.eye(5, dtype=torch.bool)) == pytest.approx(
+        float(wanted), abs=1e-6
+    )
 
 
 def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
@@ -133,7 +137,9 @@ def test_logits_keep_their_digits_under_autocast() -> None:
     wanted = 100 * units @ units.T
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.allclose(logits_of(torch.tensor(100.0), units, units), wanted, atol=1e-4)
-        assert not torch.allclose((100 * units @ units.T).float(), wanted, atol=0.01), "which it would not otherwise"
+        assert not torch.allclose((100 * units @ units.T).float(), wanted, atol=0.01), (
+            "which it would not otherwise"
+        )
 
 
 def test_texts_that_fill_the_context_are_remembered() -> None:

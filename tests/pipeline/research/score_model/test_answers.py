@@ -131,7 +131,9 @@ def test_ties_are_the_mean_over_all_orders() -> None:
     right = [2, 4, 5]
     firsts = []
     for order in permutations(range(len(values))):
-        ranking = sorted(order, key=lambda index: -values[index])  # a stable sort leaves equal ones in this order
+        ranking = sorted(
+            order, key=lambda index: -values[index]
+        )  # a stable sort leaves equal ones in this order
         firsts.append(min(place for place, index in enumerate(ranking) if index in right))
     ranks = rank_candidates(*case_of(values, right))
     for k in range(1, 7):
@@ -141,4 +143,6 @@ def test_ties_are_the_mean_over_all_orders() -> None:
 def test_a_model_that_knows_nothing_scores_chance() -> None:
     """With whatever number of right answers, and wherever they stand."""
     right = np.array([[True, True, False, False, False], [False, False, False, False, True]])
-    assert rank_candidates(np.ones((2, 5), np.float32), right).hits(1).tolist() == pytest.approx([2 / 5, 1 / 5])
+    assert rank_candidates(np.ones((2, 5), np.float32), right).hits(1).tolist() == pytest.approx(
+        [2 / 5, 1 / 5]
+    )

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.research.score_model.probe import Embedder, ImageEmbeddings, Picture, ProbeConfig, Questions, questions_of
+from pipeline.research.score_model.probe import (
+    Embedder,
+    ImageEmbeddings,
+    Picture,
+    ProbeConfig,
+    Questions,
+    questions_of,
+)
 from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask
 from stages.shared.model.config import ModelConfig
@@ -25,7 +32,9 @@ def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Pictu
     for x0, y0, x1, y1 in boxes:
         mask = np.zeros((height, width), np.bool_)
         mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = True
-        things.append(TruthObject(box_xywh_px=(0, 0, 1, 1), category="x", description="x", mask=encode_mask(mask)))
+        things.append(
+            TruthObject(box_xywh_px=(0, 0, 1, 1), category="x", description="x", mask=encode_mask(mask))
+        )
     questions = Questions(
         boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
         things=tuple(things),
@@ -45,7 +54,11 @@ def test_every_kind_of_tower(tower: str) -> None:
     embedder = embedder_of(tower)
     side = embedder.model.input.size_px
     noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
-    pictures = [picture(noise[0], HALF, (0, 0, 1, 1)), picture(noise[1]), picture(noise[1], (0.25, 0.5, 1, 1))]
+    pictures = [
+        picture(noise[0], HALF, (0, 0, 1, 1)),
+        picture(noise[1]),
+        picture(noise[1], (0.25, 0.5, 1, 1)),
+    ]
     first, empty, third = embedder.embed_pictures(pictures)
     for embeddings, regions in ((first, 2), (empty, 0), (third, 1)):
         assert embeddings.crop is not None
@@ -55,13 +68,17 @@ def test_every_kind_of_tower(tower: str) -> None:
     assert first.crop[1] == pytest.approx(first.image, abs=1e-4), "the crop of everything is the image"
     single = embedder.embed_pictures([pictures[2]])[0]
     for name in ("image", "roi", "mask", "crop"):
-        assert getattr(single, name) == pytest.approx(getattr(third, name), abs=1e-5), "whatever its neighbours are"
+        assert getattr(single, name) == pytest.approx(getattr(third, name), abs=1e-5), (
+            "whatever its neighbours are"
+        )
 
 
 def test_without_crops_nothing_is_cut_out() -> None:
     embedder = embedder_of("class token", crops=False)
     rgb = np.zeros((32, 32, 3), np.uint8)
-    embeddings = embedder.embed_pictures([Picture(rgb=rgb, full=None, questions=picture(rgb, HALF).questions)])[0]
+    embeddings = embedder.embed_pictures(
+        [Picture(rgb=rgb, full=None, questions=picture(rgb, HALF).questions)]
+    )[0]
     assert embeddings.crop is None
     assert len(embeddings.roi) == 1
 
@@ -88,9 +105,9 @@ def test_a_model_keeps_its_state() -> None:
     model = make()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rgb = np.zeros((32, 32, 3), np.uint8)
-    embeddings: list[ImageEmbeddings] = Embedder(from_open_clip(model, spec=spec), ProbeConfig(), 2).embed_pictures(
-        [picture(rgb, HALF)]
-    )
+    embeddings: list[ImageEmbeddings] = Embedder(
+        from_open_clip(model, spec=spec), ProbeConfig(), 2
+    ).embed_pictures([picture(rgb, HALF)])
     assert len(embeddings) == 1
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -105,8 +122,12 @@ def thing(*box: float, category: str | None = "car") -> TruthObject:
     )
 
 
-def image(*phrases: tuple[str, list[tuple[float, float, float, float]]], match: str = "phrase") -> TruthImage:
-    targets = tuple(TruthTarget(phrase=text, boxes_xywh_px=tuple(boxes), match=match) for text, boxes in phrases)  # type: ignore[arg-type]
+def image(
+    *phrases: tuple[str, list[tuple[float, float, float, float]]], match: str = "phrase"
+) -> TruthImage:
+    targets = tuple(
+        TruthTarget(phrase=text, boxes_xywh_px=tuple(boxes), match=match) for text, boxes in phrases
+    )  # type: ignore[arg-type]
     return TruthImage(file_name="a.jpg", width_px=100, height_px=50, targets=targets)
 
 
@@ -117,7 +138,9 @@ BELOW = (0, 25, 100, 25)
 
 def test_things_come_first_and_boxes_of_phrases_which_categories_are_not_behind_them() -> None:
     things = [thing(*LEFT), thing(*RIGHT, category="bus")]
-    questions = questions_of(image(("a car", [LEFT]), ("the road", [BELOW])), things, SIZE_HW, resized=False)
+    questions = questions_of(
+        image(("a car", [LEFT]), ("the road", [BELOW])), things, SIZE_HW, resized=False
+    )
     assert [each.category for each in questions.things] == ["car", "bus", None]
     assert [each.description for each in questions.things] == ["red car", "red bus", None]
     assert questions.boxes_rel.tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 1, 1]]
@@ -131,7 +154,9 @@ def test_things_come_first_and_boxes_of_phrases_which_categories_are_not_behind_
 
 def test_things_with_the_same_box_are_two_regions_and_one_candidate() -> None:
     things = [thing(*LEFT), thing(*LEFT, category="bus"), thing(*RIGHT)]
-    questions = questions_of(image(("cars", [LEFT, RIGHT]), ("right car", [RIGHT])), things, SIZE_HW, resized=False)
+    questions = questions_of(
+        image(("cars", [LEFT, RIGHT]), ("right car", [RIGHT])), things, SIZE_HW, resized=False
+    )
     assert [each.category for each in questions.things] == ["car", "bus", "car"]
     assert questions.candidates.tolist() == [0, 2]
     assert questions.phrases == (("right car", (1,)),), "a phrase that means every box asks nothing"

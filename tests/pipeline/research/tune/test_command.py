@@ -114,7 +114,9 @@ def test_what_is_better_beyond_chance_stays_and_the_next_are_compared_with_it(tu
 def test_the_interval_is_over_images_of_both() -> None:
     """The gain in every image is the same, so that its interval is narrow, however much the images differ."""
     hits = np.arange(20.0)
-    before, after = (Trial(figures={}, parts=np.stack([hits + more, np.full(20, 40.0)], 1)) for more in (0, 2))
+    before, after = (
+        Trial(figures={}, parts=np.stack([hits + more, np.full(20, 40.0)], 1)) for more in (0, 2)
+    )
     gain = after.gain_over(before)
     assert (gain.value, gain.low, gain.high) == pytest.approx((0.05, 0.05, 0.05))
 
@@ -129,7 +131,9 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
     regions = {"rule": "fitted", "upsample": "linear"}
     plain = run(config_of(drawn, tmp_path / "plain", regions=regions))
     uncut = tune_settings(session_of(Path(plain), truth), maps={}, cuts={"blur": CUTS["blur"][-1:]})
-    assert (uncut.settings["regions"]["rule"], len(uncut.steps)) == ("fitted", 1), "a calibration may follow"
+    assert (uncut.settings["regions"]["rule"], len(uncut.steps)) == ("fitted", 1), (
+        "a calibration may follow"
+    )
     truth_fit.write_calibration(open_evaluation_set(Path(plain), truth), file, QUIET)
     fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={**regions, "calibration": str(file)})))
     nothing = {"rule": ({"regions.rule": "fixed", "regions.threshold": 1.0},), "fitted": CUTS["fitted"]}
@@ -147,14 +151,18 @@ def test_a_dataset_with_a_calibration(drawn: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_the_budget(dataset: Path, drawn: Path) -> None:
-    tuning = tune_settings(session_of(dataset, drawn / "truth.json"), maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4)
+    tuning = tune_settings(
+        session_of(dataset, drawn / "truth.json"), maps=SOME_MAPS, cuts=SOME_CUTS, minutes=0, most=4
+    )
     assert (tuning.steps, tuning.best, tuning.images) == ([], {}, 4)
     assert tuning.left_out == 1 + 1 + 1 + 2 + 1, "gem has no setting blocks"
     assert tuning.settings["explain"]["kind"] == "gem"
     assert tuning.verdict.startswith("Verdict: no try was begun: the two baselines took ")
 
 
-def test_settings_that_nothing_is_known_of_are_not_written(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+def test_settings_that_nothing_is_known_of_are_not_written(
+    dataset: Path, drawn: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "t.yaml"
     options = ("--truth", drawn / "truth.json", "--minutes", 0, "--limit", 2)
     out = printed("tune", dataset, *options, "--out", file)
@@ -205,10 +213,18 @@ def test_reviews_judge_what_people_looked_at(dataset: Path, drawn: Path, tmp_pat
 
 def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (drawn / "captions.jsonl").read_text().splitlines()[:4]]
-    captions = [{"image": row["image"], "caption": text} for row in rows for text in ("A red ball.", "A blue box.")]
+    captions = [
+        {"image": row["image"], "caption": text} for row in rows for text in ("A red ball.", "A blue box.")
+    ]
     write_lines(tmp_path / "captions.jsonl", captions)
-    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(drawn / "images")}
-    made = Path(run(config_of(drawn, tmp_path / "made", input=source, regions={"calibration": "none"}), QUIET))
+    source = {
+        "kind": "jsonl",
+        "path": str(tmp_path / "captions.jsonl"),
+        "image_root": str(drawn / "images"),
+    }
+    made = Path(
+        run(config_of(drawn, tmp_path / "made", input=source, regions={"calibration": "none"}), QUIET)
+    )
     regions = [region for row in open_dataset(made).rows() for region in row["annotations"]]
     for region in regions:
         append_review(made, Review(**RegionKey.of(region)._asdict(), reviewer="ann", answer="right"))
@@ -217,7 +233,9 @@ def test_reviews_of_one_row_say_nothing_of_another_row_with_its_image(drawn: Pat
     assert tuning.start["reviewed"] == len(regions)
 
 
-def test_a_file_that_cannot_be_written_is_named_before_the_work(dataset: Path, drawn: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named_before_the_work(
+    dataset: Path, drawn: Path, tmp_path: Path
+) -> None:
     code, out, err = called("tune", dataset, "--truth", drawn / "truth.json", "--out", tmp_path)
     assert (code, "it is a folder" in err, "box recall" in out) == (2, True, False)
 
@@ -227,7 +245,11 @@ def test_the_table_names_every_try(tuning: Tuning) -> None:
     print_tuning(tuning, Console(file=printed, width=120))
     text = printed.getvalue()
     tried = ("explainer: grad_eclip *", "rule: fixed 0.9", "blocks: 2", "contrast: 0.25")
-    for words in ("the dataset", *tried, "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6"):
+    for words in (
+        "the dataset",
+        *tried,
+        "not tried: affinity: explain.affinity_depth: 0.75 is block 4 of 6",
+    ):
         assert words in text
     assert f"{tuning.start['box_iou']:.3f}" in text
     assert "agreement" not in text
@@ -258,7 +280,11 @@ def test_every_value_that_is_tried_is_one_of_the_configuration(drawn: Path, tmp_
         assert isinstance(changed, RunConfig)
 
 
-TUNED = {"steps": [Step(group="blur", changes={}, figures={}, gain=Estimate())] * 2, "best": {}, "left_out": 0}
+TUNED = {
+    "steps": [Step(group="blur", changes={}, figures={}, gain=Estimate())] * 2,
+    "best": {},
+    "left_out": 0,
+}
 BETTER = {"best": {"explain.kind": "gem"}, "gain": Estimate(value=0.02, low=0.01, high=0.03, n=200)}
 
 

@@ -23,7 +23,13 @@ from PIL.PngImagePlugin import PngImageFile
 from stages.contract.errors import RowFault
 from stages.contract.records import ImageRef
 from stages.shared.images import decode
-from stages.shared.images.decode import Interpolation, decode_resized, decode_rgb, load_image_bytes, upright_image
+from stages.shared.images.decode import (
+    Interpolation,
+    decode_resized,
+    decode_rgb,
+    load_image_bytes,
+    upright_image,
+)
 from stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
@@ -38,11 +44,17 @@ BLUE = (0, 0, 255)
 def picture(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
     """Smooth, and different in every corner and channel."""
     y, x = np.mgrid[0:height, 0:width]
-    channels = [x * 255 / max(1, width - 1), y * 255 / max(1, height - 1), (x + y) * 255 / max(1, width + height - 2)]
+    channels = [
+        x * 255 / max(1, width - 1),
+        y * 255 / max(1, height - 1),
+        (x + y) * 255 / max(1, width + height - 2),
+    ]
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
-def turned(upright: NDArray[np.uint8], orientation: int, kind: str, mode: str = "RGB", **options: Any) -> bytes:
+def turned(
+    upright: NDArray[np.uint8], orientation: int, kind: str, mode: str = "RGB", **options: Any
+) -> bytes:
     """A file whose pixels the EXIF orientation turns upright.
 
     EXIF 2.32, tag 274: where row 0 and column 0 of the stored image are in the upright one.
@@ -52,7 +64,9 @@ def turned(upright: NDArray[np.uint8], orientation: int, kind: str, mode: str = 
     stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return image_bytes(Image.fromarray(np.ascontiguousarray(stored)).convert(mode), kind, exif=exif, **options)
+    return image_bytes(
+        Image.fromarray(np.ascontiguousarray(stored)).convert(mode), kind, exif=exif, **options
+    )
 
 
 def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
@@ -124,7 +138,9 @@ def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_grey_values_of_32_bits_are_a_fault(dtype: Any) -> None:
-    assert fault(image_bytes(wide([[0, 1, 2]], dtype), "TIFF")).startswith("bad_image: grey values of 32 bits")
+    assert fault(image_bytes(wide([[0, 1, 2]], dtype), "TIFF")).startswith(
+        "bad_image: grey values of 32 bits"
+    )
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
@@ -165,7 +181,10 @@ def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: Json) -> N
     content = image_bytes(Image.fromarray(noise), kind, **options)
     whole = decode_rgb(content, LIMITS)
     faults = 0
-    for length in {*range(0, len(content), max(1, len(content) // 97)), *range(len(content) - 24, len(content))}:
+    for length in {
+        *range(0, len(content), max(1, len(content) // 97)),
+        *range(len(content) - 24, len(content)),
+    }:
         try:
             rgb = decode_rgb(content[:length], LIMITS)
         except RowFault as error:
@@ -195,15 +214,22 @@ def test_extreme_shapes(width: int, height: int, target: tuple[int, int]) -> Non
 
 def test_resizing_is_pillows_own() -> None:
     source = Image.fromarray(picture(300, 200))
-    methods: dict[Interpolation, Any] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    methods: dict[Interpolation, Any] = {
+        "bicubic": Image.Resampling.BICUBIC,
+        "bilinear": Image.Resampling.BILINEAR,
+    }
     for interpolation, method in methods.items():
-        image = decode_resized(image_bytes(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation)
+        image = decode_resized(
+            image_bytes(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation
+        )
         np.testing.assert_array_equal(image.rgb, np.asarray(source.resize((50, 40), method)))
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (200, 200), (1, 3000)])
-def test_the_quick_way_resizes_by_the_same_filter(size: tuple[int, int], interpolation: Interpolation) -> None:
+def test_the_quick_way_resizes_by_the_same_filter(
+    size: tuple[int, int], interpolation: Interpolation
+) -> None:
     content = image_bytes(Image.fromarray(picture(*size[::-1])), "PNG")
     options = {"interpolation": interpolation}
     exact, quick = (
@@ -219,7 +245,8 @@ def test_the_quick_way_resizes_by_the_same_filter(size: tuple[int, int], interpo
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(150, 100), (601, 50), (75, 100), (24, 24)])
 @pytest.mark.parametrize(
-    ("mode", "options"), [("RGB", {}), ("RGB", {"progressive": True}), ("L", {}), ("CMYK", {"quality": 100})]
+    ("mode", "options"),
+    [("RGB", {}), ("RGB", {"progressive": True}), ("L", {}), ("CMYK", {"quality": 100})],
 )
 def test_jpeg_is_decoded_smaller_where_less_is_wanted(
     mode: str, options: Json, size: tuple[int, int], orientation: int
@@ -228,7 +255,9 @@ def test_jpeg_is_decoded_smaller_where_less_is_wanted(
     upright = picture(403, 601)
     upright[200:, 300:] //= 4
     content = turned(upright, orientation, "JPEG", mode, **{"quality": 95, "subsampling": 0, **options})
-    exact, shrunk = (decode_resized(content, LIMITS, lambda *_: size, shrink_jpeg=on) for on in (False, True))
+    exact, shrunk = (
+        decode_resized(content, LIMITS, lambda *_: size, shrink_jpeg=on) for on in (False, True)
+    )
     assert (shrunk.width_px, shrunk.height_px) == (601, 403)
     assert shrunk.rgb.shape == (size[1], size[0], 3)
     assert np.abs(shrunk.rgb.astype(int) - exact.rgb).mean() < 1
@@ -240,14 +269,18 @@ def test_the_last_pixels_of_a_smaller_jpeg_lie_partly_beyond_the_image() -> None
     pixels = np.zeros((1793, 1793, 3), np.uint8)
     pixels[1700:, 1700:] = 255
     content = image_bytes(Image.fromarray(pixels), "JPEG", quality=95)
-    exact, shrunk = (decode_resized(content, LIMITS, lambda *_: (112, 112), shrink_jpeg=on) for on in (False, True))
+    exact, shrunk = (
+        decode_resized(content, LIMITS, lambda *_: (112, 112), shrink_jpeg=on) for on in (False, True)
+    )
     assert np.abs(shrunk.rgb.astype(int) - exact.rgb).max() < 12
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (1, 600), (223, 224), (447, 447)])
 def test_small_jpegs_are_decoded_in_full(size: tuple[int, int]) -> None:
     content = image_bytes(Image.fromarray(picture(*size[::-1])), "JPEG")
-    exact, shrunk = (decode_resized(content, LIMITS, lambda *_: (224, 224), shrink_jpeg=on) for on in (False, True))
+    exact, shrunk = (
+        decode_resized(content, LIMITS, lambda *_: (224, 224), shrink_jpeg=on) for on in (False, True)
+    )
     np.testing.assert_array_equal(shrunk.rgb, exact.rgb)
 
 
@@ -285,7 +318,9 @@ WARNS = image_bytes(palette(BLUE), "PNG", transparency=b"\xff\x80")
 
 
 def test_two_threads_are_in_the_decoder_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    meeting = threading.Barrier(2, timeout=600)  # against hanging: a decoder behind a lock never lets the second in
+    meeting = threading.Barrier(
+        2, timeout=600
+    )  # against hanging: a decoder behind a lock never lets the second in
     load = PngImageFile.load
 
     def meet(image: PngImageFile) -> Any:
@@ -343,7 +378,9 @@ def test_damaged_images_are_pictures_or_faults(data: st.DataObject) -> None:
         content[place] = data.draw(st.integers(0, 255))
     length = data.draw(st.integers(0, len(content)) | st.just(len(content)))
     try:
-        image = decode_resized(bytes(content[:length]), DecodeLimits(max_pixels=4_000_000), lambda *_: (8, 8))
+        image = decode_resized(
+            bytes(content[:length]), DecodeLimits(max_pixels=4_000_000), lambda *_: (8, 8)
+        )
     except RowFault as error:
         assert error.error.reason in ("bad_image", "image_too_large")  # noqa: PT017
     else:

@@ -52,7 +52,9 @@ def _grounding(kind: str, folder: Path) -> tuple[Any, Any]:
     model = hf.MMGroundingDinoForObjectDetection if is_mm else hf.GroundingDinoForObjectDetection
     tokenizer = _bert_tokenizer(folder)
     text = {"model_type": "bert", **_TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": 64}
-    settings = config(backbone_config=_SWIN, text_config=text, max_text_len=24, **_DETR, **_HEADS, **_WIDTHS)
+    settings = config(
+        backbone_config=_SWIN, text_config=text, max_text_len=24, **_DETR, **_HEADS, **_WIDTHS
+    )
     images = hf.GroundingDinoImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE})
     return model(settings), hf.GroundingDinoProcessor(images, tokenizer)
 
@@ -118,7 +120,12 @@ def _sam3(kind: str, folder: Path) -> tuple[Any, Any]:
     decoder = {**_LAYERS, "num_layers": 2}
     settings = hf.Sam3Config(
         vision_config={"backbone_config": vit, **features},
-        text_config={**_TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": 32, "projection_dim": 32},
+        text_config={
+            **_TOWER,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 32,
+            "projection_dim": 32,
+        },
         geometry_encoder_config=decoder,
         detr_encoder_config=decoder,
         detr_decoder_config={**decoder, "num_queries": 20},

@@ -17,8 +17,12 @@ class Hub:
     """Contents of the server, its faults, and the requests that it got."""
 
     files: dict[str, bytes] = field(default_factory=dict)  # "OWNER/NAME/FILE" -> content
-    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)  # "OWNER/NAME" -> status and the hub's code
-    breaks: list[int] = field(default_factory=list)  # bytes of a large file that arrive before each broken connection
+    refusals: dict[str, tuple[int, str]] = field(
+        default_factory=dict
+    )  # "OWNER/NAME" -> status and the hub's code
+    breaks: list[int] = field(
+        default_factory=list
+    )  # bytes of a large file that arrive before each broken connection
     served: bytes | None = None  # arrives in place of a large file
     token: str | None = None  # that has to be shown
     plain: bool = False  # answers lack the headers of a hub
@@ -33,7 +37,11 @@ class Hub:
 
     def downloads(self) -> list[str]:
         """The ranges of the large files that were asked for, in order; "" is a whole file."""
-        return [range_ for method, path, range_ in self.requests if method == "GET" and path.startswith("/large/")]
+        return [
+            range_
+            for method, path, range_ in self.requests
+            if method == "GET" and path.startswith("/large/")
+        ]
 
 
 class Quiet(BaseHTTPRequestHandler):
@@ -69,7 +77,9 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
             if self.path.startswith("/large/"):
                 self.large(self.path.removeprefix("/large/"))
                 return
-            if self.path.startswith("/api/models/"):  # a folder of more templates, for which transformers asks
+            if self.path.startswith(
+                "/api/models/"
+            ):  # a folder of more templates, for which transformers asks
                 self.head(404, 0, **{"X-Error-Code": "EntryNotFound"})
                 return
             repository, _, file = self.path.removeprefix("/").partition("/resolve/main/")
@@ -92,7 +102,11 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
                 self.head(200, len(content), **({} if hub.plain else headers))
                 self.body(content)
                 return
-            linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
+            linked = {
+                "X-Linked-Etag": f'"{sha256}"',
+                "X-Linked-Size": str(len(content)),
+                "X-Repo-Commit": COMMIT,
+            }
             self.head(302, 0, Location=f"http://localhost:{hub.port}/large/{sha256}", **linked)
 
         do_HEAD = do_GET = answer  # noqa: N815 - the names that http.server calls

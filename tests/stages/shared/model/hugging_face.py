@@ -15,7 +15,22 @@ from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.build.files import write_json
 
-WORDS = ["a", "red", "car", "two", "dogs", "the", "man", "on", "his", "bike", "rides", "along", "green", "trees"]
+WORDS = [
+    "a",
+    "red",
+    "car",
+    "two",
+    "dogs",
+    "the",
+    "man",
+    "on",
+    "his",
+    "bike",
+    "rides",
+    "along",
+    "green",
+    "trees",
+]
 
 TEXTS = ["a red car", "Two dogs", "the man on his bike"]
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -41,7 +56,9 @@ def transformers_siglip(act: str = "gelu_pytorch_tanh", **text: Any) -> Any:
 
     words = {**TEXT, "hidden_act": act, "vocab_size": 60, "max_position_embeddings": 16, **text}
     words |= {"bos_token_id": 0, "eos_token_id": 1}
-    return _random(SiglipModel(SiglipConfig(text_config=words, vision_config={**TOWER, **IMAGE, "hidden_act": act})))
+    return _random(
+        SiglipModel(SiglipConfig(text_config=words, vision_config={**TOWER, **IMAGE, "hidden_act": act}))
+    )
 
 
 def _random(model: Any) -> Any:
@@ -66,7 +83,13 @@ def save_images(folder: Path, **settings: Any) -> None:
     """The preprocessor_config.json of CLIP, with settings."""
     mean = [0.48145466, 0.4578275, 0.40821073]
     std = [0.26862954, 0.26130258, 0.27577711]
-    usual = {"image_mean": mean, "image_std": std, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255}
+    usual = {
+        "image_mean": mean,
+        "image_std": std,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+    }
     write_json(folder / "preprocessor_config.json", {**usual, **settings})
 
 
@@ -85,7 +108,12 @@ def save_sentencepiece(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tokenizer = SiglipTokenizer(str(folder / "spiece.model"))
-    names = {"tokenizer_class": "SiglipTokenizer", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
+    names = {
+        "tokenizer_class": "SiglipTokenizer",
+        "eos_token": "</s>",
+        "pad_token": "</s>",
+        "unk_token": "<unk>",
+    }
     write_json(folder / "tokenizer_config.json", names)
     return tokenizer
 

@@ -11,8 +11,20 @@ from tests.build.datasets import Json
 
 SIDE: Final = 128  # Pixels of the encoder's input, on 8 x 8 patches
 
-_VIT = {"image_size": SIDE, "patch_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 64}
-_VIT |= {"hidden_size": 32, "output_channels": 32, "num_pos_feats": 16, "global_attn_indexes": [1], "window_size": 4}
+_VIT = {
+    "image_size": SIDE,
+    "patch_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_dim": 64,
+}
+_VIT |= {
+    "hidden_size": 32,
+    "output_channels": 32,
+    "num_pos_feats": 16,
+    "global_attn_indexes": [1],
+    "window_size": 4,
+}
 _DECODER = {"hidden_size": 32, "mlp_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 _DECODER |= {"iou_head_hidden_dim": 32}
 _PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 4}
@@ -47,7 +59,9 @@ def _sam(kind: str) -> tuple[Any, Any, Any]:
     config, model = (hf.SamConfig, hf.SamModel) if kind == "sam" else (hf.SamHQConfig, hf.SamHQModel)
     decoder = _DECODER if kind == "sam" else {**_DECODER, "vit_dim": 32}
     prompts = {**_PROMPTS, "image_embedding_size": SIDE // 16}
-    segmenter = model(config(vision_config=_VIT, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+    segmenter = model(
+        config(vision_config=_VIT, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    )
     images = hf.SamImageProcessor(size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE})
     return segmenter, images, (hf.SamProcessor if kind == "sam" else hf.SamHQProcessor)(images)
 
@@ -70,7 +84,9 @@ def _sam2(kind: str) -> tuple[Any, Any, Any]:
         model = hf.Sam3TrackerModel
         processor = hf.Sam3TrackerProcessor
         images = hf.Sam3ImageProcessor
-    segmenter = model(config(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER))
+    segmenter = model(
+        config(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER)
+    )
     resize = images(size={"height": SIDE, "width": SIDE})
     return segmenter, resize, processor(resize, target_size=SIDE)
 
@@ -86,7 +102,9 @@ def save_segmenter(kind: str, folder: Path, seed: int = 0) -> tuple[Any, Any]:
         model, images, processor = KINDS[kind](kind)
         with torch.no_grad():
             for weight in model.parameters():
-                if weight.dim() > 1:  # as transformers draws them, logits are some 1e-5 and the image changes nothing
+                if (
+                    weight.dim() > 1
+                ):  # as transformers draws them, logits are some 1e-5 and the image changes nothing
                     weight.normal_(0, 1.5 / weight[0].numel() ** 0.5)
     model.save_pretrained(folder)
     images.save_pretrained(folder)

@@ -73,7 +73,9 @@ def by_open_clip_alone(name: str) -> tuple[Any, SimpleTokenizer, Json]:
 @torch.no_grad()
 def test_the_photograph_model_knows_words_and_colours() -> None:
     model, tokenizer, _ = by_open_clip_alone("photo")
-    texts: Tensor = F.normalize(model.encode_text(tokenizer(["a dog", "a puppy", "a bicycle", "a bike"])), dim=-1)
+    texts: Tensor = F.normalize(
+        model.encode_text(tokenizer(["a dog", "a puppy", "a bicycle", "a bike"])), dim=-1
+    )
     alike = texts @ texts.T
     assert alike[0, 1] > alike[0, 2] + 0.2
     assert alike[2, 3] > alike[1, 3] + 0.2

@@ -14,8 +14,14 @@ from tests.build.datasets import Json
         ({"weights": "a.pt"}, "weights needs a name or a config"),
         ({"pretrained": "openai"}, "pretrained needs a name or a config"),
         ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "give one of name and config"),
-        ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "give one of pretrained and weights"),
-        ({"name": "demo", "weights": "a.pt"}, "demo brings its own weights: leave out weights, or set it to null"),
+        (
+            {"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"},
+            "give one of pretrained and weights",
+        ),
+        (
+            {"name": "demo", "weights": "a.pt"},
+            "demo brings its own weights: leave out weights, or set it to null",
+        ),
         ({"name": "photo", "pretrained": "openai"}, "brings its own weights: leave out pretrained"),
         (
             {"name": "phto"},
@@ -59,7 +65,17 @@ def test_a_path_is_told_from_a_name_and_a_tag(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "alone").touch()
-    for name in ("models/mine", "models", "alone", str(tmp_path), "./gone", "../gone", "~/gone", "a/b/c", "gone.pt"):
+    for name in (
+        "models/mine",
+        "models",
+        "alone",
+        str(tmp_path),
+        "./gone",
+        "../gone",
+        "~/gone",
+        "a/b/c",
+        "gone.pt",
+    ):
         config = ModelConfig(name=name)
         assert (config.name, config.checkpoint) == (None, Path(name)), name
         assert ModelConfig.model_validate(config.model_dump(mode="json")) == config

@@ -88,7 +88,11 @@ def test_a_tag_decides_about_the_fingerprint_which_needs_no_file_and_the_activat
     tags = (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
     descriptions = [describe(ModelConfig(name=name, pretrained=tag)) for name, tag in tags]
     assert len({description.fingerprint for description in descriptions}) == 3
-    assert [description.architecture.get("quick_gelu", False) for description in descriptions] == [True, False, True]
+    assert [description.architecture.get("quick_gelu", False) for description in descriptions] == [
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -110,13 +114,22 @@ def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, tm
 
 def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr(
+        open_clip.tokenizer, "HFTokenizer", lambda *args, **options: calls.append((args, options))
+    )
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
     tokenizer_of(
-        ModelDescription(name="tiny", architecture=architecture, input=SPEC, tower="class_token", fingerprint="")
+        ModelDescription(
+            name="tiny", architecture=architecture, input=SPEC, tower="class_token", fingerprint=""
+        )
     )
-    options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
+    options = {
+        "context_length": 77,
+        "tokenizer_mode": None,
+        "trust_remote_code": False,
+        "strip_sep_token": True,
+    }
     assert calls == [(("a/b",), options)]
 
 
@@ -129,7 +142,9 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
         ("ViT-L-14", open_clip.OPENAI_DATASET_MEAN, "bicubic"),  # one of its tags differs
     ],
 )
-def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(name, mean, interpolation, tmp_path) -> None:
+def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(
+    name, mean, interpolation, tmp_path
+) -> None:
     torch.save(shapes_of(name), tmp_path / "weights.pt")
     spec = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
     assert (spec.mean, spec.interpolation) == (mean, interpolation)

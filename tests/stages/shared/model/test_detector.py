@@ -10,7 +10,13 @@ import torch
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.detector import KINDS as READ
-from stages.shared.model.detector import Choice, DetectedBox, PromptedImage, identify_detector, load_detector
+from stages.shared.model.detector import (
+    Choice,
+    DetectedBox,
+    PromptedImage,
+    identify_detector,
+    load_detector,
+)
 from tests.messages import expect_error
 from tests.stages.shared.model.detectors import KINDS, save_detector
 

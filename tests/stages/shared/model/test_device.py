@@ -73,7 +73,10 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     precision = choose_precision("auto", CPU)
     assert clip.device_name == "cpu, 2 threads"
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["demo: the weights are open_clip's", f"demo computes on cpu, 2 threads in {precision}"]
+    assert messages == [
+        "demo: the weights are open_clip's",
+        f"demo computes on cpu, 2 threads in {precision}",
+    ]
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
@@ -89,7 +92,9 @@ def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_doc
     ],
     ids=["avx2", "avx512", "amx", "arm"],
 )
-def test_the_processor_decides_what_is_fast(instructions: tuple[str, ...], fast: set[str], monkeypatch, caplog) -> None:
+def test_the_processor_decides_what_is_fast(
+    instructions: tuple[str, ...], fast: set[str], monkeypatch, caplog
+) -> None:
     processor(monkeypatch, *instructions)
     assert is_fast(torch.bfloat16, CPU) == ("bf16" in fast)
     assert choose_precision("auto", CPU) == ("bf16" if "bf16" in fast else "fp32")
@@ -124,14 +129,20 @@ def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "full"),
         (torch.AcceleratorError("CUDA error: out of memory"), "full"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "full"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "full",
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "full"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), "full"),
         (RuntimeError("CUDA error: out of memory"), "full"),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), "broken"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "broken"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "broken"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), "the program's"),  # each worker would meet it again
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+            "the program's",
+        ),  # each worker would meet it again
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "the program's"),
         (ValueError("CUDA error: out of memory"), "the program's"),
         (ValueError("CUDA error: device-side assert triggered"), "the program's"),
@@ -150,7 +161,9 @@ def test_on_a_cpu_nothing_is_copied() -> None:
 
 
 def test_pixels_of_one_size_are_stacked() -> None:
-    images = [np.random.default_rng(number).integers(0, 256, (2, 5, 3), dtype=np.uint8) for number in range(3)]
+    images = [
+        np.random.default_rng(number).integers(0, 256, (2, 5, 3), dtype=np.uint8) for number in range(3)
+    ]
     stacked = pixels_on(images, CPU)
     assert stacked.dtype == torch.uint8
     np.testing.assert_array_equal(stacked.numpy(), np.stack(images))

@@ -84,8 +84,12 @@ def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: byte
     assert len(lines) == 1
 
 
-@pytest.mark.parametrize(("place", "file"), [("", "open_clip_pytorch_model.bin"), ("tiny-v1.pt", "tiny-v1.pt")])
-def test_other_files(place: str, file: str, hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("place", "file"), [("", "open_clip_pytorch_model.bin"), ("tiny-v1.pt", "tiny-v1.pt")]
+)
+def test_other_files(
+    place: str, file: str, hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without safetensors, or named by the tag, which the hub itself serves."""
     monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"one": {**TAG, "hf_hub": f"{REPOSITORY}/{place}"}})
     hub.files = {f"{REPOSITORY}/{file}": weights}
@@ -97,7 +101,9 @@ def test_other_files(place: str, file: str, hub: Hub, weights: bytes, monkeypatc
 
 
 def test_an_interrupted_download_resumes(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # what the client writes at once; it has 10 MB
+    monkeypatch.setattr(
+        constants, "DOWNLOAD_CHUNK_SIZE", 100_000
+    )  # what the client writes at once; it has 10 MB
     hub.breaks = [1_000_000, 3_000_000]
     assert fetch("tiny", "one").read_bytes() == weights
     first, *later = hub.downloads()
@@ -109,7 +115,9 @@ def test_an_interrupted_download_resumes(hub: Hub, weights: bytes, monkeypatch: 
 
 
 def test_what_arrives_damaged_is_not_kept(hub: Hub, weights: bytes) -> None:
-    hub.served = weights[:-1] + bytes([weights[-1] ^ 1])  # of the right size, which is all that the client looks at
+    hub.served = weights[:-1] + bytes(
+        [weights[-1] ^ 1]
+    )  # of the right size, which is all that the client looks at
     assert "open_clip_model.safetensors arrived damaged (its SHA" in said_of_fetch()
     hub.served = weights[:-1000]
     assert "Consistency check failed" in said_of_fetch()
@@ -117,7 +125,9 @@ def test_what_arrives_damaged_is_not_kept(hub: Hub, weights: bytes) -> None:
     assert fetch("tiny", "one").read_bytes() == weights
 
 
-@pytest.mark.parametrize("content", [b"no weights", save({"a": torch.ones(2)})], ids=["text", "another architecture"])
+@pytest.mark.parametrize(
+    "content", [b"no weights", save({"a": torch.ones(2)})], ids=["text", "another architecture"]
+)
 def test_a_file_that_holds_no_such_weights(content: bytes, hub: Hub) -> None:
     hub.files = {SAFE: content}
     with expect_error(WeightsError):
@@ -156,11 +166,15 @@ def test_a_repository_or_a_file_that_is_not_there(hub: Hub) -> None:
     hub.files = {"house/other/a": b"a"}
     assert NOT_THERE.format(endpoint=hub.endpoint) in said_of_fetch()
     hub.files = {f"{REPOSITORY}/README.md": b"a"}
-    missing = "house/tiny has none of open_clip_model.safetensors, open_clip_pytorch_model.bin: update open_clip"
+    missing = (
+        "house/tiny has none of open_clip_model.safetensors, open_clip_pytorch_model.bin: update open_clip"
+    )
     assert missing in said_of_fetch()
 
 
-def test_a_gated_repository_opens_to_a_token(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_opens_to_a_token(
+    hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.token = "hf_friend"
     assert "is gated" in said_of_fetch()
     monkeypatch.setenv("HF_TOKEN", "hf_friend")
@@ -170,14 +184,18 @@ def test_a_gated_repository_opens_to_a_token(hub: Hub, weights: bytes, monkeypat
 def test_no_hub_can_be_reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as other:
         other.setattr(constants, "HF_HUB_OFFLINE", True)
-        expected = f"it is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it: unset that"
+        expected = (
+            f"it is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it: unset that"
+        )
         assert expected in said_of_fetch()
     hub.plain = True
     assert f"the download from {hub.endpoint} to " in said_of_fetch()
     gone = "http://127.0.0.1:9"  # the port of `discard`, where nobody listens
     with monkeypatch.context() as other:
         other.setattr(constants, "ENDPOINT", gone)
-        other.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", gone + "/{repo_id}/resolve/{revision}/{filename}")
+        other.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", gone + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         assert f"the download from {gone} to " in said_of_fetch()
     hub.plain = False
     (tmp_path / "file").touch()
@@ -186,7 +204,9 @@ def test_no_hub_can_be_reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mon
         assert f" to {tmp_path / 'file' / 'cache'} failed (" in said_of_fetch()
 
 
-def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights: bytes, tmp_path: Path) -> None:
+def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(
+    hub: Hub, weights: bytes, tmp_path: Path
+) -> None:
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁adegor"]
     siglip_tokenizer = Siglip2Tokenizer(
         vocab={piece: number for number, piece in enumerate(pieces)}, padding_side="right"
@@ -202,7 +222,9 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     factory._MODEL_CONFIGS["tiny"] = architecture
     tokenizer = tokenizer_of(describe(ModelConfig(name="tiny/one")))
     texts = ["a red dog", "Dear, dear!", "", "a dog " * 9]
-    expected = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
+    expected = open_clip.tokenizer.HFTokenizer(
+        str(tmp_path / "words"), context_length=12, clean="canonicalize"
+    )
     assert torch.equal(tokenizer(texts), expected(texts))
     lines: list[str] = []
     for _ in range(2):
@@ -228,4 +250,7 @@ def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_an
     hub.refusals.clear()
     stream = io.StringIO()
     run(RunConfig.model_validate(values), Console(file=stream, width=400))
-    assert f"downloading open_clip_model.safetensors (7 MB) of house/tiny from {hub.endpoint} to " in stream.getvalue()
+    assert (
+        f"downloading open_clip_model.safetensors (7 MB) of house/tiny from {hub.endpoint} to "
+        in stream.getvalue()
+    )

@@ -51,18 +51,24 @@ def test_config_and_safetensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(precision: torch.dtype) -> None:
+def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(
+    precision: torch.dtype,
+) -> None:
     """open_clip leaves layer norms and embeddings in float32."""
     model = tiny_clip(precision=precision)
     clip = from_open_clip(model, tokenizer, SPEC)
     ours = clip.tower.encode(RGB)
     theirs = embedding(model, RGB, precision)
     assert ours.dtype == theirs.dtype == precision
-    step = torch.finfo(precision).eps * theirs.abs().max()  # both round to `precision` after each of ~50 operations
+    step = (
+        torch.finfo(precision).eps * theirs.abs().max()
+    )  # both round to `precision` after each of ~50 operations
     assert (ours - theirs).abs().max() <= 8 * step
     reference = from_open_clip(tiny_clip(), tokenizer, SPEC)
     for config in (GradEclipConfig(), GradEclipConfig(variant="authors", image_size="model")):
-        maps, exact = (GradEclip(config, c).explain(RGB.numpy(), [["a red car"], ["dogs"]]) for c in (clip, reference))
+        maps, exact = (
+            GradEclip(config, c).explain(RGB.numpy(), [["a red car"], ["dogs"]]) for c in (clip, reference)
+        )
         for (ours_map,), (exact_map,) in zip(maps, exact, strict=True):
             top = exact_map.values.max()
             assert np.abs(ours_map.values - exact_map.values).max() < 0.1 * top
@@ -77,7 +83,9 @@ def test_openai_layout(tmp_path: Path) -> None:
     model.load_state_dict({key: value.half().float() for key, value in model.state_dict().items()})
     state = {key: value.half() for key, value in model.state_dict().items()}
     extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
-    torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "openai.pt")
+    torch.save(
+        {**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "openai.pt"
+    )
     other = config.model_copy(update={"weights": tmp_path / "openai.pt"})
     clip = load_model(other)
     assert_is(clip, model)
@@ -91,7 +99,9 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "tiny.safetensors").read_bytes()[:5000])
     state = model.state_dict()
     torch.save({**state, "logit_scale": torch.ones(3)}, tmp_path / "odd.pt")
-    torch.save({"a": torch.ones(1), **{k: v for k, v in state.items() if "ln_1" not in k}}, tmp_path / "other.pt")
+    torch.save(
+        {"a": torch.ones(1), **{k: v for k, v in state.items() if "ln_1" not in k}}, tmp_path / "other.pt"
+    )
     for file in ("cut.safetensors", "odd.pt", "other.pt"):
         with expect_error(WeightsError):
             describe(config.model_copy(update={"weights": tmp_path / file}))
@@ -105,7 +115,11 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
     [
         {"embed_dim": "x", "vision_cfg": 5, "text_cfg": []},
         {"embed_dim": 8, "vision_cfg": {"image_size": "big"}, "text_cfg": {}},
-        {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "width": -1, "layers": 1}, "text_cfg": {}},
+        {
+            "embed_dim": 8,
+            "vision_cfg": {"image_size": 32, "patch_size": 8, "width": -1, "layers": 1},
+            "text_cfg": {},
+        },
         {"embed_dim": "x", "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 1}, "text_cfg": {}},
         {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "widht": 64}, "text_cfg": {}},
     ],
@@ -123,14 +137,21 @@ def test_home_folders_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert_is(
         load_model(
-            ModelConfig(config=Path("~/tiny.json"), weights=Path("~/tiny.safetensors"), device="cpu", precision="fp32")
+            ModelConfig(
+                config=Path("~/tiny.json"),
+                weights=Path("~/tiny.safetensors"),
+                device="cpu",
+                precision="fp32",
+            )
         ),
         model,
     )
 
 
 @pytest.mark.parametrize("name", ["ViT-S-16", "ViT-B-16-plus-240", "ViT-H-14-378-quickgelu", "ViT-bigG-14"])
-def test_towers_with_a_class_token_are_supported_and_need_no_memory(name: str, tmp_path, monkeypatch) -> None:
+def test_towers_with_a_class_token_are_supported_and_need_no_memory(
+    name: str, tmp_path, monkeypatch
+) -> None:
     """The check of the largest takes as little as that of the smallest: no parameter is allocated."""
     devices: set[str] = set()
 
@@ -144,7 +165,9 @@ def test_towers_with_a_class_token_are_supported_and_need_no_memory(name: str, t
     assert devices == {"meta"}
 
 
-def test_text_towers_of_hugging_face_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_towers_of_hugging_face_need_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stages.shared.model.module.find_spec", lambda name: None)
     (tmp_path / "weights.pt").touch()
     with expect_error(ConfigError):

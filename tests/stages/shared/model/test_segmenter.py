@@ -35,8 +35,12 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("kind", "form"), [("sam", "point"), ("sam", "box"), *((kind, "both") for kind in KINDS)])
-def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "form"), [("sam", "point"), ("sam", "box"), *((kind, "both") for kind in KINDS)]
+)
+def test_masks_are_those_of_transformers_prompt_by_prompt(
+    kind: str, form: str, tmp_path, monkeypatch
+) -> None:
     """Images of several sizes in one batch, more prompts than are decoded together."""
     monkeypatch.setattr("stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
     model, processor = save_segmenter(kind, tmp_path)
@@ -48,13 +52,16 @@ def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, form: str, 
     inputs_of_images = [segmenter.prepare(rgb) for rgb in images]
     other = segmenter.prepare(images[0][::-1].copy())
     single_masks = [
-        segmenter.masks(segmenter.encode([image]), [image], prompts[:1])[0][0] for image in (inputs_of_images[0], other)
+        segmenter.masks(segmenter.encode([image]), [image], prompts[:1])[0][0]
+        for image in (inputs_of_images[0], other)
     ]
     assert not np.allclose(*single_masks, atol=0.1)
     batch_masks = segmenter.masks(segmenter.encode(inputs_of_images), inputs_of_images, prompts)
     load_segmenter.cache_clear()
     areas = []
-    for rgb, image, image_prompts, answers in zip(images, inputs_of_images, prompts, batch_masks, strict=True):
+    for rgb, image, image_prompts, answers in zip(
+        images, inputs_of_images, prompts, batch_masks, strict=True
+    ):
         for prompt, logits in zip(image_prompts, answers, strict=True):
             points = {} if prompt.point_xy_px is None else {"input_points": [[[list(prompt.point_xy_px)]]]}
             boxes = {} if prompt.box_xyxy_px is None else {"input_boxes": [[list(prompt.box_xyxy_px)]]}
@@ -117,7 +124,9 @@ def change(folder: Path, what: str) -> None:
         (folder / what).unlink()
 
 
-@pytest.mark.parametrize("what", ["pickle", "cut", "other", "clip", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "what", ["pickle", "cut", "other", "clip", "config.json", "preprocessor_config.json"]
+)
 def test_what_is_no_segmenter_is_rejected(what: str, sam: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(sam, tmp_path / "copy")
     change(folder, what)

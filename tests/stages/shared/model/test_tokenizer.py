@@ -18,7 +18,15 @@ def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {names.get(piece, piece): number for piece, number in tokenizer.encoder.items()}
     reference = CLIPTokenizer(vocab=vocabulary, merges=list(tokenizer.bpe_ranks))
-    texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100, "two  plain words", " dog", "dog", "t1"]
+    texts = [
+        *TEXTS,
+        "A  photo of a café, isn't it?",
+        "word " * 100,
+        "two  plain words",
+        " dog",
+        "dog",
+        "t1",
+    ]
     tokens = reference(texts, return_tensors="pt", max_length=77, padding="max_length", truncation=True)
     end = tokenizer.encoder["<end_of_text>"]
     ids = tokens.input_ids.masked_fill(tokens.attention_mask == 0, 0)
@@ -28,7 +36,9 @@ def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
     assert (ids == end).sum(dim=1).tolist() == [1] * len(texts)
 
 
-def test_a_siglip_s_sentencepiece_is_read_as_transformers_reads_it(siglip_source: tuple[Path, Any, Any]) -> None:
+def test_a_siglip_s_sentencepiece_is_read_as_transformers_reads_it(
+    siglip_source: tuple[Path, Any, Any],
+) -> None:
     texts = [*TEXTS, "", "Two DOGS, on the man's bike!", "xyz", "a red car " * 10, "the man  & some trees"]
     folder, _, tokenizer = siglip_source
     assert torch.equal(tokenizer_of(describe(config_of(folder)))(texts), siglip_tokens(tokenizer, texts))

@@ -67,7 +67,9 @@ def as_training_saved_it(folder: Path) -> None:
     ],
     ids=["bin", "index", "index of bin", "training", "another name"],
 )
-def test_all_the_ways_in_which_weights_are_kept(change: Callable[[Path], Any], clip: Any, clip_folder: Path) -> None:
+def test_all_the_ways_in_which_weights_are_kept(
+    change: Callable[[Path], Any], clip: Any, clip_folder: Path
+) -> None:
     change(clip_folder)
     assert_same(embeddings(clip_folder), clip, CLIP_TOKENS)
 
@@ -93,7 +95,9 @@ def test_an_index_names_files_of_its_own_folder_alone(clip_folder: Path) -> None
     as_index(clip_folder, "model.safetensors")
     index = clip_folder / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001", "../model-00001"))
-    (clip_folder / "model-00001-of-00002.safetensors").rename(clip_folder.parent / "model-00001-of-00002.safetensors")
+    (clip_folder / "model-00001-of-00002.safetensors").rename(
+        clip_folder.parent / "model-00001-of-00002.safetensors"
+    )
     with expect_error(WeightsError):
         describe(config_of(clip_folder))
 
@@ -107,7 +111,9 @@ def test_the_fingerprint_follows_every_file_of_the_weights(clip_folder: Path) ->
     assert describe(config_of(clip_folder)).fingerprint != before
 
 
-def test_openai_s_checkpoint_needs_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_s_checkpoint_needs_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A state dict in 16 bits."""
     architecture = tiny_architecture(width=128, head_width=64)
     architecture["text_cfg"] |= {"width": 64, "heads": 1}
@@ -119,11 +125,17 @@ def test_openai_s_checkpoint_needs_nothing_beside_it(tmp_path: Path, monkeypatch
     state = {name: value.half() for name, value in model.state_dict().items()}
     model.load_state_dict({name: value.float() for name, value in state.items()})
     extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
-    torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
+    torch.save(
+        {**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt"
+    )
     assert_embeds_as(tmp_path / "ViT.pt", model)
     assert_scales_as(load_model(config_of(tmp_path / "ViT.pt")), model)
     description = describe(config_of(tmp_path / "ViT.pt"))
-    assert (description.name, description.layout, description.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
+    assert (description.name, description.layout, description.described_by) == (
+        "ViT",
+        "OpenAI's CLIP",
+        "its tensors",
+    )
     assert description.input.mean == open_clip.OPENAI_DATASET_MEAN
 
 
@@ -142,7 +154,9 @@ def open_clip_folder(tmp_path: Path) -> tuple[Path, Any]:
     preprocess = {"mean": [0.5, 0.4, 0.3], "std": list(SPEC.std), "interpolation": "bilinear"}
     parsed = {"model_cfg": {**tiny_architecture(), "quick_gelu": True}, "preprocess_cfg": preprocess}
     write_json(tmp_path / "open_clip_config.json", parsed)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors"
+    )
     return tmp_path, model
 
 
@@ -159,7 +173,10 @@ def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) ->
 def test_a_folder_of_open_clip_cannot_ask_for_code(open_clip_folder: tuple[Path, Any]) -> None:
     file = open_clip_folder[0] / "open_clip_config.json"
     parsed = read_json(file)
-    parsed["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"trust_remote_code": True}}
+    parsed["model_cfg"]["text_cfg"] |= {
+        "hf_tokenizer_name": "a/b",
+        "tokenizer_kwargs": {"trust_remote_code": True},
+    }
     write_json(file, parsed)
     with expect_error(ConfigError):
         describe(config_of(open_clip_folder[0]))
@@ -176,9 +193,16 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
     params = "force_image_size: 64\nforce_quick_gelu: True\nimage_mean: [0.5, 0.4, 0.3]\nimage_std: None\n"
     (folder.parent / "params.txt").write_text(f"batch_size: 64\n{params}model: ViT-B-32\nname: run-1\n")
     description = describe(config_of(folder / "epoch_5.pt"))
-    assert (description.layout, description.described_by) == ("open_clip", "params.txt, which names ViT-B-32")
+    assert (description.layout, description.described_by) == (
+        "open_clip",
+        "params.txt, which names ViT-B-32",
+    )
     assert description.architecture == {**architecture, "quick_gelu": True}
-    assert (description.input.size_px, description.input.mean, description.input.std) == (64, (0.5, 0.4, 0.3), SPEC.std)
+    assert (description.input.size_px, description.input.mean, description.input.std) == (
+        64,
+        (0.5, 0.4, 0.3),
+        SPEC.std,
+    )
     assert describe(config_of(folder / "epoch_5.pt")).layout == "open_clip"
 
 
@@ -224,11 +248,15 @@ def change_json(name: str, **changes: Any) -> Callable[[Path], Any]:
 
 
 def change_state(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[[Path], Any]:
-    return lambda folder: save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+    return lambda folder: save_file(
+        change(load_file(folder / "model.safetensors")), folder / "model.safetensors"
+    )
 
 
 def only(prefix: str) -> Callable[[Path], Any]:
-    return change_state(lambda state: {name: value for name, value in state.items() if name.startswith(prefix)})
+    return change_state(
+        lambda state: {name: value for name, value in state.items() if name.startswith(prefix)}
+    )
 
 
 def other_merges(folder: Path) -> None:
@@ -267,7 +295,10 @@ def index_of_a_missing_file(folder: Path) -> None:
         change_state(lambda s: {"layer.weight": s["logit_scale"]}),
         other_merges,
         index_of_a_missing_file,
-        lambda f: [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f),
+        lambda f: (
+            [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"]
+            and drop("model.safetensors")(f)
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(change, clip_folder) -> None:

@@ -76,11 +76,15 @@ def test_what_an_older_config_json_says_twice_is_read_as_transformers_reads_it(c
     assert_same(embeddings(clip_folder), CLIPModel.from_pretrained(clip_folder).eval(), CLIP_TOKENS)
 
 
-def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip: Any, clip_folder: Path) -> None:
+def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(
+    clip: Any, clip_folder: Path
+) -> None:
     """From pixels to heat: images are normalised as preprocessor_config.json says."""
     loaded = load_model(config_of(clip_folder))
     assert_scales_as(loaded, clip)
-    rgb = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    rgb = torch.randint(
+        0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     mean, std = (torch.tensor(values)[:, None, None] for values in (loaded.input.mean, loaded.input.std))
     with torch.no_grad():
         model = module_of(describe(config_of(clip_folder)))
@@ -91,7 +95,9 @@ def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip: 
     assert maps[0].values.max() > 0
 
 
-def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any, Any], siglip_folder: Path) -> None:
+def test_a_siglip_of_transformers_embeds_as_there(
+    siglip_source: tuple[Path, Any, Any], siglip_folder: Path
+) -> None:
     folder, model, tokenizer = siglip_source
     assert_same(embeddings(folder), model, siglip_tokens(tokenizer))
     assert_scales_as(load_model(config_of(folder)), model)
@@ -108,29 +114,47 @@ def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any
         assert_same(embeddings(siglip_folder), other, siglip_tokens(tokenizer))
 
 
-def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
+def test_a_clip_of_transformers_by_a_name_of_open_clip(
+    clip: Any, clip_folder: Path, tmp_path: Path
+) -> None:
     """The architecture is open_clip's or one's own, the tensors are transformers'."""
     described = describe(config_of(clip_folder))
     write_json(tmp_path / "mine.json", described.architecture)
-    given = ModelConfig(config=tmp_path / "mine.json", weights=clip_folder / "model.safetensors", device="cpu")
+    given = ModelConfig(
+        config=tmp_path / "mine.json", weights=clip_folder / "model.safetensors", device="cpu"
+    )
     with torch.no_grad():
         image = module_of(describe(given)).encode_image(IMAGES)
     assert torch.allclose(image, features(clip, pixel_values=IMAGES), atol=1e-5)
     assert describe(given).layout == "transformers CLIPModel"
 
 
-def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: Path, tmp_path: Path) -> None:
+def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(
+    siglip_folder: Path, tmp_path: Path
+) -> None:
     """And embeds as open_clip's own builds of timm's towers do, with the exact GELU that these have."""
     architecture = open_clip.get_model_config("ViT-B-16-SigLIP")
-    architecture["vision_cfg"] |= {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "image_size": 224}
+    architecture["vision_cfg"] |= {
+        "timm_model_name": "vit_tiny_patch16_224",
+        "timm_pool": "map",
+        "image_size": 224,
+    }
     architecture["embed_dim"] = 192
-    architecture["text_cfg"] |= {"context_length": 16, "vocab_size": 60, "width": 32, "heads": 2, "layers": 1}
+    architecture["text_cfg"] |= {
+        "context_length": 16,
+        "vocab_size": 60,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+    }
     arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
     model = open_clip.CustomTextCLIP(**arguments).eval()
     folder = tmp_path / "ours"
     folder.mkdir()
     write_json(folder / "open_clip_config.json", {"model_cfg": architecture})
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(siglip_folder / name, folder / name)
     tokens = tokenizer_of(describe(config_of(folder)))(TEXTS)

@@ -53,7 +53,9 @@ class _Touch:
 def test_pickled_code_never_runs(tmp_path: Path) -> None:
     trace = tmp_path / "it ran"
     torch.save({**STATE, "evil": _Touch(trace)}, tmp_path / "zip.pt")
-    torch.save({**STATE, "evil": _Touch(trace)}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {**STATE, "evil": _Touch(trace)}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False
+    )
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Touch(trace)))
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         archive.writestr("script/data.pkl", pickle.dumps(_Touch(trace), protocol=2))
@@ -85,7 +87,9 @@ def half(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "content", [b"", b"no weights at all", b"PK\3\4 not a zip", half], ids=["empty", "text", "zip", "cut"]
 )
-def test_a_wrong_file_is_named(name: str, content: bytes | Callable[[bytes], bytes], tmp_path: Path) -> None:
+def test_a_wrong_file_is_named(
+    name: str, content: bytes | Callable[[bytes], bytes], tmp_path: Path
+) -> None:
     (save_file if "safe" in name else torch.save)({"a": torch.ones(1000)}, tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content(whole))

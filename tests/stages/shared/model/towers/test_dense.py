@@ -16,11 +16,15 @@ from tests.factories import TOWERS
 def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     make, spec = TOWERS[name]
     model = make()
-    rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, spec.size_px, spec.size_px, 3), np.uint8))
+    rgb = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (2, spec.size_px, spec.size_px, 3), np.uint8)
+    )
     live = build_image_tower(model.visual, spec.mean, spec.std)
     features = dense(live, rgb, residual=True)
     (features.patches.square().sum() + features.embedding.square().sum()).backward()
-    names = {key for key, value in model.visual.named_parameters() if value.grad is not None and value.grad.any()}
+    names = {
+        key for key, value in model.visual.named_parameters() if value.grad is not None and value.grad.any()
+    }
     first = next(key for key, value in model.visual.named_parameters() if value.ndim == 4)
     assert first in names, "the first convolution learns"
     assert len(names) > 0.8 * len([*model.visual.parameters()])
@@ -50,7 +54,9 @@ def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -
     roi = torch.tensor([[0.0, 8, 8, 16, 16]])
     mean = pool_boxes(patches, (4, 4), cells, roi)
     assert torch.allclose(mean[0], unit[0, 1, 1], atol=1e-6), "one sample in the middle of a cell"
-    moved = pool_boxes(patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3]))
+    moved = pool_boxes(
+        patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3])
+    )
     assert torch.allclose(mean, moved, atol=1e-5)
 
 

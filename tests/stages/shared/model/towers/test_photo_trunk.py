@@ -11,12 +11,25 @@ from PIL import Image
 from pipeline.photographs import FOLDER
 from stages.explain import EXPLAINERS
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.towers.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, similarity_weights
+from stages.shared.model.towers.photo_trunk import (
+    ALIKE,
+    GRID,
+    STRIDE_PX,
+    TRUNK_NAME,
+    WIDTH,
+    Neck,
+    similarity_weights,
+)
 from tests.stages.shared.model.saved import load_model
 
 
 def test_open_clip_builds_it_by_name() -> None:
-    vision = {"timm_model_name": TRUNK_NAME, "timm_model_pretrained": False, "timm_pool": "abs_attn", "timm_proj": ""}
+    vision = {
+        "timm_model_name": TRUNK_NAME,
+        "timm_model_pretrained": False,
+        "timm_pool": "abs_attn",
+        "timm_proj": "",
+    }
     text = {"context_length": 8, "vocab_size": 10, "width": 16, "heads": 2, "layers": 1}
     model = open_clip.CLIP(WIDTH, {**vision, "image_size": GRID * STRIDE_PX}, text).eval()
     with torch.no_grad():
@@ -38,7 +51,9 @@ def test_tokens_count_for_those_that_look_like_them() -> None:
     x = torch.stack([things[0], things[1], things[0] + 0.01 * torch.randn(40), things[1]])[None]
     weights = similarity_weights(x)[0]
     assert torch.allclose(weights.sum(dim=-1), torch.ones(4))
-    assert torch.all((weights > 0) == torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]).bool())
+    assert torch.all(
+        (weights > 0) == torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]).bool()
+    )
     unit = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)[0]
     expected = (unit[0] @ unit.T - ALIKE).clamp(min=0)
     assert torch.allclose(weights[0], expected / expected.sum())
@@ -59,8 +74,12 @@ def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
     picture = np.array(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))
     results = {}
     for precision in ("fp32", "bf16", "fp16"):
-        model = load_model(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": precision}))
-        [maps] = EXPLAINERS["grad_eclip"](EXPLAINERS.config(), model).explain(picture[None], [["dog", "sky"]])
+        model = load_model(
+            ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": precision})
+        )
+        [maps] = EXPLAINERS["grad_eclip"](EXPLAINERS.config(), model).explain(
+            picture[None], [["dog", "sky"]]
+        )
         heat = np.stack([heat_map.values / heat_map.values.max() for heat_map in maps])
         embedding = model.tower.encode(torch.from_numpy(picture[None])).float()
         results[precision] = F.normalize(embedding, dim=-1)[0], heat

@@ -23,7 +23,8 @@ NAMES = (
 
 
 @pytest.mark.parametrize(
-    "explainers", [pytest.param(1, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.real_towers)]
+    "explainers",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.real_towers)],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers: int | None) -> None:
@@ -40,7 +41,9 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers
     for kind in kinds_for(clip.tower.kind)[:explainers]:
         explainer = EXPLAINERS[kind]
         [maps] = explainer(explainer.config_type(), clip).explain(rgb, [["a red car", "two dogs"]])
-        [[lower]] = explainer(explainer.config_type(), clip).explain(rgb[:, : side - stride], [["a red car"]])
+        [[lower]] = explainer(explainer.config_type(), clip).explain(
+            rgb[:, : side - stride], [["a red car"]]
+        )
         assert lower.values.shape == (grid - 1, grid)
         for heat_map in maps:
             assert heat_map.values.shape == (grid, grid)
@@ -49,4 +52,6 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers
     pixels = clip.tower.normalise(torch.from_numpy(rgb))
     with torch.no_grad():
         expected = model.eval().encode_image(pixels)
-    assert (clip.tower.encode(torch.from_numpy(rgb)) - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+    assert (clip.tower.encode(torch.from_numpy(rgb)) - expected).abs().max() < 1e-5 * max(
+        1, expected.abs().max()
+    )

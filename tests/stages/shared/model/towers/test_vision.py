@@ -27,7 +27,9 @@ def test_a_block_in_sixteen_bits_becomes_float32() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 56), (64, 64)])
-def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_authors_do(height, width) -> None:
+def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_authors_do(
+    height, width
+) -> None:
     """open_clip's own model for that input is the reference."""
     model = tiny_clip()
     state = model.state_dict()
@@ -56,4 +58,6 @@ def test_attention_against_the_formula(heads: int, causal: bool) -> None:
         part = slice(h * 64 // heads, (h + 1) * 64 // heads)
         logits = q[..., part] @ k[..., part].mT * (64 / heads) ** -0.5
         parts.append(logits.masked_fill(unseen, -torch.inf).softmax(dim=-1) @ v[..., part])
-    assert torch.allclose((attend_causally if causal else attend)(q, k, v, heads), torch.cat(parts, dim=-1), atol=1e-12)
+    assert torch.allclose(
+        (attend_causally if causal else attend)(q, k, v, heads), torch.cat(parts, dim=-1), atol=1e-12
+    )
