@@ -16,7 +16,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -30,15 +30,6 @@ from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.truth import read_truth
 
-FILES: Final = (
-    *(
-        f"flickr8k/{split}.{end}"
-        for split in ("dev", "train")
-        for end in ("images.tar", "jsonl", "entities.tar.gz")
-    ),
-    *(f"coco/{name}" for name in ("images.tar", "captions.json", "instances.json")),
-)
-
 console = Console()
 
 
@@ -49,16 +40,20 @@ class Photographs:
     """
 
     def __init__(self, source: Path, out: Path, most: int = 500) -> None:
-        missing = [name for name in FILES if not (source / name).is_file()]
-        if missing:
-            sys.exit(f"{source} lacks {', '.join(missing)}; `make figures PHOTOS=DIR` names another folder")
         self.source, self.out, self.most = source.resolve(), out, most
+
+    def file(self, name: str) -> Path:
+        """The file of photographs, captions or boxes with this name. Exit if it is missing."""
+        path = self.source / name
+        if not path.is_file():
+            sys.exit(f"{self.source} lacks {name}; `make figures PHOTOS=DIR` names another folder")
+        return path
 
     def images(self, name: str) -> Path:
         """The folder with images."""
         folder = self.out / "images" / name
         if not folder.is_dir():
-            tar = self.source / (f"{name}.images.tar" if "/" in name else f"{name}/images.tar")
+            tar = self.file(f"{name}.images.tar" if "/" in name else f"{name}/images.tar")
             with tarfile.open(tar) as members:
                 members.extractall(folder, filter="data")
         return folder
@@ -73,8 +68,8 @@ class Photographs:
     def captions(self, name: str) -> Path:
         """The captions of these images."""
         if name == "coco":
-            return self.source / "coco" / "captions.json"
-        whole = self.source / f"{name}.jsonl"
+            return self.file("coco/captions.json")
+        whole = self.file(f"{name}.jsonl")
         if not name.endswith("train"):
             return whole
         some = self.out / f"train-{self.most}.jsonl"
@@ -86,7 +81,7 @@ class Photographs:
         """Where things are in these images."""
         if name.startswith("scenes/"):
             return self.scenes(name) / "truth.json"
-        return self.source / ("coco/instances.json" if name == "coco" else f"{name}.entities.tar.gz")
+        return self.file("coco/instances.json" if name == "coco" else f"{name}.entities.tar.gz")
 
     def settings(self, name: str, model: str) -> list[str]:
         """The settings of a run over these images."""

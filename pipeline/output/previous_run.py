@@ -115,6 +115,7 @@ class PreviousRun:
         values = asdict(identity)
         stored_values: Json = {key: self.run.get(key) for key in values}
         stored_values["config"] = with_absolute_paths(stored_values["config"] or {})
+        # A finished dataset may be of another version. It is refused where it would get more rows.
         stored_values["phrasebox_version"] = identity.phrasebox_version
         if self.precision == AUTO != identity.config.get("model", {}).get("precision", AUTO):
             # It was stopped before a worker decided: no row depends on the precision, or on a

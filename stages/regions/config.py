@@ -15,6 +15,9 @@ Rule = Literal["mean", "otsu", "fixed", "fitted"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+FALLBACK_CUT: Final = 0.2
+"""Share of the highest heat at which maps are cut that no calibration cuts."""
+
 
 class RegionsConfig(BaseModel):
     """How heat maps become regions.
@@ -36,7 +39,7 @@ class RegionsConfig(BaseModel):
         "this, and the dataset stores it as `fixed`.",
     )
     threshold: Share = Field(
-        0.2, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs."
+        FALLBACK_CUT, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs."
     )
     # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things
     # begin to vanish.
@@ -141,7 +144,9 @@ class RegionsConfig(BaseModel):
         (docs/benchmarks/photographs.md).
         """
         return (
-            self.model_copy(update={"rule": "fixed", "threshold": 0.2}) if self.rule == "fitted" else self
+            self.model_copy(update={"rule": "fixed", "threshold": FALLBACK_CUT})
+            if self.rule == "fitted"
+            else self
         )
 
     def decides(self) -> Json:

@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks.figures import absent, explainers, pages, photographs, speed, steps
 from benchmarks.figures.settings import GRIDS, Grid
-from benchmarks.photos.measure import FILES
 from pipeline.config import load_config
 from pipeline.evaluate.absent_figures import WAYS
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
@@ -216,9 +215,6 @@ def test_each_table_is_made_by_a_step() -> None:
 
 def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos, measured, asked = tmp_path / "photos", tmp_path / "measured", []
-    for name in FILES:
-        (photos / name).parent.mkdir(parents=True, exist_ok=True)
-        (photos / name).touch()
     shutil.copytree(pages.MEASURED, measured)
     monkeypatch.setattr(pages, "MEASURED", measured)
 
