@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,14 +197,8 @@ def test_each_table_is_made_by_a_step() -> None:
     """A step names its tables in one of these forms."""
     files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("*.py")]
     files += (pages.ROOT / "benchmarks/photos" / name for name in ("reviews.py", "moved.py"))
-    text = "".join(path.read_text("utf-8") for path in files)
-    forms = (
-        'table("{0}"',
-        '"{0}": (',
-        '"name": "{0}"',
-        'table(\n        "{0}"',
-        '_of_scenes(\n        "{0}"',
-    )
+    text = re.sub(r"\(\s+", "(", "".join(path.read_text("utf-8") for path in files))
+    forms = ('table("{0}"', '"{0}": (', '"name": "{0}"', '_of_scenes("{0}"')
     forms += ('name="{0}"', "name: {0}\n", '"{0}": []')
     for page in pages.pages():
         ids = {table["id"] for table in pages.contents(page)["tables"]}

@@ -79,9 +79,9 @@ def test_absent_phrases_take_one_forward_pass_of_each_image_and_show_how_far_the
     text = StringIO()
     maps = GradEclip.maps
 
-    def counted(explainer: GradEclip, rgb: Any, texts: Any) -> Any:
+    def counted(explainer: GradEclip, rgb: Any) -> Any:
         images.append(len(rgb))
-        return maps(explainer, rgb, texts)
+        return maps(explainer, rgb)
 
     monkeypatch.setattr(GradEclip, "maps", counted)
     evaluate_dataset(open_evaluation_set(inline_dataset, truth), Console(file=text), ["absent"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.stages.regions.test_thresholds import random_maps
+from tests.stages.regions.test_cut_rules import random_maps
 
 from pipeline.evaluate.cut_fit import SizedThing, UsualSizes, fit_cut
 from stages.contract.levels import quantise
