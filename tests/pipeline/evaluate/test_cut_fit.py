@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.stages.regions.test_cut_rules import random_maps
 
 from pipeline.evaluate.cut_fit import SizedThing, UsualSizes, fit_cut
 from stages.contract.levels import quantise
 from stages.regions.cut_rules import CUT_FEATURES, SHARES, FittedCut, cut_features, fixed_cut
+from tests.stages.regions.test_cut_rules import random_maps
 
 
 def test_usual_sizes_are_those_of_other_images() -> None:
