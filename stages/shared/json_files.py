@@ -37,7 +37,12 @@ def first_problem(error: ValidationError) -> str:
     'sizes[1]'
     """
     problem = error.errors(include_url=False, include_input=False)[0]
-    keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in problem["loc"])
+    # Between the keys pydantic names a type of a union that it tried, as `function-after[...]`.
+    keys = (
+        f"[{key}]" if isinstance(key, int) else f".{key}"
+        for key in problem["loc"]
+        if not str(key).startswith("function-")
+    )
     place = "".join(keys).removeprefix(".")
     message = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
