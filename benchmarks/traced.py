@@ -159,7 +159,7 @@ class Tracing:
             for place, name, instead in (
                 (torch.cuda, "get_device_name", lambda *_: "none"),
                 (torch.cuda, "current_device", lambda: 0),
-                (TextCache, "learn", lambda *_: None),
+                (TextCache, "embed_ahead", lambda *_: None),
                 (TextCache, "embed_padded", lambda _, given, step: self.texts(given, step)),
                 (
                     base,
