@@ -211,7 +211,7 @@ class ScoreMeaning:
                 f"Presence, by which they are multiplied, was fitted to {self.calibration.fitted_to}."
             )
         if model == "demo":
-            parts.append("demo knows drawn scenes only: photographs need another --model.")
+            parts.append("demo knows synthetic scenes only: photographs need another --model.")
         return " ".join(parts)
 
 

@@ -36,18 +36,27 @@ from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, say
 from stages.contract.errors import ConfigError
 
+CalibrationFile = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="FILE.json",
+        help="File to write; runs take it as regions.calibration=FILE.json.",
+    ),
+]
+WithPresence = Annotated[
+    bool,
+    typer.Option(
+        "--presence/--no-presence",
+        help="Also fit how likely a phrase is in its image at all. Requires the model and the images.",
+    ),
+]
+
 
 @naming_options(OF_DATASETS)
 def calibrate(
     dataset: FinishedDataset,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="FILE.json",
-            help="File to write; runs take it as regions.calibration=FILE.json.",
-        ),
-    ],
+    out: CalibrationFile,
     truth: OptionalTruth = None,
     reviews: Annotated[
         bool,
@@ -58,13 +67,7 @@ def calibrate(
             "whether they suffice.",
         ),
     ] = False,
-    presence: Annotated[
-        bool,
-        typer.Option(
-            "--presence/--no-presence",
-            help="Also fit how likely a phrase is in its image at all. Requires the model and the images.",
-        ),
-    ] = True,
+    presence: WithPresence = True,
     images: ImageRoot = None,
     resized: Resized = False,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it

@@ -135,17 +135,20 @@ def model_rows() -> list[ModelRow]:
     return rows
 
 
+CheckedModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME[/TAG]|PATH",
+        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; the path of a "
+        "checkpoint; demo or photo; or what --weights are for: open_clip's name of a model, or a model JSON.",
+    ),
+]
+
+
 @models.command()
 @naming_options({**MODEL_ARGUMENT, "model.weights": "--weights"})
 def check(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME[/TAG]|PATH",
-            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; the path of a "
-            "checkpoint; demo or photo; or what --weights are for: open_clip's name of a model, or a model JSON.",
-        ),
-    ],
+    model: CheckedModel,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="FILE", help="A local checkpoint of the model (model.weights)."),

@@ -204,7 +204,7 @@ class Explainer(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def maps(self, rgb: Tensor) -> Maps:
-        """Go through the images of a batch, uint8 (B, height, width, 3), whole.
+        """Return the maps of whole images, uint8 (B, height, width, 3), for phrases that are named later.
 
         An image's maps do not depend on the other images of the batch.
         """

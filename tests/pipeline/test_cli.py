@@ -289,7 +289,7 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words
 def test_a_run_without_a_model_says_which_ones_there_are(
     scenes_folder: Path, image: Path, tmp_path: Path
 ) -> None:
-    """`demo` knows drawn scenes only, so it is never what nobody asked for."""
+    """`demo` knows synthetic scenes only, so it is never what nobody asked for."""
     captions = scenes_folder / "captions.jsonl"
     images = scenes_folder / "images"
     given = [captions, "--images", images]

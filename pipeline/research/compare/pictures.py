@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.engines.inline import set_up
 from pipeline.evaluate.evaluation_set import draw_places, prepare_stage
-from pipeline.evaluate.matching import Query, match_images, queries_of
+from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from pipeline.terminal import progress_bar, say
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record, stable_id
@@ -114,9 +115,8 @@ def read_images(
     Raise InputError if the input or the ground truth cannot be read, if they do not fit
     together, or if there is nothing to ask.
     """
-    config = source.config
     ground_truth = None if source.truth is None else read_truth(source.truth)
-    reader = make_reader(config.input)
+    reader = make_reader(source.config.input)
     pieces = plan_pieces(reader)
     samples = [
         (sample.sample_id, sample.image.file_name, sample.error is None)
@@ -124,12 +124,7 @@ def read_images(
     ]
     names = (name for _, name, is_read in samples if is_read)
     matches = None if ground_truth is None else match_images(names, ground_truth)
-    candidates = (
-        (place, sample_id)
-        for place, (sample_id, name, is_read) in enumerate(samples)
-        if is_read and (matches is None or name in matches.images)
-    )
-    places = set(draw_places(candidates, sample_size.images, sample_size.seed))
+    places = _draw_sample(samples, matches, sample_size)
     records = (
         Record.start(sample) for place, sample in enumerate(reader.samples(pieces)) if place in places
     )
@@ -146,7 +141,7 @@ def read_images(
 
     images: list[ComparedImage] = []
     fault_count = count = 0
-    stages = (PhrasesStage(config.phrases), prepare_stage(config.images, spec))
+    stages = (PhrasesStage(source.config.phrases), prepare_stage(source.config.images, spec))
     with set_up(stages), progress_bar(console, "images", len(places)) as advance:
         while batch := list(islice(records, AT_ONCE)):
             phrased_records = stages[0].process(batch)
@@ -165,12 +160,9 @@ def read_images(
     if not images:
         kind = "a phrase" if ground_truth is None else "a phrase with a known place"
         raise InputError(f"none of the {len(places)} images can be opened and has {kind}")
-    if len(images) < len(places):
-        say(
-            console,
-            f"{len(places) - len(images):,} of {len(places):,} images are left out: {fault_count:,} cannot be opened, "
-            "the others name nothing that can be asked for",
-        )
+    if missing := len(places) - len(images):
+        reasons = f"{fault_count:,} cannot be opened, the others name nothing that can be asked for"
+        say(console, f"{missing:,} of {len(places):,} images are left out: {reasons}")
     return images
 
 
@@ -181,6 +173,18 @@ def _draw_questions(
     rng = random.Random(stable_id(f"{sample_size.seed}:{sample_id}"))  # noqa: S311  no secret
     rng.shuffle(questions)
     return tuple(questions[: sample_size.phrases])
+
+
+def _draw_sample(
+    samples: Sequence[tuple[str, str, bool]], matches: ImageMatches | None, sample_size: SampleSize
+) -> set[int]:
+    """Return the places of drawn samples (id, file name, whether it is read), of those with ground truth if any has."""
+    candidates = (
+        (place, sample_id)
+        for place, (sample_id, name, is_read) in enumerate(samples)
+        if is_read and (matches is None or name in matches.images)
+    )
+    return set(draw_places(candidates, sample_size.images, sample_size.seed))
 
 
 def _any_questions(record: Record) -> list[Question]:

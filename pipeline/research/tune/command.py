@@ -30,6 +30,21 @@ from pipeline.research.tune.trials import FIGURES, DecidingFigure, TrialFigures,
 from pipeline.terminal import console, counted, errors, print_json, say
 from stages.contract.errors import ConfigError
 
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE.yaml",
+        help="Write settings that are better, for `phrasebox run --config`.",
+    ),
+]
+MostImages = Annotated[
+    int,
+    typer.Option(
+        "--limit", metavar="N", min=1, help="Try the settings on the first N images that are known."
+    ),
+]
+
 
 @naming_options(OF_DATASETS | {"by": "--by"})
 def tune(
@@ -43,20 +58,8 @@ def tune(
         DecidingFigure | None,
         typer.Option("--by", help="The figure that decides: box_iou by default, agreement with --reviews."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE.yaml",
-            help="Write settings that are better, for `phrasebox run --config`.",
-        ),
-    ] = None,
-    most: Annotated[
-        int,
-        typer.Option(
-            "--limit", metavar="N", min=1, help="Try the settings on the first N images that are known."
-        ),
-    ] = 500,
+    out: SettingsFile = None,
+    most: MostImages = 500,
     minutes: Annotated[
         float, typer.Option("--minutes", metavar="M", min=0.0, help="Begin no try after M minutes.")
     ] = math.inf,

@@ -49,7 +49,7 @@ class WeightsEntry:
 CATALOG: Final[dict[str, WeightsEntry]] = {
     "demo": WeightsEntry(
         files=_CHECKSUMS["demo"],
-        about="was trained on drawn scenes and has never seen a photograph. It works on drawings "
+        about="was trained on synthetic scenes and has never seen a photograph. It works on those "
         "only, which `phrasebox demo` shows; photographs need another model.",
         # Drawn things are few, with clear edges and plain colours: docs/benchmarks/settings.md.
         settings={

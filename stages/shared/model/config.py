@@ -41,7 +41,7 @@ _NO_MODEL_GIVEN: Final = """no model is given. It is one of
   photo                         a small model for photographs, in the repository of phrasebox
   ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
   my-clip/                      a checkpoint of your own, a folder or a file
-`phrasebox models` lists what fits; `demo` knows drawn scenes only."""
+`phrasebox models` lists what fits; `demo` knows synthetic scenes only."""
 
 
 @contextmanager

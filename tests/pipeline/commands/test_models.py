@@ -37,7 +37,7 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why() -> N
         *headings,
         *cost,
         "demo fails the sanity check on photographs",
-        "trained on drawn scenes",
+        "trained on synthetic scenes",
     ):
         assert words in text
 
@@ -109,7 +109,7 @@ def test_the_matrix_is_a_table_for_people() -> None:
     result = phrasebox()
     assert result.exit_code == 0, result.output
     first, second, *_ = result.output.splitlines()
-    assert first.startswith("demo was trained on drawn scenes")
+    assert first.startswith("demo was trained on synthetic scenes")
     assert second.startswith("photo is a small model for photographs")
     text = " ".join(result.output.split())
     for words in ("RN50-quickgelu", "why it cannot be explained", "coca_ViT-B-32", "CoCa"):
