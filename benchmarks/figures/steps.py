@@ -14,7 +14,6 @@ from benchmarks.figures.explainers import explainers
 from benchmarks.figures.pages import ROOT, Pages, put, table
 from benchmarks.figures.photographs import photographs
 from benchmarks.figures.settings import settings
-from benchmarks.figures.sources import sources
 from benchmarks.figures.speed import called, scale, speed
 from benchmarks.figures.tuned import tune
 from benchmarks.photos.measure import Photographs, console
@@ -55,7 +54,6 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
         absent,
         tune,
         settings,
-        sources,
         explainers,
         reviews,
         proof,

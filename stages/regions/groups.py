@@ -47,8 +47,6 @@ def link_phrases(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[in
     unique_cores = sorted(set(cores))
     thing_of = {index: index for index in unique_cores}
     candidates = unique_cores[:MOST_LINKED]
-    if not captions:  # as of concepts that no caption says
-        candidates = []
     named = wordings(captions, [phrases[index] for index in candidates])
     first_mentions = _first_mentions(named)
     firsts = sorted(set(first_mentions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.contract.records import Absent, Phrase, Record, Region
+from stages.contract.records import Absent, Record, Region
 from stages.contract.stage import Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
@@ -80,15 +80,6 @@ class LinkStage(Stage):
     def _link(self, record: Record) -> Record:
         if not record.regions or self.config.group == "none":
             return record
-        numbers = number_things(record.sample.captions, record.phrases)
+        numbers = link_phrases(record.sample.captions, record.phrases)
         regions = tuple(replace(region, group=numbers[region.phrase_index]) for region in record.regions)
         return replace(record, regions=regions)
-
-
-def number_things(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
-    """Return the number of the thing that each phrase names, those that no caption says behind the others."""
-    numbers = link_phrases(captions, [phrase for phrase in phrases if phrase.is_said])
-    unsaid = dict.fromkeys(phrase.text for phrase in phrases if not phrase.is_said)
-    beyond = {text: number for number, text in enumerate(unsaid, start=max(numbers, default=-1) + 1)}
-    in_captions = iter(numbers)
-    return [next(in_captions) if phrase.is_said else beyond[phrase.text] for phrase in phrases]

@@ -60,7 +60,6 @@ class BoxSource(RegionSource[BoxSourceConfig]):
     """
 
     config_type = BoxSourceConfig
-    needs_model = False
     regions_come_from = "boxes of a ground truth or a detector, matched with the phrases by their words"
     score_means = "1, or the detector's own score"
 

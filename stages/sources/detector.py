@@ -61,7 +61,6 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
     """
 
     config_type = DetectorSourceConfig
-    needs_model = False
     looks_for_phrases = True
     regions_come_from = "boxes that a detector finds for each phrase"
     score_means = "the detector's own score, which ranks and is no probability"

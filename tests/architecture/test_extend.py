@@ -86,7 +86,7 @@ def test_a_package_adds_kinds_and_a_verb(installed: Path, scenes_folder: Path, t
         "--help",
         "export --list",
         "run scenes/captions.jsonl --set explain.kind=brigth",
-        "run some.bars --model demo --out middle --set source.kind=middle",
+        "run some.bars --out middle --set source.kind=middle",
         "export middle --format yolo --out yolo",
     )
     assert run[0] == export[0] == heads[0] == other[0] == 0, (run, export, heads, other)
@@ -167,11 +167,11 @@ def test_the_product_works_without_what_is_research(scenes_folder: Path, tmp_pat
         "--help",
         "tune out --truth scenes/truth.json",
         f"{RUN} --out none --set explain.kind=rollout",
-        f"{RUN} --out none --set source.kind=grid",
+        f"{RUN} --out none --set source.kind=boxes",
     )
     assert [code for code, _, _ in works] == [0] * len(works), works
     assert "no module pipeline.research.tune.command" in works[-1][1]
-    for (code, out, err), name in ((tune, "tune"), (explainer, "rollout"), (source, "grid")):
+    for (code, out, err), name in ((tune, "tune"), (explainer, "rollout"), (source, "boxes")):
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert name in err
         assert "the package phrasebox does not load" in err

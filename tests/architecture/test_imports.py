@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "explainers": {"contract", "shared.model", "explain"},
     # Names of things are compared with phrases.
     "truth": {"contract", "shared.storage", "shared.json_files", "phrases.filters"},
-    "sources": {"contract", "shared", "truth", "phrases.filters", "regions.source"},
+    "sources": {"contract", "shared", "truth", "regions.source"},
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import."""
 
@@ -113,7 +113,6 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/shared/images/decode.py",
         "stages/explain/",
         "stages/explainers/",
-        "stages/sources/",
         "pipeline/load/",
         "pipeline/evaluate/",
         "pipeline/research/",
@@ -148,7 +147,6 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/pictures.py",
     },
     "fsspec": {"stages/shared/storage.py"},
-    "skimage": {"stages/sources/proposals.py"},
     "scipy": {"stages/explainers/", "pipeline/evaluate/", "pipeline/research/"},
     "yaml": {"pipeline/config.py", "pipeline/config_text.py", "stages/write.py"},
     "pyarrow": {

@@ -22,13 +22,9 @@ from stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_json, write_json
 from tests.stages.shared.model.detectors import save_detector
-from tests.stages.shared.model.saved import save_tower
 
 DIRECT_KINDS = [kind for kind in SOURCES if kind != HEAT_MAPS]
 kinds = pytest.mark.parametrize("kind", DIRECT_KINDS)
-
-FEW: dict[str, Json] = {"crops": {"max_split": 3}, "proposals": {"count": 8, "min_score": 0.0}}
-"""What makes a source quick."""
 
 SIZE = {"width": 9, "height": 9}
 
@@ -41,14 +37,8 @@ PHRASES = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Json:
-    """A tiny model in files, as the `model` section of a run."""
-    return save_tower(tmp_path_factory.mktemp("model"), "class token")[1].model_dump(mode="json")
-
-
-@pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> dict[str, Json]:
-    """The settings that a kind cannot do without, and those of FEW."""
+    """The settings that a kind cannot do without."""
     truth = read_json(scenes_folder / "truth.json")
     for number, record in enumerate(records()):
         size = {"width": record.width_px, "height": record.height_px} if record.error is None else SIZE
@@ -65,7 +55,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> d
     detector = tmp_path_factory.mktemp("detector")
     save_detector("owlv2", detector)
     needed = {"boxes": {"truth": str(path)}, "detector": {"detector": str(detector), "min_score": 0.0}}
-    return {kind: {"kind": kind, **FEW.get(kind, {}), **needed.get(kind, {})} for kind in DIRECT_KINDS}
+    return {kind: {"kind": kind, **needed.get(kind, {})} for kind in DIRECT_KINDS}
 
 
 def records() -> list[Record]:
@@ -91,13 +81,11 @@ def records() -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def stages(model: Json, settings: dict[str, Json]) -> dict[str, RegionSource[Any]]:
+def stages(settings: dict[str, Json]) -> dict[str, RegionSource[Any]]:
     """Each source, set up, as it comes out of a pickle."""
     made = {}
     for kind in DIRECT_KINDS:
-        config = check(
-            {"model": model, "source": settings[kind], "input": {"kind": "jsonl", "path": "a"}}, RunConfig
-        )
+        config = check({"source": settings[kind], "input": {"kind": "jsonl", "path": "a"}}, RunConfig)
         stage = build_source_steps(config).model_stage
         assert isinstance(stage, RegionSource)
         made[kind] = pickle.loads(pickle.dumps(stage))
@@ -166,10 +154,9 @@ def test_a_record_depends_on_no_neighbour(kind: str, stages: dict[str, RegionSou
 
 
 @kinds
-def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
+def test_a_run_takes_it(kind, settings, scenes_config, tmp_path) -> None:
     values = {
         **scenes_config,
-        "model": model,
         "source": settings[kind],
         "output": {"path": str(tmp_path / "out")},
     }
@@ -193,8 +180,8 @@ def test_a_run_takes_it(kind, model, settings, scenes_config, tmp_path) -> None:
     "setting",
     [{}, {"regions": {"calibration": "mine.json"}}, {"output": {"path": "out/", "heat_maps": True}}],
 )
-def test_what_concerns_heat_maps_is_rejected(kind, setting, settings, model) -> None:
-    values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
+def test_what_concerns_heat_maps_is_rejected(kind, setting, settings) -> None:
+    values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], **setting}
     if setting:
         is_read = "regions" in setting and SOURCES[kind].looks_for_phrases
         message = "cannot read mine.json" if is_read else f"it concerns heat maps, and source.kind={kind}"
@@ -211,29 +198,9 @@ def test_heat_maps_are_the_default_and_a_mistyped_key_is_corrected() -> None:
     config = load_config(None, given)
     assert config.source.kind == HEAT_MAPS == "heat_maps"
     assert "source" not in config.rows_depend_on()
-    assert load_config(None, [*given, "source.kind=grid"]).rows_depend_on()["source"]["blocks"] == 3
-    with pytest.raises(ConfigError, match=r"source\.block: no such key; did you mean source\.blocks\?"):
-        load_config(None, [*given, "source.kind=grid", "source.block=2"])
-    with pytest.raises(ConfigError, match=r"source\.kind: no kind 'gird'; did you mean grid\?"):
-        load_config(None, [*given, "source.kind=gird"])
-
-
-@pytest.mark.parametrize("by", ["crop", "roi"])
-def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: Json, tmp_path: Path) -> None:
-    pool = tmp_path / "pool.txt"
-    pool.write_text("two dogs\tdog\nA big House\n\nred car\n")
-    source = {"kind": "grid", "pool": str(pool), "by": by, "blocks": 4, "temperature": 1.0}
-    values = {"model": model, "source": source, "input": {"kind": "jsonl", "path": "a"}}
-    stage = build_source_steps(check(values, RunConfig)).model_stage
-    stage.setup()
-    answers = stage.process(records())
-    assert answers == [answer for record in records()[::-1] for answer in stage.process([record])][::-1]
-    called = [
-        (answer.phrases[region.phrase_index], region) for answer in answers for region in answer.regions
-    ]
-    assert {phrase.text for phrase, _ in called} <= {"two dogs", "big house", "red car"}
-    assert all(1 / 3 <= region.score < 0.6 for _, region in called), (
-        "the largest of three shares, hardly apart"
-    )
-    unsaid = {(phrase.text, phrase.head) for phrase, _ in called if not phrase.is_said}
-    assert unsaid <= {("big house", "house"), ("two dogs", "dog"), ("red car", "car")}
+    boxes = [*given, "source.kind=boxes", "source.truth=t.json"]
+    assert load_config(None, boxes).rows_depend_on()["source"]["min_score"] == 0.0
+    with pytest.raises(ConfigError, match=r"source\.resize: no such key; did you mean source\.resized\?"):
+        load_config(None, [*boxes, "source.resize=true"])
+    with pytest.raises(ConfigError, match=r"source\.kind: no kind 'boxs'; did you mean boxes\?"):
+        load_config(None, [*given, "source.kind=boxs"])

@@ -86,7 +86,7 @@ def test_a_folder_is_the_same_from_everywhere(
     "changed",
     [
         {"regions": {"refine": "sam"}},
-        {"source": {"kind": "grid"}},
+        {"source": {"kind": "boxes", "truth": "truth.json"}},
     ],
 )
 def test_what_cannot_be_meant_is_rejected_before_any_work(changed, scenes_config, sam, tmp_path) -> None:

@@ -342,10 +342,12 @@ def test_a_detectors_calibration_is_not_for_heat_maps(
         run(RunConfig.model_validate(values), QUIET)
 
 
-def test_boxes_of_a_grid_cannot_be_calibrated(scenes_config: Json, tmp_path: Path) -> None:
-    values = {**scenes_config, "source": {"kind": "grid"}, "output": {"path": str(tmp_path / "out")}}
+def test_given_boxes_cannot_be_calibrated(scenes_config: Json, tmp_path: Path) -> None:
+    truth = Path(scenes_config["input"]["path"]).with_name("truth.json")
+    source = {"kind": "boxes", "truth": str(truth)}
+    values = {**scenes_config, "source": source, "output": {"path": str(tmp_path / "out")}}
     dataset = Path(str(run(RunConfig.model_validate(values), QUIET)))
-    for arguments in ((), ("--truth", Path(scenes_config["input"]["path"]).with_name("truth.json"))):
+    for arguments in ((), ("--truth", truth)):
         code, _, err = called("calibrate", dataset, "--out", tmp_path / "c.json", *arguments)
         assert code == 2
         assert_message(err)
