@@ -79,7 +79,7 @@ def test_open_clip_s_text_tower_has_the_parts_that_we_use() -> None:
         assert getattr(model, name) is not None
 
 
-def test_open_clip_s_causal_text_towers_are_taken_apart_by_these_names() -> None:
+def test_open_clip_s_causal_text_towers_are_recognised_by_these_names() -> None:
     text = open_clip.transformer.TextTransformer(width=32, heads=2, layers=1, pool_type="eos", eos_id=7)
     assert text.attn_mask.isneginf().tril().sum() == 0, "a token sees itself and those before it"
     assert (text.cls_emb, text.pool_type, text.eos_id, len(text.transformer.resblocks)) == (
@@ -88,9 +88,6 @@ def test_open_clip_s_causal_text_towers_are_taken_apart_by_these_names() -> None
         7,
         1,
     )
-    forward = inspect.getsource(open_clip.transformer.TextTransformer.forward)
-    assert "self.ln_final(x)" in forward
-    assert 'eos_token_id=getattr(self, "eos_id", None)' in forward
 
 
 def test_open_clip_builds_from_model_files_and_converts_their_weights() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -19,11 +18,10 @@ from torch import Tensor, nn
 from pipeline.research.finetune.config import RecipeConfig
 from pipeline.research.finetune.material import TrainingBatch
 from pipeline.research.finetune.ranks import RankGroup
-from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
 from stages.shared.model.towers.dense import DenseFeatures, pool_boxes
-from stages.shared.model.towers.from_open_clip import build_image_tower, build_text_tower
-from stages.shared.model.towers.text import TextTower
+from stages.shared.model.towers.from_open_clip import build_image_tower
+from stages.shared.model.towers.text import TextTower, text_tower_of
 from stages.shared.model.towers.tower import Tower
 
 ConfigT = TypeVar("ConfigT", bound=RecipeConfig)
@@ -48,7 +46,7 @@ class Student:
     Attributes:
         module: open_clip's model, float32.
         tower: Its image tower, taken apart for dense features.
-        text_tower: Its text tower; None if it cannot be taken apart.
+        text_tower: Its text tower; None if it embeds the whole context.
         tokenizer: Texts -> int64 (T, context).
         full_texts: The texts so far that fill the context; what is behind it is cut.
     """
@@ -62,11 +60,8 @@ class Student:
     @classmethod
     def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
         """Take a module apart. Raise ConfigError if its image tower has no dense features."""
-        text_tower = None
-        with suppress(ConfigError):
-            text_tower = build_text_tower(module)
         tower = build_image_tower(module.visual, spec.mean, spec.std)
-        return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer)
+        return cls(module=module, tower=tower, text_tower=text_tower_of(module), tokenizer=tokenizer)
 
     @property
     def device(self) -> torch.device:

@@ -13,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
 from stages.shared.model.device import device_name, is_fast, to_device
-from stages.shared.model.towers.from_open_clip import build_text_tower
-from stages.shared.model.towers.text import TextTower
+from stages.shared.model.towers.text import text_tower_of
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.trunk import private_copy
 
@@ -142,19 +140,15 @@ class TextEncoder:
 
     Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut
     off: phrases of 1,000 photographs have 4.3 tokens on average, and the model's context has
-    77. Text towers that `build_text_tower` refuses embed the whole context.
+    77. Text towers without such a mask embed the whole context.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
-        self.tower: TextTower | None = None
-        copy = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
-        try:
-            self.tower = build_text_tower(copy)
-        except ConfigError:
-            self.model = copy
-            copy._modules.pop("visual", None)  # texts do not need the memory of the image tower
+        self.model = private_copy(model, None)  # in evaluation mode: a text tower may have dropout
+        self.model._modules.pop("visual", None)  # texts do not need the memory of the image tower
+        self.tower = text_tower_of(self.model)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image and text towers, as explainers use them, from open_clip's.
+"""Image towers, as explainers use them, from open_clip's.
 
 Transformers become plain tensors. Of an image tower that one attention pools, the trunk is kept
 as it is, as a copy with the same weights, and the pool becomes tensors. All other towers are
@@ -25,7 +25,6 @@ from stages.contract.values import Json, Sides
 from stages.shared.model.towers import layers
 from stages.shared.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
-from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.trunk import BlockTrunk, GridTrunk, shared_copy
 from stages.shared.model.towers.vision import Block, VisionTower, resize_positions
@@ -115,44 +114,6 @@ def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
         ),
         dtype=visual.conv1.weight.dtype,
         **normalisation,
-    )
-
-
-def build_text_tower(model: Model) -> TextTower:
-    """Build the text tower of an open_clip model, which is only read.
-
-    Raise ConfigError, with the reason, if words do not act through the one row that makes the
-    embedding.
-    """
-    tower: Model = getattr(model, "text", model)
-    if not all(
-        hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")
-    ):
-        raise ConfigError(f"the text tower is a {type(tower).__name__}")
-    if tower.attn_mask is None:
-        raise ConfigError("each token of the text tower sees all others, before and behind it")
-    if getattr(tower, "cls_emb", None) is not None:
-        raise ConfigError("the text tower has a class token behind the text")
-    pool = tower.text_pool_type if hasattr(tower, "text_pool_type") else tower.pool_type
-    if pool not in ("argmax", "eos"):
-        raise ConfigError(f"the text tower pools by {pool!r}")
-    dtype = tower.transformer.get_cast_dtype()
-    weights = _Weights(dtype)
-    projection = tower.text_projection
-    output: layers.Layer = layers.NOTHING
-    if isinstance(projection, nn.Linear):
-        output = weights.product(projection)
-    elif projection is not None:
-        output = layers.Linear(weights.cast(projection).mT, None)
-    end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
-    return TextTower(
-        token_embedding=tower.token_embedding.weight,
-        position_embedding=tower.positional_embedding,
-        dtype=dtype,
-        blocks=tuple(weights.block(block) for block in tower.transformer.resblocks),
-        ln_post=weights.norm(tower.ln_final),
-        output=output,
-        end=None if pool == "argmax" else int(end),
     )
 
 

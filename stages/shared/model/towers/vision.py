@@ -95,12 +95,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     return join_heads(F.scaled_dot_product_attention(q, k, v))
 
 
-def attend_causally(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
-    """Attend as `attend`, but each token sees itself and those before it alone."""
-    q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    return join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
-
-
 def resize_positions(
     table: Tensor, old_hw: Sides, new_hw: Sides, mode: Literal["bicubic", "bilinear"] = "bicubic"
 ) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import open_clip
 import pytest
@@ -16,10 +15,9 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.module import module_of
-from tests.build.files import write_json
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
-from tests.stages.shared.model.saved import load_model, save_model
+from tests.stages.shared.model.saved import load_model
 
 TEXTS = [
     "a car",
@@ -57,35 +55,34 @@ def test_texts_of_all_lengths_in_any_order(network: nn.Module, tokens_per_pass: 
 
 
 @pytest.mark.parametrize(
-    "text_options",
-    [{"no_causal_mask": True, "pool_type": "argmax"}, {"pool_type": "last"}, {"proj_type": "none"}],
-    ids=["no mask", "last token", "no projection"],
+    ("text_options", "is_cut"),
+    [
+        ({"no_causal_mask": True, "pool_type": "argmax"}, False),
+        ({"pool_type": "last"}, False),
+        ({"embed_cls": True}, False),
+        ({"proj_type": "none"}, True),
+        ({"proj_bias": True}, True),
+        ({"pool_type": "eos", "eos_id": 49407}, True),
+    ],
+    ids=str,
 )
-def test_other_text_towers(text_options: dict[str, object]) -> None:
+def test_custom_text_towers(text_options: dict[str, object], is_cut: bool) -> None:
     """Where tokens after the end count, or another one is pooled, the whole context is embedded."""
     architecture = tiny_architecture()
     architecture["text_cfg"].update(text_options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        other = open_clip.CLIP(**architecture).eval()
+        other = open_clip.CustomTextCLIP(**architecture).eval()
     encode = TextEncoder(other, tokenizer)
-    assert (encode.tower is None) == ("pool_type" in text_options)
+    assert (encode.tower is not None) == is_cut
     assert torch.allclose(encode(TEXTS), embed_whole(other, TEXTS), atol=1e-5)
-
-
-def test_custom_text_towers(tmp_path: Path) -> None:
-    network, config = save_model(tmp_path)
-    write_json(tmp_path / "tiny.json", {**tiny_architecture(), "custom_text": True})
-    encode = load_model(config).encode_text
-    assert isinstance(encode, TextEncoder)
-    assert encode.tower is not None
-    assert torch.allclose(encode(TEXTS), embed_whole(network, TEXTS), atol=1e-5)
 
 
 def test_the_bundled_model_s_own_context_length() -> None:
     """Its tokenizer has its own words and a shorter context."""
     encode = load_model(ModelConfig(name="demo", device="cpu")).encode_text
     assert isinstance(encode, TextEncoder)
+    assert encode.tower is not None, "texts are cut off at their end"
     with torch.no_grad():
         full = module_of(describe(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))
     assert torch.allclose(encode(TEXTS), full, atol=1e-5)
