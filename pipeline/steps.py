@@ -348,7 +348,7 @@ def fetch_weights(description: ModelDescription | None, say: Callable[[str], Non
     Raises:
         WeightsError: They cannot be found or loaded.
     """
-    if description is not None and description.pretrained is not None:
+    if description is not None:
         # open_clip takes seconds to import, which `build_steps` has spent already.
         from stages.shared.model.load import fetch  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ from pipeline.dataset.reviews import RegionKey, read_reviews
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import mask_of
-from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
+from stages.contract.geometry import Box, whole_pixels, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import encode_mask
 
 DELETED_REGIONS: Final = "regions that people deleted: left out"
@@ -92,11 +92,7 @@ def replace_box(region: Annotation, box_xywh_px: Box) -> tuple[Annotation, str]:
     """
     mask = mask_of(region)
     height, width = mask.shape
-    x0, y0, x1, y1 = map(round, xywh_to_xyxy(box_xywh_px))
-    x0 = min(x0, width - 1)
-    y0 = min(y0, height - 1)
-    x1 = max(x0 + 1, min(x1, width))
-    y1 = max(y0 + 1, min(y1, height))
+    x0, y0, x1, y1 = whole_pixels(xywh_to_xyxy(box_xywh_px), (height, width))
     corrected_mask = np.zeros_like(mask)
     cut = mask[y0:y1, x0:x1]
     places = np.argwhere(cut)

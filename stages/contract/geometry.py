@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.values import Plane, Sides
+from stages.contract.values import PixelBox, Plane, Sides
 
 Box = tuple[float, float, float, float]
 
@@ -48,6 +48,19 @@ def xyxy_to_xywh(box_xyxy: Box) -> Box:
     """Return (x, y, w, h)."""
     x0, y0, x1, y1 = box_xyxy
     return (x0, y0, x1 - x0, y1 - y0)
+
+
+def whole_pixels(box_xyxy: Box, size_hw: Sides) -> PixelBox:
+    """Return a box with rounded edges within an image, one pixel wide and high at least.
+
+    >>> whole_pixels((-2.0, 0.4, 0.3, 9.0), (4, 6))
+    (0, 0, 1, 4)
+    """
+    height, width = size_hw
+    x0, y0, x1, y1 = map(round, box_xyxy)
+    left = min(max(0, x0), width - 1)
+    top = min(max(0, y0), height - 1)
+    return left, top, max(left + 1, min(x1, width)), max(top + 1, min(y1, height))
 
 
 def box_iou(a_xywh: Box, b_xywh: Box) -> float:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
-from stages.shared.fits import ArrayFit, Floats, HalfFloats, Number, Regression
+from stages.shared.fits import Fit, Floats, HalfFloats, Number, Regression
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
 RANK: Final = 64  # directions of the covariance that are kept
@@ -52,7 +52,7 @@ class Signals:
     captions: Signals | None = None
 
 
-class ImageStatistics(ArrayFit):
+class ImageStatistics(Fit):
     """Mean and covariance of image embeddings.
 
     Attributes:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stages.regions.ladder import LADDER_FEATURES, Ladder
 from stages.regions.things import things
-from stages.shared.fits import ArrayFit, Floats, HalfFloats
+from stages.shared.fits import Fit, Floats, HalfFloats
 
 FACTS: Final = (
     *("aspect", "plural", "phrases", "captions", "order", "first"),
@@ -43,7 +43,7 @@ _Term = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100
 Place = tuple[_Term, _Term, _Term, _Term]
 
 
-class UsualBoxes(ArrayFit):
+class UsualBoxes(Fit):
     """Where the things that words name usually are: the centre of their box, and the logarithms of its sides.
 
     Attributes:
@@ -139,7 +139,7 @@ usual box; the mean overlap with the ladder's boxes, and that with the cut's; th
 the map; the spread of the ladder's boxes; the edges; and the facts."""
 
 
-class BoxFit(ArrayFit):
+class BoxFit(Fit):
     """The usual boxes of things, and the networks that correct a cut's box; without networks the cut's box stays.
 
     Attributes:

@@ -134,11 +134,8 @@ class Outliner:
                 (part.top + y, part.left + x), cut.thing_map.size_hw, cut.fine.shape, strict=True
             )
         )
-        form = self.config.sam.prompt
-        return Prompt(
-            point_xy_px=None if form == "box" else (point_x, point_y),
-            box_xyxy_px=None if form == "point" else xywh_to_xyxy(contour.box_xywh_px),
-        )
+        # A box from heat is rough, and a point alone may mean a part of the thing (SAM, arXiv 2304.02643).
+        return Prompt(point_xy_px=(point_x, point_y), box_xyxy_px=xywh_to_xyxy(contour.box_xywh_px))
 
     def _outline(
         self, contours: _Contours, image: EncoderInput | None, masks: Sequence[Plane | None]

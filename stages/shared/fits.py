@@ -54,20 +54,6 @@ class Fit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-class ArrayFit(Fit):
-    """A part with arrays; it equals another one with the same stored numbers."""
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            type(other) is type(self)
-            and isinstance(other, ArrayFit)
-            and self.model_dump() == other.model_dump()
-        )
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
-
-
 class Regression(Fit):
     """Weights of standardised features.
 

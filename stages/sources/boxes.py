@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.contract.geometry import Box, whole_pixels, xywh_to_xyxy
 from stages.contract.masks import decode_mask, encode_box, encode_mask
 from stages.contract.records import Record, Region, Rle
 from stages.contract.values import PixelBox, Sides
@@ -129,8 +129,9 @@ def _masks_of(target: TruthTarget, size_hw: Sides) -> Iterator[tuple[Rle, float]
     scores = target.scores or (1.0,) * len(target.boxes_xywh_px)
     whole = None if target.mask is None else decode_mask(target.mask)
     for box, score in zip(target.boxes_xywh_px, scores, strict=True):
-        edges = _whole_px(box, size_hw)
-        if edges is not None:
+        box_xyxy = x0, y0, x1, y1 = xywh_to_xyxy(box)
+        if x0 < size_hw[1] and y0 < size_hw[0] and x1 > 0 and y1 > 0:
+            edges = whole_pixels(box_xyxy, size_hw)
             yield _mask_in(edges, whole, size_hw), round(min(1.0, max(0.0, score)), 6)
 
 
@@ -142,14 +143,3 @@ def _mask_in(edges: PixelBox, whole: NDArray[np.bool_] | None, size_hw: Sides) -
     part = np.zeros(size_hw, np.bool_, order="F")
     part[y0:y1, x0:x1] = whole[y0:y1, x0:x1]
     return encode_mask(part) if part.any() else encode_box(edges, size_hw)
-
-
-def _whole_px(box_xywh: Box, size_hw: Sides) -> PixelBox | None:
-    """Return a box with edges at whole pixels within the image, at least one pixel; None if it lies outside."""
-    height, width = size_hw
-    x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
-    left = min(max(0, round(x0)), width - 1)
-    top = min(max(0, round(y0)), height - 1)
-    right = max(left + 1, min(width, round(x1)))
-    bottom = max(top + 1, min(height, round(y1)))
-    return None if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0 else (left, top, right, bottom)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import cv2
 from pydantic import AfterValidator, Field
 
+from stages.contract.geometry import whole_pixels
 from stages.contract.masks import encode_box, encode_mask
 from stages.contract.records import Phrase, Pixels, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
@@ -122,22 +123,17 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
         return answers
 
     def _detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
-        boxes = self._detector.detect(images)
+        boxes = self._detector.detect(images, self.config.min_score)
         self._images += len(images)
         return boxes
 
     def _prompted(self, phrases: Sequence[Phrase], pixels: Pixels) -> PromptedImage:
-        from stages.shared.model.detector import Choice, PromptedImage  # noqa: PLC0415  as in setup
+        from stages.shared.model.detector import PromptedImage  # noqa: PLC0415  as in setup
 
-        most = {True: self.config.max_regions_plural, False: 1}
-        first_phrases = {
-            phrase.text: phrase for phrase in reversed(phrases)
-        }  # captions may repeat a phrase
-        choices = {
-            text: Choice(min_score=self.config.min_score, most=most[phrase.plural])
-            for text, phrase in first_phrases.items()
-        }
-        return PromptedImage(rgb=pixels.rgb, choices=choices)
+        plural = self.config.max_regions_plural
+        # Captions may repeat a phrase: the first one counts.
+        most = {phrase.text: plural if phrase.plural else 1 for phrase in reversed(phrases)}
+        return PromptedImage(rgb=pixels.rgb, most=most)
 
 
 def _regions_of(record: Record, boxes: BoxesByPhrase) -> Iterator[Region]:
@@ -159,8 +155,5 @@ def _mask_of(detection: DetectedBox, size_hw: Sides) -> Rle:
         if mask.any():
             return encode_mask(mask)
     x0, y0, x1, y1 = detection.box_xyxy
-    left = min(round(x0 * width), width - 1)
-    top = min(round(y0 * height), height - 1)
-    right = max(left + 1, round(x1 * width))
-    bottom = max(top + 1, round(y1 * height))
-    return encode_box((left, top, right, bottom), size_hw)
+    box_px = (x0 * width, y0 * height, x1 * width, y1 * height)
+    return encode_box(whole_pixels(box_px, size_hw), size_hw)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from pipeline.research.finetune.config import RecipeConfig
 from pipeline.research.finetune.material import TrainingBatch
 from pipeline.research.finetune.ranks import RankGroup
+from stages.shared.model.clip import TextTower, text_tower_of
 from stages.shared.model.config import InputSpec
 from stages.shared.model.towers.dense import DenseFeatures, pool_boxes
 from stages.shared.model.towers.from_open_clip import build_image_tower
-from stages.shared.model.towers.text import TextTower, text_tower_of
 from stages.shared.model.towers.tower import Tower
 
 ConfigT = TypeVar("ConfigT", bound=RecipeConfig)

@@ -22,7 +22,7 @@ from pipeline.load.row_groups import grid_shares, runs_of
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.values import Floats, Floats32, Integers, Rgb, Sides
-from stages.shared.images.crops import crop_regions
+from stages.shared.images.decode import crop_regions
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
 from stages.truth.ground_truth import TruthImage, TruthObject

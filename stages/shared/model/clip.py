@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.shared.model.config import InputSpec
-from stages.shared.model.device import device_name, is_fast, to_device
-from stages.shared.model.towers.text import text_tower_of
+from stages.shared.model.device import device_name, to_device
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.trunk import private_copy
 
@@ -58,12 +57,8 @@ class ClipModel:
 
     @property
     def device_name(self) -> str:
-        """Name of the device for people, and the precision if the device computes it slowly."""
-        precision = self.tower.dtype
-        slow = (
-            "" if is_fast(precision, self.device) else f", slow in {str(precision).removeprefix('torch.')}"
-        )
-        return device_name(self.device) + slow
+        """Name of the device for people."""
+        return device_name(self.device)
 
 
 @dataclass
@@ -133,6 +128,51 @@ def templates_of(setting: Sequence[str] | str) -> tuple[str, ...]:
     if setting == "openai_imagenet":
         return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
     return tuple(setting)
+
+
+@dataclass(frozen=True, slots=True)
+class TextTower:
+    """A causal text transformer of open_clip, computed by its own layers, for texts that are cut off behind their end.
+
+    The row of a text's end token makes the embedding, and no token sees those behind it. Shapes:
+    B texts, T' tokens, at most those of the context, E embedding.
+
+    Attributes:
+        module: The part of open_clip's model that holds the layers of texts.
+        end: Number of the token that ends a text; None: the highest number of a text.
+    """
+
+    module: Any
+    end: int | None
+
+    def ends_of(self, tokens: Tensor) -> Tensor:
+        """Numbers of tokens (B, T') -> the place of the row that makes the embedding, int64 (B,)."""
+        return (tokens if self.end is None else (tokens == self.end).int()).argmax(dim=-1)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Numbers of tokens (B, T') -> embeddings (B, E), not normalised."""
+        parts = self.module
+        length = tokens.shape[1]
+        dtype = parts.transformer.get_cast_dtype()
+        x = parts.token_embedding(tokens).to(dtype) + parts.positional_embedding[:length].to(dtype)
+        x = parts.transformer(x, attn_mask=parts.attn_mask[:length, :length])
+        row = parts.ln_final(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])
+        projection = parts.text_projection
+        if isinstance(projection, Tensor):
+            return row @ projection
+        embedding: Tensor = row if projection is None else projection(row)
+        return embedding
+
+
+def text_tower_of(model: Any) -> TextTower | None:
+    """Return the text tower of an open_clip model; None if tokens behind the end of a text count in its embedding."""
+    module = getattr(model, "text", model)
+    pool = getattr(module, "text_pool_type", getattr(module, "pool_type", None))
+    has_class_token = getattr(module, "cls_emb", None) is not None
+    if getattr(module, "attn_mask", None) is None or has_class_token or pool not in ("argmax", "eos"):
+        return None
+    end = getattr(module, "text_eos_id", getattr(module, "eos_id", None))
+    return TextTower(module, None if pool == "argmax" else end)
 
 
 class TextEncoder:

@@ -180,15 +180,6 @@ class SegmenterConfig(BaseModel):
         "the Hugging Face hub, as facebook/sam-vit-base: SAM, HQ-SAM, SAM 2 and 2.1, EdgeTAM or "
         "SAM 3's tracker.",
     )
-    # Boxes: Grounded SAM (arXiv 2401.14159), MedCLIP-SAM (2403.20253); points: CLIP Surgery
-    # (2304.05653). A box from heat is rough, and a point alone may mean a part of the thing
-    # (SAM, 2304.02643).
-    prompt: Literal["point", "box", "both"] = Field(
-        default="both",
-        description="Prompt that a part of a cut map gives: its hottest point, its box, or both at "
-        "once. Published pipelines from CLIP to SAM use boxes or points; we could not measure "
-        "which is better.",
-    )
     precision: Precision = Field(default="fp32", description="Precision of the image encoder.")
     batch_size: int | None = Field(
         default=None,

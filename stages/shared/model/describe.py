@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,17 +37,17 @@ from stages.shared.model.checkpoints.settings import (
 )
 from stages.shared.model.checkpoints.state import read_json, read_shapes, weight_files
 from stages.shared.model.config import InputSpec, ModelConfig, about, check_model_files
-from stages.shared.model.description import ModelDescription, ModelSettings
+from stages.shared.model.description import ModelDescription
 from stages.shared.model.module import build_module, load_into
-from stages.shared.model.towers.from_open_clip import Model, build_image_tower
-from stages.shared.model.towers.plan import input_of, plan_of, sides_px
-from stages.shared.model.vocabulary import (
+from stages.shared.model.tokenizer import (
     check_vocabulary,
     cleaning,
     named_vocabulary,
     siglip_vocabulary,
     takes_texts_of_siglip,
 )
+from stages.shared.model.towers.from_open_clip import Model, build_image_tower
+from stages.shared.model.towers.plan import input_of, plan_of, sides_px
 
 _MODEL_TYPES: Final = {"clip": CLIP, "siglip": SIGLIP}  # `model_type` of a `config.json` -> layout
 _IMAGES: Final = ("preprocessor_config.json", "processor_config.json")
@@ -104,7 +104,7 @@ def describe(config: ModelConfig) -> ModelDescription:
         return _complete(settings, weights=weights, layout=layout)
 
 
-def _build_empty(settings: ModelSettings) -> Model:
+def _build_empty(settings: ModelDescription) -> Model:
     """Build a model without memory. Raise ConfigError if it cannot be explained."""
     plan_of(settings.architecture)
     with torch.device("meta"):
@@ -114,16 +114,15 @@ def _build_empty(settings: ModelSettings) -> Model:
 
 
 def _complete(
-    settings: ModelSettings,
+    settings: ModelDescription,
     *,
     weights: Path | None = None,
     pretrained: str | None = None,
     **attributes: Any,
 ) -> ModelDescription:
     """Return the description of a model with these settings, and these attributes of `ModelDescription`."""
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return ModelDescription(
-        **values,
+    return replace(
+        settings,
         tower=plan_of(settings.architecture).kind,
         weights=weights,
         pretrained=pretrained,
@@ -132,7 +131,7 @@ def _complete(
     )
 
 
-def _fingerprint(settings: ModelSettings, weights: Path | None, tag: str | None) -> str:
+def _fingerprint(settings: ModelDescription, weights: Path | None, tag: str | None) -> str:
     """Identify architecture, input, vocabulary and weights.
 
     Equal strings mean equal heat maps, with one exception: of a tag the name is hashed and not
@@ -156,7 +155,7 @@ def _fingerprint(settings: ModelSettings, weights: Path | None, tag: str | None)
 # --- models by a name or a model file
 
 
-def _settings_of_name(name: str, tag: str | None) -> ModelSettings:
+def _settings_of_name(name: str, tag: str | None) -> ModelDescription:
     architecture = open_clip.get_model_config(name)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags:
@@ -170,14 +169,14 @@ def _settings_of_name(name: str, tag: str | None) -> ModelSettings:
     if tag and tag_configs[0].get("quick_gelu"):
         architecture["quick_gelu"] = True
     preprocess = images[0] if images and images.count(images[0]) == len(images) else {}
-    return ModelSettings(name=name, architecture=architecture, input=_input_of(architecture, preprocess))
+    return ModelDescription(name=name, architecture=architecture, input=_input_of(architecture, preprocess))
 
 
 def _images_of(tag_config: Json) -> Json:
     return {key: tag_config[key] for key in ("mean", "std", "interpolation") if tag_config.get(key)}
 
 
-def _read_model_file(parsed: Json, folder: Path, name: str, described_by: str = "") -> ModelSettings:
+def _read_model_file(parsed: Json, folder: Path, name: str, described_by: str = "") -> ModelDescription:
     """Read a model file as open_clip writes it, whose paths start in `folder`. Raise ConfigError, WeightsError."""
     architecture = parsed.get("model_cfg", parsed)
     if not isinstance(architecture, dict) or not architecture.keys() >= _SECTIONS:
@@ -187,7 +186,7 @@ def _read_model_file(parsed: Json, folder: Path, name: str, described_by: str = 
     vocabulary = named_vocabulary(folder, text)
     if described_by and takes_texts_of_siglip(text):
         vocabulary = siglip_vocabulary(folder)
-    return ModelSettings(
+    return ModelDescription(
         name=name, architecture=architecture, input=spec, vocabulary=vocabulary, described_by=described_by
     )
 
@@ -203,7 +202,7 @@ def _input_of(architecture: Json, preprocess: Any) -> InputSpec:
 # --- checkpoints
 
 
-def _settings_of(checkpoint: Checkpoint) -> ModelSettings:
+def _settings_of(checkpoint: Checkpoint) -> ModelDescription:
     """Read the files beside the weights, the most telling first."""
     if checkpoint.layout == OPEN_CLIP and checkpoint.open_clip_config:
         return _read_model_file(
@@ -222,7 +221,7 @@ def _settings_of(checkpoint: Checkpoint) -> ModelSettings:
     )
 
 
-def _find_openai_model(checkpoint: Checkpoint) -> ModelSettings | None:
+def _find_openai_model(checkpoint: Checkpoint) -> ModelDescription | None:
     """Return the settings of the one of OpenAI's models that has these tensors; None without one."""
     for name in open_clip.list_pretrained_models_by_tag("openai"):
         settings = _settings_of_name(name, "openai")
@@ -232,7 +231,7 @@ def _find_openai_model(checkpoint: Checkpoint) -> ModelSettings | None:
     return None
 
 
-def _read_params(checkpoint: Checkpoint) -> ModelSettings:
+def _read_params(checkpoint: Checkpoint) -> ModelDescription:
     params = checkpoint.params
     name = str(params["model"]).replace("/", "-")
     if name not in open_clip.list_models():
@@ -257,7 +256,7 @@ def _read_params(checkpoint: Checkpoint) -> ModelSettings:
     preprocess |= {key: params[f"image_{key}"] for key in ("mean", "std") if params.get(f"image_{key}")}
     if params.get("image_interpolation") in RESAMPLE.values():
         preprocess["interpolation"] = params["image_interpolation"]
-    return ModelSettings(
+    return ModelDescription(
         name=checkpoint.name,
         architecture=architecture,
         input=_input_of(architecture, preprocess),
@@ -265,7 +264,7 @@ def _read_params(checkpoint: Checkpoint) -> ModelSettings:
     )
 
 
-def _read_transformers_config(checkpoint: Checkpoint) -> ModelSettings:
+def _read_transformers_config(checkpoint: Checkpoint) -> ModelDescription:
     model_type = checkpoint.transformers_config.get("model_type")
     layout = _MODEL_TYPES.get(str(model_type))
     # The same sizes, whoever's names the tensors have.
@@ -293,7 +292,7 @@ def _read_transformers_config(checkpoint: Checkpoint) -> ModelSettings:
     else:
         architecture = architecture_of_clip(checkpoint.transformers_config)
         check_vocabulary(checkpoint.folder, architecture["text_cfg"]["vocab_size"])
-    return ModelSettings(
+    return ModelDescription(
         name=checkpoint.name,
         architecture=architecture,
         siglip=siglip,

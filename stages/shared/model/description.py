@@ -10,8 +10,8 @@ from stages.shared.model.config import InputSpec, TowerKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
-    """The settings of a model, from the files that describe it.
+class ModelDescription:
+    """Everything about a model but the numbers in its weights, see `describe`.
 
     Attributes:
         name: Name for people.
@@ -23,21 +23,6 @@ class ModelSettings:
             `architecture`.
         described_by: Files that describe a checkpoint, for people; "" for a model with a
             configuration.
-    """
-
-    name: str
-    architecture: Json
-    siglip: Json | None = None
-    input: InputSpec
-    vocabulary: Path | None = None
-    described_by: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDescription(ModelSettings):
-    """Everything about a model but the numbers in its weights, see `describe`.
-
-    Attributes:
         tower: Kind of the image tower.
         weights: A file, or the index of several, absolute; None if open_clip downloads it.
         pretrained: open_clip's tag of the weights; None for a file.
@@ -48,13 +33,19 @@ class ModelDescription(ModelSettings):
         fingerprint: Hash of architecture, input, vocabulary and weights.
     """
 
-    tower: TowerKind
+    name: str
+    architecture: Json
+    siglip: Json | None = None
+    input: InputSpec
+    vocabulary: Path | None = None
+    described_by: str = ""
+    tower: TowerKind = "class_token"
     weights: Path | None = None
     pretrained: str | None = None
     layout: str = ""
     is_bundled: bool = False
     calibrations: tuple[Path, ...] = ()
-    fingerprint: str
+    fingerprint: str = ""
 
     @property
     def key(self) -> str:

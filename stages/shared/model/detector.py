@@ -25,33 +25,9 @@ from stages.contract.values import Plane, Rgb
 from stages.shared.model.device import DTYPES, to_device
 from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
 
-KINDS: Final = (
-    "grounding-dino",
-    "mm-grounding-dino",
-    "omdet-turbo",
-    "owlv2",
-    "owlvit",
-    "sam3",
-    "sam3_video",
-)
-"""The `model_type` of a `config.json`. Of SAM 3's video model the image's part is used."""
-
 NMS_IOU: Final = 0.5  # a box of a phrase that overlaps a better one of the same phrase by more is left out
 
 PHRASES_AT_ONCE: Final = 8  # of SAM 3, which decodes masks for each phrase
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """The boxes of a phrase that count.
-
-    Attributes:
-        min_score: The lowest score.
-        most: The most boxes.
-    """
-
-    min_score: float
-    most: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +36,11 @@ class PromptedImage:
 
     Attributes:
         rgb: uint8 (H, W, 3), of any size.
-        choices: Phrase -> the boxes that count; at least one.
+        most: Phrase -> the most boxes that it gets; at least one phrase.
     """
 
     rgb: Rgb
-    choices: Mapping[str, Choice]
+    most: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +69,8 @@ class Detector(ProcessedModel, ABC):
     """A model that finds phrases."""
 
     @abstractmethod
-    def detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
-        """Return the boxes of each phrase of each image, best first."""
+    def detect(self, images: Sequence[PromptedImage], min_score: float) -> list[BoxesByPhrase]:
+        """Return the boxes of each phrase of each image that have this score at least, best first."""
 
     def _inputs(self, **arguments: Any) -> Any:
         inputs = self._processor(**arguments, return_tensors="pt")
@@ -102,7 +78,7 @@ class Detector(ProcessedModel, ABC):
 
     def _prompts(self, images: Sequence[PromptedImage], **settings: Any) -> Any:
         """Return the inputs of a model that takes several phrases for each image."""
-        texts = [list(image.choices) for image in images]
+        texts = [list(image.most) for image in images]
         return self._inputs(images=[image.rgb for image in images], text=texts, **settings)
 
 
@@ -110,14 +86,14 @@ class BoxDetector(Detector):
     """A detector without masks."""
 
     @torch.no_grad()
-    def detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
+    def detect(self, images: Sequence[PromptedImage], min_score: float) -> list[BoxesByPhrase]:
         """See `Detector.detect`."""
         with self._computing():
             answers = self._answers(images)
         return [
             {
-                phrase: _choose(boxes[number], scores[number], None, choice)
-                for number, (phrase, choice) in enumerate(image.choices.items())
+                phrase: _choose(boxes[number], scores[number], None, min_score)[:most]
+                for number, (phrase, most) in enumerate(image.most.items())
             }
             for image, (boxes, scores) in zip(images, answers, strict=True)
         ]
@@ -146,7 +122,7 @@ class OwlDetector(BoxDetector):
 
 def _for_each_phrase(image: PromptedImage, corners: Tensor, logits: Tensor) -> ScoredBoxes:
     """Boxes (N, 4), and logits (N, at least P) -> the boxes (P, N, 4) and scores (P, N) of the phrases of an image."""
-    count = len(image.choices)
+    count = len(image.most)
     return corners.expand(count, -1, -1), logits.float().sigmoid().T[:count]
 
 
@@ -175,7 +151,7 @@ class GroundingDetector(BoxDetector):
         return list(map(self._answer, images))
 
     def _answer(self, image: PromptedImage) -> ScoredBoxes:
-        parts = [*self._split(image.choices)]
+        parts = [*self._split(image.most)]
         inputs = self._inputs(
             images=[image.rgb] * len(parts),
             text=["".join(f"{text}. " for text in part).strip() for part in parts],
@@ -222,20 +198,21 @@ class SegmentingDetector(Detector):
     """SAM 3 (arXiv 2511.16719): boxes, masks and the presence of each phrase. The image is encoded once."""
 
     @torch.no_grad()
-    def detect(self, images: Sequence[PromptedImage]) -> list[BoxesByPhrase]:
+    def detect(self, images: Sequence[PromptedImage], min_score: float) -> list[BoxesByPhrase]:
         """See `Detector.detect`."""
         pixels = self._inputs(images=[image.rgb for image in images])["pixel_values"]
         with self._computing():
             encoding = self._model.get_vision_features(pixels)
             return [
-                dict(self._detect(encoding, number, image.choices)) for number, image in enumerate(images)
+                dict(self._detect(encoding, number, image.most, min_score))
+                for number, image in enumerate(images)
             ]
 
     def _detect(
-        self, encoding: Any, number: int, choices: Mapping[str, Choice]
+        self, encoding: Any, number: int, most: Mapping[str, int], min_score: float
     ) -> Iterator[tuple[str, list[DetectedBox]]]:
         """Yield the phrases of an image, by its number in the encoding, with their boxes."""
-        phrases = list(choices)
+        phrases = list(most)
         for start in range(0, len(phrases), PHRASES_AT_ONCE):
             part = phrases[start : start + PHRASES_AT_ONCE]
             levels = {
@@ -249,33 +226,34 @@ class SegmentingDetector(Detector):
             scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
             boxes = output.pred_boxes.float()
             for place, phrase in enumerate(part):
-                yield (
-                    phrase,
-                    _choose(boxes[place], scores[place], output.pred_masks[place], choices[phrase]),
-                )
+                chosen = _choose(boxes[place], scores[place], output.pred_masks[place], min_score)
+                yield phrase, chosen[: most[phrase]]
 
 
-_CLASSES: Final[dict[str, type[Detector]]] = {
+CLASSES: Final[dict[str, type[Detector]]] = {
     "grounding-dino": GroundingDetector,
     "mm-grounding-dino": GroundingDetector,
     "omdet-turbo": OmDetDetector,
     "owlv2": OwlDetector,
     "owlvit": OwlDetector,
     "sam3": SegmentingDetector,
+    "sam3_video": SegmentingDetector,
 }
+"""The `model_type` of a `config.json` -> class. Of SAM 3's video model the image's part is used."""
 
 
-def _choose(boxes: Tensor, scores: Tensor, masks: Tensor | None, choice: Choice) -> list[DetectedBox]:
+def _choose(boxes: Tensor, scores: Tensor, masks: Tensor | None, min_score: float) -> list[DetectedBox]:
     """Return the detections of a phrase that count, best first.
 
     Args:
         boxes, scores: (N, 4) xyxy in shares of the image, and (N,).
         masks: Logits (N, cells_h, cells_w).
+        min_score: The lowest score that counts.
     """
     inside = boxes.clamp(0, 1)
     has_area = ((inside[:, 2:] - inside[:, :2]) > 0).all(dim=1)
-    places = torch.nonzero((scores >= choice.min_score) & has_area & scores.isfinite())[:, 0]
-    places = places[nms(inside[places], scores[places], NMS_IOU)][: choice.most]
+    places = torch.nonzero((scores >= min_score) & has_area & scores.isfinite())[:, 0]
+    places = places[nms(inside[places], scores[places], NMS_IOU)]
     logits = [None] * len(places) if masks is None else [*masks[places].float().cpu().numpy()]
     corners = inside[places].cpu().double().tolist()
     return [
@@ -290,7 +268,7 @@ def identify_detector(name: str) -> str:
     Raise ConfigError without transformers, and as `identify_model`.
     """
     check_transformers("source.kind=detector", "detector")
-    return identify_model(name, KINDS, "Grounding DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3")
+    return identify_model(name, tuple(CLASSES), "Grounding DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3")
 
 
 @lru_cache(maxsize=1)
@@ -300,9 +278,8 @@ def load_detector(name: str, device: str, precision: str) -> Detector:
     import transformers  # noqa: PLC0415
 
     kind = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
-    is_sam = kind.startswith("sam3")
+    is_sam = CLASSES[kind] is SegmentingDetector
     model_class = transformers.Sam3Model if is_sam else transformers.AutoModelForZeroShotObjectDetection
     processor_class = transformers.Sam3Processor if is_sam else transformers.AutoProcessor
     model, processor = load_model(name, model_class, processor_class, device)
-    detector_class = _CLASSES["sam3" if is_sam else kind]
-    return detector_class(model, processor, DTYPES[precision])
+    return CLASSES[kind](model, processor, DTYPES[precision])

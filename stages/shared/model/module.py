@@ -17,7 +17,7 @@ from stages.shared.model import hub
 from stages.shared.model.checkpoints.layouts import convert_to_open_clip
 from stages.shared.model.checkpoints.state import State, read_state
 from stages.shared.model.config import about
-from stages.shared.model.description import ModelDescription, ModelSettings
+from stages.shared.model.description import ModelDescription
 from stages.shared.model.towers.from_open_clip import Model
 
 # The smallest tower that open_clip can build, which that of a SigLIP replaces.
@@ -56,7 +56,7 @@ def _open_tag(description: ModelDescription, tag: str) -> Model:
     return model.eval()
 
 
-def build_module(settings: ModelSettings) -> Model:
+def build_module(settings: ModelDescription) -> Model:
     """Build open_clip's module with random weights.
 
     Raise ConfigError if open_clip has no such architecture, WeightsError if a file of its text

@@ -39,10 +39,10 @@ _KEY: Final = "regions.sam.model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A point on an object, a box around it, or both, in pixels of the image. All prompts of a call are alike."""
+    """A point on an object and a box around it, in pixels of the image."""
 
-    point_xy_px: tuple[float, float] | None
-    box_xyxy_px: Box | None
+    point_xy_px: tuple[float, float]
+    box_xyxy_px: Box
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,16 +123,12 @@ class Segmenter(ProcessedModel):
         for start in range(0, len(queue), PROMPTS_AT_ONCE):
             batch = queue[start : start + PROMPTS_AT_ONCE]
             owners = torch.tensor([number for number, _ in batch], device=self.device)
-            points = [
-                _scale(prompt.point_xy_px, images[number]) for number, prompt in batch if prompt.point_xy_px
-            ]
-            boxes = [
-                _scale(prompt.box_xyxy_px, images[number]) for number, prompt in batch if prompt.box_xyxy_px
-            ]
+            points = [_scale(prompt.point_xy_px, images[number]) for number, prompt in batch]
+            boxes = [_scale(prompt.box_xyxy_px, images[number]) for number, prompt in batch]
             output = self._model(
                 **{name: _select(value, owners) for name, value in embeddings.items()},
-                input_points=torch.tensor(points, device=self.device)[:, None, None] if points else None,
-                input_boxes=torch.tensor(boxes, device=self.device)[:, None] if boxes else None,
+                input_points=torch.tensor(points, device=self.device)[:, None, None],
+                input_boxes=torch.tensor(boxes, device=self.device)[:, None],
                 multimask_output=True,
             )
             for (number, _), logits in zip(

@@ -67,20 +67,22 @@ def nouns_of(number: int) -> list[str]:
 class SimulatedDetector(Detector):
     """Knows an image by the colour of its first pixel."""
 
-    def detect(self, images: Sequence[PromptedImage]) -> list[dict[str, list[DetectedBox]]]:
-        return [dict(self._answers(image)) for image in images]
+    def detect(
+        self, images: Sequence[PromptedImage], min_score: float
+    ) -> list[dict[str, list[DetectedBox]]]:
+        return [dict(self._answers(image, min_score)) for image in images]
 
-    def _answers(self, image: PromptedImage) -> Iterator[tuple[str, list[DetectedBox]]]:
+    def _answers(self, image: PromptedImage, min_score: float) -> Iterator[tuple[str, list[DetectedBox]]]:
         number = int(image.rgb[0, 0, 0]) * 256 + int(image.rgb[0, 0, 1])
         nouns = nouns_of(number)
-        for text, choice in image.choices.items():
+        for text in image.most:
             rng = np.random.default_rng([number, crc32(text.encode())])
             place = nouns.index(text) if text in nouns else None
             odds = rng.normal(-MEAN if place is None else MEAN, SPREAD)
             is_right = place is not None and rng.random() < logistic(RIGHT[0] + RIGHT[1] * odds)
             x, y = QUARTERS[(place or 0) if is_right else (place or 0) - 1]
             box = DetectedBox(box_xyxy=(x, y, x + 0.5, y + 0.5), score=round(logistic(odds), 6))
-            yield text, [box] if box.score >= choice.min_score else []
+            yield text, [box] if box.score >= min_score else []
 
 
 class Pictures:
@@ -360,13 +362,15 @@ def test_a_full_gpu_and_a_stop_change_no_row(
     detect = SimulatedDetector.detect
     sizes: list[int] = []
 
-    def detect_if_it_fits(self: SimulatedDetector, images: Sequence[PromptedImage]) -> Any:
+    def detect_if_it_fits(
+        self: SimulatedDetector, images: Sequence[PromptedImage], min_score: float
+    ) -> Any:
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.append(len(images))
         if sum(sizes) == 150:
             raise ResourceError("the machine is gone")
-        return detect(self, images)
+        return detect(self, images, min_score)
 
     monkeypatch.setattr(SimulatedDetector, "detect", detect_if_it_fits)
     config = others.config(tmp_path / "stopped", calibration=str(fitted))

@@ -41,7 +41,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config_of(sam: str, **settings: Any) -> RegionsConfig:
-    sam_settings = {"model": sam, "prompt": settings.pop("prompt", "both"), "batch_size": 2}
+    sam_settings = {"model": sam, "batch_size": 2}
     return RegionsConfig(**TIGHT, refine="sam", sam=sam_settings, **settings)
 
 
@@ -222,19 +222,15 @@ def test_the_regions_of_a_record_are_those_of_the_stage(stage: RegionsStage) -> 
     assert [region.mask for region in answer.regions] == [painted.mask for painted, _ in regions[0]]
 
 
-@pytest.mark.parametrize("prompt", ["point", "box", "both"])
-def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
-    outliner = Outliner(Cutter(config_of(sam, prompt=prompt)), "cpu")
+def test_the_prompt_is_where_the_heat_is(sam: str) -> None:
+    outliner = Outliner(Cutter(config_of(sam)), "cpu")
     heat_map = HeatMap(text="x", values=np.zeros((10, 20), np.float32), similarity=0.3)
     heat_map.values[2:6, 12:16] = 0.6
     heat_map.values[4, 14] = 1.0
     contours = outliner._contours(thing_map(heat_map, (100, 400), 1))
     hint = outliner._prompt(contours.cut, *contours.pieces[0])
-    assert (hint.point_xy_px is None, hint.box_xyxy_px is None) == (prompt == "box", prompt == "point")
-    if hint.point_xy_px is not None:
-        assert hint.point_xy_px == pytest.approx((290, 45), abs=12)
-    if hint.box_xyxy_px is not None:
-        assert hint.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)
+    assert hint.point_xy_px == pytest.approx((290, 45), abs=12)
+    assert hint.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)
 
 
 def test_a_full_gpu_gets_half_as_many_images(stage: RegionsStage, monkeypatch, caplog) -> None:

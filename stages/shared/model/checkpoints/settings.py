@@ -164,7 +164,7 @@ def architecture_of_siglip(settings: Json) -> tuple[Json, Json]:
     """Translate the `config.json` of a SiglipModel.
 
     Return open_clip's `model_cfg`, and the arguments of the image tower, see
-    `ModelSettings.siglip`. Raise ConfigError for odd values, or if texts cannot be compared
+    `ModelDescription.siglip`. Raise ConfigError for odd values, or if texts cannot be compared
     with images.
     """
     config = _parse(_SiglipConfig, settings)

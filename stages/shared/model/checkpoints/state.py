@@ -64,11 +64,6 @@ def _read_files(path: Path, read: Callable[[Path], Any]) -> State:
     for file in weight_files(path):
         if file.name.endswith(INDEX_SUFFIX):
             continue
-        if _is_torchscript(file):
-            raise WeightsError(
-                f"{file} is a TorchScript archive, which holds code. Save its tensors alone where you trust it: "
-                "torch.save(torch.jit.load(FILE).state_dict(), NEW). OpenAI's weights have tags, as ViT-B-16/openai"
-            )
         try:
             content = read(file)
         except Exception as error:
@@ -99,13 +94,6 @@ def _read_heads(path: Path) -> Any:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_json(file: Path) -> Json:

@@ -143,9 +143,10 @@ class _Weights:
         return self.cast(module.gamma) if isinstance(module, transformer.LayerScale) else None
 
     def block(self, module: Any) -> Block:
-        obstacle = obstacle_of(module)
-        if obstacle:
-            raise ConfigError(f"the tower's blocks have {obstacle}. {SUPPORTED}")
+        if not isinstance(
+            module, transformer.ResidualAttentionBlock
+        ):  # options of others change the formula
+            raise ConfigError(f"the tower's blocks are {type(module).__name__}s. {SUPPORTED}")
         return Block(
             heads=int(module.attn.num_heads),
             ln_1=self.norm(module.ln_1),
@@ -158,24 +159,3 @@ class _Weights:
             proj=self.product(module.mlp.c_proj),
             ls_2=self.scale(module.ls_2),
         )
-
-
-def obstacle_of(block: Any) -> str:
-    """Return the part of a residual attention block that changes the formula, or ""."""
-    attn = getattr(block, "attn", None)
-    if isinstance(block, transformer.ResidualAttentionBlock) and isinstance(attn, nn.MultiheadAttention):
-        return ""
-    if not (
-        isinstance(block, transformer.CustomResidualAttentionBlock)
-        and isinstance(attn, transformer.Attention)
-    ):
-        return f"an unknown type {type(block).__name__}"
-    obstacles = {
-        "qk-norm": not isinstance(attn.ln_q, nn.Identity),
-        "inner norm": not isinstance(attn.ln_inner, nn.Identity),
-        "attention norm": not isinstance(block.ln_attn, nn.Identity),
-        "MLP norm": not isinstance(block.mlp.ln, nn.Identity),
-        "scaled cosine attention": attn.logit_scale is not None,
-        "head scale": attn.head_scale is not None,
-    }
-    return next((name for name, is_present in obstacles.items() if is_present), "")

@@ -25,6 +25,7 @@ from stages.contract.records import ImageRef
 from stages.shared.images import decode
 from stages.shared.images.decode import (
     Interpolation,
+    crop_regions,
     decode_resized,
     decode_rgb,
     load_image_bytes,
@@ -508,3 +509,15 @@ def test_what_cannot_be_turned_upright() -> None:
     for content in (b"<html>", b"", image_bytes(Image.new("L", (50, 50)), "PNG")):
         with pytest.raises(RowFault):
             upright_image(content, DecodeLimits(max_pixels=100))
+
+
+def test_a_crop_shows_its_box_alone_and_a_sliver_still_a_pixel() -> None:
+    rgb = np.zeros((40, 80, 3), np.uint8)
+    rgb[:20, :40] = 100
+    rgb[20:, 40:] = 200
+    cut = crop_regions(rgb, [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), (0.5, 0.0, 1.0, 0.5)], 8)
+    assert cut.shape == (3, 8, 8, 3)
+    assert [set(crop.ravel().tolist()) for crop in cut] == [{100}, {200}, {0}]
+    cut = crop_regions(rgb, [(0.4999, 0.1, 0.4999, 0.1), (1.0, 1.0, 1.0, 1.0)], 4)
+    assert cut[0].min() == cut[0].max() == 100
+    assert cut[1].min() == cut[1].max() == 200

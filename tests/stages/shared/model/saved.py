@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
-from stages.shared.model.description import ModelSettings
+from stages.shared.model.description import ModelDescription
 from stages.shared.model.load import load
 from stages.shared.model.module import build_module
 from tests.build.files import write_json
@@ -68,7 +68,7 @@ def shapes_of(name: str, **options: Any) -> dict[str, Tensor]:
     """Tensors with the shapes of a model of open_clip, each of one number, so that a file of them is small."""
     architecture = {**open_clip.get_model_config(name), **options}
     with torch.device("meta"):
-        model = build_module(ModelSettings(name=name, architecture=architecture, input=SPEC))
+        model = build_module(ModelDescription(name=name, architecture=architecture, input=SPEC))
     return {name: torch.zeros(()).expand(value.shape) for name, value in model.state_dict().items()}
 
 

@@ -121,7 +121,6 @@ def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     clip = load_model(ModelConfig(name="demo", device="cpu", precision="bf16"))
     assert clip.tower.dtype == torch.bfloat16
     assert "model.precision is bf16, for which this CPU or GPU has no instructions" in caplog.text
-    assert clip.device_name.endswith(", slow in bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,19 @@
 """Segmenters: the masks of transformers' own pipeline, and folders of something else."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ConfigError, ResourceError, WeightsError
+from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.masks import decode_mask
 from stages.regions.paint import paint
 from stages.shared.model.config import SegmenterConfig
 from stages.shared.model.segmenter import KINDS as READ
 from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
-from tests.build.datasets import Json
 from tests.build.files import read_json, write_json
-from tests.cuda.simulated import SimulatedCuda
 from tests.messages import expect_error
 from tests.stages.shared.model.segmenters import KINDS, save_segmenter
 
@@ -35,37 +32,31 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("kind", "form"), [("sam", "point"), ("sam", "box"), *((kind, "both") for kind in KINDS)]
-)
-def test_masks_are_those_of_transformers_prompt_by_prompt(
-    kind: str, form: str, tmp_path, monkeypatch
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, tmp_path, monkeypatch) -> None:
     """Images of several sizes in one batch, more prompts than are decoded together."""
     monkeypatch.setattr("stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
     model, processor = save_segmenter(kind, tmp_path)
     segmenter = load_segmenter(SegmenterConfig(model=str(tmp_path)), "cpu")
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
-    lacks: Json = {"box": {"point_xy_px": None}, "point": {"box_xyxy_px": None}, "both": {}}
-    prompts = [[replace(prompt, **lacks[form]) for prompt in image_prompts] for image_prompts in PROMPTS]
     inputs_of_images = [segmenter.prepare(rgb) for rgb in images]
     other = segmenter.prepare(images[0][::-1].copy())
     single_masks = [
-        segmenter.masks(segmenter.encode([image]), [image], prompts[:1])[0][0]
+        segmenter.masks(segmenter.encode([image]), [image], PROMPTS[:1])[0][0]
         for image in (inputs_of_images[0], other)
     ]
     assert not np.allclose(*single_masks, atol=0.1)
-    batch_masks = segmenter.masks(segmenter.encode(inputs_of_images), inputs_of_images, prompts)
+    batch_masks = segmenter.masks(segmenter.encode(inputs_of_images), inputs_of_images, PROMPTS)
     load_segmenter.cache_clear()
     areas = []
     for rgb, image, image_prompts, answers in zip(
-        images, inputs_of_images, prompts, batch_masks, strict=True
+        images, inputs_of_images, PROMPTS, batch_masks, strict=True
     ):
         for prompt, logits in zip(image_prompts, answers, strict=True):
-            points = {} if prompt.point_xy_px is None else {"input_points": [[[list(prompt.point_xy_px)]]]}
-            boxes = {} if prompt.box_xyxy_px is None else {"input_boxes": [[list(prompt.box_xyxy_px)]]}
-            inputs = processor(images=rgb, **points, **boxes, return_tensors="pt")
+            point = [[[list(prompt.point_xy_px)]]]
+            box = [[list(prompt.box_xyxy_px)]]
+            inputs = processor(images=rgb, input_points=point, input_boxes=box, return_tensors="pt")
             given = {k: v for k, v in inputs.items() if k not in ("original_sizes", "reshaped_input_sizes")}
             with torch.no_grad():
                 expected = model(**given, multimask_output=True).pred_masks
@@ -93,12 +84,6 @@ def test_half_precision_is_the_encoders(sam: Path) -> None:
     load_segmenter.cache_clear()
     assert masks[0].dtype == masks[1].dtype == np.float32
     assert 0 < np.abs(masks[0] - masks[1]).max() < 0.3 * masks[0].std()
-
-
-def test_a_full_gpu_is_said(sam: Path, cuda: SimulatedCuda) -> None:
-    cuda.most_bytes = 100
-    with expect_error(ResourceError):
-        load_segmenter(SegmenterConfig(model=str(sam)), "cuda")
 
 
 def test_weights_are_identified(sam: Path, tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from stages.contract.errors import WeightsError
-from stages.shared.model.checkpoints.state import read_shapes, read_state
+from stages.shared.model.checkpoints.state import read_state
 from tests.messages import expect_error
 
 STATE = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(2.5)}
@@ -67,16 +65,6 @@ def test_pickled_code_never_runs(tmp_path: Path) -> None:
     assert not trace.exists()
     pickle.loads((tmp_path / "plain.pt").read_bytes())
     assert trace.exists(), "the object is harmless: the test shows nothing"
-
-
-def test_torchscript_is_refused_with_what_to_do_and_runs_nothing(tmp_path: Path, monkeypatch) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(nn.Linear(3, 2).eval()), str(tmp_path / "a.pt"))
-    monkeypatch.setattr(torch.jit, "load", None)
-    for read in (read_state, read_shapes):
-        with expect_error(WeightsError):
-            read(tmp_path / "a.pt")
 
 
 def half(content: bytes) -> bytes:
