@@ -1,6 +1,5 @@
 """Regions of a detector with random weights: which boxes of which phrase, and a GPU that is full."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,6 @@ import torch
 from stages.contract.errors import ResourceError
 from stages.contract.masks import rle_area_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
-from stages.regions.config import RegionsConfig
-from stages.regions.detected import DetectorPresence
-from stages.regions.link_stage import LinkStage
-from stages.regions.score import Calibration
 from stages.shared.model.config import ModelConfig
 from stages.sources.detector import DetectorSource, DetectorSourceConfig
 from tests.messages import expect_error
@@ -100,16 +95,3 @@ def test_a_full_gpu_halves_the_batch_and_one_image_too_many_is_an_error(
     most = 0
     with expect_error(ResourceError):
         source.process(records)
-
-
-def test_a_calibration_weighs_the_answers_of_each_architecture(source: DetectorSource) -> None:
-    """The odds of a score are doubled, and those of presence are 3 with a box."""
-    regression: Any = {"weight": {"log_odds": 1.0}, "mean": {"log_odds": 0.0}, "scale": {"log_odds": 1.0}}
-    constant: Any = {"weight": {"has_box": 0.0}, "mean": {"has_box": 0.0}, "scale": {"has_box": 1.0}}
-    presence = DetectorPresence(bias=math.log(3), **constant, absent_share=0.5)
-    calibration = Calibration(bias=math.log(2), **regression, made_with={}, made_from={}, presence=presence)
-    [answer] = source.process([record("a.jpg")])
-    [judged] = LinkStage(RegionsConfig(absent_share=0.5), calibration).process([answer])
-    expected = [0.75 * 2 * region.score / (1 + region.score) for region in answer.regions]
-    assert [region.score for region in judged.regions] == pytest.approx(expected, abs=2e-6)
-    assert {region.presence for region in judged.regions} == {0.75}

@@ -24,6 +24,7 @@ from stages.contract.errors import RowFault
 from stages.contract.records import ImageRef
 from stages.shared.images import decode
 from stages.shared.images.decode import (
+    RESAMPLING,
     Interpolation,
     crop_regions,
     decode_resized,
@@ -77,10 +78,8 @@ def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
 
 
 KINDS: list[tuple[str, Json, int]] = [
-    ("PNG", {}, 0), ("BMP", {}, 0), ("TIFF", {}, 0), ("TIFF", {"compression": "tiff_lzw"}, 0),
-    ("TIFF", {"compression": "tiff_adobe_deflate"}, 0), ("WEBP", {"lossless": True}, 0), ("WEBP", {"quality": 90}, 12),
-    ("JPEG", {"quality": 95}, 8), ("JPEG", {"quality": 95, "progressive": True}, 8),
-    ("JPEG", {"quality": 95, "subsampling": 2}, 12), ("GIF", {}, 60),
+    ("PNG", {}, 0), ("BMP", {}, 0), ("TIFF", {"compression": "tiff_lzw"}, 0), ("WEBP", {"quality": 90}, 12),
+    ("JPEG", {"quality": 95}, 8), ("JPEG", {"quality": 95, "progressive": True}, 8), ("GIF", {}, 60),
 ]  # fmt: skip
 """Pillow's name, its options, and the difference to the original in grey levels."""
 
@@ -112,23 +111,16 @@ def wide(values: list[list[float]], dtype: Any) -> Image.Image:
     ("content", "colour"),
     [
         (image_bytes(flat("L", 128), "PNG"), GREY),
-        (image_bytes(flat("1", 1), "PNG"), WHITE),
-        (image_bytes(flat("LA", (128, 255)), "PNG"), GREY),
         (image_bytes(flat("LA", (0, 0)), "PNG"), WHITE),
-        (image_bytes(flat("RGBA", (255, 0, 0, 0)), "PNG"), WHITE),
         (image_bytes(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
         (image_bytes(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
-        (image_bytes(palette(BLUE), "PNG"), BLUE),
-        (image_bytes(palette(BLUE), "PNG", transparency=1), WHITE),
         (image_bytes(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),
         (image_bytes(palette(BLUE), "GIF", transparency=1), WHITE),
         (image_bytes(flat("RGB", RED), "PNG", transparency=RED), WHITE),
-        (image_bytes(flat("L", 9), "PNG", transparency=9), WHITE),
         (image_bytes(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
         (image_bytes(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
         (image_bytes(wide([[0x8000, 0x80FF] * 4] * 6, np.uint16), "PNG"), GREY),
         (image_bytes(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
-        (image_bytes(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
     ],
 )
 def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
@@ -137,22 +129,13 @@ def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
     assert np.abs(rgb.astype(int) - colour).max() <= 2, rgb[0, 0]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_grey_values_of_32_bits_are_a_fault(dtype: Any) -> None:
-    assert fault(image_bytes(wide([[0, 1, 2]], dtype), "TIFF")).startswith(
-        "bad_image: grey values of 32 bits"
-    )
-
-
-@pytest.mark.parametrize("big_endian", [False, True])
-def test_16_bit_grey_tiff_of_either_byte_order(big_endian: bool) -> None:
-    mark, order = (b"MM", ">") if big_endian else (b"II", "<")
-    pixels = np.array([0, 0x0102, 0x8000, 0xFFFF], f"{order}u2").tobytes()
+def test_16_bit_grey_tiff_of_the_other_byte_order() -> None:
+    pixels = np.array([0, 0x0102, 0x8000, 0xFFFF], ">u2").tobytes()
     entries = [(256, 4), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 8)]
-    directory = struct.pack(f"{order}H", len(entries))
+    directory = struct.pack(">H", len(entries))
     for tag, value in entries:
-        directory += struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
-    content = mark + struct.pack(f"{order}HI", 42, 16) + pixels + directory + b"\0" * 4
+        directory += struct.pack(">HHIHH", tag, 3, 1, value, 0)
+    content = b"MM" + struct.pack(">HI", 42, 16) + pixels + directory + b"\0" * 4
     np.testing.assert_array_equal(decode_rgb(content, LIMITS)[0, :, 0], [0, 1, 128, 255])
 
 
@@ -196,59 +179,40 @@ def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: Json) -> N
     assert faults >= 90
 
 
-def test_limits() -> None:
+def test_limits_and_grey_values_of_32_bits() -> None:
+    assert "bad_image: grey values of 32 bits" in fault(image_bytes(wide([[0, 1, 2]], np.float32), "TIFF"))
     content = image_bytes(Image.fromarray(picture(40, 60)), "PNG")
     assert decode_rgb(content, DecodeLimits(max_pixels=2400)).shape == (40, 60, 3)
     assert "60 x 40 pixels, the limit is 2399" in fault(content, DecodeLimits(max_pixels=2399))
     assert "bytes, the limit is 10" in fault(content, DecodeLimits(max_bytes=10))
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (1, 30_000), (2, 3)])
-@pytest.mark.parametrize("target", [(224, 224), (1, 1), (16, 480)])
-def test_extreme_shapes(width: int, height: int, target: tuple[int, int]) -> None:
-    content = image_bytes(Image.new("RGB", (width, height), RED), "PNG")
-    image = decode_resized(content, LIMITS, lambda *_: target)
-    assert image.rgb.shape == (target[1], target[0], 3)
-    assert (image.width_px, image.height_px) == (width, height)
-    assert np.abs(image.rgb.astype(int) - RED).max() == 0
-
-
-def test_resizing_is_pillows_own() -> None:
-    source = Image.fromarray(picture(300, 200))
-    methods: dict[Interpolation, Any] = {
-        "bicubic": Image.Resampling.BICUBIC,
-        "bilinear": Image.Resampling.BILINEAR,
-    }
-    for interpolation, method in methods.items():
-        image = decode_resized(
-            image_bytes(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation
-        )
-        np.testing.assert_array_equal(image.rgb, np.asarray(source.resize((50, 40), method)))
-
-
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("size", [(640, 480), (300, 900), (200, 200), (1, 3000)])
-def test_the_quick_way_resizes_by_the_same_filter(
+@pytest.mark.parametrize("size", [(640, 480), (200, 200), (1, 3000)])
+def test_both_libraries_resize_by_the_same_filter(
     size: tuple[int, int], interpolation: Interpolation
 ) -> None:
-    content = image_bytes(Image.fromarray(picture(*size[::-1])), "PNG")
-    options = {"interpolation": interpolation}
+    source = Image.fromarray(picture(*size[::-1]))
     exact, quick = (
-        decode_resized(content, LIMITS, lambda *_: (224, 224), resize=library, **options)
+        decode_resized(
+            image_bytes(source, "PNG"),
+            LIMITS,
+            lambda *_: (224, 160),
+            resize=library,
+            interpolation=interpolation,
+        ).rgb
         for library in ("pillow", "torch")
     )
-    difference = np.abs(exact.rgb.astype(int) - quick.rgb)
+    np.testing.assert_array_equal(exact, np.asarray(source.resize((224, 160), RESAMPLING[interpolation])))
+    difference = np.abs(exact.astype(int) - quick)
     assert difference.max() <= 3
     assert (difference > 1).mean() < 0.01
-    assert quick.rgb.flags.c_contiguous
+    assert quick.flags.c_contiguous
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(150, 100), (601, 50), (75, 100), (24, 24)])
-@pytest.mark.parametrize(
-    ("mode", "options"),
-    [("RGB", {}), ("RGB", {"progressive": True}), ("L", {}), ("CMYK", {"quality": 100})],
-)
+@pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("CMYK", {"quality": 100})])
 def test_jpeg_is_decoded_smaller_where_less_is_wanted(
     mode: str, options: Json, size: tuple[int, int], orientation: int
 ) -> None:
@@ -274,15 +238,6 @@ def test_the_last_pixels_of_a_smaller_jpeg_lie_partly_beyond_the_image() -> None
         decode_resized(content, LIMITS, lambda *_: (112, 112), shrink_jpeg=on) for on in (False, True)
     )
     assert np.abs(shrunk.rgb.astype(int) - exact.rgb).max() < 12
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 9), (1, 600), (223, 224), (447, 447)])
-def test_small_jpegs_are_decoded_in_full(size: tuple[int, int]) -> None:
-    content = image_bytes(Image.fromarray(picture(*size[::-1])), "JPEG")
-    exact, shrunk = (
-        decode_resized(content, LIMITS, lambda *_: (224, 224), shrink_jpeg=on) for on in (False, True)
-    )
-    np.testing.assert_array_equal(shrunk.rgb, exact.rgb)
 
 
 def test_a_jpeg_that_ends_too_early_is_a_fault_in_any_size() -> None:
@@ -316,23 +271,6 @@ def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
 
 WARNS = image_bytes(palette(BLUE), "PNG", transparency=b"\xff\x80")
 """An image that Pillow decodes with a warning."""
-
-
-def test_two_threads_are_in_the_decoder_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    meeting = threading.Barrier(
-        2, timeout=600
-    )  # against hanging: a decoder behind a lock never lets the second in
-    load = PngImageFile.load
-
-    def meet(image: PngImageFile) -> Any:
-        if image.format == "PNG" and threading.current_thread() is not threading.main_thread():
-            meeting.wait()
-        return load(image)
-
-    monkeypatch.setattr(PngImageFile, "load", meet)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda content: decode_rgb(content, LIMITS), [WARNS, WARNS])
-    np.testing.assert_array_equal(first, second)
 
 
 def test_warnings_are_hidden_of_threads_that_decode_while_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,12 +441,6 @@ def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
         assert stored.getexif().get(0x0112, 1) == 1
         difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - expected)
     assert difference.max() <= (0 if kind != "JPEG" else 12)
-
-
-def test_what_cannot_be_turned_upright() -> None:
-    for content in (b"<html>", b"", image_bytes(Image.new("L", (50, 50)), "PNG")):
-        with pytest.raises(RowFault):
-            upright_image(content, DecodeLimits(max_pixels=100))
 
 
 def test_a_crop_shows_its_box_alone_and_a_sliver_still_a_pixel() -> None:

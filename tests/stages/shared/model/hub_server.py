@@ -20,28 +20,19 @@ class Hub:
     refusals: dict[str, tuple[int, str]] = field(
         default_factory=dict
     )  # "OWNER/NAME" -> status and the hub's code
-    breaks: list[int] = field(
-        default_factory=list
-    )  # bytes of a large file that arrive before each broken connection
     served: bytes | None = None  # arrives in place of a large file
-    token: str | None = None  # that has to be shown
-    plain: bool = False  # answers lack the headers of a hub
     small: bool = False  # the hub itself serves the files with the hash of git, as it does with small ones
     port: int = 0
-    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def endpoint(self) -> str:
         """For HF_ENDPOINT."""
         return f"http://127.0.0.1:{self.port}"
 
-    def downloads(self) -> list[str]:
-        """The ranges of the large files that were asked for, in order; "" is a whole file."""
-        return [
-            range_
-            for method, path, range_ in self.requests
-            if method == "GET" and path.startswith("/large/")
-        ]
+    def downloads(self) -> int:
+        """The number of large files that were asked for."""
+        return sum(method == "GET" and path.startswith("/large/") for method, path in self.requests)
 
 
 class Quiet(BaseHTTPRequestHandler):
@@ -73,7 +64,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
 
     class Answer(Quiet):
         def answer(self) -> None:
-            hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
+            hub.requests.append((self.command, self.path))
             if self.path.startswith("/large/"):
                 self.large(self.path.removeprefix("/large/"))
                 return
@@ -84,8 +75,6 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
                 return
             repository, _, file = self.path.removeprefix("/").partition("/resolve/main/")
             refusal = hub.refusals.get(repository)
-            if refusal is None and hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
-                refusal = (401, "GatedRepo")
             if refusal is None and not any(name.startswith(f"{repository}/") for name in hub.files):
                 refusal = (404, "RepoNotFound")
             content = hub.files.get(f"{repository}/{file}")
@@ -97,9 +86,8 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
                 return
             assert content is not None
             sha256 = hashlib.sha256(content).hexdigest()
-            if hub.small or hub.plain:
-                headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha256[:40]}"'}
-                self.head(200, len(content), **({} if hub.plain else headers))
+            if hub.small:
+                self.head(200, len(content), **{"X-Repo-Commit": COMMIT, "ETag": f'"{sha256[:40]}"'})
                 self.body(content)
                 return
             linked = {
@@ -115,18 +103,8 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
             name, content = next(i for i in hub.files.items() if hashlib.sha256(i[1]).hexdigest() == sha256)
             content = content if hub.served is None else hub.served
             headers = {"Content-Disposition": f'inline; filename="{name.rpartition("/")[2]}";'}
-            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-            part = content[start:]
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self.head(206 if start else 200, len(part), **headers)
-            if hub.breaks:
-                self.body(part[: hub.breaks.pop(0)])
-                self.wfile.flush()
-                self.connection.shutdown(2)
-                self.close_connection = True
-                return
-            self.body(part)
+            self.head(200, len(content), **headers)
+            self.body(content)
 
         def head(self, status: int, length: int, **headers: str) -> None:
             self.send_response(status)

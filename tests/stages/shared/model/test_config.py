@@ -12,7 +12,6 @@ from tests.build.datasets import Json
     ("values", "message"),
     [
         ({"weights": "a.pt"}, "weights needs a name or a config"),
-        ({"pretrained": "openai"}, "pretrained needs a name or a config"),
         ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "give one of name and config"),
         (
             {"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"},
@@ -22,26 +21,16 @@ from tests.build.datasets import Json
             {"name": "demo", "weights": "a.pt"},
             "demo brings its own weights: leave out weights, or set it to null",
         ),
-        ({"name": "photo", "pretrained": "openai"}, "brings its own weights: leave out pretrained"),
-        (
-            {"name": "phto"},
-            r"no model 'phto' \(`phrasebox models` lists them\); did you mean photo\? For open_clip's weights",
-        ),
         (
             {"name": "nosuch"},
             r"no model 'nosuch' \(`phrasebox models` lists them\)\. For open_clip's weights write --model NAME/TAG",
         ),
-        ({"name": "VIT-b-16"}, "no model 'VIT-b-16' .*; did you mean ViT-B-16"),
         ({"name": "Photo"}, "no model 'Photo' .*; did you mean photo"),
         (
             {"name": "ViT-B-16"},
             r"ViT-B-16 needs weights: set model.pretrained=TAG \(open_clip downloads it: openai, .*, \.\.\.\)",
         ),
         ({"config": "a.json"}, "a.json needs weights: set model.weights=FILE"),
-        ({"name": "demmo"}, "no model 'demmo' .*; did you mean demo"),
-        ({"device": "tpu"}, "'auto', 'cpu' or 'cuda'"),
-        ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
-        ({"batch_size": 0}, "greater than or equal to 1"),
         ({"weight": "a.pt"}, "Extra inputs"),
         ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "give one of name and checkpoint"),
         ({"checkpoint": "a", "weights": "a.pt"}, "a brings its own weights: leave out weights"),

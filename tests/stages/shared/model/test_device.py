@@ -127,24 +127,19 @@ def test_a_slow_precision_is_obeyed_with_a_warning(monkeypatch, caplog) -> None:
     ("error", "kind"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "full"),
-        (torch.AcceleratorError("CUDA error: out of memory"), "full"),
         (
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             "full",
         ),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "full"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), "full"),
         (RuntimeError("CUDA error: out of memory"), "full"),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), "broken"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), "broken"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "broken"),
         (
             RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
             "the program's",
         ),  # each worker would meet it again
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "the program's"),
         (ValueError("CUDA error: out of memory"), "the program's"),
-        (ValueError("CUDA error: device-side assert triggered"), "the program's"),
     ],
     ids=str,
 )

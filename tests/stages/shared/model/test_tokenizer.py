@@ -10,30 +10,12 @@ from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
 from tests.stages.shared.model.hugging_face import TEXTS, config_of, siglip_tokens
 
 
-def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
-    """Checked with open_clip's merges as transformers keeps them: no vocabulary can be downloaded here."""
-    from transformers import CLIPTokenizer
-
+def test_clip_s_tokenizer_is_open_clip_s() -> None:
+    """Also of plain words, which are encoded once."""
     tokenizer = ClipTokenizer(context_length=77)
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {names.get(piece, piece): number for piece, number in tokenizer.encoder.items()}
-    reference = CLIPTokenizer(vocab=vocabulary, merges=list(tokenizer.bpe_ranks))
-    texts = [
-        *TEXTS,
-        "A  photo of a café, isn't it?",
-        "word " * 100,
-        "two  plain words",
-        " dog",
-        "dog",
-        "t1",
-    ]
-    tokens = reference(texts, return_tensors="pt", max_length=77, padding="max_length", truncation=True)
-    end = tokenizer.encoder["<end_of_text>"]
-    ids = tokens.input_ids.masked_fill(tokens.attention_mask == 0, 0)
-    assert torch.equal(ids, tokenizer(texts))
-    assert torch.equal(ids, tokenizer(texts)), "words that were met before"
-    assert torch.equal(ids, open_clip.tokenize(texts))
-    assert (ids == end).sum(dim=1).tolist() == [1] * len(texts)
+    texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100, "two  plain words", " dog", "t1"]
+    for _ in range(2):
+        assert torch.equal(tokenizer(texts), open_clip.tokenize(texts))
 
 
 def test_a_siglip_s_sentencepiece_is_read_as_transformers_reads_it(

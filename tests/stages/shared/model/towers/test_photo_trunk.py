@@ -1,16 +1,11 @@
 """The photograph model's trunk: what timm and open_clip make of it, and tokens that speak for what they belong to."""
 
-import numpy as np
 import open_clip
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from pipeline.photographs import FOLDER
-from stages.explain import EXPLAINERS
-from stages.shared.model.config import ModelConfig
 from stages.shared.model.towers.photo_trunk import (
     ALIKE,
     GRID,
@@ -20,7 +15,6 @@ from stages.shared.model.towers.photo_trunk import (
     Neck,
     similarity_weights,
 )
-from tests.stages.shared.model.saved import load_model
 
 
 def test_open_clip_builds_it_by_name() -> None:
@@ -67,24 +61,3 @@ def test_the_neck_averages_over_tokens_that_look_alike() -> None:
         tokens = neck(torch.stack([a, a + 1e-3, b])[None])[0]
     assert torch.allclose(tokens[0], tokens[1], atol=1e-3)
     assert not torch.allclose(tokens[0], tokens[2], atol=1e-2)
-
-
-@pytest.mark.slow
-def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
-    picture = np.array(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))
-    results = {}
-    for precision in ("fp32", "bf16", "fp16"):
-        model = load_model(
-            ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": precision})
-        )
-        [maps] = EXPLAINERS["grad_eclip"](EXPLAINERS.config(), model).explain(
-            picture[None], [["dog", "sky"]]
-        )
-        heat = np.stack([heat_map.values / heat_map.values.max() for heat_map in maps])
-        embedding = model.tower.encode(torch.from_numpy(picture[None])).float()
-        results[precision] = F.normalize(embedding, dim=-1)[0], heat
-    for precision, tolerance in (("bf16", 0.02), ("fp16", 0.002)):
-        full, full_heat = results["fp32"]
-        half, half_heat = results[precision]
-        assert 1 - full @ half < tolerance
-        assert np.abs(full_heat - half_heat).mean() < tolerance
