@@ -105,21 +105,6 @@ def test_names_that_resemble_the_truth_and_an_image_without_truth_that_says_so_i
     assert result.notes == (NO_IMAGE_OF_THAT_NAME,)
 
 
-def test_a_sentence_of_flickr30k_counts_in_its_own_caption(tmp_path: Path) -> None:
-    (tmp_path / "Sentences").mkdir()
-    (tmp_path / "Annotations").mkdir()
-    (tmp_path / "Sentences" / "a.txt").write_text(
-        "[/EN#1/people A man] walks [/EN#2/animals two dogs] past a tall man"
-    )
-    drawn = "<bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>4</ymax></bndbox>"
-    thing = f"<object><name>{{}}</name>{drawn}</object>"
-    things = thing.format(1, 1, 3) + thing.format(2, 11, 12) + thing.format(2, 21, 22)
-    size = "<size><width>40</width><height>20</height></size>"
-    (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation>{size}{things}</annotation>")
-    dogs = [("two dogs", (x, 0, 2, 4), 1.0) for x in (10, 20)]
-    assert regions(answer(record(), truth=str(tmp_path))) == [("man", (0, 0, 3, 4), 1.0), *dogs]
-
-
 def test_what_cannot_be_read_is_told_before_any_work(tmp_path: Path) -> None:
     def check(**settings: Any) -> None:
         BoxSource(BoxSourceConfig(**settings), ModelConfig(name="demo")).check()

@@ -210,16 +210,16 @@ def test_both_libraries_resize_by_the_same_filter(
     assert quick.flags.c_contiguous
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(150, 100), (601, 50), (75, 100), (24, 24)])
-@pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("CMYK", {"quality": 100})])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(150, 100), (601, 50), (24, 24)])
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
 def test_jpeg_is_decoded_smaller_where_less_is_wanted(
-    mode: str, options: Json, size: tuple[int, int], orientation: int
+    mode: str, size: tuple[int, int], orientation: int
 ) -> None:
     """A wide picture with one dark quarter, which stays where it was."""
     upright = picture(403, 601)
     upright[200:, 300:] //= 4
-    content = turned(upright, orientation, "JPEG", mode, **{"quality": 95, "subsampling": 0, **options})
+    content = turned(upright, orientation, "JPEG", mode, quality=100, subsampling=0)
     exact, shrunk = (
         decode_resized(content, LIMITS, lambda *_: size, shrink_jpeg=on) for on in (False, True)
     )
@@ -238,13 +238,6 @@ def test_the_last_pixels_of_a_smaller_jpeg_lie_partly_beyond_the_image() -> None
         decode_resized(content, LIMITS, lambda *_: (112, 112), shrink_jpeg=on) for on in (False, True)
     )
     assert np.abs(shrunk.rgb.astype(int) - exact.rgb).max() < 12
-
-
-def test_a_jpeg_that_ends_too_early_is_a_fault_in_any_size() -> None:
-    content = image_bytes(Image.fromarray(picture(480, 640)), "JPEG")
-    for length in range(0, len(content) - 2, len(content) // 20):
-        with pytest.raises(RowFault):
-            decode_resized(content[:length], LIMITS, lambda *_: (24, 24), shrink_jpeg=True)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -447,9 +440,7 @@ def test_a_crop_shows_its_box_alone_and_a_sliver_still_a_pixel() -> None:
     rgb = np.zeros((40, 80, 3), np.uint8)
     rgb[:20, :40] = 100
     rgb[20:, 40:] = 200
-    cut = crop_regions(rgb, [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), (0.5, 0.0, 1.0, 0.5)], 8)
-    assert cut.shape == (3, 8, 8, 3)
-    assert [set(crop.ravel().tolist()) for crop in cut] == [{100}, {200}, {0}]
-    cut = crop_regions(rgb, [(0.4999, 0.1, 0.4999, 0.1), (1.0, 1.0, 1.0, 1.0)], 4)
-    assert cut[0].min() == cut[0].max() == 100
-    assert cut[1].min() == cut[1].max() == 200
+    boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), (0.4999, 0.1, 0.4999, 0.1), (1.0, 1.0, 1.0, 1.0)]
+    cut = crop_regions(rgb, boxes, 8)
+    assert cut.shape == (4, 8, 8, 3)
+    assert [np.unique(crop).tolist() for crop in cut] == [[100], [200], [100], [200]]

@@ -64,14 +64,11 @@ def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(
     )  # both round to `precision` after each of ~50 operations
     assert (ours - theirs).abs().max() <= 8 * step
     reference = from_open_clip(tiny_clip(), tokenizer, SPEC)
-    for config in (GradEclipConfig(), GradEclipConfig(variant="authors", image_size="model")):
-        maps, exact = (
-            GradEclip(config, c).explain(RGB.numpy(), [["a red car"], ["dogs"]]) for c in (clip, reference)
-        )
-        for (ours_map,), (exact_map,) in zip(maps, exact, strict=True):
-            top = exact_map.values.max()
-            assert np.abs(ours_map.values - exact_map.values).max() < 0.1 * top
-            assert ours_map.similarity == pytest.approx(exact_map.similarity, abs=0.02)
+    [maps], [exact] = (
+        GradEclip(GradEclipConfig(), c).explain(RGB.numpy()[:1], [["a red car"]]) for c in (clip, reference)
+    )
+    assert np.abs(maps[0].values - exact[0].values).max() < 0.1 * exact[0].values.max()
+    assert maps[0].similarity == pytest.approx(exact[0].similarity, abs=0.02)
 
 
 def test_openai_layout(tmp_path: Path) -> None:

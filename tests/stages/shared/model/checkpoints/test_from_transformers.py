@@ -5,7 +5,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
@@ -25,7 +24,7 @@ from tests.stages.shared.model.hugging_face import (
     transformers_clip,
     transformers_siglip,
 )
-from tests.stages.shared.model.saved import assert_scales_as, load_model
+from tests.stages.shared.model.saved import assert_scales_as, load_model, shapes_of
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
@@ -104,35 +103,14 @@ def test_a_clip_of_transformers_by_a_name_of_open_clip(
 def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(
     siglip_folder: Path, tmp_path: Path
 ) -> None:
-    """And embeds as open_clip's own builds of timm's towers do, with the exact GELU that these have."""
     architecture = open_clip.get_model_config("ViT-B-16-SigLIP")
-    architecture["vision_cfg"] |= {
-        "timm_model_name": "vit_tiny_patch16_224",
-        "timm_pool": "map",
-        "image_size": 224,
-    }
-    architecture["embed_dim"] = 192
-    architecture["text_cfg"] |= {
-        "context_length": 16,
-        "vocab_size": 60,
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-    }
-    arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
-    model = open_clip.CustomTextCLIP(**arguments).eval()
+    architecture["text_cfg"] |= {"context_length": 16, "vocab_size": 60}
     folder = tmp_path / "ours"
     folder.mkdir()
     write_json(folder / "open_clip_config.json", {"model_cfg": architecture})
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors"
-    )
+    shapes = shapes_of("ViT-B-16-SigLIP", text_cfg=architecture["text_cfg"])
+    torch.save(shapes, folder / "open_clip_pytorch_model.bin")
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(siglip_folder / name, folder / name)
     tokens = tokenizer_of(describe(config_of(folder)))(TEXTS)
     assert torch.equal(tokens, tokenizer_of(describe(config_of(siglip_folder)))(TEXTS))
-    pixels = torch.randn(1, 3, 224, 224)
-    loaded = module_of(describe(config_of(folder)))
-    with torch.no_grad():
-        assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
-        assert torch.allclose(loaded.encode_text(tokens), model.encode_text(tokens), atol=1e-5)

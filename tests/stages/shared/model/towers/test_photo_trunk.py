@@ -1,6 +1,5 @@
 """The photograph model's trunk: what timm and open_clip make of it, and tokens that speak for what they belong to."""
 
-import open_clip
 import pytest
 import timm
 import torch
@@ -8,27 +7,11 @@ import torch.nn.functional as F
 
 from stages.shared.model.towers.photo_trunk import (
     ALIKE,
-    GRID,
-    STRIDE_PX,
     TRUNK_NAME,
     WIDTH,
     Neck,
     similarity_weights,
 )
-
-
-def test_open_clip_builds_it_by_name() -> None:
-    vision = {
-        "timm_model_name": TRUNK_NAME,
-        "timm_model_pretrained": False,
-        "timm_pool": "abs_attn",
-        "timm_proj": "",
-    }
-    text = {"context_length": 8, "vocab_size": 10, "width": 16, "heads": 2, "layers": 1}
-    model = open_clip.CLIP(WIDTH, {**vision, "image_size": GRID * STRIDE_PX}, text).eval()
-    with torch.no_grad():
-        assert model.encode_image(torch.randn(1, 3, 224, 224)).shape == (1, WIDTH)
-    assert model.visual.head.pool.feat_size == (GRID, GRID)
 
 
 def test_its_grid_follows_the_image_and_timm_has_no_weights_of_it() -> None:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.vision import VisionTower, attend
+from stages.shared.model.towers.vision import VisionTower
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import embedding
@@ -46,14 +46,3 @@ def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_au
 def test_sides_that_are_no_multiple_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of the 8 px patch, got 36x32"):
         tower_of(tiny_clip()).embed(pixels(32, 36))
-
-
-@pytest.mark.parametrize("heads", [1, 4])
-def test_attention_against_the_formula(heads: int) -> None:
-    q, k, v = torch.randn(3, 2, 5, 64, generator=torch.Generator().manual_seed(0)).double()
-    parts = []
-    for h in range(heads):
-        part = slice(h * 64 // heads, (h + 1) * 64 // heads)
-        logits = q[..., part] @ k[..., part].mT * (64 / heads) ** -0.5
-        parts.append(logits.softmax(dim=-1) @ v[..., part])
-    assert torch.allclose(attend(q, k, v, heads), torch.cat(parts, dim=-1), atol=1e-12)
