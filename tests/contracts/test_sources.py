@@ -64,15 +64,14 @@ def records() -> list[Record]:
     error = RowError(reason="bad_image", detail="x.jpg: damaged")
     made = []
     for number, (height, width) in enumerate([(40, 56), (33, 47), (40, 56), (64, 40), (5, 90)]):
-        # Blocks of plain colours: something to be found.
-        rgb = np.kron(draw.integers(0, 256, (5, 5, 3)), np.ones((13, 18, 1))).astype(np.uint8)
+        rgb = draw.integers(0, 256, (height, width, 3), np.uint8)
         name = f"{number}.jpg"
         record = Record(
             sample=Sample(sample_id=name, source=name, captions=CAPTIONS, image=ImageRef(file_name=name)),
             width_px=2 * width,  # twice the pixels that the source sees
             height_px=2 * height,
             phrases=() if number == 3 else PHRASES,
-            pixels=Pixels(rgb=np.ascontiguousarray(np.resize(rgb, (height, width, 3)))),
+            pixels=Pixels(rgb=rgb),
         )
         made.append(
             replace(record, pixels=None, width_px=0, height_px=0, error=error) if number == 2 else record

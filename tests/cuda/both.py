@@ -7,19 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.contract.records import HeatMap, Record
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import DTYPES
 from stages.shared.model.load import from_open_clip
 from tests.build.datasets import Json
 from tests.factories import TOWERS
 from tests.stages.explain.models import tokenizer
+from tests.stages.explain.test_stage import make_record
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
 """Precision -> how far maps may be from the CPU's, as a share of their highest value. The kernels are the same, but
 beside 16 bits the class path has TF32, and random weights and contrast leave small differences."""
 
-PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
+PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man"]
 
 
 def both(tower: str = "class token", precision: str = "fp32") -> list[ClipModel]:
@@ -30,28 +31,8 @@ def both(tower: str = "class token", precision: str = "fp32") -> list[ClipModel]
 
 
 def records(count: int, side_px: int = 32) -> list[Record]:
-    """Images with none to five phrases in one caption each."""
-    made = []
-    for number in range(count):
-        rgb = np.random.default_rng(number).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
-        texts = PHRASES[: number % 6]
-        start = 0
-        phrases = []
-        for text in texts:
-            phrases.append(
-                Phrase(
-                    text=text, caption_index=0, start=start, end=start + len(text), head=text.split()[-1]
-                )
-            )
-            start += len(text) + 2
-        sample = Sample(sample_id=str(number), source="test", captions=(", ".join(texts),))
-        pixels = Pixels(rgb=rgb)
-        made.append(
-            Record(
-                sample=sample, width_px=side_px, height_px=side_px, phrases=tuple(phrases), pixels=pixels
-            )
-        )
-    return made
+    """Images with none to five phrases."""
+    return [make_record(number, PHRASES[: number % 6], (side_px, side_px)) for number in range(count)]
 
 
 def assert_same_maps(maps: Sequence[HeatMap], wanted: Sequence[HeatMap], precision: str = "fp32") -> None:

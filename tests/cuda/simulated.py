@@ -48,7 +48,7 @@ INDEXING = (
 )
 
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default)
-"""Operations whose last two arguments are multiplied; in TF32 where torch may."""
+"""Products of matrices, which may be in TF32; their rounding is not simulated."""
 
 WAITED_FOR = (
     aten._local_scalar_dense.default,
@@ -130,13 +130,6 @@ def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         parts = [each_tensor(part, change) for part in value]
         return parts if isinstance(value, list) else tuple(parts)
     return value
-
-
-def to_tf32(factor: Tensor) -> Tensor:
-    """Return fp32 numbers with 10 bits of mantissa, rounded to the nearest; others as they are."""
-    if factor.dtype != torch.float32:
-        return factor
-    return ((factor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def numbers_of(given: Tensor) -> Tensor:
@@ -244,7 +237,6 @@ class SimulatedCuda:
         arguments_within, options_within = each_tensor((arguments, options), numbers_of)
         if function in PRODUCTS and torch.get_float32_matmul_precision() != "highest":
             self.operations["products in TF32"] += 1
-            arguments_within = (*arguments_within[:-2], *map(to_tf32, arguments_within[-2:]))
         answer = each_tensor(
             function(*arguments_within, **options_within), lambda made: self._made(made, given)
         )

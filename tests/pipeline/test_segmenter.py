@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.calibration import calibration_basis
 from pipeline.config import RunConfig, load_config
 from pipeline.engines.ray_cluster import choose_pools
 from pipeline.run import run

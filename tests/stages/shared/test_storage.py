@@ -1,7 +1,4 @@
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
@@ -77,27 +74,6 @@ def test_chained_urls_choose_no_filesystem_and_protocols_must_be_known(tmp_path:
         open_file(f"{tmp_path}/zip::a")
     with expect_error(InputError):
         open_file("simplecache::memory://a")
-
-
-def test_s3_is_the_file_system_of_pyarrow() -> None:
-    """In its own process: pyarrow's S3 client ends threads of its own at exit."""
-    program = """
-from stages.shared.storage import location_of, resolve
-files, path = resolve("s3://bucket/folder/a?b#.x")
-print(type(files).__name__, files.fs.type_name, path)
-print(location_of("bucket/folder/a.x", "s3://bucket"), resolve("s3://bucket/b")[0] is files)
-"""
-    surroundings = {
-        **os.environ,
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    answer = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=surroundings
-    )
-    assert answer.stdout.split() == [
-        "ArrowFSWrapper", "s3", "bucket/folder/a?b#.x", "s3://bucket/folder/a.x", "True",
-    ]  # fmt: skip
 
 
 @pytest.fixture(params=["disk", "s3", "memory"])

@@ -129,16 +129,6 @@ def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
     assert np.abs(rgb.astype(int) - colour).max() <= 2, rgb[0, 0]
 
 
-def test_16_bit_grey_tiff_of_the_other_byte_order() -> None:
-    pixels = np.array([0, 0x0102, 0x8000, 0xFFFF], ">u2").tobytes()
-    entries = [(256, 4), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 8)]
-    directory = struct.pack(">H", len(entries))
-    for tag, value in entries:
-        directory += struct.pack(">HHIHH", tag, 3, 1, value, 0)
-    content = b"MM" + struct.pack(">HI", 42, 16) + pixels + directory + b"\0" * 4
-    np.testing.assert_array_equal(decode_rgb(content, LIMITS)[0, :, 0], [0, 1, 128, 255])
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation(kind: str, orientation: int) -> None:

@@ -24,6 +24,17 @@ _SWIN: Final = {
 }
 _LAYERS: Final = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 _TOWER: Final = {**_LAYERS, "num_hidden_layers": 2}
+VIT3: Final = {
+    "model_type": "sam3_vit_model",
+    **_TOWER,
+    "image_size": SIDE,
+    "pretrain_image_size": SIDE,
+    "patch_size": 16,
+    "window_size": 4,
+    "global_attn_indexes": [1],
+}
+"""The image encoder of SAM 3."""
+
 _DETR: Final = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 40}
 _HEADS: Final = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
 _WIDTHS: Final = {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
@@ -106,20 +117,11 @@ def _owl(kind: str, folder: Path) -> tuple[Any, Any]:
 
 def _sam3(kind: str, folder: Path) -> tuple[Any, Any]:
     tokenizer = _clip_tokenizer(32)
-    vit = {
-        "model_type": "sam3_vit_model",
-        **_TOWER,
-        "image_size": SIDE,
-        "pretrain_image_size": SIDE,
-        "patch_size": 16,
-        "window_size": 4,
-        "global_attn_indexes": [1],
-    }
     sizes = [[32, 32], [16, 16], [8, 8], [4, 4]]
     features = {"backbone_feature_sizes": sizes, "fpn_hidden_size": 32}
     decoder = {**_LAYERS, "num_layers": 2}
     settings = hf.Sam3Config(
-        vision_config={"backbone_config": vit, **features},
+        vision_config={"backbone_config": VIT3, **features},
         text_config={
             **_TOWER,
             "vocab_size": len(tokenizer),

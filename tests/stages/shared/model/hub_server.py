@@ -1,5 +1,5 @@
 """A server that speaks the protocol by which the Hugging Face hub hands out files: `HEAD` and `GET` of
-`OWNER/NAME/resolve/main/FILE`, which lead to another host that has the large files by their SHA-256."""
+`OWNER/NAME/resolve/main/FILE`."""
 
 import hashlib
 import threading
@@ -20,19 +20,15 @@ class Hub:
     refusals: dict[str, tuple[int, str]] = field(
         default_factory=dict
     )  # "OWNER/NAME" -> status and the hub's code
-    served: bytes | None = None  # arrives in place of a large file
-    small: bool = False  # the hub itself serves the files with the hash of git, as it does with small ones
+    served: bytes | None = None  # arrives in place of a file
+    small: bool = False  # files have the hash of git, as small ones have, and no SHA-256
     port: int = 0
-    requests: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     @property
     def endpoint(self) -> str:
         """For HF_ENDPOINT."""
         return f"http://127.0.0.1:{self.port}"
-
-    def downloads(self) -> int:
-        """The number of large files that were asked for."""
-        return sum(method == "GET" and path.startswith("/large/") for method, path in self.requests)
 
 
 class Quiet(BaseHTTPRequestHandler):
@@ -64,15 +60,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
 
     class Answer(Quiet):
         def answer(self) -> None:
-            hub.requests.append((self.command, self.path))
-            if self.path.startswith("/large/"):
-                self.large(self.path.removeprefix("/large/"))
-                return
-            if self.path.startswith(
-                "/api/models/"
-            ):  # a folder of more templates, for which transformers asks
-                self.head(404, 0, **{"X-Error-Code": "EntryNotFound"})
-                return
+            hub.requests.append(self.path)
             repository, _, file = self.path.removeprefix("/").partition("/resolve/main/")
             refusal = hub.refusals.get(repository)
             if refusal is None and not any(name.startswith(f"{repository}/") for name in hub.files):
@@ -86,35 +74,19 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
                 return
             assert content is not None
             sha256 = hashlib.sha256(content).hexdigest()
-            if hub.small:
-                self.head(200, len(content), **{"X-Repo-Commit": COMMIT, "ETag": f'"{sha256[:40]}"'})
-                self.body(content)
-                return
-            linked = {
-                "X-Linked-Etag": f'"{sha256}"',
-                "X-Linked-Size": str(len(content)),
-                "X-Repo-Commit": COMMIT,
-            }
-            self.head(302, 0, Location=f"http://localhost:{hub.port}/large/{sha256}", **linked)
+            etag = sha256[:40] if hub.small else sha256
+            content = content if hub.served is None else hub.served
+            self.head(200, len(content), **{"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'})
+            if self.command == "GET":
+                self.wfile.write(content)
 
         do_HEAD = do_GET = answer  # noqa: N815 - the names that http.server calls
-
-        def large(self, sha256: str) -> None:
-            name, content = next(i for i in hub.files.items() if hashlib.sha256(i[1]).hexdigest() == sha256)
-            content = content if hub.served is None else hub.served
-            headers = {"Content-Disposition": f'inline; filename="{name.rpartition("/")[2]}";'}
-            self.head(200, len(content), **headers)
-            self.body(content)
 
         def head(self, status: int, length: int, **headers: str) -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(length)}.items():
                 self.send_header(name, value)
             self.end_headers()
-
-        def body(self, content: bytes) -> None:
-            if self.command == "GET":
-                self.wfile.write(content)
 
     with serve(Answer) as hub.port:
         yield hub

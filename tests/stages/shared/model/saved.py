@@ -30,25 +30,22 @@ def save_json(folder: Path, *, quick_gelu: bool = False, wrapped: bool = True, *
 
 def save_model(folder: Path, **options: Any) -> tuple[nn.Module, ModelConfig]:
     """A tiny model and the configuration that loads it from `folder` on the CPU."""
-    model = tiny_clip(**options)
-    options.pop("seed", None)
-    options.pop("spread", None)
-    weights = folder / "tiny.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
-    return model, ModelConfig(
-        config=save_json(folder, **options), weights=weights, device="cpu", precision="fp32", threads=1
-    )
+    vision = {key: value for key, value in options.items() if key not in ("seed", "spread")}
+    return _saved(tiny_clip(**options), save_json(folder, **vision))
 
 
 def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
     """A model of `TOWERS` and the configuration that loads it from `folder` on the CPU."""
     make, spec = TOWERS[tower]
-    model = make()
-    path = folder / "tiny.json"
-    weights = folder / "tiny.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     preprocess = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
-    write_json(path, {"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess})
+    content = {"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess}
+    return _saved(make(), write_json(folder / "tiny.json", content))
+
+
+def _saved(model: nn.Module, path: Path) -> tuple[nn.Module, ModelConfig]:
+    """Save the weights beside the model file."""
+    weights = path.with_suffix(".safetensors")
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     return model, ModelConfig(config=path, weights=weights, device="cpu", precision="fp32", threads=1)
 
 

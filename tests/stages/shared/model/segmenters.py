@@ -8,6 +8,7 @@ import transformers as hf
 from transformers.utils import logging
 
 from tests.build.datasets import Json
+from tests.stages.shared.model.detectors import VIT3
 
 SIDE: Final = 128  # Pixels of the encoder's input, on 8 x 8 patches
 
@@ -41,18 +42,6 @@ _HIERA = {
     "window_size_per_stage": [8, 4, 4, 4],
     "window_positional_embedding_background_size": [4, 4],
 }
-_VIT3 = {
-    "model_type": "sam3_vit_model",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": SIDE,
-    "pretrain_image_size": SIDE,
-    "patch_size": 16,
-    "window_size": 4,
-    "global_attn_indexes": [1],
-}
 
 
 def _sam(kind: str) -> tuple[Any, Any, Any]:
@@ -79,7 +68,7 @@ def _sam2(kind: str) -> tuple[Any, Any, Any]:
         config = hf.EdgeTamConfig
         model = hf.EdgeTamModel
     if kind == "sam3_tracker":
-        vision = {**_FEATURES, "backbone_config": _VIT3}
+        vision = {**_FEATURES, "backbone_config": VIT3}
         config = hf.Sam3TrackerConfig
         model = hf.Sam3TrackerModel
         processor = hf.Sam3TrackerProcessor

@@ -44,10 +44,8 @@ def test_what_cannot_be_meant_is_refused(values: Json, message: str) -> None:
 def test_the_five_forms_and_none() -> None:
     assert ModelConfig().label == "none"
     assert [ModelConfig(name=name).name for name in OWN_MODELS] == list(CATALOG)
-    ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")
     ModelConfig(name="ViT-B-16", weights=Path("a.pt"))
     ModelConfig(config=Path("a.json"), weights=Path("a.pt"))
-    ModelConfig(checkpoint=Path("a"))
 
 
 def test_a_path_is_told_from_a_name_and_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,6 @@ def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: byte
     assert path.read_bytes() == weights
     place = f"{REPOSITORY} from {hub.endpoint} to {constants.HF_HUB_CACHE}"
     assert lines == [f"downloading open_clip_model.safetensors (7 MB) of {place}"]
-    assert hub.downloads() == 1
     request_count = len(hub.requests)
     assert fetch("tiny", "one", lines.append) == path
     clip = load_model(ModelConfig(name="tiny/one", device="cpu"))
@@ -102,8 +101,6 @@ def test_what_arrives_damaged_is_not_kept(hub: Hub, weights: bytes) -> None:
         [weights[-1] ^ 1]
     )  # of the right size, which is all that the client looks at
     assert "open_clip_model.safetensors arrived damaged (its SHA" in said_of_fetch()
-    hub.served = weights[:-1000]
-    assert "Consistency check failed" in said_of_fetch()
     hub.served = None
     assert fetch("tiny", "one").read_bytes() == weights
 

@@ -9,7 +9,6 @@ from stages.shared.model.towers.photo_trunk import (
     ALIKE,
     TRUNK_NAME,
     WIDTH,
-    Neck,
     similarity_weights,
 )
 
@@ -34,13 +33,3 @@ def test_tokens_count_for_those_that_look_like_them() -> None:
     unit = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)[0]
     expected = (unit[0] @ unit.T - ALIKE).clamp(min=0)
     assert torch.allclose(weights[0], expected / expected.sum())
-
-
-def test_the_neck_averages_over_tokens_that_look_alike() -> None:
-    torch.manual_seed(0)
-    neck = Neck(12, 8).eval()
-    a, b = torch.randn(2, 12)
-    with torch.no_grad():
-        tokens = neck(torch.stack([a, a + 1e-3, b])[None])[0]
-    assert torch.allclose(tokens[0], tokens[1], atol=1e-3)
-    assert not torch.allclose(tokens[0], tokens[2], atol=1e-2)
