@@ -17,7 +17,7 @@ from stages.regions.score import Calibration, read_calibration
 from stages.regions.source import HEAT_MAPS, RegionSourceConfig
 
 if TYPE_CHECKING:
-    from stages.shared.model.description import ModelDescription
+    from stages.shared.model.config import ModelDescription
 
 _AFTER_THE_FIT: Final = {"calibration", "absent_share", "min_presence"}
 """Settings of regions that a calibration does not depend on."""

@@ -38,7 +38,7 @@ from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, Tower
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
-    from stages.shared.model.description import ModelDescription
+    from stages.shared.model.config import ModelDescription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,7 @@ from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.explain.limit import limit_phrases
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.description import ModelDescription
+from stages.shared.model.config import ModelConfig, ModelDescription
 
 if TYPE_CHECKING:
     from stages.explain.base import Match, PendingMaps, PendingMatches

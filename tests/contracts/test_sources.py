@@ -185,14 +185,10 @@ def test_what_concerns_heat_maps_is_rejected(kind, setting, settings) -> None:
         build_steps(check(values, RunConfig))
 
 
-def test_heat_maps_are_the_default_and_a_mistyped_key_is_corrected() -> None:
+def test_heat_maps_are_the_default_and_a_mistyped_kind_is_corrected() -> None:
     given = ["input.kind=jsonl", "input.path=a.jsonl"]
     config = load_config(None, given)
     assert config.source.kind == HEAT_MAPS == "heat_maps"
     assert "source" not in config.rows_depend_on()
-    boxes = [*given, "source.kind=boxes", "source.truth=t.json"]
-    assert load_config(None, boxes).rows_depend_on()["source"]["min_score"] == 0.0
-    with pytest.raises(ConfigError, match=r"source\.resize: no such key; did you mean source\.resized\?"):
-        load_config(None, [*boxes, "source.resize=true"])
     with pytest.raises(ConfigError, match=r"source\.kind: no kind 'boxs'; did you mean boxes\?"):
         load_config(None, [*given, "source.kind=boxs"])

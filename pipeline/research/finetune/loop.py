@@ -32,8 +32,8 @@ from stages.contract.errors import (
 )
 from stages.contract.values import Json
 from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
+from stages.shared.model.config import ModelDescription
 from stages.shared.model.describe import describe
-from stages.shared.model.description import ModelDescription
 from stages.shared.model.device import DTYPES, pick_device, warn_of_slow_precision
 from stages.shared.model.load import fetch
 from stages.shared.model.module import module_of

@@ -1,15 +1,13 @@
 """One answer to "which model is this?": architecture, input, tokenizer and weights of any model that can be named.
 
 `ModelConfig` lists the ways to name a model. A checkpoint is described by the files beside its
-weights, see `checkpoints.folder`. Without any of these OpenAI's own tensors identify it, by
-their shapes.
+weights, see `checkpoints.folder`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,8 +34,7 @@ from stages.shared.model.checkpoints.settings import (
     preprocess_of,
 )
 from stages.shared.model.checkpoints.state import read_json, read_shapes, weight_files
-from stages.shared.model.config import InputSpec, ModelConfig, about, check_model_files
-from stages.shared.model.description import ModelDescription
+from stages.shared.model.config import InputSpec, ModelConfig, ModelDescription, about, check_model_files
 from stages.shared.model.module import build_module, load_into
 from stages.shared.model.tokenizer import (
     check_vocabulary,
@@ -210,8 +207,6 @@ def _settings_of(checkpoint: Checkpoint) -> ModelDescription:
         )
     if checkpoint.layout == OPEN_CLIP and checkpoint.params:
         return _read_params(checkpoint)
-    if checkpoint.layout == OPENAI and (settings := _find_openai_model(checkpoint)) is not None:
-        return settings
     if checkpoint.transformers_config:
         return _read_transformers_config(checkpoint)
     raise WeightsError(
@@ -219,16 +214,6 @@ def _settings_of(checkpoint: Checkpoint) -> ModelDescription:
         "it), and tensors do not show the activation: give its name in open_clip, model.name=NAME with "
         "model.weights=FILE, or describe it, model.config=FILE.json"
     )
-
-
-def _find_openai_model(checkpoint: Checkpoint) -> ModelDescription | None:
-    """Return the settings of the one of OpenAI's models that has these tensors; None without one."""
-    for name in open_clip.list_pretrained_models_by_tag("openai"):
-        settings = _settings_of_name(name, "openai")
-        with suppress(WeightsError):
-            load_into(_build_empty(settings), convert_to_open_clip(checkpoint.shapes, OPENAI))
-            return replace(settings, name=checkpoint.name, described_by="its tensors")
-    return None
 
 
 def _read_params(checkpoint: Checkpoint) -> ModelDescription:

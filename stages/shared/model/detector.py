@@ -23,7 +23,7 @@ from torchvision.ops import box_convert, nms
 from stages.contract.geometry import Box
 from stages.contract.values import Plane, Rgb
 from stages.shared.model.device import DTYPES, to_device
-from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
+from stages.shared.model.hugging_face import ProcessedModel, identify_model, load_model
 
 NMS_IOU: Final = 0.5  # a box of a phrase that overlaps a better one of the same phrase by more is left out
 
@@ -265,10 +265,10 @@ def _choose(boxes: Tensor, scores: Tensor, masks: Tensor | None, min_score: floa
 def identify_detector(name: str) -> str:
     """Check before any work that a detector can be loaded, and return the identity of its weights.
 
-    Raise ConfigError without transformers, and as `identify_model`.
+    Raise as `identify_model`.
     """
-    check_transformers("source.kind=detector", "detector")
-    return identify_model(name, tuple(CLASSES), "Grounding DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3")
+    title = "Grounding DINO, OWL-ViT, OWLv2, OmDet-Turbo or SAM 3"
+    return identify_model(name, CLASSES, title, "detector")
 
 
 @lru_cache(maxsize=1)

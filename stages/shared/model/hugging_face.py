@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,13 +35,7 @@ class ProcessedModel:
         return torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32)
 
 
-def check_transformers(setting: str, extra: str) -> None:
-    """Raise ConfigError if transformers is not installed. `setting` needs it, and the `extra` brings it."""
-    if find_spec("transformers") is None:
-        raise ConfigError(f"{setting} requires transformers: pip install -e '.[{extra}]'")
-
-
-def identify_model(name: str, kinds: Sequence[str], title: str) -> str:
+def identify_model(name: str, kinds: Collection[str], title: str, extra: str) -> str:
     """Check before any work that a model can be loaded, and return the identity of its weights.
 
     A repository is identified by its name: transformers downloads its files when they are
@@ -51,11 +45,15 @@ def identify_model(name: str, kinds: Sequence[str], title: str) -> str:
         name: An absolute path of a folder, or a repository.
         kinds: The values of `model_type` that are possible.
         title: The models that are possible, for people.
+        extra: The extra that brings transformers.
 
     Raises:
-        ConfigError: It is neither a repository nor a folder of such a model.
+        ConfigError: It is neither a repository nor a folder of such a model, or transformers is
+            not installed.
         WeightsError: The weights are missing or pickled.
     """
+    if find_spec("transformers") is None:
+        raise ConfigError(f"it requires transformers: pip install -e '.[{extra}]'")
     if not Path(name).is_absolute():
         if not re.fullmatch(REPOSITORY, name):
             raise ConfigError(f"expected a folder, or a repository as OWNER/NAME, got {name!r}")

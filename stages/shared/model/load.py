@@ -11,9 +11,8 @@ import torch
 from stages.contract.errors import ConfigError
 from stages.shared.model import hub
 from stages.shared.model.clip import ClipModel, TextEncoder
-from stages.shared.model.config import AUTO, InputSpec, ModelConfig, PrecisionChoice
+from stages.shared.model.config import AUTO, InputSpec, ModelConfig, ModelDescription, PrecisionChoice
 from stages.shared.model.describe import describe
-from stages.shared.model.description import ModelDescription
 from stages.shared.model.device import (
     DTYPES,
     choose_precision,

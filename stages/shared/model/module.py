@@ -16,8 +16,7 @@ from stages.contract.values import Json
 from stages.shared.model import hub
 from stages.shared.model.checkpoints.layouts import convert_to_open_clip
 from stages.shared.model.checkpoints.state import State, read_state
-from stages.shared.model.config import about
-from stages.shared.model.description import ModelDescription
+from stages.shared.model.config import ModelDescription, about
 from stages.shared.model.towers.from_open_clip import Model
 
 # The smallest tower that open_clip can build, which that of a SigLIP replaces.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from stages.contract.geometry import Box
 from stages.contract.values import Json, Plane, Rgb, Sides
 from stages.shared.model.config import SegmenterConfig, about
 from stages.shared.model.device import DTYPES, to_device
-from stages.shared.model.hugging_face import ProcessedModel, check_transformers, identify_model, load_model
+from stages.shared.model.hugging_face import ProcessedModel, identify_model, load_model
 
 KINDS: Final = (
     "sam",
@@ -37,8 +37,7 @@ PROMPTS_AT_ONCE: Final = 32  # Decoded together: each takes about 60 MB where an
 _KEY: Final = "regions.sam.model"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A point on an object and a box around it, in pixels of the image."""
 
     point_xy_px: tuple[float, float]
@@ -155,11 +154,10 @@ def _select(value: Any, owners: Tensor) -> Any:
 def usable_segmenter(config: SegmenterConfig) -> str:
     """Check before any work that a segmenter can be loaded, and return the identity of its weights.
 
-    Raise ConfigError without transformers, and as `identify_model`.
+    Raise as `identify_model`.
     """
-    check_transformers("regions.refine=sam", "sam")
     title = "SAM, HQ-SAM, SAM 2, EdgeTAM or SAM 3's tracker"
-    return identify_model(config.model or "", KINDS, title)
+    return identify_model(config.model or "", KINDS, title, "sam")
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ import open_clip
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.contract.values import Json
 from stages.shared.model.checkpoints.state import read_json
-from stages.shared.model.description import ModelDescription
+from stages.shared.model.config import ModelDescription
 
 _FILES: Final = (
     "tokenizer.json",

@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, ModelDescription
 from stages.shared.model.describe import describe
-from stages.shared.model.description import ModelDescription
 from stages.shared.model.load import load
 from stages.shared.model.module import build_module
 from tests.build.files import write_json

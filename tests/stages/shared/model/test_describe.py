@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, ModelDescription
 from stages.shared.model.describe import describe
-from stages.shared.model.description import ModelDescription
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.build.datasets import Json
 from tests.build.files import read_json, write_json
