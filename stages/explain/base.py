@@ -181,7 +181,6 @@ class Explainer(ABC, Generic[ConfigT]):
         follows_phrases: False where all phrases of an image get the same map.
         at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a
             token, which in some towers looks beside its cell (`Placement.shift_px`).
-        claim: A known claim of a patent on the method, for people; it is in no default.
         early_block: See `early_block_of`: the block before which `Maps.tokens` are, with a
             class token.
         one_by_one: True if maps hold so much memory that a run compares one image at a time.
@@ -193,7 +192,6 @@ class Explainer(ABC, Generic[ConfigT]):
     cost: ClassVar[Cost] = "backward"
     follows_phrases: ClassVar[bool] = True
     at_cells: ClassVar[bool] = False
-    claim: ClassVar[str] = ""
     one_by_one: bool = False
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:

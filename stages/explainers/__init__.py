@@ -3,7 +3,6 @@
 attention/     attention weights and their gradients
 cams.py        class activation maps
 dense.py       embeddings of patches, compared with the text
-perturbation/  answers to images that are partly hidden
-relevance/     relevance propagated from the answer to the pixels
+rise.py        answers to images that are partly hidden
 m2ib.py        an information bottleneck
 """

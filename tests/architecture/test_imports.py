@@ -149,7 +149,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "fsspec": {"stages/shared/storage.py"},
     "skimage": {"stages/sources/proposals.py"},
-    "scipy": {"stages/explainers/", "pipeline/evaluate/", "pipeline/research/"},
+    "scipy": {"pipeline/evaluate/", "pipeline/research/"},
     "yaml": {"pipeline/config.py", "pipeline/config_text.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",

@@ -32,7 +32,6 @@ from stages.explain.maps import Maps, concatenate_maps, gradients_at_embedding
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.pooled import (
-    Ask,
     AttentionPool,
     AveragedTower,
     PooledTower,
@@ -192,18 +191,18 @@ def run_trunk(tower: TrunkTower, rgb: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, patches_of(tokens, tower.grid_of(rgb))
 
 
-def trace_tower(tower: TrunkTower, rgb: Tensor, ask: Ask | None = None) -> Trace:
-    """Trace one image from the tokens that leave the trunk; `ask` as in `AttentionPool.look`."""
+def trace_tower(tower: TrunkTower, rgb: Tensor) -> Trace:
+    """Trace one image from the tokens that leave the trunk."""
     leaf, patches = run_trunk(tower, rgb)
-    embedding = embedding_of(tower, leaf.requires_grad_(), tower.grid_of(rgb), ask)
+    embedding = embedding_of(tower, leaf.requires_grad_(), tower.grid_of(rgb))
     return Trace(leaf, embedding, patches.detach())
 
 
-def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: Sides, ask: Ask | None = None) -> Tensor:
+def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: Sides) -> Tensor:
     """Tokens (B, T, D) that leave the trunk -> embeddings (B, E), not normalised."""
     if isinstance(tower, AveragedTower):
         return tower.finish(tokens.mean(dim=1))
-    return tower.pool.embedding(tower.pool.look(tokens, grid_hw, ask=ask))
+    return tower.pool.embedding(tower.pool.look(tokens, grid_hw))
 
 
 def patches_of(tokens: Tensor, grid_hw: Sides) -> Tensor:
@@ -214,22 +213,12 @@ def patches_of(tokens: Tensor, grid_hw: Sides) -> Tensor:
 def phrase_gradients(
     embedding: Tensor, tensors: Sequence[Tensor], texts: Tensor, scale: float = 1.0
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the gradients of each phrase's cosine times `scale`, see `gradients_at`.
+    """Yield the gradients at tensors of each phrase's cosine times `scale`.
 
-    The cosine is that of an embedding (1, E) and of unit texts (1, P, E).
+    The cosine is that of an embedding (1, E), in whose graph the tensors are, and of unit texts
+    (1, P, E). Texts of zeros, which only fill up, cost nothing.
     """
-    return gradients_at(embedding, tensors, scale * gradients_at_embedding(embedding.detach(), texts)[0])
-
-
-def gradients_at(
-    embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the gradients at tensors in the graph of an embedding (1, E), once for each row of `starts` (P, E).
-
-    A row is the gradient of a phrase's score at the embedding. Rows of zeros, which only fill
-    up, cost nothing.
-    """
-    for start in starts:
+    for start in scale * gradients_at_embedding(embedding.detach(), texts)[0]:
         if start.any():
             yield torch.autograd.grad(embedding, tensors, start[None], retain_graph=True)
         else:

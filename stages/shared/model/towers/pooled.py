@@ -39,10 +39,6 @@ Turn = Callable[[Tensor, Sides], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys
 turned by their places."""
 
-Ask = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""A query (B, D), keys and values (B, T, D), the number of heads -> output (B, D), weights (B,
-H, T)."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pooling:
@@ -99,10 +95,8 @@ class AttentionPool(Part):
     residual: bool = False
     finish: Chain
 
-    def look(
-        self, tokens: Tensor, grid_hw: Sides, heads: int | None = None, ask: Ask | None = None
-    ) -> Pooling:
-        """Pool tokens (B, T, D) of a grid; `ask` computes the attention, for other gradients."""
+    def look(self, tokens: Tensor, grid_hw: Sides, heads: int | None = None) -> Pooling:
+        """Pool tokens (B, T, D) of a grid; `heads` overrides the number of heads."""
         z = self.norm(tokens)
         query_token = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
         query = query_token if self.q is None else self.q(query_token)
@@ -112,7 +106,10 @@ class AttentionPool(Part):
             keys = torch.cat(
                 [keys[:, : self.prefix_tokens], self.turn(keys[:, self.prefix_tokens :], grid_hw)], dim=1
             )
-        output, attention = (ask or _ask)(query, keys, values, heads or self.heads)
+        queries, keys_by_head, values_by_head = (
+            split_heads(x, heads or self.heads) for x in (query[:, None], keys, values)
+        )
+        weights = attention_weights(queries, keys_by_head)
         residual = None
         if self.residual:
             residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
@@ -122,8 +119,8 @@ class AttentionPool(Part):
             query=query,
             keys=keys[:, patches],
             values=values[:, patches],
-            attention=attention[:, :, patches],
-            output=output,
+            attention=weights[:, :, 0, patches],
+            output=(weights @ values_by_head).flatten(1),
             residual=residual,
         )
 
@@ -152,12 +149,6 @@ class AttentionPool(Part):
         """
         heads = pooling.attention.shape[1]
         return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
-
-
-def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
-    weights = attention_weights(q, k)
-    return (weights @ v).flatten(1), weights[:, :, 0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
