@@ -178,7 +178,6 @@ class Explainer(ABC, Generic[ConfigT]):
         towers: Kinds of towers that the method is defined on.
         needs: A property that these towers have and others lack, for messages.
         cost: See `Cost`.
-        follows_phrases: False where all phrases of an image get the same map.
         at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a
             token, which in some towers looks beside its cell (`Placement.shift_px`).
         early_block: See `early_block_of`: the block before which `Maps.tokens` are, with a
@@ -190,7 +189,6 @@ class Explainer(ABC, Generic[ConfigT]):
     towers: ClassVar[tuple[TowerKind, ...]] = (*ATTENDING, "average_pool")
     needs: ClassVar[str] = "tokens that stand for places"
     cost: ClassVar[Cost] = "backward"
-    follows_phrases: ClassVar[bool] = True
     at_cells: ClassVar[bool] = False
     one_by_one: bool = False
 

@@ -10,10 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import TOWER_WORDS, InputSpec, TowerKind
 
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-Count = Annotated[int, Field(ge=1)]
-
 
 class ExplainerConfig(BaseModel):
     """Settings of an explainer, each of which derives a model of its own with `kind: Literal["x"] = "x"`.
@@ -47,8 +43,10 @@ class ExplainerConfig(BaseModel):
         ge=8,
         description="With `keep`: the most that a side may have; the authors have no such bound.",
     )
-    contrast: ShareBelowOne = Field(
+    contrast: float = Field(
         default=0.0,
+        ge=0.0,
+        lt=1.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
         "(`subtract_others`; not from the papers). With 0, maps do not depend on the other phrases. 0 is best on "
         "photographs and 0.25 on synthetic scenes (measured; docs/benchmarks/photographs.md, settings.md).",
@@ -137,7 +135,6 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "authors": {
         "heads": "single",
         "similarity": "projected",
-        "path": "full",
         "image_size": "keep",
         "shorter_side_px": 640,
         "affinity": "none",
@@ -164,15 +161,12 @@ class GradEclipConfig(ExplainerConfig):
         default="raw",
         description="q', k': after the output projection (the authors' code) or before it.",
     )
-    blocks: Count = Field(
+    blocks: int = Field(
         default=1,
+        ge=1,
         description="The number of last blocks that are explained and summed. 1 is the paper's, which was evaluated "
         "with OpenAI's ViT-B-16; of the six blocks of `demo` four are better (measured; docs/benchmarks/settings.md). "
         "Always 1 for towers with a pool.",
-    )
-    path: Literal["full", "class"] = Field(
-        default="class",
-        description="Gradients go through all tokens (`full`, the authors) or the class token.",
     )
 
     def for_tower(self, kind: TowerKind) -> Self:

@@ -21,7 +21,7 @@ from torch import Tensor
 from stages.contract.values import Sides
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps
-from stages.explainers.attention.walk import SingleImageExplainer
+from stages.explainers.walk import SingleImageExplainer
 from stages.shared.model.towers.dense import dense
 from stages.shared.model.towers.tower import Tower
 

@@ -32,7 +32,7 @@ from stages.contract.values import Floats
 from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.explainers.attention.rollout import last_attention
+from stages.explainers.attention import last_attention
 from stages.prepare import ImagesConfig
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import OWN_MODELS, ModelConfig, TowerKind

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from stages.contract.records import Phrase, Record, Sample
 from stages.explain.base import Match
-from stages.explain.limit import limit_phrases
 from stages.explain.maps import Maps
-from stages.explain.stage import ExplainStage
+from stages.explain.stage import ExplainStage, limit_phrases
 from stages.regions.groups import link_phrases
 from tests.stages.explain.test_stage import make_record, model, set_up
 

@@ -83,9 +83,7 @@ def assert_close(actual: Sequence[Record], expected: Sequence[Record]) -> None:
             assert actual_map.similarity == pytest.approx(expected_map.similarity, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}]
-)
+@pytest.mark.parametrize("settings", [{"phrases_per_step": 2}, {"variant": "authors"}])
 def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: Json) -> None:
     sizes = [(32, 32)]
     if "variant" in settings:
