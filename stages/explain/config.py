@@ -75,12 +75,6 @@ class ExplainerConfig(BaseModel):
         default=("{}",),
         description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80.",
     )
-    phrases_per_step: int = Field(
-        default=8,
-        ge=1,
-        le=256,
-        description="Phrases of an image that are computed together, in groups of this size.",
-    )
 
     @field_validator("templates", mode="after")
     @classmethod
@@ -125,9 +119,7 @@ class ExplainerConfig(BaseModel):
         """Return the settings that a calibration of scores depends on, as plain values."""
         unused = "affinity_" if self.affinity == "none" else ()
         without = {name for name in type(self).model_fields if name.startswith(unused)}
-        return self.model_dump(
-            mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without
-        )
+        return self.model_dump(mode="json", exclude={"variant", "max_side_px"} | without)
 
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {

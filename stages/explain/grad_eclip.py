@@ -46,7 +46,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
 from stages.explain.config import GradEclipConfig
-from stages.explain.maps import Maps, compute_by_step, gradients_at_embedding, min_max
+from stages.explain.maps import PHRASES_PER_STEP, Maps, compute_by_step, gradients_at_embedding, min_max
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import allow_tf32
 from stages.shared.model.towers.layers import Layer
@@ -89,7 +89,7 @@ class GradEclip(Explainer[GradEclipConfig]):
             return (gradients @ look.values.mT * weight[:, None]).relu()
 
         return Maps(
-            heat=partial(compute_by_step, step=self.config.phrases_per_step, compute=heat_of_step),
+            heat=partial(compute_by_step, compute=heat_of_step),
             embedding=embedding,
             constant=weight.amax(dim=1) == 0,
             tokens=look.tokens,
@@ -118,7 +118,6 @@ class GradEclip(Explainer[GradEclipConfig]):
         return partial(self._explain_blocks, tower, exact)
 
     def _explain_blocks(self, tower: VisionTower, exact: Sequence[Block], rgb: Tensor) -> Maps:
-        step = self.config.phrases_per_step
         with torch.no_grad():
             x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact), self.early_block)
             token = x[:, 0].float()
@@ -128,7 +127,7 @@ class GradEclip(Explainer[GradEclipConfig]):
                 keys_values.append((k[:, 1:].float(), v[:, 1:].float()))
                 if exact_block is not exact[-1]:
                     x = block.finish(x, attend(q, k, v, self._heads or block.heads))
-        path = trace_class_token(tower, token, exact, keys_values, self._heads, step)
+        path = trace_class_token(tower, token, exact, keys_values, self._heads)
         weights = [
             self._spatial_weight(block.out, query, keys)
             for block, query, (keys, _) in zip(exact, path.queries, keys_values, strict=True)
@@ -140,7 +139,7 @@ class GradEclip(Explainer[GradEclipConfig]):
             return torch.stack(blocks).sum(dim=0)
 
         return Maps(
-            heat=partial(compute_by_step, step=step, compute=heat_of_step),
+            heat=partial(compute_by_step, compute=heat_of_step),
             embedding=path.embedding,
             constant=torch.stack([weight.amax(dim=1) == 0 for weight in weights]).all(dim=0),
             tokens=None if early is None else early[:, 1:],
@@ -178,20 +177,20 @@ def trace_class_token(
     blocks: Sequence[Block],
     keys_values: Sequence[tuple[Tensor, Tensor]],
     heads: int | None,
-    phrases: int,
 ) -> ClassPath:
-    """Send the class token (B, D) through the last blocks of a tower, for P = `phrases`; the head is in float32.
+    """Send the class token (B, D) through the last blocks of a tower, whose head is in float32.
 
     Keys and values of the patches (B, N, D) in each block are constants here, so a gradient
-    touches one token per image, phrase and block instead of N + 1. Each phrase has a copy of
-    the class token, which keeps gradients apart. All phrases of an image share keys and values.
-    The output o of a block is linear in its attention weights a, so that sum_d w_d v_i,d is
-    dc/da_i, summed over heads. `heads`: None is each block's own number.
+    touches one token per image, phrase and block instead of N + 1. Each of P =
+    `PHRASES_PER_STEP` phrases has a copy of the class token, which keeps gradients apart. All
+    phrases of an image share keys and values. The output o of a block is linear in its
+    attention weights a, so that sum_d w_d v_i,d is dc/da_i, summed over heads. `heads`: None is
+    each block's own number.
     """
     queries = []
     attention = []
     with torch.enable_grad(), allow_tf32(tower):
-        x = token[:, None].expand(-1, phrases, -1).requires_grad_()
+        x = token[:, None].expand(-1, PHRASES_PER_STEP, -1).requires_grad_()
         for block, patches in zip(blocks, keys_values, strict=True):
             projected = block.project(x)
             query, class_key, class_value, keys, values = (

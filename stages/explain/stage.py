@@ -7,6 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
@@ -208,7 +209,8 @@ class ExplainStage(Stage):
         for start in range(0, len(records), size):
             if start % embedded_ahead == 0:
                 next_records = records[start : start + embedded_ahead]
-                self._explainer.embed_ahead([*_texts_of(next_records), *_captions_of(next_records)])
+                texts = chain(*_texts_of(next_records), *_captions_of(next_records))
+                self._explainer.texts.embed_ahead(list(texts))
             pending.append(self._launch(records[start : start + size]))
             if len(pending) == self._ahead:
                 yield from pending.popleft()

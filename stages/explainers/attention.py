@@ -121,7 +121,6 @@ class Rollout(Walker[RolloutConfig]):
     """
 
     config_type = RolloutConfig
-    needs = "transformer blocks whose class token attends to the patches"
     cost = "forward"
 
     @torch.no_grad()

@@ -30,10 +30,10 @@ from torch import Tensor
 from stages.explain.base import ConfigT, Explainer
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps, gradients_at_embedding
-from stages.explainers.walk import SingleImageExplainer, TrunkTower, Walk, embedding_of, phrase_gradients
+from stages.explainers.walk import SingleImageExplainer, Walk, phrase_gradients
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import gradient_at
-from stages.shared.model.towers.pooled import by_tower
+from stages.shared.model.towers.pooled import TrunkTower, by_tower
 from stages.shared.model.towers.trunk import GridTrunk
 
 
@@ -146,7 +146,7 @@ def _trace_trunk(tower: TrunkTower, rgb: Tensor) -> Trace:
         tokens = trunk.tokens_of(features, grid_hw)
     else:
         features = tokens = tower.embed(rgb).float().requires_grad_()
-    return Trace(features, embedding_of(tower, tokens, grid_hw), tokens.detach())
+    return Trace(features, tower.embedding_of(tokens, grid_hw), tokens.detach())
 
 
 class GradCamConfig(ExplainerConfig):

@@ -33,11 +33,11 @@ from torch import Tensor
 from stages.contract.values import Sides
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps
-from stages.explainers.walk import SingleImageExplainer, TrunkTower, embedding_of
+from stages.explainers.walk import SingleImageExplainer
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import dense
 from stages.shared.model.towers.layers import TensorFunction
-from stages.shared.model.towers.pooled import by_tower
+from stages.shared.model.towers.pooled import TrunkTower, by_tower
 from stages.shared.model.towers.vision import VisionTower
 
 DEPTH: Final = 0.83  # share of a transformer's blocks before the bottleneck; at least one comes after it
@@ -106,7 +106,7 @@ def _split_blocks(tower: VisionTower) -> Parts:
 
 
 def _split_trunk(tower: TrunkTower) -> Parts:
-    return lambda rgb: tower.embed(rgb).float(), partial(embedding_of, tower)
+    return lambda rgb: tower.embed(rgb).float(), tower.embedding_of
 
 
 def fit_bottleneck(

@@ -39,9 +39,6 @@ class RiseConfig(ExplainerConfig):
 
     kind: Literal["rise"] = "rise"
     masks: int = Field(512, ge=2, le=100_000, description="Random masks, each one forward pass.")
-    centred: bool = Field(
-        True, description="Whether the mean of the cosines is subtracted, which the paper does not do."
-    )
 
 
 class Rise(SingleImageExplainer[RiseConfig]):
@@ -57,8 +54,8 @@ class Rise(SingleImageExplainer[RiseConfig]):
     depend on the size of the image and a seed alone.
 
     Deviations from the paper: the mean of c is subtracted, because cosines lie close together
-    and far from 0, and the map would otherwise mostly count how often each pixel was shown
-    (`centred: false` restores the paper); 512 masks (the paper: 4,000 for VGG-16 and 8,000 for
+    and far from 0, and the map would otherwise mostly count how often each pixel was shown;
+    512 masks (the paper: 4,000 for VGG-16 and 8,000 for
     ResNet-50; Grad-ECLIP's comparison: 2,000; set `masks`); and the cosine in place of a
     class's probability. Pixels that speak against the phrase have no heat.
     """
@@ -80,10 +77,8 @@ class Rise(SingleImageExplainer[RiseConfig]):
                 cosines.append(masked_embeddings(tower, rgb[0], masks, baseline) @ texts[0].T)
                 shares.append(F.adaptive_avg_pool2d(masks, tower.grid_of(rgb)).flatten(1))
             weights = torch.cat(cosines).double()
-            if self.config.centred:
-                weights = weights - weights.mean(dim=0)
             share = torch.cat(shares).to(weights)
-            return (weights.T @ share / (len(share) * SHOWN)).relu().to(texts)[None]
+            return ((weights - weights.mean(dim=0)).T @ share / (len(share) * SHOWN)).relu().to(texts)[None]
 
         return Maps(heat=heat, embedding=features.embedding, tokens=features.tokens)
 

@@ -23,15 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.contract.values import Sides
 from stages.explain.base import ConfigT, Explainer
-from stages.explain.maps import Maps, concatenate_maps, gradients_at_embedding
+from stages.explain.maps import Maps, gradients_at_embedding
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
+from stages.shared.model.towers.pooled import by_tower
 from stages.shared.model.towers.vision import attention_weights, join_heads
-
-TrunkTower = PooledTower | AveragedTower
-"""A tower whose tokens leave a trunk, which is not walked."""
 
 
 class SingleImageExplainer(Explainer[ConfigT]):
@@ -41,7 +37,17 @@ class SingleImageExplainer(Explainer[ConfigT]):
 
     def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return concatenate_maps([self._maps_of_image(image) for image in rgb.split(1)])
+        images = [self._maps_of_image(image) for image in rgb.split(1)]
+        tokens = [maps.tokens for maps in images if maps.tokens is not None]
+
+        def heat(texts: Tensor) -> Tensor:
+            return torch.cat([maps.heat(part) for maps, part in zip(images, texts.split(1), strict=True)])
+
+        return Maps(
+            heat=heat,
+            embedding=torch.cat([maps.embedding for maps in images]),
+            tokens=torch.cat(tokens) if tokens else None,
+        )
 
     @abstractmethod
     def _maps_of_image(self, rgb: Tensor) -> Maps:
@@ -105,13 +111,6 @@ class Walk:
             attention=attention,
             embedding=self.tower.head(x[:, 0]),
         )
-
-
-def embedding_of(tower: TrunkTower, tokens: Tensor, grid_hw: Sides) -> Tensor:
-    """Tokens (B, T, D) that leave the trunk -> embeddings (B, E), not normalised."""
-    if isinstance(tower, AveragedTower):
-        return tower.finish(tokens.mean(dim=1))
-    return tower.pool.embedding(tower.pool.look(tokens, grid_hw))
 
 
 def phrase_gradients(

@@ -313,12 +313,7 @@ def test_what_rows_depend_on() -> None:
     ):
         assert changed(setting) != plain
     files = ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1")
-    sizes = (
-        "input.piece_size=7",
-        "model.batch_size=2",
-        "phrases.batch_size=3",
-        "explain.phrases_per_step=1",
-    )
+    sizes = ("input.piece_size=7", "model.batch_size=2")
     for setting in ("input.limit=3", "model.device=cpu", "model.threads=1", *files, *sizes):
         assert changed(setting) == plain
 

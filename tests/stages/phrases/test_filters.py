@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.phrases.filters import is_code, make_readable, normalise, parse_sections, word_lists
+from stages.phrases.filters import is_code, make_readable, normalise, word_lists
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 
@@ -131,11 +131,6 @@ def test_codes():
         "r\u00e9sum\u00e9",
     ]
     assert [word for word in words if is_code(word)] == words[:7]
-
-
-def test_sections_and_comments_are_read():
-    text = "# head\n[drop]\nTime # not seen\n\nat camera\n[thing-in-ing]\nking\n"
-    assert parse_sections(text) == {"drop": {"time", "at camera"}, "thing_in_ing": {"king"}}
 
 
 def test_the_packaged_lists_and_changes_to_them():

@@ -11,6 +11,7 @@ Shapes: B images, P phrases, N patches, T = N or N + 1 tokens, D width, H heads,
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -172,6 +173,14 @@ class TrunkTower(Tower):
         """See `Tower.embed`."""
         return self.trunk(self.normalise(rgb).to(self.dtype))
 
+    def encode(self, rgb: Tensor) -> Tensor:
+        """See `Tower.encode`."""
+        return self.embedding_of(self.embed(rgb), self.grid_of(rgb))
+
+    @abstractmethod
+    def embedding_of(self, tokens: Tensor, grid_hw: Sides) -> Tensor:
+        """Tokens (B, T, D) of a grid that leave the trunk -> embeddings (B, E), not normalised."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PooledTower(TrunkTower):
@@ -193,13 +202,13 @@ class PooledTower(TrunkTower):
         tokens = self.embed(rgb).to(self.pool.k.weight.dtype)
         return self.pool.look(tokens, self.grid_of(rgb), heads)
 
+    def embedding_of(self, tokens: Tensor, grid_hw: Sides) -> Tensor:
+        """See `TrunkTower.embedding_of`."""
+        return self.pool.embedding(self.pool.look(tokens.to(self.pool.k.weight.dtype), grid_hw))
+
     def float_head(self) -> PooledTower:
         """Return the same tower with the pool and all behind it in float32."""
         return replace(self, pool=self.pool.float())
-
-    def encode(self, rgb: Tensor) -> Tensor:
-        """See `Tower.encode`."""
-        return self.pool.embedding(self.look(rgb))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,9 +227,9 @@ class AveragedTower(TrunkTower):
         """Return the same tower with the head in float32."""
         return replace(self, finish=self.finish.float())
 
-    def encode(self, rgb: Tensor) -> Tensor:
-        """See `Tower.encode`."""
-        return self.finish(self.embed(rgb).mean(dim=1))
+    def embedding_of(self, tokens: Tensor, grid_hw: Sides) -> Tensor:
+        """See `TrunkTower.embedding_of`."""
+        return self.finish(tokens.mean(dim=1))
 
 
 def by_tower(
