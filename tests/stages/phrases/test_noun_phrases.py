@@ -1,8 +1,7 @@
 import pytest
 
 from stages.phrases.filters import make_readable, word_lists
-from stages.phrases.noun_phrases import ParsedPhrase, extract
-from stages.phrases.repairs import REPAIRS, ParsedCaption, repair_noun_phrases
+from stages.phrases.noun_phrases import extract
 
 LISTS = word_lists()
 
@@ -121,23 +120,3 @@ def test_a_list_of_words_is_no_phrase(nlp):
 )
 def test_the_drop_list_can_be_changed(nlp, caption, settings, heads):
     assert [phrase.head for phrase in extract(nlp(caption), word_lists(**settings))] == heads
-
-
-def test_the_head_of_a_quantity_is_the_counted_thing(nlp):
-    phrases = extract(nlp("A group of friends plays cards."), LISTS)
-    assert phrases[0] == ParsedPhrase(start=0, end=18, head="friend", plural=True)
-
-
-@pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.__name__)
-@pytest.mark.parametrize(
-    "caption",
-    ["", "dog", "0000'0g, AO 01 Q", "A dog - a cat, the man's x-ray in black and a number 8 runs."],
-)
-def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption):
-    doc = nlp(caption)
-    parsed = ParsedCaption.of(doc)
-    for candidates in (repair(parsed, parsed.noun_phrases(), LISTS), repair_noun_phrases(parsed, LISTS)):
-        ends = [0]
-        for start, end, head in candidates:
-            assert ends[-1] <= start <= head < end <= len(doc)
-            ends.append(end)
