@@ -122,17 +122,14 @@ class ExplainerConfig(BaseModel):
         return self.model_dump(mode="json", exclude={"variant", "max_side_px"} | without)
 
 
-VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "recommended": {},
-    "authors": {
-        "heads": "single",
-        "similarity": "projected",
-        "image_size": "keep",
-        "shorter_side_px": 640,
-        "affinity": "none",
-    },
+AUTHORS: Final[Mapping[str, Any]] = {
+    "heads": "single",
+    "similarity": "projected",
+    "image_size": "keep",
+    "shorter_side_px": 640,
+    "affinity": "none",
 }
-"""Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the
+"""The preset `authors`, as the settings that differ from the defaults: `generate_emap.py` of the
 Grad-ECLIP repository, with which the paper was evaluated."""
 
 
@@ -174,7 +171,5 @@ class GradEclipConfig(ExplainerConfig):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        variant = values.get("variant", "recommended")
-        return {**VARIANTS.get(variant, {}), **values} if isinstance(variant, str) else values
+        is_authors = isinstance(values, dict) and values.get("variant") == "authors"
+        return {**AUTHORS, **values} if is_authors else values

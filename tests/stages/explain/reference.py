@@ -46,18 +46,7 @@ def _finish(block: Any, x: Tensor, o: Tensor) -> Tensor:
 def grad_eclip(model: nn.Module, pixels: Tensor, text: Tensor, config: Any) -> Answer:
     """model in float64; pixels (3, H, W) normalised; text (E,) unit; config with Grad-ECLIP's settings."""
     visual: Any = model.visual
-    x = visual.conv1(pixels[None])
-    grid = x.shape[2:]
-    x = x.flatten(2)[0].T
-    position = visual.positional_embedding
-    old = visual.grid_size
-    if tuple(grid) != tuple(old):
-        table = position[1:].T.reshape(1, -1, *old)
-        # float32, as a CLIP model is used: the resize is part of the input, not of the method.
-        table = F.interpolate(table.float(), size=tuple(grid), mode="bicubic", align_corners=False).double()
-        position = torch.cat([position[:1], table.flatten(2)[0].T])
-    x = torch.cat([visual.class_embedding[None], x]) + position
-    x = visual.ln_pre(x)
+    x = visual._embeds(pixels[None])[0]
     resblocks = list(visual.transformer.resblocks)
     explained = []
     for i, block in enumerate(resblocks):

@@ -1,7 +1,6 @@
 """Grad-ECLIP against its paper's equations in float64, in 16 bits, and where nothing can be explained."""
 
 import copy
-import itertools
 
 import numpy as np
 import pytest
@@ -14,31 +13,26 @@ from tests.stages.explain.models import clip_of, image, make_explainer, tokenize
 from tests.stages.explain.reference import grad_eclip
 
 PHRASES = ["red car", "two green fish", "a man with a hat on the very far left side of the street"]
-CASES = itertools.product(("single", "model"), ("projected", "raw"), (1, 3))
-SIZES = itertools.cycle([(4, 4), (3, 7), (3, 7), (4, 4)])
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    ("heads", "similarity", "blocks", "cells"),
-    [(*case, cells) for case, cells in zip(CASES, SIZES, strict=False)],
-)
-def test_maps_are_those_of_the_float64_reference(heads, similarity, blocks, cells) -> None:
+@pytest.mark.parametrize("heads", ["single", "model"])
+@pytest.mark.parametrize("similarity", ["projected", "raw"])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_maps_are_those_of_the_float64_reference(heads, similarity, blocks) -> None:
     """They agree relative to the largest value of any of them; a single map may well be empty."""
     config = GradEclipConfig(affinity="none", heads=heads, similarity=similarity, blocks=blocks)
     model = tiny_clip(ls_init_value=0.5, quick_gelu=blocks == 1)
     double = copy.deepcopy(model).double()
     clip = clip_of(model)
-    rgb = image(rows=cells[0], columns=cells[1])
-    [maps] = GradEclip(config, clip).explain(rgb, [PHRASES])
+    [maps] = GradEclip(config, clip).explain(image(), [PHRASES])
     with torch.no_grad():
         texts = nn.functional.normalize(double.encode_text(tokenizer(PHRASES)), dim=-1)
-    (pixels,) = clip.tower.normalise(torch.from_numpy(rgb))
+    (pixels,) = clip.tower.normalise(torch.from_numpy(image()))
     answers = [grad_eclip(double, pixels, text, config) for text in texts]
     peak = max(float(answer.heat.max()) for answer in answers)
     assert peak > 0
     for heat_map, answer in zip(maps, answers, strict=True):
-        assert heat_map.values.shape == cells
         assert np.abs(heat_map.values.reshape(-1) - answer.heat.numpy()).max() < 1e-6 * peak
         assert heat_map.similarity == pytest.approx(answer.cosine, abs=1e-6)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from stages.contract.records import Phrase, Record, Sample
 from stages.explain.base import Match
 from stages.explain.maps import Maps
-from stages.explain.stage import ExplainStage, limit_phrases
+from stages.explain.stage import limit_phrases
 from stages.regions.groups import link_phrases
 from tests.stages.explain.test_stage import make_record, model, set_up
 
@@ -55,9 +55,7 @@ def test_the_likeliest_text_of_every_object_stays_first(
     assert limit_phrases(unlimited, {}) is unlimited
 
 
-@pytest.fixture
-def heated(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[ExplainStage, list[int]]:
-    """A stage, and the number of phrases of each of its calls for heat."""
+def test_only_phrases_that_stay_get_maps(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = set_up(model)
     calls: list[int] = []
     compute = stage._explainer.maps
@@ -72,11 +70,6 @@ def heated(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[ExplainStage, l
         return replace(computed, heat=heat)
 
     monkeypatch.setattr(stage._explainer, "maps", maps)
-    return stage, calls
-
-
-def test_only_phrases_that_stay_get_maps(heated: tuple[ExplainStage, list[int]]) -> None:
-    stage, calls = heated
     plain = replace(crowded(2), object_numbers=())
     (full,) = stage.process([plain])
     answers = stage.process([crowded(2), crowded(1), plain])

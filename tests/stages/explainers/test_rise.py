@@ -27,18 +27,6 @@ def test_masked_images_are_embedded_as_their_product_with_the_mask(name: str) ->
     assert torch.allclose(embeddings, expected, atol=min(spread / 20, 1e-5))
 
 
-def test_halved_weights_have_a_head_in_float32() -> None:
-    rgb = torch.from_numpy(image()[0])
-    plain, halved = (clip_of("class token", precision=p).tower for p in (torch.float32, torch.bfloat16))
-    whole, embeddings = (
-        masked_embeddings(tower, rgb, torch.ones(2, 32, 32), baseline_image(tower, rgb))
-        for tower in (plain, halved)
-    )
-    assert embeddings.dtype == torch.float32
-    assert torch.allclose(embeddings.norm(dim=-1), torch.ones(2), atol=1e-6)
-    assert torch.allclose(embeddings, whole, atol=0.03)
-
-
 def test_the_map_is_the_sum_over_the_masks() -> None:
     explainer = make_explainer("rise", masks=7)
     rgb = torch.from_numpy(image(columns=5, seed=0))

@@ -24,7 +24,6 @@ def phrases_of(nlp, caption: str, **settings) -> str:
         ("two sheep", "two sheep:sheep*"),
         ("dog", "dog:dog"),
         ("man riding horse", "man:man | horse:horse"),
-        ("dog running on beach", "dog:dog | beach:beach"),
         ("a red car next to a small blue fish", "a red car:car | a small blue fish:fish"),
         ("three yellow stars above two green buses", "three yellow stars:star* | two green buses:bus*"),
         ("his dog's bowl", "his dog's bowl:bowl"),
@@ -36,7 +35,6 @@ def phrases_of(nlp, caption: str, **settings) -> str:
         ("a pair of shoes", "a pair of shoes:shoe*"),
         ("a pair of jeans", "a pair of jeans:jeans"),
         ("They sell some kind of jelly.", "some kind of jelly:jelly"),
-        ("a lot of people", "a lot of people:people*"),
         ("A couple of dogs play.", "A couple of dogs:dog*"),
         ("a bunch of bananas", "a bunch of bananas:banana*"),
         ("a piece of cake", "a piece of cake:cake"),
@@ -76,7 +74,6 @@ def phrases_of(nlp, caption: str, **settings) -> str:
         ("A woman in sunglasses and shorts.", "A woman:woman | sunglasses:sunglasses | shorts:shorts"),
         # what misleads the parser
         ("A man in a red hat talks to a dog.", "A man:man | a red hat:hat | a dog:dog"),
-        ("A woman in a scarf walks by.", "A woman:woman | a scarf:scarf"),
         ("A man in black.", "A man:man | black:black"),
         ("people dressed in red and white", "people:people* | red and white:white"),
         ("Boy in a yellow raincoat", "Boy:boy | a yellow raincoat:raincoat"),
