@@ -230,7 +230,6 @@ def explainers() -> str:
             paper_of(explainer),
             explainer.cost,
             towers_of(explainer),
-            explainer.claim,
         )
         for kind, explainer in classes.items()
     ]
@@ -241,7 +240,7 @@ def explainers() -> str:
 nothing, and `perturbation` is many forward passes per image. `backward` is a gradient per phrase. Grad-ECLIP has it
 nearly for nothing, others take a pass through several blocks.
 
-{table(["kind", "what it computes", "paper", "cost", "towers", "licence note"], rows)}
+{table(["kind", "what it computes", "paper", "cost", "towers"], rows)}
 """
 
 

@@ -24,7 +24,7 @@ from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json, say
 from stages.contract.records import Record, Sample, stable_key
 from stages.contract.values import Json
-from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
 from stages.read import ReaderConfig, make_reader, plan_pieces
 from stages.shared.storage import replacing
 
@@ -126,7 +126,7 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[Jso
     stage.setup()
     captions = iter(captions)
     keys = ("text", "start", "end", "head", "plural")
-    while batch := list(islice(captions, config.batch_size)):
+    while batch := list(islice(captions, CAPTIONS_PER_STEP)):
         samples = [
             Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)
         ]

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from stages.explain.base import Explainer
     from stages.shared.model.config import TowerKind
 
-__all__ = ["EXPLAINERS", "AnyExplainerConfig", "fit_to_tower", "kinds_for"]
-
 ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 EXPLAINERS: Final[KindTable[Explainer[Any]]] = KindTable("phrasebox.explainers", default=GradEclipConfig)

@@ -23,23 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explain.config import ExplainerConfig
-from stages.shared.model.towers.tower import Tower
-from stages.shared.model.towers.vision import VisionTower
-
 ALIKE: Final = 0.3  # t: tokens whose cosine is not above this share no heat
 
 _TINY: Final = 1e-30
-
-
-def early_block_of(config: ExplainerConfig, tower: Tower) -> int | None:
-    """Return the number, from 0, of the block whose incoming tokens are compared on a tower with a class token.
-
-    None where the last tokens are compared, or nothing is.
-    """
-    if config.affinity == "none" or not isinstance(tower, VisionTower):
-        return None
-    return max(1, round(config.affinity_depth * len(tower.blocks))) - 1
 
 
 def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
@@ -57,18 +43,13 @@ def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
 def share_heat(values: Tensor, tokens: Tensor, grid_hw: tuple[int, int], reach: float) -> Tensor:
     """Maps (B, P, N), >= 0, and tokens of the patches (B, N, D) on a grid -> maps after sharing, >= 0.
 
+    The matrix that is solved is positive definite, because no eigenvalue of the graph is above 1.
+    Maps are not finite where values or tokens are not.
+
     >>> tokens = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]]])
     >>> share_heat(torch.tensor([[[1.0, 0.0, 0.0]]]), tokens, (1, 3), reach=0.5)
     tensor([[[1.3333, 0.6667, 0.0000]]])
     """
-    return solve_propagation(values, token_graph(tokens.float(), grid_hw), reach)
-
-
-def solve_propagation(values: Tensor, graph: Tensor, reach: float) -> Tensor:
-    """(I - reach * graph)^-1 values: maps (B, P, N) and a graph (B, N, N) -> maps, >= 0.
-
-    The matrix is positive definite, because no eigenvalue of the graph is above 1. Maps stay
-    non-finite where values or graph are.
-    """
+    graph = token_graph(tokens.float(), grid_hw)
     system = torch.eye(graph.shape[-1], device=graph.device) - reach * graph
     return torch.cholesky_solve(values.mT, torch.linalg.cholesky_ex(system).L).mT.relu()

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from stages.contract.records import HeatMap
 from stages.explain import fit_to_tower
-from stages.explain.affinity import early_block_of, share_heat
+from stages.explain.affinity import share_heat
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import (
     FAULTS,
+    PHRASES_PER_STEP,
     Maps,
     at_scale,
     compute_by_step,
@@ -33,6 +34,7 @@ from stages.explain.presence import Presence, Signals
 from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.config import TowerKind
 from stages.shared.model.device import PendingTransfer, pixels_on
+from stages.shared.model.towers.vision import VisionTower
 
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in
@@ -97,18 +99,18 @@ class PendingMatches:
         """Return the signals of each image's texts for presence, if they were wanted."""
         cosines, embeddings, embedded, local = self.results.wait()
 
-        def of(b: int, first: int, last: int, captions: Signals | None = None) -> Signals:
+        def of(b: int, part: slice, captions: Signals | None = None) -> Signals:
             # A view would keep the results of all images, and on a GPU pinned memory.
             return Signals(
                 embedding=embeddings[b].copy(),
-                texts=embedded[b, first:last].copy(),
-                cosines=cosines[b, first:last].copy(),
-                local=local[b, first:last].copy(),
+                texts=embedded[b, part].copy(),
+                cosines=cosines[b, part].copy(),
+                local=local[b, part].copy(),
                 captions=captions,
             )
 
         return [
-            of(b, 0, len(texts), of(b, len(texts), len(texts) + len(captions)))
+            of(b, slice(len(texts)), of(b, slice(len(texts), len(texts) + len(captions))))
             for b, (texts, captions) in enumerate(zip(self.texts, self.captions, strict=True))
         ]
 
@@ -178,12 +180,10 @@ class Explainer(ABC, Generic[ConfigT]):
         towers: Kinds of towers that the method is defined on.
         needs: A property that these towers have and others lack, for messages.
         cost: See `Cost`.
-        follows_phrases: False where all phrases of an image get the same map.
         at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a
             token, which in some towers looks beside its cell (`Placement.shift_px`).
-        claim: A known claim of a patent on the method, for people; it is in no default.
-        early_block: See `early_block_of`: the block before which `Maps.tokens` are, with a
-            class token.
+        early_block: With a class token, the number, from 0, of the block before which
+            `Maps.tokens` are. None where the last tokens are compared, or nothing is.
         one_by_one: True if maps hold so much memory that a run compares one image at a time.
     """
 
@@ -191,15 +191,15 @@ class Explainer(ABC, Generic[ConfigT]):
     towers: ClassVar[tuple[TowerKind, ...]] = (*ATTENDING, "average_pool")
     needs: ClassVar[str] = "tokens that stand for places"
     cost: ClassVar[Cost] = "backward"
-    follows_phrases: ClassVar[bool] = True
     at_cells: ClassVar[bool] = False
-    claim: ClassVar[str] = ""
     one_by_one: bool = False
+    early_block: int | None = None
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         self.config = fit_to_tower(type(self), config, model.tower.kind, model.name)
         self.model = model
-        self.early_block = early_block_of(self.config, model.tower)
+        if isinstance(model.tower, VisionTower) and config.affinity != "none":
+            self.early_block = max(1, round(config.affinity_depth * len(model.tower.blocks))) - 1
         self.texts = TextCache(model, templates_of(config.templates))
 
     @abstractmethod
@@ -208,10 +208,6 @@ class Explainer(ABC, Generic[ConfigT]):
 
         An image's maps do not depend on the other images of the batch.
         """
-
-    def embed_ahead(self, phrases: Sequence[Sequence[str]]) -> None:
-        """Embed the phrases of images that come next: many texts in one call fill its forward passes."""
-        self.texts.embed_ahead([text for texts in phrases for text in texts])
 
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """Return one heat map for each of the unique phrase texts of each image.
@@ -241,11 +237,12 @@ class Explainer(ABC, Generic[ConfigT]):
         """
         if len(images) != len(texts):
             raise ValueError(f"expected as many phrase lists as images, got {len(texts)} and {len(images)}")
-        step = self.config.phrases_per_step
         placement = self.model.tower.placement
         placement.grid_hw(*images[0].shape[:2])  # Sides that do not fit would be resized
         captions = captions or [()] * len(texts)
-        embedded = self.texts.embed_padded([[*a, *b] for a, b in zip(texts, captions, strict=True)], step)
+        embedded = self.texts.embed_padded(
+            [[*a, *b] for a, b in zip(texts, captions, strict=True)], PHRASES_PER_STEP
+        )
         rgb = pixels_on(images, self.model.device)
         shares = [scale / self.config.scales[0] for scale in self.config.scales]
         resized = [at_scale(rgb, share, placement.stride_px) for share in shares]
@@ -257,7 +254,7 @@ class Explainer(ABC, Generic[ConfigT]):
             local = [
                 cosines
                 if maps.embed_patches is None
-                else compute_by_step(embedded, step, partial(highest_cosines, maps.embed_patches()))
+                else compute_by_step(embedded, partial(highest_cosines, maps.embed_patches()))
                 for maps in scales
             ]
             results += [F.normalize(embeddings, dim=-1), embedded, torch.stack(local).mean(dim=0)]
@@ -270,7 +267,7 @@ class Explainer(ABC, Generic[ConfigT]):
     @torch.no_grad()
     def launch(self, comparison: BatchComparison, phrases: Sequence[Sequence[str]]) -> PendingMaps:
         """Start to compute the maps of each image's phrases, some of its texts, without waiting for the device."""
-        texts = self.texts.embed_padded(phrases, self.config.phrases_per_step)
+        texts = self.texts.embed_padded(phrases, PHRASES_PER_STEP)
         scales = comparison.scales
         grids_hw = comparison.grids_hw
         values = [self._heat(maps, texts, grid_hw) for maps, grid_hw in zip(scales, grids_hw, strict=True)]
@@ -283,8 +280,7 @@ class Explainer(ABC, Generic[ConfigT]):
         )
 
     def _mean_cosines(self, scales: Sequence[Maps], texts: Tensor) -> Tensor:
-        step = self.config.phrases_per_step
-        cosines = [compute_by_step(texts, step, partial(cosines_of, maps.embedding)) for maps in scales]
+        cosines = [compute_by_step(texts, partial(cosines_of, maps.embedding)) for maps in scales]
         return torch.stack(cosines).mean(dim=0)
 
     def _heat(self, maps: Maps, texts: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -10,10 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import TOWER_WORDS, InputSpec, TowerKind
 
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-Count = Annotated[int, Field(ge=1)]
-
 
 class ExplainerConfig(BaseModel):
     """Settings of an explainer, each of which derives a model of its own with `kind: Literal["x"] = "x"`.
@@ -47,8 +43,10 @@ class ExplainerConfig(BaseModel):
         ge=8,
         description="With `keep`: the most that a side may have; the authors have no such bound.",
     )
-    contrast: ShareBelowOne = Field(
+    contrast: float = Field(
         default=0.0,
+        ge=0.0,
+        lt=1.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
         "(`subtract_others`; not from the papers). With 0, maps do not depend on the other phrases. 0 is best on "
         "photographs and 0.25 on synthetic scenes (measured; docs/benchmarks/photographs.md, settings.md).",
@@ -76,12 +74,6 @@ class ExplainerConfig(BaseModel):
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
         default=("{}",),
         description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80.",
-    )
-    phrases_per_step: int = Field(
-        default=8,
-        ge=1,
-        le=256,
-        description="Phrases of an image that are computed together, in groups of this size.",
     )
 
     @field_validator("templates", mode="after")
@@ -127,23 +119,17 @@ class ExplainerConfig(BaseModel):
         """Return the settings that a calibration of scores depends on, as plain values."""
         unused = "affinity_" if self.affinity == "none" else ()
         without = {name for name in type(self).model_fields if name.startswith(unused)}
-        return self.model_dump(
-            mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | without
-        )
+        return self.model_dump(mode="json", exclude={"variant", "max_side_px"} | without)
 
 
-VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "recommended": {},
-    "authors": {
-        "heads": "single",
-        "similarity": "projected",
-        "path": "full",
-        "image_size": "keep",
-        "shorter_side_px": 640,
-        "affinity": "none",
-    },
+AUTHORS: Final[Mapping[str, Any]] = {
+    "heads": "single",
+    "similarity": "projected",
+    "image_size": "keep",
+    "shorter_side_px": 640,
+    "affinity": "none",
 }
-"""Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the
+"""The preset `authors`, as the settings that differ from the defaults: `generate_emap.py` of the
 Grad-ECLIP repository, with which the paper was evaluated."""
 
 
@@ -164,15 +150,12 @@ class GradEclipConfig(ExplainerConfig):
         default="raw",
         description="q', k': after the output projection (the authors' code) or before it.",
     )
-    blocks: Count = Field(
+    blocks: int = Field(
         default=1,
+        ge=1,
         description="The number of last blocks that are explained and summed. 1 is the paper's, which was evaluated "
         "with OpenAI's ViT-B-16; of the six blocks of `demo` four are better (measured; docs/benchmarks/settings.md). "
         "Always 1 for towers with a pool.",
-    )
-    path: Literal["full", "class"] = Field(
-        default="class",
-        description="Gradients go through all tokens (`full`, the authors) or the class token.",
     )
 
     def for_tower(self, kind: TowerKind) -> Self:
@@ -188,7 +171,5 @@ class GradEclipConfig(ExplainerConfig):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        variant = values.get("variant", "recommended")
-        return {**VARIANTS.get(variant, {}), **values} if isinstance(variant, str) else values
+        is_authors = isinstance(values, dict) and values.get("variant") == "authors"
+        return {**AUTHORS, **values} if is_authors else values

@@ -8,7 +8,7 @@ W_in + b_in. The class row has attention weights a, and o = sum_j a_j v_j is its
 the output projection:
 
     c   = cos(image embedding, text embedding)
-    w   = dc / do                                     one weight per channel, see `class_path.py`
+    w   = dc / do                                     one weight per channel
     s_i = cos(q'_0, k'_i)                             q', k' raw, or after the output projection
     l_i = (s_i - min s) / (max s - min s)             over the patches
     H_i = ReLU(l_i * sum_d w_d v_i,d)
@@ -25,8 +25,8 @@ method for CNN backbones, too, without saying how; this is our reading.
 Deviations, and the setting that restores the paper (`variant: authors` restores all of them):
 - the network's own heads instead of one head over the full width (`heads: single`);
 - with `blocks`, several blocks, summed after a ReLU on each;
-- gradients through the class token only (`path: full`). The patch tokens' keys and values are
-  held at the values of the one forward pass; exact for the last block (`trace_class_token`);
+- with several blocks, gradients through the class token only: the patch tokens' keys and values
+  are held at the values of the one forward pass. For the last block that is exact;
 - the model's square input instead of keeping the aspect ratio (`image_size: keep`);
 - where a min-max would divide zero by zero the map is zero and says why in `HeatMap.fault`.
 
@@ -36,6 +36,7 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -44,13 +45,13 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
-from stages.explain.class_path import BlockInputs, ExplainedBlocks, trace_class_token
 from stages.explain.config import GradEclipConfig
-from stages.explain.maps import Maps, compute_by_step, gradients_at_embedding, min_max
+from stages.explain.maps import PHRASES_PER_STEP, Maps, compute_by_step, gradients_at_embedding, min_max
 from stages.shared.model.clip import ClipModel
+from stages.shared.model.device import allow_tf32
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
-from stages.shared.model.towers.vision import Block, VisionTower, attend
+from stages.shared.model.towers.vision import Block, VisionTower, attend, join_heads, split_heads
 
 
 class GradEclip(Explainer[GradEclipConfig]):
@@ -65,32 +66,30 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
+        self._heads = 1 if config.heads == "single" else None
         self._compute: Callable[[Tensor], Maps] = by_tower(
             model.tower,
             blocks=self._for_blocks,
-            pooled=self._for_pool,
+            pooled=lambda tower: partial(self._explain_pool, tower),
         )
 
     def maps(self, rgb: Tensor) -> Maps:
         """See `Explainer.maps`."""
         return self._compute(rgb)
 
-    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor], Maps]:
-        return partial(self._explain_pool, tower)
-
     @torch.no_grad()
     def _explain_pool(self, tower: PooledTower, rgb: Tensor) -> Maps:
         pool = tower.pool
-        look = tower.look(rgb, 1 if self.config.heads == "single" else None)
+        look = tower.look(rgb, self._heads)
         weight = self._spatial_weight(pool.out, look.query, look.keys)
         embedding = pool.embedding(look)
 
         def heat_of_step(texts: Tensor) -> Tensor:
             gradients = pool.back(look, gradients_at_embedding(embedding, texts))
-            return _sum_blocks([gradients @ look.values.mT], [weight])
+            return (gradients @ look.values.mT * weight[:, None]).relu()
 
         return Maps(
-            heat=partial(compute_by_step, step=self.config.phrases_per_step, compute=heat_of_step),
+            heat=partial(compute_by_step, compute=heat_of_step),
             embedding=embedding,
             constant=weight.amax(dim=1) == 0,
             tokens=look.tokens,
@@ -121,82 +120,31 @@ class GradEclip(Explainer[GradEclipConfig]):
     def _explain_blocks(self, tower: VisionTower, exact: Sequence[Block], rgb: Tensor) -> Maps:
         with torch.no_grad():
             x, early = tower.tokens_before(rgb, len(tower.blocks) - len(exact), self.early_block)
-        follow = self._follow_all_tokens if self.config.path == "full" else self._follow_class_token
-        explained = follow(tower, exact, x)
+            token = x[:, 0].float()
+            keys_values = []
+            for block, exact_block in zip(tower.blocks[-len(exact) :], exact, strict=True):
+                q, k, v = block.project(x)
+                keys_values.append((k[:, 1:].float(), v[:, 1:].float()))
+                if exact_block is not exact[-1]:
+                    x = block.finish(x, attend(q, k, v, self._heads or block.heads))
+        path = trace_class_token(tower, token, exact, keys_values, self._heads)
         weights = [
             self._spatial_weight(block.out, query, keys)
-            for block, query, keys in zip(exact, explained.queries, explained.keys, strict=True)
+            for block, query, (keys, _) in zip(exact, path.queries, keys_values, strict=True)
         ]
 
         def heat_of_step(texts: Tensor) -> Tensor:
-            return _sum_blocks(
-                explained.attention_gradients(gradients_at_embedding(explained.embedding, texts)), weights
-            )
+            signed = path.attention_gradients(gradients_at_embedding(path.embedding, texts))
+            blocks = [(s * weight[:, None]).relu() for s, weight in zip(signed, weights, strict=True)]
+            return torch.stack(blocks).sum(dim=0)
 
         return Maps(
-            heat=partial(compute_by_step, step=self.config.phrases_per_step, compute=heat_of_step),
-            embedding=explained.embedding,
+            heat=partial(compute_by_step, compute=heat_of_step),
+            embedding=path.embedding,
             constant=torch.stack([weight.amax(dim=1) == 0 for weight in weights]).all(dim=0),
             tokens=None if early is None else early[:, 1:],
-            embed_patches=partial(_embed_patches, tower, exact[-1], explained.values[-1]),
+            embed_patches=lambda: tower.head(exact[-1].attended(keys_values[-1][1])),
         )
-
-    def _follow_class_token(self, tower: VisionTower, exact: Sequence[Block], x: Tensor) -> ExplainedBlocks:
-        """Explain the last blocks with gradients through the class token only; x (B, T, D) are the tokens before."""
-        inputs = []
-        token = x[:, 0].float()
-        with torch.no_grad():
-            for block, exact_block in zip(tower.blocks[-len(exact) :], exact, strict=True):
-                q, k, v = block.project(x)
-                keys = k[:, 1:].float()
-                values = v[:, 1:].float()
-                inputs.append(
-                    BlockInputs(block=exact_block, heads=self._heads(block), keys=keys, values=values)
-                )
-                if exact_block is not exact[-1]:
-                    x = block.finish(x, attend(q, k, v, self._heads(block)))
-        return trace_class_token(tower, token, inputs, self.config.phrases_per_step)
-
-    def _follow_all_tokens(self, tower: VisionTower, exact: Sequence[Block], x: Tensor) -> ExplainedBlocks:
-        """Explain the last blocks by autograd through all tokens; the last one computes only its class row."""
-        outputs = []
-        queries = []
-        keys = []
-        values = []
-        x = x.float().requires_grad_()
-        for block in exact:
-            q, k, v = block.project(x)
-            if block is exact[-1]:
-                q = q[:, :1]
-                x = x[:, :1]
-            outputs.append(attend(q, k, v, self._heads(block)))
-            x = block.finish(x, outputs[-1])
-            queries.append(q[:, 0].detach())
-            keys.append(k[:, 1:].detach())
-            values.append(v[:, 1:].detach())
-        embedding = tower.head(x[:, 0])
-
-        def attention_gradients(gradients: Tensor) -> Sequence[Tensor]:
-            phrases = [
-                torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
-                for gradient in gradients.unbind(1)
-            ]
-            rows = (
-                torch.stack([gradient[:, 0] for gradient in block], dim=1)
-                for block in zip(*phrases, strict=True)
-            )
-            return [row @ v.mT for row, v in zip(rows, values, strict=True)]
-
-        return ExplainedBlocks(
-            embedding=embedding.detach(),
-            queries=queries,
-            keys=keys,
-            values=values,
-            attention_gradients=attention_gradients,
-        )
-
-    def _heads(self, block: Block) -> int:
-        return 1 if self.config.heads == "single" else block.heads
 
     @torch.no_grad()
     def _spatial_weight(self, out: Layer, query: Tensor, keys: Tensor) -> Tensor:
@@ -207,14 +155,61 @@ class GradEclip(Explainer[GradEclipConfig]):
         return min_max(F.cosine_similarity(query[:, None], keys, dim=-1))
 
 
-def _sum_blocks(signed: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Signed maps (B, P, N) of the blocks and their spatial weights (B, N) -> one map (B, P, N), >= 0."""
-    return torch.stack(
-        [(s * weight[:, None]).relu() for s, weight in zip(signed, weights, strict=True)]
-    ).sum(dim=0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassPath:
+    """The class token's path through the explained blocks, with gradients at its attention.
+
+    Attributes:
+        embedding: Embeddings of the images (B, E), not normalised, without a graph.
+        queries: The class token's queries in each block (B, D), without a graph.
+        attention_gradients: Gradients dc/de of the phrases (B, P, E) -> sum_d w_d v_i,d of each
+            block (B, P, N), w = dc/do.
+    """
+
+    embedding: Tensor
+    queries: Sequence[Tensor]
+    attention_gradients: Callable[[Tensor], Sequence[Tensor]]
 
 
-def _embed_patches(tower: VisionTower, last: Block, values: Tensor) -> Tensor:
-    """Values of the patches in the last block (B, N, D) -> embeddings of single patches (B, N, E)."""
-    patches = last.out(values)
-    return tower.head(patches if last.ls_1 is None else patches * last.ls_1)
+def trace_class_token(
+    tower: VisionTower,
+    token: Tensor,
+    blocks: Sequence[Block],
+    keys_values: Sequence[tuple[Tensor, Tensor]],
+    heads: int | None,
+) -> ClassPath:
+    """Send the class token (B, D) through the last blocks of a tower, whose head is in float32.
+
+    Keys and values of the patches (B, N, D) in each block are constants here, so a gradient
+    touches one token per image, phrase and block instead of N + 1. Each of P =
+    `PHRASES_PER_STEP` phrases has a copy of the class token, which keeps gradients apart. All
+    phrases of an image share keys and values. The output o of a block is linear in its
+    attention weights a, so that sum_d w_d v_i,d is dc/da_i, summed over heads. `heads`: None is
+    each block's own number.
+    """
+    queries = []
+    attention = []
+    with torch.enable_grad(), allow_tf32(tower):
+        x = token[:, None].expand(-1, PHRASES_PER_STEP, -1).requires_grad_()
+        for block, patches in zip(blocks, keys_values, strict=True):
+            projected = block.project(x)
+            query, class_key, class_value, keys, values = (
+                split_heads(t, heads or block.heads) for t in (*projected, *patches)
+            )
+            to_self = (query * class_key).sum(dim=-1, keepdim=True)
+            logits = torch.cat([to_self, query @ keys.mT], dim=-1) * query.shape[-1] ** -0.5
+            class_weight, patch_weights = logits.softmax(dim=-1).split([1, keys.shape[-2]], dim=-1)
+            o = class_weight * class_value + patch_weights @ values
+            x = block.finish(x, join_heads(o))
+            queries.append(projected[0][:, 0].detach())
+            attention.append(patch_weights)
+        embeddings = tower.head(x)
+
+    def attention_gradients(gradient: Tensor) -> Sequence[Tensor]:
+        with allow_tf32(tower):
+            gradients = torch.autograd.grad(embeddings, attention, gradient, retain_graph=True)
+        return [block.sum(dim=1) for block in gradients]
+
+    return ClassPath(
+        embedding=embeddings[:, 0].detach(), queries=queries, attention_gradients=attention_gradients
+    )

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from stages.contract.geometry import round_to_multiple
 
+PHRASES_PER_STEP: Final = 8  # phrases of an image that are computed together
+
 FAULTS: Final = ("", "constant", "empty", "not_finite")  # Why a map is all zeros, by number
 
 
@@ -28,7 +30,7 @@ class Maps:
 
     Attributes:
         heat: Computes the heat (B, P, N), >= 0, not normalised, of unit text embeddings
-            (B, P, E). P is a multiple of `phrases_per_step`. Rows of zeros fill up images that
+            (B, P, E). P is a multiple of `PHRASES_PER_STEP`. Rows of zeros fill up images that
             have fewer phrases. It is called without a graph.
         embedding: Embeddings of the images (B, E), in any scale and without a graph.
         constant: Bool (B,), True where the method cannot distinguish the patches of an image.
@@ -42,20 +44,6 @@ class Maps:
     constant: Tensor | None = None
     tokens: Tensor | None = None
     embed_patches: Callable[[], Tensor] | None = None
-
-
-def concatenate_maps(images: Sequence[Maps]) -> Maps:
-    """Return the maps of a batch, given those of its images."""
-
-    def heat(texts: Tensor) -> Tensor:
-        return torch.cat([maps.heat(part) for maps, part in zip(images, texts.split(1), strict=True)])
-
-    tokens = [maps.tokens for maps in images if maps.tokens is not None]
-    return Maps(
-        heat=heat,
-        embedding=torch.cat([maps.embedding for maps in images]),
-        tokens=torch.cat(tokens) if tokens else None,
-    )
 
 
 def replace_faults(
@@ -77,13 +65,13 @@ def replace_faults(
     return maps, torch.where(finite, faults, 3)
 
 
-def compute_by_step(texts: Tensor, step: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Compute results (B, P, ...) for texts (B, P, E), `step` phrases at a time.
+def compute_by_step(texts: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute results (B, P, ...) for texts (B, P, E), `PHRASES_PER_STEP` at a time.
 
-    A batch is padded to a multiple of `step`, so that products have one shape, whatever number
-    of phrases an image has.
+    A batch is padded to a multiple of them, so that products have one shape, whatever number of
+    phrases an image has.
     """
-    return torch.cat([compute(part) for part in texts.split(step, dim=1)], dim=1)
+    return torch.cat([compute(part) for part in texts.split(PHRASES_PER_STEP, dim=1)], dim=1)
 
 
 def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:

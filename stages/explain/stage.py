@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
@@ -16,7 +17,6 @@ from stages.contract.errors import ConfigError, ResourceError
 from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import EXPLAINERS, AnyExplainerConfig
-from stages.explain.limit import limit_phrases
 from stages.shared.model.config import ModelConfig, ModelDescription
 
 if TYPE_CHECKING:
@@ -208,7 +208,8 @@ class ExplainStage(Stage):
         for start in range(0, len(records), size):
             if start % embedded_ahead == 0:
                 next_records = records[start : start + embedded_ahead]
-                self._explainer.embed_ahead([*_texts_of(next_records), *_captions_of(next_records)])
+                texts = chain(*_texts_of(next_records), *_captions_of(next_records))
+                self._explainer.texts.embed_ahead(list(texts))
             pending.append(self._launch(records[start : start + size]))
             if len(pending) == self._ahead:
                 yield from pending.popleft()
@@ -261,6 +262,28 @@ def _texts_of(records: Sequence[Record]) -> list[list[str]]:
 
 def _captions_of(records: Sequence[Record]) -> list[list[str]]:
     return [[caption.strip() for caption in record.sample.captions] for record in records]
+
+
+def limit_phrases(record: Record, matches: Mapping[str, Match]) -> Record:
+    """Return a record whose phrases have at most `phrase_limit` different texts, by the matches of its texts.
+
+    The likeliest text of every object comes first, then the second likeliest, and so on.
+    """
+    if not record.object_numbers:
+        return record
+    object_of = {
+        phrase.text: number for phrase, number in zip(record.phrases, record.object_numbers, strict=True)
+    }
+    likeliest_first = sorted(object_of, key=lambda text: -matches[text].likelihood)
+    repeats: Counter[int] = Counter()
+    rank: dict[str, int] = {}
+    for text in likeliest_first:
+        rank[text] = repeats[object_of[text]]
+        repeats[object_of[text]] += 1
+    chosen = set(sorted(likeliest_first, key=rank.__getitem__)[: record.phrase_limit])
+    phrases = tuple(phrase for phrase in record.phrases if phrase.text in chosen)
+    dropped = record.dropped_phrases + len(record.phrases) - len(phrases)
+    return replace(record, phrases=phrases, dropped_phrases=dropped, object_numbers=())
 
 
 def with_caption_scores(limited: Record, record: Record, matches: Mapping[str, Match]) -> Record:

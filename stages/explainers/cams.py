@@ -17,10 +17,11 @@ Shapes: B images (1 where gradients are taken), P phrases, N patches, T tokens, 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +30,10 @@ from torch import Tensor
 from stages.explain.base import ConfigT, Explainer
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps, gradients_at_embedding
-from stages.explainers.attention.walk import (
-    SingleImageExplainer,
-    Trace,
-    Walk,
-    patches_of,
-    phrase_gradients,
-    trace_tower,
-)
+from stages.explainers.walk import SingleImageExplainer, Walk, phrase_gradients
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import gradient_at
-from stages.shared.model.towers.pooled import PooledTower, by_tower
+from stages.shared.model.towers.pooled import TrunkTower, by_tower
 from stages.shared.model.towers.trunk import GridTrunk
 
 
@@ -91,6 +85,20 @@ class Cam(Explainer[CamConfig]):
         )
 
 
+class Trace(NamedTuple):
+    """A tower's embedding of one image as a function of its features.
+
+    Attributes:
+        features: (1, T, D), where gradients are taken; the last N are the patches'.
+        embedding: The embedding (1, E), in the features' graph.
+        tokens: See `Maps.tokens`.
+    """
+
+    features: Tensor
+    embedding: Tensor
+    tokens: Tensor | None
+
+
 class FeatureCam(SingleImageExplainer[ConfigT]):
     """Maps from the features and the gradient at them."""
 
@@ -99,12 +107,8 @@ class FeatureCam(SingleImageExplainer[ConfigT]):
         self._trace: Callable[[Tensor], Trace] = by_tower(
             model.tower,
             blocks=lambda _: partial(_trace_block, Walk(model, 1, self.early_block)),
-            pooled=lambda tower: (
-                partial(_trace_grid, tower, tower.trunk)
-                if isinstance(tower.trunk, GridTrunk)
-                else partial(trace_tower, tower)
-            ),
-            averaged=lambda tower: partial(trace_tower, tower),
+            pooled=lambda tower: partial(_trace_trunk, tower),
+            averaged=lambda tower: partial(_trace_trunk, tower),
         )
 
     @abstractmethod
@@ -112,17 +116,19 @@ class FeatureCam(SingleImageExplainer[ConfigT]):
         """Features (N, D) and a phrase's gradient at them (N, D) -> its map (N,), >= 0."""
 
     def _maps_of_image(self, rgb: Tensor) -> Maps:
+        cells = math.prod(self.model.tower.grid_of(rgb))
         with torch.enable_grad():
             trace = self._trace(rgb)
-        grid_hw = self.model.tower.grid_of(rgb)
-        features = patches_of(trace.leaf.detach(), grid_hw)[0]
 
         def heat(texts: Tensor) -> Tensor:
-            gradients = phrase_gradients(trace.embedding, [trace.leaf], texts)
-            values = [self._weigh(features, patches_of(gradient, grid_hw)[0]) for (gradient,) in gradients]
-            return torch.stack(values)[None]
+            features = trace.features[0, -cells:].detach()
+            gradients = phrase_gradients(trace.embedding, [trace.features], texts)
+            return torch.stack([self._weigh(features, gradient[0, -cells:]) for (gradient,) in gradients])[
+                None
+            ]
 
-        return Maps(heat=heat, embedding=trace.embedding.detach(), tokens=trace.tokens)
+        tokens = None if trace.tokens is None else trace.tokens[:, -cells:]
+        return Maps(heat=heat, embedding=trace.embedding.detach(), tokens=tokens)
 
 
 def _trace_block(walk: Walk, rgb: Tensor) -> Trace:
@@ -130,14 +136,17 @@ def _trace_block(walk: Walk, rgb: Tensor) -> Trace:
     return Trace(tensors.normed[0], tensors.embedding, tensors.early)
 
 
-def _trace_grid(tower: PooledTower, trunk: GridTrunk, rgb: Tensor) -> Trace:
-    """Trace an image from the grid in which the convolutions of a tower's trunk end."""
+def _trace_trunk(tower: TrunkTower, rgb: Tensor) -> Trace:
+    """Trace an image from the end of the trunk, or from the grid in which its convolutions end."""
     grid_hw = tower.grid_of(rgb)
-    with torch.no_grad():
+    trunk = tower.trunk
+    if isinstance(trunk, GridTrunk):
         grid = trunk.body(tower.normalise(rgb).to(tower.dtype))
-    leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()
-    pooling = tower.pool.look(trunk.tokens_of(leaf, grid_hw), grid_hw)
-    return Trace(leaf, tower.pool.embedding(pooling), pooling.tokens.detach())
+        features = grid.flatten(2).transpose(1, 2).float().requires_grad_()
+        tokens = trunk.tokens_of(features, grid_hw)
+    else:
+        features = tokens = tower.embed(rgb).float().requires_grad_()
+    return Trace(features, tower.embedding_of(tokens, grid_hw), tokens.detach())
 
 
 class GradCamConfig(ExplainerConfig):

@@ -27,11 +27,10 @@ from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import ATTENDING, ConfigT, Explainer
-from stages.explain.config import ExplainerConfig, Share
+from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
@@ -94,25 +93,18 @@ Mixing = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 (B, H, T, d)."""
 
 
-class SecondPathConfig(ExplainerConfig):
-    """The setting of the second path."""
-
-    depth: Share = Field(
-        0.5,
-        description="Share of the blocks, the last ones, that have the second path, at least one "
-        "block. 0.5 is the authors' 6 of 12. Without effect where one attention pools the tokens.",
-    )
+DEPTH: Final = 0.5  # share of the blocks, the last ones, that have the second path: the authors' 6 of 12
 
 
 def second_path(
-    tower: VisionTower, depth: float, early_block: int | None, mixing: Mixing
+    tower: VisionTower, early_block: int | None, mixing: Mixing
 ) -> Callable[[Tensor], DenseFeatures]:
-    """Return the second path of the last share of a tower's blocks: uint8 pixels (B, height, width, 3) -> features.
+    """Return the second path of a tower's last blocks: uint8 pixels (B, height, width, 3) -> features.
 
     `mixing` mixes the values on it. `DenseFeatures.tokens` are the patches before block
     `early_block`, from 0.
     """
-    first = len(tower.blocks) - max(1, round(depth * len(tower.blocks)))
+    first = len(tower.blocks) - max(1, round(DEPTH * len(tower.blocks)))
     exact = tuple(block.float() for block in tower.blocks[first:])
 
     def features(rgb: Tensor) -> DenseFeatures:
@@ -135,7 +127,7 @@ def second_path(
 POOL_SHARPNESS: Final = 8.0  # Factor of the products of unit values in a pool; the authors' value
 
 
-class ClipSurgeryConfig(SecondPathConfig):
+class ClipSurgeryConfig(ExplainerConfig):
     """CLIP Surgery: values attend to values, and what an empty phrase has is subtracted."""
 
     kind: Literal["clip_surgery"] = "clip_surgery"
@@ -172,7 +164,7 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         super().__init__(config, model)
         self._dense: Callable[[Tensor], DenseFeatures] = by_tower(
             model.tower,
-            blocks=lambda tower: second_path(tower, config.depth, self.early_block, _attend_values),
+            blocks=lambda tower: second_path(tower, self.early_block, _attend_values),
             pooled=lambda tower: lambda rgb: _pool_values(tower, rgb),
         )
 
@@ -199,7 +191,7 @@ def _pool_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
     return DenseFeatures(patches=patches, embedding=pool.embedding(pooling), tokens=pooling.tokens)
 
 
-class GemConfig(SecondPathConfig):
+class GemConfig(ExplainerConfig):
     """GEM: cosine of the phrase and each patch after self-self attention."""
 
     kind: Literal["gem"] = "gem"
@@ -233,7 +225,7 @@ class Gem(_Dense[GemConfig]):
         super().__init__(config, model)
         self.path = by_tower(
             model.tower,
-            blocks=lambda tower: second_path(tower, config.depth, self.early_block, _attend_to_alike),
+            blocks=lambda tower: second_path(tower, self.early_block, _attend_to_alike),
         )
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -212,12 +213,8 @@ def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
 
 @cache
 def _sections() -> dict[str, Words]:
-    return parse_sections(files(__package__).joinpath("words.txt").read_text(encoding="utf-8"))
-
-
-def parse_sections(text: str) -> dict[str, Words]:
-    """Return the sections of a word list: name, with "_" for "-" -> entries."""
-    sections: dict[str, set[str]] = {}
-    for section, entry in entries_of(text):
-        sections.setdefault(section.replace("-", "_"), set()).add(entry.casefold())
+    """Return the sections of `words.txt`: name, with "_" for "-" -> entries."""
+    sections: defaultdict[str, set[str]] = defaultdict(set)
+    for section, entry in entries_of(files(__package__).joinpath("words.txt").read_text(encoding="utf-8")):
+        sections[section.replace("-", "_")].add(entry.casefold())
     return {name: frozenset(entries) for name, entries in sections.items()}

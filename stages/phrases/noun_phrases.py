@@ -15,23 +15,11 @@ from stages.phrases.filters import WordLists, is_code
 from stages.phrases.repairs import NOUN_TAGS, PLURAL_TAGS, Candidate, ParsedCaption, repair_noun_phrases
 
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
-_NUMBERS: Final = (
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
+_SEVERAL: Final = frozenset(
+    {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
+    | {"many", "several", "few"}
 )
-_SEVERAL: Final = frozenset((*_NUMBERS, "many", "several", "few"))
-_MAX_WORDS: Final = (
-    30  # the longest of Flickr30k Entities' 560,000 phrases has 19; longer ones are lists of words
-)
+_MAX_WORDS: Final = 30  # the longest phrase of Flickr30k Entities has 19; longer ones are lists of words
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError, field_validator, model_validato
 
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, stable_key
-from stages.contract.values import Integers, Json
+from stages.contract.values import Integers
 from stages.phrases.filters import normalise
 from stages.shared.json_files import first_problem
 
@@ -36,7 +36,16 @@ class Line(BaseModel):
     def _complete_phrases(cls, phrases: Any) -> Any:
         if not isinstance(phrases, list) or not all(isinstance(phrase, dict) for phrase in phrases):
             raise ValueError("expected a list of objects")
-        return [_complete(phrase) for phrase in phrases]
+        texts = [normalise(str(phrase.get("text", ""))) for phrase in phrases]
+        return [
+            {
+                **phrase,
+                "text": text,
+                "head": phrase.get("head") or text.rpartition(" ")[2],
+                "caption_index": 0,
+            }
+            for phrase, text in zip(phrases, texts, strict=True)
+        ]
 
     @model_validator(mode="after")
     def _lies_in_its_caption(self) -> Self:
@@ -101,16 +110,6 @@ class PrecomputedPhrases:
         if line.caption != caption:
             raise InputError(f"{self.path} has changed since the run began", key="input.phrases")
         return line
-
-
-def _complete(phrase: Json) -> Json:
-    text = normalise(str(phrase.get("text", "")))
-    return {
-        **phrase,
-        "text": text,
-        "head": phrase.get("head") or text.rpartition(" ")[2],
-        "caption_index": 0,
-    }
 
 
 def _line(place: str, line: bytes) -> Line:

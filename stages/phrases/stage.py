@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
-from itertools import islice
-from typing import Annotated, Any, Final
+from itertools import chain, islice
+from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
@@ -38,6 +38,8 @@ _MARGIN: Final = 15.0
 
 Then none of 48,421 English captions of Flickr8k and COCO is taken for another language (45 with
 no margin), and all of 128 captions in 28 other languages are found."""
+
+CAPTIONS_PER_STEP: Final = 256  # captions that are parsed at a time
 
 CANDIDATES: Final = 8  # times the limit of phrases an image, where a later stage chooses among them
 
@@ -93,12 +95,6 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=(),
         description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".',
     )
-    batch_size: int = Field(
-        default=256,
-        ge=1,
-        le=10_000,
-        description="Captions parsed at a time; it only changes speed and memory.",
-    )
 
     @field_validator("languages")
     @classmethod
@@ -108,23 +104,20 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         return languages
 
 
-@dataclass(frozen=True, slots=True)
-class _Caption:
-    """A caption on the way to its phrases; without text and phrases it has none.
+class _Caption(NamedTuple):
+    """A caption on the way to its phrases.
 
     Attributes:
-        index: Its index in the record.
-        words: The caption, untouched.
-        text: Its text for the parser.
+        text: Its text for the parser; None: it is not parsed.
         phrases: Its phrases if they were made before.
         language: Its language if that is plainly not the parser's.
+        is_left_out: Whether `PhrasesConfig.languages` leaves it out.
     """
 
-    index: int
-    words: str
     text: ReadableCaption | None = None
-    phrases: tuple[Phrase, ...] = ()
+    phrases: Sequence[Phrase] = ()
     language: str | None = None
+    is_left_out: bool = False
 
 
 class PhrasesStage(Stage):
@@ -157,93 +150,112 @@ class PhrasesStage(Stage):
     def _load(self) -> None:
         self._nlp = load_pipeline(self.config.spacy_model)
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
-        self._languages = Languages(self._nlp.lang, self.config.languages)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and what limits them; all captions of the batch are parsed together."""
         records = [self._check(record) for record in batch]
-        captions: list[_Caption] = []
-        for place, record in enumerate(records):
-            if record.error is None:
-                record_captions, notes = self._read_captions(record.sample.captions)
-                captions += record_captions
-                records[place] = replace(record, notes=(*record.notes, *notes))
-        phrases = self._phrases(captions)
-        return [self._fill(record, phrases) if record.error is None else record for record in records]
+        captions = [
+            self._read(record.sample.captions) if record.error is None else [] for record in records
+        ]
+        texts = [caption.text.text for caption in chain(*captions) if caption.text is not None]
+        if texts and len(self._nlp.vocab) > _MAX_VOCABULARY:
+            self._nlp = load_pipeline(self.config.spacy_model)
+        docs = iter(self._nlp.pipe(texts, batch_size=CAPTIONS_PER_STEP) if texts else ())
+        return [
+            self._fill(record, read_captions, docs) if record.error is None else record
+            for record, read_captions in zip(records, captions, strict=True)
+        ]
 
-    def _read_captions(self, captions: Sequence[str]) -> tuple[list[_Caption], list[str]]:
-        """Return the captions of a record, and notes about those in other languages."""
-        entries = [self._read(index, words) for index, words in enumerate(captions)]
-        languages = {entry.index: entry.language for entry in entries if entry.language is not None}
-        if not languages:
-            return entries, []
-        left_out, notes = self._languages.select(len(entries), languages)
-        for index in left_out:
-            entries[index] = _Caption(index, entries[index].words)
-        return entries, notes
+    def _read(self, captions: Sequence[str]) -> list[_Caption]:
+        """Return the captions of a record. Where one is in another language, the selection of languages applies."""
+        read_captions = list(map(self._read_caption, captions))
+        selection = self.config.languages
+        if selection is None or not any(caption.language for caption in read_captions):
+            return read_captions
+        return [
+            caption
+            if (caption.language or self._nlp.lang) in selection
+            else _Caption(language=caption.language, is_left_out=True)
+            for caption in read_captions
+        ]
 
-    def _read(self, index: int, words: str) -> _Caption:
+    def _read_caption(self, words: str) -> _Caption:
         line = None if self.precomputed is None else self.precomputed.of(words)
         if self._nlp is None and (line is None or line.language is not None):
             self._load()
         if line is not None:
-            return _Caption(index, words, phrases=line.phrases, language=line.language)
+            return _Caption(phrases=line.phrases, language=line.language)
         text = make_readable(words)
-        return _Caption(index, words, text, language=self._languages.foreign_language(text.text))
+        return _Caption(text, language=foreign_language(text.text, self._nlp.lang))
 
     def language(self, caption: str) -> str | None:
-        """Return the language of a caption if it is plainly not the parser's, see `Languages.foreign_language`."""
-        return self._languages.foreign_language(make_readable(caption).text)
+        """Return the language of a caption if it is plainly not the parser's, see `foreign_language`."""
+        return foreign_language(make_readable(caption).text, self._nlp.lang)
 
-    def _fill(self, record: Record, caption_phrases: Iterator[list[Phrase]]) -> Record:
-        """Return the record with the phrases of its captions, which come next in `caption_phrases`."""
-        mentions = [
-            phrase for phrases in islice(caption_phrases, len(record.sample.captions)) for phrase in phrases
-        ]
+    def _fill(self, record: Record, captions: Sequence[_Caption], docs: Iterator[Any]) -> Record:
+        """Return the record with the phrases of its captions; those that are parsed come next in `docs`."""
+        mentions: list[Phrase] = []
+        for index, (words, caption) in enumerate(zip(record.sample.captions, captions, strict=True)):
+            phrases = (
+                caption.phrases
+                if caption.text is None
+                else self._phrases_of(words, caption.text, next(docs))
+            )
+            mentions += [replace(phrase, caption_index=index) for phrase in phrases]
         unique_texts = dict.fromkeys(phrase.text for phrase in mentions)
         limit = self.config.max_phrases
         texts = set(islice(unique_texts, limit * CANDIDATES if self.limits_later else limit))
-        phrases = tuple(phrase for phrase in mentions if phrase.text in texts)
+        chosen = tuple(phrase for phrase in mentions if phrase.text in texts)
         return replace(
             record,
-            phrases=phrases,
-            dropped_phrases=len(mentions) - len(phrases),
+            phrases=chosen,
+            dropped_phrases=len(mentions) - len(chosen),
             phrase_limit=limit,
-            object_numbers=link_phrases(record.sample.captions, phrases) if len(texts) > limit else (),
+            object_numbers=link_phrases(record.sample.captions, chosen) if len(texts) > limit else (),
+            notes=(*record.notes, *self._notes(captions)),
         )
 
+    def _notes(self, captions: Sequence[_Caption]) -> Iterator[str]:
+        """Yield notes about the captions in other languages."""
+        for is_left_out, fate in ((False, ""), (True, ", left out")):
+            entries = [
+                f"{index} ({caption.language})"
+                for index, caption in enumerate(captions)
+                if caption.language and caption.is_left_out == is_left_out
+            ]
+            if entries:
+                yield f"{OTHER_LANGUAGE} than {self._nlp.lang}{fate}: {', '.join(entries)}"
+
     def _check(self, record: Record) -> Record:
-        fault = caption_fault(record.sample.captions, self.config) if record.error is None else None
-        if fault is not None and record.sample.source:
-            fault = fault.at(record.sample.source)
-        return record if fault is None else replace(record, error=fault)
+        """Return the record, with an error if its captions cannot be used."""
+        if record.error is not None:
+            return record
+        captions = record.sample.captions
+        limit = self.config.max_caption_chars
+        too_long = next((index for index, caption in enumerate(captions) if len(caption) > limit), None)
+        if not any(caption.strip() for caption in captions):
+            detail = "all captions are empty" if captions else "the sample has no caption"
+            fault = RowError(reason="no_caption", detail=detail)
+        elif too_long is not None:
+            detail = (
+                f"caption {too_long} has {len(captions[too_long])} characters, expected at most {limit}; "
+                "phrases.max_caption_chars raises the limit"
+            )
+            fault = RowError(reason="bad_caption", detail=detail)
+        else:
+            return record
+        source = record.sample.source
+        return replace(record, error=fault.at(source) if source else fault)
 
-    def _phrases(self, captions: Sequence[_Caption]) -> Iterator[list[Phrase]]:
-        """Yield the phrases of every caption."""
-        texts = [caption.text.text for caption in captions if caption.text is not None]
-        if texts and len(self._nlp.vocab) > _MAX_VOCABULARY:
-            self._nlp = load_pipeline(self.config.spacy_model)
-        docs = iter(self._nlp.pipe(texts, batch_size=self.config.batch_size) if texts else ())
-        for caption in captions:
-            if caption.text is None:
-                yield [replace(phrase, caption_index=caption.index) for phrase in caption.phrases]
-            else:
-                yield list(self._of_doc(caption, caption.text, next(docs)))
-
-    def _of_doc(self, caption: _Caption, text: ReadableCaption, doc: Any) -> Iterator[Phrase]:
+    def _phrases_of(self, caption: str, text: ReadableCaption, doc: Any) -> Iterator[Phrase]:
         for phrase in extract(doc, self._lists, keep_parts=self.config.keep_parts):
             start, end = text.span(phrase.start, phrase.end)
-            words = normalise(caption.words[start:end])
+            words = normalise(caption[start:end])
             is_plain = phrase.head.isascii() and phrase.head.isalpha()
             head = phrase.head if is_plain else normalise(phrase.head) or words
             if words:
                 yield Phrase(
-                    text=words,
-                    caption_index=caption.index,
-                    start=start,
-                    end=end,
-                    head=head,
-                    plural=phrase.plural,
+                    text=words, caption_index=0, start=start, end=end, head=head, plural=phrase.plural
                 )
 
 
@@ -257,65 +269,14 @@ def _identifier() -> Any:
     return identifier
 
 
-class Languages:
-    """Finds the captions in other languages than the parser's.
+def foreign_language(text: str, parser_language: str) -> str | None:
+    """Return the ISO 639 code of the language of readable text if it is plainly not the parser's, else None.
 
-    It takes 0.03 ms a caption, and 90 MB of memory.
-
-    Args:
-        parser_language: The code of the parser's language, as spaCy has it, such as "en".
-        selection: The codes of the languages to keep; None for all.
+    It takes 0.03 ms a caption, and 90 MB of memory. `parser_language` is spaCy's code, such as "en".
     """
-
-    def __init__(self, parser_language: str, selection: Sequence[str] | None) -> None:
-        self._parser_language = parser_language
-        self._selection = selection
-        self._identifier = _identifier()
-
-    def foreign_language(self, text: str) -> str | None:
-        """Return the ISO 639 code of the language of readable text if it is plainly not the parser's, else None."""
-        if self._parser_language not in LANGUAGES:
-            return None
-        if self._identifier.classify(text)[0] in (self._parser_language, _NO_LANGUAGE):
-            return None
-        ranking: list[tuple[str, float]] = self._identifier.rank(text)
-        language, score = ranking[0]
-        return language if score - dict(ranking)[self._parser_language] > _MARGIN else None
-
-    def select(self, captions: int, languages: Mapping[int, str]) -> tuple[set[int], list[str]]:
-        """Return the indices of the captions outside the selection, and notes about those in `languages`.
-
-        Args:
-            captions: Number of captions.
-            languages: Index of a caption -> its language, for those in other languages than the
-                parser's.
-        """
-        left_out: set[int] = set()
-        if self._selection is not None:
-            all_languages = (languages.get(index, self._parser_language) for index in range(captions))
-            left_out = {index for index, code in enumerate(all_languages) if code not in self._selection}
-        notes = []
-        for is_left_out, fate in ((False, ""), (True, ", left out")):
-            entries = [
-                f"{index} ({code})"
-                for index, code in languages.items()
-                if (index in left_out) == is_left_out
-            ]
-            if entries:
-                notes.append(f"{OTHER_LANGUAGE} than {self._parser_language}{fate}: {', '.join(entries)}")
-        return left_out, notes
-
-
-def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:
-    """Return the reason why the captions of a sample cannot be used; None if they can."""
-    if not any(caption.strip() for caption in captions):
-        detail = "all captions are empty" if captions else "the sample has no caption"
-        return RowError(reason="no_caption", detail=detail)
-    for index, size in enumerate(map(len, captions)):
-        if size > config.max_caption_chars:
-            detail = f"caption {index} has {size} characters, expected at most {config.max_caption_chars}"
-            return RowError(
-                reason="bad_caption",
-                detail=f"{detail}; phrases.max_caption_chars raises the limit",
-            )
-    return None
+    identifier = _identifier()
+    if parser_language not in LANGUAGES or identifier.classify(text)[0] in (parser_language, _NO_LANGUAGE):
+        return None
+    ranking: list[tuple[str, float]] = identifier.rank(text)
+    language, score = ranking[0]
+    return language if score - dict(ranking)[parser_language] > _MARGIN else None

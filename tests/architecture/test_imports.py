@@ -147,7 +147,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/pictures.py",
     },
     "fsspec": {"stages/shared/storage.py"},
-    "scipy": {"stages/explainers/", "pipeline/evaluate/", "pipeline/research/"},
+    "scipy": {"pipeline/evaluate/", "pipeline/research/"},
     "yaml": {"pipeline/config.py", "pipeline/config_text.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",

@@ -51,13 +51,13 @@ def test_defaults_are_complete() -> None:
 
 def test_yaml_goes_over_defaults_and_set_over_yaml(tmp_path: Path) -> None:
     text = (
-        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\n"
+        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, heads: single}\n"
         "engine: {kind: inline}\noutput: {path: x}"
     )
     config = load_config(
         written(tmp_path, text), ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"]
     )
-    assert (config.explain.blocks, config.explain.path) == (1, "full")
+    assert (config.explain.blocks, config.explain.heads) == (1, "single")
     assert (config.output.path, config.output.embed_images) == (Path("x"), True)
     assert (config.input.kind, config.engine) == ("csv", EngineConfig(kind="inline"))
 
@@ -125,7 +125,11 @@ DEFAULT = ("grad_eclip", 0.0, "propagation", 1)
             ("grad_eclip", 0, "none", 4),
             ("fixed", "guided", 0.5),
         ),
-        ({"model": {"name": "demo"}, "explain": {"kind": "legrad"}}, ("legrad", 0, "propagation", 2), None),
+        (
+            {"model": {"name": "demo"}, "explain": {"kind": "legrad"}},
+            ("legrad", 0, "propagation", None),
+            None,
+        ),
         (
             {"model": {"name": "demo"}, "explain": {"variant": "authors"}},
             ("grad_eclip", 0, "none", 1),
@@ -137,7 +141,7 @@ def test_a_bundled_model_brings_settings_that_stand_where_none_are_given(values,
     config: Any = RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, **values})
     explain = config.explain
     regions = config.regions
-    assert (explain.kind, explain.contrast, explain.affinity, explain.blocks) == maps
+    assert (explain.kind, explain.contrast, explain.affinity, getattr(explain, "blocks", None)) == maps
     assert cut is None or (regions.rule, regions.upsample, regions.smooth_patches) == cut
     stored = config.model_dump(mode="json")
     assert RunConfig.model_validate(stored).model_dump(mode="json") == stored
@@ -309,12 +313,7 @@ def test_what_rows_depend_on() -> None:
     ):
         assert changed(setting) != plain
     files = ("output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1")
-    sizes = (
-        "input.piece_size=7",
-        "model.batch_size=2",
-        "phrases.batch_size=3",
-        "explain.phrases_per_step=1",
-    )
+    sizes = ("input.piece_size=7", "model.batch_size=2")
     for setting in ("input.limit=3", "model.device=cpu", "model.threads=1", *files, *sizes):
         assert changed(setting) == plain
 
@@ -364,7 +363,11 @@ def test_model_workers_are_a_number_or_a_range(
 def test_a_variant_is_resolved_when_it_is_loaded() -> None:
     """What is stored says what was computed: no later change of a preset can change what a dataset says."""
     config = load_config(None, [*INPUT, "explain.variant=authors"])
-    assert (config.explain.blocks, config.explain.path, config.explain.shorter_side_px) == (1, "full", 640)
+    assert (config.explain.blocks, config.explain.heads, config.explain.shorter_side_px) == (
+        1,
+        "single",
+        640,
+    )
     stored = config.rows_depend_on()["explain"]
     assert (stored["blocks"], stored["heads"], stored["contrast"]) == (1, "single", 0.0)
     plain = load_config(None, INPUT).rows_depend_on()["explain"]

@@ -47,7 +47,7 @@ Explainers = Annotated[
         metavar="A,B,...",
         help="Kinds with commas between them, each with its settings behind colons: "
         "grad_eclip,maskclip,grad_eclip:heads=single:blocks=1. `all` takes all that the model's tower allows. By "
-        "default those that need no perturbed images and on which nobody claims a patent.",
+        "default those that need no perturbed images.",
     ),
 ]
 MostImages = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Images of the sample.")]

@@ -27,12 +27,13 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from scipy.special import expit, softmax
 
 from pipeline.evaluate.matching import draw_map
 from stages.contract.records import HeatMap
 from stages.contract.values import Bools, Floats, Floats32, Integers, Rgb
-from stages.explainers.perturbation.masked import baseline_image, blur_image, masked_embeddings
+from stages.explainers.rise import baseline_image, masked_embeddings
 from stages.shared.model.clip import ClipModel, TextCache
 
 TIE_BLUR: Final = 0.1
@@ -43,10 +44,6 @@ BLUR_SHARE: Final = 5 / 224
 """Standard deviation of the blur that insertion begins with, as a share of the shorter side: 5
 px of 224 as in RISE's code. RISE blurs less, because its kernel of 11 px cuts the Gaussian off
 at one deviation."""
-
-MASKS_PER_STEP: Final = {"cpu": 8, "cuda": 64}
-"""Masked images in one forward pass. On CPUs more are slower, because their activations no longer
-fit the caches."""
 
 SHARES: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
 """Shares of changed pixels at each point of a curve."""
@@ -121,13 +118,14 @@ def area_under(shares: Sequence[float], scores: Floats) -> float:
 
 def filling_pixels(model: ClipModel, rgb: Rgb, name: Literal["mean", "blur"]) -> Floats32:
     """Return the pixels of the hidden parts of an image (height, width, 3), in 0-255."""
-    image = torch.from_numpy(rgb)
-    if name == "blur":
-        pixels = blur_image(image.to(model.device, torch.float32), BLUR_SHARE * min(rgb.shape[:2]))
-    else:
-        pixels = baseline_image(model.tower, image, name)
-    array: Floats32 = pixels.cpu().numpy()
-    return array
+    if name == "mean":
+        mean: Floats32 = baseline_image(model.tower, torch.from_numpy(rgb)).cpu().numpy()
+        return mean
+    sigma_px = BLUR_SHARE * min(rgb.shape[:2])
+    blurred: Floats32 = gaussian_filter(
+        rgb.astype(np.float32), sigma_px, mode="nearest", truncate=3, axes=(0, 1)
+    )
+    return blurred
 
 
 def masked_cosines(
@@ -138,9 +136,8 @@ def masked_cosines(
     texts: Floats32,
 ) -> Floats:
     """Compute cosines (N, P) of an image (height, width, 3) under masks (N, height, width) and unit texts (P, E)."""
-    step = MASKS_PER_STEP["cuda" if model.device.type == "cuda" else "cpu"]
     pixels, visible, baseline = (torch.from_numpy(array) for array in (rgb, masks, filling))
-    embeddings = masked_embeddings(model.tower, pixels, visible, baseline, step)
+    embeddings = masked_embeddings(model.tower, pixels, visible, baseline)
     cosines: Floats = embeddings.double().cpu().numpy() @ texts.T.astype(np.float64)
     return cosines
 

@@ -32,7 +32,7 @@ from stages.contract.values import Floats
 from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.explainers.attention.rollout import last_attention
+from stages.explainers.attention import last_attention
 from stages.prepare import ImagesConfig
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import OWN_MODELS, ModelConfig, TowerKind
@@ -76,18 +76,13 @@ def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[C
     """Return the explainers of a comparison on an image tower of a model.
 
     `selection`: kinds with commas between them, each with its settings behind colons; or `all`;
-    or None for all explainers that need no perturbed images and that no patent claims. Raise
-    ConfigError if a kind or a setting is unknown, makes no sense on this tower, or is named
-    twice.
+    or None for all explainers that need no perturbed images. Raise ConfigError if a kind or a
+    setting is unknown, makes no sense on this tower, or is named twice.
     """
     kinds = kinds_for(tower)
     if selection is None or selection.strip() == "all":
         if selection is None:
-            kinds = [
-                kind
-                for kind in kinds
-                if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim
-            ]
+            kinds = [kind for kind in kinds if EXPLAINERS[kind].cost != "perturbation"]
         return [_make_contender(kind, tower, model) for kind in kinds]
     names = [name.strip() for name in re.split(r",(?![^\[]*\])", selection)]
     if not all(names):

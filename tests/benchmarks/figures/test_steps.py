@@ -193,6 +193,10 @@ def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: py
             assert "64,000" in pages.as_markdown(made["gpus"])
 
 
+REMOVED = {"patented-scenes", "patented-photographs"}
+"""Tables that stay on their page although what they measured was removed after it."""
+
+
 def test_each_table_is_made_by_a_step() -> None:
     """A step names its tables in one of these forms."""
     files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("*.py")]
@@ -205,7 +209,7 @@ def test_each_table_is_made_by_a_step() -> None:
         made = {
             each for each in ids if any(form.format(each.removesuffix("-costs")) in text for form in forms)
         }
-        assert ids == made, page
+        assert ids - REMOVED == made, page
 
 
 def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, rows_of
 
 
-def test_phrases_json_reads_no_further_than_a_batch():
+def test_phrases_json_reads_no_further_than_a_batch(monkeypatch):
+    monkeypatch.setattr("pipeline.commands.phrases.CAPTIONS_PER_STEP", 2)
     read = []
 
     def captions() -> Iterator[str]:
@@ -22,7 +23,7 @@ def test_phrases_json_reads_no_further_than_a_batch():
             read.append(caption)
             yield caption
 
-    answers = phrases_json(captions(), PhrasesConfig(batch_size=2))
+    answers = phrases_json(captions(), PhrasesConfig())
     lines = [next(answers)]
     assert len(read) == 2
     lines += answers

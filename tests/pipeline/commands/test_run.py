@@ -230,8 +230,6 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
         **scenes_config,
         "input": {**scenes_config["input"], "piece_size": 5},
         "model": {**scenes_config["model"], "batch_size": 3},
-        "phrases": {"batch_size": 7},
-        "explain": {"phrases_per_step": 2},
     }
     resolved = resolve(config, "auto", lambda _: None)
     process = RegionsStage.process

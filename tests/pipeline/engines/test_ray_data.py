@@ -193,12 +193,7 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     kill_when(wanted, lambda: any((out / "data").glob("*.parquet")))
     finished = {path: path.read_bytes() for path in (out / "data").glob("*.parquet")}
     assert not (out / "dataset.json").exists()
-    smaller = (
-        "input.piece_size=7",
-        "model.batch_size=3",
-        "phrases.batch_size=7",
-        "explain.phrases_per_step=2",
-    )
+    smaller = ("input.piece_size=7", "model.batch_size=3")
     again = on_processor("avx2", command(source, out, *SMALL, *first, *smaller))
     printed = ended(again).stdout
     assert "resuming the run" in printed

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 @dataclass
 class Answer:
-    """Map (N,), cosine, and per block dc/da summed over heads times the spatial weight (N,)."""
+    """Map (N,) and cosine."""
 
     heat: Tensor
     cosine: float
-    attention_form: Tensor
 
 
-def _attention(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+def _attention(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     z = F.layer_norm(x, (x.shape[-1],), block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
     d = x.shape[-1]
     w = block.attn.in_proj_weight
@@ -30,15 +29,13 @@ def _attention(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tenso
     k = z @ w[d : 2 * d].T + b[d : 2 * d]
     v = z @ w[2 * d :].T + b[2 * d :]
     width = d // heads
-    attentions = []
     outputs = []
     for h in range(heads):
         part = slice(h * width, (h + 1) * width)
         logits = q[:, part] @ k[:, part].T / width**0.5
         a = torch.exp(logits) / torch.exp(logits).sum(dim=1, keepdim=True)
-        attentions.append(a)
         outputs.append(a @ v[:, part])
-    return q, k, v, torch.cat(outputs, dim=1), attentions
+    return q, k, v, torch.cat(outputs, dim=1)
 
 
 def _finish(block: Any, x: Tensor, o: Tensor) -> Tensor:
@@ -49,37 +46,24 @@ def _finish(block: Any, x: Tensor, o: Tensor) -> Tensor:
 def grad_eclip(model: nn.Module, pixels: Tensor, text: Tensor, config: Any) -> Answer:
     """model in float64; pixels (3, H, W) normalised; text (E,) unit; config with Grad-ECLIP's settings."""
     visual: Any = model.visual
-    x = visual.conv1(pixels[None])
-    grid = x.shape[2:]
-    x = x.flatten(2)[0].T
-    position = visual.positional_embedding
-    old = visual.grid_size
-    if tuple(grid) != tuple(old):
-        table = position[1:].T.reshape(1, -1, *old)
-        # float32, as a CLIP model is used: the resize is part of the input, not of the method.
-        table = F.interpolate(table.float(), size=tuple(grid), mode="bicubic", align_corners=False).double()
-        position = torch.cat([position[:1], table.flatten(2)[0].T])
-    x = torch.cat([visual.class_embedding[None], x]) + position
-    x = visual.ln_pre(x)
+    x = visual._embeds(pixels[None])[0]
     resblocks = list(visual.transformer.resblocks)
     explained = []
     for i, block in enumerate(resblocks):
         is_explained = i >= len(resblocks) - config.blocks
+        if is_explained:  # the patches are constants, and the gradient goes through the class token alone
+            x = torch.cat([x[:1], x[1:].detach()])
         count = block.attn.num_heads if not (is_explained and config.heads == "single") else 1
-        q, k, v, o, attentions = _attention(block, x, count)
+        q, k, v, o = _attention(block, x, count)
         if is_explained:
-            explained.append((block, q, k, v, o, attentions))
+            explained.append((block, q, k, v, o))
         x = _finish(block, x, o)
     e = visual.ln_post(x[0]) @ visual.proj
     cosine = (e / e.norm()) @ text
-    tensors = [entry[4] for entry in explained] + [a for entry in explained for a in entry[5]]
-    gradients = list(torch.autograd.grad(cosine, tensors))
-    per_output = gradients[: len(explained)]
-    per_attention = gradients[len(explained) :]
+    gradients = torch.autograd.grad(cosine, [entry[4] for entry in explained])
     total = torch.zeros(x.shape[0] - 1, dtype=torch.float64)
-    total_attention = torch.zeros_like(total)
-    for n, (block, q, k, v, _, attentions) in enumerate(explained):
-        w = per_output[n][0]
+    for gradient, (block, q, k, v, _) in zip(gradients, explained, strict=True):
+        w = gradient[0]
         q0 = q[0]
         ks = k
         if config.similarity == "projected":
@@ -88,8 +72,5 @@ def grad_eclip(model: nn.Module, pixels: Tensor, text: Tensor, config: Any) -> A
         s = torch.stack([q0 @ ks[i] / (q0.norm() * ks[i].norm()) for i in range(1, len(ks))])
         weight = (s - s.min()) / (s.max() - s.min())
         signed = torch.stack([weight[i - 1] * (w * v[i]).sum() for i in range(1, len(v))])
-        block_gradients = per_attention[n * len(attentions) : (n + 1) * len(attentions)]
-        attention_form = weight * torch.stack([g[0, 1:] for g in block_gradients]).sum(dim=0)
         total = total + signed.clamp(min=0)
-        total_attention = total_attention + attention_form.clamp(min=0)
-    return Answer(total.detach(), float(cosine.detach()), total_attention.detach())
+    return Answer(total.detach(), cosine.item())

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from stages.contract.records import Phrase, Record, Sample
 from stages.explain.base import Match
-from stages.explain.limit import limit_phrases
 from stages.explain.maps import Maps
-from stages.explain.stage import ExplainStage
+from stages.explain.stage import limit_phrases
 from stages.regions.groups import link_phrases
 from tests.stages.explain.test_stage import make_record, model, set_up
 
@@ -56,10 +55,8 @@ def test_the_likeliest_text_of_every_object_stays_first(
     assert limit_phrases(unlimited, {}) is unlimited
 
 
-@pytest.fixture
-def heated(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[ExplainStage, list[int]]:
-    """A stage, and the number of phrases of each of its calls for heat."""
-    stage = set_up(model, phrases_per_step=1)
+def test_only_phrases_that_stay_get_maps(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = set_up(model)
     calls: list[int] = []
     compute = stage._explainer.maps
 
@@ -67,21 +64,16 @@ def heated(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[ExplainStage, l
         computed = compute(rgb)
 
         def heat(texts: Tensor) -> Tensor:
-            calls.append(texts.shape[1])
+            calls.append(int(texts.any(dim=-1).sum()))
             return computed.heat(texts)
 
         return replace(computed, heat=heat)
 
     monkeypatch.setattr(stage._explainer, "maps", maps)
-    return stage, calls
-
-
-def test_only_phrases_that_stay_get_maps(heated: tuple[ExplainStage, list[int]]) -> None:
-    stage, calls = heated
     plain = replace(crowded(2), object_numbers=())
     (full,) = stage.process([plain])
     answers = stage.process([crowded(2), crowded(1), plain])
-    assert calls == [4, 4], "an image within its limit has four"
+    assert calls == [4, 2 + 1 + 4]
     (alone,) = stage.process([crowded(2)])
     assert calls[2:] == [2]
     cosine = {heat_map.text: heat_map.similarity for heat_map in full.heat_maps}

@@ -5,13 +5,21 @@ definition while the model runs; nothing of `stages` is involved.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from tests.factories import TOWERS
+from tests.stages.explain.models import PHRASES, image, module_of
+
+Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -43,19 +51,13 @@ def capture(model: nn.Module, pixels: Tensor, *watched: str) -> Captured:
     exact: Any = copy.deepcopy(model).double().eval().requires_grad_(True)
     captured = Captured(visual=exact.visual)
 
-    def attend(
-        q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
-    ) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, *_: Any, **__: Any) -> Tensor:
         assert attn_mask is None
-        assert dropout_p == 0
         attention = torch.softmax(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5, dim=-1)
-        for tensors, value in (
-            (captured.attention, attention),
-            (captured.queries, q),
-            (captured.keys, k),
-            (captured.values, v),
-        ):
-            tensors.append(value)
+        captured.attention.append(attention)
+        captured.queries.append(q)
+        captured.keys.append(k)
+        captured.values.append(v)
         return attention @ v
 
     for name in watched:
@@ -66,3 +68,36 @@ def capture(model: nn.Module, pixels: Tensor, *watched: str) -> Captured:
         patch.setattr(F, "scaled_dot_product_attention", attend)
         captured.embedding = exact.encode_image(pixels[None].double())[0]
     return captured
+
+
+def cells_of(tower: str) -> int:
+    """Cells of the grid of a tower's own input."""
+    return (TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px) ** 2
+
+
+def assert_formula(
+    explainer: Any,
+    expect: Callable[[Captured, Tensor], Any],
+    *watched: str,
+    tower: str = "class token",
+    model: nn.Module | None = None,
+) -> None:
+    """Maps of an image, and its cosines, are those that `expect` computes with a unit text from a captured pass.
+
+    The texts are the phrases and their opposites, so that what a formula cuts off is seen, too.
+    """
+    side = TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px
+    rgb = torch.from_numpy(image(tower, side, side))
+    pixels = explainer.model.tower.normalise(rgb)[0]
+    captured = capture(model or module_of(tower), pixels, *watched)
+    phrases = explainer.texts(PHRASES)
+    texts = torch.cat([phrases, -phrases, torch.zeros(4, phrases.shape[1])])
+    maps = explainer.maps(rgb)
+    expected = np.stack([expect(captured, text)[-side * side :] for text in texts[:4]])
+    assert np.ptp(expected) > 1e-6
+    actual = maps.heat(texts[None])[0, :4].detach().numpy()
+    assert np.allclose(actual, expected, rtol=0, atol=1e-6 * expected.max())
+    cosines = F.normalize(maps.embedding, dim=-1) @ phrases.T
+    assert cosines[0].tolist() == pytest.approx(
+        [captured.cosine(text).item() for text in phrases], abs=1e-6
+    )

@@ -1,7 +1,7 @@
 """Languages of captions: other ones are found, and English is not taken for one."""
 
 from stages.phrases.filters import make_readable
-from stages.phrases.stage import Languages
+from stages.phrases.stage import foreign_language
 
 FOREIGN = {
     "de": [
@@ -35,16 +35,15 @@ ENGLISH = [
 
 
 def test_other_languages_are_found_and_english_is_none_of_them() -> None:
-    languages = Languages("en", None)
     expected = {
         caption: code for code, captions in FOREIGN.items() for caption in captions
     } | dict.fromkeys(ENGLISH)
     assert {
-        caption: languages.foreign_language(make_readable(caption).text) for caption in expected
+        caption: foreign_language(make_readable(caption).text, "en") for caption in expected
     } == expected
 
 
 def test_of_a_parser_of_an_unknown_language_nothing_is_said() -> None:
-    assert Languages("xx", None).foreign_language("Ein Hund im Schnee") is None
+    assert foreign_language("Ein Hund im Schnee", "xx") is None
     captions = ["Ein Hund im Schnee", "A dog is running in the snow."]
-    assert [Languages("de", None).foreign_language(caption) for caption in captions] == [None, "en"]
+    assert [foreign_language(caption, "de") for caption in captions] == [None, "en"]

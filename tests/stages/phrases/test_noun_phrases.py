@@ -1,8 +1,7 @@
 import pytest
 
 from stages.phrases.filters import make_readable, word_lists
-from stages.phrases.noun_phrases import ParsedPhrase, extract
-from stages.phrases.repairs import REPAIRS, ParsedCaption, repair_noun_phrases
+from stages.phrases.noun_phrases import extract
 
 LISTS = word_lists()
 
@@ -25,7 +24,6 @@ def phrases_of(nlp, caption: str, **settings) -> str:
         ("two sheep", "two sheep:sheep*"),
         ("dog", "dog:dog"),
         ("man riding horse", "man:man | horse:horse"),
-        ("dog running on beach", "dog:dog | beach:beach"),
         ("a red car next to a small blue fish", "a red car:car | a small blue fish:fish"),
         ("three yellow stars above two green buses", "three yellow stars:star* | two green buses:bus*"),
         ("his dog's bowl", "his dog's bowl:bowl"),
@@ -37,7 +35,6 @@ def phrases_of(nlp, caption: str, **settings) -> str:
         ("a pair of shoes", "a pair of shoes:shoe*"),
         ("a pair of jeans", "a pair of jeans:jeans"),
         ("They sell some kind of jelly.", "some kind of jelly:jelly"),
-        ("a lot of people", "a lot of people:people*"),
         ("A couple of dogs play.", "A couple of dogs:dog*"),
         ("a bunch of bananas", "a bunch of bananas:banana*"),
         ("a piece of cake", "a piece of cake:cake"),
@@ -77,7 +74,6 @@ def phrases_of(nlp, caption: str, **settings) -> str:
         ("A woman in sunglasses and shorts.", "A woman:woman | sunglasses:sunglasses | shorts:shorts"),
         # what misleads the parser
         ("A man in a red hat talks to a dog.", "A man:man | a red hat:hat | a dog:dog"),
-        ("A woman in a scarf walks by.", "A woman:woman | a scarf:scarf"),
         ("A man in black.", "A man:man | black:black"),
         ("people dressed in red and white", "people:people* | red and white:white"),
         ("Boy in a yellow raincoat", "Boy:boy | a yellow raincoat:raincoat"),
@@ -121,23 +117,3 @@ def test_a_list_of_words_is_no_phrase(nlp):
 )
 def test_the_drop_list_can_be_changed(nlp, caption, settings, heads):
     assert [phrase.head for phrase in extract(nlp(caption), word_lists(**settings))] == heads
-
-
-def test_the_head_of_a_quantity_is_the_counted_thing(nlp):
-    phrases = extract(nlp("A group of friends plays cards."), LISTS)
-    assert phrases[0] == ParsedPhrase(start=0, end=18, head="friend", plural=True)
-
-
-@pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.__name__)
-@pytest.mark.parametrize(
-    "caption",
-    ["", "dog", "0000'0g, AO 01 Q", "A dog - a cat, the man's x-ray in black and a number 8 runs."],
-)
-def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption):
-    doc = nlp(caption)
-    parsed = ParsedCaption.of(doc)
-    for candidates in (repair(parsed, parsed.noun_phrases(), LISTS), repair_noun_phrases(parsed, LISTS)):
-        ends = [0]
-        for start, end, head in candidates:
-            assert ends[-1] <= start <= head < end <= len(doc)
-            ends.append(end)

@@ -1,17 +1,12 @@
-"""The parser that is loaded, and a parsed caption as lists."""
+"""The parser that is loaded."""
 
 import pytest
 import spacy
 
 from stages.contract.errors import ConfigError
 from stages.phrases.noun_phrases import load_pipeline
-from stages.phrases.repairs import ParsedCaption
 from stages.phrases.stage import PhrasesConfig
 from tests.messages import expect_error
-
-
-def test_only_the_components_that_are_needed_are_loaded(nlp):
-    assert nlp.pipe_names == ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer"]
 
 
 def test_words_have_the_attributes_that_spacy_gives_them(nlp):
@@ -57,26 +52,3 @@ def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(spacy, "load", lambda name, **options: blank)
     with expect_error(ConfigError):
         load_pipeline("any")
-
-
-def test_hyphenated_words_are_whole(nlp):
-    parsed = ParsedCaption.of(nlp("A close-up of her t-shirts."))
-    assert parsed.words == ["a", "close", "-", "up", "of", "her", "t", "-", "shirts", "."]
-    assert parsed.lemma(8) == "t-shirt"
-    assert parsed.hyphen_range(1) == parsed.hyphen_range(2) == parsed.hyphen_range(3) == (1, 4)
-    assert parsed.hyphen_range(5) == (5, 6)
-
-
-@pytest.mark.parametrize(
-    ("caption", "word", "has_verb"),
-    [
-        ("Boy in a yellow raincoat", "boy", False),
-        ("A man with a tattoo on his arm.", "tattoo", False),
-        ("a mini-trampoline", "-", False),
-        ("Two dogs are asleep on the grass.", "grass", True),
-    ],
-)
-def test_tags_are_put_right(nlp, caption, word, has_verb):
-    parsed = ParsedCaption.of(nlp(caption))
-    assert parsed.tags[parsed.words.index(word)] == ("HYPH" if word == "-" else "NN")
-    assert parsed.has_verb == has_verb

@@ -11,6 +11,7 @@ Shapes: B images, P phrases, N patches, T = N or N + 1 tokens, D width, H heads,
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,10 +39,6 @@ T = TypeVar("T")
 Turn = Callable[[Tensor, Sides], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys
 turned by their places."""
-
-Ask = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""A query (B, D), keys and values (B, T, D), the number of heads -> output (B, D), weights (B,
-H, T)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +96,8 @@ class AttentionPool(Part):
     residual: bool = False
     finish: Chain
 
-    def look(
-        self, tokens: Tensor, grid_hw: Sides, heads: int | None = None, ask: Ask | None = None
-    ) -> Pooling:
-        """Pool tokens (B, T, D) of a grid; `ask` computes the attention, for other gradients."""
+    def look(self, tokens: Tensor, grid_hw: Sides, heads: int | None = None) -> Pooling:
+        """Pool tokens (B, T, D) of a grid; `heads` overrides the number of heads."""
         z = self.norm(tokens)
         query_token = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
         query = query_token if self.q is None else self.q(query_token)
@@ -112,7 +107,10 @@ class AttentionPool(Part):
             keys = torch.cat(
                 [keys[:, : self.prefix_tokens], self.turn(keys[:, self.prefix_tokens :], grid_hw)], dim=1
             )
-        output, attention = (ask or _ask)(query, keys, values, heads or self.heads)
+        queries, keys_by_head, values_by_head = (
+            split_heads(x, heads or self.heads) for x in (query[:, None], keys, values)
+        )
+        weights = attention_weights(queries, keys_by_head)
         residual = None
         if self.residual:
             residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
@@ -122,8 +120,8 @@ class AttentionPool(Part):
             query=query,
             keys=keys[:, patches],
             values=values[:, patches],
-            attention=attention[:, :, patches],
-            output=output,
+            attention=weights[:, :, 0, patches],
+            output=(weights @ values_by_head).flatten(1),
             residual=residual,
         )
 
@@ -154,12 +152,6 @@ class AttentionPool(Part):
         return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
 
 
-def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
-    weights = attention_weights(q, k)
-    return (weights @ v).flatten(1), weights[:, :, 0]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrunkTower(Tower):
     """A tower whose trunk may be anything.
@@ -180,6 +172,14 @@ class TrunkTower(Tower):
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`."""
         return self.trunk(self.normalise(rgb).to(self.dtype))
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """See `Tower.encode`."""
+        return self.embedding_of(self.embed(rgb), self.grid_of(rgb))
+
+    @abstractmethod
+    def embedding_of(self, tokens: Tensor, grid_hw: Sides) -> Tensor:
+        """Tokens (B, T, D) of a grid that leave the trunk -> embeddings (B, E), not normalised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,13 +202,13 @@ class PooledTower(TrunkTower):
         tokens = self.embed(rgb).to(self.pool.k.weight.dtype)
         return self.pool.look(tokens, self.grid_of(rgb), heads)
 
+    def embedding_of(self, tokens: Tensor, grid_hw: Sides) -> Tensor:
+        """See `TrunkTower.embedding_of`."""
+        return self.pool.embedding(self.pool.look(tokens.to(self.pool.k.weight.dtype), grid_hw))
+
     def float_head(self) -> PooledTower:
         """Return the same tower with the pool and all behind it in float32."""
         return replace(self, pool=self.pool.float())
-
-    def encode(self, rgb: Tensor) -> Tensor:
-        """See `Tower.encode`."""
-        return self.pool.embedding(self.look(rgb))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,9 +227,9 @@ class AveragedTower(TrunkTower):
         """Return the same tower with the head in float32."""
         return replace(self, finish=self.finish.float())
 
-    def encode(self, rgb: Tensor) -> Tensor:
-        """See `Tower.encode`."""
-        return self.finish(self.embed(rgb).mean(dim=1))
+    def embedding_of(self, tokens: Tensor, grid_hw: Sides) -> Tensor:
+        """See `TrunkTower.embedding_of`."""
+        return self.finish(tokens.mean(dim=1))
 
 
 def by_tower(

@@ -141,7 +141,7 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
     named = [f"--set=model.{key}={value}" for key, value in values.items()]
     given = (drawn / "captions.jsonl", "--images", drawn / "images", *named, "--limit", 3, "--faithful", 1)
     # One that keeps the aspect ratio, and so fits into no batch, and one that takes many forward passes.
-    names = ["maskclip", "rollout:image_size=keep:shorter_side_px=64", "occlusion"]
+    names = ["maskclip", "rollout:image_size=keep:shorter_side_px=64", "rise:masks=2"]
     tail = ("--explainers", ",".join(names), "--json", "--seed", 3)
     rows = json.loads(printed("compare", *given, *tail))
     assert [row["explainer"] for row in rows] == [*names, "centre", "random", "raw_attention"]

@@ -16,7 +16,7 @@ from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS
 
-LABELS = ("rollout", "occlusion")
+LABELS = ("rollout", "rise")
 
 
 def model_of(tower: str) -> ClipModel:
@@ -75,7 +75,7 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
 
 def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
     model = model_of("class token")
-    contenders = contenders_of("rollout,occlusion", "class_token", "other")
+    contenders = contenders_of("rollout,rise", "class_token", "other")
     contest = Contest(model, ModelConfig(), ImagesConfig(), contenders, Console(quiet=True))
     images = []
     for number in range(3):
@@ -91,6 +91,6 @@ def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but
         label: [row for row in check_sanity(contest, images, maps, 0) if row.label == label]
         for label in LABELS
     }
-    assert [row.values for row in rows_by_label["occlusion"]] == [{}] * 3
+    assert [row.values for row in rows_by_label["rise"]] == [{}] * 3
     names = {"weights_all", "phrase_swapped"}
     assert all(row.values.keys() == names for row in rows_by_label["rollout"])

@@ -1,0 +1,266 @@
+"""Explainers that read attention: its weights, their products, and the gradient of the cosine at them.
+
+Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens, E embedding.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+from typing import ClassVar, Final, Literal
+
+import torch
+from torch import Tensor
+
+from stages.explain.base import ATTENDING, ConfigT
+from stages.explain.config import ExplainerConfig
+from stages.explain.maps import Maps, gradients_at_embedding, min_max
+from stages.explainers.walk import BlockTensors, SingleImageExplainer, Walk, phrase_gradients
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import TowerKind
+from stages.shared.model.towers.pooled import AttentionPool, PooledTower, Pooling, by_tower
+from stages.shared.model.towers.vision import VisionTower
+
+EMPTY: Final = "a photo of a"
+"""Words that name nothing: their map shows where a pool looks whatever the phrase is."""
+
+EMPTY_THRESHOLD: Final = 0.8
+"""Share of the highest heat of `EMPTY` above which a patch gets no heat; the authors' value."""
+
+
+@torch.no_grad()
+def last_attention(model: ClipModel, rgb: Tensor) -> Tensor | None:
+    """Return where the token that becomes the embedding looks in the last attention: the mean over the heads (B, N).
+
+    Papers on explaining transformers start from this raw attention, such as Abnar and Zuidema
+    (ACL 2020). DINO (Caron et al., ICCV 2021, arXiv 2104.14294) showed it for vision
+    transformers.
+
+    The images are uint8 (B, height, width, 3). None where no attention makes the embedding.
+    """
+    return by_tower(
+        model.tower,
+        blocks=lambda _: Walk(model, 1)(rgb).attention[0][:, :, 0, 1:].mean(dim=1),
+        pooled=lambda tower: tower.look(rgb).attention.mean(dim=1),
+        averaged=lambda _: None,
+    )
+
+
+class Walker(SingleImageExplainer[ConfigT]):
+    """An explainer that walks the last blocks of a transformer with a class token.
+
+    Attributes:
+        count: How many blocks are walked, at most; None: all.
+    """
+
+    towers: ClassVar[tuple[TowerKind, ...]] = ("class_token",)
+    needs = "transformer blocks with a class token"
+    count: ClassVar[int | None] = None
+
+    def __init__(self, config: ConfigT, model: ClipModel) -> None:
+        super().__init__(config, model)
+        if isinstance(model.tower, VisionTower):
+            self.walk = Walk(model, self.count, self.early_block)
+
+    def _maps_of_image(self, rgb: Tensor) -> Maps:
+        tensors = self.walk(rgb)
+        heat = partial(self._explain_blocks, tensors)
+        return Maps(heat=heat, embedding=tensors.embedding.detach(), tokens=tensors.early)
+
+    @abstractmethod
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        """Compute the maps (1, P, N) of one image for unit texts (1, P, E)."""
+
+
+class AttentionExplainer(Walker[ConfigT]):
+    """A `Walker` that looks at the pool of a tower whose tokens one attention pools."""
+
+    towers = ATTENDING
+    needs = "an attention that makes the embedding"
+
+    def __init__(self, config: ConfigT, model: ClipModel) -> None:
+        super().__init__(config, model)
+        self._pooled_tower = model.tower.float_head() if isinstance(model.tower, PooledTower) else None
+        self.one_by_one = self._pooled_tower is None
+
+    def maps(self, rgb: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        tower = self._pooled_tower
+        if tower is None:
+            return super().maps(rgb)
+        with torch.no_grad():
+            pooling = tower.look(rgb)
+            heat = partial(self._explain_pool, tower.pool, pooling)
+            return Maps(heat=heat, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens)
+
+    @abstractmethod
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
+        """Compute the maps (B, P, N) for unit texts (B, P, E)."""
+
+
+def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
+    """Return dc/da (B, H, P, N) of a pool for unit texts (B, P, E)."""
+    return pool.back_to_attention(pooling, gradients_at_embedding(pool.embedding(pooling), texts))
+
+
+class RolloutConfig(ExplainerConfig):
+    """Attention rollout."""
+
+    kind: Literal["rollout"] = "rollout"
+
+
+class Rollout(Walker[RolloutConfig]):
+    """Attention rollout (Abnar and Zuidema, ACL 2020, arXiv 2005.00928): the origin of the class token's attention.
+
+    For block b with attention weights A_b (mean over heads, rows sum to 1):
+
+        M_b = (I + A_b) / 2
+        H = row of the class token in M_B ... M_2 M_1, over the patches
+
+    The maps of all phrases are the same. Deviation from the paper: none.
+    """
+
+    config_type = RolloutConfig
+    cost = "forward"
+
+    @torch.no_grad()
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        row = _first_row(tensors)
+        for attention in reversed(tensors.attention):
+            row = (row + row @ attention.mean(dim=1)) / 2
+        return row[..., 1:].expand(-1, texts.shape[1], -1)
+
+
+def _first_row(tensors: BlockTensors) -> Tensor:
+    """Return the first row of the identity (1, 1, T)."""
+    row = torch.zeros_like(tensors.attention[0][:, 0, :1])
+    row[..., 0] = 1
+    return row
+
+
+class GameConfig(ExplainerConfig):
+    """GAME: attention times its gradient, rolled out over the blocks."""
+
+    kind: Literal["game"] = "game"
+
+
+class Game(Walker[GameConfig]):
+    """GAME, the generic attention explainer (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679).
+
+    For each block with attention A (T x T for each head) and the score f, the cosine of image
+    and text times the model's logit scale s:
+
+        A' = mean over heads of ReLU(df/dA * A)           number by number
+        R <- R + A' R                                     from R = I, first block to last
+        H  = row of the class token in R, over the patches
+
+    Only the class token's row is wanted, so the products go from the last block to the first
+    with one row instead of a matrix: r <- r + r A' from the unit row of the class token.
+
+    Deviations: none of the formula. With several blocks the factor s sets how much paths
+    through more than one of them count, because R grows by products of gradients. The authors'
+    notebook for CLIP explains the last block alone, which is `AttentionGradient`; over all
+    blocks of a ViT-B/16 the maps are known to have hot patches that stand for nothing. The
+    paper's rules for attention between two kinds of tokens do not apply to a CLIP, whose towers
+    do not see each other.
+    """
+
+    config_type = GameConfig
+
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        return _relevance(tensors, texts, self.model.logit_scale)
+
+
+def _relevance(tensors: BlockTensors, texts: Tensor, scale: float) -> Tensor:
+    """Return the class token's row of GAME's R for each phrase, over the patches (1, P, N)."""
+    rows = []
+    for gradients in phrase_gradients(tensors.embedding, tensors.attention, texts, scale):
+        row = _first_row(tensors)
+        for weights, gradient in zip(reversed(tensors.attention), reversed(gradients), strict=True):
+            row = row + row @ (gradient * weights.detach()).relu().mean(dim=1)
+        rows.append(row[..., 1:])
+    return torch.cat(rows, dim=1)
+
+
+class AttentionGradientConfig(ExplainerConfig):
+    """Attention times its gradient, at the last attention."""
+
+    kind: Literal["attention_gradient"] = "attention_gradient"
+
+
+class AttentionGradient(AttentionExplainer[AttentionGradientConfig]):
+    """Attention times its gradient, at the last attention: the form that arXiv 2605.12952 reduces Grad-ECLIP to.
+
+    c is the cosine of image and text embedding. a^h_i is the weight of patch i in head h, in
+    the class token's row of the last block or in the pool's one row:
+
+        H_i = mean over heads of ReLU(dc/da^h_i * a^h_i)
+
+    This is GAME (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679) on the last block alone, as in
+    the authors' notebook for CLIP, without the constant factor of the logit scale. Grad-ECLIP
+    (arXiv 2502.18816) on one block with the network's own heads puts the min-max normalised
+    cosine of query and key where this method has the attention itself, and the ReLU on the sum
+    of the heads. "Debunking Grad-ECLIP" (Cui and Fan, arXiv 2605.12952) rests on this likeness.
+
+    Deviations: none from GAME's form. Where one attention pools the tokens, gradients have a
+    closed form.
+    """
+
+    config_type = AttentionGradientConfig
+    count = 1
+
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        return _relevance(tensors, texts, 1.0)
+
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
+        return (_pool_gradients(pool, pooling, texts) * pooling.attention[:, :, None]).relu().mean(dim=1)
+
+
+class LeGradConfig(ExplainerConfig):
+    """LeGrad: gradients at the attention of the last blocks."""
+
+    kind: Literal["legrad"] = "legrad"
+
+
+class LeGrad(AttentionExplainer[LeGradConfig]):
+    """LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214): gradients at the attention of several blocks, summed.
+
+    For each of the last two blocks l, with its attention A_l (T x T for each head) and the
+    tokens x_l that leave it:
+
+        s_l = cos(proj(ln_post(mean of x_l over all tokens)), text embedding)
+        H_i = sum over l of the mean over heads and rows of ReLU(ds_l / dA_l) in column i
+
+    The score of a block is made of its own tokens, so that its gradient passes through this
+    block alone. Unlike GAME the gradient is not multiplied by the attention, and every token's
+    row counts. The number of blocks is that of the authors' code.
+
+    Where one attention pools the tokens, the score is the cosine of the pool's output for a
+    block's tokens. The gradient is that at the pool's own attention, which has one row, the
+    query's. The authors' code has this for SigLIP, with a correction: a patch gets no heat if
+    its map for the words "a photo of a" is above 0.8 after a min-max. Such pools look at some
+    patches whatever the words are.
+
+    Deviations: no min-max at the end, because maps are not normalised here. A pool may stand
+    behind any trunk, so only the trunk's last tokens are explained. That is the authors' form
+    with one layer; they sum two by default. `templates` apply to "a photo of a", too.
+    """
+
+    config_type = LeGradConfig
+    count = 2
+
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        values = torch.zeros(())
+        for attention, tokens in zip(tensors.attention, tensors.tokens, strict=True):
+            with torch.enable_grad():
+                embedding = self.walk.tower.head(tokens.mean(dim=1))
+            gradients = phrase_gradients(embedding, [attention], texts)
+            columns = [gradient.relu().mean(dim=(1, 2)) for (gradient,) in gradients]
+            values = values + torch.stack(columns, dim=1)[..., 1:]
+        return values
+
+    def _explain_pool(self, pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
+        empty = self.texts([EMPTY])[None].expand(len(texts), -1, -1)
+        heat = _pool_gradients(pool, pooling, torch.cat([empty, texts], dim=1)).relu().mean(dim=1)
+        is_normal = min_max(heat[:, 0]) <= EMPTY_THRESHOLD
+        return heat[:, 1:] * is_normal[:, None]

@@ -1,1 +1,0 @@
-"""Explainers that read attention: its weights, their products, their gradients."""

@@ -1,1 +1,0 @@
-"""Explainers that embed masked copies of an image."""

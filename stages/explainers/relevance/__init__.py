@@ -1,1 +1,0 @@
-"""Explainers that propagate the score back through the network, layer by layer, as relevance."""
