@@ -16,7 +16,6 @@ from benchmarks.figures.photographs import photographs
 from benchmarks.figures.settings import settings
 from benchmarks.figures.sources import sources
 from benchmarks.figures.speed import called, scale, speed
-from benchmarks.figures.tuned import tune
 from benchmarks.photos.measure import Photographs, console
 from benchmarks.photos.reviews import reviewed
 
@@ -53,7 +52,6 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
         drawings,
         photographs,
         absent,
-        tune,
         settings,
         sources,
         explainers,

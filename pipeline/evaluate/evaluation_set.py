@@ -144,16 +144,14 @@ class EvaluationSet:
             )
         return steps
 
-    def rows_with_maps(
-        self, steps: Steps | None, console: Console, most: int | None = None
-    ) -> Iterator[tuple[Json, Record]]:
-        """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there are steps.
+    def rows_with_maps(self, steps: Steps | None, console: Console) -> Iterator[tuple[Json, Record]]:
+        """Yield each row with a record of its phrases and maps; with pixels if there are steps.
 
         The records of a source have its regions instead of maps.
 
         Raise InputError if the steps are needed and some of the rows are no longer in the input.
         """
-        rows = islice(self.rows(["image"] if self.has_maps else ("image", "heat_maps")), most)
+        rows = self.rows(["image"] if self.has_maps else ("image", "heat_maps"))
         if steps is None:
             yield from ((row, mapped_record(row)) for row in rows)
             return

@@ -60,7 +60,6 @@ MISTAKES = [
     "eval dataset --truth truth.json --images none --set explain.blocks=1",
     "calibrate dataset --truth none.json --out fit.json",
     "calibrate none --out fit.json",
-    "tune dataset --truth none.json",
     "inspect none",
     "export none --format coco --out coco",
     "models check none.pt",
