@@ -15,9 +15,8 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.config import differences as setting_differences
 from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.evaluation_set import draw_places, pixels_of, prepare_stage
+from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.research.frozen import names_in, store_outputs
 from pipeline.research.score_model.answers import (
@@ -35,21 +34,20 @@ from pipeline.research.score_model.probe import (
     Embeddings,
     ImageEmbeddings,
     Picture,
-    ProbeConfig,
     Questions,
     questions_of,
 )
 from pipeline.terminal import counted, progress_bar, say
-from stages.contract.errors import InputError, RowError, RowFault
+from stages.contract.errors import InputError, RowError
 from stages.contract.records import Record
 from stages.contract.values import Json
 from stages.read import Piece, Reader, make_reader, plan_pieces
-from stages.shared.images.decode import decode_rgb
-from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.describe import describe
 from stages.shared.model.load import fetch, load
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth
+
+POOL_IMAGES: Final = 50  # at most, among whose regions phrases are looked for
 
 MAX_EXAMPLES: Final = 3  # images that cannot be opened and are named; the others are counted
 
@@ -62,18 +60,14 @@ class ScoringJob:
         config: Input, model and images.
         truth: Ground truth; None to measure retrieval alone.
         resized: Whether the images were resized after the ground truth was drawn.
-        most: Size of the sample of images; None for all images.
-        seed: Seed of the sample.
-        probe: Questions and embeddings.
+        prompts: Sentences for the name of a class, see `Embedder`.
         outputs: Folder of the outputs of frozen networks; None: all is computed.
     """
 
     config: RunConfig
     truth: Path | None
     resized: bool
-    most: int | None
-    seed: int
-    probe: ProbeConfig
+    prompts: Sequence[str]
     outputs: Path | None
 
 
@@ -90,16 +84,9 @@ class ScoreCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelComparison:
-    """The differences from another model.
-
-    Attributes:
-        compared_with: Its name.
-        asked_differently: The settings that differ.
-        differences: Differences of the figures.
-    """
+    """The differences of the figures from those of another model, and its name."""
 
     compared_with: str
-    asked_differently: list[str]
     differences: Mapping[str, AnswerFigures]
 
 
@@ -113,12 +100,11 @@ class Scores:
         input: Section input of the configuration.
         truth: Path of the ground truth.
         matched: How many images were matched with the ground truth, and how.
-        probe: Questions and embeddings.
-        seed: Seed of the sample.
+        prompts: Sentences for the name of a class.
         counts: What was asked.
         faults: Number of images that cannot be opened, by reason.
         fault_examples: The first of these faults in full.
-        figures: Kind of question -> figures: `regions.WAY` and `described.WAY` (top1, top5,
+        figures: Kind of question -> figures: `regions.roi` and `described.roi` (top1, top5,
             mean_per_class), `phrases` and `phrases_pool` (recall_1, recall_5, chance_1), `t2i`
             and `i2t` (r1, r5, r10).
         comparison: Differences from another model, if there is one.
@@ -132,8 +118,7 @@ class Scores:
     input: Json
     truth: str | None
     matched: Mapping[str, int] | None
-    probe: ProbeConfig
-    seed: int
+    prompts: Sequence[str]
     counts: ScoreCounts
     faults: Mapping[str, int]
     fault_examples: list[str]
@@ -145,19 +130,15 @@ class Scores:
 
     def to_json(self) -> Json:
         """Return all parts as values of JSON."""
-        values = plain_values(self)
-        del values["figures"]
-        comparison = values.pop("comparison") or {}
-        if self.comparison is not None:
-            comparison["differences"] = _arrange(self.comparison.differences)
-        return {**values, **_arrange(self.figures), **comparison}
+        values: Json = plain_values(self)
+        return values
 
 
 class StoredScores(BaseModel):
     """The parts of `Scores.to_json` that another model is compared with."""
 
     model: str
-    probe: Json = {}
+    prompts: tuple[str, ...]
     images: list[str]
     answers: dict[str, Answers]
 
@@ -177,13 +158,15 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     truth = None if job.truth is None else read_truth(job.truth)
     reader = make_reader(config.input)
     pieces = plan_pieces(reader)
-    places, matches = _draw_sample(reader, pieces, truth, job, reference)
+    if reference is not None and reference.prompts != tuple(job.prompts):
+        raise InputError(f"its figures are of other prompts: {', '.join(reference.prompts)}", key="compare")
+    places, matches = _choose_images(reader, pieces, truth, reference)
     fetch(description, lambda text: say(console, text))
     compute = config.model
     model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
     if job.outputs is not None:
         store_outputs(model.tower, names_in(job.outputs), job.outputs, model.tower.dtype)
-    sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matches)
+    sheet = AnswerSheet(job, Embedder(model, job.prompts, config.model.batch_size), truth, matches)
     say(console, f"{description.name} on {counted(len(places), 'image')}, {model.device_name}")
     samples = (sample for place, sample in enumerate(reader.samples(pieces)) if place in places)
     _answer_questions(map(Record.start, samples), len(places), sheet, console)
@@ -197,8 +180,7 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
         input=config.input.model_dump(mode="json"),
         truth=None if job.truth is None else str(job.truth),
         matched=None if matches is None else matches.counts,
-        probe=job.probe,
-        seed=job.seed,
+        prompts=job.prompts,
         counts=ScoreCounts(
             images=len(sheet.names),
             failed=sheet.faults.total(),
@@ -211,16 +193,14 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
         faults=dict(sheet.faults),
         fault_examples=sheet.examples,
         figures={kind: figures_of(part) for kind, part in answers.items()},
-        comparison=None if reference is None else _compare(rounded_answers, job.probe, reference),
+        comparison=None if reference is None else _compare(rounded_answers, reference),
         images=sheet.names,
         answers=rounded_answers,
         seconds=round(time.perf_counter() - start_s, 1),
     )
 
 
-def _compare(
-    answers: Mapping[str, Answers], probe: ProbeConfig, reference: StoredScores
-) -> ModelComparison:
+def _compare(answers: Mapping[str, Answers], reference: StoredScores) -> ModelComparison:
     try:
         # Both as they are stored, so that rounding is no difference.
         differences = {
@@ -230,29 +210,21 @@ def _compare(
         }
     except ValueError as error:
         raise InputError("its figures are of other regions, phrases or captions", key="compare") from error
-    return ModelComparison(
-        compared_with=reference.model,
-        asked_differently=setting_differences(reference.probe, plain_values(probe)),
-        differences=differences,
-    )
+    return ModelComparison(compared_with=reference.model, differences=differences)
 
 
-def _draw_sample(
+def _choose_images(
     reader: Reader,
     pieces: Sequence[Piece],
     truth: GroundTruth | None,
-    job: ScoringJob,
     reference: StoredScores | None,
 ) -> tuple[frozenset[int], ImageMatches | None]:
-    """Return the places of a sample of images in the input, and their ground truth. Raise InputError without images."""
+    """Return the places of the images in the input that ground truth has, and it. Raise InputError without images."""
     names = [sample.image.file_name for sample in reader.samples(pieces)]
     if not names:
         raise InputError("the input has no images")
     matches = None if truth is None else match_images(names, truth)
-    candidates = (
-        (place, name) for place, name in enumerate(names) if matches is None or name in matches.images
-    )
-    places = draw_places(candidates, job.most, job.seed)
+    places = [place for place, name in enumerate(names) if matches is None or name in matches.images]
     if reference is not None:
         reference_names = set(reference.images)
         if [names[place] for place in places if names[place] in reference_names] != reference.images:
@@ -272,8 +244,6 @@ class AnswerSheet:
         self.embedder = embedder
         self._truth = truth
         self._matches = matches
-        images = job.config.images
-        self._limits = DecodeLimits(max_pixels=images.max_pixels, max_bytes=images.max_bytes)
         classes = (
             {}
             if truth is None
@@ -301,18 +271,10 @@ class AnswerSheet:
             self._fail(record.error)
             return None
         questions = self._questions(record)
-        content = record.sample.image.content
-        full = None
-        if content is not None and len(questions.boxes_rel):
-            try:
-                full = decode_rgb(content, self._limits)
-            except RowFault as fault:
-                self._fail(fault.error.at(record.sample.source))
-                return None
         self.names.append(record.sample.image.file_name)
         self.captions.append(tuple(caption for caption in record.sample.captions if caption.strip()))
         self.boxes += len(questions.boxes_rel)
-        return Picture(rgb=pixels_of(record), full=full, questions=questions)
+        return Picture(pixels_of(record), questions)
 
     def _questions(self, record: Record) -> Questions:
         if self._matches is None or self._truth is None:
@@ -334,10 +296,10 @@ class AnswerSheet:
             classes = [
                 thing.category if key == "regions" else thing.description for thing in questions.things
             ]
-            classification.add(number, classes, embeddings)
+            classification.add(number, classes, embeddings.regions)
         if questions.phrases:
             texts = self.embedder.embed_texts([text for text, _ in questions.phrases])
-            find_phrases(self.phrase_answers["phrases"], [number], [questions], [embeddings.roi], texts)
+            find_phrases(self.phrase_answers["phrases"], [number], [questions], [embeddings.regions], texts)
         if len(questions.candidates):
             self._pool.append((number, questions, embeddings))
 
@@ -346,16 +308,14 @@ class AnswerSheet:
         if self._pool:
             numbers, questions, embeddings = zip(*self._pool, strict=True)
             texts = self.embedder.embed_texts([text for part in questions for text, _ in part.phrases])
-            regions = [part.roi for part in embeddings]
+            regions = [part.regions for part in embeddings]
             find_phrases(self.phrase_answers["phrases_pool"], numbers, questions, regions, texts)
             self._pool.clear()
 
     def answers(self) -> dict[str, Answers]:
-        """Return all answers, with retrieval, by their names in the JSON; a region's name ends in a dot and the way."""
+        """Return all answers, with retrieval, by their names in the JSON."""
         answers = {
-            f"{key}.{way}": part
-            for key, classification in self.classifications.items()
-            for way, part in classification.answers.items()
+            f"{key}.roi": classification.answers for key, classification in self.classifications.items()
         }
         answers |= self.phrase_answers
         texts = {text: row for row, text in enumerate(dict.fromkeys(chain.from_iterable(self.captions)))}
@@ -368,11 +328,10 @@ class AnswerSheet:
 
 
 def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet, console: Console) -> None:
-    probe = sheet.job.probe
     embedder = sheet.embedder
-    prepare = prepare_stage(sheet.job.config.images, embedder.model.input, keep_image_bytes=probe.crops)
+    prepare = prepare_stage(sheet.job.config.images, embedder.model.input)
     prepare.setup()
-    pools = -(-total // probe.pool_images)
+    pools = -(-total // POOL_IMAGES)
     count = pool = 0
     with progress_bar(console, "images", total) as advance:
         while batch := list(islice(records, embedder.batch_images)):
@@ -389,21 +348,6 @@ def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet,
             advance(count)
     sheet.search_pool()
     prepare.teardown()
-
-
-def _arrange(figures: Mapping[str, AnswerFigures]) -> Json:
-    """Return the figures of each kind of question as values of JSON."""
-    kinds: Json = {"regions": {}, "described": {}, "retrieval": {}}
-    for name, part in figures.items():
-        values = plain_values({**part.figures, "n": part.n})
-        key, _, way = name.partition(".")
-        if way:
-            kinds[key][way] = values
-        elif name in ("t2i", "i2t"):
-            kinds["retrieval"] |= {f"{name}_{figure}": value for figure, value in values.items()}
-        else:
-            kinds[name] = values
-    return kinds
 
 
 def read_scores(path: Path) -> StoredScores:

@@ -19,8 +19,7 @@ PHRASE_FIGURES: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "chance
 RETRIEVAL_FIGURES: Final = {"r1": "r1", "r5": "r5", "r10": "r10"}
 """Figures of regions, of phrases and of retrieval -> headers."""
 
-WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}
-SEARCHES: Final = {"phrases": "in the image, RoI", "phrases_pool": "in many, RoI"}
+SEARCHES: Final = {"phrases": "in the image", "phrases_pool": "in up to 50 images"}
 DIRECTIONS: Final = {"t2i": "image of a caption", "i2t": "caption of an image"}
 
 
@@ -39,9 +38,7 @@ def print_scores(scores: Scores, console: Console) -> None:
             say(console, f"  {example}")
     for key, kind in (("regions", "classes"), ("described", "colours and classes")):
         title = f"Regions, named among {counts.classes.get(key, 0):,} {kind}"
-        _print_table(
-            title, CLASS_FIGURES, {f"{key}.{way}": name for way, name in WAYS.items()}, scores, console
-        )
+        _print_table(title, CLASS_FIGURES, {f"{key}.roi": "features in the box"}, scores, console)
     _print_table("Phrases: is the first region the right one?", PHRASE_FIGURES, SEARCHES, scores, console)
     _print_table("Retrieval", RETRIEVAL_FIGURES, DIRECTIONS, scores, console)
     if scores.comparison is not None:
@@ -50,8 +47,6 @@ def print_scores(scores: Scores, console: Console) -> None:
             f"below each: the difference from {scores.comparison.compared_with}, paired over images; * is beyond "
             "chance",
         )
-        if scores.comparison.asked_differently:
-            say(console, f"which was asked differently: {'; '.join(scores.comparison.asked_differently)}")
 
 
 def _print_table(
