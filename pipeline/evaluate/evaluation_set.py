@@ -20,7 +20,7 @@ from pipeline.evaluate.matching import ImageMatches, Query, match_images, querie
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import HeatMap, Phrase, Record, stable_id
+from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.schema import mapped_record
 from stages.contract.stage import Stage
 from stages.contract.values import Json, Rgb
@@ -259,12 +259,6 @@ def phrases_of(entries: Iterable[Json]) -> list[Phrase]:
         for entry in entries
     }
     return list(phrases.values())
-
-
-def draw_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) -> list[int]:
-    """Draw a sample of (place, name) and return its places in order; it does not depend on the order of the names."""
-    ranking = sorted((stable_id(f"{seed}:{name}"), place) for place, name in names)
-    return sorted(place for _, place in ranking[:most])
 
 
 def prepare_stage(

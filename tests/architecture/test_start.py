@@ -57,7 +57,7 @@ MISTAKES = [
     "finetune dataset --out tuned --model none.pt",
     "finetune dataset --out tuned --model demo --set epoch=1",
     "eval dataset --truth none.json",
-    "eval dataset --truth truth.json --images none --set explain.blocks=1",
+    "eval dataset --truth truth.json --set input.image_root=none --set explain.blocks=1",
     "calibrate dataset --truth none.json --out fit.json",
     "calibrate none --out fit.json",
     "inspect none",

@@ -244,7 +244,7 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     assert steps.model_stage.presence is not None
     with expect_error(ConfigError):
         build_steps(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
-    _, _, errors = called("calibrate", whole[0], "--out", file, "--no-presence")
+    _, _, errors = called("calibrate", whole[0], "--out", file, "--resized")
     assert "without it there is nothing to fit but presence" in errors
     monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 100_000)
     _, _, errors = called("calibrate", whole[0], "--out", file)

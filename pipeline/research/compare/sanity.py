@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.research.compare.figures import MapValues, pearson
 from pipeline.research.compare.maps import Contest, Maps
-from pipeline.research.compare.pictures import ComparedImage
+from pipeline.research.compare.pictures import SEED, ComparedImage
 from pipeline.terminal import progress_bar
 from stages.contract.records import Phrase
 from stages.contract.values import Floats32
@@ -44,9 +44,9 @@ _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
 
 
 def check_sanity(
-    contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int
+    contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps]
 ) -> list[MapValues]:
-    """Compute rank correlations of the first question's map with maps that should differ; the seed shuffles weights.
+    """Compute rank correlations of the first question's map with maps that should differ.
 
     Explainers that take many forward passes for each image are left out: they would need three
     times as many.
@@ -62,7 +62,7 @@ def check_sanity(
     }
     attempts: list[tuple[str, ClipModel, list[Phrase]]] = [
         ("phrase_swapped", contest.model, [*first_phrases[1:], *first_phrases[:1]]),
-        ("weights_all", shuffle_weights(contest.model, seed), first_phrases),
+        ("weights_all", shuffle_weights(contest.model), first_phrases),
     ]
     stages = {name: contest.stages(model) for name, model, _ in attempts}
     step = max(stage.forward_batch_size() for stage in stages["phrase_swapped"].values())
@@ -95,9 +95,9 @@ def rank_correlation(a: Floats32, b: Floats32) -> float:
     return pearson(rankdata(a), rankdata(b))
 
 
-def shuffle_weights(model: ClipModel, seed: int) -> ClipModel:
+def shuffle_weights(model: ClipModel) -> ClipModel:
     """Return the same model with shuffled weights in its image tower; the model itself stays as it is."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(SEED)
     tower = model.tower
     names: tuple[str, ...]
     match tower:

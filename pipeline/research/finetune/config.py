@@ -47,6 +47,12 @@ class AlignConfig(RecipeConfig):
     )
 
 
+class CaptionsConfig(RecipeConfig):
+    """Captions alone."""
+
+    kind: Literal["captions"] = "captions"
+
+
 RECIPES: Final[KindTable[Recipe[Any]]] = KindTable("phrasebox.recipes", default=AlignConfig)
 """The recipes of fine-tuning."""
 

@@ -1,7 +1,6 @@
 """`phrasebox stats`: figures as JSON and as tables, and how it fails."""
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def test_figures_as_json(synthetic_dataset: Path, rows: list[Json]) -> None:
 def test_conditions(copy: Path, rows: list[Json]) -> None:
     """Regions that fulfil both, and the images that have such regions."""
     write_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
-    options = ("--where", "head = 'man' AND mark = 'bad' -- checked", "--min-score", 0.5, "--top", 3)
+    options = ("--where", "head = 'man' AND mark = 'bad' AND score >= 0.5 -- checked", "--top", 3)
     figures = json.loads(printed("stats", copy, "--json", *options))
     row_phrases = [
         [a["phrase"] for a in row["annotations"] if a["head"] == "man" and a["score"] >= np.float32(0.5)]
@@ -79,32 +78,11 @@ def test_conditions(copy: Path, rows: list[Json]) -> None:
     assert figures["heads"] == 1
 
 
-def test_a_precision_and_a_share(copy: Path, rows: list[Json]) -> None:
-    """What the line says is what is counted."""
-    change_manifest(copy, calibration="0" * 64)
-    total = sum(len(row["annotations"]) for row in rows)
-    for option, goal in (("--precision", "0.7"), ("--keep", "0.3")):
-        code, out, err = stats(copy, option, goal)
-        assert (code, err) == (0, "")
-        line = re.match(rf"{goal}: score >= 0\.\d{{3}} keeps ([\d,]+) of {total:,} regions\n", out)
-        assert line is not None
-        figures = json.loads(stats(copy, option, goal, "--json")[1])
-        assert figures["regions"] == int(line.group(1).replace(",", "")) < total
-    assert figures["regions"] == pytest.approx(0.3 * total, abs=1)
-    small = json.loads(stats(copy, "--max-area", "0.3", "--json")[1])
-    assert 0 < small["regions"] < total
-    assert [size["share"] for size in small["sizes"].values()][2:] == [0.0, 0.0]
-    out = stats(copy)[1]
-    for line_of_table in json.loads(stats(copy, "--json")[1])["thresholds"]:
-        assert f"│ {line_of_table['score']:.3f}" in re.sub(" +", " ", out)
-    code, out, err = stats(copy, "--precision", "1")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("error: --precision: no score reaches 1: the highest precision is ")
-
-
 def test_figures_as_tables(copy: Path, rows: list[Json], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "width", 120)  # else cells are wrapped
     write_marks(copy, {rows[0]["sample_id"]: "good"})
+    assert "scores only rank: --keep 0.3" in stats(copy)[1]
+    change_manifest(copy, calibration="0" * 64)
     code, out, err = stats(copy)
     assert (code, err) == (0, "")
     figures = json.loads(stats(copy, "--json")[1])
@@ -120,7 +98,10 @@ def test_figures_as_tables(copy: Path, rows: list[Json], monkeypatch: pytest.Mon
         assert [entry["text"], str(entry["count"]), f"{entry['score']:.2f}"] in cells
     median = figures["score"]["quantiles"]["50"]
     assert f"score: median {median:.3f}, quartiles " in out
-    assert "scores only rank: --keep 0.3" in out
+    assert figures["thresholds"]
+    for threshold in figures["thresholds"]:
+        (cell,) = [line for line in cells if line[0] == f"{threshold['precision']:g}"]
+        assert cell[1] == f"{threshold['score']:.3f}"
     everything = [
         f"{size['share']:.0%}, {size['score']:.2f}" for size in figures["sizes"].values() if size["share"]
     ]
@@ -180,7 +161,7 @@ def test_errors_are_one_line(copy: Path, tmp_path: Path) -> None:
     assert_rejected(copy)
 
 
-@pytest.mark.parametrize("arguments", [["--min-score", "1.5"], ["--top", "0"], ["--colour"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--top", "0"], ["--colour"]], ids=" ".join)
 def test_wrong_usage(arguments: list[str], synthetic_dataset: Path) -> None:
     code, out, err = stats(synthetic_dataset, *arguments)
     assert (code, out) == (2, "")
