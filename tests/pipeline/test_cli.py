@@ -90,14 +90,6 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert_refused(phrasebox(*arguments), "Usage: ", "Error: ")
 
 
-def test_print_config(tmp_path: Path) -> None:
-    settings = ("--set", "input={kind: csv, path: a.csv}", "--set", "explain.blocks=2")
-    out = printed("run", "--print-config", *settings)
-    (tmp_path / "again.yaml").write_text(out)
-    assert phrasebox("run", tmp_path / "again.yaml", "--print-config") == (0, out, "")
-    assert "blocks: 2" in out
-
-
 def test_options_go_over_the_file_and_set_over_both(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "input: {kind: jsonl, path: a.jsonl}\nmodel: {name: demo}\noutput: {path: a}\n"
@@ -112,9 +104,12 @@ def test_options_go_over_the_file_and_set_over_both(tmp_path: Path) -> None:
         "--out",
         "b",
     ]
-    values = yaml.safe_load(printed(*command, "--set", "output.path=c", "--print-config"))
+    out = printed(*command, "--set", "output.path=c", "--print-config")
+    values = yaml.safe_load(out)
     assert (values["input"]["path"], values["output"]["path"]) == ("b.jsonl", "c")
     assert (values["model"]["name"], values["model"]["pretrained"]) == ("ViT-B-16", "openai")
+    (tmp_path / "again.yaml").write_text(out)
+    assert printed("run", tmp_path / "again.yaml", "--print-config") == out
 
 
 def test_errors_name_what_was_typed(tmp_path: Path) -> None:
@@ -284,6 +279,7 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words
     assert exit_code == code
     assert words in out + err
     assert err == "" if code == 0 else err.endswith(words)
+    assert phrasebox("validate", tmp_path / "out")[0] == 0
 
 
 def test_a_run_without_a_model_says_which_ones_there_are(
@@ -389,18 +385,6 @@ def test_explain(image: Path, tmp_path: Path) -> None:
     assert (np.abs(scores) <= 1).all()
     with Image.open(overlay) as picture:
         assert picture.width == 3 * 360
-
-
-def test_explain_takes_the_config_of_a_run(image: Path, tmp_path: Path) -> None:
-    explain = {"image_size": "keep", "shorter_side_px": 64}
-    write_json(tmp_path / "run.yaml", {"input": {"kind": "jsonl", "path": "a"}, "explain": explain})
-    arguments = ["--phrase", "dog", "--out", tmp_path / "maps.npz", "--config", tmp_path / "run.yaml"]
-    shapes = []
-    for more in ([], ["--set", "explain.shorter_side_px=128"]):
-        printed("explain", *DEMO, image, *arguments, *more)
-        with np.load(tmp_path / "maps.npz") as arrays:
-            shapes.append(arrays["maps"].shape[1:])
-    assert shapes[1] > shapes[0]
 
 
 def test_scenes(tmp_path: Path) -> None:

@@ -116,11 +116,6 @@ def test_the_matrix_is_a_table_for_people() -> None:
         assert words in text
 
 
-def test_a_narrow_terminal_folds_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    assert "\u2026" not in phrasebox().output
-
-
 def test_the_check_measures_what_a_run_makes_and_leaves_no_file(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

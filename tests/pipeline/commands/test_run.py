@@ -23,7 +23,6 @@ from pipeline.dataset.validate import validate
 from pipeline.decisions import resolve
 from pipeline.engines.inline import run_stages
 from pipeline.run import run
-from pipeline.steps import build_steps
 from stages.contract.errors import (
     ROW_ERRORS,
     ConfigError,
@@ -36,7 +35,6 @@ from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
 from stages.explain.stage import ExplainStage
 from stages.phrases.filters import normalise
-from stages.prepare import PrepareStage
 from stages.regions.stage import RegionsStage
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_lines
@@ -161,12 +159,6 @@ def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_pat
         run_on("avx2", 3, precision="fp32")
     assert run_on("avx2", 1, fresh=True) == "fp32"
     assert run_on("avx512_bf16", 2) == "fp32"
-
-
-def test_rows_do_not_depend_on_batches(inline_dataset, scenes_config, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 5)
-    other = run(config_of(scenes_config, tmp_path / "out", rows_per_file=7), QUIET)
-    assert_alike(rows_of(other), rows_of(inline_dataset))
 
 
 class Stopped(Exception):
@@ -375,15 +367,6 @@ def test_the_summary_reports_what_failed(bad_run: tuple[Path, str]) -> None:
     assert "Rows with an error: 5; delete their shards to have them done again." in again
 
 
-def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
-    (tmp_path / "captions.jsonl").write_text("\n")
-    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl")}
-    values = {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
-    dataset = run(config_of(values, tmp_path / "out"), QUIET)
-    assert manifest_of(dataset)["counts"]["read"] == 0
-    assert list(validate(dataset)) == []
-
-
 @pytest.mark.parametrize(
     ("section", "error"),
     [
@@ -400,11 +383,3 @@ def test_what_cannot_be_run_is_rejected_before_any_row(section, error, scenes_co
     with expect_error(error):
         run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_prepare_keeps_images_only_on_demand(scenes_config: Json, tmp_path: Path) -> None:
-    for embed_images in (False, True):
-        steps = build_steps(config_of(scenes_config, tmp_path / "out", embed_images=embed_images))
-        [prepare] = [stage for stage in steps.stages if isinstance(stage, PrepareStage)]
-        assert prepare.config.keep_image_bytes == embed_images
-        assert [stage.name for stage in steps.stages] == ["phrases", "prepare", "explain", "regions"]

@@ -43,19 +43,6 @@ def test_a_caption_denotes_exactly_what_it_names(scenes: list[Scene]) -> None:
             assert numbers in ([], [len(fitting)])
 
 
-def test_objects_carry_their_phrase(scenes: list[Scene]) -> None:
-    unmentioned = 0
-    for scene in scenes:
-        for thing in scene.objects:
-            if thing.is_mentioned:
-                assert thing.phrase in scene.caption.text.lower()
-                assert thing.phrase.split()[0] not in {"a", "an", "the", "some"}
-            else:
-                unmentioned += 1
-                assert thing.phrase == f"{thing.colour} {thing.kind}"
-    assert unmentioned > 50
-
-
 def test_left_and_above_are_seen_in_the_picture() -> None:
     things = [_thing("car", "red", x=0.2, y=0.5), _thing("fish", "blue", x=0.8, y=0.5)]
     texts = [write_caption(np.random.default_rng(k), things) for k in range(400)]

@@ -12,24 +12,14 @@ from pipeline.research.compare.faithfulness import (
     area_under,
     changed_pixels,
     filling_pixels,
-    image_embeddings,
-    masked_cosines,
     measure_curves,
-    phrase_probability,
     rank_pixels,
-    text_embeddings,
 )
 from stages.contract.records import HeatMap
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 
 RNG = np.random.default_rng(0)
-
-
-def test_the_area_of_a_line_and_of_a_parabola() -> None:
-    assert area_under((0.0, 0.2, 1.0), np.array([0.0, 0.2, 1.0])) == pytest.approx(0.5)
-    shares = np.linspace(0, 1, 1001)
-    assert area_under(shares.tolist(), shares**2) == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_pixels_go_in_the_order_of_their_heat() -> None:
@@ -52,15 +42,6 @@ def test_the_hottest_pixels_change_first() -> None:
     changes = changed_pixels(rank_pixels(heat))
     assert changes.mean(axis=(1, 2)).tolist() == pytest.approx(list(SHARES))
     assert heat[changes[2]].min() > heat[~changes[2]].max()
-
-
-def test_the_probability_of_a_phrase_among_several() -> None:
-    cosines = np.array([[0.3, 0.3, 0.3, 0.3], [0.3, 0.3 - np.log(3) / 100, -1.0, -1.0]])
-    assert phrase_probability(cosines, 0, 100.0, None).tolist() == pytest.approx([0.25, 0.75])
-    assert phrase_probability(cosines, 1, 100.0, None).tolist() == pytest.approx([0.25, 0.25])
-    assert phrase_probability(cosines, 1, 10.0, -3.0)[0] == pytest.approx(0.5), (
-        "a model of pairs knows no others"
-    )
 
 
 @pytest.mark.parametrize("bias", [None, -2.0])
@@ -88,16 +69,6 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
         assert 0.02 < scores[:, 0].max() < 0.98
         expected = area_under(SHARES, scores[:, 0].double().numpy())
         assert areas[name] == pytest.approx(expected, abs=1e-5)
-
-
-def test_half_an_image_means_what_the_pasted_image_means() -> None:
-    model = from_open_clip(tiny_clip(), spec=SPEC)
-    rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    filling = filling_pixels(model, rgb, "mean").round()
-    masks = RNG.random((3, 32, 32)) < 0.5
-    texts = text_embeddings(model, ["a cat", "two dogs"])
-    expected = image_embeddings(model, np.where(masks[..., None], rgb, filling).astype(np.uint8)) @ texts.T
-    np.testing.assert_allclose(masked_cosines(model, rgb, masks, filling, texts), expected, atol=1e-5)
 
 
 def test_what_stands_where_nothing_is_seen() -> None:

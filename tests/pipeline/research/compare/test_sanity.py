@@ -38,20 +38,19 @@ def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None
     rgb = pixels_for(model)
     before = model.tower.encode(rgb)
     tokens = model.tower.embed(rgb)
-    shuffled = shuffle_weights(model, 0).tower
+    shuffled = shuffle_weights(model).tower
     assert not torch.allclose(shuffled.embed(rgb), tokens)
     embedding = shuffled.encode(rgb)
     assert embedding.isfinite().all()
     assert torch.cosine_similarity(embedding, before).item() < 0.9
     assert torch.equal(model.tower.encode(rgb), before)
-    assert torch.equal(shuffle_weights(model, 0).tower.encode(rgb), embedding), "the seed decides"
-    assert not torch.equal(shuffle_weights(model, 1).tower.encode(rgb), embedding)
+    assert torch.equal(shuffle_weights(model).tower.encode(rgb), embedding), "the same again"
 
 
 def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
     model = model_of("class token")
     tower = model.tower
-    shuffled = shuffle_weights(model, 3).tower
+    shuffled = shuffle_weights(model).tower
     assert isinstance(tower, VisionTower)
     assert isinstance(shuffled, VisionTower)
     old = tower.blocks[-1]
@@ -88,7 +87,7 @@ def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but
     stage = contest.stages(model)["rollout"]
     maps = [{"rollout": each.heat_maps} for each in stage.process([image.record for image in images])]
     rows_by_label = {
-        label: [row for row in check_sanity(contest, images, maps, 0) if row.label == label]
+        label: [row for row in check_sanity(contest, images, maps) if row.label == label]
         for label in LABELS
     }
     assert [row.values for row in rows_by_label["occlusion"]] == [{}] * 3

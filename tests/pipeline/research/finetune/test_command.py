@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from pipeline.dataset import open_dataset
-from pipeline.research.finetune.config import RECIPES
 from tests.architecture.source import ROOT
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called, printed
 
-SHORT = ["--model", "demo", "--batch-size", "4", "--epochs", "0.34", "--learning-rate", "1e-4"]
+SHORT = ["--model", "demo", "--set", "batch_size=4", "--epochs", "0.34", "--set", "learning_rate=1e-4"]
 
 
 def test_it_tunes_and_says_where_the_model_is(inline_dataset: Path, tmp_path: Path) -> None:
@@ -33,7 +32,7 @@ def test_a_tuned_photo_is_loaded_by_phrasebox_alone_and_its_card_says_so(
 ) -> None:
     tuned = tmp_path / "tuned"
     out = tmp_path / "out"
-    few = ["--batch-size", 2, "--epochs", 0.1, "--recipe", "captions"]
+    few = ["--set", "batch_size=2", "--epochs", 0.1, "--recipe", "captions"]
     printed("finetune", inline_dataset, "--out", tuned, "--model", "photo", *few)
     card = (tuned / "model" / "README.md").read_text()
     assert (
@@ -64,7 +63,7 @@ def test_the_outputs_that_a_training_stored_serve_its_scores(
 ) -> None:
     tuned, outputs = tmp_path / "tuned", tmp_path / "outputs"
     frozen = ["--set", "frozen=[visual.trunk.features]", "--set", f"frozen_outputs={outputs}"]
-    few = ["--batch-size", 2, "--epochs", 0.4, "--recipe", "captions"]
+    few = ["--set", "batch_size=2", "--epochs", 0.4, "--recipe", "captions"]
     printed("finetune", inline_dataset, "--out", tuned, "--model", "photo", *few, *frozen)
     stored = {path: path.stat().st_mtime_ns for path in outputs.rglob("*.safetensors")}
     assert len(stored) == 4, "two steps of two images"
@@ -77,16 +76,8 @@ def test_the_outputs_that_a_training_stored_serve_its_scores(
 
 
 def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
-    arguments = [
-        "finetune",
-        inline_dataset,
-        "--out",
-        tmp_path / "out",
-        "--print-config",
-        "--recipe",
-        "captions",
-    ]
-    values = yaml.safe_load(printed(*arguments, "--set", "recipe.caption_weight=2"))
+    arguments = ("finetune", inline_dataset, "--out", tmp_path / "out", "--recipe", "captions")
+    values = yaml.safe_load(printed(*arguments, "--print-config", "--set", "recipe.caption_weight=2"))
     assert values["recipe"]["caption_weight"] == 2
     assert values["data"]["path"] == str(inline_dataset)
     assert not (tmp_path / "out").exists()
@@ -98,7 +89,7 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
         ["--set", "recipe.region_weigth=1"],
         ["--set", "recipe.kind=detector"],
         ["--model", "ViT-B-32"],
-        ["--batch-size", "500"],
+        ["--set", "batch_size=500"],
         ["--set", "model.precision=fp16"],
     ],
 )
@@ -110,7 +101,3 @@ def test_what_cannot_be_used_is_refused(options: list[str], inline_dataset: Path
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     assert "not a finished dataset" in called("finetune", tmp_path, "--out", tmp_path / "out", *SHORT)[2]
-
-
-def test_help_names_every_recipe() -> None:
-    assert "|".join(RECIPES) in printed("finetune", "--help")

@@ -13,7 +13,7 @@ from pipeline.research.finetune.align import Align
 from pipeline.research.finetune.config import RECIPES, DataConfig
 from pipeline.research.finetune.material import TrainingBatch, TuningData
 from pipeline.research.finetune.ranks import RankGroup
-from pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of, one_way
+from pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
@@ -122,14 +122,6 @@ def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:
         (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.isfinite(gradient).all()
     assert float(contrastive_loss(torch.zeros(0, 3), nothing[:0, :1].expand(0, 3))) == 0
-
-
-def test_one_way_is_the_mean_over_rows_of_the_mean_over_their_positives() -> None:
-    logits = torch.tensor([[1.0, 2.0, 0.0], [5.0, 5.0, 5.0]])
-    positive = torch.tensor([[True, True, False], [False, False, False]])
-    first = math.log(1 + math.exp(-1))
-    second = math.log(1 + math.exp(-2))
-    assert float(one_way(logits, positive, positive)) == pytest.approx((first + second) / 2, rel=1e-5)
 
 
 def test_logits_keep_their_digits_under_autocast() -> None:
