@@ -19,6 +19,7 @@ from pipeline.commands.options import (
     naming_options,
 )
 from pipeline.config import load_config
+from pipeline.evaluate.estimates import plain_values
 from pipeline.research.score_model.tables import print_scores
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
@@ -127,6 +128,6 @@ def score_model(
     )
     scores = compute_scores(job, errors if as_json else console, other_scores)
     if as_json:
-        print_json(scores.to_json(), indent=None)
+        print_json(plain_values(scores), indent=None)
     else:
         print_scores(scores, console)

@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.estimates import plain_values
 from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.research.frozen import names_in, store_outputs
@@ -38,7 +38,7 @@ from pipeline.research.score_model.probe import (
     questions_of,
 )
 from pipeline.terminal import counted, progress_bar, say
-from stages.contract.errors import InputError, RowError
+from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.contract.values import Json
 from stages.read import Piece, Reader, make_reader, plan_pieces
@@ -73,10 +73,9 @@ class ScoringJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreCounts:
-    """The numbers of images, of images that cannot be opened, of captions, of regions, and of classes by question."""
+    """The numbers of images, of captions, of regions, and of classes by question."""
 
     images: int
-    failed: int
     captions: int
     boxes: int
     classes: Mapping[str, int]
@@ -99,7 +98,6 @@ class Scores:
         device: Its device, for people.
         input: Section input of the configuration.
         truth: Path of the ground truth.
-        matched: How many images were matched with the ground truth, and how.
         prompts: Sentences for the name of a class.
         counts: What was asked.
         faults: Number of images that cannot be opened, by reason.
@@ -117,7 +115,6 @@ class Scores:
     device: str
     input: Json
     truth: str | None
-    matched: Mapping[str, int] | None
     prompts: Sequence[str]
     counts: ScoreCounts
     faults: Mapping[str, int]
@@ -128,14 +125,9 @@ class Scores:
     answers: Mapping[str, Answers]
     seconds: float
 
-    def to_json(self) -> Json:
-        """Return all parts as values of JSON."""
-        values: Json = plain_values(self)
-        return values
-
 
 class StoredScores(BaseModel):
-    """The parts of `Scores.to_json` that another model is compared with."""
+    """The parts of `Scores` that another model is compared with."""
 
     model: str
     prompts: tuple[str, ...]
@@ -158,9 +150,9 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     truth = None if job.truth is None else read_truth(job.truth)
     reader = make_reader(config.input)
     pieces = plan_pieces(reader)
-    if reference is not None and reference.prompts != tuple(job.prompts):
-        raise InputError(f"its figures are of other prompts: {', '.join(reference.prompts)}", key="compare")
-    places, matches = _choose_images(reader, pieces, truth, reference)
+    places, matches = _choose_images(reader, pieces, truth)
+    if reference is not None:
+        _check_reference(reference, job, list(places.values()))
     fetch(description, lambda text: say(console, text))
     compute = config.model
     model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
@@ -179,16 +171,12 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
         device=model.device_name,
         input=config.input.model_dump(mode="json"),
         truth=None if job.truth is None else str(job.truth),
-        matched=None if matches is None else matches.counts,
         prompts=job.prompts,
         counts=ScoreCounts(
             images=len(sheet.names),
-            failed=sheet.faults.total(),
             captions=sum(map(len, sheet.captions)),
             boxes=sheet.boxes,
-            classes={
-                key: len(classification.names) for key, classification in sheet.classifications.items()
-            },
+            classes={name: len(part.names) for name, part in sheet.classifications.items()},
         ),
         faults=dict(sheet.faults),
         fault_examples=sheet.examples,
@@ -198,6 +186,16 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
         answers=rounded_answers,
         seconds=round(time.perf_counter() - start_s, 1),
     )
+
+
+def _check_reference(reference: StoredScores, job: ScoringJob, names: Sequence[str]) -> None:
+    """Raise InputError if the other figures are of other prompts, or of images that are not among these."""
+    if reference.prompts != tuple(job.prompts):
+        raise InputError(f"its figures are of other prompts: {', '.join(reference.prompts)}", key="compare")
+    if not set(reference.images) <= set(names):
+        raise InputError(
+            "its figures are of other images; measure both models on the same ones", key="compare"
+        )
 
 
 def _compare(answers: Mapping[str, Answers], reference: StoredScores) -> ModelComparison:
@@ -214,24 +212,16 @@ def _compare(answers: Mapping[str, Answers], reference: StoredScores) -> ModelCo
 
 
 def _choose_images(
-    reader: Reader,
-    pieces: Sequence[Piece],
-    truth: GroundTruth | None,
-    reference: StoredScores | None,
-) -> tuple[frozenset[int], ImageMatches | None]:
-    """Return the places of the images in the input that ground truth has, and it. Raise InputError without images."""
+    reader: Reader, pieces: Sequence[Piece], truth: GroundTruth | None
+) -> tuple[dict[int, str], ImageMatches | None]:
+    """Return the images that ground truth has, by their place in the input, and it. Raise InputError without images."""
     names = [sample.image.file_name for sample in reader.samples(pieces)]
     if not names:
         raise InputError("the input has no images")
-    matches = None if truth is None else match_images(names, truth)
-    places = [place for place, name in enumerate(names) if matches is None or name in matches.images]
-    if reference is not None:
-        reference_names = set(reference.images)
-        if [names[place] for place in places if names[place] in reference_names] != reference.images:
-            raise InputError(
-                "its figures are of other images; measure both models on the same sample", key="compare"
-            )
-    return frozenset(places), matches
+    if truth is None:
+        return dict(enumerate(names)), None
+    matches = match_images(names, truth)
+    return {place: name for place, name in enumerate(names) if name in matches.images}, matches
 
 
 class AnswerSheet:
@@ -244,18 +234,15 @@ class AnswerSheet:
         self.embedder = embedder
         self._truth = truth
         self._matches = matches
-        classes = (
-            {}
-            if truth is None
-            else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
-        )
         # By the names of the JSON.
-        self.classifications = {
-            key: Classification(names, embedder.embed_classes(names))
-            for key, names in classes.items()
-            if names
-        }
-        self.phrase_answers = {key: Answers() for key in ("phrases", "phrases_pool")}
+        self.classifications: dict[str, Classification] = {}
+        if truth is not None:
+            for key, names in (("regions", truth.names), ("described", truth.descriptions)):
+                if names:
+                    self.classifications[key] = Classification(
+                        sorted(names), embedder.embed_classes(sorted(names))
+                    )
+        self.found_phrases = Answers()
         # Of each image that could be opened, in order.
         self.names: list[str] = []
         self.captions: list[tuple[str, ...]] = []
@@ -263,12 +250,15 @@ class AnswerSheet:
         self.boxes = 0
         self.faults = Counter[str]()  # images that could not be opened, by reason
         self.examples: list[str] = []  # the first of these faults in full
-        self._pool: list[tuple[int, Questions, ImageEmbeddings]] = []
+        # Number of the pool and of the image.
+        self._pooled: list[tuple[int, int, Questions, Embeddings]] = []
 
     def open_picture(self, record: Record) -> Picture | None:
         """Return the image with its questions. If it cannot be opened, record the fault and return None."""
         if record.error is not None:
-            self._fail(record.error)
+            self.faults[record.error.reason] += 1
+            if len(self.examples) < MAX_EXAMPLES:
+                self.examples.append(str(record.error))
             return None
         questions = self._questions(record)
         self.names.append(record.sample.image.file_name)
@@ -283,13 +273,8 @@ class AnswerSheet:
         things = self._truth.objects.get(image.file_name, ())
         return questions_of(image, things, (record.height_px, record.width_px), resized=self.job.resized)
 
-    def _fail(self, error: RowError) -> None:
-        self.faults[error.reason] += 1
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(str(error))
-
-    def add(self, questions: Questions, embeddings: ImageEmbeddings) -> None:
-        """Add the answers about the next image."""
+    def add(self, questions: Questions, embeddings: ImageEmbeddings, pool: int) -> None:
+        """Add the answers about the next image, which belongs to a pool of images."""
         number = len(self.embeddings)
         self.embeddings.append(embeddings.image)
         for key, classification in self.classifications.items():
@@ -297,27 +282,23 @@ class AnswerSheet:
                 thing.category if key == "regions" else thing.description for thing in questions.things
             ]
             classification.add(number, classes, embeddings.regions)
-        if questions.phrases:
-            texts = self.embedder.embed_texts([text for text, _ in questions.phrases])
-            find_phrases(self.phrase_answers["phrases"], [number], [questions], [embeddings.regions], texts)
         if len(questions.candidates):
-            self._pool.append((number, questions, embeddings))
+            self._pooled.append((pool, number, questions, embeddings.regions))
+            self._find(self.found_phrases, self._pooled[-1:])
 
-    def search_pool(self) -> None:
-        """Look for the phrases of all images added since the last call, in the regions of all these images."""
-        if self._pool:
-            numbers, questions, embeddings = zip(*self._pool, strict=True)
-            texts = self.embedder.embed_texts([text for part in questions for text, _ in part.phrases])
-            regions = [part.regions for part in embeddings]
-            find_phrases(self.phrase_answers["phrases_pool"], numbers, questions, regions, texts)
-            self._pool.clear()
+    def _find(self, answers: Answers, images: Sequence[tuple[int, int, Questions, Embeddings]]) -> None:
+        """Look for the phrases of some images in the regions of all of them, and add the answers."""
+        _, numbers, questions, regions = zip(*images, strict=True)
+        texts = self.embedder.embed_texts([text for part in questions for text, _ in part.phrases])
+        find_phrases(answers, numbers, questions, regions, texts)
 
     def answers(self) -> dict[str, Answers]:
         """Return all answers, with retrieval, by their names in the JSON."""
-        answers = {
-            f"{key}.roi": classification.answers for key, classification in self.classifications.items()
-        }
-        answers |= self.phrase_answers
+        found_in_pools = Answers()
+        for _, images in groupby(self._pooled, itemgetter(0)):
+            self._find(found_in_pools, list(images))
+        answers = {f"{key}.roi": part.answers for key, part in self.classifications.items()}
+        answers |= {"phrases": self.found_phrases, "phrases_pool": found_in_pools}
         texts = {text: row for row, text in enumerate(dict.fromkeys(chain.from_iterable(self.captions)))}
         if texts:
             embeddings = self.embedder.embed_texts(list(texts))
@@ -332,7 +313,7 @@ def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet,
     prepare = prepare_stage(sheet.job.config.images, embedder.model.input)
     prepare.setup()
     pools = -(-total // POOL_IMAGES)
-    count = pool = 0
+    count = 0
     with progress_bar(console, "images", total) as advance:
         while batch := list(islice(records, embedder.batch_images)):
             numbered_records = enumerate(prepare.process(batch), start=count)
@@ -340,13 +321,9 @@ def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet,
             pictures = {place: picture for place, picture in attempts if picture is not None}
             embeddings = embedder.embed_pictures(list(pictures.values())) if pictures else []
             for (place, picture), image_embeddings in zip(pictures.items(), embeddings, strict=True):
-                if place * pools // total != pool:
-                    sheet.search_pool()
-                    pool = place * pools // total
-                sheet.add(picture.questions, image_embeddings)
+                sheet.add(picture.questions, image_embeddings, place * pools // total)
             count += len(batch)
             advance(count)
-    sheet.search_pool()
     prepare.teardown()
 
 

@@ -31,11 +31,10 @@ def print_scores(scores: Scores, console: Console) -> None:
         f"{scores.model} on {scores.device}: {counted(counts.images, 'image')}, "
         f"{counted(counts.captions, 'caption')}, {counted(counts.boxes, 'region')}, in {scores.seconds:,.0f} s",
     )
-    if counts.failed:
+    if scores.faults:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in scores.faults.items())
-        say(console, f"{counts.failed:,} images cannot be opened and are left out: {reasons}")
-        for example in scores.fault_examples:
-            say(console, f"  {example}")
+        say(console, f"images cannot be opened and are left out: {reasons}")
+        say(console, *(f"  {example}" for example in scores.fault_examples))
     for key, kind in (("regions", "classes"), ("described", "colours and classes")):
         title = f"Regions, named among {counts.classes.get(key, 0):,} {kind}"
         _print_table(title, CLASS_FIGURES, {f"{key}.roi": "features in the box"}, scores, console)

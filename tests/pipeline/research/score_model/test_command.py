@@ -76,7 +76,7 @@ def test_a_damaged_image_is_named_and_left_out(drawn: Path, tmp_path: Path) -> N
     damaged.write_bytes(damaged.read_bytes()[:500])
     out = printed(*command(folder))
     for words in (
-        "1 images cannot be opened and are left out: 1 bad_image",
+        "images cannot be opened and are left out: 1 bad_image",
         "captions.jsonl:2",
         "3 images, 3 captions",
     ):
