@@ -81,7 +81,7 @@ def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed:
     for row in listed.values():
         if row["refused"] is None:
             assert row["explainers"]
-            assert row["input_px"] == row["grid"] * row["stride_px"]
+            assert row["input_px"] % row["grid"] == 0
         else:
             assert row["refused"].startswith("the image tower ")
             assert row["tower"] is row["explainers"] is None
@@ -146,4 +146,4 @@ def test_the_matrix_is_what_is_built(name: str, listed: dict[str, Json]) -> None
         model = open_clip.CLIP(**settings, text_cfg=text)
     model.logit_scale = torch.nn.Parameter(torch.ones(()))  # a number, which the model keeps
     tower = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32")).tower
-    assert (tower.kind, tower.placement.stride_px) == (row["tower"], row["stride_px"])
+    assert (tower.kind, tower.placement.stride_px) == (row["tower"], row["input_px"] // row["grid"])
