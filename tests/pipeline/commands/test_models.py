@@ -88,23 +88,6 @@ def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed:
     assert sum(row["refused"] is not None for row in listed.values()) < 15
 
 
-@pytest.mark.parametrize(
-    ("name", "tower", "input_px", "grid", "explainers"),
-    [
-        ("ViT-B-16", "class_token", 224, 14, ["grad_eclip", "rollout"]),
-        ("RN50x4", "attention_pool", 288, 9, ["grad_eclip"]),
-        ("EVA02-L-14-336", "attention_pool", 336, 24, ["grad_eclip"]),
-        ("convnext_base_w_320", "average_pool", 320, 10, ["cam"]),
-        ("ViT-SO400M-14-SigLIP-384", "latent_pool", 378, 27, ["grad_eclip"]),
-        ("MobileCLIP2-S4", "average_pool", 256, 4, ["cam"]),
-    ],
-)
-def test_what_the_matrix_says(name, tower, input_px, grid, explainers, listed) -> None:
-    row = listed[name]
-    assert (row["tower"], row["input_px"], row["grid"]) == (tower, input_px, grid)
-    assert set(explainers) <= set(row["explainers"])
-
-
 def test_the_matrix_is_a_table_for_people() -> None:
     result = phrasebox()
     assert result.exit_code == 0, result.output

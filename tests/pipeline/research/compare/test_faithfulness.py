@@ -9,7 +9,6 @@ from pipeline.evaluate.matching import draw_map
 from pipeline.research.compare.faithfulness import (
     FILLINGS,
     SHARES,
-    area_under,
     changed_pixels,
     filling_pixels,
     measure_curves,
@@ -56,19 +55,17 @@ def test_curves_are_of_the_probability_that_the_model_itself_gives(bias: float |
     texts = ["a cat", "two dogs", "a red car"]
     heat = HeatMap(text="a cat", values=RNG.random((4, 4), np.float32), similarity=0.0)
     areas = measure_curves(model, rgb, {"own": heat}, texts)["own"]
-    places = rank_pixels(draw_map(heat, (32, 32)))
-    changes = changed_pixels(places)
+    changes = changed_pixels(rank_pixels(draw_map(heat, (32, 32))))
     for name, baseline in FILLINGS.items():
-        filling = filling_pixels(model, rgb, baseline)
         visible = changes if name == "insertion_rise" else ~changes
-        pasted = torch.from_numpy(np.where(visible[..., None], rgb, filling)).permute(0, 3, 1, 2) / 255
-        mean, std = (torch.tensor(values)[:, None, None] for values in (SPEC.mean, SPEC.std))
+        pasted = np.where(visible[..., None], rgb, filling_pixels(model, rgb, baseline)).astype(np.float32)
         with torch.no_grad():
-            logits, _ = module.get_logits(((pasted - mean) / std).float(), open_clip.tokenize(texts))
-        scores = logits.softmax(dim=1) if bias is None else logits.sigmoid()
-        assert 0.02 < scores[:, 0].max() < 0.98
-        expected = area_under(SHARES, scores[:, 0].double().numpy())
-        assert areas[name] == pytest.approx(expected, abs=1e-5)
+            logits, _ = module.get_logits(
+                model.tower.normalise(torch.from_numpy(pasted)), open_clip.tokenize(texts)
+            )
+        scores = (logits.softmax(dim=1) if bias is None else logits.sigmoid())[:, 0]
+        assert 0.02 < scores.max() < 0.98
+        assert areas[name] == pytest.approx(np.trapezoid(scores.double(), SHARES), abs=1e-5)
 
 
 def test_what_stands_where_nothing_is_seen() -> None:
