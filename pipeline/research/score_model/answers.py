@@ -214,31 +214,20 @@ def _mask_of(places: Sequence[set[int]], count: int) -> Bools:
     return marks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerFigures:
-    """The figures of questions of one kind.
+def figures_of(answers: Answers) -> Estimates:
+    """Return the mean of every kind of value.
 
-    Attributes:
-        figures: Mean of every kind of value. Regions also have `mean_per_class`, the mean over
-            classes of their top-1; its n counts classes.
-        n: Number of questions.
+    Regions also have `mean_per_class`, the mean over classes of their top-1. Its n counts classes.
     """
-
-    figures: Estimates
-    n: int
-
-
-def figures_of(answers: Answers) -> AnswerFigures:
-    """Return the figures of answers."""
     images = np.array(answers.images, np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in answers.values.items()}
     figures = dict(zip(values, mean_estimates(list(values.values()), images), strict=True))
     if answers.classes:
         figures["mean_per_class"] = _over_classes(answers, images, values["top1"])
-    return AnswerFigures(figures=figures, n=len(images))
+    return figures
 
 
-def differences_of(answers: Answers, reference: Answers) -> AnswerFigures:
+def differences_of(answers: Answers, reference: Answers) -> Estimates:
     """Return the paired differences from another model's figures. Raise ValueError if the questions differ."""
     questions = [(part.images, part.classes, set(part.values)) for part in (answers, reference)]
     if questions[0] != questions[1]:

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.evaluate.estimates import Estimates
 from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.research.frozen import names_in, store_outputs
 from pipeline.research.score_model.answers import (
-    AnswerFigures,
     Answers,
     Classification,
     differences_of,
@@ -86,7 +86,7 @@ class ModelComparison:
     """The differences of the figures from those of another model, and its name."""
 
     compared_with: str
-    differences: Mapping[str, AnswerFigures]
+    differences: Mapping[str, Estimates]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class Scores:
     counts: ScoreCounts
     faults: Mapping[str, int]
     fault_examples: list[str]
-    figures: Mapping[str, AnswerFigures]
+    figures: Mapping[str, Estimates]
     comparison: ModelComparison | None
     images: list[str]
     answers: Mapping[str, Answers]

@@ -35,7 +35,7 @@ def test_regions_are_named_among_all_classes() -> None:
     assert (answers.images, answers.classes) == ([0, 0, 2, 2], ["x", "y", "y", "y"])
     assert answers.values["top1"] == [1.0, 0.0, 0.0, 0.0]
     assert answers.values["top5"] == [1.0] * 4, "of three classes all are among the first five"
-    figures = figures_of(answers).figures
+    figures = figures_of(answers)
     assert (figures["top1"].value, figures["top1"].n) == (0.25, 4)
     assert (figures["mean_per_class"].value, figures["mean_per_class"].n) == (0.5, 2), "each class once"
 
@@ -81,10 +81,10 @@ def test_differences_are_paired() -> None:
     classes = ["x", "y"] * 30
     answers.add(range(60), {"top1": np.ones(60) * hits}, classes)
     reference.add(range(60), {"top1": np.ones(60) * hits}, classes)
-    gain = differences_of(answers.rounded(), reference.rounded()).figures["top1"]
+    gain = differences_of(answers.rounded(), reference.rounded())["top1"]
     assert (gain.value, gain.low, gain.high) == (0, 0, 0), "unpaired, chance alone would be wide"
     reference.values["top1"][0] = 1.0 - reference.values["top1"][0]
-    assert abs(differences_of(answers, reference).figures["top1"].value) == pytest.approx(1 / 60)
+    assert abs(differences_of(answers, reference)["top1"].value) == pytest.approx(1 / 60)
     with pytest.raises(ValueError, match="the same questions"):
         differences_of(answers, Answers(images=[0], values={"top1": [1.0]}, classes=["x"]))
 
