@@ -170,7 +170,7 @@ def compare_explainers(
     rivals = rivals_of(images)
     curves = _measure_curves(model, images[:curve_images], maps, rivals, console)
     sanity_images = images[:SANITY_IMAGES]
-    checks = check_sanity(contest, sanity_images, explainer_maps) if len(sanity_images) > 1 else []
+    checks = check_sanity(contest, sanity_images, explainer_maps) if len(sanity_images) > 1 else {}
     explained = _explained_by_label(contenders, explainer_maps, cosines, contest.costs(images, rivals))
     return Comparison(
         pictures=source.name,
@@ -211,27 +211,24 @@ def _measure_curves(
     maps: Sequence[Maps],
     rivals: Sequence[str],
     console: Console,
-) -> list[MapValues]:
-    rows: list[MapValues] = []
+) -> MapValues:
+    areas = {}
     with progress_bar(console, "insertion and deletion, images", len(images)) as advance:
         for count, (image, image_maps) in enumerate(zip(images, maps, strict=False), start=1):
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: heat_maps[0] for label, heat_maps in image_maps.items()}
-            areas = measure_curves(model, pixels_of(image.record), heats, texts)
-            rows += [
-                MapValues(label=label, image=image.number, values=values) for label, values in areas.items()
-            ]
+            areas[image.number] = measure_curves(model, pixels_of(image.record), heats, texts)
             advance(count)
-    return rows
+    return areas
 
 
 def _rows(
     explained: Mapping[str, Explained],
     images: Sequence[ComparedImage],
     maps: Sequence[Maps],
-    curves: Sequence[MapValues],
-    checks: Sequence[MapValues],
+    curves: MapValues,
+    checks: MapValues,
 ) -> list[ComparisonRow]:
     """Return the rows with their figures, and with the differences from `REFERENCE` if it takes part."""
     numbers: dict[str, list[Numbers]] = {}

@@ -43,9 +43,7 @@ _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
 """The weights of a transformer, and of a block of it."""
 
 
-def check_sanity(
-    contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps]
-) -> list[MapValues]:
+def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps]) -> MapValues:
     """Compute rank correlations of the first question's map with maps that should differ.
 
     Explainers that take many forward passes for each image are left out: they would need three
@@ -57,8 +55,8 @@ def check_sanity(
     """
     first_phrases = [image.questions[0].phrase for image in images]
     labels = [contender.label for contender in contest.contenders]
-    values: dict[tuple[int, str], dict[str, float]] = {
-        (image.number, label): {} for image in images for label in labels
+    values: dict[int, dict[str, dict[str, float]]] = {
+        image.number: {label: {} for label in labels} for image in images
     }
     attempts: list[tuple[str, ClipModel, list[Phrase]]] = [
         ("phrase_swapped", contest.model, [*first_phrases[1:], *first_phrases[:1]]),
@@ -84,10 +82,10 @@ def check_sanity(
                         correlation = rank_correlation(
                             image_maps[label][0].values, record.heat_maps[0].values
                         )
-                        values[image.number, label][name] = correlation
+                        values[image.number][label][name] = correlation
                     count += len(changed_images)
                     advance(count)
-    return [MapValues(label=label, image=image, values=part) for (image, label), part in values.items()]
+    return values
 
 
 def rank_correlation(a: Floats32, b: Floats32) -> float:
