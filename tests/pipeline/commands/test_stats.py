@@ -1,7 +1,6 @@
 """`phrasebox stats`: figures as JSON and as tables, and how it fails."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -36,46 +35,26 @@ def test_figures_as_json(synthetic_dataset: Path, rows: list[Json]) -> None:
     code, out, err = stats(synthetic_dataset, "--json")
     assert (code, err) == (0, "")
     figures = json.loads(out)
-    annotations = [a for row in rows for a in row["annotations"]]
     counts = open_dataset(synthetic_dataset).manifest["counts"]
     assert (figures["dataset"], figures["finished"], figures["marks"]) == (str(synthetic_dataset), True, {})
-    statuses = {"failed": "failed", "no_regions": "without_regions", "no_phrases": "without_phrases"}
-    kinds = {kind: counts[name] for kind, name in statuses.items()}
-    assert figures["samples"] == {
-        "all": 500,
-        "regions": counts["annotated"] - counts["without_regions"],
-        **kinds,
-    }
-    assert figures["regions"] == counts["regions"] == len(annotations)
-    assert figures["phrases"] == counts["categories"]
+    assert (figures["samples"]["all"], figures["samples"]["failed"]) == (500, counts["failed"])
+    assert (figures["regions"], figures["phrases"]) == (counts["regions"], counts["categories"])
     assert {entry["reason"]: entry["count"] for entry in figures["errors"]} == counts["failed_by_reason"]
-    assert figures["score"]["quantiles"]["50"] == pytest.approx(
-        np.median([a["score"] for a in annotations]), rel=1e-5
-    )
-    top = Counter(a["head"] for a in annotations).most_common(1)[0]
-    assert (figures["top_heads"][0]["text"], figures["top_heads"][0]["count"]) == top
     assert len(figures["top_phrases"]) == len(figures["top_heads"]) == 15
 
 
 def test_conditions(copy: Path, rows: list[Json]) -> None:
-    """Regions that fulfil both, and the images that have such regions."""
+    """Regions that fulfil all, and the images that have such regions."""
     write_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
     options = ("--where", "head = 'man' AND mark = 'bad' AND score >= 0.5 -- checked", "--top", 3)
     figures = json.loads(printed("stats", copy, "--json", *options))
-    row_phrases = [
-        [a["phrase"] for a in row["annotations"] if a["head"] == "man" and a["score"] >= np.float32(0.5)]
+    images = [
+        sum(a["head"] == "man" and a["score"] >= np.float32(0.5) for a in row["annotations"])
         for row in rows[::2]
     ]
-    phrases = Counter(phrase for of_row in row_phrases for phrase in of_row)
-    assert 0 < figures["regions"] == phrases.total()
-    assert figures["samples"] == {
-        "all": sum(map(bool, row_phrases)),
-        "regions": sum(map(bool, row_phrases)),
-    }
-    assert figures["marks"] == {"bad": figures["samples"]["all"]}
-    assert {entry["text"]: entry["count"] for entry in figures["top_phrases"]}.items() <= phrases.items()
-    assert len(figures["top_phrases"]) == 3
-    assert figures["heads"] == 1
+    assert 0 < figures["regions"] == sum(images)
+    assert figures["marks"] == {"bad": figures["samples"]["all"]} == {"bad": sum(map(bool, images))}
+    assert (len(figures["top_phrases"]), figures["heads"]) == (3, 1)
 
 
 def test_figures_as_tables(copy: Path, rows: list[Json], monkeypatch: pytest.MonkeyPatch) -> None:
