@@ -23,7 +23,7 @@ GROUPS: Final = {
     "Make a dataset": ("run", "plan", "phrases", "merge", "validate"),
     "Look at it": ("inspect", "stats"),
     "Use it": ("export", "finetune"),
-    "Measure and improve it": ("eval", "calibrate", "tune"),
+    "Measure and improve it": ("eval", "calibrate"),
     "Study models and methods": ("models", "score-model", "compare", "explain"),
     "Try phrasebox": ("demo", "scenes"),
 }

@@ -13,7 +13,7 @@ from pipeline.config import load_config
 from pipeline.research.compare.comparison import compare_explainers
 from pipeline.research.compare.figures import FIGURES, SANITY
 from pipeline.research.compare.maps import contenders_of
-from pipeline.research.compare.pictures import SampleSize, Source
+from pipeline.research.compare.pictures import Source
 
 RISE: Final = ("deletion_rise", "insertion_rise")
 CURVED: Final = (*RISE, *(f"{name}_cosine" for name in RISE))
@@ -56,9 +56,8 @@ def explainers(photos: Photographs) -> Pages:
         pictures = "flickr8k/dev" if model == "photo" else "scenes/0/200"
         if not path.is_file():
             config = load_config(None, photos.settings(pictures, model))
-            source = Source(name=pictures, config=config, truth=photos.truth(pictures))
-            sample_size = SampleSize(images=images, phrases=8, curve_images=curves, seed=0)
-            comparison = compare_explainers(source, kinds, sample_size, console)
+            source = Source(name=pictures, config=config, truth=photos.truth(pictures), most=images)
+            comparison = compare_explainers(source, kinds, console, curve_images=curves)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(comparison.to_json()), encoding="utf-8")
         rows = json.loads(path.read_text("utf-8"))

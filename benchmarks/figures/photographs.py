@@ -1,4 +1,4 @@
-"""The steps of the page on photographs, but for absent phrases and `phrasebox tune`."""
+"""The steps of the page on photographs, but for absent phrases."""
 
 from __future__ import annotations
 

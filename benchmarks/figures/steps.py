@@ -15,7 +15,6 @@ from benchmarks.figures.pages import ROOT, Pages, put, table
 from benchmarks.figures.photographs import photographs
 from benchmarks.figures.settings import settings
 from benchmarks.figures.speed import called, scale, speed
-from benchmarks.figures.tuned import tune
 from benchmarks.photos.measure import Photographs, console
 from benchmarks.photos.reviews import reviewed
 
@@ -52,7 +51,6 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
         drawings,
         photographs,
         absent,
-        tune,
         settings,
         explainers,
         reviews,

@@ -13,11 +13,9 @@ from pipeline.commands.options import (
     OF_DATASETS,
     DatasetSettings,
     FinishedDataset,
-    ImageRoot,
     OptionalTruth,
     Resized,
     naming_options,
-    with_image_root,
 )
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
 from pipeline.evaluate.box_fit import FEWEST_IMAGES
@@ -44,13 +42,6 @@ CalibrationFile = Annotated[
         help="File to write; runs take it as regions.calibration=FILE.json.",
     ),
 ]
-WithPresence = Annotated[
-    bool,
-    typer.Option(
-        "--presence/--no-presence",
-        help="Also fit how likely a phrase is in its image at all. Requires the model and the images.",
-    ),
-]
 
 
 @naming_options(OF_DATASETS)
@@ -67,8 +58,6 @@ def calibrate(
             "whether they suffice.",
         ),
     ] = False,
-    presence: WithPresence = True,
-    images: ImageRoot = None,
     resized: Resized = False,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
@@ -84,7 +73,6 @@ def calibrate(
     phrasebox run captions.jsonl --images photos/ --model photo --set regions.calibration=mine.json
     """
     check_writable("out", out)
-    settings = with_image_root(images, settings)
     if reviews:
         if truth is not None or resized:
             raise ConfigError(
@@ -93,9 +81,9 @@ def calibrate(
         print_reviewed(write_reviewed_calibration(dataset, out, console, settings), out, console)
         return
     if truth is None:
-        if not presence or resized:
+        if resized:
             raise ConfigError(
-                "without it there is nothing to fit but presence, for which --no-presence and --resized mean nothing",
+                "without it there is nothing to fit but presence, for which --resized means nothing",
                 key="--truth",
             )
         say(console, write_presence(dataset, out, console, settings).in_words())
@@ -105,7 +93,7 @@ def calibrate(
         say(console, _use(out))
         return
     evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
-    figures = write_calibration(evaluation_set, out, console, presence=presence)
+    figures = write_calibration(evaluation_set, out, console)
     print_calibration(figures, out, console)
 
 

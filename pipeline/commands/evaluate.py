@@ -11,11 +11,9 @@ from pipeline.commands.options import (
     AsJson,
     DatasetSettings,
     FinishedDataset,
-    ImageRoot,
     Resized,
     Truth,
     naming_options,
-    with_image_root,
 )
 from pipeline.commands.tables import print_evaluation
 from pipeline.evaluate.evaluation import Part, evaluate_dataset
@@ -45,7 +43,6 @@ def evaluate(
         ),
     ] = False,
     as_json: AsJson = False,
-    images: ImageRoot = None,
     resized: Resized = False,
     settings: DatasetSettings = [],  # noqa: B006  typer copies it
 ) -> None:
@@ -57,7 +54,7 @@ def evaluate(
     """
     choice: dict[Part, bool] = {"maps": maps, "absent": absent}
     parts = [part for part, is_chosen in choice.items() if is_chosen]
-    evaluation_set = open_evaluation_set(dataset, truth, with_image_root(images, settings), resized=resized)
+    evaluation_set = open_evaluation_set(dataset, truth, settings, resized=resized)
     evaluation = evaluate_dataset(evaluation_set, errors if as_json else console, parts)
     if as_json:
         print_json(evaluation.to_json())

@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 from rich.table import Table
 
-from pipeline.commands.options import ConfigFile, ModelName, Settings, naming_options, reading
+from pipeline.commands.options import ModelName, Settings, naming_options, reading
 from pipeline.config import ExplainConfig, load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, say
@@ -40,7 +40,6 @@ def explain(
         ),
     ] = None,
     model: ModelName = None,
-    config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     overlay: Annotated[
         Path | None,
@@ -66,7 +65,7 @@ def explain(
             raise ConfigError(
                 f"{overlay} does not end like a picture, for example in .png", key="--overlay"
             )
-    run_config = load_config(config, settings, ExplainConfig, options={"model.name": model})
+    run_config = load_config(None, settings, ExplainConfig, options={"model.name": model})
     check_model_files(run_config.model)
     with reading(str(image)), image.open("rb"):
         pass

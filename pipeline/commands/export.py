@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -30,9 +30,6 @@ from pipeline.export.report import ExportReport
 from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
 from stages.contract.values import Json
-
-_PERS: Final[dict[str, Per | None]] = {"": None, "phrase": "phrase", "group": "group"}
-
 
 FinishedDataset = Annotated[
     Path | None,
@@ -65,9 +62,9 @@ Repository = Annotated[
 ]
 Public = Annotated[bool, typer.Option("--public", help="Let everybody see the dataset of --push.")]
 RegionsPer = Annotated[
-    str,
+    Per | None,
     typer.Option(
-        metavar="phrase|group",
+        "--per",
         help="group: each object once, with all phrases that name it, by default in formats with categories; "
         "phrase: with every phrase of every caption, by default in the others. --list names "
         "each format's.",
@@ -123,7 +120,7 @@ def export(
     keep: Keep = None,
     max_area: MaxArea = 1.0,
     where: Where = "",
-    per: RegionsPer = "",
+    per: RegionsPer = None,
     min_count: MinCount = 0,
     split: Split = "",
     settings: FormatSettings = [],  # noqa: B006  typer copies it
@@ -144,7 +141,7 @@ def export(
         _print_formats()
         return
     dataset, out = _require(dataset, name, out, push_to)
-    _check_format(name, per, push_to)
+    _check_format(name, push_to)
     request = ExportRequest(
         exporter=EXPORTERS[name],
         config=load_config(None, settings, EXPORTERS[name].config_type),
@@ -154,7 +151,7 @@ def export(
         keep=keep,
         max_area=max_area,
         where=where,
-        per=_PERS[per],
+        per=per,
         min_count=min_count,
         split=split,
         keep_empty=keep_empty,
@@ -190,14 +187,12 @@ def _require(dataset: Path | None, name: str, out: Path | None, repository: str)
     return dataset, out
 
 
-def _check_format(name: str, per: str, repository: str) -> None:
+def _check_format(name: str, repository: str) -> None:
     """Raise ConfigError if the format is unknown, or is not for the hub."""
     if name not in EXPORTERS:
         raise ConfigError(
             f"there is no {name!r}; one of {', '.join(map(EXPORTERS.label, EXPORTERS))}", key="--format"
         )
-    if per not in _PERS:
-        raise ConfigError(f"expected phrase or group, got {per!r}", key="--per")
     if repository and name != "hf":
         raise ConfigError("the hub shows the format hf; add --format hf", key="--push")
 

@@ -54,9 +54,8 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(plain_values(rows))
         return
-    for name, entry in CATALOG.items():
-        _say(f"{name} {entry.about}")
-    _say("All others are open_clip's: --model NAME/TAG downloads the weights of a tag.")
+    say(console, *(f"{name} {entry.about}" for name, entry in CATALOG.items()))
+    say(console, "All others are open_clip's: --model NAME/TAG downloads the weights of a tag.")
     table = Table("model", "image tower", "input", "tokens")
     refused = Table("model", "why it cannot be explained")
     fitting = Table("image tower", "explain.kind")
@@ -74,8 +73,7 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
         for column in part.columns:
             column.overflow = "fold"
         console.print(part)
-    for message in EXPLAINERS.load_all()[1]:
-        _say(message)
+    say(console, *EXPLAINERS.load_all()[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,6 @@ class ModelRow:
         model: Name of the model.
         tower: Kind of its image tower.
         input_px: Side of its images.
-        stride_px: Rgb between tokens.
         grid: Tokens a side.
         explainers: Kinds of explainers that are defined on it.
         refused: Why none is.
@@ -95,7 +92,6 @@ class ModelRow:
     model: str
     tower: TowerKind | None = None
     input_px: int | None = None
-    stride_px: int | None = None
     grid: int | None = None
     explainers: list[str] | None = None
     refused: str | None = None
@@ -127,7 +123,6 @@ def model_rows() -> list[ModelRow]:
                     model=name,
                     tower=plan.kind,
                     input_px=plan.size_px,
-                    stride_px=plan.stride_px,
                     grid=plan.grid,
                     explainers=kinds_for(plan.kind),
                 )
@@ -194,24 +189,22 @@ def check(
         )
     else:
         _print_figures(figures)
-        _say(
+        say(
+            console,
             f"speed: {model_check.images_per_s:.1f} images/s, with all phrases of their captions, on "
-            f"{model_check.device}; peak memory: {memory_bytes / 1e9:.2f} GB"
+            f"{model_check.device}; peak memory: {memory_bytes / 1e9:.2f} GB",
         )
         _print_answer(model, figures)
     if figures.faults:
         raise typer.Exit(1)
 
 
-def _say(text: str, style: str | None = None) -> None:
-    console.print(text, style=style, soft_wrap=True)
-
-
 def _print_figures(figures: CheckFigures) -> None:
     count = figures.photographs
-    _say(
+    say(
+        console,
         f"{figures.image_to_caption} of {count} photographs are nearest to their own caption, "
-        f"{figures.caption_to_image} of {count} captions to their own photograph; by chance 1 of each"
+        f"{figures.caption_to_image} of {count} captions to their own photograph; by chance 1 of each",
     )
     table = Table(
         "", "model", "middle of the image", "maps of other phrases", title=f"{figures.phrases} phrases"
@@ -232,15 +225,14 @@ def _print_figures(figures: CheckFigures) -> None:
 def _print_answer(model: str, figures: CheckFigures) -> None:
     """Print whether the model passes, and why not or what to look at."""
     if figures.faults:
-        _say(f"{model} fails the sanity check on photographs:", "red")
+        say(console, f"{model} fails the sanity check on photographs:")
         suspects = f"{model} {CATALOG[model].about}" if model in CATALOG else SUSPECTS
         lines = [*figures.faults, suspects]
     else:
-        _say(
+        say(
+            console,
             f"{model} passes the check: it knows which caption belongs to which photograph, and its heat maps lie on "
             "what the phrases name better than a spot in the middle and than the maps of other phrases.",
-            "green",
         )
         lines = figures.cautions
-    for line in lines:
-        _say(f"- {line}")
+    say(console, *(f"- {line}" for line in lines))

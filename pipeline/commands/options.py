@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,7 +145,7 @@ DatasetSettings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set a key of the dataset's configuration, e.g. --set input.path=moved.jsonl. Repeatable.",
+        help="Set a key of the dataset's configuration, e.g. --set input.image_root=moved/. Repeatable.",
     ),
 ]
 Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How many to draw.")]
@@ -183,15 +182,10 @@ OPTIONS: Final = {
 """Key of the configuration, or parameter -> the argument or option that sets nothing else."""
 
 
-def with_image_root(images: str | None, settings: list[str]) -> list[str]:
-    """Return the settings with `--images` in front, so that `--set` overrides it."""
-    return settings if images is None else [f"input.image_root={json.dumps(images)}", *settings]
-
-
 MODEL_ARGUMENT: Final = dict.fromkeys(("model", "model.name", "model.checkpoint", "model.config"), "MODEL")
 """Keys of the model, for verbs whose argument it is."""
 
-OF_DATASETS: Final = {"input.image_root": "--images", "out": "--out"}
+OF_DATASETS: Final = {"out": "--out"}
 """The same for verbs that take a dataset, whose input no argument names."""
 
 

@@ -17,13 +17,6 @@ def scenes(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
     scenes: Scenes = 100,
     seed: Seed = 0,
-    absent: Annotated[
-        bool,
-        typer.Option(
-            "--absent",
-            help="Give each scene a second caption that names an object that is absent.",
-        ),
-    ] = False,
 ) -> None:
     """Draw synthetic scenes with captions and exact ground truth: images/, captions.jsonl, truth.json.
 
@@ -32,7 +25,7 @@ def scenes(
     phrasebox run scenes/captions.jsonl --images scenes/images/ --model demo --out out/
     """
     try:
-        write_scenes(out, scenes, seed, absent=absent)
+        write_scenes(out, scenes, seed)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror}", key="--out") from error
     say(console, f"{counted(scenes, 'scene')} in {out}: images/, captions.jsonl, truth.json")

@@ -11,20 +11,14 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.options import (
-    CHOICE_OPTIONS,
     AnyDataset,
     AsJson,
-    Keep,
-    MaxArea,
-    MinScore,
-    Precision,
     Where,
     naming_options,
 )
 from pipeline.commands.tables import print_reviews
 from pipeline.dataset.folder import open_any_dataset, read_marks
 from pipeline.dataset.index import Index
-from pipeline.dataset.score_choice import RegionChoice
 from pipeline.dataset.selection import SIZES, Search
 from pipeline.dataset.statistics import statistics
 from pipeline.evaluate.estimates import plain_values
@@ -49,10 +43,6 @@ def stats(
     dataset: AnyDataset,
     as_json: AsJson = False,
     where: Where = "",
-    min_score: MinScore = 0.0,
-    precision: Precision = None,
-    keep: Keep = None,
-    max_area: MaxArea = 1.0,
     most: Annotated[
         int,
         typer.Option(
@@ -75,12 +65,9 @@ def stats(
     phrasebox stats out/ --reviews    how good is it, by the answers of phrasebox inspect out/ --review
     """
     source = open_any_dataset(dataset)
-    choice = RegionChoice(
-        min_score=min_score, precision=precision, keep=keep, max_area=max_area, where=where
-    )
     if reviews:
-        if choice != RegionChoice():
-            raise ConfigError(f"it is about all regions; leave {CHOICE_OPTIONS} out", key="--reviews")
+        if where:
+            raise ConfigError("it is about all regions; leave --where out", key="--reviews")
         review_figures = measure_reviews(read_reviewed_regions(source))
         if as_json:
             print_json({"dataset": str(source.path), **plain_values(review_figures)}, ensure_ascii=False)
@@ -88,8 +75,7 @@ def stats(
             print_reviews(review_figures, console)
         return
     with closing(Index(source, read_marks(source.path))) as index:
-        selection = source.selection(choice)
-        search = Search(where=selection.where, score_min=selection.min_score or None)
+        search = Search(where=where)
         index.check(search)
         with progress_bar(errors, "reading shards", len(source.shards)) as advance:
             index.build(lambda count, _: advance(count))
@@ -98,8 +84,6 @@ def stats(
     if as_json:
         print_json(figures, ensure_ascii=False)
     else:
-        if selection.threshold is not None:
-            console.print(selection.threshold.in_words())
         _print(figures)
 
 

@@ -25,6 +25,7 @@ GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_recall_above_text", "mask
 
 BASELINE_ROWS: Final = {
     "the dataset": ("pointing", "pointing_off_centre", "box_recall", "box_recall_merged"),
+    "above text alone": tuple(f"{name}_above_text" for name in WITHOUT_TEXT),
     "text alone": ("text_point", "text_point_off_centre", "text_box", "text_box_merged"),
     "another phrase's region": ("", "", "other_box", "other_box_merged"),
     "middle of the image": ("centre", "", "centred_box", "centred_box_merged"),
@@ -109,7 +110,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         f"{counts.absent_phrases:,} phrases name something absent",
     )
     print_matched(evaluation.matched, console)
-    _print_above_text(figures.metrics, console)
+    _print_baselines(figures.metrics, console)
     table = _titled_table("all phrases", "metric", "value", "95 % interval", "definition")
     baselines = {name for row in BASELINE_ROWS.values() for name in row}
     for name, figure in figures.metrics.items():
@@ -148,22 +149,11 @@ def print_against_people(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
 
 
-def _print_above_text(metrics: Estimates, console: Console) -> None:
-    """Print the gain over the baseline of text alone, and the figures beside those of baselines without a map."""
-    gains = {name: metrics.get(f"{name}_above_text") for name in WITHOUT_TEXT}
-    words = [
-        f"{format_heading(name)} {format_value(gain)} ({format_interval(gain)})"
-        for name, gain in gains.items()
-        if gain
-    ]
-    if words:
-        say(
-            console,
-            "above an answer from the text alone, the usual place of its head noun, fitted to other images: "
-            f"{', '.join(words)}",
-        )
+def _print_baselines(metrics: Estimates, console: Console) -> None:
+    """Print figures beside those of answers without a map, and the gain over an answer from the text alone."""
     table = make_figure_table(
-        "beside answers without a map", ["pointing", "off centre", "recall ANY", "recall MERGED"]
+        "beside answers without a map; text alone is the usual place of the head noun in other images",
+        ["pointing", "off centre", "recall ANY", "recall MERGED"],
     )
     for title, names in BASELINE_ROWS.items():
         if any(name in metrics for name in names):

@@ -26,8 +26,6 @@ dataset/reviews.py           `read_reviews` reads all lines; `majority_answers` 
 evaluate/reviews/figures.py  `read_reviewed_regions` finds these regions in the shards, with their scores.
 evaluate/reviews/fit.py      `write_reviewed_calibration` fits scores to them, and
 evaluate/reviews/boxes.py    boxes to those that people dragged.
-
-For `tune`, evaluate/reviews/truth.py makes a ground truth of the same answers.
 """
 
 from __future__ import annotations

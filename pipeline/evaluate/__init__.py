@@ -15,6 +15,6 @@ cut_fit.py            its part that cuts maps
 box_fit.py            its part that learns where boxes are
 caption_fit.py        `calibrate` without annotations: a fit of presence to captions
 reviews/              answers of people: `inspect --review`, `stats --reviews`, `calibrate --reviews`
-verdicts.py           advice from the figures of `eval`, `tune` and `calibrate`
+verdicts.py           advice from the figures of `eval` and `calibrate`
 model_check.py        `models check`
 """

@@ -20,7 +20,7 @@ from pipeline.evaluate.matching import ImageMatches, Query, match_images, querie
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import HeatMap, Phrase, Record, stable_id
+from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.schema import mapped_record
 from stages.contract.stage import Stage
 from stages.contract.values import Json, Rgb
@@ -144,16 +144,14 @@ class EvaluationSet:
             )
         return steps
 
-    def rows_with_maps(
-        self, steps: Steps | None, console: Console, most: int | None = None
-    ) -> Iterator[tuple[Json, Record]]:
-        """Yield each row, or the first `most`, with a record of its phrases and maps; with pixels if there are steps.
+    def rows_with_maps(self, steps: Steps | None, console: Console) -> Iterator[tuple[Json, Record]]:
+        """Yield each row with a record of its phrases and maps; with pixels if there are steps.
 
         The records of a source have its regions instead of maps.
 
         Raise InputError if the steps are needed and some of the rows are no longer in the input.
         """
-        rows = islice(self.rows(["image"] if self.has_maps else ("image", "heat_maps")), most)
+        rows = self.rows(["image"] if self.has_maps else ("image", "heat_maps"))
         if steps is None:
             yield from ((row, mapped_record(row)) for row in rows)
             return
@@ -261,12 +259,6 @@ def phrases_of(entries: Iterable[Json]) -> list[Phrase]:
         for entry in entries
     }
     return list(phrases.values())
-
-
-def draw_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) -> list[int]:
-    """Draw a sample of (place, name) and return its places in order; it does not depend on the order of the names."""
-    ranking = sorted((stable_id(f"{seed}:{name}"), place) for place, name in names)
-    return sorted(place for _, place in ranking[:most])
 
 
 def prepare_stage(

@@ -1,4 +1,4 @@
-"""Verdicts of `eval`, `tune` and `calibrate`: one sentence of advice each, printed last.
+"""Verdicts of `eval` and `calibrate`: one sentence of advice each, printed last.
 
 Advice to change something needs a difference with a 95 % interval that excludes 0.
 """

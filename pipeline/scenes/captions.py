@@ -7,7 +7,7 @@ adjective.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from string import Formatter
 from typing import Final, TypeVar
 
@@ -147,17 +147,13 @@ class Mention:
     """One phrase of a caption.
 
     Attributes:
-        kind: The kind of its objects, in the singular.
-        colour: The colour that it names; None for "a car".
         objects: Positions of the objects that it denotes, back to front.
         start, end: Its characters, half open, determiner included.
     """
 
-    kind: str
-    colour: str | None
     objects: tuple[int, ...]
-    start: int = 0
-    end: int = 0
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,29 +164,7 @@ class Caption:
     mentions: tuple[Mention, ...]
 
 
-Name = tuple[str, Mention]  # words, and the mention before it has a place in a text
-
-
-def draw_absent_phrase(rng: np.random.Generator, objects: Sequence[CaptionObject]) -> str:
-    """Name an absent object, such as "blue car" or "car".
-
-    Preferably it shares its kind or its colour with an object of the scene.
-    """
-    kinds = {item.kind for item in objects}
-    pairs = {(item.kind, item.colour) for item in objects}
-    example = _pick(rng, objects)
-    while True:
-        kind = _pick(rng, KINDS)
-        colour = _pick(rng, COLOUR_NAMES)
-        chance = rng.random()
-        if chance < 0.3:
-            kind = example.kind
-        elif chance < 0.6:
-            colour = example.colour
-        if chance > 0.75 and kind not in kinds:
-            return kind
-        if (kind, colour) not in pairs:
-            return f"{colour} {kind}"
+Name = tuple[str, tuple[int, ...]]  # words, and the positions of the objects that they denote
 
 
 def phrase_of(caption: Caption, number: int, item: CaptionObject) -> tuple[str, bool]:
@@ -218,12 +192,12 @@ def write_caption(rng: np.random.Generator, objects: Sequence[CaptionObject]) ->
         if named_objects.intersection(group):
             continue
         name = _name_group(rng, objects, group)
-        if named_objects.intersection(name[1].objects):
+        if named_objects.intersection(name[1]):
             name = _name_group(rng, objects, group, kind_share=0.0)
-        named_objects.update(name[1].objects)
+        named_objects.update(name[1])
         names.append(name)
     templates = PLAIN_TEMPLATES[len(names)]
-    if any(len(mention.objects) > 1 for _, mention in names):
+    if any(len(members) > 1 for _, members in names):
         templates = tuple(template for template in templates if " is " not in template)
     template = _pick(rng, templates)
     if "{where}" in template:
@@ -249,11 +223,10 @@ def _name_group(
     kind = objects[group[0]].kind
     colour = objects[group[0]].colour
     members = tuple(group)
-    named_colour: str | None = colour
+    words = [colour]
     if kind_share and rng.random() < kind_share:
-        named_colour = None
+        words = []
         members = tuple(k for k, item in enumerate(objects) if item.kind == kind)
-    words = [colour] if named_colour else []
     sizes = [objects[k].size_rel for k in members]
     if rng.random() < 0.22:
         if max(sizes) <= _SMALL_REL:
@@ -269,7 +242,7 @@ def _name_group(
             NUMBER_WORDS[len(members)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
         )
     text = " ".join([determiner, *words]).strip()
-    return text, Mention(kind, named_colour, members)
+    return text, members
 
 
 def _where(
@@ -278,7 +251,7 @@ def _where(
     names: Sequence[Name],
 ) -> str:
     """Return words for the place of the first name's objects, seen from the second's, or a neutral word."""
-    groups = [mention.objects for _, mention in names[:2]]
+    groups = [members for _, members in names[:2]]
     centres = [np.mean([objects[k].centre_rel for k in group], axis=0) for group in groups]
     dx, dy = (float(v) for v in centres[0] - centres[1])
     if max(abs(dx), abs(dy)) < 0.12 or any(len(group) > 1 for group in groups):
@@ -299,7 +272,7 @@ def _fill(template: str, names: Sequence[Name]) -> Caption:
     for literal, slot, _, _ in Formatter().parse(template):
         text += literal
         if slot is not None:
-            words, mention = names[int(slot)]
-            mentions.append(replace(mention, start=len(text), end=len(text + words)))
+            words, members = names[int(slot)]
+            mentions.append(Mention(members, len(text), len(text + words)))
             text += words
     return Caption(text[0].upper() + text[1:] if template[-1] == "." else text, tuple(mentions))

@@ -163,14 +163,9 @@ def _noise_tile() -> npt.NDArray[np.int8]:
 
 
 def _noise(rng: np.random.Generator, side_px: int) -> npt.NDArray[np.int8]:
-    """A (side, side, 3) crop of the noise tile, standard deviation 32; sides above the tile's repeat it."""
-    tile = _noise_tile()
-    if side_px > _NOISE_SIDE - 40:
-        repeats = side_px // (_NOISE_SIDE - 40) + 1
-        tile = np.tile(tile, (repeats, repeats, 1))
-    room = tile.shape[0] - side_px
-    y, x = (int(v) for v in rng.integers(0, room, size=2))
-    return tile[y : y + side_px, x : x + side_px]
+    """A (side, side, 3) crop of the noise tile, standard deviation 32."""
+    y, x = (int(v) for v in rng.integers(0, _NOISE_SIDE - side_px, size=2))
+    return _noise_tile()[y : y + side_px, x : x + side_px]
 
 
 def _muted_colours(rng: np.random.Generator, count: int) -> Floats32:

@@ -20,7 +20,6 @@ from pipeline.scenes.captions import (
     KINDS,
     Caption,
     CaptionObject,
-    draw_absent_phrase,
     phrase_of,
     write_caption,
 )
@@ -45,7 +44,6 @@ axis.
 Large objects rarely leave the middle free, and a model would find an object at the image's
 centre without looking."""
 
-_ABSENT_STREAM: Final = 1  # Keeps the random numbers of absent objects apart from those of the scene
 _TRIES: Final = 14
 _CATEGORIES: Final = [
     {"id": number, "name": kind, "supercategory": "thing"} for number, kind in enumerate(KINDS, start=1)
@@ -119,7 +117,7 @@ def make_scene(
     Args:
         seed: Number of the series.
         index: Number of the scene.
-        side_px: Side of the square image in pixels, >= 64.
+        side_px: Side of the square image in pixels, 64 .. 600.
         min_objects: Least number of objects, >= 1. A scene has fewer only if no free place is
             found.
         max_objects: Greatest number of objects, <= 6.
@@ -246,7 +244,6 @@ def write_scenes(
     seed: int,
     *,
     side_px: int = 360,
-    absent: bool = False,
 ) -> None:
     """Draw held-out scenes of two to five objects into a folder.
 
@@ -265,10 +262,7 @@ def write_scenes(
         out: The folder.
         scenes: Number of scenes, >= 1.
         seed: Number of the series, >= 0.
-        side_px: Side of the square images in pixels, >= 64. The default gives small files.
-        absent: Give each scene a second caption that names an absent object. Its lines then
-            have `captions`, and the images of `truth.json` have `absent`, a list with the
-            phrase. Images do not change.
+        side_px: Side of the square images in pixels, 64 .. 600. The default gives small files.
 
     Raises:
         OSError: A file cannot be written.
@@ -280,19 +274,12 @@ def write_scenes(
     for index in range(scenes):
         scene = make_scene(seed, index, side_px=side_px, min_objects=2)
         name = f"{index:06d}.jpg"
-        (out / "images" / name).write_bytes(_encode(scene.image))
-        row: Json = {"id": f"scene-{seed}-{index:06d}", "image": name}
-        image: Json = {"id": index + 1, "file_name": name}
-        image |= {"width": side_px, "height": side_px}
-        if absent:
-            phrase = _absent_phrase(scene, seed, index)
-            article = "an" if phrase[0] in "aeiou" else "a"
-            row["captions"] = [scene.caption.text, f"There is {article} {phrase}."]
-            image["absent"] = [phrase]
-        else:
-            row["caption"] = scene.caption.text
+        bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
+        _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 93])
+        (out / "images" / name).write_bytes(content.tobytes())
+        row = {"id": f"scene-{seed}-{index:06d}", "image": name, "caption": scene.caption.text}
         rows.append(json.dumps(row) + "\n")
-        images.append(image)
+        images.append({"id": index + 1, "file_name": name, "width": side_px, "height": side_px})
         for item in scene.objects:
             number = len(annotations) + 1
             annotations.append(_annotation(item, annotation_id=number, image_id=index + 1))
@@ -300,12 +287,6 @@ def write_scenes(
     truth = {"info": info, "images": images, "annotations": annotations, "categories": _CATEGORIES}
     (out / "captions.jsonl").write_text("".join(rows), encoding="utf-8")
     (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
-
-
-def _absent_phrase(scene: Scene, seed: int, index: int) -> str:
-    """Return the phrase of an object that the scene does not show."""
-    objects = [CaptionObject(item.kind, item.colour, 0.0, (0.0, 0.0)) for item in scene.objects]
-    return draw_absent_phrase(np.random.default_rng((seed, index, _ABSENT_STREAM)), objects)
 
 
 def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> Json:
@@ -323,14 +304,3 @@ def _annotation(item: SceneObject, *, annotation_id: int, image_id: int) -> Json
         "colour": item.colour,
         "unseen_combination": item.unseen_combination,
     }
-
-
-def _encode(image: Rgb) -> bytes:
-    is_encoded, content = cv2.imencode(
-        ".jpg",
-        cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-        [cv2.IMWRITE_JPEG_QUALITY, 93],
-    )
-    if not is_encoded:
-        raise OSError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as JPEG")
-    return content.tobytes()

@@ -157,7 +157,7 @@ def test_the_product_works_without_what_is_research(scenes_folder: Path, tmp_pat
         shutil.rmtree(tree / folder)
     declare(tree, "phrasebox", entry_points())
     (tmp_path / "scenes").symlink_to(scenes_folder)
-    *works, tune, explainer, source = phrasebox(
+    *works, compare, explainer, source = phrasebox(
         tmp_path,
         [tree],
         f"{RUN} --out out",
@@ -165,13 +165,13 @@ def test_the_product_works_without_what_is_research(scenes_folder: Path, tmp_pat
         "export out --format coco --out coco",
         "inspect --help",
         "--help",
-        "tune out --truth scenes/truth.json",
+        "compare scenes/captions.jsonl --model demo",
         f"{RUN} --out none --set explain.kind=rollout",
         f"{RUN} --out none --set source.kind=boxes",
     )
     assert [code for code, _, _ in works] == [0] * len(works), works
-    assert "no module pipeline.research.tune.command" in works[-1][1]
-    for (code, out, err), name in ((tune, "tune"), (explainer, "rollout"), (source, "boxes")):
+    assert "no module pipeline.research.compare.command" in works[-1][1]
+    for (code, out, err), name in ((compare, "compare"), (explainer, "rollout"), (source, "boxes")):
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert name in err
         assert "the package phrasebox does not load" in err

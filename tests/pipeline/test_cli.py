@@ -68,16 +68,9 @@ def test_numpy_has_one_thread_unless_told_otherwise(
     assert given == {"OPENBLAS_NUM_THREADS": threads}
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        [str(Path(sys.executable).parent / "phrasebox")],
-        pytest.param([sys.executable, "-m", "pipeline"], marks=pytest.mark.slow),
-    ],
-)
-def test_as_a_program(program: list[str], tmp_path: Path) -> None:
+def test_as_a_program(tmp_path: Path) -> None:
     """An error is one line and exit code 2, also in a process of its own."""
-    command = [*program, "validate", "none"]  # which needs no torch
+    command = [Path(sys.executable).parent / "phrasebox", "validate", "none"]  # which needs no torch
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no such folder: none\n")
     assert list(tmp_path.iterdir()) == []
@@ -90,31 +83,18 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert_refused(phrasebox(*arguments), "Usage: ", "Error: ")
 
 
-def test_print_config(tmp_path: Path) -> None:
-    settings = ("--set", "input={kind: csv, path: a.csv}", "--set", "explain.blocks=2")
-    out = printed("run", "--print-config", *settings)
-    (tmp_path / "again.yaml").write_text(out)
-    assert phrasebox("run", tmp_path / "again.yaml", "--print-config") == (0, out, "")
-    assert "blocks: 2" in out
-
-
 def test_options_go_over_the_file_and_set_over_both(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "input: {kind: jsonl, path: a.jsonl}\nmodel: {name: demo}\noutput: {path: a}\n"
     )
-    command = [
-        "run",
-        "b.jsonl",
-        "--config",
-        tmp_path / "my.yaml",
-        "--model",
-        "ViT-B-16/openai",
-        "--out",
-        "b",
-    ]
-    values = yaml.safe_load(printed(*command, "--set", "output.path=c", "--print-config"))
+    given = ("--config", tmp_path / "my.yaml", "--model", "ViT-B-16/openai", "--out", "b")
+    command = ("run", "b.jsonl", *given)
+    out = printed(*command, "--set", "output.path=c", "--print-config")
+    values = yaml.safe_load(out)
     assert (values["input"]["path"], values["output"]["path"]) == ("b.jsonl", "c")
     assert (values["model"]["name"], values["model"]["pretrained"]) == ("ViT-B-16", "openai")
+    (tmp_path / "again.yaml").write_text(out)
+    assert printed("run", tmp_path / "again.yaml", "--print-config") == out
 
 
 def test_errors_name_what_was_typed(tmp_path: Path) -> None:
@@ -155,8 +135,6 @@ def test_run_validate_and_run_again(scenes_folder: Path, tmp_path: Path) -> None
     code, out, err = phrasebox(*command, "--set", "explain.blocks=1")
     assert (code, out) == (2, "")
     assert "  explain.blocks: 4 there, 1 now\n" in err
-    printed(*command, "--set", "explain.blocks=1", "--fresh")
-    printed("validate", out_folder)
     (out_folder / "data/mine.parquet").write_text("mine")
     told = f"error: --fresh would delete files in {out_folder} that phrasebox did not write (data/mine.parquet): "
     answer = phrasebox(*command, "--set", "explain.blocks=1", "--fresh")
@@ -169,17 +147,7 @@ def test_fresh_asks_at_a_terminal(tmp_path: Path) -> None:
     """Where there are rows; the two here are errors, which need no model."""
     (tmp_path / "none.jsonl").write_text("{\n{\n")
     out = tmp_path / "out"
-    command = [
-        "run",
-        tmp_path / "none.jsonl",
-        "--images",
-        tmp_path,
-        *DEMO,
-        "--engine",
-        "inline",
-        "--out",
-        out,
-    ]
+    command = ("run", tmp_path / "none.jsonl", "--images", tmp_path, *DEMO, "--out", out)
     assert phrasebox(*command, "--fresh", typed="n\n")[0] == 1, (
         "there is nothing to lose, and every row failed"
     )
@@ -232,11 +200,8 @@ ERRORS = [
     "export DATASET --format coco --where head=dog --out out",
     "export DATASET --format yolo --images none --out out",
     "inspect DATASET --host none.invalid",
-    *(
-        f"inspect DATASET {review} {choice}"  # a review is of all regions
-        for review in ("--review", "--answers 9")
-        for choice in ("--where 'w > 9'", "--min-score 0.5", "--keep 0.3", "--max-area 0.6")
-    ),
+    "inspect DATASET --review --where 'w > 9'",
+    "inspect DATASET --answers 9 --keep 0.3",
 ]
 
 
@@ -284,6 +249,7 @@ def test_a_run_says_what_failed_and_fails_where_every_row_did(lines, code, words
     assert exit_code == code
     assert words in out + err
     assert err == "" if code == 0 else err.endswith(words)
+    assert phrasebox("validate", tmp_path / "out")[0] == 0
 
 
 def test_a_run_without_a_model_says_which_ones_there_are(
@@ -338,14 +304,11 @@ CAPTIONS = ["A red car next to two dogs.", "", "beautiful!", "a photo of the big
 
 
 def test_phrases_of_standard_input() -> None:
-    code, out, err = phrasebox("phrases", "-", stdin="\n".join(CAPTIONS).encode() + b"\n")
-    assert (code, err) == (0, "")
+    out = printed("phrases", "-", stdin="\n".join(CAPTIONS).encode() + b"\n")
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows == list(phrases_json(CAPTIONS, PhrasesConfig()))
     assert [row["caption"] for row in rows] == CAPTIONS
-    first = rows[0]["phrases"]
-    assert [phrase["text"] for phrase in first] == ["red car", "two dogs"]
-    assert set(first[0]) == {"text", "start", "end", "head", "plural"}
+    assert [phrase["text"] for phrase in rows[0]["phrases"]] == ["red car", "two dogs"]
     out = printed("phrases", "-", "--set", "max_phrases=1", stdin=CAPTIONS[0].encode())
     assert [phrase["text"] for phrase in json.loads(out)["phrases"]] == ["red car"]
     code, _, err = phrasebox("phrases", "-", stdin=b"\xff\xfe")
@@ -369,48 +332,25 @@ def test_explain(image: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "also new" / "maps.png"
     phrases = ["red car", "[blue] bird", "red  car", "a house"]
     options = [part for phrase in phrases for part in ("--phrase", phrase)]
-    code, out, err = phrasebox("explain", *DEMO, image, *options, "--out", out_file, "--overlay", overlay)
-    assert (code, err) == (0, "")
-    assert f"maps in {out_file}" in out
-    assert f"picture in {overlay}" in out
-    assert "[blue] bird" in out
-    with np.load(out_file) as arrays:
-        assert set(arrays) == {"maps", "scores", "phrases"}
-        maps = arrays["maps"]
-        scores = arrays["scores"]
-        names = arrays["phrases"]
-    assert names.tolist() == ["red car", "[blue] bird", "a house"], "each once"
-    assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
-    assert maps.ndim == 3
-    assert maps.shape[0] == len(scores) == 3
-    assert maps.shape[1] == maps.shape[2] > 1
-    assert np.isfinite(maps).all()
-    assert (maps >= 0).all()
-    assert (np.abs(scores) <= 1).all()
+    out = printed("explain", *DEMO, image, *options, "--out", out_file, "--overlay", overlay)
+    for words in (f"maps in {out_file}", f"picture in {overlay}", "[blue] bird"):
+        assert words in out
+    with np.load(out_file) as file:
+        arrays = dict(file)
+    assert arrays.keys() == {"maps", "scores", "phrases"}
+    assert arrays["phrases"].tolist() == ["red car", "[blue] bird", "a house"], "each once"
+    count, rows, columns = arrays["maps"].shape
+    assert (count, rows) == (3, columns)
+    assert arrays["maps"].dtype == arrays["scores"].dtype == np.float32
+    assert (arrays["maps"] >= 0).all()
+    assert (np.abs(arrays["scores"]) <= 1).all()
     with Image.open(overlay) as picture:
         assert picture.width == 3 * 360
-
-
-def test_explain_takes_the_config_of_a_run(image: Path, tmp_path: Path) -> None:
-    explain = {"image_size": "keep", "shorter_side_px": 64}
-    write_json(tmp_path / "run.yaml", {"input": {"kind": "jsonl", "path": "a"}, "explain": explain})
-    arguments = ["--phrase", "dog", "--out", tmp_path / "maps.npz", "--config", tmp_path / "run.yaml"]
-    shapes = []
-    for more in ([], ["--set", "explain.shorter_side_px=128"]):
-        printed("explain", *DEMO, image, *arguments, *more)
-        with np.load(tmp_path / "maps.npz") as arrays:
-            shapes.append(arrays["maps"].shape[1:])
-    assert shapes[1] > shapes[0]
 
 
 def test_scenes(tmp_path: Path) -> None:
     code, out, _ = phrasebox("scenes", "--out", tmp_path / "[b]", "--scenes", 2, "--seed", 9)
     assert (code, out) == (0, f"2 scenes in {tmp_path / '[b]'}: images/, captions.jsonl, truth.json\n")
-    assert {path.name for path in (tmp_path / "[b]").iterdir()} == {
-        "images",
-        "captions.jsonl",
-        "truth.json",
-    }
     assert len(list((tmp_path / "[b]" / "images").iterdir())) == 2
     for setting in (["--scenes", "0"], ["--seed", "-1"], ["--scenes", "many"]):
         assert_refused(phrasebox("scenes", "--out", tmp_path, *setting), "Error: Invalid value for")

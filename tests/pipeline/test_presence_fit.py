@@ -16,6 +16,7 @@ from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.logistic import fit_logistic
 from pipeline.presence_fit import draw_foreign_phrases, fit_noisy, words_of
 from pipeline.run import run
+from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, ResumeError
 from stages.contract.records import Phrase, Record, Sample
@@ -23,7 +24,7 @@ from stages.shared.model.load import load
 from tests.build.datasets import manifest_of
 from tests.build.files import read_json, read_lines, write_lines
 from tests.messages import expect_error
-from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, run_aloud
+from tests.pipeline.commands.evaluated import QUIET, called, config_of, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
 
@@ -79,7 +80,19 @@ def few() -> Any:
         yield
 
 
-scenes = drawing(24, 43, absent=True)
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes with a caption of their own, and one of another scene."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder, 24, 43)
+    rows = read_lines(folder / "captions.jsonl")
+    captions = [row.pop("caption") for row in rows]
+    others = [*captions[1:], captions[0]]
+    write_lines(
+        folder / "captions.jsonl",
+        [{**row, "captions": pair} for *pair, row in zip(captions, others, rows, strict=True)],
+    )
+    return folder
 
 
 def uncalibrated(scenes: Path, out: Path, **more: Any) -> RunConfig:
@@ -244,7 +257,7 @@ def test_calibrate_without_truth_fits_presence_alone(few, whole, scenes, tmp_pat
     assert steps.model_stage.presence is not None
     with expect_error(ConfigError):
         build_steps(uncalibrated(scenes, tmp_path / "out", regions=other, explain={"blocks": 2}))
-    _, _, errors = called("calibrate", whole[0], "--out", file, "--no-presence")
+    _, _, errors = called("calibrate", whole[0], "--out", file, "--resized")
     assert "without it there is nothing to fit but presence" in errors
     monkeypatch.setattr(presence_fit, "FEWEST_PHRASES", 100_000)
     _, _, errors = called("calibrate", whole[0], "--out", file)

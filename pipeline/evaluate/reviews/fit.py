@@ -33,9 +33,9 @@ from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.foreign_phrases import model_steps
+from pipeline.evaluate.matching import ImageMatches
 from pipeline.evaluate.reviews.boxes import judge_learned_boxes, learn_reviewed_boxes, reviewed_phrases
 from pipeline.evaluate.reviews.figures import ReviewedRegions, latest_time, read_reviewed_regions
-from pipeline.evaluate.reviews.truth import open_reviewed_dataset
 from pipeline.logistic import LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import write_file
 from pipeline.presence_fit import signals_of
@@ -47,6 +47,7 @@ from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration, Evidence, feature_names
 from stages.regions.stage import RegionsStage
+from stages.truth.ground_truth import GroundTruth, TruthImage
 
 MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
 
@@ -171,9 +172,9 @@ def write_reviewed_calibration(
     cannot be used, if the calibration of the dataset's scores is not found, or if `out` cannot be
     written.
     """
-    read_reviewed_regions(open_dataset(path))  # faults of the answers are reported before a model is loaded
-    evaluation_set, _ = open_reviewed_dataset(path, settings)
-    dataset = evaluation_set.dataset
+    dataset = open_dataset(path)
+    reviewed = read_reviewed_regions(dataset)  # faults of the answers are reported before a model is loaded
+    evaluation_set = _reviewed_images(dataset, reviewed, settings)
     basis = (_heat_map_basis if evaluation_set.is_of_heat_maps else _detector_basis)(evaluation_set)
     previous = basis.steps.calibration
     reviewed = _read_new_answers(dataset, previous)
@@ -217,6 +218,26 @@ def write_reviewed_calibration(
         replaces=previous is not None and previous.of_regions,
         boxes=boxes,
         gain=squared_error_gain(judged.scores, scores, judged.is_right, judged.field("image_id")),
+    )
+
+
+def _reviewed_images(dataset: Dataset, reviewed: ReviewedRegions, settings: Sequence[str]) -> EvaluationSet:
+    """Return the dataset with the images of the reviewed regions, of which no place is known beforehand."""
+    reviewed_ids = set(reviewed.field("image_id").tolist())
+    images = {
+        row["sample_id"]: TruthImage(
+            file_name=row["file_name"], width_px=row["width"], height_px=row["height"], targets=()
+        )
+        for row in dataset.rows(["id", "sample_id", "file_name", "height", "width"])
+        if row["id"] in reviewed_ids
+    }
+    return EvaluationSet(
+        dataset=dataset,
+        settings=settings,
+        truth=GroundTruth(images=images),
+        truth_path=dataset.path,
+        matches=ImageMatches(images=images, by_stem=0, ambiguous=0),
+        by="sample_id",
     )
 
 

@@ -16,7 +16,6 @@ from pipeline.commands.options import (
     ModelName,
     OptionalTruth,
     Resized,
-    Seed,
     Settings,
     naming_options,
 )
@@ -51,9 +50,6 @@ Explainers = Annotated[
     ),
 ]
 MostImages = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Images of the sample.")]
-MostPhrases = Annotated[
-    int, typer.Option("--phrases", metavar="N", min=1, help="Phrases of each image, at most.")
-]
 CurveImages = Annotated[
     int,
     typer.Option(
@@ -80,9 +76,7 @@ def compare(
     model: ModelName = None,
     images: InputImages = None,
     most: MostImages = 200,
-    phrases: MostPhrases = 8,
     faithful: CurveImages = 8,
-    seed: Seed = 0,
     html: HtmlFile = None,
     as_json: AsJson = False,
     resized: Resized = False,
@@ -116,13 +110,12 @@ def compare(
     # They import torch and OpenCV.
     from pipeline.research.compare.comparison import compare_explainers  # noqa: PLC0415
     from pipeline.research.compare.page import write_page  # noqa: PLC0415
-    from pipeline.research.compare.pictures import SampleSize, Source  # noqa: PLC0415
+    from pipeline.research.compare.pictures import Source  # noqa: PLC0415
     from pipeline.research.compare.tables import print_comparison  # noqa: PLC0415
 
     progress = errors if as_json else console
-    sample_size = SampleSize(images=most, phrases=phrases, curve_images=faithful, seed=seed)
-    source = Source(name=data or str(config), config=run_config, truth=truth, resized=resized)
-    comparison = compare_explainers(source, explainers, sample_size, progress)
+    source = Source(name=data or str(config), config=run_config, truth=truth, resized=resized, most=most)
+    comparison = compare_explainers(source, explainers, progress, curve_images=faithful)
     if html is not None:
         write_page(comparison, html)
         say(progress, f"page in {html}")

@@ -36,7 +36,7 @@ from pipeline.research.compare.maps import (
     draw_baselines,
     rivals_of,
 )
-from pipeline.research.compare.pictures import ComparedImage, SampleSize, Source, read_images
+from pipeline.research.compare.pictures import ComparedImage, Source, read_images
 from pipeline.research.compare.sanity import check_sanity
 from pipeline.terminal import counted, progress_bar, say
 from stages.contract.errors import InputError
@@ -110,7 +110,6 @@ class Comparison:
         model: Name of the model.
         device: Its device, for people.
         counts: What was compared.
-        seed: Seed of all random choices.
         rows: Results of each explainer and baseline.
         images: The images.
         maps: Maps of each image, for every label of `rows`.
@@ -120,14 +119,13 @@ class Comparison:
     model: str
     device: str
     counts: Sizes
-    seed: int
     rows: tuple[ComparisonRow, ...]
     images: tuple[ComparedImage, ...]
     maps: tuple[Maps, ...]
 
     def to_json(self) -> list[Json]:
         """Return a dictionary for each row as values of JSON."""
-        names = ("pictures", "model", "device", "counts", "seed")
+        names = ("pictures", "model", "device", "counts")
         common = plain_values({name: getattr(self, name) for name in names})
         rows = []
         for row in self.rows:
@@ -138,9 +136,9 @@ class Comparison:
 
 
 def compare_explainers(
-    source: Source, explainers: str | None, sample_size: SampleSize, console: Console
+    source: Source, explainers: str | None, console: Console, *, curve_images: int
 ) -> Comparison:
-    """Compare explainers (see `contenders_of`) on the images of a source.
+    """Compare explainers (see `contenders_of`) on a source; insertion and deletion on `curve_images` of its images.
 
     Raise as `contenders_of`; InputError if no explainer is defined on the model, if input or
     ground truth cannot be read or if there is nothing to ask; and WeightsError if the model's
@@ -156,7 +154,7 @@ def compare_explainers(
     model = load(
         description, device=settings.device, precision=settings.precision, threads=settings.threads
     )
-    images = read_images(source, model.input, sample_size, console)
+    images = read_images(source, model.input, console)
     say(
         console,
         f"{source.name}: {len(contenders)} of the explainers of {name} on {counted(len(images), 'image')}, "
@@ -164,16 +162,15 @@ def compare_explainers(
     )
     contest = Contest(model, settings, source.config.images, contenders, console)
     explainer_maps, cosines = contest.compute_maps(images)
-    seed = sample_size.seed
-    baseline_maps = draw_baselines(images, model, seed)
+    baseline_maps = draw_baselines(images, model)
     maps = [
         {**image_maps, **baseline}
         for image_maps, baseline in zip(explainer_maps, baseline_maps, strict=True)
     ]
-    rivals = rivals_of(images, seed)
-    curves = _measure_curves(model, images[: sample_size.curve_images], maps, rivals, console)
+    rivals = rivals_of(images)
+    curves = _measure_curves(model, images[:curve_images], maps, rivals, console)
     sanity_images = images[:SANITY_IMAGES]
-    checks = check_sanity(contest, sanity_images, explainer_maps, seed) if len(sanity_images) > 1 else []
+    checks = check_sanity(contest, sanity_images, explainer_maps) if len(sanity_images) > 1 else {}
     explained = _explained_by_label(contenders, explainer_maps, cosines, contest.costs(images, rivals))
     return Comparison(
         pictures=source.name,
@@ -184,7 +181,6 @@ def compare_explainers(
             phrases=sum(len(image.questions) for image in images),
             placed=sum(question.query is not None for image in images for question in image.questions),
         ),
-        seed=seed,
         rows=tuple(_rows(explained, images, maps, curves, checks)),
         images=tuple(images),
         maps=tuple(maps),
@@ -215,27 +211,24 @@ def _measure_curves(
     maps: Sequence[Maps],
     rivals: Sequence[str],
     console: Console,
-) -> list[MapValues]:
-    rows: list[MapValues] = []
+) -> MapValues:
+    areas = {}
     with progress_bar(console, "insertion and deletion, images", len(images)) as advance:
         for count, (image, image_maps) in enumerate(zip(images, maps, strict=False), start=1):
             text = image.questions[0].phrase.text
             texts = [text, *(rival for rival in rivals if rival != text)]
             heats = {label: heat_maps[0] for label, heat_maps in image_maps.items()}
-            areas = measure_curves(model, pixels_of(image.record), heats, texts)
-            rows += [
-                MapValues(label=label, image=image.number, values=values) for label, values in areas.items()
-            ]
+            areas[image.number] = measure_curves(model, pixels_of(image.record), heats, texts)
             advance(count)
-    return rows
+    return areas
 
 
 def _rows(
     explained: Mapping[str, Explained],
     images: Sequence[ComparedImage],
     maps: Sequence[Maps],
-    curves: Sequence[MapValues],
-    checks: Sequence[MapValues],
+    curves: MapValues,
+    checks: MapValues,
 ) -> list[ComparisonRow]:
     """Return the rows with their figures, and with the differences from `REFERENCE` if it takes part."""
     numbers: dict[str, list[Numbers]] = {}

@@ -265,24 +265,16 @@ def pearson(a: Floats, b: Floats) -> float:
     return float(np.clip((a * b).sum() / norm, -1.0, 1.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapValues:
-    """Json of the map of an image's first question, by the label of its explainer and the name of the figure."""
-
-    label: str
-    image: int
-    values: Mapping[str, float]
+MapValues = Mapping[int, Mapping[str, Mapping[str, float]]]
+"""Number of an image -> label of an explainer -> values of the map of its first question, by figure."""
 
 
-def numbers_in(rows: Sequence[MapValues], label: str, names: Sequence[str]) -> Numbers:
-    """Return the numbers of a label in rows of sanity checks or curves; NaN for values that a row lacks."""
-    label_rows = [row for row in rows if row.label == label]
+def numbers_in(values: MapValues, label: str, names: Sequence[str]) -> Numbers:
+    """Return the numbers of a label in sanity checks or curves; NaN for values that an image lacks."""
+    rows = [by_label[label] for by_label in values.values()]
     return Numbers(
-        values={
-            name: np.array([row.values.get(name, np.nan) for row in label_rows], np.float64)
-            for name in names
-        },
-        images=np.array([row.image for row in label_rows], np.int64),
+        values={name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names},
+        images=np.array([*values], np.int64),
     )
 
 

@@ -24,7 +24,7 @@ from pipeline.config import ExplainConfig, override
 from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from pipeline.evaluate.matching import draw_map
 from pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
-from pipeline.research.compare.pictures import ComparedImage
+from pipeline.research.compare.pictures import SEED, ComparedImage
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap, Record, stable_id
@@ -246,7 +246,7 @@ class Contest:
             yield text_embeddings(self.model, texts).astype(np.float64) @ embedding
 
 
-def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int) -> list[Maps]:
+def draw_baselines(images: Sequence[ComparedImage], model: ClipModel) -> list[Maps]:
     """Draw maps that do not depend on the phrase, in the contenders' shape.
 
     `centre` is a spot that falls off from the middle of the image, and `random` smooth noise
@@ -262,7 +262,7 @@ def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int)
         noise = []
         for question in image.questions:
             text = question.phrase.text
-            random = np.random.default_rng(stable_id(f"{seed}:{image.number}:{text}"))
+            random = np.random.default_rng(stable_id(f"{SEED}:{image.number}:{text}"))
             coarse = HeatMap(text=text, values=random.random((4, 4), np.float32), similarity=0.0)
             centre.append(replace(coarse, values=spot))
             noise.append(replace(coarse, values=draw_map(coarse, (rows, columns))))
@@ -278,7 +278,7 @@ def draw_baselines(images: Sequence[ComparedImage], model: ClipModel, seed: int)
     return maps
 
 
-def rivals_of(images: Sequence[ComparedImage], seed: int) -> list[str]:
+def rivals_of(images: Sequence[ComparedImage]) -> list[str]:
     """Return at most `RIVALS` different texts of the questions of all images."""
     texts = dict.fromkeys(question.phrase.text for image in images for question in image.questions)
-    return sorted(texts, key=lambda text: stable_id(f"{seed}:{text}"))[:RIVALS]
+    return sorted(texts, key=lambda text: stable_id(f"{SEED}:{text}"))[:RIVALS]

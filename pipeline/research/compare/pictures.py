@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import set_up
-from pipeline.evaluate.evaluation_set import draw_places, prepare_stage
+from pipeline.evaluate.evaluation_set import prepare_stage
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
 from pipeline.terminal import progress_bar, say
 from stages.contract.errors import InputError
@@ -25,6 +25,10 @@ from stages.truth import read_truth
 from stages.truth.ground_truth import TruthImage
 
 AT_ONCE = 32  # images that are read together
+
+MOST_PHRASES = 8  # of an image
+
+SEED = 0  # of all random choices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,23 +75,6 @@ class ComparedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleSize:
-    """The size of a comparison.
-
-    Attributes:
-        images: The most images.
-        phrases: The most phrases of each image.
-        curve_images: The most images of insertion and deletion.
-        seed: Seed of all random choices.
-    """
-
-    images: int
-    phrases: int
-    curve_images: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The images of a comparison.
 
@@ -96,17 +83,17 @@ class Source:
         config: Input, model, phrases and images.
         truth: Ground truth; None without places.
         resized: Whether the images were resized after the ground truth was drawn.
+        most: The most images.
     """
 
     name: str
     config: RunConfig
     truth: Path | None
     resized: bool = False
+    most: int = 200
 
 
-def read_images(
-    source: Source, spec: InputSpec, sample_size: SampleSize, console: Console
-) -> list[ComparedImage]:
+def read_images(source: Source, spec: InputSpec, console: Console) -> list[ComparedImage]:
     """Read a sample of images, with phrases, places and pixels at the model's input size.
 
     With ground truth, questions are phrases of the captions with a known place; otherwise any
@@ -124,7 +111,7 @@ def read_images(
     ]
     names = (name for _, name, is_read in samples if is_read)
     matches = None if ground_truth is None else match_images(names, ground_truth)
-    places = _draw_sample(samples, matches, sample_size)
+    places = _draw_sample(samples, matches, source.most)
     records = (
         Record.start(sample) for place, sample in enumerate(reader.samples(pieces)) if place in places
     )
@@ -150,7 +137,7 @@ def read_images(
                 fault_count += record.error is not None
                 questions = questions_of(record)
                 if questions:
-                    image_questions = _draw_questions(questions, record.sample.sample_id, sample_size)
+                    image_questions = _draw_questions(questions, record.sample.sample_id)
                     image = ComparedImage(
                         number=len(images), source=phrased_record, record=record, questions=image_questions
                     )
@@ -166,25 +153,26 @@ def read_images(
     return images
 
 
-def _draw_questions(
-    questions: list[Question], sample_id: str, sample_size: SampleSize
-) -> tuple[Question, ...]:
+def _draw_questions(questions: list[Question], sample_id: str) -> tuple[Question, ...]:
     """Shuffle the questions of an image and return the first ones."""
-    rng = random.Random(stable_id(f"{sample_size.seed}:{sample_id}"))  # noqa: S311  no secret
+    rng = random.Random(stable_id(f"{SEED}:{sample_id}"))  # noqa: S311  no secret
     rng.shuffle(questions)
-    return tuple(questions[: sample_size.phrases])
+    return tuple(questions[:MOST_PHRASES])
 
 
 def _draw_sample(
-    samples: Sequence[tuple[str, str, bool]], matches: ImageMatches | None, sample_size: SampleSize
+    samples: Sequence[tuple[str, str, bool]], matches: ImageMatches | None, most: int
 ) -> set[int]:
-    """Return the places of drawn samples (id, file name, whether it is read), of those with ground truth if any has."""
-    candidates = (
-        (place, sample_id)
+    """Return the places of drawn samples (id, file name, whether it is read), of those with ground truth if any has.
+
+    The sample does not depend on the order of the input.
+    """
+    ranking = sorted(
+        (stable_id(f"{SEED}:{sample_id}"), place)
         for place, (sample_id, name, is_read) in enumerate(samples)
         if is_read and (matches is None or name in matches.images)
     )
-    return set(draw_places(candidates, sample_size.images, sample_size.seed))
+    return {place for _, place in ranking[:most]}
 
 
 def _any_questions(record: Record) -> list[Question]:

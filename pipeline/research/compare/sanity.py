@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.research.compare.figures import MapValues, pearson
 from pipeline.research.compare.maps import Contest, Maps
-from pipeline.research.compare.pictures import ComparedImage
+from pipeline.research.compare.pictures import SEED, ComparedImage
 from pipeline.terminal import progress_bar
 from stages.contract.records import Phrase
 from stages.contract.values import Floats32
@@ -43,10 +43,8 @@ _BLOCK: Final = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
 """The weights of a transformer, and of a block of it."""
 
 
-def check_sanity(
-    contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int
-) -> list[MapValues]:
-    """Compute rank correlations of the first question's map with maps that should differ; the seed shuffles weights.
+def check_sanity(contest: Contest, images: Sequence[ComparedImage], maps: Sequence[Maps]) -> MapValues:
+    """Compute rank correlations of the first question's map with maps that should differ.
 
     Explainers that take many forward passes for each image are left out: they would need three
     times as many.
@@ -57,12 +55,12 @@ def check_sanity(
     """
     first_phrases = [image.questions[0].phrase for image in images]
     labels = [contender.label for contender in contest.contenders]
-    values: dict[tuple[int, str], dict[str, float]] = {
-        (image.number, label): {} for image in images for label in labels
+    values: dict[int, dict[str, dict[str, float]]] = {
+        image.number: {label: {} for label in labels} for image in images
     }
     attempts: list[tuple[str, ClipModel, list[Phrase]]] = [
         ("phrase_swapped", contest.model, [*first_phrases[1:], *first_phrases[:1]]),
-        ("weights_all", shuffle_weights(contest.model, seed), first_phrases),
+        ("weights_all", shuffle_weights(contest.model), first_phrases),
     ]
     stages = {name: contest.stages(model) for name, model, _ in attempts}
     step = max(stage.forward_batch_size() for stage in stages["phrase_swapped"].values())
@@ -84,10 +82,10 @@ def check_sanity(
                         correlation = rank_correlation(
                             image_maps[label][0].values, record.heat_maps[0].values
                         )
-                        values[image.number, label][name] = correlation
+                        values[image.number][label][name] = correlation
                     count += len(changed_images)
                     advance(count)
-    return [MapValues(label=label, image=image, values=part) for (image, label), part in values.items()]
+    return values
 
 
 def rank_correlation(a: Floats32, b: Floats32) -> float:
@@ -95,9 +93,9 @@ def rank_correlation(a: Floats32, b: Floats32) -> float:
     return pearson(rankdata(a), rankdata(b))
 
 
-def shuffle_weights(model: ClipModel, seed: int) -> ClipModel:
+def shuffle_weights(model: ClipModel) -> ClipModel:
     """Return the same model with shuffled weights in its image tower; the model itself stays as it is."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(SEED)
     tower = model.tower
     names: tuple[str, ...]
     match tower:

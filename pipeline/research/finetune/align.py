@@ -14,6 +14,8 @@ Shapes: R regions and U phrases of all ranks, E embedding.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -30,6 +32,8 @@ from pipeline.research.finetune.recipe import (
     logits_of,
 )
 from stages.shared.model.towers.dense import dense
+
+SAME_PLACE_IOU: Final = 0.5  # boxes of one image that overlap this much may bear each other's names
 
 
 class Align(Recipe[AlignConfig]):
@@ -89,7 +93,7 @@ class Align(Recipe[AlignConfig]):
         """Return which pairs of regions are in one image and overlap, bool (R, R)."""
         parts = []
         for rois in ranks.gather_objects(batch.rois):
-            overlap = torchvision.ops.box_iou(rois[:, 1:], rois[:, 1:]) >= self.config.same_place_iou
+            overlap = torchvision.ops.box_iou(rois[:, 1:], rois[:, 1:]) >= SAME_PLACE_IOU
             parts.append(overlap & (rois[:, :1] == rois[:, 0]))
         blocks: Tensor = torch.block_diag(*parts)
         return blocks.bool()

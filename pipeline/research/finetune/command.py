@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from pipeline.commands.options import AsJson, ConfigFile, Docs, Settings, Where, naming_options, stopping
+from pipeline.commands.options import AsJson, ConfigFile, Settings, naming_options, stopping
 from pipeline.config import load_config
-from pipeline.config_text import to_documented_yaml, to_yaml
+from pipeline.config_text import to_documented_yaml
 from pipeline.dataset import open_dataset
 from pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from pipeline.terminal import console, counted, errors, print_json, progress_bar, say
@@ -53,32 +53,10 @@ Epochs = Annotated[
     float | None,
     typer.Option("--epochs", metavar="N", help="How often every image is seen (epochs). [default: 1]"),
 ]
-BatchSize = Annotated[
-    int | None,
-    typer.Option("--batch-size", metavar="N", help="Images per step (batch_size). [default: 32]"),
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        "--learning-rate", metavar="RATE", help="The highest learning rate (learning_rate). [default: 1e-5]"
-    ),
-]
-MinScore = Annotated[
-    float | None,
-    typer.Option("--min-score", metavar="SCORE", help="Only regions of this score (data.min_score)."),
-]
-ImagesFolder = Annotated[
-    str | None,
-    typer.Option(
-        "--images",
-        metavar="DIR",
-        help="Folder or URL of the images, if they moved (data.image_root).",
-    ),
-]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the training in --out and begin anew.")]
 PrintConfig = Annotated[
     bool,
-    typer.Option("--print-config", help="Print all keys with their values as YAML and exit."),
+    typer.Option("--print-config", help="Print all keys with meaning and values as YAML and exit."),
 ]
 
 
@@ -89,16 +67,10 @@ def finetune(
     model: StartModel = None,
     recipe: RecipeKind = None,
     epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    min_score: MinScore = None,
-    where: Where = "",
-    images: ImagesFolder = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     fresh: Fresh = False,
     print_config: PrintConfig = False,
-    docs: Docs = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a CLIP on a dataset. The same command resumes a training that was stopped.
@@ -110,22 +82,14 @@ def finetune(
     """
     options = {
         "data.path": dataset,
-        "data.image_root": images,
-        "data.min_score": min_score,
-        "data.where": where or None,
         "out": str(out),
         "model.name": model,
         "recipe.kind": recipe,
         "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
     }
     finetune_config = load_config(config, settings, model=FinetuneConfig, options=options)
     if print_config:
-        text = (
-            to_documented_yaml(finetune_config, {"recipe": RECIPES}) if docs else to_yaml(finetune_config)
-        )
-        sys.stdout.write(text)
+        sys.stdout.write(to_documented_yaml(finetune_config, {"recipe": RECIPES}))
         return
     open_dataset(finetune_config.data.path)
     check_model_files(finetune_config.model)

@@ -39,12 +39,12 @@ class AlignConfig(RecipeConfig):
         gt=0,
         description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
     )
-    same_place_iou: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        description="Boxes of one image that overlap at least this much may bear each other's names.",
-    )
+
+
+class CaptionsConfig(RecipeConfig):
+    """Captions alone."""
+
+    kind: Literal["captions"] = "captions"
 
 
 RECIPES: Final[KindTable[Recipe[Any]]] = KindTable("phrasebox.recipes", default=AlignConfig)
@@ -122,15 +122,7 @@ class FinetuneConfig(BaseModel, extra="forbid", frozen=True, protected_namespace
         "The default is the field's for large pretrained models (CLIPSelf, FineCLIP); small "
         "ones need ten times as much.",
     )
-    weight_decay: float = Field(
-        0.1, ge=0, description="AdamW's, of matrices; biases, norms and temperatures have none."
-    )
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
-    clip_norm: float = Field(
-        1.0,
-        gt=0,
-        description="Gradients longer than this are shortened to it.",
-    )
     seed: int = Field(
         0,
         ge=0,

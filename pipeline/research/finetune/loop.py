@@ -43,6 +43,10 @@ from stages.shared.model.towers.photo_trunk import TRUNK_NAME
 OnStep = Callable[[int, int], None]
 """Called on the leading rank after each step, with the number of completed steps and of all."""
 
+WEIGHT_DECAY: Final = 0.1  # AdamW's, of matrices; biases, norms and temperatures have none
+
+CLIP_NORM: Final = 1.0  # longer gradients are shortened to it
+
 LOG_EVERY: Final = 10  # steps between lines of the log; the last step writes a line, too
 
 
@@ -226,7 +230,7 @@ class FineTuning:
         groups = [
             {
                 "params": [weight for weight in self._trainable if weight.ndim > 1],
-                "weight_decay": config.weight_decay,
+                "weight_decay": WEIGHT_DECAY,
             },
             {"params": [weight for weight in self._trainable if weight.ndim <= 1], "weight_decay": 0.0},
         ]
@@ -309,7 +313,7 @@ class FineTuning:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.sum_gradients(self._trainable)
-        nn.utils.clip_grad_norm_(self._trainable, config.clip_norm)
+        nn.utils.clip_grad_norm_(self._trainable, CLIP_NORM)
         self._is_half_done = True
         self.optimiser.step()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The parts that recipes share: the model that learns, contrastive losses, and the base class of recipes.
+"""The parts that recipes share: the model that learns, contrastive losses, the base class; and the baseline.
 
 Shapes: B images of a rank, R regions, U phrases, T texts, E embedding. Losses are those of the
 batches of all ranks together.
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.research.finetune.config import RecipeConfig
+from pipeline.research.finetune.config import CaptionsConfig, RecipeConfig
 from pipeline.research.finetune.material import TrainingBatch
 from pipeline.research.finetune.ranks import RankGroup
 from stages.shared.model.clip import TextTower, text_tower_of
@@ -112,6 +112,18 @@ class Recipe(ABC, Generic[ConfigT]):
     @abstractmethod
     def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """Return the losses of a batch."""
+
+
+class Captions(Recipe[CaptionsConfig]):
+    """The loss between images and captions alone: CLIP's own training, which is the baseline for regions."""
+
+    config_type = CaptionsConfig
+
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
+        """See `Recipe.terms`."""
+        embedding = self.student.tower.encode(batch.rgb.to(self.student.device))
+        loss = caption_loss(self.student, embedding, batch.captions, ranks)
+        return {"captions": (self.config.caption_weight, loss)}
 
 
 def caption_loss(

@@ -18,10 +18,9 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from pipeline.evaluate.estimates import Estimate, Estimates, mean_estimates, weighted_estimate
-from pipeline.research.score_model.probe import Embeddings, ImageEmbeddings, Questions
+from pipeline.research.score_model.probe import Embeddings, Questions
 from stages.contract.values import Bools, Floats, Floats32, Integers
 
-WAYS: Final = ("roi", "mask", "crop")  # embeddings of a region, see `pipeline.research.score_model.probe`
 CUTOFFS: Final = (1, 5, 10)  # the image or caption counts as found among so many first answers
 
 _TEXTS_AT_ONCE: Final = 1024
@@ -93,23 +92,21 @@ class Classification:
         self.names = names
         self._rows = {name: row for row, name in enumerate(names)}
         self._texts = texts
-        self.answers = {way: Answers() for way in WAYS}
+        self.answers = Answers()
 
-    def add(self, number: int, classes: Sequence[str | None], embeddings: ImageEmbeddings) -> None:
-        """Classify the regions of an image. A region without a class, or without a mask, is left out."""
-        labels = np.array([-1 if name is None else self._rows[name] for name in classes], np.int64)
-        for way in WAYS:
-            regions: Embeddings | None = getattr(embeddings, way)
-            if regions is None or not len(labels):
-                continue
-            has_class = (labels >= 0) & (regions != 0).any(axis=1)
-            if has_class.any():
-                right = labels[has_class][:, None] == np.arange(len(self._texts))
-                ranks = rank_candidates(regions[has_class] @ self._texts.T, right)
-                names = [self.names[row] for row in labels[has_class]]
-                self.answers[way].add(
-                    [number] * len(names), {"top1": ranks.hits(1), "top5": ranks.hits(5)}, names
-                )
+    def add(self, number: int, classes: Sequence[str | None], regions: Embeddings) -> None:
+        """Classify the regions (R, E) of an image. A region without a class is left out."""
+        rows = [None if name is None else self._rows[name] for name in classes]
+        labels = np.array([row for row in rows if row is not None], np.int64)
+        if len(labels):
+            candidates = regions[[row is not None for row in rows]]
+            right = labels[:, None] == np.arange(len(self._texts))
+            ranks = rank_candidates(candidates @ self._texts.T, right)
+            self.answers.add(
+                [number] * len(labels),
+                {"top1": ranks.hits(1), "top5": ranks.hits(5)},
+                [self.names[row] for row in labels],
+            )
 
 
 def find_phrases(
@@ -217,31 +214,20 @@ def _mask_of(places: Sequence[set[int]], count: int) -> Bools:
     return marks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerFigures:
-    """The figures of questions of one kind.
+def figures_of(answers: Answers) -> Estimates:
+    """Return the mean of every kind of value.
 
-    Attributes:
-        figures: Mean of every kind of value. Regions also have `mean_per_class`, the mean over
-            classes of their top-1; its n counts classes.
-        n: Number of questions.
+    Regions also have `mean_per_class`, the mean over classes of their top-1. Its n counts classes.
     """
-
-    figures: Estimates
-    n: int
-
-
-def figures_of(answers: Answers) -> AnswerFigures:
-    """Return the figures of answers."""
     images = np.array(answers.images, np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in answers.values.items()}
     figures = dict(zip(values, mean_estimates(list(values.values()), images), strict=True))
     if answers.classes:
         figures["mean_per_class"] = _over_classes(answers, images, values["top1"])
-    return AnswerFigures(figures=figures, n=len(images))
+    return figures
 
 
-def differences_of(answers: Answers, reference: Answers) -> AnswerFigures:
+def differences_of(answers: Answers, reference: Answers) -> Estimates:
     """Return the paired differences from another model's figures. Raise ValueError if the questions differ."""
     questions = [(part.images, part.classes, set(part.values)) for part in (answers, reference)]
     if questions[0] != questions[1]:

@@ -15,11 +15,11 @@ from pipeline.commands.options import (
     InputImages,
     OptionalTruth,
     Resized,
-    Seed,
     Settings,
     naming_options,
 )
 from pipeline.config import load_config
+from pipeline.evaluate.estimates import plain_values
 from pipeline.research.score_model.tables import print_scores
 from pipeline.terminal import console, errors, print_json
 from stages.contract.errors import ConfigError
@@ -45,28 +45,12 @@ Prompts = Annotated[
         "--prompt",
         metavar="TEXT",
         help="A sentence for the name of a class, with {} for the name; repeatable, the class is their mean. "
-        '"a photo of a {}." by default; {} is the bare name, openai_imagenet stands for OpenAI\'s 80.',
+        '"a photo of a {}." by default; {} is the bare name.',
     ),
-]
-Residual = Annotated[
-    bool,
-    typer.Option(
-        "--residual/--no-residual",
-        help="Whether the last block's residual and MLP follow the values in the dense features, as in CLIPSelf.",
-    ),
-]
-Crops = Annotated[
-    bool,
-    typer.Option(
-        "--crops/--no-crops", help="Whether every region is embedded as an image of its own, too."
-    ),
-]
-PoolImages = Annotated[
-    int,
-    typer.Option("--pool", metavar="N", min=2, help="Images among whose regions phrases are looked for."),
 ]
 MostImages = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=1, help="Images of the sample; all by default.")
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="Only the first N images of the input (input.limit)."),
 ]
 OtherScores = Annotated[
     Path | None,
@@ -102,11 +86,7 @@ def score_model(
     truth: OptionalTruth = None,
     images: InputImages = None,
     prompts: Prompts = [],  # noqa: B006  typer copies it
-    residual: Residual = False,
-    crops: Crops = True,
-    pool: PoolImages = 50,
     most: MostImages = None,
-    seed: Seed = 0,
     other: OtherScores = None,
     outputs: FrozenOutputs = None,
     as_json: AsJson = False,
@@ -115,9 +95,9 @@ def score_model(
 ) -> None:
     """Measure how well a model knows regions, and whether it still retrieves; before and after it is fine-tuned.
 
-    Regions are named among all classes of the ground truth, by the dense features in their box and
-    on their mask, and by their crop. Phrases are looked for among the regions of their image.
-    Without --truth only retrieval is measured. Intervals are 95 %, over images.
+    Regions are named among all classes of the ground truth, by the dense features in their box.
+    Phrases are looked for among the regions of their image. Without --truth only retrieval is
+    measured. Intervals are 95 %, over images.
 
     \b
     phrasebox score-model ViT-B-16/laion2b_s34b_b88k --data captions.json --images val2017/ --truth instances.json
@@ -127,23 +107,27 @@ def score_model(
     unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
     if unused:
         raise ConfigError(f"only keys of {', '.join(SECTIONS)} are used here", key=f"--set {unused[0]}")
-    options: Json = {"input.path": data, "input.image_root": images, "model.name": model}
+    options: Json = {
+        "input.path": data,
+        "input.image_root": images,
+        "input.limit": most,
+        "model.name": model,
+    }
     config = load_config(None, settings, options=options)
     check_places(config, truth)
     # They import torch and OpenCV.
     from pipeline.research.score_model.job import ScoringJob, compute_scores, read_scores  # noqa: PLC0415
-    from pipeline.research.score_model.probe import ProbeConfig  # noqa: PLC0415
+    from pipeline.research.score_model.probe import PROMPTS  # noqa: PLC0415
 
-    templates: Json = {}
-    if prompts:
-        templates["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
-    probe = ProbeConfig(residual=residual, crops=crops, pool_images=pool, **templates)
+    for prompt in prompts:
+        if prompt.count("{}") != 1:
+            raise ConfigError(f"expected one {{}} in a prompt, got {prompt!r}", key="prompts")
     other_scores = None if other is None else read_scores(other)
     job = ScoringJob(
-        config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe, outputs=outputs
+        config=config, truth=truth, resized=resized, prompts=prompts or PROMPTS, outputs=outputs
     )
     scores = compute_scores(job, errors if as_json else console, other_scores)
     if as_json:
-        print_json(scores.to_json(), indent=None)
+        print_json(plain_values(scores), indent=None)
     else:
         print_scores(scores, console)

@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +16,11 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.config import differences as setting_differences
-from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.evaluation_set import draw_places, pixels_of, prepare_stage
+from pipeline.evaluate.estimates import Estimates
+from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.research.frozen import names_in, store_outputs
 from pipeline.research.score_model.answers import (
-    AnswerFigures,
     Answers,
     Classification,
     differences_of,
@@ -35,21 +34,20 @@ from pipeline.research.score_model.probe import (
     Embeddings,
     ImageEmbeddings,
     Picture,
-    ProbeConfig,
     Questions,
     questions_of,
 )
 from pipeline.terminal import counted, progress_bar, say
-from stages.contract.errors import InputError, RowError, RowFault
+from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.contract.values import Json
 from stages.read import Piece, Reader, make_reader, plan_pieces
-from stages.shared.images.decode import decode_rgb
-from stages.shared.images.faults import DecodeLimits
 from stages.shared.model.describe import describe
 from stages.shared.model.load import fetch, load
 from stages.truth import read_truth
 from stages.truth.ground_truth import GroundTruth
+
+POOL_IMAGES: Final = 50  # at most, among whose regions phrases are looked for
 
 MAX_EXAMPLES: Final = 3  # images that cannot be opened and are named; the others are counted
 
@@ -62,27 +60,22 @@ class ScoringJob:
         config: Input, model and images.
         truth: Ground truth; None to measure retrieval alone.
         resized: Whether the images were resized after the ground truth was drawn.
-        most: Size of the sample of images; None for all images.
-        seed: Seed of the sample.
-        probe: Questions and embeddings.
+        prompts: Sentences for the name of a class, see `Embedder`.
         outputs: Folder of the outputs of frozen networks; None: all is computed.
     """
 
     config: RunConfig
     truth: Path | None
     resized: bool
-    most: int | None
-    seed: int
-    probe: ProbeConfig
+    prompts: Sequence[str]
     outputs: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreCounts:
-    """The numbers of images, of images that cannot be opened, of captions, of regions, and of classes by question."""
+    """The numbers of images, of captions, of regions, and of classes by question."""
 
     images: int
-    failed: int
     captions: int
     boxes: int
     classes: Mapping[str, int]
@@ -90,17 +83,10 @@ class ScoreCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelComparison:
-    """The differences from another model.
-
-    Attributes:
-        compared_with: Its name.
-        asked_differently: The settings that differ.
-        differences: Differences of the figures.
-    """
+    """The differences of the figures from those of another model, and its name."""
 
     compared_with: str
-    asked_differently: list[str]
-    differences: Mapping[str, AnswerFigures]
+    differences: Mapping[str, Estimates]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,13 +98,11 @@ class Scores:
         device: Its device, for people.
         input: Section input of the configuration.
         truth: Path of the ground truth.
-        matched: How many images were matched with the ground truth, and how.
-        probe: Questions and embeddings.
-        seed: Seed of the sample.
+        prompts: Sentences for the name of a class.
         counts: What was asked.
         faults: Number of images that cannot be opened, by reason.
         fault_examples: The first of these faults in full.
-        figures: Kind of question -> figures: `regions.WAY` and `described.WAY` (top1, top5,
+        figures: Kind of question -> figures: `regions.roi` and `described.roi` (top1, top5,
             mean_per_class), `phrases` and `phrases_pool` (recall_1, recall_5, chance_1), `t2i`
             and `i2t` (r1, r5, r10).
         comparison: Differences from another model, if there is one.
@@ -131,33 +115,22 @@ class Scores:
     device: str
     input: Json
     truth: str | None
-    matched: Mapping[str, int] | None
-    probe: ProbeConfig
-    seed: int
+    prompts: Sequence[str]
     counts: ScoreCounts
     faults: Mapping[str, int]
     fault_examples: list[str]
-    figures: Mapping[str, AnswerFigures]
+    figures: Mapping[str, Estimates]
     comparison: ModelComparison | None
     images: list[str]
     answers: Mapping[str, Answers]
     seconds: float
 
-    def to_json(self) -> Json:
-        """Return all parts as values of JSON."""
-        values = plain_values(self)
-        del values["figures"]
-        comparison = values.pop("comparison") or {}
-        if self.comparison is not None:
-            comparison["differences"] = _arrange(self.comparison.differences)
-        return {**values, **_arrange(self.figures), **comparison}
-
 
 class StoredScores(BaseModel):
-    """The parts of `Scores.to_json` that another model is compared with."""
+    """The parts of `Scores` that another model is compared with."""
 
     model: str
-    probe: Json = {}
+    prompts: tuple[str, ...]
     images: list[str]
     answers: dict[str, Answers]
 
@@ -177,13 +150,15 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
     truth = None if job.truth is None else read_truth(job.truth)
     reader = make_reader(config.input)
     pieces = plan_pieces(reader)
-    places, matches = _draw_sample(reader, pieces, truth, job, reference)
+    places, matches = _choose_images(reader, pieces, truth)
+    if reference is not None:
+        _check_reference(reference, job, list(places.values()))
     fetch(description, lambda text: say(console, text))
     compute = config.model
     model = load(description, device=compute.device, precision=compute.precision, threads=compute.threads)
     if job.outputs is not None:
         store_outputs(model.tower, names_in(job.outputs), job.outputs, model.tower.dtype)
-    sheet = AnswerSheet(job, Embedder(model, job.probe, config.model.batch_size), truth, matches)
+    sheet = AnswerSheet(job, Embedder(model, job.prompts, config.model.batch_size), truth, matches)
     say(console, f"{description.name} on {counted(len(places), 'image')}, {model.device_name}")
     samples = (sample for place, sample in enumerate(reader.samples(pieces)) if place in places)
     _answer_questions(map(Record.start, samples), len(places), sheet, console)
@@ -196,31 +171,34 @@ def compute_scores(job: ScoringJob, console: Console, reference: StoredScores | 
         device=model.device_name,
         input=config.input.model_dump(mode="json"),
         truth=None if job.truth is None else str(job.truth),
-        matched=None if matches is None else matches.counts,
-        probe=job.probe,
-        seed=job.seed,
+        prompts=job.prompts,
         counts=ScoreCounts(
             images=len(sheet.names),
-            failed=sheet.faults.total(),
             captions=sum(map(len, sheet.captions)),
             boxes=sheet.boxes,
-            classes={
-                key: len(classification.names) for key, classification in sheet.classifications.items()
-            },
+            classes={name: len(part.names) for name, part in sheet.classifications.items()},
         ),
         faults=dict(sheet.faults),
         fault_examples=sheet.examples,
         figures={kind: figures_of(part) for kind, part in answers.items()},
-        comparison=None if reference is None else _compare(rounded_answers, job.probe, reference),
+        comparison=None if reference is None else _compare(rounded_answers, reference),
         images=sheet.names,
         answers=rounded_answers,
         seconds=round(time.perf_counter() - start_s, 1),
     )
 
 
-def _compare(
-    answers: Mapping[str, Answers], probe: ProbeConfig, reference: StoredScores
-) -> ModelComparison:
+def _check_reference(reference: StoredScores, job: ScoringJob, names: Sequence[str]) -> None:
+    """Raise InputError if the other figures are of other prompts, or of images that are not among these."""
+    if reference.prompts != tuple(job.prompts):
+        raise InputError(f"its figures are of other prompts: {', '.join(reference.prompts)}", key="compare")
+    if not set(reference.images) <= set(names):
+        raise InputError(
+            "its figures are of other images; measure both models on the same ones", key="compare"
+        )
+
+
+def _compare(answers: Mapping[str, Answers], reference: StoredScores) -> ModelComparison:
     try:
         # Both as they are stored, so that rounding is no difference.
         differences = {
@@ -230,36 +208,20 @@ def _compare(
         }
     except ValueError as error:
         raise InputError("its figures are of other regions, phrases or captions", key="compare") from error
-    return ModelComparison(
-        compared_with=reference.model,
-        asked_differently=setting_differences(reference.probe, plain_values(probe)),
-        differences=differences,
-    )
+    return ModelComparison(compared_with=reference.model, differences=differences)
 
 
-def _draw_sample(
-    reader: Reader,
-    pieces: Sequence[Piece],
-    truth: GroundTruth | None,
-    job: ScoringJob,
-    reference: StoredScores | None,
-) -> tuple[frozenset[int], ImageMatches | None]:
-    """Return the places of a sample of images in the input, and their ground truth. Raise InputError without images."""
+def _choose_images(
+    reader: Reader, pieces: Sequence[Piece], truth: GroundTruth | None
+) -> tuple[dict[int, str], ImageMatches | None]:
+    """Return the images that ground truth has, by their place in the input, and it. Raise InputError without images."""
     names = [sample.image.file_name for sample in reader.samples(pieces)]
     if not names:
         raise InputError("the input has no images")
-    matches = None if truth is None else match_images(names, truth)
-    candidates = (
-        (place, name) for place, name in enumerate(names) if matches is None or name in matches.images
-    )
-    places = draw_places(candidates, job.most, job.seed)
-    if reference is not None:
-        reference_names = set(reference.images)
-        if [names[place] for place in places if names[place] in reference_names] != reference.images:
-            raise InputError(
-                "its figures are of other images; measure both models on the same sample", key="compare"
-            )
-    return frozenset(places), matches
+    if truth is None:
+        return dict(enumerate(names)), None
+    matches = match_images(names, truth)
+    return {place: name for place, name in enumerate(names) if name in matches.images}, matches
 
 
 class AnswerSheet:
@@ -272,20 +234,15 @@ class AnswerSheet:
         self.embedder = embedder
         self._truth = truth
         self._matches = matches
-        images = job.config.images
-        self._limits = DecodeLimits(max_pixels=images.max_pixels, max_bytes=images.max_bytes)
-        classes = (
-            {}
-            if truth is None
-            else {"regions": sorted(truth.names), "described": sorted(truth.descriptions)}
-        )
         # By the names of the JSON.
-        self.classifications = {
-            key: Classification(names, embedder.embed_classes(names))
-            for key, names in classes.items()
-            if names
-        }
-        self.phrase_answers = {key: Answers() for key in ("phrases", "phrases_pool")}
+        self.classifications: dict[str, Classification] = {}
+        if truth is not None:
+            for key, names in (("regions", truth.names), ("described", truth.descriptions)):
+                if names:
+                    self.classifications[key] = Classification(
+                        sorted(names), embedder.embed_classes(sorted(names))
+                    )
+        self.found_phrases = Answers()
         # Of each image that could be opened, in order.
         self.names: list[str] = []
         self.captions: list[tuple[str, ...]] = []
@@ -293,26 +250,21 @@ class AnswerSheet:
         self.boxes = 0
         self.faults = Counter[str]()  # images that could not be opened, by reason
         self.examples: list[str] = []  # the first of these faults in full
-        self._pool: list[tuple[int, Questions, ImageEmbeddings]] = []
+        # Number of the pool and of the image.
+        self._pooled: list[tuple[int, int, Questions, Embeddings]] = []
 
     def open_picture(self, record: Record) -> Picture | None:
         """Return the image with its questions. If it cannot be opened, record the fault and return None."""
         if record.error is not None:
-            self._fail(record.error)
+            self.faults[record.error.reason] += 1
+            if len(self.examples) < MAX_EXAMPLES:
+                self.examples.append(str(record.error))
             return None
         questions = self._questions(record)
-        content = record.sample.image.content
-        full = None
-        if content is not None and len(questions.boxes_rel):
-            try:
-                full = decode_rgb(content, self._limits)
-            except RowFault as fault:
-                self._fail(fault.error.at(record.sample.source))
-                return None
         self.names.append(record.sample.image.file_name)
         self.captions.append(tuple(caption for caption in record.sample.captions if caption.strip()))
         self.boxes += len(questions.boxes_rel)
-        return Picture(rgb=pixels_of(record), full=full, questions=questions)
+        return Picture(pixels_of(record), questions)
 
     def _questions(self, record: Record) -> Questions:
         if self._matches is None or self._truth is None:
@@ -321,43 +273,32 @@ class AnswerSheet:
         things = self._truth.objects.get(image.file_name, ())
         return questions_of(image, things, (record.height_px, record.width_px), resized=self.job.resized)
 
-    def _fail(self, error: RowError) -> None:
-        self.faults[error.reason] += 1
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(str(error))
-
-    def add(self, questions: Questions, embeddings: ImageEmbeddings) -> None:
-        """Add the answers about the next image."""
+    def add(self, questions: Questions, embeddings: ImageEmbeddings, pool: int) -> None:
+        """Add the answers about the next image, which belongs to a pool of images."""
         number = len(self.embeddings)
         self.embeddings.append(embeddings.image)
         for key, classification in self.classifications.items():
             classes = [
                 thing.category if key == "regions" else thing.description for thing in questions.things
             ]
-            classification.add(number, classes, embeddings)
-        if questions.phrases:
-            texts = self.embedder.embed_texts([text for text, _ in questions.phrases])
-            find_phrases(self.phrase_answers["phrases"], [number], [questions], [embeddings.roi], texts)
+            classification.add(number, classes, embeddings.regions)
         if len(questions.candidates):
-            self._pool.append((number, questions, embeddings))
+            self._pooled.append((pool, number, questions, embeddings.regions))
+            self._find(self.found_phrases, self._pooled[-1:])
 
-    def search_pool(self) -> None:
-        """Look for the phrases of all images added since the last call, in the regions of all these images."""
-        if self._pool:
-            numbers, questions, embeddings = zip(*self._pool, strict=True)
-            texts = self.embedder.embed_texts([text for part in questions for text, _ in part.phrases])
-            regions = [part.roi for part in embeddings]
-            find_phrases(self.phrase_answers["phrases_pool"], numbers, questions, regions, texts)
-            self._pool.clear()
+    def _find(self, answers: Answers, images: Sequence[tuple[int, int, Questions, Embeddings]]) -> None:
+        """Look for the phrases of some images in the regions of all of them, and add the answers."""
+        _, numbers, questions, regions = zip(*images, strict=True)
+        texts = self.embedder.embed_texts([text for part in questions for text, _ in part.phrases])
+        find_phrases(answers, numbers, questions, regions, texts)
 
     def answers(self) -> dict[str, Answers]:
-        """Return all answers, with retrieval, by their names in the JSON; a region's name ends in a dot and the way."""
-        answers = {
-            f"{key}.{way}": part
-            for key, classification in self.classifications.items()
-            for way, part in classification.answers.items()
-        }
-        answers |= self.phrase_answers
+        """Return all answers, with retrieval, by their names in the JSON."""
+        found_in_pools = Answers()
+        for _, images in groupby(self._pooled, itemgetter(0)):
+            self._find(found_in_pools, list(images))
+        answers = {f"{key}.roi": part.answers for key, part in self.classifications.items()}
+        answers |= {"phrases": self.found_phrases, "phrases_pool": found_in_pools}
         texts = {text: row for row, text in enumerate(dict.fromkeys(chain.from_iterable(self.captions)))}
         if texts:
             embeddings = self.embedder.embed_texts(list(texts))
@@ -368,12 +309,11 @@ class AnswerSheet:
 
 
 def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet, console: Console) -> None:
-    probe = sheet.job.probe
     embedder = sheet.embedder
-    prepare = prepare_stage(sheet.job.config.images, embedder.model.input, keep_image_bytes=probe.crops)
+    prepare = prepare_stage(sheet.job.config.images, embedder.model.input)
     prepare.setup()
-    pools = -(-total // probe.pool_images)
-    count = pool = 0
+    pools = -(-total // POOL_IMAGES)
+    count = 0
     with progress_bar(console, "images", total) as advance:
         while batch := list(islice(records, embedder.batch_images)):
             numbered_records = enumerate(prepare.process(batch), start=count)
@@ -381,29 +321,10 @@ def _answer_questions(records: Iterator[Record], total: int, sheet: AnswerSheet,
             pictures = {place: picture for place, picture in attempts if picture is not None}
             embeddings = embedder.embed_pictures(list(pictures.values())) if pictures else []
             for (place, picture), image_embeddings in zip(pictures.items(), embeddings, strict=True):
-                if place * pools // total != pool:
-                    sheet.search_pool()
-                    pool = place * pools // total
-                sheet.add(picture.questions, image_embeddings)
+                sheet.add(picture.questions, image_embeddings, place * pools // total)
             count += len(batch)
             advance(count)
-    sheet.search_pool()
     prepare.teardown()
-
-
-def _arrange(figures: Mapping[str, AnswerFigures]) -> Json:
-    """Return the figures of each kind of question as values of JSON."""
-    kinds: Json = {"regions": {}, "described": {}, "retrieval": {}}
-    for name, part in figures.items():
-        values = plain_values({**part.figures, "n": part.n})
-        key, _, way = name.partition(".")
-        if way:
-            kinds[key][way] = values
-        elif name in ("t2i", "i2t"):
-            kinds["retrieval"] |= {f"{name}_{figure}": value for figure, value in values.items()}
-        else:
-            kinds[name] = values
-    return kinds
 
 
 def read_scores(path: Path) -> StoredScores:

@@ -6,11 +6,10 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from benchmarks.figures import absent, explainers, pages, photographs, speed, steps
+from benchmarks.figures import absent, explainers, pages, photographs, steps
 from benchmarks.figures.settings import GRIDS, Grid
 from pipeline.config import load_config
 from pipeline.evaluate.absent_figures import WAYS
@@ -18,7 +17,6 @@ from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.research.compare.figures import FIGURES
 from pipeline.research.compare.maps import contenders_of
 from stages.explain import EXPLAINERS
-from tests.build.datasets import Json
 from tests.build.files import read_json, write_json
 from tests.stages.shared.model.saved import load_model
 
@@ -117,80 +115,6 @@ def test_a_comparison_shows_both_kinds_of_curves_and_the_n_of_every_column(tmp_p
         assert ("0.500 (-0.100 to 0.600)" in shown) == ("weights_all" in figures), "few images are shuffled"
         assert len(first) == len(table["columns"])
     assert "grad_eclip:blocks=1" in str(explainers.EXPLAINED["scenes"][1]), "the method as its paper has it"
-
-
-def test_steps_of_speed_and_scale_take_what_their_programs_print(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = (
-        "launches",
-        "products_bf16",
-        "products_fp32",
-        "written",
-        "h100_device",
-        "h100_launching",
-        "h100_rate",
-    )
-    used = {"own_mb": 461, "rss_mb": 692, "slope": {"mb_per_10k_rows": 1.94}}
-    start = {
-        "first_shard_s": 1,
-        "first_shard_cpu_s": 2,
-        "resume_s": 3,
-        "resume_cpu_s": 4,
-        "rss_mb": {"driver": 5},
-    }
-    lines: dict[str, list[Json]] = {
-        "benchmarks.bench": [
-            {"name": "ray_vs_inline", "value": 0.69, "unit": "ratio", "against": "inline"},
-            {"name": "regions_per_second", "value": 6084.04, "unit": "maps/s", "against": "one core"},
-            {"name": "run_vs_encode_1_vit_b_16", "value": 0.9, "unit": "ratio", "against": "encode_image"},
-        ],
-        "benchmarks.traced": [
-            {"name": f"traced_{n}_{name}", "value": n} for n in (8, 16) for name in names
-        ],
-        "benchmarks.host_cost": [
-            {"captions": 1, "known": known, "images": 32, "read": 0.2, "worker": 0.1, "all": 0.2}
-            for known in (False, True)
-        ],
-        "benchmarks.segmenter_cost": [
-            {"model": "SAM", "encode_ms": 9, "encode_trunks": 2, "prompt_ms": 3, "prompt_trunks": 1}
-        ],
-        "benchmarks.soak.simulated": [
-            {"workers": 1, "batches_per_s": 1, "of_ideal": 1, "images_per_s": 32, "cores": 1}
-            | {"core_ms_a_batch": {"driver": 64.0, "raylet": 32.0}}
-        ],
-        "benchmarks.soak.scale": [
-            {
-                "name": "memory",
-                "images": 2000,
-                "seconds": 9,
-                "driver": used,
-                "ledger": {**used, "slope": None},
-            },
-            *({"name": name, **start} for name in ("tars", "rows")),
-        ],
-        "benchmarks.soak.counting": [
-            {"name": "finish", "phrases": 50_000_000, "seconds": {"add": 9.0}, "peak_mb": 1024}
-        ],
-        "benchmarks.soak.resuming": [
-            {"name": "resuming", "shards": 20_000, "rows": 20_000_000, "not_noted": 200}
-            | {key: {"seconds": 60.0, "requests": 1252} for key in ("take_over", "again")}
-        ],
-    }
-    monkeypatch.setattr(speed, "printed", lambda _, program, *__: lines[program])
-    own: Any = SimpleNamespace(images=str, captions=str, out=Path("out"))
-    for page, step in (("speed", speed.speed), ("scale", speed.scale)):
-        made = {table["id"]: table for part in step(own).values() for table in part["tables"]}
-        for table in made.values():
-            assert {len(row) for row in table["rows"]} == {len(table["columns"])}, table["id"]
-            assert pages.as_markdown(table | {"commit": "1234567"})
-        if page == "speed":
-            assert [row[0] for row in made["traced"]["rows"]] == ["8", "16"]
-            assert [row[1] for row in made["bench"]["rows"]] == ["0.69x", "6,084 maps/s"]
-            assert [row[0] for row in made["whole-run"]["rows"]] == ["ViT-B-16, one caption an image"]
-        else:
-            assert made["batches"]["rows"][0][1] == pytest.approx(3), "96 ms for 32 images"
-            assert [row[0] for row in made["memory"]["rows"]] == ["driver", "ledger"]
-            assert made["ends"]["rows"][0][1:] == [9.0, 1.0, None]
-            assert "64,000" in pages.as_markdown(made["gpus"])
 
 
 REMOVED = {"patented-scenes", "patented-photographs"}

@@ -17,13 +17,13 @@ from pipeline.scenes import write_scenes
 QUIET = Console(quiet=True)
 
 
-def drawing(count: int, seed: int, **options: Any) -> Any:
+def drawing(count: int, seed: int) -> Any:
     """Make a fixture of a module: a folder of drawn scenes."""
 
     @pytest.fixture(scope="module")
     def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("drawn")
-        write_scenes(folder, count, seed, **options)
+        write_scenes(folder, count, seed)
         return folder
 
     return drawn

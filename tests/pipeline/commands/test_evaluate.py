@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -24,8 +24,6 @@ from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from pipeline.evaluate.truth_fit import write_calibration
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.research.tune.session import tune_settings
-from pipeline.research.tune.trials import TuningSession
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
@@ -50,10 +48,6 @@ def truth(scenes_folder: Path) -> Path:
 def whole(inline_dataset: Path, truth: Path) -> Evaluation:
     """The evaluation of a run over drawn scenes."""
     return evaluate_dataset(open_evaluation_set(inline_dataset, truth), QUIET)
-
-
-def session_of(dataset: Path, truth: Path, settings: Sequence[str]) -> TuningSession:
-    return TuningSession(evaluation_set=open_evaluation_set(dataset, truth, settings), console=QUIET)
 
 
 def table_of(evaluation: Evaluation) -> str:
@@ -197,8 +191,7 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
     table = table_of(whole)
     assert f"{metrics['pointing'].value:.3f}" in table
     assert table.splitlines()[-1] == whole.verdict
-    assert table.index("above an answer from the text alone") < table.index("beside answers without a map")
-    assert table.index("beside answers without a map") < table.index("all phrases"), (
+    assert table.index("above text alone") < table.index("all phrases"), (
         "what text alone answers comes first"
     )
 
@@ -341,7 +334,7 @@ def test_stored_maps_need_neither_model_nor_input(whole, inline_dataset, truth, 
 def test_a_strangers_data_decides_neither_input_nor_model(
     whole, inline_dataset, truth, tmp_path, monkeypatch
 ) -> None:
-    """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
+    """Not for `eval` and `calibrate`; stored maps need neither, see above."""
     config = manifest_of(inline_dataset)["config"]
     config["phrases"]["spacy_model"] = "a_package"
     dataset = changed(inline_dataset, tmp_path, config=config)
@@ -351,7 +344,6 @@ def test_a_strangers_data_decides_neither_input_nor_model(
         lambda *settings: write_calibration(
             open_evaluation_set(dataset, truth, [*AGAIN, *settings]), tmp_path / "fit.json", QUIET
         ),
-        lambda *settings: tune_settings(session_of(dataset, truth, settings), most=4),
     ]
     monkeypatch.setattr(
         "pipeline.evaluate.evaluation_set.build_steps", lambda config: pytest.fail("something was built")

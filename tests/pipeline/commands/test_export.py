@@ -254,7 +254,6 @@ def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) ->
         ("cooc", []),
         ("coco", ["--where", "hed = 'dog'"]),
         ("coco", ["--split", "../x=1"]),
-        ("coco", ["--per", "thing"]),
         ("coco", ["--set", "segmentation=masks"]),
         ("grit", ["--set", "segmentation=rle"]),
         ("odvg", ["--keep-empty"]),

@@ -7,9 +7,8 @@ The attention's output is then the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV
     y_i = the rest of the tower, with v_i in place of sum_j a_j v_j
 
 In a transformer with a class token this replaces the last attention of the patches by their
-values. With `residual` the block's residual and its MLP follow, as in MaskCLIP's own code for
-ViTs and in CLIPSelf (arXiv 2310.01403), which trains on these features; without it neither
-does, as in CLIP Surgery (arXiv 2304.05653) and ClearCLIP. Where one attention pools the tokens
+values. The block's residual and its MLP do not follow, as in CLIP Surgery (arXiv 2304.05653) and
+ClearCLIP. In MaskCLIP's own code for ViTs both do. Where one attention pools the tokens
 it is the authors' form for CLIP's ResNets, but with the tokens' positions. Where tokens are
 averaged it is the head on each token. All is differentiable in the tower's weights.
 
@@ -46,14 +45,13 @@ class DenseFeatures:
     tokens: Tensor | None
 
 
-def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | None = None) -> DenseFeatures:
+def dense(tower: Tower, rgb: Tensor, *, block: int | None = None) -> DenseFeatures:
     """Compute the dense features of images, uint8 (B, height, width, 3), in one forward pass.
 
     The part behind the trunk computes in float32. Raise ValueError if a side is not a multiple
     of the stride.
 
-    With a class token, `residual` decides whether the last block's residual and MLP follow the
-    values. `tokens` are then the input of the block with the number `block`, from 0.
+    With a class token, `tokens` are the input of the block with the number `block`, from 0.
     """
 
     def of_pool(tower: PooledTower) -> DenseFeatures:
@@ -75,7 +73,7 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
         x = tokens.float()
         q, k, v = last.project(x)
         token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
-        patches = last.finish(x[:, 1:], v[:, 1:]) if residual else last.attended(v[:, 1:])
+        patches = last.attended(v[:, 1:])
         tokens_at_block = None if early is None else early[:, 1:]
         return DenseFeatures(
             patches=tower.head(patches), embedding=tower.head(token), tokens=tokens_at_block
@@ -102,14 +100,3 @@ def pool_boxes(patches: Tensor, grid_hw: Sides, placement: Placement, rois: Tens
         unit, rois.to(unit.dtype), (1, 1), 1.0 / placement.stride_px, -1, True
     )
     return F.normalize(means.flatten(1), dim=-1)
-
-
-def pool_masks(patches: Tensor, shares: Tensor) -> Tensor:
-    """Return the mean direction of the patches under each mask, unit vectors (R, E); zeros for an empty mask.
-
-    Args:
-        patches: Patches of each mask's image (R, N, E), in any scale.
-        shares: Share of each patch inside the mask, 0 .. 1, float (R, N) or (R, grid_h, grid_w).
-    """
-    unit = F.normalize(patches.float(), dim=-1)
-    return F.normalize(torch.einsum("rn,rne->re", shares.flatten(1).to(unit.dtype), unit), dim=-1)

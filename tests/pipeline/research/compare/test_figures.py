@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.evaluate.matching import Query, draw_map
+from pipeline.evaluate.matching import draw_map
 from pipeline.research.compare.figures import (
     FEWEST_IMAGES,
     SAMPLES,
@@ -21,7 +21,6 @@ from pipeline.research.compare.figures import (
     pair_numbers,
     place_numbers,
     place_of,
-    samples_hw,
 )
 from pipeline.research.compare.maps import draw_baselines
 from pipeline.research.compare.pictures import ComparedImage, Question
@@ -119,79 +118,60 @@ def test_differences_are_paired_and_need_images() -> None:
 def test_baselines_know_nothing() -> None:
     images = [image_of(0, "a", "b"), image_of(1, "a")]
     model = from_open_clip(tiny_clip(), spec=SPEC)
-    maps = draw_baselines(images, model, 0)
-    first = maps[0]["centre"][0].values
-    assert first.shape == model.tower.placement.grid_hw(128, 128)
-    assert first[0, 0] == first[-1, -1] == first.min() < first.max()
-    random = [heat.values for own in maps for heat in own["random"]]
-    assert len({values.tobytes() for values in random}) == 3
-    assert random[0].tobytes() == draw_baselines(images, model, 0)[0]["random"][0].values.tobytes()
-
-
-def place(rows: slice, columns: slice, shape: tuple[int, int] = (64, 128)) -> Place:
-    return place_of(
-        thing(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start, shape)
+    maps = draw_baselines(images, model)
+    spot = maps[0]["centre"][0].values
+    assert spot.shape == model.tower.placement.grid_hw(128, 128)
+    assert spot[0, 0] == spot[-1, -1] == spot.min() < spot.max()
+    noise, again = (
+        [heat.values.tobytes() for image_maps in part for heat in image_maps["random"]]
+        for part in (maps, draw_baselines(images, model))
     )
+    assert noise == again
+    assert len(set(noise)) == 3, "another one for each phrase of each image"
 
 
-def thing(x: float, y: float, w: float, h: float, size_hw: tuple[int, int]) -> Query:
-    return query_of(target_of((x, y, w, h), size_hw=size_hw), size_hw=size_hw)
+def place(x: float, y: float, w: float, h: float, size_hw: tuple[int, int] = (64, 128)) -> Place:
+    return place_of(query_of(target_of((x, y, w, h), size_hw=size_hw), size_hw=size_hw))
 
 
 def test_what_lies_above_the_threshold_is_compared_exactly() -> None:
     heat = np.zeros((64, 128), np.float32)
     heat[10:30, 20:60] = 1.0
     heat[10:30, 60:80] = 0.4
-    truth = place(slice(10, 30), slice(20, 60))
-    assert overlaps(heat, 0.5, truth) == (1.0, 1.0)
-    assert overlaps(heat, 0.3, truth) == pytest.approx((40 / 60, 40 / 60))
-    assert overlaps(heat, 1.0, truth) == (0.0, 0.0), "nothing lies above"
-    heat = np.linspace(0, 5, 64 * 128, dtype=np.float32).reshape(64, 128)
-    truth = place(slice(32, 64), slice(0, 128))
-    ious = [overlaps(heat, share * 5, truth)[1] for share in (0.5, 0.9)]
-    assert ious == pytest.approx([1.0, 0.2], abs=0.001)
+    truth = place(20, 10, 40, 20)
+    for threshold, iou in ((0.5, 1.0), (0.3, 40 / 60), (1.0, 0.0)):
+        assert overlaps(heat, threshold, truth) == pytest.approx((iou, iou))
 
 
 def test_the_box_is_that_of_the_part_with_most_heat_and_the_mask_of_all_parts() -> None:
     heat = np.zeros((64, 128), np.float32)
     heat[0:10, 0:10] = 0.9
     heat[40:60, 80:120] = 0.8
-    large = overlaps(heat, 0.5, place(slice(40, 60), slice(80, 120)))
-    small = overlaps(heat, 0.5, place(slice(0, 10), slice(0, 10)))
-    assert large == pytest.approx((1.0, 800 / 900))
-    assert small == pytest.approx((0.0, 100 / 900))
-    heat = np.zeros((64, 128), np.float32)
-    heat[0:8, 0:8] = heat[8:16, 8:16] = 1.0
-    assert overlaps(heat, 0.5, place(slice(0, 16), slice(0, 16)))[0] == 1.0
+    assert overlaps(heat, 0.5, place(80, 40, 40, 20)) == pytest.approx((1.0, 800 / 900))
+    assert overlaps(heat, 0.5, place(0, 0, 10, 10)) == pytest.approx((0.0, 100 / 900))
+    heat = np.eye(64, 128, dtype=np.float32)
+    assert overlaps(heat, 0.5, place(0, 0, 64, 64))[0] == 1.0, "parts touch by a corner"
 
 
 def test_the_truth_on_the_samples() -> None:
-    assert samples_hw((375, 500)) == (96, SAMPLES)
-    place = place_of(thing(200.0, 150.0, 400.0, 300.0, (750, 1000)))
-    assert place.inside.shape == (96, SAMPLES)
-    assert place.inside.mean() == pytest.approx(0.16, abs=0.005)
-    assert place.boxes_xywh[0] == pytest.approx((25.6, 19.2, 51.2, 38.4))
-    assert place_of(thing(100.0, 400.0, 800.0, 2.0, (750, 1000))).inside.any(), (
-        "a thin thing does not vanish"
-    )
-
-
-def test_a_map_is_drawn_where_its_tokens_look() -> None:
-    values = np.zeros((4, 4), np.float32)
-    values[1, 1] = 1.0
-    at = np.unravel_index(
-        draw_map(HeatMap(text="a", values=values, similarity=0.0), (40, 40)).argmax(), (40, 40)
-    )
-    shifted = HeatMap(text="a", values=values, similarity=0.0, shift_cells=0.5)
-    moved = np.unravel_index(draw_map(shifted, (40, 40)).argmax(), (40, 40))
-    assert np.subtract(moved, at).tolist() == [5, 5]
+    large = place(200, 150, 400, 300, (750, 1000))
+    assert large.inside.shape == (96, SAMPLES)
+    assert large.inside.mean() == pytest.approx(0.16, abs=0.005)
+    assert large.boxes_xywh[0] == pytest.approx((25.6, 19.2, 51.2, 38.4))
+    assert place(100, 400, 800, 2, (750, 1000)).inside.any(), "a thin thing does not vanish"
 
 
 def test_the_correlation_is_numpys_and_of_the_finer_grid() -> None:
     a, b = np.random.default_rng(0).random((2, 5, 7), np.float32)
     assert correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-    assert correlation(a, 3 * a + 2) == pytest.approx(1.0)
     assert correlation(a, a * 0) == 0.0, "a map that is the same everywhere is like no other"
-    y, x = np.mgrid[:8, :8].astype(np.float32)
-    coarse = (y + 2 * x).reshape(4, 2, 4, 2).mean(axis=(1, 3))
-    assert correlation(coarse, y + 2 * x) == correlation(y + 2 * x, coarse) > 0.98
+    fine = np.add.outer(np.arange(8), 2 * np.arange(8)).astype(np.float32)
+    coarse = fine.reshape(4, 2, 4, 2).mean(axis=(1, 3))
+    assert correlation(coarse, fine) == correlation(fine, coarse) > 0.98
+
+
+def test_a_map_is_drawn_where_its_tokens_look() -> None:
+    values = np.eye(4, dtype=np.float32)[1:2].repeat(4, axis=0)  # one hot column
+    plain = HeatMap(text="a", values=values, similarity=0.0)
+    columns = [draw_map(part, (40, 40))[0].argmax() for part in (plain, replace(plain, shift_cells=0.5))]
+    assert columns[1] - columns[0] == 5

@@ -13,7 +13,6 @@ from stages.prepare import ImagesConfig
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS
 
 LABELS = ("rollout", "rise")
@@ -38,26 +37,16 @@ def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None
     rgb = pixels_for(model)
     before = model.tower.encode(rgb)
     tokens = model.tower.embed(rgb)
-    shuffled = shuffle_weights(model, 0).tower
+    shuffled = shuffle_weights(model).tower
     assert not torch.allclose(shuffled.embed(rgb), tokens)
+    if tower == "class token":
+        old, new = (part.blocks[-1].qkv.weight.flatten() for part in (model.tower, shuffled))
+        assert torch.equal(old.sort().values, new.sort().values), "the numbers stay"
     embedding = shuffled.encode(rgb)
     assert embedding.isfinite().all()
     assert torch.cosine_similarity(embedding, before).item() < 0.9
     assert torch.equal(model.tower.encode(rgb), before)
-    assert torch.equal(shuffle_weights(model, 0).tower.encode(rgb), embedding), "the seed decides"
-    assert not torch.equal(shuffle_weights(model, 1).tower.encode(rgb), embedding)
-
-
-def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
-    model = model_of("class token")
-    tower = model.tower
-    shuffled = shuffle_weights(model, 3).tower
-    assert isinstance(tower, VisionTower)
-    assert isinstance(shuffled, VisionTower)
-    old = tower.blocks[-1]
-    new = shuffled.blocks[-1]
-    assert torch.equal(old.qkv.weight.flatten().sort().values, new.qkv.weight.flatten().sort().values)
-    assert not torch.equal(old.qkv.weight, new.qkv.weight)
+    assert torch.equal(shuffle_weights(model).tower.encode(rgb), embedding), "the same again"
 
 
 def test_ranks_ignore_the_scale_and_share_ties() -> None:
@@ -73,24 +62,24 @@ def test_ranks_ignore_the_scale_and_share_ties() -> None:
     )
 
 
-def test_explainers_with_many_forward_passes_are_not_checked_on_fewer_images_but_not_at_all() -> None:
+def test_explainers_with_many_forward_passes_are_not_checked() -> None:
     model = model_of("class token")
-    contenders = contenders_of("rollout,rise", "class_token", "other")
+    contenders = contenders_of(",".join(LABELS), "class_token", "other")
     contest = Contest(model, ModelConfig(), ImagesConfig(), contenders, Console(quiet=True))
     images = []
     for number in range(3):
-        rgb = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         phrase = Phrase(text=f"thing {number}", caption_index=0, start=0, end=1, head="thing")
-        sample = Sample(sample_id=str(number), source="")
-        record = Record(sample=sample, width_px=32, height_px=32, pixels=Pixels(rgb=rgb), phrases=(phrase,))
+        record = Record(
+            sample=Sample(sample_id=str(number), source=""),
+            width_px=32,
+            height_px=32,
+            pixels=Pixels(rgb=np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)),
+            phrases=(phrase,),
+        )
         question = Question(phrase=phrase, thing="", query=None)
         images.append(ComparedImage(number=number, source=record, record=record, questions=(question,)))
     stage = contest.stages(model)["rollout"]
     maps = [{"rollout": each.heat_maps} for each in stage.process([image.record for image in images])]
-    rows_by_label = {
-        label: [row for row in check_sanity(contest, images, maps, 0) if row.label == label]
-        for label in LABELS
-    }
-    assert [row.values for row in rows_by_label["rise"]] == [{}] * 3
-    names = {"weights_all", "phrase_swapped"}
-    assert all(row.values.keys() == names for row in rows_by_label["rollout"])
+    names = {"rollout": {"weights_all", "phrase_swapped"}, LABELS[1]: set()}
+    for values in check_sanity(contest, images, maps).values():
+        assert {label: {*figures} for label, figures in values.items()} == names

@@ -81,17 +81,12 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
     _, files = save_model(folder)
     if request.param == "model file and weights":
         return files
-    if request.param == "transformers folder":
-        transformers_clip().save_pretrained(folder / "clip")
-        save_images(folder / "clip", image_mean=[0.4, 0.5, 0.6], resample=2)
-        return ModelConfig(checkpoint=folder / "clip")
-    (folder / "tiny.json").rename(folder / "open_clip_config.json")
-    return ModelConfig(checkpoint=folder)
+    transformers_clip().save_pretrained(folder / "clip")
+    save_images(folder / "clip", image_mean=[0.4, 0.5, 0.6], resample=2)
+    return ModelConfig(checkpoint=folder / "clip")
 
 
-@pytest.mark.parametrize(
-    "start", ["model file and weights", "transformers folder", "open_clip folder"], indirect=True
-)
+@pytest.mark.parametrize("start", ["model file and weights", "transformers folder"], indirect=True)
 def test_a_tuned_model_prepares_images_as_its_training_did(
     start: ModelConfig, inline_dataset, tmp_path
 ) -> None:
@@ -135,23 +130,12 @@ def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) 
 FROZEN = {"frozen": ["visual.transformer", "visual.conv1"]}
 
 
-@pytest.mark.parametrize(
-    ("settings", "stays", "learns"),
-    [
-        (
-            {"frozen": ["transformer.", "text_projection"]},
-            ("transformer.", "text_projection"),
-            {"visual.proj"},
-        ),
-        (FROZEN, tuple(FROZEN["frozen"]), {"visual.proj", "text_projection"}),
-    ],
-)
-def test_only_what_shall_learn_changes(settings, stays, learns, inline_dataset, tmp_path) -> None:
-    tuned = weights(finetune(config_of(inline_dataset, tmp_path, epochs=0.34, **settings)))
+def test_only_what_shall_learn_changes(inline_dataset: Path, tmp_path: Path) -> None:
+    tuned = weights(finetune(config_of(inline_dataset, tmp_path, epochs=0.34, **FROZEN)))
     start = module_of(describe(ModelConfig(name="demo"))).state_dict()
     same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
-    assert {name for name in start if name.startswith(stays)} <= same
-    assert not learns & same
+    assert {name for name in start if name.startswith(tuple(FROZEN["frozen"]))} <= same
+    assert not {"visual.proj", "text_projection"} & same
 
 
 @pytest.mark.parametrize(
@@ -320,19 +304,6 @@ def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
         for process in ranks:
             process.kill()
     return [(process.returncode, text) for process, text in zip(ranks, errors, strict=True)]
-
-
-@pytest.mark.slow
-def test_two_ranks_have_the_losses_of_one_process(inline_dataset: Path, tmp_path: Path) -> None:
-    settings = {"batch_size": 8, "epochs": 2}
-    single = finetune(config_of(inline_dataset, tmp_path / "alone", **settings))
-    config = config_of(inline_dataset, tmp_path / "together", **settings)
-    assert [code for code, _ in ranks_of(config, config)] == [0, 0]
-    for wanted, line in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "together"), strict=True):
-        assert line == pytest.approx(wanted, rel=2e-4)
-    tuned = load_file(config.out / "model" / "open_clip_model.safetensors")
-    for name, value in weights(single).items():
-        assert torch.allclose(value, tuned[name], atol=2e-4), name
 
 
 @pytest.mark.slow

@@ -1,21 +1,11 @@
 """Embeddings of regions on every kind of tower, and that a region's own place is what they show."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from pipeline.research.score_model.probe import (
-    Embedder,
-    ImageEmbeddings,
-    Picture,
-    ProbeConfig,
-    Questions,
-    questions_of,
-)
+from pipeline.research.score_model.probe import Embedder, Picture, Questions, questions_of
 from stages.contract.errors import InputError
-from stages.contract.masks import encode_mask
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip
 from stages.truth.ground_truth import TruthImage, TruthObject, TruthTarget
@@ -27,89 +17,46 @@ HALF = (0.0, 0.0, 0.5, 1.0)
 
 
 def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Picture:
-    height, width = rgb.shape[:2]
-    things = []
-    for x0, y0, x1, y1 in boxes:
-        mask = np.zeros((height, width), np.bool_)
-        mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = True
-        things.append(
-            TruthObject(box_xywh_px=(0, 0, 1, 1), category="x", description="x", mask=encode_mask(mask))
-        )
     questions = Questions(
         boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
-        things=tuple(things),
+        things=(),
         candidates=np.arange(len(boxes)),
         phrases=(),
     )
-    return Picture(rgb=rgb, full=rgb, questions=questions)
-
-
-def embedder_of(tower: str, **settings: Any) -> Embedder:
-    make, spec = TOWERS[tower]
-    return Embedder(from_open_clip(make(), spec=spec), ProbeConfig(**settings), batch_images=4)
+    return Picture(rgb, questions)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
 def test_every_kind_of_tower(tower: str) -> None:
-    embedder = embedder_of(tower)
-    side = embedder.model.input.size_px
+    make, spec = TOWERS[tower]
+    module = make()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    embedder = Embedder(from_open_clip(module, spec=spec), batch_images=4)
+    side = spec.size_px
     noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
     pictures = [
         picture(noise[0], HALF, (0, 0, 1, 1)),
         picture(noise[1]),
         picture(noise[1], (0.25, 0.5, 1, 1)),
     ]
-    first, empty, third = embedder.embed_pictures(pictures)
-    for embeddings, regions in ((first, 2), (empty, 0), (third, 1)):
-        assert embeddings.crop is not None
-        for rows in (embeddings.roi, embeddings.mask, embeddings.crop):
-            assert rows.shape == (regions, embedder.model.embed_dim)
-            assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(regions), abs=1e-5)
-    assert first.crop[1] == pytest.approx(first.image, abs=1e-4), "the crop of everything is the image"
-    single = embedder.embed_pictures([pictures[2]])[0]
-    for name in ("image", "roi", "mask", "crop"):
-        assert getattr(single, name) == pytest.approx(getattr(third, name), abs=1e-5), (
-            "whatever its neighbours are"
-        )
-
-
-def test_without_crops_nothing_is_cut_out() -> None:
-    embedder = embedder_of("class token", crops=False)
-    rgb = np.zeros((32, 32, 3), np.uint8)
-    embeddings = embedder.embed_pictures(
-        [Picture(rgb=rgb, full=None, questions=picture(rgb, HALF).questions)]
-    )[0]
-    assert embeddings.crop is None
-    assert len(embeddings.roi) == 1
-
-
-def test_masks_and_boxes_of_the_same_place_agree() -> None:
-    """Along the edges of cells both are the mean of the same patches."""
-    rgb = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
-    embeddings = embedder_of("class token").embed_pictures([picture(rgb, HALF, (0.5, 0.5, 1, 1))])[0]
-    cosines: np.ndarray = (embeddings.roi * embeddings.mask).sum(axis=1)
-    assert cosines.min() > 0.9
+    embeddings = embedder.embed_pictures(pictures)
+    assert [part.regions.shape for part in embeddings] == [
+        (count, embedder.model.embed_dim) for count in (2, 0, 1)
+    ]
+    assert np.linalg.norm(embeddings[0].regions, axis=1) == pytest.approx(np.ones(2), abs=1e-5)
+    (single,) = embedder.embed_pictures(pictures[2:])
+    for values, wanted in zip(single, embeddings[2], strict=True):
+        assert values == pytest.approx(wanted, abs=1e-5), "whatever its neighbours are"
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_texts_and_classes() -> None:
-    embedder = Embedder(load_model(ModelConfig(name="demo")), ProbeConfig(prompts=("a {}", "the {}")))
+    embedder = Embedder(load_model(ModelConfig(name="demo")), ("a {}", "the {}"))
     plain = embedder.embed_texts(["a car", "the car"])
     (car,) = embedder.embed_classes(["car"])
     mean = plain.mean(axis=0)
     assert car == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
     assert embedder.embed_texts([]).shape == (0, embedder.model.embed_dim)
-
-
-def test_a_model_keeps_its_state() -> None:
-    make, spec = TOWERS["class token"]
-    model = make()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    rgb = np.zeros((32, 32, 3), np.uint8)
-    embeddings: list[ImageEmbeddings] = Embedder(
-        from_open_clip(model, spec=spec), ProbeConfig(), 2
-    ).embed_pictures([picture(rgb, HALF)])
-    assert len(embeddings) == 1
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 SIZE_HW = (50, 100)

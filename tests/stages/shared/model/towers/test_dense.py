@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.dense import dense, pool_boxes, pool_masks
+from stages.shared.model.towers.dense import dense, pool_boxes
 from stages.shared.model.towers.from_open_clip import build_image_tower
 from stages.shared.model.towers.tower import Placement
 from tests.factories import TOWERS
@@ -20,7 +20,7 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
         np.random.default_rng(0).integers(0, 256, (2, spec.size_px, spec.size_px, 3), np.uint8)
     )
     live = build_image_tower(model.visual, spec.mean, spec.std)
-    features = dense(live, rgb, residual=True)
+    features = dense(live, rgb)
     (features.patches.square().sum() + features.embedding.square().sum()).backward()
     names = {
         key for key, value in model.visual.named_parameters() if value.grad is not None and value.grad.any()
@@ -30,12 +30,12 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     assert len(names) > 0.8 * len([*model.visual.parameters()])
 
     torch.optim.SGD(model.visual.parameters(), lr=1e-4).step()
-    stepped = dense(live, rgb, residual=True)
+    stepped = dense(live, rgb)
     stepped.embedding.sum().backward()
     assert not torch.equal(stepped.embedding, features.embedding), "the step is seen"
 
     frozen = from_open_clip(model, lambda texts: None, spec).tower
-    same = dense(frozen, rgb, residual=True)
+    same = dense(frozen, rgb)
     assert not same.patches.requires_grad
     assert torch.allclose(same.patches, stepped.patches, atol=1e-6)
     assert torch.allclose(same.embedding, model.encode_image(frozen.normalise(rgb)), atol=1e-4)
@@ -57,12 +57,3 @@ def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -
         patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3])
     )
     assert torch.allclose(mean, moved, atol=1e-5)
-
-
-def test_a_mask_weighs_its_patches() -> None:
-    patches = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(3))
-    shares = torch.tensor([[[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    means = pool_masks(patches, shares)
-    unit = F.normalize(patches, dim=-1)
-    assert torch.allclose(means[0], F.normalize(unit[0, 0] + 0.5 * unit[0, 1], dim=0))
-    assert not means[1].any()
