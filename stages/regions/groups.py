@@ -47,6 +47,8 @@ def link_phrases(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[in
     unique_cores = sorted(set(cores))
     thing_of = {index: index for index in unique_cores}
     candidates = unique_cores[:MOST_LINKED]
+    if not captions:  # as of phrases that were given for an image
+        candidates = []
     named = wordings(captions, [phrases[index] for index in candidates])
     first_mentions = _first_mentions(named)
     firsts = sorted(set(first_mentions))

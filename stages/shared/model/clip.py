@@ -156,7 +156,7 @@ class TextTower:
         dtype = parts.transformer.get_cast_dtype()
         x = parts.token_embedding(tokens).to(dtype) + parts.positional_embedding[:length].to(dtype)
         x = parts.transformer(x, attn_mask=parts.attn_mask[:length, :length])
-        row = parts.ln_final(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])
+        row: Tensor = parts.ln_final(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])
         projection = parts.text_projection
         if isinstance(projection, Tensor):
             return row @ projection
