@@ -111,7 +111,6 @@ def wide(values: list[list[float]], dtype: Any) -> Image.Image:
     ("content", "colour"),
     [
         (image_bytes(flat("L", 128), "PNG"), GREY),
-        (image_bytes(flat("LA", (0, 0)), "PNG"), WHITE),
         (image_bytes(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
         (image_bytes(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
         (image_bytes(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),

@@ -30,9 +30,7 @@ from tests.build.datasets import Json
             {"name": "ViT-B-16"},
             r"ViT-B-16 needs weights: set model.pretrained=TAG \(open_clip downloads it: openai, .*, \.\.\.\)",
         ),
-        ({"config": "a.json"}, "a.json needs weights: set model.weights=FILE"),
         ({"weight": "a.pt"}, "Extra inputs"),
-        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "give one of name and checkpoint"),
         ({"checkpoint": "a", "weights": "a.pt"}, "a brings its own weights: leave out weights"),
     ],
 )

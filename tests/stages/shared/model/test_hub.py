@@ -122,9 +122,7 @@ NOT_THERE = "{endpoint} has no house/tiny, or not for you: update open_clip_torc
     ("status", "code", "message"),
     [
         (401, "GatedRepo", GATED),
-        (403, "GatedRepo", GATED),
         (401, "RepoNotFound", NOT_THERE),
-        (403, "", "the download from {endpoint} to "),
         (503, "", "the download from {endpoint} to "),
     ],
 )
