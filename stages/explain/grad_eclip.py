@@ -70,7 +70,7 @@ class GradEclip(Explainer[GradEclipConfig]):
         self._compute: Callable[[Tensor], Maps] = by_tower(
             model.tower,
             blocks=self._for_blocks,
-            pooled=lambda tower: partial(self._explain_pool, tower),
+            pooled=lambda tower: lambda rgb: self._explain_pool(tower, rgb),
         )
 
     def maps(self, rgb: Tensor) -> Maps:
