@@ -53,17 +53,17 @@ def locations_of_kinds(
         if not isinstance(kind, str) or kind not in _KINDS[section]:
             continue
         for name, field in _KINDS[section].config_type(kind).model_fields.items():
-            types = [*_types_in(field.annotation)]
+            types = [*types_in(field.annotation)]
             if Path in types:
                 locations[f"{section}.{name}"] = (None, *(word for word in types if isinstance(word, str)))
     return locations
 
 
-def _types_in(annotation: Any) -> Iterator[Any]:
+def types_in(annotation: Any) -> Iterator[Any]:
     """Yield a type, the types that it is made of, and the values of literals."""
     yield annotation
     for argument in get_args(annotation):
-        yield from _types_in(argument)
+        yield from types_in(argument)
 
 
 def with_absolute_paths(plain: Mapping[str, Any]) -> Json:

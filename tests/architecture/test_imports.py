@@ -41,21 +41,6 @@ ROOMS: dict[str, set[str]] = {
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import."""
 
-CONTRACT: dict[str, set[str]] = {
-    "errors": set(),
-    "values": set(),
-    "geometry": {"values"},
-    "plugins": {"errors"},
-    "kinds": {"plugins"},
-    "levels": {"values"},
-    "records": {"errors", "values"},
-    "stage": {"records"},
-    "schema": {"errors", "levels", "records", "values"},
-    "tables": {"errors", "records"},
-    "masks": {"geometry", "records", "values"},
-    "score_threshold": {"values"},
-}
-"""Module of `stages/contract/` -> modules beside it that it may import."""
 
 RUN = (
     "config",
@@ -77,8 +62,6 @@ RUN = (
 )
 """What a run consists of under `pipeline/`."""
 
-JUDGES = ("evaluate", "scenes", "photographs")
-"""What a run does not import."""
 
 PIPELINE: dict[str, set[str]] = {
     **{room: {"dataset", *RUN} for room in RUN},
@@ -169,7 +152,6 @@ LIBRARIES: dict[str, set[str]] = {
 }
 """Library -> the files or folders that may import it."""
 
-NOT_IN_RECORDS = ("pydantic", "torch", "pyarrow", "cv2")
 
 Offenders = dict[str, list[str]]
 """File -> what it imports and should not."""
@@ -214,9 +196,6 @@ def test_every_module_has_a_place() -> None:
     placed = {path: name for path, name in placed.items() if not path.startswith("pipeline/commands/")}
     assert [path for path, name in placed.items() if not name] == []
     assert set(placed.values()) == set(ROOMS) | set(PIPELINE)
-    assert {parts(path)[-1] for path in placed if path.startswith("stages/contract/")} - {
-        "contract"
-    } == set(CONTRACT)
 
 
 def test_stages_never_import_the_pipeline() -> None:
@@ -233,18 +212,6 @@ def test_rooms_know_only_what_they_need(package: str) -> None:
         return bool(own) and inside and not is_below(name.removeprefix(f"{package}."), rooms[own] | {own})
 
     assert offenders(f"{package}/", is_stranger) == {}
-
-
-def test_nothing_of_a_run_imports_what_judges_it() -> None:
-    """Nor the alternatives to its steps, which are imported by name when a setting asks for them."""
-    steps = ("stages/explainers/", "stages/sources/")
-    alternatives = {"stages.explainers", "stages.sources", *(f"pipeline.{name}" for name in JUDGES)}
-
-    def wrong(path: str, name: str) -> bool:
-        is_run = path.startswith("stages/") or parts(path)[1] in RUN if len(parts(path)) > 1 else False
-        return is_run and not path.startswith(steps) and is_below(name, alternatives)
-
-    assert offenders("", wrong) == {}
 
 
 def test_the_product_never_imports_research() -> None:
@@ -265,16 +232,6 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         sorted(sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1)
         == []
     )
-
-
-def test_the_contract_has_floors() -> None:
-    def is_stranger(path: str, name: str) -> bool:
-        beside = CONTRACT.get(parts(path)[-1], set()) | {parts(path)[-1]}
-        return name.startswith("stages.contract.") and not is_below(
-            name.removeprefix("stages.contract."), beside
-        )
-
-    assert offenders("stages/contract/", is_stranger) == {}
 
 
 def test_engines_know_no_single_stage() -> None:
@@ -299,19 +256,6 @@ def test_a_library_stands_only_in_its_place(library: str) -> None:
     assert strangers == set()
     unused = {place for place in LIBRARIES[library] if not any(path.startswith(place) for path in users)}
     assert unused == set(), "take it off the list"
-
-
-@pytest.mark.parametrize("name", ["records", "errors", "geometry", "stage"])
-def test_the_ground_floor_is_light(name: str) -> None:
-    assert not {name.split(".")[0] for name in imports(modules()[f"stages/contract/{name}.py"])} & set(
-        NOT_IN_RECORDS
-    )
-
-
-@pytest.mark.parametrize("path", ["stages/shared/model/config.py", "stages/explain/config.py"])
-def test_settings_need_no_torch(path: str) -> None:
-    """The driver and `--help` read them."""
-    assert "torch" not in {name.split(".")[0] for name in imports(modules()[path])}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

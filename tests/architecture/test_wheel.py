@@ -80,29 +80,6 @@ def test_the_console_script_and_the_licence(wheel: Path) -> None:
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
 
 
-def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
-    """Elsewhere, without the repository: the data is found and verified."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
-    code = (
-        "import pipeline, stages\n"
-        "from stages.phrases.filters import word_lists\n"
-        "from stages.shared.model.catalog import find_weights\n"
-        "assert word_lists((), ())\n"
-        "print(pipeline.__file__, stages.__file__, find_weights('demo'))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert [path.startswith(str(tmp_path / "site")) for path in done.stdout.split()] == [True] * 3
-
-
 @pytest.mark.slow
 def test_an_empty_environment_installs_the_wheel_and_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
     """As a user does it: pip takes every dependency from the index, and nothing of the repository is in reach."""

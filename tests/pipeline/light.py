@@ -35,10 +35,6 @@ ROOT = Path(__file__).parents[2]
 LIGHT: Any = SimpleNamespace(fingerprint="light", layout="", described_by="", pretrained=None)
 """What a run knows of a model, as far as it is asked."""
 
-MB = 1_000_000
-
-EAT_SECONDS_PER_MB = 0.003
-
 
 class DeadlyReader:
     """Another reader whose process is killed where a caption is "die here". It notes what it reads in `reads`."""
@@ -59,10 +55,7 @@ class DeadlyReader:
 
 
 class CaptionStage(Stage):
-    """One phrase: the caption's first word. Caption "die" kills the process, "die N" N times in all (kept in files).
-
-    Caption "eat N" takes N MB until the batch is answered, which then lasts EAT_SECONDS_PER_MB for each.
-    """
+    """One phrase: the caption's first word. Caption "die" kills the process, "die N" N times in all (kept in files)."""
 
     name: ClassVar[str] = "phrases"
     precomputed = None
@@ -71,8 +64,6 @@ class CaptionStage(Stage):
         self.folder = folder
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        eaten = [_eat(record.sample.captions[0]) for record in batch]
-        time.sleep(sum(map(len, eaten)) / MB * EAT_SECONDS_PER_MB)
         return [self._answer(record) for record in batch]
 
     def _answer(self, record: Record) -> Record:
@@ -86,12 +77,6 @@ class CaptionStage(Stage):
         return replace(
             record, phrases=(Phrase(text=word, caption_index=0, start=0, end=len(word), head=word),)
         )
-
-
-def _eat(caption: str) -> bytearray:
-    """Memory that is not only promised: all of it is written."""
-    word, _, size = caption.partition(" ")
-    return bytearray(b"x") * (int(size) * MB if word == "eat" else 0)
 
 
 class SleepStage(Stage):

@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline import terminal
 from pipeline.config import load_config
 from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
-from pipeline.summary import Display, Report, duration, export_command, pace_of
+from pipeline.summary import Display, Report, duration, export_command
 from stages.contract.score_threshold import ScoreRanking
 from stages.contract.stage import Forwards
 from stages.write import Tally
@@ -54,15 +54,6 @@ def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(
     with Display(Console(file=text, width=200)).shown() as display:
         display.update(report)
     assert text.getvalue() == "images: 600 of 1,000, 8.4 images/s, 48 s left, 400 were done before\n"
-
-
-def test_before_the_first_image_a_terminal_shows_what_is_done() -> None:
-    text = StringIO()
-    with Display(Console(file=text, force_terminal=True, width=100)).shown() as display:
-        display.show_step("starting Ray")
-        display.update(Report())
-    assert "starting Ray" in text.getvalue()
-    assert "0/" not in text.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -111,23 +102,6 @@ def test_progress_is_what_the_model_has_seen_at_the_speed_after_its_first_batch(
     assert report.images_per_second <= 32 / (now - first)
     report.stage("explain", 64, 0.1, FORWARDS)
     assert report.images_done == 100, "a batch whose worker died is answered twice"
-
-
-def test_progress_without_a_model_is_that_of_rows() -> None:
-    report = Report()
-    report.stage("regions", 64, 0.1)
-    report.rows(32, 0)
-    assert (report.images_done, report.images_per_second) == (32, None)
-    report.rows(32, 0)
-    assert report.images_done == 64
-    assert report.images_per_second is not None
-
-
-@pytest.mark.parametrize(
-    ("speed", "words"), [(0.0, "0.0 images/s"), (0.25, "4.0 s/image"), (12.0, "12.0 images/s")]
-)
-def test_slow_runs_say_how_long_an_image_takes(speed: float, words: str) -> None:
-    assert "{:.1f} {}".format(*pace_of(speed)) == words
 
 
 def test_precisions_that_no_score_reaches_are_told() -> None:

@@ -1,3 +1,5 @@
+import sys
+import textwrap
 from io import StringIO
 
 import pytest
@@ -5,6 +7,7 @@ from rich.console import Console
 
 from pipeline import terminal
 from pipeline.terminal import counted, progress_bar
+from tests.pipeline.light import ended
 
 
 def shown(*, is_terminal: bool, total: int | None = 2000) -> str:
@@ -35,10 +38,29 @@ def test_a_long_job_says_in_a_log_how_far_it_is(
     assert shown(is_terminal=False, total=total) == lines
 
 
-def test_a_log_gets_its_first_line_before_the_others_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
-    assert shown(is_terminal=False, total=None) == "rows: 1,000\n"
-
-
 def test_one_thing_is_singular() -> None:
     assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+
+
+def test_a_second_signal_ends_a_run_at_once() -> None:
+    code = """
+        import os, signal, time
+        from pipeline.terminal import stoppable
+        with stoppable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            finally:
+                print("cleaning up", flush=True)
+                {second}
+        """
+    signal_again = "os.kill(os.getpid(), signal.SIGTERM)"
+    first, second = (
+        ended([sys.executable, "-c", textwrap.dedent(code).format(second=line)])
+        for line in ("pass", signal_again)
+    )
+    assert (first.stdout, first.stderr.splitlines()[-1]) == (
+        "cleaning up\n",
+        "pipeline.terminal.Terminated",
+    )
+    assert (second.returncode, second.stderr) == (143, "stopped at once.\n")

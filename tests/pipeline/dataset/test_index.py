@@ -1,7 +1,6 @@
 """Every filter and order of the index, against plain Python over the rows of a dataset."""
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +16,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA
 from tests.build.datasets import Json, copy_of
 from tests.messages import expect_error
-from tests.pipeline.dataset.plain import find, in_order, marks_of, status_of
+from tests.pipeline.dataset.plain import find, in_order, marks_of
 
 ENDLESS = "(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"
 
@@ -51,31 +50,15 @@ def test_filters_and_orders(search: Search, index: Index, rows: list[Json]) -> N
     assert sorted(page(index, random)) == in_order(expected, search)
 
 
-def test_the_dataset_has_something_of_everything(rows: list[Json]) -> None:
-    assert {status_of(row) for row in rows} == {"regions", "no_regions", "no_phrases", "failed"}
-    counts = [len(find(rows, marks_of(rows), search)) for search in SEARCHES]
-    assert sum(count > 0 for count in counts) >= len(SEARCHES) - 2
-
-
-def test_pages_make_the_whole(index: Index) -> None:
-    for sort in ("score_high", "random"):
-        search = Search(sort=sort, phrase="a")
-        whole = page(index, search)
-        assert [
-            number for at in range(0, len(whole) + 41, 41) for number in index.page(search, at, 41)
-        ] == whole
-        assert index.page(search, len(whole), 7) == []
-
-
 def test_random_orders(index: Index) -> None:
-    """The same for a seed, also of a smaller choice; another for each seed; none near the dataset's."""
-    orders = [page(index, Search(sort="random", seed=seed)) for seed in range(6)]
+    """The same for a seed, page by page and of a smaller choice; another for each seed."""
+    orders = [page(index, Search(sort="random", seed=seed)) for seed in range(3)]
     assert all(sorted(order) == list(range(500)) for order in orders)
-    assert orders[3] == page(index, Search(sort="random", seed=3))
-    few = Search(sort="random", seed=3, head="man")
+    assert len({tuple(order[:9]) for order in [list(range(500)), *orders]}) == 4
+    few = Search(sort="random", seed=2, head="man")
     chosen = set(page(index, few))
-    assert page(index, few) == [number for number in orders[3] if number in chosen]
-    assert len({tuple(order[:9]) for order in [list(range(500)), *orders]}) == 7
+    in_pages = [number for offset in range(0, 500, 41) for number in index.page(few, offset, 41)]
+    assert in_pages == [number for number in orders[2] if number in chosen]
 
 
 def test_rows_by_image_id(index: Index, rows: list[Json]) -> None:
@@ -123,14 +106,9 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path) -> None:
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
         assert not index.wait(0)
         assert index.count(Search()) == 0
-        builder = threading.Thread(
-            target=index.build, args=(lambda done, total: told.append((done, total)),)
-        )
-        builder.start()
-        assert index.wait(60)
-        builder.join()
+        index.build(lambda done, total: told.append((done, total)))
+        assert index.wait(0)
         assert index.count(Search()) == 500, "what was counted meanwhile is forgotten"
-        assert page(index, Search()) == list(range(500))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -174,15 +152,12 @@ def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[Json
         assert names == [row["sample_id"] for row in rows[:180] + rows[360:]]
 
 
-def test_no_rows_and_no_shards(synthetic_dataset: Path, tmp_path: Path) -> None:
+def test_a_dataset_without_rows(synthetic_dataset: Path, tmp_path: Path) -> None:
     folder = copy_of(synthetic_dataset, tmp_path)
     for shard in (folder / "data").iterdir():
         shard.unlink()
-    for _ in range(2):
-        with closing(Index(open_dataset(folder), {})) as index:
-            index.build()
-            assert index.ready
-            assert index.count(Search()) == 0
-            assert page(index, Search(phrase="man", sort="random")) == []
-            assert index.row_of(1) is None
-        pq.write_table(DATASET_SCHEMA.empty_table(), folder / "data" / "00000.parquet")
+    pq.write_table(DATASET_SCHEMA.empty_table(), folder / "data" / "00000.parquet")
+    with closing(Index(open_dataset(folder), {})) as index:
+        index.build()
+        assert page(index, Search(phrase="man", sort="random")) == []
+        assert index.row_of(1) is None

@@ -33,49 +33,37 @@ def review(key: RegionKey, reviewer: str = "ann", **what: Any) -> Review:
 
 
 def test_the_latest_answer_of_each_reviewer_counts(tmp_path: Path) -> None:
-    append_review(tmp_path, review(DOG, answer="wrong", seconds=2.5))
-    append_review(tmp_path, review(DOG, "bob", answer="right"))
-    for key, answer in ((DOG, "right"), (CAT, "absent"), (CAT, "undone")):
-        append_review(tmp_path, review(key, answer=answer))
-    reviews = read_reviews(tmp_path)
-    assert [*reviews.answers] == [DOG]
-    assert {who: one.answer for who, one in reviews.answers[DOG].items()} == {
-        "ann": "right",
-        "bob": "right",
-    }
-    assert reviews.majority_answers() == {DOG: "right"}
-    assert reviews.unreadable_lines == 0
-    lines = read_lines(tmp_path / "reviews.jsonl")
-    assert [line["answer"] for line in lines] == ["wrong", "right", "right", "absent", "undone"], (
-        "nothing is deleted"
-    )
-
-
-def test_a_box_comes_and_goes_with_its_answer(tmp_path: Path) -> None:
-    moved: Json = {"answer": "wrong", "action": "box", "box_xywh_px": (0, 0, 9, 9)}
-    for key, reviewer, what in (
-        (DOG, "ann", moved),
-        (CAT, "ann", moved),
-        (CAT, "bob", {"action": "box", "box_xywh_px": (1, 1, 8, 8)}),
+    for key, reviewer, answer in (
+        (DOG, "ann", "wrong"),
+        (DOG, "bob", "right"),
+        (DOG, "ann", "right"),
+        (CAT, "ann", "absent"),
+        (CAT, "ann", "undone"),
     ):
-        append_review(tmp_path, review(key, reviewer, **what))
-    assert read_reviews(tmp_path).majority_answers() == {DOG: "wrong", CAT: "wrong"}
-    for key in (DOG, CAT):
-        append_review(tmp_path, review(key, "bob", answer="right"))
-    boxes = {key: one.box_xywh_px for key, one in read_reviews(tmp_path).corrections.items()}
-    assert boxes == {DOG: (0, 0, 9, 9), CAT: (1, 1, 8, 8)}, "nobody else takes it back"
-    for key, answer in ((DOG, "right"), (CAT, "undone")):
-        append_review(tmp_path, review(key, answer=answer))
-    assert set(read_reviews(tmp_path).corrections) == {CAT}, "the box of somebody else stays"
+        append_review(tmp_path, review(key, reviewer, answer=answer))
+    reviews = read_reviews(tmp_path)
+    assert (reviews.majority_answers(), reviews.unreadable_lines) == ({DOG: "right"}, 0)
+    assert {*reviews.answers[DOG]} == {"ann", "bob"}
+    assert len(read_lines(tmp_path / "reviews.jsonl")) == 5, "nothing is deleted"
 
 
-def test_the_latest_action_of_anybody_counts(tmp_path: Path) -> None:
-    box: Json = {"action": "box", "box_xywh_px": (0, 0, 9, 9)}
-    for key, first, second in ((DOG, "delete", box), (CAT, "delete", {"action": "undone"})):
-        append_review(tmp_path, review(key, action=first))
-        append_review(tmp_path, review(key, "bob", **second))
-    corrections = read_reviews(tmp_path).corrections
-    assert {key: one.box_xywh_px for key, one in corrections.items()} == {DOG: (0, 0, 9, 9)}
+def test_the_latest_action_counts_until_its_answer_changes(tmp_path: Path) -> None:
+    boxes = {"ann": (0, 0, 9, 9), "bob": (1, 1, 8, 8)}
+
+    def boxes_after(key: RegionKey, *steps: tuple[str, Json]) -> Json:
+        for reviewer, what in steps:
+            box = {"box_xywh_px": boxes[reviewer]} if what.get("action") == "box" else {}
+            append_review(tmp_path, review(key, reviewer, **what, **box))
+        return {key: one.box_xywh_px for key, one in read_reviews(tmp_path).corrections.items()}
+
+    wrong = {"answer": "wrong", "action": "box"}
+    assert boxes_after(DOG, ("ann", wrong), ("bob", {"answer": "right"})) == {DOG: boxes["ann"]}
+    assert boxes_after(DOG, ("ann", {"answer": "right"})) == {}, "the box goes with its answer"
+    assert boxes_after(DOG, ("ann", {"action": "delete"}), ("bob", {"action": "box"})) == {
+        DOG: boxes["bob"]
+    }
+    assert boxes_after(DOG, ("ann", {"answer": "undone"})) == {DOG: boxes["bob"]}, "somebody else's stays"
+    assert boxes_after(DOG, ("ann", {"action": "undone"})) == {}
 
 
 @pytest.mark.parametrize(
@@ -172,20 +160,16 @@ def test_files_of_several_places_count_together(tmp_path: Path) -> None:
 
 def test_regions_are_found_by_all_that_names_them(inline_dataset: Path) -> None:
     dataset = open_dataset(inline_dataset)
-    rows = list(dataset.rows())
     number, row = next(
-        (number, row) for number, row in enumerate(rows) if row["annotations"] and number > 3
+        (number, row) for number, row in enumerate(dataset.rows()) if row["annotations"] and number > 3
     )
     region = row["annotations"][-1]
     key = RegionKey.of(region)
-    moved = key._replace(bbox=(0.0, 0.0, 1.0, 1.0))
-    renamed = key._replace(phrase="another")
-    ((name, place),) = find_regions(dataset, {key, moved, renamed, DOG}, ["score", "head"]).items()
-    assert (name, place.row) == (key, number)
-    assert place.annotation == {field: region[field] for field in ("id", "phrase", "bbox", "score", "head")}
-    assert find_regions(dataset, set()) == {}
-    line = json.loads(review(key, answer="right").model_dump_json(exclude_none=True))
-    assert Review.model_validate(line).key == key, "boxes are the same numbers again"
+    others = {key._replace(bbox=(0.0, 0.0, 1.0, 1.0)), key._replace(phrase="another"), DOG}
+    fields = {field: region[field] for field in ("id", "phrase", "bbox", "score", "head")}
+    assert find_regions(dataset, {key, *others}, ["score", "head"]) == {key: (number, fields)}
+    line = review(key, answer="right").model_dump_json(exclude_none=True)
+    assert Review.model_validate_json(line).key == key, "boxes are the same numbers again"
 
 
 @pytest.mark.slow

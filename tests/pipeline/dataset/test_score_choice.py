@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.folder import Dataset, open_any_dataset, open_dataset
 from pipeline.dataset.score_choice import RegionChoice
 from stages.contract.errors import ConfigError
-from tests.build.datasets import Json, copy_of, shards_of
+from tests.build.datasets import Json, copy_of
 from tests.messages import expect_error
 from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
 
@@ -64,11 +63,6 @@ def test_a_share_needs_no_calibration(ranked: Dataset, rows: list[Json]) -> None
     assert sorted(table["score"].to_pylist(), reverse=True) == scores[: table.num_rows]
 
 
-def test_nothing_to_choose_from(calibrated: Dataset) -> None:
-    for choice in ({"precision": 0.9}, {"keep": 0.5}):
-        assert calibrated.regions("score > 2", ["id"], **choice).num_rows == 0
-
-
 def test_what_cannot_be_chosen(ranked: Dataset, calibrated: Dataset, tmp_path: Path) -> None:
     with expect_error(ConfigError):
         ranked.regions(precision=0.7)
@@ -108,25 +102,3 @@ def test_a_choice_has_no_other_options(ranked: Dataset) -> None:
 def test_a_condition_stays_within_its_brackets(ranked: Dataset) -> None:
     with expect_error(ConfigError):
         ranked.regions("true) OR (true", max_area=0.5)
-
-
-def test_the_score_is_found_without_masks(synthetic_dataset: Path, tmp_path: Path) -> None:
-    """Their bytes are overwritten."""
-    copy = copy_of(synthetic_dataset, tmp_path)
-    expected = open_dataset(copy).selection(RegionChoice(keep=0.4, max_area=0.9)).threshold
-    for path in shards_of(copy):
-        content = bytearray(path.read_bytes())
-        metadata = pq.read_metadata(path)
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            for column in map(group.column, range(group.num_columns)):
-                if "segmentation" in column.path_in_schema:
-                    start = column.dictionary_page_offset or column.data_page_offset
-                    content[start : start + column.total_compressed_size] = (
-                        b"\xff" * column.total_compressed_size
-                    )
-        path.write_bytes(content)
-    dataset = open_dataset(copy)
-    with pytest.raises(Exception, match="damaged"):
-        dataset.regions(columns=["segmentation"])
-    assert dataset.selection(RegionChoice(keep=0.4, max_area=0.9)).threshold == expected

@@ -30,26 +30,6 @@ TEXTS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("search", "region", "sample"),
-    [
-        (Search(phrase="  Red  CAR "), "contains(phrase, 'red car')", ""),
-        (Search(phrase="it's -- here"), "contains(phrase, 'it''s -- here')", ""),
-        (Search(score_min=0.5, score_max=1), "score >= 0.5 AND score <= 1.0", ""),
-        (Search(head="dog", where="w > h OR y = 0"), "head = 'dog' AND (\nw > h OR y = 0\n)", ""),
-        (Search(regions_min=0, regions_max=3), "", "region_count >= 0 AND region_count <= 3"),
-        (Search(mark="none"), "", "mark IS NULL"),
-        (Search(status="failed", reason="bad_image", sort="random", seed=4), "", ""),
-        (Search(head="dog", mark="bad"), "head = 'dog'", "mark = 'bad'"),
-    ],
-    ids=lambda value: repr(value)[:60],
-)
-def test_conditions(search: Search, region: str, sample: str) -> None:
-    assert search.region_condition() == region
-    assert search.sample_condition() == sample
-    assert search.condition() == " AND ".join(filter(None, (region, sample)))
-
-
 def test_a_comment_hides_no_condition() -> None:
     assert (
         Search(where="w > h OR true -- all", mark="bad").condition()

@@ -42,21 +42,6 @@ def test_what_is_chosen_stays_as_it_was(table: Any) -> None:
     assert answer.to_pylist() == expected
 
 
-@pytest.mark.parametrize(
-    "selection", [{"where": "w > h AND caption LIKE '%a%'"}, {"min_score": 0.5}], ids=str
-)
-def test_slices_and_chunks(selection: Json, table: Any) -> None:
-    whole = chosen(table, **selection)
-    if "where" in selection:
-        both = f"score >= 0.5 AND {selection['where']}"
-        assert chosen(table, min_score=0.5, **selection) == chosen(table, where=both)
-    assert chosen(table.slice(17, 90), **selection) == whole[17:107]
-    parts = pa.concat_tables([table.slice(start, 23) for start in range(0, 200, 23)])
-    assert parts["annotations"].num_chunks > 5
-    assert chosen(parts, **selection) == whole
-    assert chosen(table.slice(199), **selection) == whole[199:]
-
-
 @pytest.mark.parametrize("selection", [{"where": "w > h"}, {"min_score": 0.5}], ids=str)
 def test_empty_tables(selection: Json, table: Any) -> None:
     selector = Selector(Selection(**selection))

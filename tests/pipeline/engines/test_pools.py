@@ -1,19 +1,17 @@
 """How many workers a run starts, and on which device, by what Ray says of the nodes."""
 
-from io import StringIO
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipeline.config import EngineConfig
 from pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, choose_pools
 from pipeline.engines.ray_data import _on_device
-from pipeline.summary import Display, Report
 from stages.contract.errors import ConfigError, ResourceError
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
+from tests.build.cases import cases
 from tests.build.datasets import Json
 
 CLUSTER = "head:6379"
@@ -39,37 +37,61 @@ def pools(
     return choose_pools(EngineConfig(**engine), device, threads, nodes, cores)
 
 
-def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers() -> None:
-    small = pools(nodes(CPU=8.0), cores=2)
-    assert (small.min_workers, small.max_workers, small.threads, small.device, small.note) == (
-        1,
-        2,
-        1,
-        "cpu",
-        "",
-    )
-    large = pools(nodes(CPU=32.0), cores=32)
-    assert (large.min_workers, large.max_workers, large.threads) == (4, 8, 4), "half of them at first"
-    assert pools(nodes(CPU=32.0), cores=32, explain_workers=8).min_workers == 8
-    assert pools(nodes(CPU=32.0), cores=32, threads=3).threads == 3
-
-
-def test_the_cores_of_a_cluster_are_counted_not_the_drivers() -> None:
-    big = pools(nodes(10, CPU=64.0), address=CLUSTER)
-    assert (big.min_workers, big.max_workers, big.threads) == (80, 80, 8)
-    assert big.captions == 640 - 80 - 4
-    single = pools(nodes(CPU=8.0), address=CLUSTER)
-    assert single.max_workers == 8 - OTHER_WORKERS, "the other stages hold CPUs as well"
-    assert pools(nodes(CPU=4.0), address=CLUSTER).max_workers == 1
-    few = pools(nodes(2, CPU=16.0), address=CLUSTER, explain_workers=1)
-    assert (few.max_workers, few.threads) == (1, 16), "never more threads than a node has"
-
-
-def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
-    assert pools(nodes(2, CPU=16.0, GPU=4.0), address=CLUSTER).max_workers == 8
-    shared = pools(nodes(CPU=16.0, GPU=2.0), gpus_per_worker=0.25, cores=16)
-    assert (shared.min_workers, shared.max_workers, shared.gpus, shared.device) == (8, 8, 0.25, "cuda")
-    assert pools(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
+@cases(
+    ("nodes", "settings", "chosen"),
+    {
+        "small machine": (
+            nodes(CPU=8.0),
+            {"cores": 2},
+            {"min_workers": 1, "max_workers": 2, "threads": 1, "device": "cpu", "note": ""},
+        ),
+        "half of eight workers at first": (
+            nodes(CPU=32.0),
+            {"cores": 32},
+            {"min_workers": 4, "max_workers": 8, "threads": 4},
+        ),
+        "threads of the user": (nodes(CPU=32.0), {"cores": 32, "threads": 3}, {"threads": 3}),
+        "a cluster's own cores": (
+            nodes(10, CPU=64.0),
+            {"address": CLUSTER},
+            {"min_workers": 80, "max_workers": 80, "threads": 8, "captions": 640 - 80 - 4},
+        ),
+        "CPUs of the other stages": (
+            nodes(CPU=8.0),
+            {"address": CLUSTER},
+            {"max_workers": 8 - OTHER_WORKERS},
+        ),
+        "never more threads than a node has": (
+            nodes(2, CPU=16.0),
+            {"address": CLUSTER, "explain_workers": 1},
+            {"max_workers": 1, "threads": 16},
+        ),
+        "a worker for a GPU": (nodes(2, CPU=16.0, GPU=4.0), {"address": CLUSTER}, {"max_workers": 8}),
+        "shared GPUs": (
+            nodes(CPU=16.0, GPU=2.0),
+            {"cores": 16, "gpus_per_worker": 0.25},
+            {"min_workers": 8, "max_workers": 8, "gpus": 0.25, "device": "cuda"},
+        ),
+        "the cores beside a GPU are the others'": (nodes(CPU=16.0, GPU=1.0), {"cores": 16}, {"threads": 2}),
+        "CPUs by the user": (nodes(CPU=16.0, GPU=2.0), {"cores": 16, "device": "cpu"}, {"device": "cpu"}),
+        "no share of a GPU": (
+            nodes(CPU=16.0, GPU=8.0),
+            {"cores": 16, "gpus_per_worker": 0},
+            {"max_workers": 8, "device": "cpu"},
+        ),
+        "captions that one GPU needs": (nodes(CPU=128.0, GPU=1.0), {"address": CLUSTER}, {"captions": 32}),
+        "CPUs for reading and writing": (nodes(CPU=128.0, GPU=8.0), {"address": CLUSTER}, {"captions": 90}),
+        "at least one for captions": (nodes(CPU=4.0, GPU=1.0), {"address": CLUSTER}, {"captions": 1}),
+        "captions by the user": (
+            nodes(CPU=128.0, GPU=1.0),
+            {"address": CLUSTER, "cpu_workers": 7},
+            {"captions": 7},
+        ),
+    },
+)
+def test_the_sizes_of_pools(nodes: list[Json], settings: Json, chosen: Json) -> None:
+    sizes = pools(nodes, **settings)
+    assert {name: getattr(sizes, name) for name in chosen} == chosen
 
 
 @pytest.mark.parametrize(
@@ -89,38 +111,6 @@ def test_workers_take_whole_shares_of_one_gpu_or_whole_gpus_of_one_node(
     cluster = EngineConfig(address=CLUSTER, gpus_per_worker=share)
     pools = choose_pools(cluster, "auto", None, nodes(count, CPU=16.0, GPU=gpus), None, models)
     assert (pools.min_workers, pools.max_workers) == (fit, fit)
-
-
-def test_a_worker_on_a_gpu_leaves_the_cores_to_others() -> None:
-    assert pools(nodes(CPU=16.0, GPU=1.0), cores=16).threads == 2
-    assert pools(nodes(CPU=16.0, GPU=8.0), cores=16, gpus_per_worker=0.5).threads == 1
-    assert pools(nodes(CPU=16.0, GPU=1.0), cores=16, threads=5).threads == 5, "as the user says"
-
-
-@pytest.mark.parametrize(
-    ("count", "cpus", "gpus", "captions"),
-    [
-        (1, 16.0, 1.0, 11),
-        (1, 128.0, 1.0, 32),  # more would only wait for the GPU
-        (1, 128.0, 8.0, 90),  # and 30 CPUs for reading, regions and writing
-        (32, 128.0, 8.0, 2880),
-        (1, 4.0, 1.0, 1),
-    ],
-)
-def test_captions_get_the_cpus_that_the_gpus_and_the_other_steps_leave(count, cpus, gpus, captions) -> None:
-    assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER).captions == captions
-    assert (
-        pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, gpus_per_worker=0.5).captions <= captions
-    )
-    assert pools(nodes(count, CPU=cpus, GPU=gpus), address=CLUSTER, cpu_workers=7).captions == 7
-
-
-def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus() -> None:
-    """All of them would otherwise take the first GPU."""
-    none = pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)
-    assert (none.device, none.max_workers) == ("cpu", 8)
-    with pytest.raises(ConfigError, match=r"without a GPU, but model\.device is cuda"):
-        pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
 
 
 def test_a_model_worker_that_gets_a_gpu_computes_on_it_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,15 +133,7 @@ def test_a_cluster_without_a_gpu_yet_is_said() -> None:
     assert (waits.device, waits.min_workers, waits.max_workers) == ("cuda", 1, 8)
     assert waits.note.startswith("the cluster has no GPU up now: model workers wait for nodes with GPUs")
     assert pools(nodes(CPU=16.0), address=CLUSTER, device="cpu").note == "", "it was asked for"
+    with pytest.raises(ConfigError, match=r"without a GPU, but model\.device is cuda"):
+        pools(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
     with pytest.raises(ResourceError, match=r"gpus_per_worker: 0\.5, but Ray finds no GPU on this machine"):
         pools(nodes(CPU=16.0), gpus_per_worker=0.5, cores=16)
-
-
-def test_a_note_is_shown_once() -> None:
-    console = Console(file=StringIO(), width=100)
-    report = Report()
-    report.note("the model runs on CPUs")
-    with Display(console).shown() as display:
-        display.update(report)
-        display.update(report)
-    assert console.file.getvalue().count("the model runs on CPUs") == 1  # type: ignore[attr-defined]

@@ -1,38 +1,29 @@
 """Clusters whose nodes are not like the driver: a folder that only the driver has, no code, too little memory."""
 
 import contextlib
-import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import venv
 from collections.abc import Iterator
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from rich.console import Console
 
-from benchmarks.soak.cluster import workers
 from pipeline import __version__
 from pipeline.engines.ray_code import code_here, reject_other_code
 from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
 from pipeline.scenes import write_scenes
-from pipeline.summary import Report, summary_table
 from stages.contract.errors import WorkerCodeMismatch
-from stages.write import Tally
 from tests.architecture.source import declare, entry_points
 from tests.build.files import write_json
-from tests.pipeline.light import MB, ROOT, assert_alike, ended, light_command, rows_of, write_captions
+from tests.pipeline.light import ROOT, assert_alike, ended, light_command, rows_of, write_captions
 
 pytestmark = pytest.mark.ray
 
@@ -188,111 +179,6 @@ def test_a_driver_without_the_clusters_token_is_told_of_it(node, tmp_path) -> No
     assert "RAY_AUTH_MODE=token" in line
 
 
-@pytest.mark.slow
-def test_a_home_that_cannot_hold_rays_token_is_one_line(tmp_path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    wanted = light_command(write_captions(tmp_path, ["cat"]), tmp_path / "out")
-    done = ended(wanted, env={**environment, "HOME": "/proc/none"})
-    assert done.returncode == 2
-    assert done.stderr == (
-        "ResourceError: Ray does not start on this machine: [Errno 2] No such file or directory: '/proc/none'\n"
-    )
-
-
-class MemoryOfCaptionWorkers:
-    """A container's limit for a run, as Ray reads it from the kernel's files, which here a thread writes.
-
-    Counted is what caption workers have, so that neither what else runs on the machine nor what Ray itself needs makes
-    a difference. All that follows is Ray's: its monitor, its choice of workers, its kill.
-    """
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder = folder
-        total = min(6_000_000_000, psutil.virtual_memory().total)
-        folder.mkdir()
-        (folder / "memory.max").write_text(f"{total}\n")
-        (folder / "memory.stat").write_text("inactive_file 0\nactive_file 0\n")
-        self._write(0)
-        self.settings = {
-            "RAY_memory_usage_threshold": str(limit / total),
-            "RAY_memory_monitor_refresh_ms": "100",
-        }
-        self.most = 0
-        self.workers: set[int] = set()
-
-    def run(self, wanted: list[str]) -> subprocess.CompletedProcess[str]:
-        script = f"mount --bind {self.folder} /sys/fs/cgroup; exec {shlex.join(wanted)}"
-        process = subprocess.Popen(
-            ["unshare", "-rm", "bash", "-ec", script],
-            cwd=ROOT,
-            env={**os.environ, **self.settings},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        done = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(process.pid, done))
-        watch.start()
-        try:
-            out, told = process.communicate()
-        finally:
-            done.set()
-            watch.join()
-            process.kill()
-        return subprocess.CompletedProcess(wanted, process.returncode, out, told)
-
-    def _watch(self, pid: int, done: threading.Event) -> None:
-        while not done.wait(0.05):
-            used = 0
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for worker in workers("caption worker", pid):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        memory = worker.memory_info()
-                        used += memory.rss - memory.shared
-                        self.workers.add(worker.pid)
-            self.most = max(self.most, used)
-            self._write(used)
-
-    def _write(self, used: int) -> None:
-        (self.folder / "new").write_text(f"{used}\n")
-        (self.folder / "new").rename(self.folder / "memory.current")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("alone_mb", [60, 700], ids=["a batch", "a sample"])
-def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> None:
-    """Ten samples of 60 MB are too much at once and none is alone; with one of 700 MB for one of them, it alone is."""
-    captions = ["cat"] * 3 + ["eat 60"] * 9 + [f"eat {alone_mb}"] + ["cat"] * 3
-    wanted = light_command(
-        write_captions(tmp_path, captions), tmp_path / "out", seconds=0.05, cpu_workers=1, num_cpus=7
-    )
-    memory = MemoryOfCaptionWorkers(tmp_path / "cgroup", limit=450 * MB)
-    done = memory.run(wanted)
-    assert done.returncode == 0, done.stderr
-    rows = {row["sample_id"]: row for row in rows_of(tmp_path / "out")}
-    assert len(rows) == len(captions)
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["read"] == len(captions)
-    assert memory.most > 450 * MB
-    errors = {
-        name: f"{row['error']}: {row['error_detail']}"
-        for name, row in rows.items()
-        if row["error"] is not None
-    }
-    if alone_mb == 60:
-        assert errors == {}
-        assert report["deaths"] == 1, "once with its batch"
-        assert len(memory.workers) == 2
-    else:
-        assert set(errors) == {"c12"}
-        assert errors["c12"].startswith(
-            "worker_died: captions.jsonl:13: 3 workers died at it in phrases, out of memory or "
-        )
-        assert report["deaths"] == 4, "once with its batch, three times alone"
-        assert len(memory.workers) == 5
-    assert all(row["phrase_count"] == 1 for name, row in rows.items() if name not in errors)
-
-
 def test_samples_that_workers_died_at_are_tried_one_after_the_other() -> None:
     """As the youngest workers die with the one that takes too much, that one must not make others look guilty."""
     ledger = Ledger()
@@ -317,17 +203,3 @@ def test_a_sample_does_not_wait_for_a_worker_that_never_comes_back(monkeypatch) 
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + TRIAL_SECONDS + 1)
     assert ledger.begin_sample("other") == 1
-
-
-def test_workers_that_died_are_told_of_once_each() -> None:
-    ledger = Ledger()
-    report = Report()
-    for _ in range(3):
-        ledger.begin("batch")
-        ledger.begin_sample("sample")
-    for name, event in ledger.take_events():
-        getattr(report, name)(*event)
-    assert report.deaths == 2
-    console = Console(file=StringIO(), width=100)
-    console.print(summary_table(Tally(), report))
-    assert re.search(r"workers that died +│ +2 │", console.file.getvalue())

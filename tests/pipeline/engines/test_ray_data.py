@@ -137,26 +137,6 @@ def test_a_worker_that_cannot_start_says_why(source, tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
-ON_A_GPU = """
-import ray
-
-from pipeline.cli import main
-
-ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-main()
-"""
-
-
-@pytest.mark.slow
-def test_a_worker_to_which_ray_gave_a_gpu_never_computes_on_a_cpu(source, tmp_path) -> None:
-    """Ray counts a GPU here, and torch sees none."""
-    _, _, _, *arguments = command(source, tmp_path / "out", "model.device=auto")
-    done = ended([sys.executable, "-c", ON_A_GPU, *arguments])
-    assert done.returncode == 2, done.stdout
-    assert "error: model.device: this worker sees no GPU. torch " in done.stderr
-    assert not list((tmp_path / "out" / "data").glob("*.parquet"))
-
-
 ON_A_PROCESSOR = """
 import sys
 

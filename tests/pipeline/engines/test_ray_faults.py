@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,6 @@ from tests.pipeline.light import (
     ended,
     light_command,
     light_run,
-    row_groups_of,
     rows_of,
     write_captions,
 )
@@ -43,7 +41,7 @@ def test_a_sample_that_kills_its_worker_becomes_a_row_and_its_neighbours_are_unh
     report = light_run(write_captions(tmp_path, captions), tmp_path / "out")
     rows = {row["sample_id"]: row for row in rows_of(tmp_path / "out")}
     assert len(rows) == 100
-    assert report["read"] == 100
+    assert (report["read"], report["deaths"]) == (100, 5)
     assert {name for name, row in rows.items() if row["error"] is not None} == {"c7"}
     assert rows["c7"]["error"] == "worker_died"
     assert rows["c7"]["error_detail"].startswith("captions.jsonl:8: 3 workers died at it in phrases")
@@ -95,24 +93,6 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     assert report["explain"] < 200, "what was finished is not done again"
 
 
-@pytest.mark.slow
-def test_a_read_only_output_is_refused_before_any_work(tmp_path) -> None:
-    captions = write_captions(tmp_path, ["cat"])
-    out = tmp_path / "out"
-    out.mkdir()
-    keys = [
-        f"input.path={captions}",
-        f"input.image_root={tmp_path}",
-        "engine.kind=ray",
-        f"output.path={out}",
-    ]
-    settings = [part for key in ["input.kind=jsonl", "model.name=demo", *keys] for part in ("--set", key)]
-    wanted = shlex.join([sys.executable, "-m", "pipeline", "run", *settings])
-    done = in_small_disk(f"mount -t tmpfs -o ro none {out}; {wanted}")
-    assert done.returncode == 2
-    assert done.stderr == f"error: output.path: cannot write to {out}: Read-only file system\n"
-
-
 def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.CompletedProcess[str]:
     """Run `light_command` as an installed script would be, in a folder that has a `pipeline` and a `stages`."""
     decoy = folder / "decoy"
@@ -154,26 +134,20 @@ def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["input.image_root", "output.path"])
-def test_a_node_that_does_not_see_a_folder_is_named_before_any_work(key, tmp_path) -> None:
+def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) -> None:
     """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
     captions = write_captions(tmp_path, ["cat"])
     disk = tmp_path / "disk"
     disk.mkdir()
-    unseen, out = (disk / "images", tmp_path / "out") if key == "input.image_root" else (disk / "out",) * 2
     cluster = SmallCluster(nodes=1)
     try:
-        wanted = shlex.join(light_command(captions, out, address=cluster.address))
-        if unseen != out:
-            wanted = wanted.replace(f'"image_root": "{tmp_path}"', f'"image_root": "{unseen}"')
-        images = f"mkdir {disk}/images; cp {tmp_path}/*.jpg {disk}/images"
-        done = in_small_disk(f"mount -t tmpfs none {disk}; {images}; exec {wanted}")
+        wanted = shlex.join(light_command(captions, disk / "out", address=cluster.address))
+        done = in_small_disk(f"mount -t tmpfs none {disk}; exec {wanted}")
     finally:
         cluster.close()
     assert done.returncode == 2
-    assert done.stderr.startswith(f"ConfigError: {key}: the worker on ")
-    assert done.stderr.endswith(f" does not see {unseen}; all nodes need to share it\n")
-    assert not list(tmp_path.glob("out/data/*"))
+    assert done.stderr.startswith("ConfigError: output.path: the worker on ")
+    assert done.stderr.endswith(f" does not see {disk}/out; all nodes need to share it\n")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
@@ -222,12 +196,6 @@ def killed(wanted: list[str], out: Path, shards: int = 2) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_rows_are_in_groups_as_inline(tmp_path) -> None:
-    light_run(write_captions(tmp_path, ["cat"] * 160), tmp_path / "out", rows_per_file=130, piece_size=160)
-    assert sorted(row_groups_of(tmp_path / "out")) == [[32], [128]]
-
-
-@pytest.mark.slow
 def test_an_input_smaller_than_the_pool_is_nothing_to_warn_of(tmp_path) -> None:
     wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out", explain_workers=2)
     assert subprocess.run(wanted, capture_output=True, text=True, check=True).stderr == ""
@@ -258,35 +226,3 @@ def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     answered = sum(size for batches in batches_of(marks).values() for size, _, _ in batches)
     print(f"{answered - 600} of 600 answered twice")
     assert 0 <= answered - 600 <= 160
-
-
-def test_a_second_signal_ends_a_run_at_once() -> None:
-    code = """
-        import os, signal, time
-        from pipeline.terminal import stoppable
-        try:
-            with stoppable():
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(10)
-        finally:
-            print("cleaning up", flush=True)
-            with stoppable():
-                pass
-        """
-    nested = """
-        import os, signal, time
-        from pipeline.terminal import stoppable
-        with stoppable():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(10)
-            finally:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(10)
-        """
-    first, second = (ended([sys.executable, "-c", textwrap.dedent(text)]) for text in (code, nested))
-    assert (first.stdout, first.stderr.splitlines()[-1]) == (
-        "cleaning up\n",
-        "pipeline.terminal.Terminated",
-    )
-    assert (second.returncode, second.stderr) == (143, "stopped at once.\n")

@@ -3,23 +3,15 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.engines import ray_workers
-from pipeline.engines.inline import run_stages
 from pipeline.engines.ray_workers import READ_TASKS, PieceSource
-from stages.contract.records import Record, Sample
-from stages.contract.stage import Stage
-from stages.contract.tables import records_to_table
 from stages.read import Piece
 from tests.build.files import read_lines
 from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
-from tests.pipeline.light import LastStage, ended
+from tests.pipeline.light import ended
 
 PROGRAM = """
 import ctypes
@@ -50,45 +42,6 @@ def test_a_read_task_that_dies_repeats_one_shard_of_a_part(pieces: int, tasks: i
     """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
     source = PieceSource(None, [(n, Piece(url=f"{n}.tar", name=f"{n}.tar")) for n in range(pieces)], None)  # type: ignore[arg-type]
     assert source.tasks == tasks
-
-
-class HeldStage(LastStage):
-    """Notes in a file when it is set up and torn down."""
-
-    def __init__(self, notes: Path) -> None:
-        super().__init__(0.0)
-        self.notes = notes
-
-    def setup(self) -> None:
-        self.notes.write_text("held")
-
-    def teardown(self) -> None:
-        self.notes.write_text("let go")
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_last_task_lets_its_stages_go(
-    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker runs many tasks, each of which sets the stages up."""
-    notes = tmp_path / "notes"
-
-    def run_held(stages: Sequence[Stage], records: list[Record], *_: Any, **__: Any) -> list[Record]:
-        assert notes.read_text() == "held"
-        if fails:
-            raise OSError("full")
-        return run_stages(stages, records, lambda *_: None)
-
-    monkeypatch.setattr(ray_workers, "leave_at_exit", lambda: None)  # it is for processes of Ray
-    monkeypatch.setattr(ray_workers, "run_with_retries", run_held)  # without a ledger, another process
-    columns = {"embed_images": False, "heat_maps": False}
-    spec = ray_workers.ShardSpec(
-        data=tmp_path, attempt=1, rows_per_file=8, rows_per_group=8, columns=columns
-    )
-    record = Record.start(Sample(sample_id="a", source="a", captions=("a dog",)))
-    with pytest.raises(OSError, match="full") if fails else nullcontext():
-        list(ray_workers.write_shards([HeldStage(notes)], None, 8, spec, records_to_table([record])))
-    assert notes.read_text() == "let go"
 
 
 @pytest.mark.ray

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.output.dataset_folder import DatasetFolder
-from stages.contract.errors import InputError, ResourceError, ResumeError
-from tests.build.datasets import change_manifest, manifest_of
+from stages.contract.errors import ResourceError, ResumeError
+from tests.build.datasets import manifest_of
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, identity_of, light_config, run_light
@@ -91,40 +91,6 @@ def test_an_input_that_was_only_touched_is_compared_once(captions: Path, tmp_pat
     complete = f"{tmp_path / 'out'} is complete: nothing to do. --fresh starts over.\n"
     assert run_light(config) == f"{COMPARED}{tmp_path / 'out'}\n{complete}"
     assert run_light(config) == complete
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        {"path": "{}/typo.jsonl"},
-        {"path": "{}/captions.jsonl", "image_root": "{}/typo"},
-    ],
-)
-def test_a_missing_input_is_missing_also_where_another_run_is(source, captions, out) -> None:
-    places = {key: value.format(captions.parent) for key, value in source.items()}
-    with expect_error(InputError):
-        run_light(light_config(captions, out, input={"kind": "jsonl", **places}, explain={"blocks": 1}))
-
-
-def test_paths_may_be_relative_or_not(
-    captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the command and in the manifest, which says nothing of the input's fingerprint."""
-    run_light(light_config(captions, tmp_path / "out"))
-    monkeypatch.chdir(tmp_path)
-    assert "nothing to do" in run_light(light_config(Path("captions.jsonl"), tmp_path / "out"))
-    change_manifest(tmp_path / "out", lambda manifest: manifest["run"].pop("input_fingerprint"))
-    change_manifest(tmp_path / "out", lambda m: m["run"]["config"]["input"].update(path="./captions.jsonl"))
-    assert "nothing to do" in run_light(light_config(captions, tmp_path / "out"))
-
-
-def test_a_finished_dataset_that_is_open_again_knows_its_rows(captions: Path, tmp_path: Path) -> None:
-    config = light_config(captions, tmp_path / "out")
-    run_light(config)
-    folder = DatasetFolder(tmp_path / "out")
-    with folder.locked():
-        folder.start(folder.claim(identity_of(config)))
-        assert len(folder.journal.keys) == len(set(folder.journal.keys.tolist())) > 0
 
 
 def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp_path: Path) -> None:

