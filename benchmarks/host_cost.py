@@ -117,7 +117,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
                 records = [
                     one
                     for piece in plan_pieces(reader)
-                    for one in read_records(reader, piece, print_nothing)
+                    for one in read_records(reader, piece, Counter())
                 ]
                 table = records_to_table(records)
             for number, stages in enumerate((steps.before, (steps.model_stage,), (steps.regions_stage,))):
@@ -138,10 +138,6 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
             clock.spent.pop("explain")  # the device's work
             rounds.append(dict(clock.spent))
     return {step: min(each[step] for each in rounds[1:]) for step in rounds[0]}, len(records)
-
-
-def print_nothing(*_: Any) -> None:
-    """Take the place of a report."""
 
 
 def main() -> None:

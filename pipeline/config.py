@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     Field,
@@ -20,7 +19,7 @@ from pipeline.config_errors import Checked, in_words
 from pipeline.config_text import assign, parse_yaml, to_documented_yaml, to_yaml
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
-from stages.contract.errors import ConfigError, one_line
+from stages.contract.errors import ConfigError
 from stages.contract.values import Json
 from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.phrases.stage import PhrasesConfig
@@ -43,12 +42,6 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
     address: str | None = Field(
         None,
         description='Address of a running cluster ("auto", "ray://host:10001"). Null starts Ray on this machine.',
-    )
-    num_cpus: int | None = Field(
-        None,
-        ge=2,
-        description="Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than model "
-        "workers, since every stage holds one.",
     )
     explain_workers: (
         Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None
@@ -89,11 +82,9 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _reject_keys_of_ray(self) -> Self:
-        changed = [
-            name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default
-        ]
-        if self.kind == "inline" and changed != ["kind"]:
-            raise ValueError(f"{changed[1]} is about Ray, and engine.kind=inline starts none")
+        of_ray = self.model_dump(exclude_defaults=True, exclude={"kind"})
+        if self.kind == "inline" and of_ray:
+            raise ValueError(f"{next(iter(of_ray))} is about Ray, and engine.kind=inline starts none")
         return self
 
     @property
@@ -247,15 +238,11 @@ REPLACES: Final = {
 def _from_file(path: Path) -> Json:
     hint = "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        values = parse_yaml(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: not UTF-8, the 30th of February
-        raise ConfigError(f"{path} is not YAML: {one_line(error)}{hint}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path} {error}{hint}") from error
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}, not a mapping of keys{hint}")
     return values or {}
@@ -271,10 +258,8 @@ def override(values: Json, settings: Iterable[str], model: type[BaseModel] = Run
             )
         try:
             value = parse_yaml(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"the value is not YAML: {one_line(error)}", key=f"--set {setting}"
-            ) from error
+        except ConfigError as error:
+            raise ConfigError(f"the value {error}", key=f"--set {setting}") from error
         assign(values, key, value)
     return check(values, model)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, one_line
 from stages.contract.values import Json
 
 
@@ -34,9 +34,12 @@ class _Loader(yaml.SafeLoader):
         return mapping
 
 
-def parse_yaml(text: str) -> Any:
-    """Return the value of YAML. Raise yaml.YAMLError, or ValueError for an invalid date."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+def parse_yaml(text: str | bytes) -> Any:
+    """Return the value of YAML. Raise ConfigError if it is none, whose message is to follow a subject."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 30th of February
+        raise ConfigError(f"is not YAML: {one_line(error)}") from error
 
 
 def dump_yaml(values: Json) -> str:

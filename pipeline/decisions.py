@@ -135,22 +135,21 @@ class Run:
         return f"{model.label}{weights}{origin}{precision}"
 
     @property
-    def final_config(self) -> RunConfig:
-        """The configuration with the rule that cuts the maps, see `RegionsConfig.with_fallback_cut`."""
-        return self.config
-
-    @property
     def manifest(self) -> Manifest:
-        """What made the rows."""
+        """What made the rows; its configuration has the rule that cuts the maps, see `with_fallback_cut`."""
         meaning = self.meaning
         return Manifest(
-            config=self.final_config,
+            config=self.config.model_copy(update={"regions": self.steps.regions_stage.config}),
             model=self.model,
             calibration=None
             if meaning.reason or meaning.calibration is None
             else meaning.calibration.digest,
             scores=meaning.scores,
         )
+
+    def expecting(self, absent_share: float | None) -> Self:
+        """Return the run with a share of absent phrases that it expects; None: the share stays open."""
+        return replace(self, steps=self.steps.expecting(absent_share))
 
     def decide(
         self, session: Session, engine: Engine, previous: PreviousRun
@@ -194,15 +193,6 @@ class SourceRun(Run):
 
     steps: SourceSteps
 
-    @property
-    def final_config(self) -> RunConfig:
-        """See `Run.final_config`."""
-        return self.config.model_copy(update={"regions": self.steps.regions_stage.config})
-
-    def expecting(self, absent_share: float | None) -> Self:
-        """See `HeatMapRun.expecting`."""
-        return replace(self, steps=self.steps.expecting(absent_share))
-
     def decide(
         self, session: Session, engine: Engine, previous: PreviousRun
     ) -> tuple[Run, Sequence[Record]]:
@@ -232,11 +222,6 @@ class HeatMapRun(Run):
         return ScoreMeaning.of_heat_maps(
             self.steps.calibration, self.shift, config.regions.calibration, config.model.precision
         )
-
-    @property
-    def final_config(self) -> RunConfig:
-        """See `Run.final_config`."""
-        return self.config.model_copy(update={"regions": self.steps.regions_stage.config})
 
     @property
     def has_open_precision(self) -> bool:
@@ -277,10 +262,6 @@ class HeatMapRun(Run):
     def with_presence(self, calibration: Calibration) -> Self:
         """Return the run with a calibration of presence alone that was fitted to its images."""
         return replace(self, steps=self.steps.with_calibration(calibration))
-
-    def expecting(self, absent_share: float | None) -> Self:
-        """Return the run with a share of absent phrases that it expects; None: the share stays open."""
-        return replace(self, steps=self.steps.expecting(absent_share))
 
     def decide(
         self, session: Session, engine: Engine, previous: PreviousRun

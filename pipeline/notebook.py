@@ -25,7 +25,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, RunConfig
-from pipeline.dataset.detections import detections
+from pipeline.dataset.rows import detections
 from pipeline.engines.inline import run_stages
 from pipeline.pictures import (
     decode_scaled,

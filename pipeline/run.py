@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final
 
 from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.decisions import OUTSIDE, Run, Session, resolve
-from pipeline.engines import Job, start_engine
+from pipeline.engines import start_engine
 from pipeline.engines.inline import samples_in
-from pipeline.output.command import command_of
 from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.previous_run import COMMAND, MayDelete, PreviousRun, delete_what_runs_wrote
+from pipeline.output.previous_run import MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
-from pipeline.steps import check_files, fetch_weights, packages_of
+from pipeline.steps import check_files, fetch_weights
 from pipeline.summary import (
     Display,
     Report,
@@ -31,10 +30,10 @@ from pipeline.summary import (
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
 from stages.contract.values import Json
-from stages.read import input_fingerprint, input_notes
+from stages.read import input_notes
 from stages.read.turns import CAPTION_ROLES
 from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import AUTO, PrecisionChoice
+from stages.shared.model.config import AUTO
 from stages.shared.storage import AnyPath
 from stages.write import Tally
 
@@ -44,12 +43,6 @@ INPUT: Final = "input_fingerprint"
 
 FIRST_SAMPLES: Final = 100  # of which a file of phrases has to have a caption
 
-NO_CHANGES: Final = Changes()
-
-
-Resolver: TypeAlias = Callable[[RunConfig, PrecisionChoice, Callable[[str], None]], Run]
-"""See `pipeline.decisions.resolve`."""
-
 
 def run(
     config: RunConfig,
@@ -58,7 +51,7 @@ def run(
     fresh: bool = False,
     may_delete: MayDelete = delete_what_runs_wrote,
     report: Report | None = None,
-    resolver: Resolver | None = None,
+    resolver: Callable[..., Run] = resolve,
 ) -> AnyPath:
     """Run the pipeline, or resume a former run of the same command; return the dataset's folder.
 
@@ -70,7 +63,7 @@ def run(
         may_delete: Asked before `fresh` replaces rows; by default the answer is yes, unless
             files that no run wrote would be deleted too.
         report: Collects statistics for the caller.
-        resolver: Takes the place of `resolve`, for stages of your own.
+        resolver: Takes the place of `pipeline.decisions.resolve`, for stages of your own.
 
     Raises:
         TooManyErrors: More rows failed than `output.max_error_share` allows. The dataset is complete.
@@ -80,24 +73,18 @@ def run(
     folder = DatasetFolder(config.output.path)
     display = Display(console or Console(quiet=True))
     session = Session(folder=folder, report=report or Report(), display=display)
-    is_own_command = resolver is None
-    command = {
-        INPUT: check_files(config) if is_own_command else input_fingerprint(config.input),
-        COMMAND: command_of(config) if is_own_command else None,
-    }
+    fingerprint = check_files(config)
     with folder.locked(), folder.writing():
         previous = folder.recover_previous_run()
-        if is_own_command and not fresh and previous.is_complete_with(command):
-            return _end_complete(session, config.output.max_error_share)
         with display.shown():
             precision = AUTO if fresh else previous.precision
-            resolved = (resolver or resolve)(config, precision, display.show_step)
+            resolved = resolver(config, precision, display.show_step)
         identity = resolved.identity
         previous = folder.claim_fresh(identity, may_delete) if fresh else folder.claim(identity)
-        previous = replace(previous, has_same_input=previous.run.get(INPUT) == command[INPUT])
+        previous = replace(previous, has_same_input=previous.run.get(INPUT) == fingerprint)
         changes = _find_changes(resolved, session, previous)
         # Changed samples are reported each time, as long as their rows stay as they are.
-        info: Json = {} if changes.changed else command
+        info: Json = {} if changes.changed else {INPUT: fingerprint}
         if previous.state == "complete" and not changes.new:
             if not previous.has_same_input:
                 folder.update_run_info(previous, info)
@@ -117,12 +104,12 @@ def _find_changes(resolved: Run, session: Session, previous: PreviousRun) -> Cha
     """Compare the input with the rows, if it may differ. Raise as `changes_of` and `reject_other_phrases`."""
     source = resolved.config.input
     if previous.state == "complete" and previous.has_same_input:
-        return NO_CHANGES
+        return Changes()
     with session.display.shown():
         session.display.show_step("comparing the input with the rows")
         reject_other_phrases(resolved)
         if previous.state == "new" or previous.has_same_input:
-            return NO_CHANGES
+            return Changes()
         session.display.say(f"comparing {source.extent} with the rows in {session.folder.path}")
         # Another limit moves the ends of a part: rows without a sample there are another part's.
         is_limited = source.limit is not None and source.part is None
@@ -198,29 +185,13 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
     if previous.state != "new":
         display.say(_explain_resumption(session.folder, samples_in(resolved.pieces)))
     session.show_step("loading the model" if config.engine.kind == "inline" else "starting Ray")
-    job = Job(
-        steps=resolved.steps,
-        reader=resolved.reader,
-        pieces=resolved.pieces,
-        folder=session.folder,
-        input=config.input,
-        device=config.model.device,
-        threads=config.model.threads,
-        engine=config.engine,
-        output=config.output,
-        packages=packages_of(config.input.kind, config.explain.kind, config.source.kind),
-        report=session.report,
-        on_progress=session.update,
-    )
-    with start_engine(job) as engine:
+    with start_engine(resolved, session) as engine:
         decided, first_records = resolved.decide(session, engine, previous)
         engine.make_rows(decided.steps, first_records)
     return decided
 
 
-def _end_complete(
-    session: Session, max_error_share: float | None, changes: Changes = NO_CHANGES
-) -> AnyPath:
+def _end_complete(session: Session, max_error_share: float | None, changes: Changes) -> AnyPath:
     """Say that there is nothing to do. Return and raise as `run`."""
     folder = session.folder
     session.display.say(*folder.notes, *_explain_changes(changes))
@@ -289,17 +260,13 @@ def _reject_many_errors(dataset: AnyPath, max_share: float | None) -> None:
     counts = _counts_of(dataset)
     failed = counts["failed"]
     rows = counts["written"]
-    reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
-    if rows and failed == rows:
-        subject = "the only row" if rows == 1 else f"all {rows:,} rows"
+    limit = 1.0 if max_share is None else max_share
+    if failed > limit * rows or 0 < rows == failed:
+        allowed = "" if max_share is None else f", at most {max_share:.2%} may"
+        reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
         raise TooManyErrors(
-            f"{subject} failed; the column `error_detail` in {dataset} says why. "
-            f"The commonest reason is {reasons[0][0]} ({counted(reasons[0][1], 'row')})"
-        )
-    if max_share is not None and failed > max_share * rows:
-        raise TooManyErrors(
-            f"{failed:,} of {counted(rows, 'row')} failed ({failed / rows:.2%}), at most {max_share:.2%} may: "
+            f"{failed:,} of {counted(rows, 'row')} failed ({failed / rows:.2%}){allowed}: "
             f"{', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
             f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong",
-            key="output.max_error_share",
+            key="output.max_error_share" if failed > limit * rows else "",
         )

@@ -56,7 +56,7 @@ class Steps:
 
     before: tuple[PhrasesStage, PrepareStage]
     model_stage: Stage
-    regions_stage: Stage
+    regions_stage: RegionsStage | LinkStage
     description: ModelDescription | None
     segmenter: str | None = None
     other_model: OtherModel | None = None
@@ -70,7 +70,7 @@ class Steps:
     @property
     def calibration(self) -> Calibration | None:
         """The calibration of scores or of presence alone that is in use."""
-        return None
+        return self.regions_stage.calibration
 
     @property
     def calibration_digest(self) -> str | None:
@@ -97,6 +97,24 @@ class Steps:
         """All stages in order."""
         return (*self.first_stages, self.regions_stage)
 
+    @property
+    def has_open_share(self) -> bool:
+        """Whether the share of absent phrases is to be estimated; only with presence does it matter."""
+        has_presence = self.calibration is not None and self.calibration.presence is not None
+        return has_presence and self.regions_stage.config.absent_share == AUTO
+
+    def expecting(self, absent_share: float | None) -> Self:
+        """Return the same steps, which expect a share of absent phrases; None: the share stays open."""
+        if absent_share is None:
+            return self
+        config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
+        return replace(self, regions_stage=self._regions_stage(config, self.calibration))
+
+    def _regions_stage(
+        self, config: RegionsConfig, calibration: Calibration | None
+    ) -> RegionsStage | LinkStage:
+        return LinkStage(config, calibration)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMapSteps(Steps):
@@ -109,18 +127,6 @@ class HeatMapSteps(Steps):
     def explainer(self) -> ExplainerConfig:
         """The explainer's settings as they are for the model's tower."""
         return self.model_stage.config.explainer
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """See `Steps.calibration`."""
-        return self.regions_stage.calibration
-
-    @property
-    def has_open_share(self) -> bool:
-        """Whether the share of absent phrases is to be estimated; only with presence does it matter."""
-        return (
-            self.regions_stage.config.absent_share == "auto" and presence_in(self.calibration) is not None
-        )
 
     def in_precision(self, precision: str) -> Self:
         """Return the same steps, whose model computes in a precision."""
@@ -138,13 +144,6 @@ class HeatMapSteps(Steps):
             regions_stage=self._regions_stage(self.regions_stage.config, calibration),
         )
 
-    def expecting(self, absent_share: float | None) -> Self:
-        """Return the same steps, which expect a share of absent phrases; None: the share stays open."""
-        if absent_share is None:
-            return self
-        config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
-        return replace(self, regions_stage=self._regions_stage(config, self.calibration))
-
     def _regions_stage(self, config: RegionsConfig, calibration: Calibration | None) -> RegionsStage:
         return RegionsStage(config, calibration, device=self.regions_stage.device)
 
@@ -155,28 +154,10 @@ class SourceSteps(Steps):
 
     regions_stage: LinkStage
 
-    @property
-    def calibration(self) -> Calibration | None:
-        """See `Steps.calibration`."""
-        return self.regions_stage.calibration
 
-    @property
-    def has_open_share(self) -> bool:
-        """See `HeatMapSteps.has_open_share`."""
-        presence = None if self.calibration is None else self.calibration.presence
-        return presence is not None and self.regions_stage.config.absent_share == "auto"
-
-    def expecting(self, absent_share: float | None) -> Self:
-        """See `HeatMapSteps.expecting`."""
-        if absent_share is None:
-            return self
-        config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
-        return replace(self, regions_stage=LinkStage(config, self.calibration))
-
-
-def packages_of(reader: str, explainer: str, source: str) -> tuple[str, ...]:
-    """Return the names of our packages, and of those of other people that have these kinds."""
-    kinds = ((READERS, reader), (EXPLAINERS, explainer), (SOURCES, source))
+def packages_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the names of our packages, and of those of other people that have kinds of a run."""
+    kinds = ((READERS, config.input.kind), (EXPLAINERS, config.explain.kind), (SOURCES, config.source.kind))
     tops = [table.module(kind).partition(".")[0] for table, kind in kinds]
     return tuple(dict.fromkeys(["pipeline", "stages", *tops]))
 

@@ -30,10 +30,11 @@ from statistics import fmean
 from typing import Any, ClassVar, Final
 
 import numpy as np
+from rich.console import Console
 
 from benchmarks.soak.cluster import Used, Watch
 from pipeline.config import RunConfig
-from pipeline.summary import Report
+from pipeline.summary import Display, Report
 from stages.contract.records import HeatMap, Phrase, Pixels, Record
 from stages.contract.stage import Device, Stage
 from stages.read import make_reader
@@ -125,12 +126,14 @@ def simulate(given: dict[str, Any]) -> dict[str, Any]:
     before: Any = (SpacedCaptions(), NoisePixels(given["side_px"]))
     progress: list[tuple[float, int]] = []
 
-    def show(report: Report) -> None:
-        answered = report.stages["explain"].records if "explain" in report.stages else 0
-        if answered > (progress[-1][1] if progress else 0):
-            progress.append((time.time(), answered))
+    class Progress(Display):
+        def update(self, report: Report) -> None:
+            answered = report.stages["explain"].records if "explain" in report.stages else 0
+            if answered > (progress[-1][1] if progress else 0):
+                progress.append((time.time(), answered))
 
-    report = run_on_ray(replace(run, steps=replace(run.steps, before=before)), show)
+    display = Progress(Console(quiet=True))
+    report = run_on_ray(replace(run, steps=replace(run.steps, before=before)), display)
     return {"progress": progress, "deaths": report.deaths}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,8 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.detections import row_detections
-from pipeline.dataset.rows import Row
+from pipeline.dataset.rows import Row, row_detections
 from pipeline.dataset.score_choice import RegionChoice, select
 from pipeline.dataset.selection import (
     CONDITION_COLUMNS,
@@ -93,18 +93,9 @@ class Dataset:
         """Whether scores are probabilities: the run has finished, and with a calibration."""
         return self.manifest.get("calibration") is not None
 
-    @property
-    def _counts(self) -> dict[str, int]:
-        """The whole numbers among the manifest's counts."""
-        counts = self.manifest.get("counts")
-        if not isinstance(counts, dict):
-            return {}
-        return {name: count for name, count in counts.items() if type(count) is int}
-
     def __len__(self) -> int:
         """Return the number of rows, by the manifest or, without one, by the shards."""
-        rows = self._counts.get("written")
-        return sum(rows_in(path) for path in self.shards) if rows is None else rows
+        return self.manifest["counts"]["written"] if self.is_finished else sum(map(rows_in, self.shards))
 
     def __bool__(self) -> bool:
         """Return True, even without rows: `if dataset` must not depend on their number."""
@@ -112,14 +103,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Return path and size on one line. No shard is opened."""
-        counts = self._counts
-        sizes = {
-            "rows": counts.get("written"),
-            "regions": counts.get("regions"),
-            "shards": len(self.shards),
-        }
-        texts = (f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
-        return f"Dataset {self.path}: {', '.join(texts)}"
+        rows = f"{len(self):,} rows in " if self.is_finished else ""
+        return f"Dataset {self.path}: {rows}{len(self.shards):,} shards"
 
     def tables(
         self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None
@@ -213,17 +198,14 @@ class NumberedRows:
         Raise as `rows_in`.
         """
         rows_by_number: dict[int, Row] = {}
-        by_shard: dict[int, set[int]] = {}
-        for number in numbers:
+        numbers_by_shard = defaultdict[int, list[int]](list)
+        for number in sorted(set(numbers)):
             if (shard := self._shard_of(number)) is not None:
-                by_shard.setdefault(shard, set()).add(number)
-        for shard, members in by_shard.items():
-            sorted_numbers = sorted(members)
-            first = self._firsts[shard]
-            rows = rows_of_shard(
-                self.dataset.shards[shard], [number - first for number in sorted_numbers], columns
-            )
-            rows_by_number.update(zip(sorted_numbers, rows, strict=True))
+                numbers_by_shard[shard].append(number)
+        for shard, members in numbers_by_shard.items():
+            places = [number - self._firsts[shard] for number in members]
+            rows = rows_of_shard(self.dataset.shards[shard], places, columns)
+            rows_by_number.update(zip(members, rows, strict=True))
         return [rows_by_number[number] for number in numbers if number in rows_by_number]
 
     def _shard_of(self, number: int) -> int | None:
@@ -335,7 +317,8 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
     try:
         check_folder(folder, location)
         manifest = read_json(folder / "dataset.json")
-        if manifest is not None and not isinstance(manifest.get("config"), dict):
+        sections = [] if manifest is None else [manifest.get(name) for name in ("config", "counts")]
+        if not all(isinstance(section, dict) for section in sections):
             raise InputError(f"{folder / 'dataset.json'} is not the manifest of a phrasebox dataset")
         run = manifest or read_json(folder / ".phrasebox" / "run.json") or {}
         shards = tuple(found_in(folder / "data", "*.parquet"))

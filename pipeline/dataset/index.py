@@ -172,26 +172,22 @@ class Index:
             if pending and (
                 self.shards_read % _SHARDS_AT_ONCE == 0 or self.shards_read == len(self.dataset.shards)
             ):
-                with closing(self._connection.cursor()) as cursor:
-                    cursor.register("part", pa.concat_tables(pending))
-                    cursor.execute(_INSERTS)
-                    cursor.unregister("part")
+                self._store(pa.concat_tables(pending), _INSERTS)
                 pending = []
             on_progress(self.shards_read, len(self.dataset.shards))
 
     def mark_all(self, marks: Mapping[str, str]) -> None:
         """Replace all marks."""
-        table = pa.table(
-            {
-                "sample_id": pa.array(marks, pa.string()),
-                "mark": pa.array(marks.values(), pa.string()),
-            }
-        )
+        columns = {"sample_id": [*marks], "mark": [*marks.values()]}
+        table = pa.table(columns, pa.schema([(name, pa.string()) for name in columns]))
+        self._store(table, "DELETE FROM marks; INSERT INTO marks SELECT * FROM part")
+
+    def _store(self, part: Any, statements: str) -> None:
+        """Run SQL statements over a table `part`, all of them or none."""
         with closing(self._connection.cursor()) as cursor:
             cursor.begin()
-            cursor.execute("DELETE FROM marks")
-            cursor.register("part", table)
-            cursor.execute("INSERT INTO marks SELECT * FROM part")
+            cursor.register("part", part)
+            cursor.execute(statements)
             cursor.commit()
             cursor.unregister("part")
 

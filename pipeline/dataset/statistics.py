@@ -40,9 +40,9 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     search = search or Search()
     ask = partial(index.ask, search)
     by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
-    ((phrases, heads),) = ask("SELECT count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
-    counts = dict(zip(SCORE_EDGES, index.count_by_score(search), strict=True))
-    regions = counts[0.0]
+    ((regions, phrases, heads),) = ask(
+        "SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions"
+    )
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
     ((absent_share,),) = ask(
         "SELECT 1 - avg(presence) FROM presences WHERE row IN (SELECT row FROM hit_samples)"

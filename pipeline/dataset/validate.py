@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -83,15 +82,14 @@ def validate(dataset: AnyPath) -> Iterator[str]:
 
 def _shards_of(dataset: AnyPath) -> list[AnyPath]:
     try:
-        if isinstance(dataset, Path):
-            check_folder(dataset, dataset)
+        check_folder(dataset, dataset)
         files = found_in(dataset / "data", "*.parquet")
         run_files = (dataset / "dataset.json", dataset / ".phrasebox" / "run.json")
-        if not files and not any(path.exists() for path in run_files):
-            raise InputError(f"{dataset} is not a dataset: no dataset.json in it; {DATASET_EXPECTED}")
+        if files or any(path.exists() for path in run_files):
+            return files
     except OSError as error:
-        raise InputError(f"cannot read {dataset}: {error.strerror or one_line(error)}") from error
-    return files
+        raise InputError(f"cannot read {dataset}: {one_line(error)}") from error
+    raise InputError(f"{dataset} is not a dataset: no dataset.json in it; {DATASET_EXPECTED}")
 
 
 def _read_manifest(path: AnyPath) -> Generator[str, None, Json | None]:
@@ -99,10 +97,10 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, Json | None]:
     manifest = None
     try:
         manifest = read_json(path)
-        if manifest is not None:
+        if manifest is None:
+            yield f"{path}: missing; the run did not finish, run the same command again"
+        else:
             check_version(path, manifest.get("schema_version"))
-            return manifest
-        yield f"{path}: missing; the run did not finish, run the same command again"
     except (InputError, SchemaError) as error:
         yield str(error)
     return manifest
@@ -144,44 +142,40 @@ def _row_problems(row: Row) -> Iterator[str]:
     if row["annotations"] and not row["phrase_count"]:
         yield f"{len(row['annotations'])} annotations but no phrases"
     names = [field.name for field in fields if field.name in ENTRIES]
-    problems = []
-    for name in names:
-        for number, entry in enumerate(row[name]):
-            place = (
-                f"annotation {entry['id']}"
-                if name == "annotations"
-                else f"{name}[{number}] ({entry['phrase']!r})"
-            )
-            problems += [f"{place}: {problem}" for problem in _entry_problems(name, entry, row)]
+    problems = [
+        f"{name}[{number}] ({entry['phrase']!r}): {problem}"
+        for name in names
+        for number, entry in enumerate(row[name])
+        for problem in _entry_problems(name, entry, row)
+    ]
     yield from problems
     if problems:
         return
     if "phrases" in names:
         yield from _heat_map_problems(row)
-    annotated_places = {
-        (entry["phrase"], entry["caption_index"], *entry["span"]) for entry in row["annotations"]
-    }
-    for entry in row["absent"]:
-        if (entry["phrase"], entry["caption_index"], *entry["span"]) in annotated_places:
-            yield f"absent phrase {entry['phrase']!r}: it has an annotation"
+    absent, annotated = (
+        {(entry["phrase"], entry["caption_index"], *entry["span"]) for entry in row[name]}
+        for name in ("absent", "annotations")
+    )
+    for phrase, *_ in sorted(absent & annotated):
+        yield f"absent phrase {phrase!r}: it has an annotation"
 
 
 def _error_problems(row: Row) -> Iterator[str]:
     """Problems of the error, and of the columns that only a row without an error fills."""
+    if (row["error"] is None) is not (row["error_detail"] is None):
+        yield f"error {row['error']!r}, but error_detail {row['error_detail']!r}"
     if row["error"] is not None:
-        lists = "annotations" if row["annotations"] else "absent phrases"
         yield from _wrong(
             (
                 row["error"] not in ROW_ERRORS,
                 f"error: expected a reason from the closed list, got {row['error']!r}",
             ),
-            (row["error_detail"] is None, "has an error without a detail"),
-            (bool(row["annotations"] or row["absent"]), f"has an error and {lists}"),
+            (bool(row["annotations"] or row["absent"]), "has an error and annotations or absent phrases"),
         )
         return
     has_image = IMAGE_FIELD.name not in row or (row[IMAGE_FIELD.name] or {}).get("bytes") is not None
     yield from _wrong(
-        (row["error_detail"] is not None, "has the detail of an error but no error"),
         (
             not (row["width"] > 0 and row["height"] > 0),
             f"no error but a size of {row['width']}x{row['height']}",

@@ -5,61 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import EngineConfig
-    from pipeline.output import OutputConfig
-    from pipeline.output.dataset_folder import DatasetFolder
+    from pipeline.decisions import Run, Session
     from pipeline.steps import Steps
-    from pipeline.summary import Report
     from stages.contract.records import Record
-    from stages.read import Piece, Reader, ReaderConfig
 
 AnswerT = TypeVar("AnswerT")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """The work of an engine.
-
-    Attributes:
-        steps: The stages that compute the first images.
-        reader: The reader of the input.
-        pieces: The pieces to read.
-        folder: Those of their samples that have a row there are left out; receives the others'
-            rows.
-        input: The input's settings.
-        device: `model.device`.
-        threads: `model.threads`.
-        engine: The engine's settings.
-        output: The dataset's settings.
-        packages: The names of the packages with the code of the run.
-        report: Receives the events.
-        on_progress: Called now and then, and after the last row.
-    """
-
-    steps: Steps
-    reader: Reader
-    pieces: Sequence[Piece]
-    folder: DatasetFolder
-    input: ReaderConfig
-    device: Literal["auto", "cpu", "cuda"]
-    threads: int | None
-    engine: EngineConfig
-    output: OutputConfig
-    packages: tuple[str, ...]
-    report: Report
-    on_progress: Callable[[], None]
 
 
 class Engine(Protocol):
     """A started engine."""
 
     def compute_first(self, compute: Callable[[Steps], AnswerT]) -> AnswerT | None:
-        """Call a function where the model's worker is, with the job's stages, set up but for the last.
+        """Call a function where the model's worker is, with the run's stages, set up but for the last.
 
         Return None if workers died of it again and again. compute: A function of a module, or a
         part of one.
@@ -133,11 +95,14 @@ def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
     return engine.model_copy(update={"kind": "inline" if is_small else "ray"})
 
 
-def start_engine(job: Job) -> AbstractContextManager[Engine]:
-    """Start the engine of a job for a block, resolved as `choose_engine` does; import ray only for ray."""
-    kind = job.engine.kind
+def start_engine(run: Run, session: Session) -> AbstractContextManager[Engine]:
+    """Start the engine of a run for a block, resolved as `choose_engine` does; import ray only for ray.
+
+    Samples that have a row in the session's folder are left out, and the others' rows go there.
+    """
+    kind = run.config.engine.kind
     if kind == "ray":
         for name, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-    engine: AbstractContextManager[Engine] = import_module(ENGINES[kind]).start(job)
+    engine: AbstractContextManager[Engine] = import_module(ENGINES[kind]).start(run, session)
     return engine

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +17,8 @@ from stages.read import Piece, Reader, SkippedRow, read_piece
 from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
-    from pipeline.engines import AnswerT, Job
+    from pipeline.decisions import Run, Session
+    from pipeline.engines import AnswerT
     from pipeline.steps import Steps
 
 BATCH_ROWS: Final = 32
@@ -43,23 +43,13 @@ def samples_in(pieces: Sequence[Piece]) -> int | None:
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-def read_records(
-    reader: Reader, piece: Piece, on_end: Callable[[int, Counter[str]], Any]
-) -> Iterator[Record]:
-    """Yield the records of an input piece.
-
-    on_end: Called after the last record with the number of samples, and of rows without one by
-    reason.
-    """
-    samples = 0
-    skipped: Counter[str] = Counter()
+def read_records(reader: Reader, piece: Piece, skipped: Counter[str]) -> Iterator[Record]:
+    """Yield the records of an input piece, and count its rows without a sample in `skipped`, by reason."""
     for item in read_piece(reader, piece):
         if isinstance(item, SkippedRow):
             skipped[item.reason] += 1
         else:
-            samples += 1
             yield Record.start(item)
-    on_end(samples, skipped)
 
 
 @contextmanager
@@ -90,34 +80,35 @@ def run_stages(
 
 
 @contextmanager
-def start(job: Job) -> Iterator[InlineEngine]:
-    """Set up the stages of a job for the block, but for the last one."""
-    job.report.expected = samples_in(job.pieces)
-    job.report.previous_rows = len(job.folder.journal.keys)
-    with set_up(job.steps.first_stages):
-        yield InlineEngine(job)
+def start(run: Run, session: Session) -> Iterator[InlineEngine]:
+    """Set up the stages of a run for the block, but for the last one."""
+    session.report.expected = samples_in(run.pieces)
+    session.report.previous_rows = len(session.folder.journal.keys)
+    with set_up(run.steps.first_stages):
+        yield InlineEngine(run, session)
 
 
 @dataclass(frozen=True, slots=True)
 class InlineEngine:
     """The engine of this process, see `pipeline.engines.Engine`."""
 
-    job: Job
+    run: Run
+    session: Session
 
     def compute_first(self, compute: Callable[[Steps], AnswerT]) -> AnswerT:
         """See `Engine.compute_first`."""
-        return compute(self.job.steps)
+        return compute(self.run.steps)
 
     def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
         """See `Engine.make_rows`."""
-        job = self.job
-        keys = job.folder.journal.keys_with(first_records)
-        first_stages = job.steps.first_stages
+        folder = self.session.folder
+        keys = folder.journal.keys_with(first_records)
+        first_stages = self.run.steps.first_stages
         # A run that is stopped writes the rows that it has, so that the same command does not
         # compute them again.
         with (
             set_up([stage for stage in steps.stages if stage not in first_stages]),
-            closing(ShardWriter(job.folder.data, job.output.rows_per_file)) as writer,
+            closing(ShardWriter(folder.data, self.run.config.output.rows_per_file)) as writer,
         ):
             if first_records:
                 self._write([steps.regions_stage], list(first_records), writer)
@@ -127,13 +118,17 @@ class InlineEngine:
                 self._write(steps.stages, batch, writer)
 
     def _read(self) -> Iterator[Record]:
-        job = self.job
-        for number, piece in enumerate(job.pieces):
-            yield from read_records(job.reader, piece, partial(job.report.read, number))
+        for number, piece in enumerate(self.run.pieces):
+            samples = 0
+            skipped = Counter[str]()
+            for record in read_records(self.run.reader, piece, skipped):
+                samples += 1
+                yield record
+            self.session.report.read(number, samples, skipped)
 
     def _write(self, stages: Sequence[Stage], batch: list[Record], writer: ShardWriter) -> None:
-        report = self.job.report
+        report = self.session.report
         outputs = run_stages(stages, batch, report.stage)
-        writer.write(records_to_rows(outputs, self.job.output.columns))
+        writer.write(records_to_rows(outputs, self.run.config.output.columns))
         report.rows(len(outputs), sum(record.error is not None for record in outputs))
-        self.job.on_progress()
+        self.session.update()

@@ -29,8 +29,8 @@ from stages.contract.values import Json
 from stages.shared.storage import AnyPath, cannot_write, is_about_writing
 
 OTHER_WORKERS: Final = 6
-"""Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two
-to spare."""
+"""Logical CPUs of a Ray that is started here, beside the model's: one each for reading, preparing,
+finishing and writing, and two to spare."""
 
 GPU_THREADS: Final = 2
 """The most CPU threads of a model worker on a GPU. One launches what the GPU computes; others need
@@ -49,6 +49,14 @@ wait for CPUs."""
 CONNECT_SECONDS: Final = 10
 
 _RESUMES: Final = "Finished rows are kept; the same command resumes from there"
+
+_SHORTAGES: Final = {
+    exceptions.OutOfDiskError: "the disk that holds Ray's temporary files is full: make room there",
+    exceptions.OutOfMemoryError: "a node's memory is full, and Ray had to end a worker again and again: lower "
+    "engine.cpu_workers or engine.explain_workers, or model.batch_size",
+    exceptions.ObjectStoreFullError: "Ray's object store is full: raise engine.object_store_bytes",
+}
+"""Error of Ray -> what is short, and what to do."""
 
 
 @contextlib.contextmanager
@@ -89,7 +97,7 @@ def _start(engine: EngineConfig, packages: Sequence[str], models: int) -> None:
         workers = models * (engine.explain_worker_bounds[1] or min(cores_here(), CPU_MODEL_WORKERS))
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
-            "num_cpus": engine.num_cpus or max(cores_here(), workers + OTHER_WORKERS),
+            "num_cpus": max(cores_here(), workers + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
             "resources": {name: share * workers for name, share in engine.model_resources.items()},
@@ -170,17 +178,9 @@ def translate_error(error: Exception, output: AnyPath) -> Exception:
         # Of a node that joined after the others were checked.
         if is_about_code and (mismatch := lack_of_package("a worker", str(link))) is not None:
             return mismatch
-        if isinstance(link, exceptions.OutOfDiskError):
-            return ResourceError(
-                f"the disk that holds Ray's temporary files is full: make room there. {_RESUMES}"
-            )
-        if isinstance(link, exceptions.OutOfMemoryError):
-            return ResourceError(
-                "a node's memory is full, and Ray had to end a worker again and again: lower engine.cpu_workers or "
-                f"engine.explain_workers, or model.batch_size. {_RESUMES}"
-            )
-        if isinstance(link, exceptions.ObjectStoreFullError):
-            return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_RESUMES}")
+        for kind, advice in _SHORTAGES.items():
+            if isinstance(link, kind):
+                return ResourceError(f"{advice}. {_RESUMES}")
         if (
             isinstance(link, OSError)
             and not isinstance(link, exceptions.RayError)

@@ -30,13 +30,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.engines import CPU_MODEL_WORKERS, AnswerT, Job
+from pipeline.engines import CPU_MODEL_WORKERS, AnswerT
 from pipeline.engines.inline import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
 from pipeline.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
 from pipeline.engines.ray_code import CodeVersion, code_here
@@ -51,7 +51,7 @@ from pipeline.engines.ray_workers import (
     write_shards,
 )
 from pipeline.output.journal import make_entry, piece_name
-from pipeline.steps import Steps
+from pipeline.steps import Steps, packages_of
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Record
@@ -59,8 +59,11 @@ from stages.contract.stage import Stage
 from stages.contract.tables import records_to_table
 from stages.contract.values import Json
 from stages.read import Piece, Reader
-from stages.shared.storage import absolute, is_local
+from stages.shared.storage import AnyPath, absolute, is_local
 from stages.write import row_group_rows
+
+if TYPE_CHECKING:
+    from pipeline.decisions import Run, Session
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024
 """Size at which Ray Data hands a block on, for each record of a batch: small enough that all
@@ -81,7 +84,7 @@ act on it."""
 
 
 @contextmanager
-def start(job: Job) -> Iterator[RayEngine]:
+def start(run: Run, session: Session) -> Iterator[RayEngine]:
     """Start or join Ray for the block, and check its nodes.
 
     Raises:
@@ -89,17 +92,20 @@ def start(job: Job) -> Iterator[RayEngine]:
         ResourceError, OutputError: The surroundings no longer allow the run.
         WorkerCodeMismatch: A node has other code than the driver.
     """
-    job.report.expected = samples_in(job.pieces)
-    models = 1 if job.steps.segmenter is None else 2
-    with connected(job.engine, job.folder.path, job.packages, models) as cores:
+    config = run.config
+    session.report.expected = samples_in(run.pieces)
+    models = 1 if run.steps.segmenter is None else 2
+    packages = packages_of(config)
+    with connected(config.engine, session.folder.path, packages, models) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
-        code = code_here(job.packages)
-        check_nodes(code, _shared_places(job))
-        pools = choose_pools(job.engine, job.device, job.threads, ray.nodes(), cores, models)
+        code = code_here(packages)
+        check_nodes(code, _shared_places(run, session.folder.path))
+        device = config.model.device
+        pools = choose_pools(config.engine, device, config.model.threads, ray.nodes(), cores, models)
         if pools.note:
-            job.report.note(pools.note)
-            job.on_progress()
-        yield RayEngine(job=job, pools=pools, ledger=ledger, code=code)
+            session.report.note(pools.note)
+            session.update()
+        yield RayEngine(run=run, session=session, pools=pools, ledger=ledger, code=code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,20 +113,22 @@ class RayEngine:
     """Workers of Ray, see `pipeline.engines.Engine`.
 
     Attributes:
-        job: The work.
+        run: The work.
+        session: Its folder and its report.
         pools: The numbers of workers.
         ledger: The handle of the `Ledger` that workers report to.
         code: The driver's code.
     """
 
-    job: Job
+    run: Run
+    session: Session
     pools: Pools
     ledger: Any
     code: CodeVersion
 
     def compute_first(self, compute: Callable[[Steps], AnswerT]) -> AnswerT | None:
         """See `Engine.compute_first`."""
-        steps = replace(self.job.steps, model_stage=_on_device(self.pools, self.job.steps.model_stage))
+        steps = replace(self.run.steps, model_stage=_on_device(self.pools, self.run.steps.model_stage))
         environment = _environment(self.pools, CPU_MODEL_WORKERS)
         # One call, so that its process ends and gives the GPU's memory back.
         task = ray.remote(max_calls=1, **_resources(self.pools))(run_warm_up)
@@ -134,31 +142,32 @@ class RayEngine:
 
     def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
         """See `Engine.make_rows`."""
-        job = self.job
-        report = job.report
-        journal = job.folder.journal
-        names = [piece_name(piece) for piece in job.pieces]
+        reader = self.run.reader
+        pieces = self.run.pieces
+        report = self.session.report
+        journal = self.session.folder.journal
+        names = [piece_name(piece) for piece in pieces]
 
-        def on_read(number: int, samples: int, skipped: Counter[str], keys: Any) -> None:
-            report.read(number, samples, skipped)
+        def on_read(number: int, skipped: Counter[str], keys: Any) -> None:
+            report.read(number, len(keys), skipped)
             journal.add(make_entry(names[number], keys, skipped=skipped))
 
         for number, name in enumerate(names):
             if name in journal.pieces:
                 report.read(number, *journal.pieces[name])
         report.previous_rows = len(journal.keys)
-        todo = [(number, piece) for number, piece in enumerate(job.pieces) if number not in report.reads]
-        with watching(self.ledger, report, job.on_progress, len(names), on_read):
+        todo = [(number, piece) for number, piece in enumerate(pieces) if number not in report.reads]
+        with watching(self.ledger, report, self.session.update, on_read):
             for entries in self._write_first(steps, first_records):
                 journal.add_shards(entries)
             keys = journal.keys_with(first_records)
             row_keys = ray.put(keys) if len(keys) else None
             if todo:
-                for entries in self._run_steps(steps, PieceSource(job.reader, todo, self.ledger, row_keys)):
+                for entries in self._run_steps(steps, PieceSource(reader, todo, self.ledger, row_keys)):
                     if entries.num_rows:  # none where all rows were there
                         journal.add_shards(entries)
             journal.flush()
-        _count_missing(report, job.reader, job.pieces)
+        _count_missing(report, reader, pieces)
 
     def _write_first(self, steps: Steps, records: Sequence[Record]) -> Iterator[Any]:
         """Write the rows of the first images' records; yield the journal's entries of the shards."""
@@ -171,10 +180,10 @@ class RayEngine:
                 yield ray.get(entries)
 
     def _shard_spec(self) -> ShardSpec:
-        output = self.job.output
+        output = self.run.config.output
         return ShardSpec(
-            data=self.job.folder.data,
-            attempt=self.job.folder.journal.attempt,
+            data=self.session.folder.data,
+            attempt=self.session.folder.journal.attempt,
             rows_per_file=output.rows_per_file,
             rows_per_group=min(output.rows_per_file, row_group_rows(output.columns)),
             columns=output.columns,
@@ -185,7 +194,7 @@ class RayEngine:
         device = self.pools.device
         batch = rows_per_batch(steps.model_stage, device)
         call = rows_per_call(steps.model_stage, device)
-        per_file = self.job.output.rows_per_file
+        per_file = self.run.config.output.rows_per_file
         with DataContext.current(_context(call)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=POOL_WARNING)
             # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few
@@ -269,13 +278,13 @@ def _on_device(pools: Pools, model: Any) -> Any:
     return model.computing(device="cuda") if pools.device == "cuda" else model
 
 
-def _shared_places(job: Job) -> dict[str, str]:
+def _shared_places(run: Run, output: AnyPath) -> dict[str, str]:
     """The local places that all nodes have to see, by configuration key; all nodes see URLs."""
-    places = {"output.path": str(job.folder.path)}
-    if job.pieces:
-        places["input.path"] = job.pieces[0].url
+    places = {"output.path": str(output)}
+    if run.pieces:
+        places["input.path"] = run.pieces[0].url
     for name in ("image_root", "phrases"):
-        place = getattr(job.input, name, None)  # not every kind of input has an image root
+        place = getattr(run.config.input, name, None)  # not every kind of input has an image root
         if place is not None:
             places[f"input.{name}"] = absolute(place)
     return {key: place for key, place in places.items() if is_local(place)}

@@ -24,10 +24,6 @@ and one answer; a worker that never comes back must not hold them up for ever.""
 
 SHOW_SECONDS: Final = 0.5
 
-LAST_EVENTS_SECONDS: Final = 30
-"""How long the driver waits at the end for the last read tasks' counts; missing pieces are then
-counted again."""
-
 ANSWER_SECONDS: Final = 60
 """How long the driver waits for the ledger: longer than its restart takes, not for ever where the
 cluster is gone."""
@@ -103,9 +99,9 @@ def start_ledger() -> Any:
 
 @contextlib.contextmanager
 def watching(
-    ledger: Any, report: Report, on_progress: Callable[[], None], pieces: int, on_read: Callable[..., None]
+    ledger: Any, report: Report, on_progress: Callable[[], None], on_read: Callable[..., None]
 ) -> Iterator[None]:
-    """Fetch the ledger's events into the report while the block runs, and after it until all pieces are counted.
+    """Fetch the ledger's events into the report while the block runs, and once after it.
 
     on_read: Called, in a thread, with the event of a piece of the input that was read to its end.
     """
@@ -130,8 +126,3 @@ def watching(
         end.set()
         thread.join()
     fetch()
-    # Events of other processes may arrive after their rows.
-    deadline = time.monotonic() + LAST_EVENTS_SECONDS
-    while len(report.reads) < pieces and time.monotonic() < deadline:
-        time.sleep(0.1)
-        fetch()

@@ -336,10 +336,9 @@ class PieceSource(Datasource):  # type: ignore[misc]  # ray is untyped
 
 def count_samples(reader: Reader, piece: Piece) -> tuple[int, Counter[str]]:
     """Return the samples of an input piece, and its rows that give none by reason."""
-    counts: list[tuple[int, Counter[str]]] = []
-    for _ in read_records(reader, piece, lambda *read: counts.append(read)):
-        pass
-    return counts[0]
+    skipped = Counter[str]()
+    samples = sum(1 for _ in read_records(reader, piece, skipped))
+    return samples, skipped
 
 
 def _read(reader: Reader, group: Sequence[tuple[int, Piece]], ledger: Any, row_keys: Any) -> Iterator[Any]:
@@ -354,13 +353,13 @@ def _read(reader: Reader, group: Sequence[tuple[int, Piece]], ledger: Any, row_k
     events: list[Event] = []
     for number, piece in group:
         keys: list[int] = []
-        counts: list[Any] = []
-        samples = read_records(reader, piece, lambda *read, counts=counts: counts.extend(read))
-        records = (record for record in _note_keys(samples, keys) if not is_among(keys[-1], ordered_keys))
+        skipped = Counter[str]()
+        samples = _note_keys(read_records(reader, piece, skipped), keys)
+        records = (record for record in samples if not is_among(record.sample.key, ordered_keys))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
-        events.append(("read", (number, *counts, np.array(keys, np.int64))))
-    ledger.finish.remote(work, events)
+        events.append(("read", (number, skipped, np.array(keys, np.int64))))
+    ray.get(ledger.finish.remote(work, events))  # before the task ends, and with the last one the run
 
 
 def _note_keys(records: Iterator[Record], keys: list[int]) -> Iterator[Record]:

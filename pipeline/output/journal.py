@@ -173,16 +173,20 @@ def take_over(
     sizes = sizes_in(data, "*.parquet")
     size_by_name = {path.name: size for path, size in sizes.items()}
     names = shards["name"].to_pylist()
+    noted_names = set(names)
     noted_sizes = zip(names, shards["bytes"].to_pylist(), strict=True)
     is_whole = [size_by_name.get(name) == size for name, size in noted_sizes]
     whole_shards = shards.filter(pa.array(is_whole, pa.bool_()))
     whole_names = set(whole_shards["name"].to_pylist())
     # All other shards: late ones go.
     unnoted = sorted((path for path in sizes if path.name not in whole_names), key=str)
-    late_shards = set() if previous is None else _late_among(unnoted, set(names), _number(previous))
-    for path in late_shards:
-        path.unlink()
-    rest = [path for path in unnoted if path not in late_shards]
+    usual_attempts = {0} if previous is None else {0, _number(previous)}
+    rest = []
+    for path in unnoted:
+        if previous is None or path.name in noted_names or _attempt_of(path) in usual_attempts:
+            rest.append(path)
+        else:
+            path.unlink()
     table = pa.concat_tables([whole_shards, *_adopt(rest, np.sort(_keys(whole_shards)), sizes, on_damage)])
     # The rows that are done, and the pieces that need not be read again.
     keys = np.sort(_keys(table))
@@ -203,7 +207,7 @@ def take_over(
         keys=keys,
         shards=set(table["name"].to_pylist()),
         pieces=dict(zip(pieces["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True)),
-        lost=len(set(names) - size_by_name.keys()),
+        lost=len(noted_names - size_by_name.keys()),
     )
 
 
@@ -219,14 +223,6 @@ def _attempt_of(shard: AnyPath) -> int:
     """Return the number of the attempt whose worker wrote a shard; 0 for a shard of one process."""
     match = WORKER_SHARD_NAME.fullmatch(shard.name)
     return int(match[1]) if match else 0
-
-
-def _late_among(shards: Sequence[AnyPath], noted_names: set[str], previous_attempt: int) -> set[AnyPath]:
-    """Return the shards that workers of older attempts wrote after the previous attempt had taken over."""
-    usual_attempts = (0, previous_attempt)
-    return {
-        path for path in shards if path.name not in noted_names and _attempt_of(path) not in usual_attempts
-    }
 
 
 def _adopt(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.output.environment import environment_here
 from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
@@ -17,6 +20,18 @@ from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import AUTO
 from stages.write import CardOrigin, Tally, dataset_card
+
+LIBRARIES: Final = (
+    "torch",
+    "open_clip_torch",
+    "spacy",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "ray",
+)
+"""The distributions that rows and their files depend on, beside the parser's model: rows of other
+versions may differ in their last digits. None of them is imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +43,7 @@ class Manifest:
         model: The model's `name`, for the card, and the layout of its checkpoint.
         calibration: Identifies the calibration of the scores; None if they are no probabilities.
         scores: `fitted_to`, `doubt` and `presence`, see `CardOrigin`.
-        environment: The surroundings in which the rows were made; empty for this process.
+        environment: The versions of Python and of the libraries that made the rows; empty for those here.
         may_sign: Whether this user's runs made all rows, so that the manifest may be signed.
     """
 
@@ -79,7 +94,16 @@ class Manifest:
             },
             "wall_time_s": round(report.wall_time_s, 3),
             "stages": {name: stage.to_json() for name, stage in report.stages.items()},
-            "environment": dict(self.environment) or environment_here(self.config.phrases.spacy_model),
+            "environment": dict(self.environment) or _versions_here(self.config.phrases.spacy_model),
             "card_sha256": hashlib.sha256(self.card(total).encode()).hexdigest(),
             "run": run,
         }
+
+
+def _versions_here(spacy_model: str) -> Json:
+    versions = {"python": platform.python_version()}
+    for name in (*LIBRARIES, spacy_model):
+        # People may have built OpenCV, or give the path of a parser's model.
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

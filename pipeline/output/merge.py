@@ -23,7 +23,7 @@ from pipeline.dataset.tally import group_shards
 from pipeline.engines import cores_here
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import COMMAND, Identity
+from pipeline.output.previous_run import Identity
 from pipeline.output.shards import count_readable_rows
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
@@ -95,7 +95,12 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         for number, file in enumerate(files):  # they name regions by ids
             (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))
         shards = [shard for dataset in datasets for shard in dataset.shards]
-        groups = _grouped(shards, datasets) if compact else [[shard] for shard in shards]
+        groups = [[shard] for shard in shards]
+        if compact:
+            sizes: dict[AnyPath, int] = {}
+            for dataset in datasets:
+                sizes |= sizes_in(dataset.path / "data", "*.parquet")
+            groups = group_shards(shards, sizes, COMPACT_BYTES)
         _write_shards(datasets, groups, folder)
         report = Report()
         for number, dataset in enumerate(datasets):
@@ -104,13 +109,6 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         fields = {key: manifest[key] for key in ("model", "calibration", "scores", "environment")}
         may_sign = all(is_own(dataset.manifest) for dataset in datasets)
         return folder.finish(report, Manifest(config=config, may_sign=may_sign, **fields))
-
-
-def _grouped(shards: Sequence[AnyPath], datasets: Sequence[Dataset]) -> list[list[AnyPath]]:
-    sizes = [sizes_in(dataset.path / "data", "*.parquet") for dataset in datasets]
-    return group_shards(
-        shards, {path: size for part in sizes for path, size in part.items()}, COMPACT_BYTES
-    )
 
 
 def _write_shards(
@@ -155,10 +153,10 @@ def _depends_on(manifest: Json) -> Json:
     run = manifest["run"]
     config = run["config"]
     # Machines differ in the last digits of what they compute from the first images, and some do
-    # not compare them. Parts differ in their commands.
+    # not compare them.
     in_regions = (run.get("outside_domain") or {}).get("in_regions", False)
     has_numbers = {name: run.get(name) is not None for name in ("presence", "absent_share")}
-    decisions = {COMMAND: None, "outside_domain": in_regions, **has_numbers}
+    decisions = {"outside_domain": in_regions, **has_numbers}
     return {**run, **decisions, "config": {**config, "input": {**config["input"], "part": None}}}
 
 

@@ -27,10 +27,6 @@ State = Literal["new", "started", "complete"]
 SHARD_NAME: Final = re.compile(rf"\d{{5,}}\.parquet|{WORKER_SHARD_NAME.pattern}")
 """Names of shards: one process numbers its shards."""
 
-COMMAND: Final = "command"
-"""The key of run.json, and of `run` in dataset.json, for a hash of the command that made the
-rows. With the same hash and the same input a complete dataset needs no closer look."""
-
 MayDelete = Callable[[str, list[AnyPath]], bool]
 """Called before a run is deleted, with a description, as "out holds a finished dataset with 12
 rows", and the files in the folder that no run wrote. Returns whether all of it may be deleted."""
@@ -98,10 +94,6 @@ class PreviousRun:
         precision: PrecisionChoice = self.run.get("config", {}).get("model", {}).get("precision", AUTO)
         return precision
 
-    def is_complete_with(self, values: Json) -> bool:
-        """Return whether the folder holds all rows of a run that has stored these values."""
-        return self.state == "complete" and values.items() <= self.run.items()
-
     def check_resumable(self, identity: Identity) -> None:
         """Raise ResumeError unless a run with an identity may write here."""
         if self.fault:
@@ -135,18 +127,19 @@ class PreviousRun:
 
     def reject_more_rows(self, new_version: str) -> None:
         """Raise ResumeError if the run cannot get rows of a version of phrasebox."""
-        version = self.run.get("phrasebox_version")
-        if _release_of(version) != _release_of(new_version):
+        old_version = self.run.get("phrasebox_version")
+        if _release_of(old_version) != _release_of(new_version):
             kind = "a run" if self.manifest else "an unfinished run"
             raise ResumeError(
-                f"{self.folder} holds {kind} of phrasebox {version or '(unknown version)'}, this is {new_version}, "
+                f"{self.folder} holds {kind} of phrasebox {old_version or '(unknown version)'}, this is {new_version}, "
                 "whose rows may differ: finish it with that version, or --fresh to start over"
             )
         self._reject_foreign(self._foreign_shards)
 
     def check_replaceable(self, may_delete: MayDelete, written_as: str) -> None:
         """Raise ResumeError unless all of it may be deleted. written_as: The folder's path as the user wrote it."""
-        foreign = [*self._foreign_shards, *self._find_edited_cards()]
+        card = self.folder / "README.md"
+        foreign = [*self._foreign_shards, *([card] if self._is_edited(card) else [])]
         rows = count_readable_rows(self.shards)
         kind = "a finished dataset" if self.manifest else "an unfinished run"
         if not (rows or foreign) or may_delete(
@@ -173,17 +166,14 @@ class PreviousRun:
                 key="output.path",
             )
 
-    def _find_edited_cards(self) -> list[AnyPath]:
-        """The dataset card if somebody has edited it, in a list."""
-        card = self.folder / "README.md"
+    def _is_edited(self, card: AnyPath) -> bool:
+        """Whether somebody has edited the dataset card, if it is there."""
         if not card.is_file():
-            return []
+            return False
         text = card.read_bytes()
         if self.manifest:
-            is_edited = self.manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
-        else:
-            is_edited = b"Made by phrasebox" not in text
-        return [card] if is_edited else []
+            return self.manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
+        return b"Made by phrasebox" not in text
 
 
 def read_previous_run(folder: AnyPath) -> PreviousRun:
@@ -213,6 +203,6 @@ def read_previous_run(folder: AnyPath) -> PreviousRun:
     return PreviousRun(folder=folder, state="new", shards=shards)
 
 
-def _release_of(version: str | None) -> list[str] | None:
+def _release_of(number: str | None) -> list[str] | None:
     """Major and minor version: a patch does not change rows."""
-    return version.split(".")[:2] if version else None
+    return number.split(".")[:2] if number else None

@@ -131,7 +131,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "fsspec": {"stages/shared/storage.py"},
     "scipy": {"pipeline/evaluate/", "pipeline/research/"},
-    "yaml": {"pipeline/config.py", "pipeline/config_text.py", "stages/write.py"},
+    "yaml": {"pipeline/config_text.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",
         "stages/read/",
@@ -145,7 +145,7 @@ LIBRARIES: dict[str, set[str]] = {
         f"stages/shared/model/{name}.py" for name in ("detector", "hugging_face", "segmenter")
     },
     "duckdb": {"pipeline/dataset/"},
-    "supervision": {"pipeline/dataset/detections.py"},
+    "supervision": {"pipeline/dataset/rows.py"},
     "starlette": {"pipeline/viewer/app.py"},
     "uvicorn": {"pipeline/viewer/app.py"},
     "jinja2": {"pipeline/viewer/pages.py"},

@@ -6,26 +6,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
+from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.decisions import Run
-from pipeline.engines import Job, start_engine
+from pipeline.decisions import Run, Session
+from pipeline.engines import start_engine
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity
 from pipeline.steps import Steps
-from pipeline.summary import Report
+from pipeline.summary import Display, Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.read import Piece, Reader, SkippedRow, make_reader, plan_pieces
+from stages.regions.config import RegionsConfig
 from tests.build import datasets
 from tests.build.datasets import Json
 from tests.build.files import write_lines
@@ -114,6 +116,8 @@ class LastStage(SleepStage):
     """After the model."""
 
     name: ClassVar[str] = "regions"
+    config = RegionsConfig()
+    calibration = None
 
 
 def batches_of(marks: Path) -> dict[str, list[tuple[int, float, float]]]:
@@ -189,48 +193,28 @@ def resolved_light(
 ) -> Run:
     """A run whose captions are cut by `CaptionStage`, which notes deaths in a folder."""
     pieces = plan_pieces(reader)
-    before: Any = (CaptionStage(deaths),)
+    stages: Any = {"before": (CaptionStage(deaths),), "regions_stage": last}
     return Run(
         config=config,
         reader=reader,
         input_pieces=pieces,
         pieces=config.input.take_part(pieces),
-        steps=Steps(before=before, model_stage=model, regions_stage=last, description=LIGHT),
+        steps=Steps(**stages, model_stage=model, description=LIGHT),
         identity=Identity(model_fingerprint="light", config=config.rows_depend_on()),
     )
 
 
-def run_job(run: Run, folder: DatasetFolder, show: Callable[[Report], None] = lambda _: None) -> Report:
-    """Run the engine of a run in this process."""
-    config = run.config
-    report = Report()
-    job = Job(
-        steps=run.steps,
-        reader=run.reader,
-        pieces=run.pieces,
-        folder=folder,
-        input=config.input,
-        device=config.model.device,
-        threads=config.model.threads,
-        engine=config.engine,
-        output=config.output,
-        packages=("pipeline", "stages"),
-        report=report,
-        on_progress=lambda: show(report),
-    )
-    with start_engine(job) as engine:
-        engine.make_rows(run.steps)
-    return report
-
-
-def run_on_ray(run: Run, show: Callable[[Report], None] = lambda _: None) -> Report:
-    """Run the ray engine in this process, from lock to manifest."""
+def run_on_ray(run: Run, display: Display | None = None) -> Report:
+    """Run the engine of a run in this process, from lock to manifest."""
     folder = DatasetFolder(run.config.output.path)
+    shown = display or Display(Console(quiet=True))
+    session = Session(folder=folder, report=Report(), display=shown)
     with folder.locked(), folder.writing():
         folder.start(replace(folder.claim(run.identity), has_same_input=True))
-        report = run_job(run, folder, show)
-        folder.finish(report, Manifest(config=run.config, model={"name": "light"}))
-    return report
+        with start_engine(run, session) as engine:
+            engine.make_rows(run.steps)
+        folder.finish(session.report, Manifest(config=run.config, model={"name": "light"}))
+    return session.report
 
 
 def _main() -> None:

@@ -152,7 +152,7 @@ VALUES = {
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
     + ", ".join(EXPLAINERS),
-    "engine={kind: inline, num_cpus: 3}": "engine: num_cpus is about Ray, and engine.kind=inline starts none",
+    "engine={kind: inline, cpu_workers: 3}": "engine: cpu_workers is about Ray, and engine.kind=inline starts none",
     **{
         f"engine.explain_workers={no}": "engine.explain_workers: "
         for no in ("0", "0-3", "3-", "many", "-2", "1.5")
@@ -166,7 +166,6 @@ VALUES = {
     "explain.templates=[a]": "explain.templates: each template needs `{}` where the phrase goes",
     "explain.variant=author": "explain.variant: expected 'recommended' or 'authors', got 'author'",
     "model.name=ViT-B-16": "model: ViT-B-16 needs weights: set model.pretrained=TAG",
-    "engine.num_cpus=1": "engine.num_cpus: expected greater than or equal to 2, got 1",
     "explain.blocks.x=3": "explain.blocks: expected a valid integer",
     "abc": "--set abc: expected KEY=VALUE, for example --set output.path=out/",
     "=3": "--set =3: expected KEY=VALUE",

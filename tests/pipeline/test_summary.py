@@ -67,7 +67,7 @@ def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(
         (["engine.address=auto"], 2, 1, "ray"),
         (["engine.kind=ray"], 2, 1, "ray"),
         (["engine.kind=inline"], 4, None, "inline"),
-        (["engine.num_cpus=4"], 2, 1, "ray"),
+        (["engine.cpu_workers=4"], 2, 1, "ray"),
     ],
 )
 def test_an_engine_is_chosen_by_the_number_of_samples(

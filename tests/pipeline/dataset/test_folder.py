@@ -135,7 +135,7 @@ def test_no_dataset(tmp_path: Path) -> None:
         "[]",
         '{"schema_version": 1}',
         '{"config": {}}',
-        '{"config": {}, "schema_version": 99}',
+        '{"config": {}, "counts": {}, "schema_version": 99}',
     ],
 )
 def test_damaged_manifests(content: str, folder: Path) -> None:

@@ -70,8 +70,14 @@ def main(folder: Path) -> None:
     ]
     tables = [records_to_table([Record(sample=one) for one in samples[n::CALLS]]) for n in range(CALLS)]
     pools = Pools(min_workers=1, max_workers=1, gpus=1.0, threads=1, captions=1, resources={})
-    job: Any = None  # only the model's stage runs
-    engine = RayEngine(job=job, pools=pools, ledger=start_ledger(), code=code_here(("pipeline", "stages")))
+    unused: Any = None  # only the model's stage runs
+    engine = RayEngine(
+        run=unused,
+        session=unused,
+        pools=pools,
+        ledger=start_ledger(),
+        code=code_here(("pipeline", "stages")),
+    )
     rows = engine._map_on_models(ray.data.from_arrow(tables), LonelyStage(folder), CALL, 1)
     # Ray's own messages end up in the midst of what is printed.
     with (folder / "rows.jsonl").open("w") as file:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.console import Console
 
@@ -17,12 +17,11 @@ from stages.read import make_reader
 from tests.pipeline.light import LastStage, SleepStage, resolved_light
 
 
-class RaisingStage(Stage):
+class RaisingStage(LastStage):
     """Raises an error from the first batch on that it may not answer any more."""
 
-    name: ClassVar[str] = "regions"
-
     def __init__(self, error: BaseException, answers: int) -> None:
+        super().__init__(0.0)
         self.error = error
         self.answers = answers
 
@@ -36,7 +35,7 @@ class RaisingStage(Stage):
 def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
     values = {
         "input": {"kind": "jsonl", "path": str(captions)},
-        "model": {"precision": "fp32"},
+        "model": {"name": "demo", "precision": "fp32"},
         "engine": {"kind": "inline"},
     }
     return RunConfig.model_validate(

@@ -112,7 +112,7 @@ def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     failures = {"bad_image": 1, "missing_image": 1}
     counts = {"read": 9, "written": 9, "phrases": 12, "regions": 9, "categories": 2, "files": 3}
     assert manifest["counts"].items() >= {**counts, "failed": 2, "failed_by_reason": failures}.items()
-    assert manifest["environment"]["versions"]["torch"] == metadata.version("torch")
+    assert manifest["environment"]["torch"] == metadata.version("torch")
     with expect_error(ResumeError):
         begin(folder, phrases={"max_phrases": 3})
 
