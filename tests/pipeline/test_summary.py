@@ -2,17 +2,14 @@
 
 from io import StringIO
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from pipeline import terminal
 from pipeline.config import load_config
 from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
-from pipeline.summary import Display, Report, duration, export_command
-from stages.contract.score_threshold import ScoreRanking
+from pipeline.summary import Display, Report, duration
 from stages.contract.stage import Forwards
-from stages.write import Tally
 
 FORWARDS = Forwards(images=32, device="cpu")
 
@@ -56,66 +53,37 @@ def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(
     assert text.getvalue() == "images: 600 of 1,000, 8.4 images/s, 48 s left, 400 were done before\n"
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(119.4, "119 s"), (120, "2 minutes"), (7200, "2.0 hours")])
+def test_durations(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
 @pytest.mark.parametrize(
     ("settings", "cores", "samples", "kind"),
     [
         ([], 4, AT_MOST_INLINE, "inline"),
         ([], 4, AT_MOST_INLINE + 1, "ray"),
         ([], 2, AT_MOST_INLINE_ON_TWO_CORES, "inline"),
-        ([], 2, AT_MOST_INLINE_ON_TWO_CORES + 1, "ray"),
         ([], 2, None, "ray"),
-        (["engine.address=auto"], 2, 1, "ray"),
-        (["engine.kind=ray"], 2, 1, "ray"),
-        (["engine.kind=inline"], 4, None, "inline"),
         (["engine.cpu_workers=4"], 2, 1, "ray"),
+        (["engine.kind=inline"], 4, None, "inline"),
     ],
 )
-def test_an_engine_is_chosen_by_the_number_of_samples(
-    settings: list[str], cores: int, samples: int | None, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_is_chosen_by_the_number_of_samples(settings, cores, samples, kind, monkeypatch) -> None:
     monkeypatch.setattr("pipeline.engines.cores_here", lambda: cores)
     config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
-    assert choose_engine(config.engine, samples).kind == kind
-    for count in (samples, 10**9):
-        engine = choose_engine(config.engine, count)
-        assert engine.model_dump(exclude={"kind"}) == config.engine.model_dump(exclude={"kind"})
-
-
-@pytest.mark.parametrize(("seconds", "told"), [(119.4, "119 s"), (120, "2 minutes"), (7200, "2.0 hours")])
-def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+    assert choose_engine(config.engine, samples) == config.engine.model_copy(update={"kind": kind})
 
 
 def test_progress_is_what_the_model_has_seen_at_the_speed_after_its_first_batch() -> None:
     """Rows of a file come together, long after it."""
     report = Report(expected=100)
     report.stage("phrases", 64, 0.1)
-    assert (report.first_batch, report.images_done, report.images_per_second) == (None, 0, None)
+    assert (report.images_done, report.images_per_second) == (0, None)
     report.stage("explain", 32, 0.1, FORWARDS)
     assert (report.images_done, report.images_per_second) == (32, None), "its time includes the start"
-    assert report.first_batch is not None
-    first, count = report.first_batch
     report.stage("explain", 32, 0.1, FORWARDS)
-    assert (report.first_batch, count, report.images_done) == ((first, 32), 32, 64)
-    now = report.wall_time_s
-    assert report.images_per_second is not None
-    assert report.images_per_second <= 32 / (now - first)
+    assert report.images_done == 64
+    assert (report.images_per_second or 0) > 0
     report.stage("explain", 64, 0.1, FORWARDS)
     assert report.images_done == 100, "a batch whose worker died is answered twice"
-
-
-def test_precisions_that_no_score_reaches_are_told() -> None:
-    low = Tally(regions=3, highest_precision=0.4)
-    assert low.advised_in_words == "a score is the share of such regions that are right, here at most 40%"
-    assert (
-        low.unreached_in_words == "No score reaches a precision of 0.5, 0.6, 0.7, 0.8: the highest is 0.40."
-    )
-    scores = ScoreRanking.of(np.float32([0.7, 0.5, 0.1, 0.1]))
-    some = Tally(regions=4, thresholds=scores.table(), highest_precision=scores.highest_precision)
-    assert (
-        some.advised_in_words
-        == "of the 50% of the regions with a score of 0.500 or more about 60% are right"
-    )
-    assert some.unreached_in_words == "No score reaches a precision of 0.8: the highest is 0.70."
-    assert export_command("out", some.advised).endswith("--out coco/ --precision 0.6")
-    assert export_command("out", low.advised).endswith("--out coco/")

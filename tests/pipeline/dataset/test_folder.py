@@ -134,7 +134,7 @@ def test_no_dataset(tmp_path: Path) -> None:
         "{",
         "[]",
         '{"schema_version": 1}',
-        '{"config": {}}',
+        '{"config": {}, "counts": {}}',
         '{"config": {}, "counts": {}, "schema_version": 99}',
     ],
 )

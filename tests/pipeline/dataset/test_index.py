@@ -1,7 +1,6 @@
 """Every filter and order of the index, against plain Python over the rows of a dataset."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -92,15 +91,6 @@ def test_a_condition_that_fails_while_it_runs(where: str, index: Index, monkeypa
     assert index.count(Search()) == 500
 
 
-def test_several_threads_may_ask(index: Index) -> None:
-    searches = [
-        Search(score_min=number / 40, head=head) for number in range(10) for head in ("man", "woman", "dog")
-    ]
-    expected = [page(index, search) for search in searches]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda search: page(index, search), searches)) == expected
-
-
 def test_building_tells_how_far_it_is(synthetic_dataset: Path) -> None:
     told: list[tuple[int, int]] = []
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
@@ -129,15 +119,6 @@ def damaged(synthetic_dataset: Path, tmp_path: Path) -> Path:
     shard = folder / "data" / "00001.parquet"
     shard.write_bytes(shard.read_bytes()[:5000])
     return folder
-
-
-def test_a_damaged_shard_of_a_finished_dataset(damaged: Path) -> None:
-    with closing(Index(open_dataset(damaged), {})) as index:
-        for _ in range(2):
-            with expect_error(InputError):
-                index.build()
-        with expect_error(InputError):
-            index.wait(0)
 
 
 def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[Json]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,19 +130,6 @@ def test_no_link_and_no_pipe_is_written_or_read(tmp_path: Path) -> None:
             read_reviews(folder)
         file.rmdir() if file.is_dir() else file.unlink()
     assert victim.read_text() == "mine\n"
-
-
-def _append(folder: Path, reviewer: str) -> None:
-    for _ in range(25):
-        append_review(folder, review(DOG, reviewer, answer="right"))
-
-
-def test_writers_do_not_tear_each_others_lines(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:  # each opens the file on its own, as processes do
-        list(pool.map(_append, [tmp_path] * 4, "abcd"))
-    reviews = read_reviews(tmp_path)
-    assert len((tmp_path / "reviews.jsonl").read_text().splitlines()) == 100
-    assert (set(reviews.answers[DOG]), reviews.unreadable_lines) == (set("abcd"), 0)
 
 
 def test_files_of_several_places_count_together(tmp_path: Path) -> None:

@@ -56,13 +56,6 @@ def test_a_precision_is_that_of_the_regions_that_fulfil_the_rest(
     assert np.mean(table["score"].to_numpy()) >= 0.7
 
 
-def test_a_share_needs_no_calibration(ranked: Dataset, rows: list[Json]) -> None:
-    scores = sorted((region["score"] for row in rows for region in row["annotations"]), reverse=True)
-    table = ranked.regions("", ["score"], keep=0.3)
-    assert table.num_rows == pytest.approx(0.3 * len(scores), abs=1)
-    assert sorted(table["score"].to_pylist(), reverse=True) == scores[: table.num_rows]
-
-
 def test_what_cannot_be_chosen(ranked: Dataset, calibrated: Dataset, tmp_path: Path) -> None:
     with expect_error(ConfigError):
         ranked.regions(precision=0.7)
@@ -92,11 +85,6 @@ def test_what_cannot_be_chosen(ranked: Dataset, calibrated: Dataset, tmp_path: P
 def test_a_choice_that_is_none(values: Json) -> None:
     with expect_error(ConfigError):
         RegionChoice(**values)
-
-
-def test_a_choice_has_no_other_options(ranked: Dataset) -> None:
-    with expect_error(ConfigError):
-        ranked.regions(min_scor=0.5)
 
 
 def test_a_condition_stays_within_its_brackets(ranked: Dataset) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.dataset.selection import Selection, Selector, connect_sandboxed
 from stages.contract.errors import ConfigError
-from stages.contract.schema import DATASET_SCHEMA
 from tests.build.datasets import Json
 from tests.messages import expect_error
 
@@ -40,16 +39,6 @@ def test_what_is_chosen_stays_as_it_was(table: Any) -> None:
     for row in expected:
         row["annotations"] = [a for a in row["annotations"] if a["score"] > np.float32(0.6)]
     assert answer.to_pylist() == expected
-
-
-@pytest.mark.parametrize("selection", [{"where": "w > h"}, {"min_score": 0.5}], ids=str)
-def test_empty_tables(selection: Json, table: Any) -> None:
-    selector = Selector(Selection(**selection))
-    without_regions = pa.Table.from_pylist([{**table.to_pylist()[0], "annotations": []}] * 3, table.schema)
-    for empty in (table.slice(0, 0), DATASET_SCHEMA.empty_table(), without_regions):
-        answer = selector.choose(empty)
-        assert answer.schema.equals(empty.schema)
-        assert answer.to_pylist() == empty.to_pylist()
 
 
 NO_CONDITIONS = {

@@ -3,15 +3,11 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from pipeline.engines.ray_workers import READ_TASKS, PieceSource
 from stages.read import Piece
-from tests.build.files import read_lines
-from tests.pipeline.engines.two_calls import CALL, CALLS, DEADLY
-from tests.pipeline.light import ended
 
 PROGRAM = """
 import ctypes
@@ -42,21 +38,3 @@ def test_a_read_task_that_dies_repeats_one_shard_of_a_part(pieces: int, tasks: i
     """Ray repeats tasks as a whole. A part of 10 million images is 1,000 tars of img2dataset."""
     source = PieceSource(None, [(n, Piece(url=f"{n}.tar", name=f"{n}.tar")) for n in range(pieces)], None)  # type: ignore[arg-type]
     assert source.tasks == tasks
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_worker_on_a_gpu_has_two_calls_in_hand_and_its_stage_one(tmp_path: Path) -> None:
-    """Its process dies with both: only the samples of the call that the stage had are taken one by one."""
-    done = ended([sys.executable, "-m", "tests.pipeline.engines.two_calls", tmp_path])
-    assert done.returncode == 0, done.stderr
-    rows = read_lines(tmp_path / "rows.jsonl")
-    assert sorted(row[0] for row in rows) == sorted(f"s{n}" for n in range(CALLS * CALL)), (
-        "each of them once"
-    )
-    assert {row[1] for row in rows if row[1] != f"from {row[0][1:]}"} == set()
-    number = int(DEADLY[1:]) % CALLS
-    assert {row[0] for row in rows if row[2] == "1"} == {
-        f"s{n}" for n in range(number, CALLS * CALL, CALLS)
-    }
-    assert len({row[3] for row in rows}) > 1, "of two threads"

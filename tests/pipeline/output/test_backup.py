@@ -119,19 +119,3 @@ def test_a_run_killed_while_files_are_moved_loses_none(
             assert folder.claim(identity_of(config)).state == "complete"
             assert folder.notes[0].endswith("that --fresh was to replace is back: nothing had replaced it")
         assert content(finished) == before
-
-
-def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(
-    captions: Path, finished: Path
-) -> None:
-    shard = (finished / "data/00000.parquet").read_bytes()
-    other = light_config(captions, finished, explain={"blocks": 1})
-    folder = DatasetFolder(finished)
-    with folder.locked():
-        folder.start(folder.claim_fresh(identity_of(other)))
-        (folder.data / "00000.parquet").write_bytes(shard)
-    folder = DatasetFolder(finished)
-    with folder.locked():
-        assert folder.claim(identity_of(other)).state == "started"
-    journal = ".phrasebox/journal-0001/00000.parquet"
-    assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json", journal}

@@ -1,6 +1,5 @@
 """An input that changed after rows were made from it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +81,6 @@ def test_samples_that_are_gone_are_refused_before_any_work(captions: Path, out: 
     shown = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
     assert set(shown) <= {*names.split(", "), "..."}
     assert content(out) == before
-
-
-def test_an_input_that_was_only_touched_is_compared_once(captions: Path, tmp_path: Path) -> None:
-    config = light_config(captions, tmp_path / "out")
-    run_light(config)
-    os.utime(captions, (1, 1))
-    complete = f"{tmp_path / 'out'} is complete: nothing to do. --fresh starts over.\n"
-    assert run_light(config) == f"{COMPARED}{tmp_path / 'out'}\n{complete}"
-    assert run_light(config) == complete
 
 
 def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from stages.contract.records import Record, is_id_of, stable_id
 from stages.shared.storage import found_in, replacing
 from tests.build.datasets import Json
 from tests.messages import expect_error
+from tests.pipeline.light import rows_of as rows_of_run
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 from tests.stages.write.rows import annotated, write_shards
@@ -86,17 +87,6 @@ def test_each_has_an_id_of_its_own_whatever_the_order(tmp_path: Path) -> None:
     assert ids_in(tmp_path / "b/data") == ids
 
 
-def test_shards_without_a_shared_id_stay_as_they_are(tmp_path: Path) -> None:
-    write_shards(samples(range(SAMPLES)), tmp_path / "data", rows_per_file=1)
-    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    set_all_apart(tmp_path / "data")
-    same = [path for path, content in before.items() if path.read_bytes() == content]
-    assert 0 < len(same) < len(before)
-    settled = {path: path.read_bytes() for path in before}
-    set_all_apart(tmp_path / "data")
-    assert {path: path.read_bytes() for path in before} == settled
-
-
 def test_a_run_that_was_killed_here_ends_with_the_same_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,21 +120,13 @@ def test_a_run_that_is_resumed_ends_with_the_ids_of_one_that_was_not(tmp_path: P
     with pytest.raises(ResourceError):
         run_light(stopped, last=RaisingStage(ResourceError("no cluster"), 1))
     run_light(stopped)
-    runs = [
-        dict(
-            zip(
-                *pq.read_table(config.output.path / "data")
-                .select(["sample_id", "id"])
-                .to_pydict()
-                .values(),
-                strict=True,
-            )
-        )
-        for config in (whole, stopped)
+    ids = [
+        {row["sample_id"]: row["id"] for row in rows_of_run(tmp_path / name)}
+        for name in ("whole", "stopped")
     ]
-    assert runs[0] == runs[1]
-    assert len(runs[0]) == len(set(runs[0].values())) == SAMPLES
-    assert any(stable_id(name) != number for name, number in runs[0].items())
+    assert ids[0] == ids[1]
+    assert len({*ids[0].values()}) == SAMPLES
+    assert any(stable_id(name) != number for name, number in ids[0].items())
 
 
 def test_rows_that_are_added_later(tmp_path: Path) -> None:

@@ -50,9 +50,7 @@ def parts(scenes_config: Json, tmp_path_factory: pytest.TempPathFactory) -> list
 
 
 def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Path, tmp_path: Path) -> None:
-    before = [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))]
     assert merge(parts[::-1], tmp_path / "out") is not None
-    assert [len(rows_of(one)) for one in parts] == [4, 4, 4]
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
     whole = open_dataset(inline_dataset)
@@ -63,7 +61,6 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
     assert is_own(merged.manifest)
     categories = [pq.read_table(one / "categories.parquet") for one in (inline_dataset, tmp_path / "out")]
     assert categories[0].equals(categories[1])
-    assert [path.read_bytes() for one in parts for path in sorted(one.rglob("*.parquet"))] == before
     assert merge(parts[::-1], tmp_path / "out") is None, "a second time there is nothing to do"
 
 
@@ -233,8 +230,6 @@ def test_small_shards_are_put_together(
     groups = row_groups_of(tmp_path / "out")
     assert len(groups) in files
     assert all(len(rows) == 1 for rows in groups)
-    schemas = [pq.read_schema(next((one / "data").iterdir())) for one in (tmp_path / "out", inline_dataset)]
-    assert schemas[0].equals(schemas[1], check_metadata=True)
     with expect_error(ResumeError):
         merge(parts, tmp_path / "out")
 
