@@ -66,21 +66,15 @@ def _documented(config: BaseModel, kinds: Mapping[str, Iterable[str]], indent: s
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            names = ", ".join(kinds.get(name, ()))
-            meaning = f"{field.description or ''} {f'Kinds: {names}.' if names else ''}".strip()
-            title = [f"{indent}{line}" for line in (*_comment(meaning, indent), f"{name}:")]
-            lines += [*([] if indent else [""]), *title, *_documented(value, {}, indent + "  ")]
+            more = f"Kinds: {', '.join(kinds[name])}." if name in kinds else ""
+            body = [f"{name}:", *_documented(value, {}, "  ")]
+            lines += [] if indent else [""]
         else:
-            plain = config.model_dump(mode="json", include={name})
-            meaning = f"{field.description or ''} [{values_of[name]}]".strip()
-            lines += [
-                f"{indent}{line}" for line in (*_comment(meaning, indent), *dump_yaml(plain).splitlines())
-            ]
+            more = f"[{values_of[name]}]"
+            body = dump_yaml(config.model_dump(mode="json", include={name})).splitlines()
+        comment = textwrap.wrap(f"{field.description or ''} {more}".strip(), 118 - len(indent))
+        lines += [f"{indent}{line}" for line in (*(f"# {line}" for line in comment), *body)]
     return lines
-
-
-def _comment(text: str, indent: str) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(text, 118 - len(indent))]
 
 
 def allowed_values(model: type[BaseModel]) -> dict[str, str]:

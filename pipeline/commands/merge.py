@@ -22,14 +22,6 @@ def merge(
     out: Annotated[
         str, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset to write.")
     ],
-    compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact",
-            help="Put small shards together to files of up to 256 MB, which reads and writes all of them. Also for one "
-            "dataset that is no part.",
-        ),
-    ] = False,
 ) -> None:
     """Make one dataset of the parts of an input. The parts stay; the same command resumes a merge that was stopped.
 
@@ -37,10 +29,9 @@ def merge(
     phrasebox run captions.jsonl --images photos/ --model photo --part 1/2 --out part-1/    on one machine
     phrasebox run captions.jsonl --images photos/ --model photo --part 2/2 --out part-2/    on another
     phrasebox merge part-1/ part-2/ --out out/
-    phrasebox merge out/ --out larger-files/ --compact
     """
     with stopping("stopped. Shards that were copied stay; the same command resumes the merge."):
-        total = merge_parts(parts, out, compact=compact)
+        total = merge_parts(parts, out)
     if total is None:
         say(console, f"{out} is complete: nothing to do.")
     else:

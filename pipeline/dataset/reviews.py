@@ -111,9 +111,8 @@ class Judgement(BaseModel, frozen=True):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        is_both = self.answer is not None and self.action is not None
-        is_neither = self.answer is None and self.action is None
-        if is_neither or (is_both and (self.answer, self.action) != ("wrong", "box")):
+        kinds = (self.answer, self.action)
+        if kinds.count(None) != 1 and kinds != ("wrong", "box"):
             raise ValueError("expected an answer, an action, or the answer wrong with the action box")
         if (self.action == "box") != (self.box_xywh_px is not None):
             raise ValueError("expected box_xywh_px with the action box alone")

@@ -148,28 +148,26 @@ def rows_of(shards: Sequence[AnyPath]) -> Iterator[Rows]:
     with empty_rows() as rows, ThreadPoolExecutor(_THREADS) as pool:
         sizes = sizes_in(shards[0].parent, "*.parquet") if shards else {}
         first = 0
-        for group in group_shards(shards, sizes, _BYTES_AT_ONCE, _SHARDS_AT_ONCE):
+        for group in _group_shards(shards, sizes):
             rows.add(first, *pool.map(_columns_of, group))
             first += len(group)
         yield rows
 
 
-def group_shards(
+def _group_shards(
     shards: Sequence[AnyPath],
     sizes: Mapping[AnyPath, int],
-    most_bytes: int,
-    most_shards: int | None = None,
 ) -> list[list[AnyPath]]:
-    """Return the shards in order, in groups of at most so many bytes and shards.
+    """Return the shards in order, in groups of `_SHARDS_AT_ONCE` and `_BYTES_AT_ONCE` at most.
 
     A larger shard is its own group.
     """
     groups = list[list[AnyPath]]()
     room = 0
     for shard in shards:
-        if not groups or sizes[shard] > room or len(groups[-1]) == most_shards:
+        if not groups or sizes[shard] > room or len(groups[-1]) == _SHARDS_AT_ONCE:
             groups.append([])
-            room = most_bytes
+            room = _BYTES_AT_ONCE
         groups[-1].append(shard)
         room -= sizes[shard]
     return groups

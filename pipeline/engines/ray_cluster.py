@@ -304,7 +304,7 @@ def choose_pools(
     gpus = engine.gpus_per_worker
     if gpus is None:
         gpus = 0.0 if device == "cpu" else min(1.0 / models, cluster_gpus)
-    if gpus == 0 and device == "cuda" and engine.gpus_per_worker == 0:
+    if device == "cuda" and engine.gpus_per_worker == 0:
         raise ConfigError(
             "0 leaves model workers without a GPU, but model.device is cuda", key="engine.gpus_per_worker"
         )

@@ -51,6 +51,7 @@ def make_code_probe(packages: tuple[str, ...]) -> Callable[[], dict[str, str]]:
         digest = hashlib.sha256()
         folders = []
         version = ""
+        fault = ""
         try:
             for name in packages:
                 package = importlib.import_module(name)
@@ -61,16 +62,12 @@ def make_code_probe(packages: tuple[str, ...]) -> Callable[[], dict[str, str]]:
                     digest.update(f"{path.relative_to(place.parent).as_posix()}\n".encode())
                     digest.update(path.read_bytes())
         except (ImportError, ValueError, OSError) as error:
-            return {
-                "version": version,
-                "folder": "",
-                "digest": "",
-                "fault": f"{type(error).__name__}: {error}",
-            }
+            fault = f"{type(error).__name__}: {error}"
         return {
             "version": version,
             "folder": " and ".join(dict.fromkeys(folders)),
             "digest": digest.hexdigest(),
+            "fault": fault,
         }
 
     return probe_code
@@ -86,7 +83,7 @@ def reject_other_code(
 ) -> None:
     """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
     worker = worker or code_here(driver.packages)
-    if worker.digest == driver.digest:
+    if worker.digest == driver.digest and not worker.fault:
         return
     expected = f"the driver has {driver.version} in {driver.folder}"
     if (error := lack_of_package(where, worker.fault)) is not None:

@@ -120,16 +120,9 @@ def _rewrite(path: AnyPath, ids: _Ids) -> None:
         pq.ParquetWriter(temporary, file.schema_arrow, **PARQUET_SETTINGS) as writer,
     ):
         for group in range(file.num_row_groups):
-            writer.write_table(_renumber_table(file.read_row_group(group), ids))
-
-
-def _renumber_table(table: Any, ids: _Ids) -> Any:
-    rows = [_renumber_row(row, ids) for row in table.select(["id", "sample_id", "annotations"]).to_pylist()]
-    for name in ("id", "annotations"):
-        place = table.schema.get_field_index(name)
-        values = pa.array([row[name] for row in rows], table.schema.field(name).type)
-        table = table.set_column(place, table.schema.field(name), values)
-    return table
+            table = file.read_row_group(group)
+            rows = [_renumber_row(row, ids) for row in table.to_pylist()]
+            writer.write_table(pa.Table.from_pylist(rows, table.schema))
 
 
 def _renumber_row(row: Row, ids: _Ids) -> Json:

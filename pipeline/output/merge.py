@@ -1,17 +1,15 @@
 """Make one dataset of the parts of an input, which were runs of their own (`input.part`).
 
-Shards are linked, or copied within object storage, or put together to larger ones; their light
-columns are counted again, and collisions of ids between parts are resolved. The parts stay as
-they are. The same command resumes a merge that was stopped.
+Shards are linked, or copied within object storage. Their light columns are counted again, and
+collisions of ids between parts are resolved. The parts stay as they are. The same command
+resumes a merge that was stopped.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +17,6 @@ from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import is_own
 from pipeline.dataset.reviews import FILES, lines_of, read_reviews
-from pipeline.dataset.tally import group_shards
-from pipeline.engines import cores_here
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity
@@ -28,16 +24,10 @@ from pipeline.output.shards import count_readable_rows
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.contract.values import Json
-from stages.shared.storage import AnyPath, copy, found_in, replacing, sizes_in
-from stages.write import RollingParquet, Tally, row_group_rows
+from stages.shared.storage import AnyPath, copy, found_in
+from stages.write import Tally
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
-
-COMPACT: Final = (
-    "compact"  # The key for the most bytes of shards that were put together; null where none were
-)
-
-COMPACT_BYTES: Final = 256 << 20  # Most bytes of shards that are put together, unless one of them has more
 
 _DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence", "absent_share")
 """The keys of what a run decides once, for all of its parts."""
@@ -45,10 +35,8 @@ _DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence", "absent_
 _THREADS: Final = 32  # Shards copied at once
 
 
-def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False) -> Tally | None:
+def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
     """Write the dataset of all parts to `out`; return its counts, or None if it is complete already.
-
-    compact: Put shards together up to `COMPACT_BYTES`; this also takes one dataset that is no part.
 
     Raises:
         InputError: A part is unfinished, damaged, missing, given twice, or of another input or
@@ -57,8 +45,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         OutputError: `out` cannot be written to.
     """
     datasets = [open_dataset(path) for path in parts]
-    if not (compact and [_part_of(dataset) for dataset in datasets] == [None]):
-        _reject_incomplete(datasets)
+    _reject_incomplete(datasets)
     _reject_other_settings(datasets)
     for dataset in datasets:
         read_reviews(dataset.path)  # it rejects damaged reviews
@@ -71,10 +58,7 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
     }
     config = RunConfig.model_validate({**settings, **sections})
     folder = DatasetFolder(out)
-    origin = {
-        PARTS: [str(dataset.path) for dataset in datasets],
-        COMPACT: COMPACT_BYTES if compact else None,
-    }
+    paths = [str(dataset.path) for dataset in datasets]
     with folder.locked(), folder.writing():
         previous = folder.claim(
             Identity(
@@ -84,24 +68,17 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
                 config=_depends_on(manifest)["config"],
             )
         )
-        if previous.state != "new" and {key: previous.run.get(key) for key in origin} != origin:
+        if previous.state != "new" and previous.run.get(PARTS) != paths:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
         if previous.state == "complete":
             return None
-        folder.start(previous, {**origin, **{key: run[key] for key in _DECISIONS if key in run}})
+        folder.start(previous, {PARTS: paths, **{key: run[key] for key in _DECISIONS if key in run}})
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
         files = (file for dataset in datasets for file in found_in(dataset.path, FILES))
         for number, file in enumerate(files):  # they name regions by ids
             (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))
-        shards = [shard for dataset in datasets for shard in dataset.shards]
-        groups = [[shard] for shard in shards]
-        if compact:
-            sizes: dict[AnyPath, int] = {}
-            for dataset in datasets:
-                sizes |= sizes_in(dataset.path / "data", "*.parquet")
-            groups = group_shards(shards, sizes, COMPACT_BYTES)
-        _write_shards(datasets, groups, folder)
+        _copy_shards([shard for dataset in datasets for shard in dataset.shards], folder)
         report = Report()
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
@@ -111,33 +88,13 @@ def merge(parts: Sequence[Path | str], out: Path | str, *, compact: bool = False
         return folder.finish(report, Manifest(config=config, may_sign=may_sign, **fields))
 
 
-def _write_shards(
-    datasets: Sequence[Dataset], groups: Sequence[Sequence[AnyPath]], folder: DatasetFolder
-) -> None:
-    """Write the shards that the folder does not have yet, each from a group of shards of the datasets."""
-    template = next((dataset for dataset in datasets if dataset.shards), datasets[0])
-    places = [folder.data / f"{number:05d}.parquet" for number in range(len(groups))]
+def _copy_shards(shards: Sequence[AnyPath], folder: DatasetFolder) -> None:
+    """Link or copy the shards that the folder does not have yet."""
     old_shards = set(folder.shards)
-    todo = [(group, place) for group, place in zip(groups, places, strict=True) if place not in old_shards]
-    is_copy = all(len(group) == 1 for group in groups)
-    with ThreadPoolExecutor(_THREADS if is_copy else cores_here()) as pool:
-        list(pool.map(lambda pair: _write_shard(template, *pair), todo))
-
-
-def _write_shard(template: Dataset, shards: Sequence[AnyPath], place: AnyPath) -> None:
-    """Copy a shard, or put several together, with one row group in memory."""
-    if len(shards) == 1:
-        copy(shards[0], place)
-        return
-    group = row_group_rows(template.columns)
-    writer = RollingParquet(lambda _: replacing(place), rows_per_file=sys.maxsize, rows_per_group=group)
-    try:
-        for table in replace(template, shards=tuple(shards)).tables(template.columns):
-            writer.write(table)
-    except BaseException:
-        writer.abandon()
-        raise
-    writer.close()
+    places = [folder.data / f"{number:05d}.parquet" for number in range(len(shards))]
+    todo = [pair for pair in zip(shards, places, strict=True) if pair[1] not in old_shards]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda pair: copy(*pair), todo))
 
 
 def _reject_other_settings(datasets: Sequence[Dataset]) -> None:

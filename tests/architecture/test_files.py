@@ -1,10 +1,8 @@
 """Sizes and names of files, and what stands at the top of the repository."""
 
-import os
 import re
 
 import pytest
-import yaml
 
 from tests.architecture.source import PACKAGES, ROOT, classes, modules, nodes, tracked
 
@@ -79,15 +77,6 @@ def test_no_loose_ends_and_no_foreign_machines() -> None:
         text = (ROOT / path).read_text()
         for words in ("TO" + "DO", "FIX" + "ME", "X" * 3, "/home/", "/work/", "/root/"):
             assert words not in text, path
-
-
-@pytest.mark.parametrize("name", ["bench", "ci"])
-def test_a_workflow_runs_a_script_of_the_repository(name: str) -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
-    commands = [step.get("run", "").split() for job in workflow["jobs"].values() for step in job["steps"]]
-    scripts = [command[0] for command in commands if command and command[0].startswith(".ci/")]
-    assert len(scripts) == 1
-    assert os.access(ROOT / scripts[0], os.X_OK)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -128,14 +128,3 @@ def _row_fits(row: Row, mark: str | None, search: Search) -> bool:
 
 def _between(value: Any, low: Any, high: Any, kind: Callable[[Any], Any]) -> bool:
     return (low is None or value >= kind(low)) and (high is None or value <= kind(high))
-
-
-def in_order(hits: Sequence[Hit], search: Search) -> list[int]:
-    """Numbers of the rows in the search's order, unless it is a random one."""
-    keys: dict[str, Callable[[Hit], Any]] = {
-        "dataset": lambda one: one.number,
-        "score_high": lambda one: (one.best is None, -(one.best or 0.0), one.number),
-        "score_low": lambda one: (one.best is None, one.best or 0.0, one.number),
-        "regions": lambda one: (-len(one.row["annotations"]), one.number),
-    }
-    return [one.number for one in sorted(hits, key=keys[search.sort])]

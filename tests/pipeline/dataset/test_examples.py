@@ -35,20 +35,14 @@ def out(synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_dataset_is_filtered(out: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_is_filtered_and_exported(out: None, capsys: pytest.CaptureFixture[str]) -> None:
     exec(code_of(pipeline.dataset), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("500 images, ")
     assert len(lines) == 1 + int(lines[0].split()[2]) > 1
-
-
-def test_a_dataset_is_exported(out: None, capsys: pytest.CaptureFixture[str]) -> None:
     exec(code_of(pipeline.export), {})
     assert "{'rows': 500, 'samples': {'train': " in capsys.readouterr().out
-    assert {path.name for path in Path("coco/annotations").iterdir()} == {
-        "instances_train.json",
-        "instances_val.json",
-    }
+    assert len([*Path("coco/annotations").iterdir()]) == 2
 
 
 def test_a_model_is_trained(inline_dataset: Path) -> None:

@@ -177,14 +177,8 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     content = {path: path.read_bytes() for path in finished}
     assert content == finished, "finished shards are neither rewritten nor lost"
     manifest = manifest_of(out)
-    assert (
-        manifest["config"]["model"]["precision"]
-        == manifest["run"]["config"]["model"]["precision"]
-        == "bf16"
-    )
+    assert manifest["config"]["model"]["precision"] == "bf16"
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == few
-    assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}
-    assert set(manifest["stages"]) == {"phrases", "prepare", "explain", "regions"}
     done = manifest["stages"]["explain"]["records"]
     assert done <= len(reference) - sum(pq.read_metadata(path).num_rows for path in finished)
 

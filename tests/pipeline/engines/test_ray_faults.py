@@ -1,7 +1,6 @@
 """What goes wrong around the ray engine's workers: they die, their code differs, the disk is full."""
 
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -21,7 +20,7 @@ from pipeline.engines.ray_cluster import connected
 from stages.contract.errors import ConfigError
 from tests.pipeline.light import (
     ROOT,
-    batches_of,
+    answers_by_node,
     ended,
     light_command,
     light_run,
@@ -175,10 +174,7 @@ def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up
     finally:
         cluster.close()
     assert report["explain"] == len(rows_of(tmp_path / "out")) == 400
-    batches = batches_of(marks)
-    assert len([node for node, answered in batches.items() if answered]) == 2
-    for answered in batches.values():
-        assert all(end <= begin for (_, _, end), (_, begin, _) in itertools.pairwise(answered))
+    assert len([answers for answers in answers_by_node(marks).values() if answers]) == 2
 
 
 @contextlib.contextmanager
@@ -223,6 +219,6 @@ def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     assert len(rows_of(out)) == 600
     print(f"{len(reads.read_text().split()) - first} of {parts} parts of the input read again")
     assert len(reads.read_text().split()) - first < parts
-    answered = sum(size for batches in batches_of(marks).values() for size, _, _ in batches)
+    answered = answers_by_node(marks).total()
     print(f"{answered - 600} of 600 answered twice")
     assert 0 <= answered - 600 <= 160

@@ -33,7 +33,6 @@ def finished(captions: Path, tmp_path: Path) -> Path:
 CAPTIONS = {"kind": "jsonl", "path": "{}/captions.jsonl"}
 REFUSED: dict[str, Json] = {
     "input": {"input": {"kind": "jsonl", "path": "{}/typo.jsonl"}},
-    "image root": {"input": {**CAPTIONS, "image_root": "{}/typo"}},
     "images": {"input": {**CAPTIONS, "image_root": "{}/out"}},
     "weights": {"model": {"name": "ViT-B-32/none"}},
 }

@@ -19,7 +19,6 @@ from pipeline.dataset.origin import ImageSource, is_own
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review, append_review, read_reviews
 from pipeline.dataset.validate import validate
 from pipeline.output import ids
-from pipeline.output import merge as merge_module
 from pipeline.output.merge import merge
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
@@ -27,9 +26,7 @@ from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, shards_of
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import printed
-from tests.pipeline.light import assert_alike, row_groups_of, rows_of
-
-COMPACT_BYTES = 120_000  # two or three shards of the parts
+from tests.pipeline.light import assert_alike, rows_of
 
 
 def part(number: str | None, scenes_config: Json, out: Path, **sections: Any) -> Path:
@@ -117,13 +114,12 @@ OUTSIDE = {"what": "They are dark", "in_regions": True}
         "damaged": (lambda folder: next((folder / "data").iterdir()).write_bytes(b"PAR1"), [1, 2, 3]),
     },
 )
-@pytest.mark.parametrize("compact", [False, True])
-def test_what_is_no_whole_is_rejected_by_name(compact, change, chosen, parts, tmp_path) -> None:
+def test_what_is_no_whole_is_rejected_by_name(change, chosen, parts, tmp_path) -> None:
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     if change is not None:
         change(copies[1])
     with expect_error(PhraseboxError):
-        merge([copies[number - 1] for number in chosen], tmp_path / "out", compact=compact)
+        merge([copies[number - 1] for number in chosen], tmp_path / "out")
     assert not (tmp_path / "out/dataset.json").exists()
 
 
@@ -146,22 +142,18 @@ def test_from_another_folder_with_an_empty_part_and_a_rule_that_no_calibration_f
     assert (out / "dataset.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("in_regions", [True, False])
-def test_parts_of_several_machines(
-    in_regions: bool, parts: list[Path], inline_dataset: Path, tmp_path: Path
-) -> None:
+def test_parts_of_several_machines(parts: list[Path], tmp_path: Path) -> None:
     """What each part computes from the first images differs in the last digits, and clusters do not compare them."""
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     for number, copy in enumerate(copies):
         (copy / "presence.json").write_text(f"0.{number}")
-        outside = {"what": f"They are 1.{number} deviations away", "in_regions": in_regions}
-        compared = None if number == 1 and not in_regions else outside
-        stored(copy, presence=sha256(f"0.{number}".encode()).hexdigest(), outside_domain=compared)
+        outside = {"what": f"They are 1.{number} deviations away", "in_regions": False}
+        presence = sha256(f"0.{number}".encode()).hexdigest()
+        stored(copy, presence=presence, outside_domain=None if number == 1 else outside)
     merge(copies, tmp_path / "out")
     run_of = open_dataset(tmp_path / "out").manifest["run"]
     assert sha256((tmp_path / "out/presence.json").read_bytes()).hexdigest() == run_of["presence"]
     assert run_of["outside_domain"]["what"] == "They are 1.0 deviations away"
-    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
 
 
 def test_ids_that_parts_share_are_set_apart_and_the_parts_stay(
@@ -186,68 +178,36 @@ def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -
     assert list(validate(tmp_path / "out")) == []
 
 
-@pytest.mark.parametrize(
-    ("written", "options"),
-    [(5, []), pytest.param(1, ["--compact"], marks=pytest.mark.slow)],
-)
-def test_a_killed_merge_goes_on(written, options, parts, inline_dataset, tmp_path, monkeypatch) -> None:
+def test_a_killed_merge_goes_on(parts, inline_dataset, tmp_path) -> None:
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
         import os, signal
         from pipeline.output import merge as module
 
-        write, done = module._write_shard, []
+        copy, done = module.copy, []
 
-        def write_some(like, shards, place):
-            if len(done) == {written}:
+        def copy_some(shard, place):
+            if len(done) == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(like, shards, place)
+            copy(shard, place)
             done.append(place)
 
-        module._write_shard, module._THREADS, module.cores_here = write_some, 1, lambda: 1
-        module.COMPACT_BYTES = {COMPACT_BYTES}
-        module.merge({[str(one) for one in parts]!r}, {str(tmp_path / "out")!r}, compact={bool(options)})
+        module.copy, module._THREADS = copy_some, 1
+        module.merge({[str(one) for one in parts]!r}, {str(tmp_path / "out")!r})
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert len(list((tmp_path / "out/data").iterdir())) == written
-    monkeypatch.setattr(merge_module, "COMPACT_BYTES", COMPACT_BYTES)
-    printed("merge", *parts, "--out", tmp_path / "out", *options)
-    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
-    assert list(validate(tmp_path / "out")) == []
-
-
-@pytest.mark.parametrize(
-    ("most_bytes", "files"), [(1 << 30, {1}), (COMPACT_BYTES, {2, 3})], ids=["one", "several"]
-)
-def test_small_shards_are_put_together(
-    most_bytes, files, parts, inline_dataset, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(merge_module, "COMPACT_BYTES", most_bytes)
-    merge(parts, tmp_path / "out", compact=True)
-    assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
-    assert list(validate(tmp_path / "out")) == []
-    groups = row_groups_of(tmp_path / "out")
-    assert len(groups) in files
-    assert all(len(rows) == 1 for rows in groups)
+    assert len(list((tmp_path / "out/data").iterdir())) == 5
     with expect_error(ResumeError):
-        merge(parts, tmp_path / "out")
-
-
-def test_a_dataset_that_is_no_part_is_put_together_alone(inline_dataset: Path, tmp_path: Path) -> None:
-    assert len(list((inline_dataset / "data").iterdir())) == 3
-    merge([inline_dataset], tmp_path / "out", compact=True)
+        merge(parts[::-1], tmp_path / "out")
+    printed("merge", *parts, "--out", tmp_path / "out")
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
-    assert row_groups_of(tmp_path / "out") == [[12]]
-    with expect_error(InputError):
-        merge([inline_dataset], tmp_path / "other")
-    with expect_error(InputError):
-        merge([inline_dataset, inline_dataset], tmp_path / "other", compact=True)
+    assert list(validate(tmp_path / "out")) == []
 
 
 @pytest.mark.usefixtures("storage")
 def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
     """Local parts are sent there."""
-    merge(parts, "s3://bucket/merged", compact=True)
+    merge(parts, "s3://bucket/merged")
     merged = open_dataset("s3://bucket/merged").rows()
     assert_alike(sorted(merged, key=lambda row: row["id"]), rows_of(inline_dataset))
