@@ -28,18 +28,16 @@ class StageTime:
     Attributes:
         records: The records that the stage has answered.
         busy_s: The seconds in which its workers were busy.
-        images: The images of its forward passes; 0 for a stage without a model.
-        devices: These images by the device that computed them.
+        devices: The images of its forward passes by the device that computed them.
     """
 
     records: int = 0
     busy_s: float = 0.0
-    images: int = 0
     devices: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> Json:
         """Return plain values for `dataset.json`."""
-        forwards = {"images": self.images, "devices": dict(self.devices)} if self.devices else {}
+        forwards = {"images": self.devices.total(), "devices": dict(self.devices)} if self.devices else {}
         return {"records": self.records, "busy_s": round(self.busy_s, 3), **forwards}
 
 
@@ -84,7 +82,6 @@ class Report:
         entry.busy_s += busy_s
         if forwards is not None:
             self.first_batch = self.first_batch or (self.wall_time_s, records)
-            entry.images += forwards.images
             entry.devices[forwards.device] += forwards.images
 
     def rows(self, count: int, failed: int) -> None:
@@ -177,7 +174,7 @@ class Display:
         speed = report.images_per_second
         words = [] if report.images_done else [self._step or "starting"]
         if speed:
-            words.append("{:,.1f} {}".format(*pace_of(speed)))
+            words.append(f"{speed:,.2f} images/s")
         if speed and report.expected is not None:
             words.append(f"{duration((report.expected - done) / speed)} left")
         if report.previous_rows:
@@ -197,19 +194,8 @@ class Display:
             self.say(f"{images}, {details}" if details else images)
 
 
-def pace_of(images_per_second: float) -> tuple[float, str]:
-    """Return a speed and its unit: "images/s", or "s/image" for less than one image a second.
-
-    >>> pace_of(12.5), pace_of(0.25)
-    ((12.5, 'images/s'), (4.0, 's/image'))
-    """
-    slow = 0 < images_per_second < 1
-    return (1 / images_per_second, "s/image") if slow else (images_per_second, "images/s")
-
-
 def summary_table(total: Tally, report: Report) -> Table:
     """Return the table at the end of a run, from the counts of the dataset and of the run."""
-    pace, unit = pace_of(report.rows_done / report.wall_time_s)
     language = (
         f"{total.other_language:,} ({total.other_language / total.rows:.1%})"
         if total.other_language
@@ -235,7 +221,10 @@ def summary_table(total: Tally, report: Report) -> Table:
             for stage in report.stages.values()
             for device, images in stage.devices.items()
         ),
-        (f"{unit} in this run", f"{pace:,.1f}" if report.rows_done else ""),
+        (
+            "images/s in this run",
+            f"{report.rows_done / report.wall_time_s:,.2f}" if report.rows_done else "",
+        ),
     ]
     table = Table("", "", show_header=False)
     table.columns[1].justify = "right"

@@ -215,7 +215,6 @@ def _annotation_problems(annotation: Annotation, row: Row) -> Iterator[str]:
         ),
         (not 0 < annotation["id"] < 2**53, "id outside 1 .. 2^53 - 1"),
         (annotation["iscrowd"] != 0, f"iscrowd is {annotation['iscrowd']}"),
-        ((annotation["group"] or 0) < 0, f"group {annotation['group']} is negative"),
     )
     segmentation = annotation["segmentation"]
     if segmentation["size"] != [row["height"], row["width"]]:

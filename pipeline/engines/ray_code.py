@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import packages_distributions
 from typing import Final
 
 from stages.contract.errors import WorkerCodeMismatch
@@ -107,7 +106,6 @@ def lack_of_package(where: str, message: str) -> WorkerCodeMismatch | None:
     match = re.search(r"No module named '([^'.]+)", message)
     if match is None or match[1] in OUR_PACKAGES:
         return None
-    names = packages_distributions().get(match[1], [match[1]])
     return WorkerCodeMismatch(
-        f"{where} lacks the package {names[0]}: install it on every node, or set engine.ship_code=true"
+        f"{where} lacks the package {match[1]}: install it on every node, or set engine.ship_code=true"
     )

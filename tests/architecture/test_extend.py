@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -140,32 +139,3 @@ def test_what_does_not_load_is_one_line_and_only_where_it_is_used(tmp_path: Path
         assert name in err
         assert "phrasebox-broken" in err
     assert "phrasebox-rival" in refused[2][2]
-
-
-def test_the_product_works_without_what_is_research(scenes_folder: Path, tmp_path: Path) -> None:
-    """Nor without the alternatives to its steps: each is one line where it is named."""
-    tree = tmp_path / "tree"
-    for name in ("pipeline", "stages"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "photo"))
-    for folder in ("pipeline/research", "stages/explainers", "stages/sources"):
-        shutil.rmtree(tree / folder)
-    declare(tree, "phrasebox", entry_points())
-    (tmp_path / "scenes").symlink_to(scenes_folder)
-    *works, compare, explainer, source = phrasebox(
-        tmp_path,
-        [tree],
-        f"{RUN} --out out",
-        "eval out --truth scenes/truth.json",
-        "export out --format coco --out coco",
-        "inspect --help",
-        "--help",
-        "compare scenes/captions.jsonl --model demo",
-        f"{RUN} --out none --set explain.kind=rollout",
-        f"{RUN} --out none --set source.kind=boxes",
-    )
-    assert [code for code, _, _ in works] == [0] * len(works), works
-    assert "no module pipeline.research.compare.command" in works[-1][1]
-    for (code, out, err), name in ((compare, "compare"), (explainer, "rollout"), (source, "boxes")):
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        assert name in err
-        assert "the package phrasebox does not load" in err

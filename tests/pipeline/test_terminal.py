@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import terminal
-from pipeline.terminal import counted, progress_bar
+from pipeline.terminal import progress_bar
 from tests.pipeline.light import ended
 
 
@@ -36,10 +36,6 @@ def test_a_long_job_says_in_a_log_how_far_it_is(
     monkeypatch.setattr(terminal, "FIRST_LINE_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     assert shown(is_terminal=False, total=total) == lines
-
-
-def test_one_thing_is_singular() -> None:
-    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
 
 
 def test_a_second_signal_ends_a_run_at_once() -> None:

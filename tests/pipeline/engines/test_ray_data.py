@@ -71,8 +71,6 @@ def inline(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = rows_of(out)
     assert len(rows) == SCENES + 3
     assert sum(row["error"] is not None for row in rows) == 3
-    assert sum(len(row["annotations"]) for row in rows) > SCENES
-    assert sorted(row_groups_of(out)) == [[33], [50]]
     return out
 
 

@@ -431,8 +431,6 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
             OSError(28, "No space left on device", "/tmp/a/0.parquet"),
             "cannot write to /tmp/a/0.parquet: No space left",
         ),
-        (OSError(28, "No space left on device"), "cannot write to s3://bucket/out: No space left"),
-        (OSError(28, "No space left on device", "Failed to apply UDF"), "s3://bucket/out: No space left"),
         (FileNotFoundError(2, "No such file or directory", "/models/a.safetensors"), None),
     ],
 )
