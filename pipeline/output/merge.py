@@ -20,7 +20,7 @@ from pipeline.dataset.reviews import FILES, lines_of, read_reviews
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity
-from pipeline.output.shards import count_readable_rows
+from pipeline.output.shards import count_readable_rows, list_names
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.contract.values import Json
@@ -131,14 +131,14 @@ def _reject_incomplete(datasets: Sequence[Dataset]) -> None:
         if part in paths:
             raise InputError(f"{paths[part]} and {dataset.path} are both part {part}")
         paths[part] = dataset.path
-    totals = {int(part.partition("/")[2]) for part in paths}
-    if len(totals) > 1:
-        parts = " and ".join(f"{part} ({path})" for part, path in paths.items())
-        raise InputError(f"parts of different splits: {parts}: merge parts of the same N")
-    total = totals.pop()
-    expected_parts = (f"{number}/{total}" for number in range(1, total + 1))
+    total = next(iter(paths)).partition("/")[2]
+    expected_parts = [f"{number}/{total}" for number in range(1, int(total) + 1)]
+    if other_parts := paths.keys() - expected_parts:
+        raise InputError(
+            f"parts of different splits: {', '.join(sorted(other_parts))}, and others of {total}"
+        )
     if missing := [part for part in expected_parts if part not in paths]:
-        raise InputError(f"missing: part {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
+        raise InputError(f"missing: part {list_names(missing[:5], len(missing))}")
     for dataset in datasets:
         if count_readable_rows(dataset.shards) != dataset.manifest["counts"]["written"]:
             raise InputError(f"{dataset.path} has lost rows since it was finished: run its command again")

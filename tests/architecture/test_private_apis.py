@@ -38,29 +38,8 @@ import pytest
 from open_clip import transformer
 
 from pipeline.engines import RAY_ENVIRONMENT
-from tests.factories import tiny_clip
 
 ROOT = Path(__file__).parents[2]
-
-VISUAL = {"class_embedding", "positional_embedding", "conv1", "ln_pre", "transformer", "ln_post", "proj"}
-BLOCKS = {
-    transformer.ResidualAttentionBlock: {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"},
-    transformer.CustomResidualAttentionBlock: {"ln_1", "attn", "ln_attn", "ls_1", "ln_2", "mlp", "ls_2"},
-}
-
-
-@pytest.mark.parametrize("block_type", ["default", "custom"])
-def test_open_clip_s_image_towers_have_the_parts_that_we_take_and_no_others(block_type: str) -> None:
-    """That they compute what we compute from these parts is tested in towers/test_vision.py."""
-    visual = tiny_clip(block_type=block_type, ls_init_value=0.1).visual
-    parts = {name for name, _ in visual.named_children()} | set(visual._parameters)
-    assert parts - {"patch_dropout"} == VISUAL
-    assert {"pool_type", "attn_pool", "grid_size", "patch_size", "image_size", "output_dim"} <= vars(
-        visual
-    ).keys() | {*visual._modules}
-    block = visual.transformer.resblocks[0]
-    assert {name for name, _ in block.named_children()} == BLOCKS[type(block)]
-    assert {name for name, _ in block.mlp.named_children()} - {"ln"} == {"c_fc", "gelu", "c_proj"}
 
 
 def test_open_clip_s_attention_has_the_options_that_we_refuse_and_no_others() -> None:

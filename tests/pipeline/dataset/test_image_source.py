@@ -10,7 +10,6 @@ from pipeline.dataset.origin import ImageSource, sign
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.images.faults import DecodeLimits
 from tests.messages import expect_error
-from tests.stages.read.inputs import samples_of
 
 
 def dataset_of(**source: Any) -> Dataset:
@@ -49,24 +48,6 @@ def test_the_folder_of_the_run(kind: str, folder: Path) -> None:
         assert ImageSource(dataset_of(kind=kind, path=path)).root == given.root == images
     assert given.load({"file_name": "a.jpg"}) == b"images/a.jpg"
     assert given.load({"file_name": "./deep/../deep/ö [1].jpg"}) == "images/deep/ö [1].jpg".encode()
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "folder"])
-def test_images_of_sub_folders_are_found_under_the_names_of_the_rows(kind: str, tmp_path: Path) -> None:
-    """Rows of different images never share a name, also where each file of the input has its images beside it."""
-    contents = {
-        "1.jpg": "image",
-        "1.txt": "a cat",
-        "rows.jsonl": '{"image": "1.jpg", "caption": "a cat"}\n',
-    }
-    for part in ("a", "b"):
-        (tmp_path / part).mkdir()
-        for name, content in contents.items():
-            (tmp_path / part / name).write_text(content)
-    source = ImageSource(dataset_of(kind=kind, path=str(tmp_path)))
-    names = [sample.image.file_name for sample in samples_of(kind=kind, path=str(tmp_path))]
-    assert names == ["a/1.jpg", "b/1.jpg"]
-    assert [source.load({"file_name": name}) for name in names] == [b"image"] * 2
 
 
 def test_a_path_that_looks_like_a_pattern(folder: Path) -> None:
