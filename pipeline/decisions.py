@@ -119,7 +119,8 @@ class Run:
             other_model = self.steps.other_model
             return {"name": NO_MODEL if other_model is None else other_model.name}
         parts = {"layout": description.layout, "described_by": description.described_by}
-        return {"name": self.config.model.label, **{key: value for key, value in parts.items() if value}}
+        named_parts = {"name": self.config.model.label, **parts}
+        return {key: value for key, value in named_parts.items() if value}
 
     @property
     def model_in_words(self) -> str:

@@ -168,7 +168,7 @@ def translate_error(error: Exception, output: AnyPath) -> Exception:
 
     `output` is the dataset's folder, the only place that workers write to.
     """
-    chain = list(_chain(error))
+    chain = _chain(error)
     for link in chain:
         if isinstance(link, PhraseboxError) and not isinstance(link, exceptions.RayError):
             # Ray Data appends its advice on retries to the message, in lines of its own.
@@ -199,16 +199,13 @@ def translate_error(error: Exception, output: AnyPath) -> Exception:
     return error
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes, each of them once."""
-    identities: set[int] = set()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        link = todo.pop(0)
-        if isinstance(link, BaseException) and id(link) not in identities:
-            identities.add(id(link))
-            yield link
-            todo += [getattr(link, "cause", None), link.__cause__]
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and its causes, each of them once."""
+    links = [error]
+    for link in links:  # which grows meanwhile
+        causes = (getattr(link, "cause", None), link.__cause__)
+        links += [cause for cause in causes if isinstance(cause, BaseException) and cause not in links]
+    return links
 
 
 def check_nodes(code: CodeVersion, places: Mapping[str, str]) -> None:

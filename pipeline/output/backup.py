@@ -34,7 +34,7 @@ def back_up(folder: AnyPath) -> None:
 def drop_backup(folder: AnyPath) -> bool:
     """Delete the backup if the new run has a file with rows, or is complete; return whether it has."""
     shards = found_in(folder / "data", "*.parquet")
-    is_written = (folder / "dataset.json").exists() or any(count_readable_rows([path]) for path in shards)
+    is_written = (folder / "dataset.json").exists() or count_readable_rows(shards) > 0
     if is_written:
         remove_tree(_backup_of(folder))
     return is_written

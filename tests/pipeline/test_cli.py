@@ -236,7 +236,7 @@ def test_the_columns_of_conditions_are_in_the_help() -> None:
         (
             ["{broken", "", "{broken", '{"image": "bad.jpg", "caption": "a dog"}'],
             1,
-            "is bad_row (2 rows)\n",
+            "`error_detail` say what is wrong\n",
         ),
         ([], 0, "the input holds no samples"),
     ],

@@ -50,10 +50,8 @@ def test_durations(seconds: float, told: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "cores", "samples", "kind"),
     [
-        ([], 4, AT_MOST_INLINE, "inline"),
         ([], 4, AT_MOST_INLINE + 1, "ray"),
         ([], 2, AT_MOST_INLINE_ON_TWO_CORES, "inline"),
-        ([], 2, None, "ray"),
         (["engine.cpu_workers=4"], 2, 1, "ray"),
         (["engine.kind=inline"], 4, None, "inline"),
     ],

@@ -68,13 +68,11 @@ def test_rows_by_image_id(index: Index, rows: list[Json]) -> None:
     assert index.row_of(1) is None
 
 
-@pytest.mark.parametrize("where", ["true) OR (true", "row < 3", "score > ?"])
-def test_what_is_no_condition(where: str, index: Index) -> None:
+def test_what_is_no_condition(index: Index) -> None:
     """Whether something stands before it or not; nothing is found meanwhile."""
-    for search in (Search(where=where), Search(where=where, phrase="man", mark="none")):
-        for ask in (index.check, index.count, lambda search: index.page(search, 0, 9)):
-            with expect_error(ConfigError):
-                ask(search)
+    for where, phrase in (("true) OR (true", ""), ("true) OR (true", "man"), ("row < 3", "")):
+        with expect_error(ConfigError):
+            index.count(Search(where=where, phrase=phrase))
 
 
 @pytest.mark.parametrize(

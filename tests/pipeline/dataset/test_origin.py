@@ -1,6 +1,5 @@
 """Whether a dataset was made by who looks at it."""
 
-import json
 import stat
 import typing
 from collections.abc import Iterator
@@ -91,8 +90,7 @@ OUTSIDE = {
             ],
             "regions.calibration",
         ),
-        "in its own folder": ({"input": {"path": "FOLDER/a.jsonl"}}, [], "input.path"),
-        "a model inside": ({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint"),
+        "a checkpoint": ({"model": {"checkpoint": "/clip"}}, [], "input.path model.checkpoint"),
         "a detector": (
             {"source": {"kind": "detector", "detector": "stranger/detector"}},
             ["input.path=x"],
@@ -107,11 +105,8 @@ OUTSIDE = {
     },
 )
 def test_what_a_stranger_names(sections: Json, settings: list[str], left: str, tmp_path: Path) -> None:
-    folder = tmp_path / "dataset"
-    folder.mkdir()
-    filled = json.loads(json.dumps(sections).replace("FOLDER", str(folder)))
-    assert list(find_unnamed(dataset_of(folder, filled), settings=settings)) == left.split()
-    assert find_unnamed(dataset_of(folder, filled, is_own=True)) == {}, "one's own names what it likes"
+    assert list(find_unnamed(dataset_of(tmp_path, sections), settings=settings)) == left.split()
+    assert find_unnamed(dataset_of(tmp_path, sections, is_own=True)) == {}, "one's own names what it likes"
 
 
 def test_the_message_says_what_to_type(tmp_path: Path) -> None:

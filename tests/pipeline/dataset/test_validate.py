@@ -155,6 +155,8 @@ def test_lost_rows_and_shards(dataset: Path) -> None:
     damage_rows(dataset, lambda rows: rows.__delitem__(0))
     (dataset / "data" / "00001.parquet").unlink()
     assert_problems(dataset)
+    shutil.rmtree(dataset / "data")
+    assert_problems(dataset)
 
 
 def test_every_count_of_the_manifest(dataset: Path) -> None:
@@ -189,14 +191,6 @@ def test_columns_of_another_form(name: str, dataset: Path) -> None:
     path = dataset / "data" / "00000.parquet"
     pq.write_table(COLUMNS[name](pq.read_table(path)), path)
     assert_problems(dataset)
-
-
-def test_no_shards(dataset: Path, tmp_path: Path) -> None:
-    shutil.rmtree(dataset / "data")
-    assert_problems(dataset)
-    (tmp_path / "begun" / ".phrasebox").mkdir(parents=True)
-    (tmp_path / "begun" / ".phrasebox" / "run.json").write_text("{}")
-    assert_problems(tmp_path / "begun")
 
 
 def test_no_dataset_at_all(tmp_path: Path) -> None:

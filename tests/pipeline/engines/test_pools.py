@@ -100,8 +100,6 @@ def test_the_sizes_of_pools(nodes: list[Json], settings: Json, chosen: Json) -> 
         (1, 8.0, 0.3, 1, 24),  # three on each GPU, whose last tenth nobody can take
         (2, 6.0, 4.0, 1, 2),  # one on each node
         (3, 4.0, 0.5, 2, 12),  # as many of the model as of the segmenter
-        (1, 0.5, 0.25, 1, 2),
-        (8, 1.0, 0.1, 1, 80),
         (2, 1.0, 2.0, 1, 1),  # none fits now: one waits for a larger node
     ],
 )
