@@ -90,7 +90,9 @@ def run(
                 folder.update_run_info(previous, info)
             return _end_complete(session, config.output.max_error_share, changes)
         _introduce(resolved, session, config.engine.kind)
-        _fetch_model(resolved, session)
+        if not (resolved.config.engine.kind == "ray" and resolved.config.engine.address):
+            # On a cluster each node has its own disk.
+            fetch_weights(resolved.steps.description, display.say)
         compared = {OUTSIDE: None} if resolved.meaning.reason else {}  # else the first images are compared
         with display.shown(), _started(session, previous, info | compared):
             finished = _make_rows(resolved, session, previous, changes)
@@ -152,13 +154,6 @@ def _introduce(resolved: Run, session: Session, engine_choice: str) -> None:
     if resolved.input_pieces and not resolved.pieces:
         extent = resolved.config.input.extent
         session.report.note(f"{extent} is empty: the input has fewer samples than parts, or fewer tars")
-
-
-def _fetch_model(resolved: Run, session: Session) -> None:
-    """Download the weights of a tag, except for a cluster, where each node has its own disk. Raise WeightsError."""
-    engine = resolved.config.engine
-    if resolved.steps.description is not None and not (engine.kind == "ray" and engine.address):
-        fetch_weights(resolved.steps.description, session.display.say)
 
 
 @contextmanager

@@ -14,8 +14,6 @@ from stages.contract.values import Json
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS_PER_IMAGE: Final = 13  # Most bins of a count per image
-BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Widths of the bins; the smallest that fits 99 % of the images is chosen."""
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> Json:
@@ -119,7 +117,7 @@ def _histogram(ask: Any, column: str, edges: Sequence[float]) -> Json:
 def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
     sound = f"FROM hit_samples WHERE status <> 'failed' AND {column} IS NOT NULL"
     ((usual, most),) = ask(f"SELECT quantile_disc({column}, 0.99), max({column}) {sound}")
-    width = next((step for step in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * step), BIN_WIDTHS[-1])
+    width = (usual or 0) // BINS_PER_IMAGE + 1  # 99 % of the images fit
     counts = dict(
         ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,6 @@ from stages.contract.records import Rle, is_id_of
 from stages.contract.schema import (
     DATASET_FIELDS,
     ENTRIES,
-    HEAT_MAP_FIELDS,
     IMAGE_FIELD,
     OPTIONAL_FIELDS,
     Column,
@@ -30,6 +29,7 @@ from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import Tally
 
 _REPEATED: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
+_FIELDS: Final = (*DATASET_FIELDS, *OPTIONAL_FIELDS)
 _RANGES: Final = {
     "0 .. 1": (0.0, 1.0),
     "-1 .. 1": (-1.001, 1.001),
@@ -109,21 +109,13 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, Json | None]:
 def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
     """Yield the problems of a shard's columns; return whether its rows can be checked."""
     kinds = dict(zip(schema.names, schema.types, strict=True))
-    fields = (*DATASET_FIELDS, *_optional(schema.names))
+    fields = [field for field in _FIELDS if field in DATASET_FIELDS or field.name in kinds]
     wrong_fields = [field for field in fields if kinds.get(field.name) != field.kind]
     for field in wrong_fields:
         yield f"{path}: column {field.name}: expected {field.kind}, got {kinds.get(field.name, 'none')}"
-    unknown = kinds.keys() - {field.name for field in (*DATASET_FIELDS, *OPTIONAL_FIELDS)}
+    unknown = kinds.keys() - {field.name for field in _FIELDS}
     yield from (f"{path}: unknown column {name}" for name in sorted(unknown))
     return not wrong_fields
-
-
-def _optional(names: Collection[str]) -> list[Column]:
-    """Return the optional columns of a shard: phrases and heat maps occur together."""
-    has_maps = any(field.name in names for field in HEAT_MAP_FIELDS)
-    return [
-        field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)
-    ]
 
 
 def _nulls(fields: Iterable[Column], entry: Json) -> str | None:
@@ -132,7 +124,7 @@ def _nulls(fields: Iterable[Column], entry: Json) -> str | None:
 
 
 def _row_problems(row: Row) -> Iterator[str]:
-    fields = (*DATASET_FIELDS, *_optional(row))
+    fields = [field for field in _FIELDS if field.name in row]
     if nulls := _nulls(fields, row) or ("a caption is null" if None in row["captions"] else None):
         yield nulls
         return
@@ -151,7 +143,7 @@ def _row_problems(row: Row) -> Iterator[str]:
     yield from problems
     if problems:
         return
-    if "phrases" in names:
+    if {"phrases", "heat_maps"} <= row.keys():
         yield from _heat_map_problems(row)
     absent, annotated = (
         {(entry["phrase"], entry["caption_index"], *entry["span"]) for entry in row[name]}
@@ -230,13 +222,14 @@ def _annotation_problems(annotation: Annotation, row: Row) -> Iterator[str]:
     if area != annotation["area"] or not area:
         yield f"area {annotation['area']} but the mask has {area} pixels"
     match annotation["bbox_of"], annotation["bbox"]:
+        case "mask", bbox if bbox != list(box):
+            yield f"box {bbox} but the mask's box is {list(box)}"
         case "mask", _:
-            if not np.array_equal(np.array(box, np.float32), np.array(annotation["bbox"], np.float32)):
-                yield f"box {annotation['bbox']} but the mask's box is {list(box)}"
+            pass
         case "learned", [x, y, w, h] if 0 <= x < x + w <= row["width"] and 0 <= y < y + h <= row["height"]:
             pass
-        case "learned", _:
-            yield f"box {annotation['bbox']} is not inside the image"
+        case "learned", bbox:
+            yield f"box {bbox} is not inside the image"
         case other, _:
             yield f"bbox_of: expected mask or learned, got {other!r}"
 

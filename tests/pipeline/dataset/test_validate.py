@@ -181,7 +181,6 @@ COLUMNS: dict[str, Callable[[Any], Any]] = {
     "type": lambda t: t.set_column(t.schema.get_field_index("width"), "width", t["width"].cast(pa.int64())),
     "unknown": lambda t: t.append_column("note", pa.array(["x"] * t.num_rows)),
     "captions": lambda t: t.drop_columns(["captions"]),
-    "heat_maps": lambda t: t.drop_columns(["heat_maps"]),
 }
 
 
