@@ -89,7 +89,7 @@ def run(
             if not previous.has_same_input:
                 folder.update_run_info(previous, info)
             return _end_complete(session, config.output.max_error_share, changes)
-        _introduce(resolved, session, config.engine.kind)
+        _introduce(resolved, session)
         if not (resolved.config.engine.kind == "ray" and resolved.config.engine.address):
             # On a cluster each node has its own disk.
             fetch_weights(resolved.steps.description, display.say)
@@ -134,21 +134,16 @@ def reject_other_phrases(resolved: Run) -> None:
         )
 
 
-def _introduce(resolved: Run, session: Session, engine_choice: str) -> None:
-    """Say which model and engine the run has, and why, and note an odd input. engine_choice: That of the user."""
+def _introduce(resolved: Run, session: Session) -> None:
+    """Say which model and engine the run has, and note an odd input."""
     model = resolved.config.model
     words = "no model"
     if resolved.steps.description is not None:
         words = f"model: {resolved.model_in_words}"
         if model.name in CATALOG and CATALOG[model.name].settings:
             words += ", with its own settings where none are given (--print-config shows them)"
-    is_inline = resolved.config.engine.kind == "inline"
-    words += f"; engine: {'one process' if is_inline else 'several processes (Ray)'}"
-    if engine_choice == "auto":
-        samples = samples_in(resolved.pieces)
-        words += f" for {'an unknown number of samples' if samples is None else counted(samples, 'sample')}"
-        words += ", which takes less time than to start several" * is_inline
-    session.display.say(words)
+    engine = "one process" if resolved.config.engine.kind == "inline" else "several processes (Ray)"
+    session.display.say(f"{words}; engine: {engine}")
     for note in input_notes(resolved.pieces, getattr(resolved.config.input, "turns", CAPTION_ROLES)):
         session.report.note(note)
     if resolved.input_pieces and not resolved.pieces:

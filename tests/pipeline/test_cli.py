@@ -282,7 +282,7 @@ def test_a_run_as_a_person_types_it(scenes_folder: Path, tmp_path: Path) -> None
     precision = manifest["config"]["model"]["precision"]
     assert lines[0] == (
         f"model: demo in {precision}, with its own settings where none are given (--print-config shows them); "
-        "engine: one process for 2 samples, which takes less time than to start several"
+        "engine: one process"
     )
     assert f"dataset in {out}, model: demo in {precision}" in lines
     assert lines[-2:] == [

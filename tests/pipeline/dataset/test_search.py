@@ -1,8 +1,6 @@
 """Searches as SQL: texts stay texts, and what is exported is what is shown."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.dataset.index import Index
-from pipeline.dataset.selection import Search, Selection, Selector, connect_sandboxed, literal
+from pipeline.dataset.selection import Search, Selection, Selector
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
 
@@ -52,18 +50,6 @@ def test_a_comment_hides_no_condition() -> None:
 def test_what_is_no_search(values: Json) -> None:
     with pytest.raises(ValidationError):
         Search.model_validate(values)
-
-
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Any]:
-    with closing(connect_sandboxed()) as connection:
-        yield connection
-
-
-@given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(TEXTS))
-def test_a_literal_is_its_text(text: str, connection: Any) -> None:
-    [(answer,)] = connection.execute(f"SELECT {literal(text)}").fetchall()
-    assert answer == text
 
 
 SHARES = st.none() | st.integers(0, 10_000).map(lambda number: number / 10_000)
