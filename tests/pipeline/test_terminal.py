@@ -10,7 +10,7 @@ from pipeline.terminal import progress_bar
 from tests.pipeline.light import ended
 
 
-def shown(*, is_terminal: bool, total: int | None = 2000) -> str:
+def shown(*, is_terminal: bool, total: int | None) -> str:
     text = StringIO()
     with progress_bar(Console(file=text, force_terminal=is_terminal, width=100), "rows", total) as advance:
         advance(1000)

@@ -50,7 +50,6 @@ def pools(
             {"cores": 32},
             {"min_workers": 4, "max_workers": 8, "threads": 4},
         ),
-        "threads of the user": (nodes(CPU=32.0), {"cores": 32, "threads": 3}, {"threads": 3}),
         "a cluster's own cores": (
             nodes(10, CPU=64.0),
             {"address": CLUSTER},
