@@ -115,9 +115,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
             steps.model_stage._explainer.texts._rows.clear()  # as if all texts were new
             with clock.step("read"):
                 records = [
-                    one
-                    for piece in plan_pieces(reader)
-                    for one in read_records(reader, piece, Counter())
+                    one for piece in plan_pieces(reader) for one in read_records(reader, piece, Counter())
                 ]
                 table = records_to_table(records)
             for number, stages in enumerate((steps.before, (steps.model_stage,), (steps.regions_stage,))):
