@@ -24,7 +24,7 @@ from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
 from pipeline.scenes import write_scenes
-from pipeline.viewer.pages import open_pages
+from pipeline.viewer.pages import Pages
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, ResumeError
 from stages.read import input_fingerprint
 from stages.read.webdataset import WebdatasetInput
@@ -148,7 +148,7 @@ def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, 
         )
         assert figures.pop("dataset") == str(dataset)
         printed("export", dataset, "--format", "yolo", "--out", out / "yolo")  # takes the images too
-        pages = open_pages(as_typed, str(source[0] / "images"))
+        pages = Pages(as_typed, str(source[0] / "images"))
         figures["rows"] = [view.row for view in pages.views(Search(), range(5))]
         pages.index.close()
         files = [path for path in sorted(out.rglob("*")) if path.is_file()]
