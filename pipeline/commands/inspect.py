@@ -26,7 +26,7 @@ from pipeline.dataset.folder import open_any_dataset
 from pipeline.dataset.score_choice import RegionChoice
 from pipeline.dataset.selection import Search
 from pipeline.terminal import console
-from pipeline.viewer.app import make_viewer, serve
+from pipeline.viewer.app import Viewer, serve
 from pipeline.viewer.review import REGIONS
 from stages.contract.errors import ConfigError
 
@@ -110,6 +110,6 @@ def inspect(
         if selection.threshold is not None:
             console.print(selection.threshold.in_words())
         regions = answers or REGIONS if review or answers else None
-        viewer = make_viewer(dataset, image_root, settings, review=regions, seed=seed)
+        viewer = Viewer(dataset, image_root, settings, review=regions, seed=seed)
         search = Search(where=selection.where, score_min=selection.min_score or None, seed=seed)
         serve(viewer, console, search, host=host, port=port, open_browser=open_browser)

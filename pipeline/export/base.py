@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
@@ -26,7 +25,7 @@ from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.schema import rle_of
-from stages.contract.values import Bools, Json
+from stages.contract.values import Bools
 from stages.shared.images.decode import UprightImage
 
 CategoryField = Annotated[
@@ -119,7 +118,7 @@ class ChosenSample:
 
 
 class Categories:
-    """Categories by name, with dense numbers: torch detectors index by them, CLIPSelf ranks them.
+    """Categories by name, with dense numbers, since torch detectors index by them.
 
     Attributes:
         names: Phrases or head nouns, sorted; the index of a category is its place here.
@@ -206,6 +205,7 @@ class Exporter(ABC):
             no folder below it.
         config_type: The settings of the format.
         notes: Notes of the report: what the format changes or leaves out -> how often.
+        files: The file of each split, see `open_split`.
     """
 
     summary: ClassVar[str]
@@ -222,13 +222,13 @@ class Exporter(ABC):
         self.config = config
         self.job = job
         self.notes = job.report.notes
-        self._writers: list[Any] = []
         self._image_names: ImageNames | None = None
         self._names_table: Any = None
         if self.image_folder and self.takes_images(config):
             self._image_names = ImageNames(job.dataset, flat=self.flat_images)
             for split in job.splits:
                 job.folder.make(self.image_folder.format(split=split))
+        self.files = {split: self.open_split(split) for split in job.splits}
 
     @classmethod
     def describe(cls) -> str:
@@ -264,14 +264,9 @@ class Exporter(ABC):
         """Return whether the format takes a row without regions, without a condition on regions."""
         return False
 
-    def for_splits(self, make: Callable[[str], Any]) -> Json:
-        """Return a writer for each split.
-
-        `close` closes all of them; after an error, nothing does.
-        """
-        writers = {split: make(split) for split in self.job.splits}
-        self._writers += writers.values()
-        return writers
+    def open_split(self, split: str) -> Any:
+        """Return the file of a split, which `close` closes; None if the format has none."""
+        return None
 
     def image_name(self, sample: ChosenSample) -> str:
         """Return the image's name below `image_folder`; write the image if the format takes it."""
@@ -299,17 +294,12 @@ class Exporter(ABC):
 
     def close(self) -> None:
         """Write all remaining data. Not called after an error."""
-        for writer in self._writers:
-            writer.close()
+        for file in filter(None, self.files.values()):
+            file.close()
 
 
 EXPORTERS: Final[KindTable[Exporter]] = KindTable("phrasebox.exporters")
 """The formats."""
-
-
-def compact_json(value: Any) -> str:
-    """Return compact JSON in one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def is_beyond_tokens(text: str, spans: Sequence[Sequence[int]]) -> bool:

@@ -23,13 +23,12 @@ from pipeline.export.base import (
     ExportJob,
     FormatConfig,
     WithImages,
-    compact_json,
     join_captions,
     join_spans,
     polygons_of,
     shorten_float,
 )
-from pipeline.export.files import ExportFolder
+from pipeline.export.files import ExportFolder, compact_json
 from stages.contract.errors import ConfigError
 from stages.contract.values import Json
 
@@ -83,21 +82,21 @@ class CocoLayout(Exporter):
     json_file: ClassVar[str]  # name of the JSON, with `{split}`
 
     def __init__(self, config: Any, job: ExportJob) -> None:
-        super().__init__(config, job)
         self._first_id = getattr(config, "first_id", 1)
-        entries = enumerate(
-            zip(job.categories.names, job.categories.heads, strict=True), start=self._first_id
-        )
-        categories = [
+        super().__init__(config, job)
+
+    def open_split(self, split: str) -> CocoFile:
+        """Return the JSON of a split, with the categories."""
+        names = self.job.categories.names
+        entries = enumerate(zip(names, self.job.categories.heads, strict=True), start=self._first_id)
+        categories = (
             {"id": number, "name": name, "supercategory": head} for number, (name, head) in entries
-        ]
-        self._files = self.for_splits(
-            lambda split: CocoFile(job.folder, self.json_file.format(split=split), categories)
         )
+        return CocoFile(self.job.folder, self.json_file.format(split=split), categories)
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
-        file = self._files[sample.split]
+        file = self.files[sample.split]
         row = sample.row
         categories = self.job.categories
         positive = {categories.index_of(region) for region in sample.regions}

@@ -15,7 +15,6 @@ import unicodedata
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -32,7 +31,6 @@ from stages.shared.storage import exclusive_lock, place_of, write_text
 from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"  # Hidden, because some loaders read every JSON file that they see
-_MOST_NAMES: Final = 3  # in a message
 _ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's
 _MOST_BYTES: Final = 200  # of a part of a path; file systems take 255
 _EXTENSION: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
@@ -147,24 +145,10 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         )
     if mark["names"] != _digest_of_names(path):
         raise ConfigError(
-            f"{path} holds other files than its export wrote{_newer_files(path)}: move yours away, or give another "
-            "folder",
+            f"{path} holds other files than its export wrote: move yours away (find {path} -cnewer {path / MARK}), "
+            "or give another folder",
             key="out",
         )
-
-
-def _newer_files(folder: Path) -> str:
-    """Return up to three files that are newer than the mark of an export, which is written last; for messages."""
-    mark_s = (folder / MARK).lstat().st_ctime
-    newer = (
-        path
-        for place, folders, names in os.walk(folder)
-        for name in (*folders, *names)
-        if not (path := Path(place, name)).is_dir() or path.is_symlink()
-        if path.lstat().st_ctime > mark_s
-    )
-    names = [path.relative_to(folder).as_posix() for path in islice(newer, _MOST_NAMES)]
-    return f", such as {', '.join(names)}" if names else ""
 
 
 def _digest_of_names(folder: Path) -> int:
@@ -227,6 +211,40 @@ class ImageNames:
 
 def _key(stem: str) -> int:
     return stable_id(unicodedata.normalize("NFC", stem.casefold()))
+
+
+def compact_json(value: Any) -> str:
+    """Return compact JSON in one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class RecordLines:
+    """A file of JSON records, a line each, written in one pass."""
+
+    def __init__(self, folder: ExportFolder, name: str) -> None:
+        self._file = folder.text(name)
+
+    def add(self, record: Json) -> None:
+        """Add a record."""
+        self._file.write(compact_json(record) + "\n")
+
+    def close(self) -> None:
+        """Complete the file."""
+
+
+class RecordList(RecordLines):
+    """A file of JSON records, all in one list, written in one pass."""
+
+    _is_empty = True
+
+    def add(self, record: Json) -> None:
+        """Add a record."""
+        self._file.write(("[\n" if self._is_empty else ",\n") + compact_json(record))
+        self._is_empty = False
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.write("[]\n" if self._is_empty else "\n]\n")
 
 
 class ParquetParts:

@@ -13,7 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, shorten_float
+from pipeline.export.base import ChosenSample, Exporter, shorten_float
 from pipeline.export.files import ParquetParts
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.records import stable_id
@@ -47,11 +47,9 @@ class Grit(Exporter):
     next_step = 'datasets.load_dataset("{out}")'
     takes_groups = False  # its boxes stand in the captions
 
-    def __init__(self, config: FormatConfig, job: ExportJob) -> None:
-        super().__init__(config, job)
-        self._parts = self.for_splits(
-            lambda split: ParquetParts(job.folder, split, _SCHEMA, _ROWS_PER_FILE, 1000)
-        )
+    def open_split(self, split: str) -> ParquetParts:
+        """Return the Parquet files of a split."""
+        return ParquetParts(self.job.folder, split, _SCHEMA, _ROWS_PER_FILE, 1000)
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -59,7 +57,7 @@ class Grit(Exporter):
         for index, caption, regions in sample.texts():
             chunks = [_chunk(region, row) for region, _ in regions]
             spans = {(start, end) for _, [(start, end)] in regions}
-            self._parts[sample.split].add(
+            self.files[sample.split].add(
                 {
                     "key": row["sample_id"],
                     "id": stable_id(f"{row['sample_id']}\ncaption {index}"),

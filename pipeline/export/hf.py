@@ -80,15 +80,17 @@ class Hf(Exporter):
     config_type = HfConfig
 
     def __init__(self, config: HfConfig, job: ExportJob) -> None:
+        names = job.categories.names
+        self._labels = len(names) <= MOST_LABELS
+        self._schema = _schema(names if self._labels else None)
         super().__init__(config, job)
-        self._labels = len(job.categories.names) <= MOST_LABELS
         if not self._labels:
-            self.notes[AS_TEXT] += len(job.categories.names)
-        schema = _schema(job.categories.names if self._labels else None)
-        rows = config.rows_per_file
-        self._parts = self.for_splits(
-            lambda split: ParquetParts(job.folder, split, schema, rows, _ROWS_PER_GROUP)
-        )
+            self.notes[AS_TEXT] += len(names)
+
+    def open_split(self, split: str) -> ParquetParts:
+        """Return the Parquet files of a split."""
+        rows = self.config.rows_per_file
+        return ParquetParts(self.job.folder, split, self._schema, rows, _ROWS_PER_GROUP)
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -97,7 +99,7 @@ class Hf(Exporter):
         regions = sample.regions
         fields = _OBJECTS.keys() - {"category", "segmentation"}
         category = self.job.categories.index_of if self._labels else self.job.categories.name_of
-        self._parts[sample.split].add(
+        self.files[sample.split].add(
             {
                 "image": {"bytes": image.content, "path": number_name(row["id"], image.extension)},
                 "image_id": row["id"],

@@ -27,7 +27,7 @@ from pipeline.export.base import (
     join_captions,
     shorten_float,
 )
-from pipeline.export.records import RecordList
+from pipeline.export.files import RecordList
 from stages.contract.values import Json
 
 _INTERFACE: Final = """<View>
@@ -72,7 +72,10 @@ class LabelStudio(Exporter):
         super().__init__(config, job)
         job.folder.text("label_config.xml").write(_INTERFACE)
         self._version = f"phrasebox {job.dataset.manifest.get('model_fingerprint', '')}".strip()
-        self._files = self.for_splits(lambda split: RecordList(job.folder, f"{split}.json"))
+
+    def open_split(self, split: str) -> RecordList:
+        """Return the tasks of a split."""
+        return RecordList(self.job.folder, f"{split}.json")
 
     @classmethod
     def usual_per(cls, config: LabelStudioConfig) -> Per:
@@ -105,7 +108,7 @@ class LabelStudio(Exporter):
             "captions": join_captions(row["captions"]),
             "phrases": [{"value": phrase} for phrase in phrases],
         }
-        self._files[sample.split].add({"data": data, "predictions": [prediction]})
+        self.files[sample.split].add({"data": data, "predictions": [prediction]})
 
     def _address_of(self, name: str) -> str:
         """Return the address of an image; only those of the web are quoted."""

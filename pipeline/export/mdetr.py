@@ -25,7 +25,6 @@ from pipeline.export.base import (
     WITHIN_A_PIXEL,
     ChosenSample,
     Exporter,
-    ExportJob,
     FormatConfig,
     Per,
     WithImages,
@@ -60,9 +59,9 @@ class Mdetr(Exporter):
     config_type = MdetrConfig
     image_folder = "images/{split}"
 
-    def __init__(self, config: MdetrConfig, job: ExportJob) -> None:
-        super().__init__(config, job)
-        self._files = self.for_splits(lambda split: CocoFile(job.folder, f"{split}.json"))
+    def open_split(self, split: str) -> CocoFile:
+        """Return the JSON of a split."""
+        return CocoFile(self.job.folder, f"{split}.json")
 
     @classmethod
     def usual_per(cls, config: MdetrConfig) -> Per:
@@ -72,7 +71,7 @@ class Mdetr(Exporter):
     def add(self, sample: ChosenSample) -> None:
         """Write one sample: an entry for each of its texts."""
         row = sample.row
-        file = self._files[sample.split]
+        file = self.files[sample.split]
         file_name = self.image_name(sample)
         is_for_mdetr = self.config.trainer == "mdetr"
         # A caption without regions beside one with regions would be a picture without objects.

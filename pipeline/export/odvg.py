@@ -27,10 +27,10 @@ from pipeline.export.base import (
     ExportJob,
     FormatConfig,
     WithImages,
-    compact_json,
     is_beyond_tokens,
     shorten_float,
 )
+from pipeline.export.files import RecordLines, compact_json
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.values import Json
 
@@ -64,12 +64,15 @@ class Odvg(Exporter):
 
     def __init__(self, config: OdvgConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._files = {split: job.folder.text(f"{split}.jsonl") for split in job.splits}
         if config.form == "detection":
             labels = (
                 f'\n"{index}":{compact_json(name)}' for index, name in enumerate(job.categories.names)
             )
             job.folder.text("label_map.json").write("{" + ",".join(labels) + "}\n")
+
+    def open_split(self, split: str) -> RecordLines:
+        """Return the lines of a split."""
+        return RecordLines(self.job.folder, f"{split}.jsonl")
 
     @classmethod
     def category_field(cls, config: OdvgConfig) -> CategoryField | None:
@@ -80,7 +83,7 @@ class Odvg(Exporter):
         """Write one sample."""
         row = sample.row
         categories = self.job.categories
-        file = self._files[sample.split]
+        file = self.files[sample.split]
         start = {
             "filename": self.image_name(sample),
             "height": row["height"],
@@ -91,7 +94,7 @@ class Odvg(Exporter):
                 _region(region, label=categories.index_of(region), category=categories.name_of(region))
                 for region in sample.regions
             ]
-            file.write(compact_json({**start, "detection": {"instances": instances}}) + "\n")
+            file.add({**start, "detection": {"instances": instances}})
             return
         for _, caption, regions in sample.texts():
             for _, spans in regions:
@@ -107,10 +110,7 @@ class Odvg(Exporter):
                 )
                 for region, spans in regions
             ]
-            file.write(
-                compact_json({**start, "grounding": {"caption": caption.strip(), "regions": entries}})
-                + "\n"
-            )
+            file.add({**start, "grounding": {"caption": caption.strip(), "regions": entries}})
 
 
 def _region(region: Annotation, **fields: Any) -> Json:

@@ -55,9 +55,6 @@ class SacoConfig(FormatConfig):
         "nobody has certified. The evaluator leaves out the others. A region of a plural phrase "
         "may hold several instances.",
     )
-    negatives: bool = Field(
-        True, description="Also write the phrases that were judged not to be in their image."
-    )
     images: WithImages = False
 
 
@@ -89,16 +86,19 @@ class Saco(Exporter):
             )
         self._pairs: Counter[tuple[str, int]] = Counter()  # by split and `is_instance_exhaustive`
         self._negatives: Counter[str] = Counter()  # those that are exhaustive, by split
-        self._files = self.for_splits(lambda split: CocoFile(job.folder, f"{split}.json"))
+
+    def open_split(self, split: str) -> CocoFile:
+        """Return the JSON of a split."""
+        return CocoFile(self.job.folder, f"{split}.json")
 
     @classmethod
     def holds(cls, config: Any, row: Row) -> bool:
-        """Return whether the export takes absent phrases and the row has some."""
-        return bool(config.negatives and row["absent"])
+        """Return whether the row has absent phrases."""
+        return bool(row["absent"])
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample: an entry for each of its phrases."""
-        file = self._files[sample.split]
+        file = self.files[sample.split]
         file_name = self.image_name(sample)
         row = sample.row
         present: dict[str, list[Annotation]] = {}
@@ -118,10 +118,8 @@ class Saco(Exporter):
                 file.annotation(
                     coco_annotation(region, pair["id"], 1, bbox=box, area=area, source="phrasebox")
                 )
-        absent = row["absent"] if self.config.negatives else ()
-        for entry in {
-            entry["phrase"]: entry for entry in absent if entry["phrase"] not in present
-        }.values():
+        absent = {entry["phrase"]: entry for entry in row["absent"] if entry["phrase"] not in present}
+        for entry in absent.values():
             pair = self._pair(sample, file_name, entry)
             file.image(pair)
             self.notes[NEGATIVES] += 1

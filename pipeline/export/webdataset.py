@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.dataset.rows import absent_phrases
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, compact_json
+from pipeline.export.base import ChosenSample, Exporter, FormatConfig
 from pipeline.export.coco import phrase_entry
-from pipeline.export.files import ExportFolder, number_name
+from pipeline.export.files import ExportFolder, compact_json, number_name
 from stages.contract.values import Json
 
 
@@ -36,9 +36,9 @@ class Webdataset(Exporter):
     needs_images = True
     config_type = WebdatasetConfig
 
-    def __init__(self, config: WebdatasetConfig, job: ExportJob) -> None:
-        super().__init__(config, job)
-        self._tars = self.for_splits(lambda split: _Tars(job.folder, split, config.rows_per_file))
+    def open_split(self, split: str) -> _Tars:
+        """Return the tars of a split."""
+        return _Tars(self.job.folder, split, self.config.rows_per_file)
 
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
@@ -61,7 +61,7 @@ class Webdataset(Exporter):
             ("json", compact_json(description).encode()),
             ("txt", caption.encode()),
         )
-        self._tars[sample.split].add(row["id"], members)
+        self.files[sample.split].add(row["id"], members)
 
 
 class _Tars:

@@ -15,7 +15,6 @@ import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -39,7 +38,7 @@ from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
 from pipeline.terminal import say
-from pipeline.viewer.pages import Pages, grid_address, open_pages
+from pipeline.viewer.pages import Pages, grid_address
 from pipeline.viewer.review import REGIONS, ReviewRequest, ReviewSession
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
@@ -78,30 +77,47 @@ class MarkRequest(BaseModel):
     mark: Literal["", "good", "bad"]
 
 
-@dataclass(slots=True, kw_only=True)
 class Viewer:
-    """A dataset's pages, heat maps and review.
+    """The pages, the heat maps and the review of a dataset; its index is empty at first.
 
-    Attributes:
-        pages: The pages.
-        heat: The heat maps.
-        review_session: The review.
-        opens_review: Whether the viewer starts at the review page, instead of the grid.
-        lock: The lock for the marks.
+    Args:
+        path: The dataset's folder.
+        image_root: See `ImageSource`.
+        settings: See `HeatMaps`.
+        review: Number of regions of the review, where the viewer then starts instead of the grid.
+        seed: Draws the regions to review.
+
+    Raises:
+        InputError: The folder is not a dataset.
     """
 
-    pages: Pages
-    heat: HeatMaps
-    review_session: ReviewSession
-    opens_review: bool
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(
+        self,
+        path: Path,
+        image_root: str | None = None,
+        settings: Sequence[str] = (),
+        *,
+        review: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.pages = Pages(path, image_root)
+        self.heat = HeatMaps(self.pages.dataset, self.pages.images, settings)
+        self.review_session = ReviewSession(
+            dataset=self.pages.dataset,
+            rows=self.pages.rows,
+            log=self.pages.log,
+            count=review or REGIONS,
+            seed=seed,
+        )
+        self.opens_review = review is not None
+        self._lock = threading.Lock()
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
         """Give samples a mark, or take it away with "".
 
         Raise OSError if it cannot be saved; then no mark changes.
         """
-        with self.lock:
+        with self._lock:
             stored = read_marks(self.pages.dataset.path)  # another viewer may have added some
             marks = {
                 name: value for name, value in (stored | dict.fromkeys(sample_ids, mark)).items() if value
@@ -309,33 +325,6 @@ def _not_found(request: Request, error: Exception) -> Response:
     if request.method == "POST" and isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, code)
     return HTMLResponse(_viewer(request).pages.message("There is no such page", request.url.path), code)
-
-
-def make_viewer(
-    path: Path,
-    image_root: str | None = None,
-    settings: Sequence[str] = (),
-    *,
-    review: int | None = None,
-    seed: int = 0,
-) -> Viewer:
-    """Return the viewer of a dataset, with an empty index.
-
-    Raise InputError if the folder is not a dataset.
-
-    Args:
-        path: The dataset's folder.
-        image_root: See `ImageSource`.
-        settings: See `HeatMaps`.
-        review: Open the review page, with so many regions.
-        seed: Draws the regions to review.
-    """
-    pages = open_pages(path, image_root)
-    session = ReviewSession(
-        dataset=pages.dataset, rows=pages.rows, log=pages.log, count=review or REGIONS, seed=seed
-    )
-    heat = HeatMaps(pages.dataset, pages.images, settings)
-    return Viewer(pages=pages, heat=heat, review_session=session, opens_review=review is not None)
 
 
 def serve(

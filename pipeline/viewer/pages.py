@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.dataset.folder import Dataset, NumberedRows, open_any_dataset, read_marks
+from pipeline.dataset.folder import NumberedRows, open_any_dataset, read_marks
 from pipeline.dataset.index import SCORE_EDGES, Index
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search
 from pipeline.dataset.statistics import statistics
-from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
+from pipeline.viewer.sample_view import COLOURS, COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.score_threshold import USEFUL_SHARE
 
@@ -64,6 +63,7 @@ def image_address(row: int, side_px: int) -> str:
 
 
 TEMPLATES.globals |= {
+    "colours": COLOURS,
     "grid_address": grid_address,
     "stats_address": stats_address,
     "image_address": image_address,
@@ -74,9 +74,11 @@ def _address(path: str, query: Mapping[str, str]) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
-@dataclass(slots=True, kw_only=True)
 class Pages:
-    """The pages of one dataset as HTML. A search that is not an SQL condition raises ConfigError.
+    """The pages of the dataset in a folder as HTML. A search that is not an SQL condition raises ConfigError.
+
+    The index is empty at first, and the caller closes it. Raise InputError if the folder is not a
+    dataset.
 
     Attributes:
         dataset: The dataset.
@@ -87,13 +89,14 @@ class Pages:
         log: The reviews of its regions.
     """
 
-    dataset: Dataset
-    images: ImageSource
-    index: Index
-    rows: NumberedRows
-    marks: dict[str, str]
-    log: ReviewLog
-    _start: tuple[float, float] | None = field(default=None, init=False)
+    def __init__(self, path: Path, image_root: str | None) -> None:
+        self.dataset = open_any_dataset(path)
+        self.images = ImageSource(self.dataset, image_root)
+        self.marks = read_marks(self.dataset.path)
+        self.index = Index(self.dataset, self.marks)
+        self.rows = NumberedRows(self.dataset)
+        self.log = ReviewLog(self.dataset.path)
+        self._start: tuple[float, float] | None = None
 
     @property
     def note(self) -> str:
@@ -255,20 +258,3 @@ class Pages:
             filtered=bool(parameters(search).keys() - _ARRANGE),
             **values,
         )
-
-
-def open_pages(path: Path, image_root: str | None) -> Pages:
-    """Return the pages of the dataset in a folder.
-
-    Their index is empty, and the caller closes it. Raise InputError.
-    """
-    dataset = open_any_dataset(path)
-    marks = read_marks(dataset.path)
-    return Pages(
-        dataset=dataset,
-        images=ImageSource(dataset, image_root),
-        index=Index(dataset, marks),
-        rows=NumberedRows(dataset),
-        marks=marks,
-        log=ReviewLog(dataset.path),
-    )

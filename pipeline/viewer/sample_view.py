@@ -55,11 +55,6 @@ class CaptionPart:
     absent: Json | None = None
     ends: bool = False
 
-    @property
-    def colour(self) -> int:
-        """Number of the colour, of a part that has a group."""
-        return (self.group or 0) % COLOURS
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionView:
@@ -100,11 +95,6 @@ class RegionView:
     def weight(self) -> float:
         """The score, below which the page may hide it; 1 for corrected regions, which always show."""
         return 1.0 if self.correction else float(self.annotation["score"])
-
-    @property
-    def colour(self) -> int:
-        """Number of the colour, that of the group."""
-        return self.group % COLOURS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +152,13 @@ def sample_view(
     # In datasets without groups each phrase names another object.
     objects = [entry["phrase"] if entry["group"] is None else entry["group"] for entry in annotations]
     groups = {key: number for number, key in enumerate(dict.fromkeys(objects))}
-    best: dict[Any, Annotation] = {}
     equal: dict[Any, list[int]] = {}
     for place, entry in enumerate(annotations):
         equal.setdefault((entry["phrase"], *entry["bbox"], entry["segmentation"]["counts"]), []).append(
             place
         )
-        if objects[place] not in best or entry["score"] > best[objects[place]]["score"]:
-            best[objects[place]] = entry
+    by_score = sorted(zip(annotations, objects, strict=True), key=lambda pair: -pair[0]["score"])
+    best_phrases = {key: entry["phrase"] for entry, key in reversed(by_score)}
     regions: list[RegionView] = []
     mentions: dict[int, tuple[int, int, Annotation]] = {}
     for places in equal.values():
@@ -190,7 +179,7 @@ def sample_view(
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * annotation["score"],
             label=f"{label} {annotation['score']:.2f}",
             group=groups[objects[first]],
-            leads=phrase == best[objects[first]]["phrase"],
+            leads=phrase == best_phrases[objects[first]],
             is_hit=None if hit_ids is None else any(entry["id"] in hit_ids for entry in entries),
         )
         regions.append(region)

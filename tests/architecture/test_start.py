@@ -33,10 +33,8 @@ VERBS = [
 EXPORT_ALL = """
 from pipeline.export import EXPORTERS
 for name in EXPORTERS:
-    if name != "clipself":
-        phrasebox("export", "exported", "--format", name, "--out", name)
+    phrasebox("export", "exported", "--format", name, "--out", name)
 """
-"""Every format but the one that embeds texts."""
 
 MISTAKES = [
     "run none.jsonl --model demo",

@@ -103,20 +103,6 @@ OPEN_GROUNDINGDINO = Source(
     },
     made=("datasets/__init__.py", "util/__init__.py"),
 )
-CLIPSELF = Source(
-    "wusize/CLIPSelf",
-    "1c7fe9c5c38d800903d4754a89d7a8fcc7977101",
-    {
-        "src/training/data.py": "4f366cac73e0c83e04a904364a1dddbf411fd3fae2f1a3c55a2dafde96c195d1",
-        "src/training/coco_api.py": "b29b83a84411fafaa3a5f9cca465316623a5ac2ea5d01eac0197096d04af9495",
-        "src/training/custom_transforms.py": "394e2f3752a2f08b74deae0a884460f290e920b1a88e7b8d163d9f23db814f7d",
-        "src/training/utils.py": "01a66ecd63a018d3cce5de180d0418547f14287661321eb89440a1541b8daf5f",
-        "src/open_clip/transform.py": "c47f1d23892cbc74ffc188736315e9b37a5af3a0d2908005d79a10348467297d",
-        "src/open_clip/constants.py": "4289fac298908e2fb814ff84b4594ff49094a7eab074fed1b2ca6429339e923b",
-    },
-    root="src",
-    made=tuple(f"src/{name}.py" for name in ("training/__init__", "open_clip/__init__")),
-)
 SAM3 = Source(
     "facebookresearch/sam3",
     "99d02f28c8d34610ab35559b72642b01f10fdb1e",
@@ -125,20 +111,6 @@ SAM3 = Source(
         "sam3/train/data/coco_json_loaders.py": "5a11f1f571ac6902c6aebdd2d469a1ece4b507d4a62322cb5e2d4beea40349dc",
     },
     made=tuple(f"sam3/{name}__init__.py" for name in ("", "eval/", "train/", "train/data/")),
-)
-LLAMA_FACTORY = Source(
-    "hiyouga/LLaMA-Factory",
-    "ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30",
-    {
-        "src/llamafactory/data/converter.py": "c596efb447fb50fc915f6aa5c4f228d5409fba83808e23015a1bcf3387a3ffbf",
-        "src/llamafactory/data/data_utils.py": "4e25c8d0f44aef2dcfd454312b9b98ba98bfb0db99415b495c67f6883c1ac89f",
-        "src/llamafactory/data/parser.py": "0770aa3771fbbea8629d351bdab6bf8126fcff7b68ca7d79e89a39484aa41bb8",
-        "src/llamafactory/extras/constants.py": "f254685864d800bfc03bfed2029665d3147b3a7c66895170fd39e40ef2455471",
-        "src/llamafactory/extras/logging.py": "c3ad0c9a97f2082d0cb95d2da0e761f3826c2a267238808a2865ce9433968cfe",
-        "src/llamafactory/extras/misc.py": "609038e7619f95d2f7324296247a7faa324283618365e5508409dd403f53c517",
-    },
-    root="src",
-    made=tuple(f"src/llamafactory/{name}__init__.py" for name in ("", "data/", "extras/")),
 )
 QWEN_DATA = "qwen-vl-finetune/qwenvl/data"
 QWEN_VL = Source(

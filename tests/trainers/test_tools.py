@@ -40,15 +40,6 @@ def test_fiftyone(scenes: Path, tmp_path: Path) -> None:
     assert sorted(read) == expected()
 
 
-def test_fiftyone_reads_yolo_by_the_name_of_its_settings(scenes: Path, tmp_path: Path) -> None:
-    from fiftyone.utils.yolo import YOLOv5DatasetImporter
-
-    out, _ = exported("yolo", scenes, tmp_path / "out", {"labels": "boxes", "classes": "phrase"})
-    with YOLOv5DatasetImporter(dataset_dir=str(out), yaml_path="data.yaml", split="train") as importer:
-        count = sum(len(labels.detections) for _, _, labels in importer)
-    assert count == len(expected())
-
-
 def test_datumaro_and_cvat(scenes: Path, tmp_path: Path) -> None:
     """`attributes` reach both, images are needed."""
     import datumaro
@@ -67,14 +58,6 @@ def test_datumaro_and_cvat(scenes: Path, tmp_path: Path) -> None:
     assert len(tree.findall("image")) == IMAGES
     labels = [shape.get("label") for image in tree.findall("image") for shape in image]
     assert set(labels) == {name for name, _ in expected()}
-
-
-def test_datumaro_reads_yolo_boxes(scenes: Path, tmp_path: Path) -> None:
-    import datumaro
-
-    out, _ = exported("yolo", scenes, tmp_path / "out", {"labels": "boxes"})
-    dataset = datumaro.Dataset.import_from(str(out), "yolo")
-    assert sum(len(item.annotations) for item in dataset) == len(expected())
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +82,7 @@ def test_label_studio_takes_the_tasks(tasks: Path) -> None:
 
 
 def test_label_studio_s_export_is_ground_truth(tasks: Path, tmp_path: Path) -> None:
-    """Accepted as they are: phrases have the boxes of their objects, and the cat is absent where it was ticked.
-
-    The converter makes the same boxes of it.
-    """
-    from label_studio_sdk.converter import Converter
-
+    """Accepted as they are: phrases have the boxes of their objects, and the cat is absent where it was ticked."""
     content = read_json(tasks / "train.json")
     for number, task in enumerate(content, start=1):
         annotation = {"id": number, "result": task["predictions"][0]["result"], "was_cancelled": False}
@@ -120,19 +98,3 @@ def test_label_studio_s_export_is_ground_truth(tasks: Path, tmp_path: Path) -> N
     ]
     assert sorted(read) == expected(per="phrase")
     assert sum(PIEBALD in image.absent for image in truth.images.values()) == IMAGES - CATS
-    interface = (tasks / "label_config.xml").read_text()
-    Converter(interface, str(tmp_path)).convert_to_coco(str(path), str(tmp_path / "coco"), is_dir=False)
-    coco = read_json(tmp_path / "coco" / "result.json")
-    names = {category["id"]: category["name"] for category in coco["categories"]}
-    read = sorted((names[entry["category_id"]], whole(entry["bbox"])) for entry in coco["annotations"])
-    assert read == expected(), "of several labels, the converter takes the first"
-
-
-def test_label_studio_converts_coco_with_polygons(scenes: Path, tmp_path: Path) -> None:
-    from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
-
-    out, _ = exported("coco", scenes, tmp_path / "out", {"segmentation": "polygons"})
-    convert_coco_to_ls(
-        str(out / INSTANCES), str(tmp_path / "tasks.json"), image_root_url="/data/local-files/?d="
-    )
-    assert len(read_json(tmp_path / "tasks.json")) == IMAGES

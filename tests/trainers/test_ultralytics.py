@@ -85,15 +85,6 @@ def test_a_region_has_the_class_of_one_phrase(task: str, scenes: Path, tmp_path:
         assert np.abs(np.subtract(box, true)).max() <= 1
 
 
-def test_all_spans_of_an_object_would_be_glued_together(scenes: Path, tmp_path: Path) -> None:
-    """This is what `trainer=ultralytics` is for."""
-    out, _ = exported("mdetr", scenes, tmp_path / "out", {"images": True}, per="group")
-    dataset = opened(
-        "GroundingDataset", out / "images" / "train", json_file=str(out / "train.json"), task="detect"
-    )
-    assert "a boy young child" in dataset.category_names
-
-
 @pytest.mark.parametrize(("labels", "model"), [("boxes", "yolo11n.yaml"), ("polygons", "yolo11n-seg.yaml")])
 def test_an_epoch_of_training(labels: str, model: str, scenes: Path, tmp_path: Path) -> None:
     from ultralytics import YOLO

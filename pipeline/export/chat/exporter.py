@@ -15,7 +15,7 @@ from pipeline.export.base import ChosenSample, Exporter, ExportJob, Per
 from pipeline.export.chat.config import ChatConfig
 from pipeline.export.chat.interview import Interview
 from pipeline.export.chat.objects import usable_objects
-from pipeline.export.records import RecordLines, RecordList
+from pipeline.export.files import RecordLines, RecordList
 
 QUESTIONS: Final = "questions with answers"
 WITHOUT_QUESTIONS: Final = "images that nothing can be asked about"
@@ -40,9 +40,11 @@ class Chat(Exporter):
     def __init__(self, config: ChatConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         self._tasks = config.asked_tasks  # checks them before anything is written
-        self._layout = config.entry.layout
-        record_file = RecordList if self._layout.is_list else RecordLines
-        self._files = self.for_splits(lambda split: record_file(job.folder, f"{split}{config.suffix}"))
+
+    def open_split(self, split: str) -> RecordLines:
+        """Return the records of a split."""
+        record_file = RecordList if self.config.entry.is_list else RecordLines
+        return record_file(self.job.folder, f"{split}{self.config.suffix}")
 
     @classmethod
     def usual_per(cls, config: ChatConfig) -> Per:
@@ -66,8 +68,8 @@ class Chat(Exporter):
             return
         image = self.image_name(sample)
         for number, conversation in enumerate(conversations):
-            record = self._layout.record(conversation, image, f"{sample.row['id']}-{number}")
-            self._files[sample.split].add(record)
+            record = self.config.entry.layout(conversation, image, f"{sample.row['id']}-{number}")
+            self.files[sample.split].add(record)
 
     def written_regions(self, sample: ChosenSample) -> list[Annotation]:
         """Return the regions of the objects that are asked for."""

@@ -9,9 +9,8 @@ from typing import Final
 
 from pipeline.dataset.rows import Annotation, absent_phrases
 from pipeline.export.base import OBJECT_PHRASES, ChosenSample
-from pipeline.export.chat.config import ChatConfig
+from pipeline.export.chat.config import ChatConfig, Task, fill
 from pipeline.export.chat.coordinates import Frame
-from pipeline.export.chat.layouts import BOX_MARK, PHRASE_MARK, Conversation
 from pipeline.export.chat.objects import (
     RESERVED,
     NamedObject,
@@ -20,8 +19,7 @@ from pipeline.export.chat.objects import (
     is_too_long,
     usable_objects,
 )
-from pipeline.export.chat.styles import MARKUP, PHRASE_SEPARATOR
-from pipeline.export.chat.templates import Task, fill
+from pipeline.export.chat.styles import BOX_MARK, MARKUP, PHRASE_MARK, PHRASE_SEPARATOR, Conversation
 from stages.contract.records import stable_id
 
 RESERVED_CAPTIONS: Final = "captions with < or >, which models read as markup: not grounded"
@@ -77,10 +75,10 @@ class Interview:
             named = (entry for entry in self._objects if phrase in entry.phrases)
             regions = in_order(region for entry in named for region in entry.regions)
             texts = self._write_boxes(regions)
-            if style.listing is None:
+            if style.join_phrases is None:
                 answer = style.join_boxes(texts)
             else:
-                answer = style.listing.join([style.write_phrase(self._label(phrase), texts)])
+                answer = style.join_phrases([style.write_phrase(self._label(phrase), texts)])
             yield self._ask_for(phrase, answer, regions)
 
     def _locate_absent(self) -> Iterator[Conversation]:
@@ -103,7 +101,7 @@ class Interview:
 
     def _ask_for(self, phrase: str, answer: str, regions: Sequence[Annotation]) -> Conversation:
         """Return the question where a phrase is, with an answer."""
-        shown = PHRASE_MARK if self._style.layout.has_marks else phrase
+        shown = PHRASE_MARK if self._style.has_marks else phrase
         question = fill(self._choose("locate", phrase), phrase=shown)
         phrases = [phrase] * question.count(PHRASE_MARK)
         phrases += [self._style.write_label(phrase)] * answer.count(PHRASE_MARK)
@@ -125,8 +123,8 @@ class Interview:
         entries = list(map(style.write_phrase, map(self._label, words), boxes))
         answer = (
             self._insert(caption, mentions, entries)
-            if style.listing is None
-            else style.listing.join(entries)
+            if style.join_phrases is None
+            else style.join_phrases(entries)
         )
         question = self._choose("ground", str(index))
         question = fill(question, caption=tidy(caption), phrases=PHRASE_SEPARATOR.join(words))
@@ -150,7 +148,7 @@ class Interview:
         for start, end in sorted(regions_by_span, key=lambda span: (span[0], -span[1])):
             if not self._style.can_write(caption[start:end]):
                 self._notes[RESERVED] += 1
-            elif self._style.listing is None and start < end_of_last:
+            elif self._style.join_phrases is None and start < end_of_last:
                 self._notes[NESTED] += 1
             else:
                 mentions.append((start, end, in_order(regions_by_span[start, end])))
@@ -184,7 +182,7 @@ class Interview:
 
     def _label(self, phrase: str) -> str:
         """Return a phrase as it stands in answers."""
-        return PHRASE_MARK if self._style.layout.has_marks else self._style.write_label(phrase)
+        return PHRASE_MARK if self._style.has_marks else self._style.write_label(phrase)
 
     def _phrase_of(self, entry: NamedObject) -> str:
         """Return the phrase that an object is called by in this export."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from pipeline.export.chat.coordinates import (
     BoxWriter,
@@ -18,14 +18,8 @@ from pipeline.export.chat.coordinates import (
     write_resized_pixels,
     write_thousandths,
 )
-from pipeline.export.chat.layouts import (
-    LIST_OF_TURNS,
-    MARKED_MESSAGES,
-    MESSAGES,
-    PREFIX_AND_SUFFIX,
-    TURNS,
-    Layout,
-)
+from stages.contract.geometry import Box
+from stages.contract.values import Json
 
 StyleName = Literal[
     "ms-swift",
@@ -40,20 +34,57 @@ StyleName = Literal[
 ]
 
 
+PHRASE_MARK: Final = "<ref-object>"
+BOX_MARK: Final = "<bbox>"
 MARKUP: Final = "<>"
 PHRASE_SEPARATOR: Final = " ; "  # Between the phrases of PaliGemma's prompts and answers
 
 
-class Listing(NamedTuple):
-    """What stands before, between and behind phrases in a list."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A question about an image and its answer.
 
-    start: str
-    between: str
-    end: str
+    Attributes:
+        question: The question.
+        answer: The answer.
+        phrases: The phrases of all `PHRASE_MARK`s, in the order of the text.
+        boxes: x0, y0, x1, y1 px of all `BOX_MARK`s, in the order of the text.
+    """
 
-    def join(self, texts: Iterable[str]) -> str:
-        """Return the list of some texts."""
-        return self.start + self.between.join(texts) + self.end
+    question: str
+    answer: str
+    phrases: Sequence[str] = ()
+    boxes: Sequence[Box] = ()
+
+
+Layout = Callable[[Conversation, str, str], Json]
+"""Function: conversation, name of the image, id -> record."""
+
+
+def messages(conversation: Conversation, image: str, name: str) -> Json:
+    """Return a record of ms-swift, which also LLaMA-Factory reads."""
+    question = {"role": "user", "content": f"<image>{conversation.question}"}
+    answer = {"role": "assistant", "content": conversation.answer}
+    return {"messages": [question, answer], "images": [image]}
+
+
+def marked_messages(conversation: Conversation, image: str, name: str) -> Json:
+    """Return a record of ms-swift with `objects`."""
+    boxes = [[float(edge) for edge in box] for box in conversation.boxes]
+    objects = {"ref": [*conversation.phrases], "bbox": boxes}
+    return {**messages(conversation, image, name), "objects": objects}
+
+
+def turns(conversation: Conversation, image: str, name: str) -> Json:
+    """Return a record of LLaVA and of Qwen's own trainer."""
+    question = {"from": "human", "value": f"<image>\n{conversation.question}"}
+    answer = {"from": "gpt", "value": conversation.answer}
+    return {"id": name, "image": image, "conversations": [question, answer]}
+
+
+def prefix_and_suffix(conversation: Conversation, image: str, name: str) -> Json:
+    """Return a record of big_vision."""
+    return {"image": image, "prefix": conversation.question, "suffix": conversation.answer}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +99,11 @@ class Style:
         write_box: Function: region, frame -> text of its box.
         write_phrase: Function: phrase and the texts of its boxes -> text.
         join_boxes: Function: the texts of several boxes -> text.
-        listing: How phrases with boxes are listed in answers; None if they stand in the caption,
-            and an answer to `locate` holds boxes only.
+        join_phrases: Function: the texts of phrases with boxes -> answer; None if they stand in
+            the caption, and an answer to `locate` holds boxes only.
         write_label: Function: phrase -> its text in answers.
         reserved: Characters that a phrase must not have, since they have a meaning.
+        is_list: Whether a file is one JSON list; otherwise each line is a record.
         has_space_within: Whether the space before a phrase stands within its mark.
         needs_pixels: Whether boxes depend on the trainer's numbers of pixels.
     """
@@ -83,11 +115,17 @@ class Style:
     write_box: BoxWriter
     write_phrase: Callable[[str, Sequence[str]], str]
     join_boxes: Callable[[Iterable[str]], str] = "".join
-    listing: Listing | None = None
+    join_phrases: Callable[[Iterable[str]], str] | None = None
     write_label: Callable[[str], str] = str
     reserved: str = MARKUP
+    is_list: bool = False
     has_space_within: bool = False
     needs_pixels: bool = False
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether marks in the text stand for the phrases and boxes of the record."""
+        return self.layout is marked_messages
 
     def can_write(self, phrase: str) -> bool:
         """Return whether a phrase has no reserved character."""
@@ -118,53 +156,50 @@ def _kosmos_object(boxes: Iterable[str]) -> str:
     return f"<object>{'</delimiter_of_multi_objects/>'.join(boxes)}</object>"
 
 
-_JSON_LIST: Final = Listing("[", ", ", "]")
-_QWEN_TRAINER: Final = "Qwen's qwen-vl-finetune"
+def _list_json(entries: Iterable[str]) -> str:
+    return f"[{', '.join(entries)}]"
+
+
+_SWIFT_PIXELS: Final = "pixels of the image as x0, y0, x1, y1, which ms-swift scales for the model"
+_QWEN3: Final = Style(
+    coordinates="0 .. 1000 of the image's sides as x0, y0, x1, y1",
+    reader="Qwen's qwen-vl-finetune",
+    layout=turns,
+    templates="json",
+    write_box=write_thousandths,
+    write_phrase=_json_entries,
+    join_phrases=_list_json,
+    write_label=escape_json,
+)
 
 STYLES: Final[dict[StyleName, Style]] = {
     "ms-swift": Style(
-        coordinates="pixels of the image as x0, y0, x1, y1, which ms-swift scales for the model",
+        coordinates=_SWIFT_PIXELS,
         reader="ms-swift",
-        layout=MARKED_MESSAGES,
+        layout=marked_messages,
         templates="ms-swift",
         write_box=write_mark,
         write_phrase=lambda label, boxes: label + "".join(boxes),
     ),
-    "ms-swift-json": Style(
-        coordinates="pixels of the image as x0, y0, x1, y1, which ms-swift scales for the model",
+    "ms-swift-json": replace(
+        _QWEN3,
+        coordinates=_SWIFT_PIXELS,
         reader="ms-swift with QWENVL_BBOX_FORMAT=new",
-        layout=MARKED_MESSAGES,
-        templates="json",
+        layout=marked_messages,
         write_box=write_mark,
-        write_phrase=_json_entries,
-        listing=_JSON_LIST,
-        write_label=escape_json,
     ),
-    "qwen3-vl": Style(
-        coordinates="0 .. 1000 of the image's sides as x0, y0, x1, y1",
-        reader=_QWEN_TRAINER,
-        layout=TURNS,
-        templates="json",
-        write_box=write_thousandths,
-        write_phrase=_json_entries,
-        listing=_JSON_LIST,
-        write_label=escape_json,
-    ),
-    "qwen2.5-vl": Style(
+    "qwen3-vl": _QWEN3,
+    "qwen2.5-vl": replace(
+        _QWEN3,
         coordinates="pixels of the resized image as x0, y0, x1, y1",
-        reader=_QWEN_TRAINER,
-        layout=TURNS,
-        templates="json",
         write_box=write_resized_pixels,
-        write_phrase=_json_entries,
-        listing=_JSON_LIST,
-        write_label=escape_json,
         needs_pixels=True,
     ),
     "llava": Style(
         coordinates="shares 0 .. 1 of the padded image's sides as x0, y0, x1, y1",
         reader="LLaVA's llava/train/train.py",
-        layout=LIST_OF_TURNS,
+        layout=turns,
+        is_list=True,
         templates="llava",
         write_box=write_hundredths,
         write_phrase=lambda label, boxes: f"{label} {', '.join(boxes)}",
@@ -173,26 +208,26 @@ STYLES: Final[dict[StyleName, Style]] = {
     "paligemma": Style(
         coordinates="1024 bins of the image's sides as y0, x0, y1, x1",
         reader="big_vision, or transformers' PaliGemmaProcessor,",
-        layout=PREFIX_AND_SUFFIX,
+        layout=prefix_and_suffix,
         templates="paligemma",
         write_box=write_paligemma,
         write_phrase=lambda label, boxes: PHRASE_SEPARATOR.join(f"{box} {label}" for box in boxes),
-        listing=Listing("", PHRASE_SEPARATOR, ""),
+        join_phrases=PHRASE_SEPARATOR.join,
         reserved=MARKUP + ";",
     ),
     "florence-2": Style(
         coordinates="1000 bins of the image's sides as x0, y0, x1, y1",
         reader="transformers' Florence2Processor",
-        layout=PREFIX_AND_SUFFIX,
+        layout=prefix_and_suffix,
         templates="florence-2",
         write_box=write_florence,
         write_phrase=lambda label, boxes: label + "".join(boxes),
-        listing=Listing("", "", ""),
+        join_phrases="".join,
     ),
     "kosmos-2": Style(
         coordinates="first and last cell of a grid of 32 x 32",
         reader="transformers' Kosmos2Processor",
-        layout=PREFIX_AND_SUFFIX,
+        layout=prefix_and_suffix,
         templates="kosmos-2",
         write_box=write_kosmos,
         write_phrase=lambda label, boxes: f"<phrase> {label}</phrase>{_kosmos_object(boxes)}",
@@ -202,11 +237,11 @@ STYLES: Final[dict[StyleName, Style]] = {
     "molmo": Style(
         coordinates="a point in each region, in percent of the image's sides as x, y",
         reader="ms-swift with a Molmo model",
-        layout=MESSAGES,
+        layout=messages,
         templates="molmo",
         write_box=write_point,
         write_phrase=_points,
-        listing=Listing("", "", ""),
+        join_phrases="".join,
         reserved=MARKUP + '"',
     ),
 }

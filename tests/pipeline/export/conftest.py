@@ -9,5 +9,5 @@ from tests.pipeline.export.datasets import write_dataset
 
 @pytest.fixture(scope="session")
 def demo_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kinds of rows that formats stumble over, with images, made with the embedded model. Only to be read."""
-    return write_dataset(tmp_path_factory.mktemp("exported") / "dataset", demo=True)
+    """The kinds of rows that formats stumble over, with images. Only to be read."""
+    return write_dataset(tmp_path_factory.mktemp("exported") / "dataset")

@@ -1,6 +1,5 @@
 """A small dataset of the kinds of rows that formats stumble over."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.export.base import ExportReport
 from stages.contract.records import Absent, ImageRef, Phrase, Record, Sample
 from stages.phrases.filters import normalise
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from tests.build.datasets import Json, rows_of
+from tests.build.datasets import Json
 from tests.build.records import HEIGHT, WIDTH, encoded, mask, region
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import count, write_manifest
@@ -66,6 +63,16 @@ class Maker:
         more |= {"phrases": tuple(phrases), "regions": tuple(regions), "absent": tuple(missing)}
         return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, **more)
 
+    def grouped(
+        self, name: str, captions: tuple[str, ...], *regions: tuple[Any, ...], **absent: Any
+    ) -> Record:
+        """regions: words of a phrase, the number of its caption, its box, its group, and its score."""
+        entries = [
+            (words, box, caption, {"group": group, "score": score})
+            for words, caption, box, group, score in regions
+        ]
+        return self.record(name, captions, *entries, file_name=f"{name}.jpg", **absent)
+
 
 def records() -> list[Record]:
     """Sixteen: twelve with regions, one without, one whose caption names nothing, two with an error."""
@@ -103,17 +110,9 @@ def records() -> list[Record]:
     ]
 
 
-def write_dataset(
-    folder: Path, *, embed_images: bool = True, image_root: Path | None = None, demo: bool = False
-) -> Path:
-    """The records as a finished dataset in shards of five rows.
-
-    demo  let it be made with the embedded model, whose weights are looked at
-    """
-    fingerprint = demo_fingerprint() if demo else "none"
-    return finished(
-        folder, records(), embed_images=embed_images, image_root=image_root, fingerprint=fingerprint
-    )
+def write_dataset(folder: Path, *, embed_images: bool = True, image_root: Path | None = None) -> Path:
+    """The records as a finished dataset in shards of five rows."""
+    return finished(folder, records(), embed_images=embed_images, image_root=image_root)
 
 
 def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **manifest: Any) -> Path:
@@ -131,15 +130,3 @@ def exported(
     config = exporter.config_type.model_validate(settings or {})
     export_request = ExportRequest(exporter=exporter, out=out, config=config, **request)
     return out, export_dataset(open_dataset(dataset), export_request)
-
-
-def demo_fingerprint() -> str:
-    """Of the embedded model."""
-    return describe(ModelConfig(name="demo")).fingerprint
-
-
-def rows_by_stem(dataset: Path, out: Path) -> dict[str, Json]:
-    """The rows of the images that an export wrote into flat folders, by the written name without its extension."""
-    with (out / "names.csv").open(encoding="utf-8", newline="") as file:
-        renamed = {line["sample_id"]: line["written"] for line in csv.DictReader(file)}
-    return {Path(renamed.get(row["sample_id"], row["file_name"])).stem: row for row in rows_of(dataset)}

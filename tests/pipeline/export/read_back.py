@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -50,19 +51,34 @@ def area_of(segmentation: Any) -> int:
     return int(coco_mask.area({**segmentation, "counts": segmentation["counts"].encode()}))
 
 
-def coco(path: str) -> Callable[[Path, str], Samples]:
+def category_name(content: Json, image: Json, entry: Json) -> str:
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    assert sorted(names) == list(range(1, len(names) + 1))
+    return names[entry["category_id"]]
+
+
+def words(content: Json, image: Json, entry: Json) -> str:
+    return " ".join(image["caption"][start:end] for start, end in entry["tokens_positive"])
+
+
+def coco(path: str, label: Callable[[Json, Json, Json], str]) -> Callable[[Path, str], Samples]:
+    """Of COCO's layout; label: function of content, image and annotation. The boxes of SA-Co are shares."""
+
     def read(folder: Path, split: str) -> Samples:
         content = read_json(folder / path.format(split=split))
-        names = {category["id"]: category["name"] for category in content["categories"]}
-        assert sorted(names) == list(range(1, len(names) + 1))
-        samples: dict[int, list[RegionTuple]] = {image["id"]: [] for image in content["images"]}
-        assert len(samples) == len(content["images"])
+        images = {image["id"]: image for image in content["images"]}
+        assert len(images) == len(content["images"])
+        samples: dict[int, list[RegionTuple]] = {
+            image.get("original_img_id", image["id"]): [] for image in content["images"]
+        }
         for entry in content["annotations"]:
-            area = area_of(entry["segmentation"])
-            assert entry["area"] == area
-            samples[entry["image_id"]].append(
-                region_tuple(entry["bbox"], names[entry["category_id"]], area)
-            )
+            image = images[entry["image_id"]]
+            area = area_of(entry.get("rle", entry["segmentation"]))
+            scale_x, scale_y = (image["width"], image["height"]) if "text_input" in image else (1, 1)
+            assert entry["area"] * scale_x * scale_y == pytest.approx(area)
+            box = [edge * scale for edge, scale in zip(entry["bbox"], (scale_x, scale_y) * 2, strict=True)]
+            regions = samples[image.get("original_img_id", image["id"])]
+            regions.append(region_tuple(box, label(content, image, entry), area))
         return [tuple(regions) for regions in samples.values()]
 
     return read
@@ -80,18 +96,6 @@ def odvg(folder: Path, split: str) -> Samples:
             lines, lambda line: line["filename"]
         )  # two rows may name one file
     ]
-
-
-def mdetr(folder: Path, split: str) -> Samples:
-    content = read_json(folder / f"{split}.json")
-    images = {image["id"]: image for image in content["images"]}
-    assert len(images) == len(content["images"])
-    samples: dict[int, list[RegionTuple]] = {image["original_img_id"]: [] for image in content["images"]}
-    for entry in content["annotations"]:
-        image = images[entry["image_id"]]
-        words = " ".join(image["caption"][start:end] for start, end in entry["tokens_positive"])
-        samples[image["original_img_id"]].append(region_tuple(entry["bbox"], words, area_of(entry["rle"])))
-    return [tuple(regions) for regions in samples.values()]
 
 
 def parquet_rows(folder: Path, split: str) -> Iterator[Json]:
@@ -164,22 +168,6 @@ def grit(folder: Path, split: str) -> Samples:
     return [tuple(regions) for regions in samples.values()]
 
 
-def saco(folder: Path, split: str) -> Samples:
-    content = read_json(folder / f"{split}.json")
-    assert [category["id"] for category in content["categories"]] == [1]
-    pairs = {pair["id"]: pair for pair in content["images"]}
-    assert len(pairs) == len(content["images"])
-    samples: dict[int, list[RegionTuple]] = {pair["original_img_id"]: [] for pair in content["images"]}
-    for entry in content["annotations"]:
-        pair = pairs[entry["image_id"]]
-        area = area_of(entry["segmentation"])
-        assert abs(entry["area"] * pair["width"] * pair["height"] - area) < 1e-6
-        sides = [pair["width"], pair["height"]] * 2
-        box = [value * side for value, side in zip(entry["bbox"], sides, strict=True)]
-        samples[pair["original_img_id"]].append(region_tuple(box, pair["text_input"], area))
-    return [tuple(regions) for regions in samples.values()]
-
-
 def chat(folder: Path, split: str) -> Samples:
     """Of the style ms-swift, the boxes of the question where a phrase is."""
     records = read_lines(folder / f"{split}.jsonl")
@@ -212,16 +200,15 @@ def label_studio(folder: Path, split: str) -> Samples:
 
 
 READ_BACK: dict[str, ReadBack] = {
-    "coco": ReadBack(coco("annotations/instances_{split}.json")),
+    "coco": ReadBack(coco("annotations/instances_{split}.json", category_name)),
     "odvg": ReadBack(odvg),
-    "mdetr": ReadBack(mdetr, "words"),
+    "mdetr": ReadBack(coco("{split}.json", words), "words"),
     "hf": ReadBack(hf),
     "webdataset": ReadBack(webdataset),
     "yolo": ReadBack(yolo, "head", has_area=False),
     "grit": ReadBack(grit, "words"),
-    "clipself": ReadBack(coco("{split}.json")),
-    "fiftyone": ReadBack(coco("{split}/labels.json")),
-    "saco": ReadBack(saco),
+    "fiftyone": ReadBack(coco("{split}/labels.json", category_name)),
+    "saco": ReadBack(coco("{split}.json", lambda content, image, entry: image["text_input"])),
     "chat": ReadBack(chat, has_area=False),
     "label-studio": ReadBack(label_studio, has_area=False),
 }

@@ -23,23 +23,19 @@ def test_shares_are_kept() -> None:
 
 
 def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
-    """An input with a row for each caption, three an image, and its ids "captions.jsonl:1", "captions.jsonl:2", ..."""
-    rows = []
+    """An input with a row for each caption, three an image."""
     make = Maker()
-    for number in range(24):
-        for caption in range(3):
-            sample_id = f"captions.jsonl:{3 * number + caption + 1}"
-            dog = ("a dog", (1, 1, 5, 5), 0, {"score": 0.5})
-            rows.append(make.record(sample_id, "a dog", dog, file_name=f"{number}.jpg"))
+    dog = ("a dog", (1, 1, 5, 5), 0, {"score": 0.5})
+    rows = [make.record(f"{row}", "a dog", dog, file_name=f"{row // 3}.jpg") for row in range(72)]
     dataset = finished(tmp_path / "dataset", rows)
     out, report = exported("coco", dataset, tmp_path / "coco", split="train=0.5,val=0.5")
-    splits = {}
+    counts: Counter[str] = Counter()
     for split in ("train", "val"):
         images = read_json(out / f"annotations/instances_{split}.json")["images"]
-        splits[split] = Counter(image["file_name"] for image in images)
-    assert not splits["train"].keys() & splits["val"].keys()
-    assert set((splits["train"] + splits["val"]).values()) == {3}
-    assert report.samples.total() == 72
+        in_split = Counter(image["file_name"] for image in images)
+        assert set(in_split.values()) == {3}
+        counts += in_split
+    assert counts.total() == report.samples.total() == 72
     assert min(report.samples.values()) >= 15
 
 
@@ -63,13 +59,10 @@ def test_the_split_of_an_id_is_part_of_the_contract() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "train",
         "train=half",
         "train=0,val=1",
         "train=0.5,val=0.4",
-        "train=0.5,train=0.5",
         "train=0.5,Train=0.5",
-        "=1",
         f"{'x' * 65}=1",
     ],
 )

@@ -1,25 +1,21 @@
 """Who sees which rows, in which order, and what is read for it."""
 
-import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pytest
-import torch
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
-from pipeline.load.datasets import place_of_rank, split_by_group
+from pipeline.load import RegionDataset, RegionStream
+from pipeline.load.datasets import place_of_rank
 from stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import Json
 from tests.messages import expect_error
-from tests.pipeline.load.conftest import NO_IMAGES, expected, given, letters, names
+from tests.pipeline.load.conftest import NO_IMAGES, expected, given, names
 
 
 def stream_of(folder: Path, **options: Any) -> RegionStream:
@@ -32,16 +28,7 @@ def loaded(stream: RegionStream, workers: int, **options: Any) -> list[Any]:
     return [sample for batch in loader for sample in batch]
 
 
-@hypothesis.given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 30), st.integers(0, 30))
-def test_a_cut_is_a_slice_of_the_sequence(sizes: list[int], start: int, length: int) -> None:
-    once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
-    pieces = list(split_by_group(sizes, start, start + length))
-    assert [(number, row) for number, first, last in pieces for row in range(first, last)] == once[start:][
-        :length
-    ]
-
-
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (3, 0), (2, 1)])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (3, 0)])
 def test_every_sample_comes_once(folder: Path, ranks: int, workers: int) -> None:
     samples = [
         s for rank in range(ranks) for s in loaded(stream_of(folder, rank=rank, world_size=ranks), workers)
@@ -66,69 +53,15 @@ def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
         np.random.seed(epoch)  # of no consequence
         return names(stream)
 
-    orders = [order(0, 0), order(0, 1), order(0, 2), order(1, 0)]
+    orders = [order(0, 0), order(0, 1), order(1, 0)]
     assert order(0, 1) == orders[1]
     stored = list(expected(folder))
     assert {frozenset(found) for found in orders} == {frozenset(stored)}
-    for first, other in [(0, 1), (1, 2), (0, 3)]:
-        assert np.mean([a == b for a, b in zip(orders[first], orders[other], strict=True)]) < 0.1
+    for other in orders[1:]:
+        assert np.mean([a == b for a, b in zip(orders[0], other, strict=True)]) < 0.1
     places = [stored.index(name) for name in orders[0]]
     assert abs(np.corrcoef(places, range(len(places)))[0, 1]) < 0.6  # row groups come in another order
-    assert np.mean(np.diff(places[:30]) == 1) < 0.2  # and so do their rows
     assert names(stream_of(folder, shuffle=False)) == stored
-
-
-def test_an_epoch_reaches_workers_that_live_on(folder: Path) -> None:
-    stream = stream_of(folder)
-    loader = DataLoader(stream, batch_size=8, collate_fn=names, num_workers=2, persistent_workers=True)
-    orders = []
-    for epoch in (0, 1, 0):
-        stream.set_epoch(epoch)
-        orders.append([name for batch in loader for name in batch])
-    assert orders[0] == orders[2] != orders[1]
-
-
-@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 2), (7, 0)])
-def test_even_ranks(folder: Path, ranks: int, workers: int) -> None:
-    wanted = set(expected(folder))
-    streams = [stream_of(folder, even="drop", rank=rank, world_size=ranks) for rank in range(ranks)]
-    parts = [names(loaded(stream, workers)) for stream in streams]
-    assert {len(part) for part in parts} == {len(streams[0])}
-    sample_names = [name for part in parts for name in part]
-    assert -ranks < len(sample_names) - len(wanted) <= 0
-    assert len(set(sample_names)) == len(sample_names)
-
-
-def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
-    streams = [stream_of(folder, even="drop", rank=rank, world_size=3) for rank in range(3)]
-    dropped = set()
-    for epoch in range(6):
-        for stream in streams:
-            stream.set_epoch(epoch)
-        dropped.add(
-            frozenset(set(expected(folder)) - {name for stream in streams for name in names(stream)})
-        )
-    assert len(expected(folder)) % 3 == 0 or len(dropped) > 2
-
-
-@pytest.mark.parametrize(
-    ("options", "keep"),
-    [
-        ({"min_score": 0.5, "even": "drop"}, lambda one: one["score"] >= np.float32(0.5)),
-        (
-            {"max_area": 0.3},
-            lambda one: one["bbox"][2] * one["bbox"][3] <= 0.3 * np.prod(one["segmentation"]["size"]),
-        ),
-        (
-            {"min_score": 0.2, "where": "head = 'man' AND w > 30"},
-            lambda one: one["head"] == "man" and one["bbox"][2] > 30 and one["score"] >= np.float32(0.2),
-        ),
-    ],
-)
-def test_a_choice_is_the_same_as_filtering(folder: Path, options: Json, keep: Any) -> None:
-    regions = given(stream_of(folder, **options))
-    assert regions == expected(folder, keep)
-    assert regions
 
 
 def test_a_share_and_a_precision_have_a_least_score(folder: Path) -> None:
@@ -143,27 +76,11 @@ def test_a_share_and_a_precision_have_a_least_score(folder: Path) -> None:
         assert regions == expected(folder, lambda one, least=threshold.score: one["score"] >= least)
         assert sum(map(len, regions.values())) == threshold.regions
         assert given(RegionDataset(dataset, NO_IMAGES, **choice)) == regions
-    assert stream_of(folder, min_score=0.5).threshold is None
-
-
-def test_rows_without_regions_on_request(folder: Path) -> None:
-    sound = {row["sample_id"] for row in open_dataset(folder).rows() if row["error"] is None}
-    assert set(names(stream_of(folder, keep_empty=True))) == sound > set(expected(folder))
-
-
-def test_images_masks_and_tokens_from_a_spawned_worker(with_images: Path) -> None:
-    contents = Contents(square_px=32, grid_hw=(4, 4), masks="full", tokenizer=letters)
-    stream = RegionStream(with_images, contents, where="score > 0.1", shuffle_rows=10)
-    spawned = {"num_workers": 1, "multiprocessing_context": "spawn"}
-    batches = list(DataLoader(stream, batch_size=8, collate_fn=collate_regions, **spawned))
-    wanted = expected(with_images, lambda region: region["score"] > 0.1)
-    assert sorted(name for batch in batches for name in batch["sample_ids"]) == sorted(wanted)
-    assert {tuple(batch["images"].shape[1:]) for batch in batches} == {(3, 32, 32)}
-    assert {tuple(batch["grid_masks"].shape[1:]) for batch in batches} == {(4, 4)}
-    assert all(torch.equal(batch["tokens"], letters(batch["phrases"])) for batch in batches)
-    before = names(stream)
-    stream.set_epoch(3)
-    assert names(pickle.loads(pickle.dumps(stream))) == names(stream) != before
+    plain = stream_of(folder, min_score=0.2, where="head = 'man'")
+    assert plain.threshold is None
+    assert given(plain) == expected(
+        folder, lambda one: one["head"] == "man" and one["score"] >= np.float32(0.2)
+    )
 
 
 def test_workers_are_forked_from_a_process_that_has_read(folder: Path) -> None:
@@ -191,25 +108,21 @@ def test_its_place_in_a_group_is_checked(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_places_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ((0, None), (None, 2), (2, 2), (-1, 2), (0, 0)):
+    for place in ((0, None), (2, 2), (-1, 2)):
         with expect_error(ConfigError):
             place_of_rank(*place)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in ("3", "-1"):
-        monkeypatch.setenv("RANK", rank)
-        with expect_error(ConfigError):
-            place_of_rank(None, None)
+    monkeypatch.setenv("RANK", "3")
+    with expect_error(ConfigError):
+        place_of_rank(None, None)
 
 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"min_score": 1.5}, ConfigError),
-        ({"precision": 0.7}, ConfigError),
         ({"keep": 0.3, "min_score": 0.5}, ConfigError),
-        ({"where": "nonsense ="}, ConfigError),
         ({"shuffle_rows": 0}, ConfigError),
-        ({"rank": 2, "world_size": 2}, ConfigError),
         ({"shufle": True}, ConfigError),
         ({"even": "no"}, TypeError),
     ],

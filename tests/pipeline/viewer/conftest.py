@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from pipeline.run import run
 from pipeline.scenes import write_scenes
-from pipeline.viewer.app import Viewer, create_app, make_viewer
+from pipeline.viewer.app import Viewer, create_app
 from tests.build.datasets import copy_of
 from tests.build.files import read_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of
@@ -89,7 +89,7 @@ def serving(
     dataset: Path, *, build: bool = True, image_root: Path | None = None, settings: Sequence[str] = ()
 ) -> Iterator[Served]:
     """Serve a dataset on a free port of this machine while the block runs."""
-    viewer = make_viewer(dataset, None if image_root is None else str(image_root), settings)
+    viewer = Viewer(dataset, None if image_root is None else str(image_root), settings)
     if build:
         viewer.pages.index.build()
     app = create_app(viewer, ["127.0.0.1"])

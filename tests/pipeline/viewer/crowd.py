@@ -1,20 +1,17 @@
-"""A dataset as photographs with five captions give it: an image of forty regions of ten things, among others."""
+"""A dataset as photographs with five captions give it: an image of forty regions of ten things."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from playwright.sync_api import Locator
 
-from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from tests.build.datasets import Json, change_manifest
-from tests.synthetic import write_synthetic
+from tests.build.datasets import Json
+from tests.pipeline.export.datasets import Maker, finished
 
 THINGS = ("dog", "cat", "cow", "man", "car", "hat", "cup", "boy", "bus", "owl")
 WORDS = ("big", "old", "very small and quite remarkable", "red")
-IMAGES = 40
 REGIONS = 40
 CAPTIONS = 5
 
@@ -28,59 +25,19 @@ SCORES = [
 
 
 def write_crowd(folder: Path) -> Path:
-    """The dataset; its first row is the crowd. Scores count as calibrated."""
-    write_synthetic(folder, IMAGES, 6, embed_images=True)
-    (path,) = (folder / "data").glob("*.parquet")
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    like = next(one for row in rows for one in row["annotations"])
-    row = next(row for row in rows if (row["width"], row["height"]) == (640, 480) and row["error"] is None)
-    rows.remove(row)
+    """The dataset, which has only this row."""
     captions = [""] * CAPTIONS
-    annotations = []
-    for number, ((thing, word, caption), score) in enumerate(zip(PHRASES, SCORES, strict=True)):
+    entries = []
+    for (thing, word, caption), score in zip(PHRASES, SCORES, strict=True):
         phrase = f"{WORDS[word]} {THINGS[thing]}"
-        start = len(captions[caption]) + 2
         captions[caption] += f"a {phrase}, "
-        x = 64 + 128 * (thing % 5) + 9 * word
-        y = 110 + 240 * (thing // 5) + 12 * word
-        mask = cv2.ellipse(
-            np.zeros((480, 640), np.uint8), (x, y), (58 - 4 * word, 90 - 8 * word), 0, 0, 360, 1, -1
-        )
-        rle = encode_mask(mask.astype(bool))
-        fields: Json = {
-            "id": number + 1,
-            "phrase": phrase,
-            "head": THINGS[thing],
-            "bbox": list(rle_box_xywh_px(rle)),
-            "area": float(rle_area_px(rle)),
-            "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
-            "caption_index": caption,
-            "span": [start, start + len(phrase)],
-            "score": score,
-            "presence": 0.9,
-            "group": thing,
-        }
-        annotations.append({**like, **fields})
+        place = (64 + 128 * (thing % 5) + 9 * word, 110 + 240 * (thing // 5) + 12 * word)
+        axes = (58 - 4 * word, 90 - 8 * word)
+        mask = cv2.ellipse(np.zeros((480, 640), np.uint8), place, axes, 0, 0, 360, 1, -1)
+        entries.append((phrase, mask.astype(bool), caption, {"score": score, "group": thing}))
     captions[0] += "no ghost"
-    span = [len(captions[0]) - len("ghost"), len(captions[0])]
-    absent = {
-        "phrase": "ghost",
-        "head": "ghost",
-        "caption_index": 0,
-        "span": span,
-        "presence": 0.07,
-        "similarity": 0.1,
-    }
-    row |= {
-        "captions": captions,
-        "annotations": annotations,
-        "absent": [absent],
-        "phrase_count": REGIONS + 1,
-    }
-    pq.write_table(pa.Table.from_pylist([row, *rows], table.schema), path)
-    change_manifest(folder, calibration="0" * 64)
-    return folder
+    crowd = Maker().record("crowd", tuple(captions), *entries, absent=[("ghost", 0)])
+    return finished(folder, [replace(crowd, width_px=640, height_px=480)])
 
 
 def visible_regions(sample: Locator) -> dict[int, float]:

@@ -40,19 +40,15 @@ def ask(
 def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
     for path in (
         "/static/../app.py",
-        "/static/%2e%2e/app.py",
         "/static/..%5c..%5capp.py",
-        "/static//etc/passwd",
         "/rows/0/../../dataset.json",
         "/data/00000.parquet",
         "/rows/99999999999/image.jpg",
-        "/rows/-1/image.jpg",
         "/rows/0/heat/99.png",
-        "/sample/1",
         "/sample/99999999999999999999999999",
         f"/?page={DIGITS}",
-        f"/sample/{DIGITS}",
         f"/rows/0/image.jpg?side={DIGITS}",
+        "/rows/5/image.jpg",  # its name leads out of the image root
         "/reviews.jsonl",
         "/review/0/1.json",
         f"/review/{DIGITS}/1.json",
@@ -71,16 +67,6 @@ def test_a_link_shows_the_same_again(shared: Served, viewed: Path) -> None:
         assert ask(again, "/?sort=random&seed=7&status=regions")[1] == first
 
 
-def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
-    statuses = {}
-    for number in range(8):
-        status, content = ask(shared, f"/rows/{number}/image.jpg")
-        statuses[number] = status
-        assert b"root:" not in content
-        assert content.startswith(b"\xff\xd8") == (status == 200)
-    assert [number for number, status in statuses.items() if status == 404] == [3, 4, 5]
-
-
 @pytest.mark.parametrize(
     ("path", "headers", "status", "words"),
     [
@@ -91,10 +77,8 @@ def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
             b"",
         ),  # a page elsewhere may let its own name point at this machine
         (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
-        ("/?score_min=2", {}, 400, b"This filter cannot be used"),
         ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
         ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
-        ("/?page=9999999", {}, 200, b"Nothing was found"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -118,12 +102,9 @@ ELSEWHERE = {"Origin": "http://evil.example"}
         ("marks", MARK, TEXT, 415),
         ("marks", MARK, ELSEWHERE, 403),
         ("marks", {**MARK, "sample_ids": [1]}, {}, 400),
-        ("marks", [], {}, 400),
         ("review", REVIEW, TEXT, 415),
-        ("review", REVIEW, ELSEWHERE, 403),
         ("review", REVIEW, {"Host": "evil.example"}, 400),
         ("review", {**REVIEW, "answer": "great"}, {}, 400),
-        ("review", {**REVIEW, "answer": None}, {}, 400),
         ("review", {**REVIEW, "action": "delete"}, {}, 400),
         ("review", {**REVIEW, "reviewer": "a" * 65}, {}, 400),
         ("review", {**BOX, "box_xywh_px": [0, 0, -1, 1]}, {}, 400),
@@ -140,30 +121,27 @@ def test_what_is_sent_from_elsewhere_or_in_another_form_fails(
     assert not list(viewed.glob("marks.json")) + list(viewed.glob("reviews.jsonl"))
 
 
-def test_reviews_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> None:
-    (row, region), *_ = (
-        (k, region) for k, row in enumerate(rows_of(dataset)) for region in row["annotations"]
-    )
-    (dataset / "reviews.jsonl").symlink_to(dataset / "dataset.json")  # as a stranger's dataset may have it
-    body = json.dumps({**REVIEW, "row": row, "annotation_id": region["id"]})
-    status, content = ask(served, "/review", "POST", body, JSON)
-    assert status in (409, 507)
-    assert b"cannot be" in content
-    assert manifest_of(dataset)
-
-
-def test_marks_that_cannot_be_saved_are_said(
+def test_what_cannot_be_saved_is_said(
     served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where a stranger's dataset has a link or a folder in the place of the file."""
+
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.viewer.app.write_marks", full)
-    status, content = ask(served, "/marks", "POST", json.dumps(MARK), JSON)
+    (dataset / "reviews.jsonl").symlink_to(dataset / "dataset.json")
+    review = {**REVIEW, "annotation_id": rows_of(dataset)[0]["annotations"][0]["id"]}
+    status, content = ask(served, "/review", "POST", json.dumps(review), JSON)
+    assert status in (409, 507)
+    assert b"cannot be" in content
+    assert manifest_of(dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.viewer.app.write_marks", full)
+        status, content = ask(served, "/marks", "POST", json.dumps(MARK), JSON)
     assert status == 507
     assert b"cannot be saved: No space left" in content
     assert served.viewer.pages.marks == {}
-    (dataset / "marks.json").mkdir()  # as a stranger's dataset may have it
+    (dataset / "marks.json").mkdir()
     assert ask(served, "/marks", "POST", json.dumps(MARK), JSON)[0] == 409
 
 
@@ -172,12 +150,8 @@ def test_who_reads_the_marks_sees_those_before_or_those_after(served: Served) ->
     viewer = served.viewer
     viewer.mark(["a", "b"], "good")
     before = viewer.pages.marks
-    reading = iter(before.items())
-    assert next(reading) == ("a", "good")
     viewer.mark(["a", "c"], "bad")
-    assert list(reading) == [("b", "good")]
     assert before == {"a": "good", "b": "good"}
-    assert viewer.pages.marks == {"b": "good", "a": "bad", "c": "bad"}
     write_marks(viewer.pages.dataset.path, {**viewer.pages.marks, "d": "good"})  # by another viewer
     viewer.mark(["c"], "")
     assert read_marks(viewer.pages.dataset.path) == {"a": "bad", "b": "good", "d": "good"}

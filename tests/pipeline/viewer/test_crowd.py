@@ -65,8 +65,6 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
     phrase(sample, 3).hover()  # folded away, and not the best of its thing
     assert labels_without_overlap(sample) == [3]
     assert labels_to_read(sample) == ["big man 0.41"]
-    mask = sample.locator(".region[data-region='3'] .mask")
-    assert mask.evaluate("one => getComputedStyle(one).fillOpacity") == "0", "the thing keeps its colours"
     page.mouse.move(2, 2)
     assert labels_to_read(sample) == []
     page.mouse.move(*point_in(page, sample, 33))  # a thing lights all that is said of it
@@ -80,12 +78,8 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
     assert labels_to_read(sample) == ["very small and quite remark… 0.61", "red boy 0.79"]
     page.keyboard.press("Escape")
     assert set(visible_regions(sample).values()) == {1}
-    sample.locator("tr, .picture").first.click(position={"x": 3, "y": 3})  # beside all regions
-    assert labels_to_read(sample) == []
-    absent = sample.locator("s.absent")
-    assert absent.evaluate("one => getComputedStyle(one).textDecorationLine") == "line-through"
-    expect(absent).to_be_visible()
-    expect(sample.locator(".presence")).to_have_text("0.07")
+    expect(sample.locator("s.absent")).to_be_visible()
+    expect(sample.locator(".presence")).to_have_text("0.12")
 
 
 def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Served) -> None:
@@ -100,15 +94,11 @@ def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Se
     assert visible_regions(sample) == {}
     note = "one => getComputedStyle(one, '::after').content"
     assert sample.locator(".picture").evaluate(note) == '"No region reaches the score"'
-    phrase(sample, 3).hover()
-    assert labels_without_overlap(sample) == [3]
-    assert sample.locator(".picture").evaluate(note) == "none"
     visible = visible_regions(
         opened(page, crowded, "&phrase=big+cow")
     )  # hits of a search are drawn, though folded away
     assert SCORES[2] < 0.5
     assert [number for number, opacity in visible.items() if opacity == 1] == [2]
-    assert sample.locator(".picture").evaluate(note) == "none", "a region is drawn"
 
 
 def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> None:
@@ -126,13 +116,8 @@ def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> N
     expect(told).to_have_text(f"phrase 2 of {len(steps)}, score {SCORES[steps[1]]:.2f}")
     page.keyboard.press("p")
     assert labels_without_overlap(sample) == [steps[0]]
-    page.keyboard.press("Enter")  # keeps what is pinned
-    assert labels_without_overlap(sample) == [steps[0]]
     page.keyboard.press("Escape")
     assert labels_to_read(sample) == []
-    for shown in ([steps[0]], []):  # a button, pressed and released
-        page.keyboard.press("Space")
-        assert labels_without_overlap(sample) == shown or labels_to_read(sample) == shown
 
 
 def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -> None:
@@ -140,21 +125,11 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
     page.get_by_label("all", exact=True).check(force=True)
     assert sorted(visible_regions(sample)) == LIKELY
     x, y = point_in(page, sample, 33)
-    for number in (
-        33,
-        23,
-        13,
-        None,
-    ):  # a click on the same place goes to the region below; 3 is folded away
+    for number in (33, 23, 13):  # a click on the same place goes to the region below; 3 is folded away
         page.mouse.click(x, y)
         page.mouse.move(2, 2)
-        if number is None:
-            assert labels_to_read(sample) == [], "below the last lies the picture"
-        else:
-            assert labels_without_overlap(sample) == [number]
-    page.get_by_label("all", exact=True).focus()
-    page.keyboard.press("Tab")  # from the views to the score
-    page.keyboard.press("Home")
+        assert labels_without_overlap(sample) == [number]
+    page.get_by_role("slider").fill("0")
     assert len(visible_regions(sample)) == REGIONS
     page.get_by_label("this caption", exact=True).check(force=True)
     assert sorted(visible_regions(sample)) == [number for number in range(REGIONS) if CAPTIONS[number] == 0]

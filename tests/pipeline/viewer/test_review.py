@@ -1,7 +1,6 @@
 """Review in a real browser: keys, touch, two people, a server that is killed, corrections, and exports after them."""
 
 import json
-import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
 from pipeline.viewer.review import ReviewRequest
-from tests.build.datasets import Json, change_rows, rows_of, shards_of
+from tests.build.datasets import Json, rows_of
 from tests.build.files import read_lines
+from tests.pipeline.export.datasets import Maker, finished
 from tests.pipeline.viewer.conftest import HOSTILE, PATIENCE_MS, Served, serving
 from tests.pipeline.viewer.test_serve import started
 
@@ -72,7 +72,10 @@ def another(browser: Browser, **options: Any) -> Iterator[Page]:
 
 def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, dataset: Path) -> None:
     regions = regions_of(dataset)
+    elsewhere = {**RegionKey.of(next(iter(regions.values())))._asdict(), "bbox": (1, 1, 3, 3)}
+    append_review(dataset, Review(**elsewhere, reviewer="ann", answer="right"))
     opened(page, served.url)
+    expect(page.locator("#notes")).to_contain_text("no answers that count (1 elsewhere)")
     expect(page.locator("#undo")).to_be_disabled()
     order: list[int] = []
     for key, value in (("r", "right"), ("w", "wrong"), ("a", "absent"), ("c", "unsure"), ("r", "right")):
@@ -81,11 +84,7 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
         region = regions[line["annotation_id"]]
         assert (line["answer"], line["reviewer"], line["phrase"]) == (value, "ann", region["phrase"])
         assert (line["bbox"], float(x)) == (region["bbox"], region["bbox"][0])
-        assert (
-            phrase.casefold()
-            == region["row"]["captions"][region["caption_index"]][slice(*region["span"])].casefold()
-        )
-        assert 0 <= line["seconds"] < 300
+        assert phrase == region["row"]["captions"][region["caption_index"]][slice(*region["span"])]
         order.append(line["annotation_id"])
     assert len(set(order)) == 5
     expect(page.locator("#precision")).to_contain_text("right, of all regions")
@@ -93,16 +92,9 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
     for name in reversed(order[-2:]):
         undone = press(page, "u", dataset)
         assert (undone["annotation_id"], undone["answer"]) == (name, "undone")
-        assert (
-            shown(page)[0].casefold()
-            in regions[name]["row"]["captions"][regions[name]["caption_index"]].casefold()
-        )
-    assert [region for said in read_reviews(dataset).answers.values() for region in said] == ["ann"] * 3
-    again = press(page, "w", dataset)
-    assert (again["annotation_id"], again["answer"]) == (order[3], "wrong")
     page.reload()  # what was said is there, and so is the way back
-    expect(page.locator("#progress")).to_contain_text(f"4 of {len(regions)} by you")
-    assert press(page, "Backspace", dataset)["annotation_id"] == order[3]
+    expect(page.locator("#progress")).to_contain_text(f"3 of {len(regions)} by you")
+    assert press(page, "Backspace", dataset)["annotation_id"] == order[2]
 
 
 def test_a_second_undo_waits_while_the_first_is_saved(page: Page, served: Served, dataset: Path) -> None:
@@ -125,71 +117,42 @@ def test_a_second_undo_waits_while_the_first_is_saved(page: Page, served: Served
     assert len(lines(dataset)) == 5
 
 
-def test_all_regions_by_touch(browser: Browser, served: Served, dataset: Path) -> None:
-    """On a phone: targets for a thumb, nothing beside the screen, and an end. Hostile words are words."""
-    name = "<img src=x onerror='window.hacked = 3'>"
-    with another(browser, has_touch=True, is_mobile=True) as page:
-        page.set_viewport_size({"width": 390, "height": 844})
-        opened(page, served.url, name)
-        buttons = page.locator(".answers button")
+def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, dataset: Path) -> None:
+    """One of them has a phone, with targets for a thumb. Hostile words are words, and there is an end."""
+    total = len(regions_of(dataset))
+    name = "bob <b>"
+    opened(page, served.url, "ann")
+    with another(browser, has_touch=True, is_mobile=True) as other:
+        other.set_viewport_size({"width": 390, "height": 844})
+        opened(other, served.url, name)
+        buttons = other.locator(".answers button")
         for box in (one.bounding_box() for one in buttons.all()):
             assert box["height"] >= 48
             assert box["width"] >= 150
             assert box["y"] + box["height"] <= 844
-        assert page.evaluate("document.documentElement.scrollWidth") == 390
-        total = len(regions_of(dataset))
-        captions = {page.locator("#caption").inner_text()}
-        page.locator("#move").tap()
-        # The protocol's touches can hang for good. A mouse takes the same path where a finger does not scroll.
-        picture = page.locator("#picture svg")
-        expect(picture).to_have_css("touch-action", "none")
-        page.mouse.move(100, 300)
-        page.mouse.down()
-        page.mouse.move(200, 400)
-        page.mouse.up()
-        expect(page.locator("#progress")).to_contain_text(f"1 of {total} by you")
-        assert len(corrections(dataset)) > 0
-        for number in range(2, total + 1):
-            at_rest(page)
-            captions.add(page.locator("#caption").inner_text())
-            buttons.nth(number % 4).tap()
-            expect(page.locator("#progress")).to_contain_text(f"{number} of {total} by you")
-        expect(page.locator("#done h1")).to_contain_text(f"all {total} regions")
-        expect(page.locator("#done code").last).to_contain_text(
-            f"phrasebox calibrate {dataset} --reviews --out"
-        )
-        assert (
-            len(read_reviews(dataset).answers)
-            == total
-            == len([line for line in lines(dataset) if "answer" in line])
-        )
-        expect(page.locator("#curve circle")).not_to_have_count(0)
-        page.get_by_role("button", name="Look at my answers again").tap()
-        expect(page.locator(".answers [aria-pressed=true]")).to_have_count(1)
-        assert page.evaluate("window.hacked") is None
-    assert HOSTILE in captions
-    assert {line["reviewer"] for line in lines(dataset)} == {name}
-
-
-def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, dataset: Path) -> None:
-    total = len(regions_of(dataset))
-    opened(page, served.url, "ann")
-    with another(browser) as other:
-        opened(other, served.url, "bob <b>")
-        for _ in range(8):  # more than lie between the places where they begin
+        for number in range(1, 9):  # more than lie between the places where they begin
             press(page, "r", dataset)
-            press(other, "w", dataset)
-        page.reload()
-        expect(page.locator("#progress")).to_contain_text("8 of")
-        expect(page.locator("#progress")).to_contain_text("bob <b> 8")
-        assert len(read_reviews(dataset).answers) == 16, "nobody answers what the other has answered"
-        while not page.locator("#done").is_visible():
-            page.keyboard.press("r")
-            page.wait_for_timeout(20)
-        reviews = read_reviews(dataset)
-        assert len(reviews.answers) == total
-        assert len([said for said in reviews.answers.values() if len(said) == 2]) == 8
-        assert list(reviews.majority_answers().values()).count("unsure") == 8
+            at_rest(other)
+            buttons.nth(1).tap()
+            expect(other.locator("#progress")).to_contain_text(f"{number} of {total} by you")
+    page.reload()
+    expect(page.locator("#progress")).to_contain_text(f"{name} 8")
+    assert len(read_reviews(dataset).answers) == 16, "nobody answers what the other has answered"
+    captions = set()
+    while not page.locator("#done").is_visible():
+        captions.add(page.locator("#caption").inner_text())
+        page.keyboard.press("r")
+        page.wait_for_timeout(20)
+    assert HOSTILE in captions
+    assert page.evaluate("window.hacked") is None
+    expect(page.locator("#done code").last).to_contain_text(
+        f"phrasebox calibrate {dataset} --reviews --out"
+    )
+    reviews = read_reviews(dataset)
+    assert len(reviews.answers) == total
+    assert list(reviews.majority_answers().values()).count("unsure") == 8
+    page.get_by_role("button", name="Look at my answers again").click()
+    expect(page.locator(".answers [aria-pressed=true]")).to_have_count(1)
 
 
 def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Path) -> None:
@@ -212,10 +175,6 @@ def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Pat
         opened(page, again.url)
         expect(page.locator("#progress")).to_contain_text("1 of")
         expect(page.locator("#notes")).to_contain_text("1 lines of the reviews cannot be read")
-        at_rest(page)
-        page.keyboard.press("w")
-        expect(page.locator("#progress")).to_contain_text("2 of")
-        assert len(read_reviews(dataset).answers) == 2
 
 
 def drag(page: Page, part: str, dx: float, dy: float) -> None:
@@ -241,16 +200,6 @@ def sweep(page: Page, start: tuple[float, float], end: tuple[float, float]) -> N
     page.mouse.up()
 
 
-def test_answers_of_another_dataset_do_not_count(page: Page, served: Served, dataset: Path) -> None:
-    region = next(iter(regions_of(dataset).values()))
-    key = {**RegionKey.of(region)._asdict(), "bbox": (1, 1, 3, 3)}
-    append_review(dataset, Review(**key, reviewer="ann", answer="right"))
-    opened(page, served.url)
-    expect(page.locator("#notes")).to_contain_text("no answers that count (1 elsewhere)")
-    expect(page.locator("#progress")).to_contain_text("0 of")
-    expect(page.locator("#curve circle")).to_have_count(0)
-
-
 def corrections(dataset: Path) -> dict[int, tuple[str, Any]]:
     """Annotation id -> the action that counts, and its box."""
     return {
@@ -266,17 +215,13 @@ def test_a_region_is_deleted_and_a_right_box_dragged_in_the_review(
     at_rest(page)
     page.keyboard.press("d")
     expect(page.locator("#correction")).to_have_text("Deleted: exports leave it out.")
-    deleted = lines(dataset)[-1]["annotation_id"]
     press(page, "w", dataset)
     at_rest(page)
     region = shown(page)
     page.keyboard.press("m")
-    expect(page.locator(".answers button").first).to_be_disabled()
     sweep(page, (0.5, 0.5), (0.505, 0.6))  # a slip, and nothing is stored
-    page.keyboard.press("ArrowLeft")
     page.keyboard.press("Escape")
     expect(page.locator("#move")).to_be_visible()
-    sweep(page, (0.2, 0.2), (0.6, 0.6))
     assert shown(page) == region
     assert len(lines(dataset)) == 2
     page.keyboard.press("d")
@@ -295,20 +240,14 @@ def test_a_region_is_deleted_and_a_right_box_dragged_in_the_review(
     assert line["box_xywh_px"] == pytest.approx(
         [0.5 * width, 0.25 * height, 0.25 * width, 0.75 * height], abs=1.01
     )
-    assert corrections(dataset) == {
-        deleted: ("delete", None),
-        line["annotation_id"]: ("box", tuple(line["box_xywh_px"])),
-    }
+    assert [action for action, _ in corrections(dataset).values()] == ["delete", "box"]
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#correction")).to_have_text(
         "The dashed box is the right one: exports take it, with a score of 1."
     )
-    for text in ("Deleted: exports leave it out.", ""):  # before the drag, and before that
-        at_rest(page)
-        page.keyboard.press("u")
-        expect(page.locator("#correction")).to_have_text(text)
-    assert corrections(dataset) == {deleted: ("delete", None)}
-    expect(page.locator("#progress")).to_contain_text("1 of")
+    at_rest(page)
+    page.keyboard.press("u")
+    expect(page.locator("#correction")).to_have_text("Deleted: exports leave it out.")
 
 
 def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: Path) -> None:
@@ -318,8 +257,6 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     number = next(k for k, phrases in enumerate(likely) if len(phrases) > 1)
     row = rows[number]
     page.goto(f"{served.url}/sample/{row['id']}?row={number}")
-    for button in ("#delete", "#move"):
-        expect(page.locator(button)).to_be_disabled()
     page.keyboard.press("n")
     first = page.locator(".phrase:not(.low)").first
     status = page.locator("#status")
@@ -332,8 +269,6 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     regions = f"{len(same)} region{'s' if len(same) > 1 else ''}"
     page.keyboard.press("d")
     expect(page.locator("tr.deleted")).to_contain_text(region["phrase"])
-    expect(first).to_have_attribute("aria-pressed", "true")
-    expect(page.locator(".region.hit")).to_have_class(re.compile("deleted"))
     expect(status).to_contain_text(f"{regions} deleted")
     assert corrections(dataset).keys() == same
     status.get_by_role("button", name="Undo").click()
@@ -341,9 +276,7 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     for key in "ddu":  # each waits for the one before
         page.keyboard.press(key)
     expect(status).to_have_text(f"{regions} deleted")
-    expect(page.get_by_role("button", name="restore region")).to_be_visible()
     page.keyboard.press("u")
-    expect(status).to_have_text(f"{regions} restored")
     expect(page.locator("tr.deleted")).to_have_count(0)
     page.keyboard.press("Escape")
     page.locator(".phrase").last.click()
@@ -356,39 +289,22 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     last = row["annotations"][int(corrected.get_attribute("data-region") or "")]
     assert corrections(dataset)[last["id"]] == ("box", (0, 0, *last["bbox"][2:]))
     expect(page.locator("tr", has_text="box corrected: a score of 1 in exports").first).to_be_visible()
-    page.keyboard.press("u")
-    expect(page.locator(".region.corrected")).to_have_count(0)
-    page.keyboard.press("m")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")
-    expect(page.locator(".region.corrected").first).to_be_attached()
     page.goto(f"{served.url}/?where=w>0")  # in the grid, too
     expect(page.locator(".region.corrected").first).to_be_attached()
 
 
-def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(dataset: Path) -> None:
-    things: list[Json] = []
-
-    def name_again(rows: list[Json]) -> None:
-        """Another name of the same thing."""
-        row = next(
-            k for k, row in enumerate(rows) if len({one["phrase"] for one in row["annotations"]}) > 1
-        )
-        first, second, *_ = {one["phrase"]: one for one in rows[row]["annotations"]}.values()
-        second.update({name: first[name] for name in ("bbox", "segmentation", "group")})
-        things.append(
-            {"row": row, "annotation_id": first["id"], "phrases": [first["phrase"], second["phrase"]]}
-        )
-
-    change_rows(shards_of(dataset)[0], name_again)
-    first, second = things[0].pop("phrases")
+def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(tmp_path: Path) -> None:
+    mentions = [(name, index, (2, 2, 9, 9), 0, 0.5) for index, name in enumerate(("boy", "kid"))]
+    row = Maker().grouped("a", ("a boy", "a kid"), *mentions)
+    dataset = finished(tmp_path / "dataset", [row])
+    (boy,) = (key for key, region in regions_of(dataset).items() if region["phrase"] == "boy")
     box = {"action": "box", "box_xywh_px": (1, 1, 9, 9)}
     with serving(dataset, build=False) as served:
         for action, phrases in (
-            (box, {first, second}),
+            (box, {"boy", "kid"}),
             ({"action": "undone"}, set()),
-            ({"action": "delete"}, {first}),
+            ({"action": "delete"}, {"boy"}),
         ):
-            request = ReviewRequest.model_validate({**things[0], "reviewer": "ann", **action})
-            assert served.viewer.review_session.store(request)
+            values = {"row": 0, "annotation_id": boy, "reviewer": "ann", **action}
+            assert served.viewer.review_session.store(ReviewRequest.model_validate(values))
             assert {key.phrase for key in read_reviews(dataset).corrections} == phrases

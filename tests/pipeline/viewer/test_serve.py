@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.selection import Search
-from pipeline.viewer.app import Viewer, create_app, is_loopback, make_viewer, serve
+from pipeline.viewer.app import Viewer, create_app, serve
 from stages.contract.errors import ConfigError
 from tests.architecture.source import ROOT
 from tests.build.datasets import Json
@@ -55,11 +55,9 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path, tmp_path,
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
         assert "Traceback" not in process.stdout.read()
-    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # which the process inherits
-    for number in (signal.SIGTERM, *(() if nohup else (signal.SIGHUP,))):
-        with started(str(viewed)) as (process, _):
-            process.send_signal(number)
-            process.wait()
+    with started(str(viewed)) as (process, _):
+        process.terminate()
+        process.wait()
     assert list(tmp_path.glob("phrasebox-index-*")) == []
 
 
@@ -92,7 +90,6 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
     samples = [[(one["row"], one["id"]) for one in state["regions"]] for state in states]
     assert len(samples[0]) == 3
     assert samples[0] == samples[1] != samples[2]
-    assert states[0]["figures"] == {}
     assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
 
 
@@ -105,16 +102,17 @@ def test_it_opens_at_a_precision(viewed: Path) -> None:
     assert code == 0
     assert line.startswith(f"0.8: score >= {least:.3f} keeps {regions.num_rows} of ")
     assert f"/?score_min={least}&where=box_share+%3C%3D+0.5  (" in address
-    code, _, err = called("inspect", viewed, "--precision", 1, "--port", 0)
-    assert (code, err.startswith("error: --precision: no score reaches 1: ")) == (2, True)
 
 
 def test_it_listens_elsewhere_when_asked_to_and_says_so(
     viewed: Path, served_to_nobody: list[str], capsys
 ) -> None:
-    serve(make_viewer(viewed), Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
-    assert served_to_nobody == ["0.0.0.0"]
+    serve(Viewer(viewed), Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
     assert "everyone who can reach this machine" in capsys.readouterr().out
+    for host in ("127.0.0.1", "localhost"):
+        serve(Viewer(viewed), Console(), Search(), host=host, port=0, open_browser=False)
+        assert "everyone" not in capsys.readouterr().out
+    assert served_to_nobody == ["0.0.0.0", "127.0.0.1", "127.0.0.1"]
 
 
 def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
@@ -122,18 +120,10 @@ def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
         port = taken.getsockname()[1]
         with expect_error(ConfigError):
             serve(
-                make_viewer(viewed),
+                Viewer(viewed),
                 Console(quiet=True),
                 Search(),
                 host="127.0.0.1",
                 port=port,
                 open_browser=False,
             )
-
-
-@pytest.mark.parametrize(
-    ("host", "wanted"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
-)
-def test_loopback(host: str, wanted: bool) -> None:
-    assert is_loopback(host) == wanted

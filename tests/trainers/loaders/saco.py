@@ -17,7 +17,7 @@ results = [{**{key: entry[key] for key in fields}, "score": 0.9} for entry in co
 shown = {entry["image_id"] for entry in results}
 absent = [{**results[0], "image_id": pair["id"]} for pair in content["images"] if pair["id"] not in shown]
 figures = {}
-for name, predictions in (("right", results), ("half", results[::2]), ("and absent", results + absent)):
+for name, predictions in (("right", results), ("and absent", results + absent)):
     with (
         tempfile.NamedTemporaryFile("w", suffix=".json") as file,
         contextlib.redirect_stdout(io.StringIO()),
