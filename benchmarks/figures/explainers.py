@@ -106,7 +106,7 @@ def _marked(row: Mapping[str, Any], name: str) -> dict[str, Any] | None:
         return None
     shown = ("value", "low", "high") if name in SANITY else ("value",)
     cell = {key: row["figures"][name][key] for key in shown}
-    difference = (row["differences"] or {}).get(name) or {}
+    difference = row["differences"].get(name, {})
     if difference.get("mark"):
         cell["mark"] = difference["mark"]
     return cell

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.steps import check_files
+from stages.contract.errors import ConfigError
 from stages.read import Piece, make_reader, plan_pieces
 from stages.truth import read_truth
+
+
+def check_sections(settings: Iterable[str], sections: Sequence[str], advice: str = "") -> None:
+    """Raise ConfigError for a setting KEY=VALUE of a section that a verb does not use."""
+    for setting in settings:
+        if setting.partition(".")[0] not in sections:
+            raise ConfigError(
+                f"only keys of {', '.join(sections)} are used here{advice}", key=f"--set {setting}"
+            )
 
 
 def check_places(config: RunConfig, truth: Path | None = None) -> list[Piece]:

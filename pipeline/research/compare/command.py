@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands.checks import check_places
+from pipeline.commands.checks import check_places, check_sections
 from pipeline.commands.options import (
     OPTIONS,
     AsJson,
@@ -22,7 +22,6 @@ from pipeline.commands.options import (
 from pipeline.config import load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, errors, print_json, say
-from stages.contract.errors import ConfigError
 
 SECTIONS: Final = (
     "input",
@@ -94,13 +93,8 @@ def compare(
     phrasebox compare captions.jsonl --images photos/ --truth Entities/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox compare captions.jsonl --images photos/ --model demo --explainers grad_eclip,maskclip --html maps.html
     """
-    unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
-    if unused:
-        raise ConfigError(
-            f"only keys of {', '.join(SECTIONS)} are used here; an explainer's settings stand "
-            "behind its name: --explainers grad_eclip:heads=single",
-            key=f"--set {unused[0]}",
-        )
+    advice = "; an explainer's settings stand behind its name: --explainers grad_eclip:heads=single"
+    check_sections(settings, SECTIONS, advice)
     if html is not None:
         check_writable("--html", html)
     options = {"input.path": data, "input.image_root": images, "model.name": model}

@@ -72,13 +72,13 @@ class ComparisonRow:
     Attributes:
         explainer: Its label.
         figures: Name -> figure of `FIGURES`.
-        differences: Differences from `REFERENCE`; None for itself, or where it does not take part.
+        differences: Differences from `REFERENCE`; empty for itself, or where it does not take part.
         explained: None for a baseline without a model.
     """
 
     explainer: str
     figures: Estimates
-    differences: Mapping[str, Difference] | None
+    differences: Mapping[str, Difference]
     explained: Explained | None
 
     @property
@@ -88,8 +88,7 @@ class ComparisonRow:
 
     def mark(self, name: str) -> str:
         """Return "+" or "-" if the difference of a figure is significant, "" if not."""
-        difference = (self.differences or {}).get(name)
-        return "" if difference is None else difference.mark
+        return self.differences[name].mark if name in self.differences else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +247,7 @@ def _rows(
         ComparisonRow(
             explainer=label,
             figures=figures_of(parts),
-            differences=differences_by_label.get(label),
+            differences=differences_by_label.get(label, {}),
             explained=explained.get(label),
         )
         for label, parts in numbers.items()

@@ -336,17 +336,15 @@ def mark_differences(rows: Sequence[Mapping[str, Difference]]) -> list[dict[str,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CosineAgreement:
-    """The cosine that an explainer explains beside that of the whole image tower, over n phrases.
+    """The cosine that an explainer explains beside that of the whole image tower, over all phrases.
 
     Attributes:
         correlation: None if one of them is constant.
         mean_distance: Mean size of the difference.
-        n: Number of phrases.
     """
 
     correlation: float | None
     mean_distance: float
-    n: int
 
 
 def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats]) -> CosineAgreement:
@@ -357,5 +355,4 @@ def cosine_agreement(maps: Sequence[Sequence[HeatMap]], cosines: Sequence[Floats
     return CosineAgreement(
         correlation=float(np.corrcoef(explained_cosines, true)[0, 1]) if varies else None,
         mean_distance=float(np.abs(explained_cosines - true).mean()),
-        n=len(true),
     )

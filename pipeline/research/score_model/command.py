@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands.checks import check_places
+from pipeline.commands.checks import check_places, check_sections
 from pipeline.commands.options import (
     MODEL_ARGUMENT,
     OPTIONS,
@@ -104,9 +104,7 @@ def score_model(
     phrasebox score-model photo --data captions.jsonl --images photos/ --truth Entities/ --json > before.json
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
     """
-    unused = [setting for setting in settings if setting.partition(".")[0] not in SECTIONS]
-    if unused:
-        raise ConfigError(f"only keys of {', '.join(SECTIONS)} are used here", key=f"--set {unused[0]}")
+    check_sections(settings, SECTIONS)
     options: Json = {
         "input.path": data,
         "input.image_root": images,
