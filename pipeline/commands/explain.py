@@ -30,7 +30,7 @@ def explain(
         typer.Option(
             "--phrase", metavar="TEXT", help="What to look for; leading articles do not count. Repeatable."
         ),
-    ] = [],  # noqa: B006  typer copies it
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -53,8 +53,6 @@ def explain(
     phrasebox explain image.jpg --phrase "red car" --out maps.npz --model ViT-B-16/laion2b_s34b_b88k
     """
     phrases = list(dict.fromkeys(" ".join(text.split()) for text in phrase))
-    if not phrases:
-        raise typer.BadParameter("expected --phrase")
     if not all(phrases):
         raise ConfigError("expected words, got nothing", key="--phrase")
     if out is not None:

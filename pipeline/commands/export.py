@@ -12,6 +12,7 @@ from rich.table import Table
 from pipeline.commands.options import (
     OPTIONS,
     AsJson,
+    FinishedDataset,
     ImageRoot,
     Keep,
     MaxArea,
@@ -31,17 +32,18 @@ from pipeline.terminal import console, errors, print_json, progress_bar, say
 from stages.contract.errors import ConfigError
 from stages.contract.values import Json
 
-FinishedDataset = Annotated[
-    Path | None,
-    typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.  [required]"),
-]
+
+def print_formats(is_asked: bool) -> None:
+    """Describe the formats and exit, if that is asked."""
+    if is_asked:
+        exporters, messages = EXPORTERS.load_all()
+        lines = [f"{EXPORTERS.label(kind)}: {exporter.describe()}" for kind, exporter in exporters.items()]
+        say(console, *lines, *messages)
+        raise typer.Exit
+
+
 FormatName = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        metavar="NAME",
-        help="What to write; --list describes the formats.  [required]",
-    ),
+    str, typer.Option("--format", metavar="NAME", help="What to write; --list describes the formats.")
 ]
 OutFolder = Annotated[
     Path | None,
@@ -105,13 +107,16 @@ Overwrite = Annotated[
         help="Replace the export in --out and --push; files of nothing else are deleted.",
     ),
 ]
-ListFormats = Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")]
+ListFormats = Annotated[
+    bool,
+    typer.Option("--list", is_eager=True, callback=print_formats, help="Describe the formats and exit."),
+]
 
 
 @naming_options(OPTIONS | {"push": "--push"})
 def export(
-    dataset: FinishedDataset = None,
-    name: FormatName = "",
+    dataset: FinishedDataset,
+    name: FormatName,
     out: OutFolder = None,
     push_to: Repository = "",
     public: Public = False,
@@ -137,11 +142,11 @@ def export(
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --precision 0.7
     phrasebox export out/ --format hf --push me/regions --keep 0.3 --max-area 0.6
     """
-    if list_formats:
-        _print_formats()
-        return
-    dataset, out = _require(dataset, name, out, push_to)
     _check_format(name, push_to)
+    if out is None:
+        if not push_to:
+            raise ConfigError("say where to write: a folder", key="--out")
+        out = Path(push_to.rpartition("/")[2])
     request = ExportRequest(
         exporter=EXPORTERS[name],
         config=load_config(None, settings, EXPORTERS[name].config_type),
@@ -168,23 +173,6 @@ def export(
         print_json(_figures(report, request, url), ensure_ascii=False)
     else:
         _print(report, request, url)
-
-
-def _print_formats() -> None:
-    exporters, messages = EXPORTERS.load_all()
-    lines = [f"{EXPORTERS.label(kind)}: {exporter.describe()}" for kind, exporter in exporters.items()]
-    console.print("\n".join(lines + messages), soft_wrap=True, highlight=False)
-
-
-def _require(dataset: Path | None, name: str, out: Path | None, repository: str) -> tuple[Path, Path]:
-    """Return dataset and folder. Raise ConfigError if one of them, or the format, is not given."""
-    if repository and out is None:
-        out = Path(repository.rpartition("/")[2])
-    if dataset is None or out is None or not name:
-        options = {"DATASET": dataset, "--format": name, "--out": out}
-        missing = ", ".join(option for option, value in options.items() if not value)
-        raise ConfigError(f"export needs {missing}; --list describes the formats")
-    return dataset, out
 
 
 def _check_format(name: str, repository: str) -> None:

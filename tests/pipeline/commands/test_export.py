@@ -262,7 +262,8 @@ def test_what_cannot_be_used(name: str, options: list[str], dataset: Path, tmp_p
 
 
 def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
-    rejected(ConfigError, "--format", "coco")
+    assert call("--format", "coco").exit_code == call(dataset).exit_code == 2
+    rejected(ConfigError, dataset, "--format", "coco")
     rejected(InputError, tmp_path, "--format", "coco", "--out", tmp_path / "out")
     rejected(ConfigError, dataset, "--format", "coco", "--out", dataset, "--overwrite")
 
