@@ -29,6 +29,15 @@ GROUPS: Final = {
 }
 """What people want -> the verbs for it, in the order of `--help`."""
 
+EXIT_CODES: Final = """\b
+Exit codes:
+  0         done
+  1         done, and the answer is no: all or too many rows failed, a check or a
+            validation failed
+  2         refused: the message says what to do
+  130, 143  stopped by Ctrl-C or SIGTERM: finished rows are kept
+"""
+
 VERBS: Final[PluginTable[Any]] = PluginTable(
     "phrasebox.commands", order=[*chain.from_iterable(GROUPS.values())]
 )
@@ -64,20 +73,6 @@ class Verbs(TyperGroup):
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Say what exit codes mean."""
-        codes = (
-            ("0", "done"),
-            (
-                "1",
-                "done, and the answer is no: all or too many rows failed, a check or a validation failed",
-            ),
-            ("2", "refused: the message says what to do"),
-            ("130, 143", "stopped by Ctrl-C or SIGTERM: finished rows are kept"),
-        )
-        with formatter.section("Exit codes"):
-            formatter.write_dl(codes)
-
 
 def _summary(name: str) -> str:
     return f"{summary_of(VERBS.module(name))}{VERBS.label(name).removeprefix(name)}"
@@ -99,6 +94,7 @@ app = typer.Typer(
     cls=Verbs,
     name="phrasebox",
     help="Turn captioned images into training data for phrase grounding: phrases, boxes, masks and scores, by CLIP.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from pipeline.commands.inspect import inspect
 from pipeline.commands.options import Scenes, Seed, naming_options
-from pipeline.commands.tables import print_against_people
+from pipeline.commands.tables import print_baselines
 from pipeline.config import RunConfig
 from pipeline.dataset.rows import Row
 from pipeline.evaluate.evaluation import DEFAULT_PARTS, Evaluation, Part, evaluate_dataset
@@ -126,7 +126,10 @@ def measure(out: Path, settings: Json, truth: Path, console: Console, **options:
     (out / "evaluation.json").write_text(
         json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8"
     )
-    print_against_people(evaluation, console)
+    counts = evaluation.figures.counts
+    phrases = f"{counted(counts.targets, 'phrase')} of {counted(counts.images, 'image')}"
+    say(console, f"{phrases} with a true outline:")
+    print_baselines(evaluation.figures.metrics, console)
     say(console, f"all figures: phrasebox eval {dataset} --truth {truth}")
     _write_sheet(out, Path(settings["input"]["image_root"]), truth)
     return evaluation

@@ -110,11 +110,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         f"{counts.absent_phrases:,} phrases name something absent",
     )
     print_matched(evaluation.matched, console)
-    _print_baselines(figures.metrics, console)
+    print_baselines(figures.metrics, console)
     table = _titled_table("all phrases", "metric", "value", "95 % interval", "definition")
     baselines = {name for row in BASELINE_ROWS.values() for name in row}
     for name, figure in figures.metrics.items():
-        if name not in baselines and not name.endswith("_above_text"):
+        if name not in baselines:
             _add_row(table, name, figure, METRICS[name].doc)
     console.print(table)
     if evaluation.maps is not None:
@@ -135,21 +135,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     say(console, evaluation.verdict)
 
 
-def print_against_people(evaluation: Evaluation, console: Console) -> None:
-    """Print how many phrases a dataset's maps and boxes find, beside answers without a look at the image."""
-    counts = evaluation.figures.counts
-    console.print(
-        f"{counted(counts.targets, 'phrase')} of {counted(counts.images, 'image')} with a true outline:"
-    )
-    table = make_figure_table("", ["point on it", "box of one object", "box around all"])
-    for title in ("the dataset", "text alone", "middle of the image"):
-        pointing, _, *boxes = BASELINE_ROWS[title]
-        figures = [evaluation.figures.metrics.get(name) for name in (pointing, *boxes)]
-        table.add_row(title, *(f"{format_value(figure)} ({format_interval(figure)})" for figure in figures))
-    console.print(table)
-
-
-def _print_baselines(metrics: Estimates, console: Console) -> None:
+def print_baselines(metrics: Estimates, console: Console) -> None:
     """Print figures beside those of answers without a map, and the gain over an answer from the text alone."""
     table = make_figure_table(
         "beside answers without a map; text alone is the usual place of the head noun in other images",
