@@ -1,7 +1,6 @@
 """`phrasebox plan` measures with real stages, in this process."""
 
 import json
-import os
 import tempfile
 from io import StringIO
 from pathlib import Path
@@ -35,21 +34,13 @@ def test_a_few_images_go_through_every_step(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = sorted(os.listdir("."))
     never = ("--set", f"output.path={tmp_path / 'never'}")
-    figures = figures_of(scenes_folder, "--engine", "inline", "--total", 5000, *never)
-    costs = figures["costs"]
-    (forecast,) = figures["forecasts"]
+    costs = figures_of(scenes_folder, "--engine", "inline", "--total", 5000, *never)["costs"]
     assert (costs["images"], costs["failed"]) == (12, 0)
-    assert all(costs[key] > 0 for key in ("host_s", "model_s"))
+    assert all(costs[key] > 0 for key in ("host_s", "model_s", "start_s"))
     assert costs["bytes"] > 100
-    assert (forecast["where"], forecast["images"]) == ("here", 5000)
-    assert costs["start_s"] > 0
-    assert sorted(os.listdir(".")) == before, "nothing is written"
     names = [path.name for path in tmp_path.iterdir()]  # torch may have made a folder of its own
-    assert not [name for name in names if name.startswith(("phrasebox", "never"))], (
-        "nothing is left, and the run's own folder is not touched"
-    )
+    assert not [name for name in names if name.startswith(("phrasebox", "never"))], "nothing is left"
 
 
 def test_a_run_that_needs_no_ray_is_planned_for_one_process(scenes_folder: Path) -> None:
