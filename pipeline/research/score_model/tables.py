@@ -37,14 +37,16 @@ def print_scores(scores: Scores, console: Console) -> None:
         say(console, f"images cannot be opened and are left out: {reasons}")
         say(console, *(f"  {example}" for example in scores.fault_examples))
     comparison = scores.comparison
-    others = {} if comparison is None else comparison.differences
+    all_differences = {} if comparison is None else comparison.differences
     titles = [] if comparison is None else [f"over {comparison.compared_with}"]
     table = make_figure_table("", ["figure", "n", "value", "95 % interval", *titles])
     for kind, figures in scores.figures.items():
         classes = counts.classes.get(kind.partition(".")[0])
         title = KINDS[kind] if classes is None else f"{KINDS[kind]}, of {classes:,}"
         for name, figure in figures.items():
-            differences = [_format_difference(others[kind].get(name))] if kind in others else []
+            differences = (
+                [_format_difference(all_differences[kind].get(name))] if kind in all_differences else []
+            )
             values = (format_value(figure), format_interval(figure))
             table.add_row(title, name.replace("_", " "), f"{figure.n:,}", *values, *differences)
             title = ""
