@@ -19,11 +19,10 @@ decoding takes, at most 16 bytes a pixel.
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, Literal
@@ -32,7 +31,6 @@ import numpy as np
 from PIL import Image
 
 from stages.contract.errors import RowFault
-from stages.contract.geometry import Box
 from stages.contract.records import ImageRef
 from stages.contract.values import Rgb, Sides
 from stages.shared.images.faults import (
@@ -324,33 +322,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
         return canvas
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def crop_regions(
-    rgb: Rgb, boxes_rel: Sequence[Box], size_px: int, interpolation: Interpolation = "bicubic"
-) -> Rgb:
-    """Return the regions, stretched to squares, antialiased as whole images are: uint8 (R, size_px, size_px, 3).
-
-    Boxes are x0, y0, x1, y1 as shares of the image's sides, within it. They are widened to
-    whole pixels, so that each shows one at least.
-    """
-    height, width = rgb.shape[:2]
-    crops = np.empty((len(boxes_rel), size_px, size_px, 3), np.uint8)
-    with suppress_warnings():
-        image = Image.fromarray(rgb)
-        for number, (x0, y0, x1, y1) in enumerate(boxes_rel):
-            left, right = _whole_pixels(x0 * width, x1 * width, width)
-            top, bottom = _whole_pixels(y0 * height, y1 * height, height)
-            # First cropped, then resized: Pillow's own `box` mixes the surroundings into the edges.
-            crop = image.crop((left, top, right, bottom)).resize(
-                (size_px, size_px),
-                RESAMPLING[interpolation],
-            )
-            crops[number] = np.asarray(crop)
-    return crops
-
-
-def _whole_pixels(start: float, stop: float, side: int) -> tuple[int, int]:
-    """Return the range of whole pixels that an interval of an image touches, at least one."""
-    first = min(max(math.floor(start + 1e-6), 0), side - 1)
-    return first, min(max(math.ceil(stop - 1e-6), first + 1), side)

@@ -26,7 +26,6 @@ from stages.shared.images import decode
 from stages.shared.images.decode import (
     RESAMPLING,
     Interpolation,
-    crop_regions,
     decode_resized,
     decode_rgb,
     load_image_bytes,
@@ -423,13 +422,3 @@ def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
         assert stored.getexif().get(0x0112, 1) == 1
         difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - expected)
     assert difference.max() <= (0 if kind != "JPEG" else 12)
-
-
-def test_a_crop_shows_its_box_alone_and_a_sliver_still_a_pixel() -> None:
-    rgb = np.zeros((40, 80, 3), np.uint8)
-    rgb[:20, :40] = 100
-    rgb[20:, 40:] = 200
-    boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), (0.4999, 0.1, 0.4999, 0.1), (1.0, 1.0, 1.0, 1.0)]
-    cut = crop_regions(rgb, boxes, 8)
-    assert cut.shape == (4, 8, 8, 3)
-    assert [np.unique(crop).tolist() for crop in cut] == [[100], [200], [100], [200]]
