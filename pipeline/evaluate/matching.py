@@ -8,7 +8,6 @@ How a target finds its phrase depends on `TruthTarget.match`:
 phrase      The row's phrase with the same normalised text. A target with a `caption` takes it from that caption only.
 category    Every phrase with the category's name as its text or head noun is a query of its own, and any thing of the
             category counts as right. A category that no caption names makes no query.
-expression  The phrase that is the whole caption, else the first phrase of the caption.
 
 A target's caption is the row's caption with the same letters and digits, because captions of
 Flickr30k Entities are tokenised and other sources of these captions are not. If there is none,

@@ -247,7 +247,8 @@ def read_coco(path: Path) -> GroundTruth:
     Raise InputError if the file cannot be read or holds no instances, or two images have the
     same file name.
     """
-    return _truth_of(read_instances(path))
+    file = read_json_as(path, InstancesFile)
+    return _truth_of(_instances(path, file, file.annotations))
 
 
 def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0) -> GroundTruth:
@@ -336,15 +337,6 @@ def _target(
     )
 
 
-def read_instances(path: Path) -> Instances:
-    """Return the entries of an instances file; `categories` may be missing.
-
-    Raise InputError as `read_coco`.
-    """
-    file = read_json_as(path, InstancesFile)
-    return _instances(path, file, file.annotations)
-
-
 def _instances(path: Path, file: ImagesFile, annotations: Iterable[Annotation]) -> Instances:
     check_different(path, "images", "id", [image.id for image in file.images])
     check_different(path, "images", "file_name", [image.file_name for image in file.images])
@@ -374,7 +366,7 @@ def groups_of(mask: Rle | None, boxes_xywh_px: Sequence[Box], count: int) -> dic
     return {
         "number": number_member(len(boxes_xywh_px)),
         "size": size_member(mask, boxes_xywh_px),
-        "objects": objects_member(count),
+        "objects": str(count) if count < 6 else "6+",
     }
 
 
@@ -394,11 +386,6 @@ def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
     if area_px < SMALL_BELOW_PX:
         return "small"
     return "medium" if area_px < MEDIUM_BELOW_PX else "large"
-
-
-def objects_member(count: int) -> str:
-    """Return the member of the group "objects" for an image with this many objects."""
-    return str(count) if count < 6 else "6+"
 
 
 def _from_runs(runs: RunLengths, size_hw: Sides) -> Rle:

@@ -105,18 +105,6 @@ def test_a_category_is_asked_by_every_phrase_with_its_head() -> None:
     assert queries_of_targets([target_of(BOX, phrase="boat", match="category")], phrases) == []
 
 
-def test_an_expression_is_the_whole_caption_or_its_first_phrase() -> None:
-    target = target_of(BOX, phrase="man with a hat", caption="the man with a hat", match="expression")
-    row = row_of(captions=["the man with a hat"])
-    parts = [phrase_of("hat", "hat", 15), phrase_of("man", "man", 4)]
-    assert queries_of_targets([target], parts, row)[0].phrase == "man"
-    assert (
-        queries_of_targets([target], [*parts, phrase_of("man with a hat", "man", 4)], row)[0].phrase
-        == "man with a hat"
-    )
-    assert queries_of_targets([target], [phrase_of("man", "man", 4, caption=0)])[0].phrase is None
-
-
 def test_what_is_known_to_be_absent_is_asked_without_a_target() -> None:
     phrases = [phrase_of("red car", "car"), phrase_of("blue car", "car"), phrase_of("shadow", "shadow")]
     row = row_of(annotation_of("blue car", 0.7), annotation_of("shadow", 0.9))

@@ -32,16 +32,14 @@ def made(folder: Path, *names: str) -> Path:
 
 
 def test_kinds(tmp_path: Path) -> None:
-    """The readers of folders get the folder."""
-    made(tmp_path, "some.JSON", "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
+    """The reader of a folder gets the folder."""
+    made(tmp_path, "some.JSON", "flickr/Sentences/", "flickr/Annotations/")
     (tmp_path / "tasks.json").write_bytes(codecs.BOM_UTF8 + b" [\n{}]")
-    kinds = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "refs", "tasks.json")]
-    assert kinds == [*TRUTHS] == ["coco", "flickr30k", "refcoco", "label_studio"]
+    kinds = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "tasks.json")]
+    assert kinds == [*TRUTHS] == ["coco", "flickr30k", "label_studio"]
     assert read_truth(tmp_path / "some.JSON").categories == {"car"}
     with expect_error(InputError):
         read_truth(tmp_path / "flickr")
-    with expect_error(InputError):
-        read_truth(tmp_path / "refs")
 
 
 @pytest.mark.parametrize("kind", ["zip", "gztar", "tar"])
