@@ -21,7 +21,7 @@ from scipy.special import logit
 
 from benchmarks.photos.measure import Photographs
 from benchmarks.photos.moved import moved
-from pipeline.evaluate.estimates import calibration_error
+from pipeline.evaluate.estimates import BINS
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.metrics import is_right
@@ -162,11 +162,17 @@ def exchanged(captions: Path, out: Path, most: int) -> dict[str, list[str]]:
     return {row["image"]: row["captions"] for row in rows[:most]}
 
 
+def calibration_error(scores: Floats, right: NDArray[np.bool_]) -> float:
+    """The mean distance between score and hit rate over `BINS` bins of equal width; chance counts as error."""
+    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    return float(np.abs(np.bincount(bins, scores - right, BINS)).sum() / len(scores))
+
+
 def judgement(scores: Floats, right: NDArray[np.bool_]) -> tuple[float, float]:
     """The calibration error, and how far the mean score of those from `MIN_SCORE` on is above their precision."""
     kept = scores >= MIN_SCORE
     gap = float(scores[kept].mean() - right[kept].mean()) if kept.any() else float("nan")
-    return calibration_error(scores, right, np.ones(len(scores))), gap
+    return calibration_error(scores, right), gap
 
 
 def simulated(known: Known, count: int, draw: int) -> dict[str, float]:

@@ -170,13 +170,6 @@ def _print_groups(figures: Figures, console: Console) -> None:
             table.add_row(group if index == 0 else "", member, f"{metrics['box_recall'].n:,}", *cells)
     if figures.groups:
         console.print(table)
-    titles = {"group_f1": "F1 of pairs of phrases", "group_b_cubed": "B-cubed F1 of phrases"}
-    for name, figure in figures.links.items():
-        say(
-            console,
-            f"phrases that name the same thing: {titles[name]} {format_value(figure)} ({format_interval(figure)}; "
-            f"{figure.n:,})",
-        )
 
 
 def _with_margin(figure: Estimate | None) -> str:
@@ -194,12 +187,10 @@ def _print_scores(figures: Figures, console: Console) -> None:
         _add_row(table, name, figure)
     console.print(table)
     error = figures.calibration_error
-    plain = figures.calibration_error_plain
     say(
         console,
         f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)} (Kumar et al. "
-        "2019, root mean square); expected calibration error, which chance raises, and its interval more: "
-        f"{format_value(plain)} {format_interval(plain)} ({BINS} bins each)",
+        f"2019, root mean square, {BINS} bins)",
     )
     sizes = [f"box {size}" for size in SIZES]
     title = "filtering by least score; by size of the box, its share of the image: precision and share of these regions"

@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 from rich.console import Console
 
-from pipeline.evaluate.estimates import Estimates, predict_out_of_fold, presence_area
+from pipeline.evaluate.estimates import Estimates, logistic_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.foreign_phrases import check_enough, query_images
 from pipeline.logistic import LogisticFit, fit_logistic
@@ -52,7 +52,7 @@ def fit_detector_presence(
         if text in image.judged_texts
     ]
     values, labels, images = map(np.array, zip(*judged, strict=True))
-    area = presence_area(predict_out_of_fold(values, labels, images), labels, images)
+    area = presence_area(logistic_out_of_fold(values, labels, images), labels, images)
     return presence_of(fit_logistic(values, labels), float(labels.mean())), {"presence_auc": area}
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
-from pipeline.evaluate.estimates import Estimates, predict_out_of_fold, presence_area
+from pipeline.evaluate.estimates import Estimates, logistic_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
 from pipeline.logistic import fit_logistic
@@ -223,7 +223,7 @@ def fit_presence_to_truth(
         images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=1.0 - float(labels.mean())
     )
     figures = {
-        "presence_auc": presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
+        "presence_auc": presence_area(logistic_out_of_fold(features, labels, numbers), labels, numbers),
         "similarity_auc": presence_area(features[:, 0], labels, numbers),
     }
     # Six weights and some thousand phrases: what the fit says of its own phrases is hardly flattered.

@@ -34,7 +34,7 @@ from pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     debiased_calibration_error,
-    predict_out_of_fold,
+    logistic_out_of_fold,
     squared_error_gain,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet
@@ -128,7 +128,7 @@ def write_calibration(
         box=None if judged.boxes is None else judged.boxes.fit,
     )
     write_file("out", out, calibration.to_json())
-    scores = predict_out_of_fold(features, labels, images)
+    scores = logistic_out_of_fold(features, labels, images)
     previous = judged.previous
     share = labels.mean()
     baseline = np.array(

@@ -1,6 +1,5 @@
 """Every metric on cases small enough to work out by hand: 8 x 8 pixels, a 2 x 2 map, boxes with whole edges."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +10,10 @@ from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import Outcomes, report_figures
 from pipeline.evaluate.metrics import (
     METRICS,
-    Grouping,
-    b_cubed,
-    grouping_of,
     judge_answers,
-    link_counts,
-    pair_f1,
 )
 from pipeline.evaluate.text_only import fit_usual_places
-from stages.truth.ground_truth import ChainedPhrase, TruthImage
-from tests.build.datasets import Json
+from stages.truth.ground_truth import TruthImage
 from tests.pipeline.evaluate.query_builders import answer_of, map_of, query_of, target_of
 
 TOP_LEFT = (0.0, 0.0, 4.0, 4.0)
@@ -147,85 +140,6 @@ def test_a_region_is_right_with_half_of_a_true_box_and_never_for_an_absent_phras
     answers = (answer_of(TOP_LEFT, 0.9), answer_of((0.0, 0.0, 4.0, 2.0), 0.5), answer_of(TOP_RIGHT, 0.1))
     assert judge_answers(query_of(target_of(TOP_LEFT), *answers)) == [True, True, False]
     assert judge_answers(query_of(None, *answers)) == [False, False, False]
-
-
-def totals_of(*links: tuple[int, str]) -> Any:
-    return link_counts([Grouping(image=1, links=links)]).sum(axis=0)
-
-
-def test_pairs_and_b_cubed_by_hand() -> None:
-    """Groups {a a b} and {b}: pairs 3 linked, 2 true (aa, bb), 1 both. B-cubed: precision (2/3 + 2/3 + 1/3 + 1) / 4,
-    recall (1 + 1 + 1/2 + 1/2) / 4."""
-    totals = totals_of((0, "a"), (0, "a"), (0, "b"), (1, "b"))
-    assert pair_f1(totals) == pytest.approx(2 * 1 / (3 + 2))
-    precision = (2 / 3 + 2 / 3 + 1 / 3 + 1) / 4
-    recall = 3 / 4
-    assert b_cubed(totals) == pytest.approx(2 * precision * recall / (precision + recall))
-    right = totals_of((0, "a"), (1, "b"), (0, "a"))
-    assert pair_f1(right) == b_cubed(right) == 1
-    assert pair_f1(totals_of((0, "a"), (1, "a"))) == 0
-    assert math.isnan(pair_f1(totals_of((0, "a"), (1, "b"))))
-    assert math.isnan(b_cubed(totals_of()))
-
-
-def region(caption: int, start: int, phrase: str, group: int | None) -> Json:
-    return {
-        "caption_index": caption,
-        "span": [start, start + len(phrase)],
-        "phrase": phrase,
-        "group": group,
-    }
-
-
-ROW = {
-    "captions": ["A boy and a boy's hat.", "a child, it rains"],
-    "annotations": [
-        region(0, 2, "boy", 0),
-        region(0, 2, "boy", 0),  # a second region of the phrase
-        region(0, 12, "boy", 1),
-        region(0, 18, "hat", 2),
-        region(1, 2, "child", 0),
-        region(1, 9, "it", 3),
-    ],
-}
-CHAINED = (
-    ("A boy and a boy 's hat .", "boy", "7"),
-    ("A boy and a boy 's hat .", "boy", "8"),
-    ("a child , it rains", "child", "7"),
-    ("a child , it rains", "it", ""),
-    ("another caption", "hat", "9"),
-)
-CHAINS = tuple(
-    ChainedPhrase(caption=caption, phrase=phrase, chain=chain) for caption, phrase, chain in CHAINED
-)
-IMAGE = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained_phrases=CHAINS)
-
-
-def test_phrases_are_found_by_caption_text_and_order() -> None:
-    assert grouping_of(5, ROW, IMAGE) == Grouping(image=5, links=((0, "7"), (1, "8"), (0, "7")))
-    fewer = {**ROW, "annotations": [one for one in ROW["annotations"] if one["span"][0] != 12]}
-    assert grouping_of(5, fewer, IMAGE).links == ((0, "7"),)
-    caption = "A grey dog runs along the sea."
-    true_caption = "A gray dog runs along the sea ."
-    row = {"captions": [caption], "annotations": [region(0, 2, "grey dog", 4)]}
-    image = replace(
-        IMAGE, chained_phrases=(ChainedPhrase(caption=true_caption, phrase="gray dog", chain="7"),)
-    )
-    assert grouping_of(5, row, image).links == ((4, "7"),)
-
-
-def test_datasets_without_groups_have_no_figures() -> None:
-    old = {**ROW, "annotations": [{**one, "group": None} for one in ROW["annotations"]]}
-    assert grouping_of(5, old, IMAGE).links == ()
-    figures = report_figures(Outcomes(has_maps=False, groupings=[grouping_of(5, old, IMAGE)]))
-    assert figures.links == {}
-
-
-def test_the_report_has_both_with_intervals_over_images() -> None:
-    wrong = Grouping(image=6, links=((0, "a"), (1, "a")))
-    links = report_figures(Outcomes(has_maps=False, groupings=[grouping_of(5, ROW, IMAGE), wrong])).links
-    assert links["group_f1"] == Estimate(value=pytest.approx(2 / 3), low=0, high=1, n=2)
-    assert links["group_b_cubed"].n == 5
 
 
 def test_a_region_counts_once_for_all_captions_that_say_its_phrase() -> None:
