@@ -20,7 +20,6 @@ from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
 from pipeline.dataset.rows import Row
 from pipeline.evaluate.box_fit import (
-    BoxFigures,
     LearnedBoxes,
     fold_of,
     learn_boxes,
@@ -67,7 +66,7 @@ class CalibrationFigures:
         regions: Number of regions that it was fitted to.
         right: Number of them that are right.
         presence: `presence_auc` and `similarity_auc`, if presence was fitted, too.
-        boxes: How good learned boxes are; None if the rule or the outlines leave no place for them.
+        box_gain: Gain of learned boxes in box recall; None if the settings or the images leave no place for them.
         calibration_error: Error of the scores, without what chance adds.
         replaces: Whether the dataset has a calibration of the same kind, with which `gain`
             compares the scores. If not, it compares them with the share of right regions as the
@@ -79,7 +78,7 @@ class CalibrationFigures:
     regions: int
     right: int
     presence: Estimates
-    boxes: BoxFigures | None
+    box_gain: Estimate | None
     calibration_error: Estimate
     replaces: bool
     gain: Estimate
@@ -138,7 +137,7 @@ def write_calibration(
         matched=evaluation_set.matches.counts,
         **counts,
         presence=judged.presence_figures,
-        boxes=None if judged.boxes is None else judged.boxes.figures,
+        box_gain=None if judged.boxes is None else judged.boxes.gain,
         calibration_error=debiased_calibration_error(scores, labels, images),
         replaces=previous is not None,
         gain=squared_error_gain(baseline, scores, labels, images),

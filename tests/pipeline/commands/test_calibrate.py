@@ -16,7 +16,6 @@ from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.validate import validate
 from pipeline.evaluate import foreign_phrases, truth_fit
-from pipeline.evaluate.box_fit import BoxFigures
 from pipeline.evaluate.cut_fit import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import evaluate_dataset
@@ -89,15 +88,14 @@ def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_
         regions=200,
         right=50,
         presence={},
-        boxes=BoxFigures(images=120, gain=Estimate(value=0.02, low=low, high=0.04), last_half=0.01),
+        box_gain=Estimate(value=0.02, low=low, high=0.04),
         calibration_error=Estimate(),
         replaces=False,
         gain=Estimate(value=0.01, low=low, high=0.02, n=200),
     )
     print_calibration(figures, Path("c.json"), Console(file=(printed := StringIO()), width=200))
-    *_, boxes, more, place, verdict = printed.getvalue().splitlines()
+    *_, boxes, place, verdict = printed.getvalue().splitlines()
     assert ("learned boxes are used" in boxes) == is_better
-    assert "120 more may bring as much again" in more
     assert ("regions.calibration=c.json" in place) == is_better
     assert verdict.startswith("Verdict: use it. " if is_better else "Verdict: do not use it")
 

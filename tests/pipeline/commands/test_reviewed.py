@@ -159,7 +159,6 @@ def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
     file = tmp_path / "c.json"
     out = printed("calibrate", dataset, "--reviews", "--out", file)
     assert "boxes: learned boxes are used: box recall +0." in out
-    assert "boxes: the second half of " in out
     assert f"use it with --set regions.calibration={file}" in out
     regions = {**plain, "calibration": str(file)}
     again = Path(str(run(config_of(tmp_path / "drawn", tmp_path / "again", regions=regions), QUIET)))
