@@ -27,7 +27,7 @@ from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.reviews.figures import share_estimate
 from pipeline.evaluate.reviews.fit import fit_answers
-from pipeline.evaluate.reviews.sample import Population, kind_of
+from pipeline.evaluate.reviews.sample import Population
 from stages.contract.records import Record, stable_id
 from stages.contract.values import Floats
 from stages.regions.score import Calibration
@@ -102,14 +102,13 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
                 features = [*evidence[region.phrase_index, region.box_xywh_px].features.values()]
                 presence = float("nan") if region.presence is None else region.presence
                 phrase = record.phrases[region.phrase_index]
-                judged_region = (row["id"], region.score, kind_of(phrase.head), features, presence, answer)
+                judged_region = (row["id"], region.score, features, presence, answer)
                 found.setdefault((row["id"], phrase.text, region.box_xywh_px), judged_region)
-    images, scores, kinds, features, presences, answers = zip(*found.values(), strict=True)
+    images, scores, features, presences, answers = zip(*found.values(), strict=True)
     population = Population(
         rows=np.array(images, np.int64),
         ids=np.array([stable_id(f"{number}") for number in range(len(found))], np.int64),
         scores=np.array(scores),
-        kinds=np.array(kinds, np.str_),
     )
     odds = logit(np.clip(np.array(presences), 1e-6, 1 - 1e-6))[:, None]
     return Known(

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
 from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, Estimates, debiased_calibration_error
-from pipeline.evaluate.reviews.sample import population_of
+from pipeline.evaluate.reviews.sample import kind_of, population_of
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.values import Bools, Floats, Integers
@@ -39,7 +39,6 @@ class ReviewedRegions:
         answers: "right", "wrong" or "absent" for each region.
         boxes: Where the phrase of each region is: a box that somebody moved, or that of a right
             region; None if nobody knows.
-        kinds: Kind of thing of each region.
         population_scores: Scores of all regions of the dataset.
         reviews: Reviews of each region, also of regions that count for nobody.
         counts: Numbers of regions with the answer right, wrong, absent and unsure; of regions
@@ -50,13 +49,12 @@ class ReviewedRegions:
     regions: dict[RegionKey, DatasetRegion]
     answers: NDArray[np.str_]
     boxes: list[Box | None]
-    kinds: NDArray[np.str_]
     population_scores: Floats
     reviews: list[list[Review]]
     counts: dict[str, int]
 
     def field(self, name: str) -> NDArray[Any]:
-        """Return a field of the annotations: score, presence or image_id."""
+        """Return a field of the annotations: score, presence, image_id or head."""
         return np.array([region.annotation[name] for region in self.regions.values()])
 
     @property
@@ -85,7 +83,7 @@ def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
         for key, answer in reviews.majority_answers().items()
         if latest_time(reviews.answers[key].values()) > since
     }
-    reviewed = find_regions(dataset, answers.keys(), ("score", "presence", "image_id"))
+    reviewed = find_regions(dataset, answers.keys(), ("score", "presence", "image_id", "head"))
     totals = Counter(answers[key] for key in reviewed)
     counts: dict[str, int] = {answer: totals[answer] for answer in ("right", "wrong", "absent", "unsure")}
     counts |= {"elsewhere": len(answers) - len(reviewed), "damaged": reviews.unreadable_lines}
@@ -96,14 +94,11 @@ def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
             f"{dataset.path} has no {'new ' * bool(since)}answers that count{f' ({summary})' if summary else ''}; "
             f"phrasebox inspect {dataset.path} --review collects them"
         )
-    population = population_of(dataset)
-    places = np.array([population.places[key.annotation_id] for key in regions], np.int64)
     return ReviewedRegions(
         regions=regions,
         answers=np.array([answers[key] for key in regions], np.str_),
         boxes=[_place_of(key, answers[key], reviews.corrections.get(key)) for key in regions],
-        kinds=population.kinds[places],
-        population_scores=population.scores,
+        population_scores=population_of(dataset).scores,
         reviews=[list(reviews.answers[key].values()) for key in reviewed],
         counts=counts,
     )
@@ -174,6 +169,7 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
     right = reviewed.is_right
     scores = reviewed.scores
     population = reviewed.population_scores
+    kinds = np.array([kind_of(head) for head in reviewed.field("head").tolist()])
 
     def score_range(low: float, high: float) -> ScoreRange:
         inside = (population >= low) & (population <= high)
@@ -194,9 +190,7 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
         ),
         precision=share_estimate(right),
         absent=share_estimate(reviewed.answers == "absent"),
-        by_kind={
-            str(kind): share_estimate(right[reviewed.kinds == kind]) for kind in np.unique(reviewed.kinds)
-        },
+        by_kind={str(kind): share_estimate(right[kinds == kind]) for kind in np.unique(kinds)},
         thresholds=[score_range(least, 1.0) for least in THRESHOLDS],
         curve=[
             score_range(float(part.min()), float(part.max()))
