@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final, Literal
 
 import numpy as np
@@ -53,33 +54,36 @@ class Outcomes:
         has_maps: Whether the queries have heat maps.
         values: Metric -> value for each query with a target, or NaN.
         queries: All queries, without their maps.
-        is_first: For each query, whether no earlier query of the image has the same text and boxes.
-        heat: Mean heat in each region of the first queries, 0 .. 1; empty without maps.
+        unique_queries: Those of them for which no earlier one of the image has the same text and boxes.
+        heat: Mean heat in each region of the latter, 0 .. 1; empty without maps.
     """
 
     has_maps: bool
     values: dict[str, list[float]] = field(default_factory=dict)
     queries: list[Query] = field(default_factory=list)
-    is_first: list[bool] = field(default_factory=list)
+    unique_queries: list[Query] = field(default_factory=list)
     heat: list[float] = field(default_factory=list)
 
     def add(self, queries: Iterable[Query]) -> None:
         """Measure queries and add the numbers."""
         keys = set()
         for query in queries:
-            boxes = None if query.target is None else (query.target.phrase, query.target.boxes_xywh_px)
-            self.is_first.append((query.phrase, boxes) not in keys)
-            keys.add((query.phrase, boxes))
-            if query.target is not None:
+            target = query.target
+            if target is not None:
                 for name, metric in METRICS.items():
                     if self.has_maps or not metric.needs_maps:
                         self.values.setdefault(name, []).append(value_of(name, query))
-            if self.has_maps and self.is_first[-1]:
+            self.queries.append(replace(query, heat=None, other_boxes=(), text_only=None))
+            key = (query.phrase, None if target is None else (target.phrase, target.boxes_xywh_px))
+            if key in keys:
+                continue
+            keys.add(key)
+            self.unique_queries.append(self.queries[-1])
+            if self.has_maps:
                 heat = query.heat
                 self.heat += [
                     0.0 if heat is None else heat.mean_inside(answer.mask) for answer in query.answers
                 ]
-            self.queries.append(replace(query, heat=None, other_boxes=(), text_only=None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,15 +245,11 @@ def report_figures(outcomes: Outcomes) -> Figures:
     for name, baseline in WITHOUT_TEXT.items():
         if name in values:
             values[f"{name}_above_text"] = values[name] - values[baseline]
-    unique_queries = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
-    answers = [answer for query in unique_queries for answer in query.answers]
-    owners = np.array([query.image for query in unique_queries for _ in query.answers], np.int64)
-    box_shares = [
-        _box_share(answer.box_xywh_px, query.size_hw)
-        for query in unique_queries
-        for answer in query.answers
-    ]
-    right = np.array([is_right for query in unique_queries for is_right in judge_answers(query)], np.bool_)
+    pairs = [(query, answer) for query in outcomes.unique_queries for answer in query.answers]
+    answers = [answer for _, answer in pairs]
+    owners = np.array([query.image for query, _ in pairs], np.int64)
+    box_shares = [_box_share(answer.box_xywh_px, query.size_hw) for query, answer in pairs]
+    right = np.array(list(chain.from_iterable(map(judge_answers, outcomes.unique_queries))), np.bool_)
     rankings = {name: [getattr(answer, name) for answer in answers] for name in ("score", "similarity")}
     if len(outcomes.heat) == len(answers):
         rankings["mean_heat"] = outcomes.heat
@@ -270,7 +270,7 @@ def report_figures(outcomes: Outcomes) -> Figures:
         },
         calibration_error=debiased_calibration_error(scores, right, owners),
         thresholds=measure_thresholds(scores, right, owners, np.array(box_shares, np.float64)),
-        true_sizes=_true_sizes(unique_queries),
+        true_sizes=_true_sizes(outcomes.unique_queries),
     )
 
 

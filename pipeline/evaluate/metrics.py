@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.evaluate.matching import ImageHeat, Query
+from pipeline.evaluate.matching import Query
 from pipeline.evaluate.text_only import Extent
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
@@ -35,12 +35,12 @@ class Metric:
     needs_maps: bool = False
 
 
-def _pointing(query: Query, heat: ImageHeat | None) -> float:
-    return 0.0 if heat is None else float(query.area[heat.peak])
+def _pointing(query: Query) -> float:
+    return 0.0 if query.heat is None else float(query.area[query.heat.peak])
 
 
 def _pointing_off_centre(query: Query) -> float | None:
-    return None if _centre(query) else _pointing(query, query.heat)
+    return None if _centre(query) else _pointing(query)
 
 
 def _energy(query: Query) -> float:
@@ -148,9 +148,7 @@ _RECALLS: Final[tuple[tuple[str, str, Extent], ...]] = (
 
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
-    "pointing": Metric(
-        "heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True
-    ),
+    "pointing": Metric("heat map's peak on the true mask", _pointing, needs_maps=True),
     # No map wins there by its middle.
     "pointing_off_centre": Metric(
         "the peak, where the centre is not on the mask", _pointing_off_centre, needs_maps=True

@@ -28,7 +28,6 @@ from pipeline.evaluate.box_fit import (
     true_places,
 )
 from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
-from pipeline.evaluate.detector_presence import fit_detector_presence
 from pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
@@ -39,12 +38,13 @@ from pipeline.evaluate.estimates import (
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.foreign_phrases import fit_presence_to_truth
 from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.presence_fits import fit_detector_presence
 from pipeline.logistic import fit_logistic
 from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
 from stages.contract.errors import InputError
 from stages.contract.records import Record
-from stages.contract.values import Bools, Json
+from stages.contract.values import Json
 from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
 from stages.regions.cut_rules import FittedCut
@@ -105,8 +105,12 @@ def write_calibration(
     fit = _CalibrationFit(evaluation_set, console, presence)
     judged = fit.judge_heat_maps() if evaluation_set.is_of_heat_maps else fit.judge_detector()
     regions = judged.regions
-    _reject_few(regions)
-    labels = _are_right(regions)
+    labels = np.array([region.is_right for region in regions], np.bool_)
+    if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
+        raise InputError(
+            f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
+            f"{FEWEST_REGIONS}, right ones and wrong ones"
+        )
     names = list(regions[0].evidence.features)
     features = np.array([[*region.evidence.features.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
@@ -192,7 +196,6 @@ class _CalibrationFit:
         is_fitted = config.regions.rule == "fitted"
         cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
         cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
-        _reject_few(self._judge_regions(config.regions, rows, cuts))  # before presence, which takes long
         presence = None
         presence_figures: Estimates = {}
         presences: Mapping[tuple[int, str], float] = {}
@@ -225,7 +228,6 @@ class _CalibrationFit:
         regions = [
             region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)
         ]
-        _reject_few(regions)
         presence = None
         figures: Estimates = {}
         if self.has_presence:
@@ -315,21 +317,6 @@ def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, st
         replace(heat_map, presence=presences.get((image, heat_map.text))) for heat_map in record.heat_maps
     )
     return replace(record, heat_maps=tuple(heat_maps))
-
-
-def _are_right(regions: Sequence[JudgedRegion]) -> Bools:
-    """Return whether each region is right, (n,)."""
-    return np.array([region.is_right for region in regions], np.bool_)
-
-
-def _reject_few(regions: Sequence[JudgedRegion]) -> None:
-    """Raise InputError if there are too few right or wrong regions to fit scores to."""
-    labels = _are_right(regions)
-    if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
-        raise InputError(
-            f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
-            f"{FEWEST_REGIONS}, right ones and wrong ones"
-        )
 
 
 class JudgedRegion(NamedTuple):

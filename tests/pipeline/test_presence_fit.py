@@ -200,17 +200,6 @@ def test_nothing_is_computed_twice(
     assert_alike(rows_of(tmp_path / "out"), rows_of(tmp_path / "again"))
 
 
-def test_an_input_that_grew_past_its_fit_keeps_it(few: None, scenes: Path, tmp_path: Path) -> None:
-    """The first rows depend on the fit."""
-    config = uncalibrated(scenes, tmp_path / "out")
-    made(config.model_copy(update={"input": config.input.model_copy(update={"limit": 12})}))
-    stored = manifest_of(tmp_path / "out")["run"]
-    printed = made(config)
-    assert "presence was fitted" not in printed
-    assert "presence stays as it was fitted to the first 12 images: --fresh fits it to up to 24" in printed
-    assert manifest_of(tmp_path / "out")["run"]["presence"] == stored["presence"]
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # Ray makes its own context
 def test_ray_fits_in_a_worker(few: None, whole: tuple[Path, str], scenes: Path, tmp_path: Path) -> None:
