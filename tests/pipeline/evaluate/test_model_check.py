@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import cv2
 import numpy as np
-import open_clip
 import pytest
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from pipeline.config import RunConfig
 from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, check_model
@@ -105,10 +101,8 @@ def test_random_weights_are_not_sane(steps: HeatMapSteps) -> None:
 
 
 def test_a_model_that_cannot_tell_captions_apart_is_not_sane(steps: HeatMapSteps) -> None:
-    figures = check_model(replace(steps, model_stage=Informed(knows_captions=False))).measure()
-    (fault,) = figures.faults
+    (fault,) = check_model(replace(steps, model_stage=Informed(knows_captions=False))).measure().faults
     assert f"0 of {2 * COUNT} are right" in fault
-    assert figures.peaks > 0.85 * figures.phrases
 
 
 def test_a_model_that_points_at_the_middle_is_not_sane(steps: HeatMapSteps) -> None:
@@ -148,19 +142,3 @@ def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -
     outside = values[~mask][None]
     expected = np.mean((inside > outside) + 0.5 * (inside == outside))
     assert _areas([values], [small]) == pytest.approx(np.array([[expected]]), abs=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ViT-B-16", "RN50"])
-def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.create_model(name)
-    weights = tmp_path / "random.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
-    settings = {"input": INPUT, "model": {"name": name, "weights": str(weights)}}
-    check = check_model(build_steps(RunConfig.model_validate(settings)))
-    assert np.isfinite(check.cosines).all()
-    figures = check.measure()
-    assert figures.image_to_caption + figures.caption_to_image <= COUNT
-    assert any("which caption belongs to which photograph" in fault for fault in figures.faults)
