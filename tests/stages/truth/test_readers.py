@@ -14,7 +14,6 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_mask
 from stages.truth import TRUTHS, kind_of, read_truth
 from stages.truth.ground_truth import TruthImage, TruthTarget
-from tests.build.cases import cases
 from tests.build.files import write_json
 from tests.messages import expect_error
 
@@ -42,7 +41,7 @@ def test_kinds(tmp_path: Path) -> None:
         read_truth(tmp_path / "flickr")
 
 
-@pytest.mark.parametrize("kind", ["zip", "gztar", "tar"])
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
 def test_archives_are_read(kind: str, tmp_path: Path) -> None:
     made(tmp_path, "all/", "all/truth.json")
     truth = read_truth(Path(shutil.make_archive(str(tmp_path / "archive"), kind, tmp_path / "all")))
@@ -65,17 +64,9 @@ def test_archives_that_are_none_or_reach_outside_are_rejected(tmp_path: Path) ->
     assert not (tmp_path.parent / "outside.json").exists()
 
 
-@cases(
-    ("names", "path"),
-    {
-        "missing": ((), "none.json"),
-        "other file": (("some.txt",), "some.txt"),
-        "half a folder": (("Sentences/",), "."),
-        "a folder with the name of a file": (("x.json/",), "x.json"),
-    },
-)
-def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], path: str) -> None:
-    made(tmp_path, *names)
+@pytest.mark.parametrize("path", ["none.json", "some.txt", "x.json"])
+def test_what_is_understood_is_listed(tmp_path: Path, path: str) -> None:
+    made(tmp_path, "some.txt", "x.json/", "x.json/Sentences/")
     with expect_error(InputError):
         read_truth(tmp_path / path)
 
