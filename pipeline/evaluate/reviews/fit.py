@@ -27,7 +27,7 @@ from rich.console import Console
 from scipy.special import logit
 
 from pipeline.calibration import calibration_basis, source_basis
-from pipeline.dataset.folder import Dataset
+from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.evaluate.box_fit import LearnedBoxes
 from pipeline.evaluate.cut_fit import RowRecords
 from pipeline.evaluate.estimates import (
