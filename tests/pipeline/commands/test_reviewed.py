@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
 from pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.reviews.sample import sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
@@ -133,13 +135,17 @@ def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
     regions = {"rule": "fitted", "upsample": "linear", "refine": "none", "calibration": "none"}
     dataset = run(config_of(tmp_path / "drawn", tmp_path / "plain", regions=regions), QUIET)
     lines = []
-    for number, annotation in enumerate(one for row in rows_of(dataset) for one in row["annotations"]):
+    lines_of_some_images = []
+    rows = rows_of(dataset)
+    for number, (place, id_) in enumerate(sample_for_review(open_dataset(dataset), 500)):
+        annotation = next(one for one in rows[place]["annotations"] if one["id"] == id_)
         x, y, w, h = annotation["bbox"]
         box = (9999, 9999, 1, 1) if number % 40 == 1 else (x, y, 0.49 * w, h)
         moved: Json = {"answer": "wrong", "action": "box", "box_xywh_px": box}
         answer = moved if number % 5 else {"answer": "right"}
         key = RegionKey.of(annotation)._asdict()
         lines.append(Review(**key, reviewer="ann", **answer).model_dump_json())
+        lines_of_some_images += lines[-1:] * (place < 40)
     (dataset / REVIEWS_FILE).write_text("\n".join(lines))
     command = ("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
     assert "boxes: learned boxes are used: box recall +0." in printed(*command)
@@ -150,7 +156,7 @@ def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
         for made in (dataset, again)
     )
     assert after < before
-    (dataset / REVIEWS_FILE).write_text("\n".join(lines[:120]))
+    (dataset / REVIEWS_FILE).write_text("\n".join(lines_of_some_images))
     out = printed(*command)
     assert "boxes: the dataset's boxes stay: better ones take 50 images with answers" in out
 
