@@ -104,7 +104,7 @@ def photographs(photos: Photographs) -> Pages:
             "command": command,
             "values": [
                 *numbers_of(evaluation["calibration_error"]),
-                *(half["precision"], half["kept"]),
+                *(half["precision"], half["share"]),
             ],
         }
         for file, evaluation in ((PHOTO, default), (FINE, fine))

@@ -110,12 +110,10 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
     if figures.presence:
         say(console, "presence is fitted for the dataset's regions.absent_share: leave it as it is")
     boxes = figures.boxes
-    if boxes is not None and boxes.gain is None:
-        console.print(
-            f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers"
-        )
-    elif boxes is not None:
-        say(console, box_verdict(boxes.gain, "the dataset's boxes"))
+    if boxes is not None:
+        too_few = f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers"
+        before = "the dataset's boxes"
+        say(console, too_few if boxes.gain is None else box_verdict(boxes.gain, before))
     verdict = replacement_verdict(
         figures.gain,
         "calibration" if figures.replaces else "scores, which only rank",

@@ -22,11 +22,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.evaluate.absent import HARDER, is_coloured
 from pipeline.evaluate.estimates import (
@@ -91,16 +89,16 @@ class Pair:
         return self.kind == "there"
 
 
-@pydantic_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PresenceShares:
     """The shares of present and of absent phrases with a presence of `presence` or more."""
 
     presence: float
-    present: Annotated[float, Field(serialization_alias="there")]
+    present: float
     absent: float
 
 
-@pydantic_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AbsentFigures:
     """The figures of absent phrases.
 
@@ -120,7 +118,7 @@ class AbsentFigures:
     saco: Estimates
     ece: Estimate
     ece_there: Estimate
-    shares: Annotated[Sequence[PresenceShares] | None, Field(serialization_alias="kept")]
+    shares: Sequence[PresenceShares] | None
 
 
 def absent_figures(pairs: Sequence[Pair]) -> AbsentFigures:

@@ -11,11 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import from_json, to_json
 
 from pipeline.dataset.selection import SIZES
@@ -58,7 +56,7 @@ class SizeShare:
     precision: Estimate
 
 
-@pydantic_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreFilter:
     """Regions with a score of `score` or more.
 
@@ -70,7 +68,7 @@ class ScoreFilter:
     """
 
     score: float
-    share: Annotated[float | None, Field(serialization_alias="kept")]
+    share: float | None
     precision: Estimate
     sizes: Mapping[str, SizeShare] = field(default_factory=dict)
 

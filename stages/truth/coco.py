@@ -185,6 +185,15 @@ class CocoObject:
         has_triangle = any(len(polygon) >= 6 for polygon in segmentation or ())
         return mask if has_triangle else None
 
+    def as_truth(self) -> TruthObject:
+        """Return it in the form of every ground truth. Raise as `mask`."""
+        return TruthObject(
+            box_xywh_px=self.annotation.bbox,
+            category=self.category,
+            description=self.description,
+            mask=mask_of([self]),
+        )
+
 
 def mask_of(objects: Sequence[CocoObject]) -> Rle | None:
     """Return the union of masks of one image's objects; None if one has no mask, or if the union is empty."""
@@ -272,15 +281,7 @@ def _truth_of(path: Path, file: ImagesFile, annotations: Sequence[Annotation]) -
         )
 
     def make_objects(image: CocoImage) -> tuple[TruthObject, ...]:
-        return tuple(
-            TruthObject(
-                box_xywh_px=item.annotation.bbox,
-                category=item.category,
-                description=item.description,
-                mask=mask_of([item]),
-            )
-            for item in objects.get(image.file_name, ())
-        )
+        return tuple(item.as_truth() for item in objects.get(image.file_name, ()))
 
     by_name = {image.file_name: image for image in file.images}
     descriptions = {item.description for group in objects.values() for item in group}

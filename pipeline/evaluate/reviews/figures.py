@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC
 from itertools import chain, combinations
 from statistics import fmean
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
@@ -116,13 +114,13 @@ def latest_time(reviews: Iterable[Review]) -> str:
     return max((review.time.astimezone(UTC).isoformat() for review in reviews), default="")
 
 
-@pydantic_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRange:
     """Regions with a score from `low` to `high`: their share of all, their mean score, and their precision."""
 
     low: float
     high: float
-    share: Annotated[float, Field(serialization_alias="kept")]
+    share: float
     score: float | None
     precision: Estimate
 

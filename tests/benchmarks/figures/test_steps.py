@@ -52,13 +52,13 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
         "metrics": metrics,
         "groups": {"type": {"people": metrics}},
         "calibration_error": figure,
-        "thresholds": [{"score": 0.5, "kept": 0.5, "precision": 0.5}],
+        "thresholds": [{"score": 0.5, "share": 0.5, "precision": 0.5}],
         "pairs": {"there": 9, "random": 9},
         "by": dict.fromkeys(WAYS, answered),
         "saco": dict.fromkeys(("il_mcc", "positive_f1", "cgf1"), figure),
         "ece": figure,
         "ece_there": figure,
-        "kept": [{"presence": 0.1, "there": 0.9, "absent": 0.5}],
+        "shares": [{"presence": 0.1, "present": 0.9, "absent": 0.5}],
     }
     gains = [0.1, 0.0, 0.2]
     own = SimpleNamespace(figures=lambda *_, **__: found, gains=lambda *_: gains, links=lambda *_: [])

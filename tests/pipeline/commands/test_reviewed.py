@@ -170,7 +170,7 @@ def test_statistics(drawn: Path, answered: Path) -> None:
     assert precision["high"] - precision["low"] < 0.25
     assert figures["agreement"]["share"] == 1.0
     assert figures["agreement"]["regions"] > 20
-    assert sum(line["kept"] for line in figures["curve"]) == pytest.approx(1.0, abs=0.2)
+    assert sum(line["share"] for line in figures["curve"]) == pytest.approx(1.0, abs=0.2)
     assert figures["thresholds"][0]["precision"] == precision
     out = printed("stats", answered, "--reviews")
     assert f"{figures['regions']:,} regions: here one that several captions mention counts once" in out
