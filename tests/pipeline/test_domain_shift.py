@@ -208,13 +208,6 @@ def bundled(model: str, name: str) -> Calibration:
     return read_calibration(WEIGHTS_ROOT / model / f"calibration-{name}.json")
 
 
-@pytest.mark.parametrize(("model", "name"), [("demo", "guided"), ("photo", "photos")])
-def test_a_model_brings_a_calibration_for_every_precision(model, name, drawn, tmp_path) -> None:
-    usual = resolved(config_of(drawn, tmp_path, model={"name": model, "precision": "bf16"}))
-    assert usual.steps.calibration == bundled(model, name)
-    assert usual.meaning.caveat is None
-
-
 @pytest.mark.parametrize(("instruction", "precision"), [("avx2", "fp32"), ("avx512_bf16", "bf16")])
 def test_workers_decide_the_precision(instruction, precision, tmp_path, monkeypatch) -> None:
     """As on a cluster, about which the driver knows nothing; a resumed run takes the same."""

@@ -1,12 +1,8 @@
 """`phrasebox calibrate`, and scores that a calibration makes."""
 
-import shutil
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,20 +11,14 @@ from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset.validate import validate
 from pipeline.evaluate import foreign_phrases, truth_fit
-from pipeline.evaluate.cut_fit import fit_cut_to_rows
 from pipeline.evaluate.estimates import Estimate
 from pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
-from pipeline.evaluate.matching import queries_of
 from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
 from pipeline.run import run
 from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import HeatMap, Phrase, Record, Sample
-from stages.regions.config import RegionsConfig
-from stages.regions.maker import RegionMaker
 from stages.regions.score import read_calibration
-from stages.truth.ground_truth import TruthImage, TruthTarget
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import read_json
 from tests.messages import expect_error
@@ -99,24 +89,6 @@ def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_
     assert verdict.startswith("Verdict: use it. " if is_better else "Verdict: do not use it")
 
 
-@pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
-def test_stored_maps_give_the_calibration_of_computed_ones(
-    scenes_folder, tmp_path, monkeypatch, refine
-) -> None:
-    monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
-    scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
-    next((scenes / "images").iterdir()).unlink()
-    dataset = run(config_of(scenes, tmp_path / "dataset", regions={"refine": refine}), QUIET)
-    results = {}
-    for name, settings in (("stored", []), ("computed", ["model.device=cpu"])):
-        figures = write_calibration(
-            open_evaluation_set(dataset, scenes / "truth.json", settings), tmp_path / f"{name}.json", QUIET
-        )
-        results[name] = (figures, (tmp_path / f"{name}.json").read_text())
-    assert results["stored"] == results["computed"]
-
-
 def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,53 +127,6 @@ def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
     assert areas["presence"] > areas["similarity"] > 0.9
     assert scores["score"].value < scores["similarity"].value
     assert scores["score"].value < scores["mean_heat"].value
-
-
-def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The man of the first caption is the cook, top left; that of the second the boy, bottom right."""
-    heat = np.full((3, 8, 8), 0.02, np.float32)
-    heat[0, :3, :3] = heat[0, 5:, 5:] = heat[1, :3, :3] = heat[2, 5:, 5:] = 1.0
-    texts = ("man", "cook", "boy")
-    maps = [
-        HeatMap(text=text, values=values, similarity=0.3) for text, values in zip(texts, heat, strict=True)
-    ]
-    phrases = [
-        Phrase(text=text, head=text, caption_index=caption, start=0, end=len(text))
-        for text, caption in (("man", 0), ("cook", 0), ("man", 1), ("boy", 1))
-    ]
-    captions = ("a man who is a cook", "a man who is a boy")
-    record = Record(
-        sample=Sample(sample_id="1", source="1", captions=captions),
-        width_px=80,
-        height_px=80,
-        phrases=tuple(phrases),
-        heat_maps=tuple(maps),
-    )
-    targets = [
-        TruthTarget(phrase="man", match="phrase", boxes_xywh_px=((x, x, 30.0, 30.0),), caption=caption)
-        for x, caption in zip((0.0, 50.0), captions, strict=True)
-    ]
-    image = TruthImage(file_name="1.jpg", width_px=80, height_px=80, targets=tuple(targets))
-    row: Json = {"id": 1, "width": 80, "height": 80, "captions": captions, "error": None, "annotations": []}
-    row["file_name"] = image.file_name
-    judged: Any = SimpleNamespace(
-        queries=lambda row, phrases: queries_of(1, row, image, frozenset(), phrases)
-    )
-    monkeypatch.setattr(RegionMaker, "groups_of", lambda *_: (0, 0, 1, 1))
-    fits: list[Any] = []
-
-    def note(features: Any, right: Any) -> Any:
-        fits.extend(right)
-        raise ValueError("noted")
-
-    monkeypatch.setattr("pipeline.evaluate.cut_fit.fit_cut", note)
-    with expect_error(InputError):
-        fit_cut_to_rows(RegionsConfig(group="things", upsample="linear"), [(row, record)], judged)
-    cook, boy = fits
-    assert cook.any()
-    assert cook.tolist() == boy.tolist(), "the things differ in their place alone"
 
 
 def test_too_few_regions_are_refused(
@@ -254,7 +179,6 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     assert (figures.replaces, again.replaces) == (False, True)
 
 
-@pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
     """The run without one cuts at a fixed share, and says so."""
     regions = {"rule": "fitted", "upsample": "linear", "calibration": "none"}

@@ -194,10 +194,10 @@ def test_the_fit_recovers_the_probabilities_that_are_simulated(fitted: Path) -> 
     for odds in ODDS:
         wanted = logistic(RIGHT[0] + RIGHT[1] * odds)
         assert calibration.probability(evidence_of(odds)) == pytest.approx(wanted, abs=0.06)
-    lowest = math.log(LEAST / (1 - LEAST))
     prior = prior_of(presence)
-    without_box = [normal_share((lowest - mean) / SPREAD) for mean in (MEAN, -MEAN)]
-    expected = without_box[0] * math.exp(prior) / (without_box[0] * math.exp(prior) + without_box[1])
+    lowest = math.log(LEAST / (1 - LEAST))
+    present, absent = (normal_share((lowest - mean) / SPREAD) for mean in (MEAN, -MEAN))
+    expected = present / (present + absent * math.exp(-prior))
     assert presence.probability([]) == pytest.approx(expected, abs=0.06)
 
 

@@ -17,7 +17,7 @@ from pipeline.evaluate.reviews.sample import sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
-from tests.build.datasets import Json, manifest_of, rows_of
+from tests.build.datasets import Json, rows_of
 from tests.build.files import read_json
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
@@ -84,33 +84,15 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
     dataset, text = run_aloud(config)
     assert doubt in text
     review(dataset, drawn / "truth.json", 120)
-    printed("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
-    _, text = run_aloud(
-        config_of(drawn, tmp_path / "after", regions={"calibration": str(tmp_path / "c.json")})
-    )
+    command = ("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
+    code, _, err = called(*command, "--set", "regions.calibration=auto")
+    assert (code, "another calibration" in err) == (2, True), err
+    assert "absent_share" in printed(*command), "presence was fitted"
+    config = config_of(drawn, tmp_path / "after", regions={"calibration": str(tmp_path / "c.json")})
+    corrected, text = run_aloud(config)
     assert "Scores are calibrated" in text
     assert doubt not in text
-
-
-@pytest.mark.slow
-def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(
-    drawn: Path, tmp_path: Path
-) -> None:
-    dataset = run(config_of(drawn, tmp_path / "own"), QUIET)
-    assert manifest_of(dataset)["calibration"] is not None
-    review(dataset, drawn / "truth.json", 120)
-    file = tmp_path / "c.json"
-    out = printed("calibrate", dataset, "--reviews", "--out", file)
-    assert "absent_share" in out, "presence was fitted"
-    again = run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)
-    assert figures_of(again, drawn).calibration_error.value < 0.12
-    # The next answers correct the fitted calibration; without its file nothing can.
-    review(again, drawn / "truth.json", 120)
-    command = ("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
-    printed(*command)
-    code, _, err = called(*command, "--set", "regions.calibration=auto")
-    assert code != 0
-    assert "another calibration" in err
+    assert figures_of(corrected, drawn).calibration_error.value < 0.12
 
 
 def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answered, tmp_path) -> None:

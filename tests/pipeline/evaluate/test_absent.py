@@ -229,12 +229,3 @@ def test_boxes_are_assigned_as_sa_cos_evaluator_does() -> None:
     # 5 x 4 in 6 x 4 is 0.83 and on 4 x 4 is 0.8; 8 x 4 around them 0.75 and 0.5: 0.8 + 0.75 is the best sum.
     counts = [sum(fit >= 0.5 + 0.05 * step - 1e-9 for fit in (0.8, 0.75)) / 2 for step in range(10)]
     assert figures.saco["positive_f1"].value == pytest.approx(sum(counts) / 10, abs=1e-6)
-
-
-def test_without_presence_the_score_decides() -> None:
-    figures = absent_figures(
-        [pair_of(1, "there", None, BOX, score=0.6), pair_of(2, "random", None, FAR, score=0.4)]
-    )
-    assert figures.by["presence"] is figures.by["presence_of_group"] is figures.shares is None
-    assert (figures.saco["il_mcc"].value, figures.saco["positive_f1"].value) == (1.0, 1.0)
-    assert figures.by["similarity"]["il_mcc"].value == 0.0

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, check_model
+from pipeline.evaluate.model_check import ModelCheck, check_model
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.steps import HeatMapSteps, build_steps
-from stages.contract.masks import decode_mask, encode_mask
+from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.stage import Forwards, Stage
 from stages.truth import read_truth
@@ -128,17 +128,3 @@ def test_cosines_that_are_no_numbers_are_a_fault_and_both_directions_are_counted
     cosines[0, 0] = 0.5
     figures = replace(informed, cosines=cosines).measure()
     assert (figures.image_to_caption, figures.caption_to_image) == (COUNT - 1, COUNT)
-
-
-def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -> None:
-    """A thing of whole cells: the share of the pairs of a cell on it and one beside it in which the first is hotter."""
-    query = informed.queries[0]
-    mask = np.zeros((GRID, GRID), np.bool_)
-    mask[10:20, 5:25] = True
-    target = replace(query.target, mask=encode_mask(mask), boxes_xywh_px=((5.0, 10.0, 20.0, 10.0),))
-    small = replace(query, size_hw=(GRID, GRID), target=target)
-    values = np.random.default_rng(0).integers(0, 9, (GRID, GRID)) + 3 * mask
-    inside = values[mask][:, None]
-    outside = values[~mask][None]
-    expected = np.mean((inside > outside) + 0.5 * (inside == outside))
-    assert _areas([values], [small]) == pytest.approx(np.array([[expected]]), abs=1e-6)
