@@ -25,9 +25,8 @@ from pipeline.evaluate.estimates import BINS
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.reviews.figures import share_estimate
+from pipeline.evaluate.reviews.figures import Population, share_estimate
 from pipeline.evaluate.reviews.fit import fit_answers
-from pipeline.evaluate.reviews.sample import Population
 from stages.contract.records import Record, stable_id
 from stages.contract.values import Floats
 from stages.regions.score import Calibration

@@ -196,7 +196,8 @@ def _print_scores(figures: Figures, console: Console) -> None:
     title = "filtering by least score; by size of the box, its share of the image: precision and share of these regions"
     table = make_figure_table(title, ["regions kept", "precision", *sizes])
     for line in figures.thresholds:
-        by_size = (f"{format_value(size.precision)}\n{size.share:.0%}" for size in line.sizes.values())
+        n = max(1, line.precision.n)
+        by_size = (f"{format_value(figure)}\n{figure.n / n:.0%}" for figure in line.sizes.values())
         table.add_row(f"{line.score:g}", f"{line.share:.1%}", _with_margin(line.precision), *by_size)
     table.add_row("true boxes", "", "", *(f"{share:.0%}" for share in figures.true_sizes.values()))
     console.print(table)

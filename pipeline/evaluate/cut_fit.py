@@ -113,11 +113,10 @@ def fit_cut_to_rows(
             if not is_cut:
                 continue
             maps.append((things[-1], tuple(heads[index].values()), surface.values.astype(np.uint8)))
-            first_regions = [regions[index][:1] for regions in regions_by_share]
             right.append(
                 [
-                    any(is_right(painted.box_xywh_px, boxes) for painted, _ in first)
-                    for first in first_regions
+                    any(is_right(region.box_xywh_px, boxes) for region, _ in regions[index][:1])
+                    for regions in regions_by_share
                 ]
             )
     if not maps:

@@ -49,14 +49,6 @@ Estimates = dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SizeShare:
-    """Regions of a size: their share of those of all sizes, and their precision."""
-
-    share: float
-    precision: Estimate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreFilter:
     """Regions with a score of `score` or more.
 
@@ -64,13 +56,13 @@ class ScoreFilter:
         score: The least score.
         share: Their share of all regions; None without regions.
         precision: The share of these that are right.
-        sizes: Name in `SIZES` -> those of this size.
+        sizes: Name in `SIZES` -> the precision of those of this size.
     """
 
     score: float
     share: float | None
     precision: Estimate
-    sizes: Mapping[str, SizeShare] = field(default_factory=dict)
+    sizes: Estimates = field(default_factory=dict)
 
 
 def plain_values(result: object) -> Any:
@@ -243,11 +235,8 @@ def measure_thresholds(
     for threshold, is_chosen in zip(THRESHOLDS, is_above.T, strict=True):
         precision, *by_size = islice(estimates, 1 + len(SIZES))
         share = float(is_chosen.mean()) if is_chosen.size else None
-        size_shares = {
-            name: SizeShare(share=figure.n / max(1, precision.n), precision=figure)
-            for name, figure in zip(SIZES, by_size, strict=True)
-        }
-        filters.append(ScoreFilter(score=threshold, share=share, precision=precision, sizes=size_shares))
+        sizes = dict(zip(SIZES, by_size, strict=True))
+        filters.append(ScoreFilter(score=threshold, share=share, precision=precision, sizes=sizes))
     return filters
 
 

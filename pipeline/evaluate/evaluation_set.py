@@ -218,17 +218,16 @@ def process_input(
     Raise InputError if the input lacks some of the samples.
     """
     missing_ids = set(samples)
-    inputs = reader.samples(reader.pieces())
 
     def select_records() -> Iterator[Record]:
-        while (
-            missing_ids and (sample := next(inputs, None)) is not None
-        ):  # nothing is read after the last one
+        for sample in reader.samples(reader.pieces()) if missing_ids else ():
             record = Record.start(sample)
             if (sample_id := record.sample.sample_id) in missing_ids:
                 missing_ids.remove(sample_id)
                 phrases = samples[sample_id]
                 yield record if phrases is None else replace(record, phrases=tuple(phrases))
+            if not missing_ids:  # nothing is read after the last one
+                return
 
     records = select_records()
     count = 0

@@ -126,8 +126,8 @@ def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Pa
     assert set(whole.figures.scores) == {"score", "similarity", "mean_heat"}
     unfiltered = whole.figures.thresholds[0]
     assert unfiltered.share == 1.0
-    hits = sum(size.share * size.precision.value for size in unfiltered.sizes.values() if size.share)
-    assert hits == pytest.approx(unfiltered.precision.value)
+    hits = sum(figure.n * figure.value for figure in unfiltered.sizes.values() if figure.n)
+    assert hits == pytest.approx(unfiltered.precision.n * unfiltered.precision.value)
     assert sum(whole.figures.true_sizes.values()) == pytest.approx(1.0)
     values = whole.to_json()
     json.dumps(values, allow_nan=False)

@@ -13,7 +13,7 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
 from pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.reviews.sample import sample_for_review
+from pipeline.evaluate.reviews.figures import sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps

@@ -72,10 +72,8 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     half = next(line for line in lines if line.score == 0.5)
     assert half.share == pytest.approx(2 / 3)
     assert half.precision == Estimate(value=0.5, low=0.0, high=1.0, n=2)
-    shares = [
-        (size.share, size.precision.value) for size in (half.sizes["to 60 %"], half.sizes["above 60 %"])
-    ]
-    assert shares == [(0.5, 0.0), (0.5, 1.0)], "an edge is of the smaller"
+    sizes = [(half.sizes[name].n, half.sizes[name].value) for name in ("to 60 %", "above 60 %")]
+    assert sizes == [(1, 0.0), (1, 1.0)], "an edge is of the smaller"
     nothing = measure_thresholds(scores[:1], right[:1], np.arange(1), box_shares[:1])[-1]
     assert nothing.share == 0.0
     assert plain_values(nothing)["precision"] == {"value": None, "low": None, "high": None, "n": 0}

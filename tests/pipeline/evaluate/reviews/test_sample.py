@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.evaluate.reviews.sample import Population, kind_of, population_of, sample_for_review
+from pipeline.evaluate.reviews.figures import Population, kind_of, population_of, sample_for_review
 from tests.build.datasets import Json
 
 
