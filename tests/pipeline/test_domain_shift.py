@@ -85,10 +85,7 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
         f"Scores are calibrated: on images like those of the fit, of the {threshold.share:.0%} of the regions with a "
         f"score of {threshold.score:.3f} or more about {threshold.precision:.0%} are right."
     ) in printed
-    assert f"--precision {threshold.goal:g}" in printed
     card = (tmp_path / "out" / "README.md").read_text()
-    regions = f"{threshold.regions:,} ({threshold.share:.0%})"
-    assert f"| {threshold.goal:g} | {threshold.score:.3f} | {regions} |" in card
     assert (
         "Scores are calibrated on 1499 images with the boxes of truth.json:\non images like those" in card
     )

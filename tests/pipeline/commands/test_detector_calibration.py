@@ -110,13 +110,9 @@ class Pictures:
         write_json(self.truth, {"images": images, "annotations": annotations, "categories": categories})
 
     def config(self, out: Path, **regions: Any) -> RunConfig:
-        source = {
-            "kind": "jsonl",
-            "path": str(self.folder / "captions.jsonl"),
-            "image_root": str(self.folder),
-        }
+        images = {"path": str(self.folder / "captions.jsonl"), "image_root": str(self.folder)}
         values = {
-            "input": source,
+            "input": {"kind": "jsonl", **images},
             "engine": {"kind": "inline"},
             "source": {"kind": "detector", "detector": str(self.model), "min_score": LEAST},
             "regions": regions,
@@ -237,19 +233,6 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
     assert "calibrated on 400 images" in (gated / "README.md").read_text().replace("\n", " ")
 
 
-def test_a_run_estimates_the_share_of_absent_phrases(others, fitted, tmp_path: Path) -> None:
-    config = others.config(tmp_path / "out", calibration=str(fitted))
-    dataset, text = run_aloud(config)
-    estimate = manifest_of(dataset)["run"]["absent_share"]
-    assert f"regions.absent_share is {estimate}, estimated from 200 captions of the first images" in text
-    assert estimate == pytest.approx(0.05 + 0.95 * 0.5, abs=0.1)
-    assert manifest_of(dataset)["config"]["regions"]["absent_share"] == estimate
-    _, again = run_aloud(config)
-    assert "estimated" not in again, "it is decided once"
-    fixed = run(others.config(tmp_path / "fixed", calibration=str(fitted), absent_share=estimate), QUIET)
-    assert rows_of(fixed) == rows_of(dataset)
-
-
 def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
     """Its rows hold other scores than the detector's, and none for phrases that are absent."""
     dataset = run(pictures.config(tmp_path / "again", calibration=str(fitted), absent_share=0.5), QUIET)
@@ -275,7 +258,8 @@ def test_answers_of_people_correct_the_detectors_scores_and_then_the_calibration
     for odds in (0.0, 1.0, 2.0):
         wanted = logistic(RIGHT[0] + RIGHT[1] * odds)
         assert calibration.probability(evidence_of(odds)) == pytest.approx(wanted, abs=0.12)
-    again = run(pictures.config(tmp_path / "again", calibration=str(fitted)), QUIET)
+    again, text = run_aloud(pictures.config(tmp_path / "again", calibration=str(fitted)))
+    assert "regions.absent_share is 0.05, estimated from 200 captions of the first images" in text
     review(again, pictures.truth, 60)
     out = printed("calibrate", again, "--reviews", "--out", tmp_path / "c.json")
     assert "keep the dataset's calibration" in out

@@ -93,21 +93,6 @@ def test_what_was_missed_is_zero(name: str) -> None:
     assert value(name, target_of(TOP_LEFT), heat=map_of(np.zeros((2, 2)), fault="empty")) == 0.0
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_a_perfect_answer_has_the_best_value(name: str) -> None:
-    box = (1.0, 1.0, 3.0, 3.0)
-    values = np.zeros((8, 8))
-    values[1:4, 1:4] = 1.0
-    perfect = value(name, target_of(box), answer_of(box), heat=map_of(values))
-    exceptions = {"chance": pytest.approx(9 / 64), "centre": 0.0} | {
-        f"{kind}{end}": 0.0
-        for kind in ("other_box", "centred_box", "whole_image")
-        for end in ("", "_merged")
-    }
-    unknown = name.startswith("text_")  # without other images
-    assert perfect == (None if unknown else exceptions.get(name, 1.0))
-
-
 def quarter() -> TextOnly:
     """The usual place of a car: the top left quarter."""
     target = target_of((0.0, 0.0, 40.0, 40.0))

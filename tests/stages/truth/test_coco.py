@@ -82,32 +82,16 @@ def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
         images=[IMAGE, {"id": "two", "file_name": "b/b.jpg", "width": 7, "height": 8}],
     )
     assert truth.categories == {"car", "traffic light"}
-    assert list(truth.images) == ["a.jpg", "b/b.jpg"]
     first, second = truth.images.values()
-    assert (first.width_px, first.height_px, second.file_name, second.targets) == (
-        WIDTH,
-        HEIGHT,
-        "b/b.jpg",
-        (),
-    )
-    expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    expected[2:5, 1:4] = expected[4:7, 3:6] = True  # 9 + 9 pixels, one of them shared
-    assert expected.sum() == 17
-    assert first.targets == (
-        TruthTarget(
-            phrase="car",
-            boxes_xywh_px=((1, 2, 3, 3), (3, 4, 3, 3)),
-            match="category",
-            mask=encode_mask(expected),
-            groups={"number": "plural", "size": "small", "objects": "3"},
-        ),
-        TruthTarget(
-            phrase="traffic light",
-            boxes_xywh_px=((0, 0, 2.5, 2),),
-            match="category",
-            groups={"number": "singular", "size": "small", "objects": "3"},
-        ),
-    )
+    assert (first.width_px, first.height_px) == (WIDTH, HEIGHT)
+    assert (second.file_name, second.targets) == ("b/b.jpg", ())
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[2:5, 1:4] = mask[4:7, 3:6] = True  # 9 + 9 pixels, one of them shared
+    car, light = first.targets
+    assert (car.phrase, car.match, car.mask) == ("car", "category", encode_mask(mask))
+    assert car.boxes_xywh_px == ((1, 2, 3, 3), (3, 4, 3, 3))
+    assert car.groups == {"number": "plural", "size": "small", "objects": "3"}
+    assert (light.phrase, light.boxes_xywh_px, light.mask) == ("traffic light", ((0, 0, 2.5, 2),), None)
 
 
 def test_a_target_for_every_mentioned_phrase_of_an_image(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.messages import expect_error
 CAPTIONS = """\
 [/EN#7/people Two men] hold [/EN#8/bodyparts/people the man 's arm] while [/EN#0/notvisual it] rains .
 [/EN#9/scene A street] with [/EN#10/other signs] and [/EN#7/people  the men ] on it (as always) .
+[/EN#11/other x] [/EN#7/people - ] [/EN#12/other z]
 """
 
 
@@ -33,6 +34,7 @@ OBJECTS = xml(
     "<name>9</name><scene>1</scene><nobndbox>0</nobndbox>",
     "<name>10</name><scene>0</scene><nobndbox>1</nobndbox>",
     "<name>0</name>" + box(1, 1, 2, 2),
+    "<name>11</name>" + box(5, 5, 4, 9),
 )
 
 
@@ -69,7 +71,16 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
         TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
         for phrase, boxes, caption, groups in wanted
     )
-    chains = {"two men": "7", "man's arm": "8", "it": "", "street": "9", "signs": "10", "men": "7"}
+    chains = {
+        "two men": "7",
+        "man's arm": "8",
+        "it": "",
+        "street": "9",
+        "signs": "10",
+        "men": "7",
+        "x": "11",
+        "z": "12",
+    }
     assert {each.phrase: each.chain for each in image.chained_phrases} == chains
     assert image.chained_phrases[0].caption == first
 
@@ -86,12 +97,6 @@ def test_a_phrase_twice_in_a_caption_has_the_boxes_of_both_chains(tmp_path: Path
     (target,) = read_flickr30k(written(tmp_path, captions, objects)).images["1.jpg"].targets
     assert target.boxes_xywh_px == ((2, 2, 1, 1), (0, 0, 1, 1), (1, 1, 1, 1))
     assert target.groups["type"] == "people"
-
-
-def test_phrases_without_a_box_an_area_or_a_word_are_left_out(tmp_path: Path) -> None:
-    captions = "[/EN#1/other x] [/EN#2/other y] [/EN#3/other - ] [/EN#4/other z]\n\n"
-    objects = xml("<name>1</name>" + box(5, 5, 4, 9), "<name>3</name>" + box(1, 1, 2, 2), "<name>4</name>")
-    assert read_flickr30k(written(tmp_path, captions, objects)).images["1.jpg"].targets == ()
 
 
 def test_a_byte_order_mark_and_a_declared_encoding(tmp_path: Path) -> None:
