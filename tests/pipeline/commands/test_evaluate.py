@@ -180,6 +180,21 @@ def test_rows_that_the_input_has_no_more_are_rejected_and_one_that_it_has_twice_
             evaluate_dataset(open_evaluation_set(inline_dataset, truth, settings), QUIET)
 
 
+def test_stages_are_torn_down_where_one_fails(inline_dataset, truth, monkeypatch) -> None:
+    judged = open_evaluation_set(inline_dataset, truth, AGAIN)
+    steps = judged.steps(pixels=True)
+    assert steps is not None
+
+    def fail(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps.model_stage, "process", fail)
+    with pytest.raises(KeyboardInterrupt):
+        list(judged.rows_with_maps(steps, QUIET))
+    assert not hasattr(steps.model_stage, "_explainer")
+    assert steps.before[1]._pool is None
+
+
 def test_a_dataset_of_other_weights_is_rejected(inline_dataset: Path, truth: Path, tmp_path: Path) -> None:
     dataset = changed(inline_dataset, tmp_path, is_own=True, model_fingerprint="demo:0")
     with expect_error(ConfigError):
