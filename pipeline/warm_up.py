@@ -40,8 +40,6 @@ SHARE_SAMPLES: Final = 100
 Of 100 photographs with one caption each, half of them foreign, the share has a standard error of
 0.05."""
 
-FEW_CAPTIONS: Final = 16  # with fewer the prior of the estimate counts, and the run says so
-
 
 @dataclass(slots=True, kw_only=True)
 class WarmUp:
@@ -90,10 +88,9 @@ class WarmUp:
         """Return a sentence about the share of absent phrases."""
         if self.absent_share is None:
             return f"regions.absent_share is {USUAL_SHARE}, because the presence of the first images' phrases is unsure"
-        few = f": so few count beside a prior of {USUAL_SHARE}" if self.captions < FEW_CAPTIONS else ""
         return (
             f"regions.absent_share is {self.absent_share}, estimated from {counted(self.captions, 'caption')} of the "
-            f"first images{few}"
+            "first images"
         )
 
 

@@ -85,12 +85,7 @@ def _add_row(table: Table, name: str, figure: Estimate, *more: str) -> None:
 
 
 def print_matched(matched: Mapping[str, int], console: Console) -> None:
-    """Print how many images were matched by a part of their names, and how many were left out, if there are any."""
-    if matched["by_stem"]:
-        say(
-            console,
-            f"{matched['by_stem']:,} images have another extension in the ground truth: matched without it",
-        )
+    """Print how many images were left out, if there are any."""
     if matched["ambiguous"]:
         say(
             console,

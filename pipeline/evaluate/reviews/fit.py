@@ -241,7 +241,7 @@ def _reviewed_images(dataset: Dataset, reviewed: ReviewedRegions, settings: Sequ
         settings=settings,
         truth=GroundTruth(images=images),
         truth_path=dataset.path,
-        matches=ImageMatches(images=images, by_stem=0, ambiguous=0),
+        matches=ImageMatches(images=images, ambiguous=0),
         by="sample_id",
     )
 

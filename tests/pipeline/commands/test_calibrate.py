@@ -73,7 +73,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 @pytest.mark.parametrize(("low", "is_better"), [(0.001, True), (0.0, False)])
 def test_the_command_that_uses_a_calibration_is_for_a_better_one(low: float, is_better: bool) -> None:
     figures = CalibrationFigures(
-        matched={"images": 10, "by_stem": 0, "ambiguous": 0},
+        matched={"images": 10, "ambiguous": 0},
         regions=200,
         right=50,
         presence={},
