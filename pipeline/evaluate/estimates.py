@@ -235,8 +235,8 @@ def measure_thresholds(
     for threshold, is_chosen in zip(THRESHOLDS, is_above.T, strict=True):
         precision, *by_size = islice(estimates, 1 + len(SIZES))
         share = float(is_chosen.mean()) if is_chosen.size else None
-        sizes = dict(zip(SIZES, by_size, strict=True))
-        filters.append(ScoreFilter(score=threshold, share=share, precision=precision, sizes=sizes))
+        by_name = dict(zip(SIZES, by_size, strict=True))
+        filters.append(ScoreFilter(score=threshold, share=share, precision=precision, sizes=by_name))
     return filters
 
 
