@@ -44,7 +44,7 @@ from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
 from stages.contract.errors import InputError
 from stages.contract.records import Record
-from stages.contract.values import Json
+from stages.contract.values import Bools, Json
 from stages.explain.presence import Presence
 from stages.regions.config import RegionsConfig
 from stages.regions.cut_rules import FittedCut
@@ -105,12 +105,7 @@ def write_calibration(
     fit = _CalibrationFit(evaluation_set, console, presence)
     judged = fit.judge_heat_maps() if evaluation_set.is_of_heat_maps else fit.judge_detector()
     regions = judged.regions
-    labels = np.array([region.is_right for region in regions], np.bool_)
-    if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
-        raise InputError(
-            f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
-            f"{FEWEST_REGIONS}, right ones and wrong ones"
-        )
+    labels = _labels_of(regions)
     names = list(regions[0].evidence.features)
     features = np.array([[*region.evidence.features.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
@@ -317,6 +312,17 @@ def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, st
         replace(heat_map, presence=presences.get((image, heat_map.text))) for heat_map in record.heat_maps
     )
     return replace(record, heat_maps=tuple(heat_maps))
+
+
+def _labels_of(regions: Sequence[JudgedRegion]) -> Bools:
+    """Return whether each region is right, (n,). Raise InputError if too few are right or wrong to fit scores to."""
+    labels = np.array([region.is_right for region in regions], np.bool_)
+    if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
+        raise InputError(
+            f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
+            f"{FEWEST_REGIONS}, right ones and wrong ones"
+        )
+    return labels
 
 
 class JudgedRegion(NamedTuple):
