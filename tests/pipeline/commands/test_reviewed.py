@@ -190,7 +190,7 @@ def test_answers_that_do_not_suffice(copy: Path, tmp_path: Path, change: Callabl
     [
         "calibrate {} --reviews --out {}/c.json --truth truth.json",
         "calibrate {} --reviews --out {}/c.json --resized",
-        "stats {} --reviews --min-score 0.5",
+        "stats {} --reviews --where score>0.5",
     ],
 )
 def test_options_that_are_not_for_reviews(copy: Path, command: str) -> None:
