@@ -35,13 +35,17 @@ def calibration_basis(
 
 def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> Json:
     """Return the same for a calibration of presence alone, which does not depend on how maps are cut."""
-    plain: Json = json.loads(json.dumps({"model": model_fingerprint, "explain": explain.decides_maps()}))
-    return plain
+    return _plain({"model": model_fingerprint, "explain": explain.decides_maps()})
 
 
 def source_basis(source: RegionSourceConfig, model_fingerprint: str) -> Json:
     """Return the same for a calibration of regions from another source than heat maps."""
-    plain: Json = json.loads(json.dumps({"model": model_fingerprint, "source": source.decides_scores()}))
+    return _plain({"model": model_fingerprint, "source": source.decides_scores()})
+
+
+def _plain(basis: Json) -> Json:
+    """Return a basis as JSON gives it back."""
+    plain: Json = json.loads(json.dumps(basis))
     return plain
 
 

@@ -36,7 +36,7 @@ from pipeline.engines.inline import samples_in
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity, PreviousRun
-from pipeline.presence_fit import PRESENCE, explain_outgrown, read_presence
+from pipeline.presence_fit import PRESENCE, read_presence
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up
@@ -286,11 +286,8 @@ class HeatMapRun(Run):
             values = stored.get(OUTSIDE)
             run = self.with_shift(None if values is None else DomainShift(**values), session.report)
         run = run.expecting(stored.get(ABSENT_SHARE))
-        if (presence := read_presence(session.folder.presence, stored.get(PRESENCE))) is None:
-            return run
-        if (outgrown := explain_outgrown(presence, samples_in(run.input_pieces))) is not None:
-            session.report.note(outgrown)
-        return run.with_presence(presence)
+        presence = read_presence(session.folder.presence, stored.get(PRESENCE))
+        return run if presence is None else run.with_presence(presence)
 
     def has_open_decision(self, stored: Json, folder: DatasetFolder) -> bool:
         """Return whether the first images decide something; presence, where there are rows, they no longer do."""

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,9 +35,10 @@ from pipeline.logistic import LogisticFit, fit_logistic, roc_area
 from pipeline.steps import HeatMapSteps
 from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id
-from stages.contract.values import Bools, Floats
+from stages.contract.values import Bools, Floats, Json
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage
+from stages.regions.detected import DetectorPresence
 from stages.regions.score import Calibration, calibration_of
 from stages.regions.things import relation
 from stages.shared.storage import AnyPath
@@ -161,21 +162,6 @@ def read_presence(path: AnyPath, digest: str | None) -> Calibration | None:
     return calibration_of(text.decode(), path)
 
 
-def explain_outgrown(calibration: Calibration, samples: int | None) -> str | None:
-    """Return a note where an input of so many samples allows a fit to twice as many images; else None.
-
-    samples: The number of the input's samples; None if it is not known.
-    """
-    images = calibration.made_from["images"]
-    possible = 0 if samples is None else min(samples, most_to_fit(samples))
-    if possible < 2 * images:
-        return None
-    return (
-        f"presence stays as it was fitted to the first {images} images: --fresh fits it to up to {possible}, "
-        "and makes all rows again"
-    )
-
-
 def explain_too_few(images: int, phrases: int) -> str | None:
     """Return why presence cannot be fitted to so many images, whose captions have so many phrases; None if it can."""
     if images >= FEWEST_IMAGES and phrases >= FEWEST_PHRASES:
@@ -237,26 +223,35 @@ def fit_presence_to_captions(
         return PresenceFit(reason=no_difference)
     fit, presences = fit_noisy(features, labels)
     share = 1.0 - float(presences.mean())
-    weight, mean, scale = fit.by_name(FEATURES).values()
-    presence = Presence(
-        images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=share
+    presence = Presence(images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=share)
+    return PresenceFit(
+        calibration=presence_calibration(
+            presence_basis(steps.explainer, steps.fingerprint),
+            presence,
+            presences[labels],
+            images=len(usable),
+            precisions=[steps.model_stage.precision],
+        )
     )
-    made_from = {
-        "annotations": "none",
-        "images": len(usable),
-        "absent_share": round(1.0 - float(presences[labels].mean()), 3),
-        "precisions": [steps.model_stage.precision],
-    }
-    calibration = Calibration(
+
+
+def presence_calibration(
+    made_with: Json, presence: Presence | DetectorPresence, presences: Floats, **made_from: Any
+) -> Calibration:
+    """Return a calibration of presence alone, fitted without annotations.
+
+    presences: Those of the captions' phrases (n,). The other arguments are those of `Calibration`.
+    """
+    share = round(1.0 - float(presences.mean()), 3)
+    return Calibration(
         bias=0.0,
         mean={},
         scale={},
         weight={},
-        made_with=presence_basis(steps.explainer, steps.fingerprint),
-        made_from=made_from,
+        made_with=made_with,
+        made_from={"annotations": "none", "absent_share": share, **made_from},
         presence=presence,
     )
-    return PresenceFit(calibration=calibration)
 
 
 def fit_noisy(features: Floats, in_captions: Bools) -> tuple[LogisticFit, Floats]:

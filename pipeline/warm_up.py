@@ -40,8 +40,6 @@ SHARE_SAMPLES: Final = 100
 Of 100 photographs with one caption each, half of them foreign, the share has a standard error of
 0.05."""
 
-FEW_CAPTIONS: Final = 16  # with fewer the prior of the estimate counts, and the run says so
-
 
 @dataclass(slots=True, kw_only=True)
 class WarmUp:
@@ -90,10 +88,9 @@ class WarmUp:
         """Return a sentence about the share of absent phrases."""
         if self.absent_share is None:
             return f"regions.absent_share is {USUAL_SHARE}, because the presence of the first images' phrases is unsure"
-        few = f": so few count beside a prior of {USUAL_SHARE}" if self.captions < FEW_CAPTIONS else ""
         return (
             f"regions.absent_share is {self.absent_share}, estimated from {counted(self.captions, 'caption')} of the "
-            f"first images{few}"
+            "first images"
         )
 
 
@@ -241,19 +238,18 @@ def _judge(
         if not record.heat_maps:
             yield record
             continue
-        maps = record.heat_maps
         image = next(by_image)
-        likely: Iterable[float | None] = repeat(None)
-        of_captions: Sequence[float | None] = [None] * len(record.caption_scores)
-        if presence is not None:
-            parts = (part[: len(maps)] for part in (image.texts, image.cosines, image.local))
-            likely = presence.probabilities(*parts)
-            if (captions := image.captions) is not None:
-                of_captions = presence.probabilities(captions.texts, captions.cosines, captions.local)
-        judged = (replace(heat_map, presence=value) for heat_map, value in zip(maps, likely, strict=False))
-        pairs = zip(record.caption_scores, of_captions, strict=True)
+        judged = zip(record.heat_maps, _presences(presence, image), strict=False)
+        pairs = zip(record.caption_scores, _presences(presence, image.captions), strict=False)
         yield replace(
             record,
-            heat_maps=tuple(judged),
+            heat_maps=tuple(replace(heat_map, presence=value) for heat_map, value in judged),
             caption_presences=tuple(None if score is None else value for score, value in pairs),
         )
+
+
+def _presences(presence: Presence | None, signals: Signals | None) -> Iterable[float | None]:
+    """Return the presence of the texts of signals; None for ever where nothing judges it."""
+    if presence is None or signals is None:
+        return repeat(None)
+    return presence.probabilities(signals.texts, signals.cosines, signals.local)

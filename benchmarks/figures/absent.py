@@ -43,9 +43,9 @@ def absent(photos: Photographs) -> Pages:
     kept_shares = [
         [
             f"{here['presence']:g}",
-            *(100 * each[kind] for each in (here, there) for kind in ("there", "absent")),
+            *(100 * each[kind] for each in (here, there) for kind in ("present", "absent")),
         ]
-        for here, there in zip(fitted["kept"], scenes["kept"], strict=True)
+        for here, there in zip(fitted["shares"], scenes["shares"], strict=True)
     ]
     of = ("photographs: kept of present phrases", "of absent ones", "scenes: kept", "of absent ones")
     counts = [(figures["counts"]["images"], figures["pairs"]) for figures in (fitted, scenes)]

@@ -47,7 +47,7 @@ def drawings(photos: Photographs) -> Pages:
     thresholds = [each for each in evaluation["thresholds"] if each["score"] in (0.0, 0.5, 0.8, 0.9)]
     shares = [
         [title, *(100 * each[key] for each in thresholds)]
-        for title, key in (("kept", "kept"), ("right", "precision"))
+        for title, key in (("kept", "share"), ("right", "precision"))
     ]
     percent = [[f"{each['score']:g}", "{:.0f} %"] for each in thresholds]
     command = "phrasebox eval out/scenes --truth scenes/truth.json --absent"

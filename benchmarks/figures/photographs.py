@@ -100,12 +100,11 @@ def photographs(photos: Photographs) -> Pages:
     ]
     sentences = [
         {
-            "about": f"{file.name}: calibration error of score, and the plain one; precision and share from 0.5 on",
+            "about": f"{file.name}: calibration error of score; precision and share from 0.5 on",
             "command": command,
             "values": [
                 *numbers_of(evaluation["calibration_error"]),
-                *numbers_of(evaluation["calibration_error_plain"]),
-                *(half["precision"], half["kept"]),
+                *(half["precision"], half["share"]),
             ],
         }
         for file, evaluation in ((PHOTO, default), (FINE, fine))
@@ -142,7 +141,11 @@ def in_no_table(photos: Photographs, default: Mapping[str, Any]) -> list[dict[st
             ),
             (
                 "links between phrases: F1 of pairs, B-cubed F1",
-                [*numbers_of(default["group_f1"]), *numbers_of(default["group_b_cubed"])],
+                [
+                    number
+                    for figure in photos.links("flickr8k/dev", "photos")
+                    for number in (figure.value, figure.low, figure.high)
+                ],
             ),
             (
                 f"text alone, fitted to the 500 photographs of train: {', '.join(names)}",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluate.metrics import Grouping, b_cubed, grouping_of, link_counts, pair_f1
+from benchmarks.photos.links import Grouping, b_cubed, grouping_of, link_counts, pair_f1
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions import groups

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from benchmarks.photos.links import link_estimates
 from pipeline.config import RunConfig, load_config
-from pipeline.evaluate.estimates import weighted_estimate
+from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation import evaluate_dataset, measure_rows
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.text_only import TextOnly, fit_usual_places
@@ -137,6 +138,10 @@ class Photographs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(evaluation.to_json()), encoding="utf-8")
         return dict(json.loads(path.read_text("utf-8")))
+
+    def links(self, name: str, label: str) -> list[Estimate]:
+        """How a dataset of these images links phrases: F1 of pairs, and of B-cubed."""
+        return link_estimates(open_evaluation_set(self.out / "datasets" / name / label, self.truth(name)))
 
     def usual_places(self, name: str) -> TextOnly:
         """Fit where things usually are to the human boxes of these images."""

@@ -21,13 +21,12 @@ from scipy.special import logit
 
 from benchmarks.photos.measure import Photographs
 from benchmarks.photos.moved import moved
-from pipeline.evaluate.estimates import calibration_error
+from pipeline.evaluate.estimates import BINS
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.reviews.figures import share_estimate
+from pipeline.evaluate.reviews.figures import Population, share_estimate
 from pipeline.evaluate.reviews.fit import fit_answers
-from pipeline.evaluate.reviews.sample import Population, kind_of
 from stages.contract.records import Record, stable_id
 from stages.contract.values import Floats
 from stages.regions.score import Calibration
@@ -102,14 +101,13 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
                 features = [*evidence[region.phrase_index, region.box_xywh_px].features.values()]
                 presence = float("nan") if region.presence is None else region.presence
                 phrase = record.phrases[region.phrase_index]
-                judged_region = (row["id"], region.score, kind_of(phrase.head), features, presence, answer)
+                judged_region = (row["id"], region.score, features, presence, answer)
                 found.setdefault((row["id"], phrase.text, region.box_xywh_px), judged_region)
-    images, scores, kinds, features, presences, answers = zip(*found.values(), strict=True)
+    images, scores, features, presences, answers = zip(*found.values(), strict=True)
     population = Population(
         rows=np.array(images, np.int64),
         ids=np.array([stable_id(f"{number}") for number in range(len(found))], np.int64),
         scores=np.array(scores),
-        kinds=np.array(kinds, np.str_),
     )
     odds = logit(np.clip(np.array(presences), 1e-6, 1 - 1e-6))[:, None]
     return Known(
@@ -162,11 +160,17 @@ def exchanged(captions: Path, out: Path, most: int) -> dict[str, list[str]]:
     return {row["image"]: row["captions"] for row in rows[:most]}
 
 
+def calibration_error(scores: Floats, right: NDArray[np.bool_]) -> float:
+    """The mean distance between score and hit rate over `BINS` bins of equal width; chance counts as error."""
+    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    return float(np.abs(np.bincount(bins, scores - right, BINS)).sum() / len(scores))
+
+
 def judgement(scores: Floats, right: NDArray[np.bool_]) -> tuple[float, float]:
     """The calibration error, and how far the mean score of those from `MIN_SCORE` on is above their precision."""
     kept = scores >= MIN_SCORE
     gap = float(scores[kept].mean() - right[kept].mean()) if kept.any() else float("nan")
-    return calibration_error(scores, right, np.ones(len(scores))), gap
+    return calibration_error(scores, right), gap
 
 
 def simulated(known: Known, count: int, draw: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -19,8 +19,8 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
 from pipeline.evaluate.box_fit import FEWEST_IMAGES
-from pipeline.evaluate.caption_fit import write_presence
 from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.presence_fits import write_presence
 from pipeline.evaluate.reviews.fit import ReviewFitFigures, write_reviewed_calibration
 from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
 from pipeline.evaluate.verdicts import (
@@ -28,11 +28,12 @@ from pipeline.evaluate.verdicts import (
     box_verdict,
     calibration_verdict,
     replacement_verdict,
-    review_verdict,
 )
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, say
 from stages.contract.errors import ConfigError
+
+MORE_ANSWERS: Final = 100  # to ask for if the given answers do not decide
 
 CalibrationFile = Annotated[
     Path,
@@ -109,17 +110,16 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
     if figures.presence:
         say(console, "presence is fitted for the dataset's regions.absent_share: leave it as it is")
     boxes = figures.boxes
-    if boxes is not None and boxes.figures is None:
-        console.print(
-            f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers"
-        )
-    for line in (
-        () if boxes is None or boxes.figures is None else box_verdict(boxes.figures, "the dataset's boxes")
-    ):
-        say(console, line)
-    has_better_boxes = boxes is not None and bool(boxes.fit.networks)
-    present = "calibration" if figures.replaces else "scores, which only rank"
-    verdict = review_verdict(figures.gain, present, has_better_boxes=has_better_boxes)
+    if boxes is not None:
+        too_few = f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers"
+        before = "the dataset's boxes"
+        say(console, too_few if boxes.gain is None else box_verdict(boxes.gain, before))
+    verdict = replacement_verdict(
+        figures.gain,
+        "calibration" if figures.replaces else "scores, which only rank",
+        f", or answer {MORE_ANSWERS} more",
+        has_better_boxes=boxes is not None and bool(boxes.fit.networks),
+    )
     _print_verdict(verdict, out, console)
 
 
@@ -131,10 +131,11 @@ def print_calibration(figures: CalibrationFigures, out: Path, console: Console) 
     print_matched(figures.matched, console)
     say(console, f"{counted(figures.regions, 'region')}, {figures.right:,} of them right")
     console.print(table)
-    for line in () if figures.boxes is None else box_verdict(figures.boxes):
-        say(console, line)
-    verdict = replacement_verdict if figures.replaces else calibration_verdict
-    _print_verdict(verdict(figures.gain), out, console)
+    if figures.box_gain is not None:
+        say(console, box_verdict(figures.box_gain))
+    gain = figures.gain
+    verdict = replacement_verdict(gain, "calibration") if figures.replaces else calibration_verdict(gain)
+    _print_verdict(verdict, out, console)
 
 
 def _print_verdict(verdict: str, out: Path, console: Console) -> None:

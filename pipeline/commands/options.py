@@ -113,7 +113,7 @@ Truth = Annotated[
         "--truth",
         metavar="FILE|DIR",
         help="Where objects are in the images: COCO instances JSON, tasks of Label Studio as JSON, or a folder of "
-        "Flickr30k Entities (Sentences/, Annotations/) or RefCOCO (instances.json, refs*.json); "
+        "Flickr30k Entities (Sentences/, Annotations/); "
         "also in a .zip or .tar.gz.",
     ),
 ]

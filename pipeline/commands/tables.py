@@ -85,12 +85,7 @@ def _add_row(table: Table, name: str, figure: Estimate, *more: str) -> None:
 
 
 def print_matched(matched: Mapping[str, int], console: Console) -> None:
-    """Print how many images were matched by a part of their names, and how many were left out, if there are any."""
-    if matched["by_stem"]:
-        say(
-            console,
-            f"{matched['by_stem']:,} images have another extension in the ground truth: matched without it",
-        )
+    """Print how many images were left out, if there are any."""
     if matched["ambiguous"]:
         say(
             console,
@@ -156,13 +151,6 @@ def _print_groups(figures: Figures, console: Console) -> None:
             table.add_row(group if index == 0 else "", member, f"{metrics['box_recall'].n:,}", *cells)
     if figures.groups:
         console.print(table)
-    titles = {"group_f1": "F1 of pairs of phrases", "group_b_cubed": "B-cubed F1 of phrases"}
-    for name, figure in figures.links.items():
-        say(
-            console,
-            f"phrases that name the same thing: {titles[name]} {format_value(figure)} ({format_interval(figure)}; "
-            f"{figure.n:,})",
-        )
 
 
 def _with_margin(figure: Estimate | None) -> str:
@@ -180,18 +168,17 @@ def _print_scores(figures: Figures, console: Console) -> None:
         _add_row(table, name, figure)
     console.print(table)
     error = figures.calibration_error
-    plain = figures.calibration_error_plain
     say(
         console,
         f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)} (Kumar et al. "
-        "2019, root mean square); expected calibration error, which chance raises, and its interval more: "
-        f"{format_value(plain)} {format_interval(plain)} ({BINS} bins each)",
+        f"2019, root mean square, {BINS} bins)",
     )
     sizes = [f"box {size}" for size in SIZES]
     title = "filtering by least score; by size of the box, its share of the image: precision and share of these regions"
     table = make_figure_table(title, ["regions kept", "precision", *sizes])
     for line in figures.thresholds:
-        by_size = (f"{format_value(size.precision)}\n{size.share:.0%}" for size in line.sizes.values())
+        n = max(1, line.precision.n)
+        by_size = (f"{format_value(figure)}\n{figure.n / n:.0%}" for figure in line.sizes.values())
         table.add_row(f"{line.score:g}", f"{line.share:.1%}", _with_margin(line.precision), *by_size)
     table.add_row("true boxes", "", "", *(f"{share:.0%}" for share in figures.true_sizes.values()))
     console.print(table)

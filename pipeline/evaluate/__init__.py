@@ -2,18 +2,17 @@
 
 evaluation_set.py     a dataset beside ground truth, and its records with their heat maps
 matching.py           the regions of a dataset that answer a target of the ground truth
-metrics.py            METRICS: one number per target; figures of linked phrases
+metrics.py            METRICS: one number per target
 text_only.py          answers without a look at the image, from usual places of things
 estimates.py          means with bootstrap intervals; risk, coverage and calibration of scores
 evaluation.py         `eval`
 absent.py             absent phrases: which to ask for
 absent_figures.py     absent phrases: whether they are recognised
 foreign_phrases.py    phrases of other images asked of a model, and the fit of presence to them
-detector_presence.py  the same for a detector
 truth_fit.py          `calibrate --truth`: a fit to ground truth
 cut_fit.py            its part that cuts maps
 box_fit.py            its part that learns where boxes are
-caption_fit.py        `calibrate` without annotations: a fit of presence to captions
+presence_fits.py      its part on the presence of a detector; and presence without a ground truth
 reviews/              answers of people: `inspect --review`, `stats --reviews`, `calibrate --reviews`
 verdicts.py           advice from the figures of `eval` and `calibrate`
 model_check.py        `models check`

@@ -21,12 +21,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.evaluate.absent import HARDER, is_coloured
 from pipeline.evaluate.estimates import (
@@ -91,16 +89,16 @@ class Pair:
         return self.kind == "there"
 
 
-@pydantic_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PresenceShares:
     """The shares of present and of absent phrases with a presence of `presence` or more."""
 
     presence: float
-    present: Annotated[float, Field(serialization_alias="there")]
+    present: float
     absent: float
 
 
-@pydantic_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AbsentFigures:
     """The figures of absent phrases.
 
@@ -120,7 +118,7 @@ class AbsentFigures:
     saco: Estimates
     ece: Estimate
     ece_there: Estimate
-    shares: Annotated[Sequence[PresenceShares] | None, Field(serialization_alias="kept")]
+    shares: Sequence[PresenceShares] | None
 
 
 def absent_figures(pairs: Sequence[Pair]) -> AbsentFigures:
@@ -172,18 +170,12 @@ def _written_shares(pairs: Sequence[Pair]) -> list[PresenceShares] | None:
     presence = _values(pairs, "presence_of_group")
     if presence is None:
         return None
+    is_above = presence[:, None] >= np.array(THRESHOLDS)
     is_present = _labels(pairs)
-
-    def share(values: Floats, threshold: float) -> float:
-        return float((values >= threshold).mean()) if values.size else 0.0
-
+    shares = (is_above[rows].sum(axis=0) / max(1, rows.sum()) for rows in (is_present, ~is_present))
     return [
-        PresenceShares(
-            presence=threshold,
-            present=share(presence[is_present], threshold),
-            absent=share(presence[~is_present], threshold),
-        )
-        for threshold in THRESHOLDS
+        PresenceShares(presence=threshold, present=float(present), absent=float(absent))
+        for threshold, present, absent in zip(THRESHOLDS, *shares, strict=True)
     ]
 
 
@@ -214,18 +206,14 @@ def _saco_figures(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) ->
         boxes = pair.is_present * (len(regions) + len(pair.boxes_xywh_px))
         counts = (pair.is_present and is_answered, pair.is_present, is_answered, 1, boxes)
         rows.append([*counts, *_count_hits(pair, regions)])
-    images, image_index = np.unique([pair.image for pair in pairs], return_inverse=True)
-    sums = np.zeros((images.size, 5 + len(IOUS)))  # per image: the bootstrap draws whole images
-    np.add.at(sums, image_index, np.array(rows, np.float64).reshape(-1, sums.shape[1]))
+    values = np.array(rows, np.float64)
+    images = np.array([pair.image for pair in pairs], np.int64)
 
     def f1(totals: Floats) -> float:
         return float((2 * totals[5:] / totals[4]).mean()) if totals[4] > 0 else math.nan
 
     figures = {"il_mcc": _mcc, "positive_f1": f1, "cgf1": lambda totals: _mcc(totals) * f1(totals)}
-    numbers = np.arange(images.size)
-    return {
-        name: replace(sum_estimate(figure, sums, numbers), n=len(pairs)) for name, figure in figures.items()
-    }
+    return {name: sum_estimate(figure, values, images) for name, figure in figures.items()}
 
 
 def _mcc(totals: Floats) -> float:

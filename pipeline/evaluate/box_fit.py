@@ -8,8 +8,10 @@ find more boxes than the cut.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, starmap
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -107,27 +109,18 @@ NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], Json]
 """See `fit_networks`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoxFigures:
-    """How much better learned boxes are than those before, by fits to other images.
+class LearnedBoxes(NamedTuple):
+    """Fits of boxes.
 
     Attributes:
-        images: Number of images that the fit has.
-        gain: In box recall.
-        last_half: What of it the second half of the images has brought.
+        fit: The fit to all things.
+        folds: The fits to those of the other folds.
+        gain: In box recall over the boxes before, by the latter; None if no network was tried.
     """
-
-    images: int
-    gain: Estimate
-    last_half: float
-
-
-class LearnedBoxes(NamedTuple):
-    """A fit to all things, the fits to those of the other folds, and the figures if networks were tried."""
 
     fit: BoxFit
     folds: list[BoxFit]
-    figures: BoxFigures | None = None
+    gain: Estimate | None = None
 
 
 def learn_usual_boxes(things: Sequence[PlacedThing]) -> LearnedBoxes:
@@ -146,18 +139,14 @@ def learn_boxes(things: Sequence[PlacedThing], before: BoxFit = BLANK) -> Learne
     """
     usual = learn_usual_boxes(things)
     images = np.array([thing.image for thing in things], np.int64)
-    count = len({*images.tolist()})
-    if count < FEWEST_IMAGES:
+    if len(np.unique(images)) < FEWEST_IMAGES:
         return usual
     fits = BoxFits(things, fit_networks)
     folds = fits.folds()
     weights = np.array([thing.weight for thing in things])
-    hits = fits.hits(folds)
-    gains = (hits - fits.hits([before] * FOLDS)) * weights
+    gains = (fits.hits(folds) - fits.hits([before] * FOLDS)) * weights
     gain = weighted_estimate(lambda draw: float(draw @ gains / (draw @ weights)), images)
-    last_half = float(np.average(hits - fits.hits(fits.half_folds()), weights=weights))
-    figures = BoxFigures(images=count, gain=gain, last_half=last_half)
-    return LearnedBoxes(fits.whole(), folds, figures) if gain.low > 0 else usual._replace(figures=figures)
+    return LearnedBoxes(fits.whole(), folds, gain) if gain.low > 0 else usual._replace(gain=gain)
 
 
 def place_things(
@@ -233,10 +222,6 @@ class BoxFits:
         self.things = things
         self._fit_networks = fit_networks
         self._folds = np.array([fold_of(thing.image) for thing in things])
-        images = np.array([thing.image for thing in things])
-        self._is_in_half = np.array(
-            [zlib.crc32(f"half {image}".encode()) % 2 == 0 for image in images.tolist()]
-        )
         self.words, self._bags = _bags_of(things)
         self._places = place_of(np.array([thing.nearest for thing in things]))
         self._weights = np.array([thing.weight for thing in things], np.float64)
@@ -249,10 +234,6 @@ class BoxFits:
         """Return for each fold the fit to things of the others."""
         return [self._fit(self._folds != fold) for fold in range(FOLDS)]
 
-    def half_folds(self) -> list[BoxFit]:
-        """Return the same by things of half of the images."""
-        return [self._fit((self._folds != fold) & self._is_in_half) for fold in range(FOLDS)]
-
     def hits(self, folds: Sequence[BoxFit]) -> Floats:
         """Return for each thing whether the box by the fit of its fold is right, 0 or 1."""
         pairs = zip(self.things, self._folds.tolist(), strict=True)
@@ -264,7 +245,7 @@ class BoxFits:
             mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16)
         )
         things = [thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in]
-        if self._fit_networks is None or len({thing.image for thing in things}) < FEWEST_IMAGES / 2:
+        if self._fit_networks is None:
             return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
         # A network must not trust the usual place of a thing more than it can for others.
         places = np.zeros_like(self._places)
@@ -288,24 +269,13 @@ class BoxFits:
 
 def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
     """Return the words of things, and their share in each thing's texts (things, words)."""
-    counts: list[dict[str, float]] = []
-    times: dict[str, int] = {}
-    for thing in things:
-        bag: dict[str, float] = {}
-        for text, head in thing.heads.items():
-            for word in words_of(text, head):
-                bag[word] = bag.get(word, 0.0) + 1 / len(thing.heads)
-        counts.append(bag)
-        for word in bag:
-            times[word] = times.get(word, 0) + 1
+    bags = [Counter(chain.from_iterable(starmap(words_of, thing.heads.items()))) for thing in things]
+    times = Counter(chain.from_iterable(bags))
     words = sorted(word for word, number in times.items() if number >= FEWEST_TIMES)
-    columns = {word: column for column, word in enumerate(words)}
-    bags = np.zeros((len(things), len(words)))
-    for row, bag in enumerate(counts):
-        for word, share in bag.items():
-            if word in columns:
-                bags[row, columns[word]] = share
-    return words, bags
+    shares = [
+        [bag[word] / len(thing.heads) for word in words] for bag, thing in zip(bags, things, strict=True)
+    ]
+    return words, np.array(shares).reshape(len(things), len(words))
 
 
 def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Final, NamedTuple
@@ -44,34 +45,28 @@ class SizedThing(NamedTuple):
 class UsualSizes:
     """The usual size of the things that each head noun names, see `FittedCut.usual`; from one or more things."""
 
-    def __init__(self, sized_things: Iterable[SizedThing]) -> None:
-        self._of_head: dict[str, dict[int, list[float]]] = {}
-        things = list(sized_things)
-        mean = fmean(thing.log_size for thing in things)
-        for thing in things:
-            self._of_head.setdefault(thing.head, {}).setdefault(thing.image, []).append(
-                thing.log_size - mean
-            )
+    def __init__(self, sized_things: Sequence[SizedThing]) -> None:
+        mean = fmean(thing.log_size for thing in sized_things)
+        self._of_head: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for image, head, log_size in sized_things:
+            self._of_head[head].append((image, log_size - mean))
 
     def by_head(self) -> dict[str, float]:
         """Return the sizes for all heads, rounded: more digits would only fill the file."""
         return {
-            head: round(_shrunken_mean(images.values()), 3)
-            for head, images in sorted(self._of_head.items())
+            head: round(_shrunken_mean([size for _, size in sizes]), 3)
+            for head, sizes in sorted(self._of_head.items())
         }
 
     def of_other_images(self, image: int, heads: Iterable[str]) -> dict[str, float]:
         """Return the sizes for some heads, from images other than this one."""
         return {
-            head: _shrunken_mean(
-                sizes for other, sizes in self._of_head.get(head, {}).items() if other != image
-            )
+            head: _shrunken_mean([size for other, size in self._of_head.get(head, ()) if other != image])
             for head in heads
         }
 
 
-def _shrunken_mean(images: Iterable[Sequence[float]]) -> float:
-    sizes = [size for image_sizes in images for size in image_sizes]
+def _shrunken_mean(sizes: Sequence[float]) -> float:
     return math.fsum(sizes) / (len(sizes) + SHRINK)
 
 
@@ -118,11 +113,10 @@ def fit_cut_to_rows(
             if not is_cut:
                 continue
             maps.append((things[-1], tuple(heads[index].values()), surface.values.astype(np.uint8)))
-            first_regions = [regions[index][:1] for regions in regions_by_share]
             right.append(
                 [
-                    any(is_right(painted.box_xywh_px, boxes) for painted, _ in first)
-                    for first in first_regions
+                    any(is_right(region.box_xywh_px, boxes) for region, _ in regions[index][:1])
+                    for regions in regions_by_share
                 ]
             )
     if not maps:

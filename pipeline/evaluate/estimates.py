@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from itertools import islice
+from typing import Any, Final
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import from_json, to_json
 
 from pipeline.dataset.selection import SIZES
@@ -27,8 +26,7 @@ SEED: Final = 0
 LEVEL: Final = 0.95  # two-sided confidence level of all intervals
 
 BINS: Final = 15
-"""Bins of equal width for the calibration error: Guo et al., "On Calibration of Modern Neural
-Networks", ICML 2017."""
+"""Bins of equal mass for the calibration error."""
 
 THRESHOLDS: Final = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Scores for which the report says how many regions a filter keeps."""
@@ -51,14 +49,6 @@ Estimates = dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SizeShare:
-    """Regions of a size: their share of those of all sizes, and their precision."""
-
-    share: float
-    precision: Estimate
-
-
-@pydantic_dataclass(frozen=True, kw_only=True)
 class ScoreFilter:
     """Regions with a score of `score` or more.
 
@@ -66,13 +56,13 @@ class ScoreFilter:
         score: The least score.
         share: Their share of all regions; None without regions.
         precision: The share of these that are right.
-        sizes: Name in `SIZES` -> those of this size.
+        sizes: Name in `SIZES` -> the precision of those of this size.
     """
 
     score: float
-    share: Annotated[float | None, Field(serialization_alias="kept")]
+    share: float | None
     precision: Estimate
-    sizes: Mapping[str, SizeShare] = field(default_factory=dict)
+    sizes: Estimates = field(default_factory=dict)
 
 
 def plain_values(result: object) -> Any:
@@ -84,23 +74,38 @@ def plain_values(result: object) -> Any:
     return from_json(to_json(result, inf_nan_mode="null"))
 
 
-def mean_estimates(
-    values: Sequence[Floats], images: Integers, resamples: int = RESAMPLES
+def resampled_sums(values: Floats, images: Integers, resamples: int = RESAMPLES) -> tuple[Floats, Floats]:
+    """Return the sums (k,) of values (n, k) that belong to images (n,), and those of each resample (resamples, k)."""
+    _, image_index = np.unique(images, return_inverse=True)
+    sums = np.zeros((image_index.max() + 1, values.shape[1]))
+    np.add.at(sums, image_index, values)
+    return sums.sum(axis=0), np.array([weights @ sums for weights in _draws(len(sums), resamples)])
+
+
+def ratio_estimates(
+    parts: Floats | Bools, wholes: Floats | Bools, images: Integers, resamples: int = RESAMPLES
 ) -> list[Estimate]:
-    """Return the means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
+    """Return the k ratios of the sums of parts (n, k) to those of wholes (n, k), which are what `n` counts.
 
     All kinds share the resamples: to draw them takes far longer than to use them.
     """
+    kinds = parts.shape[1]
     if images.size == 0:
-        return [Estimate()] * len(values)
-    _, image_index = np.unique(images, return_inverse=True)
-    sums = np.array([np.bincount(image_index, numbers) for numbers in values])
-    counts = np.bincount(image_index).astype(np.float64)
-    means = np.array([sums @ weights / (counts @ weights) for weights in _draws(counts.size, resamples)])
+        return [Estimate()] * kinds
+    totals, draws = resampled_sums(np.hstack([parts, wholes]), images, resamples)
+    ratios = draws[:, :kinds] / np.where(draws[:, kinds:] > 0, draws[:, kinds:], np.nan)
     return [
-        _estimate(float(numbers.mean()), row, numbers.size)
-        for numbers, row in zip(values, means.T, strict=True)
+        _estimate(part / whole, ratio, int(whole)) if whole else Estimate()
+        for part, whole, ratio in zip(*np.split(totals, 2), ratios.T, strict=True)
     ]
+
+
+def mean_estimates(
+    values: Sequence[Floats], images: Integers, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """Return the means of several kinds of values (n,) that belong to images (n,), numbers >= 0."""
+    columns = np.column_stack(values)
+    return ratio_estimates(columns, np.ones_like(columns), images, resamples)
 
 
 def weighted_estimate(
@@ -114,9 +119,12 @@ def weighted_estimate(
     return _estimate(statistic(np.ones(images.size)), values, images.size)
 
 
-def sum_estimate(figure: Callable[[Floats], float], sums: Floats, images: Integers) -> Estimate:
-    """Return a figure of sums (k,) over images with its interval; sums (n, k) has a row for each image."""
-    return weighted_estimate(lambda weights: figure(weights @ sums), images)
+def sum_estimate(figure: Callable[[Floats], float], values: Floats, images: Integers) -> Estimate:
+    """Return a figure of the sums (k,) of values (n, k) that belong to images (n,), with its interval."""
+    if images.size == 0:
+        return Estimate()
+    sums, draws = resampled_sums(values, images)
+    return _estimate(figure(sums), np.array([figure(draw) for draw in draws]), images.size)
 
 
 def _draws(count: int, resamples: int) -> Iterator[Floats]:
@@ -189,20 +197,14 @@ def debiased_calibration_error(scores: Floats, right: Bools, images: Integers) -
     """
     if images.size == 0:
         return Estimate()
-    numbers, image_index = np.unique(images, return_inverse=True)
     bins = np.argsort(np.argsort(scores, kind="stable")) * BINS // scores.size
-    cells = image_index * BINS + bins
-    gaps, counts = (
-        np.bincount(cells, values, numbers.size * BINS).reshape(numbers.size, BINS)
-        for values in (scores - right, np.ones(bins.size))
-    )
-    drawn_gaps, drawn_counts = (
-        np.array([weights @ part for weights in _draws(numbers.size, RESAMPLES)]) for part in (gaps, counts)
-    )
-    resampled_distances = drawn_gaps / np.maximum(drawn_counts, 1.0)
+    is_in_bin = bins[:, None] == np.arange(BINS)
+    sums, draws = resampled_sums(np.hstack([is_in_bin * (scores - right)[:, None], is_in_bin]), images)
+    gaps, mass = np.split(sums, 2)
+    drawn_gaps, drawn_mass = np.hsplit(draws, 2)
+    distance = gaps / np.maximum(mass, 1.0)
+    resampled_distances = drawn_gaps / np.maximum(drawn_mass, 1.0)
     variance = resampled_distances.var(axis=0)
-    mass = counts.sum(axis=0)
-    distance = gaps.sum(axis=0) / np.maximum(mass, 1.0)
     squares = np.vstack([distance**2 - variance, resampled_distances**2 - 2 * variance]) @ (
         mass / mass.sum()
     )
@@ -210,48 +212,10 @@ def debiased_calibration_error(scores: Floats, right: Bools, images: Integers) -
     return _estimate(value, np.array(errors), scores.size)
 
 
-def calibration_error(scores: Floats, right: Bools, weights: Floats) -> float:
-    """Return the expected calibration error: mean distance between score and hit rate over `BINS` bins, 0 .. 1.
-
-    Chance counts as error: with few regions it is never 0, and the resampled intervals of small
-    errors are too high.
-    """
-    total = weights.sum()
-    if total <= 0:
-        return float("nan")
-    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
-    score_sums = np.bincount(bins, weights * scores, BINS)
-    hit_sums = np.bincount(bins, weights * right, BINS)
-    return float(np.abs(score_sums - hit_sums).sum() / total)
-
-
 def presence_area(scores: Floats, is_present: Bools, images: Integers) -> Estimate:
     """Return the area under the ROC curve of scores (n,) as a detector of presence; equal scores count as half."""
     area = roc_area(scores)
     return weighted_estimate(lambda weights: area(weights * is_present, weights * ~is_present), images)
-
-
-def share_estimates(is_hit: Bools, groups: Bools, images: Integers) -> list[Estimate]:
-    """Return the share of hits (n,) in each of k groups of values, bool (n, k); images (n,): the image of each value.
-
-    All groups share the resamples.
-    """
-    numbers, image_index = np.unique(images, return_inverse=True)
-    sums = np.zeros((numbers.size, 2 * groups.shape[1]))
-    np.add.at(sums, image_index, np.hstack([groups & is_hit[:, None], groups]).astype(np.float64))
-    draws = np.array(
-        [weights @ sums for weights in _draws(numbers.size, RESAMPLES)] if numbers.size else []
-    )
-    estimates = []
-    for place, (hits, count) in enumerate(sums.sum(axis=0).reshape(2, -1).T):
-        if not count:
-            estimates.append(Estimate())
-            continue
-        drawn_counts = draws[:, groups.shape[1] + place]
-        is_drawn = drawn_counts > 0
-        shares = draws[is_drawn, place] / drawn_counts[is_drawn]
-        estimates.append(_estimate(hits / count, shares, int(count)))
-    return estimates
 
 
 def measure_thresholds(
@@ -265,19 +229,14 @@ def measure_thresholds(
     sizes = np.searchsorted(list(SIZES.values()), box_shares)
     is_of_size = sizes[:, None] == np.arange(len(SIZES))
     groups = np.dstack([is_above, is_above[:, :, None] & is_of_size[:, None, :]])
-    estimates = share_estimates(
-        right, groups.reshape(len(scores), len(THRESHOLDS) * (1 + len(SIZES))), images
-    )
+    columns = groups.reshape(len(scores), len(THRESHOLDS) * (1 + len(SIZES)))
+    estimates = iter(ratio_estimates(columns & right[:, None], columns, images))
     filters: list[ScoreFilter] = []
     for threshold, is_chosen in zip(THRESHOLDS, is_above.T, strict=True):
-        precision, *by_size = estimates[: 1 + len(SIZES)]
-        estimates = estimates[1 + len(SIZES) :]
+        precision, *by_size = islice(estimates, 1 + len(SIZES))
         share = float(is_chosen.mean()) if is_chosen.size else None
-        size_shares = {
-            name: SizeShare(share=figure.n / max(1, precision.n), precision=figure)
-            for name, figure in zip(SIZES, by_size, strict=True)
-        }
-        filters.append(ScoreFilter(score=threshold, share=share, precision=precision, sizes=size_shares))
+        by_name = dict(zip(SIZES, by_size, strict=True))
+        filters.append(ScoreFilter(score=threshold, share=share, precision=precision, sizes=by_name))
     return filters
 
 
@@ -295,14 +254,22 @@ def squared_error_gain(baseline: Floats, scores: Floats, right: Bools, images: I
     return mean_estimates([(baseline - right) ** 2 - (scores - right) ** 2], images)[0]
 
 
-def predict_out_of_fold(features: Floats, right: Bools, images: Integers) -> Floats:
-    """Return the probability (n,) of each region by a fit on the other folds; an image is in one fold."""
+def predict_out_of_fold(images: Integers, predict: Callable[[Bools], Floats]) -> Floats:
+    """Return predictions (n,) for values that belong to images (n,), by fits to the images of other folds.
+
+    predict: Returns predictions for the values in a fold, bool (n,), by a fit to the others.
+    """
     fold = np.unique(images, return_inverse=True)[1] % FOLDS
-    probability = np.empty(len(right))
-    for number in range(FOLDS):
-        in_fold = fold == number
-        if in_fold.any():
-            probability[in_fold] = fit_logistic(features[~in_fold], right[~in_fold]).probability(
-                features[in_fold]
-            )
-    return probability
+    predictions = np.empty(len(images))
+    for number in np.unique(fold):
+        predictions[fold == number] = predict(fold == number)
+    return predictions
+
+
+def logistic_out_of_fold(features: Floats, right: Bools, images: Integers) -> Floats:
+    """Return the probability (n,) of each region by a logistic regression on the images of other folds."""
+
+    def predict(in_fold: Bools) -> Floats:
+        return fit_logistic(features[~in_fold], right[~in_fold]).probability(features[in_fold])
+
+    return predict_out_of_fold(images, predict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import chain
 from typing import Final, Literal
 
 import numpy as np
@@ -21,13 +21,11 @@ from pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     ScoreFilter,
-    calibration_error,
     debiased_calibration_error,
     mean_figures,
     measure_thresholds,
     plain_values,
     risk_coverage_area,
-    sum_estimate,
     weighted_estimate,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of
@@ -36,12 +34,7 @@ from pipeline.evaluate.matching import Query
 from pipeline.evaluate.metrics import (
     METRICS,
     WITHOUT_TEXT,
-    Grouping,
-    b_cubed,
-    grouping_of,
     judge_answers,
-    link_counts,
-    pair_f1,
     value_of,
 )
 from pipeline.evaluate.text_only import TextOnly, fit_halves
@@ -61,41 +54,36 @@ class Outcomes:
         has_maps: Whether the queries have heat maps.
         values: Metric -> value for each query with a target, or NaN.
         queries: All queries, without their maps.
-        is_first: For each query, whether no earlier query of the image has the same text and boxes.
-        heat: Mean heat in each region of the first queries, 0 .. 1; empty without maps.
-        groupings: Linked phrases of each image.
+        unique_queries: Those of them for which no earlier one of the image has the same text and boxes.
+        heat: Mean heat in each region of the latter, 0 .. 1; empty without maps.
     """
 
     has_maps: bool
     values: dict[str, list[float]] = field(default_factory=dict)
     queries: list[Query] = field(default_factory=list)
-    is_first: list[bool] = field(default_factory=list)
+    unique_queries: list[Query] = field(default_factory=list)
     heat: list[float] = field(default_factory=list)
-    groupings: list[Grouping] = field(default_factory=list)
 
     def add(self, queries: Iterable[Query]) -> None:
         """Measure queries and add the numbers."""
-        mean_heats: dict[
-            tuple[int, str | None], list[float]
-        ] = {}  # targets of several captions share a phrase
         keys = set()
         for query in queries:
-            boxes = None if query.target is None else (query.target.phrase, query.target.boxes_xywh_px)
-            self.is_first.append((query.phrase, boxes) not in keys)
-            keys.add((query.phrase, boxes))
-            if query.target is not None:
+            target = query.target
+            if target is not None:
                 for name, metric in METRICS.items():
                     if self.has_maps or not metric.needs_maps:
                         self.values.setdefault(name, []).append(value_of(name, query))
-            if self.has_maps and self.is_first[-1]:
-                key = (query.image, query.phrase)
-                if key not in mean_heats:
-                    heat = query.heat
-                    mean_heats[key] = [
-                        0.0 if heat is None else heat.mean_inside(answer.mask) for answer in query.answers
-                    ]
-                self.heat.extend(mean_heats[key])
             self.queries.append(replace(query, heat=None, other_boxes=(), text_only=None))
+            key = (query.phrase, None if target is None else (target.phrase, target.boxes_xywh_px))
+            if key in keys:
+                continue
+            keys.add(key)
+            self.unique_queries.append(self.queries[-1])
+            if self.has_maps:
+                heat = query.heat
+                self.heat += [
+                    0.0 if heat is None else heat.mean_inside(answer.mask) for answer in query.answers
+                ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +109,9 @@ class Figures:
         metrics: Mean of each metric, and "NAME_above_text" for `WITHOUT_TEXT`; without those
             that have no value.
         groups: Kind of group -> member -> its metrics.
-        links: group_f1 (n counts the pairs that the ground truth links) and group_b_cubed (n
-            counts phrases), where the dataset and the ground truth link phrases.
         scores: Area under the risk-coverage curve of regions that are ranked by score,
             similarity or mean heat.
         calibration_error: Without what chance adds.
-        calibration_error_plain: With it.
         thresholds: Regions from several scores on, also by the size of their boxes.
         true_sizes: Name in `SIZES` -> share of the boxes of the ground truth.
     """
@@ -134,10 +119,8 @@ class Figures:
     counts: Counts
     metrics: Estimates
     groups: Mapping[str, Mapping[str, Estimates]]
-    links: Estimates
     scores: Estimates
     calibration_error: Estimate
-    calibration_error_plain: Estimate
     thresholds: Sequence[ScoreFilter]
     true_sizes: Mapping[str, float]
 
@@ -179,7 +162,7 @@ class Evaluation:
         values = plain_values(self)
         figures = values.pop("figures")
         absent = values.pop("absent") or {}
-        return {**values, **figures.pop("links"), **figures, **absent, "verdict": self.verdict}
+        return {**values, **figures, **absent, "verdict": self.verdict}
 
 
 Part = Literal["maps", "absent"]
@@ -250,7 +233,6 @@ def measure_rows(
     for queries, row in rows:
         place = usual_places.get(row["file_name"], text_only)
         outcomes.add(replace(query, text_only=place) for query in queries)
-        outcomes.groupings.append(grouping_of(row["id"], row, evaluation_set.image_of(row)))
     return outcomes
 
 
@@ -263,15 +245,11 @@ def report_figures(outcomes: Outcomes) -> Figures:
     for name, baseline in WITHOUT_TEXT.items():
         if name in values:
             values[f"{name}_above_text"] = values[name] - values[baseline]
-    unique_queries = [query for query, is_first in zip(queries, outcomes.is_first, strict=True) if is_first]
-    answers = [answer for query in unique_queries for answer in query.answers]
-    owners = np.array([query.image for query in unique_queries for _ in query.answers], np.int64)
-    box_shares = [
-        _box_share(answer.box_xywh_px, query.size_hw)
-        for query in unique_queries
-        for answer in query.answers
-    ]
-    right = np.array([is_right for query in unique_queries for is_right in judge_answers(query)], np.bool_)
+    pairs = [(query, answer) for query in outcomes.unique_queries for answer in query.answers]
+    answers = [answer for _, answer in pairs]
+    owners = np.array([query.image for query, _ in pairs], np.int64)
+    box_shares = [_box_share(answer.box_xywh_px, query.size_hw) for query, answer in pairs]
+    right = np.array(list(chain.from_iterable(map(judge_answers, outcomes.unique_queries))), np.bool_)
     rankings = {name: [getattr(answer, name) for answer in answers] for name in ("score", "similarity")}
     if len(outcomes.heat) == len(answers):
         rankings["mean_heat"] = outcomes.heat
@@ -286,15 +264,13 @@ def report_figures(outcomes: Outcomes) -> Figures:
         ),
         metrics=mean_figures(values, images),
         groups=_group_figures([target.groups for _, target in targets], values, images),
-        links=_link_figures(outcomes.groupings),
         scores={
             name: weighted_estimate(risk_coverage_area(np.array(ranking, np.float64), right), owners)
             for name, ranking in rankings.items()
         },
         calibration_error=debiased_calibration_error(scores, right, owners),
-        calibration_error_plain=weighted_estimate(partial(calibration_error, scores, right), owners),
         thresholds=measure_thresholds(scores, right, owners, np.array(box_shares, np.float64)),
-        true_sizes=_true_sizes(unique_queries),
+        true_sizes=_true_sizes(outcomes.unique_queries),
     )
 
 
@@ -330,17 +306,4 @@ def _group_figures(
             for member in np.unique(members)
             if member
         }
-    return figures
-
-
-def _link_figures(groupings: Sequence[Grouping]) -> Estimates:
-    """Return F1 of pairs and B-cubed; nothing if the dataset or the ground truth does not link phrases."""
-    groupings = [grouping for grouping in groupings if grouping.links]
-    counts = link_counts(groupings)
-    images = np.array([grouping.image for grouping in groupings], np.int64)
-    figures: Estimates = {}
-    for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
-        n = int(counts[:, column].sum())
-        if n:
-            figures[name] = replace(sum_estimate(figure, counts, images), n=n)
     return figures

@@ -122,8 +122,8 @@ class EvaluationSet:
         """Build the steps of the dataset's configuration.
 
         Raise InputError if the dataset's input cannot be read, and ConfigError if a setting
-        cannot be used, if the model that would compute the maps is not the dataset's, or if
-        somebody else's dataset names files that the settings do not.
+        cannot be used, if the model is not the dataset's, or if somebody else's dataset names
+        files that the settings do not.
         """
         return self._build(build_steps)
 
@@ -137,7 +137,7 @@ class EvaluationSet:
         check_files(config)
         steps = build(config)
         fingerprint = self.dataset.manifest["model_fingerprint"]
-        if not self.has_maps and steps.fingerprint != fingerprint:
+        if steps.fingerprint != fingerprint:
             raise ConfigError(
                 f"{self.dataset.path} was made with other weights ({fingerprint}) than the configuration finds now "
                 f"({steps.fingerprint}); phrasebox eval --no-maps evaluates the regions alone"
@@ -218,17 +218,16 @@ def process_input(
     Raise InputError if the input lacks some of the samples.
     """
     missing_ids = set(samples)
-    inputs = reader.samples(reader.pieces())
 
     def select_records() -> Iterator[Record]:
-        while (
-            missing_ids and (sample := next(inputs, None)) is not None
-        ):  # nothing is read after the last one
+        for sample in reader.samples(reader.pieces()) if missing_ids else ():
             record = Record.start(sample)
             if (sample_id := record.sample.sample_id) in missing_ids:
                 missing_ids.remove(sample_id)
                 phrases = samples[sample_id]
                 yield record if phrases is None else replace(record, phrases=tuple(phrases))
+            if not missing_ids:  # nothing is read after the last one
+                return
 
     records = select_records()
     count = 0

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
-from pipeline.evaluate.estimates import Estimates, predict_out_of_fold, presence_area
+from pipeline.evaluate.estimates import Estimates, logistic_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
 from pipeline.logistic import fit_logistic
@@ -59,14 +59,10 @@ def query_images(
 def model_steps(evaluation_set: EvaluationSet) -> HeatMapSteps:
     """Return the dataset's own reader, model and regions, with its calibration if its scores have one.
 
-    Raise as `EvaluationSet.steps`, and InputError where the model is not the dataset's.
+    Raise as `EvaluationSet.full_steps`.
     """
     dataset = evaluation_set.dataset
     steps = evaluation_set.full_steps()
-    if steps.fingerprint != dataset.manifest["model_fingerprint"]:
-        raise InputError(
-            f"{dataset.path} was made with another model, so absent phrases cannot be asked for"
-        )
     if dataset.manifest.get("calibration") is not None or (
         steps.calibration is not None and not steps.is_calibrated
     ):
@@ -176,13 +172,9 @@ def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...
 
 def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
     """Return the presence of each text of a record: the highest, if the text names several things."""
-    presences: dict[str, float | None] = {}
-    for phrase, presence in zip(
-        record.phrases, maker.presences_of(record, maker.groups_of(record)), strict=True
-    ):
-        if presence is None or presence >= (presences.get(phrase.text) or 0.0):
-            presences[phrase.text] = presence
-    return presences
+    presences = maker.presences_of(record, maker.groups_of(record))
+    pairs = zip((phrase.text for phrase in record.phrases), presences, strict=True)
+    return dict(sorted(pairs, key=lambda pair: pair[1] or 0.0))
 
 
 def fit_presence_to_truth(
@@ -200,34 +192,33 @@ def fit_presence_to_truth(
     check_enough(images_by_name)
     phrases = {name: [*image.phrases, *image.absent["random"]] for name, image in images_by_name.items()}
     signals: list[Signals] = []
-    texts: list[tuple[int, str]] = []
-    is_present: list[bool] = []
-    is_judged: list[bool] = []
+    entries: list[tuple[int, str, bool, bool]] = []
     steps = model_steps(evaluation_set)
     records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console)
     for record, record_signals in signals_of(steps.model_stage, records):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]
-        for text in dict.fromkeys(phrase.text for phrase in record.phrases):
-            texts.append((image.number, text))
-            is_present.append(text in image.types_by_text)
-            is_judged.append(text in image.judged_texts)
+        entries += [
+            (image.number, text, text in image.types_by_text, text in image.judged_texts)
+            for text in dict.fromkeys(phrase.text for phrase in record.phrases)
+        ]
     images = ImageStatistics.of(np.stack([part.embedding for part in signals]))
     all_features = features_of(images, signals)
-    judged = np.array(is_judged, np.bool_)
-    features = all_features[judged]
-    labels = np.array(is_present, np.bool_)[judged]
-    numbers = np.array([number for number, _ in texts], np.int64)[judged]
+    all_numbers, texts, is_present, is_judged = map(np.array, zip(*entries, strict=True))
+    features = all_features[is_judged]
+    labels = is_present[is_judged]
+    numbers = all_numbers[is_judged]
     fit = fit_logistic(features, labels)
     presence = Presence(
         images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=1.0 - float(labels.mean())
     )
     figures = {
-        "presence_auc": presence_area(predict_out_of_fold(features, labels, numbers), labels, numbers),
+        "presence_auc": presence_area(logistic_out_of_fold(features, labels, numbers), labels, numbers),
         "similarity_auc": presence_area(features[:, 0], labels, numbers),
     }
     # Six weights and some thousand phrases: what the fit says of its own phrases is hardly flattered.
-    return presence, figures, dict(zip(texts, fit.probability(all_features).round(6).tolist(), strict=True))
+    keys = zip(all_numbers.tolist(), texts.tolist(), strict=True)
+    return presence, figures, dict(zip(keys, fit.probability(all_features).round(6).tolist(), strict=True))
 
 
 def check_enough(images_by_name: Mapping[str, QueriedImage]) -> None:

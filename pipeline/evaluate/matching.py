@@ -8,7 +8,6 @@ How a target finds its phrase depends on `TruthTarget.match`:
 phrase      The row's phrase with the same normalised text. A target with a `caption` takes it from that caption only.
 category    Every phrase with the category's name as its text or head noun is a query of its own, and any thing of the
             category counts as right. A category that no caption names makes no query.
-expression  The phrase that is the whole caption, else the first phrase of the caption.
 
 A target's caption is the row's caption with the same letters and digits, because captions of
 Flickr30k Entities are tokenised and other sources of these captions are not. If there is none,
@@ -145,19 +144,17 @@ class ImageMatches:
 
     Attributes:
         images: File name in the dataset -> image of the ground truth.
-        by_stem: Number of images with another extension in the ground truth.
         ambiguous: Number of images with a name that resembles one of the ground truth, but not
             one to one.
     """
 
     images: Mapping[str, TruthImage]
-    by_stem: int
     ambiguous: int
 
     @property
     def counts(self) -> dict[str, int]:
         """The numbers, for the report."""
-        return {"images": len(self.images), "by_stem": self.by_stem, "ambiguous": self.ambiguous}
+        return {"images": len(self.images), "ambiguous": self.ambiguous}
 
 
 def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
@@ -172,7 +169,6 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
     names = list(dict.fromkeys(file_names))
     matches = {name: name for name in names if name in truth.images}
     ambiguous: set[str] = set()
-    by_stem = 0
     for key in (basename, lambda name: splitext(name)[0], lambda name: splitext(basename(name))[0]):
         groups = _group_names(names, key)
         matched_names = set(matches.values())
@@ -181,7 +177,6 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
             candidates = [name for name in group if name not in matches]
             if len(group) == len(true_names) == 1 and candidates and true_names[0] not in matched_names:
                 matches[candidates[0]] = true_names[0]
-                by_stem += key is not basename
             else:
                 ambiguous.update(candidates)
     if names and not matches:
@@ -190,7 +185,7 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
             f"the ground truth's {next(iter(truth.images), None)!r}"
         )
     images = {name: truth.images[matches[name]] for name in names if name in matches}
-    return ImageMatches(images=images, by_stem=by_stem, ambiguous=len(ambiguous - matches.keys()))
+    return ImageMatches(images=images, ambiguous=len(ambiguous - matches.keys()))
 
 
 def _group_names(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:

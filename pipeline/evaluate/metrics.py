@@ -4,20 +4,10 @@ Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation B
 2018), without a tolerance; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall
 as in MDETR's evaluation of Flickr30k Entities, ANY-BOX and MERGED-BOX; places from text alone,
 `pipeline.evaluate.text_only`.
-
-Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground
-truth if both have it in the same caption (see `find_spelling`), as often and in the same order. Two
-known phrases of one image are a pair, right if the dataset and the ground truth link both or
-neither. Left out are phrases without a region, which have no group in the dataset, and phrases that
-the ground truth does not mark or marks as nothing visible. B-cubed (Bagga & Baldwin, LREC Workshop
-on Linguistic Coreference 1998) has two shares for each phrase: the part of its group that is of its
-thing, and the part of its thing that is in its group. Unlike with pairs, one large group does not
-outweigh many small ones.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -25,13 +15,10 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.dataset.rows import Row
-from pipeline.evaluate.matching import ImageHeat, Query
+from pipeline.evaluate.matching import Query
 from pipeline.evaluate.text_only import Extent
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
-from stages.contract.values import Floats
-from stages.truth.ground_truth import TruthImage, bare, find_spelling
 
 IOU: Final = 0.5  # a box is right if its intersection over union is at least this
 CENTRED_SIDE: Final = (
@@ -48,12 +35,12 @@ class Metric:
     needs_maps: bool = False
 
 
-def _pointing(query: Query, heat: ImageHeat | None) -> float:
-    return 0.0 if heat is None else float(query.area[heat.peak])
+def _pointing(query: Query) -> float:
+    return 0.0 if query.heat is None else float(query.area[query.heat.peak])
 
 
 def _pointing_off_centre(query: Query) -> float | None:
-    return None if _centre(query) else _pointing(query, query.heat)
+    return None if _centre(query) else _pointing(query)
 
 
 def _energy(query: Query) -> float:
@@ -161,9 +148,7 @@ _RECALLS: Final[tuple[tuple[str, str, Extent], ...]] = (
 
 METRICS: Final[dict[str, Metric]] = {
     # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
-    "pointing": Metric(
-        "heat map's peak on the true mask", lambda query: _pointing(query, query.heat), needs_maps=True
-    ),
+    "pointing": Metric("heat map's peak on the true mask", _pointing, needs_maps=True),
     # No map wins there by its middle.
     "pointing_off_centre": Metric(
         "the peak, where the centre is not on the mask", _pointing_off_centre, needs_maps=True
@@ -202,78 +187,3 @@ def judge_answers(query: Query) -> list[bool]:
     """Return whether the box of each answer is right; all are wrong for an absent phrase."""
     boxes = [] if query.target is None else query.target.boxes_xywh_px
     return [is_right(answer.box_xywh_px, boxes) for answer in query.answers]
-
-
-COUNTS: Final = (
-    "linked_both",
-    "linked",
-    "linked_truly",
-    "precision",
-    "recall",
-    "phrases",
-)  # columns of `link_counts`
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grouping:
-    """The phrases of an image that the dataset and the ground truth share: (group, chain) of each phrase."""
-
-    image: int
-    links: tuple[tuple[int, str], ...]
-
-
-def grouping_of(number: int, row: Row, image: TruthImage) -> Grouping:
-    """Return the phrases of a row (`captions`, `annotations`) that the ground truth knows; none if it links none."""
-    captions = tuple(row["captions"])
-    bare_captions = [bare(caption) for caption in captions]
-    groups_by_phrase: dict[tuple[str, str], dict[tuple[int, ...], int]] = defaultdict(dict)
-    for region in sorted(row["annotations"], key=lambda region: (region["caption_index"], *region["span"])):
-        if region["group"] is not None:
-            place = (region["caption_index"], *region["span"])
-            groups_by_phrase[bare_captions[region["caption_index"]], region["phrase"]][place] = region[
-                "group"
-            ]
-    chains_by_phrase: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for mark in image.chained_phrases:
-        spelling = find_spelling(mark.caption, captions)
-        caption = next((bare_captions[number] for number in spelling.numbers), "")
-        chains_by_phrase[caption, spelling.phrase(mark.phrase)].append(mark.chain)
-    links = [
-        link
-        for key, groups in groups_by_phrase.items()
-        if len(groups) == len(chains_by_phrase[key])
-        for link in zip(groups.values(), chains_by_phrase[key], strict=True)
-    ]
-    return Grouping(image=number, links=tuple((group, chain) for group, chain in links if chain))
-
-
-def link_counts(groupings: Sequence[Grouping]) -> Floats:
-    """Return the numbers of `COUNTS` for each image, (images, len(COUNTS)).
-
-    Pairs that both link, that the dataset links, and that the ground truth links; the sums of
-    B-cubed precision and recall over phrases, and the number of phrases.
-    """
-    rows = []
-    for grouping in groupings:
-        links = Counter(grouping.links)
-        groups = Counter(group for group, _ in grouping.links)
-        chains = Counter(chain for _, chain in grouping.links)
-        precision = sum(count * count / groups[group] for (group, _), count in links.items())
-        recall = sum(count * count / chains[chain] for (_, chain), count in links.items())
-        pairs = [
-            sum(size * (size - 1) // 2 for size in sizes.values()) for sizes in (links, groups, chains)
-        ]
-        rows.append([*pairs, precision, recall, len(grouping.links)])
-    return np.array(rows, np.float64).reshape(-1, len(COUNTS))
-
-
-def pair_f1(totals: Floats) -> float:
-    """Return the F1 of pairs from the sums of `link_counts` over images: 0 .. 1, NaN without any link."""
-    shared_pairs, pairs, true_pairs = totals[:3]
-    return float(2 * shared_pairs / (pairs + true_pairs)) if pairs + true_pairs else float("nan")
-
-
-def b_cubed(totals: Floats) -> float:
-    """Return the F1 of the mean B-cubed precision and recall: 0 .. 1, NaN without phrases."""
-    precision, recall = totals[3:5]
-    return float(2 * precision * recall / (precision + recall) / totals[5]) if totals[5] else float("nan")

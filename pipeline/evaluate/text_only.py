@@ -11,6 +11,7 @@ and the point of all phrases.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
@@ -21,7 +22,8 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.records import stable_id
 from stages.contract.values import Floats
-from stages.truth.ground_truth import TruthImage, TruthTarget
+from stages.regions.learned_box import overlaps
+from stages.truth.ground_truth import TruthImage
 
 EDGES: Final = 13  # places of an edge, 0 and 1 among them
 CELLS: Final = 20
@@ -31,41 +33,14 @@ SHRINK: Final = (
 FEWEST: Final = 3
 IOU: Final = 0.5
 AMONG_EQUALS: Final = 0.01  # weight of the IoU itself beside whether it is 0.5 or more
-AT_ONCE: Final = 512  # phrases that are compared with all boxes at a time, which bounds the memory
 
 BEHIND_THE_HEAD: Final = frozenset(
     {
-        "of",
-        "in",
-        "on",
-        "with",
-        "at",
-        "from",
-        "for",
-        "by",
-        "to",
-        "near",
-        "behind",
-        "under",
-        "over",
-        "and",
-        "or",
-        "that",
+        "of", "in", "on", "with", "at", "from", "for", "by", "to", "near", "behind", "under", "over",
+        "and", "or", "that", "wearing", "holding", "who", "which", "about", "inside", "around",
+        "across", "between", "without", "into",
     }
-    | {
-        "wearing",
-        "holding",
-        "who",
-        "which",
-        "about",
-        "inside",
-        "around",
-        "across",
-        "between",
-        "without",
-        "into",
-    }
-)
+)  # fmt: skip
 """Words that begin what follows the head noun of a noun phrase."""
 
 
@@ -126,10 +101,12 @@ def fit_usual_places(images: Iterable[TruthImage]) -> TextOnly:
 
     Raise InputError if no image of known size has a target.
     """
-    by_head: dict[str, list[list[Box]]] = {}
+    by_head: dict[str, list[Floats]] = defaultdict(list)
     for image in images:
-        for target in image.targets if image.width_px and image.height_px else ():
-            by_head.setdefault(head_of(target.phrase), []).append(_relative(target, image))
+        sides = (image.width_px, image.height_px)
+        for target in image.targets if all(sides) else ():
+            boxes = np.array([xywh_to_xyxy(box) for box in target.boxes_xywh_px]) / (*sides, *sides)
+            by_head[head_of(target.phrase)].append(boxes)
     if not by_head:
         raise InputError("no phrase with a known place in an image of known size to fit usual places to")
     frequent = {head: _count_hits(boxes) for head, boxes in by_head.items() if len(boxes) >= FEWEST}
@@ -155,60 +132,34 @@ def fit_halves(images: Mapping[str, TruthImage]) -> dict[str, TextOnly]:
     return {name: fits[side] for name, side in half.items()}
 
 
-def _relative(target: TruthTarget, image: TruthImage) -> list[Box]:
-    """Return the boxes (x0, y0, x1, y1) of a target as shares of the image's sides."""
-    width = image.width_px
-    height = image.height_px
-    boxes = (xywh_to_xyxy(box) for box in target.boxes_xywh_px)
-    return [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
-
-
 _PAIRS: Final = np.column_stack(np.triu_indices(EDGES, 1)) / (EDGES - 1)
 _BOXES: Final = np.array([(x0, y0, x1, y1) for x0, x1 in _PAIRS for y0, y1 in _PAIRS])  # (boxes, 4)
 _POINTS: Final = (np.indices((CELLS, CELLS)).reshape(2, -1).T + 0.5) / CELLS  # (cells, 2)
 
 
-def _count_hits(phrases: Sequence[list[Box]]) -> Floats:
-    """Count the phrases that are hit by each box, by each box for all things of a phrase, and by each point, (n,)."""
+def _count_hits(phrases: Sequence[Floats]) -> Floats:
+    """Count the phrases that are hit by each box, by each box for all things of a phrase, and by each point, (n,).
+
+    phrases: The true boxes of each phrase (boxes, 4).
+    """
     total = np.zeros(2 * len(_BOXES) + len(_POINTS))
-    for start in range(0, len(phrases), AT_ONCE):
-        part = phrases[start : start + AT_ONCE]
-        starts = np.cumsum([0, *(len(boxes) for boxes in part[:-1])])
-        true = np.array([box for boxes in part for box in boxes], np.float64)
-        low = np.minimum.reduceat(true[:, :2], starts)
-        high = np.maximum.reduceat(true[:, 2:], starts)
-        x, y = _POINTS.T
-        inside = (true[:, :1] <= x) & (x < true[:, 2:3]) & (true[:, 1:2] <= y) & (y < true[:, 3:])
-        any_box, any_point = (
-            np.maximum.reduceat(hits, starts, axis=0) for hits in (_score_overlaps(true), inside)
-        )
-        merged = _score_overlaps(np.hstack([low, high]))
-        total += np.concatenate([hits.sum(axis=0) for hits in (any_box, merged, any_point)])
+    for true in phrases:
+        low, high = np.split(true, 2, axis=1)
+        any_box = np.max([_score_overlaps(box) for box in true], axis=0)
+        merged = _score_overlaps(np.hstack([low.min(axis=0), high.max(axis=0)]))
+        is_inside = ((low[:, None] <= _POINTS) & (high[:, None] > _POINTS)).all(axis=2)
+        total += np.hstack([any_box, merged, is_inside.any(axis=0)])
     return total
 
 
 def _score_overlaps(true: Floats) -> Floats:
-    """Score `_BOXES` against true boxes (n, 4): 1 for an IoU >= 0.5, plus a small part of the IoU, (n, boxes)."""
-    sides = [
-        np.clip(
-            np.minimum(true[:, end, None], _BOXES[:, end])
-            - np.maximum(true[:, start, None], _BOXES[:, start]),
-            0,
-            1,
-        )
-        for start, end in ((0, 2), (1, 3))
-    ]
-    intersections = sides[0] * sides[1]
-    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (true, _BOXES)]
-    overlap: Floats = intersections / (areas[0][:, None] + areas[1] - intersections)
+    """Score `_BOXES` against a true box (4,): 1 for an IoU >= 0.5, plus a small part of the IoU, (boxes,)."""
+    overlap = overlaps(true, _BOXES)
     return np.asarray(overlap >= IOU) + AMONG_EQUALS * overlap
 
 
 def _best_place(sums: Floats) -> UsualPlace:
-    boxes, merged, points = np.split(sums, [len(_BOXES), 2 * len(_BOXES)])
-    (x0, y0, x1, y1), (left, top, right, bottom) = (
-        _BOXES[hits.argmax()].tolist() for hits in (boxes, merged)
-    )
+    *hits, points = np.split(sums, [len(_BOXES), 2 * len(_BOXES)])
     x, y = _POINTS[points.argmax()].tolist()
-    box = xyxy_to_xywh((x0, y0, x1, y1))
-    return UsualPlace(box=box, merged=xyxy_to_xywh((left, top, right, bottom)), point=(x, y))
+    box, merged = (xyxy_to_xywh(_BOXES[counts.argmax()].tolist()) for counts in hits)
+    return UsualPlace(box=box, merged=merged, point=(x, y))

@@ -20,7 +20,6 @@ from pipeline.config import sets_any
 from pipeline.dataset.origin import is_own
 from pipeline.dataset.rows import Row
 from pipeline.evaluate.box_fit import (
-    BoxFigures,
     LearnedBoxes,
     fold_of,
     learn_boxes,
@@ -29,17 +28,17 @@ from pipeline.evaluate.box_fit import (
     true_places,
 )
 from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
-from pipeline.evaluate.detector_presence import fit_detector_presence
 from pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     debiased_calibration_error,
-    predict_out_of_fold,
+    logistic_out_of_fold,
     squared_error_gain,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.foreign_phrases import fit_presence_to_truth
 from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.presence_fits import fit_detector_presence
 from pipeline.logistic import fit_logistic
 from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
@@ -67,7 +66,7 @@ class CalibrationFigures:
         regions: Number of regions that it was fitted to.
         right: Number of them that are right.
         presence: `presence_auc` and `similarity_auc`, if presence was fitted, too.
-        boxes: How good learned boxes are; None if the rule or the outlines leave no place for them.
+        box_gain: Gain of learned boxes in box recall; None if the settings or the images leave no place for them.
         calibration_error: Error of the scores, without what chance adds.
         replaces: Whether the dataset has a calibration of the same kind, with which `gain`
             compares the scores. If not, it compares them with the share of right regions as the
@@ -79,7 +78,7 @@ class CalibrationFigures:
     regions: int
     right: int
     presence: Estimates
-    boxes: BoxFigures | None
+    box_gain: Estimate | None
     calibration_error: Estimate
     replaces: bool
     gain: Estimate
@@ -106,8 +105,7 @@ def write_calibration(
     fit = _CalibrationFit(evaluation_set, console, presence)
     judged = fit.judge_heat_maps() if evaluation_set.is_of_heat_maps else fit.judge_detector()
     regions = judged.regions
-    _reject_few(regions)
-    labels = _are_right(regions)
+    labels = _labels_of(regions)
     names = list(regions[0].evidence.features)
     features = np.array([[*region.evidence.features.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
@@ -128,7 +126,7 @@ def write_calibration(
         box=None if judged.boxes is None else judged.boxes.fit,
     )
     write_file("out", out, calibration.to_json())
-    scores = predict_out_of_fold(features, labels, images)
+    scores = logistic_out_of_fold(features, labels, images)
     previous = judged.previous
     share = labels.mean()
     baseline = np.array(
@@ -138,7 +136,7 @@ def write_calibration(
         matched=evaluation_set.matches.counts,
         **counts,
         presence=judged.presence_figures,
-        boxes=None if judged.boxes is None else judged.boxes.figures,
+        box_gain=None if judged.boxes is None else judged.boxes.gain,
         calibration_error=debiased_calibration_error(scores, labels, images),
         replaces=previous is not None,
         gain=squared_error_gain(baseline, scores, labels, images),
@@ -193,7 +191,6 @@ class _CalibrationFit:
         is_fitted = config.regions.rule == "fitted"
         cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
         cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
-        _reject_few(self._judge_regions(config.regions, rows, cuts))  # before presence, which takes long
         presence = None
         presence_figures: Estimates = {}
         presences: Mapping[tuple[int, str], float] = {}
@@ -226,7 +223,6 @@ class _CalibrationFit:
         regions = [
             region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)
         ]
-        _reject_few(regions)
         presence = None
         figures: Estimates = {}
         if self.has_presence:
@@ -318,19 +314,15 @@ def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, st
     return replace(record, heat_maps=tuple(heat_maps))
 
 
-def _are_right(regions: Sequence[JudgedRegion]) -> Bools:
-    """Return whether each region is right, (n,)."""
-    return np.array([region.is_right for region in regions], np.bool_)
-
-
-def _reject_few(regions: Sequence[JudgedRegion]) -> None:
-    """Raise InputError if there are too few right or wrong regions to fit scores to."""
-    labels = _are_right(regions)
+def _labels_of(regions: Sequence[JudgedRegion]) -> Bools:
+    """Return whether each region is right, (n,). Raise InputError if too few are right or wrong to fit scores to."""
+    labels = np.array([region.is_right for region in regions], np.bool_)
     if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
         raise InputError(
             f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
             f"{FEWEST_REGIONS}, right ones and wrong ones"
         )
+    return labels
 
 
 class JudgedRegion(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.evaluate.box_fit import BoxFigures
 from pipeline.evaluate.estimates import Estimate, ScoreFilter
 
 USE: Final = "Verdict: use"  # how verdicts begin that advise to use what was made
@@ -17,10 +16,6 @@ GOAL: Final = 0.5
 """Share of right regions that `eval` looks for; the lower end of the interval has to reach it."""
 
 FEWEST: Final = 30  # regions above a score; fewer may all be right by chance
-
-WORTH: Final = 0.005  # gain in box recall of twice the images that is worth the work
-
-MORE_ANSWERS: Final = 100  # answers to ask for if the given answers do not decide
 
 
 def interval(low: float, high: float) -> str:
@@ -35,14 +30,6 @@ def _error_change(gain: Estimate) -> str:
     return f"{error} rises by {-gain.value:.3f} ({interval(-gain.high, -gain.low)})"
 
 
-def replacement_verdict(gain: Estimate) -> str:
-    """Return whether to use a calibration instead of the dataset's, by the gain of `CalibrationFigures`."""
-    if gain.low > 0:
-        return f"{USE} it instead of the dataset's calibration: {_error_change(gain)}."
-    result = "is worse" if gain.high < 0 else "is not shown to be better"
-    return f"Verdict: keep the dataset's calibration. The new one {result}: {_error_change(gain)}."
-
-
 def calibration_verdict(gain: Estimate) -> str:
     """Return whether to use the first calibration of a dataset, by the gain of `CalibrationFigures`."""
     error = f"{_error_change(gain)} compared with the same score for every region"
@@ -54,43 +41,34 @@ def calibration_verdict(gain: Estimate) -> str:
     )
 
 
-def box_verdict(figures: BoxFigures, before: str = "the boxes of the cut") -> list[str]:
-    """Return whether learned boxes are used, and what more images would bring: two lines.
-
-    before: The boxes that they are compared with.
-    """
-    gain = figures.gain
+def box_verdict(gain: Estimate, before: str = "the boxes of the cut") -> str:
+    """Return whether learned boxes are used, by their gain in box recall over the boxes `before`."""
     result = (
         "learned boxes are used"
         if gain.low > 0
         else f"{before} stay: learned ones are not shown to be better"
     )
-    change = f"box recall {gain.value:+.3f} ({interval(gain.low, gain.high)}) on images not fitted to"
-    more = f"the second half of {figures.images} images brought {figures.last_half:+.3f}"
-    if figures.last_half >= WORTH:
-        advice = f"{figures.images} more may bring as much again"
-    else:
-        advice = "more images would bring little"
-    return [f"boxes: {result}: {change}", f"boxes: {more}: {advice}"]
+    return f"boxes: {result}: box recall {gain.value:+.3f} ({interval(gain.low, gain.high)}) on images not fitted to"
 
 
-def review_verdict(gain: Estimate, present: str, *, has_better_boxes: bool = False) -> str:
-    """Return whether to use the calibration of `write_reviewed_calibration`, by its `ReviewFitFigures`.
+def replacement_verdict(
+    gain: Estimate, present: str, alternative: str = "", *, has_better_boxes: bool = False
+) -> str:
+    """Return whether to use a calibration instead of what the dataset has, by the gain of its figures.
 
-    present: What the dataset has instead, in words.
+    Args:
+        gain: Fall of the mean squared error of the scores.
+        present: What the dataset has, in words.
+        alternative: What may help if the gain does not decide, in words.
+        has_better_boxes: Whether the calibration brings boxes that are shown to be better.
     """
     if gain.low > 0:
         return f"{USE} it: {_error_change(gain)}."
     if has_better_boxes and gain.high >= 0:
         return f"{USE} it for its boxes. Its scores are not shown to be better: {_error_change(gain)}."
-    if gain.high < 0:
-        return (
-            f"Verdict: keep the dataset's {present}. The new calibration is worse: {_error_change(gain)}."
-        )
-    return (
-        f"Verdict: keep the dataset's {present}, or answer {MORE_ANSWERS} more. The new calibration is not shown to be "
-        f"better: {_error_change(gain)}."
-    )
+    result = "worse" if gain.high < 0 else "not shown to be better"
+    advice = f"keep the dataset's {present}{alternative if gain.high >= 0 else ''}"
+    return f"Verdict: {advice}. The new calibration is {result}: {_error_change(gain)}."
 
 
 def evaluation_verdict(thresholds: Sequence[ScoreFilter], above_text: Estimate | None) -> str:

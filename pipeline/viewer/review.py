@@ -14,8 +14,7 @@ from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Re
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION
 from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions
-from pipeline.evaluate.reviews.sample import sample_for_review
+from pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions, sample_for_review
 from pipeline.viewer.sample_view import outline_path
 from stages.contract.errors import InputError
 from stages.contract.values import Json

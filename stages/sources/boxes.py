@@ -31,7 +31,7 @@ class BoxSourceConfig(RegionSourceConfig):
     kind: Literal["boxes"] = "boxes"
     truth: Path = Field(
         description="Ground truth with the boxes, as `phrasebox eval --truth` takes it: a COCO "
-        "instances file, tasks of Label Studio, a folder of Flickr30k Entities or of RefCOCO, or "
+        "instances file, tasks of Label Studio, a folder of Flickr30k Entities, or "
         "one of these in an archive."
     )
     detections: Path | None = Field(

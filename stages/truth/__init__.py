@@ -24,12 +24,10 @@ from stages.truth.coco import read_coco
 from stages.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
 from stages.truth.ground_truth import GroundTruth
 from stages.truth.label_studio import read_label_studio
-from stages.truth.refcoco import INSTANCES, read_refcoco
 
 TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {  # Kind of ground truth -> reader
     "coco": read_coco,
     "flickr30k": read_flickr30k,
-    "refcoco": read_refcoco,
     "label_studio": read_label_studio,
 }
 
@@ -37,8 +35,7 @@ ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 
 _EXPECTED: Final = (
     "expected a COCO instances file or Label Studio's tasks (NAME.json), "
-    f"a folder of Flickr30k Entities ({SENTENCES}/ and {ANNOTATIONS}/), "
-    f"a folder of RefCOCO ({INSTANCES} and refs*.json), or one of these in a .zip or .tar.gz"
+    f"a folder of Flickr30k Entities ({SENTENCES}/ and {ANNOTATIONS}/), or one of these in a .zip or .tar.gz"
 )
 
 
@@ -60,8 +57,6 @@ def kind_of(path: Path) -> str:
     if path.is_dir():
         if (path / SENTENCES).is_dir() and (path / ANNOTATIONS).is_dir():
             return "flickr30k"
-        if (path / INSTANCES).is_file():
-            return "refcoco"
     elif not path.exists():
         raise InputError(f"{path} does not exist: {_EXPECTED}")
     elif path.suffix.lower() == ".json":

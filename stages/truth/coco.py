@@ -12,7 +12,7 @@ out, as COCOeval ignores them. Boxes without width or height are left out too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -129,105 +129,80 @@ class InstancesFile(ImagesFile):
     annotations: list[Annotation]
 
 
-@dataclass(frozen=True, slots=True)
-class CocoObject:
-    """An annotation, with its number in the file and its image."""
-
-    number: int
-    annotation: Annotation
-    image: CocoImage
-
-    @property
-    def has_area(self) -> bool:
-        """True if the box has both width and height."""
-        return self.annotation.bbox[2] > 0 and self.annotation.bbox[3] > 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Instances:
-    """An instances file with consistent ids.
+class CocoObject:
+    """An annotation with its image.
 
     Attributes:
-        path: The file.
-        images: Images by id.
-        objects: All annotations, in the order of the file.
-        names: Normalised names of categories by id.
+        annotation: The annotation.
+        image: Its image.
+        category: Normalised name of its category; None if the file has none.
+        place: Where it is, for messages.
     """
 
-    path: Path
-    images: Mapping[EntryId, CocoImage]
-    objects: Sequence[CocoObject]
-    names: Mapping[EntryId, str]
+    annotation: Annotation
+    image: CocoImage
+    category: str | None
+    place: str
 
     @property
-    def by_name(self) -> dict[str, CocoImage]:
-        """The images by file name."""
-        return {image.file_name: image for image in self.images.values()}
+    def is_object(self) -> bool:
+        """Whether it is one object with an area, and no crowd."""
+        _, _, width, height = self.annotation.bbox
+        return not self.annotation.iscrowd and width > 0 and height > 0
 
-    def objects_by_name(self) -> Mapping[str, Sequence[CocoObject]]:
-        """Return the objects of each image by file name, without crowds and empty boxes."""
-        objects: dict[str, list[CocoObject]] = defaultdict(list)
-        for item in self.objects:
-            if item.has_area and not item.annotation.iscrowd:
-                objects[item.image.file_name].append(item)
-        return objects
+    @property
+    def description(self) -> str | None:
+        """Colour and category; None unless the annotation has both, as those of synthetic scenes do."""
+        colour = self.annotation.colour
+        has_both = self.category is not None and isinstance(colour, str)
+        return f"{normalise(colour)} {self.category}" if has_both else None
 
-    def name_of(self, item: CocoObject) -> str | None:
-        """Return the name of an object's category; None if the file has none."""
-        category_id = item.annotation.category_id
-        return None if category_id is None else self.names.get(category_id)
+    def name(self, *, by_phrase: bool) -> str:
+        """Return its phrase, or its category. Raise InputError if it has none."""
+        name = self.annotation.phrase if by_phrase else self.category
+        if name is None:
+            raise InputError(
+                f"{self.place}: phrase: expected one, as other annotations have"
+                if by_phrase
+                else f"{self.place}: category_id: no category has the id {self.annotation.category_id!r}"
+            )
+        return name
 
-    def describe(self, item: CocoObject) -> str | None:
-        """Return colour and category; None unless the annotation has both, as those of synthetic scenes do."""
-        category = self.name_of(item)
-        colour = item.annotation.colour
-        return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
-
-    def fault(self, item: CocoObject, problem: object) -> InputError:
-        """Return the error for an annotation."""
-        return InputError(f"{self.path}: annotations[{item.number}]: {problem}")
-
-    def mask_of(self, objects: Sequence[CocoObject]) -> Rle | None:
-        """Return the union of masks of one image's objects; None if one has no segmentation, or if the union is empty.
+    def mask(self) -> Rle | None:
+        """Return its mask; None without a segmentation, or without a polygon of three points.
 
         Raise InputError for a segmentation that is damaged or of another size than the image.
         """
-        masks = [self._mask(item) for item in objects]
-        present = [mask for mask in masks if mask is not None]
-        if not present or len(present) < len(masks):
-            return None
-        union = rle_union(present)
-        return union if rle_area_px(union) else None
-
-    def _mask(self, item: CocoObject) -> Rle | None:
-        """The mask of an object; None without a segmentation, or without a polygon of three points."""
-        segmentation = item.annotation.segmentation
-        size_hw = (item.image.height, item.image.width)
+        segmentation = self.annotation.segmentation
+        size_hw = (self.image.height, self.image.width)
         try:
             if isinstance(segmentation, RunLengths):
                 return _from_runs(segmentation, size_hw)
             mask = encode_polygons(segmentation or [], size_hw)
         except ValueError as error:
-            raise self.fault(item, f"segmentation: {error}") from error
+            raise InputError(f"{self.place}: segmentation: {error}") from error
         has_triangle = any(len(polygon) >= 6 for polygon in segmentation or ())
         return mask if has_triangle else None
 
-    def truth_objects(self) -> Mapping[str, tuple[TruthObject, ...]]:
-        """Return the objects of each image by file name, without crowds and empty boxes; made on demand."""
-        objects = self.objects_by_name()
+    def as_truth(self) -> TruthObject:
+        """Return it in the form of every ground truth. Raise as `mask`."""
+        return TruthObject(
+            box_xywh_px=self.annotation.bbox,
+            category=self.category,
+            description=self.description,
+            mask=mask_of([self]),
+        )
 
-        def make(image: CocoImage) -> tuple[TruthObject, ...]:
-            return tuple(
-                TruthObject(
-                    box_xywh_px=item.annotation.bbox,
-                    category=self.name_of(item),
-                    description=self.describe(item),
-                    mask=self.mask_of([item]),
-                )
-                for item in objects.get(image.file_name, ())
-            )
 
-        return ImagesOnDemand(self.by_name, make)
+def mask_of(objects: Sequence[CocoObject]) -> Rle | None:
+    """Return the union of masks of one image's objects; None if one has no mask, or if the union is empty."""
+    masks = [item.mask() for item in objects]
+    present = [mask for mask in masks if mask is not None]
+    if not present or len(present) < len(masks):
+        return None
+    union = rle_union(present)
+    return union if rle_area_px(union) else None
 
 
 def read_coco(path: Path) -> GroundTruth:
@@ -247,7 +222,8 @@ def read_coco(path: Path) -> GroundTruth:
     Raise InputError if the file cannot be read or holds no instances, or two images have the
     same file name.
     """
-    return _truth_of(read_instances(path))
+    file = read_json_as(path, InstancesFile)
+    return _truth_of(path, file, file.annotations)
 
 
 def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0) -> GroundTruth:
@@ -259,73 +235,70 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
     Raise InputError as `read_coco`.
     """
     detections = [box for box in read_json_as(path, list[Detection]) if box.score >= min_score]
-    truth = _truth_of(_instances(path, read_json_as(instances_path, ImagesFile), detections))
+    truth = _truth_of(path, read_json_as(instances_path, ImagesFile), detections)
     return replace(truth, categories=frozenset())
 
 
-def _truth_of(instances: Instances) -> GroundTruth:
-    by_phrase = any(item.annotation.phrase is not None for item in instances.objects)
-    if not by_phrase and not instances.names:
-        raise InputError(
-            f"{instances.path}: expected categories, or annotations with a phrase, found neither"
-        )
+def _truth_of(path: Path, file: ImagesFile, annotations: Sequence[Annotation]) -> GroundTruth:
+    check_different(path, "images", "id", [image.id for image in file.images])
+    check_different(path, "images", "file_name", [image.file_name for image in file.images])
+    check_different(path, "categories", "id", [category.id for category in file.categories])
+    images = {image.id: image for image in file.images}
+    names: dict[EntryId | None, str] = {category.id: category.name for category in file.categories}
+    by_phrase = any(annotation.phrase is not None for annotation in annotations)
+    if not by_phrase and not names:
+        raise InputError(f"{path}: expected categories, or annotations with a phrase, found neither")
+    objects: dict[str, list[CocoObject]] = defaultdict(list)
     present: dict[str, set[str]] = defaultdict(set)
-    for item in instances.objects:
-        name = instances.name_of(item)
-        if name is not None:
-            present[item.image.file_name].add(name)
-    objects = instances.objects_by_name()
-    name_target = _phrase_of if by_phrase else _category_of
+    for number, annotation in enumerate(annotations):
+        place = f"{path}: annotations[{number}]"
+        image = images.get(annotation.image_id)
+        if image is None:
+            raise InputError(f"{place}: no image has the id {annotation.image_id!r}")
+        category = names.get(annotation.category_id)
+        item = CocoObject(annotation=annotation, image=image, category=category, place=place)
+        if category is not None:
+            present[image.file_name].add(category)
+        if item.is_object:
+            objects[image.file_name].append(item)
 
     def make(image: CocoImage) -> TruthImage:
-        objects_by_name: dict[str, list[CocoObject]] = {}
-        for item in objects.get(image.file_name, ()):
+        items = objects.get(image.file_name, ())
+        items_by_name: dict[str, list[CocoObject]] = {}
+        for item in items:
             if item.annotation.mentioned or not by_phrase:
-                objects_by_name.setdefault(name_target(instances, item), []).append(item)
-        count = len(objects.get(image.file_name, ()))
+                items_by_name.setdefault(item.name(by_phrase=by_phrase), []).append(item)
         match: Match = "phrase" if by_phrase else "category"
         return TruthImage(
             file_name=image.file_name,
             width_px=image.width,
             height_px=image.height,
             targets=tuple(
-                _target(instances, phrase, match, group, count) for phrase, group in objects_by_name.items()
+                _target(phrase, match, group, len(items)) for phrase, group in items_by_name.items()
             ),
             present=frozenset(present.get(image.file_name, ())),
             absent=frozenset(map(normalise, image.absent)),
         )
 
-    names = frozenset(instances.names.values())
-    descriptions = (instances.describe(item) for group in objects.values() for item in group)
+    def make_objects(image: CocoImage) -> tuple[TruthObject, ...]:
+        return tuple(item.as_truth() for item in objects.get(image.file_name, ()))
+
+    by_name = {image.file_name: image for image in file.images}
+    descriptions = {item.description for group in objects.values() for item in group}
     return GroundTruth(
-        images=ImagesOnDemand(instances.by_name, make),
-        categories=names,
-        objects=instances.truth_objects(),
-        names=names,
+        images=ImagesOnDemand(by_name, make),
+        categories=frozenset(names.values()),
+        objects=ImagesOnDemand(by_name, make_objects),
+        names=frozenset(names.values()),
         descriptions=frozenset(description for description in descriptions if description is not None),
     )
 
 
-def _phrase_of(instances: Instances, item: CocoObject) -> str:
-    if item.annotation.phrase is None:
-        raise instances.fault(item, "phrase: expected one, as other annotations have")
-    return item.annotation.phrase
-
-
-def _category_of(instances: Instances, item: CocoObject) -> str:
-    name = instances.name_of(item)
-    if name is None:
-        raise instances.fault(item, f"category_id: no category has the id {item.annotation.category_id!r}")
-    return name
-
-
-def _target(
-    instances: Instances, phrase: str, match: Match, objects: Sequence[CocoObject], count: int
-) -> TruthTarget:
+def _target(phrase: str, match: Match, objects: Sequence[CocoObject], count: int) -> TruthTarget:
     """Return the target of a phrase; its image has `count` objects in all."""
     annotations = [item.annotation for item in objects]
     boxes = tuple(annotation.bbox for annotation in annotations)
-    mask = instances.mask_of(objects)
+    mask = mask_of(objects)
     groups = groups_of(mask, boxes, count)
     unseen = {annotation.unseen_combination for annotation in annotations} - {None}
     if match == "phrase" and unseen:
@@ -334,30 +307,6 @@ def _target(
     return TruthTarget(
         phrase=phrase, boxes_xywh_px=boxes, match=match, mask=mask, groups=groups, scores=scores
     )
-
-
-def read_instances(path: Path) -> Instances:
-    """Return the entries of an instances file; `categories` may be missing.
-
-    Raise InputError as `read_coco`.
-    """
-    file = read_json_as(path, InstancesFile)
-    return _instances(path, file, file.annotations)
-
-
-def _instances(path: Path, file: ImagesFile, annotations: Iterable[Annotation]) -> Instances:
-    check_different(path, "images", "id", [image.id for image in file.images])
-    check_different(path, "images", "file_name", [image.file_name for image in file.images])
-    check_different(path, "categories", "id", [category.id for category in file.categories])
-    images = {image.id: image for image in file.images}
-    objects = []
-    for number, annotation in enumerate(annotations):
-        image = images.get(annotation.image_id)
-        if image is None:
-            raise InputError(f"{path}: annotations[{number}]: no image has the id {annotation.image_id!r}")
-        objects.append(CocoObject(number, annotation, image))
-    names = {category.id: category.name for category in file.categories}
-    return Instances(path=path, images=images, objects=objects, names=names)
 
 
 def check_different(path: Path, entries: str, key: str, values: Iterable[Any]) -> None:
@@ -374,7 +323,7 @@ def groups_of(mask: Rle | None, boxes_xywh_px: Sequence[Box], count: int) -> dic
     return {
         "number": number_member(len(boxes_xywh_px)),
         "size": size_member(mask, boxes_xywh_px),
-        "objects": objects_member(count),
+        "objects": str(count) if count < 6 else "6+",
     }
 
 
@@ -394,11 +343,6 @@ def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
     if area_px < SMALL_BELOW_PX:
         return "small"
     return "medium" if area_px < MEDIUM_BELOW_PX else "large"
-
-
-def objects_member(count: int) -> str:
-    """Return the member of the group "objects" for an image with this many objects."""
-    return str(count) if count < 6 else "6+"
 
 
 def _from_runs(runs: RunLengths, size_hw: Sides) -> Rle:

@@ -12,7 +12,7 @@ and the last pixel is inside.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
@@ -62,23 +62,29 @@ def _image(sentences: Path) -> TruthImage:
     chained_phrases: list[ChainedPhrase] = []
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
         caption = _caption(line, f"{sentences}: line {number}")
-        phrases = [
-            (normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)
-        ]
-        targets += _targets(
-            [entry for entry in phrases if entry[0] and entry[1] in chains_with_box],
-            caption,
-            objects,
-        )
-        chained_phrases += [
-            ChainedPhrase(
-                caption=caption,
-                phrase=phrase,
-                chain="" if chain == _NOT_VISUAL else chain,
+        chains_of: dict[str, set[str]] = defaultdict(set)
+        type_of: dict[str, str] = {}
+        for match in _PHRASE.finditer(line):
+            phrase = normalise(match["words"])
+            chain = match["chain"]
+            if phrase:
+                mark = "" if chain == _NOT_VISUAL else chain
+                chained_phrases.append(ChainedPhrase(caption=caption, phrase=phrase, chain=mark))
+            if phrase and chain in chains_with_box:
+                chains_of[phrase].add(chain)
+                type_of.setdefault(phrase, match["type"])
+        for phrase, kind in type_of.items():
+            boxes = tuple(box for names, box in objects if names & chains_of[phrase])
+            groups = {
+                "type": kind,
+                "number": number_member(len(boxes)),
+                "size": size_member(None, boxes),
+            }
+            targets.append(
+                TruthTarget(
+                    phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups
+                )
             )
-            for phrase, chain, _ in phrases
-            if phrase
-        ]
     return TruthImage(
         file_name=f"{sentences.stem}.jpg",
         width_px=width_px,
@@ -95,33 +101,6 @@ def _caption(line: str, place: str) -> str:
             f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}"
         )
     return caption
-
-
-def _targets(
-    phrases: list[tuple[str, str, str]],
-    caption: str,
-    objects: list[_Object],
-) -> Iterator[TruthTarget]:
-    """The targets of one caption, from its phrases, their chains and their types."""
-    chains_of: dict[str, set[str]] = {}
-    type_of: dict[str, str] = {}
-    for phrase, chain, kind in phrases:
-        chains_of.setdefault(phrase, set()).add(chain)
-        type_of.setdefault(phrase, kind)
-    for phrase, chains in chains_of.items():
-        boxes = tuple(box for names, box in objects if names & chains)
-        groups = {
-            "type": type_of[phrase],
-            "number": number_member(len(boxes)),
-            "size": size_member(None, boxes),
-        }
-        yield TruthTarget(
-            phrase=phrase,
-            boxes_xywh_px=boxes,
-            match="phrase",
-            caption=caption,
-            groups=groups,
-        )
 
 
 def _annotations(path: Path) -> tuple[Sides, list[_Object]]:

@@ -23,7 +23,7 @@ from stages.contract.records import Phrase, Rle
 from stages.contract.values import Sides
 from stages.phrases.filters import normalise
 
-Match = Literal["phrase", "category", "expression"]
+Match = Literal["phrase", "category"]
 """The rule by which a target matches phrases of a row, see `mentions_of`."""
 
 SAME_CAPTION: Final = 0.95
@@ -268,7 +268,4 @@ def mentions_of(
     numbers = spelling.numbers
     candidates = [n for n, phrase in enumerate(phrases) if phrase.caption_index in numbers]
     text = spelling.phrase(target.phrase)
-    matches = [n for n in candidates if phrases[n].text == text]
-    if not matches and target.match == "expression" and candidates:
-        return [min(candidates, key=lambda n: phrases[n].start)]
-    return matches
+    return [n for n in candidates if phrases[n].text == text]

@@ -187,12 +187,14 @@ def _image_of(entry: tuple[str, Task, list[Result]]) -> TruthImage:
         file_name=name,
         width_px=rectangles[0].original_width if rectangles else 0,
         height_px=rectangles[0].original_height if rectangles else 0,
-        targets=tuple(_target(label, places, match, len(rectangles)) for label, places in boxes.items()),
+        targets=tuple(
+            TruthTarget(
+                phrase=label,
+                boxes_xywh_px=tuple(places),
+                match=match,
+                groups=groups_of(None, places, len(rectangles)),
+            )
+            for label, places in boxes.items()
+        ),
         absent=frozenset(absent - boxes.keys()),
     )
-
-
-def _target(label: str, boxes: list[Box], match: Match, count: int) -> TruthTarget:
-    """Return the target of a label; its image has `count` boxes in all."""
-    groups = groups_of(None, boxes, count)
-    return TruthTarget(phrase=label, boxes_xywh_px=tuple(boxes), match=match, groups=groups)

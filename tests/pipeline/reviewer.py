@@ -6,7 +6,7 @@ from pipeline.dataset.folder import NumberedRows
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
 from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.reviews.sample import sample_for_review
+from pipeline.evaluate.reviews.figures import sample_for_review
 
 
 def review(

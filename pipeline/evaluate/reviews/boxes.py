@@ -96,7 +96,7 @@ def learn_reviewed_boxes(
 ) -> LearnedBoxes | None:
     """Learn boxes from a review; None if it has no moved boxes. `previous` made the dataset's boxes.
 
-    Without `figures` there are too few images. Without networks they are not shown to be better.
+    Without a `gain` there are too few images. Without networks they are not shown to be better.
     """
     first_phrases = [
         phrase for row_phrases in phrases.values() for phrase in row_phrases if phrase.is_first

@@ -1,4 +1,8 @@
-"""What people's answers about a sample of regions say of the whole dataset: `phrasebox stats --reviews`.
+"""Which regions of a dataset people review, and what their answers say of the whole: `stats --reviews`.
+
+The sample is random, and the same in every process. A region counts once, however many captions
+say its phrase. Regions are in the random order of their ids, so that a larger sample begins with
+the smaller one, and half of one is a sample of the same kind.
 
 Intervals are Wilson's. Several answers about a region count once, by majority, and those who cannot
 say do not count.
@@ -10,24 +14,85 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
+from functools import cache
 from itertools import chain, combinations
 from statistics import fmean
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
+from pipeline.dataset.selection import REGION, regions_in
 from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, Estimates, debiased_calibration_error
-from pipeline.evaluate.reviews.sample import population_of
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.values import Bools, Floats, Integers
+from stages.regions.things import things
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
+
+
+COLUMNS: Final = tuple(REGION + name for name in ("id", "score", "phrase", "bbox"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """All regions of a dataset, as arrays (n,) in the order of the rows.
+
+    Attributes:
+        rows: Number of each region's row.
+        ids: Id (a hash) of each region's annotation; of the first one if captions repeat the
+            phrase.
+        scores: Score of each region.
+    """
+
+    rows: Integers
+    ids: Integers
+    scores: Floats
+
+    def draw(self, count: int, seed: int) -> Integers:
+        """Draw at most `count` regions and return their places, so ordered that every beginning is a sample, too."""
+        odd = np.uint64(
+            (2 * seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64)
+        )  # odd, so that hashes stay random numbers
+        return np.argsort(self.ids.astype(np.uint64) * odd, kind="stable")[:count]
+
+
+def population_of(dataset: Dataset) -> Population:
+    """Read the regions of a dataset. Raise InputError if a shard is damaged."""
+    columns = [[np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)]]
+    first_row = 0
+    for table in dataset.tables(COLUMNS, batch_rows=8192):
+        regions, owners = regions_in(table)
+        texts = regions.field("phrase").dictionary_encode().indices
+        boxes = regions.field("bbox").flatten()
+        keys = np.column_stack([owners, texts.to_numpy(), boxes.to_numpy().reshape(-1, 4)])
+        # Captions repeat phrases: a region is the first of its annotations.
+        firsts = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+        ids, scores = (regions.field(name).to_numpy() for name in ("id", "score"))
+        columns.append([first_row + owners[firsts], ids[firsts], scores[firsts].astype(np.float64)])
+        first_row += table.num_rows
+    rows, ids, scores = map(np.concatenate, zip(*columns, strict=True))
+    return Population(rows=rows, ids=ids, scores=scores)
+
+
+@cache
+def kind_of(head: str) -> str:
+    """Return the kind of thing that a head noun names: a section of `things.txt`, or "other"."""
+    paths = things().paths.get(things().listed_form(head), ())
+    return paths[0][0] if paths else "other"
+
+
+def sample_for_review(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Return row number and `id` of at most `count` regions to review; a larger sample begins with a smaller one.
+
+    Raise InputError if a shard is damaged.
+    """
+    population = population_of(dataset)
+    places = population.draw(count, seed)
+    return list(zip(population.rows[places].tolist(), population.ids[places].tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +104,6 @@ class ReviewedRegions:
         answers: "right", "wrong" or "absent" for each region.
         boxes: Where the phrase of each region is: a box that somebody moved, or that of a right
             region; None if nobody knows.
-        kinds: Kind of thing of each region.
         population_scores: Scores of all regions of the dataset.
         reviews: Reviews of each region, also of regions that count for nobody.
         counts: Numbers of regions with the answer right, wrong, absent and unsure; of regions
@@ -50,13 +114,12 @@ class ReviewedRegions:
     regions: dict[RegionKey, DatasetRegion]
     answers: NDArray[np.str_]
     boxes: list[Box | None]
-    kinds: NDArray[np.str_]
     population_scores: Floats
     reviews: list[list[Review]]
     counts: dict[str, int]
 
     def field(self, name: str) -> NDArray[Any]:
-        """Return a field of the annotations: score, presence or image_id."""
+        """Return a field of the annotations: score, presence, image_id or head."""
         return np.array([region.annotation[name] for region in self.regions.values()])
 
     @property
@@ -85,7 +148,7 @@ def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
         for key, answer in reviews.majority_answers().items()
         if latest_time(reviews.answers[key].values()) > since
     }
-    reviewed = find_regions(dataset, answers.keys(), ("score", "presence", "image_id"))
+    reviewed = find_regions(dataset, answers.keys(), ("score", "presence", "image_id", "head"))
     totals = Counter(answers[key] for key in reviewed)
     counts: dict[str, int] = {answer: totals[answer] for answer in ("right", "wrong", "absent", "unsure")}
     counts |= {"elsewhere": len(answers) - len(reviewed), "damaged": reviews.unreadable_lines}
@@ -96,14 +159,11 @@ def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
             f"{dataset.path} has no {'new ' * bool(since)}answers that count{f' ({summary})' if summary else ''}; "
             f"phrasebox inspect {dataset.path} --review collects them"
         )
-    population = population_of(dataset)
-    places = np.array([population.places[key.annotation_id] for key in regions], np.int64)
     return ReviewedRegions(
         regions=regions,
         answers=np.array([answers[key] for key in regions], np.str_),
         boxes=[_place_of(key, answers[key], reviews.corrections.get(key)) for key in regions],
-        kinds=population.kinds[places],
-        population_scores=population.scores,
+        population_scores=population_of(dataset).scores,
         reviews=[list(reviews.answers[key].values()) for key in reviewed],
         counts=counts,
     )
@@ -121,13 +181,13 @@ def latest_time(reviews: Iterable[Review]) -> str:
     return max((review.time.astimezone(UTC).isoformat() for review in reviews), default="")
 
 
-@pydantic_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRange:
     """Regions with a score from `low` to `high`: their share of all, their mean score, and their precision."""
 
     low: float
     high: float
-    share: Annotated[float, Field(serialization_alias="kept")]
+    share: float
     score: float | None
     precision: Estimate
 
@@ -174,6 +234,7 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
     right = reviewed.is_right
     scores = reviewed.scores
     population = reviewed.population_scores
+    kinds = np.array([kind_of(head) for head in reviewed.field("head").tolist()])
 
     def score_range(low: float, high: float) -> ScoreRange:
         inside = (population >= low) & (population <= high)
@@ -194,9 +255,7 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
         ),
         precision=share_estimate(right),
         absent=share_estimate(reviewed.answers == "absent"),
-        by_kind={
-            str(kind): share_estimate(right[reviewed.kinds == kind]) for kind in np.unique(reviewed.kinds)
-        },
+        by_kind={str(kind): share_estimate(right[kinds == kind]) for kind in np.unique(kinds)},
         thresholds=[score_range(least, 1.0) for least in THRESHOLDS],
         curve=[
             score_range(float(part.min()), float(part.max()))

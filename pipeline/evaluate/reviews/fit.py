@@ -30,7 +30,12 @@ from pipeline.calibration import calibration_basis, source_basis
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.evaluate.box_fit import LearnedBoxes
 from pipeline.evaluate.cut_fit import RowRecords
-from pipeline.evaluate.estimates import FOLDS, Estimate, debiased_calibration_error, squared_error_gain
+from pipeline.evaluate.estimates import (
+    Estimate,
+    debiased_calibration_error,
+    predict_out_of_fold,
+    squared_error_gain,
+)
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.matching import ImageMatches
@@ -41,7 +46,7 @@ from pipeline.paths import write_file
 from pipeline.presence_fit import signals_of
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.values import Floats, Floats32, Json
+from stages.contract.values import Bools, Floats, Floats32, Json
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.link_stage import LinkStage
@@ -236,7 +241,7 @@ def _reviewed_images(dataset: Dataset, reviewed: ReviewedRegions, settings: Sequ
         settings=settings,
         truth=GroundTruth(images=images),
         truth_path=dataset.path,
-        matches=ImageMatches(images=images, by_stem=0, ambiguous=0),
+        matches=ImageMatches(images=images, ambiguous=0),
         by="sample_id",
     )
 
@@ -361,14 +366,14 @@ def _fit_with_folds(
     presences = reviewed.field("presence").astype(np.float64)  # NaN where it is not known
     odds = logit(np.clip(presences, _CERTAIN, 1 - _CERTAIN))[:, None]
     answers = reviewed.answers
-    fold = np.unique(reviewed.field("image_id"), return_inverse=True)[1] % FOLDS
-    scores = np.empty(len(fold))
+
+    def predict(in_fold: Bools) -> Floats:
+        fold_fit = fit_answers(features[~in_fold], odds[~in_fold], answers[~in_fold], previous, names)
+        return fold_fit.scores(features[in_fold], odds[in_fold])
+
     try:
         fit = fit_answers(features, odds, answers, previous, names)
-        for number in np.unique(fold):
-            in_fold = fold == number
-            fold_fit = fit_answers(features[~in_fold], odds[~in_fold], answers[~in_fold], previous, names)
-            scores[in_fold] = fold_fit.scores(features[in_fold], odds[in_fold])
+        scores = predict_out_of_fold(reviewed.field("image_id"), predict)
     except ValueError as error:
         raise InputError(
             f"{len(answers)} answers are too one-sided: {error}, in every fifth of the images: review more regions"

@@ -67,8 +67,8 @@ def questions_of(
     """Return the questions of an image of a size, from its ground truth and the things in it.
 
     Regions are the things of the ground truth, and behind them those boxes of phrases that belong
-    to no thing. Boxes are cut off at the image's edges. Phrases come from captions and from the
-    sentences of RefCOCO; names of categories are asked as classes.
+    to no thing. Boxes are cut off at the image's edges. Phrases come from captions; names of categories are asked as
+    classes.
 
     Raise InputError if the ground truth is for an image of another size, unless it was resized
     afterwards.

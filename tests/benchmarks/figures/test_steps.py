@@ -49,22 +49,19 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     answered = dict.fromkeys(("auc", "auc_attribute", "il_mcc", "positive_f1", "cgf1"), figure)
     found = {
         "counts": {"images": 3, "targets": 9, "targets_not_among_phrases": 1},
-        "group_f1": figure,
-        "group_b_cubed": figure,
         "metrics": metrics,
         "groups": {"type": {"people": metrics}},
         "calibration_error": figure,
-        "calibration_error_plain": figure,
-        "thresholds": [{"score": 0.5, "kept": 0.5, "precision": 0.5}],
+        "thresholds": [{"score": 0.5, "share": 0.5, "precision": 0.5}],
         "pairs": {"there": 9, "random": 9},
         "by": dict.fromkeys(WAYS, answered),
         "saco": dict.fromkeys(("il_mcc", "positive_f1", "cgf1"), figure),
         "ece": figure,
         "ece_there": figure,
-        "kept": [{"presence": 0.1, "there": 0.9, "absent": 0.5}],
+        "shares": [{"presence": 0.1, "present": 0.9, "absent": 0.5}],
     }
     gains = [0.1, 0.0, 0.2]
-    own = SimpleNamespace(figures=lambda *_, **__: found, gains=lambda *_: gains)
+    own = SimpleNamespace(figures=lambda *_, **__: found, gains=lambda *_: gains, links=lambda *_: [])
     made = [step(own)["photographs"] for step in (photographs.photographs, absent.absent)]  # type: ignore[arg-type]
     tables = [table for each in made for table in each["tables"]]
     assert {len(each) for each in made[0]["said"]} == {3}, "about, command, values"

@@ -11,13 +11,13 @@ import pytest
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
-from pipeline.evaluate.evaluation import evaluate_dataset
+from pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.reviews.sample import sample_for_review
+from pipeline.evaluate.reviews.figures import sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
-from tests.build.datasets import Json, manifest_of, rows_of
+from tests.build.datasets import Json, rows_of
 from tests.build.files import read_json
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed, run_aloud
@@ -33,7 +33,7 @@ drawn = drawing(36, 41)
 def answered(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset whose scores only rank, with answers about most of its regions by two people."""
     plain = {**SETTINGS, "regions": {"calibration": "none"}}
-    dataset = Path(str(run(config_of(drawn, tmp_path_factory.mktemp("run") / "plain", **plain), QUIET)))
+    dataset = run(config_of(drawn, tmp_path_factory.mktemp("run") / "plain", **plain), QUIET)
     assert review(dataset, drawn / "truth.json", 120) > 60
     assert review(dataset, drawn / "truth.json", 30, reviewer="bob") > 20
     return dataset
@@ -44,33 +44,28 @@ def copy(answered: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(answered, tmp_path / "copy"))
 
 
-def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(
-    drawn, answered, tmp_path
-) -> None:
+def figures_of(dataset: Path, scenes: Path) -> Figures:
+    return evaluate_dataset(open_evaluation_set(dataset, scenes / "truth.json"), QUIET, []).figures
+
+
+def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(answered, tmp_path) -> None:
     file = tmp_path / "c.json"
     out = printed("calibrate", answered, "--reviews", "--out", file)
-    assert "right" in out
     assert "boxes:" not in out, "nobody dragged one"
-    assert "bob" in out
     assert f"use it with --set regions.calibration={file}" in out
-    assert out.splitlines()[-1].startswith(
-        "Verdict: use it: the mean squared error of the scores falls by 0."
-    )
-    write_scenes(tmp_path / "others", 25, 42)
-    errors = {}
-    for name, calibration in (("plain", "none"), ("fitted", str(file))):
+    verdict = "Verdict: use it: the mean squared error of the scores falls by 0."
+    assert out.splitlines()[-1].startswith(verdict)
+    others = tmp_path / "others"
+    write_scenes(others, 25, 42)
+    errors = []
+    for name, calibration in (("fitted", str(file)), ("plain", "none")):
         values = {**SETTINGS, "regions": {"calibration": calibration}}
-        dataset = run(config_of(tmp_path / "others", tmp_path / name, **values), QUIET)
-        figures = evaluate_dataset(
-            open_evaluation_set(dataset, tmp_path / "others" / "truth.json"), QUIET, []
-        ).figures
-        errors[name] = figures.calibration_error.value
-    assert errors["fitted"] < 0.15 < errors["plain"]
+        dataset = run(config_of(others, tmp_path / name, **values), QUIET)
+        errors.append(figures_of(dataset, others).calibration_error.value)
+    assert errors[0] < 0.15 < errors[1]
     made_from = read_json(file)["made_from"]
     assert made_from["answers"]["right"] + made_from["answers"]["wrong"] == made_from["reviews"] > 60
     assert set(made_from["reviewers"]) == {"ann", "bob"}
-    manifest = manifest_of(answered)
-    assert made_from["precisions"] == [manifest["config"]["model"]["precision"]]
     card = (tmp_path / "fitted" / "README.md").read_text()
     assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
 
@@ -89,53 +84,29 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
     dataset, text = run_aloud(config)
     assert doubt in text
     review(dataset, drawn / "truth.json", 120)
-    printed("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
-    _, text = run_aloud(
-        config_of(drawn, tmp_path / "after", regions={"calibration": str(tmp_path / "c.json")})
-    )
+    command = ("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
+    code, _, err = called(*command, "--set", "regions.calibration=auto")
+    assert (code, "another calibration" in err) == (2, True), err
+    assert "absent_share" in printed(*command), "presence was fitted"
+    config = config_of(drawn, tmp_path / "after", regions={"calibration": str(tmp_path / "c.json")})
+    corrected, text = run_aloud(config)
     assert "Scores are calibrated" in text
     assert doubt not in text
-
-
-@pytest.mark.slow
-def test_a_calibrated_dataset_is_calibrated_again_from_its_own_calibration(
-    drawn: Path, tmp_path: Path
-) -> None:
-    dataset = Path(str(run(config_of(drawn, tmp_path / "own"), QUIET)))
-    assert manifest_of(dataset)["calibration"] is not None
-    review(dataset, drawn / "truth.json", 120)
-    file = tmp_path / "c.json"
-    assert "absent_share" in printed("calibrate", dataset, "--reviews", "--out", file), (
-        "presence was fitted"
-    )
-    assert read_json(file)["presence"]["images"]
-    again = Path(str(run(config_of(drawn, tmp_path / "again", regions={"calibration": str(file)}), QUIET)))
-    figures = evaluate_dataset(open_evaluation_set(again, drawn / "truth.json"), QUIET, []).figures
-    assert figures.calibration_error.value < 0.12
-    # The next answers correct the fitted calibration; without its file nothing can.
-    review(again, drawn / "truth.json", 120)
-    printed("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
-    other = ("--out", tmp_path / "e.json", "--set", "regions.calibration=auto")
-    code, _, err = called("calibrate", again, "--reviews", *other)
-    assert code != 0
-    assert "another calibration" in err
+    assert figures_of(corrected, drawn).calibration_error.value < 0.12
 
 
 def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answered, tmp_path) -> None:
     file = tmp_path / "c.json"
     printed("calibrate", answered, "--reviews", "--out", file)
-    again = Path(
-        str(
-            run(config_of(drawn, tmp_path / "again", **SETTINGS, regions={"calibration": str(file)}), QUIET)
-        )
-    )
+    config = config_of(drawn, tmp_path / "again", **SETTINGS, regions={"calibration": str(file)})
+    again = run(config, QUIET)
     shutil.copy(answered / REVIEWS_FILE, again)
-    code, _, err = called("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
+    command = ("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
+    code, _, err = called(*command)
     assert (code, "has no new answers that count" in err) == (2, True), err
-    review(
-        again, drawn / "truth.json", 10, reviewer="cat"
-    )  # of regions that ann and bob have answered, too
-    code, _, err = called("calibrate", again, "--reviews", "--out", tmp_path / "d.json")
+    # Of regions that ann and bob have answered, too.
+    review(again, drawn / "truth.json", 10, reviewer="cat")
+    code, _, err = called(*command)
     assert (code, "new answers count: a calibration needs at least 50" in err) == (2, True), err
 
 
@@ -143,54 +114,51 @@ def test_answers_count_once_however_often_a_calibration_is_fitted(drawn, answere
 def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
     """People want the left of everything; a few boxes are nowhere."""
     write_scenes(tmp_path / "drawn", 60, 43)
-    plain = {"rule": "fitted", "upsample": "linear", "refine": "none", "calibration": "none"}
-    dataset = Path(str(run(config_of(tmp_path / "drawn", tmp_path / "plain", regions=plain), QUIET)))
+    regions = {"rule": "fitted", "upsample": "linear", "refine": "none", "calibration": "none"}
+    dataset = run(config_of(tmp_path / "drawn", tmp_path / "plain", regions=regions), QUIET)
     lines = []
-    of_some = []
+    lines_of_some_images = []
+    rows = rows_of(dataset)
     for number, (place, id_) in enumerate(sample_for_review(open_dataset(dataset), 500)):
-        region = next(one for one in rows_of(dataset)[place]["annotations"] if one["id"] == id_)
-        x, y, w, h = region["bbox"]
+        annotation = next(one for one in rows[place]["annotations"] if one["id"] == id_)
+        x, y, w, h = annotation["bbox"]
         box = (9999, 9999, 1, 1) if number % 40 == 1 else (x, y, 0.49 * w, h)
         moved: Json = {"answer": "wrong", "action": "box", "box_xywh_px": box}
-        what = moved if number % 5 else {"answer": "right"}
-        lines.append(Review(**RegionKey.of(region)._asdict(), reviewer="ann", **what).model_dump_json())
-        of_some += lines[-1:] * (place < 40)
+        answer = moved if number % 5 else {"answer": "right"}
+        key = RegionKey.of(annotation)._asdict()
+        lines.append(Review(**key, reviewer="ann", **answer).model_dump_json())
+        lines_of_some_images += lines[-1:] * (place < 40)
     (dataset / REVIEWS_FILE).write_text("\n".join(lines))
-    file = tmp_path / "c.json"
-    out = printed("calibrate", dataset, "--reviews", "--out", file)
-    assert "boxes: learned boxes are used: box recall +0." in out
-    assert "boxes: the second half of " in out
-    assert f"use it with --set regions.calibration={file}" in out
-    regions = {**plain, "calibration": str(file)}
-    again = Path(str(run(config_of(tmp_path / "drawn", tmp_path / "again", regions=regions), QUIET)))
+    command = ("calibrate", dataset, "--reviews", "--out", tmp_path / "c.json")
+    assert "boxes: learned boxes are used: box recall +0." in printed(*command)
+    regions["calibration"] = str(tmp_path / "c.json")
+    again = run(config_of(tmp_path / "drawn", tmp_path / "again", regions=regions), QUIET)
     before, after = (
         np.mean([one["bbox"][2] for row in rows_of(made) for one in row["annotations"]])
         for made in (dataset, again)
     )
     assert after < before
-    (dataset / REVIEWS_FILE).write_text("\n".join(of_some))
-    out = printed("calibrate", dataset, "--reviews", "--out", file)
+    (dataset / REVIEWS_FILE).write_text("\n".join(lines_of_some_images))
+    out = printed(*command)
     assert "boxes: the dataset's boxes stay: better ones take 50 images with answers" in out
 
 
 def test_statistics(drawn: Path, answered: Path) -> None:
     figures = json.loads(printed("stats", answered, "--reviews", "--json"))
-    true = (
-        evaluate_dataset(open_evaluation_set(answered, drawn / "truth.json"), QUIET, [])
-        .figures.thresholds[0]
-        .precision.value
+    precision = figures["precision"]
+    assert (
+        precision["low"] <= figures_of(answered, drawn).thresholds[0].precision.value <= precision["high"]
     )
-    assert figures["precision"]["low"] <= true <= figures["precision"]["high"]
-    assert figures["precision"]["high"] - figures["precision"]["low"] < 0.25
+    assert precision["high"] - precision["low"] < 0.25
     assert figures["agreement"]["share"] == 1.0
     assert figures["agreement"]["regions"] > 20
-    assert sum(line["kept"] for line in figures["curve"]) == pytest.approx(1.0, abs=0.2)
-    assert figures["thresholds"][0]["precision"] == figures["precision"]
+    assert sum(line["share"] for line in figures["curve"]) == pytest.approx(1.0, abs=0.2)
+    assert figures["thresholds"][0]["precision"] == precision
     out = printed("stats", answered, "--reviews")
     assert f"{figures['regions']:,} regions: here one that several captions mention counts once" in out
     names = ["other nouns" if kind == "other" else kind for kind in figures["by_kind"]]
     assert all(f"right, among {name} " in out for name in names)
-    assert f"{figures['precision']['value']:.3f}" in out
+    assert f"{precision['value']:.3f}" in out
     assert "calibration error" in out
 
 
@@ -222,7 +190,7 @@ def test_answers_that_do_not_suffice(copy: Path, tmp_path: Path, change: Callabl
     [
         "calibrate {} --reviews --out {}/c.json --truth truth.json",
         "calibrate {} --reviews --out {}/c.json --resized",
-        "stats {} --reviews --min-score 0.5",
+        "stats {} --reviews --where score>0.5",
     ],
 )
 def test_options_that_are_not_for_reviews(copy: Path, command: str) -> None:

@@ -39,27 +39,26 @@ def things_of(images: int, *, is_noise: bool) -> list[PlacedThing]:
 
 
 def test_what_a_cut_misses_without_exception_is_learned() -> None:
-    fit, folds, figures = learn_boxes(things_of(120, is_noise=False))
-    assert figures is not None
-    assert figures.gain.low > 0.5
-    assert figures.images == 120
+    fit, folds, gain = learn_boxes(things_of(120, is_noise=False))
+    assert gain is not None
+    assert gain.low > 0.5
     assert fit.networks
     assert all(fold.networks for fold in folds)
 
 
 def test_noise_is_not_learned() -> None:
-    fit, folds, figures = learn_boxes(things_of(60, is_noise=True))
-    assert figures is not None
-    assert figures.gain.low <= 0
+    fit, folds, gain = learn_boxes(things_of(60, is_noise=True))
+    assert gain is not None
+    assert gain.low <= 0
     assert not fit.networks
     assert not any(fold.networks for fold in folds)
     assert fit.usual.words
 
 
 def test_too_few_images_are_fitted_to_without_networks() -> None:
-    fit, _, figures = learn_boxes(things_of(FEWEST_IMAGES - 1, is_noise=False))
+    fit, _, gain = learn_boxes(things_of(FEWEST_IMAGES - 1, is_noise=False))
     assert not fit.networks
-    assert figures is None
+    assert gain is None
 
 
 def test_the_same_things_give_the_same_fit() -> None:

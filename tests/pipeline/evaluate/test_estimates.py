@@ -7,22 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.selection import SIZES
 from pipeline.evaluate import estimates
 from pipeline.evaluate.estimates import (
     RESAMPLES,
     Estimate,
-    ScoreFilter,
-    SizeShare,
-    calibration_error,
     debiased_calibration_error,
+    logistic_out_of_fold,
     mean_estimates,
     measure_thresholds,
     plain_values,
-    predict_out_of_fold,
-    presence_area,
     risk_coverage_area,
-    squared_error_gain,
     weighted_estimate,
 )
 from pipeline.logistic import fit_logistic, roc_area
@@ -41,113 +35,53 @@ def test_area_of_perfect_worst_and_equal_scores() -> None:
     assert area([0.9, 0.1], [True, False]) == pytest.approx((1 - math.log(2)) / 2)
     # Wrong first: risk is 1, then 1 / (1 + t).
     assert area([0.9, 0.1], [False, True]) == pytest.approx((1 + math.log(2)) / 2)
+    # Two equal scores, one of them right, behind a right region: risk is t / 2 / (1 + t).
+    assert area([0.9, 0.5, 0.5], [True, False, True]) == pytest.approx((1 - math.log(3) / 2) / 3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=30))
-def test_area_is_the_integral_of_the_risk_and_a_weight_is_a_repetition(
-    rows: list[tuple[int, bool, int]],
-) -> None:
-    weights = [float(times) for _, _, times in rows]
-    if sum(weights) == 0:
-        assert math.isnan(area([s / 5 for s, _, _ in rows], [r for _, r, _ in rows], weights))
+def test_a_weight_is_a_repetition(rows: list[tuple[int, bool, int]]) -> None:
+    scores, right, weights = zip(*rows, strict=True)
+    if not any(weights):
+        assert math.isnan(area(list(scores), list(right), list(weights)))
         return
-    integral = area([s / 5 for s, _, _ in rows], [r for _, r, _ in rows], weights)
-    repeated = [(s / 5, r) for s, r, times in rows for _ in range(times)]
-    assert integral == pytest.approx(area([s for s, _ in repeated], [r for _, r in repeated]))
-    total = 0.0
-    coverage = 0.0
-    errors = 0.0
-    steps = 400
-    for score in sorted({s for s, _ in repeated}, reverse=True):
-        here = [r for s, r in repeated if s == score]
-        wrong = sum(not r for r in here) / len(here)
-        for i in range(len(here) * steps):
-            t = (i + 0.5) / steps
-            total += (errors + wrong * t) / (coverage + t) / steps
-        coverage = coverage + len(here)
-        errors = errors + wrong * len(here)
-    assert integral == pytest.approx(total / coverage, abs=2e-3)
-
-
-def error(scores: list[float], right: list[bool]) -> float:
-    return calibration_error(np.array(scores), np.array(right, np.bool_), np.ones(len(scores)))
-
-
-def test_calibration_error() -> None:
-    assert error([1.0, 1.0], [True, True]) == 0.0
-    assert error([1.0, 0.0], [False, True]) == pytest.approx(1.0)
-    assert error([0.5] * 4, [True, True, False, False]) == pytest.approx(0.0)
-    assert error([0.9] * 10, [True] * 8 + [False] * 2) == pytest.approx(0.1)
-    # One bin off by 0.5 with half of the regions, one exact.
-    assert error([0.5, 0.5, 1.0, 1.0], [True, True, True, True]) == pytest.approx(0.25)
+    repeated = [np.repeat(column, weights).tolist() for column in (scores, right)]
+    assert area(list(scores), list(right), list(weights)) == pytest.approx(area(*repeated))
 
 
 @pytest.mark.parametrize("too_high", [0.0, 0.1])
-def test_the_debiased_error_is_that_of_the_scores_and_not_of_chance(too_high: float) -> None:
+def test_the_error_is_that_of_the_scores_and_not_of_chance(too_high: float) -> None:
     """Of 400 regions the five of an image are right or wrong together."""
     rng = np.random.default_rng(0)
     images = np.arange(400) % 80
-    debiased = []
-    plain = []
+    errors = []
     for _ in range(10):
         scores = np.tile(rng.uniform(0.2, 0.9, 80), 5)
         right = rng.random(80)[images] < scores - too_high
         estimate = debiased_calibration_error(scores, right, images)
         assert estimate.low <= estimate.value <= estimate.high
-        debiased.append(estimate.value)
-        plain.append(calibration_error(scores, right, np.ones(400)))
-    assert abs(np.mean(debiased) - too_high) < 0.6 * (np.mean(plain) - too_high)
+        errors.append(estimate.value)
+    assert np.mean(errors) == pytest.approx(too_high, abs=0.07), "chance alone would give 0.2"
 
 
 def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     scores = np.array([0.2, 0.5, 0.9])
     right = np.array([False, False, True])
-    images = np.arange(3)
     box_shares = np.array([0.1, 0.6, 0.61])
-    half = next(line for line in measure_thresholds(scores, right, images, box_shares) if line.score == 0.5)
+    lines = measure_thresholds(scores, right, np.arange(3), box_shares)
+    half = next(line for line in lines if line.score == 0.5)
     assert half.share == pytest.approx(2 / 3)
     assert half.precision == Estimate(value=0.5, low=0.0, high=1.0, n=2)
-    shares = {
-        name: (size.share, size.precision.value, size.precision.n) for name, size in half.sizes.items()
-    }
-    assert (shares["to 60 %"], shares["above 60 %"]) == ((0.5, 0.0, 1), (0.5, 1.0, 1)), (
-        "an edge is of the smaller"
-    )
-    empty = dict.fromkeys(SIZES, SizeShare(share=0.0, precision=Estimate()))
-    nothing = measure_thresholds(scores[:1], right[:1], images[:1], box_shares[:1])[-1]
-    assert repr(nothing) == repr(ScoreFilter(score=0.9, share=0.0, precision=Estimate(), sizes=empty))
-    nothing = measure_thresholds(scores[:0], right[:0], images[:0], box_shares[:0])[0]
-    assert repr(nothing) == repr(ScoreFilter(score=0.0, share=None, precision=Estimate(), sizes=empty))
+    sizes = [(half.sizes[name].n, half.sizes[name].value) for name in ("to 60 %", "above 60 %")]
+    assert sizes == [(1, 0.0), (1, 1.0)], "an edge is of the smaller"
+    nothing = measure_thresholds(scores[:1], right[:1], np.arange(1), box_shares[:1])[-1]
+    assert nothing.share == 0.0
     assert plain_values(nothing)["precision"] == {"value": None, "low": None, "high": None, "n": 0}
+    nothing = measure_thresholds(scores[:0], right[:0], np.arange(0), box_shares[:0])[0]
+    assert nothing.share is None
 
 
-def test_the_error_is_compared_over_images_of_both() -> None:
-    """The scores of two regions of an image become right, or those of a third become wrong."""
-    right = np.array([True, False, True] * 20)
-    images = np.arange(60) // 3
-    low = np.where(right, 0.6, 0.4)
-    exact = right.astype(float)
-    gain = squared_error_gain(low, exact, right, images)
-    assert (gain.value, gain.low, gain.high) == pytest.approx((0.16, 0.16, 0.16)), "the same in every image"
-    worse = squared_error_gain(low, np.tile([1.0, 0.0, 0.0], 20), right, images)
-    assert worse.value == pytest.approx(0.16 - 1 / 3)
-    shuffled = squared_error_gain(low, np.random.default_rng(0).permutation(low), right, images)
-    assert shuffled.low < shuffled.value < shuffled.high
-
-
-def draw_features(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two features of other scales, one of them without meaning; logit 2 x - 1."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=n)
-    features = np.column_stack([100 + 10 * x, rng.normal(size=n)])
-    return features, rng.uniform(size=n) < 1 / (1 + np.exp(-(2 * x - 1)))
-
-
-def test_it_finds_what_the_labels_were_drawn_from_with_finite_weights_and_needs_both_kinds() -> None:
-    fit = fit_logistic(*draw_features(20_000))
-    assert fit.weight / fit.scale == pytest.approx([0.2, 0.0], abs=0.01)
-    at_average = fit.probability(np.array([[100.0, 0.0]]))
-    assert at_average == pytest.approx([1 / (1 + np.e)], abs=0.01)
+def test_weights_are_finite_where_a_feature_separates_and_both_kinds_are_needed() -> None:
     x = np.linspace(-1, 1, 200)[:, None]
     fit = fit_logistic(x, x[:, 0] > 0)
     assert np.isfinite(fit.weight).all()
@@ -163,7 +97,7 @@ def test_out_of_fold_has_not_seen_the_image() -> None:
     right = np.repeat(rng.uniform(size=200) < 0.5, 5)
     marks = np.repeat(rng.normal(size=(200, 40)), 5, axis=0)
     in_sample = fit_logistic(marks, right).probability(marks)
-    out_of_sample = predict_out_of_fold(marks, right, images)
+    out_of_sample = logistic_out_of_fold(marks, right, images)
     assert ((in_sample > 0.5) == right).mean() > 0.65
     assert 0.4 < ((out_of_sample > 0.5) == right).mean() < 0.6
 
@@ -181,68 +115,41 @@ def mean_estimate(values: np.ndarray, images: np.ndarray, resamples: int = RESAM
     return mean_estimates([values], images, resamples)[0]
 
 
-def test_interval_of_a_mean_is_that_of_the_normal_law(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interval_of_a_mean_is_that_of_the_normal_law_however_many_phrases_an_image_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(estimates, "_draws", estimates._draws.__wrapped__)  # all resamples
     assert RESAMPLES >= 2000, "a bound of 200 draws is the fifth of them"
     values = np.random.default_rng(1).normal(3.0, 2.0, 2000)
-    estimate = mean_estimate(values, np.arange(2000))
+    estimate = mean_estimate(np.repeat(values, 3), np.repeat(np.arange(2000), 3))
     reach = 1.96 * values.std() / math.sqrt(2000)
     assert estimate.value == pytest.approx(values.mean())
     assert estimate.low == pytest.approx(values.mean() - reach, abs=0.015)
     assert estimate.high == pytest.approx(values.mean() + reach, abs=0.015)
-    assert estimate.n == 2000
+    assert estimate.n == 6000
 
 
-def test_ten_equal_phrases_of_an_image_are_worth_one() -> None:
-    values = np.random.default_rng(2).normal(0.0, 1.0, 100)
-    once = mean_estimate(values, np.arange(100))
-    ten = mean_estimate(np.repeat(values, 10), np.repeat(np.arange(100), 10))
-    assert (ten.value, ten.low, ten.high) == pytest.approx((once.value, once.low, once.high))
-    apart = mean_estimate(np.repeat(values, 10), np.arange(1000))
-    assert apart.high - apart.low < 0.5 * (ten.high - ten.low)
-
-
-def test_any_statistic_and_the_mean_agree() -> None:
+def test_any_statistic_and_the_mean_agree_and_figures_share_their_resamples() -> None:
     nobody = np.empty(0, np.int64)
     assert math.isnan(mean_estimate(np.empty(0), nobody).value)
     assert math.isnan(weighted_estimate(lambda w: 0.0, nobody, 5).low)
-    values = np.random.default_rng(3).uniform(size=300)
+    values = np.random.default_rng(3).uniform(size=(3, 300))
     images = np.arange(300) // 3
-    plain = mean_estimate(values, images, resamples=200)
-    weighted = weighted_estimate(lambda w: float(w @ values / w.sum()), images, resamples=200)
-    assert (weighted.value, weighted.low, weighted.high) == pytest.approx(
-        (plain.value, plain.low, plain.high)
-    )
-
-
-def test_figures_share_their_resamples_and_are_those_of_each_alone() -> None:
-    values = np.random.default_rng(4).uniform(size=(3, 60))
-    images = np.arange(60) // 4
-    for estimate, numbers in zip(mean_estimates(list(values), images), values, strict=True):
-        single = mean_estimate(numbers, images)
+    for estimate, numbers in zip(mean_estimates(list(values), images, 200), values, strict=True):
+        single = weighted_estimate(lambda w, numbers=numbers: float(w @ numbers / w.sum()), images, 200)
         assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
             (single.value, single.low, single.high)
         )
 
 
-def area_by_loops(scores: np.ndarray, is_present: np.ndarray, weights: np.ndarray) -> float:
-    total = won = 0.0
-    for a, positive, w in zip(scores, is_present, weights, strict=True):
-        for b, other, v in zip(scores, is_present, weights, strict=True):
-            if positive and not other:
-                total += w * v
-                won += w * v * (1.0 if a > b else 0.5 if a == b else 0.0)
-    return won / total
-
-
-def test_the_roc_area_against_loops() -> None:
+def test_the_roc_area_is_that_of_all_pairs() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 6, 40) / 4
     is_present = rng.random(40) < 0.4
-    weights = rng.integers(0, 4, 40).astype(float)
+    weights = rng.integers(0, 4, 40)
+    above = np.repeat(scores[is_present], weights[is_present])[:, None]
+    below = np.repeat(scores[~is_present], weights[~is_present])
     area = roc_area(scores)
-    expected = area_by_loops(scores, is_present, weights)
+    expected = np.mean((above > below) + 0.5 * (above == below))
     assert area(weights * is_present, weights * ~is_present) == pytest.approx(expected)
-    assert np.isnan(area(weights, np.zeros(40)))
-    estimate = presence_area(scores, is_present, np.arange(40))
-    assert estimate.value == pytest.approx(area_by_loops(scores, is_present, np.ones(40)))
+    assert np.isnan(area(weights * 1.0, np.zeros(40)))

@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import cv2
 import numpy as np
-import open_clip
 import pytest
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, check_model
+from pipeline.evaluate.model_check import ModelCheck, check_model
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.steps import HeatMapSteps, build_steps
-from stages.contract.masks import decode_mask, encode_mask
+from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.stage import Forwards, Stage
 from stages.truth import read_truth
@@ -105,10 +101,8 @@ def test_random_weights_are_not_sane(steps: HeatMapSteps) -> None:
 
 
 def test_a_model_that_cannot_tell_captions_apart_is_not_sane(steps: HeatMapSteps) -> None:
-    figures = check_model(replace(steps, model_stage=Informed(knows_captions=False))).measure()
-    (fault,) = figures.faults
+    (fault,) = check_model(replace(steps, model_stage=Informed(knows_captions=False))).measure().faults
     assert f"0 of {2 * COUNT} are right" in fault
-    assert figures.peaks > 0.85 * figures.phrases
 
 
 def test_a_model_that_points_at_the_middle_is_not_sane(steps: HeatMapSteps) -> None:
@@ -134,33 +128,3 @@ def test_cosines_that_are_no_numbers_are_a_fault_and_both_directions_are_counted
     cosines[0, 0] = 0.5
     figures = replace(informed, cosines=cosines).measure()
     assert (figures.image_to_caption, figures.caption_to_image) == (COUNT - 1, COUNT)
-
-
-def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -> None:
-    """A thing of whole cells: the share of the pairs of a cell on it and one beside it in which the first is hotter."""
-    query = informed.queries[0]
-    mask = np.zeros((GRID, GRID), np.bool_)
-    mask[10:20, 5:25] = True
-    target = replace(query.target, mask=encode_mask(mask), boxes_xywh_px=((5.0, 10.0, 20.0, 10.0),))
-    small = replace(query, size_hw=(GRID, GRID), target=target)
-    values = np.random.default_rng(0).integers(0, 9, (GRID, GRID)) + 3 * mask
-    inside = values[mask][:, None]
-    outside = values[~mask][None]
-    expected = np.mean((inside > outside) + 0.5 * (inside == outside))
-    assert _areas([values], [small]) == pytest.approx(np.array([[expected]]), abs=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ViT-B-16", "RN50"])
-def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.create_model(name)
-    weights = tmp_path / "random.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
-    settings = {"input": INPUT, "model": {"name": name, "weights": str(weights)}}
-    check = check_model(build_steps(RunConfig.model_validate(settings)))
-    assert np.isfinite(check.cosines).all()
-    figures = check.measure()
-    assert figures.image_to_caption + figures.caption_to_image <= COUNT
-    assert any("which caption belongs to which photograph" in fault for fault in figures.faults)

@@ -37,9 +37,7 @@ IMAGES = [
     ("phrase", "head"),
     [
         ("man in blue shirt", "man"),
-        ("two young dogs", "dogs"),
         ("group of people", "group"),
-        ("red shirts", "shirts"),
         ("of", "of"),
         ("", ""),
     ],
@@ -52,15 +50,10 @@ def test_a_noun_has_its_usual_box_and_point_in_the_pixels_of_any_image() -> None
     usual = fit_usual_places(IMAGES)
     for phrase, place in (("dark sky with clouds", SKY), ("green grass", GRASS)):
         twice: Any = tuple(2 * side for side in place)
-        assert box_iou(usual.box_of(phrase, 80, 60), place) > 0.5
         assert box_iou(usual.box_of(phrase, 160, 120), twice) > 0.5
         x, y = usual.point_of(phrase, 80, 60)
         assert place[0] <= x < place[0] + place[2]
         assert place[1] <= y < place[1] + place[3]
-
-
-def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
-    usual = fit_usual_places(IMAGES)
     single, pair = (usual.box_of("pair of posts", 80, 60, extent) for extent in get_args(Extent))
     assert max(box_iou(single, LEFT), box_iou(single, RIGHT)) > 0.5
     assert box_iou(pair, (0.0, 20.0, 80.0, 30.0)) > 0.5
@@ -68,27 +61,21 @@ def test_one_of_several_things_is_another_box_than_all_of_them() -> None:
 
 def test_a_rare_noun_has_the_place_of_all_phrases() -> None:
     rare = [image_of(("cloud", ((30.0, 22.0, 20.0, 16.0),)))] * (FEWEST - 1)
-    usual = fit_usual_places([*IMAGES, *IMAGES, *rare])
+    usual = fit_usual_places([*IMAGES, *rare])
     assert usual.box_of("cloud", 80, 60) == usual.box_of("unheard of", 80, 60)
     assert fit_usual_places([*IMAGES, *rare * 20]).box_of("cloud", 80, 60) != usual.box_of("cloud", 80, 60)
 
 
 def test_an_image_is_judged_by_what_is_usual_in_the_other_half() -> None:
     """In one half the dog is left, in the other right: each image has its box from images that show the opposite."""
-    names = [f"{number}.jpg" for number in range(80)]
-    side = {name: (LEFT, RIGHT)[stable_id(name) % 2] for name in names}
-    images = {name: replace(image_of(("dog", (box,))), file_name=name) for name, box in side.items()}
+    sides = {f"{number}.jpg": stable_id(f"{number}.jpg") % 2 for number in range(80)}
+    images = {name: image_of(("dog", ((LEFT, RIGHT)[side],))) for name, side in sides.items()}
     usual = fit_halves(images)
-    for name, true_box in side.items():
-        box = usual[name].box_of("dog", 80, 60)
-        assert box_iou(box, true_box) == 0.0
-        assert box_iou(box, LEFT if true_box == RIGHT else RIGHT) > 0.5
-    assert fit_halves({name: images[name] for name in names if side[name] == LEFT}) == {}
+    for name, side in sides.items():
+        assert box_iou(usual[name].box_of("dog", 80, 60), (RIGHT, LEFT)[side]) > 0.5
+    assert fit_halves({name: images[name] for name, side in sides.items() if side}) == {}
 
 
-@pytest.mark.parametrize(
-    "images", [[], [TruthImage(file_name="a.jpg", width_px=0, height_px=0, targets=())]]
-)
-def test_nothing_is_fitted_to_no_phrases(images: list[TruthImage]) -> None:
+def test_nothing_is_fitted_to_no_phrases() -> None:
     with expect_error(InputError):
-        fit_usual_places(images)
+        fit_usual_places([replace(IMAGES[0], width_px=0, height_px=0)])

@@ -7,7 +7,6 @@ from pipeline.evaluate.verdicts import (
     calibration_verdict,
     evaluation_verdict,
     replacement_verdict,
-    review_verdict,
 )
 
 BETTER = Estimate(value=0.02, low=0.01, high=0.03, n=200)
@@ -23,38 +22,24 @@ RISES = "rises by 0.020 (95 % interval 0.010 to 0.030)"
 @pytest.mark.parametrize(
     ("gain", "replaces", "verdict", "change"),
     [
-        (BETTER, True, "use it instead of the dataset's calibration", FALLS),
-        (
-            UNDECIDED,
-            True,
-            "keep the dataset's calibration. The new one is not shown to be better",
-            MAY_FALL,
-        ),
-        (WORSE, True, "keep the dataset's calibration. The new one is worse", RISES),
         (BETTER, False, "use it. It tells right regions from wrong ones", FALLS),
         (UNDECIDED, False, "do not use it, it needs more images", MAY_FALL),
         (WORSE, False, "do not use it, it needs more images", RISES),
+        (BETTER, True, "use it: ", FALLS),
+        (UNDECIDED, True, "keep the dataset's scores, or more. The new calibration is not shown", MAY_FALL),
+        (WORSE, True, "keep the dataset's scores. The new calibration is worse: ", RISES),
     ],
 )
 def test_a_calibration_is_advised_if_it_is_better_beyond_chance(gain, replaces, verdict, change) -> None:
-    sentence = (replacement_verdict if replaces else calibration_verdict)(gain)
+    sentence = replacement_verdict(gain, "scores", ", or more") if replaces else calibration_verdict(gain)
     assert sentence.startswith(f"Verdict: {verdict}")
     assert change in sentence
 
 
-@pytest.mark.parametrize(
-    ("gain", "replaces", "verdict"),
-    [
-        (BETTER, True, "use it: "),
-        (BETTER, False, "use it: "),
-        (UNDECIDED, True, "keep the dataset's calibration, or answer 100 more. "),
-        (UNDECIDED, False, "keep the dataset's scores, which only rank, or answer 100 more. "),
-        (WORSE, True, "keep the dataset's calibration. The new calibration is worse: "),
-    ],
-)
-def test_answers_that_do_not_decide_ask_for_more(gain: Estimate, replaces: bool, verdict: str) -> None:
-    present = "calibration" if replaces else "scores, which only rank"
-    assert review_verdict(gain, present).startswith(f"Verdict: {verdict}")
+@pytest.mark.parametrize(("gain", "is_used"), [(BETTER, True), (UNDECIDED, True), (WORSE, False)])
+def test_better_boxes_count_where_scores_are_no_worse(gain: Estimate, is_used: bool) -> None:
+    sentence = replacement_verdict(gain, "calibration", has_better_boxes=True)
+    assert sentence.startswith("Verdict: use it") == is_used
 
 
 def line(score: float, share: float, *precision: float, n: int = 100) -> ScoreFilter:

@@ -85,13 +85,10 @@ def test_the_annotation_that_counts(tmp_path: Path) -> None:
     entries = [{"result": [rectangle(name)]} for name in ("red car", "tree", "dog")]
     entries[2]["was_cancelled"] = True
     idle = task(annotations=[entries[2]], data={"image": "b.jpg"})
-    assert [target.phrase for target in image_of(tmp_path, task(annotations=entries), idle).targets] == [
-        "tree"
-    ]
-    entries[0]["ground_truth"] = True
-    assert [target.phrase for target in image_of(tmp_path, task(annotations=entries)).targets] == [
-        "red car"
-    ]
+    for expected in ("tree", "red car"):
+        (target,) = image_of(tmp_path, task(annotations=entries), idle).targets
+        assert target.phrase == expected
+        entries[0]["ground_truth"] = True
 
 
 @pytest.mark.parametrize(
@@ -99,8 +96,6 @@ def test_the_annotation_that_counts(tmp_path: Path) -> None:
     [
         ("/data/local-files/?d=photos/a%20b.jpg", "a b.jpg"),
         ("https://host/photos/a%20b.jpg?token=1", "a b.jpg"),
-        ("s3://bucket/photos/a.jpg", "a.jpg"),
-        ("/data/upload/7/1a2b3c4d-a.jpg", "1a2b3c4d-a.jpg"),
     ],
 )
 def test_labels_of_other_projects_are_categories(address: str, name: str, tmp_path: Path) -> None:
@@ -116,7 +111,6 @@ def test_labels_of_other_projects_are_categories(address: str, name: str, tmp_pa
         "an image twice": [task(), task()],
         "no image": [task(data={"picture": "a.jpg"})],
         "a brush": [task({"type": "brushlabels", "value": {}})],
-        "a label without letters": [task(rectangle("?!"))],
         "the smaller form": [{"image": "a.jpg", "label": []}],
     },
 )

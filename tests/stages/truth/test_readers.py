@@ -14,7 +14,6 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_mask
 from stages.truth import TRUTHS, kind_of, read_truth
 from stages.truth.ground_truth import TruthImage, TruthTarget
-from tests.build.cases import cases
 from tests.build.files import write_json
 from tests.messages import expect_error
 
@@ -32,19 +31,17 @@ def made(folder: Path, *names: str) -> Path:
 
 
 def test_kinds(tmp_path: Path) -> None:
-    """The readers of folders get the folder."""
-    made(tmp_path, "some.JSON", "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
+    """The reader of a folder gets the folder."""
+    made(tmp_path, "some.JSON", "flickr/Sentences/", "flickr/Annotations/")
     (tmp_path / "tasks.json").write_bytes(codecs.BOM_UTF8 + b" [\n{}]")
-    kinds = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "refs", "tasks.json")]
-    assert kinds == [*TRUTHS] == ["coco", "flickr30k", "refcoco", "label_studio"]
+    kinds = [kind_of(tmp_path / name) for name in ("some.JSON", "flickr", "tasks.json")]
+    assert kinds == [*TRUTHS] == ["coco", "flickr30k", "label_studio"]
     assert read_truth(tmp_path / "some.JSON").categories == {"car"}
     with expect_error(InputError):
         read_truth(tmp_path / "flickr")
-    with expect_error(InputError):
-        read_truth(tmp_path / "refs")
 
 
-@pytest.mark.parametrize("kind", ["zip", "gztar", "tar"])
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
 def test_archives_are_read(kind: str, tmp_path: Path) -> None:
     made(tmp_path, "all/", "all/truth.json")
     truth = read_truth(Path(shutil.make_archive(str(tmp_path / "archive"), kind, tmp_path / "all")))
@@ -67,17 +64,9 @@ def test_archives_that_are_none_or_reach_outside_are_rejected(tmp_path: Path) ->
     assert not (tmp_path.parent / "outside.json").exists()
 
 
-@cases(
-    ("names", "path"),
-    {
-        "missing": ((), "none.json"),
-        "other file": (("some.txt",), "some.txt"),
-        "half a folder": (("Sentences/",), "."),
-        "a folder with the name of a file": (("x.json/",), "x.json"),
-    },
-)
-def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], path: str) -> None:
-    made(tmp_path, *names)
+@pytest.mark.parametrize("path", ["none.json", "some.txt", "x.json"])
+def test_what_is_understood_is_listed(tmp_path: Path, path: str) -> None:
+    made(tmp_path, "some.txt", "x.json/", "x.json/Sentences/")
     with expect_error(InputError):
         read_truth(tmp_path / path)
 
@@ -91,11 +80,8 @@ def test_a_truth_is_scaled_to_a_resized_image() -> None:
     image = TruthImage(file_name="1.jpg", width_px=6, height_px=4, targets=(target,))
     scaled = image.resize((8, 18))
     assert (scaled.height_px, scaled.width_px) == (8, 18)
-    assert scaled.targets[0].boxes_xywh_px == ((6.0, 2.0, 6.0, 4.0),)
-    assert scaled.targets[0].mask is not None
-    assert np.array_equal(
-        decode_mask(scaled.targets[0].mask), np.kron(mask, np.ones((2, 3))).astype(np.bool_)
-    )
-    assert image.resize((4, 6)) is image
+    (target,) = scaled.targets
+    assert target.boxes_xywh_px == ((6.0, 2.0, 6.0, 4.0),)
+    assert np.array_equal(decode_mask(target.mask), np.kron(mask, np.ones((2, 3), np.bool_)))
     unsized = replace(image, width_px=0, height_px=0)
     assert unsized.resize((8, 18)) is unsized

@@ -18,12 +18,6 @@ OTHER_CAPTIONS = ("Two dogs play .", "A man with a hat looks at the sea .")
             "blonde haired girl",
         ),
         (
-            "Two men near a metal structure in front of a brick wall .",
-            "Two men near a metal structure in from of a brick wall .",
-            "brick wall",
-            "brick wall",
-        ),
-        (
             "The dog and the cat play together on a large bed .",
             "The dog and the cat play togehter on a large bed .",
             "dog",

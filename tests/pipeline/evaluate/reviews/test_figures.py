@@ -14,16 +14,10 @@ from tests.build.datasets import Json
 COUNT = 20_000
 
 
-@pytest.mark.parametrize(
-    ("answers", "regions", "share"),
-    [
-        ([["right"], ["wrong"]], 0, None),
-        ([["right", "right"], ["wrong", "wrong"]], 2, 1.0),
-        ([["right", "right", "wrong"], ["wrong", "wrong"]], 2, 2 / 4),
-    ],
-)
-def test_agreement(answers: list[list[str]], regions: int, share: float | None) -> None:
-    assert measure_agreement(answers) == Agreement(regions=regions, share=share)
+def test_agreement() -> None:
+    answers = [["right"], ["right", "right", "wrong"], ["wrong", "wrong"]]
+    assert measure_agreement(answers) == Agreement(regions=2, share=2 / 4)
+    assert measure_agreement(answers[:1]) == Agreement(regions=0, share=None)
 
 
 def calibration_of(**more: Any) -> Calibration:
@@ -52,9 +46,10 @@ def simulate_answers(calibration: Calibration, shift: float, count: int) -> tupl
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_the_known_calibration_is_corrected_by_as_much_as_answers_say(shift: float) -> None:
-    features, odds, answers = simulate_answers(calibration_of(presence=PRESENCE), shift, 200)
-    new, new_odds, new_answers = simulate_answers(calibration_of(presence=PRESENCE), shift, COUNT)
-    fit = fit_answers(features, odds, answers, calibration_of(presence=PRESENCE))
+    known = calibration_of(presence=PRESENCE)
+    features, odds, answers = simulate_answers(known, shift, 200)
+    new, new_odds, new_answers = simulate_answers(known, shift, COUNT)
+    fit = fit_answers(features, odds, answers, known)
     assert fit.presence.bias == pytest.approx(-shift, abs=0.6)
     assert abs(fit.scores(new, new_odds).mean() - (new_answers == "right").mean()) < 0.05
     scratch = fit_answers(features, odds, answers, None)
@@ -62,48 +57,39 @@ def test_the_known_calibration_is_corrected_by_as_much_as_answers_say(shift: flo
     assert abs(scratch.scores(new, new_odds).mean() - (new_answers == "right").mean()) < 0.07
 
 
-def test_few_answers_change_the_known_weights_little() -> None:
+def test_few_answers_change_the_known_weights_little_and_one_kind_of_answer_is_rejected() -> None:
     features, odds, answers = simulate_answers(calibration_of(), 0.0, 50)
     fit = fit_answers(features, odds, answers, calibration_of())
     slopes = dict(zip(FEATURES, fit.right.weight / fit.right.scale, strict=True))
     assert slopes["energy"] == pytest.approx(0.5, abs=0.2)
     assert slopes["log_area"] == pytest.approx(-0.25, abs=0.2)
+    for answer in ("right", "wrong"):
+        with pytest.raises(ValueError, match="right and others that are wrong"):
+            fit_answers(features, odds, np.full(50, answer), None)
 
 
 def test_presence_that_nobody_denies_does_not_become_certain_and_never_falls_with_its_odds() -> None:
-    features, odds, answers = simulate_answers(calibration_of(presence=PRESENCE), 0.0, 200)
-    fit = fit_answers(
-        features, odds, np.where(answers == "absent", "wrong", answers), calibration_of(presence=PRESENCE)
-    )
+    known = calibration_of(presence=PRESENCE)
+    features, odds, answers = simulate_answers(known, 0.0, 200)
+    answers = np.where(answers == "absent", "wrong", answers)
+    fit = fit_answers(features, odds, answers, known)
     assert fit.presence.probability(np.zeros((1, 1)))[0] < 0.99
-    upside_down = np.where(
-        odds[:, 0] > np.median(odds), "absent", np.where(answers == "absent", "wrong", answers)
-    )
-    fit = fit_answers(features, odds, upside_down, calibration_of(presence=PRESENCE))
-    assert fit.presence.weight[0] >= 0.0
+    upside_down = np.where(odds[:, 0] > np.median(odds), "absent", answers)
+    assert fit_answers(features, odds, upside_down, known).presence.weight[0] >= 0.0
 
 
-@pytest.mark.parametrize("expected", [0.05, 0.3])
-def test_the_file_gives_the_presence_that_was_fitted(expected: float) -> None:
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_the_file_gives_the_presence_that_was_fitted(share: float) -> None:
     """Log odds that a run sees are those of the calibration, moved to the share that its settings expect."""
-    features, odds, answers = simulate_answers(calibration_of(presence=PRESENCE), 1.0, 200)
-    fit = fit_answers(features, odds, answers, calibration_of(presence=PRESENCE))
-    assert fit.presence is not None
-    presence_fields = _correct_presence(calibration_of(presence=PRESENCE), fit.presence, expected)
-    assert presence_fields is not None
+    known = calibration_of(presence=PRESENCE)
+    fit = fit_answers(*simulate_answers(known, 1.0, 200), known)
+    corrected = _correct_presence(known, fit.presence, share)
 
-    def presence(values: Presence, similarity: float) -> float:
-        total = values.bias + values.weight["similarity"] * similarity
-        return at_share(1 / (1 + np.exp(-total)), values.absent_share, expected)
+    def presence_of(presence: Presence, similarity: float) -> float:
+        total = presence.bias + presence.weight["similarity"] * similarity
+        return at_share(1 / (1 + np.exp(-total)), presence.absent_share, share)
 
     for similarity in (-1.0, 0.1, 1.0):
-        before = presence(PRESENCE, similarity)
-        expected_presence = fit.presence.probability(np.array([[np.log(before / (1 - before))]]))[0]
-        assert presence(presence_fields, similarity) == pytest.approx(expected_presence, abs=1e-4)
-
-
-@pytest.mark.parametrize("answer", ["right", "wrong"])
-def test_one_kind_of_answer_is_rejected(answer: str) -> None:
-    features, odds, _ = simulate_answers(calibration_of(), 0.0, 60)
-    with pytest.raises(ValueError, match="right and others that are wrong"):
-        fit_answers(features, odds, np.full(60, answer), None)
+        before = presence_of(PRESENCE, similarity)
+        expected = fit.presence.probability(np.array([[np.log(before / (1 - before))]]))[0]
+        assert presence_of(corrected, similarity) == pytest.approx(expected, abs=1e-4)

@@ -1,14 +1,18 @@
-"""`phrasebox calibrate` without a ground truth or answers: presence alone, fitted to captions.
+"""Presence by `calibrate`: of a detector with a ground truth, and of any dataset without one.
 
-The phrases of an image's captions are taken as there, and those of other images as absent: see
-`pipeline.presence_fit`, which a run does with its first images.
+A detector is asked for the phrases of other images in prompts of their own, as if their captions
+were those of the image. So the boxes of the image's own phrases stay those of a run.
+
+Without a ground truth or answers presence alone is fitted, to captions. The phrases of an image's
+captions are taken as there, and those of other images as absent: see `pipeline.presence_fit`,
+which a run does with its first images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -20,18 +24,25 @@ from pipeline.config import stored_config
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.engines.inline import rows_per_call, run_stages, set_up
-from pipeline.evaluate.detector_presence import features_by_text, presence_of
-from pipeline.logistic import roc_area
+from pipeline.evaluate.estimates import Estimates, logistic_out_of_fold, presence_area
+from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
+from pipeline.evaluate.foreign_phrases import check_enough, query_images
+from pipeline.logistic import LogisticFit, fit_logistic, roc_area
 from pipeline.paths import write_file
-from pipeline.presence_fit import PresenceFit, draw_for_images, explain_no_difference, fit_noisy
+from pipeline.presence_fit import (
+    PresenceFit,
+    draw_for_images,
+    explain_no_difference,
+    fit_noisy,
+    presence_calibration,
+)
 from pipeline.steps import SourceSteps, build_detector_steps, build_steps, check_files
 from pipeline.warm_up import first_samples, fit_to_samples
 from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample
 from stages.contract.values import Floats
 from stages.read import make_reader
-from stages.regions.detected import PRESENCE_FEATURES
-from stages.regions.score import Calibration
+from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_of, presence_features
 from stages.regions.source import HEAT_MAPS, RegionSourceConfig
 
 CAPTIONED: Final = 1000
@@ -91,18 +102,11 @@ def fit_detector_to_captions(
     if (reason := explain_no_difference(area)) is not None:
         return PresenceFit(reason=reason)
     fit, presences = fit_noisy(values, in_captions)
-    calibration = Calibration(
-        bias=0.0,
-        mean={},
-        scale={},
-        weight={},
-        made_with=source_basis(source, steps.fingerprint),
-        made_from={
-            "annotations": "none",
-            "images": len(captioned),
-            "absent_share": round(1.0 - float(presences[in_captions].mean()), 3),
-        },
-        presence=presence_of(fit, float(presences.mean())),
+    calibration = presence_calibration(
+        source_basis(source, steps.fingerprint),
+        presence_of(fit, float(presences.mean())),
+        presences[in_captions],
+        images=len(captioned),
     )
     return PresenceFit(calibration=calibration)
 
@@ -115,3 +119,56 @@ def _features_of(steps: SourceSteps, records: Sequence[Record]) -> Floats:
         for record in run_stages((steps.prepare_stage, steps.model_stage), batch):
             features += features_by_text(record).values()
     return np.array(features).reshape(-1, len(PRESENCE_FEATURES))
+
+
+def fit_detector_presence(
+    evaluation_set: EvaluationSet, steps: SourceSteps, records: Sequence[Record], console: Console
+) -> tuple[DetectorPresence, Estimates]:
+    """Fit presence to the same phrases as `pipeline.evaluate.foreign_phrases.fit_presence_to_truth`.
+
+    Args:
+        evaluation_set: The dataset and its ground truth.
+        steps: The detector.
+        records: Its answers about the images' own phrases.
+        console: Shows the progress.
+
+    Returns:
+        The fit, and its figure `presence_auc` on images that it was not fitted to.
+
+    Raise InputError if there are too few phrases.
+    """
+    images_by_name = query_images(
+        evaluation_set, {record.sample.sample_id: record.phrases for record in records}
+    )
+    check_enough(images_by_name)
+    foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
+    stages = [steps.prepare_stage, steps.model_stage]
+    foreign_records = process_input(evaluation_set.reader, stages, foreign, console)
+    judged = [
+        (features, text in image.types_by_text, image.number)
+        for record in chain(records, foreign_records)
+        if (image := images_by_name.get(record.sample.sample_id)) is not None
+        for text, features in features_by_text(record).items()
+        if text in image.judged_texts
+    ]
+    values, labels, images = map(np.array, zip(*judged, strict=True))
+    area = presence_area(logistic_out_of_fold(values, labels, images), labels, images)
+    return presence_of(fit_logistic(values, labels), float(labels.mean())), {"presence_auc": area}
+
+
+def presence_of(fit: LogisticFit, present_share: float) -> DetectorPresence:
+    """Return a fit to the `PRESENCE_FEATURES` of phrases, of which such a share is present."""
+    return DetectorPresence(
+        bias=fit.bias, **fit.by_name(PRESENCE_FEATURES), absent_share=1.0 - present_share
+    )
+
+
+def features_by_text(record: Record) -> dict[str, list[float]]:
+    """Return the `PRESENCE_FEATURES` of each text of a record; none for one with an error."""
+    if record.error is not None:
+        return {}
+    texts = (phrase.text for phrase in record.phrases)
+    return {
+        text: [*presence_features(boxes).values()]
+        for text, boxes in zip(texts, boxes_of(record), strict=True)
+    }

@@ -1,0 +1,52 @@
+"""Links between phrases beside those of the ground truth."""
+
+import math
+from typing import Any
+
+import pytest
+
+from benchmarks.photos.links import Grouping, b_cubed, grouping_of, link_counts, pair_f1
+from stages.truth.ground_truth import ChainedPhrase, TruthImage
+from tests.build.datasets import Json
+
+
+def totals_of(*links: tuple[int, str]) -> Any:
+    return link_counts([Grouping(image=1, links=links)]).sum(axis=0)
+
+
+def test_pairs_and_b_cubed_by_hand() -> None:
+    """Groups {a a b} and {b}: pairs 3 linked, 2 true (aa, bb), 1 both. B-cubed: precision (2/3 + 2/3 + 1/3 + 1) / 4,
+    recall (1 + 1 + 1/2 + 1/2) / 4."""
+    totals = totals_of((0, "a"), (0, "a"), (0, "b"), (1, "b"))
+    assert pair_f1(totals) == pytest.approx(2 * 1 / (3 + 2))
+    assert b_cubed(totals) == pytest.approx(2 * (2 / 3) * (3 / 4) / (2 / 3 + 3 / 4))
+    assert math.isnan(pair_f1(totals_of((0, "a"), (1, "b"))))
+
+
+def region(caption: int, start: int, phrase: str, group: int | None) -> Json:
+    span = [start, start + len(phrase)]
+    return {"caption_index": caption, "span": span, "phrase": phrase, "group": group}
+
+
+def test_phrases_are_matched_by_caption_text_and_order() -> None:
+    regions = [
+        region(0, 2, "boy", 0),
+        region(0, 2, "boy", 0),  # a second region of the phrase
+        region(0, 12, "boy", 1),
+        region(0, 18, "hat", None),
+        region(1, 2, "child", 0),
+        region(1, 9, "it", 3),
+    ]
+    row = {"captions": ["A boy and a boy's hat.", "a child, it rains"], "annotations": regions}
+    true_caption = "A boy and a boy 's hat ."
+    chains = (
+        ChainedPhrase(caption=true_caption, phrase="boy", chain="7"),
+        ChainedPhrase(caption=true_caption, phrase="boy", chain="8"),
+        ChainedPhrase(caption="a child , it rains", phrase="child", chain="7"),
+        ChainedPhrase(caption="a child , it rains", phrase="it", chain=""),
+        ChainedPhrase(caption="another caption", phrase="hat", chain="9"),
+    )
+    image = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained_phrases=chains)
+    assert grouping_of(5, row, image).links == ((0, "7"), (1, "8"), (0, "7"))
+    fewer = {**row, "annotations": [entry for entry in regions if entry["span"][0] != 12]}
+    assert grouping_of(5, fewer, image).links == ((0, "7"),)
