@@ -121,16 +121,6 @@ def test_images_behind_a_url_keep_their_order() -> None:
     assert [answer.width_px for answer in answers] == [*range(1, 8), 0, 8, 99, *range(9, 21)]
 
 
-def test_batches_do_not_matter_and_nothing_changes() -> None:
-    records = [record(png(n + 3, 2 * n + 1, (n, 2 * n, 3 * n))) for n in range(7)]
-    stage = PrepareStage(PrepareConfig(size_px=16))
-    together = stage.process(records)
-    again = [stage.process([item])[0] for item in records]
-    for answer, single in zip(together, again, strict=True):
-        np.testing.assert_array_equal(answer.pixels.rgb, single.pixels.rgb)
-    assert stage.process([]) == []
-
-
 def test_large_jpegs_are_decoded_smaller_by_default() -> None:
     """The sizes are those of the whole image; `images.shrink_jpeg: false` reads all of its pixels."""
     noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (30, 40, 3), np.uint8))

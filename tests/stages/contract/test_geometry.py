@@ -1,27 +1,14 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.contract.geometry import (
     box_iou,
     cell_to_px,
     px_to_cell,
     resize_shifted,
-    round_to_multiple,
-    xywh_to_xyxy,
-    xyxy_to_xywh,
 )
 from tests.build.cases import cases
-
-boxes = st.tuples(*[st.integers(0, 1000).map(float)] * 4)
-
-
-@given(boxes)
-def test_forms_of_a_box_are_inverse(box):
-    assert xywh_to_xyxy((3.0, 5.0, 1.0, 2.0)) == (3.0, 5.0, 4.0, 7.0)
-    assert xyxy_to_xywh(xywh_to_xyxy(box)) == box
 
 
 @cases(
@@ -39,20 +26,6 @@ def test_box_iou(a, b, expected):
     assert box_iou(a, b) == pytest.approx(expected)
 
 
-@given(boxes, boxes)
-def test_box_iou_is_a_symmetric_share(a, b):
-    assert 0.0 <= box_iou(a, b) <= 1.0
-    assert box_iou(a, b) == box_iou(b, a)
-
-
-@pytest.mark.parametrize(
-    ("side_px", "multiple", "expected"),
-    [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)],
-)
-def test_round_to_multiple(side_px, multiple, expected):
-    assert round_to_multiple(side_px, multiple) == expected
-
-
 @cases(
     ("position_px", "side_px", "cells", "position_cells"),
     {
@@ -66,18 +39,6 @@ def test_round_to_multiple(side_px, multiple, expected):
 def test_cells_and_pixels(position_px, side_px, cells, position_cells):
     assert px_to_cell(position_px, side_px=side_px, cells=cells) == pytest.approx(position_cells)
     assert cell_to_px(position_cells, side_px=side_px, cells=cells) == pytest.approx(position_px)
-
-
-@given(st.floats(0, 1e4), st.integers(1, 10_000), st.integers(1, 100))
-def test_cells_and_pixels_are_inverse(position_px, side_px, cells):
-    cell = px_to_cell(position_px, side_px=side_px, cells=cells)
-    assert cell_to_px(cell, side_px=side_px, cells=cells) == pytest.approx(position_px, abs=1e-6)
-
-
-def test_cells_and_pixels_of_arrays():
-    np.testing.assert_allclose(
-        px_to_cell(np.arange(4) + 0.5, side_px=4, cells=2), [-0.25, 0.25, 0.75, 1.25]
-    )
 
 
 def test_a_grid_without_a_shift_is_drawn_as_opencv_draws_it() -> None:

@@ -40,16 +40,6 @@ def test_a_precision_has_a_lowest_score(precision: float, score: float | None, r
     assert (threshold.total, threshold.share) == (6, regions / 6)
 
 
-@pytest.mark.parametrize(
-    ("share", "score", "regions"),
-    [(0.0, 0.9, 1), (0.3, 0.7, 2), (0.5, 0.5, 4), (0.6, 0.5, 4), (0.9, 0.1, 6)],
-)
-def test_a_share_keeps_the_best_and_their_equals(share: float, score: float, regions: int) -> None:
-    threshold = COUNTS.at_share(share)
-    assert threshold is not None
-    assert (threshold.goal, threshold.score, threshold.regions) == (share, np.float32(score), regions)
-
-
 def test_the_table_has_the_precisions_that_a_score_reaches() -> None:
     table = COUNTS.table()
     assert [(line.goal, line.regions) for line in table] == [(0.5, 4), (0.6, 4), (0.7, 2), (0.8, 2)]

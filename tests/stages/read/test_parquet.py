@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
 from stages.read import SkippedRow
-from stages.shared.images.decode import decode_rgb
-from stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
@@ -192,17 +189,3 @@ def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     good, bad = samples_of(kind="parquet", path=str(tmp_path))
     assert (good.sample_id, reason(good)) == ("k", None)
     assert (bad.sample_id, reason(bad)) == ("b.parquet:footer", "bad_row")
-
-
-def test_hugging_face_datasets_own_files(tmp_path: Path) -> None:
-    import datasets
-
-    pixels = [np.full((4, 6, 3), 50 * n, np.uint8) for n in range(3)]
-    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    table = datasets.Dataset.from_dict({"image": pixels, "text": ["a", "b", "c"]}, features=features)
-    table.to_parquet(str(tmp_path / "train.parquet"))
-    samples = samples_of(kind="parquet", path=str(tmp_path))
-    assert [sample.captions for sample in samples] == [("a",), ("b",), ("c",)]
-    for sample, expected in zip(samples, pixels, strict=True):
-        assert sample.image.content is not None
-        np.testing.assert_array_equal(decode_rgb(sample.image.content, DecodeLimits()), expected)

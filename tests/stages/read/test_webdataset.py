@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.contract.records import Sample
-from stages.read import SkippedRow, webdataset
+from stages.read import SkippedRow
 from stages.read.webdataset import Member, TarDamage, iter_members
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
-from tests.stages.read.inputs import JPEG, read_all, reason, samples_of, special, tar_sample, write_tar
+from tests.stages.read.inputs import read_all, reason, samples_of, special, tar_sample, write_tar
 
 
 def only_item(tmp_path: Path, *members: tuple[str, bytes], **keys: object) -> Sample | SkippedRow:
@@ -51,16 +51,6 @@ def test_members_of_a_sample(tmp_path, members, file_name, captions) -> None:
     assert load_image_bytes(sample.image, DecodeLimits()) == b"x"
 
 
-def test_what_is_no_sample_is_passed_over(tmp_path: Path) -> None:
-    extra = [
-        (name, b"x") for name in ("README", "LICENSE.md", ".hidden.jpg", "__MACOSX/a.jpg", "d/._a.jpg")
-    ]
-    path = write_tar(
-        tmp_path / "t.tar", [special("d", tarfile.DIRTYPE), *extra, *tar_sample("d/k"), *extra]
-    )
-    assert [sample.sample_id for sample in samples_of(kind="webdataset", path=str(path))] == ["t.tar/d/k"]
-
-
 def test_configured_members(tmp_path: Path) -> None:
     facts = json.dumps({"caption": "no", "long": "z", "alt": ["u", "v"]}).encode()
     members = [
@@ -86,22 +76,6 @@ def test_compressed_tars_carry_their_images(tmp_path: Path, mode: str) -> None:
     assert [(sample.image.content, sample.captions) for sample in packed] == [
         (load_image_bytes(sample.image, DecodeLimits()), sample.captions) for sample in plain
     ]
-
-
-def test_limits_for_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webdataset, "MAX_INLINE_BYTES", 10)
-    monkeypatch.setattr(webdataset, "MAX_TEXT_BYTES", 10)
-    members = [
-        ("a.jpg", b"x" * 11),
-        ("a.txt", b"y"),
-        ("b.jpg", b"x"),
-        ("b.txt", b"y" * 11),
-        ("c.jpg", b"x" * 10),
-    ]
-    packed = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tgz", members, "w:gz")))
-    assert [reason(sample) for sample in packed] == ["image_too_large", "bad_row", None]
-    plain = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tar", members)))
-    assert [reason(sample) for sample in plain] == [None, "bad_row", None]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -137,18 +111,6 @@ def test_ranges_as_webdataset_writes_them(tmp_path: Path) -> None:
     assert [sample.sample_id for sample in samples] == ["008.tar/a", "009.tar/a", "010.tar/a"]
 
 
-def test_webdatasets_own_writer(tmp_path: Path) -> None:
-    import webdataset as wds
-
-    with open(tmp_path / "w.tar", "wb") as file, wds.TarWriter(file) as writer:
-        for number in range(3):
-            facts = {"caption": f"a cat {number}", "status": "success"}
-            writer.write({"__key__": f"{number:09d}", "jpg": JPEG, "txt": f"a cat {number}", "json": facts})
-    samples = samples_of(kind="webdataset", path=str(tmp_path / "w.tar"))
-    assert [sample.captions for sample in samples] == [(f"a cat {number}",) for number in range(3)]
-    assert [load_image_bytes(sample.image, DecodeLimits()) for sample in samples] == [JPEG] * 3
-
-
 def everything(content: bytes, *, can_seek: bool) -> list[Member]:
     members: list[Member] = []
     with suppress(TarDamage):
@@ -166,17 +128,6 @@ def archive(tmp_path: Path) -> bytes:
         *tar_sample("b"),
     ]
     return write_tar(tmp_path / "t.tar", members).read_bytes()
-
-
-def test_members_with_their_places(tmp_path: Path) -> None:
-    content = archive(tmp_path)
-    members = everything(content, can_seek=True)
-    assert everything(content, can_seek=False) == members
-    assert len(members) == 8
-    for member in members:
-        assert member.content == content[member.data_offset : member.data_offset + member.size]
-        assert member.is_file
-    assert members[3].size == 0
 
 
 @settings(max_examples=80)

@@ -1,6 +1,5 @@
 """The rules by which maps are cut, and the learned one among them."""
 
-import json
 
 import cv2
 import numpy as np
@@ -31,14 +30,6 @@ def levels_of(*values: int) -> np.ndarray:
     return np.array([values], dtype=np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [(0.0, 0.5), (0.5, 127.5), (0.4, 102.5), (0.6, 153.5), (0.999, 254.5), (1.0, 255.5)],
-)
-def test_fixed(share, expected):
-    assert fixed_cut(share) == expected
-
-
 @cases(
     ("cut", "values", "expected"),
     {
@@ -58,21 +49,6 @@ def test_fixed(share, expected):
 )
 def test_mean_and_otsu(cut, values, expected):
     assert cut(levels_of(*values)) == expected
-
-
-def variance_between(values: np.ndarray, threshold: float) -> float:
-    below = values[values <= threshold]
-    above = values[values > threshold]
-    if not below.size or not above.size:
-        return 0.0
-    return below.size * above.size * (float(above.mean()) - float(below.mean())) ** 2
-
-
-@given(maps)
-def test_otsu_is_the_best_of_all_cuts(levels):
-    values = levels.astype(np.float64)
-    best = max(variance_between(values, level + 0.5) for level in range(256))
-    assert variance_between(values, otsu_cut(levels)) == pytest.approx(best)
 
 
 @given(maps, st.sampled_from(["mean", "otsu", "fixed"]), st.floats(0, 1))
@@ -174,16 +150,6 @@ def test_the_cut_of_the_highest_worth_is_taken_and_the_lowest_of_equals() -> Non
         assert chooses(share=-1.0)(levels, 0.0) == fixed_cut(SHARES[0])
         assert chooses(share=0.8, share_squared=-1.0)(levels, 0.0) == fixed_cut(0.4)
         assert chooses()(levels, 0.0) == fixed_cut(SHARES[0])
-
-
-def test_means_and_scales_do_not_matter_to_the_choice_beside_their_weights() -> None:
-    weight = {name: 0.3 * (number % 3 - 1) for number, name in enumerate(CUT_FEATURES)}
-    rule = chooses(mean=0.25, scale=2.0, **weight)
-    same = chooses(**{name: weight / 2.0 for name, weight in rule.weight.items()})
-    maps = random_maps(20)
-    for levels, usual in zip(maps, sizes_of(maps), strict=True):
-        assert rule(levels, usual) == same(levels, usual)
-    assert FittedCut(**json.loads(rule.model_dump_json())) == rule
 
 
 def test_what_is_usually_large_is_cut_lower() -> None:

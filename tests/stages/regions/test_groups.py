@@ -3,8 +3,6 @@
 from importlib.resources import files
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.contract.records import Phrase
 from stages.regions.groups import MOST_LINKED, link_phrases, pair_features
@@ -87,25 +85,6 @@ def test_a_phrase_inside_another_of_its_head_names_its_thing() -> None:
 def test_beyond_many_phrases_each_names_a_thing_of_its_own() -> None:
     texts, phrases = phrases_of(*["[a boy] runs"] * (MOST_LINKED + 2))
     assert link_phrases(texts, phrases) == (*[0] * MOST_LINKED, 1, 2)
-
-
-WORDS = st.sampled_from(
-    ["a red dog", "two dogs", "boy", "the girl", "wall", "xyzzy", "a 3d printer", "men", "water"]
-)
-
-
-@given(st.lists(st.lists(WORDS, min_size=1, max_size=4), min_size=1, max_size=5))
-def test_only_definite_phrases_name_again_what_their_caption_names_and_numbers_are_in_order(
-    captions: list[list[str]],
-) -> None:
-    texts, phrases = phrases_of(*(" and ".join(f"[{words}]" for words in caption) for caption in captions))
-    groups = link_phrases(texts, phrases)
-    firsts: dict[tuple[int, int], Phrase] = {}
-    for phrase, group in zip(phrases, groups, strict=True):
-        if firsts.setdefault((phrase.caption_index, group), phrase) is not phrase:
-            assert texts[phrase.caption_index][phrase.start :].startswith("the ")
-    assert list(dict.fromkeys(groups)) == list(range(len(set(groups))))
-    assert link_phrases(texts, phrases) == groups
 
 
 def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:

@@ -62,20 +62,6 @@ def test_it_is_the_guided_filter_of_the_paper(seed: int) -> None:
     assert np.allclose(Guide(rgb, 2)(heat), by_definition(rgb, heat, 2), atol=2e-2)
 
 
-def test_heat_that_is_a_colour_stays_as_it_is_and_without_colours_it_is_blurred() -> None:
-    rgb = noisy(40, 50)
-    heat = rgb[..., 0].astype(np.float32)
-    guided = Guide(rgb, 6)(heat)
-    assert np.abs(guided - heat).mean() < 3  # less than 1 %: what EPSILON takes for noise
-    assert guided.dtype == np.float32
-    heat = np.zeros((21, 21), np.float32)
-    heat[10, 10] = 81
-    guided = Guide(np.full((21, 21, 3), 90, np.uint8), 1)(heat)
-    tent = np.array([1, 2, 3, 2, 1], np.float32)  # two box means of three
-    assert np.allclose(guided[8:13, 8:13], np.outer(tent, tent), atol=1e-3)
-    assert np.allclose(guided.sum(), 81, atol=1e-2)
-
-
 @pytest.mark.parametrize("step", [1, 2, 4])
 def test_a_peak_beside_a_thin_thing_moves_onto_it(step: int) -> None:
     """A thing 6 px wide, and a cell's broad hump of heat whose top lies 2 px beside it."""
@@ -158,11 +144,6 @@ def test_guided_rules_look_at_the_fine_map() -> None:
     config = GUIDED.model_copy(update={"rule": "mean"})
     fine_map = cut(blurry(), config, Canvas(picture(THING)))
     assert fine_map.threshold == np.floor(fine_map.fine.mean(dtype=np.float64)) + 0.5
-
-
-def test_pixels_are_needed_to_guide() -> None:
-    assert GUIDED.needs_pixels
-    assert not LINEAR.needs_pixels
 
 
 def test_the_stage_guides_each_map_by_its_own_image() -> None:

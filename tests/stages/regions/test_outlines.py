@@ -216,14 +216,9 @@ def test_a_batch_is_what_its_records_are_alone(stage: RegionsStage) -> None:
         assert (region.refined == "sam") == (region.fallback is None)
 
 
-def test_the_regions_of_a_record_are_those_of_the_stage(stage: RegionsStage) -> None:
-    [answer] = stage.process([record(0)])
-    regions = stage.regions_of(record(0))
-    assert [region.mask for region in answer.regions] == [painted.mask for painted, _ in regions[0]]
-
-
-def test_the_prompt_is_where_the_heat_is(sam: str) -> None:
-    outliner = Outliner(Cutter(config_of(sam)), "cpu")
+@pytest.mark.parametrize("prompt", ["point", "box", "both"])
+def test_the_prompt_is_where_the_heat_is(prompt: str, sam: str) -> None:
+    outliner = Outliner(Cutter(config_of(sam, prompt=prompt)), "cpu")
     heat_map = HeatMap(text="x", values=np.zeros((10, 20), np.float32), similarity=0.3)
     heat_map.values[2:6, 12:16] = 0.6
     heat_map.values[4, 14] = 1.0

@@ -1,16 +1,13 @@
 """From levels on the grid to the fine map, and the parts that a cut map falls into."""
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import Cutter
-from stages.regions.fine_map import FINE_SIDE, refine_grid, samples_per_cell
+from stages.regions.fine_map import refine_grid, samples_per_cell
 from stages.regions.parts import HeatPart, ThingMap, parts_of
 from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of, regions_of
@@ -44,24 +41,6 @@ def test_parts(rows, expected):
     mask = mask_of(*rows)
     parts = parts_in(np.full(mask.shape, 100.0), mask)
     assert [part.inside.tolist() for part in parts] == [mask_of(*part).tolist() for part in expected]
-
-
-@settings(max_examples=200)
-@given(st.integers(1, 30), st.integers(1, 30), st.floats(0.1, 0.9), st.integers(0, 2**32 - 1))
-def test_parts_hold_what_the_flood_does_not_reach(height, width, share, seed):
-    inside = np.random.default_rng(seed).random((height, width)) < share
-    outside = np.pad(inside.astype(np.uint8), 1)
-    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
-    filled = outside[1:-1, 1:-1] != 2
-    count, labels = cv2.connectedComponents(filled.astype(np.uint8), connectivity=8)
-    parts = parts_in(np.ones(inside.shape), inside)
-    together = np.zeros(inside.shape, np.int64)
-    for part in parts:
-        together[part.window] += part.inside
-        first = np.argwhere(part.inside)[0] + (part.top, part.left)
-        assert (labels == labels[tuple(first)]).sum() == part.inside.sum()
-    np.testing.assert_array_equal(together, filled)
-    assert len(parts) == count - 1
 
 
 def test_evidence_by_hand():
@@ -123,13 +102,6 @@ def test_the_blur_spreads_a_spot_evenly_and_uses_all_levels():
     blurred = blur(step, 0.5)
     np.testing.assert_array_equal(blurred[0], blurred[1])
     assert (blurred[0, 0], blurred[0, -1]) == (0, 255)
-
-
-@given(st.integers(1, 400), st.integers(1, 400))
-def test_samples_are_odd_and_within_the_side(height, width):
-    samples = samples_per_cell((height, width))
-    assert samples % 2 == 1
-    assert samples == 1 or samples * max(height, width) <= FINE_SIDE
 
 
 def test_the_fine_map_holds_the_grid_at_the_cell_centres_and_is_bilinear_with_flat_borders():

@@ -125,11 +125,3 @@ def test_two_texts_do_not_outvote_each_other_and_what_is_alone_or_not_known_stay
         None,
     ]
     assert share_presences(phrases, [0, 1, 0, 2], [None] * 4) == [None] * 4
-
-
-@pytest.mark.parametrize("certain", [0.0, 1.0])
-def test_certainty_can_be_outvoted(certain: float) -> None:
-    """Presences have six decimals, so that 0 stands for less than a millionth."""
-    phrases = [named("boy", 0), named("child", 1), named("kid", 2)]
-    first, second, third = share_presences(phrases, [0, 0, 0], [certain, 0.5, 0.5])
-    assert first == second == third == pytest.approx(0.990099 if certain else 0.009901, abs=1e-5)

@@ -11,7 +11,6 @@ from stages.contract.errors import RowError
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
 from stages.regions.config import RegionsConfig
-from stages.regions.maker import RegionMaker
 from stages.regions.stage import RegionsStage
 from tests.build.cases import cases
 from tests.stages.regions.cutting import regions_of as regions_of_map
@@ -244,14 +243,6 @@ def test_errors_pass_through_untouched():
     assert answers[1].regions
 
 
-def test_the_same_batch_gives_the_same_bytes():
-    records = [record(random_map(seed), phrases=(phrase(plural=True),), width_px=640) for seed in range(5)]
-    before = pickle.dumps(records)
-    answers = [pickle.dumps(RegionsStage(RegionsConfig()).process(records)) for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert pickle.dumps(records) == before
-
-
 def test_last_bits_of_the_map_do_not_matter():
     config = RegionsConfig(refine="none")
     stirred = 0
@@ -271,20 +262,6 @@ def test_one_thread_between_setup_and_teardown_and_the_stage_travels():
     assert cv2.getNumThreads() == 1
     stage.teardown()
     assert cv2.getNumThreads() == threads
-
-
-def test_the_heads_of_a_thing_are_those_of_its_texts():
-    named = (("man", "man", 0), ("hat", "hat", 0), ("person", "person", 1), ("hat", "cap", 1))
-    scene = Record(
-        sample=Sample(sample_id="1", source="", captions=("a man in a hat", "a person, a hat")),
-        phrases=tuple(
-            Phrase(text=text, head=head, caption_index=k, start=2, end=5) for text, head, k in named
-        ),
-    )
-    person = {"man": "man", "person": "person"}
-    assert RegionMaker(FIXED).heads_of(scene, [4, 7, 4, 7]) == [person, {"hat": "hat"}] * 2
-    apart = RegionMaker(FIXED.model_copy(update={"group": "none"}))
-    assert [*map(list, apart.heads_of(scene, None))] == [["man"], ["hat"], ["person"], ["hat"]]
 
 
 grids = st.tuples(st.integers(1, 8), st.integers(1, 8))
