@@ -1,6 +1,5 @@
 """The rules by which maps are cut, and the learned one among them."""
 
-
 import cv2
 import numpy as np
 import pytest

@@ -15,13 +15,6 @@ from tests.stages.regions.cutting import mask_of, regions_of
 ALL = RegionsConfig(min_area_share=0.0, keep_share=0.0)
 
 
-def blur(levels: np.ndarray, patches: float) -> np.ndarray:
-    thing_map = ThingMap(levels=levels, shift_cells=0.0, similarity=0.25, size_hw=(40, 40), limit=1)
-    surface = Cutter(RegionsConfig(smooth_patches=patches)).surface_of(thing_map)
-    assert surface is not None
-    return surface.levels
-
-
 def parts_in(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[HeatPart]:
     return parts_of(fine.astype(np.float32), inside, 51.0, 0.25, ALL.model_copy(update=settings_))
 
@@ -92,16 +85,13 @@ def test_parts_that_fall_behind_are_left_out(keep_share, lefts):
 def test_the_blur_spreads_a_spot_evenly_and_uses_all_levels():
     levels = np.zeros((7, 7), dtype=np.uint8)
     levels[3, 3] = 255
-    blurred = blur(levels, 0.7)
+    thing_map = ThingMap(levels=levels, shift_cells=0.0, similarity=0.25, size_hw=(40, 40), limit=1)
+    blurred, _ = Cutter(RegionsConfig(smooth_patches=0.7)).surface_of(thing_map)
     assert (blurred.min(), blurred[3, 3]) == (0, 255)
     # a Gaussian's share one cell away, to its value at the centre: exp(-1 / (2 * 0.7^2)) = .360
     assert blurred[3, 4] == pytest.approx(0.360 * 255, abs=1)
     np.testing.assert_array_equal(blurred, blurred.T)
     np.testing.assert_array_equal(blurred, blurred[::-1])
-    step = np.repeat([[0, 0, 0, 255, 255, 255]], 3, axis=0).astype(np.uint8)
-    blurred = blur(step, 0.5)
-    np.testing.assert_array_equal(blurred[0], blurred[1])
-    assert (blurred[0, 0], blurred[0, -1]) == (0, 255)
 
 
 def test_the_fine_map_holds_the_grid_at_the_cell_centres_and_is_bilinear_with_flat_borders():

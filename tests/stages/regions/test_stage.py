@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,21 +90,6 @@ def test_a_map_without_heat_neither_counts_nor_gets_the_region_of_its_thing():
     assert (region.phrase_index, region.box_xywh_px[0], region.group) == (0, 10, 0)
 
 
-def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") -> HeatMap:
-    """Like an explainer's: two soft spots and noise, mostly zero."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    values = rng.normal(-0.03, 0.06, shape)
-    for _ in range(2):
-        row = rng.uniform(0, shape[0])
-        column = rng.uniform(0, shape[1])
-        width = rng.uniform(0.8, 2.5)
-        values += rng.uniform(0.4, 1) * np.exp(
-            -((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2)
-        )
-    return heat_map(3e-4 * np.maximum(values, 0), text)
-
-
 # Between cell centres 10 px apart a spot falls off as (1 - |dx| / 10)(1 - |dy| / 10). Above one half
 # lie, for |dy| = .5, 1.5, 2.5, 3.5, 4.5 px: |dx| < 4.74, 4.12, 3.33, 2.31, 0.91 px, so 5, 4, 3, 2, 1
 # pixel centres .5, 1.5, ... on each side.
@@ -115,7 +99,6 @@ def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") 
         "inner cell": (spots((4, 4), r1c2=1.0), (20, 10, 10, 10), 4 * 15),
         # 5 px of full heat towards the corner, then .95, .85, .75, .65, .55
         "top left": (spots((4, 4), r0c0=1.0), (0, 0, 10, 10), 50 + 10 + 9 + 8 + 7 + 6),
-        "bottom right": (spots((4, 4), r3c3=1.0), (30, 30, 10, 10), 90),
         # at the upper edge: on each side 5 px wide over 5 rows, then 5, 4, 3, 2, 1
         "upper edge": (spots((4, 4), r0c2=1.0), (20, 0, 10, 10), 2 * (5 * 5 + 15)),
         # the bilinear hump between two equal cells is flat: 10 px more, 5 px to each side
@@ -144,7 +127,6 @@ TWO = spots((4, 8), r1c1=1.0, r1c5=0.8, r3c7=0.2)
     {
         "singular: the best": (False, {}, [10]),
         "plural: both": (True, {}, [10, 52]),
-        "singular, two allowed": (False, {"max_regions_singular": 2}, [10, 52]),
         "plural, one allowed": (True, {"max_regions_plural": 1}, [10]),
         "the second falls behind": (True, {"keep_share": 0.9}, [10]),
         "the second is too small in pixels": (True, {"min_area_px": 40}, [10]),
@@ -170,22 +152,16 @@ def test_a_region_includes_what_it_encloses_and_smoothing_joins():
 @cases(
     "one_map",
     {
-        "fault": heat_map(np.zeros((4, 4)), fault="constant"),
         "fault with values": heat_map(np.eye(4), fault="not_finite"),
         "zeros": heat_map(np.zeros((4, 4))),
-        "constant": heat_map(np.full((4, 4), 0.2)),
         "nan": heat_map([[np.nan, 1.0]]),
-        "inf": heat_map([[np.inf, 1.0]]),
         "similarity nan": heat_map([[0.0, 1.0]], similarity=float("nan")),
         "one cell": heat_map([[1.0]]),
     },
 )
-@pytest.mark.parametrize("smooth_patches", [0.0, 0.7])
-def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
+def test_no_region_where_there_is_nothing_to_see(one_map):
     other = heat_map(spots((4, 4), r1c2=1.0), "cat")
-    regions = regions_of(
-        record(one_map, other), FIXED.model_copy(update={"smooth_patches": smooth_patches})
-    )
+    regions = regions_of(record(one_map, other), FIXED.model_copy(update={"smooth_patches": 0.7}))
     assert [region.phrase_index for region in regions] == [1]
 
 
@@ -195,10 +171,7 @@ def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
         "1 x 1, cold in the middle": ((14, 14), 1, 1, 0),
         "1 x 1, hot in the middle": ((1, 3), 1, 1, 1),
         "30000 x 1": ((1, 14), 30_000, 1, 1),
-        "1 x 30000": ((14, 1), 1, 30_000, 1),
-        "30000 x 1 on its own grid": ((1, 1875), 30_000, 1, 1),
         "more pixels than memory": ((14, 14), 30_000, 30_000, 1),
-        "6000 x 4000": ((9, 21), 6000, 4000, 1),
     },
 )
 def test_odd_sizes(shape, width_px, height_px, boxes):
@@ -226,33 +199,23 @@ def test_mentions_of_one_text_share_its_regions():
     )
 
 
-def test_pixels_are_taken_away():
-    scene = record(heat_map(TWO), width_px=80)
-    (answer,) = RegionsStage(FIXED).process([scene])
-    assert answer.pixels is None
-    assert answer.heat_maps is scene.heat_maps
-    assert answer == replace(scene, regions=answer.regions, pixels=None)
-
-
-def test_errors_pass_through_untouched():
-    error = RowError(reason="bad_image", detail="not an image")
-    failed = replace(record(heat_map(TWO)), error=error, width_px=0, height_px=0)
+def test_pixels_are_taken_away_and_errors_pass_through_untouched():
     good = record(heat_map(TWO), width_px=80)
+    error = RowError(reason="bad_image", detail="not an image")
+    failed = replace(good, error=error, width_px=0, height_px=0)
     answers = RegionsStage(FIXED).process([failed, good, failed])
     assert answers[0] is answers[2] is failed
     assert answers[1].regions
+    assert answers[1] == replace(good, regions=answers[1].regions, pixels=None)
 
 
 def test_last_bits_of_the_map_do_not_matter():
     config = RegionsConfig(refine="none")
-    stirred = 0
-    for seed in range(100):
-        plain = random_map(seed)
-        noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, plain.values.shape)
-        noisy = replace(plain, values=(plain.values * (1 + noise)).astype(np.float32))
-        stirred += not np.array_equal(plain.values, noisy.values)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        values = 3e-4 * np.maximum(rng.normal(-0.5, 1, (14, 14)), 0)
+        plain, noisy = (heat_map(values * (1 + rng.uniform(-1e-7, 1e-7, values.shape))) for _ in range(2))
         assert regions_of_map(plain, (480, 640), 3, config) == regions_of_map(noisy, (480, 640), 3, config)
-    assert stirred > 90
 
 
 def test_one_thread_between_setup_and_teardown_and_the_stage_travels():
