@@ -104,7 +104,10 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
         tar(sample(0)[:1], sample(1), sample(0)[2:]),
         ["no_caption", "good", "duplicate_id"],
     ),
-    "of a Mac.tar": (between(("__MACOSX/x.jpg", b"?"), ("._00001.jpg", b"?")), ["good", "good"]),
+    "of a Mac.tar": (
+        between(("__MACOSX/x.jpg", b"?"), ("._00001.jpg", b"?"), (".hidden.jpg", b"?")),
+        ["good", "good"],
+    ),
     "name that is not UTF-8.tar": case("annotated", *pair("a\udcffb"), format=tarfile.GNU_FORMAT),
     "pax name.tar": case("annotated", *pair("\u732b"), format=tarfile.PAX_FORMAT),
     "whole.tar.gz": (gzip.compress(TWO), ["good", "good"]),
