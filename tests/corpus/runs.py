@@ -46,33 +46,22 @@ def as_json(value: object) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value).encode()
 
 
-def pictures(folder: Path) -> Input:
+def rows(folder: Path) -> Input:
+    """One jsonl file, in which every three cases stand between good rows."""
+    write_images(folder / "images")
     cases = [
         (Wanted("picture", name, outcome), as_json({"image": name, "caption": "a red square"}))
         for name, (_, outcome) in PICTURES.items()
     ]
-    return _lines(folder, cases)
-
-
-def rows(folder: Path) -> Input:
-    captions = [
-        (Wanted("caption", name, outcome), b'{"image": "plain.jpg", "caption": ' + as_json(value) + b"}")
-        for name, (value, outcome) in CAPTIONS.items()
-    ]
-    locations = [
-        (
-            Wanted("location", name, outcome),
-            b'{"caption": "a red square", "image": ' + as_json(value) + b"}",
-        )
-        for name, (value, outcome) in LOCATIONS.items()
-    ]
-    lines = [(Wanted("line", name, outcome), line) for name, (line, outcome) in LINES.items()]
-    return _lines(folder, [*captions, *locations, *lines])
-
-
-def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
-    """One jsonl file, in which every three cases stand between good rows."""
-    write_images(folder / "images")
+    for group, before, table in (
+        ("caption", b'{"image": "plain.jpg", "caption": ', CAPTIONS),
+        ("location", b'{"caption": "a red square", "image": ', LOCATIONS),
+    ):
+        cases += [
+            (Wanted(group, name, outcome), before + as_json(value) + b"}")
+            for name, (value, outcome) in table.items()
+        ]
+    cases += [(Wanted("line", name, outcome), line) for name, (line, outcome) in LINES.items()]
     lines = []
     wanted = []
     for number, start in enumerate(range(0, len(cases) + 3, 3)):
@@ -137,7 +126,6 @@ def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any)
 
 
 RUNS: dict[str, Callable[[Path], Input]] = {
-    "pictures": pictures,
     "rows": rows,
     "jsonl": _files("jsonl", JSONL_FILES, image_root="images"),
     "csv": _files("csv", CSV_FILES, image_root="images"),
@@ -157,19 +145,3 @@ def good_rows(folder: Path) -> Input:
     (folder / "rows.jsonl").write_bytes(b"\n".join(lines))
     wanted = [Wanted("good", "row", "annotated") for number in range(COUNT)]
     return Input({"kind": "jsonl", "path": str(folder / "rows.jsonl")}, wanted)
-
-
-TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
-    ("pictures", "picture", PICTURES),
-    ("rows", "caption", CAPTIONS),
-    ("rows", "location", LOCATIONS),
-    ("rows", "line", LINES),
-    ("jsonl", "jsonl file", JSONL_FILES),
-    ("csv", "csv file", CSV_FILES),
-    ("webdataset", "webdataset file", TARS),
-    ("parquet", "parquet file", PARQUETS),
-    ("coco", "COCO image", COCO_IMAGES),
-    ("coco", "COCO annotation", COCO_ANNOTATIONS),
-]
-CASES = [(run, group, name) for run, group, table in TABLES for name in table]
-CASES += [(run, "good", "row") for run in ("pictures", "rows", "coco")]
