@@ -35,21 +35,13 @@ def prepare(*records: Record, images: Json | None = None, **keys: Any) -> list[R
     ("keys", "original", "expected"),
     [
         ({"size_px": 224}, (6000, 4000), (224, 224)),
-        ({"size_px": 224}, (1, 30_000), (224, 224)),
         ({"size_px": (320, 240)}, (100, 100), (320, 240)),
-        ({"mode": "keep", "patch_px": 16}, (640, 480), (640, 480)),
         ({"mode": "keep", "patch_px": 16}, (647, 488), (640, 496)),  # 40.4 and 30.5 patches
-        ({"mode": "keep", "patch_px": 14}, (500, 375), (504, 378)),
         ({"mode": "keep", "patch_px": 32}, (1, 1), (32, 32)),
-        ({"mode": "keep", "patch_px": 16}, (30_000, 1), (30_000, 16)),
-        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (640, 480), (640, 480)),
         ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (6000, 4000), (960, 640)),
-        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (641, 2000), (640, 2000)),
         ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (30_000, 1), (30_000, 16)),
         ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (30_000, 1), (640, 16)),
-        ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (6000, 4000), (640, 432)),
         ({"mode": "keep", "patch_px": 16, "max_side_px": 650}, (6000, 6000), (640, 640)),
-        ({"mode": "keep", "patch_px": 16, "max_side_px": 1000}, (1000, 500), (992, 496)),
         ({"mode": "keep", "patch_px": 32, "max_side_px": 10}, (500, 400), (32, 32)),
         (
             {"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800},
@@ -132,9 +124,8 @@ def test_large_jpegs_are_decoded_smaller_by_default() -> None:
     assert np.abs(whole.pixels.rgb.astype(int) - small.pixels.rgb).max() <= 12
 
 
-@pytest.mark.parametrize("size", [(60, 40), (20, 300)])
-def test_torch_resizes_as_pillow_does_up_to_three_levels(size: tuple[int, int]) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (*size[::-1], 3), np.uint8))
+def test_torch_resizes_as_pillow_does_up_to_three_levels() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (300, 20, 3), np.uint8))
     (exact,), (quick,) = (
         prepare(record(image_bytes(noise)), size_px=32, images={"resize": library})
         for library in ("pillow", "torch")
