@@ -15,7 +15,6 @@ from stages.contract.masks import decode_mask, rle_box_xywh_px
 from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import Cutter
-from stages.regions.cut_rules import CUT_FEATURES, FittedCut
 from stages.regions.learned_box import FACTS
 from stages.regions.outlines import Outliner
 from stages.regions.score import Evidence
@@ -70,8 +69,7 @@ def outlined(
     **settings: Any,
 ) -> list[tuple[str, str | None, np.ndarray, Evidence]]:
     """What the parts of a map become where the segmenter offers these masks for each."""
-    fitted = settings.pop("fitted", None)
-    outliner = Outliner(Cutter(config_of(sam, **settings), fitted), "cpu")
+    outliner = Outliner(Cutter(config_of(sam, **settings)), "cpu")
     contours = outliner._contours(thing_map(blurry(*squares), (SIDE, SIDE), len(squares)))
     assert len(contours.pieces) == len(squares)
     regions = outliner._outline(contours, IMAGE, [np.stack(mask) for mask in masks])
@@ -114,22 +112,6 @@ def test_the_mask_that_holds_most_heat_for_its_area_is_taken(sam: str) -> None:
         assert (refined, fallback) == ("sam", None)
         assert share(mask, SQUARE) > 0.9
         assert evidence.area == pytest.approx(mask.mean(), rel=0.05), "the score is that of the mask's heat"
-
-
-def weighing_size(weight: float) -> FittedCut:
-    """A fitted cut that knows only this of things: their usual boxes are large, or small."""
-    zeros, ones = (dict.fromkeys(CUT_FEATURES, value) for value in (0.0, 1.0))
-    return FittedCut(weight={**zeros, "log_box_area": weight}, mean=zeros, scale=ones, usual={})
-
-
-@pytest.mark.parametrize(("weight", "expected"), [(1.0, 0), (-1.0, 1)])
-def test_a_fitted_cut_says_which_size_is_usual(weight: float, expected: int, sam: str) -> None:
-    parts = ((slice(45, 135), slice(65, 155)), (slice(68, 112), slice(90, 132)))
-    [(refined, _, mask, _)] = outlined(
-        sam, [logits_of(part) for part in parts], fitted=weighing_size(weight)
-    )
-    assert refined == "sam"
-    assert share(mask, parts[expected]) > 0.85
 
 
 @pytest.mark.parametrize(
