@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import cv2
 
@@ -66,15 +67,12 @@ class RegionsStage(Stage):
             self._outliner.close()
             self._outliner = None
 
-    def computing(self, **settings: Any) -> RegionsStage:
+    def computing(self, **settings: Any) -> Self:
         """See `Stage.computing`; only `device` counts, where the segmenter computes or raises."""
-        return RegionsStage(
-            self.config,
-            self.calibration,
-            fitted_cut=self.maker.cutter.fitted_cut,
-            box_fit=self.maker.cutter.box_fit,
-            device=settings.get("device", self.device),
-        )
+        stage = copy(self)
+        stage.device = settings.get("device", self.device)
+        stage._outliner = None
+        return stage
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""

@@ -11,7 +11,6 @@ from stages.contract.records import (
     HeatMap,
     ImageRef,
     Phrase,
-    Pixels,
     Record,
     Sample,
     stable_id,
@@ -38,7 +37,6 @@ def dog(**changes: Any) -> Phrase:
     [
         (lambda: dog(start=3, end=3), "expected 0 <= start < end, got 3, 3"),
         (lambda: dog(text=""), "non-empty"),
-        (lambda: Pixels(rgb=np.zeros((4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
         (
             lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2),
             r"expected float32 \(grid_h, ",
