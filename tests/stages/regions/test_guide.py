@@ -130,12 +130,6 @@ def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
     assert surface(heat_map, LINEAR).shape == (GRID, GRID)
 
 
-def test_guided_rules_look_at_the_fine_map() -> None:
-    config = GUIDED.model_copy(update={"rule": "mean"})
-    fine_map = cut(blurry(), config, Canvas(picture(THING)))
-    assert fine_map.threshold == np.floor(fine_map.fine.mean(dtype=np.float64)) + 0.5
-
-
 def test_the_stage_guides_a_map_by_its_image() -> None:
     record = Record(
         sample=Sample(sample_id="1", source="test"),

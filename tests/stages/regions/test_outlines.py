@@ -44,13 +44,13 @@ def config_of(sam: str, **settings: Any) -> RegionsConfig:
     return RegionsConfig(**TIGHT, refine="sam", sam=sam_settings, **settings)
 
 
-def logits_of(*parts: tuple[slice, slice], sign: float = 1.0) -> np.ndarray:
+def logits_of(*parts: tuple[slice, slice]) -> np.ndarray:
     """Logits of a mask of some parts of the 200 px image, on its cells."""
     at = [int(cell_to_px(float(cell), side_px=SIDE, cells=CELLS)) for cell in range(CELLS)]
     full = np.full((SIDE, SIDE), -4.0, np.float32)
     for part in parts:
         full[part] = 4.0
-    return sign * full[np.ix_(at, at)]
+    return full[np.ix_(at, at)]
 
 
 IMAGE = EncoderInput(

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,16 +9,6 @@ from stages.regions.parts import HeatPart
 from stages.regions.score import Evidence
 from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of
-
-
-def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """The field at every pixel's centre in float64, one axis after the other: the slow, plain way."""
-    height_px, width_px = size_hw
-    h, w = values.shape
-    rows = (np.arange(height_px) + 0.5) * h / height_px - 0.5
-    columns = (np.arange(width_px) + 0.5) * w / width_px - 0.5
-    wide = np.array([np.interp(columns, np.arange(w), row) for row in values.astype(np.float64)])
-    return np.array([np.interp(rows, np.arange(h), column) for column in wide.T]).T
 
 
 @cases(
@@ -64,7 +55,7 @@ sides = st.integers(1, 40)
 @given(fields, sides, sides)
 def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px):
     painted = paint(np.array(values, np.float32), (height_px, width_px))
-    field = drawn(values, (height_px, width_px))
+    field = cv2.resize(values.astype(np.float64), (width_px, height_px), interpolation=cv2.INTER_LINEAR)
     mask = np.zeros(field.shape, dtype=bool) if painted is None else decode_mask(painted.mask)
     clear = np.abs(field) > 1e-5  # float32 arithmetic
     np.testing.assert_array_equal(mask[clear], (field > 0)[clear])

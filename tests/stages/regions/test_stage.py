@@ -112,12 +112,6 @@ def test_box_and_area_by_hand(values, box, area):
     assert decode_mask(region.mask).sum() == area
 
 
-def test_box_on_a_stretched_grid():
-    # 4 x 2 cells of 20 x 20 px; x falls off over 20 px: |dx| < 10, at dy .5: 1 - dx / 20 > .5 / .975
-    (region,) = regions_of(record(heat_map(spots((2, 4), r0c1=1.0)), width_px=80, height_px=40))
-    assert region.box_xywh_px == (20, 0, 20, 20)
-
-
 # the second spot: .8 (1 - |dx| / 10)(1 - |dy| / 10) > .5, for |dy| = .5 |dx| < 3.42: 3 px on each side of 55
 TWO = spots((4, 8), r1c1=1.0, r1c5=0.8, r3c7=0.2)
 
@@ -139,16 +133,6 @@ def test_singular_and_plural(plural, change, lefts):
     assert [region.box_xywh_px[0] for region in regions] == lefts
 
 
-def test_a_region_includes_what_it_encloses_and_smoothing_joins():
-    values = 1.0 - spots((5, 5), r2c2=1.0)
-    (region,) = regions_of(record(heat_map(values), width_px=50, height_px=50))
-    assert (region.area_px, region.box_xywh_px) == (2500, (0, 0, 50, 50))
-    bars = [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 3  # edges half a patch from either centre, one apart
-    scene = record(heat_map(bars), phrases=(phrase(plural=True),), width_px=70, height_px=30)
-    assert len(regions_of(scene)) == 2
-    assert len(regions_of(scene, FIXED.model_copy(update={"smooth_patches": 1.0}))) == 1
-
-
 @cases(
     "one_map",
     {
@@ -163,27 +147,6 @@ def test_no_region_where_there_is_nothing_to_see(one_map):
     other = heat_map(spots((4, 4), r1c2=1.0), "cat")
     regions = regions_of(record(one_map, other), FIXED.model_copy(update={"smooth_patches": 0.7}))
     assert [region.phrase_index for region in regions] == [1]
-
-
-@cases(
-    ("shape", "width_px", "height_px", "boxes"),
-    {
-        "1 x 1, cold in the middle": ((14, 14), 1, 1, 0),
-        "1 x 1, hot in the middle": ((1, 3), 1, 1, 1),
-        "30000 x 1": ((1, 14), 30_000, 1, 1),
-        "more pixels than memory": ((14, 14), 30_000, 30_000, 1),
-    },
-)
-def test_odd_sizes(shape, width_px, height_px, boxes):
-    values = np.zeros(shape, dtype=np.float32)
-    values[0, min(1, shape[1] - 1)] = 1.0
-    regions = regions_of(record(heat_map(values), width_px=width_px, height_px=height_px))
-    assert len(regions) == boxes
-    for region in regions:
-        assert region.mask.size_hw == (height_px, width_px)
-        x, y, w, h = region.box_xywh_px
-        assert 0 <= x < x + w <= width_px
-        assert 0 <= y < y + h <= height_px
 
 
 def test_mentions_of_one_text_share_its_regions():
