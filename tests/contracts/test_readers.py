@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,27 +61,28 @@ def write_csv(folder: Path) -> Json:
 
 
 def write_webdataset(folder: Path) -> Json:
-    samples: list[list[tuple[str, bytes]]] = []
+    samples = []
     for number in range(ROWS - 1):
         status = "failed_to_download" if number % 9 == 2 else "success"
-        members = tar_sample(f"{number:09d}", status=status)
-        samples.append(members[1:] if number % 7 == 1 else members)
-    samples.append([("000000030.jpg", JPEG), ("000000030.txt", b"the same name again")])
-    for name, part in (("a.tar", samples[:25]), ("b.tar", samples[25:])):
-        write_tar(folder / name, [member for members in part for member in members])
+        samples.append(tar_sample(f"{number:09d}", status=status)[number % 7 == 1 :])
+    samples.append(tar_sample("000000030"))  # again
+    write_tar(folder / "a.tar", chain(*samples[:25]))
+    write_tar(folder / "b.tar", chain(*samples[25:]))
     return {"path": str(folder)}
 
 
 def write_parquet(folder: Path) -> Json:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns: dict[str, list[Any]] = {"image": [], "caption": [], "sample_id": [], "status": [], "key": []}
-    for number, row in enumerate(rows()):
-        columns["image"].append({"bytes": None if number % 5 else JPEG, "path": row["image"]})
-        columns["caption"].append(row["caption"])
-        columns["sample_id"].append(row.get("id"))
-        columns["status"].append("failed_to_resize" if number % 9 == 2 else "success")
-        columns["key"].append(f"{number:09d}")
-    table = pa.table({**columns, "image": pa.array(columns["image"], kind)})
+    columns = [
+        {
+            "image": {"bytes": None if number % 5 else JPEG, "path": row["image"]},
+            "caption": row["caption"],
+            "sample_id": row.get("id"),
+            "status": "failed_to_resize" if number % 9 == 2 else "success",
+            "key": f"{number:09d}",
+        }
+        for number, row in enumerate(rows())
+    ]
+    table = pa.Table.from_pylist(columns)
     pq.write_table(table.slice(0, 25), folder / "a.parquet", row_group_size=4)
     pq.write_table(table.slice(25), folder / "b.parquet", row_group_size=100)
     return {"path": str(folder)}

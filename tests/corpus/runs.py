@@ -85,27 +85,18 @@ def coco(folder: Path) -> Input:
     wanted = []
     for number, (name, (image, captions, outcome)) in enumerate(COCO_IMAGES.items()):
         good_sample = good(number)
-        images += [{"id": f"good {number}", "file_name": good_sample.name}, image]
-        annotations.append(
-            {"id": f"good {number}", "image_id": f"good {number}", "caption": good_sample.caption}
-        )
-        image_id = image.get("id") if isinstance(image, dict) else None
-        annotations += [
-            {"id": 1000 + len(annotations), "image_id": image_id, "caption": text} for text in captions
-        ]
+        good_id = f"good {number}"
+        images += [{"id": good_id, "file_name": good_sample.name}, image]
+        annotations.append({"id": good_id, "image_id": good_id, "caption": good_sample.caption})
+        for text in captions:
+            annotations.append({"id": 1000 + len(annotations), "image_id": image["id"], "caption": text})
         wanted += [Wanted("good", "row", "good"), Wanted("COCO image", name, outcome)]
     for name, (annotation, outcome) in COCO_ANNOTATIONS.items():
         annotations.append(annotation)
         wanted.append(Wanted("COCO annotation", name, outcome))
-    write_json(folder / "captions.json", {"images": images, "annotations": annotations})
-    return Input(
-        {
-            "kind": "coco_captions",
-            "path": str(folder / "captions.json"),
-            "image_root": str(folder / "images"),
-        },
-        wanted,
-    )
+    path = write_json(folder / "captions.json", {"images": images, "annotations": annotations})
+    keys = {"path": str(path), "image_root": str(folder / "images")}
+    return Input({"kind": "coco_captions", **keys}, wanted)
 
 
 def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any) -> Callable[[Path], Input]:

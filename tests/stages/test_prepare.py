@@ -54,7 +54,7 @@ def test_target_sizes(keys: Json, original: tuple[int, int], expected: tuple[int
     assert target_size_px(PrepareConfig(**keys), *original) == expected
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (600, 400), (3, 700)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (3, 700)])
 @pytest.mark.parametrize("keys", [{"size_px": 64}, {"mode": "keep", "patch_px": 32, "max_side_px": 640}])
 def test_pixels_and_size(width: int, height: int, keys: Json) -> None:
     (answer,) = prepare(record(png(width, height)), **keys)
@@ -92,14 +92,11 @@ def test_keeping_the_encoded_image(tmp_path: Path, inline: bool) -> None:
     (tmp_path / "a.png").write_bytes(b"##" + content + b"##")
     place = {"url": str(tmp_path / "a.png"), "offset": 2, "size": len(content)}
     given = record(content) if inline else record(**place)
-    (whole,) = prepare(given, keep_image_bytes=True)
+    whole, bad = prepare(given, record(b"no image"), keep_image_bytes=True)
     (dropped,) = prepare(given)
-    assert whole.sample.image.content == content
-    assert dropped.sample.image.content is None
+    contents = [answer.sample.image.content for answer in (whole, bad, dropped)]
+    assert contents == [content, None, None]
     assert whole.pixels is not None
-    assert given.pixels is None
-    (bad,) = prepare(record(b"no image"), keep_image_bytes=True)
-    assert bad.sample.image.content is None
 
 
 def test_images_behind_a_url_keep_their_order() -> None:

@@ -1,6 +1,7 @@
 import hashlib
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,19 +50,17 @@ def test_values_that_records_reject(make: Callable[[], Any], words: str) -> None
 
 
 def test_surrogates_are_written_out_and_in_a_caption_an_error() -> None:
-    image = ImageRef(file_name="c\udcff")
-    record = Record.start(Sample(sample_id="a\ud800", source="b", captions=("dog",), image=image))
+    sample = Sample(sample_id="a\ud800", source="f.jsonl:3", image=ImageRef(file_name="c\udcff"))
+    record = Record.start(sample)
     assert (record.sample.sample_id, record.sample.image.file_name) == ("a\\ud800", "c\\udcff")
     assert record.error is None
-    record = Record.start(Sample(sample_id="a", source="f.jsonl:3", captions=("a dog", "half \ud83d")))
+    record = Record.start(replace(sample, captions=("a dog", "half \ud83d")))
     assert str(record.error) == "bad_caption: f.jsonl:3: the caption holds lone surrogates, not text"
     assert record.sample.captions == ("a dog", "half \\ud83d")
-    record = Record.start(
-        Sample(sample_id="a", source="b", captions=("dog",), image=ImageRef(url="/caf\udce9.jpg"))
-    )
-    assert str(record.error) == "bad_location: b: the file's name is not UTF-8: rename it"
+    record = Record.start(replace(sample, image=ImageRef(url="/caf\udce9.jpg")))
+    assert str(record.error) == "bad_location: f.jsonl:3: the file's name is not UTF-8: rename it"
     error = RowError(reason="bad_row", detail="b: not JSON")
-    assert Record.start(Sample(sample_id="a", source="b", captions=("\ud800",), error=error)).error == error
+    assert Record.start(replace(sample, captions=("\ud800",), error=error)).error == error
 
 
 def test_a_fault_says_what_it_keeps_and_where() -> None:

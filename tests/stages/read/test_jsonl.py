@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import InputError
+from stages.contract.records import ImageRef
 from tests.messages import expect_error
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of, write_lines
 
@@ -68,34 +69,27 @@ def test_ids_that_come_twice(given: list[object], expected: list[str], tmp_path:
 
 
 def test_several_files_are_named_below_their_common_folder(tmp_path: Path) -> None:
-    write_lines(tmp_path / "a" / "x.jsonl", [GOOD])
-    write_lines(tmp_path / "b" / "x.jsonl", [GOOD, {**GOOD, "image": "b.jpg"}])
-    write_lines(tmp_path / "b" / "notes.txt", [GOOD])
+    """Without image_root, images lie beside their own file."""
+    for name in ("a/x.jsonl", "b/x.jsonl", "b/notes.txt"):
+        write_lines(tmp_path / name, [GOOD])
     samples = samples_of(kind="jsonl", path=str(tmp_path))
-    assert [sample.sample_id for sample in samples] == ["a/x.jsonl:1", "b/x.jsonl:1", "b/x.jsonl:2"]
-    # Without image_root, images lie beside their own file.
-    assert [sample.image.url for sample in samples][:2] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
-    assert [sample.image.file_name for sample in samples] == ["a/a.jpg", "b/a.jpg", "b/b.jpg"]
+    assert [sample.sample_id for sample in samples] == ["a/x.jsonl:1", "b/x.jsonl:1"]
+    assert [sample.image.url for sample in samples] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
+    assert [sample.image.file_name for sample in samples] == ["a/a.jpg", "b/a.jpg"]
 
 
-def test_image_root_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_lines(tmp_path / "meta" / "in.jsonl", [GOOD])
+def test_paths_are_relative_to_the_image_root_or_absolute_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"image": f"{tmp_path}/{folder}/a.jpg", "caption": "x"} for folder in ("images", "images2")]
+    write_lines(tmp_path / "meta" / "in.jsonl", [GOOD, *rows])
     (tmp_path / "images").mkdir()
     monkeypatch.chdir(tmp_path)
-    reader = reader_of(kind="jsonl", path="meta/in.jsonl", image_root="images/")
+    reader = reader_of(kind="jsonl", path="meta/in.jsonl", image_root="images/", group_rows=False)
     (piece,) = reader.pieces()
     monkeypatch.chdir("/")  # workers run elsewhere
-    (sample,) = reader.read(piece)
-    assert sample.image.url == f"{tmp_path}/images/a.jpg"  # type: ignore[union-attr]
-
-
-def test_absolute_paths_below_the_image_root(tmp_path: Path) -> None:
-    rows = [{"image": f"{tmp_path}/{folder}/a.jpg", "caption": "x"} for folder in ("images", "images2")]
-    path = write_lines(tmp_path / "in.jsonl", rows)
-    (tmp_path / "images").mkdir()
-    inside, outside = samples_of(kind="jsonl", path=str(path), image_root=str(tmp_path / "images"))
-    assert inside.image.file_name == "a.jpg"
-    assert inside.image.url == f"{tmp_path}/images/a.jpg"
+    relative, inside, outside = reader.samples([piece])
+    assert relative.image == inside.image == ImageRef(file_name="a.jpg", url=f"{tmp_path}/images/a.jpg")
     assert reason(outside) == "bad_location"
 
 

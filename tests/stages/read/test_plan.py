@@ -1,4 +1,3 @@
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -6,23 +5,9 @@ from typing import Any
 import fsspec
 
 from stages.contract.errors import InputError
-from stages.contract.records import stable_key
-from stages.read import Piece, Reader, plan_pieces
-from stages.read.plan import mark_repeats
+from stages.read import Reader, plan_pieces
 from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
-
-
-def repeats_of(rows: list[str], *sizes: int) -> list[tuple[int, ...]]:
-    """The indices of samples with an earlier sample's id, in pieces of these sizes."""
-    pieces = [Piece(url="u", name="n", samples=size) for size in sizes or [len(rows)]]
-    return [piece.repeats for piece in mark_repeats(pieces, array("q", map(stable_key, rows)))]
-
-
-def test_all_but_the_first_of_equal_ids_are_repeats() -> None:
-    assert repeats_of(["a", "b"]) == [()]
-    assert repeats_of(["a", "b", "a", "a"]) == [(2, 3)]
-    assert repeats_of(["a", "a", "b", "c", "a"], 2, 0, 2, 1) == [(1,), (), (), (0,)]
 
 
 def reader_of_rows(tmp_path: Path, rows: Sequence[Any], **keys: str) -> Reader:

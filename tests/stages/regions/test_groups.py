@@ -6,7 +6,6 @@ import pytest
 
 from stages.contract.records import Phrase
 from stages.regions.groups import MOST_LINKED, link_phrases, pair_features
-from stages.regions.things import relation, things
 from stages.regions.wording import wordings
 from tests.build.files import read_json
 
@@ -100,15 +99,3 @@ def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
     all_wordings = wordings(texts, phrases)
     pairs = [(a, b) for a in all_wordings for b in all_wordings if a.caption != b.caption]
     assert {name for pair in pairs for name in pair_features(*pair)} == set(weights)
-
-
-def test_relations() -> None:
-    assert relation("dog", "dog") == "same"
-    assert relation("boy", "son") == "equal"
-    assert relation("dog", "animal") == relation("duck", "bird") == "above"
-    assert relation("dog", "cat") == "beside"
-    assert relation("hat", "backpack") == "beside"
-    assert relation("dog", "hat") == "apart"
-    assert relation("dog", "xyzzy") == "unknown"
-    assert things().listed_form("rock-climber") in things().paths
-    assert things().listed_form("poodles") == "poodle"

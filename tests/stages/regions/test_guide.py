@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from stages.contract.masks import decode_mask
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.contract.records import HeatMap, Pixels
 from stages.regions.colours import EPSILON, Canvas, Guide
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import CutMap, Cutter
 from stages.regions.maker import RegionMaker
-from tests.stages.regions.cutting import regions_of, thing_map
+from tests.stages.regions.cutting import regions_of, share, thing_map
 from tests.stages.regions.test_refine import picture
+from tests.stages.regions.test_stage import record
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45, smooth_patches=0.5)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
@@ -97,10 +98,7 @@ def blurry(shift_px: int = 7) -> HeatMap:
 def overlap(heat_map: HeatMap, config: RegionsConfig, rgb: np.ndarray) -> float:
     """IoU of the best region with the thing."""
     ((painted, _),) = regions_of(heat_map, (SIDE, SIDE), 1, config, Canvas(rgb))
-    truth = np.zeros((SIDE, SIDE), bool)
-    truth[THING] = True
-    mask = decode_mask(painted.mask)
-    return float((mask & truth).sum() / (mask | truth).sum())
+    return share(decode_mask(painted.mask), THING)
 
 
 def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = None) -> np.ndarray:
@@ -131,15 +129,8 @@ def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
 
 
 def test_the_stage_guides_a_map_by_its_image() -> None:
-    record = Record(
-        sample=Sample(sample_id="1", source="test"),
-        width_px=SIDE,
-        height_px=SIDE,
-        phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
-        pixels=Pixels(rgb=picture(THING)),
-        heat_maps=(blurry(),),
-    )
+    guided = replace(record(blurry(), width_px=SIDE, height_px=SIDE), pixels=Pixels(rgb=picture(THING)))
     maker = RegionMaker(GUIDED)
-    (shown,) = maker.surfaces_of(record).values()
+    (shown,) = maker.surfaces_of(guided).values()
     assert np.array_equal(shown.values, surface(blurry(), GUIDED, Canvas(picture(THING))))
-    assert maker.surfaces_of(replace(record, heat_maps=(replace(blurry(), fault="empty"),))) == {}
+    assert maker.surfaces_of(replace(guided, heat_maps=(replace(blurry(), fault="empty"),))) == {}

@@ -12,7 +12,7 @@ from PIL import Image
 from stages.contract.errors import ResourceError
 from stages.contract.geometry import cell_to_px, xyxy_to_xywh
 from stages.contract.masks import decode_mask, rle_box_xywh_px
-from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
+from stages.contract.records import HeatMap, ImageRef, Record
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import Cutter
 from stages.regions.learned_box import FACTS
@@ -23,8 +23,9 @@ from stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 from tests.messages import expect_error
-from tests.stages.regions.cutting import fit_that, thing_map
+from tests.stages.regions.cutting import fit_that, share, thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
+from tests.stages.regions.test_stage import record as record_of_maps
 from tests.stages.shared.model.segmenters import save_segmenter
 
 CELLS = 64  # Of a mask, a side
@@ -97,13 +98,6 @@ def test_the_learned_box_is_the_prompt(sam: str) -> None:
     assert boxes["learned"] > 2 * boxes["cut"]
 
 
-def share(mask: np.ndarray, part: tuple[slice, slice]) -> float:
-    """IoU with a part of the image."""
-    truth = np.zeros((SIDE, SIDE), bool)
-    truth[part] = True
-    return float((mask & truth).sum() / (mask | truth).sum())
-
-
 def test_the_mask_that_holds_most_heat_for_its_area_is_taken(sam: str) -> None:
     """Among the whole image, a spot in the thing, the thing, and something beside it; in any order."""
     masks = [logits_of(part) for part in (WHOLE, SPOT, SQUARE, BESIDE)]
@@ -162,14 +156,9 @@ def test_two_parts_with_the_same_mask_are_one_region(sam: str) -> None:
 def record(number: int, *, content: bytes | None = None) -> Record:
     if content is None:
         content = image_bytes(Image.fromarray(picture(SQUARE, noise=40, seed=number)))
-    name = Phrase(text="red square", caption_index=0, start=0, end=10, head="square")
-    return Record(
-        sample=Sample(sample_id=str(number), source=f"test:{number}", image=ImageRef(content=content)),
-        width_px=SIDE,
-        height_px=SIDE,
-        phrases=(name,),
-        heat_maps=(blurry(SQUARE, shift=3 * number),),
-    )
+    made = record_of_maps(blurry(SQUARE, shift=3 * number), width_px=SIDE, height_px=SIDE)
+    image = ImageRef(content=content)
+    return replace(made, sample=replace(made.sample, sample_id=str(number), image=image), pixels=None)
 
 
 @pytest.fixture

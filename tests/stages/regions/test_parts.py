@@ -64,12 +64,6 @@ def test_parts_of_equal_heat(rows, order):
     assert [(part.top, part.left) for part in parts] == order
 
 
-def test_heat_comes_before_size():
-    fine = np.full((1, 5), 100.0)
-    fine[0, 4] = 250.0
-    assert [part.left for part in parts_in(fine, mask_of("##..#"), keep_share=0.5)] == [4, 0]
-
-
 @pytest.mark.parametrize(("keep_share", "lefts"), [(0.5, [0, 5]), (0.51, [0])])
 def test_parts_that_fall_behind_are_left_out(keep_share, lefts):
     parts = parts_in(

@@ -149,19 +149,6 @@ def test_no_region_where_there_is_nothing_to_see(one_map):
     assert [region.phrase_index for region in regions] == [1]
 
 
-def test_mentions_of_one_text_share_its_regions():
-    phrases = (phrase(), phrase("cat", start=4), phrase(start=8), phrase(plural=True, start=12))
-    maps = (heat_map(TWO, "dog", 0.3), heat_map(spots((4, 8), r3c0=1.0), "cat", 0.1))
-    regions = regions_of(record(*maps, phrases=phrases, width_px=80))
-    assert [region.phrase_index for region in regions] == [0, 1, 2, 3, 3]
-    assert [region.similarity for region in regions] == [0.3, 0.1, 0.3, 0.3, 0.3]
-    assert (
-        regions[0]
-        == replace(regions[2], phrase_index=0, group=0)
-        == replace(regions[3], phrase_index=0, group=0)
-    )
-
-
 def test_pixels_are_taken_away_and_errors_pass_through_untouched():
     good = record(heat_map(TWO), width_px=80)
     error = RowError(reason="bad_image", detail="not an image")
