@@ -118,7 +118,6 @@ class RegionMaker:
                 things[number] = ThingMap(
                     levels=shared,
                     shift_cells=first_map.shift_cells,
-                    similarity=first_map.similarity,
                     size_hw=(record.height_px, record.width_px),
                     limit=self.config.max_regions_plural
                     if thing.is_plural

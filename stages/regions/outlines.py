@@ -193,9 +193,7 @@ class Outliner:
             if not all(checks):
                 reason = max(reason, checks.index(False))
                 continue
-            evidence = measure(
-                heat, inside.view(np.uint8), total, inside.size, cut.threshold, thing_map.similarity
-            )
+            evidence = measure(heat, inside.view(np.uint8), total, inside.size, cut.threshold)
             candidates.append((evidence.score, number, inside, evidence))
         if not candidates:
             return _REASONS[reason]

@@ -33,7 +33,6 @@ def thing_map(
     return ThingMap(
         levels=levels,
         shift_cells=heat_map.shift_cells,
-        similarity=heat_map.similarity,
         size_hw=size_hw,
         limit=limit,
         canvas=canvas,

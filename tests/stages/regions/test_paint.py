@@ -66,7 +66,7 @@ def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px
 
 
 def part_of(inside: np.ndarray) -> HeatPart:
-    evidence = Evidence(energy=1, area=1, mean_inside=1, mean_outside=0, peak=1, threshold=0, similarity=0)
+    evidence = Evidence(energy=1, area=1, mean_inside=1, mean_outside=0, peak=1, threshold=0)
     return HeatPart(inside=inside, top=0, left=0, threshold=5.0, evidence=evidence)
 
 

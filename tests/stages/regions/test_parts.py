@@ -16,7 +16,7 @@ ALL = RegionsConfig(min_area_share=0.0, keep_share=0.0)
 
 
 def parts_in(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[HeatPart]:
-    return parts_of(fine.astype(np.float32), inside, 51.0, 0.25, ALL.model_copy(update=settings_))
+    return parts_of(fine.astype(np.float32), inside, 51.0, ALL.model_copy(update=settings_))
 
 
 @cases(
@@ -43,7 +43,7 @@ def test_evidence_by_hand():
     assert evidence.area == 2 / 8
     assert evidence.mean_inside == pytest.approx((1.0 + 0.6) / 2)
     assert evidence.mean_outside == pytest.approx((0.2 + 0.2) / 6)
-    assert (evidence.peak, evidence.threshold, evidence.similarity) == (1.0, 0.2, 0.25)
+    assert (evidence.peak, evidence.threshold) == (1.0, 0.2)
 
 
 @pytest.mark.parametrize(("least", "samples"), [(0.25, [4]), (0.125, [4, 1]), (0.6, [])])
@@ -75,7 +75,7 @@ def test_parts_that_fall_behind_are_left_out(keep_share, lefts):
 def test_the_blur_spreads_a_spot_evenly_and_uses_all_levels():
     levels = np.zeros((7, 7), dtype=np.uint8)
     levels[3, 3] = 255
-    thing_map = ThingMap(levels=levels, shift_cells=0.0, similarity=0.25, size_hw=(40, 40), limit=1)
+    thing_map = ThingMap(levels=levels, shift_cells=0.0, size_hw=(40, 40), limit=1)
     blurred, _ = Cutter(RegionsConfig(smooth_patches=0.7)).surface_of(thing_map)
     assert (blurred.min(), blurred[3, 3]) == (0, 255)
     # a Gaussian's share one cell away, to its value at the centre: exp(-1 / (2 * 0.7^2)) = .360
