@@ -12,7 +12,7 @@ import cv2
 from stages.contract.records import Record
 from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
-from stages.regions.contours import MapRegions
+from stages.regions.contours import MapRegions, regions_of_map
 from stages.regions.cut_rules import FittedCut
 from stages.regions.learned_box import BoxFit
 from stages.regions.maker import Groups, RecordMaps, RegionMaker
@@ -101,7 +101,11 @@ class RegionsStage(Stage):
             yield from map(RecordMaps.regions_of_phrases, batch, self._load_outliner().regions_of(drawings))
             return
         for record_maps in maps:  # one record after the other: a canvas takes megabytes
-            yield record_maps.regions_of_phrases(self.maker.regions_of_things(record_maps.things))
+            things = {
+                number: regions_of_map(thing_map, self.maker.cutter)
+                for number, thing_map in record_maps.things.items()
+            }
+            yield record_maps.regions_of_phrases(things)
 
     def _load_outliner(self) -> Outliner:
         if self._outliner is None:

@@ -106,7 +106,7 @@ def test_images_behind_a_url_keep_their_order() -> None:
     records = [record(url=f"memory://pictures/{number}.png") for number in range(20)]
     records.insert(7, record(url="memory://pictures/none.png"))
     records.insert(9, record(png(99, 5)))
-    answers = prepare(*records, size_px=8, images={"fetch_threads": 3})
+    answers = prepare(*records, size_px=8)
     assert [answer.width_px for answer in answers] == [*range(1, 8), 0, 8, 99, *range(9, 21)]
 
 
