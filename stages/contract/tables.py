@@ -81,7 +81,7 @@ def records_to_table(
     source: The records that stages made these from, and their table. The columns that no stage
     changed come from it.
     """
-    columns = {"sample_id": [record.sample.sample_id for record in records]}
+    columns: dict[str, Any] = {"sample_id": [record.sample.sample_id for record in records]}
     for name in _fields(Record):
         values = _column_of(records, name)
         if source is not None and all(map(is_, values, _column_of(source[0], name))):

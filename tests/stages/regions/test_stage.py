@@ -41,7 +41,7 @@ def record(
     *maps: HeatMap, phrases: tuple[Phrase, ...] | None = None, width_px: int = 40, height_px: int = 40
 ) -> Record:
     return Record(
-        sample=Sample(sample_id="a", source="captions.jsonl:1"),
+        sample=Sample(sample_id="a", source="captions.jsonl:1", captions=("a dog",)),
         width_px=width_px,
         height_px=height_px,
         phrases=tuple(phrase(each.text) for each in maps) if phrases is None else phrases,
