@@ -16,10 +16,11 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from stages.contract.records import Record
-from stages.contract.values import Plane, Rgb
 
+_ARRAYS: Final = (np.ndarray, NDArray)  # the origin of NDArray[...] before numpy 2.5, and from then on
 _fields: Final[Callable[[Any], dict[str, Any]]] = cache(get_type_hints)  # of a dataclass
 
 RECORD_SCHEMA: Final = pa.schema(
@@ -67,7 +68,7 @@ def _reader(hint: Any) -> Reader:
         return lambda plain, buffers: tuple([inner(item, buffers) for item in plain])
     if hint is bytes:
         return lambda _, buffers: next(buffers)
-    if hint in (Rgb, Plane):
+    if get_origin(hint) in _ARRAYS:
         return lambda array, buffers: np.frombuffer(next(buffers), array[0]).reshape(array[1])
     return lambda plain, _: plain
 
