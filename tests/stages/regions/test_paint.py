@@ -31,18 +31,6 @@ def test_paint(values, size_hw, rows):
     assert painted.area_px == expected.sum()
 
 
-@cases(
-    ("values", "size_hw"),
-    {
-        "nowhere positive": ([[-1.0, -2.0]], (5, 5)),
-        "positive between two pixels' centres only": ([[-1.0, 1.0, -1.0]], (1, 2)),
-        "the same, down a column": ([[-1.0], [1.0], [-1.0]], (2, 1)),
-    },
-)
-def test_no_pixel(values, size_hw):
-    assert paint(np.array(values, np.float32), size_hw) is None
-
-
 fields = st.builds(
     lambda h, w, seed: np.random.default_rng(seed).normal(-0.3, 1.0, (h, w)).astype(np.float32),
     st.integers(1, 7),

@@ -9,7 +9,7 @@ import pytest
 from stages.contract.records import Absent, Phrase, Record
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.maker import share_presences
-from stages.regions.score import Calibration, at_share
+from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.test_stage import FIXED as PLAIN
 from tests.stages.regions.test_stage import heat_map, phrase, record, spots
@@ -75,11 +75,6 @@ def test_presence_counts_on_the_share_that_is_expected(
     assert [each.presence for each in answer.regions] == [dog, cat, cat]
     assert [each.score for each in answer.regions] == pytest.approx([dog / 2, cat / 2, cat / 2], abs=1e-6)
     assert answer.absent == ()
-
-
-@pytest.mark.parametrize("certain", [0.0, 1.0])
-def test_certainty_stays_certain(certain: float) -> None:
-    assert at_share(certain, 0.5, 0.01) == certain
 
 
 @pytest.mark.parametrize("calibration", [None, EVEN.model_copy(update={"presence": None})])
