@@ -10,7 +10,7 @@ install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint style docs bench browser corpus fuzz faults trainers towers figures weights pictures soak scale audit clean
+.PHONY: help demo test lint style docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,10 +41,6 @@ browser:
 
 bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run, 6 minutes; AGAINST=COMMIT: whole runs of both commits, 40 minutes, or fewer PAIRS=, or ONLY= some
 	$(if $(AGAINST),$(BIN)/python -m benchmarks.against "$(AGAINST)" $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ONLY),--only "$(ONLY)"),OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench && $(BIN)/python -m benchmarks.traced)
-
-# A part of `test`, too.
-corpus: $(VENV)/.installed-dev ## list every case of bad input and its outcome
-	$(BIN)/python -m pytest -q -rP tests/corpus/test_corpus.py
 
 # Every test that draws its own examples, with others than in `test`, and others each time.
 fuzz: $(VENV)/.installed-dev ## run the tests that draw their own examples, with other examples each time

@@ -99,7 +99,6 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
 CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
     "input": ("limit", "piece_size"),
     "model": ("device", "threads", "batch_size"),
-    "images": ("fetch_threads",),
 }
 """Section -> its keys that change a row by rounding at most, so that a run may resume with
 other values, for example in less memory. Samples, their ids and the parts of an input do not

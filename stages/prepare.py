@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,8 @@ from stages.contract.values import Sides
 from stages.shared.images.decode import Interpolation, decode_resized, load_image_bytes
 from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 from stages.shared.storage import is_local
+
+FETCH_THREADS: Final = 16  # Images behind URLs that are fetched at once
 
 
 class ImagesConfig(BaseModel):
@@ -48,12 +50,6 @@ class ImagesConfig(BaseModel):
         256 * 1024 * 1024,
         ge=1,
         description="Bytes of an encoded image; larger ones are faults.",
-    )
-    fetch_threads: int = Field(
-        16,
-        ge=1,
-        le=256,
-        description="Images behind URLs that are fetched at once.",
     )
 
 
@@ -109,10 +105,7 @@ class PrepareStage(Stage):
         Unless `keep_image_bytes`, samples that had no error no longer hold theirs.
         """
         if any(map(_is_remote, batch)) and self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                self.config.images.fetch_threads,
-                thread_name_prefix="fetch",
-            )
+            self._pool = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         # Images behind URLs come at once, those of this machine one by one.
         downloads = {
             number: self._pool.submit(load_image_bytes, record.sample.image, self._limits)

@@ -147,10 +147,6 @@ class Pixels:
 
     rgb: Rgb
 
-    def __post_init__(self) -> None:
-        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
-            raise ValueError(f"expected uint8 (H, W, 3), got {self.rgb.dtype} {self.rgb.shape}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:

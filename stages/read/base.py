@@ -90,22 +90,7 @@ class ReaderConfig(BaseModel):
         has_counts = all(piece.samples is not None for piece in pieces)
         counts = [(piece.samples or 0) if has_counts else 1 for piece in pieces]
         start, stop = (place * sum(counts) // parts for place in (number - 1, number))
-        part: list[Piece] = []
-        for piece, count, end in zip(pieces, counts, accumulate(counts), strict=True):
-            first = max(start, end - count)
-            last = min(stop, end)
-            if last - first == count:
-                part.append(piece)
-            elif first < last:
-                part.append(
-                    replace(
-                        piece,
-                        skip=first - end + count,
-                        samples=last - first,
-                        rows=None,
-                    )
-                )
-        return part
+        return cut_pieces(pieces, counts, start, stop)
 
     @model_validator(mode="before")
     @classmethod
@@ -209,6 +194,19 @@ class Reader(ABC):
                     yield item
 
 
+def cut_pieces(pieces: Sequence[Piece], counts: Sequence[int], start: int, stop: int) -> list[Piece]:
+    """Return what lies from `start` to `stop`, exclusive, of pieces with these numbers of samples."""
+    part: list[Piece] = []
+    for piece, count, end in zip(pieces, counts, accumulate(counts), strict=True):
+        first = max(start, end - count)
+        last = min(stop, end)
+        if last - first == count:
+            part.append(piece)
+        elif first < last:
+            part.append(replace(piece, skip=first - end + count, samples=last - first, rows=None))
+    return part
+
+
 class LimitedReader(Reader):
     """Read cut pieces of another reader: the `samples` after the first `skip`.
 
@@ -227,19 +225,16 @@ class LimitedReader(Reader):
         if self._limit is None:
             return self._reader.pieces()
         pieces: list[Piece] = []
-        remaining = self._limit
+        counts: list[int] = []
         for piece in self._reader.pieces():
-            if remaining == 0:
-                break
             rows = piece.samples
             if rows is None:
-                rows = sum(1 for _ in islice(self._reader.read(piece), remaining))
-            is_whole = rows <= remaining
-            pieces.append(
-                replace(piece, samples=rows) if is_whole else replace(piece, samples=remaining, rows=None)
-            )
-            remaining -= min(rows, remaining)
-        return pieces
+                rows = sum(1 for _ in islice(self._reader.read(piece), self._limit - sum(counts)))
+            counts.append(rows)
+            pieces.append(replace(piece, samples=rows))
+            if sum(counts) >= self._limit:
+                break
+        return cut_pieces(pieces, counts, 0, self._limit)
 
     def read(self, piece: Piece) -> Iterator[InputRow]:
         """See `Reader.read`."""

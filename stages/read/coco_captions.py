@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -44,8 +44,8 @@ class CocoCaptionsInput(CarriedInput):
     )
 
 
-CarriedImage = tuple[str, Json, Reason | None, str]
-"""Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault, None and "" if there is none."""
+CarriedRow = tuple[str, Json, Reason | None, str]
+"""Place; `id`, `file_name` and `captions`; reason and detail of the fault, None and "" if there is none."""
 
 
 class CocoCaptionsReader(Reader):
@@ -80,17 +80,17 @@ class CocoCaptionsReader(Reader):
         """Yield the samples of a piece."""
         return unique_samples((self._sample(row, piece) for row in carried_rows(piece)), piece)
 
-    def _sample(self, carried_image: CarriedImage, piece: Piece) -> Sample:
-        place, row, reason, detail = carried_image
+    def _sample(self, carried_row: CarriedRow, piece: Piece) -> Sample:
+        place, row, reason, detail = carried_row
         if reason is not None:
             return bad_row(place, RowFault(reason, detail), self.rows.id_of(row, place))
         return self.rows.sample(row, place=place, piece=piece)
 
 
-def _rows_of(file: SourceFile) -> list[CarriedImage]:
+def _rows_of(file: SourceFile) -> list[CarriedRow]:
     """The images of a file in order, then the annotations without an image."""
     images, annotations = _load(file)
-    rows: list[CarriedImage] = []
+    rows: list[CarriedRow] = []
     captions_of: dict[str, list[str]] = {}
     for index, image in enumerate(images):
         place = f"{file.name}:images[{index}]"
@@ -101,41 +101,32 @@ def _rows_of(file: SourceFile) -> list[CarriedImage]:
         image_id = usable_id(image, ("id",))
         if image_id is None:
             rows.append((place, row, "bad_row", "the image has no id of text or a whole number"))
-        else:
-            if image_id not in captions_of:
-                place = f"{file.name}:image {image_id}"
-            row["captions"] = captions_of.setdefault(image_id, [])
-            rows.append((place, row, None, ""))
-    for index, annotation in enumerate(annotations):
-        place = f"{file.name}:annotations[{index}]"
-        if not isinstance(annotation, dict):
-            rows.append((place, {}, "bad_row", "expected an object"))
             continue
-        annotation_id = usable_id(annotation, ("id",))
-        row = {"id": None if annotation_id is None else f"annotation:{annotation_id}"}
-        captions = captions_of.get(usable_id(annotation, ("image_id",)) or "")
-        caption = annotation.get("caption")
-        if captions is None:
-            rows.append(
-                (
-                    place,
-                    row,
-                    "bad_row",
-                    f"no image has the id {shorten(str(annotation.get('image_id')))}",
-                )
-            )
-        elif not isinstance(caption, str):
-            rows.append(
-                (
-                    place,
-                    row,
-                    "bad_caption",
-                    f"the caption is {shorten(json.dumps(caption))}, expected text",
-                )
-            )
-        else:
-            captions.append(caption)
+        if image_id not in captions_of:
+            place = f"{file.name}:image {image_id}"
+        row["captions"] = captions_of.setdefault(image_id, [])
+        rows.append((place, row, None, ""))
+    for index, annotation in enumerate(annotations):
+        fault = _add_caption(annotation, captions_of)
+        if fault is not None:
+            annotation_id = usable_id(annotation, ("id",)) if isinstance(annotation, dict) else None
+            row = {} if annotation_id is None else {"id": f"annotation:{annotation_id}"}
+            rows.append((f"{file.name}:annotations[{index}]", row, *fault))
     return rows
+
+
+def _add_caption(annotation: Any, captions_of: Mapping[str, list[str]]) -> tuple[Reason, str] | None:
+    """Add the caption of an annotation to those of its image. Return reason and detail of its fault, None without."""
+    if not isinstance(annotation, dict):
+        return "bad_row", "expected an object"
+    captions = captions_of.get(usable_id(annotation, ("image_id",)) or "")
+    caption = annotation.get("caption")
+    if captions is None:
+        return "bad_row", f"no image has the id {shorten(str(annotation.get('image_id')))}"
+    if not isinstance(caption, str):
+        return "bad_caption", f"the caption is {shorten(json.dumps(caption))}, expected text"
+    captions.append(caption)
+    return None
 
 
 def _load(file: SourceFile) -> tuple[list[Any], list[Any]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Final, Literal
 
 from stages.contract.errors import InputError, RowFault
@@ -88,20 +89,18 @@ def _sample(pair: NamedPair, captions: tuple[str, ...] | RowFault) -> Sample:
 
 def _pair_files(files: Sequence[SourceFile]) -> list[NamedPair]:
     """A row for each image and for each text without one, in the order of their names."""
-    texts = {
-        file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)
-    }
-    images = [
-        (file, file.name.rpartition(".")[0])
-        for file in files
-        if not file.name.lower().endswith(TEXT_SUFFIX)
-    ]
-    text_urls = {stem: file.url for stem, file in texts.items()}
-    rows: list[NamedPair] = [(file.name, file.url, text_urls.get(stem)) for file, stem in images]
-    rows += [
-        (texts[stem].name, None, texts[stem].url) for stem in texts.keys() - {stem for _, stem in images}
-    ]
-    return sorted(rows, key=lambda row: row[0])
+    images: list[tuple[SourceFile, str]] = []
+    texts: dict[str, SourceFile] = {}
+    for file in files:
+        stem, _, extension = file.name.rpartition(".")
+        if f".{extension.lower()}" == TEXT_SUFFIX:
+            texts[stem] = file
+        else:
+            images.append((file, stem))
+    urls = {stem: file.url for stem, file in texts.items()}
+    rows: list[NamedPair] = [(file.name, file.url, urls.get(stem)) for file, stem in images]
+    rows += [(texts[stem].name, None, urls[stem]) for stem in urls.keys() - {stem for _, stem in images}]
+    return sorted(rows, key=itemgetter(0))
 
 
 def _captions_of_all(rows: Sequence[NamedPair]) -> Iterator[tuple[str, ...] | RowFault]:

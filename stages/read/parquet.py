@@ -18,10 +18,10 @@ one bad row "FILE:footer", unless no file is readable.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import Any, Final, Literal
@@ -64,19 +64,6 @@ class ParquetInput(ReaderConfig, FieldsConfig):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Footer:
-    """The footer of a file, for planning: the rows of each row group, the keys of the ids, and its damage.
-
-    `turns` is the column whose turns are captions; "" if they are no conversations.
-    """
-
-    group_rows: tuple[int, ...] = ()
-    turns: str = ""
-    keys: array[int] | None = None
-    damage: str = ""
-
-
 class ParquetReader(Reader):
     """Reads `kind: parquet`."""
 
@@ -92,18 +79,16 @@ class ParquetReader(Reader):
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         with ThreadPoolExecutor(_PLAN_THREADS) as pool:
-            footers = list(pool.map(self._footer, files))
-        if all(footer.damage for footer in footers):
-            raise InputError(f"{files[0].url} is not a Parquet file: {footers[0].damage}")
-        pieces: list[Piece] = []
-        for file, footer in zip(files, footers, strict=True):
-            pieces += _cut(file, footer, self.config.piece_size)
-        if not any(footer.keys for footer in footers):
-            return pieces
-        keys = array("q")
-        for file, footer in zip(files, footers, strict=True):
-            keys.extend(footer.keys or array("q", map(stable_key, _places(file, footer))))
-        return mark_repeats(pieces, keys)
+            plans = list(pool.map(self._plan, files))
+        if all(pieces and pieces[0].payload for pieces, _ in plans):
+            raise InputError(f"{files[0].url} is not a Parquet file: {plans[0][0][0].payload.decode()}")
+        all_pieces = [piece for pieces, _ in plans for piece in pieces]
+        if not any(keys for _, keys in plans):
+            return all_pieces
+        all_keys = array("q")
+        for pieces, keys in plans:
+            all_keys.extend(keys or array("q", map(stable_key, _places(pieces))))
+        return mark_repeats(all_pieces, all_keys)
 
     def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the rows of a piece.
@@ -129,20 +114,23 @@ class ParquetReader(Reader):
                 else:
                     yield _item(row, columns, parser, piece, number)
 
-    def _footer(self, file: SourceFile) -> _Footer:
+    def _plan(self, file: SourceFile) -> tuple[list[Piece], array[int] | None]:
+        """Return the pieces of a file by its footer, and the keys of its ids if it has columns of ids.
+
+        A damaged file is one piece that carries the damage.
+        """
         try:
             with input_errors(file.url), _damage(), _open(file.url) as parquet:
                 columns = Columns.of(parquet.schema_arrow, self.config, file.url)
-                metadata = parquet.metadata
-                group_rows = tuple(
-                    metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)
-                )
                 keys = None
                 if columns.id_columns:
                     keys = array("q", map(stable_key, _ids(parquet, columns, file.name)))
+                whole_file = Piece(url=file.url, name=file.name, turns=columns.turns)
+                return list(_cut(whole_file, parquet.metadata, self.config.piece_size)), keys
         except RowFault as fault:
-            return _Footer(damage=fault.error.detail)
-        return _Footer(group_rows=group_rows, turns=columns.turns, keys=keys)
+            return [
+                Piece(url=file.url, name=file.name, samples=1, payload=fault.error.detail.encode())
+            ], None
 
 
 def _item(
@@ -223,29 +211,19 @@ def _ids(file: Any, columns: Columns, name: str) -> Iterator[str]:
         )
 
 
-def _cut(file: SourceFile, footer: _Footer, piece_size: int) -> Iterator[Piece]:
-    if footer.damage:
-        yield Piece(url=file.url, name=file.name, samples=1, payload=footer.damage.encode())
-        return
+def _cut(file: Piece, metadata: Any, piece_size: int) -> Iterator[Piece]:
     start = first_row = rows = 0
-    for group, group_rows in enumerate(footer.group_rows):
-        rows += group_rows
-        if rows >= piece_size or (rows and group + 1 == len(footer.group_rows)):
-            yield Piece(
-                url=file.url,
-                name=file.name,
-                start=start,
-                stop=group + 1,
-                first_row=first_row,
-                samples=rows,
-                turns=footer.turns,
-            )
-            start = group + 1
+    for stop in range(1, metadata.num_row_groups + 1):
+        rows += metadata.row_group(stop - 1).num_rows
+        if rows >= piece_size or (rows and stop == metadata.num_row_groups):
+            yield replace(file, start=start, stop=stop, first_row=first_row, samples=rows)
+            start = stop
             first_row += rows
             rows = 0
 
 
-def _places(file: SourceFile, footer: _Footer) -> list[str]:
-    """The places of the rows of a file: the ids of rows without an id."""
-    rows = ["footer"] if footer.damage else range(sum(footer.group_rows))
-    return [safe_place(file.name, row) for row in rows]
+def _places(pieces: Sequence[Piece]) -> Iterator[str]:
+    """Yield the places of the rows of a file: the ids of rows without an id."""
+    for piece in pieces:
+        rows = range(piece.first_row, piece.first_row + (piece.samples or 0))
+        yield from (safe_place(piece.name, row) for row in (["footer"] if piece.payload else rows))

@@ -80,19 +80,15 @@ def mark_repeats(pieces: Sequence[Piece], keys: array[int]) -> list[Piece]:
             each sample. A run tells samples apart by the same key.
     """
     all_keys = np.frombuffer(keys, np.int64)
-    sorted_keys = np.sort(all_keys)
-    if (sorted_keys[1:] != sorted_keys[:-1]).all():
+    if len(np.unique(all_keys)) == len(all_keys):
         return list(pieces)
-    firsts = np.unique(all_keys, return_index=True)[1]
-    repeats = np.setdiff1d(np.arange(len(all_keys)), firsts)
-    marked_pieces = []
-    start = 0
-    for piece in pieces:
-        stop = start + (piece.samples or 0)
-        first, last = repeats.searchsorted([start, stop])
-        marked_pieces.append(replace(piece, repeats=tuple((repeats[first:last] - start).tolist())))
-        start = stop
-    return marked_pieces
+    is_repeat = np.ones(len(all_keys), np.bool_)
+    is_repeat[np.unique(all_keys, return_index=True)[1]] = False
+    stops = np.cumsum([piece.samples or 0 for piece in pieces])
+    return [
+        replace(piece, repeats=tuple(np.flatnonzero(is_repeats).tolist()))
+        for piece, is_repeats in zip(pieces, np.split(is_repeat, stops[:-1]), strict=True)
+    ]
 
 
 def unique_samples(

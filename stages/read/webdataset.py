@@ -16,8 +16,8 @@ without the format's end mark is a member with an `error`.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import IO, Any, Final, Literal, TypeVar, cast
 
 from pydantic import Field
@@ -114,16 +114,32 @@ class WebdatasetReader(Reader):
         """
         keys: set[str] = set()
         group = _Group()
-        is_inline = self._is_inline(piece)
+        # Read from front to back, so that samples carry their images.
+        is_inline = is_compressed(piece.url) or not is_local(piece.url)
+        limits = dict.fromkeys(self._images, MAX_INLINE_BYTES if is_inline else -1)
+        limits |= dict.fromkeys(self._texts, MAX_TEXT_BYTES)
         try:
             with open_plain(piece.url) as stream:
-                for member in iter_members(stream, self._wants(piece), can_seek=not is_inline):
-                    key, extension = _split(member.name)
+                for header, content in iter_members(stream, limits, can_seek=not is_inline):
+                    key, extension = _split(header.name)
                     if key and group.key != key:
                         if group.is_sample:
                             yield self._sample(group, piece, keys)
-                        group = _Group(key, member.offset)
-                    self._add(group, extension, member, piece)
+                        group = _Group(key, header.offset)
+                    limit = limits.get(extension)
+                    if limit is None:
+                        group.has_other |= extension.rpartition(".")[2] in self._images
+                    elif not _is_file(header):
+                        detail = f"{shorten(header.name)} is a link or device in the tar; only plain files are read"
+                        group.faults.append(RowFault("bad_location", detail))
+                    elif header.size > limit >= 0:
+                        detail = f"{shorten(header.name)} has {header.size} bytes, at most {limit} are read"
+                        is_text = extension in self._texts
+                        group.faults.append(RowFault("bad_row" if is_text else "image_too_large", detail))
+                    elif extension in self._texts:
+                        group.texts[extension] = content or b""
+                    else:
+                        group.images[extension] = _image_ref(header, content, piece.url)
         except TarDamage as damage:
             note = f"; the sample {shorten(group.key)} is incomplete" if group.key else ""
             if group.images and group.texts:
@@ -132,100 +148,45 @@ class WebdatasetReader(Reader):
             name = storable(piece.name)
             place = f"{name}:{damage.offset}"
             detail = f"{name}, byte {damage.offset}: {damage}{note}; the rest is not read"
-            yield Sample(
-                sample_id=place,
-                source=place,
-                error=RowError(reason="bad_row", detail=detail),
-            )
+            yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
             return
         if group.is_sample:
             yield self._sample(group, piece, keys)
 
-    @staticmethod
-    def _is_inline(piece: Piece) -> bool:
-        """Whether the tar is read from front to back, so that samples carry their images."""
-        return is_compressed(piece.url) or not is_local(piece.url)
-
-    def _wants(self, piece: Piece) -> Callable[[Member], bool]:
-        """Return the choice of the members that are read."""
-        is_inline = self._is_inline(piece)
-
-        def wants(member: Member) -> bool:
-            _, extension = _split(member.name)
-            if extension in self._texts:
-                return member.size <= MAX_TEXT_BYTES
-            return is_inline and extension in self._images and member.size <= MAX_INLINE_BYTES
-
-        return wants
-
-    def _add(self, group: _Group, extension: str, member: Member, piece: Piece) -> None:
-        is_image = extension in self._images
-        is_text = extension in self._texts
-        if not is_image and not is_text:
-            group.has_other |= extension.rpartition(".")[2] in self._images
-            return
-        if not member.is_file:
-            detail = f"{shorten(member.name)} is a link or device in the tar; only plain files are read"
-            group.faults.append(RowFault("bad_location", detail))
-        elif member.content is not None and is_text:
-            group.texts[extension] = member.content
-        elif member.content is not None:
-            group.images[extension] = ImageRef(
-                file_name=storable(member.name),
-                content=member.content,
-            )
-        elif is_text or self._is_inline(piece):
-            limit = MAX_TEXT_BYTES if is_text else MAX_INLINE_BYTES
-            detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
-            group.faults.append(RowFault("bad_row" if is_text else "image_too_large", detail))
-        else:
-            group.images[extension] = ImageRef(
-                file_name=storable(member.name), url=piece.url, offset=member.data_offset, size=member.size
-            )
-
     def _sample(self, group: _Group, piece: Piece, keys: set[str]) -> InputRow:
         place = storable(f"{piece.name}/{group.key}")
-        faults = list(group.faults)
-        row: Json = {}
-        captions: tuple[str, ...] = ()
-        try:
-            row = _json_of(group)
-            if row.get("status") not in (None, "success"):
-                keys.add(group.key)
-                return SkippedRow(reason="failed_download", source=place)
-            captions = self._captions_of(group, row)
-        except RowFault as fault:
-            faults.append(fault)
-        if group.key.startswith("/") or ".." in group.key.split("/"):
-            faults.insert(
-                0,
-                RowFault("bad_location", f"the name {shorten(group.key)} leaves the tar"),
-            )
-        extension = next((extension for extension in self._images if extension in group.images), None)
-        if extension is None:
-            expected = " or ".join(f".{extension}" for extension in self._images)
-            faults.append(
-                RowFault(
-                    "missing_image",
-                    f"no {expected} beside the other members of this name",
-                )
-            )
         sample_id = place
+        faults: list[RowFault] = []
         if group.key in keys:
             sample_id = f"{place}#{group.offset}"
             detail = (
                 "the name came before in this tar; members of a sample must be neighbours (tar --sort=name)"
             )
-            faults.insert(0, RowFault("duplicate_id", detail))
+            faults.append(RowFault("duplicate_id", detail))
         keys.add(group.key)
-        image = NO_IMAGE if extension is None else group.images[extension]
-        error = faults[0].error.at(place) if faults else None
+        if group.key.startswith("/") or ".." in group.key.split("/"):
+            faults.append(RowFault("bad_location", f"the name {shorten(group.key)} leaves the tar"))
+        faults += group.faults
+        captions: tuple[str, ...] = ()
+        try:
+            row = _json_of(group)
+            if row.get("status") not in (None, "success"):
+                return SkippedRow(reason="failed_download", source=place)
+            captions = self._captions_of(group, row)
+        except RowFault as fault:
+            faults.append(fault)
+        image = next(
+            (group.images[extension] for extension in self._images if extension in group.images), None
+        )
+        if image is None:
+            expected = " or ".join(f".{extension}" for extension in self._images)
+            faults.append(RowFault("missing_image", f"no {expected} beside the other members of this name"))
         return Sample(
             sample_id=sample_id,
             source=place,
             captions=captions,
-            image=image,
-            error=error,
+            image=image or NO_IMAGE,
+            error=faults[0].error.at(place) if faults else None,
         )
 
     def _captions_of(self, group: _Group, row: Json) -> tuple[str, ...]:
@@ -280,37 +241,16 @@ class TarDamage(Exception):
         self.offset = offset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """An entry of a tar.
-
-    Attributes:
-        name: Its path in the tar without a leading "./"; may hold lone surrogates.
-        is_file: True for a plain file.
-        offset: First byte of its header.
-        data_offset: First byte of its content.
-        size: Bytes of its content.
-        content: None if it was not read.
-    """
-
-    name: str
-    is_file: bool
-    offset: int
-    data_offset: int
-    size: int
-    content: bytes | None = None
-
-
 def iter_members(
     stream: Stream,
-    wants: Callable[[Member], bool],
+    limits: Mapping[str, int],
     *,
     can_seek: bool,
-) -> Iterator[Member]:
-    """Yield the members in order, without folders.
+) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """Yield the headers of the members in order, without folders, and their content, None if it is not read.
 
     Raise TarDamage where the tar cannot be read on. The stream is newly opened; unless it
-    `can_seek`, it is read from front to back only. `wants` chooses the files to read.
+    `can_seek`, it is read from front to back only. `limits` has the most bytes to read of files with an extension.
     """
     total = stream.seek(0, 2) if can_seek else None
     stream.seek(0)
@@ -320,10 +260,11 @@ def iter_members(
         archive = _parse(lambda: tarfile.TarFile(fileobj=cast(IO[bytes], source)))
         while (header := _parse(archive.next)) is not None:
             cast(Any, archive).members.clear()  # it would keep every header until the end
-            member = _read_member(source, header, wants, total)
+            header.name = header.name.removeprefix("./")
+            content = _read_member(source, header, limits.get(_split(header.name)[1], -1), total)
             end = archive.offset
             if not header.isdir():
-                yield member
+                yield header, content
         source.seek(end)
         mark = _read_up_to(source, tarfile.BLOCKSIZE)
         tail = _read_up_to(source, _LOOK_AHEAD_BYTES)
@@ -337,33 +278,34 @@ def iter_members(
         raise TarDamage(end, "the tar goes on after its end mark, as joined tars do")
 
 
-def _read_member(
-    source: Stream,
-    header: tarfile.TarInfo,
-    wants: Callable[[Member], bool],
-    total: int | None,
-) -> Member:
-    """Return a member, with its content if it is wanted.
+def _is_file(header: tarfile.TarInfo) -> bool:
+    return header.isreg() and not header.issparse()
+
+
+def _read_member(source: Stream, header: tarfile.TarInfo, limit: int, total: int | None) -> bytes | None:
+    """Return the content of a plain file of at most `limit` bytes; None for other members.
 
     Raise RowFault if the tar of `total` bytes ends within it.
     """
-    member = Member(
-        name=header.name.removeprefix("./"),
-        is_file=header.isreg() and not header.issparse(),
-        offset=header.offset,
-        data_offset=header.offset_data,
-        size=header.size,
-    )
-    if member.size < 0:
-        raise RowFault("bad_row", f"{member.name!r} has {member.size} bytes")
-    if member.is_file and wants(member):
-        source.seek(member.data_offset)
-        member = replace(member, content=_read_up_to(source, member.size))
-    size = member.size if member.content is None else len(member.content)
-    is_cut = size < member.size or (total is not None and member.data_offset + member.size > total)
-    if member.is_file and is_cut:
-        raise RowFault("bad_row", f"it ends within {member.name!r}")
-    return member
+    if header.size < 0:
+        raise RowFault("bad_row", f"{header.name!r} has {header.size} bytes")
+    if not _is_file(header):
+        return None
+    content = None
+    if header.size <= limit:
+        source.seek(header.offset_data)
+        content = _read_up_to(source, header.size)
+    size = header.size if content is None else len(content)
+    if size < header.size or (total is not None and header.offset_data + header.size > total):
+        raise RowFault("bad_row", f"it ends within {header.name!r}")
+    return content
+
+
+def _image_ref(header: tarfile.TarInfo, content: bytes | None, url: str) -> ImageRef:
+    name = storable(header.name)
+    if content is not None:
+        return ImageRef(file_name=name, content=content)
+    return ImageRef(file_name=name, url=url, offset=header.offset_data, size=header.size)
 
 
 Value = TypeVar("Value")

@@ -85,7 +85,7 @@ def _cut_by_colours(thing_map: ThingMap, cutter: Cutter) -> CutMap | None:
     foreground = grabcut(canvas.rgb, inside, sure, patch_px=canvas.patch_px(thing_map.levels.shape))
     if foreground is None:
         return None
-    parts = parts_of(cut.fine, foreground, cut.threshold, thing_map.similarity, cutter.config)
+    parts = parts_of(cut.fine, foreground, cut.threshold, cutter.config)
     # The outline of colours runs halfway between the pixels, whatever the heat.
     parts = [replace(part, threshold=0.0) for part in parts]
     return replace(cut, fine=np.ones_like(cut.fine), threshold=0.0, parts=parts) if parts else None

@@ -132,7 +132,7 @@ class Cutter:
         # By the levels and not by the fine map: values between the cells would move the mean and
         # Otsu's threshold.
         threshold = threshold_of(surface.levels, self.config, self.fitted_cut, thing_map.usual_size)
-        parts = parts_of(fine, fine > threshold, threshold, thing_map.similarity, self.config)
+        parts = parts_of(fine, fine > threshold, threshold, self.config)
         view = None
         if thing_map.facts is not None and thing_map.usual_place is not None and parts:
             ladder = ladder_of(thing_map.levels, thing_map.shift_cells)
@@ -170,7 +170,7 @@ def fill_box(cut: CutMap, box: Floats) -> CutMap:
     mask = (heat > threshold).view(np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     mask = cv2.drawContours(np.zeros_like(mask), outlines, -1, 1, cv2.FILLED)
-    first = part_of(cut.fine, mask, (top, left), threshold, cut.thing_map.similarity)
+    first = part_of(cut.fine, mask, (top, left), threshold)
     further = [part for part in cut.parts[1:] if not _touch(part.window, window)]
     return replace(cut, threshold=threshold, parts=[first, *further], box=box)
 

@@ -154,16 +154,11 @@ class FittedCut(Regression):
         Of cuts of equal worth the lowest counts. For the size of the thing see the method
         `usual_size`.
         """
-        worth = self.worth(cut_features(levels, usual_size))
-        return float(CUTS[np.where(np.isfinite(worth), worth, -np.inf).argmax()])
-
-    def worth(self, features: Floats) -> Floats:
-        """Return the worth of parts (parts,) from their `features_of` (parts, len(CUT_FEATURES))."""
         parts = (self.weight, self.mean, self.scale)
         weight, mean, scale = (np.array([part[name] for name in CUT_FEATURES]) for part in parts)
         # Rounded, so that the last bits of a product decide nothing.
-        worth: Floats = np.round((features - mean) / scale @ weight, 9)
-        return worth
+        worth = np.round((cut_features(levels, usual_size) - mean) / scale @ weight, 9)
+        return float(CUTS[np.where(np.isfinite(worth), worth, -np.inf).argmax()])
 
     def usual_size(self, heads: Collection[str]) -> float:
         """Return the usual size of the thing of a map: the mean over the head nouns of its phrases."""
@@ -236,32 +231,15 @@ def cut_features(levels: Levels, usual_size: float) -> Floats:
     total = levels.sum(dtype=np.float64)
     mean_inside = inside / samples / LEVELS
     mean_outside = (total - inside) / np.maximum(h * w - samples, 1) / LEVELS
-    measures = (
-        np.array(SHARES)[cuts],
-        inside / total,
-        mean_inside,
-        mean_outside,
-        samples / (h * w),
-        box / (h * w),
-    )
-    features = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
-    features[cuts] = features_of(np.stack(measures), usual_size)
-    return features
-
-
-def features_of(measures: Floats, usual_size: float) -> Floats:
-    """Return the features (parts, len(CUT_FEATURES)) of parts.
-
-    measures: (6, parts), the heat of the cut, the energy of the part (share of all heat), the
-        mean heat in it and outside, and the areas of the part and of its box (shares of the
-        image).
-    """
-    share, energy, mean_inside, mean_outside, area, box = measures
+    share = np.array(SHARES)[cuts]
+    energy = inside / total
     ratio = mean_outside / mean_inside
-    log_area = np.log(area)
-    log_box = np.log(box)
+    log_area = np.log(samples / (h * w))
+    log_box = np.log(box / (h * w))
     columns = (
         share, share**2, energy, energy**2, mean_inside, mean_outside, log_area, log_area**2, log_box, log_box**2,
         ratio, ratio**2, share * log_box, energy * log_box, mean_inside * log_box, usual_size * log_box,
     )  # fmt: skip
-    return np.stack(columns, axis=-1)
+    features = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
+    features[cuts] = np.stack(columns, axis=-1)
+    return features

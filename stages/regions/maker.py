@@ -16,7 +16,7 @@ from stages.contract.levels import LEVELS, Levels, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.contours import MapRegions, regions_of_map
+from stages.regions.contours import MapRegions
 from stages.regions.cut import Cutter, Surface
 from stages.regions.cut_rules import FittedCut
 from stages.regions.foreign import (
@@ -118,7 +118,6 @@ class RegionMaker:
                 things[number] = ThingMap(
                     levels=shared,
                     shift_cells=first_map.shift_cells,
-                    similarity=first_map.similarity,
                     size_hw=(record.height_px, record.width_px),
                     limit=self.config.max_regions_plural
                     if thing.is_plural
@@ -133,10 +132,6 @@ class RegionMaker:
             for phrase, number in zip(record.phrases, numbers, strict=True)
         ]
         return RecordMaps(phrases, things)
-
-    def regions_of_things(self, things: Mapping[int, ThingMap]) -> dict[int, MapRegions]:
-        """Return the regions of each map, without a segmenter."""
-        return {number: regions_of_map(thing_map, self.cutter) for number, thing_map in things.items()}
 
     def surfaces_of_phrases(self, record: Record) -> list[HeatMap | None]:
         """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""

@@ -17,12 +17,10 @@ import numpy as np
 
 from stages.contract.errors import RowFault
 from stages.contract.geometry import cell_to_px, xywh_to_xyxy
-from stages.contract.masks import mask_box_xywh_px
 from stages.contract.records import Sample
 from stages.contract.values import Plane
 from stages.regions.contours import MapRegions, contours_of
 from stages.regions.cut import CutMap, Cutter
-from stages.regions.cut_rules import FittedCut, features_of
 from stages.regions.paint import RegionMask, field_of, paint
 from stages.regions.parts import HeatPart, Mask, ThingMap, measure
 from stages.regions.score import Evidence
@@ -67,7 +65,7 @@ class _Contours(NamedTuple):
 class Outliner:
     """Draws outlines. Where a GPU's memory does not hold a batch of images, the batch is halved for good.
 
-    The rule `fitted` also weighs masks. The segmenter is loaded here: raise as `load_segmenter`.
+    The segmenter is loaded here: raise as `load_segmenter`.
     """
 
     def __init__(self, cutter: Cutter, device: str) -> None:
@@ -170,9 +168,8 @@ class Outliner:
     ) -> tuple[Plane, Evidence] | str:
         """Return the field of the best mask with its evidence, or a word of `_REASONS` if no mask will do.
 
-        The rule `fitted` knows the worth of a part by its heat, area and box, and by the usual
-        size of such things. Without it the worth is the share of all heat in the mask times the
-        contrast of the heat there and outside.
+        The best one has the highest score of its evidence: the share of all heat in the mask times
+        the contrast of the heat there and outside.
         """
         thing_map = cut.thing_map
         cells = image.cells(masks)
@@ -196,11 +193,8 @@ class Outliner:
             if not all(checks):
                 reason = max(reason, checks.index(False))
                 continue
-            evidence = measure(
-                heat, inside.view(np.uint8), total, inside.size, cut.threshold, thing_map.similarity
-            )
-            worth = _worth(evidence, inside, self.cutter.fitted_cut, thing_map.usual_size)
-            candidates.append((worth, number, inside, evidence))
+            evidence = measure(heat, inside.view(np.uint8), total, inside.size, cut.threshold)
+            candidates.append((evidence.score, number, inside, evidence))
         if not candidates:
             return _REASONS[reason]
         _, number, inside, evidence = max(candidates, key=itemgetter(0))
@@ -214,23 +208,6 @@ def _resize(field: Plane, other: Plane) -> Plane:
     """Return a field on the samples of another one."""
     resized: Plane = cv2.resize(field, other.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return resized
-
-
-def _worth(evidence: Evidence, inside: Mask, fitted_cut: FittedCut | None, usual_size: float) -> float:
-    if fitted_cut is None:
-        return evidence.score
-    _, _, w, h = mask_box_xywh_px(inside)
-    measures = (
-        evidence.threshold,
-        evidence.energy,
-        evidence.mean_inside,
-        evidence.mean_outside,
-        evidence.area,
-    )
-    (worth,) = fitted_cut.worth(
-        features_of(np.array([*measures, w * h / inside.size])[:, None], usual_size)
-    ).tolist()
-    return float(worth)
 
 
 def _without_islands(inside: Mask) -> Mask:

@@ -25,7 +25,6 @@ class ThingMap:
     Attributes:
         levels: uint8 (grid_h, grid_w).
         shift_cells: See `HeatMap.shift_cells`.
-        similarity: Of image and phrase.
         size_hw: Pixels of the image.
         limit: Most regions.
         usual_size: Of the thing, for the rule `fitted`; see `FittedCut.usual_size`.
@@ -35,7 +34,6 @@ class ThingMap:
 
     levels: Levels
     shift_cells: float
-    similarity: float
     size_hw: Sides
     limit: int
     usual_size: float = 0.0
@@ -75,16 +73,14 @@ class HeatPart:
         return slice(self.top, self.top + h), slice(self.left, self.left + w)
 
 
-def parts_of(
-    fine: Plane, inside: Mask, threshold: float, similarity: float, config: RegionsConfig
-) -> list[HeatPart]:
+def parts_of(fine: Plane, inside: Mask, threshold: float, config: RegionsConfig) -> list[HeatPart]:
     """Return the 8-connected parts of a cut map, hottest first, without those that fall behind (`keep_share`).
 
     A part includes what it encloses, other parts, too: heat often follows the outline of large
     things, and few things have holes.
 
     `fine` is the fine map (fine_h, fine_w) in levels, as the threshold. `inside` are its
-    samples above the threshold, and `similarity` is that of image and phrase.
+    samples above the threshold.
     """
     least = config.min_area_share * inside.size
     parts = []
@@ -96,7 +92,7 @@ def parts_of(
         mask = np.zeros((h, w), np.uint8)
         cv2.drawContours(mask, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
         if cv2.countNonZero(mask) >= least:
-            parts.append(part_of(fine, mask, (top, left), threshold, similarity))
+            parts.append(part_of(fine, mask, (top, left), threshold))
     return _rank(parts, config)
 
 
@@ -105,13 +101,12 @@ def part_of(
     mask: NDArray[np.uint8],
     corner: tuple[int, int],
     threshold: float,
-    similarity: float,
 ) -> HeatPart:
     """Return the part of a fine map where a mask is 1, which begins at a row and a column of the map."""
     top, left = corner
     h, w = mask.shape
     heat = fine[top : top + h, left : left + w]
-    evidence = measure(heat, mask, cv2.sumElems(fine)[0], fine.size, threshold, similarity)
+    evidence = measure(heat, mask, cv2.sumElems(fine)[0], fine.size, threshold)
     return HeatPart(inside=mask.view(np.bool_), top=top, left=left, threshold=threshold, evidence=evidence)
 
 
@@ -121,7 +116,6 @@ def measure(
     total_heat: float,
     samples: int,
     threshold: float,
-    similarity: float,
 ) -> Evidence:
     """Measure the values, in levels, where `mask` is 1, of a map of `samples` values that sum to `total_heat`."""
     size = cv2.countNonZero(mask)
@@ -134,7 +128,6 @@ def measure(
         mean_outside=outside / (samples - size) / LEVELS if size < samples else 0.0,
         peak=cv2.minMaxLoc(heat, mask)[1] / LEVELS,
         threshold=threshold / LEVELS,
-        similarity=similarity,
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import cv2
 
 from stages.contract.records import Record
 from stages.contract.stage import Device, Stage
 from stages.regions.config import RegionsConfig
-from stages.regions.contours import MapRegions
+from stages.regions.contours import MapRegions, regions_of_map
 from stages.regions.cut_rules import FittedCut
 from stages.regions.learned_box import BoxFit
 from stages.regions.maker import Groups, RecordMaps, RegionMaker
@@ -66,15 +67,12 @@ class RegionsStage(Stage):
             self._outliner.close()
             self._outliner = None
 
-    def computing(self, **settings: Any) -> RegionsStage:
+    def computing(self, **settings: Any) -> Self:
         """See `Stage.computing`; only `device` counts, where the segmenter computes or raises."""
-        return RegionsStage(
-            self.config,
-            self.calibration,
-            fitted_cut=self.maker.cutter.fitted_cut,
-            box_fit=self.maker.cutter.box_fit,
-            device=settings.get("device", self.device),
-        )
+        stage = copy(self)
+        stage.device = settings.get("device", self.device)
+        stage._outliner = None
+        return stage
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
@@ -103,7 +101,11 @@ class RegionsStage(Stage):
             yield from map(RecordMaps.regions_of_phrases, batch, self._load_outliner().regions_of(drawings))
             return
         for record_maps in maps:  # one record after the other: a canvas takes megabytes
-            yield record_maps.regions_of_phrases(self.maker.regions_of_things(record_maps.things))
+            things = {
+                number: regions_of_map(thing_map, self.maker.cutter)
+                for number, thing_map in record_maps.things.items()
+            }
+            yield record_maps.regions_of_phrases(things)
 
     def _load_outliner(self) -> Outliner:
         if self._outliner is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final, Literal
@@ -22,9 +20,8 @@ KindPath = tuple[
 ]  # Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")
 
 
-@dataclass(frozen=True, slots=True)
 class Things:
-    """The content of `things.txt`.
+    """The content of `things.txt`, whose entries are "name: words".
 
     Attributes:
         paths: Lemma -> its paths.
@@ -32,9 +29,19 @@ class Things:
         words: List -> its words, such as "colour"; the numbers stand under "1" to "10".
     """
 
-    paths: Mapping[str, tuple[KindPath, ...]]
-    traits: Mapping[str, frozenset[str]]
-    words: Mapping[str, frozenset[str]]
+    def __init__(self, text: str) -> None:
+        self.paths: dict[str, list[KindPath]] = {}
+        self.traits: dict[str, set[str]] = {}
+        self.words: dict[str, set[str]] = {}
+        for section, entry in entries_of(text):
+            name, _, lemmas = entry.partition(":")
+            if section == "words":
+                self.words.setdefault(name, set()).update(lemmas.split())
+                continue
+            way, *marks = name.split()
+            for lemma in lemmas.split():
+                self.paths.setdefault(lemma, []).append((section, *way.split("/")))
+                self.traits.setdefault(lemma, set()).update(mark.removeprefix("+") for mark in marks)
 
     def listed_form(self, lemma: str) -> str:
         """Return the lemma as the lists have it, also without a plural's ending and the first part of a compound."""
@@ -53,28 +60,7 @@ class Things:
 @cache
 def things() -> Things:
     """Return the lists of the package."""
-    return parse_things(files(__package__).joinpath("things.txt").read_text(encoding="utf-8"))
-
-
-def parse_things(text: str) -> Things:
-    """Read the lists, whose entries are "name: words"."""
-    paths: dict[str, dict[KindPath, None]] = {}
-    traits: dict[str, set[str]] = {}
-    words: dict[str, set[str]] = {}
-    for section, entry in entries_of(text):
-        name, _, lemmas = entry.partition(":")
-        if section == "words":
-            words.setdefault(name, set()).update(lemmas.split())
-            continue
-        way, *marks = name.split()
-        for lemma in lemmas.split():
-            paths.setdefault(lemma, {})[(section, *way.split("/"))] = None
-            traits.setdefault(lemma, set()).update(mark.removeprefix("+") for mark in marks)
-    return Things(
-        paths={lemma: tuple(entries) for lemma, entries in paths.items()},
-        traits={lemma: frozenset(entries) for lemma, entries in traits.items()},
-        words={name: frozenset(entries) for name, entries in words.items()},
-    )
+    return Things(files(__package__).joinpath("things.txt").read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=65536)

@@ -7,6 +7,8 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError
-from stages.contract.records import Record, Sample, stable_id
+from stages.contract.records import ImageRef, Record, Sample, stable_id
 from stages.read import READERS, Piece, Reader, SkippedRow, read_piece
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
@@ -59,27 +61,28 @@ def write_csv(folder: Path) -> Json:
 
 
 def write_webdataset(folder: Path) -> Json:
-    samples: list[list[tuple[str, bytes]]] = []
+    samples = []
     for number in range(ROWS - 1):
         status = "failed_to_download" if number % 9 == 2 else "success"
-        members = tar_sample(f"{number:09d}", status=status)
-        samples.append(members[1:] if number % 7 == 1 else members)
-    samples.append([("000000030.jpg", JPEG), ("000000030.txt", b"the same name again")])
-    for name, part in (("a.tar", samples[:25]), ("b.tar", samples[25:])):
-        write_tar(folder / name, [member for members in part for member in members])
+        samples.append(tar_sample(f"{number:09d}", status=status)[number % 7 == 1 :])
+    samples.append(tar_sample("000000030"))  # again
+    write_tar(folder / "a.tar", chain(*samples[:25]))
+    write_tar(folder / "b.tar", chain(*samples[25:]))
     return {"path": str(folder)}
 
 
 def write_parquet(folder: Path) -> Json:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns: dict[str, list[Any]] = {"image": [], "caption": [], "sample_id": [], "status": [], "key": []}
-    for number, row in enumerate(rows()):
-        columns["image"].append({"bytes": None if number % 5 else JPEG, "path": row["image"]})
-        columns["caption"].append(row["caption"])
-        columns["sample_id"].append(row.get("id"))
-        columns["status"].append("failed_to_resize" if number % 9 == 2 else "success")
-        columns["key"].append(f"{number:09d}")
-    table = pa.table({**columns, "image": pa.array(columns["image"], kind)})
+    columns = [
+        {
+            "image": {"bytes": None if number % 5 else JPEG, "path": row["image"]},
+            "caption": row["caption"],
+            "sample_id": row.get("id"),
+            "status": "failed_to_resize" if number % 9 == 2 else "success",
+            "key": f"{number:09d}",
+        }
+        for number, row in enumerate(rows())
+    ]
+    table = pa.Table.from_pylist(columns)
     pq.write_table(table.slice(0, 25), folder / "a.parquet", row_group_size=4)
     pq.write_table(table.slice(25), folder / "b.parquet", row_group_size=100)
     return {"path": str(folder)}
@@ -153,25 +156,14 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_row_is_answered_once(case: Case) -> None:
     """With a unique id that can be stored, and a place or bytes of its image, or an error that says where."""
     assert len(case.items) == ROWS
-    assert sum(isinstance(item, SkippedRow) for item in case.items) == {"webdataset": 5, "parquet": 5}.get(
-        case.kind, 0
-    )
     samples = [item for item in case.items if isinstance(item, Sample)]
+    assert ROWS - len(samples) == {"webdataset": 5, "parquet": 5}.get(case.kind, 0)
     good = [sample for sample in samples if sample.error is None]
     assert ROWS // 3 <= len(good) < len(samples)
-    assert len({piece.url for piece in case.pieces}) == (
-        1 if case.kind in ("coco_captions", "folder") else 2
-    )
-    assert len({sample.sample_id for sample in samples}) == len(samples)
     assert len({stable_id(sample.sample_id) for sample in samples}) == len(samples)
-    table = pa.table(
-        {"id": [s.sample_id for s in samples], "captions": [list(s.captions) for s in samples]}
-    )
-    assert table.num_rows == len(samples)
     for sample in good:
         assert (sample.image.url is None) != (sample.image.content is None)
         assert sample.image.file_name
-        assert isinstance(sample.captions, tuple)
     for item in case.items:
         assert item.source
         if isinstance(item, SkippedRow):
@@ -181,15 +173,14 @@ def test_every_row_is_answered_once(case: Case) -> None:
             assert Record.start(item).error == item.error
 
 
-@pytest.mark.parametrize("limit", [1, 24, 25, 26, 1000])
+@pytest.mark.parametrize("limit", [1, 25, 26, 1000])
 def test_a_limit_keeps_the_first_rows(case: Case, limit: int) -> None:
     pieces, items = case.with_keys(limit=limit)
     assert items == case.items[:limit]
     assert sum(piece.samples or 0 for piece in pieces) == min(limit, ROWS)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 7, ROWS + 1])
-@pytest.mark.parametrize("limit", [None, 26])
+@pytest.mark.parametrize(("parts", "limit"), [(1, None), (7, None), (2, 26), (ROWS + 1, 26)])
 def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int) -> None:
     """Down to single rows where the reader knows their number, else by whole tars."""
     every: Items = []
@@ -197,19 +188,12 @@ def test_parts_share_the_input_evenly(case: Case, limit: int | None, parts: int)
     for number in range(1, parts + 1):
         keys = {**case.keys, "limit": limit, "part": f"{number}/{parts}"}
         reader = reader_of(kind=case.kind, **keys)
-        config = READERS[case.kind].config_type(**keys)
-        pieces = config.take_part(reader.pieces())
+        pieces = READERS[case.kind].config_type(**keys).take_part(reader.pieces())
         items = [item for piece in pieces for item in read_piece(reader, piece)]
-        assert len(items) == sum(piece.samples or 0 for piece in pieces) or None in {
-            piece.samples for piece in pieces
-        }
         sizes.append(len(items))
         every += items
     assert every == case.items[:limit]
-    if case.kind == "webdataset" and limit is None:
-        assert sorted(sizes)[-2:] == {1: [40], 2: [15, 25]}.get(parts, [15, 25])
-    else:
-        assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) - min(sizes) <= (25 if case.kind == "webdataset" and limit is None else 1)
 
 
 @pytest.mark.parametrize("piece_size", [1, 3, 7, 1000])
@@ -221,17 +205,12 @@ def test_where_the_input_is_cut_does_not_matter(case: Case, piece_size: int) -> 
     assert [len(list(case.reader.read(piece))) for piece in pieces] == [piece.samples for piece in pieces]
 
 
-def test_pieces_can_be_read_anywhere_in_any_order_and_again(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = [list(case.reader.read(piece)) for piece in case.pieces]
-    travelled: Reader = pickle.loads(pickle.dumps(case.reader))
+def test_pieces_can_be_read_anywhere_in_any_order(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, pieces = pickle.loads(pickle.dumps((case.reader, case.pieces)))
+    assert pieces == case.pieces
     monkeypatch.chdir("/")
-    for piece, items in reversed(list(zip(case.pieces, expected, strict=True))):
-        same = pickle.loads(pickle.dumps(piece))
-        assert same == piece
-        assert list(travelled.read(same)) == items
-        assert list(travelled.read(same)) == items
+    rows_of_pieces = [list(reader.read(piece)) for piece in reversed(pieces)]
+    assert [row for piece_rows in reversed(rows_of_pieces) for row in piece_rows] == case.items
 
 
 def test_planning_is_deterministic_and_pieces_are_small(case: Case) -> None:
@@ -239,28 +218,22 @@ def test_planning_is_deterministic_and_pieces_are_small(case: Case) -> None:
     assert max(len(pickle.dumps(piece)) for piece in case.pieces) < 10_000
 
 
-def test_a_moved_input_keeps_its_ids(case: Case, tmp_path: Path) -> None:
-    _, moved = pieces_and_rows(reader_of(kind=case.kind, **INPUTS[case.kind](tmp_path)))
-    assert [(item.source, getattr(item, "sample_id", None)) for item in moved] == [
-        (item.source, getattr(item, "sample_id", None)) for item in case.items
-    ]
-
-
 def test_an_input_behind_a_url_is_the_same(case: Case) -> None:
+    """With the same ids, wherever it lies."""
     folder = Path(case.keys["path"])
     for path in filter(Path.is_file, folder.rglob("*")):
         with fsspec.open(f"memory://{case.kind}/{path.relative_to(folder)}", "wb") as file:
             file.write(path.read_bytes())
     _, remote = pieces_and_rows(reader_of(kind=case.kind, path=f"memory://{case.kind}"))
+    nowhere = ImageRef()
     for item, other in zip(case.items, remote, strict=True):
-        if isinstance(item, SkippedRow):
+        if isinstance(item, Sample) and isinstance(other, Sample):
+            assert replace(item, image=nowhere) == replace(other, image=nowhere)
+            if item.image.url is not None and Path(item.image.url).is_file():
+                image, remote_image = (load_image_bytes(one.image, DecodeLimits()) for one in (item, other))
+                assert image == remote_image
+        else:
             assert item == other
-            continue
-        assert isinstance(other, Sample)
-        assert (item.sample_id, item.captions, item.error) == (other.sample_id, other.captions, other.error)
-        if item.image.url is not None and Path(item.image.url).is_file():
-            images = [load_image_bytes(sample.image, DecodeLimits()) for sample in (item, other)]
-            assert images[0] == images[1]
 
 
 def test_reading_starts_before_the_piece_is_read(case: Case) -> None:
@@ -310,14 +283,11 @@ def test_any_text_gives_the_same_rows_wherever_it_is_cut(tmp_path_factory, texts
     (folder / "a.jsonl").write_bytes(b"".join(texts))
     (folder / "a.csv").write_bytes(b"id,image,caption\n" + b"".join(texts))
     for kind in ("jsonl", "csv"):
-        _, expected = pieces_and_rows(reader_of(kind=kind, path=str(folder)))
-        assert all(isinstance(item, Sample) for item in expected)
+        pieces, expected = pieces_and_rows(reader_of(kind=kind, path=str(folder)))
         assert len({item.sample_id for item in expected}) == len(expected)  # type: ignore[union-attr]
         for piece_size in (1, 3):
-            assert (
-                pieces_and_rows(reader_of(kind=kind, path=str(folder), piece_size=piece_size))[1]
-                == expected
-            )
-    filled = [line for line in b"".join(texts).split(b"\n") if line.strip(b" \t\r")]
-    pieces, _ = pieces_and_rows(reader_of(kind="jsonl", path=str(folder)))
-    assert sum(piece.rows or 0 for piece in pieces) == len(filled)
+            reader = reader_of(kind=kind, path=str(folder), piece_size=piece_size)
+            assert pieces_and_rows(reader)[1] == expected
+        if kind == "jsonl":
+            filled = [line for line in b"".join(texts).split(b"\n") if line.strip(b" \t\r")]
+            assert sum(piece.rows or 0 for piece in pieces) == len(filled)

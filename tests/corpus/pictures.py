@@ -67,13 +67,11 @@ def chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def png(
-    width: int = 8, height: int = 8, *, colour: int = 2, extra: bytes = b"", pixels: bytes | None = None
-) -> bytes:
-    """A PNG of black pixels. colour: 2 RGB, 3 palette."""
+def png(width: int = 8, height: int = 8, *, extra: bytes = b"", pixels: bytes | None = None) -> bytes:
+    """An RGB PNG of black pixels."""
     if pixels is None:
-        pixels = zlib.compress(b"\0" * ((1 + width * (1 if colour == 3 else 3)) * height))
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+        pixels = zlib.compress(b"\0" * ((1 + 3 * width) * height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     )
@@ -88,32 +86,11 @@ def zipped_zeros(size: int) -> bytes:
 
 BOMB_BYTES = 30_000_000  # What the compressed parts of the bombs would become
 
-# GIF and TIFF, by hand
+# GIF, by hand
 
 
 def gif(frame: bytes = b"") -> bytes:
     return b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + frame + b";"
-
-
-def tiff(width: int = 8, height: int = 8, *, samples: int = 1, next_ifd: int = 0) -> bytes:
-    """A grey one, little-endian: its pixels at byte 8, then its tags. Values are LONGs."""
-    body = b"\x80" * 64
-    tags = {
-        256: width,
-        257: height,
-        258: 8,
-        259: 1,
-        262: 1,
-        273: 8,
-        277: samples,
-        278: height,
-        279: len(body),
-    }
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    count = struct.pack("<H", len(tags))
-    return (
-        b"II*\0" + struct.pack("<I", 8 + len(body)) + body + count + entries + struct.pack("<I", next_ifd)
-    )
 
 
 # What is no plain file
@@ -148,13 +125,10 @@ PICTURES: dict[str, tuple[Content, str]] = {
         encode("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0"),
         "annotated",
     ),
-    "colour profile of noise.jpg": (encode("JPEG", icc_profile=noise(3000)), "annotated"),
     # PNG
-    "plain.png": (PNG, "annotated"),
     "wrong checksum of its pixels.png": (put(PNG, -14, b"\0\0"), "annotated"),
     "unknown filter.png": (png(pixels=zlib.compress((b"\x09" + b"\0" * 24) * 8)), "bad_image"),
     "no width.png": (png(0, 8), "bad_image"),
-    "no palette.png": (png(colour=3), "annotated"),
     # WebP
     "a container alone.webp": (b"RIFF\x04\0\0\0WEBP", "bad_image"),
     "a sound file.webp": (b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40, "bad_image"),
@@ -167,24 +141,18 @@ PICTURES: dict[str, tuple[Content, str]] = {
     # TIFF
     "lab.tif": (encode("TIFF", "LAB"), "annotated"),
     "no tags.tif": (b"II*\0\x08" + b"\0" * 9, "bad_image"),
-    "page that points at itself.tif": (tiff(next_ifd=72), "annotated"),
-    "60000 px wide.tif": (tiff(60_000, 60_000), "image_too_large"),
-    "2000 samples a pixel.tif": (tiff(samples=2000), "bad_image"),
     # Bombs
     "pixels of 30 MB.png": (png(pixels=zipped_zeros(BOMB_BYTES)), "annotated"),
     "text of 30 MB.png": (png(extra=chunk(b"zTXt", b"a\0\0" + zipped_zeros(BOMB_BYTES))), "bad_image"),
-    "ten thousand texts.png": (png(extra=chunk(b"tEXt", b"a\0" + b"b" * 1000) * 10_000), "annotated"),
     "300 MB of nothing.jpg": (sparse(300_000_000), "image_too_large"),
     # No images at all
     "empty.jpg": (b"", "bad_image"),
     "html.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "bad_image"),
     "text.jpg": (b"404: not found\n", "bad_image"),
     "svg.jpg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "bad_image"),
-    "pdf.jpg": (b"%PDF-1.7\n" + noise(50), "bad_image"),
     "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "bad_image"),
     "photo.heic": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "bad_image"),
     "photo.jp2": (encode("JPEG2000"), "bad_image"),
-    "zeros.jpg": (b"\0" * 5000, "bad_image"),
     # Names and places
     "a png.jpg": (PNG, "annotated"),
     "with\na line end.jpg": (JPEG, "annotated"),

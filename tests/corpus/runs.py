@@ -46,33 +46,22 @@ def as_json(value: object) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value).encode()
 
 
-def pictures(folder: Path) -> Input:
+def rows(folder: Path) -> Input:
+    """One jsonl file, in which every three cases stand between good rows."""
+    write_images(folder / "images")
     cases = [
         (Wanted("picture", name, outcome), as_json({"image": name, "caption": "a red square"}))
         for name, (_, outcome) in PICTURES.items()
     ]
-    return _lines(folder, cases)
-
-
-def rows(folder: Path) -> Input:
-    captions = [
-        (Wanted("caption", name, outcome), b'{"image": "plain.jpg", "caption": ' + as_json(value) + b"}")
-        for name, (value, outcome) in CAPTIONS.items()
-    ]
-    locations = [
-        (
-            Wanted("location", name, outcome),
-            b'{"caption": "a red square", "image": ' + as_json(value) + b"}",
-        )
-        for name, (value, outcome) in LOCATIONS.items()
-    ]
-    lines = [(Wanted("line", name, outcome), line) for name, (line, outcome) in LINES.items()]
-    return _lines(folder, [*captions, *locations, *lines])
-
-
-def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
-    """One jsonl file, in which every three cases stand between good rows."""
-    write_images(folder / "images")
+    for group, before, table in (
+        ("caption", b'{"image": "plain.jpg", "caption": ', CAPTIONS),
+        ("location", b'{"caption": "a red square", "image": ', LOCATIONS),
+    ):
+        cases += [
+            (Wanted(group, name, outcome), before + as_json(value) + b"}")
+            for name, (value, outcome) in table.items()
+        ]
+    cases += [(Wanted("line", name, outcome), line) for name, (line, outcome) in LINES.items()]
     lines = []
     wanted = []
     for number, start in enumerate(range(0, len(cases) + 3, 3)):
@@ -96,27 +85,18 @@ def coco(folder: Path) -> Input:
     wanted = []
     for number, (name, (image, captions, outcome)) in enumerate(COCO_IMAGES.items()):
         good_sample = good(number)
-        images += [{"id": f"good {number}", "file_name": good_sample.name}, image]
-        annotations.append(
-            {"id": f"good {number}", "image_id": f"good {number}", "caption": good_sample.caption}
-        )
-        image_id = image.get("id") if isinstance(image, dict) else None
-        annotations += [
-            {"id": 1000 + len(annotations), "image_id": image_id, "caption": text} for text in captions
-        ]
+        good_id = f"good {number}"
+        images += [{"id": good_id, "file_name": good_sample.name}, image]
+        annotations.append({"id": good_id, "image_id": good_id, "caption": good_sample.caption})
+        for text in captions:
+            annotations.append({"id": 1000 + len(annotations), "image_id": image["id"], "caption": text})
         wanted += [Wanted("good", "row", "good"), Wanted("COCO image", name, outcome)]
     for name, (annotation, outcome) in COCO_ANNOTATIONS.items():
         annotations.append(annotation)
         wanted.append(Wanted("COCO annotation", name, outcome))
-    write_json(folder / "captions.json", {"images": images, "annotations": annotations})
-    return Input(
-        {
-            "kind": "coco_captions",
-            "path": str(folder / "captions.json"),
-            "image_root": str(folder / "images"),
-        },
-        wanted,
-    )
+    path = write_json(folder / "captions.json", {"images": images, "annotations": annotations})
+    keys = {"path": str(path), "image_root": str(folder / "images")}
+    return Input({"kind": "coco_captions", **keys}, wanted)
 
 
 def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any) -> Callable[[Path], Input]:
@@ -137,7 +117,6 @@ def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any)
 
 
 RUNS: dict[str, Callable[[Path], Input]] = {
-    "pictures": pictures,
     "rows": rows,
     "jsonl": _files("jsonl", JSONL_FILES, image_root="images"),
     "csv": _files("csv", CSV_FILES, image_root="images"),
@@ -157,19 +136,3 @@ def good_rows(folder: Path) -> Input:
     (folder / "rows.jsonl").write_bytes(b"\n".join(lines))
     wanted = [Wanted("good", "row", "annotated") for number in range(COUNT)]
     return Input({"kind": "jsonl", "path": str(folder / "rows.jsonl")}, wanted)
-
-
-TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
-    ("pictures", "picture", PICTURES),
-    ("rows", "caption", CAPTIONS),
-    ("rows", "location", LOCATIONS),
-    ("rows", "line", LINES),
-    ("jsonl", "jsonl file", JSONL_FILES),
-    ("csv", "csv file", CSV_FILES),
-    ("webdataset", "webdataset file", TARS),
-    ("parquet", "parquet file", PARQUETS),
-    ("coco", "COCO image", COCO_IMAGES),
-    ("coco", "COCO annotation", COCO_ANNOTATIONS),
-]
-CASES = [(run, group, name) for run, group, table in TABLES for name in table]
-CASES += [(run, "good", "row") for run in ("pictures", "rows", "coco")]

@@ -56,14 +56,6 @@ def _wrong_checksum(content: bytes, name: str) -> bytes:
     return put(content, member_at(content, name) + 148, b"000000")
 
 
-def _with_size(content: bytes, name: str, size: bytes) -> bytes:
-    """Another size in a header, with the right checksum."""
-    at = member_at(content, name)
-    header = content[at : at + 124] + size.ljust(12, b"\0") + content[at + 136 : at + 148] + b" " * 8
-    header += content[at + 156 : at + 512]
-    return put(content, at, header[:148] + b"%06o\0 " % sum(header) + header[156:])
-
-
 TARS: dict[str, tuple[bytes, list[str]]] = {
     "whole.tar": (THREE, ["good", "good", "good"]),
     "no bytes.tar": (b"", ["bad_row"]),
@@ -74,8 +66,6 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
         ["good", "bad_row"],
     ),
     "joined.tar": (TWO + TWO, ["good", "good", "bad_row"]),
-    "larger than the file.tar": (_with_size(THREE, "00001.jpg", b"77777777777"), ["good", "bad_row"]),
-    "negative size.tar": (_with_size(THREE, "00001.jpg", b"\xff" * 12), ["good", "bad_row"]),
     "no caption.tar": case("no_caption", IMAGE),
     "no image.tar": case("missing_image", CAPTION),
     "empty image.tar": case("bad_image", ("x.jpg", b""), CAPTION),
@@ -104,7 +94,10 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
         tar(sample(0)[:1], sample(1), sample(0)[2:]),
         ["no_caption", "good", "duplicate_id"],
     ),
-    "of a Mac.tar": (between(("__MACOSX/x.jpg", b"?"), ("._00001.jpg", b"?")), ["good", "good"]),
+    "of a Mac.tar": (
+        between(("__MACOSX/x.jpg", b"?"), ("._00001.jpg", b"?"), (".hidden.jpg", b"?")),
+        ["good", "good"],
+    ),
     "name that is not UTF-8.tar": case("annotated", *pair("a\udcffb"), format=tarfile.GNU_FORMAT),
     "pax name.tar": case("annotated", *pair("\u732b"), format=tarfile.PAX_FORMAT),
     "whole.tar.gz": (gzip.compress(TWO), ["good", "good"]),

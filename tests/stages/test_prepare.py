@@ -35,21 +35,13 @@ def prepare(*records: Record, images: Json | None = None, **keys: Any) -> list[R
     ("keys", "original", "expected"),
     [
         ({"size_px": 224}, (6000, 4000), (224, 224)),
-        ({"size_px": 224}, (1, 30_000), (224, 224)),
         ({"size_px": (320, 240)}, (100, 100), (320, 240)),
-        ({"mode": "keep", "patch_px": 16}, (640, 480), (640, 480)),
         ({"mode": "keep", "patch_px": 16}, (647, 488), (640, 496)),  # 40.4 and 30.5 patches
-        ({"mode": "keep", "patch_px": 14}, (500, 375), (504, 378)),
         ({"mode": "keep", "patch_px": 32}, (1, 1), (32, 32)),
-        ({"mode": "keep", "patch_px": 16}, (30_000, 1), (30_000, 16)),
-        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (640, 480), (640, 480)),
         ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (6000, 4000), (960, 640)),
-        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (641, 2000), (640, 2000)),
         ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (30_000, 1), (30_000, 16)),
         ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (30_000, 1), (640, 16)),
-        ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (6000, 4000), (640, 432)),
         ({"mode": "keep", "patch_px": 16, "max_side_px": 650}, (6000, 6000), (640, 640)),
-        ({"mode": "keep", "patch_px": 16, "max_side_px": 1000}, (1000, 500), (992, 496)),
         ({"mode": "keep", "patch_px": 32, "max_side_px": 10}, (500, 400), (32, 32)),
         (
             {"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800},
@@ -62,7 +54,7 @@ def test_target_sizes(keys: Json, original: tuple[int, int], expected: tuple[int
     assert target_size_px(PrepareConfig(**keys), *original) == expected
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (600, 400), (3, 700)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (3, 700)])
 @pytest.mark.parametrize("keys", [{"size_px": 64}, {"mode": "keep", "patch_px": 32, "max_side_px": 640}])
 def test_pixels_and_size(width: int, height: int, keys: Json) -> None:
     (answer,) = prepare(record(png(width, height)), **keys)
@@ -100,14 +92,11 @@ def test_keeping_the_encoded_image(tmp_path: Path, inline: bool) -> None:
     (tmp_path / "a.png").write_bytes(b"##" + content + b"##")
     place = {"url": str(tmp_path / "a.png"), "offset": 2, "size": len(content)}
     given = record(content) if inline else record(**place)
-    (whole,) = prepare(given, keep_image_bytes=True)
+    whole, bad = prepare(given, record(b"no image"), keep_image_bytes=True)
     (dropped,) = prepare(given)
-    assert whole.sample.image.content == content
-    assert dropped.sample.image.content is None
+    contents = [answer.sample.image.content for answer in (whole, bad, dropped)]
+    assert contents == [content, None, None]
     assert whole.pixels is not None
-    assert given.pixels is None
-    (bad,) = prepare(record(b"no image"), keep_image_bytes=True)
-    assert bad.sample.image.content is None
 
 
 def test_images_behind_a_url_keep_their_order() -> None:
@@ -117,18 +106,8 @@ def test_images_behind_a_url_keep_their_order() -> None:
     records = [record(url=f"memory://pictures/{number}.png") for number in range(20)]
     records.insert(7, record(url="memory://pictures/none.png"))
     records.insert(9, record(png(99, 5)))
-    answers = prepare(*records, size_px=8, images={"fetch_threads": 3})
+    answers = prepare(*records, size_px=8)
     assert [answer.width_px for answer in answers] == [*range(1, 8), 0, 8, 99, *range(9, 21)]
-
-
-def test_batches_do_not_matter_and_nothing_changes() -> None:
-    records = [record(png(n + 3, 2 * n + 1, (n, 2 * n, 3 * n))) for n in range(7)]
-    stage = PrepareStage(PrepareConfig(size_px=16))
-    together = stage.process(records)
-    again = [stage.process([item])[0] for item in records]
-    for answer, single in zip(together, again, strict=True):
-        np.testing.assert_array_equal(answer.pixels.rgb, single.pixels.rgb)
-    assert stage.process([]) == []
 
 
 def test_large_jpegs_are_decoded_smaller_by_default() -> None:
@@ -142,9 +121,8 @@ def test_large_jpegs_are_decoded_smaller_by_default() -> None:
     assert np.abs(whole.pixels.rgb.astype(int) - small.pixels.rgb).max() <= 12
 
 
-@pytest.mark.parametrize("size", [(60, 40), (20, 300)])
-def test_torch_resizes_as_pillow_does_up_to_three_levels(size: tuple[int, int]) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (*size[::-1], 3), np.uint8))
+def test_torch_resizes_as_pillow_does_up_to_three_levels() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(90, 160, (300, 20, 3), np.uint8))
     (exact,), (quick,) = (
         prepare(record(image_bytes(noise)), size_px=32, images={"resize": library})
         for library in ("pillow", "torch")

@@ -16,16 +16,12 @@ from tests.build.cases import cases
     {
         "range": ([[0.0, 1.0]], [[0, 255]]),
         "offset; 127.5 goes up": ([[2.0, 3.0, 4.0]], [[0, 128, 255]]),
-        "tiny": ([[0.0, 1e-30, 2e-30]], [[0, 128, 255]]),
         "huge": ([[0.0, 3e38]], [[0, 255]]),
         "signed": ([[-1.0], [0.0], [3.0]], [[0], [64], [255]]),
-        "zeros": ([[0.0, 0.0]], None),
-        "constant": ([[0.3, 0.3]], None),
         "constant up to rounding": ([[0.3, 0.30000004]], None),
         "one cell": ([[0.5]], None),
         "no cell": ([[]], None),
         "nan": ([[0.0, np.nan]], None),
-        "inf": ([[0.0, np.inf]], None),
         "both infinities": ([[-np.inf, np.inf]], None),
     },
 )

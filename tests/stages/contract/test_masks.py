@@ -31,33 +31,14 @@ from tests.stages.regions.cutting import mask_of
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
 
-@given(masks)
-def test_encode_and_decode_are_inverse(mask):
-    rle = encode_mask(mask)
+@given(masks, st.sampled_from(["C", "F"]), st.sampled_from([1, 2, 255]))
+def test_encode_and_decode_are_inverse(mask, order, value):
+    """Of masks in any layout, with any value inside."""
+    rle = encode_mask(np.array(mask * np.uint8(value), order=order))
     assert rle.size_hw == mask.shape
     np.testing.assert_array_equal(decode_mask(rle), mask)
     assert rle_area_px(rle) == mask.sum()
     assert rle_box_xywh_px(rle) == mask_box_xywh_px(mask)
-
-
-@given(masks)
-def test_box_is_the_smallest_half_open_one(mask):
-    x, y, w, h = (int(value) for value in mask_box_xywh_px(mask))
-    inside = mask[y : y + h, x : x + w]
-    assert inside.sum() == mask.sum()
-    if mask.any():
-        assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
-    else:
-        assert (x, y, w, h) == (0, 0, 0, 0)
-
-
-@given(masks, st.sampled_from(["C", "F"]), st.sampled_from([1, 2, 255]))
-def test_any_layout_and_any_non_zero_value(mask, order, value):
-    expected = encode_mask(mask)
-    values = np.array(mask * np.uint8(value), dtype=np.uint8, order=order)
-    assert encode_mask(values) == expected
-    assert encode_mask(np.array(mask, order=order)) == expected
-    assert mask_box_xywh_px(values) == mask_box_xywh_px(mask)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2, 1)])
@@ -94,18 +75,6 @@ def ends_of(*rles: Rle) -> tuple[np.ndarray, np.ndarray]:
     text = np.frombuffer("".join(rle.counts for rle in rles).encode(), np.uint8)
     offsets = np.cumsum([0, *(len(rle.counts.encode()) for rle in rles)])
     return run_ends(text, offsets, np.array([rle.size_hw[0] * rle.size_hw[1] for rle in rles], np.int64))
-
-
-@given(st.lists(masks, max_size=5))
-def test_many_masks_have_the_runs_of_each(drawn):
-    rles = [encode_mask(mask) for mask in drawn]
-    ends, starts = ends_of(*rles)
-    assert len(starts) == len(rles) + 1
-    for number, rle in enumerate(rles):
-        np.testing.assert_array_equal(
-            ends[starts[number] : starts[number + 1]], np.cumsum(decode_runs(rle))
-        )
-    assert starts[-1] == len(ends)
 
 
 @given(
@@ -173,8 +142,6 @@ def test_counts_that_are_no_code_are_rejected(counts):
         "union": ([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]], ["##..", "###.", ".##."]),
         "cut off": ([[2, -9, 9, -9, 9, 1, 2, 1]], ["..##", "....", "...."]),
         "outside": ([[9, 9, 12, 9, 12, 12, 9, 12]], ["....", "....", "...."]),
-        "none": ([], ["....", "....", "...."]),
-        "two points are not a box": ([[0, 0, 4, 3]], ["....", "....", "...."]),
         "two points beside": ([[0, 0, 4, 3], [3, 2, 4, 2, 4, 3, 3, 3]], ["....", "....", "...#"]),
     },
 )
@@ -198,9 +165,7 @@ def test_rle_union(stack):
 @cases(
     ("a", "b", "expected"),
     {
-        "same": (["##.", "##."], ["##.", "##."], 1.0),
         "one pixel of five": (["##.", "##."], [".##", "..."], 1 / 5),
-        "apart": (["#..", "..."], ["..#", "..."], 0.0),
         "both empty": (["...", "..."], ["...", "..."], 0.0),
     },
 )
@@ -209,46 +174,16 @@ def test_rle_iou(a, b, expected):
 
 
 def test_two_masks_of_different_images():
-    first, second = (encode_mask(np.ones(shape, dtype=bool)) for shape in ((2, 3), (3, 2)))
-    for combine in (
-        lambda: rle_iou(first, second),
-        lambda: rle_union([first, second]),
-        lambda: rle_union([]),
-    ):
-        with pytest.raises(ValueError, match="one size"):
-            combine()
-
-
-@cases(
-    ("rows", "expected"),
-    {
-        "empty": (["..", ".."], []),
-        "one pixel": (["...", "..#"], [{(2, 1), (3, 1), (3, 2), (2, 2)}]),
-        "inner corner": (["##", "#."], [{(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)}]),
-        "two parts": (["#.#"], [{(0, 0), (1, 0), (1, 1), (0, 1)}, {(2, 0), (3, 0), (3, 1), (2, 1)}]),
-    },
-)
-def test_polygons_run_through_pixel_corners(rows, expected):
-    polygons = mask_outlines(mask_of(*rows))[0]
-    vertices = [set(zip(polygon[0::2], polygon[1::2], strict=True)) for polygon in polygons]
-    assert vertices == expected
-    assert all(len(polygon) >= 8 for polygon in polygons)
+    masks = [encode_mask(np.ones(shape, dtype=bool)) for shape in ((2, 3), (3, 2))]
+    with pytest.raises(ValueError, match="one size"):
+        rle_iou(*masks)
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
     """Everything that cannot be reached from beyond the border by steps up, down, left, right."""
-    reached = np.pad(np.zeros_like(mask), 1, constant_values=True)
-    free = ~np.pad(mask, 1)
-    while True:
-        grown = reached.copy()
-        grown[1:] |= reached[:-1]
-        grown[:-1] |= reached[1:]
-        grown[:, 1:] |= reached[:, :-1]
-        grown[:, :-1] |= reached[:, 1:]
-        grown &= free
-        if (grown == reached).all():
-            return ~reached[1:-1, 1:-1]
-        reached = grown
+    outside = np.pad(mask.astype(np.uint8), 1)
+    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
+    return outside[1:-1, 1:-1] != 2
 
 
 @given(masks)
@@ -262,12 +197,10 @@ def test_polygons_draw_the_mask_again_without_holes(mask):
 
 
 def test_holes_are_counted():
-    ring = with_boxes((4, 4, 20, 16))
-    ring &= ~with_boxes((10, 8, 5, 5), (18, 8, 2, 2))
+    """An island in a hole lies within the outer outline already."""
+    ring = with_boxes((4, 4, 20, 16), holes=((10, 8, 5, 5), (18, 8, 2, 2)))
     island = ring | with_boxes((12, 10, 1, 1))
-    assert mask_outlines(with_boxes((1, 1, 4, 4), (9, 9, 3, 3)))[1] == 0
     assert mask_outlines(ring)[1] == 2
-    # An island in a hole lies within the outer outline already.
     assert mask_outlines(island) == mask_outlines(ring)
     assert sorted(depth for _, depth in mask_rings(island)) == [0, 1, 1, 2]
 
@@ -278,23 +211,12 @@ def test_fewer_corners_stay_near_the_mask():
     [exact], _ = mask_outlines(disc)
     [rough], _ = mask_outlines(disc, tolerance_px=1)
     assert len(rough) < len(exact) / 4
-    contours = [np.array(ring, np.int32).reshape(-1, 1, 2) for ring in (exact, rough)]
-    farthest = max(
-        -cv2.pointPolygonTest(contours[1], tuple(map(float, point[0])), True) for point in contours[0]
-    )
-    assert farthest <= 1
-    assert cv2.contourArea(contours[1]) == pytest.approx(disc.sum(), rel=0.01)
+    assert rle_iou(encode_polygons([rough], disc.shape), encode_mask(disc)) > 0.99
 
 
 @pytest.mark.parametrize("box", [(3, 4, 1, 1), (0, 0, 40, 1), (0, 0, 1, 30), (5, 5, 2, 2)])
 def test_small_parts_keep_their_area(box):
     assert mask_outlines(with_boxes(box), tolerance_px=5) == mask_outlines(with_boxes(box))
-
-
-@given(hnp.arrays(np.bool_, (9, 11)).filter(np.any))
-def test_the_innermost_pixel_lies_in_the_mask(inside: np.ndarray) -> None:
-    x, y = innermost_pixel(inside)
-    assert inside[y, x]
 
 
 def test_the_innermost_pixel_is_in_the_middle_of_the_thickest_part() -> None:

@@ -1,28 +1,21 @@
 import hashlib
 import pickle
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import (
     HeatMap,
     ImageRef,
     Phrase,
-    Pixels,
     Record,
-    Region,
-    Rle,
     Sample,
     stable_id,
 )
-
-any_text = st.text(st.characters())  # lone surrogates too
 
 
 @pytest.mark.parametrize(
@@ -36,18 +29,6 @@ def test_ids_never_change(text: str, number: int) -> None:
     assert number == int.from_bytes(digest, "big") % (2**53 - 1) + 1
 
 
-@given(any_text)
-def test_ids_are_exact_in_doubles_and_not_zero(text: str) -> None:
-    number = stable_id(text)
-    assert 0 < number < 2**53
-    assert int(float(number)) == number
-
-
-def test_ids_differ() -> None:
-    assert len({stable_id(str(n)) for n in range(20_000)}) == 20_000
-    assert Sample(sample_id="k1", source="").id == stable_id("k1")
-
-
 def dog(**changes: Any) -> Phrase:
     return Phrase(**{"text": "dog", "caption_index": 0, "start": 0, "end": 3, "head": "dog", **changes})
 
@@ -56,17 +37,9 @@ def dog(**changes: Any) -> Phrase:
     ("make", "words"),
     [
         (lambda: dog(start=3, end=3), "expected 0 <= start < end, got 3, 3"),
-        (lambda: dog(start=-1, end=3), "expected 0 <= start < end, got -1, 3"),
         (lambda: dog(text=""), "non-empty"),
-        (lambda: Pixels(rgb=np.zeros((4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
-        (lambda: Pixels(rgb=np.zeros((4, 4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
-        (lambda: Pixels(rgb=np.zeros((4, 4, 3), np.float32)), r"expected uint8 \(H, W, 3\), got"),  # type: ignore[arg-type]
         (
             lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2),
-            r"expected float32 \(grid_h, ",
-        ),
-        (
-            lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2),
             r"expected float32 \(grid_h, ",
         ),
     ],
@@ -76,40 +49,18 @@ def test_values_that_records_reject(make: Callable[[], Any], words: str) -> None
         make()
 
 
-@pytest.mark.parametrize("kind", [Sample, Phrase, Pixels, HeatMap, Rle, Region, Record, RowError])
-def test_records_are_frozen_and_told_by_name(kind: Any) -> None:
-    assert kind.__dataclass_params__.frozen
-    assert hasattr(kind, "__slots__")
-    assert all(entry.kw_only for entry in fields(kind))
-
-
-@given(sample_id=any_text, source=any_text, file_name=any_text, captions=st.lists(st.text()).map(tuple))
-def test_a_started_record_can_be_stored_with_its_captions_as_they_are(
-    sample_id, source, file_name, captions
-) -> None:
-    image = ImageRef(file_name=file_name)
-    record = Record.start(Sample(sample_id=sample_id, source=source, captions=captions, image=image))
-    assert (record.error, record.sample.captions) == (None, captions)
-    stored = (record.sample.sample_id, record.sample.source, record.sample.image.file_name)
-    for before, after in zip((sample_id, source, file_name), stored, strict=True):
-        after.encode()
-        assert after == before or not before.isascii()
-
-
 def test_surrogates_are_written_out_and_in_a_caption_an_error() -> None:
-    image = ImageRef(file_name="c\udcff")
-    record = Record.start(Sample(sample_id="a\ud800", source="b", captions=("dog",), image=image))
+    sample = Sample(sample_id="a\ud800", source="f.jsonl:3", image=ImageRef(file_name="c\udcff"))
+    record = Record.start(sample)
     assert (record.sample.sample_id, record.sample.image.file_name) == ("a\\ud800", "c\\udcff")
     assert record.error is None
-    record = Record.start(Sample(sample_id="a", source="f.jsonl:3", captions=("a dog", "half \ud83d")))
+    record = Record.start(replace(sample, captions=("a dog", "half \ud83d")))
     assert str(record.error) == "bad_caption: f.jsonl:3: the caption holds lone surrogates, not text"
     assert record.sample.captions == ("a dog", "half \\ud83d")
-    record = Record.start(
-        Sample(sample_id="a", source="b", captions=("dog",), image=ImageRef(url="/caf\udce9.jpg"))
-    )
-    assert str(record.error) == "bad_location: b: the file's name is not UTF-8: rename it"
+    record = Record.start(replace(sample, image=ImageRef(url="/caf\udce9.jpg")))
+    assert str(record.error) == "bad_location: f.jsonl:3: the file's name is not UTF-8: rename it"
     error = RowError(reason="bad_row", detail="b: not JSON")
-    assert Record.start(Sample(sample_id="a", source="b", captions=("\ud800",), error=error)).error == error
+    assert Record.start(replace(sample, captions=("\ud800",), error=error)).error == error
 
 
 def test_a_fault_says_what_it_keeps_and_where() -> None:

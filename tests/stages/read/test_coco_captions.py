@@ -78,10 +78,8 @@ def test_karpathy_s_splits_are_read(tmp_path: Path) -> None:
     "content",
     [
         b"{",
-        b"[1]",
         b'{"images": [' + b"9" * 5000 + b"]}",
         b'{"images": [], "captions": []}',
-        b'{"images": {}, "annotations": []}',
         b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}',
     ],
 )
@@ -89,16 +87,3 @@ def test_other_files_are_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.json").write_bytes(content)
     with expect_error(InputError):
         reader_of(kind="coco_captions", path=str(tmp_path / "c.json")).pieces()
-
-
-def test_pieces_stay_small(tmp_path: Path) -> None:
-    images = [image(number) for number in range(5000)]
-    texts = [
-        f"a {colour} bird sits on a {thing}"
-        for colour in ("red", "blue")
-        for thing in ("wall", "car", "sign")
-    ]
-    annotations = [caption(5 * n + k, n, texts[(n + k) % 6]) for n in range(5000) for k in range(5)]
-    pieces = reader_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations)).pieces()
-    assert [piece.samples for piece in pieces] == [1000] * 5
-    assert max(len(piece.payload) for piece in pieces) < 200_000

@@ -33,7 +33,6 @@ def test_rows_become_samples(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("in.tsv", "file_name\ttext\na.jpg\ta, b; c\n"),
-        ("in.csv", "filepath\ttitle\na.jpg\ta, b; c\n"),
         ("in.csv", 'filename;caption\na.jpg;"a, b; c"\n'),
         ("in.tsv", 'image,caption\na.jpg,"a, b; c"\n'),
         ("in.csv", '\ufeffimage, caption \na.jpg,"a, b; c"\n'),

@@ -33,7 +33,6 @@ def thing_map(
     return ThingMap(
         levels=levels,
         shift_cells=heat_map.shift_cells,
-        similarity=heat_map.similarity,
         size_hw=size_hw,
         limit=limit,
         canvas=canvas,
@@ -53,3 +52,11 @@ def regions_of(
 def mask_of(*rows: str) -> np.ndarray:
     """A mask drawn with # and dots."""
     return np.array([[letter == "#" for letter in row] for row in rows])
+
+
+def share(mask: np.ndarray, *parts: tuple[slice, slice]) -> float:
+    """IoU of a mask with parts of its image."""
+    truth = np.zeros(mask.shape, bool)
+    for part in parts:
+        truth[part] = True
+    return float((mask & truth).sum() / (mask | truth).sum())

@@ -63,12 +63,6 @@ def test_features_by_hand() -> None:
     assert replace(first[1], score=1.0).log_odds == pytest.approx(-replace(first[1], score=0.0).log_odds)
 
 
-def test_without_a_calibration_scores_are_the_detectors() -> None:
-    [linked] = LinkStage(RegionsConfig()).process([RECORD])
-    assert [(region.score, region.presence) for region in linked.regions] == [(0.5, None), (0.2, None)]
-    assert linked.absent == ()
-
-
 def test_regions_of_a_phrase_are_in_the_order_of_their_probabilities() -> None:
     [linked] = LinkStage(RegionsConfig(), calibration_of(log_area=1.0)).process([RECORD])
     assert [region.score for region in linked.regions] == pytest.approx([1 / 3, 0.2], abs=1e-6)

@@ -3,12 +3,9 @@
 from importlib.resources import files
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.contract.records import Phrase
 from stages.regions.groups import MOST_LINKED, link_phrases, pair_features
-from stages.regions.things import relation, things
 from stages.regions.wording import wordings
 from tests.build.files import read_json
 
@@ -89,25 +86,6 @@ def test_beyond_many_phrases_each_names_a_thing_of_its_own() -> None:
     assert link_phrases(texts, phrases) == (*[0] * MOST_LINKED, 1, 2)
 
 
-WORDS = st.sampled_from(
-    ["a red dog", "two dogs", "boy", "the girl", "wall", "xyzzy", "a 3d printer", "men", "water"]
-)
-
-
-@given(st.lists(st.lists(WORDS, min_size=1, max_size=4), min_size=1, max_size=5))
-def test_only_definite_phrases_name_again_what_their_caption_names_and_numbers_are_in_order(
-    captions: list[list[str]],
-) -> None:
-    texts, phrases = phrases_of(*(" and ".join(f"[{words}]" for words in caption) for caption in captions))
-    groups = link_phrases(texts, phrases)
-    firsts: dict[tuple[int, int], Phrase] = {}
-    for phrase, group in zip(phrases, groups, strict=True):
-        if firsts.setdefault((phrase.caption_index, group), phrase) is not phrase:
-            assert texts[phrase.caption_index][phrase.start :].startswith("the ")
-    assert list(dict.fromkeys(groups)) == list(range(len(set(groups))))
-    assert link_phrases(texts, phrases) == groups
-
-
 def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
     """A weight that no feature asks for, or a feature without one, is a name that was changed on one side only."""
     weights = read_json(files("stages.regions").joinpath("groups.json"))["weights"]
@@ -121,15 +99,3 @@ def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
     all_wordings = wordings(texts, phrases)
     pairs = [(a, b) for a in all_wordings for b in all_wordings if a.caption != b.caption]
     assert {name for pair in pairs for name in pair_features(*pair)} == set(weights)
-
-
-def test_relations() -> None:
-    assert relation("dog", "dog") == "same"
-    assert relation("boy", "son") == "equal"
-    assert relation("dog", "animal") == relation("duck", "bird") == "above"
-    assert relation("dog", "cat") == "beside"
-    assert relation("hat", "backpack") == "beside"
-    assert relation("dog", "hat") == "apart"
-    assert relation("dog", "xyzzy") == "unknown"
-    assert things().listed_form("rock-climber") in things().paths
-    assert things().listed_form("poodles") == "poodle"

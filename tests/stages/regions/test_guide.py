@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from stages.contract.masks import decode_mask
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.contract.records import HeatMap, Pixels
 from stages.regions.colours import EPSILON, Canvas, Guide
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import CutMap, Cutter
 from stages.regions.maker import RegionMaker
-from tests.stages.regions.cutting import regions_of, thing_map
+from tests.stages.regions.cutting import regions_of, share, thing_map
 from tests.stages.regions.test_refine import picture
+from tests.stages.regions.test_stage import record
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45, smooth_patches=0.5)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
@@ -22,58 +23,34 @@ GRID = 20
 THING = (slice(63, 117), slice(84, 104))  # rows, columns; on no cell's border
 
 
-def noisy(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def noisy(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def by_definition(rgb: np.ndarray, heat: np.ndarray, radius: int) -> np.ndarray:
     """The two sums of the paper, window by window, over the mirrored image; float64."""
-    margin = 2 * radius
-    colours = np.pad(rgb / 255, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
-    mirrored = np.pad(heat.astype(np.float64), margin, mode="symmetric")
-    height, width = heat.shape
-    lines = {}
-    for y in range(-radius, height + radius):
-        for x in range(-radius, width + radius):
-            window = (slice(y + radius, y + 3 * radius + 1), slice(x + radius, x + 3 * radius + 1))
-            inner = colours[window].reshape(-1, 3)
-            values = mirrored[window].ravel()
-            covariance = np.cov(inner, rowvar=False, bias=True) + EPSILON * np.eye(3)
-            together = ((inner - inner.mean(0)) * (values - values.mean())[:, None]).mean(0)
-            slope = np.linalg.solve(covariance, together)
-            lines[y, x] = (slope, values.mean() - slope @ inner.mean(0))
-    guided = np.zeros(heat.shape)
-    for y in range(height):
-        for x in range(width):
-            around = [
-                lines[j, i]
-                for j in range(y - radius, y + radius + 1)
-                for i in range(x - radius, x + radius + 1)
-            ]
-            slope = np.mean([a for a, _ in around], axis=0)
-            guided[y, x] = slope @ (rgb[y, x] / 255) + np.mean([b for _, b in around])
-    return guided
+
+    def windows(values: np.ndarray) -> np.ndarray:
+        """The values (H, W, channels) around each pixel: (H, W, channels, pixels of the window)."""
+        padded = np.pad(values, [(radius, radius), (radius, radius), (0, 0)], mode="symmetric")
+        around = np.lib.stride_tricks.sliding_window_view(padded, [2 * radius + 1] * 2, (0, 1))
+        return around.reshape(*values.shape, -1)
+
+    colours = windows(rgb / 255)
+    values = windows(heat[..., None].astype(np.float64))
+    mean = colours.mean(axis=-1)
+    beside = colours - mean[..., None]
+    covariance = np.einsum("hwin,hwjn->hwij", beside, beside) / beside.shape[-1] + EPSILON * np.eye(3)
+    together = (beside * (values - values.mean(axis=-1, keepdims=True))).mean(axis=-1)
+    slopes = np.linalg.solve(covariance, together[..., None])[..., 0]
+    offsets = values.mean(axis=-1) - (slopes * mean).sum(axis=-1, keepdims=True)
+    return (windows(slopes).mean(axis=-1) * rgb / 255 + windows(offsets).mean(axis=-1) / 3).sum(axis=-1)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_is_the_guided_filter_of_the_paper(seed: int) -> None:
-    rgb = noisy(9, 12, seed)
-    heat = np.random.default_rng(seed + 10).uniform(0, 255, (9, 12)).astype(np.float32)
+def test_it_is_the_guided_filter_of_the_paper() -> None:
+    rgb = noisy(9, 12)
+    heat = np.random.default_rng(10).uniform(0, 255, (9, 12)).astype(np.float32)
     assert np.allclose(Guide(rgb, 2)(heat), by_definition(rgb, heat, 2), atol=2e-2)
-
-
-def test_heat_that_is_a_colour_stays_as_it_is_and_without_colours_it_is_blurred() -> None:
-    rgb = noisy(40, 50)
-    heat = rgb[..., 0].astype(np.float32)
-    guided = Guide(rgb, 6)(heat)
-    assert np.abs(guided - heat).mean() < 3  # less than 1 %: what EPSILON takes for noise
-    assert guided.dtype == np.float32
-    heat = np.zeros((21, 21), np.float32)
-    heat[10, 10] = 81
-    guided = Guide(np.full((21, 21, 3), 90, np.uint8), 1)(heat)
-    tent = np.array([1, 2, 3, 2, 1], np.float32)  # two box means of three
-    assert np.allclose(guided[8:13, 8:13], np.outer(tent, tent), atol=1e-3)
-    assert np.allclose(guided.sum(), 81, atol=1e-2)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
@@ -121,10 +98,7 @@ def blurry(shift_px: int = 7) -> HeatMap:
 def overlap(heat_map: HeatMap, config: RegionsConfig, rgb: np.ndarray) -> float:
     """IoU of the best region with the thing."""
     ((painted, _),) = regions_of(heat_map, (SIDE, SIDE), 1, config, Canvas(rgb))
-    truth = np.zeros((SIDE, SIDE), bool)
-    truth[THING] = True
-    mask = decode_mask(painted.mask)
-    return float((mask & truth).sum() / (mask | truth).sum())
+    return share(decode_mask(painted.mask), THING)
 
 
 def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = None) -> np.ndarray:
@@ -154,35 +128,9 @@ def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
     assert surface(heat_map, LINEAR).shape == (GRID, GRID)
 
 
-def test_guided_rules_look_at_the_fine_map() -> None:
-    config = GUIDED.model_copy(update={"rule": "mean"})
-    fine_map = cut(blurry(), config, Canvas(picture(THING)))
-    assert fine_map.threshold == np.floor(fine_map.fine.mean(dtype=np.float64)) + 0.5
-
-
-def test_pixels_are_needed_to_guide() -> None:
-    assert GUIDED.needs_pixels
-    assert not LINEAR.needs_pixels
-
-
-def test_the_stage_guides_each_map_by_its_own_image() -> None:
-    records = [
-        Record(
-            sample=Sample(sample_id=str(seed), source="test"),
-            width_px=SIDE,
-            height_px=SIDE,
-            phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
-            pixels=Pixels(rgb=picture(THING, seed=seed)),
-            heat_maps=(blurry(seed),),
-        )
-        for seed in range(3)
-    ]
+def test_the_stage_guides_a_map_by_its_image() -> None:
+    guided = replace(record(blurry(), width_px=SIDE, height_px=SIDE), pixels=Pixels(rgb=picture(THING)))
     maker = RegionMaker(GUIDED)
-    for record in records:
-        (shown,) = maker.surfaces_of(record).values()
-        levels = surface(
-            record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture(THING))
-        )
-        assert np.array_equal(shown.values, levels)
-    empty = replace(records[0], heat_maps=(replace(blurry(), fault="empty"),))
-    assert maker.surfaces_of(empty) == {}
+    (shown,) = maker.surfaces_of(guided).values()
+    assert np.array_equal(shown.values, surface(blurry(), GUIDED, Canvas(picture(THING))))
+    assert maker.surfaces_of(replace(guided, heat_maps=(replace(blurry(), fault="empty"),))) == {}

@@ -12,10 +12,9 @@ from PIL import Image
 from stages.contract.errors import ResourceError
 from stages.contract.geometry import cell_to_px, xyxy_to_xywh
 from stages.contract.masks import decode_mask, rle_box_xywh_px
-from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
+from stages.contract.records import HeatMap, ImageRef, Record
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import Cutter
-from stages.regions.cut_rules import CUT_FEATURES, FittedCut
 from stages.regions.learned_box import FACTS
 from stages.regions.outlines import Outliner
 from stages.regions.score import Evidence
@@ -24,8 +23,9 @@ from stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 from tests.messages import expect_error
-from tests.stages.regions.cutting import fit_that, thing_map
+from tests.stages.regions.cutting import fit_that, share, thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
+from tests.stages.regions.test_stage import record as record_of_maps
 from tests.stages.shared.model.segmenters import save_segmenter
 
 CELLS = 64  # Of a mask, a side
@@ -45,13 +45,13 @@ def config_of(sam: str, **settings: Any) -> RegionsConfig:
     return RegionsConfig(**TIGHT, refine="sam", sam=sam_settings, **settings)
 
 
-def logits_of(*parts: tuple[slice, slice], sign: float = 1.0) -> np.ndarray:
+def logits_of(*parts: tuple[slice, slice]) -> np.ndarray:
     """Logits of a mask of some parts of the 200 px image, on its cells."""
     at = [int(cell_to_px(float(cell), side_px=SIDE, cells=CELLS)) for cell in range(CELLS)]
     full = np.full((SIDE, SIDE), -4.0, np.float32)
     for part in parts:
         full[part] = 4.0
-    return sign * full[np.ix_(at, at)]
+    return full[np.ix_(at, at)]
 
 
 IMAGE = EncoderInput(
@@ -70,8 +70,7 @@ def outlined(
     **settings: Any,
 ) -> list[tuple[str, str | None, np.ndarray, Evidence]]:
     """What the parts of a map become where the segmenter offers these masks for each."""
-    fitted = settings.pop("fitted", None)
-    outliner = Outliner(Cutter(config_of(sam, **settings), fitted), "cpu")
+    outliner = Outliner(Cutter(config_of(sam, **settings)), "cpu")
     contours = outliner._contours(thing_map(blurry(*squares), (SIDE, SIDE), len(squares)))
     assert len(contours.pieces) == len(squares)
     regions = outliner._outline(contours, IMAGE, [np.stack(mask) for mask in masks])
@@ -99,13 +98,6 @@ def test_the_learned_box_is_the_prompt(sam: str) -> None:
     assert boxes["learned"] > 2 * boxes["cut"]
 
 
-def share(mask: np.ndarray, part: tuple[slice, slice]) -> float:
-    """IoU with a part of the image."""
-    truth = np.zeros((SIDE, SIDE), bool)
-    truth[part] = True
-    return float((mask & truth).sum() / (mask | truth).sum())
-
-
 def test_the_mask_that_holds_most_heat_for_its_area_is_taken(sam: str) -> None:
     """Among the whole image, a spot in the thing, the thing, and something beside it; in any order."""
     masks = [logits_of(part) for part in (WHOLE, SPOT, SQUARE, BESIDE)]
@@ -114,22 +106,6 @@ def test_the_mask_that_holds_most_heat_for_its_area_is_taken(sam: str) -> None:
         assert (refined, fallback) == ("sam", None)
         assert share(mask, SQUARE) > 0.9
         assert evidence.area == pytest.approx(mask.mean(), rel=0.05), "the score is that of the mask's heat"
-
-
-def weighing_size(weight: float) -> FittedCut:
-    """A fitted cut that knows only this of things: their usual boxes are large, or small."""
-    zeros, ones = (dict.fromkeys(CUT_FEATURES, value) for value in (0.0, 1.0))
-    return FittedCut(weight={**zeros, "log_box_area": weight}, mean=zeros, scale=ones, usual={})
-
-
-@pytest.mark.parametrize(("weight", "expected"), [(1.0, 0), (-1.0, 1)])
-def test_a_fitted_cut_says_which_size_is_usual(weight: float, expected: int, sam: str) -> None:
-    parts = ((slice(45, 135), slice(65, 155)), (slice(68, 112), slice(90, 132)))
-    [(refined, _, mask, _)] = outlined(
-        sam, [logits_of(part) for part in parts], fitted=weighing_size(weight)
-    )
-    assert refined == "sam"
-    assert share(mask, parts[expected]) > 0.85
 
 
 @pytest.mark.parametrize(
@@ -163,9 +139,6 @@ TWO = ((slice(20, 80), slice(20, 80)), (slice(120, 180), slice(120, 180)))
 
 def test_parts_of_one_map_do_not_overlap(sam: str) -> None:
     large = (slice(60, 180), slice(60, 180))
-    for masks in ((TWO[0], large), (large, TWO[1])):
-        regions = outlined(sam, *([logits_of(mask)] for mask in masks), squares=TWO)
-        assert not np.logical_and.reduce([mask for *_, mask, _ in regions]).any() or len(regions) == 1
     first, second = outlined(sam, [logits_of(TWO[0])], [logits_of(large)], squares=TWO)
     assert not (first[2] & second[2]).any()
     assert share(second[2], large) > 0.9
@@ -183,14 +156,9 @@ def test_two_parts_with_the_same_mask_are_one_region(sam: str) -> None:
 def record(number: int, *, content: bytes | None = None) -> Record:
     if content is None:
         content = image_bytes(Image.fromarray(picture(SQUARE, noise=40, seed=number)))
-    name = Phrase(text="red square", caption_index=0, start=0, end=10, head="square")
-    return Record(
-        sample=Sample(sample_id=str(number), source=f"test:{number}", image=ImageRef(content=content)),
-        width_px=SIDE,
-        height_px=SIDE,
-        phrases=(name,),
-        heat_maps=(blurry(SQUARE, shift=3 * number),),
-    )
+    made = record_of_maps(blurry(SQUARE, shift=3 * number), width_px=SIDE, height_px=SIDE)
+    image = ImageRef(content=content)
+    return replace(made, sample=replace(made.sample, sample_id=str(number), image=image), pixels=None)
 
 
 @pytest.fixture
@@ -214,12 +182,6 @@ def test_a_batch_is_what_its_records_are_alone(stage: RegionsStage) -> None:
     for answer in (together[0], together[2], together[4]):
         [region] = answer.regions
         assert (region.refined == "sam") == (region.fallback is None)
-
-
-def test_the_regions_of_a_record_are_those_of_the_stage(stage: RegionsStage) -> None:
-    [answer] = stage.process([record(0)])
-    regions = stage.regions_of(record(0))
-    assert [region.mask for region in answer.regions] == [painted.mask for painted, _ in regions[0]]
 
 
 def test_the_prompt_is_where_the_heat_is(sam: str) -> None:

@@ -2,19 +2,16 @@
 
 import base64
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
 from stages.regions.cut_rules import CUT_FEATURES
 from stages.regions.learned_box import INPUTS
-from stages.regions.score import FEATURES, MOST_BYTES, Calibration, Evidence, read_calibration
+from stages.regions.score import MOST_BYTES, Calibration, Evidence, read_calibration
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error
@@ -27,18 +24,6 @@ EVIDENCE = Evidence(
 def test_the_score_by_hand() -> None:
     assert (EVIDENCE.contrast, EVIDENCE.score) == (pytest.approx(0.5), 0.25)
     assert replace(EVIDENCE, mean_outside=0.8).score == 0.0, "colder than the rest"
-
-
-shares = st.floats(0, 1)
-six_shares = dict.fromkeys(("energy", "area", "mean_inside", "mean_outside", "peak", "threshold"), shares)
-
-
-@given(evidence=st.builds(Evidence, **six_shares, similarity=st.floats(-1.01, 1.01)))
-def test_scores_are_shares(evidence: Evidence) -> None:
-    score = evidence.score
-    assert math.isfinite(score)
-    assert 0.0 <= score <= 1.0
-    assert score == round(score, 6)
 
 
 def calibration_of(**weight: float) -> Calibration:
@@ -68,12 +53,6 @@ def test_the_farthest_feature_is_told_with_its_shift() -> None:
     assert calibration.shift([EVIDENCE, other]) == ("similarity", pytest.approx(-1.0))
 
 
-def test_a_file_gives_the_same_calibration(tmp_path: Path) -> None:
-    calibration = calibration_of(**dict.fromkeys(FEATURES, 0.3))
-    (tmp_path / "c.json").write_text(calibration.to_json())
-    assert read_calibration(tmp_path / "c.json") == calibration
-
-
 def halves(*shape: int, value: float = 0.0) -> str:
     return base64.b64encode(np.full(shape, value, "<f2").tobytes()).decode()
 
@@ -91,21 +70,13 @@ CUT: Json = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean
     "change",
     [
         {"cut": {"weight": {}}},
-        {"cut": {**CUT, "weight": {"luck": 1.0}}},
-        {"cut": {**CUT, "weight": dict.fromkeys(CUT_FEATURES, float("nan"))}},
         {"cut": CUT},
         {"cut": {**CUT, "usual": {"dog": float("inf")}}},
-        {"cut": {**CUT, "usual": None}},
         {"format": "other"},
         {"weight": {"luck": 1.0}},
         {"bias": float("nan")},
-        {"bias": "1"},
         {"scale": {"energy": 0.0}},
-        {"mean": {}},
-        {"more": 1},
-        {"box": {**BOX, "networks": [halves(9)]}},
         {"box": ENDLESS},
-        {"box": {**BOX, "mean": halves(1 << 20)}},
         {
             "box": {
                 **BOX,
@@ -116,23 +87,18 @@ CUT: Json = {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean
         },
         {"box": {**BOX, "networks": [halves(1)] * 9}},
         {"box": {**BOX, "usual": {**USUAL, "terms": halves(5)}}},
-        {"box": {**BOX, "usual": {**USUAL, "mean": [0, 0, 0, 1e9]}}},
         {"weight": {"agreement": 1.0}, "mean": {"agreement": 0.0}, "scale": {"agreement": 1.0}},
         {"cut": {**CUT, **{part: {"share": 1.0} for part in ("weight", "mean", "scale")}}},
     ],
 )
 def test_what_is_no_calibration_is_refused(change: Json, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    write_json(path, {**json.loads(calibration_of(energy=1.0).to_json()), **change})
+    calibration = calibration_of(energy=1.0)
+    path.write_text(calibration.to_json())
+    assert read_calibration(path) == calibration
+    write_json(path, {**json.loads(calibration.to_json()), **change})
     with expect_error(ConfigError):
         read_calibration(path)
-
-
-def test_a_calibration_of_before_has_no_box(tmp_path: Path) -> None:
-    content = json.loads(calibration_of(energy=1.0).to_json())
-    del content["box"]
-    write_json(tmp_path / "c.json", content)
-    assert read_calibration(tmp_path / "c.json") == calibration_of(energy=1.0)
 
 
 def test_a_file_beyond_any_calibration_is_refused_unread(tmp_path: Path) -> None:
@@ -142,10 +108,3 @@ def test_a_file_beyond_any_calibration_is_refused_unread(tmp_path: Path) -> None
         read_calibration(tmp_path / "c.json")
     with expect_error(ConfigError):
         read_calibration(tmp_path / "gone.json")
-
-
-@pytest.mark.parametrize("content", ["[1]", "{", '"x"', "{}"])
-def test_damaged_files_are_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text(content)
-    with expect_error(ConfigError):
-        read_calibration(tmp_path / "c.json")

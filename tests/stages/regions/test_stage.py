@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +10,6 @@ from stages.contract.errors import RowError
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
 from stages.regions.config import RegionsConfig
-from stages.regions.maker import RegionMaker
 from stages.regions.stage import RegionsStage
 from tests.build.cases import cases
 from tests.stages.regions.cutting import regions_of as regions_of_map
@@ -43,7 +41,7 @@ def record(
     *maps: HeatMap, phrases: tuple[Phrase, ...] | None = None, width_px: int = 40, height_px: int = 40
 ) -> Record:
     return Record(
-        sample=Sample(sample_id="a", source="captions.jsonl:1"),
+        sample=Sample(sample_id="a", source="captions.jsonl:1", captions=("a dog",)),
         width_px=width_px,
         height_px=height_px,
         phrases=tuple(phrase(each.text) for each in maps) if phrases is None else phrases,
@@ -92,21 +90,6 @@ def test_a_map_without_heat_neither_counts_nor_gets_the_region_of_its_thing():
     assert (region.phrase_index, region.box_xywh_px[0], region.group) == (0, 10, 0)
 
 
-def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") -> HeatMap:
-    """Like an explainer's: two soft spots and noise, mostly zero."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    values = rng.normal(-0.03, 0.06, shape)
-    for _ in range(2):
-        row = rng.uniform(0, shape[0])
-        column = rng.uniform(0, shape[1])
-        width = rng.uniform(0.8, 2.5)
-        values += rng.uniform(0.4, 1) * np.exp(
-            -((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2)
-        )
-    return heat_map(3e-4 * np.maximum(values, 0), text)
-
-
 # Between cell centres 10 px apart a spot falls off as (1 - |dx| / 10)(1 - |dy| / 10). Above one half
 # lie, for |dy| = .5, 1.5, 2.5, 3.5, 4.5 px: |dx| < 4.74, 4.12, 3.33, 2.31, 0.91 px, so 5, 4, 3, 2, 1
 # pixel centres .5, 1.5, ... on each side.
@@ -116,7 +99,6 @@ def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") 
         "inner cell": (spots((4, 4), r1c2=1.0), (20, 10, 10, 10), 4 * 15),
         # 5 px of full heat towards the corner, then .95, .85, .75, .65, .55
         "top left": (spots((4, 4), r0c0=1.0), (0, 0, 10, 10), 50 + 10 + 9 + 8 + 7 + 6),
-        "bottom right": (spots((4, 4), r3c3=1.0), (30, 30, 10, 10), 90),
         # at the upper edge: on each side 5 px wide over 5 rows, then 5, 4, 3, 2, 1
         "upper edge": (spots((4, 4), r0c2=1.0), (20, 0, 10, 10), 2 * (5 * 5 + 15)),
         # the bilinear hump between two equal cells is flat: 10 px more, 5 px to each side
@@ -130,12 +112,6 @@ def test_box_and_area_by_hand(values, box, area):
     assert decode_mask(region.mask).sum() == area
 
 
-def test_box_on_a_stretched_grid():
-    # 4 x 2 cells of 20 x 20 px; x falls off over 20 px: |dx| < 10, at dy .5: 1 - dx / 20 > .5 / .975
-    (region,) = regions_of(record(heat_map(spots((2, 4), r0c1=1.0)), width_px=80, height_px=40))
-    assert region.box_xywh_px == (20, 0, 20, 20)
-
-
 # the second spot: .8 (1 - |dx| / 10)(1 - |dy| / 10) > .5, for |dy| = .5 |dx| < 3.42: 3 px on each side of 55
 TWO = spots((4, 8), r1c1=1.0, r1c5=0.8, r3c7=0.2)
 
@@ -145,7 +121,6 @@ TWO = spots((4, 8), r1c1=1.0, r1c5=0.8, r3c7=0.2)
     {
         "singular: the best": (False, {}, [10]),
         "plural: both": (True, {}, [10, 52]),
-        "singular, two allowed": (False, {"max_regions_singular": 2}, [10, 52]),
         "plural, one allowed": (True, {"max_regions_plural": 1}, [10]),
         "the second falls behind": (True, {"keep_share": 0.9}, [10]),
         "the second is too small in pixels": (True, {"min_area_px": 40}, [10]),
@@ -158,110 +133,39 @@ def test_singular_and_plural(plural, change, lefts):
     assert [region.box_xywh_px[0] for region in regions] == lefts
 
 
-def test_a_region_includes_what_it_encloses_and_smoothing_joins():
-    values = 1.0 - spots((5, 5), r2c2=1.0)
-    (region,) = regions_of(record(heat_map(values), width_px=50, height_px=50))
-    assert (region.area_px, region.box_xywh_px) == (2500, (0, 0, 50, 50))
-    bars = [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 3  # edges half a patch from either centre, one apart
-    scene = record(heat_map(bars), phrases=(phrase(plural=True),), width_px=70, height_px=30)
-    assert len(regions_of(scene)) == 2
-    assert len(regions_of(scene, FIXED.model_copy(update={"smooth_patches": 1.0}))) == 1
-
-
 @cases(
     "one_map",
     {
-        "fault": heat_map(np.zeros((4, 4)), fault="constant"),
         "fault with values": heat_map(np.eye(4), fault="not_finite"),
         "zeros": heat_map(np.zeros((4, 4))),
-        "constant": heat_map(np.full((4, 4), 0.2)),
         "nan": heat_map([[np.nan, 1.0]]),
-        "inf": heat_map([[np.inf, 1.0]]),
         "similarity nan": heat_map([[0.0, 1.0]], similarity=float("nan")),
         "one cell": heat_map([[1.0]]),
     },
 )
-@pytest.mark.parametrize("smooth_patches", [0.0, 0.7])
-def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
+def test_no_region_where_there_is_nothing_to_see(one_map):
     other = heat_map(spots((4, 4), r1c2=1.0), "cat")
-    regions = regions_of(
-        record(one_map, other), FIXED.model_copy(update={"smooth_patches": smooth_patches})
-    )
+    regions = regions_of(record(one_map, other), FIXED.model_copy(update={"smooth_patches": 0.7}))
     assert [region.phrase_index for region in regions] == [1]
 
 
-@cases(
-    ("shape", "width_px", "height_px", "boxes"),
-    {
-        "1 x 1, cold in the middle": ((14, 14), 1, 1, 0),
-        "1 x 1, hot in the middle": ((1, 3), 1, 1, 1),
-        "30000 x 1": ((1, 14), 30_000, 1, 1),
-        "1 x 30000": ((14, 1), 1, 30_000, 1),
-        "30000 x 1 on its own grid": ((1, 1875), 30_000, 1, 1),
-        "more pixels than memory": ((14, 14), 30_000, 30_000, 1),
-        "6000 x 4000": ((9, 21), 6000, 4000, 1),
-    },
-)
-def test_odd_sizes(shape, width_px, height_px, boxes):
-    values = np.zeros(shape, dtype=np.float32)
-    values[0, min(1, shape[1] - 1)] = 1.0
-    regions = regions_of(record(heat_map(values), width_px=width_px, height_px=height_px))
-    assert len(regions) == boxes
-    for region in regions:
-        assert region.mask.size_hw == (height_px, width_px)
-        x, y, w, h = region.box_xywh_px
-        assert 0 <= x < x + w <= width_px
-        assert 0 <= y < y + h <= height_px
-
-
-def test_mentions_of_one_text_share_its_regions():
-    phrases = (phrase(), phrase("cat", start=4), phrase(start=8), phrase(plural=True, start=12))
-    maps = (heat_map(TWO, "dog", 0.3), heat_map(spots((4, 8), r3c0=1.0), "cat", 0.1))
-    regions = regions_of(record(*maps, phrases=phrases, width_px=80))
-    assert [region.phrase_index for region in regions] == [0, 1, 2, 3, 3]
-    assert [region.similarity for region in regions] == [0.3, 0.1, 0.3, 0.3, 0.3]
-    assert (
-        regions[0]
-        == replace(regions[2], phrase_index=0, group=0)
-        == replace(regions[3], phrase_index=0, group=0)
-    )
-
-
-def test_pixels_are_taken_away():
-    scene = record(heat_map(TWO), width_px=80)
-    (answer,) = RegionsStage(FIXED).process([scene])
-    assert answer.pixels is None
-    assert answer.heat_maps is scene.heat_maps
-    assert answer == replace(scene, regions=answer.regions, pixels=None)
-
-
-def test_errors_pass_through_untouched():
-    error = RowError(reason="bad_image", detail="not an image")
-    failed = replace(record(heat_map(TWO)), error=error, width_px=0, height_px=0)
+def test_pixels_are_taken_away_and_errors_pass_through_untouched():
     good = record(heat_map(TWO), width_px=80)
+    error = RowError(reason="bad_image", detail="not an image")
+    failed = replace(good, error=error, width_px=0, height_px=0)
     answers = RegionsStage(FIXED).process([failed, good, failed])
     assert answers[0] is answers[2] is failed
     assert answers[1].regions
-
-
-def test_the_same_batch_gives_the_same_bytes():
-    records = [record(random_map(seed), phrases=(phrase(plural=True),), width_px=640) for seed in range(5)]
-    before = pickle.dumps(records)
-    answers = [pickle.dumps(RegionsStage(RegionsConfig()).process(records)) for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert pickle.dumps(records) == before
+    assert answers[1] == replace(good, regions=answers[1].regions, pixels=None)
 
 
 def test_last_bits_of_the_map_do_not_matter():
     config = RegionsConfig(refine="none")
-    stirred = 0
-    for seed in range(100):
-        plain = random_map(seed)
-        noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, plain.values.shape)
-        noisy = replace(plain, values=(plain.values * (1 + noise)).astype(np.float32))
-        stirred += not np.array_equal(plain.values, noisy.values)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        values = 3e-4 * np.maximum(rng.normal(-0.5, 1, (14, 14)), 0)
+        plain, noisy = (heat_map(values * (1 + rng.uniform(-1e-7, 1e-7, values.shape))) for _ in range(2))
         assert regions_of_map(plain, (480, 640), 3, config) == regions_of_map(noisy, (480, 640), 3, config)
-    assert stirred > 90
 
 
 def test_one_thread_between_setup_and_teardown_and_the_stage_travels():
@@ -271,20 +175,6 @@ def test_one_thread_between_setup_and_teardown_and_the_stage_travels():
     assert cv2.getNumThreads() == 1
     stage.teardown()
     assert cv2.getNumThreads() == threads
-
-
-def test_the_heads_of_a_thing_are_those_of_its_texts():
-    named = (("man", "man", 0), ("hat", "hat", 0), ("person", "person", 1), ("hat", "cap", 1))
-    scene = Record(
-        sample=Sample(sample_id="1", source="", captions=("a man in a hat", "a person, a hat")),
-        phrases=tuple(
-            Phrase(text=text, head=head, caption_index=k, start=2, end=5) for text, head, k in named
-        ),
-    )
-    person = {"man": "man", "person": "person"}
-    assert RegionMaker(FIXED).heads_of(scene, [4, 7, 4, 7]) == [person, {"hat": "hat"}] * 2
-    apart = RegionMaker(FIXED.model_copy(update={"group": "none"}))
-    assert [*map(list, apart.heads_of(scene, None))] == [["man"], ["hat"], ["person"], ["hat"]]
 
 
 grids = st.tuples(st.integers(1, 8), st.integers(1, 8))
