@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.compute as pc
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -203,7 +204,7 @@ def write_shards(
     Raise OSError. Yield the shards' entries in the journal.
     """
     leave_at_exit()
-    sample_ids = table["sample_id"]
+    sample_ids = pc.struct_field(table["sample"], "sample_id")
     base = shard_stem(sample_ids.to_pylist(), spec.attempt)
     sizes: list[int] = []
 

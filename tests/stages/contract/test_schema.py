@@ -66,14 +66,18 @@ def test_records_travel_between_workers_and_columns_that_no_stage_changed_are_ha
     bare = [replace(record, pixels=None) for record in records]
     assert bare == [replace(record, pixels=None) for record in given]
     after = records_to_table(bare, (records, table))
-    for name, is_same in (("sample", True), ("pixels", False)):
-        places = {each[name].chunk(0).values.buffers()[2].address for each in (table, after)}
-        assert (len(places) == 1) == is_same
+    changed = {name for name in table.column_names if places_of(after[name]) != places_of(table[name])}
+    assert changed == {"id", "pixels"}
     pieces = pa.concat_tables([after.slice(1), after.slice(0, 1), after.slice(0, 0)])
     assert table_to_records(pieces) == bare[::-1]
     [whole] = table_to_records(records_to_table([make_record()]))
     np.testing.assert_array_equal(whole.heat_maps[0].values, make_record().heat_maps[0].values)
     assert replace(whole, heat_maps=()) == make_record(heat_maps=())
+
+
+def places_of(column: Any) -> list[int | None]:
+    """Where the memory of a column lies."""
+    return [buffer and buffer.address for chunk in column.chunks for buffer in chunk.buffers()]
 
 
 def row_of(record: Record, *options: ColumnOption) -> Json:
