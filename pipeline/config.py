@@ -101,7 +101,8 @@ CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
     "model": ("device", "threads", "batch_size"),
 }
 """Section -> its keys that change a row by rounding at most, so that a run may resume with
-other values, for example in less memory. Samples, their ids and the parts of an input do not
+other values, for example in less memory. `RunConfig.rows_depend_on` also leaves out sections that
+decide no row. Samples, their ids and the parts of an input do not
 depend on the cuts between its pieces. Ids identify rows: a resumed run with another
 `piece_size` reads the whole input again, and makes the missing rows."""
 

@@ -3,7 +3,7 @@
 `resolve` decides what the driver can decide; `HeatMapRun.decide` adds what depends on the first
 images.
 
-Precision: `pipeline.steps.precision_here` takes bf16 where the device is fast in it
+Precision: `pipeline.steps.precision_if_known` takes bf16 where the device is fast in it
 (`stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers
 know the device; `HeatMapRun.in_precision` then takes the first worker's. A resumed run keeps its
 stored precision. It is fp32 if the workers that looked at the first images died, and for another

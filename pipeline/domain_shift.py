@@ -27,7 +27,7 @@ from pipeline.steps import HeatMapSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record
 from stages.explain.presence import Signals
-from stages.regions.foreign import USUAL_SHARE, estimate_absent_share, own_evidence
+from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
 from stages.regions.score import Calibration
 from stages.write import Tally
 
@@ -130,8 +130,8 @@ def find_domain_shift(
 
 def _has_foreign_captions(records: Sequence[Record], calibration: Calibration) -> bool:
     """Return whether cosines may be low because captions are of other images, and not because the images differ."""
-    evidences = [own_evidence(record, calibration.absent_share) for record in records]
-    share = estimate_absent_share([value for evidence in evidences for value in evidence.values()])
+    log_ratios = [caption_log_ratios(record, calibration.absent_share) for record in records]
+    share = estimate_absent_share([value for ratios in log_ratios for value in ratios.values()])
     return share > 2 * USUAL_SHARE
 
 

@@ -39,8 +39,8 @@ from stages.contract.values import Bools, Floats, Json
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.explain.stage import ExplainStage
 from stages.regions.detected import DetectorPresence
+from stages.regions.nouns import relation
 from stages.regions.score import Calibration, calibration_of
-from stages.regions.things import relation
 from stages.shared.storage import AnyPath
 
 PRESENCE: Final = "presence"

@@ -30,9 +30,9 @@ from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import READERS, ReaderConfig, input_fingerprint
 from stages.regions.config import RegionsConfig
-from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource
+from stages.regions.source_stage import SourceRegionsStage
 from stages.regions.stage import RegionsStage
 from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, TowerKind, check_model_files
 
@@ -56,7 +56,7 @@ class Steps:
 
     before: tuple[PhrasesStage, PrepareStage]
     model_stage: Stage
-    regions_stage: RegionsStage | LinkStage
+    regions_stage: RegionsStage | SourceRegionsStage
     description: ModelDescription | None
     segmenter: str | None = None
     other_model: OtherModel | None = None
@@ -112,8 +112,8 @@ class Steps:
 
     def _regions_stage(
         self, config: RegionsConfig, calibration: Calibration | None
-    ) -> RegionsStage | LinkStage:
-        return LinkStage(config, calibration)
+    ) -> RegionsStage | SourceRegionsStage:
+        return SourceRegionsStage(config, calibration)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ class HeatMapSteps(Steps):
 class SourceSteps(Steps):
     """The stages of a run whose regions come from another source than heat maps."""
 
-    regions_stage: LinkStage
+    regions_stage: SourceRegionsStage
 
 
 def packages_of(config: RunConfig) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ def build_steps(config: RunConfig) -> HeatMapSteps:
 
     description = describe(config.model)
     explainer = _fit_explainer(config.explain, description.tower, description.name)
-    precision = precision_here(config.engine, config.model)
+    precision = precision_if_known(config.engine, config.model)
     segmenter = _identify_segmenter(config.regions)
     calibration = find_calibration(description, explainer, config.regions, segmenter)
     return HeatMapSteps(
@@ -258,12 +258,12 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
     steps = SourceSteps(
         before=_before(config, source.canvas()),
         model_stage=source,
-        regions_stage=LinkStage(config.regions),
+        regions_stage=SourceRegionsStage(config.regions),
         description=None,
         other_model=source.identify(),
     )
     calibration = find_source_calibration(config.source, config.regions, steps.fingerprint)
-    return replace(steps, regions_stage=LinkStage(config.regions, calibration))
+    return replace(steps, regions_stage=SourceRegionsStage(config.regions, calibration))
 
 
 def build_detector_steps(config: RunConfig) -> SourceSteps:
@@ -305,7 +305,7 @@ def _identify_segmenter(regions: RegionsConfig) -> str | None:
     return usable_segmenter(regions.sam)
 
 
-def precision_here(engine: EngineConfig, model: ModelConfig) -> PrecisionChoice:
+def precision_if_known(engine: EngineConfig, model: ModelConfig) -> PrecisionChoice:
     """Return the precision of a run; for `auto`, that of the workers where this process knows their device.
 
     On a cluster, and for a GPU that is left to other processes, it stays `auto`: the first

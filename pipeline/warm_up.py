@@ -2,7 +2,7 @@
 
 A calibration is compared with them (`pipeline.domain_shift`). Where none holds, presence is
 fitted to them (`pipeline.presence_fit`). The share of absent phrases is estimated from their
-captions (`stages.regions.foreign`). Their records are then complete but for the stage
+captions (`stages.regions.foreign_captions`). Their records are then complete but for the stage
 after the model.
 """
 
@@ -29,7 +29,7 @@ from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
 from stages.explain.presence import Presence, Signals
 from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
-from stages.regions.foreign import USUAL_SHARE, estimate_absent_share, own_evidence
+from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
 from stages.regions.score import Calibration
 
 PIECES: Final = 4  # that the samples come from, evenly spaced in the input
@@ -71,11 +71,13 @@ class WarmUp:
     def estimate_share(self, calibration: Calibration | None) -> None:
         """Estimate the share of absent phrases from the records, whose presence a calibration has judged."""
         if presence_in(calibration) is not None and calibration is not None:
-            self.take_evidence(own_evidence(record, calibration.absent_share) for record in self.records)
+            self.take_log_ratios(
+                caption_log_ratios(record, calibration.absent_share) for record in self.records
+            )
 
-    def take_evidence(self, evidences: Iterable[Mapping[int, float]]) -> None:
+    def take_log_ratios(self, log_ratios: Iterable[Mapping[int, float]]) -> None:
         """Estimate the share of absent phrases from log R of the captions of each record."""
-        values = [value for evidence in evidences for value in evidence.values()]
+        values = [value for ratios in log_ratios for value in ratios.values()]
         self.captions = len(values)
         self.absent_share = estimate_absent_share(values)
 
@@ -168,7 +170,7 @@ def estimate_share(steps: SourceSteps, reader: Reader, pieces: Sequence[Piece]) 
     answers.records = _compute(
         steps, _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers), answers
     )
-    answers.take_evidence(map(steps.regions_stage.evidence_of, answers.records))
+    answers.take_log_ratios(map(steps.regions_stage.caption_log_ratios, answers.records))
     return answers
 
 

@@ -29,7 +29,7 @@ from pipeline.presence_fit import words_of
 from pipeline.steps import build_steps
 from stages.contract.records import Phrase, Record
 from stages.read import make_reader
-from stages.regions.foreign import estimate_absent_share, own_evidence
+from stages.regions.foreign_captions import caption_log_ratios, estimate_absent_share
 from stages.regions.maker import RegionMaker
 
 DRAWS = 20
@@ -129,7 +129,7 @@ def labels_of(images: Sequence[tuple[Record, list[bool]]]) -> NDArray[np.bool_]:
 def share_of(records: Sequence[Record], fitted_share: float) -> float:
     """The share of absent phrases that a run would estimate."""
     return estimate_absent_share(
-        [value for record in records for value in own_evidence(record, fitted_share).values()]
+        [value for record in records for value in caption_log_ratios(record, fitted_share).values()]
     )
 
 

@@ -29,9 +29,9 @@ from pipeline.evaluate.reviews.figures import Population, share_estimate
 from pipeline.evaluate.reviews.fit import fit_answers
 from stages.contract.records import Record, stable_id
 from stages.contract.values import Floats
+from stages.regions.nouns import noun_lists, relation
 from stages.regions.score import Calibration
 from stages.regions.stage import RegionsStage
-from stages.regions.things import relation, things
 
 COUNTS: Final = (50, 100, 200, 400)
 DRAWS: Final = 100
@@ -131,7 +131,7 @@ def _answers(
     if own is None:
         return known
     mine = set(own[row["file_name"]])
-    named = {things().listed_form(target.phrase.split()[-1]) for target in judged.image_of(row).targets}
+    named = {noun_lists().listed_form(target.phrase.split()[-1]) for target in judged.image_of(row).targets}
     named |= {phrase.head for phrase in record.phrases if row["captions"][phrase.caption_index] in mine}
     for index, phrase in enumerate(record.phrases):
         if row["captions"][phrase.caption_index] not in mine:

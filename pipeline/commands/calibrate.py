@@ -20,7 +20,7 @@ from pipeline.commands.options import (
 from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
 from pipeline.evaluate.box_fit import FEWEST_IMAGES
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.presence_fits import write_presence
+from pipeline.evaluate.presence_calibration import write_presence
 from pipeline.evaluate.reviews.fit import ReviewFitFigures, write_reviewed_calibration
 from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
 from pipeline.evaluate.verdicts import (

@@ -21,9 +21,11 @@ once their file is in the folder.
 
 The way of an answer to a calibration, by modules of `pipeline`:
 
+viewer/static/review.js      The page sends an answer, and with `correct.js` a dragged box.
+viewer/app.py                It hands the request to the session of the review.
 viewer/review.py             `ReviewSession.store` makes a `Review` of a request, and appends it here.
 dataset/reviews.py           `read_reviews` reads all lines; `majority_answers` makes one answer a region of them.
-evaluate/reviews/figures.py  `read_reviewed_regions` finds these regions in the shards, with their scores.
+evaluate/reviews/figures.py  `read_reviewed_regions` finds their scores in the shards, and their dragged boxes.
 evaluate/reviews/fit.py      `write_reviewed_calibration` fits scores to them, and
 evaluate/reviews/boxes.py    boxes to those that people dragged.
 """

@@ -82,7 +82,7 @@ def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
 
     Settings with another key mean Ray.
 
-    samples: The number of samples of its input; None, if only reading will show it, counts as many.
+    samples: Number of samples of the input. None, if only reading will show it, means a large input.
 
     >>> from pipeline.config import EngineConfig
     >>> [choose_engine(EngineConfig(), samples).kind for samples in (50, 50_000, None)]

@@ -30,13 +30,13 @@ from pipeline.evaluate.matching import Query
 from pipeline.presence_fit import draw_phrase, may_be, words_of
 from stages.contract.records import Phrase, stable_id
 from stages.regions.groups import link_phrases
-from stages.regions.things import things
+from stages.regions.nouns import noun_lists
 
 HARDER: Final = ("same_type", "adversarial", "attribute", "said")
 
 COLOURS: Final = ("black", "white", "red", "blue", "green", "yellow", "orange", "pink", "purple", "brown")
 
-UNMENTIONED_KINDS: Final = ("clothing", "body")  # sections of things.txt
+UNMENTIONED_KINDS: Final = ("clothing", "body")  # sections of nouns.txt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ def _is_evidence(head: str, heads: Collection[str]) -> bool:
     They are not if one of `heads` may name the same thing, or if captions usually leave out things
     of this kind.
     """
-    kinds = {path[0] for path in things().paths.get(head, ())}
+    kinds = {path[0] for path in noun_lists().paths.get(head, ())}
     is_alias = any(may_be(head, other) or may_be(other, head) for other in heads)
     return kinds.isdisjoint(UNMENTIONED_KINDS) and not is_alias
 

@@ -38,7 +38,7 @@ from pipeline.evaluate.estimates import (
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.foreign_phrases import fit_presence_to_truth
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence_fits import fit_detector_presence
+from pipeline.evaluate.presence_calibration import fit_detector_presence
 from pipeline.logistic import fit_logistic
 from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
@@ -50,8 +50,8 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut_rules import FittedCut
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.learned_box import BoxFit
-from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration, Evidence
+from stages.regions.source_stage import SourceRegionsStage
 from stages.regions.stage import RegionsStage
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
@@ -281,7 +281,7 @@ class _CalibrationFit:
         return regions
 
     def _judge_row(
-        self, row: Row, record: Record, stage: RegionsStage | LinkStage
+        self, row: Row, record: Record, stage: RegionsStage | SourceRegionsStage
     ) -> Iterator[JudgedRegion]:
         """Yield the regions of phrases that the ground truth knows, once where several captions say a phrase."""
         row_regions = stage.regions_of(record)

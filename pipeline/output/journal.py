@@ -1,6 +1,7 @@
 """The journal of a run: the shards that hold its rows, and the pieces of the input that were read to their end.
 
-A worker writes a shard, which appears in its folder whole or not at all, and hands its name,
+A worker writes a shard under a temporary name, and renames it when it is whole. A kill leaves the
+temporary file, which is no shard; the end of the run deletes it. The worker hands the shard's name,
 size and keys to the driver. Only the driver writes the journal: now and then a file
 OUT/.phrasebox/journal-AAAA/NNNNN.parquet of its attempt at the run. A resumed run is the next
 attempt, and takes over from the previous one (`take_over`). What becomes of the shards of a
@@ -180,10 +181,10 @@ def take_over(
     whole_names = set(whole_shards["name"].to_pylist())
     # All other shards: late ones go.
     unnoted = sorted((path for path in sizes if path.name not in whole_names), key=str)
-    usual_attempts = {0} if previous is None else {0, _number(previous)}
+    adoptable_attempts = {0} if previous is None else {0, _number(previous)}
     rest = []
     for path in unnoted:
-        if previous is None or path.name in noted_names or _attempt_of(path) in usual_attempts:
+        if previous is None or path.name in noted_names or _attempt_of(path) in adoptable_attempts:
             rest.append(path)
         else:
             path.unlink()

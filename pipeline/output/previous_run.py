@@ -41,8 +41,9 @@ def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
 class Identity:
     """What the rows of a run depend on. A run is resumed by runs with the same identity.
 
-    Code counts by its major and minor version only, and a missing key equals null. A change that
-    makes other rows needs a new minor version, or a key whose default is not null.
+    A patch release changes no row: of a version only major and minor number count. A change that
+    makes other rows raises the minor version, or brings a setting whose default is not null:
+    stored runs lack that key, and a missing key equals null.
 
     Attributes:
         phrasebox_version: The version of phrasebox.

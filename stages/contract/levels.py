@@ -29,7 +29,8 @@ Levels = NDArray[np.uint8]
 def quantise(values: Plane) -> Levels | None:
     """Return the whole levels of a heat map (grid_h, grid_w): its lowest value becomes 0, its highest `LEVELS`.
 
-    The levels of levels are the same levels: a stored map is cut like the original. None if the
+    A factor on all heat of a map therefore changes nothing; a bound on it does. The levels of
+    levels are the same levels: a stored map is cut like the original. None if the
     map is constant up to rounding noise (all zeros, for example), not finite, or empty.
 
     >>> quantise(np.array([[0.0, 0.5], [1.0, 0.0]], np.float32))

@@ -198,7 +198,9 @@ class Region:
         mask: The pixels of the object.
         area_px: Their number.
         score: 0 .. 1, of a calibration, else one that ranks, see `stages.regions.score`.
-        similarity, presence: Those of the heat map.
+        similarity: That of the heat map.
+        presence: That of the heat map, corrected by the captions and by other phrases of the
+            same thing, see `stages.regions.maker`.
         group: Number of the thing within the image, the same for phrases that name one thing.
         refined: The method of the outline: "none" for the contour of the heat, "grabcut" or
             "sam".
@@ -223,7 +225,8 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absent:
-    """A phrase judged not to be in the image: its index in the record's `phrases`, and values of its heat map."""
+    """A phrase judged not to be in the image: its index in the record's `phrases`, and its presence, and the
+    similarity of its heat map."""
 
     phrase_index: int
     presence: float

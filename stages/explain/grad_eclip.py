@@ -19,11 +19,13 @@ which is why this map is an attention-gradient map (arXiv 2605.12952 says so too
 Where one attention pools the tokens of a trunk (CLIP's ResNets, SigLIP) the formula is the
 same, with the pool as the only block and its query as q_0. The rest of the tower behind o is a
 function of one vector per image. So w has a closed form: for a ResNet w = W_c' (t - c e/|e|) /
-|e| with the output projection W_c, and no backward pass is needed. The paper announces the
+|e| with the output projection W_c, and no gradient runs through the trunk. The paper announces the
 method for CNN backbones, too, without saying how; this is our reading.
 
 Deviations, and the setting that restores the paper (`variant: authors` restores all of them):
-- the network's own heads instead of one head over the full width (`heads: single`);
+- the network's heads instead of one head over the full width (`heads: single`);
+- s_i from q' and k' without the output projection (`similarity: projected`);
+- neighbouring tokens that are alike share their heat (`affinity: none`);
 - with `blocks`, several blocks, summed after a ReLU on each;
 - with several blocks, gradients through the class token only: the patch tokens' keys and values
   are held at the values of the one forward pass. For the last block that is exact;
@@ -80,20 +82,20 @@ class GradEclip(Explainer[GradEclipConfig]):
     @torch.no_grad()
     def _explain_pool(self, tower: PooledTower, rgb: Tensor) -> Maps:
         pool = tower.pool
-        look = tower.look(rgb, self._heads)
-        weight = self._spatial_weight(pool.out, look.query, look.keys)
-        embedding = pool.embedding(look)
+        pooling = tower.pool_tokens(rgb, self._heads)
+        similarity = self._patch_similarity(pool.out, pooling.query, pooling.keys)
+        embedding = pool.embedding(pooling)
 
         def heat_of_step(texts: Tensor) -> Tensor:
-            gradients = pool.back(look, gradients_at_embedding(embedding, texts))
-            return (gradients @ look.values.mT * weight[:, None]).relu()
+            gradients = pool.gradient_at_output(pooling, gradients_at_embedding(embedding, texts))
+            return (gradients @ pooling.values.mT * similarity[:, None]).relu()
 
         return Maps(
             heat=partial(compute_by_step, compute=heat_of_step),
             embedding=embedding,
-            constant=weight.amax(dim=1) == 0,
-            tokens=look.tokens,
-            embed_patches=lambda: pool.embedding_of_each(look),
+            constant=similarity.amax(dim=1) == 0,
+            tokens=pooling.tokens,
+            embed_patches=lambda: pool.embedding_of_each(pooling),
         )
 
     def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor], Maps]:
@@ -128,26 +130,28 @@ class GradEclip(Explainer[GradEclipConfig]):
                 if exact_block is not exact[-1]:
                     x = block.finish(x, attend(q, k, v, self._heads or block.heads))
         path = trace_class_token(tower, token, exact, keys_values, self._heads)
-        weights = [
-            self._spatial_weight(block.out, query, keys)
+        similarities = [
+            self._patch_similarity(block.out, query, keys)
             for block, query, (keys, _) in zip(exact, path.queries, keys_values, strict=True)
         ]
 
         def heat_of_step(texts: Tensor) -> Tensor:
             signed = path.attention_gradients(gradients_at_embedding(path.embedding, texts))
-            blocks = [(s * weight[:, None]).relu() for s, weight in zip(signed, weights, strict=True)]
+            blocks = [
+                (s * similarity[:, None]).relu() for s, similarity in zip(signed, similarities, strict=True)
+            ]
             return torch.stack(blocks).sum(dim=0)
 
         return Maps(
             heat=partial(compute_by_step, compute=heat_of_step),
             embedding=path.embedding,
-            constant=torch.stack([weight.amax(dim=1) == 0 for weight in weights]).all(dim=0),
+            constant=torch.stack([similarity.amax(dim=1) == 0 for similarity in similarities]).all(dim=0),
             tokens=None if early is None else early[:, 1:],
             embed_patches=lambda: tower.head(exact[-1].attended(keys_values[-1][1])),
         )
 
     @torch.no_grad()
-    def _spatial_weight(self, out: Layer, query: Tensor, keys: Tensor) -> Tensor:
+    def _patch_similarity(self, out: Layer, query: Tensor, keys: Tensor) -> Tensor:
         """l of the module's formula: query (B, D), keys (B, N, D) -> (B, N) in 0 .. 1."""
         if self.config.similarity == "projected":
             query = out(query)

@@ -41,7 +41,7 @@ def last_attention(model: ClipModel, rgb: Tensor) -> Tensor | None:
     return by_tower(
         model.tower,
         blocks=lambda _: Walk(model, 1)(rgb).attention[0][:, :, 0, 1:].mean(dim=1),
-        pooled=lambda tower: tower.look(rgb).attention.mean(dim=1),
+        pooled=lambda tower: tower.pool_tokens(rgb).attention.mean(dim=1),
         averaged=lambda _: None,
     )
 
@@ -89,7 +89,7 @@ class AttentionExplainer(Walker[ConfigT]):
         if tower is None:
             return super().maps(rgb)
         with torch.no_grad():
-            pooling = tower.look(rgb)
+            pooling = tower.pool_tokens(rgb)
             heat = partial(self._explain_pool, tower.pool, pooling)
             return Maps(heat=heat, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens)
 
@@ -100,7 +100,7 @@ class AttentionExplainer(Walker[ConfigT]):
 
 def _pool_gradients(pool: AttentionPool, pooling: Pooling, texts: Tensor) -> Tensor:
     """Return dc/da (B, H, P, N) of a pool for unit texts (B, P, E)."""
-    return pool.back_to_attention(pooling, gradients_at_embedding(pool.embedding(pooling), texts))
+    return pool.gradient_at_attention(pooling, gradients_at_embedding(pool.embedding(pooling), texts))
 
 
 class RolloutConfig(ExplainerConfig):

@@ -182,7 +182,7 @@ def _attend_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _pool_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
     pool = tower.pool
     tokens = tower.embed(rgb).float()
-    pooling = pool.look(tokens, tower.grid_of(rgb))
+    pooling = pool.pool_tokens(tokens, tower.grid_of(rgb))
     v = split_heads(pool.v(pool.norm(tokens)), pool.heads)
     unit = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
     mixed = F.scaled_dot_product_attention(unit, unit, v, scale=POOL_SHARPNESS * v.shape[-1] ** -0.5)

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.values import Json
-from stages.regions.foreign import USUAL_SHARE
+from stages.regions.foreign_captions import USUAL_SHARE
 from stages.shared.model.config import SegmenterConfig
 
 Rule = Literal["mean", "otsu", "fixed", "fitted"]

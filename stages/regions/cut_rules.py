@@ -133,9 +133,9 @@ class FittedCut(Regression):
     hold for the model and settings of the fit.
 
     Attributes:
-        usual: Head noun -> the usual size of such things: the logarithm of how many times as
-            much of their image their boxes cover as those of all things. Nouns that are not in
-            it have size 0.
+        usual: Head noun -> the usual size of such things: the mean logarithm of the share of
+            the image that their boxes cover, minus that of all things. Nouns that are not in it
+            have size 0.
     """
 
     names = CUT_FEATURES

@@ -19,7 +19,7 @@ import numpy as np
 
 from stages.contract.records import Phrase
 from stages.regions.mentions import is_joined, link_mentions
-from stages.regions.things import relation
+from stages.regions.nouns import relation
 from stages.regions.wording import LIVING, SEXES, Wording, contradict, wordings
 
 LINK_FROM: Final = -0.75

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stages.regions.ladder import LADDER_FEATURES, Ladder
-from stages.regions.things import things
+from stages.regions.nouns import noun_lists
 from stages.shared.fits import Fit, Floats, HalfFloats
 
 FACTS: Final = (
@@ -82,8 +82,8 @@ def words_of(text: str, head: str) -> list[str]:
     >>> words_of("small dogs", "dog")[:5]
     ['small', 'dogs', '=dog', 'animals', 'animals/animal']
     """
-    lemma = things().listed_form(head)
-    paths = things().paths.get(lemma, ())
+    lemma = noun_lists().listed_form(head)
+    paths = noun_lists().paths.get(lemma, ())
     kinds = dict.fromkeys("/".join(path[: depth + 1]) for path in paths for depth in range(len(path)))
     return [*text.split(), f"={lemma}", *kinds]
 

@@ -19,11 +19,11 @@ from stages.regions.config import RegionsConfig
 from stages.regions.contours import MapRegions
 from stages.regions.cut import Cutter, Surface
 from stages.regions.cut_rules import FittedCut
-from stages.regions.foreign import (
+from stages.regions.foreign_captions import (
     USUAL_SHARE,
+    caption_log_ratios,
     foreign_probability,
     foreign_share,
-    own_evidence,
     without_foreign,
 )
 from stages.regions.groups import link_phrases
@@ -189,12 +189,12 @@ class RegionMaker:
         """Return how likely each phrase, or its thing, is in its image; None if the calibration does not know."""
         share = foreign_share(self.config.expected_absent_share)
         fitted_share = 0.5 if self.calibration is None else self.calibration.absent_share
-        evidence = own_evidence(record, fitted_share) if share > 0.0 else {}
-        expected_share = USUAL_SHARE if evidence else self.config.expected_absent_share
+        log_ratios = caption_log_ratios(record, fitted_share) if share > 0.0 else {}
+        expected_share = USUAL_SHARE if log_ratios else self.config.expected_absent_share
         by_text = {heat_map.text: self._presence(heat_map, expected_share) for heat_map in record.heat_maps}
         presences = [by_text[phrase.text] for phrase in record.phrases]
         shared = share_presences(record.phrases, self._thing_numbers(record.phrases, groups), presences)
-        foreign = {index: foreign_probability(value, share) for index, value in evidence.items()}
+        foreign = {index: foreign_probability(value, share) for index, value in log_ratios.items()}
         return without_foreign(record.phrases, shared, foreign)
 
     def _thing_numbers(self, phrases: Sequence[Phrase], groups: Groups) -> Sequence[int]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from stages.regions.things import relation
+from stages.regions.nouns import relation
 from stages.regions.wording import Wording, Words, contradict
 
 DEFINITE: Final = frozenset({"the", "this", "that", "these", "those", "both"})

@@ -43,7 +43,7 @@ class Evidence:
         mean_outside: Mean heat of everything else, 0 .. 1; 0 if there is nothing else.
         peak: Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside.
         threshold: Heat at which the map was cut, 0 .. 1.
-        similarity: Cosine of image and phrase, -1 .. 1; 0 for a map that several phrases share.
+        similarity: Cosine of image and phrase, -1 .. 1; the mean where several phrases share a map.
         of_box: What a `BoxFit` measures, by the names of `learned_box.EVIDENCE`; empty without one.
     """
 

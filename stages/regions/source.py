@@ -71,7 +71,7 @@ class RegionSource(Stage, Generic[ConfigT]):
     """Fills `regions`.
 
     Records arrive with phrases and with pixels of the size that `canvas` states, and leave
-    without pixels. A region's `group` is None: `stages.regions.link_stage.LinkStage` numbers the
+    without pixels. A region's `group` is None: `stages.regions.source_stage.SourceRegionsStage` numbers the
     objects. Regions depend on their record alone. The boxes of a record lie inside its image
     and are those of their masks.
 
@@ -121,7 +121,7 @@ class RegionSource(Stage, Generic[ConfigT]):
 
     @abstractmethod
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
-        """Return records without errors, with their regions."""
+        """Return the records with their regions. Only records without an error come here."""
 
 
 SOURCES: Final[KindTable[Any]] = KindTable("phrasebox.sources", default=HeatMapSource)

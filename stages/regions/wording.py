@@ -10,7 +10,7 @@ from functools import cache
 from typing import Final
 
 from stages.contract.records import Phrase
-from stages.regions.things import relation, things
+from stages.regions.nouns import noun_lists, relation
 
 _SPELT_AS: Final = {"grey": "gray", "blonde": "blond", "beige": "tan"}
 LIVING: Final = frozenset({"people", "animals"})
@@ -28,8 +28,8 @@ class Wording:
 
     Attributes:
         caption: Index of its caption.
-        lemma: The head noun's, as `things.txt` has it.
-        kind: The section of `things.txt`, or "other".
+        lemma: The head noun's, as `nouns.txt` has it.
+        kind: The section of `nouns.txt`, or "other".
         words: All words of its text.
         modifiers: The words but the head, numbers and words without a meaning of their own.
         colours: The colours among the modifiers.
@@ -85,7 +85,7 @@ def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording
 
 
 def _lemma_and_kind(phrase: Phrase) -> tuple[str, str]:
-    lists = things()
+    lists = noun_lists()
     lemma = lists.listed_form(phrase.head)
     kinds = sorted({path[0] for path in lists.paths.get(lemma, ())})
     return lemma, "people" if "people" in kinds else next(iter(kinds), "other")
@@ -94,11 +94,11 @@ def _lemma_and_kind(phrase: Phrase) -> tuple[str, str]:
 @cache
 def _numbers() -> Mapping[str, int]:
     """Return word -> the number that it means."""
-    return {word: number for number in range(1, 11) for word in things().words[str(number)]}
+    return {word: number for number in range(1, 11) for word in noun_lists().words[str(number)]}
 
 
 def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
-    lists = things().words
+    lists = noun_lists().words
     words = phrase.text.split()
     parts = {part for word in words for part in word.split("-")}
     numbers = _numbers()
@@ -108,7 +108,7 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
     )
     # Captions leave articles out: "shirt" may stand for shirts, while "man" is one man.
     count = counts[0] if counts else 1 if kind in (*LIVING, "vehicles") and not is_plural else None
-    traits = set(things().traits.get(lemma, ()))
+    traits = set(noun_lists().traits.get(lemma, ()))
     if kind == "people":
         marks = {"young": "child", "old": "adult", "male": "man", "female": "woman"}
         traits.update(trait for name, trait in marks.items() if not lists[name].isdisjoint(words))
@@ -124,7 +124,7 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
             if word not in numbers
             and word not in lists["no modifier"]
             and word != phrase.head
-            and things().listed_form(word) != lemma
+            and noun_lists().listed_form(word) != lemma
         ),
         colours=frozenset(_SPELT_AS.get(part, part) for part in parts & lists["colour"]),
         traits=frozenset(traits),

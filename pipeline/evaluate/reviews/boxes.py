@@ -4,12 +4,13 @@ A moved box is where the phrase is. Of a region that people call right only its 
 and that stands for the place. The fit and its decision are those of a ground truth
 (`box_fit.py`), except that learned boxes must be better than the dataset's.
 
-Neither kind makes learned boxes look better than they are. A learned box that leaves that of a
-right region counts as a loss, even where it comes nearer to the object. The fit learns there to
-change nothing. People do not drag the box of every wrong region, so the moved ones also count for
-the others: then right and wrong regions have the weights that they have in the dataset, of which
-the review is a random sample. Boxes that are corrected elsewhere do not count: people look for
-wrong ones there. Further regions of a plural do not count either, as learned boxes are first ones.
+Neither kind makes learned boxes look better than they are. The target of a right region is its
+own box. A learned box that moves away from it counts as worse, even if it fits the object
+better, so the fit learns to leave such boxes as they are. People do not drag the box of every
+wrong region, so the moved ones also count for the others: then right and wrong regions have the
+weights that they have in the dataset, of which the review is a random sample. Boxes that are
+corrected elsewhere do not count: people look for wrong ones there. Further regions of a plural
+do not count either, as learned boxes are first ones.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, Estimates, 
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.values import Bools, Floats, Integers
-from stages.regions.things import things
+from stages.regions.nouns import noun_lists
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
 
@@ -80,8 +80,8 @@ def population_of(dataset: Dataset) -> Population:
 
 @cache
 def kind_of(head: str) -> str:
-    """Return the kind of thing that a head noun names: a section of `things.txt`, or "other"."""
-    paths = things().paths.get(things().listed_form(head), ())
+    """Return the kind of thing that a head noun names: a section of `nouns.txt`, or "other"."""
+    paths = noun_lists().paths.get(noun_lists().listed_form(head), ())
     return paths[0][0] if paths else "other"
 
 

@@ -49,8 +49,8 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.values import Bools, Floats, Floats32, Json
 from stages.explain.presence import ImageStatistics, Presence
 from stages.regions.detected import BoxEvidence, DetectorPresence
-from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration, Evidence, feature_names
+from stages.regions.source_stage import SourceRegionsStage
 from stages.regions.stage import RegionsStage
 from stages.truth.ground_truth import GroundTruth, TruthImage
 
@@ -259,7 +259,7 @@ class _Basis(NamedTuple):
 
     steps: HeatMapSteps | SourceSteps
     remaking: Steps | None
-    stage: RegionsStage | LinkStage
+    stage: RegionsStage | SourceRegionsStage
     prior: Calibration | None
     made_with: Json
     made_from: Json
@@ -336,7 +336,7 @@ def _read_new_answers(dataset: Dataset, previous: Calibration | None) -> Reviewe
 
 
 def _evidence_of(
-    reviewed: ReviewedRegions, rows: RowRecords, stage: RegionsStage | LinkStage
+    reviewed: ReviewedRegions, rows: RowRecords, stage: RegionsStage | SourceRegionsStage
 ) -> list[Evidence | BoxEvidence]:
     """Return the evidence of each reviewed region, which is made again."""
     evidence_by_region: dict[tuple[Any, ...], Evidence | BoxEvidence] = {}

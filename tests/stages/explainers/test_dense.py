@@ -108,7 +108,9 @@ def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> No
             # The first token asks in some pools, and is looked at too: there it is the patch itself.
             prefix = tower.pool.prefix_tokens
             single = [tokens[:, [prefix + n] * (prefix + 1)] for n in range(side * side)]
-            embeddings = [tower.pool.embedding(tower.pool.look(patch, (1, 1)))[0] for patch in single]
+            embeddings = [
+                tower.pool.embedding(tower.pool.pool_tokens(patch, (1, 1)))[0] for patch in single
+            ]
         else:
             embeddings = [tower.finish(token) for token in tokens[0]]
         return above_least(unit(torch.stack(embeddings).numpy()), text)

@@ -10,8 +10,8 @@ from stages.contract.masks import encode_box
 from stages.contract.records import Absent, Phrase, Record, Region, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import DetectorPresence, boxes_of
-from stages.regions.link_stage import LinkStage
 from stages.regions.score import Calibration
+from stages.regions.source_stage import SourceRegionsStage
 from tests.build.datasets import Json
 
 SIZE_HW = (40, 80)
@@ -64,7 +64,7 @@ def test_features_by_hand() -> None:
 
 
 def test_regions_of_a_phrase_are_in_the_order_of_their_probabilities() -> None:
-    [linked] = LinkStage(RegionsConfig(), calibration_of(log_area=1.0)).process([RECORD])
+    [linked] = SourceRegionsStage(RegionsConfig(), calibration_of(log_area=1.0)).process([RECORD])
     assert [region.score for region in linked.regions] == pytest.approx([1 / 3, 0.2], abs=1e-6)
     assert [region.area_px for region in linked.regions] == [1600, 800]
 
@@ -76,7 +76,7 @@ def test_phrases_are_absent_whose_best_box_says_so(min_presence: float | None, a
     """Half of the phrases are expected to be absent, as in the fit. Odds: 3 with the box, 1 : 3 without."""
     presence = presence_of(-math.log(3), has_box=2 * math.log(3))
     config = RegionsConfig(absent_share=0.5, min_presence=min_presence)
-    [linked] = LinkStage(config, calibration_of(presence)).process([RECORD])
+    [linked] = SourceRegionsStage(config, calibration_of(presence)).process([RECORD])
     assert [RECORD.phrases[entry.phrase_index].text for entry in linked.absent] == absent
     scores = [] if "two dogs" in absent else [0.375, 0.15]
     assert [region.score for region in linked.regions] == pytest.approx(scores), (
@@ -88,7 +88,7 @@ def test_phrases_are_absent_whose_best_box_says_so(min_presence: float | None, a
 def test_what_phrases_say_of_their_caption() -> None:
     """Odds of 3 with a box, and of 1 : 3 without."""
     presence = presence_of(-math.log(3), has_box=2 * math.log(3))
-    evidence = LinkStage(RegionsConfig(), calibration_of(presence)).evidence_of(RECORD)
+    evidence = SourceRegionsStage(RegionsConfig(), calibration_of(presence)).caption_log_ratios(RECORD)
     with_box, without = ((0.95 * r + 0.05) / (0.3 * r + 0.7) for r in (3, 1 / 3))
     assert evidence == {0: pytest.approx(math.log(with_box * without), abs=1e-5)}
-    assert LinkStage(RegionsConfig(), calibration_of()).evidence_of(RECORD) == {}
+    assert SourceRegionsStage(RegionsConfig(), calibration_of()).caption_log_ratios(RECORD) == {}

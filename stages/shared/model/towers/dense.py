@@ -55,7 +55,7 @@ def dense(tower: Tower, rgb: Tensor, *, block: int | None = None) -> DenseFeatur
     """
 
     def of_pool(tower: PooledTower) -> DenseFeatures:
-        pooling = tower.look(rgb)
+        pooling = tower.pool_tokens(rgb)
         patches = tower.pool.embedding_of_each(pooling)
         return DenseFeatures(
             patches=patches, embedding=tower.pool.embedding(pooling), tokens=pooling.tokens

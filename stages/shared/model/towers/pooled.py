@@ -96,7 +96,7 @@ class AttentionPool(Part):
     residual: bool = False
     finish: Chain
 
-    def look(self, tokens: Tensor, grid_hw: Sides, heads: int | None = None) -> Pooling:
+    def pool_tokens(self, tokens: Tensor, grid_hw: Sides, heads: int | None = None) -> Pooling:
         """Pool tokens (B, T, D) of a grid; `heads` overrides the number of heads."""
         z = self.norm(tokens)
         query_token = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
@@ -138,18 +138,21 @@ class AttentionPool(Part):
         projected = self.scale(self.out(outputs))
         return self.finish(projected if pooling.residual is None else projected + pooling.residual)
 
-    def back(self, pooling: Pooling, gradient: Tensor) -> Tensor:
+    def gradient_at_output(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Return the gradient at the attention's output o (B, P, D), given that at the embedding (B, P, E)."""
         return gradient_at(partial(self._embed, pooling), pooling.output, gradient)
 
-    def back_to_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
+    def gradient_at_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Return the gradient at the weights of the patches (B, H, P, N), given that at the embedding (B, P, E).
 
         The output is linear in the weights, so that the gradient at a weight is that at the
         output, times the value.
         """
         heads = pooling.attention.shape[1]
-        return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
+        return (
+            split_heads(self.gradient_at_output(pooling, gradient), heads)
+            @ split_heads(pooling.values, heads).mT
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,14 +200,14 @@ class PooledTower(TrunkTower):
     kind: TowerKind
     pool: AttentionPool
 
-    def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
+    def pool_tokens(self, rgb: Tensor, heads: int | None = None) -> Pooling:
         """Pool uint8 pixels (B, height, width, 3); `heads` overrides the pool's number of heads."""
         tokens = self.embed(rgb).to(self.pool.k.weight.dtype)
-        return self.pool.look(tokens, self.grid_of(rgb), heads)
+        return self.pool.pool_tokens(tokens, self.grid_of(rgb), heads)
 
     def embedding_of(self, tokens: Tensor, grid_hw: Sides) -> Tensor:
         """See `TrunkTower.embedding_of`."""
-        return self.pool.embedding(self.pool.look(tokens.to(self.pool.k.weight.dtype), grid_hw))
+        return self.pool.embedding(self.pool.pool_tokens(tokens.to(self.pool.k.weight.dtype), grid_hw))
 
     def float_head(self) -> PooledTower:
         """Return the same tower with the pool and all behind it in float32."""

@@ -72,7 +72,7 @@ def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similar
     tower, _ = tower_of(name, copy.deepcopy(model).double())
     pool = tower.pool
     tokens = tower.embed(rgb)
-    pooling = pool.look(tokens, (4, 4), 1 if heads == "single" else None)
+    pooling = pool.pool_tokens(tokens, (4, 4), 1 if heads == "single" else None)
     residual = 0 if pooling.residual is None else pooling.residual[:, 0]
     expected = []
     for text in explainer.texts(TEXTS).double():

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from stages.contract.records import Record
-from stages.regions.foreign import USUAL_SHARE, estimate_absent_share, foreign_share, own_evidence
+from stages.regions.foreign_captions import (
+    USUAL_SHARE,
+    caption_log_ratios,
+    estimate_absent_share,
+    foreign_share,
+)
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.test_presence import EVEN, FIXED
 from tests.stages.regions.test_stage import heat_map, phrase, record, spots
@@ -50,7 +55,7 @@ def test_no_caption_is_foreign_where_few_phrases_are_expected_to_be_absent() -> 
 def test_without_the_presence_of_captions_phrases_are_judged_by_themselves() -> None:
     for of_captions in ((), (None, None)):
         made = told("dog tree", "boat sea sky", of_captions=of_captions)
-        assert own_evidence(made, 0.5) == {}
+        assert caption_log_ratios(made, 0.5) == {}
         assert absent_of(made, 0.5) == ["boat", "sea"]
 
 

@@ -1,4 +1,4 @@
-"""What head nouns name: kinds of things, traits of people, and how two nouns are related; read from `things.txt`."""
+"""What head nouns name: kinds of things, traits of people, and how two nouns are related; read from `nouns.txt`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KindPath = tuple[
 ]  # Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")
 
 
-class Things:
-    """The content of `things.txt`, whose entries are "name: words".
+class NounLists:
+    """The content of `nouns.txt`, whose entries are "name: words".
 
     Attributes:
         paths: Lemma -> its paths.
@@ -58,9 +58,9 @@ class Things:
 
 
 @cache
-def things() -> Things:
+def noun_lists() -> NounLists:
     """Return the lists of the package."""
-    return Things(files(__package__).joinpath("things.txt").read_text(encoding="utf-8"))
+    return NounLists(files(__package__).joinpath("nouns.txt").read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=65536)
@@ -72,7 +72,7 @@ def relation(first: str, second: str) -> Relation:
     """
     if first == second:
         return "same"
-    paths = things().paths
+    paths = noun_lists().paths
     if first not in paths or second not in paths:
         return "unknown"
     return max((_path_relation(a, b) for a in paths[first] for b in paths[second]), key=_CLOSEST.index)

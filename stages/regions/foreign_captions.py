@@ -49,21 +49,21 @@ def log_ratio(presence: float, fitted_share: float) -> float:
     return log_odds(presence) - log_odds(1.0 - fitted_share)
 
 
-def own_evidence(record: Record, fitted_share: float) -> dict[int, float]:
+def caption_log_ratios(record: Record, fitted_share: float) -> dict[int, float]:
     """Return log R of each caption that has phrases; none where the presence of captions or phrases is not known."""
     presence_by_text = {heat_map.text: heat_map.presence for heat_map in record.heat_maps}
     presences = [presence_by_text.get(phrase.text) for phrase in record.phrases]
-    evidence: dict[int, float] = {}
-    for index, of_phrases in phrase_evidence(record.phrases, presences, fitted_share).items():
+    log_ratios: dict[int, float] = {}
+    for index, of_phrases in phrase_log_ratios(record.phrases, presences, fitted_share).items():
         of_text = record.caption_presences[index] if index < len(record.caption_presences) else None
         if of_text is not None:
-            evidence[index] = of_phrases + min(
+            log_ratios[index] = of_phrases + min(
                 max(log_ratio(of_text, fitted_share), -MOST_OF_TEXT), MOST_OF_TEXT
             )
-    return evidence
+    return log_ratios
 
 
-def phrase_evidence(
+def phrase_log_ratios(
     phrases: Sequence[Phrase], presences: Sequence[float | None], fitted_share: float
 ) -> dict[int, float]:
     """Return the part of log R that the different phrases of each caption say, given their presences by a fit."""
@@ -81,9 +81,9 @@ def foreign_share(absent_share: float) -> float:
     return max(0.0, (absent_share - USUAL_SHARE) / (1.0 - USUAL_SHARE))
 
 
-def foreign_probability(evidence: float, share: float) -> float:
+def foreign_probability(caption_log_ratio: float, share: float) -> float:
     """Return the probability that a caption is foreign, given log R and F."""
-    return share / (share + (1.0 - share) * math.exp(evidence)) if share > 0.0 else 0.0
+    return share / (share + (1.0 - share) * math.exp(caption_log_ratio)) if share > 0.0 else 0.0
 
 
 def without_foreign(
@@ -108,7 +108,7 @@ def without_foreign(
     return [highest.get(phrase.text) for phrase in phrases]
 
 
-def estimate_absent_share(evidences: Sequence[float]) -> float:
+def estimate_absent_share(log_ratios: Sequence[float]) -> float:
     """Return the share of absent phrases that makes captions with these log R most likely.
 
     Expectation maximisation of the share alone (Saerens, Latinne and Decaestecker, Neural
@@ -120,6 +120,6 @@ def estimate_absent_share(evidences: Sequence[float]) -> float:
     """
     share = 0.5
     for _ in range(200):
-        foreign = math.fsum(foreign_probability(evidence, share) for evidence in evidences)
-        share = foreign / (len(evidences) + PRIOR_CAPTIONS)
+        foreign = math.fsum(foreign_probability(ratio, share) for ratio in log_ratios)
+        share = foreign / (len(log_ratios) + PRIOR_CAPTIONS)
     return round(USUAL_SHARE + (1.0 - USUAL_SHARE) * share, 2)

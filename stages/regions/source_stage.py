@@ -9,12 +9,12 @@ from stages.contract.records import Absent, Record, Region
 from stages.contract.stage import Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
-from stages.regions.foreign import phrase_evidence
+from stages.regions.foreign_captions import phrase_log_ratios
 from stages.regions.groups import link_phrases
 from stages.regions.score import Calibration, at_share, score_of
 
 
-class LinkStage(Stage):
+class SourceRegionsStage(Stage):
     """Gives the regions of another stage their `group`, and with a calibration of a detector their score.
 
     Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A phrase in no
@@ -55,13 +55,13 @@ class LinkStage(Stage):
             regions += sorted(scored_regions, key=lambda region: -region.score)
         return replace(record, regions=tuple(regions), absent=tuple(absent))
 
-    def evidence_of(self, record: Record) -> dict[int, float]:
-        """Return log R of each caption of a detector's record by its phrases, see `foreign`; none without presence."""
+    def caption_log_ratios(self, record: Record) -> dict[int, float]:
+        """Return log R of each caption of a detector's record, see `foreign_captions`; none without presence."""
         presence = self._detector_presence
         if presence is None or record.error is not None:
             return {}
         probabilities = [presence.probability(boxes) for boxes in self.regions_of(record)]
-        return phrase_evidence(record.phrases, probabilities, presence.absent_share)
+        return phrase_log_ratios(record.phrases, probabilities, presence.absent_share)
 
     @property
     def _detector_presence(self) -> DetectorPresence | None:
