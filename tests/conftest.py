@@ -78,6 +78,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--write-messages"):
+        is_partial = config.option.keyword or any("::" in argument for argument in config.args)
+        if is_partial or getattr(config.option, "numprocesses", None):
+            raise pytest.UsageError(
+                "--write-messages takes whole files and one process: -n 0, no -k, no ::"
+            )
         os.environ["WRITE_MESSAGES"] = "1"
 
 

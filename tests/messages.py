@@ -51,7 +51,9 @@ def assert_message(message: str) -> None:
         return
     place = len(messages) - 1
     stored = _STORED.get(test, [])[place:]
-    assert stored, f"no message is stored for {test}, place {place}: {messages[place]}"
+    assert stored, (
+        f"no message is stored for {test}, place {place} (see --write-messages): {messages[place]}"
+    )
     if not _fits(stored[0], messages[place]):
         assert messages[place] == stored[0]
 

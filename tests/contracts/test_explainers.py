@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -45,6 +45,8 @@ FEW_MASKS: dict[str, Json] = {
 }
 """What makes an explainer cheap that needs many forward passes by default."""
 
+BLIND = {"rollout"}
+"""Explainers that give all phrases of an image the same map."""
 
 ONE_OF_EACH_KIND = list({has: name for name, has in reversed(TOWER_KINDS.items())}.values())
 
@@ -164,7 +166,7 @@ def test_shapes_order_and_range(kind: str, tower: str) -> None:
         # Phrases get maps of their own, or it says that they do not.
         different = len({heat_map.values.tobytes() for heat_map in answers[0]})
         sound = sum(not heat_map.fault for heat_map in answers[0])
-        assert different >= sound if kind != "rollout" else different == 1
+        assert different >= sound if kind not in BLIND else different == 1
     assert explainer_of(kind, tower).explain(pixels(tower), [[], [], []]) == [[], [], []]
 
 
@@ -205,15 +207,17 @@ def test_nothing_is_left_on_the_model_even_after_an_error(kind: str, tower: str)
     # In training mode a forward pass of its own changes the statistics of batch normalisation.
     weights = copy.deepcopy(model.state_dict())
     outputs = copy.deepcopy(model).encode_image(images)
-    explainer = explainer_of(kind, tower, model, affinity="propagation")
+    affinities = get_args(EXPLAINERS[kind].config_type.model_fields["affinity"].annotation)
+    explainer = explainer_of(kind, tower, model, affinity=affinities[-1])
     with pytest.raises(ValueError, match=f"multiples of the {stride} px patch"):
         explainer.explain(pixels(tower)[:, 1:], PHRASES)
     with pytest.raises(ValueError, match="as many phrase lists as images"):
         explainer.explain(pixels(tower), PHRASES[:1])
     assert len(explainer.explain(pixels(tower), PHRASES)[0]) == 3, "it still works"
-    tokens = explainer.maps(torch.from_numpy(pixels(tower))).tokens
-    assert tokens.shape[:2] == (len(PHRASES), 16), "affinity looks at them"
-    assert not tokens.requires_grad
+    if "propagation" in affinities:
+        tokens = explainer.maps(torch.from_numpy(pixels(tower))).tokens
+        assert tokens.shape[:2] == (len(PHRASES), 16), "affinity looks at them"
+        assert not tokens.requires_grad
     del explainer
     assert state_of(model) == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
