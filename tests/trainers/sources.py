@@ -112,6 +112,20 @@ SAM3 = Source(
     },
     made=tuple(f"sam3/{name}__init__.py" for name in ("", "eval/", "train/", "train/data/")),
 )
+LLAMA_FACTORY = Source(
+    "hiyouga/LLaMA-Factory",
+    "ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30",
+    {
+        "src/llamafactory/data/converter.py": "c596efb447fb50fc915f6aa5c4f228d5409fba83808e23015a1bcf3387a3ffbf",
+        "src/llamafactory/data/data_utils.py": "4e25c8d0f44aef2dcfd454312b9b98ba98bfb0db99415b495c67f6883c1ac89f",
+        "src/llamafactory/data/parser.py": "0770aa3771fbbea8629d351bdab6bf8126fcff7b68ca7d79e89a39484aa41bb8",
+        "src/llamafactory/extras/constants.py": "f254685864d800bfc03bfed2029665d3147b3a7c66895170fd39e40ef2455471",
+        "src/llamafactory/extras/logging.py": "c3ad0c9a97f2082d0cb95d2da0e761f3826c2a267238808a2865ce9433968cfe",
+        "src/llamafactory/extras/misc.py": "609038e7619f95d2f7324296247a7faa324283618365e5508409dd403f53c517",
+    },
+    root="src",
+    made=tuple(f"src/llamafactory/{name}__init__.py" for name in ("", "data/", "extras/")),
+)
 QWEN_DATA = "qwen-vl-finetune/qwenvl/data"
 QWEN_VL = Source(
     "QwenLM/Qwen3-VL",

@@ -1,4 +1,4 @@
-"""Trainers of vision-language models: ms-swift, Qwen's own and LLaVA."""
+"""Trainers of vision-language models: ms-swift, LLaMA-Factory, Qwen's own and LLaVA."""
 
 import json
 import re
@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.build.files import read_json
+from tests.architecture.source import ROOT
+from tests.build.files import read_json, read_lines
 from tests.build.records import HEIGHT, WIDTH
 from tests.pipeline.export.datasets import exported
 from tests.trainers.scenes import IMAGES, expected
-from tests.trainers.sources import LLAVA, QWEN_VL, run_loader
+from tests.trainers.sources import LLAMA_FACTORY, LLAVA, QWEN_VL, run_loader
 from tests.trainers.tiny_qwen import write_qwen
 
 RESIZED = (84, 56)
@@ -37,6 +38,30 @@ def boxes_in(answer: str, scale: Sequence[int]) -> list[tuple[str, tuple[int, ..
     return [(as_boy(label), tuple(box.round().astype(int).tolist())) for label, box in boxes]
 
 
+def test_ms_swift_takes_chat(scenes: Path, tmp_path: Path) -> None:
+    """Each record is a row with its references and boxes, which the template of Qwen-VL scales to 0 .. 1000."""
+    from swift.dataset import load_dataset
+    from swift.template.template_inputs import StdTemplateInputs
+    from swift.template.templates.qwen import Qwen2VLTemplate
+
+    out, _ = exported("chat", scenes, tmp_path / "out", {"images": True})
+    records = read_lines(out / "train.jsonl")
+    rows, _ = load_dataset([str(out / "train.jsonl")], num_proc=1, split_dataset_ratio=0.0)
+    read = sorted(json.dumps([row["messages"][0]["content"], row["objects"]["bbox"]]) for row in rows)
+    assert read == sorted(
+        json.dumps([one["messages"][0]["content"], one["objects"]["bbox"]]) for one in records
+    )
+    template = Qwen2VLTemplate.__new__(Qwen2VLTemplate)
+    for record in records[:9]:
+        inputs = StdTemplateInputs.from_dict(json.loads(json.dumps(record)))
+        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+        inputs.objects |= {"width": [WIDTH], "height": [HEIGHT]}
+        template.normalize_bbox(inputs)
+        scales = np.array([1000 / WIDTH, 1000 / HEIGHT] * 2)
+        wanted = np.array(record["objects"]["bbox"]).reshape(-1, 4) * scales
+        assert inputs.objects["bbox"] == wanted.round().astype(int).tolist()
+
+
 @pytest.mark.parametrize("style", ["ms-swift-json", "qwen2.5-vl"])
 def test_an_epoch_of_training(style: str, scenes: Path, tmp_path: Path) -> None:
     """The answers that the model learns have the dataset's boxes, and it learns them."""
@@ -53,6 +78,23 @@ def test_an_epoch_of_training(style: str, scenes: Path, tmp_path: Path) -> None:
     losses = trained["losses"]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-9:]) < 0.7 * np.mean(losses[:9])
+
+
+def test_llama_factory_reads_turns_as_they_are(scenes: Path, tmp_path: Path) -> None:
+    """Registered as the guide says; boxes are text to it."""
+    out, _ = exported("chat", scenes, tmp_path / "out", {"images": True, "style": "qwen3-vl"})
+    guide = (ROOT / "docs/how-to/train-a-vision-language-model.md").read_text("utf-8")
+    (entry,) = re.findall(r"^```json\n(\{\n.*?)\n```$", guide, re.MULTILINE | re.DOTALL)
+    (out / "dataset_info.json").write_text(entry)
+    images = out / "images" / "train"
+    read = LLAMA_FACTORY.load("llama_factory", out, images, "phrasebox")
+    records = read_lines(out / "train.jsonl")
+    turns = [
+        [str(images / record["image"]), *(turn["value"] for turn in record["conversations"])]
+        for record in records
+    ]
+    assert read == turns
+    assert all(question.count("<image>") == 1 and Path(image).is_file() for image, question, _ in read)
 
 
 @pytest.mark.parametrize("style", ["qwen3-vl", "qwen2.5-vl"])
