@@ -29,18 +29,18 @@ def calibration_basis(
     """Return the settings and models that a calibration is made with, and holds for; plain values."""
     unused = _AFTER_THE_FIT | ({"threshold"} if regions.rule != "fixed" else set())
     basis = presence_basis(explain, model_fingerprint)
-    basis["regions"] = {key: value for key, value in regions.decides().items() if key not in unused}
+    basis["regions"] = {key: value for key, value in regions.row_settings().items() if key not in unused}
     return basis if segmenter is None else basis | {"segmenter": segmenter}
 
 
 def presence_basis(explain: ExplainerConfig, model_fingerprint: str) -> Json:
     """Return the same for a calibration of presence alone, which does not depend on how maps are cut."""
-    return _plain({"model": model_fingerprint, "explain": explain.decides_maps()})
+    return _plain({"model": model_fingerprint, "explain": explain.map_settings()})
 
 
 def source_basis(source: RegionSourceConfig, model_fingerprint: str) -> Json:
     """Return the same for a calibration of regions from another source than heat maps."""
-    return _plain({"model": model_fingerprint, "source": source.decides_scores()})
+    return _plain({"model": model_fingerprint, "source": source.score_settings()})
 
 
 def _plain(basis: Json) -> Json:

@@ -37,7 +37,8 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
     kind: Literal["auto", "ray", "inline"] = Field(
         "auto",
         description="`ray` runs on Ray Data, on this machine or on a cluster; `inline` in one plain process, with the "
-        "same rows; `auto` chooses inline where it ends before Ray has started, unless another key is set here.",
+        "same rows; `auto` is inline for at most 100 samples, or 1,000 on one or two cores, unless another key is set "
+        "here.",
     )
     address: str | None = Field(
         None,
@@ -96,15 +97,14 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
         return min(bounds), max(bounds)
 
 
-CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
+KEYS_THAT_CHANGE_NO_ROW: Final[Mapping[str, Sequence[str]]] = {
     "input": ("limit", "piece_size"),
     "model": ("device", "threads", "batch_size"),
 }
 """Section -> its keys that change a row by rounding at most, so that a run may resume with
-other values, for example in less memory. `RunConfig.rows_depend_on` also leaves out sections that
-decide no row. Samples, their ids and the parts of an input do not
-depend on the cuts between its pieces. Ids identify rows: a resumed run with another
-`piece_size` reads the whole input again, and makes the missing rows."""
+other values, for example in less memory: a part of `RunConfig.rows_depend_on`. Samples, their
+ids and the parts of an input do not depend on the cuts between its pieces. Ids identify rows: a
+resumed run with another `piece_size` reads the whole input again, and makes the missing rows."""
 
 
 class RunConfig(Checked):
@@ -146,15 +146,20 @@ class RunConfig(Checked):
         return {**guess_kind(values["path"]), **values}
 
     def rows_depend_on(self) -> Json:
-        """Return the settings that decide what the rows are, for comparing runs; plain values, with absolute paths."""
+        """Return the settings that decide what the rows are, for comparing runs; plain values, with absolute paths.
+
+        All others may change between a killed run and its resumption: the section `engine`,
+        `output` but for two keys, the keys of `KEYS_THAT_CHANGE_NO_ROW`, and what
+        `RegionsConfig.row_settings` leaves out of `regions.sam`.
+        """
         sections = {"input", "model", "phrases", "images", "explain", "regions"}
         if self.source.kind != HEAT_MAPS:
             sections.add("source")
         plain: Json = self.model_dump(mode="json", include=sections)
-        for section, keys in CHANGE_NO_ROW.items():
+        for section, keys in KEYS_THAT_CHANGE_NO_ROW.items():
             for key in keys:
                 plain[section].pop(key, None)  # not every kind of input is cut
-        plain["regions"] = self.regions.decides()
+        plain["regions"] = self.regions.row_settings()
         plain["output"] = self.output.model_dump(include={"embed_images", "heat_maps"})
         if (phrases := plain["input"].pop("phrases")) is not None:
             plain["input"]["phrases_sha256"] = sha256_of(Path(phrases))  # people correct the file

@@ -9,7 +9,7 @@ killed run, of which one listing of their folder tells name and size:
 
 in the journal, and there with its size     It counts.
 in the journal, but gone                    Its rows are done again (`Journal.lost`).
-in the journal, but of another size         As one that is not in the journal.
+in the journal, but of another size         As one of the previous attempt that is not in it.
 not in it, of the previous attempt          The driver had no time to note it. It counts if it can be read, and is
                                             deleted if it has a row that another shard has. A
                                             damaged one is moved aside, and its rows are done again.

@@ -115,7 +115,7 @@ class ExplainerConfig(BaseModel):
         """
         return self
 
-    def decides_maps(self) -> dict[str, Any]:
+    def map_settings(self) -> dict[str, Any]:
         """Return the settings that a calibration of scores depends on, as plain values."""
         unused = "affinity_" if self.affinity == "none" else ()
         without = {name for name in type(self).model_fields if name.startswith(unused)}

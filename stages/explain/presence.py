@@ -10,11 +10,12 @@ is looked at beside the usual one for the phrase (docs/explanation/presence-and-
     local        the highest cosine of the phrase and a patch alone (MaskCLIP's value path, `stages.explainers.dense`;
                  without residual and MLP where there is a class token)
 
-with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image
-embeddings of the images that the regression was fitted on. Sigma is kept as its `RANK`
-strongest directions and the mean variance of the others. None of it depends on the other
-phrases or images of a run. `phrasebox calibrate` fits it. Without a fit presence is null;
-`pipeline.decisions` says when.
+with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image embeddings
+of the images that the regression was fitted on. Sigma is kept as its `RANK` strongest directions
+and the mean variance of the others. This probability depends on no other phrase or image of a
+run. `RegionMaker.presences_of` makes the row's `presence` of it: by the other phrases of the same
+thing, the caption, and the share of absent phrases. `phrasebox calibrate` fits it. Without a fit
+presence is null; `pipeline.decisions` says when.
 """
 
 from __future__ import annotations

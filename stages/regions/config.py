@@ -149,7 +149,7 @@ class RegionsConfig(BaseModel):
             else self
         )
 
-    def decides(self) -> Json:
+    def row_settings(self) -> Json:
         """Return the settings that decide regions and scores, as plain values."""
         unused = {"batch_size"} if self.refine == "sam" else True
         return self.model_dump(mode="json", exclude={"sam": unused})

@@ -102,7 +102,7 @@ class RegionMaker:
         """Return the maps of the phrases of a record and of the things that they name; see `groups_of`."""
         by_text = {heat_map.text: heat_map for heat_map in record.heat_maps}
         levels = {text: levels_of_map(heat_map) for text, heat_map in by_text.items()}
-        numbers = self._thing_numbers(record.phrases, groups)
+        numbers = self._map_numbers(record.phrases, groups)
         canvas = (
             Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
         )
@@ -151,7 +151,7 @@ class RegionMaker:
 
     def heads_of(self, record: Record, groups: Groups) -> list[dict[str, str]]:
         """Return the texts of each phrase's thing, each with its head noun; see `groups_of`."""
-        numbers = self._thing_numbers(record.phrases, groups)
+        numbers = self._map_numbers(record.phrases, groups)
         things = things_of(record.phrases, numbers)
         return [things[number].heads for number in numbers]
 
@@ -193,11 +193,11 @@ class RegionMaker:
         expected_share = USUAL_SHARE if log_ratios else self.config.expected_absent_share
         by_text = {heat_map.text: self._presence(heat_map, expected_share) for heat_map in record.heat_maps}
         presences = [by_text[phrase.text] for phrase in record.phrases]
-        shared = share_presences(record.phrases, self._thing_numbers(record.phrases, groups), presences)
+        shared = share_presences(record.phrases, self._map_numbers(record.phrases, groups), presences)
         foreign = {index: foreign_probability(value, share) for index, value in log_ratios.items()}
         return without_foreign(record.phrases, shared, foreign)
 
-    def _thing_numbers(self, phrases: Sequence[Phrase], groups: Groups) -> Sequence[int]:
+    def _map_numbers(self, phrases: Sequence[Phrase], groups: Groups) -> Sequence[int]:
         """Return a number for each phrase, equal for those with the same regions."""
         if groups is not None and self.config.group == "things":
             return groups

@@ -47,7 +47,7 @@ class RegionSourceConfig(BaseModel):
 
     kind: str = Field(description="Origin of the regions: `heat_maps` or another name in `SOURCES`.")
 
-    def decides_scores(self) -> Json:
+    def score_settings(self) -> Json:
         """Return the settings that a calibration of its scores depends on, as plain values."""
         return self.model_dump(mode="json")
 

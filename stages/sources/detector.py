@@ -47,8 +47,8 @@ class DetectorSourceConfig(RegionSourceConfig):
         description="Most boxes of a phrase that names several objects; another phrase has one.",
     )
 
-    def decides_scores(self) -> Json:
-        """See `RegionSourceConfig.decides_scores`. The weights identify the detector, not its folder."""
+    def score_settings(self) -> Json:
+        """See `RegionSourceConfig.score_settings`. The weights identify the detector, not its folder."""
         return self.model_dump(mode="json", exclude={"detector"})
 
 

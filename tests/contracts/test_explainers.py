@@ -134,7 +134,7 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
         assert [heat_map.text for heat_map in answer.heat_maps] == PHRASES[0]
         assert all(heat_map.values.shape == (4, 4) for heat_map in answer.heat_maps)
     assert config.explain.canvas(spec)["patch_px"] == spec.patch_px
-    assert config.explain.decides_maps()["kind"] == config.explain.kind == kind
+    assert config.explain.map_settings()["kind"] == config.explain.kind == kind
 
 
 @kinds

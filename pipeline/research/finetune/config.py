@@ -141,7 +141,7 @@ class FinetuneConfig(BaseModel, extra="forbid", frozen=True, protected_namespace
         """Return the model with `auto` as fp32: only the user may let a training round."""
         return model.model_copy(update={"precision": "fp32"}) if model.precision == AUTO else model
 
-    def decides(self) -> Json:
+    def result_settings(self) -> Json:
         """Return the settings that determine the weights, as plain values: a resumed training must share them."""
         plain: Json = self.model_dump(mode="json", exclude={"out", "checkpoint_every_s", "frozen_outputs"})
         data = plain["data"]

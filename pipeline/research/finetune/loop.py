@@ -171,7 +171,7 @@ def _prepare(
 
 def _settings_of(config: FinetuneConfig, material: TuningData) -> Json:
     """Return what a resumed training must share with its checkpoint."""
-    return {**config.decides(), "images": material.images}
+    return {**config.result_settings(), "images": material.images}
 
 
 def _check_settings(config: FinetuneConfig, material: TuningData, checkpoint: Json) -> None:
@@ -409,6 +409,6 @@ with and of the images.
 {self._usage()}
 
 ```json
-{json.dumps(config.decides(), indent=1)}
+{json.dumps(config.result_settings(), indent=1)}
 ```
 """

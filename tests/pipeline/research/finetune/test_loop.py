@@ -189,7 +189,7 @@ def test_full_memory_is_one_line_and_a_slash_no_other_dataset(
     with expect_error(ResourceError):
         finetune(config)
     slash = config.data.model_copy(update={"path": f"{inline_dataset}/"})
-    assert config.model_copy(update={"data": slash}).decides() == config.decides()
+    assert config.model_copy(update={"data": slash}).result_settings() == config.result_settings()
 
 
 def test_other_settings_and_nothing_to_learn_are_rejected(inline_dataset: Path, tmp_path: Path) -> None:
