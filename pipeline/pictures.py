@@ -123,12 +123,6 @@ def _free_top(label: Box, boxes: Sequence[Box], image_height: int) -> float:
     return next((top for top in tops if all(end < top or top + height < start for start, end in spans)), y)
 
 
-def shrink_map(values: HeatValues, side: int) -> HeatValues:
-    """Return a map of any shape as a square of `side` cells, each the mean of its part of the map."""
-    square: HeatValues = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
-    return square
-
-
 _OUTLINE_TOLERANCE_PX = 0.75  # More than the steps of a diagonal line, less than a corner of one pixel
 
 

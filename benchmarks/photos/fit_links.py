@@ -16,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.photos.links import Grouping, b_cubed, grouping_of, link_counts, pair_f1
+from benchmarks.photos.links import (
+    Grouping,
+    b_cubed,
+    grouping_of,
+    link_counts,
+    pair_f1,
+    read_chained_phrases,
+)
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions import groups
@@ -39,11 +46,10 @@ def images_of(path: Path) -> list[Image]:
     stage = PhrasesStage(PhrasesConfig())
     stage.setup()
     wordings = []
-    for image in truth.images.values():
-        captions = tuple(dict.fromkeys(each.caption for each in image.chained_phrases))
-        (record,) = stage.process(
-            [Record.start(Sample(sample_id=image.file_name, source="", captions=captions))]
-        )
+    for name in truth.images:
+        chained_phrases = read_chained_phrases(path, name)
+        captions = tuple(dict.fromkeys(each.caption for each in chained_phrases))
+        (record,) = stage.process([Record.start(Sample(sample_id=name, source="", captions=captions))])
         regions = [
             {
                 "caption_index": each.caption_index,
@@ -53,7 +59,7 @@ def images_of(path: Path) -> list[Image]:
             }
             for index, each in enumerate(record.phrases)
         ]
-        links = grouping_of(0, {"captions": captions, "annotations": regions}, image).links
+        links = grouping_of(0, {"captions": captions, "annotations": regions}, chained_phrases).links
         wordings.append(
             (captions, [record.phrases[index] for index, _ in links], [chain for _, chain in links])
         )

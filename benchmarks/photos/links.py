@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from pipeline.dataset.rows import Row
 from pipeline.evaluate.estimates import Estimate, sum_estimate
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from stages.contract.values import Floats
-from stages.truth.ground_truth import TruthImage, bare, find_spelling
+from stages.phrases.filters import normalise
+from stages.truth.flickr30k import MARKED_PHRASE, NOT_VISUAL, SENTENCES, read_captions
+from stages.truth.ground_truth import bare, find_spelling
 
 COUNTS: Final = (
     "linked_both",
@@ -33,6 +36,27 @@ COUNTS: Final = (
 )  # columns of `link_counts`
 
 
+class ChainedPhrase(NamedTuple):
+    """A normalised phrase of a caption, with or without a box.
+
+    Phrases of an image with the same `chain` name the same objects; "" is the chain of phrases for nothing visible.
+    """
+
+    caption: str
+    phrase: str
+    chain: str
+
+
+def read_chained_phrases(truth: Path, file_name: str) -> list[ChainedPhrase]:
+    """Return all phrases of an image in Flickr30k Entities, in the order of its captions."""
+    return [
+        ChainedPhrase(caption, phrase, "" if match["chain"] == NOT_VISUAL else match["chain"])
+        for caption, line in read_captions(truth / SENTENCES / f"{Path(file_name).stem}.txt")
+        for match in MARKED_PHRASE.finditer(line)
+        if (phrase := normalise(match["words"]))
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouping:
     """The phrases of an image that the dataset and the ground truth share: (group, chain) of each phrase."""
@@ -41,7 +65,7 @@ class Grouping:
     links: tuple[tuple[int, str], ...]
 
 
-def grouping_of(number: int, row: Row, image: TruthImage) -> Grouping:
+def grouping_of(number: int, row: Row, chained_phrases: Sequence[ChainedPhrase]) -> Grouping:
     """Return the phrases of a row (`captions`, `annotations`) that the ground truth knows; none if it links none."""
     captions = tuple(row["captions"])
     bare_captions = [bare(caption) for caption in captions]
@@ -53,7 +77,7 @@ def grouping_of(number: int, row: Row, image: TruthImage) -> Grouping:
                 "group"
             ]
     chains_by_phrase: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for mark in image.chained_phrases:
+    for mark in chained_phrases:
         spelling = find_spelling(mark.caption, captions)
         caption = next((bare_captions[number] for number in spelling.numbers), "")
         chains_by_phrase[caption, spelling.phrase(mark.phrase)].append(mark.chain)
@@ -98,9 +122,12 @@ def b_cubed(totals: Floats) -> float:
     return float(2 * precision * recall / (precision + recall) / totals[5]) if totals[5] else float("nan")
 
 
-def link_estimates(evaluation_set: EvaluationSet) -> list[Estimate]:
-    """Return F1 of pairs and of B-cubed of a dataset, with intervals over images."""
-    groupings = [grouping_of(row["id"], row, evaluation_set.image_of(row)) for row in evaluation_set.rows()]
+def link_estimates(evaluation_set: EvaluationSet, truth: Path) -> list[Estimate]:
+    """Return F1 of pairs and of B-cubed of a dataset, with intervals over images; `truth` is Flickr30k Entities."""
+    groupings = [
+        grouping_of(row["id"], row, read_chained_phrases(truth, evaluation_set.image_of(row).file_name))
+        for row in evaluation_set.rows()
+    ]
     counts = link_counts(groupings)
     images = np.array([grouping.image for grouping in groupings], np.int64)
     return [sum_estimate(figure, counts, images) for figure in (pair_f1, b_cubed)]

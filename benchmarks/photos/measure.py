@@ -141,7 +141,8 @@ class Photographs:
 
     def links(self, name: str, label: str) -> list[Estimate]:
         """How a dataset of these images links phrases: F1 of pairs, and of B-cubed."""
-        return link_estimates(open_evaluation_set(self.out / "datasets" / name / label, self.truth(name)))
+        truth = self.truth(name)
+        return link_estimates(open_evaluation_set(self.out / "datasets" / name / label, truth), truth)
 
     def usual_places(self, name: str) -> TextOnly:
         """Fit where things usually are to the human boxes of these images."""

@@ -248,7 +248,7 @@ class DatasetRegion(NamedTuple):
 
 
 def find_regions(
-    dataset: Dataset, keys: Collection[RegionKey], fields: Sequence[str] = ("score",)
+    dataset: Dataset, keys: Collection[RegionKey], fields: Sequence[str]
 ) -> dict[RegionKey, DatasetRegion]:
     """Return the regions with some keys, with fields of `annotations`.
 

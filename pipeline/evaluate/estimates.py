@@ -74,17 +74,15 @@ def plain_values(result: object) -> Any:
     return from_json(to_json(result, inf_nan_mode="null"))
 
 
-def resampled_sums(values: Floats, images: Integers, resamples: int = RESAMPLES) -> tuple[Floats, Floats]:
-    """Return the sums (k,) of values (n, k) that belong to images (n,), and those of each resample (resamples, k)."""
+def resampled_sums(values: Floats, images: Integers) -> tuple[Floats, Floats]:
+    """Return the sums (k,) of values (n, k) that belong to images (n,), and those of each resample (RESAMPLES, k)."""
     _, image_index = np.unique(images, return_inverse=True)
     sums = np.zeros((image_index.max() + 1, values.shape[1]))
     np.add.at(sums, image_index, values)
-    return sums.sum(axis=0), np.array([weights @ sums for weights in _draws(len(sums), resamples)])
+    return sums.sum(axis=0), np.array([weights @ sums for weights in _draws(len(sums), RESAMPLES)])
 
 
-def ratio_estimates(
-    parts: Floats | Bools, wholes: Floats | Bools, images: Integers, resamples: int = RESAMPLES
-) -> list[Estimate]:
+def ratio_estimates(parts: Floats | Bools, wholes: Floats | Bools, images: Integers) -> list[Estimate]:
     """Return the k ratios of the sums of parts (n, k) to those of wholes (n, k), which are what `n` counts.
 
     All kinds share the resamples: to draw them takes far longer than to use them.
@@ -92,7 +90,7 @@ def ratio_estimates(
     kinds = parts.shape[1]
     if images.size == 0:
         return [Estimate()] * kinds
-    totals, draws = resampled_sums(np.hstack([parts, wholes]), images, resamples)
+    totals, draws = resampled_sums(np.hstack([parts, wholes]), images)
     ratios = draws[:, :kinds] / np.where(draws[:, kinds:] > 0, draws[:, kinds:], np.nan)
     return [
         _estimate(part / whole, ratio, int(whole)) if whole else Estimate()
@@ -100,22 +98,18 @@ def ratio_estimates(
     ]
 
 
-def mean_estimates(
-    values: Sequence[Floats], images: Integers, resamples: int = RESAMPLES
-) -> list[Estimate]:
+def mean_estimates(values: Sequence[Floats], images: Integers) -> list[Estimate]:
     """Return the means of several kinds of values (n,) that belong to images (n,), numbers >= 0."""
     columns = np.column_stack(values)
-    return ratio_estimates(columns, np.ones_like(columns), images, resamples)
+    return ratio_estimates(columns, np.ones_like(columns), images)
 
 
-def weighted_estimate(
-    statistic: Callable[[Floats], float], images: Integers, resamples: int = RESAMPLES
-) -> Estimate:
+def weighted_estimate(statistic: Callable[[Floats], float], images: Integers) -> Estimate:
     """Return a statistic of weights (n,), one per value, with its interval; images (n,): the image of each value."""
     if images.size == 0:
         return Estimate()
     numbers, image_index = np.unique(images, return_inverse=True)
-    values = np.array([statistic(weights[image_index]) for weights in _draws(numbers.size, resamples)])
+    values = np.array([statistic(weights[image_index]) for weights in _draws(numbers.size, RESAMPLES)])
     return _estimate(statistic(np.ones(images.size)), values, images.size)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,6 @@ from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import value_of
 from pipeline.logistic import roc_area
 from pipeline.photographs import INPUT, TRUTH
-from pipeline.pictures import shrink_map
 from pipeline.steps import HeatMapSteps
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
@@ -146,7 +146,7 @@ class ModelCheck:
         maps = [
             np.zeros((1, 1), np.float32) if query.heat is None else query.heat.px for query in self.queries
         ]
-        areas = _areas([shrink_map(values, GRID) for values in maps], self.queries)
+        areas = _areas([shrink_map(values) for values in maps], self.queries)
         count = len(self.queries)
         map_areas = np.diagonal(areas)
         other_areas = (areas.sum(axis=0) - map_areas) / (count - 1)
@@ -222,13 +222,17 @@ def _count_nearest(cosines: Floats32) -> int:
     return int((is_highest.diagonal() & (is_highest.sum(axis=1) == 1)).sum())
 
 
+def shrink_map(values: Floats32) -> Floats32:
+    """Return a map of any shape as a square of `GRID` cells a side, each the mean of its part of the map."""
+    square: Floats32 = cv2.resize(values, (GRID, GRID), interpolation=cv2.INTER_AREA)
+    return square
+
+
 def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> Floats:
     """Return the area under the ROC curve of map i as a detector of the thing of phrase j, (maps, phrases).
 
     Maps are on the common grid. A cell that is partly on the thing counts by that part.
     """
-    shares = [
-        shrink_map(query.area.astype(np.float32), GRID).astype(np.float64).ravel() for query in queries
-    ]
+    shares = [shrink_map(query.area.astype(np.float32)).astype(np.float64).ravel() for query in queries]
     detectors = [roc_area(values.ravel()) for values in maps]
     return np.array([[area(share, 1 - share) for share in shares] for area in detectors])

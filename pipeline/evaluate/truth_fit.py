@@ -65,7 +65,7 @@ class CalibrationFigures:
         matched: How many images were matched, and how.
         regions: Number of regions that it was fitted to.
         right: Number of them that are right.
-        presence: `presence_auc` and `similarity_auc`, if presence was fitted, too.
+        presence: `presence_auc` and `similarity_auc`.
         box_gain: Gain of learned boxes in box recall; None if the settings or the images leave no place for them.
         calibration_error: Error of the scores, without what chance adds.
         replaces: Whether the dataset has a calibration of the same kind, with which `gain`
@@ -84,9 +84,7 @@ class CalibrationFigures:
     gain: Estimate
 
 
-def write_calibration(
-    evaluation_set: EvaluationSet, out: Path, console: Console, *, presence: bool = True
-) -> CalibrationFigures:
+def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console) -> CalibrationFigures:
     """Fit a calibration to a dataset's images, write it to `out`, and return how good it is.
 
     The figures are from five folds: each region is judged once, by a fit that has not seen its
@@ -97,12 +95,11 @@ def write_calibration(
         evaluation_set: The dataset and its ground truth.
         out: The file to write.
         console: Shows the progress.
-        presence: Whether to fit presence, too, which takes a forward pass for each image.
 
     Raise InputError for too few regions, as `EvaluationSet.full_steps`, and ConfigError if `out`
     cannot be written.
     """
-    fit = _CalibrationFit(evaluation_set, console, presence)
+    fit = _CalibrationFit(evaluation_set, console)
     judged = fit.judge_heat_maps() if evaluation_set.is_of_heat_maps else fit.judge_detector()
     regions = judged.regions
     labels = _labels_of(regions)
@@ -151,7 +148,7 @@ class JudgedSet:
         regions: The regions.
         made_with, made_from: See `Calibration`; the latter lacks the images and their regions.
         previous: The calibration that the new one replaces; None if there is none of its kind.
-        presence: The fit of presence, if it was asked for.
+        presence: The fit of presence.
         presence_figures: See `CalibrationFigures.presence`.
         cut: Where heat maps are cut.
         boxes: The boxes learned for heat maps.
@@ -161,7 +158,7 @@ class JudgedSet:
     made_with: Json
     made_from: Json
     previous: Calibration | None
-    presence: Presence | DetectorPresence | None
+    presence: Presence | DetectorPresence
     presence_figures: Estimates
     cut: FittedCut | None = None
     boxes: LearnedBoxes | None = None
@@ -174,12 +171,10 @@ class _CalibrationFit:
     Attributes:
         evaluation_set: The dataset and its ground truth.
         console: Shows the progress.
-        has_presence: Whether presence is fitted, so that scores are about present phrases alone.
     """
 
     evaluation_set: EvaluationSet
     console: Console
-    has_presence: bool
 
     def judge_heat_maps(self) -> JudgedSet:
         """Fit cut, presence and boxes of heat maps, and judge the regions that they give."""
@@ -191,11 +186,7 @@ class _CalibrationFit:
         is_fitted = config.regions.rule == "fitted"
         cut, sizes = fit_cut_to_rows(config.regions, rows, evaluation_set) if is_fitted else (None, None)
         cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
-        presence = None
-        presence_figures: Estimates = {}
-        presences: Mapping[tuple[int, str], float] = {}
-        if self.has_presence:
-            presence, presence_figures, presences = fit_presence_to_truth(evaluation_set, self.console)
+        presence, presence_figures, presences = fit_presence_to_truth(evaluation_set, self.console)
         rows = [(row, _with_presences(row["id"], record, presences)) for row, record in rows]
         things = place_things(config.regions, rows, true_places(evaluation_set), cuts)
         boxes = learn_boxes(things) if config.regions.learns_boxes else learn_usual_boxes(things)
@@ -223,11 +214,8 @@ class _CalibrationFit:
         regions = [
             region for row, record in rows for region in self._judge_row(row, record, steps.regions_stage)
         ]
-        presence = None
-        figures: Estimates = {}
-        if self.has_presence:
-            records = [record for _, record in rows]
-            presence, figures = fit_detector_presence(evaluation_set, steps, records, self.console)
+        records = [record for _, record in rows]
+        presence, figures = fit_detector_presence(evaluation_set, steps, records, self.console)
         return JudgedSet(
             regions=regions,
             made_with=source_basis(evaluation_set.config().source, steps.fingerprint),
@@ -258,14 +246,14 @@ class _CalibrationFit:
         calibration = build().calibration
         if calibration is None or calibration.digest != made_with:
             return None
-        return calibration if (calibration.presence is not None) == self.has_presence else None
+        return None if calibration.presence is None else calibration
 
     def _judge_regions(
         self,
         config: RegionsConfig,
         rows: RowRecords,
         cuts: Mapping[int, FittedCut | None],
-        box_fits: Sequence[BoxFit] = (),
+        box_fits: Sequence[BoxFit],
     ) -> list[JudgedRegion]:
         """Return the `_judge_row` of all rows.
 
@@ -287,9 +275,10 @@ class _CalibrationFit:
         row_regions = stage.regions_of(record)
         judged = set()  # captions repeat phrases, and a region counts once
         for query in self.evaluation_set.queries(row, record.phrases):
-            boxes = () if query.target is None else query.target.boxes_xywh_px
-            is_left_out = query.target is None and self.has_presence
-            if (query.phrase, boxes) in judged or query.phrase_index is None or is_left_out:
+            if query.target is None or query.phrase_index is None:
+                continue
+            boxes = query.target.boxes_xywh_px
+            if (query.phrase, boxes) in judged:
                 continue
             judged.add((query.phrase, boxes))
             for region, evidence in row_regions[query.phrase_index]:
@@ -307,7 +296,7 @@ def _cut_of_others(
 
 
 def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, str], float]) -> Record:
-    """Return the record with the presences of this fit, None without one, in place of an earlier one's."""
+    """Return the record with the presences of this fit in place of an earlier one's."""
     heat_maps = (
         replace(heat_map, presence=presences.get((image, heat_map.text))) for heat_map in record.heat_maps
     )

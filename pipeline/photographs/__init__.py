@@ -39,7 +39,7 @@ USUAL_PLACES: Final = WEIGHTS_ROOT / MODEL / "usual-places.json"
 model's weights."""
 
 
-def why_left_out(model: str = MODEL) -> str | None:
+def why_left_out(model: str) -> str | None:
     """Say why a bundled model cannot take part with the photographs; None if it can."""
     try:
         find_weights(model)

@@ -44,6 +44,8 @@ axis.
 Large objects rarely leave the middle free, and a model would find an object at the image's
 centre without looking."""
 
+FEWEST_OBJECTS: Final = 2
+MOST_OBJECTS: Final = 5
 _TRIES: Final = 14
 _CATEGORIES: Final = [
     {"id": number, "name": kind, "supercategory": "thing"} for number, kind in enumerate(KINDS, start=1)
@@ -104,30 +106,22 @@ class Scene:
     caption: Caption
 
 
-def make_scene(
-    seed: int,
-    index: int,
-    *,
-    side_px: int = 360,
-    min_objects: int = 1,
-    max_objects: int = 5,
-) -> Scene:
-    """Draw scene number `index` >= 0 of the series `seed` >= 0, with at least one object.
+def make_scene(seed: int, index: int, *, side_px: int) -> Scene:
+    """Draw scene number `index` >= 0 of the series `seed` >= 0.
+
+    It has `FEWEST_OBJECTS` to `MOST_OBJECTS` objects, or fewer if no free place is left.
 
     Args:
         seed: Number of the series.
         index: Number of the scene.
         side_px: Side of the square image in pixels, 64 .. 600.
-        min_objects: Least number of objects, >= 1. A scene has fewer only if no free place is
-            found.
-        max_objects: Greatest number of objects, <= 6.
 
     >>> scene = make_scene(0, 1, side_px=64)
     >>> scene.image.shape, len(scene.objects) >= 1
     ((64, 64, 3), True)
     """
     rng = np.random.default_rng([_STREAM, seed, index])
-    count = int(rng.integers(min_objects, max_objects + 1))
+    count = int(rng.integers(FEWEST_OBJECTS, MOST_OBJECTS + 1))
     pairs = _choose_pairs(rng, count)
     image, labels, placements = _compose(rng, pairs, side_px)
     image = add_camera_effects(rng, image)
@@ -272,7 +266,7 @@ def write_scenes(
     images: list[Json] = []
     annotations: list[Json] = []
     for index in range(scenes):
-        scene = make_scene(seed, index, side_px=side_px, min_objects=2)
+        scene = make_scene(seed, index, side_px=side_px)
         name = f"{index:06d}.jpg"
         bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
         _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 93])

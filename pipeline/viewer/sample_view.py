@@ -31,7 +31,6 @@ COLUMNS: Final = (
 """Columns of a row that `sample_view` needs."""
 
 MOST_SAMPLES: Final = 64  # Samples with heat maps in the cache: a few kB each
-_OUTLINE_SIDE_PX: Final = 640
 _MOST_LETTERS: Final = 28
 _THINNEST_PX: Final = 1.2  # Outline of a region with a score of 0, in pixels of the screen
 _THICKEST_PX: Final = 3.6  # With a score of 1
@@ -231,7 +230,7 @@ def caption_parts(
 def outline_path(annotation: Annotation) -> str:
     """Return the mask of an annotation as SVG path data, px; "" if it is damaged."""
     try:
-        return mask_path(rle_of(annotation), _OUTLINE_SIDE_PX)
+        return mask_path(rle_of(annotation))
     except ValueError:
         return ""  # the box is shown, and `phrasebox validate` names the row
 

@@ -6,9 +6,8 @@ import math
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stages.contract.values import Plane
+from stages.contract.values import Levels, Plane
 
 LEVELS: Final = 255
 """Heat is rounded to the whole levels 0 .. 255 before anything is decided on it.
@@ -22,8 +21,6 @@ value on the border between two levels. Measured on 14 x 14 maps: with relative 
 SMALLEST_SPREAD: Final = (
     1e-5  # Below this share of its largest magnitude, the spread of a map is rounding noise
 )
-
-Levels = NDArray[np.uint8]
 
 
 def quantise(values: Plane) -> Levels | None:

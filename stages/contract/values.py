@@ -32,6 +32,3 @@ Levels = NDArray[np.uint8]
 
 Plane = NDArray[np.float32]
 """A number for each place (h, w): heat, logits, the field of a mask."""
-
-Vectors = NDArray[np.float32]
-"""Embeddings (n, E)."""

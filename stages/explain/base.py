@@ -17,7 +17,6 @@ from torch import Tensor
 
 from stages.contract.records import HeatMap
 from stages.explain import fit_to_tower
-from stages.explain.affinity import share_heat
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import (
     FAULTS,
@@ -29,6 +28,7 @@ from stages.explain.maps import (
     highest_cosines,
     mean_of,
     replace_faults,
+    share_heat,
 )
 from stages.explain.presence import Presence, Signals
 from stages.shared.model.clip import ClipModel, TextCache, templates_of

@@ -53,7 +53,7 @@ class ExplainerConfig(BaseModel):
     )
     affinity: Literal["none", "propagation"] = Field(
         default="propagation",
-        description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
+        description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.maps`; "
         "not from the papers). Pointing and boxes gain on photographs with `photo`, and on synthetic scenes with a "
         "depth of 0.33 and no guide; a pretrained transformer was not measured (docs/benchmarks/settings.md).",
     )

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from stages.contract.geometry import xywh_to_xyxy
-from stages.contract.levels import Levels, quantise
-from stages.contract.values import Plane, Sides
+from stages.contract.levels import quantise
+from stages.contract.values import Levels, Plane, Sides
 from stages.regions.config import RegionsConfig
 from stages.regions.cut_rules import CUTS, FittedCut, threshold_of
 from stages.regions.fine_map import refine_grid

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from stages.contract.levels import LEVELS, Levels
-from stages.contract.values import Plane
+from stages.contract.levels import LEVELS
+from stages.contract.values import Levels, Plane
 from stages.regions.config import RegionsConfig
 from stages.shared.fits import Floats, Number, Regression
 

@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 
 from stages.contract.geometry import resize_shifted
-from stages.contract.levels import Levels
-from stages.contract.values import Plane, Sides
+from stages.contract.values import Levels, Plane, Sides
 
 FINE_SIDE: Final = 112
 """The fine map has at most this many samples on its longer side, unless the grid has more cells.

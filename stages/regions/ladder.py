@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from stages.contract.geometry import scaled_sides
-from stages.contract.levels import LEVELS, Levels
-from stages.contract.values import Plane
+from stages.contract.levels import LEVELS
+from stages.contract.values import Levels, Plane
 from stages.regions.cut_rules import parts_of_cuts
 from stages.regions.fine_map import refine_grid
 from stages.shared.fits import Floats

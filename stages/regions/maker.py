@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS, Levels, quantise
+from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
+from stages.contract.values import Levels
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.contours import MapRegions

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS, Levels
-from stages.contract.values import Plane, Sides
+from stages.contract.levels import LEVELS
+from stages.contract.values import Levels, Plane, Sides
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Evidence

@@ -64,13 +64,12 @@ Words = Annotated[str, AfterValidator(_words)]
 
 
 class CocoImage(BaseModel):
-    """An entry of `images`; `absent` lists phrases of things that it does not show."""
+    """An entry of `images`."""
 
     id: EntryId
     file_name: str = Field(min_length=1)
     width: Side
     height: Side
-    absent: tuple[str, ...] = ()
 
 
 class Category(BaseModel):
@@ -210,9 +209,8 @@ def read_coco(path: Path) -> GroundTruth:
 
     If annotations have a `phrase`, as those of synthetic scenes do, a target is a phrase of an
     image. Its objects are all annotations with this phrase, except those with `"mentioned":
-    false`. An image's `absent` is a list of phrases that are not in it. Without `phrase`, a
-    target is a category of an image, by its normalised name, and its objects are all
-    annotations of the category.
+    false`. Without `phrase`, a target is a category of an image, by its normalised name, and its
+    objects are all annotations of the category.
 
     Groups: number (singular, plural), size (of the mean object: small, medium, large by COCO's
     limits), objects (number of the image's annotations, "6+" for more than five), and
@@ -277,7 +275,6 @@ def _truth_of(path: Path, file: ImagesFile, annotations: Sequence[Annotation]) -
                 _target(phrase, match, group, len(items)) for phrase, group in items_by_name.items()
             ),
             present=frozenset(present.get(image.file_name, ())),
-            absent=frozenset(map(normalise, image.absent)),
         )
 
     def make_objects(image: CocoImage) -> tuple[TruthObject, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
@@ -22,13 +23,16 @@ from stages.contract.geometry import Box
 from stages.contract.values import Sides
 from stages.phrases.filters import normalise
 from stages.truth.coco import number_member, size_member
-from stages.truth.ground_truth import ChainedPhrase, GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
+from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 
 SENTENCES: Final = "Sentences"
 ANNOTATIONS: Final = "Annotations"
 
-_PHRASE: Final = re.compile(r"\[/EN#(?P<chain>\d+)/(?P<type>[^\s/\]]+)(?:/[^\s\]]*)?\s(?P<words>[^\]]*)\]")
-_NOT_VISUAL: Final = "0"
+MARKED_PHRASE: Final = re.compile(
+    r"\[/EN#(?P<chain>\d+)/(?P<type>[^\s/\]]+)(?:/[^\s\]]*)?\s(?P<words>[^\]]*)\]"
+)
+NOT_VISUAL: Final = "0"
+"""The chain of phrases that name nothing visible."""
 
 _Object = tuple[frozenset[str], Box]  # Chains, and the box that they share
 
@@ -57,19 +61,14 @@ def read_flickr30k(folder: Path) -> GroundTruth:
 def _image(sentences: Path) -> TruthImage:
     annotations = sentences.parent.parent / ANNOTATIONS / f"{sentences.stem}.xml"
     (width_px, height_px), objects = _annotations(annotations)
-    chains_with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
+    chains_with_box = {chain for chains, _ in objects for chain in chains} - {NOT_VISUAL}
     targets: list[TruthTarget] = []
-    chained_phrases: list[ChainedPhrase] = []
-    for number, line in enumerate(_text(sentences).split("\n"), start=1):
-        caption = _caption(line, f"{sentences}: line {number}")
+    for caption, line in read_captions(sentences):
         chains_of: dict[str, set[str]] = defaultdict(set)
         type_of: dict[str, str] = {}
-        for match in _PHRASE.finditer(line):
+        for match in MARKED_PHRASE.finditer(line):
             phrase = normalise(match["words"])
             chain = match["chain"]
-            if phrase:
-                mark = "" if chain == _NOT_VISUAL else chain
-                chained_phrases.append(ChainedPhrase(caption=caption, phrase=phrase, chain=mark))
             if phrase and chain in chains_with_box:
                 chains_of[phrase].add(chain)
                 type_of.setdefault(phrase, match["type"])
@@ -90,17 +89,22 @@ def _image(sentences: Path) -> TruthImage:
         width_px=width_px,
         height_px=height_px,
         targets=tuple(targets),
-        chained_phrases=tuple(chained_phrases),
     )
 
 
-def _caption(line: str, place: str) -> str:
-    caption = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
-    if "[/EN#" in caption:
-        raise InputError(
-            f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}"
-        )
-    return caption
+def read_captions(sentences: Path) -> Iterator[tuple[str, str]]:
+    """Yield the captions of an image without marks, and the lines with marks (`MARKED_PHRASE`).
+
+    Raise InputError if the file cannot be read, or for a mark without an end.
+    """
+    for number, line in enumerate(_text(sentences).split("\n"), start=1):
+        caption = " ".join(MARKED_PHRASE.sub(lambda match: match["words"], line).split())
+        if "[/EN#" in caption:
+            raise InputError(
+                f"{sentences}: line {number}: expected [/EN#CHAIN/TYPE words] around every phrase, "
+                f"got {caption[:80]!r}"
+            )
+        yield caption, line
 
 
 def _annotations(path: Path) -> tuple[Sides, list[_Object]]:

@@ -79,19 +79,6 @@ class TruthObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainedPhrase:
-    """A normalised phrase of a caption, with or without a box.
-
-    Phrases of an image with the same `chain` name the same objects; "" is the chain of phrases
-    for nothing visible.
-    """
-
-    caption: str
-    phrase: str
-    chain: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TruthImage:
     """An image with its targets; it may have none.
 
@@ -102,7 +89,6 @@ class TruthImage:
         targets: The phrases with known places.
         present: The names of `GroundTruth.categories` that the image shows, with or without a
             target (a crowd, an object that no caption names).
-        chained_phrases: All phrases in the order of the captions, if their objects are linked.
         absent: Phrases that are known to be absent, although a caption may have them.
     """
 
@@ -111,7 +97,6 @@ class TruthImage:
     height_px: int
     targets: tuple[TruthTarget, ...]
     present: frozenset[str] = frozenset()
-    chained_phrases: tuple[ChainedPhrase, ...] = ()
     absent: frozenset[str] = frozenset()
 
     def resize(self, size_hw: Sides) -> TruthImage:

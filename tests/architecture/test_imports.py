@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "write": {"contract", "shared.storage"},
     "explainers": {"contract", "shared.model", "explain"},
     # Names of things are compared with phrases.
-    "truth": {"contract", "shared.storage", "shared.json_files", "phrases.filters"},
+    "truth": {"contract", "shared.json_files", "phrases.filters"},
     "sources": {"contract", "shared", "truth", "regions.source"},
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import."""
@@ -69,20 +69,18 @@ PIPELINE: dict[str, set[str]] = {
     "pictures": set(),
     "notebook": {*RUN, "dataset", "pictures"},
     "dataset": {"paths", "config_errors"},
-    "load": {"dataset", "config", "config_errors"},
+    "load": {"dataset", "config_errors"},
     "export": {"dataset", "config", "config_errors"},
     "viewer": {"dataset", "config", "steps", "pictures", "terminal", "engines.inline", "evaluate"},
     "scenes": set(),
     "photographs": set(),
-    "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "pictures", "scenes"},
+    "evaluate": {*RUN, "dataset", "photographs"},
     "research": {
         *RUN,
         "dataset",
         "load",
         "evaluate",
-        "photographs",
         "pictures",
-        "scenes",
         "viewer",
         "commands",
     },

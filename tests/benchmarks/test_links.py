@@ -1,12 +1,19 @@
 """Links between phrases beside those of the ground truth."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.photos.links import Grouping, b_cubed, grouping_of, link_counts, pair_f1
-from stages.truth.ground_truth import ChainedPhrase, TruthImage
+from benchmarks.photos.links import (
+    Grouping,
+    b_cubed,
+    grouping_of,
+    link_counts,
+    pair_f1,
+    read_chained_phrases,
+)
 from tests.build.datasets import Json
 
 
@@ -28,7 +35,7 @@ def region(caption: int, start: int, phrase: str, group: int | None) -> Json:
     return {"caption_index": caption, "span": span, "phrase": phrase, "group": group}
 
 
-def test_phrases_are_matched_by_caption_text_and_order() -> None:
+def test_phrases_are_matched_by_caption_text_and_order(tmp_path: Path) -> None:
     regions = [
         region(0, 2, "boy", 0),
         region(0, 2, "boy", 0),  # a second region of the phrase
@@ -38,15 +45,13 @@ def test_phrases_are_matched_by_caption_text_and_order() -> None:
         region(1, 9, "it", 3),
     ]
     row = {"captions": ["A boy and a boy's hat.", "a child, it rains"], "annotations": regions}
-    true_caption = "A boy and a boy 's hat ."
-    chains = (
-        ChainedPhrase(caption=true_caption, phrase="boy", chain="7"),
-        ChainedPhrase(caption=true_caption, phrase="boy", chain="8"),
-        ChainedPhrase(caption="a child , it rains", phrase="child", chain="7"),
-        ChainedPhrase(caption="a child , it rains", phrase="it", chain=""),
-        ChainedPhrase(caption="another caption", phrase="hat", chain="9"),
+    (tmp_path / "Sentences").mkdir()
+    (tmp_path / "Sentences" / "1.txt").write_text(
+        "[/EN#7/people A boy] and [/EN#8/people a boy] 's hat .\n"
+        "[/EN#7/people a child] , [/EN#0/notvisual it] rains\n"
+        "another [/EN#9/clothing hat]"
     )
-    image = TruthImage(file_name="1.jpg", width_px=8, height_px=8, targets=(), chained_phrases=chains)
-    assert grouping_of(5, row, image).links == ((0, "7"), (1, "8"), (0, "7"))
+    chained_phrases = read_chained_phrases(tmp_path, "1.jpg")
+    assert grouping_of(5, row, chained_phrases).links == ((0, "7"), (1, "8"), (0, "7"))
     fewer = {**row, "annotations": [entry for entry in regions if entry["span"][0] != 12]}
-    assert grouping_of(5, fewer, image).links == ((0, "7"),)
+    assert grouping_of(5, fewer, chained_phrases).links == ((0, "7"),)

@@ -75,9 +75,9 @@ def measure_curves(
         (first, last), *parts = np.split(cosines, range(2, len(batch), inner))
         for label, part in zip(heats, parts, strict=True):
             curve = np.vstack([first, part, last])
-            probabilities = phrase_probability(curve, 0, model.logit_scale, model.logit_bias)
-            areas[label][name] = area_under(SHARES, probabilities)
-            areas[label][f"{name}_cosine"] = area_under(SHARES, curve[:, 0])
+            probabilities = phrase_probability(curve, model.logit_scale, model.logit_bias)
+            areas[label][name] = area_under(probabilities)
+            areas[label][f"{name}_cosine"] = area_under(curve[:, 0])
     return areas
 
 
@@ -100,20 +100,20 @@ def changed_pixels(places: Integers) -> Bools:
     return np.stack([places < round(share * places.size) for share in SHARES])
 
 
-def phrase_probability(cosines: Floats, phrase: int, scale: float, bias: float | None) -> Floats:
-    """Return the probability that a model gives a phrase by number: cosines (points, phrases) -> (points,), 0 .. 1.
+def phrase_probability(cosines: Floats, scale: float, bias: float | None) -> Floats:
+    """Return the probability that a model gives the first phrase: cosines (points, phrases) -> (points,), 0 .. 1.
 
     It is the phrase's share of the softmax over all, or with a bias (`ClipModel.logit_bias`) its
     own sigmoid.
     """
     logits = scale * cosines
-    values: Floats = softmax(logits, axis=1)[:, phrase] if bias is None else expit(logits[:, phrase] + bias)
+    values: Floats = softmax(logits, axis=1)[:, 0] if bias is None else expit(logits[:, 0] + bias)
     return values
 
 
-def area_under(shares: Sequence[float], scores: Floats) -> float:
-    """Return the area under a curve (points,) at shares of changed pixels from 0 to 1: the mean height of the curve."""
-    return float(np.trapezoid(scores, shares))
+def area_under(scores: Floats) -> float:
+    """Return the area under a curve (points,) over `SHARES`, from 0 to 1: the mean height of the curve."""
+    return float(np.trapezoid(scores, SHARES))
 
 
 def filling_pixels(model: ClipModel, rgb: Rgb, name: Literal["mean", "blur"]) -> Floats32:

@@ -3,6 +3,5 @@
 probe.py    embeds images, regions and texts
 answers.py  counts the right answers
 job.py      all of it for one model
-tables.py   its figures as tables
-command.py  the verb
+command.py  the verb, and its table
 """

@@ -35,11 +35,9 @@ def scores_of(dataset: Path) -> list[float]:
     return [annotation["score"] for row in rows_of(dataset) for annotation in row["annotations"]]
 
 
-def fitted_to(dataset: Path, scenes: Path, out: Path, *, presence: bool = False) -> CalibrationFigures:
+def fitted_to(dataset: Path, scenes: Path, out: Path) -> CalibrationFigures:
     """A calibration of the scores of a dataset; its figures."""
-    return write_calibration(
-        open_evaluation_set(dataset, scenes / "truth.json"), out, QUIET, presence=presence
-    )
+    return write_calibration(open_evaluation_set(dataset, scenes / "truth.json"), out, QUIET)
 
 
 def figures_of(dataset: Path, scenes: Path) -> Figures:
@@ -48,10 +46,7 @@ def figures_of(dataset: Path, scenes: Path) -> Figures:
 
 @pytest.mark.slow
 def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_path: Path) -> None:
-    """Settings that the shipped calibration is not for, so that the first run has none.
-
-    Without presence, so that the scores are about phrases that are there, as all are here.
-    """
+    """Settings that the shipped calibration is not for, so that the first run has none."""
     values: Json = {"explain": {"blocks": 3}, "regions": {"refine": "none", "calibration": "none"}}
     plain, text = run_aloud(config_of(drawn, tmp_path / "plain", **values))
     assert "Scores are not calibrated" in text
@@ -93,6 +88,7 @@ def test_the_same_region_for_the_phrase_of_a_second_caption_is_judged_once(
     inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
     once = fitted_to(inline_dataset, scenes_folder, tmp_path / "c.json")
     queries = EvaluationSet.queries
     monkeypatch.setattr(EvaluationSet, "queries", lambda *given: [*queries(*given)] * 2)
@@ -133,6 +129,7 @@ def test_too_few_regions_are_refused(
     inline_dataset: Path, scenes_folder: Path, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 10_000)
+    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
     with expect_error(InputError):
         fitted_to(inline_dataset, scenes_folder, tmp_path / "c.json")
     assert not (tmp_path / "c.json").exists()
@@ -159,7 +156,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)
     unknown = evaluate_dataset(open_evaluation_set(dataset, truth), QUIET, ["absent"]).absent.by
     assert unknown["presence"] is None
-    figures = fitted_to(dataset, scenes_folder, file, presence=True)
+    figures = fitted_to(dataset, scenes_folder, file)
     assert figures.presence["presence_auc"].value > 0.8
     regions = {"calibration": str(file), "min_presence": 0.5}
     fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
@@ -175,7 +172,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     printed = StringIO()
     print_evaluation(evaluation, Console(file=printed, width=200))
     assert f"{by_way['presence']['cgf1'].value:.3f}" in printed.getvalue()
-    again = fitted_to(fitted, scenes_folder, tmp_path / "again.json", presence=True)
+    again = fitted_to(fitted, scenes_folder, tmp_path / "again.json")
     assert (figures.replaces, again.replaces) == (False, True)
 
 

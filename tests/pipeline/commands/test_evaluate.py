@@ -15,7 +15,7 @@ from rich.console import Console
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset import open_dataset
 from pipeline.dataset.origin import sign
-from pipeline.evaluate import truth_fit
+from pipeline.evaluate import foreign_phrases, truth_fit
 from pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
@@ -103,9 +103,10 @@ def test_tasks_that_people_corrected_in_label_studio_are_ground_truth(
     ).figures
     assert 0.2 < moved.metrics["box_recall"].value < 0.8
     monkeypatch.setattr(truth_fit, "FEWEST_REGIONS", 5)
+    monkeypatch.setattr(foreign_phrases, "FEWEST_PHRASES", 1)
     file = tmp_path / "c.json"
     moved_set = open_evaluation_set(inline_dataset, tmp_path / "moved.json")
-    assert write_calibration(moved_set, file, QUIET, presence=False).regions > 5
+    assert write_calibration(moved_set, file, QUIET).regions > 5
 
 
 def test_all_figures_of_a_run(whole: Evaluation, inline_dataset: Path, truth: Path) -> None:

@@ -111,8 +111,8 @@ def test_what_is_the_same_everywhere_is_no_feature() -> None:
     assert abs(fit.weight[1]) < 1e-6
 
 
-def mean_estimate(values: np.ndarray, images: np.ndarray, resamples: int = RESAMPLES) -> Estimate:
-    return mean_estimates([values], images, resamples)[0]
+def mean_estimate(values: np.ndarray, images: np.ndarray) -> Estimate:
+    return mean_estimates([values], images)[0]
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_law_however_many_phrases_an_image_has(
@@ -132,11 +132,11 @@ def test_interval_of_a_mean_is_that_of_the_normal_law_however_many_phrases_an_im
 def test_any_statistic_and_the_mean_agree_and_figures_share_their_resamples() -> None:
     nobody = np.empty(0, np.int64)
     assert math.isnan(mean_estimate(np.empty(0), nobody).value)
-    assert math.isnan(weighted_estimate(lambda w: 0.0, nobody, 5).low)
+    assert math.isnan(weighted_estimate(lambda w: 0.0, nobody).low)
     values = np.random.default_rng(3).uniform(size=(3, 300))
     images = np.arange(300) // 3
-    for estimate, numbers in zip(mean_estimates(list(values), images, 200), values, strict=True):
-        single = weighted_estimate(lambda w, numbers=numbers: float(w @ numbers / w.sum()), images, 200)
+    for estimate, numbers in zip(mean_estimates(list(values), images), values, strict=True):
+        single = weighted_estimate(lambda w, numbers=numbers: float(w @ numbers / w.sum()), images)
         assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
             (single.value, single.low, single.high)
         )

@@ -11,7 +11,7 @@ KIND_OF = {PLURALS[kind]: kind for kind in KINDS} | {kind: kind for kind in KIND
 
 
 def test_a_caption_denotes_exactly_what_its_words_name() -> None:
-    for scene in (make_scene(11, k, side_px=64, max_objects=6) for k in range(400)):
+    for scene in (make_scene(11, k, side_px=64) for k in range(400)):
         caption = scene.caption
         assert "{" not in caption.text
         named = [k for mention in caption.mentions for k in mention.objects]

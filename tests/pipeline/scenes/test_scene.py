@@ -11,7 +11,7 @@ from pipeline.scenes.scene import Scene, make_scene
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     before = np.random.get_state()[1].copy()
-    drawn = [make_scene(3, k, side_px=96, min_objects=2, max_objects=5) for k in range(200)]
+    drawn = [make_scene(3, k, side_px=96) for k in range(200)]
     assert np.array_equal(np.random.get_state()[1], before), "no global random state is changed"
     return drawn
 
@@ -43,7 +43,7 @@ def test_most_scenes_have_distractors_and_some_have_plurals_and_unseen_pairs(sce
 
 def test_neither_the_centre_nor_chance_finds_the_objects() -> None:
     """Of the objects that captions name; many scenes, because an object is at the centre or is not."""
-    scenes = [make_scene(21, k, side_px=64, min_objects=2, max_objects=5) for k in range(300)]
+    scenes = [make_scene(21, k, side_px=64) for k in range(300)]
     masks = [item.mask for scene in scenes for item in scene.objects if item.is_mentioned]
     assert len(masks) > 750
     assert 0.04 < np.mean([mask[32, 32] for mask in masks]) < 0.10

@@ -34,7 +34,7 @@ def test_one_row_and_one_image_a_scene_with_its_pixels(folder: Path) -> None:
     assert len({row["id"] for row in rows}) == COUNT
     assert [row["image"] for row in rows] == [image["file_name"] for image in truth["images"]]
     for k in range(3):
-        scene = make_scene(4, k, side_px=96, min_objects=2, max_objects=5)
+        scene = make_scene(4, k, side_px=96)
         stored = cv2.imread(str(folder / "images" / f"{k:06d}.jpg"))
         assert np.abs(stored[..., ::-1].astype(int) - scene.image).mean() < 8
 

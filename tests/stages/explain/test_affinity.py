@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explain.affinity import ALIKE, share_heat, token_graph
+from stages.explain.maps import ALIKE, share_heat, token_graph
 from tests.factories import TOWERS
 from tests.messages import expect_error
 from tests.stages.explain.models import clip_of, make_explainer

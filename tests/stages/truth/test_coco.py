@@ -216,11 +216,3 @@ def test_what_is_no_instances_file(tmp_path: Path, value: Any) -> None:
 def test_damaged_segmentations(tmp_path: Path, segmentation: Any) -> None:
     with expect_error(InputError):
         targets(tmp_path, annotation(segmentation=segmentation))
-
-
-def test_absent_phrases_of_an_image(tmp_path: Path) -> None:
-    images = [{**IMAGE, "absent": ["A Blue  car", "dog"]}]
-    truth = read(tmp_path, annotation(phrase="red car"), images=images)
-    assert truth.images["a.jpg"].absent == {"blue car", "dog"}
-    with expect_error(InputError):
-        read(tmp_path, images=[{**IMAGE, "absent": "dog"}])

@@ -39,16 +39,16 @@ class Neck(nn.Module):
     without parameters.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.reduce = nn.Linear(channels, width)
-        self.norm = nn.LayerNorm(width)
+        self.reduce = nn.Linear(channels, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
+            nn.LayerNorm(WIDTH),
+            nn.Linear(WIDTH, 2 * WIDTH),
             nn.GELU(),
             nn.Dropout(0.1),
-            nn.Linear(2 * width, width),
+            nn.Linear(2 * WIDTH, WIDTH),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class PhotoTrunk(nn.Module):
             global_pool="",
         )
         self.num_features = WIDTH
-        self.neck = Neck(int(self.features.num_features), WIDTH)
+        self.neck = Neck(int(self.features.num_features))
         self.default_cfg = {
             "pool_size": (GRID, GRID),
             "input_size": (3, GRID * STRIDE_PX, GRID * STRIDE_PX),
