@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.commands.phrases import write_phrases
 from pipeline.config import RunConfig
-from pipeline.engines.inline import read_records, set_up
+from pipeline.stage_calls import read_records, set_up
 from pipeline.steps import build_steps
 from stages.contract.schema import records_to_rows
 from stages.contract.tables import records_to_table, table_to_records

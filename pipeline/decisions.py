@@ -32,11 +32,11 @@ from pipeline.domain_shift import (
     precision_fault,
 )
 from pipeline.engines import Engine, choose_engine
-from pipeline.engines.inline import samples_in
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, read_presence
+from pipeline.stage_calls import samples_in
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps
 from pipeline.summary import Display, Report
 from pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up

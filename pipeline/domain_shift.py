@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.engines.inline import set_up
+from pipeline.stage_calls import set_up
 from pipeline.steps import HeatMapSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record

@@ -26,7 +26,6 @@ from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, RunConfig
 from pipeline.dataset.rows import detections
-from pipeline.engines.inline import run_stages
 from pipeline.pictures import (
     decode_scaled,
     draw_regions,
@@ -35,6 +34,7 @@ from pipeline.pictures import (
     heat_map_overlay,
     join_pictures,
 )
+from pipeline.stage_calls import run_stages
 from pipeline.steps import build_steps, build_steps_in_memory
 from pipeline.terminal import counted
 from stages.contract.errors import ConfigError, InputError

@@ -21,7 +21,7 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.decisions import Run, resolve
 from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
-from pipeline.engines.inline import rows_per_call, run_stages, set_up
+from pipeline.stage_calls import rows_per_call, run_stages, set_up
 from pipeline.steps import fetch_weights
 from pipeline.summary import Report
 from pipeline.terminal import progress_bar, say

@@ -30,8 +30,8 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.calibration import presence_basis
-from pipeline.engines.inline import set_up
 from pipeline.logistic import LogisticFit, fit_logistic, roc_area
+from pipeline.stage_calls import set_up
 from pipeline.steps import HeatMapSteps
 from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.decisions import OUTSIDE, Run, Session, resolve
-from pipeline.engines import start_engine
-from pipeline.engines.inline import samples_in
+from pipeline.engines.start import start_engine
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.previous_run import MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
+from pipeline.stage_calls import samples_in
 from pipeline.steps import check_files, fetch_weights
 from pipeline.summary import (
     Display,

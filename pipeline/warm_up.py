@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from pipeline.calibration import presence_in
 from pipeline.domain_shift import NOT_COMPARED, DomainShift, apply_domain_shift, find_domain_shift
-from pipeline.engines.inline import rows_per_call, run_stages, samples_in, set_up
 from pipeline.presence_fit import (
     PresenceFit,
     collecting_signals,
@@ -24,6 +23,7 @@ from pipeline.presence_fit import (
     fit_presence_to_captions,
     most_to_fit,
 )
+from pipeline.stage_calls import rows_per_call, run_stages, samples_in, set_up
 from pipeline.steps import HeatMapSteps, SourceSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample

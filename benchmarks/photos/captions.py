@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.engines.inline import run_stages, set_up
 from pipeline.logistic import roc_area
 from pipeline.presence_fit import words_of
+from pipeline.stage_calls import run_stages, set_up
 from pipeline.steps import build_steps
 from stages.contract.records import Phrase, Record
 from stages.read import make_reader

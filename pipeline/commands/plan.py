@@ -24,8 +24,8 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.tables import make_figure_table
 from pipeline.config import load_config
-from pipeline.engines.inline import samples_in
 from pipeline.plan import PART_IMAGES, Costs, Forecast, Machine, make_plan
+from pipeline.stage_calls import samples_in
 from pipeline.terminal import console, counted, duration, errors, print_json, say
 from stages.contract.errors import ConfigError
 

@@ -7,8 +7,9 @@ conditions. Only the columns of the choice are read: scores, and with a size or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -16,9 +17,7 @@ from pipeline.config_errors import Checked
 from pipeline.dataset.selection import Selection, Selector, Share, join_conditions, regions_in
 from stages.contract.errors import ConfigError
 from stages.contract.score_threshold import ScoreRanking, Threshold, useful_threshold
-
-if TYPE_CHECKING:
-    from pipeline.dataset.folder import Dataset
+from stages.shared.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 8192
 
@@ -61,7 +60,26 @@ class RegionChoice(Checked):
         return join_conditions([f"box_share <= {self.max_area!r}"] if self.max_area < 1 else [], self.where)
 
 
-def select(dataset: Dataset, choice: RegionChoice, marks: dict[str, str]) -> Selection:
+class ScoredDataset(Protocol):
+    """What a choice needs of a `Dataset`."""
+
+    @property
+    def path(self) -> AnyPath:
+        """Its folder."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its run has finished."""
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether its scores are probabilities."""
+
+    def tables(self, columns: Sequence[str], *, batch_rows: int | None = None) -> Iterator[Any]:
+        """Yield its rows, see `Dataset.tables`."""
+
+
+def select(dataset: ScoredDataset, choice: RegionChoice, marks: dict[str, str]) -> Selection:
     """Return a choice with its least score; `marks` are those of the samples.
 
     Raise ConfigError for an invalid condition, for a precision where scores only rank, and for one
@@ -80,7 +98,7 @@ def select(dataset: Dataset, choice: RegionChoice, marks: dict[str, str]) -> Sel
     return replace(selection, min_score=0.0 if threshold is None else threshold.score, threshold=threshold)
 
 
-def _reject_ranks(dataset: Dataset) -> None:
+def _reject_ranks(dataset: ScoredDataset) -> None:
     if not dataset.has_probabilities:
         reason = (
             "no calibration made probabilities of them"
@@ -104,7 +122,7 @@ def _find_precision(scores: ScoreRanking, precision: float) -> Threshold | None:
     return threshold
 
 
-def count_scores(dataset: Dataset, selection: Selection) -> ScoreRanking:
+def count_scores(dataset: ScoredDataset, selection: Selection) -> ScoreRanking:
     """Count the scores of the chosen regions of a dataset. Raise InputError for a damaged shard."""
     selector = Selector(selection)
     tables = (

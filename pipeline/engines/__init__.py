@@ -1,16 +1,13 @@
-"""Ways to run the steps: in one process, or on Ray Data. ENGINES: kind -> name of the module with `start`."""
+"""Ways to run the steps: in one process, or on Ray Data. `start.py` starts one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import EngineConfig
-    from pipeline.decisions import Run, Session
     from pipeline.steps import Steps
     from stages.contract.records import Record
 
@@ -33,8 +30,6 @@ class Engine(Protocol):
         steps: The stages; `first_records` need only the last one.
         """
 
-
-ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}
 
 RAY_ENVIRONMENT: Final = {
     # Ray prints a paragraph to stdout for each dead worker; our report counts them instead.
@@ -93,16 +88,3 @@ def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
     most = AT_MOST_INLINE if cores_here() > 2 else AT_MOST_INLINE_ON_TWO_CORES
     is_small = samples is not None and samples <= most and engine == type(engine)()
     return engine.model_copy(update={"kind": "inline" if is_small else "ray"})
-
-
-def start_engine(run: Run, session: Session) -> AbstractContextManager[Engine]:
-    """Start the engine of a run for a block, resolved as `choose_engine` does; import ray only for ray.
-
-    Samples that have a row in the session's folder are left out, and the others' rows go there.
-    """
-    kind = run.config.engine.kind
-    if kind == "ray":
-        for name, value in RAY_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-    engine: AbstractContextManager[Engine] = import_module(ENGINES[kind]).start(run, session)
-    return engine

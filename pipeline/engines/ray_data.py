@@ -37,7 +37,6 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.engines import CPU_MODEL_WORKERS, AnswerT
-from pipeline.engines.inline import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
 from pipeline.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
 from pipeline.engines.ray_code import CodeVersion, code_here
 from pipeline.engines.ray_ledger import start_ledger, watching
@@ -51,6 +50,7 @@ from pipeline.engines.ray_workers import (
     write_shards,
 )
 from pipeline.output.journal import make_entry, piece_name
+from pipeline.stage_calls import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
 from pipeline.steps import Steps, packages_of
 from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError

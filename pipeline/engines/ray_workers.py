@@ -37,11 +37,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.engines import cores_here
-from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in, set_up
 from pipeline.engines.ray_code import CodeVersion, reject_other_code
 from pipeline.engines.ray_ledger import Event
 from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.shards import keys_of
+from pipeline.stage_calls import BATCH_ROWS, read_records, run_stages, samples_in, set_up
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError
 from stages.contract.records import Record, is_among
 from stages.contract.schema import ColumnOption, records_to_rows

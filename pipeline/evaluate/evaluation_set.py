@@ -15,8 +15,8 @@ from pipeline.config import RunConfig, sets_any, stored_config, stored_finished_
 from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.dataset.rows import Row
-from pipeline.engines.inline import rows_per_batch, run_stages, set_up
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from pipeline.stage_calls import rows_per_batch, run_stages, set_up
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError

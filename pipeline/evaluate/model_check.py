@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.inline import run_stages, set_up
 from pipeline.evaluate.estimates import Estimate, mean_estimates
 from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import value_of
 from pipeline.logistic import roc_area
 from pipeline.photographs import INPUT, TRUTH
+from pipeline.stage_calls import run_stages, set_up
 from pipeline.steps import HeatMapSteps
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows

@@ -23,7 +23,6 @@ from pipeline.calibration import source_basis
 from pipeline.config import stored_config
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
-from pipeline.engines.inline import rows_per_call, run_stages, set_up
 from pipeline.evaluate.estimates import Estimates, logistic_out_of_fold, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
 from pipeline.evaluate.foreign_phrases import check_enough, query_images
@@ -36,6 +35,7 @@ from pipeline.presence_fit import (
     fit_noisy,
     presence_calibration,
 )
+from pipeline.stage_calls import rows_per_call, run_stages, set_up
 from pipeline.steps import SourceSteps, build_detector_steps, build_steps, check_files
 from pipeline.warm_up import first_samples, fit_to_samples
 from stages.contract.errors import InputError

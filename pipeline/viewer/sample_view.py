@@ -15,8 +15,8 @@ from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource, check_named, keys_of_maps
 from pipeline.dataset.reviews import RegionKey, Review
 from pipeline.dataset.rows import Annotation, Row
-from pipeline.engines.inline import run_stages
 from pipeline.pictures import mask_path
+from pipeline.stage_calls import run_stages
 from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.decisions import Run, Session
-from pipeline.engines import start_engine
+from pipeline.engines.start import start_engine
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity

@@ -17,9 +17,9 @@ from pipeline.config import RunConfig
 from pipeline.decisions import HeatMapRun, resolve
 from pipeline.domain_shift import NOT_COMPARED, DomainShift
 from pipeline.engines import inline
-from pipeline.engines.inline import set_up
 from pipeline.photographs import INPUT
 from pipeline.run import run
+from pipeline.stage_calls import set_up
 from pipeline.steps import build_steps
 from pipeline.summary import Report
 from pipeline.warm_up import compare_images

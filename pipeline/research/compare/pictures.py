@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.engines.inline import set_up
 from pipeline.evaluate.evaluation_set import prepare_stage
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from pipeline.stage_calls import set_up
 from pipeline.terminal import progress_bar, say
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record, stable_id

@@ -6,7 +6,7 @@ Checking those of a recipe other than the default imports torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, field_validator
 
@@ -14,9 +14,6 @@ from stages.contract.kinds import KindTable
 from stages.contract.values import Json
 from stages.shared.model.config import AUTO, ModelConfig
 from stages.shared.storage import absolute
-
-if TYPE_CHECKING:
-    from pipeline.research.finetune.recipe import Recipe
 
 
 class RecipeConfig(BaseModel, extra="forbid", frozen=True):
@@ -47,7 +44,7 @@ class CaptionsConfig(RecipeConfig):
     kind: Literal["captions"] = "captions"
 
 
-RECIPES: Final[KindTable[Recipe[Any]]] = KindTable("phrasebox.recipes", default=AlignConfig)
+RECIPES: Final[KindTable[Any]] = KindTable("phrasebox.recipes", default=AlignConfig)
 """The recipes of fine-tuning."""
 
 AnyRecipeConfig = Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(RECIPES.config)]

@@ -21,8 +21,8 @@ from pipeline.config import RunConfig
 from pipeline.config_text import dump_yaml
 from pipeline.dataset.validate import validate
 from pipeline.decisions import resolve
-from pipeline.engines.inline import run_stages
 from pipeline.run import run
+from pipeline.stage_calls import run_stages
 from stages.contract.errors import (
     ROW_ERRORS,
     ConfigError,

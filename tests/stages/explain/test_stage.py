@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engines.inline import rows_per_call
+from pipeline.stage_calls import rows_per_call
 from stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.base import Match
