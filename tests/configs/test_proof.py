@@ -146,7 +146,8 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "configs.proof.prove", str(tmp_path / "plan.yaml"), "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=prove.ROOT)
+    assert done.returncode == 0, done.stderr
     (out / "scores" / "test" / "ours-0.0001-0.json").unlink()
     said = subprocess.run(command, check=True, capture_output=True, cwd=prove.ROOT, text=True).stdout
     table, costs = read_json(out / "tables.json")["tables"]

@@ -160,17 +160,18 @@ def print_scores(scores: Scores, console: Console) -> None:
     comparison = scores.comparison
     all_differences = {} if comparison is None else comparison.differences
     titles = [] if comparison is None else [f"over {comparison.compared_with}"]
-    table = make_figure_table("", ["figure", "n", "value", "95 % interval", *titles])
+    table = make_figure_table("", ["n", "value", "95 % interval", *titles])
+    for column in table.columns:
+        column.no_wrap = column is not table.columns[0]
     for kind, figures in scores.figures.items():
         classes = counts.classes.get(kind.partition(".")[0])
-        title = KINDS[kind] if classes is None else f"{KINDS[kind]}, of {classes:,}"
+        table.add_row(KINDS[kind] if classes is None else f"{KINDS[kind]}, of {classes:,}")
         for name, figure in figures.items():
             differences = (
                 [_format_difference(all_differences[kind].get(name))] if kind in all_differences else []
             )
             values = (format_value(figure), format_interval(figure))
-            table.add_row(title, name.replace("_", " "), f"{figure.n:,}", *values, *differences)
-            title = ""
+            table.add_row("  " + name.replace("_", " "), f"{figure.n:,}", *values, *differences)
     console.print(table)
     if comparison is not None:
         say(console, "differences are paired over images; * is beyond chance")
