@@ -18,7 +18,7 @@ CALLS = {
 """Never called. `re.compile` and methods of other objects that end alike are told apart by the full name."""
 
 IMPORTS_BY_NAME = {
-    "pipeline/engines/__init__.py",
+    "pipeline/engines/start.py",
     "pipeline/engines/ray_cluster.py",
     "pipeline/engines/ray_code.py",
     "stages/contract/plugins.py",

@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_where_it_stopped(source, tmp_path) -> None:
     manifest = manifest_of(out)
     assert manifest["config"]["model"]["precision"] == "bf16"
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == few
-    done = manifest["stages"]["explain"]["records"]
+    done = manifest["stages"].get("explain", {"records": 0})["records"]  # 0: all rows had been written
     assert done <= len(reference) - sum(pq.read_metadata(path).num_rows for path in finished)
 
 
