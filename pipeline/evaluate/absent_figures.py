@@ -172,7 +172,7 @@ def _written_shares(pairs: Sequence[Pair]) -> list[PresenceShares] | None:
         return None
     is_above = presence[:, None] >= np.array(THRESHOLDS)
     is_present = _labels(pairs)
-    shares = (is_above[rows].sum(axis=0) / max(1, rows.sum()) for rows in (is_present, ~is_present))
+    shares = (is_above[rows].sum(axis=0) / max(1, int(rows.sum())) for rows in (is_present, ~is_present))
     return [
         PresenceShares(presence=threshold, present=float(present), absent=float(absent))
         for threshold, present, absent in zip(THRESHOLDS, *shares, strict=True)
