@@ -150,6 +150,7 @@ class PhrasesStage(Stage):
     def _load(self) -> None:
         self._nlp = load_pipeline(self.config.spacy_model)
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
+        _identifier()  # before the first caption, which would wait half a second for it
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and what limits them; all captions of the batch are parsed together."""
