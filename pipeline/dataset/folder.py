@@ -95,7 +95,8 @@ class Dataset:
 
     def __len__(self) -> int:
         """Return the number of rows, by the manifest or, without one, by the shards."""
-        return self.manifest["counts"]["written"] if self.is_finished else sum(map(rows_in, self.shards))
+        written = self.manifest["counts"].get("written") if self.is_finished else None
+        return written if isinstance(written, int) else sum(map(rows_in, self.shards))
 
     def __bool__(self) -> bool:
         """Return True, even without rows: `if dataset` must not depend on their number."""
