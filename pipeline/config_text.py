@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """Return the value of YAML. Raise ConfigError if it is none, whose message is to follow a subject."""
+    """Return the value of a YAML text. Raise ConfigError for other text: callers put its name before the message."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 30th of February

@@ -99,7 +99,7 @@ class Steps:
 
     @property
     def has_open_share(self) -> bool:
-        """Whether the share of absent phrases is to be estimated; only with presence does it matter."""
+        """Whether the run must estimate the share of absent phrases. Without presence nothing needs it."""
         has_presence = self.calibration is not None and self.calibration.presence is not None
         return has_presence and self.regions_stage.config.absent_share == AUTO
 

@@ -61,7 +61,7 @@ class RegionChoice(Checked):
 
 
 class ScoredDataset(Protocol):
-    """What a choice needs of a `Dataset`."""
+    """The part of a `Dataset` that a choice of regions reads."""
 
     @property
     def path(self) -> AnyPath:
