@@ -10,7 +10,7 @@ install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint style docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit clean
+.PHONY: help demo test lint style docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit lock lowest clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -93,8 +93,16 @@ scale: $(VENV)/.installed-dev ## measure memory, start and resume with large inp
 	$(BIN)/python -m benchmarks.soak.counting
 	$(BIN)/python -m benchmarks.soak.resuming
 
+# Wheels of the lowest versions: for the Python that pyproject.toml names as its lowest.
+lowest: $(VENV)/bin/python ## run the tests with the lowest versions that pyproject.toml admits
+	$(BIN)/python -m pip install --quiet uv
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml -o $(VENV)-lowest/packages.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/packages.txt -e .
+	$(VENV)-lowest/bin/python -m pytest -n 3
+
 clean: ## remove what make and the demo wrote
-	rm -rf $(VENV) $(VENV)-trainers out build dist
+	rm -rf $(VENV) $(VENV)-trainers $(VENV)-lowest out build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -102,17 +110,32 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call install,this Python lacks python3-venv,python3-venv); }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e .
+# Exact versions, and nothing whose hash differs. torch and the libraries of its cards are not among them: their wheels
+# differ with the processor, and pip takes what fits this machine.
+packages = $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r .locks/$(1).txt && \
+	$(BIN)/python -m pip install --quiet -e '.$(2)'
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml .locks/run.txt
+	$(call packages,run)
 	@touch $@
 
-$(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
+$(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml .locks/docs.txt
+	$(call packages,docs,[docs])
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml .locks/dev.txt
+	$(call packages,dev,[dev])
 	@touch $@ $(VENV)/.installed
+
+# Of all packages; those of `run` and `docs` have the versions of `dev`.
+lock: $(VENV)/bin/python ## choose the newest versions of all packages again, and write their hashes to .locks
+	$(BIN)/python -m pip install --quiet uv
+	for extra in dev run docs; do \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+			$$([ $$extra = run ] || echo --extra $$extra) $$([ $$extra = dev ] || echo -c .locks/dev.txt) pyproject.toml | \
+			awk '/^[^ ]/ {is_kept = $$0 !~ /^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/} is_kept' > $(VENV)/$$extra.txt && \
+			test -s $(VENV)/$$extra.txt && mv $(VENV)/$$extra.txt .locks/$$extra.txt || exit 1; \
+	done
 
 $(VENV)-trainers/.installed: $(VENV)/.installed-dev tests/trainers/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)-trainers
