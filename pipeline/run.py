@@ -159,6 +159,7 @@ def _started(session: Session, previous: PreviousRun, info: Json) -> Iterator[No
         folder.start(previous, info)
         yield
     except BaseException as error:
+        folder.check_holder()  # what another run has written since stays
         if isinstance(error, PhraseboxError) and previous.state == "new":
             folder.discard()
         folder.restore_manifest(previous)

@@ -130,13 +130,20 @@ class ShardWriter(RollingParquet):
     """The shards of a dataset.
 
     A shard appears in the folder whole; numbers go on from the highest in the folder.
+
+    Args:
+        folder: The folder.
+        rows_per_file: Most rows of a shard.
+        confirm: Called before a shard takes its place. What it raises prevents that.
     """
 
-    def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
+    def __init__(
+        self, folder: AnyPath, rows_per_file: int, confirm: Callable[[], None] = lambda: None
+    ) -> None:
         stems = (path.stem for path in folder.glob("*.parquet"))
         first = 1 + max((int(stem) for stem in stems if stem.isdigit()), default=-1)
         super().__init__(
-            lambda number: replacing(folder / f"{first + number:05d}.parquet"),
+            lambda number: replacing(folder / f"{first + number:05d}.parquet", confirm),
             rows_per_file=rows_per_file,
             rows_per_group=ROW_GROUP_ROWS,
         )

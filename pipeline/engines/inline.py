@@ -46,11 +46,12 @@ class InlineEngine:
         folder = self.session.folder
         keys = folder.journal.keys_with(first_records)
         first_stages = self.run.steps.first_stages
+        rows_per_file = self.run.config.output.rows_per_file
         # A run that is stopped writes the rows that it has, so that the same command does not
         # compute them again.
         with (
             set_up([stage for stage in steps.stages if stage not in first_stages]),
-            closing(ShardWriter(folder.data, self.run.config.output.rows_per_file)) as writer,
+            closing(ShardWriter(folder.data, rows_per_file, folder.check_holder)) as writer,
         ):
             if first_records:
                 self._write([steps.regions_stage], list(first_records), writer)

@@ -187,6 +187,7 @@ class RayEngine:
             rows_per_file=output.rows_per_file,
             rows_per_group=min(output.rows_per_file, row_group_rows(output.columns)),
             columns=output.columns,
+            check_holder=self.session.folder.check_holder,
         )
 
     def _run_steps(self, steps: Steps, source: PieceSource) -> Iterator[Any]:

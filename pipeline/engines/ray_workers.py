@@ -187,6 +187,7 @@ class ShardSpec:
         rows_per_file: The most rows of a shard.
         rows_per_group: The most rows of a row group.
         columns: The optional columns.
+        check_holder: Raises ResumeError if another run has taken the folder over.
     """
 
     data: AnyPath
@@ -194,6 +195,7 @@ class ShardSpec:
     rows_per_file: int
     rows_per_group: int
     columns: Sequence[ColumnOption]
+    check_holder: Callable[[], None]
 
 
 def write_shards(
@@ -210,7 +212,7 @@ def write_shards(
 
     @contextmanager
     def place(number: int) -> Iterator[Path]:
-        with replacing(spec.data / f"{base}-{number}.parquet") as temporary:
+        with replacing(spec.data / f"{base}-{number}.parquet", spec.check_holder) as temporary:
             yield temporary
             sizes.append(temporary.stat().st_size)
 

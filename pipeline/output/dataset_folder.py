@@ -14,7 +14,7 @@ OUT/.phrasebox/           lock. Until the dataset is complete also the journal a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.output import backup, journal
 from pipeline.output.ids import resolve_id_collisions
 from pipeline.output.journal import Journal
-from pipeline.output.lock import Lease, locked
+from pipeline.output.lock import Holder, locked
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import (
     Identity,
@@ -74,12 +74,17 @@ class DatasetFolder:
         self._manifest = self.path / "dataset.json"
         self._run: Json = {}  # what run.json holds
         self._resumes = self._replaces = False
-        self._lease: Lease | None = None
+        self._holder: Holder | None = None
 
     @property
     def shards(self) -> list[AnyPath]:
         """The shards that exist, by name."""
         return found_in(self.data, "*.parquet")
+
+    @property
+    def check_holder(self) -> Callable[[], None]:
+        """Raise ResumeError if another run has taken the folder over. It may be called in other processes, too."""
+        return _hold_always if self._holder is None else self._holder.check
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -101,7 +106,7 @@ class DatasetFolder:
         new_folders = [place for place in places if isinstance(place, Path) and not place.exists()]
         with ExitStack() as stack:
             try:
-                self._lease = stack.enter_context(locked(self._lock))
+                self._holder = stack.enter_context(locked(self._lock))
             except OSError as error:
                 reason = error.strerror or one_line(error)
                 raise ConfigError(f"cannot write to {self.path}: {reason}", key="output.path") from error
@@ -168,6 +173,7 @@ class DatasetFolder:
                 `PreviousRun.run`.
         """
         self._replaces = previous.replaces
+        self.check_holder()
         if previous.replaces:
             backup.back_up(self.path)
         if previous.state == "complete":
@@ -210,8 +216,9 @@ class DatasetFolder:
 
     def drop_backup(self) -> None:
         """Delete the backup of the run to replace, once this run has written a file."""
-        if self._replaces and backup.drop_backup(self.path):
-            self._replaces = False
+        if self._replaces:
+            self.check_holder()
+            self._replaces = not backup.drop_backup(self.path)
 
     def restore_backup(self) -> bool:
         """Put the run to replace back, unless this run has written a file; return whether it was put back."""
@@ -272,15 +279,19 @@ class DatasetFolder:
             ResumeError: The input has changed since the run was begun.
             RuntimeError: Rows were lost or doubled, which is a fault of the program.
         """
-        if self._lease is not None:
-            self._lease.check()
+        self.check_holder()
         self._delete_leftovers()
         total = self._count_rows(report.samples_read)
         write_text(self.path / "README.md", manifest.card(total))
         values = manifest.to_json(total, report, self._run)
         values = sign(values) if manifest.may_sign else values
-        write_text(self._manifest, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        content = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        write_text(self._manifest, content, self.check_holder)
         self.drop_backup()
         journal.delete_journals(self._run_folder)
         self._run_file.unlink()
         return total
+
+
+def _hold_always() -> None:
+    """Do nothing: the kernel's lock on a file is held as long as the process lives."""

@@ -8,8 +8,8 @@ that is read from a caption file must never be able to choose a file system.
 
 Inputs and images are locations, plain text that travels in rows. A dataset lies in an
 `AnyPath`: a local `Path`, or an `ObjectPath` with the same methods. An object appears whole or
-not at all, as a renamed file does; renaming a folder of objects copies its content, and is not
-atomic.
+not at all, as a renamed file does: it is sent under another name, and then copied within the
+storage. Renaming a folder of objects copies its content, and is not atomic.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from io import BytesIO
@@ -210,16 +211,30 @@ class ObjectPath(PurePosixPath):
         """Put the object, whole. Raise OSError if it cannot be written."""
         self.write_from(BytesIO(content))
 
-    def write_from(self, source: IO[bytes]) -> None:
+    def write_from(self, source: IO[bytes], confirm: Callable[[], None] = lambda: None) -> None:
         """Put an object with the rest of a stream, a few MB at a time.
+
+        A stream that is closed early leaves a short object, so that one gets another name first.
+
+        Args:
+            source: The content.
+            confirm: Called when all is sent. What it raises leaves the object as it was.
 
         Raise as `write_bytes`.
         """
+        filesystem = self.filesystem
+        temporary = self.with_name(f".{self.name}.{uuid.uuid4().hex}.tmp")
         try:
-            with self.filesystem.open(self._path, "wb") as stream:
+            with filesystem.open(temporary._path, "wb") as stream:
                 shutil.copyfileobj(source, stream, _COPY_BYTES)
+            confirm()
+            filesystem.mv(temporary._path, self._path)
         except (NotImplementedError, ValueError) as error:
             raise OSError(errno.EROFS, "files of this URL can only be read", str(self)) from error
+        except BaseException:
+            with suppress(*network_errors()):
+                temporary.unlink(missing_ok=True)
+            raise
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Delete the object."""
@@ -322,7 +337,11 @@ def copy(path: AnyPath, target: AnyPath) -> None:
     elif (
         isinstance(path, ObjectPath) and isinstance(target, ObjectPath) and path.protocol == target.protocol
     ):
-        path.filesystem.cp_file(path._path, target._path)
+        filesystem = path.filesystem
+        if isinstance(filesystem, ArrowFSWrapper):
+            filesystem.fs.copy_file(path._path, target._path)
+        else:
+            filesystem.cp_file(path._path, target._path)
     else:
         with replacing(target) as temporary:
             temporary.write_bytes(path.read_bytes())
@@ -337,11 +356,13 @@ def remove_tree(path: AnyPath) -> None:
 
 
 @contextmanager
-def replacing(path: AnyPath) -> Iterator[Path]:
+def replacing(path: AnyPath, confirm: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield a temporary path to write to, which takes the place of `path` when the block ends without an error.
 
     So the file is either whole or not there. The temporary path is beside `path`, or local for
     object storage.
+
+    confirm: Called last of all before the file takes its place. What it raises prevents that.
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -352,6 +373,7 @@ def replacing(path: AnyPath) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            confirm()
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -359,12 +381,12 @@ def replacing(path: AnyPath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / path.name
         with (Path(folder) / path.name).open("rb") as file:
-            path.write_from(file)
+            path.write_from(file, confirm)
 
 
-def write_text(path: AnyPath, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    with replacing(path) as temporary:
+def write_text(path: AnyPath, text: str, confirm: Callable[[], None] = lambda: None) -> None:
+    """Write UTF-8 text atomically. `confirm` as in `replacing`."""
+    with replacing(path, confirm) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

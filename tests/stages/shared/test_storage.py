@@ -1,4 +1,5 @@
 import pickle
+from io import BytesIO
 from pathlib import Path
 
 import fsspec
@@ -6,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, ResumeError
 from stages.shared.storage import (
     AnyPath,
     ObjectPath,
@@ -157,6 +158,38 @@ def test_an_error_leaves_the_old_file_and_nothing_else(folder: AnyPath) -> None:
 
     with pytest.raises(RuntimeError, match="power cut"):
         fail()
+    assert (folder / "a.txt").read_text(encoding="utf-8") == "old"
+    assert names(folder) == ["a.txt"]
+
+
+@pytest.mark.parametrize("folder", ["s3", "memory"], indirect=True)
+@pytest.mark.parametrize("bytes_before", [0, 1 << 20, 30 << 20])
+def test_an_upload_that_ends_early_leaves_the_old_object(folder: AnyPath, bytes_before: int) -> None:
+    """As at Ctrl-C: before the first byte, within the first part, and after some of them."""
+    place = folder / "a.bin"
+    assert isinstance(place, ObjectPath)
+    place.write_bytes(b"old")
+
+    class Interrupted(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= bytes_before:
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    with pytest.raises(KeyboardInterrupt):
+        place.write_from(Interrupted(bytes(bytes_before + 1)))
+    assert place.read_bytes() == b"old"
+    assert [*names(folder, ".*"), *names(folder)] == ["a.bin"]
+
+
+def test_a_file_that_is_not_confirmed_does_not_appear(folder: AnyPath) -> None:
+    write_text(folder / "a.txt", "old")
+
+    def refuse() -> None:
+        raise ResumeError("another run has the folder")
+
+    with pytest.raises(ResumeError):
+        write_text(folder / "a.txt", "new", refuse)
     assert (folder / "a.txt").read_text(encoding="utf-8") == "old"
     assert names(folder) == ["a.txt"]
 
