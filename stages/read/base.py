@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any, ClassVar, Final
 
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stages.contract.errors import ConfigError, InputError, Reason, one_line
 from stages.contract.records import Sample
+from stages.read.stamps import Stamp, check_end, check_row
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Extensions of images that are files or members of tars, in the order of the search."""
@@ -123,6 +124,7 @@ class Piece:
         repeats: Indices, from 0, of the samples with an id that an earlier sample has.
         turns: The field whose turns are captions, for a note; "" if captions are no conversations.
         payload: Further data of the kind (a header, rows from a file that cannot be cut).
+        stamp: The state of the file when it was planned; None if it does not matter.
     """
 
     url: str
@@ -136,6 +138,7 @@ class Piece:
     repeats: tuple[int, ...] = ()
     turns: str = ""
     payload: bytes = b""
+    stamp: Stamp | None = field(default=None, repr=False)  # `repr` identifies a piece, wherever it is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,10 +253,21 @@ class LimitedReader(Reader):
 def read_piece(reader: Reader, piece: Piece) -> Iterator[InputRow]:
     """Yield the rows of one piece as `Reader.read` does, for runs, which also write.
 
-    Raise InputError if the disk or the network fails: a run would take an OSError for an error
-    of writing, since object storage does not distinguish the two.
+    Raise InputError if the file changes meanwhile, see `stages.read.stamps`, if a row does not fit into the memory,
+    or if the disk or the network fails: a run would take an OSError for an error of writing, since object storage
+    does not distinguish the two.
     """
+    place = f"the beginning of a piece of {piece.name}"  # the last row that was taken
     try:
-        yield from reader.read(piece)
-    except OSError as error:
-        raise InputError(f"cannot read {piece.url}: {error.strerror or one_line(error)}") from error
+        for item in reader.read(piece):
+            check_row(piece.url, piece.stamp, place)
+            yield item
+            place = item.source
+    except Exception as error:
+        check_row(piece.url, piece.stamp, place)  # a reader fails in any way where bytes move under it
+        if isinstance(error, OSError):
+            raise InputError(f"cannot read {piece.url}: {error.strerror or one_line(error)}") from error
+        if isinstance(error, MemoryError):
+            raise InputError(f"{piece.url}: what follows {place} does not fit into the memory") from error
+        raise
+    check_end(piece.url, piece.stamp, place)

@@ -22,6 +22,7 @@ from stages.read.base import COMPRESSION_SUFFIXES, Piece
 from stages.read.find import SourceFile
 from stages.read.lines import Fields, LinesConfig, LinesReader
 from stages.read.rows import is_storable, shorten
+from stages.read.stamps import stamp_of
 from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
 
@@ -39,8 +40,9 @@ class CsvReader(LinesReader):
 
     def whole_file(self, file: SourceFile) -> Piece:
         """Return the piece of a file; it carries the delimiter and the columns."""
+        stamp = stamp_of(file.url, file.stamp)
         table = json.dumps(self._table(file)).encode()
-        return Piece(url=file.url, name=file.name, first_row=1, payload=table)
+        return Piece(url=file.url, name=file.name, first_row=1, payload=table, stamp=stamp)
 
     def fields(self, piece: Piece) -> Iterator[Fields]:
         """Yield the rows below the header, each with as many fields as the header or with its fault."""

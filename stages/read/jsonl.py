@@ -29,6 +29,7 @@ from stages.read.base import COMPRESSION_SUFFIXES, Piece
 from stages.read.find import SourceFile
 from stages.read.lines import Fields, LinesConfig, LinesReader
 from stages.read.rows import json_object
+from stages.read.stamps import stamp_of
 from stages.read.streams import PEEK_BYTES, Stream, begins_list, iter_lines, open_plain
 
 _PROBE_ROWS: Final = 100
@@ -53,9 +54,12 @@ class JsonlReader(LinesReader):
         Raise InputError for a file of ten rows or more if none of its first rows has an image,
         or a caption.
         """
+        stamp = stamp_of(file.url, file.stamp)
         lines = _lines_of_list(file.url)
         payload = b"" if lines is None else zlib.compress(lines)
-        piece = Piece(url=file.url, name=file.name, first_row=1, payload=payload)
+        piece = Piece(
+            url=file.url, name=file.name, first_row=1, payload=payload, stamp=None if payload else stamp
+        )
         rows = [
             row for _, _, row in islice(self.fields(piece), _PROBE_ROWS) if not isinstance(row, RowFault)
         ]

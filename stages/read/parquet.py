@@ -38,6 +38,7 @@ from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import mark_repeats, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
+from stages.read.stamps import stamp_of
 from stages.read.streams import InputFile, input_errors
 from stages.shared.storage import is_local
 
@@ -119,13 +120,14 @@ class ParquetReader(Reader):
 
         A damaged file is one piece that carries the damage.
         """
+        stamp = stamp_of(file.url, file.stamp)
         try:
             with input_errors(file.url), _damage(), _open(file.url) as parquet:
                 columns = Columns.of(parquet.schema_arrow, self.config, file.url)
                 keys = None
                 if columns.id_columns:
                     keys = array("q", map(stable_key, _ids(parquet, columns, file.name)))
-                whole_file = Piece(url=file.url, name=file.name, turns=columns.turns)
+                whole_file = Piece(url=file.url, name=file.name, turns=columns.turns, stamp=stamp)
                 return list(_cut(whole_file, parquet.metadata, self.config.piece_size)), keys
         except RowFault as fault:
             return [

@@ -36,6 +36,7 @@ from stages.read.base import (
 )
 from stages.read.find import find_files
 from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
+from stages.read.stamps import stamp_of
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
 from stages.read.turns import TURN_FIELDS
 from stages.shared.storage import is_local
@@ -105,7 +106,7 @@ class WebdatasetReader(Reader):
     def pieces(self) -> list[Piece]:
         """List the tars. Reading, not planning, finds damaged ones."""
         files = find_files(self.config.path, self.suffixes)
-        return [Piece(url=file.url, name=file.name) for file in files]
+        return [Piece(url=file.url, name=file.name, stamp=stamp_of(file.url, file.stamp)) for file in files]
 
     def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the rows of a piece.
