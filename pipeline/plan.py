@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,7 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.decisions import Run, resolve
 from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
-from pipeline.stage_calls import rows_per_call, run_stages, set_up
+from pipeline.stage_calls import rows_per_call, run_stages, set_up, take_batch
 from pipeline.steps import fetch_weights
 from pipeline.summary import Report
 from pipeline.terminal import progress_bar, say
@@ -211,7 +210,7 @@ def measure(run: Run, rows: int, start_s: float, console: Console) -> Costs:
     first = Report()
     repeated = Report()
     read_start = time.perf_counter()
-    records = [Record.start(sample) for sample in islice(run.reader.samples(run.pieces), SAMPLES)]
+    records = take_batch(map(Record.start, run.reader.samples(run.pieces)), SAMPLES)
     if not records:
         raise InputError("the input holds no samples")
     read_s = (time.perf_counter() - read_start) / len(records)

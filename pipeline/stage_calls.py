@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from stages.contract.records import Record
+from stages.contract.records import Record, Sample
 from stages.contract.stage import Device, Stage
 from stages.read import Piece, Reader, SkippedRow, read_piece
+from stages.read.base import BATCH_BYTES
 
 BATCH_ROWS: Final = 32
 """The fewest records of a batch: few enough to show progress, many enough to be worth a message."""
@@ -41,6 +42,21 @@ def read_records(reader: Reader, piece: Piece, skipped: Counter[str]) -> Iterato
             skipped[item.reason] += 1
         else:
             yield Record.start(item)
+
+
+def take_batch(records: Iterator[Record], rows: int) -> list[Record]:
+    """Return the next records: `rows` at most, fewer at the end, or where they reach `BATCH_BYTES` together."""
+    batch: list[Record] = []
+    size = 0
+    while len(batch) < rows and size < BATCH_BYTES and (record := next(records, None)) is not None:
+        batch.append(record)
+        size += bytes_of(record.sample)
+    return batch
+
+
+def bytes_of(sample: Sample) -> int:
+    """Return the bytes that a sample holds of its image and, about, of its captions."""
+    return len(sample.image.content or b"") + sum(map(len, sample.captions))
 
 
 @contextmanager

@@ -23,12 +23,13 @@ from pipeline.presence_fit import (
     fit_presence_to_captions,
     most_to_fit,
 )
-from pipeline.stage_calls import rows_per_call, run_stages, samples_in, set_up
+from pipeline.stage_calls import bytes_of, rows_per_call, run_stages, samples_in, set_up, take_batch
 from pipeline.steps import HeatMapSteps, SourceSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
 from stages.explain.presence import Presence, Signals
 from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
+from stages.read.base import BATCH_BYTES
 from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
 from stages.regions.score import Calibration
 
@@ -201,11 +202,19 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
 
 
 def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterator[Sample]:
-    """Yield the first samples of `PIECES` pieces that lie evenly in the input, and of others if they have too few."""
+    """Yield the first samples of `PIECES` pieces that lie evenly in the input, and of others if they have too few.
+
+    They end early where they reach `BATCH_BYTES` together: the caller keeps them all.
+    """
     chosen = range(0, len(pieces), max(1, len(pieces) // PIECES))[:PIECES]
     first = (islice(reader.samples([pieces[place]]), most // len(chosen)) for place in chosen)
     rest = reader.samples([piece for place, piece in enumerate(pieces) if place not in chosen])
-    yield from islice(chain(chain.from_iterable(first), rest), most)
+    size = 0
+    for sample in islice(chain(chain.from_iterable(first), rest), most):
+        yield sample
+        size += bytes_of(sample)
+        if size >= BATCH_BYTES:
+            return
 
 
 def _parse(steps: HeatMapSteps | SourceSteps, samples: Iterable[Sample], answers: WarmUp) -> list[Record]:
@@ -226,7 +235,7 @@ def _explain(
 def _compute(steps: HeatMapSteps | SourceSteps, parsed: Sequence[Record], answers: WarmUp) -> list[Record]:
     todo = iter(parsed)
     records: list[Record] = []
-    while batch := list(islice(todo, rows_per_call(steps.model_stage))):
+    while batch := take_batch(todo, rows_per_call(steps.model_stage)):
         records += run_stages((steps.before[1], steps.model_stage), batch, answers.note)
     return records
 

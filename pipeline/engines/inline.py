@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.stage_calls import read_records, rows_per_call, run_stages, samples_in, set_up
+from pipeline.stage_calls import read_records, rows_per_call, run_stages, samples_in, set_up, take_batch
 from stages.contract.records import Record, is_among
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Stage
@@ -57,7 +56,7 @@ class InlineEngine:
                 self._write([steps.regions_stage], list(first_records), writer)
             records = (record for record in self._read() if not is_among(record.sample.key, keys))
             rows = rows_per_call(steps.model_stage)
-            while batch := list(islice(records, rows)):
+            while batch := take_batch(records, rows):
                 self._write(steps.stages, batch, writer)
 
     def _read(self) -> Iterator[Record]:

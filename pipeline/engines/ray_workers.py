@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +40,7 @@ from pipeline.engines.ray_code import CodeVersion, reject_other_code
 from pipeline.engines.ray_ledger import Event
 from pipeline.output.journal import make_entry, shard_stem
 from pipeline.output.shards import keys_of
-from pipeline.stage_calls import BATCH_ROWS, read_records, run_stages, samples_in, set_up
+from pipeline.stage_calls import BATCH_ROWS, read_records, run_stages, samples_in, set_up, take_batch
 from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError
 from stages.contract.records import Record, is_among
 from stages.contract.schema import ColumnOption, records_to_rows
@@ -358,7 +357,7 @@ def _read(reader: Reader, group: Sequence[tuple[int, Piece]], ledger: Any, row_k
         skipped = Counter[str]()
         samples = _note_keys(read_records(reader, piece, skipped), keys)
         records = (record for record in samples if not is_among(record.sample.key, ordered_keys))
-        while batch := list(islice(records, BATCH_ROWS)):
+        while batch := take_batch(records, BATCH_ROWS):
             yield records_to_table(batch)
         events.append(("read", (number, skipped, np.array(keys, np.int64))))
     ray.get(ledger.finish.remote(work, events))  # before the task ends, and with the last one the run

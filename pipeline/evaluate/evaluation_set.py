@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
@@ -16,7 +15,7 @@ from pipeline.dataset.folder import Dataset, open_dataset
 from pipeline.dataset.origin import check_named
 from pipeline.dataset.rows import Row
 from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.stage_calls import rows_per_batch, run_stages, set_up
+from pipeline.stage_calls import rows_per_batch, run_stages, set_up, take_batch
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
 from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
@@ -232,7 +231,7 @@ def process_input(
     records = select_records()
     count = 0
     with set_up(stages), progress_bar(console, "images", len(samples)) as advance:
-        while batch := list(islice(records, rows_per_batch(stages[-1]))):
+        while batch := take_batch(records, rows_per_batch(stages[-1])):
             for record in run_stages(stages, batch):
                 yield record
                 count += 1

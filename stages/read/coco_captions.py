@@ -31,7 +31,7 @@ from stages.read.base import InputRow, Piece, Reader
 from stages.read.find import SourceFile, find_files
 from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
-from stages.read.streams import open_plain
+from stages.read.streams import enough_memory, read_whole
 
 
 class CocoCaptionsInput(CarriedInput):
@@ -71,9 +71,10 @@ class CocoCaptionsReader(Reader):
         pieces: list[Piece] = []
         keys = array("q")
         for file in files:
-            rows = _rows_of(file)
-            keys.extend(stable_key(self.rows.id_of(row, place)) for place, row, _, _ in rows)
-            pieces += plan_rows(file.url, file.name, rows, self.config.piece_size)
+            with enough_memory(file.url):
+                rows = _rows_of(file)
+                keys.extend(stable_key(self.rows.id_of(row, place)) for place, row, _, _ in rows)
+                pieces += plan_rows(file.url, file.name, rows, self.config.piece_size)
         return mark_repeats(pieces, keys)
 
     def read(self, piece: Piece) -> Iterator[InputRow]:
@@ -135,8 +136,7 @@ def _load(file: SourceFile) -> tuple[list[Any], list[Any]]:
     Raise InputError if the file is not COCO captions.
     """
     try:
-        with open_plain(file.url) as stream:
-            content = json_object(stream.read(-1))
+        content = json_object(read_whole(file.url))
     except RowFault as fault:
         expected = "a JSON file of an object with 'images' and 'annotations'"
         raise InputError(f"{file.url} is not {expected}: {fault.error.detail}") from fault

@@ -30,7 +30,15 @@ from stages.read.find import SourceFile
 from stages.read.lines import Fields, LinesConfig, LinesReader
 from stages.read.rows import json_object
 from stages.read.stamps import stamp_of
-from stages.read.streams import PEEK_BYTES, Stream, begins_list, iter_lines, open_plain
+from stages.read.streams import (
+    PEEK_BYTES,
+    Stream,
+    begins_list,
+    enough_memory,
+    iter_lines,
+    open_plain,
+    read_whole,
+)
 
 _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
@@ -119,10 +127,10 @@ def _lines_of_list(url: str) -> bytes | None:
         with open_plain(url) as stream:
             if not begins_list(stream.read(PEEK_BYTES)):
                 return None
-        with open_plain(url) as stream:
-            elements: list[Any] = json.loads(stream.read(-1).decode("utf-8-sig"))
+        with enough_memory(url):
+            elements: list[Any] = json.loads(read_whole(url).decode("utf-8-sig"))
+            return "\n".join(map(json.dumps, elements)).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{url} begins like a JSON list but is not one: {one_line(error)}") from error
     except RowFault as fault:
         raise InputError(f"cannot read {url}: {fault.error.detail}") from fault
-    return "\n".join(map(json.dumps, elements)).encode()

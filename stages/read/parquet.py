@@ -33,7 +33,7 @@ from pydantic import Field
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import stable_key
 from stages.contract.values import Json
-from stages.read.base import InputRow, Piece, Reader, ReaderConfig, SkippedRow
+from stages.read.base import BATCH_BYTES, InputRow, Piece, Reader, ReaderConfig, SkippedRow
 from stages.read.find import SourceFile, find_files
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import mark_repeats, unique_samples
@@ -45,6 +45,7 @@ from stages.shared.storage import is_local
 _PLAN_THREADS: Final = 16
 _BATCH_ROWS: Final = 32
 _ID_BATCH_ROWS: Final = 65_536
+_REPEATING: Final = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -187,18 +188,33 @@ def _damage(prefix: str = "") -> Iterator[None]:
 def _rows(file: Any, groups: Iterable[int], names: list[str], batch_rows: int) -> Iterator[Json | RowFault]:
     """The rows of row groups by column name; those behind damage in their group are faults."""
     for group in groups:
-        remaining = file.metadata.row_group(group).num_rows
+        footer = file.metadata.row_group(group)
+        remaining = footer.num_rows
+        rows = _rows_within_budget(footer, names, batch_rows)
         try:
             with _damage(f"row group {group} is damaged: "):
-                for batch in file.iter_batches(
-                    batch_rows, row_groups=[group], columns=names, use_threads=False
-                ):
+                for batch in file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False):
                     table = [values_of(batch.column(name)) for name in names]
                     for values in zip(*table, strict=True):
                         yield dict(zip(names, values, strict=True))
                         remaining -= 1
         except RowFault as fault:
             yield from repeat(fault, remaining)
+
+
+def _rows_within_budget(group: Any, names: list[str], batch_rows: int) -> int:
+    """Return how many rows of a row group, at most `batch_rows`, take no more than `BATCH_BYTES` for sure.
+
+    No value is larger than all pages of its column. But many rows may repeat it, where an encoding refers to a value
+    instead of holding it.
+    """
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema.partition(".")[0] in names:
+            size = column.total_uncompressed_size
+            if size > BATCH_BYTES or not _REPEATING.isdisjoint(column.encodings):
+                batch_rows = min(batch_rows, BATCH_BYTES // max(size, 1))
+    return max(1, batch_rows)
 
 
 def _ids(file: Any, columns: Columns, name: str) -> Iterator[str]:

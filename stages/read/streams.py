@@ -29,6 +29,9 @@ Line = tuple[int, int, bytes | RowFault]
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """Longer lines are faults, so that a file without line ends does not fill the memory."""
 
+MAX_WHOLE_BYTES: Final = 2 * 1024**3
+"""Most bytes of a file that is read whole. A small compressed file may hold any number."""
+
 TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
 
 PEEK_BYTES: Final = 1024 * 1024  # Bytes at the begin of a file that show its kind
@@ -115,6 +118,37 @@ def open_plain(url: str) -> Iterator[Stream]:
     """Open a file of the input, decompressed by its extension. Raise InputError."""
     with closing(InputFile(url)) as file:
         yield Forward(_decompressor(file, url.lower().rpartition(".")[2])) if is_compressed(url) else file
+
+
+def read_whole(url: str) -> bytes:
+    """Return the content of a file that cannot be read in parts, decompressed.
+
+    Raise InputError if it has more than `MAX_WHOLE_BYTES`, RowFault if it is damaged.
+    """
+    blocks: list[bytes] = []
+    size = 0
+    with open_plain(url) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            blocks.append(block)
+            size += len(block)
+            if size > MAX_WHOLE_BYTES:
+                raise InputError(
+                    f"{url} holds more than {MAX_WHOLE_BYTES:,} bytes, and a JSON file is read whole: give JSON Lines, "
+                    "which are read in parts, or several files"
+                )
+    return b"".join(blocks)
+
+
+@contextmanager
+def enough_memory(url: str) -> Iterator[None]:
+    """Raise InputError if a file that is read whole does not fit into the memory within the block."""
+    try:
+        yield
+    except MemoryError as error:
+        raise InputError(
+            f"{url} does not fit into the memory, and a JSON file is read whole: give JSON Lines, which are read in "
+            "parts, or several files"
+        ) from error
 
 
 def is_utf_16(start: bytes) -> bool:

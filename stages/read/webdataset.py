@@ -16,7 +16,7 @@ without the format's end mark is a member with an `error`.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final, Literal, TypeVar, cast
 
@@ -84,6 +84,12 @@ class _Group:
     faults: list[RowFault] = field(default_factory=list)
     has_other: bool = False
 
+    def add_image(self, extension: str, image: ImageRef, order: Sequence[str]) -> None:
+        """Add an image; of several only the first by the order of extensions stays, since each may hold its bytes."""
+        self.images[extension] = image
+        first = min(self.images, key=order.index)
+        self.images = {first: self.images[first]}
+
     @property
     def is_sample(self) -> bool:
         """True if a member says something about an image or a caption."""
@@ -140,7 +146,7 @@ class WebdatasetReader(Reader):
                     elif extension in self._texts:
                         group.texts[extension] = content or b""
                     else:
-                        group.images[extension] = _image_ref(header, content, piece.url)
+                        group.add_image(extension, _image_ref(header, content, piece.url), self._images)
         except TarDamage as damage:
             note = f"; the sample {shorten(group.key)} is incomplete" if group.key else ""
             if group.images and group.texts:
@@ -234,6 +240,24 @@ _LOOK_AHEAD_BYTES: Final = 64 * 1024
 _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, IndexError)
 
 
+class _Headers:
+    """The stream that tarfile reads headers from. Long names and attributes follow a header, and state their size."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.tell = stream.tell
+        self.seek = stream.seek
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes. Raise RowFault for more than `MAX_TEXT_BYTES`."""
+        if size > MAX_TEXT_BYTES:
+            raise RowFault(
+                "bad_row", f"a header states {size} bytes of names, at most {MAX_TEXT_BYTES} are read"
+            )
+        content: bytes = self._stream.read(size)
+        return content
+
+
 class TarDamage(Exception):
     """A tar that cannot be read from byte `offset` on."""
 
@@ -258,7 +282,7 @@ def iter_members(
     source = stream if can_seek or isinstance(stream, Forward) else Forward(stream.read)
     end = 0
     try:
-        archive = _parse(lambda: tarfile.TarFile(fileobj=cast(IO[bytes], source)))
+        archive = _parse(lambda: tarfile.TarFile(fileobj=cast(IO[bytes], _Headers(source))))
         while (header := _parse(archive.next)) is not None:
             cast(Any, archive).members.clear()  # it would keep every header until the end
             header.name = header.name.removeprefix("./")
