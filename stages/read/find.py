@@ -85,6 +85,14 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
     ]
 
 
+def root_of(entry: str) -> str:
+    """Return the folder of an entry of `input.path`, below which its files are."""
+    location = absolute(entry)
+    if match := _GLOB.search(location) or _RANGE.search(location):
+        return parent(location[: match.start()] + "x")
+    return location if not is_local(location) or os.path.isdir(location) else parent(location)
+
+
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     """Return the kind of one entry of `input.path`. See `stages.read.guess_kind`."""
     location = absolute(entry)

@@ -5,24 +5,29 @@ without a text has no captions; the phrases stage reports it. A text without an 
 error missing_image. Images that differ only in their extension share a text. The id of a sample
 is the path of its image in the folder.
 
+A link may lead to a text in the input's folder, or to one beside the file that the image is a
+link to: so folders of links can be read, and no other text of this machine becomes a caption.
+
 Planning lists the folder once; each piece carries the names of its files, compressed.
 """
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final, Literal
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, InputRow, Piece, Reader
-from stages.read.find import SourceFile, find_files
+from stages.read.find import SourceFile, find_files, root_of
 from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
 from stages.read.rows import decode_text, shorten
-from stages.read.streams import open_plain
+from stages.read.streams import is_special, open_plain
 from stages.shared.storage import is_local, parent
 
 IMAGE_SUFFIXES: Final = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
@@ -49,6 +54,8 @@ class FolderReader(Reader):
 
     def __init__(self, config: FolderInput) -> None:
         self.config = config
+        paths = (config.path,) if isinstance(config.path, str) else config.path
+        self._roots = tuple(os.path.realpath(root) for root in map(root_of, paths) if is_local(root))
 
     def pieces(self) -> list[Piece]:
         """Plan the input. Raise InputError if no image of a folder has a text."""
@@ -67,7 +74,55 @@ class FolderReader(Reader):
     def read(self, piece: Piece) -> Iterator[InputRow]:
         """Yield the samples of a piece."""
         rows: list[NamedPair] = carried_rows(piece)
-        return unique_samples(map(_sample, rows, _captions_of_all(rows)), piece)
+        return unique_samples(map(_sample, rows, self._captions_of_all(rows)), piece)
+
+    def _captions_of_all(self, rows: Sequence[NamedPair]) -> Iterator[tuple[str, ...] | RowFault]:
+        """The captions of each row; texts behind URLs are fetched several at a time."""
+        if all(text is None or is_local(text) for _, _, text in rows):
+            yield from map(self._captions_of, rows)
+            return
+        with ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="fetch") as pool:
+            yield from pool.map(self._captions_of, rows)
+
+    def _captions_of(self, row: NamedPair) -> tuple[str, ...] | RowFault:
+        _, image, text = row
+        if text is None:
+            return ()
+        name = shorten(text.rpartition("/")[2])
+        try:
+            if is_local(text):
+                self._check_place(text, image, name)
+            with open_plain(text) as stream:
+                content = stream.read(MAX_TEXT_BYTES + 1)
+            if len(content) > MAX_TEXT_BYTES:
+                raise RowFault("bad_caption", f"{name} has more than {MAX_TEXT_BYTES} bytes")
+            lines = decode_text(content, text.rpartition("/")[2]).split("\n")
+        except RowFault as fault:
+            return fault
+        return tuple(line for line in (line.rstrip("\r") for line in lines) if line.strip())
+
+    def _check_place(self, text: str, image: str | None, name: str) -> None:
+        """Raise RowFault for a text that is no plain file, or that lies elsewhere (see the module)."""
+        if is_special(text):
+            raise RowFault("bad_caption", f"{name} is no plain file")
+        folder = _folder_of(text)
+        if image is not None and is_local(image) and folder == _folder_of(image):
+            return
+        if not any(os.path.commonpath([root, folder]) == root for root in self._roots):
+            raise RowFault(
+                "bad_location",
+                f"{name} is a link, or lies behind one, to a text outside of the input's folder",
+            )
+
+
+def _folder_of(path: str) -> str:
+    """The folder of the file that a path leads to."""
+    if os.path.islink(path):
+        path = os.path.realpath(path)
+    return _real_folder(os.path.dirname(path))
+
+
+_real_folder: Final = lru_cache(maxsize=4096)(os.path.realpath)
 
 
 def _sample(pair: NamedPair, captions: tuple[str, ...] | RowFault) -> Sample:
@@ -101,28 +156,3 @@ def _pair_files(files: Sequence[SourceFile]) -> list[NamedPair]:
     rows: list[NamedPair] = [(file.name, file.url, urls.get(stem)) for file, stem in images]
     rows += [(texts[stem].name, None, urls[stem]) for stem in urls.keys() - {stem for _, stem in images}]
     return sorted(rows, key=itemgetter(0))
-
-
-def _captions_of_all(rows: Sequence[NamedPair]) -> Iterator[tuple[str, ...] | RowFault]:
-    """The captions of each row; texts behind URLs are fetched several at a time."""
-    texts = [text for _, _, text in rows]
-    if all(text is None or is_local(text) for text in texts):
-        yield from map(_captions_of, texts)
-        return
-    with ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="fetch") as pool:
-        yield from pool.map(_captions_of, texts)
-
-
-def _captions_of(text: str | None) -> tuple[str, ...] | RowFault:
-    if text is None:
-        return ()
-    with open_plain(text) as stream:
-        content = stream.read(MAX_TEXT_BYTES + 1)
-    name = text.rpartition("/")[2]
-    try:
-        if len(content) > MAX_TEXT_BYTES:
-            raise RowFault("bad_caption", f"{shorten(name)} has more than {MAX_TEXT_BYTES} bytes")
-        lines = decode_text(content, name).split("\n")
-    except RowFault as fault:
-        return fault
-    return tuple(line for line in (line.rstrip("\r") for line in lines) if line.strip())

@@ -11,6 +11,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from stages.contract.errors import InputError, RowFault, one_line
-from stages.shared.storage import network_errors, open_file
+from stages.shared.storage import is_local, network_errors, open_file
 
 Stream = Any  # Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start
 
@@ -43,11 +44,18 @@ _CHUNK_BYTES: Final = 64 * 1024
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
 
 
+def is_special(url: str) -> bool:
+    """Return whether a local path leads to a pipe or a device, which would give bytes for ever, or none."""
+    return is_local(url) and os.path.exists(url) and not (os.path.isfile(url) or os.path.isdir(url))
+
+
 class InputFile:
     """A file of the input. Raise InputError with its name if it cannot be opened or read."""
 
     def __init__(self, url: str) -> None:
         self._url = url
+        if is_special(url):
+            raise InputError(f"{url} is no plain file, and so is not read")
         with input_errors(url):
             self._file = open_file(url)
         self.tell = self._file.tell

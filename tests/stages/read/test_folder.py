@@ -1,5 +1,6 @@
 """Folders of images with a text beside each."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,58 @@ def test_a_text_that_goes_after_planning_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "1.txt").unlink()
     with expect_error(InputError):
         list(reader.read(piece))
+
+
+def write_links(folder: Path, links: dict[str, Path]) -> None:
+    for name, target in links.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(target)
+
+
+def test_a_link_to_a_text_elsewhere_gives_no_caption(tmp_path: Path) -> None:
+    """Neither a link, nor a text in a folder that is one."""
+    write(tmp_path / "elsewhere", {"secret.txt": b"a password", "5.txt": b"a password"})
+    path = write(tmp_path / "in", {"1.jpg": JPEG, "1.txt": b"a dog", "2.jpg": JPEG, "3.jpg": JPEG})
+    write_links(
+        tmp_path / "in",
+        {
+            "2.txt": tmp_path / "elsewhere/secret.txt",
+            "3.txt": Path("/etc/passwd"),
+            "4": tmp_path / "elsewhere",
+        },
+    )
+    samples = {sample.sample_id: sample for sample in samples_of(kind="folder", path=path)}
+    assert samples.pop("1.jpg").captions == ("a dog",)
+    assert sorted(samples) == ["2.jpg", "3.jpg", "4/5.txt", "4/secret.txt"]
+    for name, sample in samples.items():
+        assert sample.captions == ()
+        assert reason(sample) == ("missing_image" if name.startswith("4/") else "bad_location")
+
+
+def test_folders_of_links_are_read(tmp_path: Path) -> None:
+    """As caches of downloads are made, of a folder or of single files, and links within the input."""
+    pair = {"a.jpg": JPEG, "a.txt": b"a cat"}
+    write(tmp_path / "store", pair)
+    path = write(tmp_path / "in", {"b.jpg": JPEG, "texts/b": b"a dog", **pair})
+    store = tmp_path / "store"
+    links = {"1.jpg": store / "a.jpg", "1.txt": store / "a.txt", "linked": store, "b.txt": Path("texts/b")}
+    write_links(tmp_path / "in", links)
+    for place in (path, f"{path}/*", [path, str(store)]):
+        samples = samples_of(kind="folder", path=place)
+        captions = {sample.sample_id.removeprefix("in/"): sample.captions for sample in samples}
+        wanted = {"1.jpg": ("a cat",), "a.jpg": ("a cat",), "b.jpg": ("a dog",)}
+        assert {**captions, **wanted} == captions
+        assert not any(map(reason, samples))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "in", {"1.jpg": JPEG, "1.txt": b"a dog", "2.jpg": JPEG, "3.jpg": JPEG})
+    os.mkfifo(tmp_path / "in" / "2.txt")
+    (tmp_path / "in" / "3.txt").symlink_to("/dev/zero")
+    samples = samples_of(kind="folder", path=path)
+    assert [reason(sample) for sample in samples] == [None, "bad_caption", "bad_caption"]
+    os.mkfifo(tmp_path / "a.jsonl")
+    os.mkfifo(tmp_path / "a.parquet")
+    for kind in ("jsonl", "parquet"):
+        with expect_error(InputError):
+            reader_of(kind=kind, path=str(tmp_path)).pieces()
