@@ -36,6 +36,8 @@ from stages.regions.score import Calibration
 PIECES: Final = 4  # that the samples come from, evenly spaced in the input
 SAMPLES: Final = 32  # that are compared with a calibration, from all these pieces together
 
+FIRST_BYTES: Final = 2 * BATCH_BYTES  # of images, for the first samples together
+
 SHARE_SAMPLES: Final = 100
 """Samples from which the share of absent phrases is estimated, from all these pieces together.
 Of 100 photographs with one caption each, half of them foreign, the share has a standard error of
@@ -204,7 +206,7 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
 def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterator[Sample]:
     """Yield the first samples of `PIECES` pieces that lie evenly in the input, and of others if they have too few.
 
-    They end early where they reach `BATCH_BYTES` together: the caller keeps them all.
+    They end early where they reach `FIRST_BYTES` together: the caller keeps them all.
     """
     chosen = range(0, len(pieces), max(1, len(pieces) // PIECES))[:PIECES]
     first = (islice(reader.samples([pieces[place]]), most // len(chosen)) for place in chosen)
@@ -213,7 +215,7 @@ def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterato
     for sample in islice(chain(chain.from_iterable(first), rest), most):
         yield sample
         size += bytes_of(sample)
-        if size >= BATCH_BYTES:
+        if size >= FIRST_BYTES:
             return
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from pipeline.dataset.origin import sign
+from pipeline.dataset.signature import sign
 from pipeline.dataset.tally import rows_of, write_categories
 from stages.contract.errors import ROW_ERRORS, RowError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px

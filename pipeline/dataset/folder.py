@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.foreign_tables import check_tables
 from pipeline.dataset.rows import Row, row_detections
 from pipeline.dataset.score_choice import RegionChoice, select
 from pipeline.dataset.selection import (
@@ -293,7 +294,7 @@ def open_dataset(path: AnyPath | str) -> Dataset:
     Raises:
         InputError: There is no dataset, it is damaged or unreadable, or its run has not
             finished.
-        SchemaError: The dataset has another schema version.
+        SchemaError: The dataset has another schema version; or another user made it, and a row breaks the contract.
 
     >>> from phrasebox import open_dataset
     >>> dataset = open_dataset("out/")
@@ -328,6 +329,7 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
     if not manifest and not shards:
         raise _not_finished(location, run)
     check_version(location, run.get("schema_version", None if manifest else SCHEMA_VERSION))
+    check_tables(shards, run)
     return Dataset(
         path=folder,
         manifest=manifest or {},

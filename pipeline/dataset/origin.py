@@ -1,29 +1,22 @@
 """Decide which files of a dataset's configuration are read; and read the images of its rows.
 
 A downloaded `dataset.json` also names folders, files and models, and must not decide what is read
-on this machine. So a run signs its stored configuration with a key that only its user can read. A
-command that follows a stored configuration calls `check_named` first, and images are read by
-`ImageSource`. The signature survives moving the dataset and is meaningless on other machines.
+on this machine. So a run signs its stored configuration (`signature`). A command that follows a
+stored configuration calls `check_named` first, and images are read by `ImageSource`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import os
 import posixpath
-import secrets
 import shlex
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rows import Row
+from pipeline.dataset.signature import is_own
 from pipeline.paths import LOCATIONS, MODEL_FILES, locations_of_kinds
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import ImageRef
@@ -50,25 +43,6 @@ LOADED_KEYS: Final = {
     "phrases.spacy_model": (None, PhrasesConfig().spacy_model),
 }
 """`MODEL_KEYS`, and the keys of a detector and of the spaCy package, which runs code."""
-
-KEY_BYTES: Final = 32
-SIGNED_KEYS: Final = ("config", "model_fingerprint")  # of a run, that a signature protects
-
-
-def sign(run: Json) -> Json:
-    """Return a run with its `signature`; None if the user's folders cannot be written to."""
-    return {**run, "signature": _signature(run)}
-
-
-def is_own(run: Json) -> bool:
-    """Return whether this user, on this machine, has made the run."""
-    stored = run.get("signature")
-    expected = _signature(run)
-    return (
-        isinstance(stored, str)
-        and expected is not None
-        and hmac.compare_digest(stored.encode(), expected.encode())
-    )
 
 
 def keys_of_maps(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
@@ -133,34 +107,6 @@ def _option(key: str, value: Any) -> str:
     if key == IMAGE_ROOT:
         return f"--images {shlex.quote(str(value))}"
     return f"--set {shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}')}"
-
-
-def _signature(run: Json) -> str | None:
-    key = _key()
-    if key is None:
-        return None
-    text = json.dumps([run.get(name) for name in SIGNED_KEYS], sort_keys=True)
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def _key() -> bytes | None:
-    """The user's key, made at its first use; None if it cannot be made or read."""
-    try:
-        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "phrasebox"
-        path = folder / "key"
-        if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder) as file:  # which only the user can read
-                file.write(secrets.token_bytes(KEY_BYTES))
-                file.flush()
-                with suppress(
-                    FileExistsError
-                ):  # another process was faster: a key that has signed is never replaced
-                    os.link(file.name, path)
-        key = path.read_bytes()
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home
-        return None
-    return key if len(key) == KEY_BYTES else None
 
 
 class ImageSource:

@@ -58,6 +58,7 @@ class InlineEngine:
             rows = rows_per_call(steps.model_stage)
             while batch := take_batch(records, rows):
                 self._write(steps.stages, batch, writer)
+                del batch  # its images, before the next ones are read
 
     def _read(self) -> Iterator[Record]:
         for number, piece in enumerate(self.run.pieces):

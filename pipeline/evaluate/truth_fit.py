@@ -17,8 +17,8 @@ from rich.console import Console
 
 from pipeline.calibration import calibration_basis, source_basis
 from pipeline.config import sets_any
-from pipeline.dataset.origin import is_own
 from pipeline.dataset.rows import Row
+from pipeline.dataset.signature import is_own
 from pipeline.evaluate.box_fit import (
     LearnedBoxes,
     fold_of,

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.dataset.origin import sign
+from pipeline.dataset.signature import sign
 from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.output import backup, journal
 from pipeline.output.ids import resolve_id_collisions

@@ -15,8 +15,8 @@ from typing import Final
 
 from pipeline.config import RunConfig, differences
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.origin import is_own
 from pipeline.dataset.reviews import FILES, lines_of, read_reviews
+from pipeline.dataset.signature import is_own
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity

@@ -29,10 +29,10 @@ COMPRESSION_SUFFIXES: Final = ("", ".gz", ".bz2", ".xz", ".zst")  # after the su
 
 MAX_TEXT_BYTES: Final = 16 * 1024 * 1024  # Larger texts and JSON members are faults
 
-BATCH_BYTES: Final = 1024 * 1024 * 1024
+BATCH_BYTES: Final = 512 * 1024 * 1024
 """Bytes of images and captions that one batch of rows holds, beside its number of rows.
 
-A batch ends with the row that reaches them. 256 photographs of 4 MB stay one batch."""
+A batch ends with the row that reaches them. 128 photographs of 4 MB stay one batch."""
 
 
 class ReaderConfig(BaseModel):

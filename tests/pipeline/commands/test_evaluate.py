@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline.commands.tables import print_evaluation
 from pipeline.dataset import open_dataset
-from pipeline.dataset.origin import sign
+from pipeline.dataset.signature import sign
 from pipeline.evaluate import foreign_phrases, truth_fit
 from pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set

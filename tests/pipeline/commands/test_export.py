@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.dataset.folder import write_marks
-from pipeline.dataset.origin import sign
+from pipeline.dataset.signature import sign
 from pipeline.export import EXPORTERS
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import ImageSource, sign
+from pipeline.dataset.origin import ImageSource
+from pipeline.dataset.signature import sign
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.images.faults import DecodeLimits
 from tests.messages import expect_error

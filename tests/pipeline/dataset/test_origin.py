@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import LOADED_KEYS, check_named, find_unnamed, is_own, sign
+from pipeline.dataset.origin import LOADED_KEYS, check_named, find_unnamed
+from pipeline.dataset.signature import is_own, sign
 from pipeline.paths import LOCATIONS
 from stages.contract.errors import ConfigError
 from tests.build.cases import cases

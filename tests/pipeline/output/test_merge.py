@@ -15,8 +15,9 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.origin import ImageSource, is_own
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review, append_review, read_reviews
+from pipeline.dataset.signature import is_own
 from pipeline.dataset.validate import validate
 from pipeline.output import ids
 from pipeline.output.merge import merge

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import SCORE_EDGES
-from pipeline.dataset.origin import sign
+from pipeline.dataset.signature import sign
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_json, write_json
