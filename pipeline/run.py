@@ -76,6 +76,8 @@ def run(
     fingerprint = check_files(config)
     with folder.locked(), folder.writing():
         previous = folder.recover_previous_run()
+        if not fresh:
+            previous.check_before_model(config.input.model_dump(mode="json", include={"kind", "path"}))
         with display.shown():
             precision = AUTO if fresh else previous.precision
             resolved = resolver(config, precision, display.show_step)

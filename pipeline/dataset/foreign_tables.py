@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,7 +56,11 @@ def _check_shard(path: AnyPath) -> _Ids:
     images: list[Integers] = [np.empty(0, np.int64)]
     regions: list[Integers] = [np.empty(0, np.int64)]
     try:
-        with parquet_file(path, pre_buffer=True) as file:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(parquet_file(path, pre_buffer=True))
+            except pa.ArrowInvalid:  # No Parquet: whoever needs the shard says so, and nobody can read it
+                return _Ids(images[0], regions[0])
             schema = file.schema_arrow
             for problem in schema_problems(schema):
                 raise _schema_error(path, problem)

@@ -95,16 +95,22 @@ class PreviousRun:
         precision: PrecisionChoice = self.run.get("config", {}).get("model", {}).get("precision", AUTO)
         return precision
 
+    def check_before_model(self, source: Json) -> None:
+        """Raise ResumeError as `check_resumable`, for what shows before a model is loaded, which takes seconds.
+
+        source: `kind` and `path` of the input.
+        """
+        self._check_files(__version__)
+        if self.state != "new":
+            stored = with_absolute_paths(self.run.get("config") or {}).get("input") or {}
+            now = with_absolute_paths({"input": source})["input"]
+            self._reject_other_settings({"input": {key: stored.get(key) for key in now}}, {"input": now})
+
     def check_resumable(self, identity: Identity) -> None:
         """Raise ResumeError unless a run with an identity may write here."""
-        if self.fault:
-            raise ResumeError(self.fault)
+        self._check_files(identity.phrasebox_version)
         if self.state == "new":
-            companions = (self.folder / name for name in COMPANION_FILES)
-            self._reject_foreign([path for path in (*self.shards, *companions) if path.exists()])
             return
-        if self.state == "started":
-            self.reject_more_rows(identity.phrasebox_version)
         values = asdict(identity)
         stored_values: Json = {key: self.run.get(key) for key in values}
         stored_values["config"] = with_absolute_paths(stored_values["config"] or {})
@@ -118,6 +124,18 @@ class PreviousRun:
         share = identity.config.get("regions", {}).get("absent_share", AUTO)
         if share == self.run.get("absent_share"):  # the configuration as the manifest has it
             stored_values["config"]["regions"]["absent_share"] = share
+        self._reject_other_settings(stored_values, values)
+
+    def _check_files(self, version: str) -> None:
+        if self.fault:
+            raise ResumeError(self.fault)
+        if self.state == "new":
+            companions = (self.folder / name for name in COMPANION_FILES)
+            self._reject_foreign([path for path in (*self.shards, *companions) if path.exists()])
+        if self.state == "started":
+            self.reject_more_rows(version)
+
+    def _reject_other_settings(self, stored_values: Json, values: Json) -> None:
         if lines := differences(stored_values, values):
             listing = "\n".join(f"  {line}" for line in lines)
             raise ResumeError(
