@@ -35,7 +35,7 @@ def check_tables(shards: Sequence[AnyPath], run: Json) -> None:
     """
     if is_own(run):
         return
-    ids: list[_Ids] = []
+    ids: list[_ShardIds] = []
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="check") as pool:
         # Each answer comes in order, so that the first bad row is the first.
         for shard_ids in pool.map(_check_shard, shards):
@@ -45,14 +45,14 @@ def check_tables(shards: Sequence[AnyPath], run: Json) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ids:
+class _ShardIds:
     """The ids of a shard's rows and regions."""
 
     images: Integers
     regions: Integers
 
 
-def _check_shard(path: AnyPath) -> _Ids:
+def _check_shard(path: AnyPath) -> _ShardIds:
     images: list[Integers] = [np.empty(0, np.int64)]
     regions: list[Integers] = [np.empty(0, np.int64)]
     try:
@@ -60,7 +60,7 @@ def _check_shard(path: AnyPath) -> _Ids:
             try:
                 file = stack.enter_context(parquet_file(path, pre_buffer=True))
             except pa.ArrowInvalid:  # No Parquet: whoever needs the shard says so, and nobody can read it
-                return _Ids(images[0], regions[0])
+                return _ShardIds(images[0], regions[0])
             schema = file.schema_arrow
             for problem in schema_problems(schema):
                 raise _schema_error(path, problem)
@@ -81,7 +81,7 @@ def _check_shard(path: AnyPath) -> _Ids:
                 regions.append(region_ids.to_numpy(zero_copy_only=False))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged or cannot be read: {one_line(error)}") from error
-    return _Ids(np.concatenate(images), np.concatenate(regions))
+    return _ShardIds(np.concatenate(images), np.concatenate(regions))
 
 
 def _schema_error(path: AnyPath, problem: str) -> SchemaError:

@@ -43,7 +43,7 @@ class PluginError(PhraseboxError):
 
 
 class InputError(PhraseboxError):
-    """The input as a whole cannot be read; single bad samples become rows instead."""
+    """The input as a whole cannot be read, or it changed while it was read; single bad samples become rows instead."""
 
 
 class WeightsError(PhraseboxError):
@@ -59,7 +59,7 @@ class DeviceFault(PhraseboxError):
 
 
 class SchemaError(PhraseboxError):
-    """A table does not have the columns of the dataset contract."""
+    """A table, or a row of it, breaks the contract of a dataset's columns."""
 
 
 class OutputError(PhraseboxError):

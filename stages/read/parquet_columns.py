@@ -139,8 +139,10 @@ class Columns:
             name = posixpath.basename(path) if path.startswith("/") else path
             with suppress(RowFault):
                 return relative_path(name, "/")
-        key = self._key_of(row)
-        return f"{key}.{self.image if self.image in _ENCODINGS else 'jpg'}" if key else place
+        if key := self._key_of(row):
+            with suppress(RowFault):  # no key decides where a file is written, or looked for
+                return relative_path(f"{key}.{self.image if self.image in _ENCODINGS else 'jpg'}", "/")
+        return place
 
     def _key_of(self, row: Json) -> str | None:
         key = row[self.key] if self.key is not None else None

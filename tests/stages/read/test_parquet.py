@@ -169,3 +169,13 @@ def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     good, bad = samples_of(kind="parquet", path=str(tmp_path))
     assert (good.sample_id, reason(good)) == ("k", None)
     assert (bad.sample_id, reason(bad)) == ("b.parquet:footer", "bad_row")
+
+
+@pytest.mark.parametrize("key", ["../../b", "/etc/b", "http://example.org/b", "a/../../b"])
+def test_a_key_is_no_name_outside(key: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": [key], "jpg": [b"x"], "txt": ["a cat"]}), tmp_path / "a.parquet")
+    (sample,) = samples_of(kind="parquet", path=str(tmp_path / "a.parquet"))
+    assert (reason(sample), sample.image.file_name) == (
+        None,
+        "a.parquet:0" if key != "/etc/b" else "etc/b.jpg",
+    )
