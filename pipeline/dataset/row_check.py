@@ -115,8 +115,8 @@ def _wrong_lengths(lists: Any, length: int, label: str, rows: Any) -> Iterator[t
     is_wrong = pc.fill_null(pc.not_equal(pc.list_value_length(lists), length), True)
     problem = f"{label} has not {length} numbers"
     if pc.any(is_wrong).as_py():
-        for place in np.flatnonzero(is_wrong.to_numpy(zero_copy_only=False)):
-            yield int(rows[int(place)].as_py()), problem
+        places = np.flatnonzero(is_wrong.to_numpy(zero_copy_only=False))
+        yield from ((int(row), problem) for row in rows.to_numpy()[places])
     if lists.flatten().null_count:
         inner = pc.list_parent_indices(lists)
         for place in _null_places(lists.flatten(), inner):

@@ -122,7 +122,9 @@ def _folder_of(path: str) -> str:
     return _real_folder(os.path.dirname(path))
 
 
-_real_folder: Final = lru_cache(maxsize=4096)(os.path.realpath)
+@lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def _sample(pair: NamedPair, captions: tuple[str, ...] | RowFault) -> Sample:

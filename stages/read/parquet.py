@@ -44,6 +44,7 @@ from stages.shared.storage import is_local
 
 _PLAN_THREADS: Final = 16
 _BATCH_ROWS: Final = 32
+_ROW_BYTES: Final = 64 * 1024 * 1024  # Of a batch of rows, which the reader only hands on one by one
 _ID_BATCH_ROWS: Final = 65_536
 _REPEATING: Final = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -109,7 +110,7 @@ class ParquetReader(Reader):
             fields = columns.fields.model_copy(update={"turns": self.config.turns})
             parser = RowParser(fields=fields, image_root=self.rows.image_root)
             groups = range(piece.start, piece.stop or file.num_row_groups)
-            rows = _rows(file, groups, columns.names, _BATCH_ROWS)
+            rows = _rows(file, groups, columns.names, _BATCH_ROWS, _ROW_BYTES)
             for number, row in enumerate(rows, start=piece.first_row):
                 if isinstance(row, RowFault):
                     yield bad_row(safe_place(piece.name, number), row)
@@ -185,12 +186,17 @@ def _damage(prefix: str = "") -> Iterator[None]:
         raise RowFault("bad_row", f"{prefix}{one_line(error)}") from error
 
 
-def _rows(file: Any, groups: Iterable[int], names: list[str], batch_rows: int) -> Iterator[Json | RowFault]:
-    """The rows of row groups by column name; those behind damage in their group are faults."""
+def _rows(
+    file: Any, groups: Iterable[int], names: list[str], batch_rows: int, batch_bytes: int
+) -> Iterator[Json | RowFault]:
+    """The rows of row groups by column name; those behind damage in their group are faults.
+
+    So many are decoded at once, and no more bytes unless a single row has more.
+    """
     for group in groups:
         footer = file.metadata.row_group(group)
         remaining = footer.num_rows
-        rows = _rows_within_budget(footer, names, batch_rows)
+        rows = min(batch_rows, _rows_within(batch_bytes, footer, names))
         try:
             with _damage(f"row group {group} is damaged: "):
                 for batch in file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False):
@@ -202,26 +208,27 @@ def _rows(file: Any, groups: Iterable[int], names: list[str], batch_rows: int) -
             yield from repeat(fault, remaining)
 
 
-def _rows_within_budget(group: Any, names: list[str], batch_rows: int) -> int:
-    """Return how many rows of a row group, at most `batch_rows`, take no more than `BATCH_BYTES` for sure.
+def _rows_within(batch_bytes: int, group: Any, names: list[str]) -> int:
+    """Return how many rows of a row group have so many bytes at most; 1 if that is not sure of two.
 
     No value is larger than all pages of its column. But many rows may repeat it, where an encoding refers to a value
     instead of holding it.
     """
+    rows: int = group.num_rows
     for number in range(group.num_columns):
         column = group.column(number)
         if column.path_in_schema.partition(".")[0] in names:
             size = column.total_uncompressed_size
-            if size > BATCH_BYTES or not _REPEATING.isdisjoint(column.encodings):
-                batch_rows = min(batch_rows, BATCH_BYTES // max(size, 1))
-    return max(1, batch_rows)
+            if size > batch_bytes or not _REPEATING.isdisjoint(column.encodings):
+                rows = min(rows, batch_bytes // max(size, 1))
+    return max(1, rows)
 
 
 def _ids(file: Any, columns: Columns, name: str) -> Iterator[str]:
     """The ids of the rows of a file; rows of a damaged row group have their places."""
     parser = RowParser(fields=columns.fields, image_root=None)
     for number, row in enumerate(
-        _rows(file, range(file.num_row_groups), columns.id_columns, _ID_BATCH_ROWS)
+        _rows(file, range(file.num_row_groups), columns.id_columns, _ID_BATCH_ROWS, BATCH_BYTES)
     ):
         place = safe_place(name, number)
         yield (

@@ -79,7 +79,7 @@ def test_rows_of_parquet_that_repeat_an_image_do_not_hold_it_many_times(
     """A file of a few kB, with 32 images of 8 MB, of which two are the budget."""
     path = repeated_image(tmp_path / "a.parquet", 32)
     assert Path(path).stat().st_size < 20_000
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 16 * MEGABYTE)
+    monkeypatch.setattr(parquet, "_ROW_BYTES", 16 * MEGABYTE)
     reader = reader_of(kind="parquet", path=path)
     before = pa.total_allocated_bytes()
     most = 0
@@ -100,7 +100,7 @@ def test_a_row_group_that_is_larger_than_the_budget_is_read_row_by_row(
     monkeypatch.setattr(parquet, "values_of", lambda column: sizes.append(len(column)) or values_of(column))
     assert len(samples_of(kind="parquet", path=path)) == 4
     assert set(sizes) == {4}
-    monkeypatch.setattr(parquet, "BATCH_BYTES", MEGABYTE)
+    monkeypatch.setattr(parquet, "_ROW_BYTES", MEGABYTE)
     assert len(samples_of(kind="parquet", path=path)) == 4
     assert set(sizes[2:]) == {1}
 
