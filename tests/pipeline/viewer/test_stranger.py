@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, SchemaError
 from tests.build.datasets import Json, change_manifest, change_rows, rows_of
 from tests.build.files import write_json
 from tests.pipeline.viewer.conftest import Served, serving
@@ -83,11 +83,15 @@ def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(made_by_a_stran
         assert b"model.name=evil/model" in heat_of(served)[1], "who sets something has them computed"
     row = first_with_regions(dataset)
     path = sorted((dataset / "data").glob("*.parquet"))[row // 8]
-    change_rows(path, lambda rows: rows[row % 8]["heat_maps"][0].update(size=[1, 100_000]))
-    with serving(dataset) as served:
+    with serving(
+        dataset
+    ) as served:  # opened before the change, which a dataset of a stranger does not survive
+        change_rows(path, lambda rows: rows[row % 8]["heat_maps"][0].update(size=[1, 100_000]))
         status, content = heat_of(served)
         assert status == 409
         assert b"cells" in content
+    with pytest.raises(SchemaError, match="cells"), serving(dataset):
+        pytest.fail("it was served")
 
 
 def test_images_of_this_machine_are_not_shown(made_by_a_stranger: Made, viewed: Path) -> None:
