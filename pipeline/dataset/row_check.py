@@ -41,9 +41,11 @@ _OUTSIDE: Final = r"(?i)^/|(^|/)\.\.(/|$)|\x00|://|^(file|http|https|data):"
 
 
 def schema_problems(schema: Any) -> Iterator[str]:
-    """Yield the columns of a shard that are missing, or of another type than the contract's."""
+    """Yield the columns of a shard that are missing, repeated, or of another type than the contract's."""
     kinds = dict(zip(schema.names, schema.types, strict=True))
     for field in FIELDS:
+        if schema.names.count(field.name) > 1:
+            yield f"column {field.name}: there are {schema.names.count(field.name)}"
         if (field in DATASET_FIELDS or field.name in kinds) and kinds.get(field.name) != field.kind:
             yield f"column {field.name}: expected {field.kind}, got {kinds.get(field.name, 'none')}"
 

@@ -186,6 +186,7 @@ TABLES: dict[str, Callable[[Any], Any]] = {
     "annotations without masks": cast(
         "annotations", pa.list_(pa.struct([("bbox", pa.list_(pa.float32()))]))
     ),
+    "captions twice": lambda table: table.append_column("captions", table["captions"]),
     "no captions": lambda table: table.drop_columns(["captions"]),
     "no annotations": lambda table: table.drop_columns(["annotations"]),
     "heat maps as bytes": cast("heat_maps", pa.binary()),
