@@ -186,8 +186,8 @@ def debiased_calibration_error(scores: Floats, right: Bools, images: Integers) -
 
     The variance is subtracted from the square of each bin's distance, so that exact scores have 0
     on average: the estimator of Kumar et al., "Verified Uncertainty Calibration", NeurIPS 2019,
-    with the variance over images. In resamples chance counts twice, so the variance is subtracted
-    twice.
+    with the variance over images. Resamples are moved so that the mean of their squares is that of
+    the estimate: chance counts twice in them, and a bin of few answers is empty in some.
     """
     if images.size == 0:
         return Estimate()
@@ -199,11 +199,11 @@ def debiased_calibration_error(scores: Floats, right: Bools, images: Integers) -
     distance = gaps / np.maximum(mass, 1.0)
     resampled_distances = drawn_gaps / np.maximum(drawn_mass, 1.0)
     variance = resampled_distances.var(axis=0)
-    squares = np.vstack([distance**2 - variance, resampled_distances**2 - 2 * variance]) @ (
-        mass / mass.sum()
-    )
-    value, *errors = np.sqrt(np.maximum(0.0, squares)).tolist()
-    return _estimate(value, np.array(errors), scores.size)
+    shares = mass / mass.sum()
+    square = float((distance**2 - variance) @ shares)
+    resampled_squares = resampled_distances**2 @ shares
+    moved_squares = square + (resampled_squares - resampled_squares.mean())
+    return _estimate(math.sqrt(max(0.0, square)), np.sqrt(np.maximum(0.0, moved_squares)), scores.size)
 
 
 def presence_area(scores: Floats, is_present: Bools, images: Integers) -> Estimate:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluate import estimates
@@ -62,6 +62,22 @@ def test_the_error_is_that_of_the_scores_and_not_of_chance(too_high: float) -> N
         assert estimate.low <= estimate.value <= estimate.high
         errors.append(estimate.value)
     assert np.mean(errors) == pytest.approx(too_high, abs=0.07), "chance alone would give 0.2"
+
+
+ANSWERS = st.lists(
+    st.tuples(st.integers(0, 20), st.booleans(), st.integers(0, 30)), min_size=1, max_size=40
+)
+
+
+@given(ANSWERS)
+@settings(max_examples=50)
+def test_an_interval_holds_its_estimate(answers: list[tuple[int, bool, int]]) -> None:
+    """Of few answers, too, where resamples leave some bins empty."""
+    scores, right, images = map(np.array, zip(*answers, strict=True))
+    estimate = debiased_calibration_error(scores / 20, right, images)
+    rounding = 1e-9
+    assert 0 <= estimate.low <= estimate.value + rounding
+    assert estimate.value <= estimate.high + rounding
 
 
 def test_a_filter_keeps_what_reaches_the_threshold() -> None:
