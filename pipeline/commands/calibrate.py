@@ -108,7 +108,10 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
     print_review_counts(figures.counts, figures.reviewers, console)
     console.print(table)
     if figures.presence:
-        say(console, "presence is fitted for the dataset's regions.absent_share: leave it as it is")
+        say(
+            console,
+            "The new presences hold for this dataset's share of absent phrases: do not change regions.absent_share.",
+        )
     boxes = figures.boxes
     if boxes is not None:
         too_few = f"boxes: the dataset's boxes stay: better ones take {FEWEST_IMAGES} images with answers"

@@ -73,7 +73,8 @@ def demo(
     photographs = out / "photographs"
     best = out if run_photographs(photographs, console) is None else photographs
     for line in (
-        f"1. {best / 'overlays.png'}: of each image the {REGIONS} best regions below {AREA:.0%} of it, right and wrong",
+        f"1. {best / 'overlays.png'}: of each image the {REGIONS} regions with the highest scores, right or wrong; "
+        f"regions that cover {AREA:.0%} of their image or more are left out",
         "2. the last table: how often maps and boxes agree with people, beside answers without a look at the image",
         f"3. all regions, captions and heat maps: phrasebox inspect {best / 'dataset'} --open",
     ):

@@ -109,13 +109,13 @@ def _print(figures: Json) -> None:
     if figures["absent_share"] is not None:
         say(
             console,
-            f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%}",
+            f"{figures['absent_share']:.1%} of the phrases name nothing in their image, as their presences estimate",
         )
     if figures["regions"]:
         _print_histogram("score", figures["score"])
         _print_thresholds(figures)
         _print_histogram("region's share of the image", figures["area_share"])
-    for name in ("phrases_per_image", "regions_per_image", "things_per_image"):
+    for name in ("phrases_per_image", "regions_per_image", "objects_per_image"):
         if figures[name] is not None:
             _print_bars(name.replace("_", " "), figures[name]["labels"], figures[name]["counts"])
     for name, title in (("top_phrases", "phrase"), ("top_heads", "head noun")):

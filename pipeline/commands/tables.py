@@ -46,10 +46,18 @@ ABSENT_ROWS: Final = {
 }
 ABSENT_COLUMNS: Final = {
     "presence": "presence",
-    "presence_of_group": "shared by a thing's texts",
+    "presence_of_group": "shared by an object's texts",
     "z_score": "z-score of the cosine",
     "similarity": "cosine",
 }
+
+KINDS: Final = {
+    "body": "parts of the body",
+    "sport": "toys and sports gear",
+    "things": "other objects",
+    "other": "nouns that are not listed",
+}
+"""Kind of a head noun, a section of `nouns.txt` -> what it is called where its own name does not say it."""
 
 
 def format_value(figure: Estimate | None) -> str:
@@ -235,15 +243,15 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
         )
     say(
         console,
-        f"{counted(figures.regions, 'region')}: here one that several captions mention counts once, and without "
-        "--reviews once for each mention",
+        f"Here a region counts once, however many captions name it: {counted(figures.regions, 'region')}. "
+        "Without --reviews, stats counts it once for each caption.",
     )
     table = _titled_table(
         f"of all {counted(figures.regions, 'region')}", "", "share", "95 % interval", "answers"
     )
     rows = {"right": figures.precision, "phrase not in the image": figures.absent}
     for kind, figure in figures.by_kind.items():
-        rows[f"right, among {'other nouns' if kind == 'other' else kind}"] = figure
+        rows[f"right: phrases for {KINDS.get(kind, kind)}"] = figure
     for name, figure in rows.items():
         _add_row(table, name, figure, f"{figure.n:,}")
     console.print(table)
@@ -259,5 +267,7 @@ def print_reviews(figures: ReviewFigures, console: Console) -> None:
     error = figures.calibration_error
     say(
         console,
-        f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)}",
+        f"calibration error of the score, without chance: {error.n:,} answers are too few"
+        if isnan(error.value)
+        else f"calibration error of the score, without chance: {format_value(error)} {format_interval(error)}",
     )

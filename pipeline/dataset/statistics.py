@@ -27,7 +27,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     highest_precision  that of the regions with the highest score; None if scores only rank
     sizes              of all regions by `SIZES`: name -> {share, score}, score being the mean
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
-    things_per_image   the same for objects; None if no phrases are linked
+    objects_per_image   the same for objects; None if no phrases are linked
     absent_share       share of absent phrases by their presences; None without presences
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
@@ -57,7 +57,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "area_share": _histogram(ask, "area_share", AREA_EDGES),
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
-        "things_per_image": _per_image(ask, "thing_count") if most_things else None,
+        "objects_per_image": _per_image(ask, "thing_count") if most_things else None,
         "absent_share": None if absent_share is None else round(absent_share, 3),
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),

@@ -85,7 +85,7 @@ class CheckFigures:
         cautions = []
         if self.peaks <= self.centre_hits:
             cautions.append(
-                f"The peaks of its heat maps lie on the thing no more often than the image's centre does ({self.peaks} "
+                f"The peaks of its heat maps lie on the object no more often than the image's centre ({self.peaks} "
                 f"of {self.phrases}, the centre {self.centre_hits}): its maps are coarse, and its regions often miss."
             )
         if self.box_recall <= self.centred_box_recall:
@@ -113,12 +113,12 @@ class CheckFigures:
             )
         if self.heat_auc <= self.centre_auc:
             faults.append(
-                "Its heat lies no better on the things than a spot in the middle of the image: area under the ROC "
+                "Its heat lies no better on the objects than a spot in the middle of the image: area under the ROC "
                 f"curve {self.heat_auc:.3f} against {self.centre_auc:.3f}."
             )
         if self.others_gain.low <= 0:
             faults.append(
-                f"The heat maps of other phrases lie as well on the things: the area under the ROC curve differs by "
+                f"The heat maps of other phrases lie as well on the objects: the area under the ROC curve differs by "
                 f"{self.others_gain.value:+.3f}."
             )
         return faults

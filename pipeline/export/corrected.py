@@ -20,7 +20,7 @@ from stages.contract.masks import encode_mask
 DELETED_REGIONS: Final = "regions that people deleted: left out"
 CORRECTED_BOXES: Final = "regions whose box people corrected: their score is 1.0, their mask is cut to it"
 REPLACED_MASKS: Final = (
-    "regions whose box people moved off the mask: their score is 1.0, the box stands for the mask"
+    "regions with a box that a person moved away from the mask: their score is 1.0, their mask is the box"
 )
 DRAWN: Final = "person"  # `bbox_of` of a box that somebody drew
 UNKNOWN_REGIONS: Final = "corrections of regions that are not in the dataset: not applied"

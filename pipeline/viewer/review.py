@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -14,7 +16,12 @@ from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Re
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.selection import REGION
 from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions, sample_for_review
+from pipeline.evaluate.reviews.figures import (
+    LocatedRegions,
+    measure_reviews,
+    read_reviewed_regions,
+    sample_for_review,
+)
 from pipeline.viewer.sample_view import outline_path
 from stages.contract.errors import InputError
 from stages.contract.values import Json
@@ -43,6 +50,11 @@ class ReviewSession:
     count: int = REGIONS
     seed: int = 0
     _cache: tuple[Reviews | None, Json, float] = (None, {}, 0.0)  # reviews, their figures, expiry
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # for the cache
+
+    @cached_property
+    def _located(self) -> LocatedRegions:
+        return LocatedRegions(self.dataset)
 
     @cached_property
     def sample(self) -> list[tuple[int, RegionKey]]:
@@ -50,7 +62,7 @@ class ReviewSession:
 
         Raise InputError for a damaged shard.
         """
-        places = sample_for_review(self.dataset, self.count, self.seed)
+        places = sample_for_review(self._located.population, self.count, self.seed)
         rows = self.rows.rows_at(
             [row for row, _ in places], [REGION + name for name in ("id", "phrase", "bbox")]
         )
@@ -60,9 +72,10 @@ class ReviewSession:
         ]
 
     def state(self, reviewer: str) -> Json:
-        """Return the sample, who has answered, the reviewer's own answers, and the `review_figures` of all answers.
+        """Return the sample, who has answered, the reviewer's own answers, and the figures of all answers.
 
-        Raise InputError if the run has not finished, or for a damaged file.
+        `pending` says whether figures lack the latest answers: they follow within seconds. Raise
+        InputError if the run has not finished, or for a damaged file.
         """
         if not self.dataset.is_finished:
             raise InputError("the run has not finished; its regions can be reviewed once it has")
@@ -74,22 +87,39 @@ class ReviewSession:
             fields = answer and answer.model_dump(mode="json", include={"answer", "seconds", "time"})
             regions.append({"row": row, "id": key.annotation_id, "answered": list(answers), "own": fields})
         calibrated = bool(self.dataset.manifest.get("calibration"))
-        return {"regions": regions, "calibrated": calibrated, "figures": self._figures(reviews)}
+        figures, pending = self._figures(reviews)
+        return {"regions": regions, "calibrated": calibrated, "figures": figures, "pending": pending}
 
-    def _figures(self, reviews: Reviews) -> Json:
-        cached_reviews, figures, expiry = self._cache
-        if reviews is not cached_reviews and (start := time.monotonic()) >= expiry:
+    def _figures(self, reviews: Reviews) -> tuple[Json, bool]:
+        """Return the figures of all answers, and whether these are those of earlier reviews."""
+        if self._cache[0] != reviews and self._lock.acquire(blocking=False):
             try:
-                figures = plain_values(measure_reviews(read_reviewed_regions(self.dataset)))
-            except InputError as error:  # no answer counts yet
-                figures = (
-                    {"note": str(error).partition(";")[0]}
-                    if reviews.answers or reviews.unreadable_lines
-                    else {}
-                )
-            now = time.monotonic()
-            self._cache = reviews, figures, now + PAUSE * (now - start)
-        return figures
+                self._measure(reviews)
+            finally:
+                self._lock.release()
+        measured, figures, _ = self._cache
+        return figures, measured != reviews
+
+    def _measure(self, reviews: Reviews) -> None:
+        start = time.monotonic()
+        if start < self._cache[2]:
+            return
+        try:
+            if reviews.answers:
+                self._located.find(
+                    {key for _, key in self.sample}
+                )  # all at once: each search reads the shards
+            figures = plain_values(
+                measure_reviews(read_reviewed_regions(self.dataset, located=self._located))
+            )
+        except InputError as error:  # no answer counts yet
+            figures = (
+                {"note": str(error).partition(";")[0]}
+                if reviews.answers or reviews.unreadable_lines
+                else {}
+            )
+        now = time.monotonic()
+        self._cache = reviews, figures, now + PAUSE * (now - start)
 
     def region(self, row: int, annotation_id: int) -> Json | None:
         """Return what the page shows of a region; None if there is no such region."""
@@ -98,7 +128,17 @@ class ReviewSession:
             return None
         caption = values["captions"][region["caption_index"]]
         start, end = region["span"]
-        correction = self.log.current().corrections.get(RegionKey.of(region))
+        corrections = self.log.current().corrections
+        correction = corrections.get(RegionKey.of(region))
+        names = {
+            twin["phrase"]: {
+                "id": twin["id"],
+                "phrase": twin["phrase"],
+                "deleted": _is_deleted(twin, corrections),
+            }
+            for twin in values["annotations"]
+            if _is_twin(twin, region, "box") and twin["phrase"] != region["phrase"]
+        }
         return {
             "width": values["width"],
             "height": values["height"],
@@ -106,7 +146,8 @@ class ReviewSession:
             "caption": [caption[:start], caption[start:end], caption[end:]],
             "bbox": region["bbox"],
             "path": outline_path(region),
-            "deleted": correction is not None and correction.action == "delete",
+            "names": list(names.values()),  # what else the captions call this very box
+            "deleted": _is_deleted(region, corrections),
             "corrected": correction and correction.box_xywh_px,
         }
 
@@ -151,6 +192,11 @@ def _is_twin(other: Annotation, region: Annotation, kind: str) -> bool:
     is_equal = (other["bbox"], other["segmentation"]) == (region["bbox"], region["segmentation"])
     shares_box = kind == "box" and region["group"] is not None and other["group"] == region["group"]
     return other["id"] != region["id"] and is_equal and (shares_box or other["phrase"] == region["phrase"])
+
+
+def _is_deleted(region: Annotation, corrections: Mapping[RegionKey, Review]) -> bool:
+    correction = corrections.get(RegionKey.of(region))
+    return correction is not None and correction.action == "delete"
 
 
 def _annotation(row: Row, annotation_id: int) -> Any:

@@ -6,7 +6,7 @@ from pipeline.dataset.folder import NumberedRows
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
 from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.reviews.figures import sample_for_review
+from pipeline.evaluate.reviews.figures import population_of, sample_for_review
 
 
 def review(
@@ -19,7 +19,7 @@ def review(
     judged = open_evaluation_set(dataset, truth)
     rows = NumberedRows(judged.dataset)
     lines = []
-    for number, annotation_id in sample_for_review(judged.dataset, count, seed):
+    for number, annotation_id in sample_for_review(population_of(judged.dataset), count, seed):
         (row,) = rows.rows_at([number], judged.dataset.columns)
         (annotation,) = [region for region in row["annotations"] if region["id"] == annotation_id]
         queries = judged.queries(row, phrases_of(row["annotations"]))

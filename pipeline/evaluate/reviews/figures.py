@@ -11,10 +11,10 @@ say do not count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain, combinations
 from statistics import fmean
 from typing import Any, Final
@@ -33,6 +33,7 @@ from stages.regions.nouns import noun_lists
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
 
+MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
 
 COLUMNS: Final = tuple(REGION + name for name in ("id", "score", "phrase", "bbox"))
 
@@ -85,14 +86,36 @@ def kind_of(head: str) -> str:
     return paths[0][0] if paths else "other"
 
 
-def sample_for_review(dataset: Dataset, count: int, seed: int = 0) -> list[tuple[int, int]]:
-    """Return row number and `id` of at most `count` regions to review; a larger sample begins with a smaller one.
+def sample_for_review(population: Population, count: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Return row number and `id` of at most `count` regions to review; a larger sample begins with a smaller one."""
+    places = population.draw(count, seed)
+    return list(zip(population.rows[places].tolist(), population.ids[places].tolist(), strict=True))
+
+
+class LocatedRegions:
+    """Regions of a finished dataset by key, and the scores of all of them: what is read from its shards is kept.
 
     Raise InputError if a shard is damaged.
     """
-    population = population_of(dataset)
-    places = population.draw(count, seed)
-    return list(zip(population.rows[places].tolist(), population.ids[places].tolist(), strict=True))
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._by_key: dict[RegionKey, DatasetRegion | None] = {}
+
+    @cached_property
+    def population(self) -> Population:
+        """All regions."""
+        return population_of(self.dataset)
+
+    def find(self, keys: Set[RegionKey]) -> dict[RegionKey, DatasetRegion]:
+        """Return the regions with some keys, with score, presence, image_id and head.
+
+        Keys of no region are left out.
+        """
+        if missing := keys - self._by_key.keys():
+            regions = find_regions(self.dataset, missing, ("score", "presence", "image_id", "head"))
+            self._by_key |= {**regions, **dict.fromkeys(missing - regions.keys())}
+        return {key: region for key, region in self._by_key.items() if region is not None and key in keys}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,15 +163,21 @@ class ReviewedRegions:
         )
 
 
-def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
-    """Read the answers beside a dataset, all or those after `since`. Raise InputError if none counts, or for damage."""
+def read_reviewed_regions(
+    dataset: Dataset, since: str = "", located: LocatedRegions | None = None
+) -> ReviewedRegions:
+    """Read the answers beside a dataset, all or those after `since`. Raise InputError if none counts, or for damage.
+
+    `located` keeps what the shards say for the next call.
+    """
+    located = located or LocatedRegions(dataset)
     reviews = read_reviews(dataset.path)
     answers = {
         key: answer
         for key, answer in reviews.majority_answers().items()
         if latest_time(reviews.answers[key].values()) > since
     }
-    reviewed = find_regions(dataset, answers.keys(), ("score", "presence", "image_id", "head"))
+    reviewed = located.find(answers.keys())
     totals = Counter(answers[key] for key in reviewed)
     counts: dict[str, int] = {answer: totals[answer] for answer in ("right", "wrong", "absent", "unsure")}
     counts |= {"elsewhere": len(answers) - len(reviewed), "damaged": reviews.unreadable_lines}
@@ -163,7 +192,7 @@ def read_reviewed_regions(dataset: Dataset, since: str = "") -> ReviewedRegions:
         regions=regions,
         answers=np.array([answers[key] for key in regions], np.str_),
         boxes=[_place_of(key, answers[key], reviews.corrections.get(key)) for key in regions],
-        population_scores=population_of(dataset).scores,
+        population_scores=located.population.scores,
         reviews=[list(reviews.answers[key].values()) for key in reviewed],
         counts=counts,
     )
@@ -214,7 +243,8 @@ class ReviewFigures:
         by_kind: Precision by kind of thing.
         thresholds: Regions from several scores on.
         curve: Regions between two scores.
-        calibration_error: Error of the scores, without what chance adds.
+        calibration_error: Error of the scores, without what chance adds; NaN for fewer answers than
+            `MIN_ANSWERS`, where the error of exact scores would be far from 0.
     """
 
     regions: int
@@ -261,7 +291,9 @@ def measure_reviews(reviewed: ReviewedRegions) -> ReviewFigures:
             score_range(float(part.min()), float(part.max()))
             for part in (scores[bin_] for bin_ in _bins(scores))
         ],
-        calibration_error=debiased_calibration_error(scores, right, reviewed.field("image_id")),
+        calibration_error=Estimate(n=len(right))
+        if len(right) < MIN_ANSWERS
+        else debiased_calibration_error(scores, right, reviewed.field("image_id")),
     )
 
 

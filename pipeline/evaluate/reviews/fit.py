@@ -40,7 +40,12 @@ from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_
 from pipeline.evaluate.foreign_phrases import model_steps
 from pipeline.evaluate.matching import ImageMatches
 from pipeline.evaluate.reviews.boxes import judge_learned_boxes, learn_reviewed_boxes, reviewed_phrases
-from pipeline.evaluate.reviews.figures import ReviewedRegions, latest_time, read_reviewed_regions
+from pipeline.evaluate.reviews.figures import (
+    MIN_ANSWERS,
+    ReviewedRegions,
+    latest_time,
+    read_reviewed_regions,
+)
 from pipeline.logistic import LogisticFit, mean_and_scale, most_likely
 from pipeline.paths import write_file
 from pipeline.presence_fit import signals_of
@@ -53,8 +58,6 @@ from stages.regions.score import Calibration, Evidence, feature_names
 from stages.regions.source_stage import SourceRegionsStage
 from stages.regions.stage import RegionsStage
 from stages.truth.ground_truth import GroundTruth, TruthImage
-
-MIN_ANSWERS: Final = 50  # fewer answers say more about chance than about the scores
 
 CERTAINTY: Final = 40.0
 """Precision of the prior of a standardised weight. With 200 answers about the 500 photographs

@@ -27,7 +27,7 @@ NESTED: Final = (
     "phrases within another phrase of a grounded caption: without a box there, since marks do not nest"
 )
 INCOMPLETE: Final = (
-    "questions whose phrase has further regions that were not chosen: the answer lacks their boxes"
+    "questions whose answer lacks boxes: the phrase has more regions, which this export leaves out"
 )
 ABSENT: Final = "questions about absent phrases"
 UNANSWERED: Final = (

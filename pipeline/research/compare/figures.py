@@ -59,12 +59,12 @@ class FigureColumn:
 
 WHERE: Final[dict[str, FigureColumn]] = {
     "pointing": FigureColumn(
-        "pointing", "the map's peak lies on the thing, or in a true box where no mask is known"
+        "pointing", "the map's peak lies on the object, or in a true box where no mask is known"
     ),
     "pointing_off_centre": FigureColumn(
-        "off centre", "the same where the image's centre is not on the thing"
+        "off centre", "the same where the image's centre is not on the object"
     ),
-    "energy": FigureColumn("energy", "share of the heat on the thing"),
+    "energy": FigureColumn("energy", "share of the heat on the object"),
     "box_recall": FigureColumn(
         "box recall",
         "box IoU >= 0.5 at the share of the maximum that is best for the explainer on the other half of the images",
@@ -93,17 +93,17 @@ SANE: Final[dict[str, FigureColumn]] = {
         "other phrase", "rank correlation with the map of another image's phrase", -1
     ),
     "same_thing": FigureColumn(
-        "same thing", "correlation of the maps of two phrases that name the same thing"
+        "same object", "correlation of the maps of two phrases that name the same object"
     ),
     "other_thing": FigureColumn(
-        "other thing", "correlation of the maps of two phrases that name different things", -1
+        "other object", "correlation of the maps of two phrases that name different objects", -1
     ),
 }
 FIGURES: Final = {**WHERE, **WHY, **WHY_COSINE, **SANE}
 """Name in JSON -> figure, in the order of the tables."""
 
 TABLES: Final = {
-    "Where: does the heat lie on the thing?": WHERE,
+    "Where: does the heat lie on the object?": WHERE,
     "Why: areas under the curves of the phrase's probability": WHY,
     "Why: areas under the curves of the phrase's cosine": WHY_COSINE,
     "Sane: do maps follow weights and phrases?": SANE,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.commands.tables import KINDS
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
 from pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.reviews.figures import sample_for_review
+from pipeline.evaluate.reviews.figures import population_of, sample_for_review
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from pipeline.steps import build_steps
@@ -119,7 +120,7 @@ def test_dragged_boxes_teach_where_boxes_are(tmp_path: Path) -> None:
     lines = []
     lines_of_some_images = []
     rows = rows_of(dataset)
-    for number, (place, id_) in enumerate(sample_for_review(open_dataset(dataset), 500)):
+    for number, (place, id_) in enumerate(sample_for_review(population_of(open_dataset(dataset)), 500)):
         annotation = next(one for one in rows[place]["annotations"] if one["id"] == id_)
         x, y, w, h = annotation["bbox"]
         box = (9999, 9999, 1, 1) if number % 40 == 1 else (x, y, 0.49 * w, h)
@@ -155,11 +156,25 @@ def test_statistics(drawn: Path, answered: Path) -> None:
     assert sum(line["share"] for line in figures["curve"]) == pytest.approx(1.0, abs=0.2)
     assert figures["thresholds"][0]["precision"] == precision
     out = printed("stats", answered, "--reviews")
-    assert f"{figures['regions']:,} regions: here one that several captions mention counts once" in out
-    names = ["other nouns" if kind == "other" else kind for kind in figures["by_kind"]]
-    assert all(f"right, among {name} " in out for name in names)
+    assert f"however many captions name it: {figures['regions']:,} regions." in out
+    names = [KINDS.get(kind, kind) for kind in figures["by_kind"]]
+    assert all(f"right: phrases for {name} " in out for name in names)
     assert f"{precision['value']:.3f}" in out
     assert "calibration error" in out
+
+
+def test_few_answers_tell_no_calibration_error(copy: Path) -> None:
+    """Of 19, that of exact scores would be estimated as 0.3."""
+    file = copy / REVIEWS_FILE
+    kept: list[str] = []
+    for line in file.read_text().splitlines(keepends=True):
+        if '"right"' in line or '"wrong"' in line:
+            kept.append(line)
+    file.write_text("".join(kept[:19]))
+    figures = json.loads(printed("stats", copy, "--reviews", "--json"))
+    assert figures["calibration_error"] == {"value": None, "low": None, "high": None, "n": 19}
+    out = printed("stats", copy, "--reviews")
+    assert "calibration error of the score, without chance: 19 answers are too few" in out
 
 
 def replaced(old: str, new: str) -> Callable[[Path], object]:

@@ -48,7 +48,7 @@ def test_all_figures(search: Search, index: Index, rows: list[Json]) -> None:
         "highest_precision": None,
         "phrases_per_image": per_image([row["phrase_count"] for row in sound]),
         "regions_per_image": per_image([len(row["annotations"]) for row in sound]),
-        "things_per_image": None,  # nobody linked the synthetic phrases
+        "objects_per_image": None,  # nobody linked the synthetic phrases
         "absent_share": None,  # nobody told the presence of the synthetic phrases
         "errors": [{"reason": reason, "count": count} for reason, count in in_order(reasons)],
         "marks": Counter(marks[one.row["sample_id"]] for one in hits if one.row["sample_id"] in marks),

@@ -112,7 +112,7 @@ def test_a_model_that_points_at_the_middle_is_not_sane(steps: HeatMapSteps) -> N
     assert f"{figures.peaks} of {figures.phrases}" in peaks
     assert "no better than one box in the middle of every photograph (recall " in boxes
     centre, phrase = figures.faults
-    assert "no better on the things than a spot in the middle" in centre
+    assert "no better on the objects than a spot in the middle" in centre
     assert "heat maps of other phrases lie as well" in phrase
 
 

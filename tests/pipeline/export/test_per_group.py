@@ -177,7 +177,7 @@ def test_in_datasets_of_no_groups_every_phrase_of_a_caption_is_a_thing(tmp_path:
 def test_statistics_count_things(dataset: Path) -> None:
     with closing(Index(open_dataset(dataset), {})) as index:
         index.build()
-        assert statistics(index)["things_per_image"]["counts"] == [0, 0, 0, 1]
+        assert statistics(index)["objects_per_image"]["counts"] == [0, 0, 0, 1]
 
 
 def test_where_each_phrase_has_its_own_regions_the_best_lead() -> None:

@@ -40,7 +40,7 @@ def test_regions_are_those_of_the_dataset(synthetic_dataset: Path) -> None:
     assert regions.ids.tolist() == [annotation["id"] for _, annotation in first.values()]
     assert regions.rows.tolist() == [number for number, _ in first.values()]
     assert regions.scores == pytest.approx([annotation["score"] for _, annotation in first.values()])
-    for number, region in sample_for_review(dataset, 20, seed=4):
+    for number, region in sample_for_review(regions, 20, seed=4):
         assert region in {annotation["id"] for annotation in rows[number]["annotations"]}
 
 
