@@ -31,11 +31,12 @@ CAPTION = 4  # of its five
 COLOURS = ("#c2410c", "#1d4ed8", "#15803d")
 PORT = 8791
 
-LOWER_THE_SCORE = """
+DRAW_ALL = """
 const slider = document.querySelector('input[type=range]');
 slider.value = 0;
 slider.dispatchEvent(new Event('input', {bubbles: true}));
 slider.dispatchEvent(new Event('change', {bubbles: true}));
+document.getElementById('small').click();
 """
 
 PAGE = """
@@ -128,7 +129,7 @@ def main() -> None:
 
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         number = dataset.sample(PHOTOGRAPH)["id"]
-        viewer = screenshot(browser, dataset, f"sample/{number}", 860, LOWER_THE_SCORE)
+        viewer = screenshot(browser, dataset, f"sample/{number}", 860, DRAW_ALL)
         screenshot(browser, photographs, "", 1280).save(Path(__file__).with_name("inspect.jpg"), quality=88)
         sheet = browser.new_page(viewport={"width": 1836, "height": 900})
         sheet.set_content(

@@ -6,6 +6,7 @@ here, on disk. Answers are numbers of rows, with which `NumberedRows` reads the 
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -203,13 +204,14 @@ class Index:
         """
         return int(self._column(f"SELECT count(*) FROM ({_hits(search)})")[0])
 
-    def count_by_score(self, search: Search) -> tuple[int, ...]:
+    def count_by_score(self, search: Search, max_area: float = math.inf) -> tuple[int, ...]:
         """Count the regions of a search with at least each score of `SCORE_EDGES`.
 
-        Raise as `count`.
+        `max_area` is the largest share of the image that their box covers. Raise as `count`.
         """
         counts = ", ".join(f"count(*) FILTER (score >= {edge}::FLOAT)" for edge in SCORE_EDGES)
-        return tuple(self.ask(search, f"SELECT {counts} FROM hit_regions")[0])
+        small = "" if math.isinf(max_area) else f"WHERE box_share <= {max_area!r}"
+        return tuple(self.ask(search, f"SELECT {counts} FROM hit_regions {small}")[0])
 
     def scores(self, search: Search) -> ScoreRanking:
         """Count the scores of the regions of a search. Raise as `count`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search
 from pipeline.dataset.statistics import statistics
-from pipeline.viewer.sample_view import COLOURS, COLUMNS, SampleView, sample_view
+from pipeline.viewer.sample_view import COLOURS, COLUMNS, LARGEST_SHARE, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.score_threshold import USEFUL_SHARE
 
@@ -64,6 +65,7 @@ def image_address(row: int, side_px: int) -> str:
 
 TEMPLATES.globals |= {
     "colours": COLOURS,
+    "largest_share": LARGEST_SHARE,
     "grid_address": grid_address,
     "stats_address": stats_address,
     "image_address": image_address,
@@ -123,12 +125,12 @@ class Pages:
         """Render a page of the grid of images, counted from 1."""
         offset = (page - 1) * search.per_page
         samples: int | None
-        counts = None
+        counts: list[tuple[int, ...]] | None = None
         if search == NO_FILTER and not self.index.ready:
             samples = self.dataset.manifest.get("counts", {}).get("written")
         else:
             samples = self.index.count(search)
-            counts = self.index.count_by_score(search)
+            counts = [self.index.count_by_score(search, share) for share in (math.inf, LARGEST_SHARE)]
         views = self.views(search, self._numbers(search, offset, search.per_page))
         pages = None if samples is None else max(1, -(-samples // search.per_page))
         goes_on = bool(views) if pages is None else page < pages
@@ -216,11 +218,11 @@ class Pages:
     def start(self) -> tuple[float, float] | None:
         """The score at which the slider starts, and the share of the regions that have it or more.
 
-        It is the highest step with at least `USEFUL_SHARE`; None without regions, and until all
-        shards have been read.
+        It is the highest step with at least `USEFUL_SHARE` of the regions up to `LARGEST_SHARE`;
+        None without such regions, and until all shards have been read.
         """
         if self._start is None and self.index.ready:
-            counts = self.index.count_by_score(NO_FILTER)
+            counts = self.index.count_by_score(NO_FILTER, LARGEST_SHARE)
             steps = zip(SCORE_EDGES, counts, strict=True)
             shares = [
                 (edge, count / counts[0])

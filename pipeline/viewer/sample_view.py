@@ -30,6 +30,8 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Columns of a row that `sample_view` needs."""
 
+LARGEST_SHARE: Final = 0.6  # Of the image: the switch hides larger boxes, which mostly show scenery
+
 MOST_SAMPLES: Final = 64  # Samples with heat maps in the cache: a few kB each
 _MOST_LETTERS: Final = 28
 _THINNEST_PX: Final = 1.2  # Outline of a region with a score of 0, in pixels of the screen
@@ -65,6 +67,7 @@ class RegionView:
         captions: Numbers of the captions with the phrase, one for each entry; empty for a concept
             pool.
         area_share: Share of the image, 0 .. 1.
+        box_share: Share of the image that the annotation's box covers, 0 .. 1.
         path: SVG path data of the mask, px.
         box_xywh_px: The corrected box, or else the annotation's.
         correction: "delete" or "box".
@@ -81,6 +84,7 @@ class RegionView:
     annotation: Annotation
     captions: tuple[int, ...]
     area_share: float
+    box_share: float
     path: str
     box_xywh_px: Sequence[float]
     correction: str | None
@@ -95,6 +99,11 @@ class RegionView:
         """The score, below which the page may hide it; 1 for corrected regions, which always show."""
         return 1.0 if self.correction else float(self.annotation["score"])
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the page may hide it for its size; corrected regions always show."""
+        return not self.correction and self.box_share > LARGEST_SHARE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView:
@@ -104,7 +113,7 @@ class SampleView:
         number: Number of its row in the dataset.
         row: The row with `COLUMNS`.
         captions: The parts of each caption.
-        regions: Large regions first, since regions that are drawn later lie on top.
+        regions: Large boxes first, since boxes that are drawn later lie on top.
         mark: The mark; "" without one.
     """
 
@@ -172,6 +181,7 @@ def sample_view(
             annotation=annotation,
             captions=tuple(entry["caption_index"] for entry in entries),
             area_share=annotation["area"] / max(1, row["width"] * row["height"]),
+            box_share=annotation["bbox"][2] * annotation["bbox"][3] / max(1, row["width"] * row["height"]),
             path=outline_path(annotation),
             box_xywh_px=(correction.box_xywh_px if correction else None) or annotation["bbox"],
             correction=correction.action if correction else None,
@@ -191,7 +201,7 @@ def sample_view(
         )
         for index, caption in enumerate(row["captions"])
     ]
-    regions.sort(key=lambda region: (-region.area_share, region.number))
+    regions.sort(key=lambda region: (-region.box_share, region.number))
     return SampleView(number=number, row=row, captions=captions, regions=regions, mark=mark or "")
 
 

@@ -25,6 +25,7 @@ async function sendReview(body) {
   return told;
 }
 function regionsInWords(count) { return `${count} region${count === 1 ? "" : "s"}`; }
+function quoted(names) { return names.map((name) => `“${name.phrase}”`).join(", "); }
 
 const SVG = "http://www.w3.org/2000/svg";
 function draw(parent, name, attributes, text) {
@@ -186,12 +187,32 @@ if (document.querySelector(".correcting")) {
     for (const button of Object.values(buttons)) { button.disabled = !region; button.hidden = editor !== null; }
     byId("save").hidden = byId("cancel").hidden = editor === null;
     byId("correction").hidden = editor !== null || region !== null;
-    buttons.delete.querySelector("span").textContent = region?.matches(".deleted, .corrected") ? "restore region" : "delete region";
+    const kind = root.dataset.view === "all" ? "region" : "object";
+    buttons.delete.querySelector("span").textContent = `${region?.matches(".deleted, .corrected") ? "restore" : "delete"} ${kind}`;
   };
-  const save = async (region, what) => {
-    const { saved } = await sendReview({
-      row: Number(sample.dataset.row), annotation_id: Number(region.dataset.annotation), reviewer: reviewerName(), ...what,
-    });
+  // In the view of all regions one is deleted, in the others an object: its region under all names for this box.
+  const alike = (region) => [region.dataset.group, region.querySelector(".mask").getAttribute("d"), ...boxOf(region)].join();
+  const wholeOf = (region) => root.dataset.view === "all" ? [region]
+    : [region, ...all(sample, ".region").filter((one) => one !== region && alike(one) === alike(region))];
+  const phraseOf = (region) => ({ phrase: sample.querySelector(`tr[data-regions="${region.dataset.region}"] .name`).textContent });
+  const save = async (changes) => { // pairs of a region's number and what is to be saved
+    const row = Number(sample.dataset.row);
+    let count = 0;
+    try {
+      for (const [number, what] of changes) {
+        const annotation_id = Number(regionOf(number).dataset.annotation);
+        count += (await sendReview({ row, annotation_id, reviewer: reviewerName(), ...what })).saved;
+      }
+    } catch (error) { // the first may be saved and the next not
+      await renew().catch(() => {});
+      throw error;
+    }
+    await renew();
+    const { action } = changes[0][1];
+    const names = action === "delete" ? `: ${quoted(changes.map(([number]) => phraseOf(regionOf(number))))}` : "";
+    return `${regionsInWords(count)} ${{ delete: "deleted", box: "moved", undone: "restored" }[action]}${names}`;
+  };
+  const renew = async () => {
     stop();
     const page = await fetch(location.href).then((answer) => answer.text()); // other phrases may share the region
     const fresh = new DOMParser().parseFromString(page, "text/html");
@@ -200,17 +221,21 @@ if (document.querySelector(".correcting")) {
     fold();
     light(sample, pins(sample));
     show();
-    return `${regionsInWords(saved)} ${{ delete: "deleted", box: "moved", undone: "restored" }[what.action]}`;
   };
-  const change = (number, makeWhat) => inTurn(async () => {
-    const before = asItIs(regionOf(number));
-    undoable(await save(regionOf(number), makeWhat(regionOf(number))), () => save(regionOf(number), before));
+  const change = (number, changesOf) => inTurn(async () => {
+    const changes = changesOf(regionOf(number)).map(([region, what]) => [region.dataset.region, what]);
+    const before = changes.map(([changed]) => [changed, asItIs(regionOf(changed))]);
+    undoable(await save(changes), () => save(before));
   });
   const stop = () => { editor?.close(); editor = null; show(); };
   const acts = {
     d: () => {
       if (!chosen() || editor) return;
-      change(chosen().dataset.region, (region) => ({ action: region.matches(".deleted, .corrected") ? "undone" : "delete" }));
+      change(chosen().dataset.region, (region) => {
+        if (region.matches(".corrected")) return [[region, { action: "undone" }]]; // a box is that of all names
+        const same = wholeOf(region).filter((one) => one.matches(".deleted") === region.matches(".deleted"));
+        return same.map((one) => [one, { action: region.matches(".deleted") ? "undone" : "delete" }]);
+      });
     },
     m: () => {
       if (!chosen() || editor) return;
@@ -220,7 +245,7 @@ if (document.querySelector(".correcting")) {
     Enter: () => {
       const box = editor.box;
       if (box.join() === boxOf(chosen()).join()) return stop(); // nobody has moved it
-      change(chosen().dataset.region, () => ({ action: "box", box_xywh_px: box }));
+      change(chosen().dataset.region, (region) => [[region, { action: "box", box_xywh_px: box }]]);
     },
     Escape: () => stop(),
   };
@@ -238,7 +263,7 @@ if (document.querySelector(".correcting")) {
     event.preventDefault();
     event.stopPropagation();
   }, true);
-  for (const kind of ["click", "keyup"]) document.addEventListener(kind, show);
+  for (const kind of ["click", "change", "keyup"]) document.addEventListener(kind, show);
   sample.querySelector(".picture").addEventListener("click", (event) => { if (editor) event.stopPropagation(); }, true);
   show();
 }

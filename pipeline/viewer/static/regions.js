@@ -19,7 +19,7 @@ function target(sample, part) {
 function light(sample, { drawn, words }) {
   sample.classList.toggle("on", drawn.length > 0);
   const groups = new Set();
-  for (const one of all(sample, ".region, .label")) {
+  for (const one of all(sample, ".region")) {
     const hit = shares(drawn, one);
     one.classList.toggle("hit", hit);
     if (hit && one.dataset.group) groups.add(one.dataset.group);
@@ -28,36 +28,49 @@ function light(sample, { drawn, words }) {
     one.classList.toggle("hit", shares(words, one));
     one.classList.toggle("kin", groups.has(one.dataset.group));
   }
-  place(all(sample, ".label.hit"));
+  drawLabels(sample);
   sample.dataset.drawn = drawn[0] ?? "";
   if (!drawn.length) sample.classList.remove("heated");
   if (drawn.length && shows("heat")) showHeat(sample, drawn[0]);
 }
-// Labels have one size on the screen, stand at the top of their boxes within the picture, and never over one another.
-const LABEL_PX = 13;
-function place(labels) {
+// Labels have one size on the screen, stand on their boxes or in them, within the picture, and never over one another.
+const LABEL_PX = 12;
+const EDGE_PX = 3; // of colour around the letters
+const pen = document.createElement("canvas").getContext("2d");
+pen.font = `600 ${LABEL_PX}px ${getComputedStyle(document.body).fontFamily}`;
+function drawLabels(sample) { // those of what is drawn
+  const svg = sample.querySelector(".picture svg");
+  const scale = svg?.getScreenCTM()?.a;
+  if (!scale) return;
   const placed = [];
-  for (const label of labels) {
-    const { width, height } = label.ownerSVGElement.viewBox.baseVal;
-    const scale = label.ownerSVGElement.getScreenCTM().a;
-    label.setAttribute("font-size", LABEL_PX / scale);
-    label.setAttribute("font-size", (LABEL_PX / scale) * Math.min(1, (width - 6 / scale) / label.getBBox().width));
-    label.setAttribute("y", 0);
-    const box = label.getBBox();
-    const edge = 3 / scale; // of colour around the letters
-    const x = Math.max(edge, Math.min(Number(label.dataset.x) + 2 * edge, width - edge - box.width));
-    const lowest = Math.max(edge, height - edge - box.height);
-    const overlaps = (y) => placed.some((other) => other.x < x + box.width && x < other.x + other.width
-      && other.y < y + box.height && y < other.y + box.height);
-    const first = Math.max(edge, Math.min(Number(label.dataset.y) + edge, lowest));
+  const pictured = svg.viewBox.baseVal;
+  for (const region of all(sample, ".region").reverse()) { // small boxes first
+    const label = sample.querySelector(`.label[data-region="${region.dataset.region}"]`);
+    const drawn = getComputedStyle(region).display !== "none" && (!sample.matches(".on") || region.matches(".hit"));
+    label.classList.toggle("drawn", drawn);
+    if (!drawn) continue;
+    const letters = pen.measureText(label.textContent).width;
+    const shrunk = Math.min(1, (pictured.width * scale - 2 * EDGE_PX) / letters) / scale;
+    const [width, height] = [(letters + 2 * EDGE_PX) * shrunk, (LABEL_PX * 1.1 + 2 * EDGE_PX) * shrunk];
+    const box = region.querySelector(".box");
+    const [left, top] = ["x", "y"].map((name) => Number(box.getAttribute(name)));
+    const x = Math.max(0, Math.min(left, pictured.width - width));
+    const lowest = Math.max(0, pictured.height - height);
+    const overlaps = (y) => placed.some((other) => other.x < x + width && x < other.x + other.width
+      && other.y < y + height && y < other.y + other.height);
+    const first = Math.min(top < height ? Math.max(0, top) : top - height, lowest);
     let y = first;
-    while (overlaps(y) && y < lowest) y = Math.min(lowest, y + box.height / 4);
-    if (overlaps(y)) for (y = first; overlaps(y) && y > edge;) y = Math.max(edge, y - box.height / 4);
-    label.setAttribute("x", x);
-    label.setAttribute("y", y - box.y);
-    placed.push({ x, y, width: box.width });
+    while (overlaps(y) && y < lowest) y = Math.min(lowest, y + height / 4);
+    if (overlaps(y)) for (y = first; overlaps(y) && y > 0;) y = Math.max(0, y - height / 4);
+    if (overlaps(y)) { label.classList.toggle("drawn", region.matches(".hit")); continue; } // there is no room
+    label.setAttribute("font-size", LABEL_PX * shrunk);
+    label.setAttribute("x", x + EDGE_PX * shrunk);
+    label.setAttribute("y", y + (LABEL_PX * 0.9 + EDGE_PX) * shrunk);
+    placed.push({ x, y, width, height });
   }
 }
+const resized = new ResizeObserver((entries) => entries.forEach(({ target }) => drawLabels(target.closest(".sample"))));
+for (const picture of document.querySelectorAll(".sample .picture")) resized.observe(picture);
 async function showHeat(sample, number) {
   const image = sample.querySelector(".heat");
   if (!image || !sample.querySelector(`[data-region="${number}"]`)) return;
@@ -93,8 +106,8 @@ function press(sample, part, beside) { // once more lets go
   pin(sample, again ? none : wanted, beside);
 }
 function pressPicture(sample, event) {
-  const under = document.elementsFromPoint(event.clientX, event.clientY).map((one) => one.closest(".region"))
-    .filter((one) => one && sample.contains(one));
+  const touched = document.elementsFromPoint(event.clientX, event.clientY).map((one) => one.closest(".region"));
+  const under = [...new Set(touched)].filter((one) => one && sample.contains(one)); // by its box and its mask
   const lit = under.map((one) => target(sample, one).words.join()).indexOf(pins(sample).words.join());
   const next = under[event.shiftKey ? 0 : lit + 1];
   if (next) press(sample, next, event.shiftKey);
@@ -124,6 +137,7 @@ function current(sample, caption) {
   const number = String(captions.indexOf(caption));
   for (const one of captions) one.classList.toggle("current", one === caption);
   for (const one of all(sample, ".region")) one.classList.toggle("said", one.dataset.captions.split(" ").includes(number));
+  drawLabels(sample);
 }
 for (const sample of samples) {
   sample.addEventListener("pointerover", (event) => {
@@ -147,14 +161,17 @@ for (const sample of samples) {
 }
 
 // Boxes, masks, labels, heat map.
+function remember(box, name) {
+  const kept = stored.get(`phrasebox-${name}`);
+  if (kept !== null) box.checked = kept === "1";
+  box.addEventListener("change", () => stored.set(`phrasebox-${name}`, box.checked ? "1" : "0"));
+}
 const switches = [...document.querySelectorAll("[data-show]")];
 for (const box of switches) {
   const name = box.dataset.show;
-  const kept = stored.get(`phrasebox-${name}`);
-  if (kept !== null) box.checked = kept === "1";
+  remember(box, `shows-${name}`);
   const apply = () => {
     root.classList.toggle(`no-${name}`, !box.checked);
-    stored.set(`phrasebox-${name}`, box.checked ? "1" : "0");
     if (name !== "heat") return;
     if (!box.checked) return samples.forEach((sample) => sample.classList.remove("heated"));
     const first = document.querySelector(".sample.full");
@@ -167,7 +184,7 @@ for (const box of switches) {
 }
 function shows(name) { return switches.some((box) => box.dataset.show === name && box.checked); }
 
-// Which regions are drawn: by thing, by caption, or all; and from which score.
+// Which regions are drawn: by object, by caption, or all; from which score; and up to which size.
 const views = [...document.querySelectorAll("[name=view]")];
 function view(name) {
   root.dataset.view = name;
@@ -185,17 +202,21 @@ function nextView() {
   views[at]?.click();
 }
 const foldBox = document.getElementById("fold");
-function fold() { // in the view by thing, a phrase is as likely as the likeliest of its thing
+const smallBox = document.getElementById("small");
+function fold() { // in the view by object, a phrase is as likely as the likeliest of its object
   const least = Number(foldBox.value);
   document.querySelector(".fold output").textContent = least.toFixed(2);
   count(least);
   for (const sample of samples) {
     const folded = new Set();
+    const large = new Set(); // of the folded ones
     const likely = new Set();
     for (const one of all(sample, "[data-score]")) {
-      const low = Number(one.dataset.score) < least;
+      const hidden = smallBox.checked && one.matches(".large");
+      const low = hidden || Number(one.dataset.score) < least;
       one.classList.toggle("folded", low);
       if (low && one.dataset.region) folded.add(one.dataset.region);
+      if (hidden && one.dataset.region) large.add(one.dataset.region);
       if (!low && root.dataset.view === "group") likely.add(one.dataset.group);
     }
     for (const one of all(sample, ".phrase")) {
@@ -206,22 +227,30 @@ function fold() { // in the view by thing, a phrase is as likely as the likelies
     sample.classList.toggle("bare", folded.size > 0 && !drawn.length);
     for (const button of all(sample, ".unfold")) {
       button.hidden = !folded.size;
-      button.textContent = `${folded.size} below ${least.toFixed(2)}`;
+      const low = folded.size - large.size;
+      button.textContent = [low && `${low} below ${least.toFixed(2)}`, large.size && `${large.size} larger`].filter(Boolean).join(", ");
     }
+    drawLabels(sample);
   }
 }
 function count(least) { // what is exported is what is counted
-  const counts = document.getElementById("regions")?.dataset.counts.split(" ");
-  for (const one of document.querySelectorAll(".counted")) {
-    one.textContent = Number(counts[Math.round(least * (counts.length - 1))]).toLocaleString("en");
+  const counts = document.getElementById("regions")?.dataset;
+  if (counts) {
+    const [all_, small] = [counts.all, counts.small].map((text) => text.split(" "))
+      .map((numbers) => Number(numbers[Math.round(least * (numbers.length - 1))]));
+    for (const one of document.querySelectorAll(".counted")) one.textContent = (smallBox.checked ? small : all_).toLocaleString("en");
+    const larger = document.getElementById("larger");
+    larger.hidden = !smallBox.checked || all_ === small;
+    larger.textContent = `, ${(all_ - small).toLocaleString("en")} larger hidden`;
   }
   const option = document.querySelector(".command .least");
   const score = Math.max(least, Number(option?.dataset.least));
-  if (option) option.textContent = score ? ` --min-score ${score}` : "";
+  if (option) option.textContent = (score ? ` --min-score ${score}` : "") + (smallBox.checked ? ` --max-area ${smallBox.value}` : "");
 }
 function unfold(sample) { // one image whatever the score, until again
   const now = sample.classList.toggle("unfolded");
   for (const button of all(sample, ".unfold")) button.setAttribute("aria-pressed", now);
+  drawLabels(sample);
 }
 for (const button of document.querySelectorAll(".unfold")) {
   button.addEventListener("click", () => unfold(button.closest(".sample")));
@@ -230,5 +259,7 @@ if (foldBox) {
   const name = `phrasebox-fold-${document.body.dataset.name}-${foldBox.defaultValue}`;
   foldBox.value = stored.get(name) ?? foldBox.value;
   foldBox.addEventListener("input", () => { fold(); stored.set(name, foldBox.value); });
+  remember(smallBox, "small");
+  smallBox.addEventListener("change", fold);
   fold();
 }

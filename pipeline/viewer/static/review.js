@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const LONGEST_SECONDS = 300; // a longer time is a break
 const POLL_MS = 10_000;
+const PENDING_MS = 500; // until the figures may count the latest answers
 const UNDONE = { answer: "undone" };
 
 const nameField = byId("reviewer");
@@ -17,7 +18,7 @@ let busy = false; // keys and buttons do nothing: they would answer what nobody 
 let turn = Promise.resolve(); // ends with all that was begun
 let saves = 0; // what was sent and saved
 let drawing = null; // the box that is dragged in place of a wrong one
-const undos = []; // place and what takes back the own answer or correction there, the last one last
+const undos = []; // place and the steps that take back the own answer or correction there, the last one last
 const loaded = new Map(); // place -> promise of the region, its image included
 
 function say(text) {
@@ -48,6 +49,8 @@ async function refresh() {
   if (before !== saves) return; // it may not know the latest answer; that one asks again
   state = told;
   summarise();
+  clearTimeout(refresh.later);
+  if (state.pending) refresh.later = setTimeout(refresh, PENDING_MS);
 }
 function order() { // what nobody has answered first; a few are skipped so that two people do not meet
   const open = state.regions.map((one, place) => place).filter((place) => !state.regions[place].own);
@@ -109,6 +112,7 @@ function picture(region) {
   byId("phrase").textContent = region.phrase;
   const said = Object.assign(document.createElement("mark"), { textContent: region.caption[1] });
   byId("caption").replaceChildren(region.caption[0], said, region.caption[2]);
+  byId("caption").scrollTop = said.offsetTop - byId("caption").offsetTop; // of a long one, the line with the phrase
   byId("image").src = region.src;
   byId("image").alt = region.caption.join("");
   byId("picture").classList.toggle("missed", region.failed);
@@ -126,8 +130,9 @@ function picture(region) {
     draw(drawing, "rect", { class: "corrected", x, y, width: w, height: h });
   }
   const changed = region.deleted || region.corrected;
-  byId("delete").querySelector("span").textContent = changed ? "Restore" : "Delete region";
-  byId("correction").textContent = region.deleted ? "Deleted: exports leave it out." : region.corrected ? "The dashed box is the right one: exports take it, with a score of 1." : "";
+  byId("delete").querySelector("span").textContent = changed ? "Restore" : "Delete object";
+  const gone = quoted(region.names.filter((name) => name.deleted));
+  byId("correction").textContent = region.deleted ? `Deleted${gone && `, also as ${gone}`}: exports leave it out.` : region.corrected ? "The dashed box is the right one: exports take it, with a score of 1." : "";
   const own = state.regions[now.place].own?.answer;
   for (const button of all("[data-answer]")) button.setAttribute("aria-pressed", button.dataset.answer === own);
 }
@@ -170,6 +175,7 @@ function summarise() {
   drawCurve((figures.curve ?? []).filter((one) => one.score !== null && one.precision.value !== null)
     .map((one) => ({ ...one.precision, score: one.score })));
   const notes = [];
+  if (state.pending) notes.push("These figures do not count the latest answers yet.");
   if (!state.calibrated) notes.push("The scores of this dataset only rank: they claim no share.");
   if (figures.note) notes.push(`${figures.note}.`);
   if (figures.counts?.elsewhere) notes.push(`${figures.counts.elsewhere} answers are about regions that are not in this dataset; they do not count.`);
@@ -194,7 +200,7 @@ function drawCurve(points) {
     const dot = draw(svg, "circle", { cx: x(one.score), cy: y(one.value), r: 4 });
     draw(dot, "title", {}, `score ${one.score.toFixed(2)}: ${one.value.toFixed(2)} right (${one.low.toFixed(2)}–${one.high.toFixed(2)}), ${one.n} answer${one.n === 1 ? "" : "s"}`);
   }
-  if (!points.length) draw(svg, "text", { x: x(0.5), y: y(0.5), "text-anchor": "middle" }, "no answers yet");
+  if (!points.length) draw(svg, "text", { x: x(0.5), y: y(0.5), "text-anchor": "middle" }, state.pending ? "counting…" : "no answers yet");
 }
 
 // What is said.
@@ -227,9 +233,10 @@ async function answer(value, box) {
     const one = state.regions[place];
     one.own = { answer: value, seconds: seconds < LONGEST_SECONDS ? seconds : null };
     if (!one.answered.includes(nameField.value)) one.answered.push(nameField.value);
-    const earlier = undos.findIndex((undo) => undo.place === place && undo.what === UNDONE);
+    state.pending = true;
+    const earlier = undos.findIndex((undo) => undo.place === place && undo.steps[0] === UNDONE);
     if (earlier >= 0) undos.splice(earlier, 1);
-    undos.push({ place, what: UNDONE, then: box && correctionOf(region) });
+    undos.push({ place, steps: [UNDONE, box && correctionOf(region)].filter(Boolean) });
   });
   if (!saved) return;
   await next();
@@ -237,34 +244,34 @@ async function answer(value, box) {
 }
 async function undo() {
   if (!undos.length || drawing) return;
-  const { place, what, then } = undos.at(-1);
+  const { place, steps } = undos.at(-1);
   let saved = false;
   await attempt(async () => {
-    await send(place, what);
-    if (then) await send(place, then);
+    for (const what of steps) await send(place, what);
     saved = true;
   });
   if (!saved) return;
   undos.pop();
   loaded.delete(place);
-  if (what === UNDONE) {
+  if (steps[0] === UNDONE) {
     const one = state.regions[place];
     one.own = null;
     one.answered = one.answered.filter((name) => name !== nameField.value);
+    state.pending = true;
     queue = [place, ...queue.filter((other) => other !== place)];
   }
   await show(place);
   refresh();
 }
-async function correct(what) {
-  if (!now) return;
-  const { place, region } = now;
+async function correct(place, changes, steps) { // steps take the changes back
+  let saved = false;
   await attempt(async () => {
-    await send(place, what);
-    undos.push({ place, what: correctionOf(region) ?? { action: "undone" } });
-    loaded.delete(place);
+    loaded.delete(place); // the first may be saved and the next not
+    for (const what of changes) await send(place, what);
+    undos.push({ place, steps });
+    saved = true;
   });
-  if (!loaded.has(place)) await show(place);
+  if (saved) await show(place);
 }
 function correctionOf(region) { // what brings its present correction back
   if (region.deleted) return { action: "delete" };
@@ -272,7 +279,13 @@ function correctionOf(region) { // what brings its present correction back
 }
 function remove() {
   if (!now || drawing) return;
-  return correct({ action: now.region.deleted || now.region.corrected ? "undone" : "delete" });
+  const { place, region } = now;
+  if (region.corrected) return correct(place, [{ action: "undone" }], [correctionOf(region)]);
+  const names = region.names.filter((name) => name.deleted === region.deleted);
+  const act = (action) => [{ action }, ...names.map(({ id }) => ({ annotation_id: id, action }))];
+  const [changes, steps] = region.deleted ? [act("undone"), act("delete")] : [act("delete"), act("undone")];
+  if (!region.deleted) say(`deleted: ${quoted([region, ...names])}. Undo restores ${names.length ? "them" : "it"}`);
+  return correct(place, changes, steps);
 }
 function move() { // one drag, and the region is wrong
   if (!now || drawing || busy) return;
@@ -343,7 +356,7 @@ async function start() {
   if (!state) return;
   const own = state.regions.map((one, place) => ({ place, time: one.own?.time })).filter((one) => one.time);
   own.sort((a, b) => (a.time < b.time ? -1 : 1));
-  undos.splice(0, undos.length, ...own.map(({ place }) => ({ place, what: UNDONE })));
+  undos.splice(0, undos.length, ...own.map(({ place }) => ({ place, steps: [UNDONE] })));
   await next();
 }
 start();

@@ -16,6 +16,7 @@ from pipeline.dataset.signature import sign
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_json, write_json
+from tests.pipeline.export.datasets import Maker, finished
 from tests.pipeline.viewer.conftest import PATIENCE_MS, Served, pictures_are_there, serving
 
 
@@ -65,24 +66,30 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page, shared, rows) 
     condition = "--where 'w > h AND region_count >= 2 -- wide things'"
     for least, told in (("0.75", "0.75 "), ("0", "0.1 ")):
         page.locator("#fold").fill(least)
-        expect(command).to_contain_text("--out OUT --min-score " + told + condition)
+        expect(command).to_contain_text(f"--out OUT --min-score {told}--max-area 0.6 {condition}")
     page.goto(f"{shared.url}/?phrase=dog")
     page.get_by_text("Export this search").click()
     expect(command).to_contain_text("""--where "contains(phrase, 'dog')\"""")
 
 
-def test_it_starts_where_a_third_of_the_regions_is_shown(
+def covers(region: Json, row: Json) -> float:
+    """The share of the image that a region's box covers."""
+    return float(region["bbox"][2] * region["bbox"][3] / (row["width"] * row["height"]))
+
+
+def test_it_starts_where_a_third_of_the_smaller_regions_is_shown(
     page: Page, shared: Served, rows: list[Json]
 ) -> None:
     """And says so; a search by score starts at that score."""
     assert shared.viewer.pages.index.wait(PATIENCE_MS / 1000)
-    scores = np.float32([region["score"] for row in rows for region in row["annotations"]])
+    regions = [(region, row) for row in rows for region in row["annotations"]]
+    scores = np.float32([region["score"] for region, row in regions if covers(region, row) <= 0.6])
     shares = {step: float(np.mean(scores >= np.float32(step))) for step in SCORE_EDGES}
     start = max(step for step, share in shares.items() if 3 * share >= 1)
     page.goto(shared.url)
     expect(page.locator("#fold")).to_have_value(f"{start:g}")
     expect(page.locator("#start")).to_contain_text(
-        f"starts at a score of {start:.2f}: {100 * shares[start]:.0f} % of"
+        f"without boxes over 60 % of their image, and at a score of {start:.2f}: {100 * shares[start]:.0f} % of the"
     )
     page.goto(f"{shared.url}/?score_min=0.42")
     expect(page.locator("#fold")).to_have_value("0.4")
@@ -91,19 +98,27 @@ def test_it_starts_where_a_third_of_the_regions_is_shown(
 def test_an_export_writes_what_the_page_counts(
     page: Page, served: Served, dataset: Path, tmp_path: Path
 ) -> None:
-    """With a score in the filter and another on the slider."""
+    """With a score in the filter and another on the slider, with and without large boxes."""
     phrase = max(
         (region for row in rows_of(dataset) for region in row["annotations"]), key=itemgetter("score")
     )["phrase"]
     where = f"phrase <> '{phrase}'"
     page.goto(f"{served.url}/?{urlencode({'score_min': 0.3, 'where': where})}")
     page.get_by_text("Export this search").click()
-    for slider, score in (("0.8", 0.8), ("0.1", 0.3)):
+    switch = page.get_by_label("hide boxes over 60 %")
+    for slider, score, max_area in (("0.8", 0.8, 0.6), ("0.1", 0.3, 0.6), ("0.15", 0.3, 1.0)):
         page.locator("#fold").fill(slider)
+        switch.set_checked(max_area < 1)
         command = shlex.split(page.locator(".command code").inner_text())
-        assert command[-4:] == ["--min-score", f"{score}", "--where", where]
+        size = ["--max-area", f"{max_area}"] if max_area < 1 else []
+        assert command[-4 - len(size) :] == ["--min-score", f"{score}", *size, "--where", where]
         request = ExportRequest(
-            exporter=EXPORTERS["coco"], out=tmp_path / slider, min_score=score, where=where, per="phrase"
+            exporter=EXPORTERS["coco"],
+            out=tmp_path / slider,
+            min_score=score,
+            max_area=max_area,
+            where=where,
+            per="phrase",
         )
         count = sum(export_dataset(open_dataset(dataset), request).regions.values())
         expect(page.locator("#regions")).to_have_text(str(count))
@@ -192,16 +207,97 @@ def test_what_is_drawn_can_be_chosen_and_is_remembered(page: Page, shared: Serve
     box = region.locator(".box")
     mask = region.locator(".mask")
     number = region.get_attribute("data-region")
-    expect(box).to_be_hidden()
-    page.get_by_label("boxes").check()
-    page.keyboard.press("2")
-    page.keyboard.press("3")
-    page.reload()
+    label = sample.locator(f".label[data-region='{number}']")
+    opacity = "one => getComputedStyle(one).strokeOpacity"
     expect(box).to_be_visible()
-    assert mask.evaluate("one => getComputedStyle(one).strokeOpacity") == "0"
+    expect(label).to_have_text(re.compile(r"^[a-z].* 0\.\d\d$"))
+    expect(label).to_be_visible()
+    assert mask.evaluate(opacity) == "0"
+    for key in "123":
+        page.keyboard.press(key)
+    page.reload()
+    expect(box).to_be_hidden()
+    expect(label).to_be_hidden()
+    assert mask.evaluate(opacity) == "1"
+    page.keyboard.press("2")
+    assert mask.evaluate(opacity) == "0"
     sample.locator(f".phrase[data-regions~='{number}']").first.hover()
-    assert mask.evaluate("one => getComputedStyle(one).strokeOpacity") == "1"
-    expect(sample.locator(f".label[data-region='{number}']")).to_be_hidden()
+    expect(box).to_be_visible()
+    assert mask.evaluate(opacity) == "1"
+    expect(label).to_be_hidden()
+
+
+LABELS = """all => all.filter((one) => one.checkVisibility()).map((one) => {
+    const { left, top, right, bottom } = one.getBoundingClientRect();
+    return [left, top, right, bottom];
+})"""
+
+
+@pytest.mark.parametrize("width", [1300, 372])
+def test_names_and_scores_stand_in_the_picture_and_beside_one_another(
+    page: Page, shared: Served, width: int
+) -> None:
+    """Each drawn region has its label; all of them are drawn here, so that they are many."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{shared.url}/?sort=regions&per_page=4")
+    page.get_by_label("hide boxes over 60 %").uncheck()
+    page.get_by_title("The regions of all phrases").click()
+    page.locator("#fold").fill("0")
+    most = 0
+    for sample in page.locator(".sample:has(.region)").all():
+        sample.scroll_into_view_if_needed()
+        picture = sample.locator(".picture").bounding_box()
+        labels = sample.locator(".label").evaluate_all(LABELS)
+        assert len(labels) == sample.locator(".region").count()
+        most = max(most, len(labels))
+        for place, (left, top, right, bottom) in enumerate(labels):
+            assert left >= picture["x"] - 1
+            assert right <= picture["x"] + picture["width"] + 1
+            assert top >= picture["y"] - 4, "fonts are higher than their letters"
+            assert bottom <= picture["y"] + picture["height"] + 4
+            for other in labels[:place]:
+                beside = other[2] <= left or right <= other[0]
+                assert beside or min(bottom, other[3]) - max(top, other[1]) < 4
+        boxes = sample.locator(".region .box").evaluate_all(
+            "all => all.map((one) => one.getAttribute('width') * one.getAttribute('height'))"
+        )
+        assert boxes == sorted(boxes, reverse=True), "small boxes lie on top"
+    assert most > 2
+    page.locator(".sample:has(.region) .phrase").first.hover()
+    first = page.locator(".sample:has(.region)").first
+    shown = first.locator(".label").evaluate_all(LABELS)
+    assert len(shown) == first.locator(".region.hit").count() == 1, "what is pointed at alone"
+
+
+def test_a_switch_hides_boxes_that_cover_most_of_the_image(context: BrowserContext, tmp_path: Path) -> None:
+    """It is on at first, says how many it hides, and is remembered; a search shows what it asks for."""
+    make = Maker().record
+    snow = ("the snow", (0, 0, 40, 19))
+    dog = ("a dog", (2, 2, 9, 9))
+    records = [make("a", "a dog in the snow", dog, snow), make("b", "the snow", snow)]
+    dataset = finished(tmp_path / "dataset", records)
+    page = context.new_page()  # there are no images, which the console would name
+    with serving(dataset) as served:
+        page.goto(served.url)
+        switch = page.get_by_label("hide boxes over 60 %")
+        expect(switch).to_be_checked()
+        expect(page.locator("#found")).to_contain_text("1 of 3 regions, 2 larger hidden")
+        expect(page.locator("#start")).to_contain_text("without boxes over 60 % of their image")
+        expect(page.locator(".region:visible, .label:visible")).to_have_count(2)  # the dog and its label
+        expect(page.locator(".sample.bare")).to_have_attribute("data-sample", "b")
+        expect(page.locator(".phrase.low")).to_have_text(["the snow", "the snow"])
+        expect(page.locator(".unfold").first).to_have_text("1 larger")
+        page.locator(".unfold").first.click()
+        expect(page.locator(".region.large:visible")).to_have_count(1)
+        switch.uncheck()
+        expect(page.locator("#regions")).to_have_text("3")
+        expect(page.locator("#larger")).to_be_hidden()
+        page.reload()
+        expect(switch).not_to_be_checked()
+        expect(page.locator(".region.large:visible")).to_have_count(2)
+        switch.check()
+        page.goto(f"{served.url}/?where=box_share>0.6")
+        expect(page.locator(".region.sought:visible")).to_have_count(2)
 
 
 def test_the_heat_map_of_the_pinned_phrase_is_shown(browser: Browser, shared: Served) -> None:
@@ -236,6 +332,13 @@ def test_pages_fit_a_phone_in_dark_and_light(page: Page, shared: Served, rows: l
         papers.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         expect(page.locator("header .name")).to_be_visible()
     assert len(papers) == 2
+    page.set_viewport_size({"width": 372, "height": 700})
+    for part in (
+        page.locator("header").locator("input[type=range], input[type=checkbox], .views label").all()
+    ):
+        box = part.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 372, "no part lies beside the screen"
     expect(page.locator("#filters")).to_be_hidden()
     page.get_by_text("Filters", exact=True).click()
     expect(page.get_by_label("Phrase contains")).to_be_visible()

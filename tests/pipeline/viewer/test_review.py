@@ -1,6 +1,7 @@
 """Review in a real browser: keys, touch, two people, a server that is killed, corrections, and exports after them."""
 
 import json
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from pipeline.dataset.folder import Dataset
 from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
 from pipeline.viewer.review import ReviewRequest
 from tests.build.datasets import Json, rows_of
 from tests.build.files import read_lines
-from tests.pipeline.export.datasets import Maker, finished
+from tests.pipeline.export.datasets import Maker, exported, finished
 from tests.pipeline.viewer.conftest import HOSTILE, PATIENCE_MS, Served, serving
 from tests.pipeline.viewer.test_serve import started
 
@@ -155,6 +157,57 @@ def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, data
     expect(page.locator(".answers [aria-pressed=true]")).to_have_count(1)
 
 
+def test_the_figures_follow_each_answer_and_say_so_until_they_do(
+    page: Page, served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are read for the first answer alone, so that the figures of the others cost little."""
+    reads: list[str] = []
+    session = served.viewer.review_session
+    tables = Dataset.tables
+    monkeypatch.setattr(
+        Dataset, "tables", lambda *values, **more: reads.append("") or tables(*values, **more)
+    )
+    opened(page, served.url)
+    note = page.locator("#notes")
+    press(page, "r", dataset)
+    expect(page.locator("#precision")).to_contain_text("1 answer")
+    expect(note).not_to_contain_text("latest answers")
+    assert reads
+    reads.clear()
+    session._cache = (*session._cache[:2], math.inf)  # as if the figures had taken very long
+    press(page, "w", dataset)
+    expect(note).to_contain_text("These figures do not count the latest answers yet.")
+    expect(page.locator("#progress")).to_contain_text("2 of")
+    session._cache = (*session._cache[:2], 0.0)
+    expect(page.locator("#precision")).to_contain_text("2 answers")
+    expect(note).not_to_contain_text("latest answers")
+    assert reads == []
+
+
+def test_a_caption_is_never_cut_within_a_line(page: Page, served: Served) -> None:
+    """On a phone, and so that all answers are on the screen."""
+    page.set_viewport_size({"width": 372, "height": 760})
+    opened(page, served.url)
+    at_rest(page)
+    caption = page.locator("#caption")
+    for times, least in ((1, 0), (3, 0), (40, 100)):
+        cut = caption.evaluate(
+            """(one, times) => {
+                one.lastChild.textContent = " with a dog and some more words".repeat(times);
+                const height = one.clientHeight;
+                return [one.scrollHeight - height, height / parseFloat(getComputedStyle(one).lineHeight)];
+            }""",
+            times,
+        )
+        assert cut[0] >= least
+        assert cut[1] == pytest.approx(round(cut[1]), abs=0.06)
+        inside = page.locator(".asked").evaluate("one => one.scrollHeight <= one.clientHeight + 1")
+        assert inside
+        for button in page.locator(".answers button").all():
+            box = button.bounding_box()
+            assert times > 3 or box["y"] + box["height"] <= 760
+
+
 def test_a_server_that_is_killed_has_lost_nothing(browser: Browser, dataset: Path) -> None:
     with another(browser) as page, started(str(dataset), "--review") as (process, address):
         assert address.endswith("/review")
@@ -269,13 +322,13 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     regions = f"{len(same)} region{'s' if len(same) > 1 else ''}"
     page.keyboard.press("d")
     expect(page.locator("tr.deleted")).to_contain_text(region["phrase"])
-    expect(status).to_contain_text(f"{regions} deleted")
+    expect(status).to_contain_text(f"{regions} deleted: “{region['phrase']}”")
     assert corrections(dataset).keys() == same
     status.get_by_role("button", name="Undo").click()
     expect(status).to_have_text(f"{regions} restored")
     for key in "ddu":  # each waits for the one before
         page.keyboard.press(key)
-    expect(status).to_have_text(f"{regions} deleted")
+    expect(status).to_have_text(f"{regions} deleted: “{region['phrase']}”")
     page.keyboard.press("u")
     expect(page.locator("tr.deleted")).to_have_count(0)
     page.keyboard.press("Escape")
@@ -293,10 +346,75 @@ def test_a_sample_is_corrected_on_its_page(page: Page, served: Served, dataset: 
     expect(page.locator(".region.corrected").first).to_be_attached()
 
 
-def test_phrases_of_a_thing_share_a_corrected_box_and_are_deleted_alone(tmp_path: Path) -> None:
+@pytest.fixture
+def named_twice(tmp_path: Path) -> Path:
+    """A dataset with one object that two captions call by other names, and a dog with the same box."""
     mentions = [(name, index, (2, 2, 9, 9), 0, 0.5) for index, name in enumerate(("boy", "kid"))]
-    row = Maker().grouped("a", ("a boy", "a kid"), *mentions)
-    dataset = finished(tmp_path / "dataset", [row])
+    row = Maker().grouped("a", ("a boy", "a kid", "a dog"), *mentions, ("dog", 2, (2, 2, 9, 9), 1, 0.5))
+    return finished(tmp_path / "dataset", [row])
+
+
+def deleted(dataset: Path) -> set[str]:
+    return {key.phrase for key in read_reviews(dataset).corrections}
+
+
+def exported_boxes(dataset: Path, out: Path) -> int:
+    """The number of regions of an export."""
+    return sum(exported("coco", dataset, out)[1].regions.values())
+
+
+def test_an_object_is_deleted_with_all_its_names_and_undo_restores_them(
+    browser: Browser, named_twice: Path, tmp_path: Path
+) -> None:
+    """Exports hold its box under no name; where all regions are drawn, one is deleted."""
+    assert exported_boxes(named_twice, tmp_path / "before") == 2
+    with (
+        another(browser) as page,
+        serving(named_twice) as served,
+    ):  # it has no image, which the console names
+        page.goto(f"{served.url}/sample/{rows_of(named_twice)[0]['id']}?row=0")
+        status = page.locator("#status")
+        page.keyboard.press("n")
+        expect(page.locator("#delete")).to_contain_text("delete object")
+        page.keyboard.press("d")
+        expect(status).to_contain_text("2 regions deleted: “boy”, “kid”")
+        assert deleted(named_twice) == {"boy", "kid"}
+        assert exported_boxes(named_twice, tmp_path / "without") == 1
+        status.get_by_role("button", name="Undo").click()
+        expect(status).to_have_text("2 regions restored")
+        assert deleted(named_twice) == set()
+        page.get_by_text("all", exact=True).click()
+        page.keyboard.press("n")
+        expect(page.locator("#delete")).to_contain_text("delete region")
+        page.keyboard.press("d")
+        expect(status).to_contain_text("1 region deleted: “boy”")
+        assert deleted(named_twice) == {"boy"}
+        page.get_by_text("per object", exact=True).click()
+        page.keyboard.press("n")
+        page.keyboard.press("d")  # the boy is restored; the kid was there
+        expect(page.locator("tr.deleted")).to_have_count(0)
+        opened(page, served.url)
+        while page.locator("#phrase").inner_text() == "dog":
+            page.keyboard.press("ArrowRight")
+            at_rest(page)
+        names = [page.locator("#phrase").inner_text()]
+        names += {"boy", "kid"} - set(names)
+        page.keyboard.press("d")
+        expect(status).to_have_text(f"deleted: “{names[0]}”, “{names[1]}”. Undo restores them")
+        expect(page.locator("#correction")).to_have_text(
+            f"Deleted, also as “{names[1]}”: exports leave it out."
+        )
+        assert deleted(named_twice) == {"boy", "kid"}
+        at_rest(page)
+        page.keyboard.press("u")
+        expect(page.locator("#correction")).to_be_hidden()
+        assert deleted(named_twice) == set()
+
+
+def test_names_of_an_object_share_a_corrected_box_and_one_region_can_be_deleted_alone(
+    named_twice: Path,
+) -> None:
+    dataset = named_twice
     (boy,) = (key for key, region in regions_of(dataset).items() if region["phrase"] == "boy")
     box = {"action": "box", "box_xywh_px": (1, 1, 9, 9)}
     with serving(dataset, build=False) as served:
