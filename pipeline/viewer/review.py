@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +26,6 @@ from stages.contract.errors import InputError
 from stages.contract.values import Json
 
 REGIONS: Final = 200  # to review
-PAUSE: Final = 5.0  # between two computations of the figures, as a multiple of the time that they take
 
 
 class ReviewRequest(Judgement):
@@ -49,7 +47,7 @@ class ReviewSession:
     log: ReviewLog
     count: int = REGIONS
     seed: int = 0
-    _cache: tuple[Reviews | None, Json, float] = (None, {}, 0.0)  # reviews, their figures, expiry
+    _cache: tuple[Reviews | None, Json] = (None, {})  # reviews and their figures
     _lock: threading.Lock = field(default_factory=threading.Lock)  # for the cache
 
     @cached_property
@@ -91,24 +89,19 @@ class ReviewSession:
         return {"regions": regions, "calibrated": calibrated, "figures": figures, "pending": pending}
 
     def _figures(self, reviews: Reviews) -> tuple[Json, bool]:
-        """Return the figures of all answers, and whether these are those of earlier reviews."""
+        """Return the figures of all answers, and whether these are of earlier reviews: one request computes."""
         if self._cache[0] != reviews and self._lock.acquire(blocking=False):
             try:
                 self._measure(reviews)
             finally:
                 self._lock.release()
-        measured, figures, _ = self._cache
+        measured, figures = self._cache
         return figures, measured != reviews
 
     def _measure(self, reviews: Reviews) -> None:
-        start = time.monotonic()
-        if start < self._cache[2]:
-            return
         try:
-            if reviews.answers:
-                self._located.find(
-                    {key for _, key in self.sample}
-                )  # all at once: each search reads the shards
+            if reviews.answers:  # the sample at once: each search reads the shards
+                self._located.find({key for _, key in self.sample})
             figures = plain_values(
                 measure_reviews(read_reviewed_regions(self.dataset, located=self._located))
             )
@@ -118,8 +111,7 @@ class ReviewSession:
                 if reviews.answers or reviews.unreadable_lines
                 else {}
             )
-        now = time.monotonic()
-        self._cache = reviews, figures, now + PAUSE * (now - start)
+        self._cache = reviews, figures
 
     def region(self, row: int, annotation_id: int) -> Json | None:
         """Return what the page shows of a region; None if there is no such region."""
