@@ -263,7 +263,7 @@ async function undo() {
   await show(place);
   refresh();
 }
-async function correct(place, changes, steps) { // steps take the changes back
+async function correct(place, changes, steps, text) { // steps take the changes back
   let saved = false;
   await attempt(async () => {
     loaded.delete(place); // the first may be saved and the next not
@@ -271,7 +271,9 @@ async function correct(place, changes, steps) { // steps take the changes back
     undos.push({ place, steps });
     saved = true;
   });
-  if (saved) await show(place);
+  if (!saved) return;
+  say(text);
+  await show(place);
 }
 function correctionOf(region) { // what brings its present correction back
   if (region.deleted) return { action: "delete" };
@@ -280,12 +282,12 @@ function correctionOf(region) { // what brings its present correction back
 function remove() {
   if (!now || drawing) return;
   const { place, region } = now;
-  if (region.corrected) return correct(place, [{ action: "undone" }], [correctionOf(region)]);
+  if (region.corrected) return correct(place, [{ action: "undone" }], [correctionOf(region)], "");
   const names = region.names.filter((name) => name.deleted === region.deleted);
   const act = (action) => [{ action }, ...names.map(({ id }) => ({ annotation_id: id, action }))];
   const [changes, steps] = region.deleted ? [act("undone"), act("delete")] : [act("delete"), act("undone")];
-  if (!region.deleted) say(`deleted: ${quoted([region, ...names])}. Undo restores ${names.length ? "them" : "it"}`);
-  return correct(place, changes, steps);
+  const text = region.deleted ? "" : `deleted: ${quoted([region, ...names])}. Undo restores ${names.length ? "them" : "it"}`;
+  return correct(place, changes, steps, text);
 }
 function move() { // one drag, and the region is wrong
   if (!now || drawing || busy) return;
