@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 import tempfile
@@ -112,6 +113,24 @@ def one_pipeline() -> Iterator[None]:
     """Each spaCy pipeline is loaded once for all runs of this process: it takes most of a small run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phrases_stage, "load_pipeline", functools.cache(phrases_stage.load_pipeline))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def manifests_read_back() -> Iterator[None]:
+    """What a run or a merge of this process stores of its configuration is read back as it is, or the run fails."""
+    from pipeline.config import stored_config
+    from pipeline.output.manifest import Manifest
+
+    to_json = Manifest.to_json
+
+    def to_read_json(manifest: Manifest, *arguments: Any) -> Json:
+        values = json.loads(json.dumps(to_json(manifest, *arguments)))
+        assert stored_config(values["config"]).model_dump(mode="json") == values["config"]
+        return values
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Manifest, "to_json", to_read_json)
         yield
 
 

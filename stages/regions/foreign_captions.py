@@ -39,6 +39,10 @@ MOST_OF_TEXT: Final = (
 
 PRIOR_CAPTIONS: Final = 2.0  # that are their images' own, counted beside all others
 
+MOST_ABSENT: Final = 0.99
+"""The highest estimate of a share of absent phrases. With a share of 1 no evidence makes a phrase present,
+and the setting `regions.absent_share` refuses it."""
+
 
 def log_ratio(presence: float, fitted_share: float) -> float:
     """Return log r, given the presence by a fit with a share of absent phrases.
@@ -109,7 +113,7 @@ def without_foreign(
 
 
 def estimate_absent_share(log_ratios: Sequence[float]) -> float:
-    """Return the share of absent phrases that makes captions with these log R most likely.
+    """Return the share of absent phrases that makes captions with these log R most likely, 0.05 .. 0.99.
 
     Expectation maximisation of the share alone (Saerens, Latinne and Decaestecker, Neural
     Computation 14, 2002). `PRIOR_CAPTIONS` captions that are their images' own count beside
@@ -122,4 +126,4 @@ def estimate_absent_share(log_ratios: Sequence[float]) -> float:
     for _ in range(200):
         foreign = math.fsum(foreign_probability(ratio, share) for ratio in log_ratios)
         share = foreign / (len(log_ratios) + PRIOR_CAPTIONS)
-    return round(USUAL_SHARE + (1.0 - USUAL_SHARE) * share, 2)
+    return min(MOST_ABSENT, round(USUAL_SHARE + (1.0 - USUAL_SHARE) * share, 2))

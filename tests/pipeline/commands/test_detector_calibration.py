@@ -28,7 +28,7 @@ from stages.regions.score import read_calibration
 from stages.shared.model import detector
 from stages.shared.model.detector import DetectedBox, Detector, PromptedImage
 from tests.build.datasets import Json, manifest_of
-from tests.build.files import read_json, write_json
+from tests.build.files import read_json, read_lines, write_json, write_lines
 from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
 from tests.pipeline.light import rows_of
@@ -231,6 +231,23 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
     assert shares[False] == pytest.approx(normal_share(-MEAN / SPREAD), abs=0.08)
     assert manifest_of(gated)["calibration"] == read_calibration(fitted).digest
     assert "calibrated on 400 images" in (gated / "README.md").read_text().replace("\n", " ")
+
+
+def test_a_dataset_whose_captions_are_all_foreign_can_be_used_again(
+    model: Path, fitted: Path, tmp_path: Path
+) -> None:
+    """Its estimated share of absent phrases is the most that a setting may say."""
+    (tmp_path / "images").mkdir()
+    others = Pictures(tmp_path / "images", range(2000, 2100), model)
+    lines = read_lines(others.folder / "captions.jsonl")
+    for line in lines:
+        absent = [noun for noun in NOUNS if noun not in nouns_of(int(Path(line["image"]).stem))]
+        said = (absent[start : start + 12] for start in range(0, 10, 2))
+        line["captions"] = [", ".join(f"a {noun}" for noun in nouns) for nouns in said]
+    write_lines(others.folder / "captions.jsonl", lines)
+    dataset, text = run_aloud(others.config(tmp_path / "out", calibration=str(fitted)))
+    assert "regions.absent_share is 0.99, estimated from 500 captions of the first images" in text
+    assert open_evaluation_set(dataset, others.truth).config().regions.absent_share == 0.99
 
 
 def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from stages.contract.records import Record
+from stages.regions.config import RegionsConfig
 from stages.regions.foreign_captions import (
     USUAL_SHARE,
     caption_log_ratios,
     estimate_absent_share,
     foreign_share,
 )
+from stages.regions.score import at_share
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.test_presence import EVEN, FIXED
 from tests.stages.regions.test_stage import heat_map, phrase, record, spots
@@ -68,3 +70,9 @@ def test_the_share_of_foreign_captions_is_estimated(share: float) -> None:
     )  # log ratios of two normal distributions
     expected = USUAL_SHARE + (1 - USUAL_SHARE) * is_foreign.mean()
     assert estimate_absent_share(evidence.tolist()) == pytest.approx(expected, abs=0.03)
+
+
+def test_the_highest_estimate_is_a_setting_with_which_certain_phrases_are_present() -> None:
+    share = estimate_absent_share([-9.0] * 1000)
+    assert RegionsConfig(absent_share=share).expected_absent_share == share == 0.99
+    assert at_share(1.0, 0.5, share) == 1.0
