@@ -17,7 +17,8 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from pipeline.dataset.selection import SIZES
-from pipeline.logistic import fit_logistic, roc_area
+from pipeline.logistic import LogisticFit, fit_logistic, roc_area
+from stages.contract.errors import InputError
 from stages.contract.values import Bools, Floats, Integers
 
 RESAMPLES: Final = 2000
@@ -260,10 +261,32 @@ def predict_out_of_fold(images: Integers, predict: Callable[[Bools], Floats]) ->
     return predictions
 
 
-def logistic_out_of_fold(features: Floats, right: Bools, images: Integers) -> Floats:
-    """Return the probability (n,) of each region by a logistic regression on the images of other folds."""
+def fit_with_folds(
+    features: Floats, labels: Bools, images: Integers, kinds: tuple[str, str]
+) -> tuple[LogisticFit, Floats]:
+    """Fit a logistic regression to features (n, k), and judge it on images that it was not fitted to.
+
+    Args:
+        features: Those of regions or phrases (n, k).
+        labels: What the regression tells of each (n,).
+        images: The number of the image of each (n,).
+        kinds: What those with and without the label are called, as ("right regions", "wrong regions").
+
+    Returns:
+        The fit to all images, and the probability (n,) of each value by a fit to the images of other folds.
+
+    Raise InputError if all values are of one kind, or all of those outside some fold.
+    """
 
     def predict(in_fold: Bools) -> Floats:
-        return fit_logistic(features[~in_fold], right[~in_fold]).probability(features[in_fold])
+        fitted = labels[~in_fold]
+        if fitted.all() or not fitted.any():
+            counts = f"{labels.sum()} {kinds[0]} and {(~labels).sum()} {kinds[1]}"
+            raise InputError(
+                f"{counts} in {len(np.unique(images))} images are too one-sided to fit to: without one fifth of these "
+                f"images there are no {kinds[int(fitted.any())]}"
+            )
+        return fit_logistic(features[~in_fold], fitted).probability(features[in_fold])
 
-    return predict_out_of_fold(images, predict)
+    probabilities = predict_out_of_fold(images, predict)
+    return fit_logistic(features, labels), probabilities

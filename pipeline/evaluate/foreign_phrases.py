@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
 
 from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
 from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
-from pipeline.evaluate.estimates import Estimates, logistic_out_of_fold, presence_area
+from pipeline.evaluate.estimates import Estimates, fit_with_folds, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from pipeline.evaluate.matching import Answer
-from pipeline.logistic import fit_logistic
 from pipeline.output.backup import PRESENCE_FILE
 from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
 from pipeline.steps import HeatMapSteps
@@ -28,6 +27,8 @@ from stages.regions.maker import RegionMaker, share_presences
 from stages.regions.score import at_share
 from stages.regions.stage import RegionsStage
 from stages.truth.ground_truth import TruthTarget
+
+PHRASE_KINDS: Final = ("present phrases", "absent phrases")
 
 
 def query_images(
@@ -186,7 +187,7 @@ def fit_presence_to_truth(
     `presence_auc` and `similarity_auc` on images that the regression was not fitted to; the
     statistics of the images come from all images.
 
-    Raise InputError if there are too few phrases, and as `model_steps`.
+    Raise InputError if the phrases are too few or one-sided, and as `model_steps`.
     """
     images_by_name = query_images(evaluation_set)
     check_enough(images_by_name)
@@ -208,12 +209,12 @@ def fit_presence_to_truth(
     features = all_features[is_judged]
     labels = is_present[is_judged]
     numbers = all_numbers[is_judged]
-    fit = fit_logistic(features, labels)
+    fit, probabilities = fit_with_folds(features, labels, numbers, PHRASE_KINDS)
     presence = Presence(
         images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=1.0 - float(labels.mean())
     )
     figures = {
-        "presence_auc": presence_area(logistic_out_of_fold(features, labels, numbers), labels, numbers),
+        "presence_auc": presence_area(probabilities, labels, numbers),
         "similarity_auc": presence_area(features[:, 0], labels, numbers),
     }
     # Six weights and some thousand phrases: what the fit says of its own phrases is hardly flattered.

@@ -23,10 +23,10 @@ from pipeline.calibration import source_basis
 from pipeline.config import stored_config
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.origin import check_named
-from pipeline.evaluate.estimates import Estimates, logistic_out_of_fold, presence_area
+from pipeline.evaluate.estimates import Estimates, fit_with_folds, presence_area
 from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
-from pipeline.evaluate.foreign_phrases import check_enough, query_images
-from pipeline.logistic import LogisticFit, fit_logistic, roc_area
+from pipeline.evaluate.foreign_phrases import PHRASE_KINDS, check_enough, query_images
+from pipeline.logistic import LogisticFit, roc_area
 from pipeline.paths import write_file
 from pipeline.presence_fit import (
     PresenceFit,
@@ -135,7 +135,7 @@ def fit_detector_presence(
     Returns:
         The fit, and its figure `presence_auc` on images that it was not fitted to.
 
-    Raise InputError if there are too few phrases.
+    Raise InputError if the phrases are too few or one-sided.
     """
     images_by_name = query_images(
         evaluation_set, {record.sample.sample_id: record.phrases for record in records}
@@ -152,8 +152,9 @@ def fit_detector_presence(
         if text in image.judged_texts
     ]
     values, labels, images = map(np.array, zip(*judged, strict=True))
-    area = presence_area(logistic_out_of_fold(values, labels, images), labels, images)
-    return presence_of(fit_logistic(values, labels), float(labels.mean())), {"presence_auc": area}
+    fit, probabilities = fit_with_folds(values, labels, images, PHRASE_KINDS)
+    area = presence_area(probabilities, labels, images)
+    return presence_of(fit, float(labels.mean())), {"presence_auc": area}
 
 
 def presence_of(fit: LogisticFit, present_share: float) -> DetectorPresence:

@@ -32,14 +32,13 @@ from pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     debiased_calibration_error,
-    logistic_out_of_fold,
+    fit_with_folds,
     squared_error_gain,
 )
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.foreign_phrases import fit_presence_to_truth
 from pipeline.evaluate.metrics import is_right
 from pipeline.evaluate.presence_calibration import fit_detector_presence
-from pipeline.logistic import fit_logistic
 from pipeline.paths import write_file
 from pipeline.steps import Steps, build_steps
 from stages.contract.errors import InputError
@@ -96,7 +95,7 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
         out: The file to write.
         console: Shows the progress.
 
-    Raise InputError for too few regions, as `EvaluationSet.full_steps`, and ConfigError if `out`
+    Raise InputError for too few or one-sided regions, as `EvaluationSet.full_steps`, and ConfigError if `out`
     cannot be written.
     """
     fit = _CalibrationFit(evaluation_set, console)
@@ -106,7 +105,7 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
     names = list(regions[0].evidence.features)
     features = np.array([[*region.evidence.features.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
-    regression = fit_logistic(features, labels)
+    regression, scores = fit_with_folds(features, labels, images, ("right regions", "wrong regions"))
     counts = {"regions": len(labels), "right": int(labels.sum())}
     calibration = Calibration(
         bias=regression.bias,
@@ -122,14 +121,12 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
         cut=judged.cut,
         box=None if judged.boxes is None else judged.boxes.fit,
     )
-    write_file("out", out, calibration.to_json())
-    scores = logistic_out_of_fold(features, labels, images)
     previous = judged.previous
     share = labels.mean()
     baseline = np.array(
         [share if previous is None else previous.probability(region.evidence) for region in regions]
     )
-    return CalibrationFigures(
+    figures = CalibrationFigures(
         matched=evaluation_set.matches.counts,
         **counts,
         presence=judged.presence_figures,
@@ -138,6 +135,8 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
         replaces=previous is not None,
         gain=squared_error_gain(baseline, scores, labels, images),
     )
+    write_file("out", out, calibration.to_json())
+    return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -216,8 +216,7 @@ def write_reviewed_calibration(
         cut=None if previous is None else previous.cut,
         box=box,
     )
-    write_file("out", out, calibration.to_json())
-    return ReviewFitFigures(
+    figures = ReviewFitFigures(
         counts=reviewed.counts,
         reviewers=reviewed.reviewers,
         presence=fit.presence is not None,
@@ -227,6 +226,8 @@ def write_reviewed_calibration(
         boxes=boxes,
         gain=squared_error_gain(judged.scores, scores, judged.is_right, judged.field("image_id")),
     )
+    write_file("out", out, calibration.to_json())
+    return figures
 
 
 def _reviewed_images(dataset: Dataset, reviewed: ReviewedRegions, settings: Sequence[str]) -> EvaluationSet:

@@ -283,6 +283,38 @@ def test_answers_of_people_correct_the_detectors_scores_and_then_the_calibration
     assert read_calibration(tmp_path / "c.json").presence.absent_share == 0.05
 
 
+def test_one_sided_folds_are_refused_and_nothing_is_written(
+    pictures: Pictures, plain: Path, tmp_path: Path
+) -> None:
+    """Regions that are wrong in a single image alone, and phrases that every image has."""
+    truth = read_json(pictures.truth)
+    regions = {
+        (int(Path(row["file_name"]).stem), region["phrase"]): region["bbox"]
+        for row in rows_of(plain)
+        for region in row["annotations"]
+    }
+    for thing in truth["annotations"]:
+        if thing["image_id"] != 7:
+            thing["bbox"] = regions.get((thing["image_id"], thing["phrase"]), thing["bbox"])
+    write_json(tmp_path / "truth.json", truth)
+    (tmp_path / "images").mkdir()
+    alike = Pictures(tmp_path / "images", range(60), pictures.model)
+    alike_truth = read_json(alike.truth)
+    for thing in alike_truth["annotations"]:
+        thing["phrase"] = ("bed", "boat")[thing["id"] % 2]
+    write_json(alike.truth, alike_truth)
+    lines = [
+        {**line, "captions": ["a bed and a boat"]} for line in read_lines(alike.folder / "captions.jsonl")
+    ]
+    write_lines(alike.folder / "captions.jsonl", lines)
+    alike_dataset = run(alike.config(tmp_path / "alike"), QUIET)
+    for dataset, right in ((plain, tmp_path / "truth.json"), (alike_dataset, alike.truth)):
+        code, _, err = called("calibrate", dataset, "--truth", right, "--out", tmp_path / "c.json")
+        assert code == 2
+        assert_message(err)
+        assert not (tmp_path / "c.json").exists()
+
+
 CLIP: Final = {
     "bias": 0.0,
     "weight": {},
