@@ -111,18 +111,19 @@ def find_domain_shift(
             in_regions=True,
         )
     presence = steps.model_stage.presence
-    if presence is None or not signals:
+    embeddings = [part.embedding for part in signals if part.is_finite]
+    if presence is None or not embeddings:
         return None
     images = presence.corrected_on or presence.images
     if images.count < FEWEST_FITTED:
         return None
-    distance = images.distance(np.stack([part.embedding for part in signals]))
+    distance = images.distance(np.stack(embeddings))
     times = distance / (1 + len(images.directions) / images.count)
-    if times <= 1 + UNLIKE / math.sqrt(len(signals)):
+    if times <= 1 + UNLIKE / math.sqrt(len(embeddings)):
         return None
     return DomainShift(
         what="The images show other things than those that the calibration was fitted to",
-        measured=f"the mean squared distance of {counted(len(signals), 'image')} from the fit is {times:.1f} times "
+        measured=f"the mean squared distance of {counted(len(embeddings), 'image')} from the fit is {times:.1f} times "
         "that of others of its kind",
         in_regions=False,
     )

@@ -28,11 +28,13 @@ from itertools import islice
 from typing import Any, Final
 
 import numpy as np
+from rich.console import Console
 
 from pipeline.calibration import presence_basis
 from pipeline.logistic import LogisticFit, fit_logistic, roc_area
 from pipeline.stage_calls import set_up
 from pipeline.steps import HeatMapSteps
+from pipeline.terminal import counted, say
 from stages.contract.errors import ResumeError
 from stages.contract.records import Phrase, Record, stable_id
 from stages.contract.values import Bools, Floats, Json
@@ -209,7 +211,7 @@ def fit_presence_to_captions(
     usable = [
         (image, image_labels)
         for image, image_labels in zip(signals, in_captions, strict=True)
-        if all(np.isfinite(part).all() for part in (image.embedding, image.cosines, image.local))
+        if image.is_finite
     ]
     if len(usable) < FEWEST_IMAGES:
         reason = f"{len(usable)} of {len(signals)} images have finite cosines, {FEWEST_IMAGES} are needed"
@@ -281,8 +283,14 @@ def fit_noisy(features: Floats, in_captions: Bools) -> tuple[LogisticFit, Floats
     return fit, presences
 
 
-def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple[Record, Signals]]:
-    """Yield prepared records that have phrases with their heat maps and signals, by a stage that is not set up."""
+def signals_of(
+    model: ExplainStage, records: Iterable[Record], console: Console
+) -> Iterator[tuple[Record, Signals]]:
+    """Yield prepared records that have phrases with their heat maps and signals, by a stage that is not set up.
+
+    Images whose signals are not finite are left out, and then the console says how many.
+    """
+    unknown = 0
     usable = (
         record
         for record in records
@@ -290,8 +298,14 @@ def signals_of(model: ExplainStage, records: Iterable[Record]) -> Iterator[tuple
     )
     with set_up([model]), collecting_signals(model) as signals:
         while batch := list(islice(usable, model.forward_batch_size())):
-            yield from zip(model.process(batch), signals, strict=True)
+            for record, image in zip(model.process(batch), signals, strict=True):
+                if image.is_finite:
+                    yield record, image
+                else:
+                    unknown += 1
             signals.clear()
+    if unknown:
+        say(console, f"left out, because their embeddings are not finite: {counted(unknown, 'image')}")
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
     signals: list[Signals] = []
     texts: list[tuple[int, str]] = []
     pairs: list[Pair] = []
-    for record, record_signals in signals_of(plain_stage, records):
+    for record, record_signals in signals_of(plain_stage, records, console):
         image = images_by_name[record.sample.sample_id]
         signals.append(record_signals)
         texts += [(image.number, heat_map.text) for heat_map in record.heat_maps]
@@ -190,19 +190,20 @@ def fit_presence_to_truth(
     Raise InputError if the phrases are too few or one-sided, and as `model_steps`.
     """
     images_by_name = query_images(evaluation_set)
-    check_enough(images_by_name)
+    check_enough(sum(len(image.judged_texts) for image in images_by_name.values()))
     phrases = {name: [*image.phrases, *image.absent["random"]] for name, image in images_by_name.items()}
     signals: list[Signals] = []
     entries: list[tuple[int, str, bool, bool]] = []
     steps = model_steps(evaluation_set)
     records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console)
-    for record, record_signals in signals_of(steps.model_stage, records):
+    for record, record_signals in signals_of(steps.model_stage, records, console):
         signals.append(record_signals)
         image = images_by_name[record.sample.sample_id]
         entries += [
             (image.number, text, text in image.types_by_text, text in image.judged_texts)
             for text in dict.fromkeys(phrase.text for phrase in record.phrases)
         ]
+    check_enough(sum(is_judged for *_, is_judged in entries))
     images = ImageStatistics.of(np.stack([part.embedding for part in signals]))
     all_features = features_of(images, signals)
     all_numbers, texts, is_present, is_judged = map(np.array, zip(*entries, strict=True))
@@ -222,9 +223,9 @@ def fit_presence_to_truth(
     return presence, figures, dict(zip(keys, fit.probability(all_features).round(6).tolist(), strict=True))
 
 
-def check_enough(images_by_name: Mapping[str, QueriedImage]) -> None:
-    """Raise InputError if too few phrases of the images are judged."""
-    if sum(len(image.judged_texts) for image in images_by_name.values()) < FEWEST_PHRASES:
+def check_enough(phrases: int) -> None:
+    """Raise InputError if so few phrases are judged that a fit says more about chance than about the model."""
+    if phrases < FEWEST_PHRASES:
         raise InputError(
             f"presence cannot be fitted: fewer than {FEWEST_PHRASES} phrases with a known place"
         )

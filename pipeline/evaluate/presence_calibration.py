@@ -140,7 +140,7 @@ def fit_detector_presence(
     images_by_name = query_images(
         evaluation_set, {record.sample.sample_id: record.phrases for record in records}
     )
-    check_enough(images_by_name)
+    check_enough(sum(len(image.judged_texts) for image in images_by_name.values()))
     foreign = {name: image.absent["random"] for name, image in images_by_name.items()}
     stages = [steps.prepare_stage, steps.model_stage]
     foreign_records = process_input(evaluation_set.reader, stages, foreign, console)
@@ -151,6 +151,7 @@ def fit_detector_presence(
         for text, features in features_by_text(record).items()
         if text in image.judged_texts
     ]
+    check_enough(len(judged))
     values, labels, images = map(np.array, zip(*judged, strict=True))
     fit, probabilities = fit_with_folds(values, labels, images, PHRASE_KINDS)
     area = presence_area(probabilities, labels, images)

@@ -52,6 +52,11 @@ class Signals:
     local: NDArray[np.float32]
     captions: Signals | None = None
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model gave numbers for the image: 16 bits may overflow."""
+        return all(bool(np.isfinite(part).all()) for part in (self.embedding, self.cosines, self.local))
+
 
 class ImageStatistics(Fit):
     """Mean and covariance of image embeddings.
@@ -132,17 +137,17 @@ class Presence(Regression):
 
     def probabilities(
         self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]
-    ) -> list[float]:
+    ) -> list[float | None]:
         """Return values 0 .. 1, rounded to six decimals as scores are; arguments as in `ImageStatistics.features`.
 
-        0 where a cosine is not finite.
+        None where a cosine is not finite: nothing is known of the image then.
         """
         columns = dict(zip(FEATURES, self.images.features(texts, cosines, local).T, strict=True))
         total = np.zeros(len(texts)) + self.weigh(columns, self.bias)
         probabilities = 1.0 / (1.0 + np.exp(-total.clip(-60.0, 60.0)))
         finite = np.isfinite(cosines) & np.isfinite(local)
-        rounded: list[float] = np.where(finite, probabilities, 0.0).round(6).tolist()
-        return rounded
+        rounded = zip(probabilities.round(6).tolist(), finite.tolist(), strict=True)
+        return [probability if is_finite else None for probability, is_finite in rounded]
 
 
 def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:

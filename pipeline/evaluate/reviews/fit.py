@@ -389,7 +389,7 @@ def _embeddings_of(evaluation_set: EvaluationSet, steps: HeatMapSteps, console: 
     """Compute the unit embeddings of the reviewed images."""
     phrases = {row["sample_id"]: phrases_of(row["annotations"]) for row in evaluation_set.rows()}
     records = process_input(evaluation_set.reader, [steps.prepare_stage], phrases, console)
-    return [signals.embedding for _, signals in signals_of(steps.model_stage, records)]
+    return [signals.embedding for _, signals in signals_of(steps.model_stage, records, console)]
 
 
 def _correct_presence(
