@@ -17,8 +17,9 @@ from pipeline.commands.options import (
     naming_options,
 )
 from pipeline.commands.tables import print_reviews
-from pipeline.dataset.folder import open_any_dataset, read_marks
+from pipeline.dataset.folder import open_any_dataset
 from pipeline.dataset.index import Index
+from pipeline.dataset.marks import read_marks
 from pipeline.dataset.selection import SIZES, Search
 from pipeline.dataset.statistics import statistics
 from pipeline.evaluate.estimates import plain_values

@@ -1,4 +1,4 @@
-"""A dataset's folder, for reading: manifest, shards, rows as Arrow tables or dicts, marks."""
+"""A dataset's folder, for reading: manifest, shards, rows as Arrow tables or dicts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.foreign_tables import check_tables
+from pipeline.dataset.marks import read_marks
 from pipeline.dataset.rows import Row, row_detections
 from pipeline.dataset.score_choice import RegionChoice, select
 from pipeline.dataset.selection import (
@@ -36,12 +37,10 @@ from stages.contract.schema import (
     check_version,
 )
 from stages.contract.values import Json
-from stages.shared.storage import AnyPath, found_in, parquet_file, place_of, write_text
+from stages.shared.storage import AnyPath, found_in, parquet_file, place_of
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
-MARKS: Final = ("good", "bad")  # of samples, by people
-MARKS_FILE: Final = "marks.json"  # File beside the shards: sample id -> mark
 _BUFFER_BYTES: Final = (
     1 << 20
 )  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
@@ -382,26 +381,3 @@ def read_json(path: AnyPath) -> Json | None:
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: expected an object")
     return content
-
-
-def read_marks(dataset: AnyPath) -> dict[str, str]:
-    """Return the marks by sample id; empty if there is no file.
-
-    Raise InputError for a damaged one.
-    """
-    path = dataset / MARKS_FILE
-    marks = read_json(path) or {}
-    if not all(mark in MARKS for mark in marks.values()):
-        raise InputError(f"{path}: expected sample ids with {' or '.join(map(repr, MARKS))}")
-    return marks
-
-
-def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
-    """Replace all marks atomically; they are from `MARKS`.
-
-    Raise OSError if the folder cannot be written.
-    """
-    write_text(
-        dataset / MARKS_FILE,
-        json.dumps(dict(sorted(marks.items())), indent=0, ensure_ascii=False) + "\n",
-    )

@@ -1,6 +1,6 @@
 """People's answers about regions, and corrections of them: `reviews.jsonl` beside the shards.
 
-One JSON object a line, only ever appended, and on disk before `append_review` returns:
+One JSON object a line, see `append_log`:
 
     {"annotation_id": 1, "phrase": "a dog", "bbox": [4, 5, 30, 20], "reviewer": "ann",
      "time": "2026-01-31T12:00:00Z", "answer": "right", "seconds": 2.5}
@@ -12,12 +12,7 @@ answers otherwise.
 
 A region is identified by its `annotation_id`, `phrase` and `bbox` together, so a new dataset in
 the same folder inherits reviews of equal regions only. The latest answer of a reviewer counts,
-and the latest action of all reviewers; "undone" takes it back. Lines that cannot be read, such as
-one torn by a crash, are skipped and counted.
-
-Files in object storage cannot be appended to, so each process writes a separate one,
-`reviews-NAME.jsonl`. All `reviews*.jsonl` are read together: answers from other machines count
-once their file is in the folder.
+and the latest action of all reviewers; "undone" takes it back.
 
 The way of an answer to a calibration, by modules of `pipeline`:
 
@@ -32,43 +27,26 @@ evaluate/reviews/boxes.py    boxes to those that people dragged.
 
 from __future__ import annotations
 
-import fcntl
-import io
-import os
-import stat
-import threading
-import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from pipeline.dataset.append_log import LONGEST_TEXT, LogLine, append_lines, log_files, read_log
 from pipeline.dataset.folder import BATCH_ROWS, Dataset
 from pipeline.dataset.rows import Annotation
 from pipeline.dataset.selection import REGION, regions_in
-from stages.contract.errors import InputError, one_line
 from stages.contract.geometry import Box
-from stages.shared.storage import AnyPath, ObjectPath, found_in
+from stages.shared.storage import AnyPath
 
-REVIEWS_FILE: Final = "reviews.jsonl"
-FILES: Final = "reviews*.jsonl"
-LONGEST_LINE: Final = 16_384  # bytes
-MOST_BYTES: Final = 256 << 20  # of a file: about a million answers
+REVIEWS_LOG: Final = "reviews"
+REVIEWS_FILE: Final = f"{REVIEWS_LOG}.jsonl"
 MOST_LETTERS: Final = 64  # of a reviewer's name
-
-_SAFELY: Final = (
-    os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-)  # no link to elsewhere, and no pipe that hangs
-_LOCK: Final = threading.Lock()
-_NAME: Final = uuid.uuid4().hex[:12]  # of this process's objects
-_CONTENTS: Final[dict[str, bytes]] = {}  # dataset -> content of this process's object
 
 Answer = Literal["right", "wrong", "absent", "unsure"]
 """right: the region shows the object of its phrase. wrong: it does not. absent: the object is not
@@ -121,13 +99,12 @@ class Judgement(BaseModel, frozen=True):
         return self
 
 
-class Review(Judgement):
+class Review(Judgement, LogLine, frozen=True):
     """One line of the file."""
 
     annotation_id: int = Field(ge=1, le=2**53)
-    phrase: str = Field(max_length=LONGEST_LINE // 8)
+    phrase: str = Field(max_length=LONGEST_TEXT)
     bbox: BoxPx
-    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def key(self) -> RegionKey:
@@ -190,24 +167,9 @@ def read_reviews(dataset: AnyPath) -> Reviews:
 
     Raise InputError for a file that is unreadable, or a link.
     """
-    reviews = Reviews()
-    lines = []
-    try:
-        for path in found_in(dataset, FILES):
-            latest = datetime.min.replace(tzinfo=UTC)
-            for line in lines_of(path):
-                try:
-                    review = Review.model_validate_json(line)
-                except ValidationError:
-                    reviews.unreadable_lines += 1
-                    continue
-                latest = max(
-                    latest, review.time
-                )  # clocks are set back, so the lines of a file keep their order
-                lines.append((latest, review))
-    except OSError as error:
-        raise InputError(f"the reviews of {dataset} cannot be read: {one_line(error)}") from error
-    for _, review in sorted(lines, key=itemgetter(0)):
+    lines, unreadable_lines = read_log(dataset, REVIEWS_LOG, Review)
+    reviews = Reviews(unreadable_lines=unreadable_lines)
+    for review in lines:
         reviews.add(review)
     return reviews
 
@@ -224,7 +186,7 @@ class ReviewLog:
 
         Raise InputError as `read_reviews`.
         """
-        files = found_in(self.dataset, FILES)
+        files = log_files(self.dataset, REVIEWS_LOG)
         states = [
             (path, path.lstat().st_size, path.lstat().st_mtime_ns)
             for path in files
@@ -275,49 +237,4 @@ def append_review(dataset: AnyPath, review: Review) -> None:
 
     Raise OSError if it cannot be written.
     """
-    line = review.model_dump_json(exclude_none=True).encode() + b"\n"
-    if isinstance(dataset, ObjectPath):
-        with _LOCK:
-            key = str(dataset)
-            content = _CONTENTS.get(key, b"") + line
-            (dataset / f"reviews-{_NAME}.jsonl").write_bytes(content)
-            _CONTENTS[key] = content
-        return
-    path = dataset / REVIEWS_FILE
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFELY, 0o666)
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        _check_regular(file)
-        fcntl.flock(file, fcntl.LOCK_EX)  # several servers may write
-        end = file.seek(0, os.SEEK_END)
-        if end and os.pread(descriptor, 1, end - 1) != b"\n":
-            line = b"\n" + line  # behind a line that a crash has torn
-        while line:
-            line = line[file.write(line) :]
-        os.fsync(descriptor)
-    folder = os.open(dataset, os.O_RDONLY)
-    os.fsync(folder)  # the file may be new
-    os.close(folder)
-
-
-def lines_of(path: AnyPath) -> Iterator[bytes]:
-    """Yield the lines that are not empty.
-
-    A line over `LONGEST_LINE` comes in parts, and no part is valid JSON.
-    """
-    if isinstance(path, ObjectPath):
-        file: IO[bytes] = io.BytesIO(path.open().read(MOST_BYTES + 1))
-    else:
-        file = os.fdopen(os.open(path, os.O_RDONLY | _SAFELY), "rb")
-    with file:
-        if isinstance(path, Path):
-            _check_regular(file)
-        for line in iter(lambda: file.readline(LONGEST_LINE), b""):
-            if file.tell() > MOST_BYTES:
-                raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MB")
-            if line.strip():
-                yield line
-
-
-def _check_regular(file: IO[bytes]) -> None:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise OSError("not a regular file")
+    append_lines(dataset, REVIEWS_LOG, [review])

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from pipeline.dataset.folder import read_marks
+from pipeline.dataset.marks import read_marks
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.export.base import (
     ChosenSample,

@@ -7,6 +7,7 @@ resumes a merge that was stopped.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.config import RunConfig, differences
+from pipeline.dataset.append_log import lines_of, log_files
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.reviews import FILES, lines_of, read_reviews
+from pipeline.dataset.marks import EARLIER_FILE, MARKS_LOG, read_earlier_marks, read_marks
+from pipeline.dataset.reviews import REVIEWS_LOG, read_reviews
 from pipeline.dataset.signature import is_own
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
@@ -24,7 +27,7 @@ from pipeline.output.shards import count_readable_rows, list_names
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.contract.values import Json
-from stages.shared.storage import AnyPath, copy, found_in
+from stages.shared.storage import AnyPath, copy, write_text
 from stages.write import Tally
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
@@ -47,8 +50,9 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
     datasets = [open_dataset(path) for path in parts]
     _reject_incomplete(datasets)
     _reject_other_settings(datasets)
-    for dataset in datasets:
-        read_reviews(dataset.path)  # it rejects damaged reviews
+    for dataset in datasets:  # damaged reviews and marks are rejected
+        read_reviews(dataset.path)
+        read_marks(dataset.path)
     manifest = datasets[0].manifest
     run = manifest["run"]
     settings = manifest["config"]
@@ -75,9 +79,7 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
         folder.start(previous, {PARTS: paths, **{key: run[key] for key in _DECISIONS if key in run}})
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
-        files = (file for dataset in datasets for file in found_in(dataset.path, FILES))
-        for number, file in enumerate(files):  # they name regions by ids
-            (folder.path / f"reviews-{number}.jsonl").write_bytes(b"".join(lines_of(file)))
+        _copy_logs(datasets, folder)
         _copy_shards([shard for dataset in datasets for shard in dataset.shards], folder)
         report = Report()
         for number, dataset in enumerate(datasets):
@@ -86,6 +88,19 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
         fields = {key: manifest[key] for key in ("model", "calibration", "scores", "environment")}
         may_sign = all(is_own(dataset.manifest) for dataset in datasets)
         return folder.finish(report, Manifest(config=config, may_sign=may_sign, **fields))
+
+
+def _copy_logs(datasets: Sequence[Dataset], folder: DatasetFolder) -> None:
+    """Copy the answers and marks of people, which name regions and samples by ids; the latest of a mark counts."""
+    for log in (REVIEWS_LOG, MARKS_LOG):
+        files = (file for dataset in datasets for file in log_files(dataset.path, log))
+        for number, file in enumerate(files):
+            (folder.path / f"{log}-{number}.jsonl").write_bytes(b"".join(lines_of(file)))
+    earlier_marks = {
+        name: mark for dataset in datasets for name, mark in read_earlier_marks(dataset.path).items()
+    }
+    if earlier_marks:
+        write_text(folder.path / EARLIER_FILE, json.dumps(earlier_marks, ensure_ascii=False) + "\n")
 
 
 def _copy_shards(shards: Sequence[AnyPath], folder: DatasetFolder) -> None:

@@ -1,6 +1,6 @@
 """The viewer as a web application, and its server on this machine.
 
-It serves the dataset and `static/`, and writes two files of the dataset, `marks.json` and
+It serves the dataset and `static/`, and writes two files of the dataset, `marks.jsonl` and
 `reviews.jsonl`. Templates escape the dataset's texts, and a content security policy lets nothing
 run that is not in `static/`.
 """
@@ -16,7 +16,7 @@ import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import uvicorn
 from pydantic import BaseModel, Field, ValidationError
@@ -32,8 +32,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.dataset.folder import MARKS, read_marks, write_marks
+from pipeline.dataset.append_log import LONGEST_TEXT
 from pipeline.dataset.index import Index
+from pipeline.dataset.marks import MARKS, MarkName, append_marks, read_marks
 from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
@@ -73,8 +74,8 @@ Payload = TypeVar("Payload", bound=BaseModel)
 class MarkRequest(BaseModel):
     """A request to give samples a mark."""
 
-    sample_ids: list[str] = Field(max_length=MOST_MARKED)
-    mark: Literal["", "good", "bad"]
+    sample_ids: list[Annotated[str, Field(max_length=LONGEST_TEXT)]] = Field(max_length=MOST_MARKED)
+    mark: MarkName | Literal[""]
 
 
 class Viewer:
@@ -118,11 +119,11 @@ class Viewer:
         Raise OSError if it cannot be saved; then no mark changes.
         """
         with self._lock:
-            stored = read_marks(self.pages.dataset.path)  # another viewer may have added some
-            marks = {
-                name: value for name, value in (stored | dict.fromkeys(sample_ids, mark)).items() if value
-            }
-            write_marks(self.pages.dataset.path, marks)
+            path = self.pages.dataset.path
+            stored = read_marks(path)  # another viewer may have added some
+            new_marks = dict.fromkeys(sample_ids, mark)
+            append_marks(path, new_marks)
+            marks = {name: value for name, value in (stored | new_marks).items() if value}
             self.pages.marks = marks  # another dict, because other threads read the old one
             self.pages.index.mark_all(marks)
 

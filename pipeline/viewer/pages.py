@@ -11,8 +11,9 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.dataset.folder import NumberedRows, open_any_dataset, read_marks
+from pipeline.dataset.folder import NumberedRows, open_any_dataset
 from pipeline.dataset.index import SCORE_EDGES, Index
+from pipeline.dataset.marks import read_marks
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
 from pipeline.dataset.selection import Search

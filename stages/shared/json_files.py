@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from stages.contract.errors import InputError
+from stages.shared.storage import AnyPath
 
 FormT = TypeVar("FormT")
 
 
-def read_json_as(path: Path, form: type[FormT]) -> FormT:
+def read_json_as(path: AnyPath, form: type[FormT]) -> FormT:
     """Return a JSON file in a form of pydantic.
 
     Raise InputError, which names the first place that is wrong.

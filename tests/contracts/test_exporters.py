@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.dataset.folder import write_marks
+from pipeline.dataset.marks import append_marks
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.export import EXPORTERS
 from pipeline.export.base import Exporter
@@ -37,7 +37,7 @@ REGIONS = 17
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With images in it. Only to be read."""
     folder = write_dataset(tmp_path_factory.mktemp("export") / "dataset")
-    write_marks(folder, {"ring": "good", "plain": "bad"})
+    append_marks(folder, {"ring": "good", "plain": "bad"})
     return folder
 
 
@@ -178,7 +178,7 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
     root = tmp_path / "images"
     root.mkdir()
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root)
-    write_marks(dataset, {"ring": "good"})
+    append_marks(dataset, {"ring": "good"})
     good = {"1.jpg", "3.jpg", "9.jpg"}
     for file_name in good:
         (root / file_name).write_bytes(encoded())
@@ -208,7 +208,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         write_synthetic(tmp_path_factory.mktemp("large") / "dataset", rows, **made) for rows in (50, 250)
     ]
     for dataset in datasets:
-        write_marks(dataset, {"nobody": "good"})
+        append_marks(dataset, {"nobody": "good"})
     return datasets
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.dataset.folder import write_marks
+from pipeline.dataset.marks import append_marks
 from pipeline.dataset.signature import sign
 from pipeline.export import EXPORTERS
 from pipeline.export.files import MARK
@@ -23,7 +23,7 @@ from tests.pipeline.export.datasets import Maker, encoded, finished, write_datas
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_dataset(tmp_path_factory.mktemp("cli") / "dataset")
-    write_marks(folder, {"ring": "good", "plain": "bad"})
+    append_marks(folder, {"ring": "good", "plain": "bad"})
     return folder
 
 
@@ -146,7 +146,7 @@ def test_it_ends_with_the_place_of_the_images_and_the_next_step(name: str, tmp_p
     for number in range(1, 18):
         (root / f"{number}.jpg").write_bytes(encoded())
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root)
-    write_marks(dataset, {"ring": "good"})
+    append_marks(dataset, {"ring": "good"})
     *_, images, last = exported(dataset, out, name=name).splitlines()
     assert last.startswith("next: ")
     assert str(out) in last

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.folder import open_dataset, write_marks
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.marks import append_marks
 from pipeline.terminal import console
 from tests.build.datasets import Json, change_manifest, copy_of
 from tests.messages import assert_message
@@ -45,7 +46,7 @@ def test_figures_as_json(synthetic_dataset: Path, rows: list[Json]) -> None:
 
 def test_conditions(copy: Path, rows: list[Json]) -> None:
     """Regions that fulfil all, and the images that have such regions."""
-    write_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
+    append_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
     options = ("--where", "head = 'man' AND mark = 'bad' AND score >= 0.5 -- checked", "--top", 3)
     figures = json.loads(printed("stats", copy, "--json", *options))
     images = [
@@ -59,7 +60,7 @@ def test_conditions(copy: Path, rows: list[Json]) -> None:
 
 def test_figures_as_tables(copy: Path, rows: list[Json], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "width", 120)  # else cells are wrapped
-    write_marks(copy, {rows[0]["sample_id"]: "good"})
+    append_marks(copy, {rows[0]["sample_id"]: "good"})
     assert "scores only rank: --keep 0.3" in stats(copy)[1]
     change_manifest(copy, calibration="0" * 64)
     code, out, err = stats(copy)

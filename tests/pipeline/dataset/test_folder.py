@@ -5,14 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.folder import (
-    IMAGE_BATCH_ROWS,
-    MARKS_FILE,
-    open_any_dataset,
-    open_dataset,
-    read_marks,
-    write_marks,
-)
+from pipeline.dataset.folder import IMAGE_BATCH_ROWS, open_any_dataset, open_dataset
+from pipeline.dataset.marks import append_marks
 from pipeline.dataset.selection import REGION_COLUMNS
 from stages.contract.errors import ConfigError, InputError, SchemaError
 from stages.contract.schema import DATASET_SCHEMA, dataset_schema
@@ -93,7 +87,7 @@ def test_an_unfinished_dataset(folder: Path) -> None:
 def test_regions_in_rows_of_their_own(folder: Path) -> None:
     """The columns that a condition knows, and any field of the annotation."""
     rows = list(open_dataset(folder).rows())
-    write_marks(folder, marks_of(rows))
+    append_marks(folder, marks_of(rows))
     dataset = open_dataset(folder)
     plain = [region for row in rows for region in regions_of(row, marks_of(rows))]
     whole = dataset.regions()
@@ -133,21 +127,3 @@ def test_damaged_manifests(content: str, folder: Path) -> None:
     for opened in (open_dataset, open_any_dataset):
         with expect_error(InputError, SchemaError):
             opened(folder)
-
-
-def test_marks_that_are_written_are_read(tmp_path: Path) -> None:
-    assert read_marks(tmp_path) == {}
-    for marks in ({"ąé 乌龟 🐢": "good", 'quote " and \\ and\nline': "bad", "": "bad"}, {}):
-        write_marks(tmp_path, marks)
-        assert read_marks(tmp_path) == marks
-    assert [path.name for path in tmp_path.iterdir()] == [MARKS_FILE], "nothing temporary stays"
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"a": "great"}', "\udcff"])
-def test_damaged_marks(content: str, tmp_path: Path) -> None:
-    (tmp_path / MARKS_FILE).write_text(content, errors="surrogateescape")
-    with expect_error(InputError):
-        read_marks(tmp_path)
-    (tmp_path / "other" / MARKS_FILE).mkdir(parents=True)
-    with expect_error(InputError):
-        read_marks(tmp_path / "other")

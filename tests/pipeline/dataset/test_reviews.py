@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.dataset.append_log import LONGEST_TEXT
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.reviews import (
-    LONGEST_LINE,
     RegionKey,
     Review,
     append_review,
@@ -99,7 +99,7 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
         {"answer": "wrong", "action": "box"},
         {"answer": None},  # neither
         {"time": "2026-01-31T12:00:00"},  # in which zone?
-        {"phrase": "x" * (LONGEST_LINE // 8 + 1)},
+        {"phrase": "x" * (LONGEST_TEXT + 1)},
     ],
     ids=lambda change: str(change)[:40],
 )

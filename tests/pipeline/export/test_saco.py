@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline.dataset.folder import write_marks
+from pipeline.dataset.marks import append_marks
 from pipeline.export.base import ExportReport
 from pipeline.export.saco import NEGATIVES, NO_NEGATIVES, SAID_TWICE, UNREVIEWED_PAIRS, UNSCORED_FILE
 from stages.contract.errors import ConfigError
@@ -74,10 +74,10 @@ def test_the_pairs(dataset: Path, tmp_path: Path) -> None:
 def test_pairs_are_exhaustive_where_somebody_looked(dataset: Path, tmp_path: Path) -> None:
     """Without an exhaustive pair the evaluator fails; without a negative one, cgF1 is 0 for every model."""
     marked = copy_of(dataset, tmp_path)
-    write_marks(marked, {"car": "bad"})
+    append_marks(marked, {"car": "bad"})
     with expect_error(ConfigError):
         pairs_of(marked, tmp_path / "nobody")
-    write_marks(marked, {"car": "good", "dogs": "bad", "lamp": "good"})
+    append_marks(marked, {"car": "good", "dogs": "bad", "lamp": "good"})
     truth, report = pairs_of(marked, tmp_path / "out")
     for pair in truth.dataset["images"]:
         is_good = int(pair["sample_id"] in ("car", "lamp"))

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.marks import EARLIER_FILE, append_marks, read_marks
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review, append_review, read_reviews
 from pipeline.dataset.signature import is_own
@@ -25,6 +26,7 @@ from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, shards_of
+from tests.build.files import write_json
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import assert_alike, rows_of
@@ -74,6 +76,24 @@ def test_answers_and_corrections_go_with_the_regions(parts: list[Path], tmp_path
     with expect_error(InputError):
         merge(copies, tmp_path / "linked")
     assert not (tmp_path / "linked").exists()
+
+
+def test_marks_go_with_the_samples_and_the_latest_counts(parts: list[Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(part, tmp_path / part.name)) for part in parts]
+    first, second, third = ([row["sample_id"] for row in open_dataset(part).rows()] for part in copies)
+    write_json(copies[0] / EARLIER_FILE, {first[0]: "good", first[1]: "bad"})  # by an earlier version
+    append_marks(copies[0], {first[0]: "", first[2]: "good", "in both": "bad"})
+    append_marks(copies[2], {third[0]: "good", "in both": "good"})
+    append_marks(copies[1], {second[0]: "bad", "in both": ""})
+    merge(copies, tmp_path / "out")
+    marks = {first[1]: "bad", first[2]: "good", second[0]: "bad", third[0]: "good"}
+    assert read_marks(tmp_path / "out") == marks
+    good = open_dataset(tmp_path / "out").regions("mark = 'good'", ["sample_id"])["sample_id"].to_pylist()
+    assert {*good} == {first[2], third[0]}
+    write_json(copies[2] / EARLIER_FILE, {"x": "great"})
+    with expect_error(InputError):
+        merge(copies, tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()
 
 
 def unfinished(folder: Path) -> None:

@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader
 
 from benchmarks.soak.resuming import measure
 from pipeline.config import load_config
-from pipeline.dataset.folder import open_dataset, read_marks, write_marks
+from pipeline.dataset import append_log
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.marks import append_marks, read_marks
 from pipeline.dataset.validate import validate as problems_of
 from pipeline.load import Contents, RegionStream, collate_regions
 from pipeline.output import lock
@@ -157,7 +159,7 @@ def test_a_run_that_slept_longer_than_its_lease_leaves_the_dataset_of_the_next_a
     assert [row["sample_id"] for row in rows_of(out)] == [row["sample_id"] for row in rows_of(on_disk)]
 
 
-def test_a_dataset_in_storage_is_read_as_one_on_a_disk(stored, on_disk, tmp_path) -> None:
+def test_a_dataset_in_storage_is_read_as_one_on_a_disk(stored, on_disk, tmp_path, monkeypatch) -> None:
     read_back: list[Any] = []
     for dataset in (on_disk, stored):
         out = tmp_path / dataset.name
@@ -168,8 +170,11 @@ def test_a_dataset_in_storage_is_read_as_one_on_a_disk(stored, on_disk, tmp_path
         assert len(files) > SCENES
         read_back.append((figures, files, rows_of(dataset), list(problems_of(dataset))))
     assert read_back[0] == read_back[1]
-    write_marks(stored, {"one": "good"})
-    assert read_marks(open_dataset("s3://bucket/inline").path) == {"one": "good"}
+    append_marks(stored, {"one": "good", "two": "good"})
+    monkeypatch.setattr(append_log, "_NAME", "another")  # of another process
+    append_marks(stored, {"two": "bad", "three": "good"})
+    marks = {"one": "good", "two": "bad", "three": "good"}
+    assert read_marks(open_dataset("s3://bucket/inline").path) == marks
 
 
 def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk) -> None:

@@ -3,12 +3,18 @@
 import http.client
 import json
 import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from pipeline.dataset.folder import read_marks, write_marks
+from pipeline.dataset.append_log import LONGEST_TEXT
+from pipeline.dataset.marks import append_marks, read_marks
+from pipeline.viewer.app import Viewer
 from tests.build.datasets import manifest_of, rows_of
 from tests.pipeline.viewer.conftest import Served, serving
 
@@ -102,6 +108,7 @@ ELSEWHERE = {"Origin": "http://evil.example"}
         ("marks", MARK, TEXT, 415),
         ("marks", MARK, ELSEWHERE, 403),
         ("marks", {**MARK, "sample_ids": [1]}, {}, 400),
+        ("marks", {**MARK, "sample_ids": ["a" * (LONGEST_TEXT + 1)]}, {}, 400),
         ("review", REVIEW, TEXT, 415),
         ("review", REVIEW, {"Host": "evil.example"}, 400),
         ("review", {**REVIEW, "answer": "great"}, {}, 400),
@@ -118,7 +125,7 @@ def test_what_is_sent_from_elsewhere_or_in_another_form_fails(
     shared, viewed, path, body, headers, status
 ) -> None:
     assert ask(shared, f"/{path}", "POST", json.dumps(body), {**JSON, **headers})[0] == status
-    assert not list(viewed.glob("marks.json")) + list(viewed.glob("reviews.jsonl"))
+    assert not list(viewed.glob("marks*")) + list(viewed.glob("reviews.jsonl"))
 
 
 def test_what_cannot_be_saved_is_said(
@@ -136,13 +143,14 @@ def test_what_cannot_be_saved_is_said(
     assert b"cannot be" in content
     assert manifest_of(dataset)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.viewer.app.write_marks", full)
+        patch.setattr("pipeline.viewer.app.append_marks", full)
         status, content = ask(served, "/marks", "POST", json.dumps(MARK), JSON)
     assert status == 507
     assert b"cannot be saved: No space left" in content
     assert served.viewer.pages.marks == {}
     (dataset / "marks.json").mkdir()
     assert ask(served, "/marks", "POST", json.dumps(MARK), JSON)[0] == 409
+    assert not (dataset / "marks.jsonl").exists()
 
 
 def test_who_reads_the_marks_sees_those_before_or_those_after(served: Served) -> None:
@@ -152,6 +160,21 @@ def test_who_reads_the_marks_sees_those_before_or_those_after(served: Served) ->
     before = viewer.pages.marks
     viewer.mark(["a", "c"], "bad")
     assert before == {"a": "good", "b": "good"}
-    write_marks(viewer.pages.dataset.path, {**viewer.pages.marks, "d": "good"})  # by another viewer
+    append_marks(viewer.pages.dataset.path, {"d": "good"})  # by another viewer
     viewer.mark(["c"], "")
     assert read_marks(viewer.pages.dataset.path) == {"a": "bad", "b": "good", "d": "good"}
+
+
+def test_two_viewers_keep_each_others_marks(viewed: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(viewed, tmp_path / "dataset"))
+    ids = [[f"{name}-{number}" for number in range(60)] for name in ("ann", "bob")]
+
+    def mark(sample_ids: list[str]) -> None:
+        viewer = Viewer(dataset)
+        with closing(viewer.pages.index):
+            for sample_id in sample_ids:
+                viewer.mark([sample_id], "good")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(mark, ids))
+    assert read_marks(dataset) == dict.fromkeys(chain(*ids), "good")

@@ -12,10 +12,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import SCORE_EDGES
+from pipeline.dataset.marks import read_marks
 from pipeline.dataset.signature import sign
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.build.datasets import Json, manifest_of, rows_of
-from tests.build.files import read_json, write_json
+from tests.build.files import write_json
 from tests.pipeline.export.datasets import Maker, finished
 from tests.pipeline.viewer.conftest import PATIENCE_MS, Served, pictures_are_there, serving
 
@@ -153,10 +154,10 @@ def test_marks_are_stored_undone_and_found_again(page: Page, served: Served, dat
     for key in "gxjxb":  # the first has another mark before
         page.keyboard.press(key)
     expect(status).to_contain_text("2 marked bad")
-    assert read_json(dataset / "marks.json") == {first: "bad", second: "bad"}
+    assert read_marks(dataset) == {first: "bad", second: "bad"}
     status.get_by_role("button", name="Undo").click()
     expect(status).to_have_text("mark undone")
-    assert read_json(dataset / "marks.json") == {first: "good"}
+    assert read_marks(dataset) == {first: "good"}
     for key in "uu":  # the second finds nothing left
         page.keyboard.press(key)
     expect(status).to_have_text("nothing to undo")
