@@ -205,14 +205,23 @@ class ExplainStage(Stage):
         pending: deque[Iterator[Record]] = deque()
         size = 1 if self._explainer.one_by_one else self._batch_size
         embedded_ahead = max(1, RECORDS_AHEAD // size) * size
-        for start in range(0, len(records), size):
-            if start % embedded_ahead == 0:
-                next_records = records[start : start + embedded_ahead]
-                texts = chain(*_texts_of(next_records), *_captions_of(next_records))
-                self._explainer.texts.embed_ahead(list(texts))
-            pending.append(self._launch(records[start : start + size]))
-            if len(pending) == self._ahead:
-                yield from pending.popleft()
+        texts = self._explainer.texts
+        captions: list[str] = []
+        try:
+            for start in range(0, len(records), size):
+                if start % embedded_ahead == 0:
+                    texts.forget(captions)
+                    next_records = records[start : start + embedded_ahead]
+                    phrases = dict.fromkeys(chain(*_texts_of(next_records)))
+                    captions = [
+                        caption for caption in chain(*_captions_of(next_records)) if caption not in phrases
+                    ]
+                    texts.embed_ahead([*phrases, *captions])
+                pending.append(self._launch(records[start : start + size]))
+                if len(pending) == self._ahead:
+                    yield from pending.popleft()
+        finally:  # phrases come again, and captions of a long run would fill the memory
+            texts.forget(captions)
         while pending:
             yield from pending.popleft()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -87,6 +87,11 @@ class TextCache:
         """Embed texts that are needed next: many in one call fill the forward passes."""
         self._embed(texts)
         self._forget()
+
+    def forget(self, texts: Iterable[str]) -> None:
+        """Free the memory of texts that are hardly needed again, such as captions."""
+        for text in texts:
+            self._rows.pop(text, None)
 
     def embed_padded(self, texts: Sequence[Sequence[str]], step: int) -> Tensor:
         """Texts of B images, not all without texts -> float32 (B, P, E) on the model's device.

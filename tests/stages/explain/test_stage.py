@@ -133,6 +133,21 @@ def test_the_score_of_a_caption_is_the_mean_of_its_cosine_and_those_of_its_phras
     assert answer.caption_presences == (None, None, None)
 
 
+def test_captions_stay_in_no_cache(model: ModelConfig) -> None:
+    """They are used in a single batch, and those of a long run would fill the memory."""
+    stage = set_up(model, blocks=1)
+    records = [
+        replace(
+            record := make_record(number, PHRASES[: number % 3 + 1]),
+            sample=replace(record.sample, captions=(f"caption {number}", "red car ", "another")),
+        )
+        for number in range(40)
+    ]
+    answers = stage.process(records)
+    assert all(len(answer.caption_scores) == 3 for answer in answers)
+    assert {*stage._explainer.texts._rows} == {*PHRASES[:3]}
+
+
 def test_pixels_stay_only_if_asked_for_and_the_device_s_batch_size_holds_if_none_is_given(
     stage, model
 ) -> None:
@@ -240,7 +255,7 @@ class TalkingDevice:
         self.events: list[str] = []
         self.sizes: list[int] = []  # images of each batch
         self.learnt: list[list[str]] = []  # texts that were embedded together
-        self.texts = SimpleNamespace(embed_ahead=self.learnt.append)
+        self.texts = SimpleNamespace(embed_ahead=self.learnt.append, forget=lambda _: None)
         self.faults = faults or {}
 
     def record_event(self, what: str) -> None:
