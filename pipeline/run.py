@@ -16,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.decisions import OUTSIDE, Run, Session, resolve
 from pipeline.engines.start import start_engine
 from pipeline.output.dataset_folder import DatasetFolder
+from pipeline.output.manifest import ENVIRONMENTS, environments_with
 from pipeline.output.previous_run import MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
 from pipeline.stage_calls import samples_in
@@ -95,8 +96,11 @@ def run(
         if not (resolved.config.engine.kind == "ray" and resolved.config.engine.address):
             # On a cluster each node has its own disk.
             fetch_weights(resolved.steps.description, display.say)
-        compared = {OUTSIDE: None} if resolved.meaning.reason else {}  # else the first images are compared
-        with display.shown(), _started(session, previous, info | compared):
+        if resolved.meaning.reason:
+            info[OUTSIDE] = None  # else the first images are compared
+        earlier = previous.run.get(ENVIRONMENTS, []) if previous.shards else []
+        info[ENVIRONMENTS] = environments_with(earlier, config.phrases.spacy_model)
+        with display.shown(), _started(session, previous, info):
             finished = _make_rows(resolved, session, previous, changes)
         total = folder.finish(session.report, finished.manifest)
     _print_summary(finished, session, total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +33,10 @@ LIBRARIES: Final = (
 """The distributions that rows and their files depend on, beside the parser's model: rows of other
 versions may differ in their last digits. None of them is imported."""
 
+ENVIRONMENTS: Final = "environments"
+"""The key of run.json, and of `run` in dataset.json, for the versions of Python and of the
+libraries: those of each start that may have made rows, in their order, and equal ones once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -43,7 +47,6 @@ class Manifest:
         model: The model's `name`, for the card, and the layout of its checkpoint.
         calibration: Identifies the calibration of the scores; None if they are no probabilities.
         scores: `fitted_to`, `doubt` and `presence`, see `CardOrigin`.
-        environment: The versions of Python and of the libraries that made the rows; empty for those here.
         may_sign: Whether this user's runs made all rows, so that the manifest may be signed.
     """
 
@@ -53,7 +56,6 @@ class Manifest:
     scores: Mapping[str, str | None] = field(
         default_factory=lambda: dict.fromkeys(("fitted_to", "doubt", "presence"))
     )
-    environment: Json = field(default_factory=dict)
     may_sign: bool = True
 
     def card(self, total: Tally) -> str:
@@ -94,13 +96,19 @@ class Manifest:
             },
             "wall_time_s": round(report.wall_time_s, 3),
             "stages": {name: stage.to_json() for name, stage in report.stages.items()},
-            "environment": dict(self.environment) or _versions_here(self.config.phrases.spacy_model),
             "card_sha256": hashlib.sha256(self.card(total).encode()).hexdigest(),
             "run": run,
         }
 
 
-def _versions_here(spacy_model: str) -> Json:
+def environments_with(earlier: Sequence[Json], spacy_model: str) -> list[Json]:
+    """Return the environments of earlier starts with that of this process, which has a parser's model."""
+    here = versions_here(spacy_model)
+    return [*earlier, *([] if here in earlier else [here])]
+
+
+def versions_here(spacy_model: str) -> Json:
+    """Return the versions of Python, of `LIBRARIES` and of the parser's model, those that are installed."""
     versions = {"python": platform.python_version()}
     for name in (*LIBRARIES, spacy_model):
         # People may have built OpenCV, or give the path of a parser's model.

@@ -21,7 +21,7 @@ from pipeline.dataset.marks import EARLIER_FILE, MARKS_LOG, read_earlier_marks, 
 from pipeline.dataset.reviews import REVIEWS_LOG, read_reviews
 from pipeline.dataset.signature import is_own
 from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.manifest import Manifest
+from pipeline.output.manifest import ENVIRONMENTS, Manifest
 from pipeline.output.previous_run import Identity
 from pipeline.output.shards import count_readable_rows, list_names
 from pipeline.summary import Report
@@ -76,7 +76,14 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
         if previous.state == "complete":
             return None
-        folder.start(previous, {PARTS: paths, **{key: run[key] for key in _DECISIONS if key in run}})
+        decisions = {key: run[key] for key in _DECISIONS if key in run}
+        environments = [
+            environment
+            for dataset in datasets
+            for environment in dataset.manifest["run"].get(ENVIRONMENTS, [])
+        ]
+        distinct = [value for place, value in enumerate(environments) if value not in environments[:place]]
+        folder.start(previous, {PARTS: paths, **decisions, ENVIRONMENTS: distinct})
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
         _copy_logs(datasets, folder)
@@ -85,7 +92,7 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
             report.read(number, counts["read"], Counter(counts["skipped_by_reason"]))
-        fields = {key: manifest[key] for key in ("model", "calibration", "scores", "environment")}
+        fields = {key: manifest[key] for key in ("model", "calibration", "scores")}
         may_sign = all(is_own(dataset.manifest) for dataset in datasets)
         return folder.finish(report, Manifest(config=config, may_sign=may_sign, **fields))
 
@@ -124,11 +131,11 @@ def _depends_on(manifest: Json) -> Json:
     """The values that rows of a part depend on, where parts of one whole agree."""
     run = manifest["run"]
     config = run["config"]
-    # Machines differ in the last digits of what they compute from the first images, and some do
-    # not compare them.
+    # Machines differ in their libraries and in the last digits of what they compute from the first
+    # images, and some do not compare them.
     in_regions = (run.get("outside_domain") or {}).get("in_regions", False)
     has_numbers = {name: run.get(name) is not None for name in ("presence", "absent_share")}
-    decisions = {"outside_domain": in_regions, **has_numbers}
+    decisions = {"outside_domain": in_regions, **has_numbers, ENVIRONMENTS: None}
     return {**run, **decisions, "config": {**config, "input": {**config["input"], "part": None}}}
 
 

@@ -1,11 +1,14 @@
 """An input that changed after rows were made from it."""
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.output import manifest
 from pipeline.output.dataset_folder import DatasetFolder
+from pipeline.output.manifest import ENVIRONMENTS, versions_here
 from stages.contract.errors import ResourceError, ResumeError
 from tests.build.datasets import manifest_of
 from tests.messages import expect_error
@@ -49,6 +52,25 @@ def test_new_samples_are_added_by_the_same_command(captions: Path, out: Path) ->
     assert {row["id"]: row for row in rows.values() if row["id"] in before} == before
     assert manifest_of(out)["counts"]["read"] == 42
     assert run_light(config) == f"{out} is complete: nothing to do. --fresh starts over.\n"
+
+
+def test_the_libraries_of_all_rows_are_listed(
+    captions: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an upgrade between two starts; one without an upgrade adds nothing, and --fresh forgets."""
+    config = light_config(captions, out)
+    here = versions_here(config.phrases.spacy_model)
+    assert here["torch"] == metadata.version("torch")
+    upgraded = {**here, "torch": "99.0"}
+    monkeypatch.setattr(
+        manifest, "version", lambda name: "99.0" if name == "torch" else metadata.version(name)
+    )
+    for extra in (["one new"], ["one new", "two new"]):
+        write_captions(captions.parent, [*FIRST, *extra])
+        run_light(config)
+        assert manifest_of(out)["run"][ENVIRONMENTS] == [here, upgraded]
+    run_light(config, fresh=True)
+    assert manifest_of(out)["run"][ENVIRONMENTS] == [upgraded]
 
 
 def test_changed_samples_keep_their_rows_and_are_told_of_each_time(captions: Path, out: Path) -> None:

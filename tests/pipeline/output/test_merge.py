@@ -55,7 +55,8 @@ def test_the_parts_are_the_rows_of_one_run(parts: list[Path], inline_dataset: Pa
     assert list(validate(tmp_path / "out")) == []
     whole = open_dataset(inline_dataset)
     merged = open_dataset(tmp_path / "out")
-    for name in ("model", "model_fingerprint", "calibration", "scores", "environment"):
+    assert merged.manifest["run"]["environments"] == whole.manifest["run"]["environments"]
+    for name in ("model", "model_fingerprint", "calibration", "scores"):
         assert merged.manifest[name] == whole.manifest[name]
     assert {**merged.manifest["counts"], "files": 0} == {**whole.manifest["counts"], "files": 0}
     assert is_own(merged.manifest)
@@ -94,6 +95,17 @@ def test_marks_go_with_the_samples_and_the_latest_counts(parts: list[Path], tmp_
     with expect_error(InputError):
         merge(copies, tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
+
+
+def test_parts_of_machines_with_other_libraries_are_merged_and_all_are_listed(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(part, tmp_path / part.name)) for part in parts]
+    (here,) = open_dataset(copies[0]).manifest["run"]["environments"]
+    other = {**here, "torch": "99.0"}
+    change_manifest(copies[1], run={**open_dataset(copies[1]).manifest["run"], "environments": [other]})
+    merge(copies, tmp_path / "out")
+    assert open_dataset(tmp_path / "out").manifest["run"]["environments"] == [here, other]
 
 
 def unfinished(folder: Path) -> None:
