@@ -245,12 +245,15 @@ def _find_range(location: str) -> Stamps:
 
 
 def _expand_ranges(text: str) -> list[str]:
-    """Expand `{08..10}` like the shell and webdataset."""
+    """Expand `{08..10}` like the shell and webdataset, also downwards as in `{10..08}`."""
     match = _RANGE.search(text)
     if match is None:
         return [text]
     first, last = match.groups()
-    numbers = range(int(first), int(last) + 1)
+    step = 1 if int(first) <= int(last) else -1
+    numbers = range(int(first), int(last) + step, step)
+    is_padded = any(len(bound) > 1 and bound.startswith("0") for bound in (first, last))
+    digits = max(len(first), len(last)) if is_padded else 1
     if len(numbers) > _MAX_EXPANDED:
         raise ConfigError(
             f"{match.group()} means more than {_MAX_EXPANDED} files",
@@ -258,7 +261,7 @@ def _expand_ranges(text: str) -> list[str]:
         )
     begin = text[: match.start()]
     ends = _expand_ranges(text[match.end() :])
-    return [f"{begin}{str(number).zfill(len(first))}{end}" for number in numbers for end in ends]
+    return [f"{begin}{str(number).zfill(digits)}{end}" for number in numbers for end in ends]
 
 
 def _common_folder(roots: list[str]) -> str:

@@ -35,6 +35,27 @@ def test_entries(tree: Path, path: str, names: list[str]) -> None:
     assert all(Path(file.url).is_file() for file in files)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "numbers"),
+    [
+        ("{00..02}", ["00", "01", "02"]),
+        ("{02..00}", ["02", "01", "00"]),
+        ("{9..11}", ["9", "10", "11"]),
+        ("{11..9}", ["11", "10", "9"]),
+        ("{11..09}", ["11", "10", "09"]),
+        ("{7..7}", ["7"]),
+    ],
+)
+def test_a_range_counts_upwards_and_downwards_as_in_the_shell(
+    pattern: str, numbers: list[str], tmp_path: Path
+) -> None:
+    for number in numbers:
+        (tmp_path / f"{number}.x").touch()
+    assert [file.name for file in find_files(f"{tmp_path}/{pattern}.x", (".x",))] == [
+        f"{number}.x" for number in numbers
+    ]
+
+
 def test_lists_keep_their_order_and_name_no_file_twice(tree: Path) -> None:
     files = find_files((f"{tree}/sub", f"{tree}/b.x", f"{tree}/*.x"), (".x",))
     assert [file.name for file in files] == ["sub/c.x", "sub/d.X", "b.x", "[h].x", "a.x"]
