@@ -14,6 +14,8 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from pipeline.calibration import presence_in
 from pipeline.domain_shift import NOT_COMPARED, DomainShift, apply_domain_shift, find_domain_shift
 from pipeline.presence_fit import (
@@ -204,11 +206,12 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
 
 
 def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterator[Sample]:
-    """Yield the first samples of `PIECES` pieces that lie evenly in the input, and of others if they have too few.
+    """Yield the first samples of `PIECES` pieces, and of others if they have too few.
 
-    They end early where they reach `FIRST_BYTES` together: the caller keeps them all.
+    The pieces lie evenly in the input, from the first to the last: a sorted input ends otherwise than it begins.
+    The samples end early where they reach `FIRST_BYTES` together: the caller keeps them all.
     """
-    chosen = range(0, len(pieces), max(1, len(pieces) // PIECES))[:PIECES]
+    chosen = np.linspace(0, len(pieces) - 1, min(PIECES, len(pieces))).round().astype(int).tolist()
     first = (islice(reader.samples([pieces[place]]), most // len(chosen)) for place in chosen)
     rest = reader.samples([piece for place, piece in enumerate(pieces) if place not in chosen])
     size = 0
