@@ -358,10 +358,7 @@ def replacing(path: AnyPath, confirm: Callable[[], None] = lambda: None) -> Iter
     confirm: Called last of all before the file takes its place. What it raises prevents that.
     """
     if isinstance(path, Path):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.unlink(
-            missing_ok=True
-        )  # of a process that was killed and had this one's number: it may be a link
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # processes share numbers
         try:
             yield temporary
             with temporary.open("rb") as file:

@@ -194,6 +194,19 @@ def test_a_file_that_is_not_confirmed_does_not_appear(folder: AnyPath) -> None:
     assert names(folder) == ["a.txt"]
 
 
+def test_two_writers_of_a_file_do_not_meet(folder: AnyPath) -> None:
+    """Also in processes with one number, as those of two containers; what a kill leaves has the end `.tmp`."""
+    with replacing(folder / "a.txt") as first:
+        first.write_text("first")
+        with replacing(folder / "a.txt") as second:
+            second.write_text("second")
+            beside = 2 if isinstance(folder, Path) else 0  # else on this machine
+            assert len(names(folder, ".a.txt.*.tmp")) == beside
+        assert (folder / "a.txt").read_text(encoding="utf-8") == "second"
+    assert (folder / "a.txt").read_text(encoding="utf-8") == "first"
+    assert names(folder) == ["a.txt"]
+
+
 @pytest.mark.parametrize(
     ("file", "is_below"),
     [("out", True), ("out/data/0.parquet", True), ("out-images/a.jpg", False), ("out images/a.jpg", False)],
