@@ -14,7 +14,7 @@ STEPS = {"read", "phrases", "prepare", "explain", "regions", "write"}
 ROOMS: dict[str, set[str]] = {
     "contract": set(),
     "shared.storage": {"contract"},
-    "shared.json_files": {"contract"},
+    "shared.json_files": {"contract", "shared.storage"},
     "shared.images": {"contract", "shared.storage"},
     "shared.model": {"contract", "shared.json_files"},
     "shared.word_lists": set(),
