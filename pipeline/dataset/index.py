@@ -18,13 +18,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dataset.condition_check import check_condition
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.selection import (
     CONDITION_COLUMNS,
     REGION,
     Search,
-    Selection,
-    Selector,
     connect_sandboxed,
     first_line,
     literal,
@@ -121,6 +120,10 @@ class Index:
     def close(self) -> None:
         """Delete the database."""
         self._connection.close()
+        self.delete_files()
+
+    def delete_files(self) -> None:
+        """Delete the files of the database, although a thread may still compute."""
         self._folder.cleanup()
 
     @property
@@ -195,7 +198,8 @@ class Index:
     @staticmethod
     def check(search: Search) -> None:
         """Raise ConfigError unless the search's SQL is one condition over `REGION_COLUMNS`."""
-        Selector(Selection(where=search.where))  # separately: among others, it could close their brackets
+        if search.where.strip():
+            check_condition(search.where)  # separately: among others, it could close their brackets
 
     def count(self, search: Search) -> int:
         """Count the samples of a search.

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import secrets
 import socket
 import threading
+import time
 import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -39,6 +41,7 @@ from pipeline.dataset.rows import Row
 from pipeline.dataset.selection import Search
 from pipeline.pictures import heat_map_png, thumbnail
 from pipeline.terminal import say
+from pipeline.viewer.guard import guard
 from pipeline.viewer.pages import Pages, grid_address
 from pipeline.viewer.review import REGIONS, ReviewRequest, ReviewSession
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
@@ -46,7 +49,9 @@ from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowF
 
 LARGEST_SIDE_PX: Final = 2400  # of an image that is sent to the browser
 WAIT_SECONDS: Final = 0.7  # for the index, before a page says that the shards are being read
+END_SECONDS: Final = 0.5  # that answers may take after the end, beside a second of the server's own
 MOST_MARKED: Final = 10_000  # samples in one request
+MOST_BODY_BYTES: Final = 16 << 20  # of a request: the longest ids of `MOST_MARKED` samples
 MOST_DIGITS: Final = 18  # of a number in an address: Python rejects thousands of digits, and no row has one
 
 HEADERS: Final = {
@@ -128,10 +133,11 @@ class Viewer:
             self.pages.index.mark_all(marks)
 
 
-def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
+def create_app(viewer: Viewer, allowed_hosts: Sequence[str], token: str | None = None) -> Starlette:
     """Return the application.
 
-    Browsers may call it by the names in `allowed_hosts` only, against DNS rebinding.
+    Browsers may call it by the names in `allowed_hosts` only, against DNS rebinding, and with the
+    token, see `guard`.
     """
     routes = [
         Route(
@@ -152,6 +158,7 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
     middleware = [
         Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
+        Middleware(BaseHTTPMiddleware, dispatch=guard(token)),
     ]
     handlers: Any = {HTTPException: _not_found, PhraseboxError: _report_error}
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
@@ -271,8 +278,13 @@ async def _read_payload(request: Request, kind: type[Payload], expected: str) ->
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise HTTPException(403, "the request comes from another origin")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BODY_BYTES:
+            raise HTTPException(413, f"expected at most {MOST_BODY_BYTES >> 20} MB")
     try:
-        return kind.model_validate_json(await request.body())
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise HTTPException(400, f"expected {expected}") from error
 
@@ -345,19 +357,42 @@ def serve(
     page = "/review" if viewer.opens_review else grid_address(search, 1)
     address = f"http://{name}:{listener.getsockname()[1]}{page}"
     loopback = is_loopback(host)
-    app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    token = None if loopback else secrets.token_urlsafe(16)
+    if token is not None:
+        address += f"{'&' if '?' in page else '?'}token={token}"
+    app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"], token)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
     threading.Thread(target=_build, args=(viewer.pages.index,), daemon=True).start()
     say(console, f"{viewer.pages.dataset.path}: {address}  (Ctrl-C ends it)")
     if not loopback:
         say(
             console,
-            "everyone who can reach this machine can look at the dataset, mark samples and review regions",
+            "everyone who can reach this machine and knows this address can look at the dataset, mark samples and "
+            "review regions. The address is not encrypted on its way",
         )
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
+    earlier = threading.enumerate()
     with suppress(KeyboardInterrupt):  # uvicorn has ended orderly and passes it on
         server.run(sockets=[listener])
+    _end_threads(viewer.pages.index, earlier)
+
+
+def _end_threads(index: Index, earlier: Sequence[threading.Thread]) -> None:
+    """End the process where an answer is still being computed, which nobody waits for.
+
+    earlier: Threads that do not count, because they were there before the server.
+    """
+    threads = [thread for thread in threading.enumerate() if not thread.daemon and thread not in earlier]
+    deadline = time.monotonic() + END_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        index.delete_files()
+        os._exit(0)
 
 
 def _build(index: Index) -> None:

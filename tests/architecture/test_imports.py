@@ -145,7 +145,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "duckdb": {"pipeline/dataset/"},
     "supervision": {"pipeline/dataset/rows.py"},
-    "starlette": {"pipeline/viewer/app.py"},
+    "starlette": {"pipeline/viewer/app.py", "pipeline/viewer/guard.py"},
     "uvicorn": {"pipeline/viewer/app.py"},
     "jinja2": {"pipeline/viewer/pages.py"},
 }

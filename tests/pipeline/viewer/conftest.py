@@ -86,13 +86,18 @@ def served(dataset: Path) -> Iterator[Served]:
 
 @contextmanager
 def serving(
-    dataset: Path, *, build: bool = True, image_root: Path | None = None, settings: Sequence[str] = ()
+    dataset: Path,
+    *,
+    build: bool = True,
+    image_root: Path | None = None,
+    settings: Sequence[str] = (),
+    token: str | None = None,
 ) -> Iterator[Served]:
     """Serve a dataset on a free port of this machine while the block runs."""
     viewer = Viewer(dataset, None if image_root is None else str(image_root), settings)
     if build:
         viewer.pages.index.build()
-    app = create_app(viewer, ["127.0.0.1"])
+    app = create_app(viewer, ["127.0.0.1"], token)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()

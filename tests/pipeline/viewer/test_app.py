@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.dataset.append_log import LONGEST_TEXT
+from pipeline.dataset.folder import read_marks
 from pipeline.dataset.marks import append_marks, read_marks
-from pipeline.viewer.app import Viewer
+from pipeline.viewer.app import MOST_BODY_BYTES, Viewer
 from tests.build.datasets import manifest_of, rows_of
 from tests.pipeline.viewer.conftest import Served, serving
 
@@ -178,3 +179,53 @@ def test_two_viewers_keep_each_others_marks(viewed: Path, tmp_path: Path) -> Non
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(mark, ids))
     assert read_marks(dataset) == dict.fromkeys(chain(*ids), "good")
+def test_a_page_of_another_site_gets_nothing(shared: Served) -> None:
+    """A link there may hold a search that computes for long."""
+    status, content = ask(shared, "/?where=true", headers={"Sec-Fetch-Site": "cross-site"})
+    assert status == 403
+    assert b"A page of another site" in content
+    for site in ("same-origin", "none"):
+        assert ask(shared, "/", headers={"Sec-Fetch-Site": site})[0] == 200
+
+
+def test_a_large_body_is_refused(shared: Served) -> None:
+    body = json.dumps({"sample_ids": ["x" * MOST_BODY_BYTES], "mark": "good"})
+    assert ask(shared, "/marks", "POST", body, JSON)[0] == 413
+
+
+def test_a_condition_that_computes_before_its_first_row_is_stopped(
+    shared: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.dataset.condition_check.CHECK_SECONDS", 3.0)
+    endless = "levenshtein(repeat('a',300000),repeat('b',300000))%20>%201"
+    status, content = ask(shared, f"/?where={endless}")
+    assert status == 400
+    assert b"was stopped" in content
+    monkeypatch.undo()
+    status, content = ask(shared, "/?where=length(repeat('a',5000000000))%20>%201")
+    assert status == 400
+    assert b"before the first row" in content or b"not an SQL condition" in content
+
+
+def test_off_this_machine_only_the_printed_address_shows_anything(viewed: Path) -> None:
+    with serving(viewed, token="secret") as served:
+        for path in (
+            "/",
+            "/static/viewer.css",
+            "/rows/0/image.jpg",
+            "/?token=secreT",
+            "/review/state.json",
+        ):
+            assert ask(served, path)[0] == 403, path
+        assert ask(served, "/marks", "POST", "{}", JSON)[0] == 403
+        connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
+        connection.request("GET", "/?score_min=0.5&token=secret")
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        assert (answer.status, answer.headers["location"]) == (303, "/?score_min=0.5")
+        cookie = answer.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert ask(served, "/", headers={"Cookie": cookie.partition(";")[0]})[0] == 200
+        assert ask(served, "/", headers={"Cookie": "phrasebox=other"})[0] == 403

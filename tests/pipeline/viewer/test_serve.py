@@ -1,13 +1,17 @@
 """`phrasebox inspect` as a process: where it listens, and how it ends."""
 
+import http.client
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +65,34 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path, tmp_path,
     assert list(tmp_path.glob("phrasebox-index-*")) == []
 
 
+ENDLESS = "levenshtein(repeat('a', 300000), repeat('b', 300000)) > 1"
+"""DuckDB computes this before the first row, for minutes, and cannot be interrupted."""
+
+
+def test_ctrl_c_ends_it_whatever_it_computes(viewed: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    rows = "(SELECT count(*) FROM range(1000000000) a, range(1000000000) b) > 1"  # ends only when it is interrupted
+    with started(str(viewed)) as (process, address):
+        for where in (ENDLESS, rows):
+            asked = f"{address}?{urllib.parse.urlencode({'where': where})}"
+            threading.Thread(target=answer_of, args=[asked], daemon=True).start()
+        wait_for_child(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+    assert list(tmp_path.glob("phrasebox-index-*")) == []
+
+
+def answer_of(address: str) -> None:
+    with suppress(OSError, http.client.HTTPException):
+        urllib.request.urlopen(address)
+
+
+def wait_for_child(pid: int) -> None:
+    """Wait until the condition is being checked."""
+    while not psutil.Process(pid).children():
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def served_to_nobody(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A server ends at once; the addresses that it listened at."""
@@ -79,9 +111,10 @@ def served_to_nobody(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
 
-    def note(viewer: Viewer, hosts: Any) -> Any:
+    def note(viewer: Viewer, hosts: Any, token: str | None) -> Any:
         states.append(viewer.review_session.state("ann"))
-        return create_app(viewer, hosts)
+        assert token is None, "on this machine alone it needs none"
+        return create_app(viewer, hosts, token)
 
     monkeypatch.setattr("pipeline.viewer.app.create_app", note)
     for seed in (0, 0, 1):
@@ -108,7 +141,9 @@ def test_it_listens_elsewhere_when_asked_to_and_says_so(
     viewed: Path, served_to_nobody: list[str], capsys
 ) -> None:
     serve(Viewer(viewed), Console(), Search(), host="0.0.0.0", port=0, open_browser=False)
-    assert "everyone who can reach this machine" in capsys.readouterr().out
+    words = capsys.readouterr().out
+    assert "everyone who can reach this machine and knows this address" in words
+    assert re.search(r"http://0\.0\.0\.0:\d+/\?token=[\w-]{20,}  \(", words)
     for host in ("127.0.0.1", "localhost"):
         serve(Viewer(viewed), Console(), Search(), host=host, port=0, open_browser=False)
         assert "everyone" not in capsys.readouterr().out
