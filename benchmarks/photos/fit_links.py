@@ -1,9 +1,10 @@
 """Fit the weights that link phrases to the chains of Flickr30k Entities, and write stages/regions/groups.json.
 
-    python -m benchmarks.photos.fit_links train.entities.tar.gz            # fit, tell the F1 on images left out, write
-    python -m benchmarks.photos.fit_links dev.entities.tar.gz --measure    # only tell the F1 of the present weights
+    python -m benchmarks.photos.fit_links TRAIN            # fit, tell the F1 on images left out, write
+    python -m benchmarks.photos.fit_links DEV --measure    # only tell the F1 of the present weights
 
-Both work on the phrases that a run finds in the captions, where the truth has them, too.
+Each folder holds Sentences/*.txt and Annotations/*.xml, as train.entities.tar.gz and dev.entities.tar.gz do. Both work
+on the phrases that a run finds in the captions, where the truth has them, too.
 """
 
 from __future__ import annotations

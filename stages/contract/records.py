@@ -123,7 +123,7 @@ class Phrase:
         text: Normalised: case folded, one space between words, no leading determiner or
             possessive.
         caption_index, start, end: `captions[caption_index][start:end]` are the words.
-        head: Lemma of the head noun, in lower case.
+        head: Lemma of the head noun, in lower case; "clothing" for a colour that is worn.
         plural: Whether the phrase names several things ("two dogs").
     """
 

@@ -172,7 +172,7 @@ _WRONG: Final = "null, or what is wrong, where, and what to do"
 
 _PHRASE: Final = (
     Column("phrase", _TEXT, "", "normalised text", "phrase.text"),
-    Column("head", _TEXT, "", "lemma of the head noun", "phrase.head"),
+    Column("head", _TEXT, "", "lemma of the head noun; clothing for a colour that is worn", "phrase.head"),
     Column("caption_index", _INT, "", "which caption", "phrase.caption_index"),
     Column("span", _INTS, "characters", _SPAN, lambda entry: (entry.phrase.start, entry.phrase.end)),
 )

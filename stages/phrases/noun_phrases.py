@@ -12,7 +12,13 @@ from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
-from stages.phrases.repairs import NOUN_TAGS, PLURAL_TAGS, Candidate, ParsedCaption, repair_noun_phrases
+from stages.phrases.repairs import (
+    NOUN_TAGS,
+    PLURAL_TAGS,
+    Candidate,
+    ParsedCaption,
+    repair_noun_phrases,
+)
 
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
 _SEVERAL: Final = frozenset(
@@ -21,6 +27,9 @@ _SEVERAL: Final = frozenset(
 )
 _MAX_WORDS: Final = 30  # the longest phrase of Flickr30k Entities has 19; longer ones are lists of words
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
+
+CLOTHING: Final = "clothing"
+"""The head of a colour that is worn: "a man in | black", "dressed in | red and white"."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = [
@@ -34,6 +43,7 @@ _NOT_NEEDED: Final = [
 ]
 _RULER: Final = "attribute_ruler"
 _RULED_BY: Final = ["ORTH", "TAG", "DEP", "POS", "MORPH"]
+_PLURALS: Final = "plural_nouns"
 _MAX_REMEMBERED: Final = 100_000  # words, 0.3 kB each
 
 
@@ -70,6 +80,10 @@ def load_pipeline(name: str) -> Any:
             f"spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}",
             key="phrases.spacy_model",
         )
+    lemmatizer = nlp.get_pipe("lemmatizer")
+    if lemmatizer.mode == "rule":
+        spacy.Language.factory(_PLURALS, func=_PluralNouns)
+        nlp.add_pipe(_PLURALS, before="lemmatizer")
     if nlp.has_pipe(_RULER):
         ruler = nlp.get_pipe(_RULER)
         ruler.matcher = _WordMatcher(ruler.matcher)
@@ -101,13 +115,44 @@ class _WordMatcher:
         return matches
 
 
+class _PluralNouns:
+    """Tags plural nouns that the tagger takes for a name or a singular: "Dogs | chase each other", "bikinis".
+
+    A word is one if the lemmatizer's list of nouns has its singular, and not the word itself. Names in
+    the singular that have a capital within a caption stay: "the United States".
+    """
+
+    def __init__(self, nlp: Any, name: str) -> None:
+        lookups = nlp.get_pipe("lemmatizer").lookups
+        self._nouns = lookups.get_table("lemma_index", {}).get("noun", ())
+        self._endings = lookups.get_table("lemma_rules", {}).get("noun", ())
+
+    def __call__(self, doc: Any) -> Any:
+        """Correct the tags of a Doc in place, and return it."""
+        for token in doc:
+            is_name = token.tag_ == "NNP" and token.i > 0 and not token.is_lower
+            is_noun = token.tag_ in NOUN_TAGS and not is_name
+            if is_noun and token.lower_.endswith("s") and self._is_plural(token.lower_):
+                token.tag_ = "NNS"
+                token.pos_ = "NOUN"
+                token.set_morph("Number=Plur")
+        return doc
+
+    def _is_plural(self, word: str) -> bool:
+        return word not in self._nouns and any(
+            word.removesuffix(ending) + singular in self._nouns
+            for ending, singular in self._endings
+            if word.endswith(ending)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedPhrase:
     """A phrase in a parsed text, characters [start, end), the determiner included.
 
     Attributes:
         head: Lemma of the head noun, lower case; in "a group of friends" the counted thing, not
-            the group.
+            the group. A colour that is worn has the head `CLOTHING`.
         plural: Whether it names several things.
     """
 
@@ -211,6 +256,8 @@ def _names_a_thing(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLis
         return False
     if bare and (lemma in lists.bare or (lemma in lists.frame and caption.tags[start] != "PRP$")):
         return False  # "her back" is a thing, "the back" is not
+    if end == head + 1 and word in lists.colour - lists.thing_like_colour and not caption.is_worn(start):
+        return False  # "two dogs, one brown"
     return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
 
 
@@ -222,6 +269,8 @@ def _make_phrase(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists
     several = any(number in _SEVERAL or (number.isdecimal() and number != "1") for number in before)
     in_pairs = ends_in_head and not several and word in lists.clothing_in_pairs
     head = word if in_pairs else caption.lemma(phrase.head)
+    if ends_in_head and head in lists.colour and caption.is_worn(phrase.start):
+        head = CLOTHING
     is_compound = phrase.head > phrase.start and caption.tags[phrase.head - 1] in NOUN_TAGS
     is_collective = ends_in_head and not is_compound and head in lists.quantity - lists.bare
     return ParsedPhrase(

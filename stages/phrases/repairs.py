@@ -49,6 +49,7 @@ _MANY: Final = frozenset(
 )
 _WEARING: Final = frozenset({"in", "wearing", "wears", "wear"})
 _SHADE: Final = frozenset({"bright", "dark", "light", "pale", "all"})
+_BETWEEN_COLOURS: Final = frozenset({"and", ",", "&"})
 
 
 class Candidate(NamedTuple):
@@ -103,6 +104,10 @@ class ParsedCaption:
         while end < len(self.tags) and "HYPH" in self.tags[end - 1 : end + 1]:
             end += 1
         return start, end
+
+    def is_worn(self, start: int) -> bool:
+        """Return whether somebody wears what the phrase from this token on names."""
+        return start > 0 and self.words[start - 1] in _WEARING
 
     def noun_phrases(self) -> Candidates:
         """Return the parser's own noun phrases, in order, without overlap."""
@@ -318,29 +323,55 @@ def _ends_in_verb(caption: ParsedCaption, start: int, end: int, lists: WordLists
     return tag == "NN" and not caption.has_verb and caption.lemma(end - 1) in lists.verb
 
 
-def add_colours(
-    caption: ParsedCaption,
-    candidates: Candidates,
-    lists: WordLists,
-) -> Candidates:
-    """Treat a colour that is worn as clothing: "a man in black", "dressed in red and white". +0.2."""
+def join_colours(caption: ParsedCaption, candidates: Candidates, lists: WordLists) -> Candidates:
+    """Join the colours of one noun: "a tan | and white dog", "a blue | and orange pillow". +0.01."""
+    words = caption.words
+    if lists.colour.isdisjoint(words):
+        return candidates
+    phrases: Candidates = []
+    for start, end, head in candidates:
+        before = phrases[-1] if phrases else None
+        if (
+            before is not None
+            and before.end + 1 == start
+            and words[before.end] in _BETWEEN_COLOURS
+            and words[before.head] in lists.colour
+            and words[start] in lists.colour
+        ):
+            phrases[-1] = Candidate(before.start, end, head)
+        else:
+            phrases.append(Candidate(start, end, head))
+    return phrases
+
+
+def add_colours(caption: ParsedCaption, candidates: Candidates, lists: WordLists) -> Candidates:
+    """Treat a colour that is worn as clothing: "a man in black", "dressed in red and white". +0.2.
+
+    Other lone colours name nothing: "a dog with | brown | on its face".
+    """
     words = caption.words
     tags = caption.tags
     if lists.colour.isdisjoint(words):
         return candidates
-    owner = _owners(caption, candidates)
-    phrases = list(candidates)
+    colour_words = lists.colour | _SHADE | _BETWEEN_COLOURS
+    phrases = [
+        candidate
+        for candidate in candidates
+        if words[candidate.head] not in lists.colour
+        or caption.is_worn(candidate.start)
+        or words[candidate.start - 1 : candidate.start] == ["of"]
+        or not colour_words.issuperset(words[candidate.start : candidate.end])
+    ]
+    owner = _owners(caption, phrases)
     end = 1
     for index in range(1, len(words)):
         has_shade = words[index - 1] in _SHADE and index >= 2
-        is_worn = (
-            words[index] in lists.colour and owner[index] < 0 and words[index - 1 - has_shade] in _WEARING
-        )
-        if index < end or not is_worn:
-            continue
         start = index - has_shade
+        is_colour = words[index] in lists.colour and owner[index] < 0
+        if index < end or not is_colour or not caption.is_worn(start):
+            continue
         end = index + 1
-        while end + 1 < len(words) and words[end] in {"and", ",", "&"} and words[end + 1] in lists.colour:
+        while end + 1 < len(words) and words[end] in _BETWEEN_COLOURS and words[end + 1] in lists.colour:
             end += 2
         overlaps = any(owner[position] >= 0 for position in range(start, min(end + 1, len(words))))
         if not overlaps and (end == len(words) or tags[end] not in NOUN_TAGS | _ADJECTIVE_TAGS):
@@ -375,6 +406,7 @@ REPAIRS: Final[tuple[Repair, ...]] = (
     add_articles,
     split_at_boundaries,
     cut_verbs,
+    join_colours,
     add_colours,
     add_numbers,
 )

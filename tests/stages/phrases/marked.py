@@ -6,9 +6,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from stages.phrases.filters import DETERMINERS
+from benchmarks.photos.phrases import Span, without_determiner
 
-Span = tuple[int, int]
 Marked = tuple[str, dict[Span, str]]
 """A caption, and the number of the object of each phrase."""
 
@@ -28,13 +27,6 @@ def read_marked(name: str, mark: str) -> Iterator[Marked]:
             objects[without_determiner(text, (start, len(text)))] = match["number"]
             last = match.end()
         yield text + line[last:], objects
-
-
-def without_determiner(text: str, span: Span) -> Span:
-    start, end = span
-    while (space := text.find(" ", start, end)) >= 0 and text[start:space].lower() in DETERMINERS:
-        start = space + 1
-    return start, end
 
 
 def f1_of(marked: Sequence[AbstractSet[Any]], predicted: Sequence[AbstractSet[Any]]) -> float:

@@ -2,10 +2,11 @@
 
 from itertools import combinations
 
+from benchmarks.photos.phrases import without_determiner
 from stages.contract.records import Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.groups import link_phrases
-from tests.stages.phrases.marked import f1_of, read_marked, without_determiner
+from tests.stages.phrases.marked import f1_of, read_marked
 
 MARKED = [*read_marked("long_captions.txt", r"\[(?P<number>\d+) (?P<words>[^\]]*)\]")]
 
