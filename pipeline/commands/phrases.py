@@ -22,10 +22,11 @@ from pipeline.commands.options import (
 from pipeline.config import load_config
 from pipeline.paths import check_writable
 from pipeline.terminal import console, counted, print_json, say
+from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample, stable_key
 from stages.contract.values import Json
 from stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
-from stages.read import ReaderConfig, make_reader, plan_pieces
+from stages.read import READERS, ReaderConfig, make_reader, plan_pieces
 from stages.shared.storage import replacing
 
 
@@ -75,6 +76,12 @@ def phrases(
         say(console, f"{out}: {counted(count, 'different caption')}")
         return
     phrases_config = load_config(config, settings, PhrasesConfig)
+    suffixes = tuple(suffix for reader in READERS.load_all()[0].values() for suffix in reader.suffixes)
+    if file.lower().endswith(suffixes):
+        raise InputError(
+            f"{file} is no text file with one caption on each line: write the phrases of its captions to a file "
+            "with --out FILE"
+        )
     with reading(file), sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
         lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
         for entry in phrases_json((line.rstrip("\r\n") for line in lines), phrases_config):

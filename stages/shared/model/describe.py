@@ -211,8 +211,8 @@ def _settings_of(checkpoint: Checkpoint) -> ModelDescription:
         return _read_transformers_config(checkpoint)
     raise WeightsError(
         f"nothing says what model {checkpoint.weights} is (no config.json, {OPEN_CLIP_CONFIG} or params.txt beside "
-        "it), and tensors do not show the activation: give its name in open_clip, model.name=NAME with "
-        "model.weights=FILE, or describe it, model.config=FILE.json"
+        "it), and tensors do not show the activation: give its name in open_clip with the file, --model NAME "
+        "--weights FILE (model.name, model.weights), or describe it, --set model.config=FILE.json"
     )
 
 

@@ -2,6 +2,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from pipeline.commands.phrases import phrases_json
 from pipeline.config import RunConfig
 from pipeline.run import run
@@ -9,8 +11,8 @@ from stages.contract.errors import InputError, ResumeError
 from stages.phrases.stage import PhrasesConfig
 from tests.build.datasets import Json
 from tests.build.files import read_lines
-from tests.messages import expect_error
-from tests.pipeline.commands.evaluated import printed
+from tests.messages import assert_message, expect_error
+from tests.pipeline.commands.evaluated import called, printed
 from tests.pipeline.light import assert_alike, rows_of
 
 
@@ -58,3 +60,13 @@ def test_a_run_with_the_phrases_of_its_input_makes_the_same_rows_and_one_with_ot
     with expect_error(InputError):
         run(RunConfig.model_validate({**values, "output": {"path": str(tmp_path / "other")}}))
     assert not list((tmp_path / "other").rglob("*.json")), "before any work"
+
+
+@pytest.mark.parametrize("name", ["captions.json", "captions.jsonl", "Captions.CSV"])
+def test_captioned_images_are_not_read_as_lines_of_text(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text('{"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}\n')
+    code, out, err = called("phrases", file)
+    assert (code, out) == (2, "")
+    assert "--out FILE" in err
+    assert_message(err)
