@@ -112,8 +112,11 @@ $(VENV)/bin/python:
 
 # Exact versions, and nothing whose hash differs. torch and the libraries of its cards are not among them: their wheels
 # differ with the processor, and pip takes what fits this machine.
-packages = $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r .locks/$(1).txt && \
-	$(BIN)/python -m pip install --quiet -e '.$(2)'
+# Of what pip says, the name and size of each file that it fetches: it takes minutes, and hundreds of lines.
+fetched = sed -u -n -E "/\.metadata/d; s/^ *(Downloading|Using cached) +/  /p; s/^Installing collected packages.*/unpacking/p"
+packages = @echo "installing into $(VENV): some minutes, 2 GB, and more with libraries for graphics cards"; bash -o pipefail -c ' \
+	$(BIN)/python -m pip install --require-hashes --no-deps -r .locks/$(1).txt | $(fetched) && \
+	$(BIN)/python -m pip install -e ".$(2)" | $(fetched)'
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml .locks/run.txt
 	$(call packages,run)

@@ -46,6 +46,19 @@ REGIONS: Final = 3  # of an image on the sheet
 
 RIGHT: Final = ("box_recall", "box_recall_merged")  # metrics of a right box
 
+LEGEND: Final = (
+    "pointing: how often the hottest pixel of a phrase lies on its object; off centre: where the centre is not",
+    "recall ANY: how often a box overlaps one of the phrase's objects by half (IoU); MERGED: all of them together",
+    "above text alone: how much better than the place that the noun usually has, without a look at the image",
+    "±: the margin of the 95% interval",
+)
+"""What the columns and rows of the tables mean."""
+
+WHY_LOW: Final = (
+    "These photographs are few and harder than the 1,000 in README.md: half of the phrases name several objects, "
+    "and many objects are small."
+)
+
 AREA: Final = 0.6  # the largest share of an image that their boxes cover; larger ones are streets and skies
 
 
@@ -71,8 +84,11 @@ def demo(
     """
     run_demo(out, scenes, seed, console)
     photographs = out / "photographs"
-    best = out if run_photographs(photographs, console) is None else photographs
+    has_photographs = run_photographs(photographs, console) is not None
+    best = photographs if has_photographs else out
     for line in (
+        *LEGEND,
+        *([WHY_LOW] if has_photographs else []),
         f"1. {best / 'overlays.png'}: of each image the {REGIONS} regions with the highest scores, right or wrong; "
         f"regions that cover {AREA:.0%} of their image or more are left out",
         "2. the last table: how often maps and boxes agree with people, beside answers without a look at the image",

@@ -39,6 +39,11 @@ def test_it_ends_with_three_lines_and_opens_the_viewer(tmp_path, monkeypatch) ->
     )
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--scenes", "6", "--open"])
     assert result.exit_code == 0, result.output
+    table, _, legend = result.output.rpartition("all figures: ")
+    for word in ("pointing", "off centre", "recall ANY", "MERGED", "above text alone", "±"):
+        assert word in table
+        assert f"{word}: " in legend
+    assert "README" not in legend, "there are no photographs"
     assert [line[:3] for line in result.output.splitlines()[-3:]] == ["1. ", "2. ", "3. "]
     assert opened == [tmp_path / "dataset"]
 
