@@ -55,8 +55,8 @@ CurveImages = Annotated[
         "--faithful",
         metavar="N",
         min=0,
-        help="Images on which insertion and deletion are measured, with one phrase each: 8 forward passes for "
-        "each image and explainer.",
+        help="Also measure insertion and deletion, on N images with one phrase each. They take 8 forward passes for "
+        "each map, most of the time of a comparison; some 200 images make them reliable.",
     ),
 ]
 HtmlFile = Annotated[
@@ -75,14 +75,14 @@ def compare(
     model: ModelName = None,
     images: InputImages = None,
     most: MostImages = 200,
-    faithful: CurveImages = 8,
+    faithful: CurveImages = 0,
     html: HtmlFile = None,
     as_json: AsJson = False,
     resized: Resized = False,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Measure explainers on the same images and phrases: places, insertion and deletion, sanity, cost.
+    """Measure explainers on the same images and phrases: places, sanity, cost, and on request insertion and deletion.
 
     Without --truth nothing that needs places is measured.
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline.evaluate.estimates import Estimates, plain_values
 from pipeline.evaluate.evaluation_set import pixels_of
-from pipeline.research.compare.faithfulness import measure_curves
+from pipeline.research.compare.faithfulness import FILLINGS, SHARES, measure_curves
 from pipeline.research.compare.figures import (
     CURVES,
     SANITY,
@@ -211,7 +211,14 @@ def _measure_curves(
     rivals: Sequence[str],
     console: Console,
 ) -> MapValues:
-    areas = {}
+    areas: MapValues = {}
+    if not images:
+        return areas
+    passes = len(maps[0]) * len(FILLINGS) * (len(SHARES) - 2) + 2 * len(FILLINGS)
+    say(
+        console,
+        f"insertion and deletion take {passes} forward passes for each of {counted(len(images), 'image')}",
+    )
     with progress_bar(console, "insertion and deletion, images", len(images)) as advance:
         for count, (image, image_maps) in enumerate(zip(images, maps, strict=False), start=1):
             text = image.questions[0].phrase.text

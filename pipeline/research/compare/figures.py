@@ -104,8 +104,8 @@ FIGURES: Final = {**WHERE, **WHY, **WHY_COSINE, **SANE}
 
 TABLES: Final = {
     "Where: does the heat lie on the object?": WHERE,
-    "Why: areas under the curves of the phrase's probability": WHY,
-    "Why: areas under the curves of the phrase's cosine": WHY_COSINE,
+    "Why: the phrase's probability while hot pixels vanish or appear": WHY,
+    "Why: the phrase's cosine while hot pixels vanish or appear": WHY_COSINE,
     "Sane: do maps follow weights and phrases?": SANE,
 }
 """Title of a table -> its figures."""

@@ -31,8 +31,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if columns:
             table.add_row("n", *(f"{n} " for n in sizes_of(rows, columns)))
             console.print(table)
-    titles = ("x encode_image", "ms an image", "cosine r", "cosine differs by", "failed maps")
-    table = make_figure_table("Cost, and what was explained", titles)
+    titles = ("multiple", "ms an image", "r with the model's", "differs by", "failed maps")
+    table = make_figure_table(
+        "Cost as a multiple of encoding the image, and the cosine that was explained", titles
+    )
     for row in rows:
         if row.explained is not None:
             agreement = row.explained.cosine_agreement

@@ -92,8 +92,10 @@ def test_the_tables_have_both_kinds_of_curves_and_the_n_of_every_column(comparis
     printed = io.StringIO()
     print_comparison(comparison, Console(file=printed, width=200))
     tables = printed.getvalue().split("Why: ")
-    assert tables[1].startswith("areas under the curves of the phrase's probability")
-    assert tables[2].startswith("areas under the curves of the phrase's cosine")
+    assert " ".join(tables[1].split()).startswith(
+        "the phrase's probability while hot pixels vanish or appear"
+    )
+    assert " ".join(tables[2].split()).startswith("the phrase's cosine while hot pixels vanish or appear")
     sizes = [re.findall(r"^ *n ((?: +\d+)+) *$", part, re.MULTILINE)[0].split() for part in tables]
     sizes += [re.findall(r"^ *n ((?: +\d+)+) *$", tables[2], re.MULTILINE)[1].split()]
     shown = [[name for name in figures if name != "same_thing"] for figures in TABLES.values()]
@@ -116,10 +118,21 @@ def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Pat
     assert rows[0]["figures"]["insertion_rise"]["n"] == 1
     assert [row["figures"]["weights_all"]["n"] for row in rows[:2]] == [3, 3]
     assert "weights_all" not in rows[2]["figures"], "maps of shuffled weights by many passes are not made"
-    again = json.loads(printed(*command))
+    code, out, err = called(*command)
+    assert code == 0, err
+    passes = 2 * (2 + 4 * len(rows))  # both ends of both curves, and 4 points for each map
+    assert f"insertion and deletion take {passes} forward passes for each of 1 image\n" in err
+    again = json.loads(out)
     for row in [*rows, *again]:
         row.pop("cost", None)
     assert again == rows
+
+
+def test_insertion_and_deletion_are_measured_on_request(drawn: Path) -> None:
+    given = (drawn / "captions.jsonl", "--images", drawn / "images", "--model", "demo", "--limit", 2)
+    code, out, err = called("compare", *given, "--explainers", "maskclip", "--json")
+    assert code == 0, err
+    assert "insertion" not in out + err
 
 
 REFUSED = [
