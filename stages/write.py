@@ -200,8 +200,8 @@ class Tally:
         if self.advised is None:
             return f"a score is the share of such regions that are right, here at most {self.highest_precision:.0%}"
         return (
-            f"of the {self.advised.share:.0%} of the regions with a score of {self.advised.score:.3f} or more about "
-            f"{self.advised.precision:.0%} are right"
+            f"about {self.advised.precision:.0%} of the regions with a score of {self.advised.score:.3f} or more are "
+            f"right; {self.advised.share:.0%} of all regions here have it"
         )
 
     @property

@@ -82,8 +82,8 @@ def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp
     threshold = useful_threshold(ScoreRanking.of(np.float32(scores)).table())
     assert threshold is not None
     assert (
-        f"Scores are calibrated: on images like those of the fit, of the {threshold.share:.0%} of the regions with a "
-        f"score of {threshold.score:.3f} or more about {threshold.precision:.0%} are right."
+        f"Scores are calibrated: on images like those of the fit, about {threshold.precision:.0%} of the regions with "
+        f"a score of {threshold.score:.3f} or more are right; {threshold.share:.0%} of all regions here have it."
     ) in printed
     card = (tmp_path / "out" / "README.md").read_text()
     assert (
