@@ -36,7 +36,7 @@ def explain(
         typer.Option(
             "--out",
             metavar="FILE.npz",
-            help="NumPy file to write: arrays maps, scores and phrases.",
+            help="NumPy file to write: arrays maps (phrases, rows, columns), scores (cosines) and phrases.",
         ),
     ] = None,
     model: ModelName = None,

@@ -163,8 +163,8 @@ class GradEclipConfig(ExplainerConfig):
         if kind == "class_token" or self.blocks == 1:
             return self
         raise ConfigError(
-            f"Grad-ECLIP can explain one block of this model and not {self.blocks}: set "
-            f"explain.blocks=1 or leave it out. The model has {TOWER_WORDS[kind]}",
+            f"Grad-ECLIP can explain one block of this model and not {self.blocks}: set explain.blocks=1 or leave it "
+            f"out. The model is no stack of blocks with a class token: it has {TOWER_WORDS[kind]}",
             key="explain.blocks",
         )
 

@@ -31,8 +31,8 @@ TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_poo
 
 TOWER_WORDS: Final[dict[TowerKind, str]] = {
     "class_token": "transformer blocks with a class token",
-    "attention_pool": "a trunk and one attention layer, which pools its tokens for their mean or a class token",
-    "latent_pool": "a trunk and one attention layer, which pools its tokens for a learned query",
+    "attention_pool": "one attention layer at its end, asked by the mean of the tokens or by a class token",
+    "latent_pool": "one attention layer at its end, asked by a learned query",
     "average_pool": "a trunk whose tokens are averaged",
 }
 """Kind -> what such a tower has."""
