@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.dataset.append_log import LONGEST_TEXT
-from pipeline.dataset.folder import read_marks
 from pipeline.dataset.marks import append_marks, read_marks
 from pipeline.viewer.app import MOST_BODY_BYTES, Viewer
 from tests.build.datasets import manifest_of, rows_of
@@ -179,6 +178,8 @@ def test_two_viewers_keep_each_others_marks(viewed: Path, tmp_path: Path) -> Non
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(mark, ids))
     assert read_marks(dataset) == dict.fromkeys(chain(*ids), "good")
+
+
 def test_a_page_of_another_site_gets_nothing(shared: Served) -> None:
     """A link there may hold a search that computes for long."""
     status, content = ask(shared, "/?where=true", headers={"Sec-Fetch-Site": "cross-site"})
