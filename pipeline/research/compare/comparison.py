@@ -211,7 +211,7 @@ def _measure_curves(
     rivals: Sequence[str],
     console: Console,
 ) -> MapValues:
-    areas: MapValues = {}
+    areas: dict[int, dict[str, dict[str, float]]] = {}
     if not images:
         return areas
     passes = len(maps[0]) * len(FILLINGS) * (len(SHARES) - 2) + 2 * len(FILLINGS)
