@@ -174,7 +174,7 @@ def dataset() -> str:
 out/
   data/*.parquet        one row per input sample
   categories.parquet    id, name (the phrase), supercategory (its head noun), count
-  dataset.json          counts, configuration, model fingerprint, device, versions, time per stage; written last
+  dataset.json          shards, counts, configuration, model fingerprint, versions, time per stage; written last
   README.md             dataset card
   presence.json         the fit of presence, if the run made one
   reviews.jsonl         answers and corrections of people, if there are any
@@ -183,6 +183,19 @@ out/
 Coordinates are pixels of the EXIF-rotated image, with the origin at the top left. The metadata of the shards
 holds the same texts and units. Every input sample becomes one row. If it failed, `error` and `error_detail` say why,
 where, and what to do.
+
+`dataset.json` lists the shards under `shards`, one a line. The dataset consists of these files alone:
+
+| key | |
+|---|---|
+| `name` | the file in `data/` |
+| `rows` | the number of its rows |
+| `size_bytes` | its size |
+| `sha256` | the digest of the file |
+| `footer_sha256` | the digest of its Parquet footer, which `phrasebox run` compares |
+
+The metadata of each shard hold the key `phrasebox`. Its value is JSON: what `dataset.json` says of the run, without
+counts and times.
 
 ## Columns
 

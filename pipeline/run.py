@@ -13,11 +13,12 @@ from typing import Final
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.dataset.shard_list import unlisted_in_words
 from pipeline.decisions import OUTSIDE, Run, Session, resolve
 from pipeline.engines.start import start_engine
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import ENVIRONMENTS, environments_with
-from pipeline.output.previous_run import MayDelete, PreviousRun, delete_what_runs_wrote
+from pipeline.output.previous_run import INPUT, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
 from pipeline.stage_calls import samples_in
 from pipeline.steps import check_files, fetch_weights
@@ -37,10 +38,6 @@ from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import AUTO
 from stages.shared.storage import AnyPath
 from stages.write import Tally
-
-INPUT: Final = "input_fingerprint"
-"""The key of `dataset.json` and run.json that identifies the input of the rows, see
-`stages.read.input_fingerprint`."""
 
 FIRST_SAMPLES: Final = 100  # of which a file of phrases has to have a caption
 
@@ -91,6 +88,9 @@ def run(
         if previous.state == "complete" and not changes.new:
             if not previous.has_same_input:
                 folder.update_run_info(previous, info)
+            if previous.unlisted:
+                names = (path.name for path in previous.unlisted)
+                folder.notes.append(unlisted_in_words(folder.data, names))
             return _end_complete(session, config.output.max_error_share, changes)
         _introduce(resolved, session)
         if not (resolved.config.engine.kind == "ray" and resolved.config.engine.address):
@@ -103,6 +103,7 @@ def run(
         with display.shown(), _started(session, previous, info):
             finished = _make_rows(resolved, session, previous, changes)
         total = folder.finish(session.report, finished.manifest)
+    display.say(*folder.take_notes())
     _print_summary(finished, session, total)
     _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
@@ -122,7 +123,7 @@ def _find_changes(resolved: Run, session: Session, previous: PreviousRun) -> Cha
         # Another limit moves the ends of a part: rows without a sample there are another part's.
         is_limited = source.limit is not None and source.part is None
         samples = resolved.reader.samples(resolved.pieces)
-        return changes_of(session.folder.shards, samples, limited=is_limited, extent=source.extent)
+        return changes_of(previous.counted_shards, samples, limited=is_limited, extent=source.extent)
 
 
 def reject_other_phrases(resolved: Run) -> None:
@@ -178,12 +179,13 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
     """Make the rows that are missing; return the run with what its first images have decided. Raise as an engine."""
     config = resolved.config
     display = session.display
-    display.say(*session.folder.notes, *_explain_changes(changes))
+    display.say(*session.folder.take_notes(), *_explain_changes(changes))
     if previous.state != "new":
         display.say(_explain_resumption(session.folder, samples_in(resolved.pieces)))
     session.show_step("loading the model" if config.engine.kind == "inline" else "starting Ray")
     with start_engine(resolved, session) as engine:
         decided, first_records = resolved.decide(session, engine, previous)
+        session.folder.name_origin(decided.manifest)
         engine.make_rows(decided.steps, first_records)
     return decided
 
@@ -191,7 +193,7 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
 def _end_complete(session: Session, max_error_share: float | None, changes: Changes) -> AnyPath:
     """Say that there is nothing to do. Return and raise as `run`."""
     folder = session.folder
-    session.display.say(*folder.notes, *_explain_changes(changes))
+    session.display.say(*folder.take_notes(), *_explain_changes(changes))
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
     failed = _counts_of(folder.path)["failed"]
     again = (

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from stages.contract.schema import IMAGE_FIELD
 from stages.contract.score_threshold import PRECISIONS, Threshold, useful_threshold
 from stages.contract.values import Json
-from stages.shared.storage import AnyPath, replacing
-
-# zstd: half the size of snappy on run-length masks and captions at the same reading speed.
-PARQUET_SETTINGS: Final[Json] = {"compression": "zstd", "compression_level": 3}
+from stages.shared.parquet import RollingParquet
+from stages.shared.shards import ShardFile, with_origin, writing_shard
+from stages.shared.storage import AnyPath
 
 ROW_GROUP_ROWS: Final = 1000
 IMAGE_ROW_GROUP_ROWS: Final = (
@@ -35,123 +32,58 @@ def row_group_rows(columns: Collection[str]) -> int:
     return IMAGE_ROW_GROUP_ROWS if IMAGE_FIELD.name in columns else ROW_GROUP_ROWS
 
 
-class RollingParquet:
-    """Tables of rows as numbered Parquet files. Only one row group is in memory.
-
-    If a write fails, the rows of its file are lost.
+class ShardWriter(RollingParquet):
+    """The shards of a dataset. A shard appears in the folder whole.
 
     Args:
-        place: Number of a file, from 0 on -> a context with the local path to write. The file
-            is in its place when the context ends without an error.
-        rows_per_file, rows_per_group: Most rows of a file, and of a row group.
-
-    >>> from contextlib import nullcontext
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     place = lambda number: nullcontext(Path(folder, f"{number}.parquet"))
-    ...     parquet = RollingParquet(place, rows_per_file=2, rows_per_group=2)
-    ...     parquet.write(pa.table({"id": [1, 2, 3]}))
-    ...     parquet.close()
-    ...     parquet.files
-    2
+        folder: The folder of the shards.
+        rows_per_file: Most rows of a shard.
+        confirm: Called before a shard takes its place. What it raises prevents that.
+        name: Number of a shard, from 0 on -> the name of its file; by default numbers that go on
+            from the highest in the folder.
+        origin: What the shards say of their run, see `stages.shared.shards`.
+        on_written: Called with each shard in its place, and the sample ids of its rows.
     """
 
     def __init__(
         self,
-        place: Callable[[int], AbstractContextManager[Path]],
-        *,
+        folder: AnyPath,
         rows_per_file: int,
-        rows_per_group: int,
+        confirm: Callable[[], None] = lambda: None,
+        *,
+        name: Callable[[int], str] | None = None,
+        origin: str = "",
+        on_written: Callable[[ShardFile, list[str]], None] = lambda shard, sample_ids: None,
     ) -> None:
-        self.files = 0
-        self._place = place
-        self._rows_per_file = rows_per_file
-        self._rows_per_group = rows_per_group
-        self._tables: list[Any] = []
-        self._rows = 0
-        self._in_file = 0
-        self._file = ExitStack()
-        self._writer: Any = None
-
-    def write(self, table: Any) -> None:
-        """Add rows; write the row groups that are full."""
-        self._tables.append(table)
-        self._rows += table.num_rows
-        while self._rows >= self._next_rows:
-            self._flush(self._next_rows)
-
-    @property
-    def _next_rows(self) -> int:
-        """The rows of the next row group."""
-        return min(self._rows_per_group, self._rows_per_file - self._in_file)
-
-    def close(self) -> None:
-        """Write the remaining rows."""
-        if self._rows:
-            self._flush(self._rows)
-        self._detach().close()
-
-    def abandon(self) -> None:
-        """Drop the unfinished file."""
-        file = self._detach()
-        with suppress(OSError, pa.ArrowException):  # of a disk that is full
-            file.__exit__(InterruptedError, InterruptedError(), None)
-
-    def _flush(self, rows: int) -> None:
-        table = pa.concat_tables(self._tables)
-        rest = table.slice(rows)
-        self._rows = rest.num_rows
-        self._tables = [rest] if self._rows else []
-        try:
-            if self._writer is None:
-                path = self._file.enter_context(self._place(self.files))
-                self._writer = self._file.enter_context(
-                    pq.ParquetWriter(path, table.schema, **PARQUET_SETTINGS)
-                )
-                self.files += 1
-            self._writer.write_table(table.slice(0, rows), row_group_size=rows)
-            self._in_file += rows
-            if self._in_file == self._rows_per_file:
-                self._detach().close()
-        except BaseException:
-            self.abandon()
-            raise
-
-    def _detach(self) -> ExitStack:
-        """Return the open file; the next rows begin another one."""
-        file = self._file
-        self._file = ExitStack()
-        self._writer = None
-        self._in_file = 0
-        return file
-
-
-class ShardWriter(RollingParquet):
-    """The shards of a dataset.
-
-    A shard appears in the folder whole; numbers go on from the highest in the folder.
-
-    Args:
-        folder: The folder.
-        rows_per_file: Most rows of a shard.
-        confirm: Called before a shard takes its place. What it raises prevents that.
-    """
-
-    def __init__(
-        self, folder: AnyPath, rows_per_file: int, confirm: Callable[[], None] = lambda: None
-    ) -> None:
-        stems = (path.stem for path in folder.glob("*.parquet"))
-        first = 1 + max((int(stem) for stem in stems if stem.isdigit()), default=-1)
-        super().__init__(
-            lambda number: replacing(folder / f"{first + number:05d}.parquet", confirm),
-            rows_per_file=rows_per_file,
-            rows_per_group=ROW_GROUP_ROWS,
-        )
+        super().__init__(self._open, rows_per_file=rows_per_file, rows_per_group=ROW_GROUP_ROWS)
+        self._folder = folder
+        self._confirm = confirm
+        self._name = name or _numbered_after(folder)
+        self._origin = origin
+        self._on_written = on_written
+        self._sample_ids: list[str] = []  # of the open file
 
     def write(self, table: Any) -> None:
         """Add rows, with smaller row groups if they hold images."""
         self._rows_per_group = row_group_rows(table.column_names)
-        super().write(table)
+        super().write(with_origin(table, self._origin))
+
+    def _open(self, number: int) -> AbstractContextManager[IO[bytes]]:
+        sample_ids: list[str] = []
+        self._sample_ids = sample_ids
+        path = self._folder / self._name(number)
+        return writing_shard(path, lambda shard: self._on_written(shard, sample_ids), self._confirm)
+
+    def _write_group(self, table: Any) -> None:
+        super()._write_group(table)
+        self._sample_ids += table["sample_id"].to_pylist()
+
+
+def _numbered_after(folder: AnyPath) -> Callable[[int], str]:
+    """Return the names of shards whose numbers go on from the highest in a folder."""
+    stems = (path.stem for path in folder.glob("*.parquet"))
+    first = 1 + max((int(stem) for stem in stems if stem.isdigit()), default=-1)
+    return lambda number: f"{first + number:05d}.parquet"
 
 
 @dataclass(slots=True)

@@ -1,6 +1,5 @@
 """Datasets of any size without a model, a million rows in minutes: for what must hold over millions of rows."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,14 +12,17 @@ from PIL import Image
 
 from pipeline import __version__
 from pipeline.config import RunConfig
+from pipeline.dataset.shard_list import SHARDS, list_entries, manifest_text
 from pipeline.dataset.signature import sign
 from pipeline.dataset.tally import rows_of, write_categories
 from stages.contract.errors import ROW_ERRORS, RowError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Record, Region, Rle, Sample
 from stages.contract.schema import SCHEMA_VERSION, records_to_rows
+from stages.shared.parquet import PARQUET_SETTINGS
+from stages.shared.shards import read_shard_file
 from stages.shared.storage import found_in, write_text
-from stages.write import PARQUET_SETTINGS, Tally
+from stages.write import Tally
 from tests.build.records import image_bytes
 
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
@@ -155,7 +157,8 @@ def write_manifest(
         "stages": {},
         "run": {**run, "config": {}},
     }
-    write_text(folder / "dataset.json", json.dumps(sign(manifest), indent=2, ensure_ascii=False) + "\n")
+    shards = map(read_shard_file, found_in(folder / "data", "*.parquet"))
+    write_text(folder / "dataset.json", manifest_text({**sign(manifest), SHARDS: list_entries(shards)}))
 
 
 @cache

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pipeline.output.journal import FLUSH_SHARE, Journal, make_entry, shard_stem, take_over
+from pipeline.output.journal import FLUSH_SHARE, Journal, shard_entry, shard_stem, take_over
+from stages.shared.shards import ShardFile
 from stages.shared.storage import AnyPath, place_of
 from tests.object_storage import LOG, object_storage
 
@@ -55,19 +56,20 @@ def putter() -> Callable[[AnyPath, bytes], None]:
     return put
 
 
-def refuse(path: AnyPath, fault: str) -> None:
-    raise AssertionError(f"{path}: {fault}")
+def refuse(path: AnyPath, reason: str, *, is_lost: bool) -> None:
+    raise AssertionError(f"{path} {reason}")
 
 
 def killed_run(folder: AnyPath, shards: int, unnoted: int, files: int) -> Journal:
     """What a killed run left: so many shards, of which some are not in the journal, and a journal of so many files."""
     data, run_folder = folder / "data", folder / ".phrasebox"
-    journal = take_over(run_folder, data, same_input=True, on_damage=refuse)
+    journal = take_over(run_folder, data, same_input=True, set_aside=refuse)
     names = [shard_stem([str(number)], journal.attempt) + "-0.parquet" for number in range(shards)]
     keys = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (shards, ROWS))
     for some in np.array_split(np.arange(shards - unnoted), files):
         for number in some:
-            journal.add(make_entry(names[number], keys[number], size_bytes=1))
+            shard = ShardFile(name=names[number], rows=ROWS, size_bytes=1, sha256="", footer_sha256="")
+            journal.add(shard_entry(shard, keys[number]))
         journal.flush()
     put = putter()
     with ThreadPoolExecutor(8) as pool:
@@ -92,7 +94,7 @@ def measure(shards: int, unnoted: int, files: int) -> dict[str, Any]:
     for name in ("take_over", "again"):
         start = time.perf_counter()
         with counted() as requests:
-            journal = take_over(folder / ".phrasebox", folder / "data", same_input=True, on_damage=refuse)
+            journal = take_over(folder / ".phrasebox", folder / "data", same_input=True, set_aside=refuse)
             seconds = time.perf_counter() - start
         assert len(journal.keys) == shards * ROWS
         assert len(journal.shards) == shards

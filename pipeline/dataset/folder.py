@@ -26,6 +26,7 @@ from pipeline.dataset.selection import (
     Selector,
     region_schema,
 )
+from pipeline.dataset.shard_list import shards_of
 from pipeline.paths import as_written
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
@@ -37,13 +38,15 @@ from stages.contract.schema import (
     check_version,
 )
 from stages.contract.values import Json
-from stages.shared.storage import AnyPath, found_in, parquet_file, place_of
+from stages.shared.storage import AnyPath, parquet_file, place_of
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
 _BUFFER_BYTES: Final = (
     1 << 20
 )  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
+
+_MADE_AGAIN: Final = "the command of its run makes it again, or phrasebox validate --repair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +60,8 @@ class Dataset:
         manifest: The content of `dataset.json`; empty if the run has not finished.
         run: The known ones of `config`, `model_fingerprint` and `signature`, which determine the
             rows.
-        shards: The Parquet files in the order of their names. Rows are read in this order
-            everywhere.
+        shards: The Parquet files that the manifest lists, in the order of their names. Rows are
+            read in this order everywhere.
         optional: The columns of `OPTIONAL_FIELDS` that the rows have, in their order.
     """
 
@@ -232,7 +235,10 @@ def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
         with parquet_file(path, buffer_bytes=buffer_bytes) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged or cannot be read: {one_line(error)}") from error
+        raise InputError(
+            f"{path} is damaged or cannot be read ({one_line(error)}): phrasebox validate finds all such "
+            "shards, and then the command of the run makes their rows anew"
+        ) from error
 
 
 def rows_in(path: AnyPath) -> int:
@@ -307,6 +313,8 @@ def open_dataset(path: AnyPath | str) -> Dataset:
     """
     dataset = open_any_dataset(path)
     if not dataset.is_finished:
+        if not dataset.run:
+            raise InputError(f"{as_written(path)} has shards, but no dataset.json: {_MADE_AGAIN}")
         raise _not_finished(as_written(path), dataset.run)
     return dataset
 
@@ -317,12 +325,12 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
     location = as_written(path)
     try:
         check_folder(folder, location)
-        manifest = read_json(folder / "dataset.json")
+        manifest = _read_manifest(folder)
         sections = [] if manifest is None else [manifest.get(name) for name in ("config", "counts")]
         if not all(isinstance(section, dict) for section in sections):
             raise InputError(f"{folder / 'dataset.json'} is not the manifest of a phrasebox dataset")
         run = manifest or read_json(folder / ".phrasebox" / "run.json") or {}
-        shards = tuple(found_in(folder / "data", "*.parquet"))
+        shards = shards_of(folder, manifest, location)
     except OSError as error:
         raise InputError(f"cannot read {location}: {one_line(error)}") from error
     if not manifest and not shards:
@@ -336,6 +344,13 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
         shards=shards,
         optional=_optional_columns(shards),
     )
+
+
+def _read_manifest(folder: AnyPath) -> Json | None:
+    try:
+        return read_json(folder / "dataset.json")
+    except InputError as error:
+        raise InputError(f"{error}; {_MADE_AGAIN}") from error
 
 
 def _not_finished(location: str, run: Json) -> InputError:

@@ -22,8 +22,9 @@ from pipeline.dataset.selection import connect_sandboxed
 from stages.contract.errors import ResourceError, SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE
 from stages.contract.score_threshold import ScoreRanking
+from stages.shared.parquet import PARQUET_SETTINGS
 from stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
-from stages.write import PARQUET_SETTINGS, Tally
+from stages.write import Tally
 
 MEMORY: Final = "1GB"
 
@@ -198,8 +199,9 @@ def _columns_of(path: AnyPath) -> Any:
                 )
             return file.read(columns=list(COLUMNS)).replace_schema_metadata()
     except (pa.ArrowException, OSError) as error:
-        advice = "delete it and run the same command again, only its rows are done again"
-        raise SchemaError(f"{path} is damaged ({one_line(error)}): {advice}") from error
+        raise SchemaError(
+            f"{path} is damaged ({one_line(error)}): run the same command again, and only its rows are done again"
+        ) from error
 
 
 def write_categories(rows: Rows, path: AnyPath) -> None:

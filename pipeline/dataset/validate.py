@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 from pipeline.dataset.folder import check_folder, read_json, tables_in
 from pipeline.dataset.row_check import FIELDS, row_problems, schema_problems
 from pipeline.dataset.rows import Annotation, Row
+from pipeline.dataset.shard_list import listed_shards, store_damaged
 from pipeline.dataset.tally import Rows, empty_rows
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
@@ -17,10 +19,12 @@ from stages.contract.records import is_id_of
 from stages.contract.schema import ENTRIES, IMAGE_FIELD, check_version, rle_of
 from stages.contract.values import Json
 from stages.phrases.filters import normalise
+from stages.shared.shards import ShardFile, sha256_of
 from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import Tally
 
 _REPEATED: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
+_REMEDY: Final = "run the same command again, and its rows are made anew"
 
 
 def validate(dataset: AnyPath) -> Iterator[str]:
@@ -28,20 +32,26 @@ def validate(dataset: AnyPath) -> Iterator[str]:
 
     Raise InputError if no run has written it.
 
-    It checks the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks,
-    errors, embedded images and categories. A shard that cannot be read is a problem; then counts
-    are not compared.
+    It checks the manifest, its counts and its list of shards, the content of each shard by its
+    digest, the schema, unique ids, spans, boxes, areas, masks, errors, embedded images and
+    categories. A shard that cannot be read is a problem; then counts are not compared. The names of
+    damaged shards are left for the next run.
     """
     files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
     counts = (manifest or {}).get("counts")
+    listed, files = yield from _compare_list(manifest, manifest_path, files)
+    damaged = set[str]()
     if not files and not (isinstance(counts, dict) and counts.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
     are_all_readable = True
     with empty_rows() as rows:
         for shard, path in enumerate(files):
             try:
+                if path.name in listed and sha256_of(path) != listed[path.name].sha256:
+                    damaged.add(path.name)
+                    yield f"{path}: damaged: its content is not what its run wrote; {_REMEDY}"
                 with parquet_file(path) as file:
                     is_readable = yield from _schema_problems(path, file.schema_arrow)
                     are_all_readable &= is_readable
@@ -53,10 +63,14 @@ def validate(dataset: AnyPath) -> Iterator[str]:
             # UnicodeDecodeError: text whose bytes were changed
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 are_all_readable = False
-                yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}"
+                damaged.add(path.name)
+                yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}; {_REMEDY}"
         for kind, table in (("image", "samples"), ("annotation", "regions")):
             for number, times in rows.ask(_REPEATED.format(table)):
                 yield f"{kind} id {number} occurs {times} times"
+        if damaged:
+            with suppress(OSError):  # somebody else's folder
+                store_damaged(dataset, damaged)
         if are_all_readable:
             if manifest is not None:
                 yield from _count_problems(manifest_path, counts, rows.tally(len(files)))
@@ -87,6 +101,29 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, Json | None]:
     except (InputError, SchemaError) as error:
         yield str(error)
     return manifest
+
+
+def _compare_list(
+    manifest: Json | None, path: AnyPath, files: list[AnyPath]
+) -> Generator[str, None, tuple[Mapping[str, ShardFile], list[AnyPath]]]:
+    """Yield the differences of the list of shards from the files in `data/`; return both by name, as far as they agree.
+
+    Without a list, every file counts.
+    """
+    try:
+        shards = None if manifest is None else listed_shards(manifest, path)
+    except InputError as error:
+        yield str(error)
+        shards = None
+    if shards is None:
+        return {}, files
+    listed = {shard.name: shard for shard in shards}
+    names = {file.name for file in files}
+    for name in sorted(listed.keys() - names):
+        yield f"{path.parent / 'data' / name}: missing; {_REMEDY}"
+    for name in sorted(names - listed.keys()):
+        yield f"{path.parent / 'data' / name}: dataset.json does not list it, and nothing reads it; move it away"
+    return listed, [file for file in files if file.name in listed]
 
 
 def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:

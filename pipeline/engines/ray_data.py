@@ -49,7 +49,7 @@ from pipeline.engines.ray_workers import (
     run_warm_up,
     write_shards,
 )
-from pipeline.output.journal import make_entry, piece_name
+from pipeline.output.journal import piece_entry, piece_name
 from pipeline.stage_calls import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
 from pipeline.steps import Steps, packages_of
 from pipeline.summary import Report
@@ -60,7 +60,6 @@ from stages.contract.tables import records_to_table
 from stages.contract.values import Json
 from stages.read import Piece, Reader
 from stages.shared.storage import AnyPath, absolute, is_local
-from stages.write import row_group_rows
 
 if TYPE_CHECKING:
     from pipeline.decisions import Run, Session
@@ -150,7 +149,7 @@ class RayEngine:
 
         def on_read(number: int, skipped: Counter[str], keys: Any) -> None:
             report.read(number, len(keys), skipped)
-            journal.add(make_entry(names[number], keys, skipped=skipped))
+            journal.add(piece_entry(names[number], keys, skipped))
 
         for number, name in enumerate(names):
             if name in journal.pieces:
@@ -185,9 +184,9 @@ class RayEngine:
             data=self.session.folder.data,
             attempt=self.session.folder.journal.attempt,
             rows_per_file=output.rows_per_file,
-            rows_per_group=min(output.rows_per_file, row_group_rows(output.columns)),
             columns=output.columns,
             check_holder=self.session.folder.check_holder,
+            origin=self.session.folder.origin,
         )
 
     def _run_steps(self, steps: Steps, source: PieceSource) -> Iterator[Any]:

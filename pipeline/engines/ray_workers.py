@@ -24,9 +24,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -38,26 +37,24 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.engines import cores_here
 from pipeline.engines.ray_code import CodeVersion, reject_other_code
 from pipeline.engines.ray_ledger import Event
-from pipeline.output.journal import make_entry, shard_stem
+from pipeline.engines.trials import MOST_DEATHS, given_up
+from pipeline.output.journal import shard_entry, shard_stem
 from pipeline.output.shards import keys_of
 from pipeline.stage_calls import BATCH_ROWS, read_records, run_stages, samples_in, set_up, take_batch
-from stages.contract.errors import DeviceFault, InputError, PhraseboxError, RowError
+from stages.contract.errors import DeviceFault, InputError, PhraseboxError
 from stages.contract.records import Record, is_among
 from stages.contract.schema import ColumnOption, records_to_rows
 from stages.contract.stage import Stage
 from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
 from stages.contract.values import Integers
 from stages.read import Piece, Reader
-from stages.shared.storage import AnyPath, replacing
-from stages.write import RollingParquet
+from stages.shared.shards import ShardFile
+from stages.shared.storage import AnyPath
+from stages.write import ShardWriter
 
 READ_TASKS: Final = 4000
 """Maximum number of read tasks; each reads several input pieces where there are more. A task
 costs Ray about 20 ms, and one whose worker dies is done again as a whole."""
-
-MOST_DEATHS: Final = 3
-"""Worker deaths over one sample after which it becomes an error. Two could be nodes that happened
-to leave."""
 
 MOST_READ_DEATHS: Final = 10
 """Worker deaths in one read task after which the run fails. Reading needs little memory, so
@@ -184,17 +181,17 @@ class ShardSpec:
         data: The folder of the shards.
         attempt: The number of the attempt.
         rows_per_file: The most rows of a shard.
-        rows_per_group: The most rows of a row group.
         columns: The optional columns.
         check_holder: Raises ResumeError if another run has taken the folder over.
+        origin: What the shards say of their run.
     """
 
     data: AnyPath
     attempt: int
     rows_per_file: int
-    rows_per_group: int
     columns: Sequence[ColumnOption]
     check_holder: Callable[[], None]
+    origin: str
 
 
 def write_shards(
@@ -205,32 +202,25 @@ def write_shards(
     Raise OSError. Yield the shards' entries in the journal.
     """
     leave_at_exit()
-    sample_ids = pc.struct_field(table["sample"], "sample_id")
-    base = shard_stem(sample_ids.to_pylist(), spec.attempt)
-    sizes: list[int] = []
-
-    @contextmanager
-    def place(number: int) -> Iterator[Path]:
-        with replacing(spec.data / f"{base}-{number}.parquet", spec.check_holder) as temporary:
-            yield temporary
-            sizes.append(temporary.stat().st_size)
-
-    size_rows = spec.rows_per_file
-    with (
-        set_up(stages),
-        closing(
-            RollingParquet(place, rows_per_file=size_rows, rows_per_group=spec.rows_per_group)
-        ) as writer,
-    ):
+    sample_ids = pc.struct_field(table["sample"], "sample_id").to_pylist()
+    base = shard_stem(sample_ids, spec.attempt)
+    written: list[tuple[ShardFile, list[str]]] = []
+    writer = ShardWriter(
+        spec.data,
+        spec.rows_per_file,
+        spec.check_holder,
+        name=lambda number: f"{base}-{number}.parquet",
+        origin=spec.origin,
+        on_written=lambda *parts: written.append(parts),
+    )
+    with set_up(stages), closing(writer):
         for start in range(0, table.num_rows, rows):
             records = run_with_retries(
                 stages, table_to_records(table.slice(start, rows)), ledger, are_rows=True
             )
             writer.write(records_to_rows(records, spec.columns))
-    keys = keys_of(sample_ids)
-    for number, size in enumerate(sizes):
-        shard_keys = keys[number * size_rows : (number + 1) * size_rows]
-        yield make_entry(f"{base}-{number}.parquet", shard_keys, size_bytes=size)
+    for shard, names in written:
+        yield shard_entry(shard, keys_of(names))
 
 
 def run_with_retries(
@@ -269,14 +259,11 @@ def _run_single(
     if deaths < MOST_DEATHS or record.error is not None:
         (answer,) = run_stages(stages, [record], on_progress)
     else:
-        detail = (
-            f"{record.sample.source}: {deaths} workers died at it in {_name_of(stages)}, out of memory or by a fault "
-            "in a library; look at its image, or where many samples say so give workers more memory: fewer of them by "
-            "engine.cpu_workers or engine.explain_workers"
-        )
-        error = RowError(reason="worker_died", detail=detail)
-        answer = replace(
-            record, error=error, phrases=(), dropped_phrases=0, pixels=None, heat_maps=(), regions=()
+        answer = given_up(
+            record,
+            f"{deaths} workers died at it in {_name_of(stages)}, out of memory or by a fault in a library; look at its "
+            "image, or where many samples say so give workers more memory: fewer of them by engine.cpu_workers or "
+            "engine.explain_workers",
         )
     ledger.finish.remote(work)
     return answer

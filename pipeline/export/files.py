@@ -1,7 +1,8 @@
 """The folder of an export, which replaces only exports; names of images in it; Parquet.
 
 An export is written to `.NAME.unfinished` beside its target and takes its name at the end. It holds
-`.phrasebox-export.json` with the settings and a digest of the names of its files.
+`.phrasebox-export.json` with the settings and a digest of its files: all names and sizes, and the content of
+all but images, of which there is too much.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from pipeline.dataset.rows import Row
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
 from stages.contract.values import Json
+from stages.shared.disk import sync_all, sync_folder
+from stages.shared.parquet import RollingParquet
+from stages.shared.shards import sha256_of
 from stages.shared.storage import exclusive_lock, place_of, write_text
-from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"  # Hidden, because some loaders read every JSON file that they see
 _ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's
@@ -76,7 +79,8 @@ class ExportFolder:
     def finish(self, settings: Json) -> None:
         """Mark the export as complete; settings without times and places make exports equal."""
         self.open_files.close()
-        mark = {**settings, "names": _digest_of_names(self.path)}
+        sync_all()
+        mark = {**settings, "content": _digest_of_content(self.path)}
         write_text(self.path / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
         self.is_finished = True
 
@@ -91,6 +95,8 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     path = place_of(out)
     if not isinstance(path, Path):
         raise ConfigError(f"{path} is a URL; exports are written to local and mounted folders", key="out")
+    if not path.name:
+        raise ConfigError(f"{path} is no folder of an export; give one below it", key="out")
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         _check_free(path, overwrite=overwrite)
@@ -117,7 +123,7 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
 def _take_place(new: Path, path: Path) -> None:
     """Give the finished folder its name, and then delete the export that had it."""
     if not path.exists():
-        new.rename(path)
+        sync_folder(new.rename(path).parent)
         return
     old = path.rename(path.with_name(f".{path.name}.{os.getpid()}.old"))
     try:
@@ -125,6 +131,7 @@ def _take_place(new: Path, path: Path) -> None:
     except OSError:
         old.rename(path)
         raise
+    sync_folder(path.parent)
     shutil.rmtree(old)
 
 
@@ -137,18 +144,38 @@ def _check_free(path: Path, *, overwrite: bool) -> None:
         mark = json.loads((path / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         mark = None
-    if not isinstance(mark, dict) or "names" not in mark:
+    if not isinstance(mark, dict) or not {"content", "names"} & mark.keys():
         raise ConfigError(f"{path} is not empty and no export wrote it; give another folder", key="out")
     if not overwrite:
         raise ConfigError(
             f"{path} holds an export; give another folder, or --overwrite to replace it", key="out"
         )
-    if mark["names"] != _digest_of_names(path):
+    is_same = (
+        mark["content"] == _digest_of_content(path)
+        if "content" in mark
+        else mark["names"] == _digest_of_names(path)  # of a version before
+    )
+    if not is_same:
         raise ConfigError(
-            f"{path} holds other files than its export wrote: move yours away (find {path} -cnewer {path / MARK}), "
-            "or give another folder",
+            f"{path} holds other files than its export wrote, or changed ones: move yours away "
+            f"(find {path} -cnewer {path / MARK}), or give another folder",
             key="out",
         )
+
+
+def _digest_of_content(folder: Path) -> int:
+    """Return a digest of the names, sizes and content of all files below, see above; but for the mark."""
+    digest = _digest_of_names(folder)
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names if name != MARK):
+            if path.is_symlink():
+                content = os.readlink(path)
+            elif _EXTENSION.search(path.name):
+                content = str(path.stat().st_size)
+            else:
+                content = sha256_of(path)
+            digest += stable_id(f"{path.relative_to(folder).as_posix()}\0{content}")
+    return digest
 
 
 def _digest_of_names(folder: Path) -> int:

@@ -6,19 +6,27 @@ OUT/README.md             dataset card
 OUT/presence.json         calibration of presence, if the run has fitted one to its first images
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
 OUT/.phrasebox/           lock. Until the dataset is complete also the journal and run.json,
-                          which holds what the rows depend on. damaged/ holds shards that could
-                          not be read and were made again, replaced/ the run that --fresh is about
-                          to replace
+                          which holds what the rows depend on, and in-hand.json with the samples
+                          that one process computes at the moment. damaged/ holds shards that did not
+                          count, replaced/ the run that --fresh is about to replace
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.dataset.shard_list import (
+    DAMAGED_FILE,
+    SHARDS,
+    list_entries,
+    manifest_text,
+    names_in_words,
+    unlisted_in_words,
+)
 from pipeline.dataset.signature import sign
 from pipeline.dataset.tally import rows_of, write_categories
 from pipeline.output import backup, journal
@@ -33,16 +41,19 @@ from pipeline.output.previous_run import (
     delete_what_runs_wrote,
     read_previous_run,
 )
+from pipeline.output.shards import keys_of
 from pipeline.paths import as_written
 from pipeline.summary import Report
-from stages.contract.errors import ConfigError, ResumeError, one_line
+from stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError, one_line
 from stages.contract.values import Json
+from stages.shared.shards import ShardFile, sha256_of
 from stages.shared.storage import (
     AnyPath,
     cannot_write,
     found_in,
     is_about_writing,
     move,
+    sizes_in,
     writable_place,
     write_text,
 )
@@ -57,7 +68,9 @@ class DatasetFolder:
         written_as: Its path as the user wrote it.
         data: The folder of its shards.
         presence: The file for a calibration of presence.
+        in_hand: The file for the samples that one process has in hand, see `pipeline.engines.trials`.
         journal: What is done, from `start` on.
+        origin: What each new shard says of the run, from `name_origin` on.
         notes: What `claim` and `start` have done, for people.
     """
 
@@ -66,9 +79,11 @@ class DatasetFolder:
         self.written_as = as_written(path)
         self.data = self.path / "data"
         self.journal: Journal
+        self.origin = ""
         self.notes: list[str] = []
         self.presence = self.path / backup.PRESENCE_FILE
         self._run_folder = self.path / ".phrasebox"
+        self.in_hand = self._run_folder / "in-hand.json"
         self._lock = self._run_folder / "lock"
         self._run_file = self._run_folder / "run.json"
         self._manifest = self.path / "dataset.json"
@@ -78,7 +93,7 @@ class DatasetFolder:
 
     @property
     def shards(self) -> list[AnyPath]:
-        """The shards that exist, by name."""
+        """The Parquet files among the shards, by name; also those that do not count."""
         return found_in(self.data, "*.parquet")
 
     @property
@@ -142,6 +157,8 @@ class DatasetFolder:
         """
         previous = self.recover_previous_run()
         previous.check_resumable(identity)
+        if previous.recovered:
+            self.notes.append(previous.recovered)
         self._run = {**previous.run, **asdict(identity)}
         return previous
 
@@ -179,23 +196,38 @@ class DatasetFolder:
         if previous.state == "complete":
             previous.reject_more_rows(self._run["phrasebox_version"])
         self._resumes = previous.state != "new"
+        if not self._resumes:
+            self.in_hand.unlink(missing_ok=True)
         if previous.manifest:
             journal.delete_journals(self._run_folder)
         self.data.mkdir(parents=True, exist_ok=True)
         self._run |= run_info or {}
         self._store_run()
-        if previous.manifest:
-            self._manifest.unlink()
+        self._manifest.unlink(missing_ok=True)
         self.journal = journal.take_over(
-            self._run_folder, self.data, same_input=previous.has_same_input, on_damage=self._move_damaged
+            self._run_folder,
+            self.data,
+            same_input=previous.has_same_input,
+            set_aside=self._set_aside,
+            listed=previous.listed or (),
         )
+        (self.path / DAMAGED_FILE).unlink(missing_ok=True)
         if lost := self.journal.lost:
             self.notes.append(f"shards of {self.data} that are gone: {lost:,}. Their rows are done again")
 
     def update_run_info(self, previous: PreviousRun, run_info: Json) -> None:
         """Store more about the run of a finished dataset. The signature does not cover that, and stays as it is."""
         manifest = {**previous.manifest, "run": {**previous.manifest["run"], **run_info}}
-        write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        write_text(self._manifest, manifest_text(manifest))
+
+    def name_origin(self, manifest: Manifest) -> None:
+        """Let new shards say what made them; all of it is decided now."""
+        values = manifest.origin(self._run)
+        self.origin = json.dumps(sign(values) if manifest.may_sign else values, ensure_ascii=False)
+
+    def note_shard(self, shard: ShardFile, sample_ids: Sequence[str]) -> None:
+        """Note a new shard in the journal, with the sample ids of its rows. Raise OSError."""
+        self.journal.add_shards(journal.shard_entry(shard, keys_of(sample_ids)))
 
     def store_decisions(self, identity: Identity, run_info: Json, presence: str | None) -> None:
         """Store what the first images have decided.
@@ -224,11 +256,13 @@ class DatasetFolder:
         """Put the run to replace back, unless this run has written a file; return whether it was put back."""
         return backup.recover(self.path)
 
-    def _move_damaged(self, path: AnyPath, fault: str) -> None:
+    def _set_aside(self, path: AnyPath, reason: str, *, is_lost: bool) -> None:
+        """Move a shard that does not count out of the dataset; see `pipeline.output.journal.SetAside`."""
         place = self._run_folder / "damaged" / path.name
         place.parent.mkdir(exist_ok=True)
         move(path, place)
-        self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
+        rest = ", its rows are done again" if is_lost else ""
+        self.notes.append(f"{path} {reason}: moved to {place}{rest}")
 
     def discard(self) -> None:
         """Delete the journals of a run that was rejected before its first row: once mended, it is another run."""
@@ -249,12 +283,39 @@ class DatasetFolder:
         for path in (*self.journal.late_shards(self.data), *found_in(self.data, ".*.tmp")):
             path.unlink(missing_ok=True)
 
+    def take_notes(self) -> list[str]:
+        """Return the notes since the last call."""
+        notes = self.notes
+        self.notes = []
+        return notes
+
+    def _check_shards(self) -> None:
+        """Raise OutputError if a shard was lost or changed while the run went on; name the files that do not count."""
+        sizes = {path.name: size for path, size in sizes_in(self.data, "*.parquet").items()}
+        shards = self.journal.shards.values()
+        if changed := [shard.name for shard in shards if sizes.get(shard.name) != shard.size_bytes]:
+            raise OutputError(
+                f"shards of {self.data} were deleted or changed while the run wrote others "
+                f"({names_in_words(changed)}): run the same command again, and only their rows are done again"
+            )
+        if unlisted := sizes.keys() - self.journal.shards.keys():
+            self.notes.append(unlisted_in_words(self.data, unlisted))
+
     def _count_rows(self, samples: int) -> Tally:
         """Count the shards, give each sample, region and phrase an id of its own, and write the categories.
 
         samples: The samples of the input. Raises as `finish`.
         """
-        shards = self.shards
+        shards = [self.data / name for name in sorted(self.journal.shards)]
+        try:
+            return self._count(shards, samples)
+        except SchemaError:
+            for path in shards:  # nobody looks at the content of objects when a run is resumed
+                if sha256_of(path) != self.journal.shards[path.name].sha256:
+                    self._set_aside(path, "is damaged", is_lost=True)
+            raise
+
+    def _count(self, shards: Sequence[AnyPath], samples: int) -> Tally:
         with rows_of(shards) as rows:
             total = rows.tally(len(shards))
             if total.rows != samples:
@@ -264,7 +325,8 @@ class DatasetFolder:
                         f"{counts}: the input is not what it was when the run was started. --fresh starts over"
                     )
                 raise RuntimeError(counts)
-            resolve_id_collisions(rows, shards)
+            for shard in resolve_id_collisions(rows, shards):
+                self.journal.shards[shard.name] = shard
             write_categories(rows, self.path / "categories.parquet")
         return total
 
@@ -277,18 +339,22 @@ class DatasetFolder:
 
         Raises:
             ResumeError: The input has changed since the run was begun.
+            OutputError: A shard was lost or changed meanwhile.
+            SchemaError: A shard is damaged, and is done again by the next run.
             RuntimeError: Rows were lost or doubled, which is a fault of the program.
         """
         self.check_holder()
         self._delete_leftovers()
+        self._check_shards()
         total = self._count_rows(report.samples_read)
         write_text(self.path / "README.md", manifest.card(total))
         values = manifest.to_json(total, report, self._run)
         values = sign(values) if manifest.may_sign else values
-        content = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        write_text(self._manifest, content, self.check_holder)
+        values[SHARDS] = list_entries(self.journal.shards.values())
+        write_text(self._manifest, manifest_text(values), self.check_holder)
         self.drop_backup()
         journal.delete_journals(self._run_folder)
+        self.in_hand.unlink(missing_ok=True)
         self._run_file.unlink()
         return total
 

@@ -20,8 +20,9 @@ from pipeline.dataset.rows import Row
 from pipeline.dataset.tally import Rows
 from stages.contract.records import stable_id
 from stages.contract.values import Json
-from stages.shared.storage import AnyPath, parquet_file, replacing
-from stages.write import PARQUET_SETTINGS
+from stages.shared.parquet import PARQUET_SETTINGS
+from stages.shared.shards import ShardFile, writing_shard
+from stages.shared.storage import AnyPath, parquet_file
 
 _SHARED: Final = "SELECT id FROM {} GROUP BY id HAVING count(*) > 1"
 
@@ -47,16 +48,17 @@ class _Ids:
     phrases: dict[str, int] = field(default_factory=dict)
 
 
-def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
+def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> list[ShardFile]:
     """Give each image, region and phrase of a dataset a unique id, in the shards and in the table of regions.
 
-    Raise RuntimeError, and change nothing, if a sample has two rows.
+    Return the shards that were written again. Raise RuntimeError, and change nothing, if a sample
+    has two rows.
     """
     images = _values(rows, _SHARED.format("samples"))
     regions = _values(rows, _SHARED.format("regions"))
     phrases = _values(rows, _PHRASES)
     if not (images or regions or phrases):
-        return
+        return []
     places = _values(rows, _PLACES, [*images], [*regions])
     colliding = [row for shard in sorted(places) for row in _names_in(shards[shard])]
     names = [row["sample_id"] for row in colliding if row["id"] in images]
@@ -86,10 +88,12 @@ def resolve_id_collisions(rows: Rows, shards: Sequence[AnyPath]) -> None:
         phrases=_unique_ids({phrase: phrase for phrase in phrases}, names_another),
     )
     places |= _values(rows, "SELECT shard FROM regions WHERE phrase IN (SELECT unnest(?))", [*phrases])
+    rewritten: list[ShardFile] = []
     for shard in sorted(places):
-        _rewrite(shards[shard], ids)
+        _rewrite(shards[shard], ids, rewritten.append)
     for phrase, number in ids.phrases.items():
         rows.ask("UPDATE regions SET category_id = ? WHERE phrase = ?", number, phrase)
+    return rewritten
 
 
 def _values(rows: Rows, query: str, *arguments: Any) -> set[Any]:
@@ -112,12 +116,12 @@ def _names_in(path: AnyPath) -> list[Json]:
         return rows
 
 
-def _rewrite(path: AnyPath, ids: _Ids) -> None:
+def _rewrite(path: AnyPath, ids: _Ids, on_written: Callable[[ShardFile], None]) -> None:
     """Write a shard again with the new ids. Its row groups stay; one of them is in memory at a time."""
     with (
         parquet_file(path) as file,
-        replacing(path) as temporary,
-        pq.ParquetWriter(temporary, file.schema_arrow, **PARQUET_SETTINGS) as writer,
+        writing_shard(path, on_written) as target,
+        pq.ParquetWriter(target, file.schema_arrow, **PARQUET_SETTINGS) as writer,
     ):
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)

@@ -2,26 +2,32 @@
 
 A worker writes a shard under a temporary name, and renames it when it is whole. A kill leaves the
 temporary file, which is no shard; the end of the run deletes it. The worker hands the shard's name,
-size and keys to the driver. Only the driver writes the journal: now and then a file
+size, digests and keys to the driver. Only the driver writes the journal: now and then a file
 OUT/.phrasebox/journal-AAAA/NNNNN.parquet of its attempt at the run. A resumed run is the next
 attempt, and takes over from the previous one (`take_over`). What becomes of the shards of a
-killed run, of which one listing of their folder tells name and size:
+killed run:
 
-in the journal, and there with its size     It counts.
+in the journal, and there with its digest   It counts. In object storage, which watches over its own content, one
+                                            listing says so by size.
 in the journal, but gone                    Its rows are done again (`Journal.lost`).
-in the journal, but of another size         As one of the previous attempt that is not in it.
-not in it, of the previous attempt          The driver had no time to note it. It counts if it can be read, and is
-                                            deleted if it has a row that another shard has. A
-                                            damaged one is moved aside, and its rows are done again.
+in the journal, with another digest         It is moved aside, and its rows are done again.
+in the journal, but of another size         As one of the previous attempt that is not in it: its ids may be new.
+not in it, of the previous attempt          The driver had no time to note it. It counts if all of it can be read
+                                            and its checksums are right; else it is moved aside, and
+                                            its rows are done again. It goes if it has a row that
+                                            another shard has: a worker has written it twice.
 not in it, of an older attempt              It is deleted: a worker that outlived its driver has written it late. On a
                                             cluster workers live on for longer. The end of a run
                                             deletes such shards of the previous attempt
                                             (`Journal.late_shards`).
-of one process, which has no late workers   It counts if it can be read. The names of these shards have no attempt.
+of one process, which has no late workers   It counts if all of it can be read. It is moved aside if it has a row that
+                                            another shard has: somebody has copied it. The names of
+                                            these shards have no attempt.
 
-All shards that count become the first file of the new journal, which decides from then on. Without
-a journal all shards count: the end of a run deletes it. A piece of the input is not read again
-if it was read to its end and each of its samples has a row.
+All shards that count become the first file of the new journal, which decides from then on. Where a
+finished dataset gets more rows, its list of shards takes the place of the journal, and what
+is not listed is moved aside. Without either all shards count: the end of a run deletes the journal.
+A piece of the input is not read again if it was read to its end and each of its samples has a row.
 """
 
 from __future__ import annotations
@@ -30,33 +36,46 @@ import json
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.shards import keys_of, map_in_threads, names_in
+from pipeline.output.shards import keys_of, map_in_threads, names_in, read_whole
 from stages.contract.errors import ResumeError, one_line
 from stages.contract.records import Record
 from stages.contract.values import Bools, Integers
 from stages.read import Piece
+from stages.shared.shards import ShardFile, read_shard_file, sha256_of
 from stages.shared.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 
 WORKER_SHARD_NAME: Final = re.compile(r"(\d{4,})-[0-9a-f]{32}-\d+\.parquet")
 """Names of workers' shards: the attempt, a hash of the sample ids of a write, and the number of the
 file in it."""
 
+SHARD_NAME: Final = re.compile(rf"\d{{5,}}\.parquet|{WORKER_SHARD_NAME.pattern}")
+"""Names of shards: one process numbers its shards."""
+
 _FIRST: Final = "00000.parquet"
 _SCHEMA: Final = pa.schema(
-    [("name", pa.string()), ("bytes", pa.int64()), ("keys", pa.list_(pa.int64())), ("skipped", pa.string())]
+    [
+        ("name", pa.string()),
+        ("bytes", pa.int64()),
+        ("keys", pa.list_(pa.int64())),
+        ("skipped", pa.string()),
+        ("sha256", pa.string()),
+        ("footer_sha256", pa.string()),
+    ]
 )
-"""A row is a shard; or, where `bytes` is null, a piece of the input, with the rows that gave no
-sample as JSON."""
+"""A row is a shard, where patch releases before this one noted no digests; or, where `bytes` is
+null, a piece of the input, with the rows that gave no sample as JSON."""
 
 FLUSH_SECONDS: Final = 5.0
 FLUSH_SHARE: Final = 0.01
@@ -75,20 +94,32 @@ def shard_stem(sample_ids: Sequence[str], attempt: int) -> str:
     return f"{attempt:04d}-{blake2b(json.dumps(sample_ids).encode(), digest_size=16).hexdigest()}"
 
 
-def make_entry(
-    name: str,
-    keys: Integers | Sequence[int],
-    *,
-    size_bytes: int | None = None,
-    skipped: Mapping[str, int] | None = None,
-) -> Any:
-    """Return an entry, an Arrow table of one row: a shard with its bytes, or a piece of the input that was read.
-
-    keys: The keys of the samples of the shard, or of the piece. skipped: The piece's rows without
-    a sample, by reason.
-    """
-    row = {"name": name, "bytes": size_bytes, "keys": keys, "skipped": json.dumps(skipped)}
+def shard_entry(shard: ShardFile, keys: Integers | Sequence[int]) -> Any:
+    """Return the entry of a shard, an Arrow table of one row. keys: Those of the samples of its rows."""
+    row = {
+        "name": shard.name,
+        "bytes": shard.size_bytes,
+        "keys": keys,
+        "sha256": shard.sha256,
+        "footer_sha256": shard.footer_sha256,
+    }
     return pa.Table.from_pylist([row], schema=_SCHEMA)
+
+
+def piece_entry(name: str, keys: Integers | Sequence[int], skipped: Mapping[str, int]) -> Any:
+    """Return the entry of a piece of the input that was read to its end, an Arrow table of one row.
+
+    keys: Those of its samples. skipped: Its rows without a sample, by reason.
+    """
+    row = {"name": name, "keys": keys, "skipped": json.dumps(skipped)}
+    return pa.Table.from_pylist([row], schema=_SCHEMA)
+
+
+class SetAside(Protocol):
+    """Moves a shard out of the dataset, and says why, as the rest of a sentence."""
+
+    def __call__(self, path: AnyPath, reason: str, *, is_lost: bool) -> None:
+        """is_lost: Whether its rows have to be made again."""
 
 
 @dataclass(slots=True)
@@ -98,14 +129,14 @@ class Journal:
     Attributes:
         folder: The folder of the journal.
         keys: The keys of the samples that had rows before, sorted.
-        shards: The names of the shards that count.
+        shards: The shards that count, by name.
         pieces: The pieces of the input that are done: samples, and rows without a sample by reason.
         lost: The number of shards of previous attempts that are missing.
     """
 
     folder: AnyPath
     keys: Integers
-    shards: set[str]
+    shards: dict[str, ShardFile]
     pieces: dict[str, tuple[int, Counter[str]]]
     lost: int = 0
     _queue: deque[Any] = field(default_factory=deque)  # entries to write
@@ -126,7 +157,7 @@ class Journal:
     def add_shards(self, entries: Any) -> None:
         """Note shards; write the journal if it is time to. Raise OSError."""
         self.add(entries)
-        self.shards.update(entries["name"].to_pylist())
+        self.shards.update(_shards_of(entries))
         now = time.monotonic()
         if now - self._flush_time > max(FLUSH_SECONDS, FLUSH_SHARE * (now - self._start_time)):
             self.flush()
@@ -154,7 +185,12 @@ class Journal:
 
 
 def take_over(
-    run_folder: AnyPath, data: AnyPath, *, same_input: bool, on_damage: Callable[[AnyPath, str], None]
+    run_folder: AnyPath,
+    data: AnyPath,
+    *,
+    same_input: bool,
+    set_aside: SetAside,
+    listed: Sequence[ShardFile] = (),
 ) -> Journal:
     """Begin an attempt, and write its journal. A call that was killed at any point is repeated without loss.
 
@@ -162,40 +198,48 @@ def take_over(
         run_folder: The folder of journals.
         data: The folder of shards.
         same_input: Whether the attempt before had the same input; else all of it is read again.
-        on_damage: Called with a shard that cannot be read, and the reason.
+        set_aside: Called with each shard that does not count, unless a worker has written it late.
+        listed: The shards of a finished dataset, where there is no journal.
 
     Raises:
         ResumeError: A journal is damaged.
     """
     folders = sorted(found_in(run_folder, "journal-*"), key=_number)
     previous = next((folder for folder in reversed(folders) if (folder / _FIRST).exists()), None)
-    shards, pieces = _read_entries(previous)
-    # The shards in the journal, and those of them that are still there.
+    noted, pieces = _read_entries(previous)
+    if previous is None and listed:
+        noted = pa.concat_tables([shard_entry(shard, ()) for shard in listed])
+    # The shards in the journal, and those of them that are as they were.
     sizes = sizes_in(data, "*.parquet")
-    size_by_name = {path.name: size for path, size in sizes.items()}
-    names = shards["name"].to_pylist()
-    noted_names = set(names)
-    noted_sizes = zip(names, shards["bytes"].to_pylist(), strict=True)
-    is_whole = [size_by_name.get(name) == size for name, size in noted_sizes]
-    whole_shards = shards.filter(pa.array(is_whole, pa.bool_()))
-    whole_names = set(whole_shards["name"].to_pylist())
-    # All other shards: late ones go.
-    unnoted = sorted((path for path in sizes if path.name not in whole_names), key=str)
-    adoptable_attempts = {0} if previous is None else {0, _number(previous)}
+    if previous is None:
+        noted = _with_keys(noted, data)
+    states = dict(zip(noted["name"].to_pylist(), _states_of(noted, data, sizes), strict=True))
+    whole = noted.filter(pa.array([state == "whole" for state in states.values()], pa.bool_()))
+    # All other shards: late ones go. A copy has the name of no shard, and comes after what it copies.
     rest = []
-    for path in unnoted:
-        if previous is None or path.name in noted_names or _attempt_of(path) in adoptable_attempts:
+    last_attempt = max([0, *map(_number, folders)])
+    adoptable_attempts = {0} if previous is None else {0, _number(previous)}
+    for path in sorted(sizes, key=lambda path: (SHARD_NAME.fullmatch(path.name) is None, path.name)):
+        state = states.get(path.name, "unnoted")
+        if state != "whole":
+            last_attempt = max(last_attempt, _attempt_of(path))
+        if state == "damaged":
+            set_aside(path, "is damaged (its digest is not that of its run)", is_lost=True)
+        elif state == "resized" or (state == "unnoted" and previous is None and not listed):
             rest.append(path)
-        else:
+        elif state == "unnoted" and listed:
+            set_aside(path, "is not in the list of dataset.json", is_lost=False)
+        elif state == "unnoted" and _attempt_of(path) in adoptable_attempts:
+            rest.append(path)
+        elif state == "unnoted":
             path.unlink()
-    table = pa.concat_tables([whole_shards, *_adopt(rest, np.sort(_keys(whole_shards)), sizes, on_damage)])
+    table = pa.concat_tables([whole, *_adopt(rest, np.sort(_keys(whole)), set_aside)])
     # The rows that are done, and the pieces that need not be read again.
     keys = np.sort(_keys(table))
     is_done = [
         same_input and bool(_are_among(piece.values.to_numpy(), keys).all()) for piece in pieces["keys"]
     ]
     pieces = pieces.filter(pa.array(is_done, pa.bool_()))
-    last_attempt = max([0, *map(_attempt_of, unnoted), *map(_number, folders)])
     folder = run_folder / f"journal-{last_attempt + 1:04d}"
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / _FIRST, pa.concat_tables([table, pieces]))
@@ -206,10 +250,64 @@ def take_over(
     return Journal(
         folder=folder,
         keys=keys,
-        shards=set(table["name"].to_pylist()),
+        shards=_shards_of(table),
         pieces=dict(zip(pieces["name"].to_pylist(), zip(counts, skipped, strict=True), strict=True)),
-        lost=len(noted_names - size_by_name.keys()),
+        lost=sum(state == "gone" for state in states.values()),
     )
+
+
+def _states_of(entries: Any, data: AnyPath, sizes: Mapping[AnyPath, int]) -> list[str]:
+    """Return what became of each shard in the journal: "whole", "damaged", "resized" or "gone".
+
+    One of the same size without a digest in the journal is "resized" too: all of it is read.
+    """
+
+    def state_of(row: Mapping[str, Any]) -> str:
+        path = data / row["name"]
+        if path not in sizes:
+            return "gone"
+        if sizes[path] != row["bytes"]:
+            return "resized"
+        if row["is_unreadable"]:
+            return "damaged"
+        if not isinstance(path, Path):
+            return "whole"
+        if row["sha256"] is None:
+            return "resized"
+        try:
+            return "whole" if sha256_of(path) == row["sha256"] else "damaged"
+        except OSError:
+            return "damaged"
+
+    facts = entries.append_column("is_unreadable", pc.is_null(entries["keys"]))
+    return map_in_threads(state_of, facts.drop_columns(["keys", "skipped"]).to_pylist())
+
+
+def _with_keys(entries: Any, data: AnyPath) -> Any:
+    """Return entries of shards with the keys of their rows; with null for one that cannot be read."""
+
+    def read_keys(name: str) -> Integers | None:
+        with suppress(pa.ArrowException, OSError, UnicodeDecodeError):
+            return keys_of(names_in(data / name))
+        return None
+
+    keys = pa.array(map_in_threads(read_keys, entries["name"].to_pylist()), _SCHEMA.field("keys").type)
+    return entries.set_column(entries.schema.get_field_index("keys"), _SCHEMA.field("keys"), keys)
+
+
+def _shards_of(entries: Any) -> dict[str, ShardFile]:
+    rows = entries.drop_columns(["keys", "skipped"]).to_pylist()
+    counts = pc.list_value_length(entries["keys"]).to_pylist()
+    return {
+        row["name"]: ShardFile(
+            name=row["name"],
+            rows=count,
+            size_bytes=row["bytes"],
+            sha256=row["sha256"],
+            footer_sha256=row["footer_sha256"],
+        )
+        for row, count in zip(rows, counts, strict=True)
+    }
 
 
 def _read_entries(journal: AnyPath | None) -> tuple[Any, Any]:
@@ -226,25 +324,23 @@ def _attempt_of(shard: AnyPath) -> int:
     return int(match[1]) if match else 0
 
 
-def _adopt(
-    paths: Sequence[AnyPath],
-    keys: Integers,
-    sizes: Mapping[AnyPath, int],
-    on_damage: Callable[[AnyPath, str], None],
-) -> list[Any]:
-    """Return entries of shards that no journal has; delete a worker's shard with a row that `keys` or another has."""
+def _adopt(paths: Sequence[AnyPath], keys: Integers, set_aside: SetAside) -> list[Any]:
+    """Return entries of shards that no journal has and all of whose rows are new; `keys` are those of the others."""
     entries = []
     new_keys: set[int] = set()
-    for path, content in zip(paths, map_in_threads(_read_keys, paths), strict=True):
+    for path, content in zip(paths, map_in_threads(_read_content, paths), strict=True):
         if isinstance(content, str):
-            on_damage(path, content)
+            set_aside(path, f"is damaged ({content})", is_lost=True)
             continue
-        is_repeated = _are_among(content, keys).any() or not new_keys.isdisjoint(content.tolist())
+        shard, shard_keys = content
+        is_repeated = _are_among(shard_keys, keys).any() or not new_keys.isdisjoint(shard_keys.tolist())
         if is_repeated and _attempt_of(path):
             path.unlink()
+        elif is_repeated:
+            set_aside(path, "holds rows that another shard holds, too", is_lost=False)
         else:
-            new_keys.update(content.tolist())
-            entries.append(make_entry(path.name, content, size_bytes=sizes[path]))
+            new_keys.update(shard_keys.tolist())
+            entries.append(shard_entry(shard, shard_keys))
     return entries
 
 
@@ -286,9 +382,9 @@ def _are_among(keys: Integers, ordered: Integers) -> Bools:
     return is_among
 
 
-def _read_keys(path: AnyPath) -> Integers | str:
-    """The keys of a shard's samples, or the reason why it cannot be read."""
+def _read_content(path: AnyPath) -> tuple[ShardFile, Integers] | str:
+    """What is to be noted of a shard, or the reason why it cannot be read."""
     try:
-        return keys_of(names_in(path))
-    except (pa.ArrowException, OSError) as error:
+        return read_shard_file(path), keys_of(read_whole(path))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         return one_line(error)

@@ -16,9 +16,10 @@ from typing import Final
 
 from pipeline.config import RunConfig, differences
 from pipeline.dataset.append_log import lines_of, log_files
-from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.dataset.folder import Dataset, open_dataset, open_shard
 from pipeline.dataset.marks import EARLIER_FILE, MARKS_LOG, read_earlier_marks, read_marks
 from pipeline.dataset.reviews import REVIEWS_LOG, read_reviews
+from pipeline.dataset.shard_list import listed_shards, store_damaged
 from pipeline.dataset.signature import is_own
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import ENVIRONMENTS, Manifest
@@ -27,6 +28,7 @@ from pipeline.output.shards import count_readable_rows, list_names
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.contract.values import Json
+from stages.shared.shards import ShardFile, read_shard_file
 from stages.shared.storage import AnyPath, copy, write_text
 from stages.write import Tally
 
@@ -87,7 +89,7 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
         _copy_logs(datasets, folder)
-        _copy_shards([shard for dataset in datasets for shard in dataset.shards], folder)
+        _copy_shards(datasets, folder)
         report = Report()
         for number, dataset in enumerate(datasets):
             counts = dataset.manifest["counts"]
@@ -110,13 +112,32 @@ def _copy_logs(datasets: Sequence[Dataset], folder: DatasetFolder) -> None:
         write_text(folder.path / EARLIER_FILE, json.dumps(earlier_marks, ensure_ascii=False) + "\n")
 
 
-def _copy_shards(shards: Sequence[AnyPath], folder: DatasetFolder) -> None:
-    """Link or copy the shards that the folder does not have yet."""
-    old_shards = set(folder.shards)
-    places = [folder.data / f"{number:05d}.parquet" for number in range(len(shards))]
-    todo = [pair for pair in zip(shards, places, strict=True) if pair[1] not in old_shards]
+def _copy_shards(datasets: Sequence[Dataset], folder: DatasetFolder) -> None:
+    """Link or copy the shards that the folder does not have yet, and note them. Raise InputError for a damaged one."""
+    digests = {
+        dataset.path / "data" / shard.name: shard.sha256
+        for dataset in datasets
+        for shard in listed_shards(dataset.manifest, dataset.path) or ()
+    }
+    old_shards = folder.journal.shards
+
+    def copy_shard(number: int, path: AnyPath) -> ShardFile | None:
+        place = folder.data / f"{number:05d}.parquet"
+        if place.name in old_shards:
+            return None
+        copy(path, place)
+        with open_shard(place):  # the shard's own fault, and not that of the dataset's folder
+            shard = read_shard_file(place)
+        if shard.sha256 != digests.get(path, shard.sha256):
+            place.unlink()
+            store_damaged(path.parent.parent, [path.name])
+            raise InputError(f"{path} is damaged: run the command of its part again")
+        return shard
+
+    paths = [path for dataset in datasets for path in dataset.shards]
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(lambda pair: copy(*pair), todo))
+        for shard in filter(None, pool.map(copy_shard, range(len(paths)), paths)):
+            folder.journal.shards[shard.name] = shard
 
 
 def _reject_other_settings(datasets: Sequence[Dataset]) -> None:

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal
+
+import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.config import differences
+from pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
 from pipeline.output.backup import COMPANION_FILES, REPLACES
-from pipeline.output.journal import WORKER_SHARD_NAME
-from pipeline.output.shards import count_readable_rows
+from pipeline.output.journal import SHARD_NAME
+from pipeline.output.shards import count_readable_rows, map_in_threads
 from pipeline.paths import with_absolute_paths
 from pipeline.terminal import counted
-from stages.contract.errors import ResumeError
+from stages.contract.errors import InputError, ResumeError
 from stages.contract.schema import SCHEMA_VERSION
 from stages.contract.values import Json
 from stages.shared.model.config import AUTO, PrecisionChoice
-from stages.shared.storage import AnyPath, found_in
+from stages.shared.shards import ShardFile, origin_of, sha256_of
+from stages.shared.storage import AnyPath, found_in, sizes_in
 
 State = Literal["new", "started", "complete"]
-
-SHARD_NAME: Final = re.compile(rf"\d{{5,}}\.parquet|{WORKER_SHARD_NAME.pattern}")
-"""Names of shards: one process numbers its shards."""
 
 MayDelete = Callable[[str, list[AnyPath]], bool]
 """Called before a run is deleted, with a description, as "out holds a finished dataset with 12
 rows", and the files in the folder that no run wrote. Returns whether all of it may be deleted."""
+
+
+INPUT: Final = "input_fingerprint"
+"""The key of `dataset.json` and run.json that identifies the input of the rows, see
+`stages.read.input_fingerprint`."""
 
 
 def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
@@ -73,7 +79,10 @@ class PreviousRun:
         run: The values that run.json or the manifest store of the run: its identity and more.
             Empty if the run is new.
         manifest: The manifest of a finished dataset, also if it has lost rows since; else empty.
-        shards: The shards in the folder.
+        shards: The Parquet files among the shards in the folder.
+        listed: The shards that the manifest lists; None if it lists none.
+        recovered: Why the values of `run` come from the shards; empty if they do not.
+        origin: What the shards say of the run, where the values of `run` come from them; else empty.
         fault: Why it cannot be read which run that is; then the other values are not known.
         replaces: Whether the other run replaces one.
         has_same_input: Whether the other run has the same input, so that pieces of it are not
@@ -85,6 +94,9 @@ class PreviousRun:
     run: Json = field(default_factory=dict)
     manifest: Json = field(default_factory=dict)
     shards: tuple[AnyPath, ...] = ()
+    listed: tuple[ShardFile, ...] | None = None
+    recovered: str = ""
+    origin: Json = field(default_factory=dict)
     fault: str = ""
     replaces: bool = False
     has_same_input: bool = False
@@ -105,6 +117,19 @@ class PreviousRun:
             stored = with_absolute_paths(self.run.get("config") or {}).get("input") or {}
             now = with_absolute_paths({"input": source})["input"]
             self._reject_other_settings({"input": {key: stored.get(key) for key in now}}, {"input": now})
+
+    @property
+    def counted_shards(self) -> tuple[AnyPath, ...]:
+        """The shards in the folder that belong to the run."""
+        if self.listed is None:
+            return self.shards
+        names = {shard.name for shard in self.listed}
+        return tuple(path for path in self.shards if path.name in names)
+
+    @property
+    def unlisted(self) -> tuple[AnyPath, ...]:
+        """The Parquet files among the shards of a finished dataset that are none of its shards."""
+        return tuple(sorted({*self.shards} - {*self.counted_shards}, key=str))
 
     def check_resumable(self, identity: Identity) -> None:
         """Raise ResumeError unless a run with an identity may write here."""
@@ -131,7 +156,14 @@ class PreviousRun:
             raise ResumeError(self.fault)
         if self.state == "new":
             companions = (self.folder / name for name in COMPANION_FILES)
-            self._reject_foreign([path for path in (*self.shards, *companions) if path.exists()])
+            foreign = [*self._foreign_shards, *(path for path in companions if path.exists())]
+            self._reject_foreign(foreign)
+            if self.shards:
+                raise ResumeError(
+                    f"{self.folder} holds shards ({names_in_words(path.name for path in self.shards)}), and neither a "
+                    "dataset.json nor the shards say which run made them: give another folder, or move them away",
+                    key="output.path",
+                )
         if self.state == "started":
             self.reject_more_rows(version)
 
@@ -153,7 +185,7 @@ class PreviousRun:
                 f"{self.folder} holds {kind} of phrasebox {old_version or '(unknown version)'}, this is {new_version}, "
                 "whose rows may differ: finish it with that version, or --fresh to start over"
             )
-        self._reject_foreign(self._foreign_shards)
+        self._reject_foreign(path for path in self._foreign_shards if not self._is_copy(path))
 
     def check_replaceable(self, may_delete: MayDelete, written_as: str) -> None:
         """Raise ResumeError unless all of it may be deleted. written_as: The folder's path as the user wrote it."""
@@ -177,6 +209,13 @@ class PreviousRun:
     def _foreign_shards(self) -> list[AnyPath]:
         return [path for path in self.shards if not SHARD_NAME.fullmatch(path.name)]
 
+    def _is_copy(self, path: AnyPath) -> bool:
+        """Whether a file has the content of a shard."""
+        shards = [shard for shard in self.counted_shards if SHARD_NAME.fullmatch(shard.name)]
+        sizes = sizes_in(self.folder / "data", "*.parquet")
+        content = sha256_of(path)
+        return any(sizes[shard] == sizes[path] and sha256_of(shard) == content for shard in shards)
+
     def _reject_foreign(self, paths: Iterable[AnyPath]) -> None:
         if names := ", ".join(sorted(path.name for path in paths)[:5]):
             raise ResumeError(
@@ -199,27 +238,76 @@ def read_previous_run(folder: AnyPath) -> PreviousRun:
     """Return the run in a folder. Raise ResumeError for a manifest that is not phrasebox's."""
     shards = tuple(found_in(folder / "data", "*.parquet"))
     manifest_path = folder / "dataset.json"
+    fault = ""
     for path in (manifest_path, folder / ".phrasebox" / "run.json"):
         try:
             mark = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
         except ValueError as error:
-            fault = f"{path} is damaged ({error}); --fresh starts over"
-            return PreviousRun(folder=folder, shards=shards, fault=fault)
+            fault = f"{path} is damaged ({error})"
+            continue
         if not isinstance(mark, dict) or (path == manifest_path and "run" not in mark):
             raise ResumeError(f"{path} is not phrasebox's; give another folder", key="output.path")
-        manifest = mark if path == manifest_path else {}
         run = {"phrasebox_version": mark.get("phrasebox_version"), **mark.get("run", mark)}
-        is_whole = bool(manifest) and count_readable_rows(shards) >= manifest["counts"]["written"]
-        return PreviousRun(
+        previous = PreviousRun(
             folder=folder,
-            state="complete" if is_whole else "started",
             run={key: value for key, value in run.items() if key not in ("signature", REPLACES)},
-            manifest=manifest,
             shards=shards,
         )
-    return PreviousRun(folder=folder, state="new", shards=shards)
+        return _as_finished(previous, mark, path) if path == manifest_path else previous
+    origins = [origin for origin in map_in_threads(_read_origin, shards) if origin]
+    if origins and any(_identity_in(origin) != _identity_in(origins[0]) for origin in origins):
+        fault = (
+            f"{fault or 'dataset.json is gone'}, and the shards are of several runs: if {folder} was merged, merge its "
+            "parts again, into another folder"
+        )
+    elif origins:
+        # Of the input only the journal knows which pieces are done.
+        run = {key: value for key, value in origins[-1]["run"].items() if key not in (INPUT, REPLACES)}
+        reason = fault or f"{manifest_path} and .phrasebox/run.json are gone"
+        recovered = f"{reason}: made again by what the shards say of their run"
+        return PreviousRun(folder=folder, run=run, shards=shards, recovered=recovered, origin=origins[-1])
+    elif fault:
+        fault = f"{fault}; --fresh starts over"
+    return PreviousRun(folder=folder, state="started" if fault else "new", shards=shards, fault=fault)
+
+
+def _as_finished(previous: PreviousRun, manifest: Json, path: AnyPath) -> PreviousRun:
+    """Return the run that has written a manifest: complete if the shards are as the manifest says."""
+    finished = replace(previous, manifest=manifest)
+    try:
+        listed = listed_shards(manifest, path)
+    except InputError as error:
+        return replace(finished, fault=f"{error}; --fresh starts over")
+    if listed is None:
+        rows = count_readable_rows(previous.shards)
+        written = manifest["counts"]["written"]
+        if rows > written:
+            fault = (
+                f"{previous.folder} has {rows:,} rows, but dataset.json counts {written:,}: move the files out of "
+                f"{previous.folder / 'data'} that its run did not write"
+            )
+            return replace(finished, fault=fault)
+        return replace(finished, state="complete" if rows == written else "started")
+    data = previous.folder / "data"
+    sizes = {path.name: size for path, size in sizes_in(data, "*.parquet").items()}
+    changed = find_changed(data, listed, sizes, read_damaged(previous.folder))
+    return replace(finished, listed=listed, state="started" if changed else "complete")
+
+
+def _identity_in(origin: Json) -> Json:
+    """Return what all shards of a run agree in."""
+    names = ("schema_version", "model_fingerprint", "calibration", "segmenter", "config")
+    return {name: origin["run"].get(name) for name in names}
+
+
+def _read_origin(shard: AnyPath) -> Json:
+    """Return what a shard says of its run; empty if it cannot be read, or says nothing."""
+    with suppress(pa.ArrowException, OSError):
+        origin = origin_of(shard)
+        return origin if isinstance(origin.get("run"), dict) else {}
+    return {}
 
 
 def _release_of(number: str | None) -> list[str] | None:

@@ -20,6 +20,7 @@ from stages.shared.storage import AnyPath, parquet_file
 
 _MOST_NAMES: Final = 5  # How many samples a message names
 _AT_ONCE: Final = 4096  # Rows that are read together
+_WHOLE_AT_ONCE: Final = 64  # The same with all columns: they may hold images
 _THREADS: Final = 32  # Files opened at once
 _CONTENT: Final = np.dtype([("key", np.int64), ("content", np.int64)])  # Of a row or a sample
 
@@ -28,11 +29,12 @@ NAME_COLUMN: Final = "sample_id"
 run."""
 
 AnswerT = TypeVar("AnswerT")
+FileT = TypeVar("FileT")
 
 
-def keys_of(names: Any) -> Integers:
-    """Return the keys of an Arrow column of sample ids."""
-    return np.fromiter(map(stable_key, names.to_pylist()), np.int64, len(names))
+def keys_of(names: Sequence[str]) -> Integers:
+    """Return the keys of sample ids."""
+    return np.fromiter(map(stable_key, names), np.int64, len(names))
 
 
 def count_readable_rows(shards: Sequence[AnyPath]) -> int:
@@ -46,18 +48,33 @@ def _readable_rows_in(shard: AnyPath) -> int:
     return 0
 
 
-def names_in(shard: AnyPath) -> Any:
-    """Return the sample ids of a shard as an Arrow column. Raise OSError or pyarrow.ArrowException."""
+def names_in(shard: AnyPath) -> list[str]:
+    """Return the sample ids of a shard. Raise OSError, pyarrow.ArrowException or UnicodeDecodeError."""
     with parquet_file(shard) as file:
-        if NAME_COLUMN not in file.schema_arrow.names:
-            raise pa.ArrowInvalid(f"it has no column {NAME_COLUMN}")
-        return file.read(columns=[NAME_COLUMN])[NAME_COLUMN]
+        _check_names(file)
+        names: list[str] = file.read(columns=[NAME_COLUMN])[NAME_COLUMN].to_pylist()
+        return names
 
 
-def map_in_threads(work: Callable[[AnyPath], AnswerT], paths: Sequence[AnyPath]) -> list[AnswerT]:
+def read_whole(shard: AnyPath) -> list[str]:
+    """Read all columns of a shard, which verifies its checksums; return and raise as `names_in`."""
+    names: list[str] = []
+    with parquet_file(shard) as file:
+        _check_names(file)
+        for batch in file.iter_batches(batch_size=_WHOLE_AT_ONCE):
+            names += batch[NAME_COLUMN].to_pylist()
+    return names
+
+
+def _check_names(file: Any) -> None:
+    if NAME_COLUMN not in file.schema_arrow.names:
+        raise pa.ArrowInvalid(f"it has no column {NAME_COLUMN}")
+
+
+def map_in_threads(work: Callable[[FileT], AnswerT], files: Sequence[FileT]) -> list[AnswerT]:
     """Return the answer of `work` for each of many files, in threads: most of the time is waiting for the disk."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, paths))
+        return list(pool.map(work, files))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,7 +109,7 @@ ROW_ERRORS: Final[dict[Reason, str]] = {
     "image_too_large": "the image has more pixels or bytes than the limits allow",
     "bad_location": "the path of the image or its text leaves the folder of the input, or is not a file path",
     "failed_download": "the downloader that made the input marked this sample as failed",
-    "worker_died": "the worker died each time that it had this sample alone",
+    "worker_died": "the worker, or the process, died each time that it had this sample alone",
 }
 """Reason -> meaning."""
 

@@ -39,6 +39,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from stages.contract.errors import ConfigError, InputError, OutputError, one_line
+from stages.shared.disk import sync_folder
 
 _WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")  # The protocols of pyarrow's file systems
 
@@ -278,7 +279,7 @@ def writable_place(path: Path | str) -> AnyPath:
 
 @contextmanager
 def parquet_file(path: AnyPath, *, buffer_bytes: int = 0, pre_buffer: bool = False) -> Iterator[Any]:
-    """Open a `pyarrow.parquet.ParquetFile`, which reads without going through Python where it can.
+    """Open a `pyarrow.parquet.ParquetFile`, which verifies checksums, and reads without Python where it can.
 
     pre_buffer: Read columns that lie side by side by one request. Of images it would read a row
     group into memory.
@@ -288,7 +289,9 @@ def parquet_file(path: AnyPath, *, buffer_bytes: int = 0, pre_buffer: bool = Fal
     """
     with (
         pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as content,
-        pq.ParquetFile(content, pre_buffer=pre_buffer, buffer_size=buffer_bytes) as file,
+        pq.ParquetFile(
+            content, pre_buffer=pre_buffer, buffer_size=buffer_bytes, page_checksum_verification=True
+        ) as file,
     ):
         yield file
 
@@ -308,7 +311,7 @@ def sizes_in(folder: AnyPath, pattern: str) -> dict[AnyPath, int]:
 def move(path: AnyPath, target: AnyPath) -> None:
     """Rename a file, or a folder with all that is in it, within its own file system."""
     if isinstance(path, Path):
-        path.rename(str(target))
+        sync_folder(path.rename(str(target)).parent)
     elif not isinstance(target, ObjectPath):
         raise ValueError(f"expected a place in object storage, got {target}")
     elif path.is_file():
@@ -365,6 +368,7 @@ def replacing(path: AnyPath, confirm: Callable[[], None] = lambda: None) -> Iter
                 os.fsync(file.fileno())
             confirm()
             temporary.replace(path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
         return

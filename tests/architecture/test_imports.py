@@ -13,8 +13,11 @@ STEPS = {"read", "phrases", "prepare", "explain", "regions", "write"}
 
 ROOMS: dict[str, set[str]] = {
     "contract": set(),
-    "shared.storage": {"contract"},
+    "shared.disk": set(),
+    "shared.storage": {"contract", "shared.disk"},
     "shared.json_files": {"contract", "shared.storage"},
+    "shared.parquet": {"contract"},
+    "shared.shards": {"contract", "shared.storage"},
     "shared.images": {"contract", "shared.storage"},
     "shared.model": {"contract", "shared.json_files"},
     "shared.word_lists": set(),
@@ -33,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
         "shared.word_lists",
         "explain.presence",
     },
-    "write": {"contract", "shared.storage"},
+    "write": {"contract", "shared.storage", "shared.parquet", "shared.shards"},
     "explainers": {"contract", "shared.model", "explain"},
     # Names of things are compared with phrases.
     "truth": {"contract", "shared.json_files", "phrases.filters"},
@@ -136,6 +139,8 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/read/",
         "stages/write.py",
         "stages/contract/",
+        "stages/shared/parquet.py",
+        "stages/shared/shards.py",
         "stages/shared/storage.py",
     },
     "pandas": set(),

@@ -3,11 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from stages.shared.shards import read_shard_file
 
 Json = dict[str, Any]
 """A row, a region, or what else is an object in JSON."""
@@ -38,9 +41,16 @@ def rows_of(dataset: Path) -> list[Json]:
     return [row for path in shards_of(dataset) for row in pq.read_table(path).to_pylist()]
 
 
+def list_shards(dataset: Path) -> None:
+    """Let the manifest of a dataset list its shards as they are now, as if its run had written them so."""
+    if (dataset / "dataset.json").exists() and "shards" in manifest_of(dataset):
+        change_manifest(dataset, shards=[asdict(read_shard_file(path)) for path in shards_of(dataset)])
+
+
 def change_rows(path: Path, change: Callable[[list[Json]], Any], **options: Any) -> None:
-    """Change the rows of a Parquet file; options are those of `write_table`."""
+    """Change the rows of a Parquet file; options are those of `write_table`. A manifest lists it as it is then."""
     table = pq.read_table(path)
     rows = table.to_pylist()
     change(rows)
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path, **options)
+    list_shards(path.parent.parent)

@@ -224,7 +224,8 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
     assert list(validate(dataset)) == []
     again = table_of(dataset)
     whole = table_of(inline_dataset)
-    assert again.schema.equals(whole.schema, check_metadata=True)
+    assert again.schema.remove_metadata().equals(whole.schema.remove_metadata())
+    assert again.schema.field("id").metadata == whole.schema.field("id").metadata
     assert_alike(again.to_pylist(), whole.to_pylist())
     manifest = manifest_of(dataset)
     assert manifest["stages"]["explain"]["records"] == SCENES - 8

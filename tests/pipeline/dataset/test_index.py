@@ -13,7 +13,7 @@ from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA
-from tests.build.datasets import Json, copy_of
+from tests.build.datasets import Json, copy_of, list_shards
 from tests.messages import expect_error
 from tests.pipeline.dataset.plain import find, marks_of
 
@@ -142,6 +142,7 @@ def test_a_dataset_without_rows(synthetic_dataset: Path, tmp_path: Path) -> None
     for shard in (folder / "data").iterdir():
         shard.unlink()
     pq.write_table(DATASET_SCHEMA.empty_table(), folder / "data" / "00000.parquet")
+    list_shards(folder)
     with closing(Index(open_dataset(folder), {})) as index:
         index.build()
         assert page(index, Search(phrase="man", sort="random")) == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.dataset import folder as folder_module
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset
 from stages.contract.errors import InputError
-from tests.build.datasets import Json, copy_of
+from tests.build.datasets import Json, copy_of, list_shards
 from tests.messages import expect_error
 from tests.synthetic import write_synthetic
 
@@ -27,6 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         table = pq.read_table(path)
         pq.write_table(table, path, row_group_size=20)
     pq.write_table(table.slice(0, 0), folder / "data" / "00000b.parquet")
+    list_shards(folder)
     return open_dataset(folder)
 
 

@@ -1,11 +1,13 @@
 """A target is whole or not there, and takes the place of nothing but an export."""
 
 import fcntl
+import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.export.files import MARK, export_folder
+from pipeline.export import files
+from pipeline.export.files import MARK, _digest_of_names, export_folder
 from stages.contract.errors import ConfigError
 from tests.messages import expect_error
 
@@ -46,6 +48,56 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     with expect_error(ConfigError):
         write(out, overwrite=True)
     assert (out / stranger).exists()
+
+
+@pytest.mark.parametrize("name", ["a/b.txt", "images/ö 7.jpg"])
+def test_what_was_edited_by_hand_is_not_deleted(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    (out / name).write_text("OLD" if name == "a/b.txt" else "another image")
+    before = (out / name).read_bytes()
+    with expect_error(ConfigError):
+        write(out, overwrite=True)
+    assert (out / name).read_bytes() == before
+
+
+def test_an_export_of_a_version_before_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    names = _digest_of_names(out)
+    (out / MARK).write_text(json.dumps({"format": "test", "names": names}))
+    write(out, "new", overwrite=True)
+    assert (out / "a/b.txt").read_text() == "new"
+    (out / MARK).write_text(json.dumps({"format": "test", "names": names + 1}))
+    with expect_error(ConfigError):
+        write(out, "new", overwrite=True)
+
+
+def test_the_root_is_no_export() -> None:
+    with expect_error(ConfigError):
+        write(Path("/"))
+
+
+def test_files_are_on_the_disk_before_the_mark_and_the_name_after_it(tmp_path: Path, monkeypatch) -> None:
+    steps = []
+
+    def sync() -> None:
+        (unfinished,) = tmp_path.glob(".out.unfinished/export")
+        steps.append(("files", (unfinished / "a/b.txt").read_text(), (unfinished / MARK).exists()))
+
+    def sync_folder(folder: Path) -> None:
+        steps.append(("names", folder, (tmp_path / "out" / MARK).exists()))
+
+    monkeypatch.setattr(files, "sync_all", sync)
+    monkeypatch.setattr(files, "sync_folder", sync_folder)
+    write(tmp_path / "out", "old")
+    write(tmp_path / "out", "new", overwrite=True)
+    assert steps == [
+        ("files", "old", False),
+        ("names", tmp_path, True),
+        ("files", "new", False),
+        ("names", tmp_path, True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,14 @@ from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.output import journal
 from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.journal import make_entry, shard_stem
+from pipeline.output.journal import piece_entry, shard_entry, shard_stem
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import Identity
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError
 from stages.contract.records import stable_key
 from stages.contract.schema import SCHEMA_VERSION
+from stages.shared.shards import read_shard_file
 from tests.build.cases import cases
 from tests.build.datasets import manifest_of
 from tests.messages import expect_error
@@ -72,6 +73,11 @@ def begin(
     return previous.state
 
 
+def write(records: Any, folder: DatasetFolder) -> None:
+    """Write records as the run that was begun in the folder does in one process."""
+    write_shards(records, folder.data, on_written=folder.note_shard)
+
+
 def finish(folder: DatasetFolder, read: int = 9) -> None:
     report = Report()
     report.read(0, read, report.skipped)
@@ -80,7 +86,7 @@ def finish(folder: DatasetFolder, read: int = 9) -> None:
 
 def complete(folder: DatasetFolder) -> None:
     begin(folder)
-    write_shards(mixed(), folder.data)
+    write(mixed(), folder)
     finish(folder)
 
 
@@ -96,7 +102,7 @@ def names(folder: DatasetFolder) -> set[str]:
 def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "new"
     assert keys_of(folder) == set()
-    write_shards(mixed(), folder.data)
+    write(mixed(), folder)
     other_machine = {"name": "demo", "threads": 1, "device": "cpu"}
     assert begin(folder, model=other_machine) == "started", "rows do not depend on it"
     assert keys_of(folder) == KEYS
@@ -134,7 +140,7 @@ def test_an_unfinished_run_of_another_version_is_not_continued(other, folder) ->
     with expect_error(ResumeError):
         begin(folder, version="0.1.3")
     assert begin(folder, fresh=True, version="0.1.3") == "new"
-    write_shards(mixed(), folder.data)
+    write(mixed(), folder)
     assert begin(folder, version="0.1.4") == "started", "a patch leaves rows as they are"
 
 
@@ -183,8 +189,11 @@ def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, 
 
 @pytest.mark.parametrize("name", ["dataset.json", ".phrasebox/run.json"])
 def test_a_damaged_mark_is_told_and_fresh_starts_over(name: str, folder: DatasetFolder) -> None:
+    """Nothing in these shards says which run made them."""
     begin(folder)
-    write_shards(mixed(), folder.data)
+    write(mixed(), folder)
+    if name == "dataset.json":
+        finish(folder)
     (folder.path / name).write_text('{"half')
     with expect_error(ResumeError):
         begin(folder)
@@ -195,7 +204,7 @@ def test_a_damaged_mark_is_told_and_fresh_starts_over(name: str, folder: Dataset
 @pytest.mark.parametrize("is_complete", [False, True], ids=["unfinished", "finished"])
 def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(is_complete, folder) -> None:
     begin(folder)
-    write_shards(mixed(), folder.data)
+    write(mixed(), folder)
     if is_complete:
         finish(folder)
     shard = folder.shards[1]
@@ -216,7 +225,7 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(is_complete, f
 )
 def test_every_sample_has_one_row(records, read, folder) -> None:
     begin(folder)
-    write_shards(records, folder.data)
+    write(records, folder)
     with expect_error(RuntimeError):
         finish(folder, read=read)
     assert not (folder.path / "dataset.json").exists()
@@ -263,7 +272,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -> None:
     begin(folder)
-    write_shards(mixed(), folder.data)
+    write(mixed(), folder)
     shard = folder.data / "00001.parquet"
     content = bytearray(shard.read_bytes())
     content[4:200] = bytes(196)
@@ -278,7 +287,7 @@ def noted(folder: DatasetFolder) -> DatasetFolder:
     begin(folder)
     assert worker_shards(folder, mixed()) == 3
     for path in folder.shards[:2]:
-        folder.journal.add_shards(make_entry(path.name, keys_in(path), size_bytes=path.stat().st_size))
+        folder.journal.add_shards(shard_entry(read_shard_file(path), keys_in(path)))
     folder.journal.flush()
     return folder
 
@@ -300,7 +309,7 @@ def test_a_resumed_run_knows_what_was_noted_and_what_was_not(noted: DatasetFolde
     assert begin(noted) == "started"
     assert noted.journal.attempt == 2
     assert keys_of(noted) == KEYS
-    assert noted.journal.shards == {path.name for path in noted.shards}
+    assert noted.journal.shards.keys() == {path.name for path in noted.shards}
     assert [path.name for path in (noted.path / ".phrasebox").glob("journal-*")] == ["journal-0002"]
     finish(noted)
     assert not list((noted.path / ".phrasebox").glob("journal-*"))
@@ -395,7 +404,7 @@ def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
     worker_shards(folder, mixed()[:rows])
     pieces = {"whole": ([*KEYS], {"bad_row": 2}), "empty": ([], {}), "other": ([7], {})}
     for name, (keys, skipped) in pieces.items():
-        folder.journal.add(make_entry(name, keys, skipped=skipped))
+        folder.journal.add(piece_entry(name, keys, skipped))
     folder.journal.flush()
     for _ in range(2):  # what was done stays done
         previous = folder.claim(identity_of(config_of(folder.path)))

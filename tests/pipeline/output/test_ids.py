@@ -17,7 +17,8 @@ from pipeline.output.ids import resolve_id_collisions
 from stages.contract import records
 from stages.contract.errors import ResourceError
 from stages.contract.records import Record, is_id_of, stable_id
-from stages.shared.storage import found_in, replacing
+from stages.shared.shards import writing_shard
+from stages.shared.storage import found_in
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of as rows_of_run
@@ -96,16 +97,16 @@ def test_a_run_that_was_killed_here_ends_with_the_same_ids(
     left = 3
 
     @contextmanager
-    def killed(path: Path) -> Any:
+    def killed(path: Path, on_written: Any) -> Any:
         nonlocal left
         left -= 1
         if not left:
             raise KeyboardInterrupt
-        with replacing(path) as temporary:
-            yield temporary
+        with writing_shard(path, on_written) as file:
+            yield file
 
     with monkeypatch.context() as patched:
-        patched.setattr(ids, "replacing", killed)
+        patched.setattr(ids, "writing_shard", killed)
         with pytest.raises(KeyboardInterrupt):
             set_all_apart(tmp_path / "killed/data")
     set_all_apart(tmp_path / "killed/data")

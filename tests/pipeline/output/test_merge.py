@@ -22,10 +22,11 @@ from pipeline.dataset.signature import is_own
 from pipeline.dataset.validate import validate
 from pipeline.output import ids
 from pipeline.output.merge import merge
+from pipeline.output.previous_run import read_previous_run
 from pipeline.run import run
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from tests.build.cases import cases
-from tests.build.datasets import Json, change_manifest, shards_of
+from tests.build.datasets import Json, change_manifest, list_shards, shards_of
 from tests.build.files import write_json
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import printed
@@ -189,12 +190,32 @@ def test_ids_that_parts_share_are_set_apart_and_the_parts_stay(
     copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
     shard, *_ = shards_of(copies[1])
     name = pq.read_table(shard)["sample_id"][0].as_py()
-    ids._rewrite(shard, ids._Ids(images={name: rows_of(copies[0])[0]["id"]}))
+    ids._rewrite(shard, ids._Ids(images={name: rows_of(copies[0])[0]["id"]}), lambda _: None)
+    list_shards(copies[1])
     before = {path: path.read_bytes() for one in copies for path in one.rglob("*.parquet")}
     merge(copies, tmp_path / "out")
     assert_alike(rows_of(tmp_path / "out"), rows_of(inline_dataset))
     assert list(validate(tmp_path / "out")) == []
     assert {path: path.read_bytes() for path in before} == before, "though their shards were linked"
+
+
+def test_a_damaged_shard_of_a_part_is_not_merged(parts: list[Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(one, tmp_path / one.name)) for one in parts]
+    shard, *_ = shards_of(copies[1])
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    with expect_error(InputError):
+        merge(copies, tmp_path / "out")
+    assert not (tmp_path / "out/dataset.json").exists()
+    assert read_previous_run(copies[1]).state == "started", "its run makes the rows anew"
+
+
+def test_a_merged_dataset_lists_its_shards(parts: list[Path], tmp_path: Path) -> None:
+    merge(parts, tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    assert [entry["name"] for entry in dataset.manifest["shards"]] == [path.name for path in dataset.shards]
+    assert sum(entry["rows"] for entry in dataset.manifest["shards"]) == len(dataset)
 
 
 def test_what_a_stranger_made_is_not_signed(parts: list[Path], tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import pickle
 from io import BytesIO
 from pathlib import Path
@@ -117,6 +118,24 @@ def test_parquet_is_read(folder: AnyPath) -> None:
         pq.write_table(table, temporary)
     with parquet_file(folder / "a.parquet", buffer_bytes=1024) as file:
         assert file.read() == table
+
+
+def test_a_renamed_file_reaches_the_disk_before_its_folder(tmp_path: Path, monkeypatch) -> None:
+    """Else a power cut may leave the folder without it."""
+    synced = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, (tmp_path / "a.txt").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_text(tmp_path / "a.txt", "new")
+    assert synced == [((tmp_path / "a.txt").stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+    synced.clear()
+    (tmp_path / "b").mkdir()
+    move(tmp_path / "a.txt", tmp_path / "b/a.txt")
+    assert synced == [((tmp_path / "b").stat().st_ino, False)]
 
 
 def test_what_is_not_there(folder: AnyPath) -> None:

@@ -66,12 +66,17 @@ def mixed() -> list[Record]:
 
 
 def write_shards(
-    records: Sequence[Record], data: Path, options: Collection[ColumnOption] = (), *, rows_per_file: int = 4
+    records: Sequence[Record],
+    data: Path,
+    options: Collection[ColumnOption] = (),
+    *,
+    rows_per_file: int = 4,
+    **parts: Any,
 ) -> Any:
-    """The records as shards; returns their table."""
+    """The records as shards; returns their table. parts: Further arguments of `ShardWriter`."""
     data.mkdir(parents=True, exist_ok=True)
     table = records_to_rows(records, options)
-    writer = ShardWriter(data, rows_per_file)
+    writer = ShardWriter(data, rows_per_file, **parts)
     writer.write(table)
     writer.close()
     return table

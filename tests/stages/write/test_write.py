@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,8 @@ from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.contract.schema import DATASET_SCHEMA, ENTRIES, ColumnOption, dataset_schema
 from stages.contract.score_threshold import ScoreRanking
-from stages.shared.storage import found_in
+from stages.shared.shards import origin_of, read_shard_file
+from stages.shared.storage import found_in, parquet_file
 from stages.write import CardOrigin, ShardWriter, Tally, dataset_card
 from tests.messages import expect_error
 from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards
@@ -31,19 +33,19 @@ def sizes_in(folder: Path) -> dict[str, int]:
 
 
 def table_of(rows: int, start: int = 0) -> Any:
-    return pa.table({"id": pa.array(range(start, start + rows), pa.int64())})
+    return pa.table({"sample_id": [f"{number:02d}" for number in range(start, start + rows)]})
 
 
 @pytest.mark.parametrize("parts", [[11], [1] * 11, [3, 0, 8]], ids=str)
 @pytest.mark.parametrize("rows_per_file", [1, 4, 11, 100])
 def test_rows_of_every_file(parts: list[int], rows_per_file: int, tmp_path: Path) -> None:
     """A file is there as soon as it is full, and numbers continue."""
-    pq.write_table(table_of(0), tmp_path / "00003.parquet")
+    pq.write_table(pa.table({"sample_id": pa.array([], pa.string())}), tmp_path / "00003.parquet")
     (tmp_path / ".00009.parquet.123.tmp").touch()
     writer = ShardWriter(tmp_path, rows_per_file)
     start = 0
     for part in parts:
-        writer.write(table_of(part, start))
+        writer.write(table_of(part, start).cast(pa.schema([("sample_id", pa.string())])))
         start += part
         assert len(list(tmp_path.glob("*.parquet"))) == 1 + start // rows_per_file
     writer.close()
@@ -53,7 +55,7 @@ def test_rows_of_every_file(parts: list[int], rows_per_file: int, tmp_path: Path
     *full, last = (pq.read_metadata(shard).num_rows for shard in shards)
     assert {*full} <= {rows_per_file}
     assert last <= rows_per_file
-    assert pq.read_table(shards)["id"].to_pylist() == list(range(11))
+    assert pq.read_table(shards)["sample_id"].to_pylist() == table_of(11)["sample_id"].to_pylist()
 
 
 class FullDisk(pq.ParquetWriter):
@@ -78,14 +80,48 @@ def test_a_shard_whose_write_was_interrupted_is_not_written_again(tmp_path, monk
         rename(path, target)
         raise KeyboardInterrupt
 
-    writer = ShardWriter(tmp_path, 2)
+    noted: list[list[str]] = []
+    writer = ShardWriter(tmp_path, 2, on_written=lambda shard, sample_ids: noted.append(sample_ids))
     monkeypatch.setattr(Path, "replace", rename_and_stop)
     with pytest.raises(KeyboardInterrupt):
         writer.write(table_of(3))
     monkeypatch.undo()
     writer.close()
+    assert noted == [["02"]], "nobody has heard of the first"
     assert sizes_in(tmp_path) == {"00000.parquet": 2, "00001.parquet": 1}
-    assert pq.read_table(tmp_path)["id"].to_pylist() == [0, 1, 2]
+    assert pq.read_table(tmp_path)["sample_id"].to_pylist() == ["00", "01", "02"]
+
+
+def test_a_shard_is_described_as_it_lies_on_the_disk(tmp_path: Path) -> None:
+    written = []
+    table = write_shards(
+        mixed(),
+        tmp_path,
+        rows_per_file=4,
+        origin='{"run": {"a": 1}}',
+        on_written=lambda shard, sample_ids: written.append((shard, sample_ids)),
+    )
+    paths = sorted(tmp_path.iterdir())
+    assert [shard for shard, _ in written] == [read_shard_file(path) for path in paths]
+    assert [shard.sha256 for shard, _ in written] == [
+        sha256(path.read_bytes()).hexdigest() for path in paths
+    ]
+    assert [shard.rows for shard, _ in written] == [4, 4, 1]
+    assert [name for _, sample_ids in written for name in sample_ids] == table["sample_id"].to_pylist()
+    assert all(origin_of(path) == {"run": {"a": 1}} for path in paths)
+
+
+def test_a_changed_page_is_not_read(tmp_path: Path) -> None:
+    """A changed byte within a page that is not compressed would pass for a value."""
+    write_shards(mixed(), tmp_path, rows_per_file=100)
+    (path,) = tmp_path.iterdir()
+    with parquet_file(path) as file:
+        column = file.metadata.row_group(0).column(file.schema.names.index("id"))
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 2 + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises((OSError, pa.ArrowException)), parquet_file(path) as file:
+        file.read()
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
