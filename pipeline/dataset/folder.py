@@ -311,16 +311,15 @@ def open_dataset(path: AnyPath | str) -> Dataset:
     >>> dataset.sample(row["sample_id"])["captions"] == row["captions"]
     True
     """
-    dataset = open_any_dataset(path)
-    if not dataset.is_finished:
-        if not dataset.run:
-            raise InputError(f"{as_written(path)} has shards, but no dataset.json: {_MADE_AGAIN}")
-        raise _not_finished(as_written(path), dataset.run)
-    return dataset
+    return _open(path, may_be_unfinished=False)
 
 
 def open_any_dataset(path: AnyPath | str) -> Dataset:
     """Open the dataset in a folder, whose run may not have finished. Raise as `open_dataset`."""
+    return _open(path, may_be_unfinished=True)
+
+
+def _open(path: AnyPath | str, *, may_be_unfinished: bool) -> Dataset:
     folder = place_of(path)
     location = as_written(path)
     try:
@@ -333,8 +332,8 @@ def open_any_dataset(path: AnyPath | str) -> Dataset:
         shards = shards_of(folder, manifest, location)
     except OSError as error:
         raise InputError(f"cannot read {location}: {one_line(error)}") from error
-    if not manifest and not shards:
-        raise _not_finished(location, run)
+    if not manifest and not (shards and may_be_unfinished):
+        raise _not_finished(location, run, shards)
     check_version(location, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     check_tables(shards, run)
     return Dataset(
@@ -353,7 +352,9 @@ def _read_manifest(folder: AnyPath) -> Json | None:
         raise InputError(f"{error}; {_MADE_AGAIN}") from error
 
 
-def _not_finished(location: str, run: Json) -> InputError:
+def _not_finished(location: str, run: Json, shards: Sequence[AnyPath]) -> InputError:
+    if shards and not run:
+        return InputError(f"{location} has shards, but no dataset.json: {_MADE_AGAIN}")
     reason = (
         "the run has not finished, run the same command again"
         if run

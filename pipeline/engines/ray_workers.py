@@ -48,7 +48,6 @@ from stages.contract.stage import Stage
 from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
 from stages.contract.values import Integers
 from stages.read import Piece, Reader
-from stages.shared.shards import ShardFile
 from stages.shared.storage import AnyPath
 from stages.write import ShardWriter
 
@@ -204,7 +203,7 @@ def write_shards(
     leave_at_exit()
     sample_ids = pc.struct_field(table["sample"], "sample_id").to_pylist()
     base = shard_stem(sample_ids, spec.attempt)
-    written: list[tuple[ShardFile, list[str]]] = []
+    written: list[tuple[Any, list[str]]] = []  # shards, with the sample ids of their rows
     writer = ShardWriter(
         spec.data,
         spec.rows_per_file,
