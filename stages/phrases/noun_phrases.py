@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
@@ -124,25 +125,35 @@ class _PluralNouns:
 
     def __init__(self, nlp: Any, name: str) -> None:
         lookups = nlp.get_pipe("lemmatizer").lookups
-        self._nouns = lookups.get_table("lemma_index", {}).get("noun", ())
+        self._nouns = frozenset(lookups.get_table("lemma_index", {}).get("noun", ()))  # a list in the table
+        self._strings = nlp.vocab.strings
+        self._is_plural = lru_cache(_MAX_REMEMBERED)(self._has_singular)
         self._endings = lookups.get_table("lemma_rules", {}).get("noun", ())
 
     def __call__(self, doc: Any) -> Any:
         """Correct the tags of a Doc in place, and return it."""
-        for token in doc:
-            is_name = token.tag_ == "NNP" and token.i > 0 and not token.is_lower
-            is_noun = token.tag_ in NOUN_TAGS and not is_name
-            if is_noun and token.lower_.endswith("s") and self._is_plural(token.lower_):
+        for index, word in enumerate(doc.to_array("LOWER").tolist()):
+            if not self._is_plural(word):
+                continue
+            token = doc[index]
+            is_name = token.tag_ == "NNP" and index > 0 and not token.is_lower
+            if token.tag_ in NOUN_TAGS - {"NNS"} and not is_name:
                 token.tag_ = "NNS"
                 token.pos_ = "NOUN"
                 token.set_morph("Number=Plur")
         return doc
 
-    def _is_plural(self, word: str) -> bool:
-        return word not in self._nouns and any(
-            word.removesuffix(ending) + singular in self._nouns
-            for ending, singular in self._endings
-            if word.endswith(ending)
+    def _has_singular(self, number: int) -> bool:
+        """Return whether the word with this number in the vocabulary is the plural of a listed noun."""
+        word = self._strings[number]
+        return (
+            word.endswith("s")
+            and word not in self._nouns
+            and any(
+                word.removesuffix(ending) + singular in self._nouns
+                for ending, singular in self._endings
+                if word.endswith(ending)
+            )
         )
 
 
