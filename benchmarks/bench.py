@@ -14,7 +14,9 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Final
@@ -41,12 +43,43 @@ from stages.shared.model.load import from_open_clip
 
 Figures = Iterator[dict[str, Any]]
 
-ROUNDS: Final = 3
 BATCH: Final = 8  # images of one forward pass, as in a run on a CPU
-IMAGES, SHORT = (
-    48,
-    16,
-)  # of the long and the short run of `whole_run`; the short one has one call of the model worker
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    rounds        of two sides that alternate
+    phrases       of an image, of which heat maps are timed: some, and many
+    region_images images of 640 x 480 whose regions are timed
+    captions      given to the phrases stage
+    scenes        synthetic scenes of a run by each engine
+    long, short   images of the two runs of `whole_run`; the short one has one call of the model worker
+    models        of `whole_run`; heat maps are those of the first
+    """
+
+    rounds: int = 3
+    phrases: tuple[int, int] = (8, 32)
+    region_images: int = 12
+    captions: int = 320
+    scenes: int = 256
+    long: int = 48
+    short: int = 16
+    models: tuple[str, ...] = ("ViT-B-16", "ViT-B-32")
+
+
+SMALLEST: Final = Sizes(
+    rounds=1,
+    phrases=(1, 2),
+    region_images=1,
+    captions=32,
+    scenes=40,
+    long=2,
+    short=1,
+    models=("ViT-S-32-alt",),
+)
+"""Enough to run every line of this program; the figures say nothing."""
 
 WORDS: Final = (
     "dog",
@@ -74,10 +107,10 @@ def seconds_of(call: Callable[[], Any], clock: Callable[[], float] = time.perf_c
     return clock() - start
 
 
-def ratio_of(ours: Callable[[], Any], baseline: Callable[[], Any]) -> float:
+def ratio_of(ours: Callable[[], Any], baseline: Callable[[], Any], rounds: int) -> float:
     """Return the median over rounds of our time divided by the baseline's; the two alternate."""
     ours()
-    times = [seconds_of(call) for call in (baseline, *(ours, baseline) * ROUNDS)]
+    times = [seconds_of(call) for call in (baseline, *(ours, baseline) * rounds)]
     return statistics.median(2 * times[n] / (times[n - 1] + times[n + 1]) for n in range(1, len(times), 2))
 
 
@@ -88,20 +121,17 @@ def speed_of(items: Callable[[], Iterable[Any]]) -> float:
     return count / min(seconds_of(lambda: [*items()], time.process_time) for _ in passes)
 
 
-def heat_maps() -> Figures:
+def heat_maps(sizes: Sizes) -> Figures:
     """Time of heat maps for a batch over the time of `encode_image` for the same batch, on the GPU if there is one.
 
     Text embeddings are cached, as in a run after its first batches. The row of bf16 is measured where that is fast.
     """
     device = pick_device("auto")
-    model, tokenizer = (
-        open_clip.create_model("ViT-B-16", device=device).eval(),
-        open_clip.get_tokenizer("ViT-B-16"),
-    )
+    name = sizes.models[0]
+    model, tokenizer = open_clip.create_model(name, device=device).eval(), open_clip.get_tokenizer(name)
     precisions = {"fp32", "bf16"} if is_fast(torch.bfloat16, device) else {"fp32"}
     clips = {
-        each: from_open_clip(model, tokenizer, name="ViT-B-16", precision=DTYPES[each])
-        for each in precisions
+        each: from_open_clip(model, tokenizer, name=name, precision=DTYPES[each]) for each in precisions
     }
     rgb = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
     pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
@@ -111,28 +141,23 @@ def heat_maps() -> Figures:
             model.encode_image(pixels).cpu()  # which waits for a GPU
 
     default = GradEclipConfig()
-    against = f"encode_image, ViT-B-16, 224 px, batch {BATCH}, fp32, {device_name(device)}"
-    for name, count, config, precision in (
-        ("heatmaps_8_vs_encode_image", 8, default, "fp32"),
-        ("heatmaps_32_vs_encode_image", 32, default, "fp32"),
-        ("heatmaps_8_blocks4_vs_encode_image", 8, GradEclipConfig(blocks=4), "fp32"),
-        (
-            "heatmaps_8_authors_vs_encode_image",
-            8,
-            GradEclipConfig(variant="authors", image_size="model"),
-            "fp32",
-        ),
-        ("heatmaps_8_bf16_vs_encode_image", 8, default, "bf16"),
+    against = f"encode_image, {name}, 224 px, batch {BATCH}, fp32, {device_name(device)}"
+    some, many = sizes.phrases
+    for what, count, config, precision in (
+        ("", some, default, "fp32"),
+        ("", many, default, "fp32"),
+        ("_blocks4", some, GradEclipConfig(blocks=4), "fp32"),
+        ("_authors", some, GradEclipConfig(variant="authors", image_size="model"), "fp32"),
+        ("_bf16", some, default, "bf16"),
     ):
         if precision in clips:
             explainer = GradEclip(config, clips[precision])
             texts = [[f"{WORDS[i % len(WORDS)]} {i // len(WORDS)}" for i in range(count)]] * BATCH
-            yield line(
-                name, ratio_of(lambda e=explainer, t=texts: e.explain(rgb, t), encode), "ratio", against
-            )  # type: ignore[misc]
+            ratio = ratio_of(partial(explainer.explain, rgb, texts), encode, sizes.rounds)
+            yield line(f"heatmaps_{count}{what}_vs_encode_image", ratio, "ratio", against)
 
 
-def regions(images: int = 12, count: int = 8) -> Figures:
+def regions(sizes: Sizes, count: int = 8) -> Figures:
     """Regions per CPU second, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels."""
     rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
 
@@ -153,22 +178,23 @@ def regions(images: int = 12, count: int = 8) -> Figures:
             pixels=Pixels(rgb=make_scene(0, i, side_px=224).image),
             heat_maps=tuple(heat_map(each.text) for each in named),
         )
-        for i in range(images)
+        for i in range(sizes.region_images)
     ]
     plain, guided = RegionsConfig(refine="none"), RegionsConfig(upsample="guided", rule="fixed")
     for name, config in (("", plain), ("guided_", guided), ("refined_", RegionsConfig(refine="grabcut"))):
         stage = RegionsStage(config)
         stage.setup()
-        seconds = [seconds_of(lambda s=stage: s.process(batch), time.process_time) for _ in range(ROUNDS)]  # type: ignore[misc]
-        speed = images * count / min(seconds[1:])
+        process = partial(stage.process, batch)
+        _, *seconds = [seconds_of(process, time.process_time) for _ in range(1 + sizes.rounds)]
+        speed = len(batch) * count / min(seconds)
         yield line(f"{name}regions_per_second", speed, "maps/s", "one core, 640x480, RLE included")
 
 
-def phrases(captions: int = 320) -> Figures:
+def phrases(sizes: Sizes) -> Figures:
     """Time of the phrases stage over the time of spaCy's `pipe` alone with the same components."""
     texts = [
         f"A {a} is standing next to the {b} in front of a {c} while two people look at the {d}."
-        for a, b, c, d in islice(product(WORDS, repeat=4), captions)
+        for a, b, c, d in islice(product(WORDS, repeat=4), sizes.captions)
     ]
     stage = PhrasesStage(PhrasesConfig())
     stage.setup()
@@ -176,15 +202,16 @@ def phrases(captions: int = 320) -> Figures:
     records = [
         Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)
     ]
-    starts = range(0, captions, 32)
+    starts = range(0, len(texts), 32)
     ratio = ratio_of(
         lambda: [stage.process(records[start : start + 32]) for start in starts],
         lambda: [list(nlp.pipe(texts[start : start + 32])) for start in starts],
+        sizes.rounds,
     )
     yield line("phrases_vs_nlp_pipe", ratio, "ratio", "nlp.pipe, same components, same batches")
 
 
-def engines(scenes: int = 256) -> Figures:
+def engines(sizes: Sizes) -> Figures:
     """Images per second of both engines with the embedded model; and of the loaders, which read the dataset.
 
     The clock starts when the first model batch is done and stops with the last row. Only images that the model had not
@@ -193,12 +220,12 @@ def engines(scenes: int = 256) -> Figures:
     speeds, starts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_scenes(root / "scenes", scenes, 0)
+        write_scenes(root / "scenes", sizes.scenes, 0)
         source = {"path": str(root / "scenes/captions.jsonl"), "image_root": str(root / "scenes/images")}
         for kind in ("inline", "ray"):
             report = _run(root / kind, source, {"name": "demo"}, engine=kind)
             start, batch = report.first_batch or (0.0, 0)
-            speeds[kind], starts[kind] = (scenes - batch) / (report.wall_time_s - start), start
+            speeds[kind], starts[kind] = (sizes.scenes - batch) / (report.wall_time_s - start), start
         machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
         yield line("inline_images_per_second", speeds["inline"], "images/s", machine)
         yield line(
@@ -220,7 +247,7 @@ def _loaders(dataset: Path, images: list[Path]) -> Figures:
         ("_with_full_masks", full),
     ):
         stream = RegionStream(dataset, contents)
-        yield line(f"loader_annotations{masks}", speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]
+        yield line(f"loader_annotations{masks}", speed_of(partial(iter, stream)), "images/s", cpu)
     decoding = RegionStream(dataset, Contents(), keep_empty=True)
     bare = speed_of(
         lambda: (torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in images)
@@ -229,7 +256,7 @@ def _loaders(dataset: Path, images: list[Path]) -> Figures:
     yield line("loader_decoding_vs_bare_loop", speed_of(lambda: decoding) / bare, "of its speed", against)
 
 
-def whole_run() -> Figures:
+def whole_run(sizes: Sizes) -> Figures:
     """CPU time of a whole run, one thread, over that of a loop that decodes the images and calls `encode_image`.
 
     The cost of a run is the CPU time of a long run less that of a short one, by the images that it has more: start-up
@@ -238,40 +265,37 @@ def whole_run() -> Figures:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures, captions = _samples(folder)
-        for captions, count in product((1, 5), (SHORT, IMAGES)):
-            rows = zip(map(str, pictures[:count]), captions, strict=False)
-            text = "\n".join(
-                json.dumps({"image": picture, "captions": own[:captions]}) for picture, own in rows
-            )
-            (folder / f"{captions}-{count}.jsonl").write_text(text + "\n", encoding="utf-8")
-        where = f"{IMAGES} synthetic scenes, one thread, {processor()}"
-        _cost(folder, 1, {"name": "demo"})  # imports modules that the others find
-        for model in ("ViT-B-16", "ViT-B-32"):
+        pictures, captions = _samples(folder, sizes.long)
+        for each_has, count in product((1, 5), (sizes.short, sizes.long)):
+            rows = [
+                {"image": str(picture), "captions": texts[:each_has]}
+                for picture, texts in zip(pictures[:count], captions[:count], strict=True)
+            ]
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{each_has}-{count}.jsonl").write_text(lines, encoding="utf-8")
+        where = f"{sizes.long} synthetic scenes, one thread, {processor()}"
+        _cost(folder, 1, {"name": "demo"}, sizes)  # imports modules that the others find
+        for model in sizes.models:
             network, weights = open_clip.create_model(model).eval(), folder / f"{model}.safetensors"
             save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
             settings = {"name": model, "weights": str(weights)}
             before = _bare(network, pictures)
-            costs = {captions: _cost(folder, captions, settings) for captions in (1, 5)}
+            costs = {each_has: _cost(folder, each_has, settings, sizes) for each_has in (1, 5)}
             bare = (before + _bare(network, pictures)) / 2
             against = f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}"
-            for captions, cost in costs.items():
-                yield line(
-                    f"run_vs_encode_{captions}_{model.lower().replace('-', '_')}",
-                    cost / bare,
-                    "ratio",
-                    against,
-                )
+            for each_has, cost in costs.items():
+                name_of_run = f"run_vs_encode_{each_has}_{model.lower().replace('-', '_')}"
+                yield line(name_of_run, cost / bare, "ratio", against)
 
 
-def _samples(folder: Path) -> tuple[list[Path], list[list[str]]]:
+def _samples(folder: Path, images: int) -> tuple[list[Path], list[list[str]]]:
     """Return image files, and five captions of each."""
-    scenes = [make_scene(0, number, side_px=500) for number in range(IMAGES)]
-    pictures = [folder / f"{number}.jpg" for number in range(IMAGES)]
+    scenes = [make_scene(0, number, side_px=500) for number in range(images)]
+    pictures = [folder / f"{number}.jpg" for number in range(images)]
     for scene, picture in zip(scenes, pictures, strict=True):
         Image.fromarray(scene.image).resize((500, 375)).save(picture, quality=90)
     texts = [scene.caption.text for scene in scenes]
-    return pictures, [[texts[(number + step) % IMAGES] for step in range(5)] for number in range(IMAGES)]
+    return pictures, [[texts[(number + step) % images] for step in range(5)] for number in range(images)]
 
 
 def _bare(network: Any, pictures: list[Path]) -> float:
@@ -289,21 +313,21 @@ def _bare(network: Any, pictures: list[Path]) -> float:
     return (time.process_time() - start) / len(pictures)
 
 
-def _cost(folder: Path, captions_each: int, model: dict[str, Any]) -> float:
+def _cost(folder: Path, captions_each: int, model: dict[str, Any], sizes: Sizes) -> float:
     """Return CPU seconds an image of a run."""
     seconds = []
-    for count in (SHORT, IMAGES):
+    for count in (sizes.short, sizes.long):
         source = {"path": str(folder / f"{captions_each}-{count}.jsonl")}
         with tempfile.TemporaryDirectory(dir=folder) as out:
             start = time.process_time()
             _run(Path(out) / "out", source, {**model, "threads": 1})
             seconds.append(time.process_time() - start)
-    return (seconds[1] - seconds[0]) / (IMAGES - SHORT)
+    return (seconds[1] - seconds[0]) / (sizes.long - sizes.short)
 
 
 def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str = "inline") -> Report:
     report, output = Report(), {"path": str(out), "rows_per_file": 250}
-    values = {
+    values: dict[str, Any] = {
         "input": {"kind": "jsonl", **source},
         "model": model,
         "engine": {"kind": engine},
@@ -328,15 +352,18 @@ def processor() -> str:
 FIGURES: Final = {figure.__name__: figure for figure in (heat_maps, regions, phrases, engines, whole_run)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line; measure all figures, or those that are named."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", action="append", choices=list(FIGURES), help="repeatable; by default all")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--smallest", action="store_true", help="run every line once; the figures say nothing"
+    )
+    given = parser.parse_args(arguments)
     for name in given.only or FIGURES:
-        for figure in FIGURES[name]():
+        for figure in FIGURES[name](SMALLEST if given.smallest else Sizes()):
             print(json.dumps(figure), flush=True)
 
 
