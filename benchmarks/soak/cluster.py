@@ -24,11 +24,11 @@ STORE_BYTES = 100_000_000
 WORKERS = {
     "model worker": "ray::MapWorker(MapBatches(ModelWorker))",
     "caption worker": "ray::MapWorker(MapBatches(CaptionWorker))",
-    "write task": "ray::MapBatches(finish)",
+    "write task": "ray::MapBatches(write_shards)",
     "read task": "ray::Read",
     "ledger": "ray::Ledger",
 }
-"""Kind of worker -> how its process is called."""
+"""Kind of worker -> how its process is called, by Ray from the names of our classes and functions."""
 
 
 class SmallCluster:

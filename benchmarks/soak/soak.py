@@ -78,7 +78,7 @@ class Soak:
     starts: int = 0
 
     def run(self) -> None:
-        """Run to the end, through all faults. Raises AssertionError for a run that fails or hangs."""
+        """Run to the end, through all faults. Raises AssertionError for a run that fails or hangs, or lacks a fault."""
         while True:
             self.starts += 1
             with (self.out.parent / f"driver-{self.starts:03d}.log").open("wb") as told:
@@ -92,6 +92,10 @@ class Soak:
             if expected in (130, 143):
                 assert re.search(r"stopped\. [\d,]+ finished rows? in ", text), text
             if expected == 0:
+                assert self.faults == [], (
+                    f"never injected: {sorted(set(self.faults))}. No process has the name in `WORKERS`, or the run "
+                    "ended first: then more images or fewer faults"
+                )
                 return
 
     def _hurt(self, driver: subprocess.Popen[bytes]) -> int:
@@ -205,7 +209,6 @@ def soak(
         "seconds": round(time.monotonic() - start),
     }
     log(json.dumps(counts))
-    assert run.faults == [], f"the run ended before {run.faults}: more images or fewer faults"
     assert counts["lost"] == counts["doubled"] == 0
     assert counts["equal_to_quiet_run"]
     assert counts["problems_by_validate"] == []
