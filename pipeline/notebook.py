@@ -8,7 +8,8 @@
     located  # shows the picture; located.heat_maps, .boxes_xyxy_px, .masks and .scores are arrays
 
 An image goes through the stages of a run, so the result equals the row that a run writes for the
-same phrases. As in a run, the model embeds "a red car" without its article, as "red car".
+same phrases. As in a run, the model embeds "a red car" without its article, as "red car"; with
+`explain.variant: authors` it embeds texts as typed.
 """
 
 from __future__ import annotations
@@ -206,6 +207,7 @@ class Locator:
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
         steps = build_steps(config) if loaded is None else build_steps_in_memory(config, loaded)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
+        self._takes_texts_as_typed = config.explain.takes_texts_as_typed
         self._phrases_stage = steps.before[0]
         self._phrases_stage.setup()
         # The stage of the regions is not set up: that would leave OpenCV one thread in the whole
@@ -248,10 +250,10 @@ class Locator:
         """Compute the heat maps and regions of one or several phrases in an image.
 
         Phrases are embedded as a run embeds the phrases of a caption: in lower case and without
-        leading articles, see `stages.phrases.filters.normalise`. `Located.phrases` has them
-        unchanged. A plural ("two dogs") may have several regions. The image is a path or URL, an
-        encoded image, a Pillow image, or an array uint8 (height, width, 3) in RGB. EXIF
-        orientation is applied.
+        leading articles, see `stages.phrases.filters.normalise`. With `explain.variant: authors`
+        they are embedded as typed. `Located.phrases` has them unchanged. A plural ("two dogs") may
+        have several regions. The image is a path or URL, an encoded image, a Pillow image, or an
+        array uint8 (height, width, 3) in RGB. EXIF orientation is applied.
 
         Raises:
             ConfigError: There is no phrase, or one is empty.
@@ -291,7 +293,7 @@ class Locator:
         )
 
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
-        """Return each text as one phrase, normalised as the phrases of captions are, but never empty.
+        """Return each text as one phrase, normalised as the phrases of captions are, but never empty, or as typed.
 
         The stage of phrases finds head and number in a caption of these words; if it finds
         another phrase, the text names one object. The texts are the lines of one caption, so that
@@ -307,7 +309,9 @@ class Locator:
             words = normalise(text) or tidy_words(text)
             whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
-            phrases.append(replace(phrase, start=line_start + phrase.start, end=line_start + phrase.end))
+            embedded = tidy_words(text) if self._takes_texts_as_typed else words
+            start, end = line_start + phrase.start, line_start + phrase.end
+            phrases.append(replace(phrase, text=embedded, start=start, end=end))
             line_start += len(text) + 1
         return tuple(phrases)
 

@@ -1,4 +1,4 @@
-"""What all tests share: no network, no caches, one thread, the order of parallel tests, and two small datasets."""
+"""What all tests share: no network, no caches, few threads, the order of parallel tests, and two small datasets."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
 os.environ["HF_HOME"] = os.environ["XDG_STATE_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-# The same number on every machine, since sums in float32 depend on it. One, since `make test` runs several processes:
-# threads that wait for each other on a busy core take many times as long.
-os.environ["OMP_NUM_THREADS"] = "1"
+# One unless told otherwise, since `make test` runs several processes: threads that wait for each other on a busy core
+# take many times as long.
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
 # Ray's workers would give way to the other tests, and the test that waits for them would take many times as long.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
 
@@ -100,12 +100,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Whatever number of threads a test gave torch, the next test has one again."""
+def same_threads() -> Iterator[None]:
+    """Whatever number of threads a test gave torch, the next test has as many as the first one."""
     yield
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
+    if torch is not None and torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session", autouse=True)

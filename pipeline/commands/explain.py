@@ -28,7 +28,9 @@ def explain(
     phrase: Annotated[
         list[str],
         typer.Option(
-            "--phrase", metavar="TEXT", help="What to look for; leading articles do not count. Repeatable."
+            "--phrase",
+            metavar="TEXT",
+            help="What to look for; leading articles do not count, but with explain.variant=authors. Repeatable.",
         ),
     ],
     out: Annotated[

@@ -107,6 +107,11 @@ class ExplainerConfig(BaseModel):
             "interpolation": spec.interpolation,
         }
 
+    @property
+    def takes_texts_as_typed(self) -> bool:
+        """Whether texts that somebody typed are embedded as they are; phrases of captions are always normalised."""
+        return False
+
     def for_tower(self, kind: TowerKind) -> Self:
         """Return the settings for a kind of tower, with defaults that are wrong there replaced.
 
@@ -157,6 +162,11 @@ class GradEclipConfig(ExplainerConfig):
         "with OpenAI's ViT-B-16; of the six blocks of `demo` four are better (measured; docs/benchmarks/settings.md). "
         "Always 1 for towers with a pool.",
     )
+
+    @property
+    def takes_texts_as_typed(self) -> bool:
+        """See `ExplainerConfig.takes_texts_as_typed`: the authors' code has no step that cuts phrases."""
+        return self.variant == "authors"
 
     def for_tower(self, kind: TowerKind) -> Self:
         """See `ExplainerConfig.for_tower`: a pool is one block."""

@@ -30,6 +30,8 @@ Deviations, and the setting that restores the paper (`variant: authors` restores
 - with several blocks, gradients through the class token only: the patch tokens' keys and values
   are held at the values of the one forward pass. For the last block that is exact;
 - the model's square input instead of keeping the aspect ratio (`image_size: keep`);
+- texts in lower case and without leading articles: with `variant: authors` the command `explain`
+  and `Locator` embed them as typed, while a run always embeds the phrases that it cuts;
 - where a min-max would divide zero by zero the map is zero and says why in `HeatMap.fault`.
 
 Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.

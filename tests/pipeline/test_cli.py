@@ -345,6 +345,19 @@ def test_explain(image: Path, tmp_path: Path) -> None:
         assert picture.width == 3 * 360
 
 
+def test_explain_embeds_texts_as_typed_with_the_settings_of_the_authors(
+    image: Path, tmp_path: Path
+) -> None:
+    out_file = tmp_path / "maps.npz"
+    command = ["explain", *DEMO, image, "--phrase", "a red car", "--phrase", "red car", "--out", out_file]
+    is_same = []
+    for settings in ([], ["--set", "explain.variant=authors"]):
+        printed(*command, *settings)
+        with np.load(out_file) as file:
+            is_same.append(file["scores"][0] == file["scores"][1])
+    assert is_same == [True, False]
+
+
 def test_scenes(tmp_path: Path) -> None:
     code, out, _ = phrasebox("scenes", "--out", tmp_path / "[b]", "--scenes", 2, "--seed", 9)
     assert (code, out) == (0, f"2 scenes in {tmp_path / '[b]'}: images/, captions.jsonl, truth.json\n")

@@ -9,6 +9,7 @@ from stages.contract.geometry import (
     resize_shifted,
 )
 from tests.build.cases import cases
+from tests.closeness import assert_close
 
 
 @cases(
@@ -42,7 +43,7 @@ def test_a_grid_without_a_shift_is_drawn_as_opencv_draws_it() -> None:
     values = np.random.default_rng(0).random((5, 7)).astype(np.float32)
     for size_hw in ((35, 91), (3, 4)):
         wanted = cv2.resize(values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
-        np.testing.assert_allclose(resize_shifted(values, size_hw, 0.0), wanted, atol=1e-5)
+        assert_close(resize_shifted(values, size_hw, 0.0), wanted)
 
 
 @pytest.mark.parametrize("shift", [0.46875, -0.25, 1.5])

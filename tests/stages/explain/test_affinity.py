@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
 from stages.explain.maps import ALIKE, share_heat, token_graph
+from tests.closeness import assert_close
 from tests.factories import TOWERS
 from tests.messages import expect_error
 from tests.stages.explain.models import clip_of, make_explainer
@@ -59,7 +60,7 @@ def test_the_formula(kind: str, tower: str) -> None:
         expected = by_propagation(heat, image_tokens, shared.config.affinity_reach)
         actual = np.stack([heat_map.values.ravel() for heat_map in after])
         assert np.abs(expected - heat).max() > 0.01 * heat.max(), "it does something"
-        assert np.allclose(actual, expected, atol=1e-4 * expected.max())
+        assert_close(actual, expected, 1e-4)
         assert [heat_map.similarity for heat_map in before] == [heat_map.similarity for heat_map in after]
 
 
@@ -69,7 +70,7 @@ def test_the_tokens_are_those_before_the_block_at_the_depth(kind: str) -> None:
     rgb = torch.from_numpy(pixels("class token"))
     expected = tower.blocks[0](tower.embed(rgb))[:, 1:]
     explainer = make_explainer(kind, affinity="propagation", affinity_depth=0.5)
-    assert torch.allclose(explainer.maps(rgb).tokens, expected, atol=1e-5)
+    assert_close(explainer.maps(rgb).tokens, expected)
 
 
 def test_a_block_that_is_explained_is_refused() -> None:
@@ -80,7 +81,7 @@ def test_a_block_that_is_explained_is_refused() -> None:
 def test_tokens_that_are_all_alike_keep_the_heat_and_broken_ones_give_none_that_looks_right() -> None:
     values = torch.rand(1, 8, 12)
     tokens = torch.ones(1, 12, 5)
-    assert torch.allclose(share_heat(values, tokens, (3, 4), 0.8), values)
+    assert_close(share_heat(values, tokens, (3, 4), 0.8), values)
     assert torch.isfinite(share_heat(F.pad(values[:, :4], (0, 0, 0, 4)), tokens, (3, 4), 0.8)).all()
     tokens[0, 3, 2] = torch.nan
     assert share_heat(values, tokens, (3, 4), 0.8).isnan().all()
@@ -92,4 +93,4 @@ def test_all_phrases_of_an_image_are_solved_exactly() -> None:
     values = torch.rand(2, 20, 576, generator=torch.Generator().manual_seed(2))
     system = torch.eye(576, dtype=torch.float64) - 0.95 * token_graph(tokens, (24, 24)).double()
     expected = torch.linalg.solve(system, values.double().mT).mT.float()
-    assert torch.allclose(share_heat(values, tokens, (24, 24), 0.95), expected, rtol=1e-4)
+    assert_close(share_heat(values, tokens, (24, 24), 0.95), expected, 1e-4)

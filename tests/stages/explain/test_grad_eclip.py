@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from tests.closeness import assert_close
 from tests.factories import tiny_clip
 from tests.stages.explain.models import clip_of, image, make_explainer, tokenizer
 from tests.stages.explain.reference import grad_eclip
@@ -67,6 +68,6 @@ def test_templates_average_unit_embeddings() -> None:
     with torch.no_grad():
         rows = nn.functional.normalize(model.encode_text(tokenizer(["a photo of a dog", "dog"])), dim=-1)
     expected = nn.functional.normalize(rows.mean(dim=0), dim=-1)
-    assert torch.allclose(explainer.texts(["dog"])[0], expected, atol=1e-6)
+    assert_close(explainer.texts(["dog"])[0], expected)
     imagenet = make_explainer("grad_eclip", explainer.model, templates="openai_imagenet")
     assert len(imagenet.texts.templates) == 80

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.maps import FAULTS, at_scale, mean_of, replace_faults
+from tests.closeness import assert_close
 from tests.factories import SPEC
 from tests.stages.explain.models import image, make_explainer
 
@@ -30,7 +31,7 @@ def test_a_grid_is_read_where_its_values_lie(shift: float) -> None:
     scales = [torch.zeros(1, 1, 24), narrow.expand(1, 1, 3, 4).flatten(-2)]
     mean = mean_of(scales, [(3, 8), (3, 4)], shift)
     expected = wide.clamp(narrow[0], narrow[-1]) / narrow[-1] / 2
-    assert torch.allclose(mean.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
+    assert_close(mean.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,7 @@ def test_an_explainer_answers_with_the_mean_of_its_maps_at_each_scale() -> None:
     enlarged = F.interpolate(small[None, None] / small.max(), (8, 8), mode="bilinear")[0, 0]
     both = make_explainer("grad_eclip", affinity="propagation", scales=(1.0, 0.5))
     (heat_map,) = both.explain(rgb.numpy(), [["dog"]])[0]
-    assert torch.allclose(
-        torch.from_numpy(heat_map.values), (large / large.max() + enlarged) / 2, atol=1e-5
-    )
+    assert_close(heat_map.values, (large / large.max() + enlarged) / 2)
 
 
 def test_scales_fall_and_images_are_resized_to_the_largest() -> None:

@@ -23,6 +23,7 @@ from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageC
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from tests.build.datasets import Json
+from tests.closeness import assert_close
 from tests.messages import expect_error
 from tests.stages.shared.model.saved import save_model
 
@@ -69,13 +70,13 @@ def make_records(most: int = 9) -> list[Record]:
     return records
 
 
-def assert_close(actual: Sequence[Record], expected: Sequence[Record]) -> None:
+def assert_same(actual: Sequence[Record], expected: Sequence[Record]) -> None:
     """The same texts and faults, and maps to 1e-4 of their largest value."""
     for actual_record, expected_record in zip(actual, expected, strict=True):
         pairs = zip(actual_record.heat_maps, expected_record.heat_maps, strict=True)
         for actual_map, expected_map in pairs:
             assert (actual_map.text, actual_map.fault) == (expected_map.text, expected_map.fault)
-            assert np.abs(actual_map.values - expected_map.values).max() <= 1e-4 * actual_map.values.max()
+            assert_close(actual_map.values, expected_map.values, 1e-4)
             assert actual_map.similarity == pytest.approx(expected_map.similarity, abs=1e-5)
 
 
@@ -91,8 +92,8 @@ def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: Jso
         for number, record in enumerate(make_records())
     ]
     singles = [answer for record in records for answer in stage.process([record])]
-    assert_close([answer for i in range(0, 15, 7) for answer in stage.process(records[i : i + 7])], singles)
-    assert_close(stage.process(records[::-1])[::-1], singles)
+    assert_same([answer for i in range(0, 15, 7) for answer in stage.process(records[i : i + 7])], singles)
+    assert_same(stage.process(records[::-1])[::-1], singles)
     assert stage.take_forwards().images == 3 * sum(bool(answer.heat_maps) for answer in singles)
     assert stage.take_forwards().images == 0, "reported once"
     stage.teardown()
@@ -228,7 +229,7 @@ def test_maps_are_contrasted_with_the_others_of_their_image(
     records = [make_record(0, ["dog", "red car"]), make_record(1)]
     plain = stage.process(records)
     against = set_up(model, contrast=0.25).process(records)
-    assert_close(
+    assert_same(
         against,
         [replace(record, heat_maps=tuple(subtract_others(record.heat_maps, 0.25))) for record in plain],
     )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tests.closeness import assert_close
 from tests.factories import TOWERS
 from tests.stages.explain.models import PHRASES, image, module_of
 
@@ -96,7 +97,7 @@ def assert_formula(
     expected = np.stack([expect(captured, text)[-side * side :] for text in texts[:4]])
     assert np.ptp(expected) > 1e-6
     actual = maps.heat(texts[None])[0, :4].detach().numpy()
-    assert np.allclose(actual, expected, rtol=0, atol=1e-6 * expected.max())
+    assert_close(actual, expected)
     cosines = F.normalize(maps.embedding, dim=-1) @ phrases.T
     assert cosines[0].tolist() == pytest.approx(
         [captured.cosine(text).item() for text in phrases], abs=1e-6

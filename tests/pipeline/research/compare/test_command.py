@@ -83,7 +83,7 @@ def test_a_single_head_explains_another_cosine(comparison: Comparison) -> None:
     assert all(part.cost.encode_image > 0 for part in explained)
     multiple = explained[0].cosine_agreement
     single = explained[-1].cosine_agreement
-    assert multiple.correlation == pytest.approx(1.0, abs=1e-6)
+    assert multiple.correlation == pytest.approx(1.0, abs=1e-5)
     assert multiple.mean_distance < 1e-5
     assert single.mean_distance > 0.01
 

@@ -18,6 +18,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
+from tests.closeness import assert_close
 
 DESCRIPTION = describe(ModelConfig(name="demo"))
 SINGLE_RANK = RankGroup()
@@ -96,9 +97,7 @@ def test_pairs_on_the_diagonal_give_clips_loss() -> None:
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) * 3
     target = torch.arange(5)
     wanted = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    assert contrastive_loss(logits, torch.eye(5, dtype=torch.bool)) == pytest.approx(
-        float(wanted), abs=1e-6
-    )
+    assert_close(contrastive_loss(logits, torch.eye(5, dtype=torch.bool)), wanted)
 
 
 def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
@@ -107,7 +106,7 @@ def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
     ignored = torch.tensor([[False, False, True, False]])
     rows = (math.log1p(math.exp(0.0 - 2.0)) + math.log1p(math.exp(0.0 - 1.0))) / 2
     # A column of one region has no negatives at all.
-    assert float(contrastive_loss(logits, positive, ignored)) == pytest.approx(rows / 2, abs=1e-6)
+    assert_close(contrastive_loss(logits, positive, ignored), rows / 2)
 
 
 def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:
@@ -126,7 +125,7 @@ def test_logits_keep_their_digits_under_autocast() -> None:
     units = F.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(3)), dim=-1)
     wanted = 100 * units @ units.T
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.allclose(logits_of(torch.tensor(100.0), units, units), wanted, atol=1e-4)
+        assert_close(logits_of(torch.tensor(100.0), units, units), wanted)
         assert not torch.allclose((100 * units @ units.T).float(), wanted, atol=0.01), (
             "which it would not otherwise"
         )

@@ -14,6 +14,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.build.files import write_json
+from tests.closeness import assert_close
 
 WORDS = [
     "a",
@@ -132,19 +133,19 @@ def embeddings(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def assert_same(embeddings: tuple[Tensor, Tensor], model: Any, tokens: Tensor) -> None:
-    """Embeddings are those of `transformers` to 1e-5, of images and of texts."""
+    """Embeddings are those of `transformers` but for rounding, of images and of texts."""
     expected = features(model, pixel_values=IMAGES), features(model, input_ids=tokens)
     for embedding, feature in zip(embeddings, expected, strict=True):
         assert feature.std() > 0.1
-        assert torch.allclose(embedding, feature, atol=1e-5, rtol=1e-5)
+        assert_close(embedding, feature)
 
 
 def assert_embeds_as(path: Path, model: Any) -> None:
-    """Embeddings of a checkpoint are those of a model of open_clip to 1e-5."""
+    """Embeddings of a checkpoint are those of a model of open_clip but for rounding."""
     image, text = embeddings(path)
     with torch.no_grad():
-        assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
-        assert torch.allclose(text, model.encode_text(CLIP_TOKENS), atol=1e-5)
+        assert_close(image, model.encode_image(IMAGES))
+        assert_close(text, model.encode_text(CLIP_TOKENS))
 
 
 def siglip_tokens(tokenizer: Any, texts: list[str] = TEXTS, length: int = 16) -> Tensor:

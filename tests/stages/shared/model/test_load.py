@@ -15,6 +15,7 @@ from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.from_open_clip import build_image_tower
 from tests.build.datasets import Json
 from tests.build.files import write_json
+from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_clip
 from tests.messages import expect_error
 from tests.stages.explain.models import tokenizer
@@ -32,10 +33,10 @@ RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.G
 
 def assert_is(clip: Any, model: nn.Module) -> None:
     """The loaded model computes what the original computes, for images and texts."""
-    assert torch.allclose(clip.tower.encode(RGB), embedding(model, RGB), atol=1e-5)
+    assert_close(clip.tower.encode(RGB), embedding(model, RGB))
     with torch.no_grad():
         texts = model.encode_text(tokenizer(["a red car", "two dogs"]))
-    assert torch.allclose(clip.encode_text(["a red car", "two dogs"]), texts, atol=1e-5)
+    assert_close(clip.encode_text(["a red car", "two dogs"]), texts)
     assert_scales_as(clip, model)
 
 
@@ -197,4 +198,4 @@ def test_tower_options_that_do_not_are_supported(vision: Json, tmp_path: Path) -
     model, config = save_model(tmp_path, **vision)
     assert describe(config).tower == ("average_pool" if vision.get("pool_type") == "avg" else "class_token")
     clip = from_open_clip(model, tokenizer, SPEC)
-    assert torch.allclose(clip.tower.encode(RGB), embedding(model, RGB), atol=1e-5)
+    assert_close(clip.tower.encode(RGB), embedding(model, RGB))

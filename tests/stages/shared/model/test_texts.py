@@ -15,6 +15,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.module import module_of
+from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import load_model
@@ -50,7 +51,7 @@ def test_texts_of_all_lengths_in_any_order(network: nn.Module, tokens_per_pass: 
     encode = TextEncoder(network, tokenizer)
     for texts in (TEXTS, TEXTS[::-1], [*TEXTS, *TEXTS[::2]], TEXTS[:1]):
         embeddings = encode(texts)
-        assert torch.allclose(embeddings, embed_whole(network, texts), atol=1e-5)
+        assert_close(embeddings, embed_whole(network, texts))
         assert not embeddings.requires_grad
 
 
@@ -75,7 +76,7 @@ def test_custom_text_towers(text_options: dict[str, object], is_cut: bool) -> No
         other = open_clip.CustomTextCLIP(**architecture).eval()
     encode = TextEncoder(other, tokenizer)
     assert (encode.tower is not None) == is_cut
-    assert torch.allclose(encode(TEXTS), embed_whole(other, TEXTS), atol=1e-5)
+    assert_close(encode(TEXTS), embed_whole(other, TEXTS))
 
 
 def test_the_bundled_model_s_own_context_length() -> None:
@@ -85,7 +86,7 @@ def test_the_bundled_model_s_own_context_length() -> None:
     assert encode.tower is not None, "texts are cut off at their end"
     with torch.no_grad():
         full = module_of(describe(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))
-    assert torch.allclose(encode(TEXTS), full, atol=1e-5)
+    assert_close(encode(TEXTS), full)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_each_text_is_computed_once_and_answered_in_order_as_a_unit_vector(model
     cache = TextCache(encoder.model)
     rows = cache(["dog", "cat", "dog"])
     assert rows.dtype == torch.float32
-    assert torch.allclose(rows, F.normalize(model.encode_text(["dog", "cat", "dog"]), dim=-1), atol=1e-6)
+    assert_close(rows, F.normalize(model.encode_text(["dog", "cat", "dog"]), dim=-1))
     cache(["cat", "bird"])
     cache(["bird", "dog", "cat"])
     assert encoder.texts == ["dog", "cat", "bird"]
@@ -125,7 +126,7 @@ def test_templates_are_filled_and_averaged(model: ClipModel) -> None:
     for row, text in zip(rows, ["dog", "a {} b"], strict=True):
         parts = [template.replace("{}", text) for template in cache.templates]
         mean = F.normalize(model.encode_text(parts), dim=-1).mean(dim=0)
-        assert torch.allclose(row, F.normalize(mean, dim=-1), atol=1e-6)
+        assert_close(row, F.normalize(mean, dim=-1))
 
 
 def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel) -> None:
@@ -135,7 +136,7 @@ def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel
     assert len(first) == 3, "more than fit may be asked for at once"
     cache(["b", "c"])
     assert encoder.texts == ["a", "b", "c"]
-    assert torch.allclose(cache(["a"])[0], first[0], atol=1e-6)
+    assert_close(cache(["a"])[0], first[0])
     cache(["c", "b"])
     assert encoder.texts == ["a", "b", "c", "a", "b"]
     for number in range(20):

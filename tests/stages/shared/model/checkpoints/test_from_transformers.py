@@ -11,6 +11,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.build.files import read_json, write_json
+from tests.closeness import assert_close
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
     IMAGES,
@@ -50,8 +51,8 @@ def test_real_sizes_embed_as_in_transformers(kind: str, tmp_path: Path) -> None:
     tokens = CLIP_TOKENS if kind == "clip" else tokens
     loaded = module_of(describe(config_of(tmp_path)))
     with torch.no_grad():
-        assert torch.allclose(loaded.encode_image(pixels), features(model, pixel_values=pixels), atol=1e-5)
-        assert torch.allclose(loaded.encode_text(tokens), features(model, input_ids=tokens), atol=1e-5)
+        assert_close(loaded.encode_image(pixels), features(model, pixel_values=pixels))
+        assert_close(loaded.encode_text(tokens), features(model, input_ids=tokens))
 
 
 def test_what_an_older_config_json_says_twice_is_read_as_transformers_reads_it(clip_folder: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_clip_of_transformers_by_a_name_of_open_clip(
     )
     with torch.no_grad():
         image = module_of(describe(given)).encode_image(IMAGES)
-    assert torch.allclose(image, features(clip, pixel_values=IMAGES), atol=1e-5)
+    assert_close(image, features(clip, pixel_values=IMAGES))
     assert describe(given).layout == "transformers CLIPModel"
 
 

@@ -9,6 +9,7 @@ from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.dense import dense, pool_boxes
 from stages.shared.model.towers.from_open_clip import build_image_tower
 from stages.shared.model.towers.tower import Placement
+from tests.closeness import assert_close
 from tests.factories import TOWERS
 
 
@@ -37,8 +38,8 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     frozen = from_open_clip(model, lambda texts: None, spec).tower
     same = dense(frozen, rgb)
     assert not same.patches.requires_grad
-    assert torch.allclose(same.patches, stepped.patches, atol=1e-6)
-    assert torch.allclose(same.embedding, model.encode_image(frozen.normalise(rgb)), atol=1e-4)
+    assert_close(same.patches, stepped.patches)
+    assert_close(same.embedding, model.encode_image(frozen.normalise(rgb)))
 
 
 def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -> None:
@@ -52,8 +53,8 @@ def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -
     assert float(mean.norm()) == pytest.approx(1)
     roi = torch.tensor([[0.0, 8, 8, 16, 16]])
     mean = pool_boxes(patches, (4, 4), cells, roi)
-    assert torch.allclose(mean[0], unit[0, 1, 1], atol=1e-6), "one sample in the middle of a cell"
+    assert_close(mean[0], unit[0, 1, 1])  # one sample in the middle of a cell
     moved = pool_boxes(
         patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3])
     )
-    assert torch.allclose(mean, moved, atol=1e-5)
+    assert_close(mean, moved)

@@ -11,6 +11,7 @@ import torch
 from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.load import from_open_clip
 from tests.build.datasets import Json
+from tests.closeness import assert_close
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
 """A small text tower: that of the real models is tested elsewhere, or needs a download."""
@@ -48,6 +49,4 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers
     pixels = clip.tower.normalise(torch.from_numpy(rgb))
     with torch.no_grad():
         expected = model.eval().encode_image(pixels)
-    assert (clip.tower.encode(torch.from_numpy(rgb)) - expected).abs().max() < 1e-5 * max(
-        1, expected.abs().max()
-    )
+    assert_close(clip.tower.encode(torch.from_numpy(rgb)), expected)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower
+from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.models import tokenizer
 from tests.stages.shared.model.saved import embedding
@@ -35,7 +36,7 @@ def test_other_sizes_equal_a_model_of_that_size_with_positions_resized_as_the_au
     other = tiny_clip(image_size=[height, width])
     other.load_state_dict(state)
     expected = embedding(other, pixels(height, width))
-    assert torch.allclose(tower_of(model).encode(pixels(height, width)), expected, atol=1e-5)
+    assert_close(tower_of(model).encode(pixels(height, width)), expected)
 
 
 def test_sides_that_are_no_multiple_are_refused() -> None:
