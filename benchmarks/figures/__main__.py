@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.figures.pages import render
 from benchmarks.figures.steps import STEPS, make
+from benchmarks.photos.measure import Photographs
 from stages.contract.errors import PhraseboxError
 
 
@@ -25,12 +26,20 @@ def main() -> None:
         "--out", type=Path, default=Path("out/figures"), help="datasets, models and finished steps"
     )
     parser.add_argument("--only", nargs="+", choices=STEPS, default=[], help="these steps")
+    parser.add_argument(
+        "--rounds",
+        nargs=3,
+        type=int,
+        default=(480, 300, 300),
+        metavar=("LEARN", "FIT", "JUDGE"),
+        help="photographs of the step `rounds`: to learn from, to fit to, to judge on; at most 5500, 500 and 1000",
+    )
     given = parser.parse_args()
     if given.only and given.photos is None:
         parser.error("--only needs --photos: the figures are made of these photographs")
     if given.photos is not None:
         try:
-            make(given.photos, given.out, given.only)
+            make(Photographs(given.photos, given.out.resolve(), rounds=tuple(given.rounds)), given.only)
         except PhraseboxError as error:
             sys.exit(f"error: {error}")
     render()

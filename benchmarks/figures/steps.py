@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures.absent import absent
@@ -13,6 +12,7 @@ from benchmarks.figures.drawings import drawings
 from benchmarks.figures.explainers import explainers
 from benchmarks.figures.pages import ROOT, Pages, put, table
 from benchmarks.figures.photographs import photographs
+from benchmarks.figures.rounds import rounds
 from benchmarks.figures.settings import settings
 from benchmarks.figures.speed import called, scale, speed
 from benchmarks.photos.measure import Photographs, console
@@ -55,6 +55,7 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
         explainers,
         reviews,
         proof,
+        rounds,
         speed,
         scale,
     )
@@ -73,19 +74,18 @@ def commit() -> str:
     return hash_and_changes[0] + "+" * bool(hash_and_changes[1])
 
 
-def make(photos: Path, out: Path, only: Sequence[str]) -> None:
+def make(photographs: Photographs, only: Sequence[str]) -> None:
     """Make the figures of all steps, or of those that are named, and write them beside the pages.
 
     A step that is finished is not repeated: `OUT/steps/NAME.json` holds what it made.
     """
-    measured = Photographs(photos, out.resolve())
     for name in only or STEPS:
-        done = out / "steps" / f"{name}.json"
+        done = photographs.out / "steps" / f"{name}.json"
         if done.is_file():
             console.print(f"{name} is finished; remove {done} to make it again", soft_wrap=True)
             continue
         origin = {"step": name, "commit": commit()}
-        pages = STEPS[name](measured)
+        pages = STEPS[name](photographs)
         for page, parts in pages.items():
             for entry in (*parts["tables"], *parts["said"]):
                 entry.update(origin)

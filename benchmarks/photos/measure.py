@@ -38,10 +38,13 @@ class Photographs:
     """The unpacked photographs, and what was made of them.
 
     Images are named flickr8k/dev, flickr8k/train (the last `most`), coco, or scenes/SEED/COUNT for drawn ones.
+    `rounds` is how many a second round learns from, fits to and judges on.
     """
 
-    def __init__(self, source: Path, out: Path, most: int = 500) -> None:
-        self.source, self.out, self.most = source.resolve(), out, most
+    def __init__(
+        self, source: Path, out: Path, most: int = 500, rounds: tuple[int, int, int] = (480, 300, 300)
+    ) -> None:
+        self.source, self.out, self.most, self.rounds = source.resolve(), out, most, rounds
 
     def file(self, name: str) -> Path:
         """The file of photographs, captions or boxes with this name. Exit if it is missing."""

@@ -77,7 +77,7 @@ def finetune(
 
     \b
     phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
-    phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
+    phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
     torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
     options = {

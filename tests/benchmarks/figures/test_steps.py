@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.figures import absent, explainers, pages, photographs, steps
 from benchmarks.figures.settings import GRIDS, Grid
+from benchmarks.photos.measure import Photographs
 from pipeline.config import load_config
 from pipeline.evaluate.absent_figures import WAYS
 from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
@@ -137,7 +138,7 @@ def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setitem(steps.STEPS, "speed", counted)
     for _ in range(2):
-        steps.make(photos, tmp_path / "out", ["speed"])
+        steps.make(Photographs(photos, tmp_path / "out"), ["speed"])
     assert len(asked) == 1
     pages.render()
     known = read_json(measured / "speed.json")

@@ -39,7 +39,8 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     same = dense(frozen, rgb)
     assert not same.patches.requires_grad
     assert_close(same.patches, stepped.patches)
-    assert_close(same.embedding, model.encode_image(frozen.normalise(rgb)))
+    # A step from random weights leaves embeddings of some hundreds, which are sums of larger numbers.
+    assert_close(same.embedding, model.encode_image(frozen.normalise(rgb)), 1e-3)
 
 
 def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -> None:
