@@ -274,7 +274,7 @@ def check_out(commit: str, folder: Path) -> Checkout:
         # Libraries that only one side has cost time too: open_clip imports transformers where it finds it.
         [packages] = environment.glob("lib/python3*/site-packages")
         (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-        install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "-e", path]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-e", str(path)]
         if subprocess.run(install, check=False).returncode != 0:
             sys.exit(f"AGAINST: {commit} cannot be installed in {path}: pip says above why")
         is_installed.touch()

@@ -33,7 +33,8 @@ from pipeline.run import run
 from pipeline.scenes import make_scene, write_scenes
 from pipeline.summary import Report
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from stages.explain.config import GradEclipConfig
+from stages.explain.grad_eclip import GradEclip
 from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.config import RegionsConfig

@@ -14,6 +14,7 @@ NO_COMPILER = "no traces of a GPU: they need a C++ compiler, g++, and there is n
 
 
 def has_compiler() -> bool:
+    """Return whether there is a compiler."""
     return shutil.which("g++") is not None
 
 

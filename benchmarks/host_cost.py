@@ -9,7 +9,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
@@ -29,6 +29,7 @@ from stages.contract.tables import records_to_table, table_to_records
 from stages.explain import base
 from stages.read import make_reader, plan_pieces
 from stages.shared.model.clip import TextEncoder
+from stages.shared.model.device import pixels_on
 from stages.write import ShardWriter
 
 SIDE_PX: Final = 640
@@ -43,15 +44,18 @@ class Clock:
     """Milliseconds of this thread by step."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a step."""
         start = time.thread_time()
         yield
         self.spent[name] += 1000 * (time.thread_time() - start)
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with its time added to a step."""
+
         def counted(*arguments: Any, **options: Any) -> Any:
             with self.step(name):
                 return call(*arguments, **options)
@@ -104,7 +108,7 @@ def measured(folder: Path, **settings: Any) -> tuple[dict[str, float], int]:
     with set_up(steps.stages), ExitStack() as timed:
         for place, name, call in (
             (TextEncoder, "__call__", encoded),
-            (base, "pixels_on", clock.timed("pinned pixels", base.pixels_on)),
+            (base, "pixels_on", clock.timed("pinned pixels", pixels_on)),
             (base.PendingMatches, "wait", clock.timed("presence and answers", base.PendingMatches.wait)),
             (base.PendingMaps, "wait", clock.timed("presence and answers", base.PendingMaps.wait)),
         ):

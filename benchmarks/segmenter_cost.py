@@ -62,7 +62,7 @@ def measure(segmenter: Segmenter, trunk: Any) -> tuple[float, ...]:
 
 def main() -> None:
     """Print a JSON line for each model, or for those that are named."""
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     trunk = open_clip.create_model("ViT-B-16").visual.eval()
     torch.set_num_threads(1)
     for name, (make, processor) in models().items():

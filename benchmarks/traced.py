@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.explain import base
-from stages.explain.grad_eclip import GradEclipConfig
+from stages.explain.config import GradEclipConfig
 from stages.explain.presence import ImageStatistics, Presence
 from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
 from stages.shared.model.clip import ClipModel, TextCache
@@ -70,7 +70,7 @@ class Told(TorchDispatchMode):
     """Counts what the device is told. Views are free, and attention counts as one launch, as CUDA fuses it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.launches, self.written, self.copies = 0, 0, 0
         self.products: Counter[torch.dtype] = Counter()  # precision -> FLOP
 
@@ -115,6 +115,7 @@ class WithoutNumbers:
         self.tensors = tensors
 
     def wait(self) -> list[Any]:
+        """Return arrays of zeros."""
         return [
             np.zeros(tuple(each.shape), np.float32 if each.is_floating_point() else np.int64)
             for each in self.tensors
@@ -122,6 +123,7 @@ class WithoutNumbers:
 
 
 def records(phrases: int, images: int = IMAGES) -> list[Record]:
+    """Return records of so many phrases each."""
     image_phrases = tuple(
         Phrase(text=f"dog {n}", caption_index=0, start=0, end=5, head="dog") for n in range(phrases)
     )
@@ -176,16 +178,18 @@ class Tracing:
                 aside.enter_context(mock.patch.object(place, name, instead))
             aside.enter_context(self.mode)
             stage.setup()
-            told = aside.enter_context(Told())
+            told: Told = aside.enter_context(Told())
             stage.process(records(phrases))
         return told
 
     def texts(self, given: Sequence[Sequence[str]], step: int) -> Tensor:
+        """Return embeddings without numbers, padded to a step."""
         longest = -(-max(map(len, given)) // step) * step
         return torch.empty(len(given), longest, ARCHITECTURE["embed_dim"], device="cuda")
 
 
 def figures() -> Iterator[dict[str, Any]]:
+    """Yield the figures."""
     torch.cuda._lazy_init = lambda: None
     tracing = Tracing(FakeTensorMode(allow_non_fake_inputs=True))
     settings = yaml.safe_load(CONFIG.read_text()).get("explain", {})

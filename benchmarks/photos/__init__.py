@@ -1,0 +1,1 @@
+"""What is measured on photographs, and fitted to them."""

@@ -183,6 +183,7 @@ def score_figures(triples: Sequence[Triple]) -> Iterator[str]:
 
 
 def main() -> None:
+    """Parse the command line, and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -27,7 +27,7 @@ from benchmarks.photos.links import (
 )
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.regions import groups
+from stages.regions import groups, wording
 from stages.truth import read_truth
 
 WEIGHTS = Path(groups.__file__).with_name("groups.json")
@@ -71,10 +71,10 @@ def fitted(images: Iterable[Image]) -> tuple[dict[str, float], int, int]:
     """The weights, the number of pairs, and how many of them name one thing: logistic regression by Newton's method."""
     features, same = [], []
     for captions, phrases, chains in images:
-        wordings = groups.wordings(captions, phrases)
+        wordings = wording.wordings(captions, phrases)
         for i, j in itertools.combinations(range(len(phrases)), 2):
             first, second = wordings[i], wordings[j]
-            if first.caption != second.caption and not groups.contradict(first, second):
+            if first.caption != second.caption and not wording.contradict(first, second):
                 features.append(groups.pair_features(first, second))
                 same.append(chains[i] == chains[j])
     names = sorted({name for pair in features for name in pair})
@@ -110,6 +110,7 @@ def told(images: Sequence[Image]) -> str:
 
 
 def main() -> None:
+    """Parse the command line, and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -15,6 +15,7 @@ import json
 import sys
 import tarfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from pipeline.run import run
 from pipeline.scenes import write_scenes
+from stages.contract.values import Floats
 from stages.truth import read_truth
 
 console = Console()
@@ -107,7 +109,8 @@ class Photographs:
             "output.heat_maps=true",
             "engine.kind=inline",
         ]
-        return load_config(file, [*self.settings(name, model), *out, *settings])
+        config: RunConfig = load_config(file, [*self.settings(name, model), *out, *settings])
+        return config
 
     def dataset(self, name: str, model: str, label: str, *settings: str, file: Path | None = None) -> Path:
         """The dataset of these images by a model, made if it is not there yet."""
@@ -169,8 +172,10 @@ class Photographs:
             values, base = (np.array(outcomes.values[figure], np.float64) for outcomes in both_outcomes)
             is_finite = np.isfinite(values - base)
             gain = (values - base)[is_finite]
-            difference = weighted_estimate(
-                lambda weights, gain=gain: weights @ gain / weights.sum(), images[is_finite]
-            )
+            difference = weighted_estimate(partial(_weighted_mean, gain), images[is_finite])
             gains += [difference.value, difference.low, difference.high]
         return gains
+
+
+def _weighted_mean(values: Floats, weights: Floats) -> float:
+    return float(weights @ values / weights.sum())

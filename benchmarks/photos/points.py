@@ -36,6 +36,7 @@ def points_of(evaluation_set: EvaluationSet) -> Iterator[tuple[int, float, float
 
 
 def main() -> None:
+    """Parse the command line, and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,6 +21,7 @@ from scipy.special import logit
 
 from benchmarks.photos.measure import Photographs
 from benchmarks.photos.moved import moved
+from pipeline.dataset.rows import Row
 from pipeline.evaluate.estimates import BINS
 from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.foreign_phrases import model_steps
@@ -76,9 +77,7 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
     """
     cuts = model_steps(judged).regions_stage
     stage = RegionsStage(cuts.config, cuts.calibration)
-    found: dict[
-        tuple[Any, ...], tuple[int, float, str, list[float], float, str]
-    ] = {}  # captions repeat phrases
+    found: dict[tuple[Any, ...], tuple[int, float, list[float], float, str]] = {}  # captions repeat phrases
     for row, record in judged.rows_with_maps(judged.steps(pixels=stage.config.needs_pixels), console):
         if record.error is not None:
             continue
@@ -120,7 +119,7 @@ def known_regions(judged: EvaluationSet, own: Mapping[str, list[str]] | None = N
 
 
 def _answers(
-    judged: EvaluationSet, row: Mapping[str, Any], record: Record, own: Mapping[str, list[str]] | None
+    judged: EvaluationSet, row: Row, record: Record, own: Mapping[str, list[str]] | None
 ) -> dict[int, list[Any] | None]:
     """Phrase -> its true boxes, of the phrases whose truth is known; None for those that are not there."""
     known: dict[int, list[Any] | None] = {}

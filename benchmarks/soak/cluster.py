@@ -38,7 +38,7 @@ class SmallCluster:
     """
 
     def __init__(self, nodes: int = 2, *, head_cpus: int = 6, node_cpus: int = 4) -> None:
-        from ray.cluster_utils import Cluster
+        from ray.cluster_utils import Cluster  # noqa: PLC0415  it reads the environment that is set above
 
         self.node_cpus = node_cpus
         # A folder of its own, which goes away with it; short, as sockets lie in it.
@@ -97,6 +97,7 @@ class SmallCluster:
 
 
 def name_of(process: psutil.Process) -> str:
+    """Return how a process is called; "" if it is gone."""
     try:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.AccessDenied):

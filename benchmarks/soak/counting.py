@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,13 +52,13 @@ def finish(rows: Rows, phrases: int) -> dict[str, float]:
     seconds, start = {}, time.perf_counter()
     for number in range(phrases // AT_ONCE):
         rows.add(number, shard(number))
-    steps = {
-        "add": lambda: None,
-        "tally": lambda: rows.tally(phrases // AT_ONCE),
-        "resolve_id_collisions": lambda: resolve_id_collisions(rows, ()),
-        "write_categories": lambda: write_categories(rows, Path(folder) / "categories.parquet"),
-    }
     with tempfile.TemporaryDirectory() as folder:
+        steps: dict[str, Callable[[], Any]] = {
+            "add": lambda: None,
+            "tally": lambda: rows.tally(phrases // AT_ONCE),
+            "resolve_id_collisions": lambda: resolve_id_collisions(rows, ()),
+            "write_categories": lambda: write_categories(rows, Path(folder) / "categories.parquet"),
+        }
         for name, step in steps.items():
             step()
             seconds[name] = round(time.perf_counter() - start, 1)

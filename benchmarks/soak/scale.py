@@ -80,7 +80,7 @@ def write_tars(folder: Path, tars: int, image: Path) -> None:
 
 def write_model(folder: Path) -> dict[str, str]:
     """A tiny model; its keys of `model`."""
-    from tests.stages.shared.model.saved import save_model
+    from tests.stages.shared.model.saved import save_model  # noqa: PLC0415  it loads torch
 
     folder.mkdir(parents=True, exist_ok=True)
     config = save_model(folder)[1]
@@ -214,7 +214,8 @@ def start_and_resume(
         previous = output.claim(resolved.identity)
         output.start(previous, {"input_fingerprint": input_fingerprint(config.input)})
         writer = ShardWriter(output.data, 10_000)
-        ids = (item.sample_id for piece in resolved.input_pieces for item in resolved.reader.read(piece))
+        items = (item for piece in resolved.input_pieces for item in resolved.reader.read(piece))
+        ids = (item.sample_id for item in items if isinstance(item, Sample))
         batch: list[Record] = []
         for number, sample_id in enumerate(ids):
             if number >= rows - left:

@@ -53,6 +53,7 @@ class SpacedCaptions(Stage):
     name: ClassVar[str] = "phrases"
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
+        """Return the records with phrases."""
         return [replace(record, phrases=_words(record.sample.captions)) for record in batch]
 
 
@@ -75,10 +76,12 @@ class NoisePixels(Stage):
         self.side_px = side_px
 
     def setup(self) -> None:
+        """Draw the noise."""
         shape = (self.side_px, self.side_px, 3)
         self.pixels = Pixels(rgb=np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
+        """Return the records with the image."""
         return [replace(record, pixels=self.pixels, width_px=640, height_px=480) for record in batch]
 
 
@@ -91,12 +94,15 @@ class SleepingModel(Stage):
         self.seconds, self.rows = seconds, rows
 
     def forward_batch_size(self, device: Device | None = None) -> int:
+        """Return the images of a forward pass."""
         return self.rows
 
     def setup(self) -> None:
+        """Draw the noise."""
         self.noise = np.random.default_rng(0).random((14, 14), np.float32)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
+        """Return the records with heat maps, after a while."""
         time.sleep(self.seconds)
         return [replace(record, pixels=None, heat_maps=self._maps(record)) for record in batch]
 
@@ -223,7 +229,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.simulate is not None:
         # Workers know the stages by this module's own name, not as those of a script.
-        from benchmarks.soak import simulated
+        from benchmarks.soak import simulated  # noqa: PLC0415
 
         sys.stdout.write(json.dumps(simulated.simulate(given.simulate)) + "\n")
         return

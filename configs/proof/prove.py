@@ -342,13 +342,12 @@ def resampled(hits: Mapping[str, Floats], resamples: int = RESAMPLES) -> dict[st
     """
     generator = np.random.default_rng(0)
     seeds, images = (max(each.shape[axis] for each in hits.values()) for axis in (0, 1))
+
+    def draw(count: int) -> Floats:
+        return np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
+
     drawn = [(np.ones(seeds), np.ones(images))]
-    drawn += [
-        tuple(
-            np.bincount(generator.integers(count, size=count), minlength=count) for count in (seeds, images)
-        )
-        for _ in range(resamples)
-    ]
+    drawn += [(draw(seeds), draw(images)) for _ in range(resamples)]
     values = {}
     for arm, own in hits.items():
         sums = [
