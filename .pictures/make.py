@@ -1,6 +1,6 @@
-"""Make the pictures of the pages from the bundled photographs, beside this file.
+"""Make the pictures of the pages from the bundled photographs, beside this file or in another folder.
 
-    python .pictures/make.py
+    python .pictures/make.py [FOLDER]
 
 idea.jpg has caption, heat maps, regions and the viewer of one photograph in one row; inspect.jpg the viewer's first
 page. The bundled model `photo` makes the regions, and Chromium shows the viewer.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,8 +99,8 @@ def screenshot(
         server.wait()
 
 
-def main() -> None:
-    """Make the pictures."""
+def main(out: Path = Path(__file__).parent) -> None:
+    """Make the pictures in a folder."""
     entry = next(e for e in map(json.loads, CAPTIONS.read_text().splitlines()) if e["id"] == PHOTOGRAPH)
     entry = {"id": PHOTOGRAPH, "image": entry["image"], "caption": entry["captions"][CAPTION]}
     settings = {"model": {"name": "photo"}, "explain": {"scales": SCALES}, "engine": {"kind": "inline"}}
@@ -127,10 +128,11 @@ def main() -> None:
             cut = heat.crop((number * width + 4, 8, (number + 1) * width - 4, height))
             maps += f'<p style="color: {colour}">{phrase}</p><img src="{as_source(cut)}">'
 
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         number = dataset.sample(PHOTOGRAPH)["id"]
         viewer = screenshot(browser, dataset, f"sample/{number}", 860, DRAW_ALL)
-        screenshot(browser, photographs, "", 1280).save(Path(__file__).with_name("inspect.jpg"), quality=88)
+        screenshot(browser, photographs, "", 1280).save(out / "inspect.jpg", quality=88)
         sheet = browser.new_page(viewport={"width": 1836, "height": 900})
         sheet.set_content(
             PAGE.format(
@@ -143,8 +145,8 @@ def main() -> None:
         )
         height = sheet.evaluate("document.querySelector('main').offsetHeight") + 36
         shot = sheet.screenshot(clip={"x": 0, "y": 0, "width": 1836, "height": height})
-        Image.open(io.BytesIO(shot)).convert("RGB").save(Path(__file__).with_name("idea.jpg"), quality=88)
+        Image.open(io.BytesIO(shot)).convert("RGB").save(out / "idea.jpg", quality=88)
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

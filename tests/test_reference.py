@@ -1,7 +1,10 @@
 """The reference covers everything that the code has."""
 
 import re
+import runpy
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,13 @@ COLUMNS = [
 @cache
 def page(name: str) -> str:
     return reference.PAGES[name]()
+
+
+def test_all_pages_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate.py", str(tmp_path)])
+    runpy.run_path(str(ROOT / "docs" / "generate.py"), run_name="__main__")
+    assert {path.stem for path in tmp_path.iterdir()} == reference.PAGES.keys()
+    assert all(path.read_text("utf-8").startswith("# ") for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,10 +66,11 @@ def finish(rows: Rows, phrases: int) -> dict[str, float]:
     return seconds
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line; print a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phrases", type=int, default=50_000_000)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     with empty_rows() as empty:
         seconds = finish(empty, given.phrases)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -77,3 +78,7 @@ if __name__ == "__main__":
         json.dumps({"name": "finish", "phrases": given.phrases, "seconds": seconds, "peak_mb": peak_mb})
         + "\n"
     )
+
+
+if __name__ == "__main__":
+    main()
