@@ -310,8 +310,8 @@ class Locator:
             whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
             embedded = tidy_words(text) if self._takes_texts_as_typed else words
-            start, end = line_start + phrase.start, line_start + phrase.end
-            phrases.append(replace(phrase, text=embedded, start=start, end=end))
+            start = line_start + phrase.start
+            phrases.append(replace(phrase, text=embedded, start=start, end=line_start + phrase.end))
             line_start += len(text) + 1
         return tuple(phrases)
 

@@ -67,7 +67,11 @@ def rounds(photos: Photographs) -> Pages:
             "tables": [
                 table("rounds", command, columns, rows, **origin),
                 table(
-                    "rounds-model", command, ["", *KNOWS.values()], known(photos, models, judged), **origin
+                    "rounds-model",
+                    command,
+                    ["", *KNOWS.values()],
+                    score_models(photos, models, judged),
+                    **origin,
                 ),
             ],
             "said": [],
@@ -97,7 +101,7 @@ def calibrated(photos: Photographs, model: str, number: str, count: int) -> Path
     return path
 
 
-def known(photos: Photographs, models: dict[str, str], count: int) -> Sequence[list[Any]]:
+def score_models(photos: Photographs, models: dict[str, str], count: int) -> Sequence[list[Any]]:
     """Return rows of what `score-model` says of both models, and of their difference."""
     data = (
         "--data",
