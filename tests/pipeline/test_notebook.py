@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from pipeline.dataset import open_dataset
 from pipeline.notebook import Located, Locator
+from pipeline.photographs import FOLDER
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
@@ -49,9 +50,11 @@ def path(row: Json, scenes_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def located(locator: Locator, row: Json, path: Path) -> Located:
-    """The phrases of the row."""
-    return locator(path, list(dict.fromkeys(annotation["phrase"] for annotation in row["annotations"])))
+def located(inline_dataset: Path, row: Json, path: Path) -> Located:
+    """The phrases of the row, asked with the run's share of absent phrases."""
+    share = open_dataset(inline_dataset).manifest["run"]["absent_share"]
+    phrases = list(dict.fromkeys(annotation["phrase"] for annotation in row["annotations"]))
+    return Locator("demo", regions={"absent_share": share})(path, phrases)
 
 
 def test_what_is_found_equals_the_row_of_a_run(located: Located, row: Json) -> None:
@@ -66,9 +69,63 @@ def test_what_is_found_equals_the_row_of_a_run(located: Located, row: Json) -> N
     assert (located.masks != masks).mean() < 1e-3
     # The steep logistic of presence makes them larger.
     assert located.scores == pytest.approx([annotation["score"] for annotation in annotations], abs=1e-3)
+    of_regions = located.presences[located.phrase_indices]
+    assert of_regions == pytest.approx([annotation["presence"] for annotation in annotations], abs=1e-3)
     assert (located.heat_maps.dtype, located.faults) == (np.float32, ("",) * len(located.phrases))
     similarities = located.similarities[located.phrase_indices]
     assert similarities == pytest.approx([annotation["similarity"] for annotation in annotations], abs=1e-5)
+
+
+def test_it_iterates_over_its_regions(located: Located) -> None:
+    regions = list(located)
+    assert len(regions) == len(located) == len(located.scores) > 1
+    assert [region.phrase for region in regions] == [located.phrases[at] for at in located.phrase_indices]
+    assert np.array_equal([region.box_xyxy_px for region in regions], located.boxes_xyxy_px)
+    assert np.array_equal([region.mask for region in regions], located.masks)
+    assert [region.score for region in regions] == pytest.approx(located.scores)
+    presences = located.presences[located.phrase_indices]
+    assert [region.presence for region in regions] == pytest.approx(presences)
+    assert [region.similarity for region in regions] == [region.similarity for region in located.regions]
+    words = f"LocatedRegion({regions[0].phrase!r} at "
+    assert repr(regions[0]).startswith(words)
+
+
+PRESENT = {
+    "cat.jpg": "a cat",
+    "hikers.jpg": "the sky",
+    "pagoda.jpg": "red temple",
+    "pigeons.jpg": "pigeons",
+    "toilet.jpg": "a toilet",
+}
+ABSENT = ["a zebra", "a toaster", "an elephant", "a pizza"]
+
+
+def test_questions_for_absent_things_mostly_get_no_region() -> None:
+    """Each is judged by itself, whatever else the call asks for."""
+    locator = Locator("photo")
+    informed = Locator("photo", regions={"absent_share": 0.05})
+    absent = 0
+    believed = 0
+    for name, phrase in PRESENT.items():
+        alone = locator(FOLDER / name, phrase)
+        located = locator(FOLDER / name, [phrase, *ABSENT])
+        assert {region.phrase for region in alone} == {phrase}
+        assert located.presences[0] == pytest.approx(alone.presences[0], abs=1e-3)
+        with_regions = set(located.phrase_indices.tolist())
+        assert with_regions == set(np.flatnonzero(located.presences >= 0.5).tolist())
+        absent += len(with_regions - {0})
+        likelier = informed(FOLDER / name, [phrase, *ABSENT])
+        assert (likelier.presences > located.presences).all()
+        believed += len(set(likelier.phrase_indices.tolist()) - {0})
+    questions = len(PRESENT) * len(ABSENT)
+    assert absent < 0.5 * questions
+    assert believed > 0.65 * questions
+
+
+def test_presence_that_nothing_knows_is_no_number() -> None:
+    located = Locator.from_open_clip(tiny_clip())(np.full((20, 30, 3), 200, np.uint8), ["car", "dog"])
+    assert np.isnan(located.presences).tolist() == [True, True]
+    assert [region.presence for region in located] == [None] * len(located)
 
 
 @pytest.mark.parametrize(
