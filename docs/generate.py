@@ -280,8 +280,8 @@ def faults() -> str:
     ]
     codes = [
         ("0", "everything was done"),
-        ("1", "it ran and the answer is no: every row failed, more failed than `--max-error-share`, `validate` found a "
-         "problem, or `models check` failed"),
+        ("1", "it ran and the answer is no: every row failed, more failed than `--max-error-share`, `--strict` doubts "
+         "the captions, `validate` found a problem, or `models check` failed"),
         ("2", "it was refused: a wrong option, key, file, model or dataset. The message says what to do"),
         ("130, 143", "Ctrl-C or SIGTERM. Finished rows are kept"),
         ("141", "the reader of the output went away"),

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from pipeline import __version__
 from pipeline.terminal import console, errors, visible
-from stages.contract.errors import PhraseboxError, TooManyErrors
+from stages.contract.errors import DoubtfulCaptions, PhraseboxError, TooManyErrors
 from stages.contract.plugins import PluginTable
 
 GROUPS: Final = {
@@ -32,8 +32,8 @@ GROUPS: Final = {
 EXIT_CODES: Final = """\b
 Exit codes:
   0         done
-  1         done, and the answer is no: all or too many rows failed, a check or a
-            validation failed
+  1         done, and the answer is no: all or too many rows failed, --strict
+            doubts the captions, a check or a validation failed
   2         refused: the message says what to do
   130, 143  stopped by Ctrl-C or SIGTERM: finished rows are kept
 """
@@ -119,7 +119,7 @@ def main() -> None:
         app()
     except PhraseboxError as error:
         errors.print(f"error: {visible(str(error))}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(1 if isinstance(error, TooManyErrors) else 2)
+        sys.exit(1 if isinstance(error, (TooManyErrors, DoubtfulCaptions)) else 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

@@ -34,7 +34,7 @@ from pipeline.domain_shift import (
 from pipeline.engines import Engine, choose_engine
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity, PreviousRun
+from pipeline.output.previous_run import ABSENT_SHARE, Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, read_presence
 from pipeline.stage_calls import samples_in
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps
@@ -46,10 +46,6 @@ from stages.read import Piece, Reader, make_reader, plan_pieces
 from stages.regions.score import Calibration
 from stages.regions.source import HEAT_MAPS, SOURCES
 from stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
-
-ABSENT_SHARE: Final = "absent_share"
-"""The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run
-has estimated."""
 
 OUTSIDE: Final = "outside_domain"
 """The key of run.json, and of `run` in dataset.json, for the `DomainShift` of the images; null if

@@ -16,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.dataset.shard_list import unlisted_in_words
 from pipeline.decisions import OUTSIDE, Run, Session, resolve
 from pipeline.engines.start import start_engine
+from pipeline.output import OutputConfig
 from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import ENVIRONMENTS, environments_with
 from pipeline.output.previous_run import INPUT, MayDelete, PreviousRun, delete_what_runs_wrote
@@ -29,8 +30,9 @@ from pipeline.summary import (
     summary_table,
     threshold_table,
 )
-from pipeline.terminal import counted
-from stages.contract.errors import InputError, PhraseboxError, TooManyErrors
+from pipeline.terminal import counted, visible
+from stages.contract.caption_doubt import CaptionDoubt
+from stages.contract.errors import DoubtfulCaptions, InputError, PhraseboxError, TooManyErrors
 from stages.contract.values import Json
 from stages.read import input_notes
 from stages.read.turns import CAPTION_ROLES
@@ -65,6 +67,7 @@ def run(
 
     Raises:
         TooManyErrors: More rows failed than `output.max_error_share` allows. The dataset is complete.
+        DoubtfulCaptions: Most captions are doubtful, and `output.strict` is set. The dataset is complete.
         PhraseboxError: Before any work, if something cannot be done; later, if the surroundings
             fail.
     """
@@ -91,7 +94,7 @@ def run(
             if previous.unlisted:
                 names = (path.name for path in previous.unlisted)
                 folder.notes.append(unlisted_in_words(folder.data, names))
-            return _end_complete(session, config.output.max_error_share, changes)
+            return _end_complete(session, config.output, changes)
         _introduce(resolved, session)
         if not (resolved.config.engine.kind == "ray" and resolved.config.engine.address):
             # On a cluster each node has its own disk.
@@ -105,7 +108,7 @@ def run(
         total = folder.finish(session.report, finished.manifest)
     display.say(*folder.take_notes())
     _print_summary(finished, session, total)
-    _reject_many_errors(folder.path, config.output.max_error_share)
+    _reject_complete(folder.path, config.output)
     return folder.path
 
 
@@ -190,17 +193,20 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
     return decided
 
 
-def _end_complete(session: Session, max_error_share: float | None, changes: Changes) -> AnyPath:
+def _end_complete(session: Session, output: OutputConfig, changes: Changes) -> AnyPath:
     """Say that there is nothing to do. Return and raise as `run`."""
     folder = session.folder
     session.display.say(*folder.take_notes(), *_explain_changes(changes))
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
-    failed = _counts_of(folder.path)["failed"]
+    manifest = _manifest_of(folder.path)
+    failed = manifest["counts"]["failed"]
     again = (
         f" Rows with an error: {failed:,}; delete their shards to have them done again." if failed else ""
     )
     session.display.say(f"{folder.path} is complete: {rest}. --fresh starts over.{again}")
-    _reject_many_errors(folder.path, max_error_share)
+    if (doubt := _doubt_in(manifest)) is not None:
+        session.display.say(*map(visible, doubt.lines()))
+    _reject_complete(folder.path, output)
     return folder.path
 
 
@@ -246,17 +252,34 @@ def _print_summary(finished: Run, session: Session, total: Tally) -> None:
         inspect = f"phrasebox inspect {shlex.quote(path)}"
         # No score can be recommended where images differ from those of the fit.
         use = f"Review it:   {inspect} --review" if is_review_due else export_command(path, advised)
-        say(f"Look at it:  {inspect}", use)
+        say(f"Look at it:  {inspect}", *([use] if total.doubt is None else ()))
+    if total.doubt is not None:
+        say(*map(visible, total.doubt.lines()))
 
 
-def _counts_of(dataset: AnyPath) -> Json:
-    counts: Json = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
-    return counts
+def _manifest_of(dataset: AnyPath) -> Json:
+    manifest: Json = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+    return manifest
 
 
-def _reject_many_errors(dataset: AnyPath, max_share: float | None) -> None:
+def _doubt_in(manifest: Json) -> CaptionDoubt | None:
+    """Return the doubt that a manifest stores; those of earlier versions store none."""
+    values = manifest.get("caption_doubt")
+    return None if values is None else CaptionDoubt.of_json(values)
+
+
+def _reject_complete(dataset: AnyPath, output: OutputConfig) -> None:
+    """Raise TooManyErrors or DoubtfulCaptions if a complete dataset is not what `output` allows."""
+    manifest = _manifest_of(dataset)
+    _reject_many_errors(dataset, manifest["counts"], output.max_error_share)
+    if output.strict and (doubt := _doubt_in(manifest)) is not None:
+        raise DoubtfulCaptions(
+            f"{doubt.what} {doubt.next_step}. The dataset in {dataset} is complete", key="output.strict"
+        )
+
+
+def _reject_many_errors(dataset: AnyPath, counts: Json, max_share: float | None) -> None:
     """Raise TooManyErrors if all rows of a complete dataset failed, or more than the allowed share of them."""
-    counts = _counts_of(dataset)
     failed = counts["failed"]
     rows = counts["written"]
     limit = 1.0 if max_share is None else max_share

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.calibration import presence_in
+from pipeline.dataset.caption_doubt import MOST
 from pipeline.domain_shift import NOT_COMPARED, DomainShift, apply_domain_shift, find_domain_shift
 from pipeline.presence_fit import (
     PresenceFit,
@@ -94,10 +95,16 @@ class WarmUp:
     def share_in_words(self) -> str:
         """Return a sentence about the share of absent phrases."""
         if self.absent_share is None:
-            return f"regions.absent_share is {USUAL_SHARE}, because the presence of the first images' phrases is unsure"
+            return (
+                f"{USUAL_SHARE:.0%} of the phrases are expected not to be in their images, as the presence of the "
+                f"first images' phrases is unsure (regions.absent_share: {USUAL_SHARE})"
+            )
+        usual = " or less" if self.absent_share <= USUAL_SHARE else ""
+        doubt = ": do the captions belong to these images?" if self.absent_share > MOST else ""
+        captions = counted(self.captions, "caption")
         return (
-            f"regions.absent_share is {self.absent_share}, estimated from {counted(self.captions, 'caption')} of the "
-            "first images"
+            f"an estimated {self.absent_share:.0%}{usual} of the phrases are not in their images, by {captions} of the "
+            f"first images (regions.absent_share: {self.absent_share}){doubt}"
         )
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import yaml
 
+from stages.contract.caption_doubt import CaptionDoubt
 from stages.contract.schema import IMAGE_FIELD
 from stages.contract.score_threshold import PRECISIONS, Threshold, useful_threshold
 from stages.contract.values import Json
@@ -100,6 +101,7 @@ class Tally:
         absent: Phrases judged not to be in their image.
         other_language: Rows with a caption in another language than the parser's.
         categories: Different phrases of regions.
+        doubt: Why most captions are doubtful; None if they are not.
     """
 
     files: int = 0
@@ -115,6 +117,7 @@ class Tally:
     absent: int = 0
     other_language: int = 0
     categories: int = 0
+    doubt: CaptionDoubt | None = None
 
     @property
     def failed(self) -> int:
@@ -226,7 +229,7 @@ CARD: Final = """---
 
 Boxes, masks and scores for the noun phrases of image captions: training data for phrase grounding and open-vocabulary
 detection. Made by phrasebox with the model {model}.
-
+{doubt}
 ## How it was made
 
 Noun phrases of the captions, {regions}.
@@ -309,6 +312,7 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
         model=f"`{origin.model}`{precision}",
         regions=origin.regions(),
         scores=origin.scores(total),
+        doubt="" if total.doubt is None else total.doubt.markdown(),
         thresholds="" if origin.fitted_to is None or origin.doubt else _threshold_table(total),
         licence=origin.licence,
         total=total,

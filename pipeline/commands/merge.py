@@ -8,7 +8,7 @@ import typer
 
 from pipeline.commands.options import naming_options, stopping
 from pipeline.output.merge import merge as merge_parts
-from pipeline.terminal import console, counted, say
+from pipeline.terminal import console, counted, say, visible
 
 
 @naming_options({"output.path": "--out"})
@@ -38,3 +38,5 @@ def merge(
         rows = counted(total.rows, "row")
         regions = counted(total.regions, "region")
         say(console, f"{out}: {rows} and {regions} in {counted(total.files, 'shard')}")
+        if total.doubt is not None:
+            say(console, *map(visible, total.doubt.lines()))

@@ -161,6 +161,7 @@ OPTIONS: Final = {
     "input.image_root": "--images",
     "output.path": "--out",
     "output.max_error_share": "--max-error-share",
+    "output.strict": "--strict",
     "input.limit": "--limit",
     "input.part": "--part",
     "model.name": "--model",

@@ -66,6 +66,14 @@ MaxErrorShare = Annotated[
         "(output.max_error_share).",
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit with code 1 if most captions do not seem to belong to their images, or are in another language "
+        "(output.strict).",
+    ),
+]
 Fresh = Annotated[
     bool,
     typer.Option(
@@ -92,6 +100,7 @@ def run(
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     max_error_share: MaxErrorShare = None,
+    strict: Strict = False,
     fresh: Fresh = False,
     yes: Yes = False,
     print_config: PrintConfig = False,
@@ -116,6 +125,7 @@ def run(
         "input.part": part,
         "output.path": out,
         "output.max_error_share": max_error_share,
+        "output.strict": strict or None,
         "model.name": model,
         "model.weights": weights,
         "engine.kind": engine,

@@ -43,6 +43,11 @@ class OutputConfig(BaseModel, extra="forbid", frozen=True):
         description="A run in which a larger share of the rows failed ends with exit code 1 and the numbers by reason; "
         "its dataset is complete all the same. Null: no limit. 0: no row may fail.",
     )
+    strict: bool = Field(
+        default=False,
+        description="A run whose captions do not seem to belong to their images, or are in another language, ends with "
+        "exit code 1; its dataset is complete all the same.",
+    )
 
     @field_validator("path")
     @classmethod

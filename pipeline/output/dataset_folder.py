@@ -16,9 +16,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from pipeline.dataset.caption_doubt import find_caption_doubt
 from pipeline.dataset.shard_list import (
     DAMAGED_FILE,
     SHARDS,
@@ -35,6 +36,7 @@ from pipeline.output.journal import Journal
 from pipeline.output.lock import Holder, locked
 from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import (
+    ABSENT_SHARE,
     Identity,
     MayDelete,
     PreviousRun,
@@ -325,10 +327,11 @@ class DatasetFolder:
                         f"{counts}: the input is not what it was when the run was started. --fresh starts over"
                     )
                 raise RuntimeError(counts)
+            doubt = find_caption_doubt(rows, shards, total, expects_absent=ABSENT_SHARE not in self._run)
             for shard in resolve_id_collisions(rows, shards):
                 self.journal.shards[shard.name] = shard
             write_categories(rows, self.path / "categories.parquet")
-        return total
+        return replace(total, doubt=doubt)
 
     def finish(self, report: Report, manifest: Manifest) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.

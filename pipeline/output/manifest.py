@@ -100,6 +100,7 @@ class Manifest:
                 **total.counts(),
                 "skipped_by_reason": dict(sorted(report.skipped.items())),
             },
+            "caption_doubt": None if total.doubt is None else total.doubt.to_json(),
             "wall_time_s": round(report.wall_time_s, 3),
             "stages": {name: stage.to_json() for name, stage in report.stages.items()},
             "card_sha256": hashlib.sha256(self.card(total).encode()).hexdigest(),

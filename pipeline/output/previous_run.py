@@ -26,6 +26,10 @@ from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.shards import ShardFile, origin_of, sha256_of
 from stages.shared.storage import AnyPath, found_in, sizes_in
 
+ABSENT_SHARE: Final = "absent_share"
+"""The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run
+has estimated."""
+
 State = Literal["new", "started", "complete"]
 
 MayDelete = Callable[[str, list[AnyPath]], bool]
@@ -147,7 +151,7 @@ class PreviousRun:
             stored_values["config"]["model"]["precision"] = identity.config["model"]["precision"]
             stored_values["calibration"] = identity.calibration
         share = identity.config.get("regions", {}).get("absent_share", AUTO)
-        if share == self.run.get("absent_share"):  # the configuration as the manifest has it
+        if share == self.run.get(ABSENT_SHARE):  # the configuration as the manifest has it
             stored_values["config"]["regions"]["absent_share"] = share
         self._reject_other_settings(stored_values, values)
 

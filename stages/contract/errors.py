@@ -77,6 +77,10 @@ class TooManyErrors(PhraseboxError):
     """A run is finished and its dataset complete, but more rows failed than `output.max_error_share` allows."""
 
 
+class DoubtfulCaptions(PhraseboxError):
+    """A run with `output.strict` is finished and its dataset complete, but most of its captions are doubtful."""
+
+
 class WorkerCodeMismatch(PhraseboxError):
     """A worker imported another version of the code than the driver."""
 

@@ -164,7 +164,7 @@ def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monk
     manifest = manifest_of(tmp_path / "out")
     share = manifest["run"]["absent_share"]
     assert manifest["config"]["regions"]["absent_share"] == share
-    assert f"regions.absent_share is {share}, estimated from " in text
+    assert f" of the first images (regions.absent_share: {share})" in text
     assert {stage["records"] for stage in manifest["stages"].values()} == {24}
     assert manifest["stages"]["explain"]["images"] == 24
     part = {"calibration": str(tmp_path / "out" / "presence.json"), "absent_share": share}

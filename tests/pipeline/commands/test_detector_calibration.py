@@ -276,7 +276,10 @@ def test_answers_of_people_correct_the_detectors_scores_and_then_the_calibration
         wanted = logistic(RIGHT[0] + RIGHT[1] * odds)
         assert calibration.probability(evidence_of(odds)) == pytest.approx(wanted, abs=0.12)
     again, text = run_aloud(pictures.config(tmp_path / "again", calibration=str(fitted)))
-    assert "regions.absent_share is 0.05, estimated from 200 captions of the first images" in text
+    assert (
+        "an estimated 5% or less of the phrases are not in their images, by 200 captions of the first"
+        in text
+    )
     review(again, pictures.truth, 60)
     out = printed("calibrate", again, "--reviews", "--out", tmp_path / "c.json")
     assert "keep the dataset's calibration" in out
