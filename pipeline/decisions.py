@@ -38,7 +38,7 @@ from pipeline.output.previous_run import ABSENT_SHARE, Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, read_presence
 from pipeline.stage_calls import samples_in
 from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps
-from pipeline.summary import Display, Report
+from pipeline.summary import LOOKING, Display, Report
 from pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up
 from stages.contract.records import Record, is_among
 from stages.contract.values import Json
@@ -166,17 +166,32 @@ class Run:
         """
         return self, ()
 
-    def take_records(self, first_images: WarmUp, session: Session) -> Sequence[Record]:
-        """Return the records of the first images that become rows, and report the work for them.
+    def look(self, session: Session, engine: Engine) -> WarmUp:
+        """Compute the first images with the engine; those that an attempt before has kept are not computed again."""
+        raise NotImplementedError
 
-        There are none in a run of a part, because all parts look at the same images, or where
+    @property
+    def keeps_records(self) -> bool:
+        """Whether records of the first images become rows.
+
+        They do not in a run of a part, because all parts look at the same images, or where
         regions need a segmenter.
         """
-        if (
-            not first_images.records
-            or self.config.input.part is not None
-            or self.steps.segmenter is not None
-        ):
+        return self.config.input.part is None and self.steps.segmenter is None
+
+    def take_kept(self, session: Session, engine: Engine) -> Sequence[Record]:
+        """Return those of an attempt that was stopped after it had decided, and before they were rows."""
+        written = session.folder.journal.keys
+        if not self.keeps_records or all(is_among(key, written) for key in session.folder.kept_keys):
+            return ()
+        session.show_step(LOOKING)
+        records = self.take_records(self.look(session, engine), session)
+        session.show_step("loading the model")
+        return records
+
+    def take_records(self, first_images: WarmUp, session: Session) -> Sequence[Record]:
+        """Return the records of the first images that become rows, and report the work for them."""
+        if not first_images.records or not self.keeps_records:
             return ()
         for arguments in first_images.stages:
             session.report.stage(*arguments)
@@ -196,14 +211,19 @@ class SourceRun(Run):
         """See `Run.decide`."""
         run = self.expecting(previous.run.get(ABSENT_SHARE))
         if not run.steps.has_open_share:
-            return run, ()
-        session.show_step("looking at the first images")
-        compute = partial(estimate_share, reader=run.reader, pieces=run.input_pieces)
-        first_images = engine.compute_first(compute) or LOST
+            return run, run.take_kept(session, engine)
+        session.show_step(LOOKING)
+        first_images = run.look(session, engine)
         session.report.note(first_images.share_in_words())
         session.folder.store_decisions(run.identity, {ABSENT_SHARE: first_images.share}, None)
         session.show_step("loading the model")
         return run.expecting(first_images.share), run.take_records(first_images, session)
+
+    def look(self, session: Session, engine: Engine) -> WarmUp:
+        """See `Run.look`."""
+        place = session.folder.first_images
+        compute = partial(estimate_share, reader=self.reader, pieces=self.input_pieces, place=place)
+        return engine.compute_first(compute) or LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,14 +286,23 @@ class HeatMapRun(Run):
         """See `Run.decide`."""
         run = self.with_stored(previous.run, session)
         if not run.has_open_decision(previous.run, session.folder):
-            return run, ()
-        session.show_step("looking at the first images")
-        choice = run.config.regions.calibration
-        compute = partial(warm_up, reader=run.reader, pieces=run.input_pieces, choice=choice)
-        first_images = engine.compute_first(compute) or LOST
+            return run, self.take_kept(session, engine)
+        session.show_step(LOOKING)
+        first_images = run.look(session, engine)
         decided = run.after_warm_up(first_images, session)
         session.show_step("loading the model")
         return decided, decided.take_records(first_images, session)
+
+    def look(self, session: Session, engine: Engine) -> WarmUp:
+        """See `Run.look`."""
+        compute = partial(
+            warm_up,
+            reader=self.reader,
+            pieces=self.input_pieces,
+            choice=self.config.regions.calibration,
+            place=session.folder.first_images,
+        )
+        return engine.compute_first(compute) or LOST
 
     def with_stored(self, stored: Json, session: Session) -> Self:
         """Return the run with the decisions that run.json or the manifest stores. Raise ResumeError if one is lost."""

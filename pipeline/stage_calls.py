@@ -17,6 +17,10 @@ BATCH_ROWS: Final = 32
 """The fewest records of a batch: few enough to show progress, many enough to be worth a message."""
 
 
+FORWARD_ROWS: Final = 8
+"""The fewest records whose loss costs little on a CPU, where a large model takes seconds for each."""
+
+
 def rows_per_batch(model: Stage, device: Device | None = None) -> int:
     """Return how many records travel together: a multiple of `Stage.forward_batch_size`."""
     size = model.forward_batch_size(device)
@@ -27,6 +31,12 @@ def rows_per_call(model: Stage, device: Device | None = None) -> int:
     """Return how many records the model gets at once: whole forward batches, see `Stage.batches_per_call`."""
     size = model.forward_batch_size(device)
     return -(-max(BATCH_ROWS, size * model.batches_per_call(device)) // size) * size
+
+
+def rows_per_forward(model: Stage) -> int:
+    """Return how many records to give a model that is set up where each answer counts, and not the speed of a run."""
+    size = model.forward_batch_size()
+    return -(-FORWARD_ROWS // size) * size * model.batches_per_call()
 
 
 def samples_in(pieces: Sequence[Piece]) -> int | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -19,6 +20,8 @@ from stages.contract.score_threshold import Threshold
 from stages.contract.stage import Forwards
 from stages.contract.values import Json
 from stages.write import Tally
+
+LOOKING: Final = "looking at the first images"  # the step of a run that decides how it goes on
 
 
 @dataclass(slots=True)
@@ -54,6 +57,8 @@ class Report:
         rows_done: The rows that the writer got in this run.
         failed: The rows of these with an error.
         deaths: The workers that died with a batch in hand.
+        looked_at: The first images that are computed, which decide how the run goes on, and the
+            number of all of these; None before the first one.
         notes: Sentences for the user besides the counts.
         start_s: The time of the start, `time.perf_counter()`.
         first_batch: The seconds until the model had answered its first batch, and the number of
@@ -67,6 +72,7 @@ class Report:
     rows_done: int = 0
     failed: int = 0
     deaths: int = 0
+    looked_at: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
     start_s: float = field(default_factory=time.perf_counter)
     first_batch: tuple[float, int] | None = None
@@ -94,6 +100,10 @@ class Report:
         """Note that a worker died with a batch in hand; the ledger reports it by this method's name."""
         self.deaths += 1
 
+    def look(self, done: int, total: int) -> None:
+        """Note how many of the first images are computed."""
+        self.looked_at = (done, total)
+
     def note(self, text: str) -> None:
         """Note what the user should know; it is shown once."""
         self.notes.append(text)
@@ -102,10 +112,10 @@ class Report:
     def images_done(self) -> int:
         """The images that the model has answered, long before they are rows; or the rows where there is no model."""
         records = [stage.records for stage in self.stages.values() if stage.devices]
-        if not records:
-            return self.rows_done
+        # Those whose records an earlier attempt has kept become rows without the model.
+        done = max([self.rows_done, *records[:1]])
         # A batch that is repeated after the death of its worker counts twice.
-        return records[0] if self.expected is None else min(records[0], self.expected - self.previous_rows)
+        return done if self.expected is None else min(done, self.expected - self.previous_rows)
 
     @property
     def images_per_second(self) -> float | None:
@@ -184,6 +194,11 @@ class Display:
         if report.deaths:
             words.append(f"{terminal.counted(report.deaths, 'worker')} died")
         images = f"images: {done:,}" + ("" if report.expected is None else f" of {report.expected:,}")
+        if report.looked_at is not None and not report.images_done:
+            looked_at, total = report.looked_at
+            images = f"{LOOKING}: {looked_at:,} of {total:,}"
+            words = words[1:] if self._step == LOOKING else words
+            self._progress.update(self._task, description=images, completed=looked_at, total=total)
         details = ", ".join(words)
         if report.images_done:
             self._progress.update(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from pipeline.calibration import presence_in
 from pipeline.dataset.caption_doubt import MOST
 from pipeline.domain_shift import NOT_COMPARED, DomainShift, apply_domain_shift, find_domain_shift
+from pipeline.first_images import FirstImage, FirstImages, OnProgress
 from pipeline.presence_fit import (
     PresenceFit,
     collecting_signals,
@@ -26,15 +28,17 @@ from pipeline.presence_fit import (
     fit_presence_to_captions,
     most_to_fit,
 )
-from pipeline.stage_calls import bytes_of, rows_per_call, run_stages, samples_in, set_up, take_batch
+from pipeline.stage_calls import bytes_of, rows_per_forward, run_stages, samples_in, set_up, take_batch
 from pipeline.steps import HeatMapSteps, SourceSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
 from stages.explain.presence import Presence, Signals
+from stages.explain.stage import ExplainStage
 from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
 from stages.read.base import BATCH_BYTES
 from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
 from stages.regions.score import Calibration
+from stages.shared.storage import AnyPath
 
 PIECES: Final = 4  # that the samples come from, evenly spaced in the input
 SAMPLES: Final = 32  # that are compared with a calibration, from all these pieces together
@@ -116,33 +120,77 @@ LOST: Final = WarmUp(
 """The warm-up that Ray has given up."""
 
 
-def warm_up(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], choice: Path | str) -> WarmUp:
+@dataclass(slots=True, kw_only=True)
+class Look:
+    """A look at the first images: where their records are kept, and who hears of its progress.
+
+    Attributes:
+        place: The place of `FirstImages`; None keeps no records.
+        on_progress: Hears how many of how many images are computed.
+        total: The number of images to look at.
+        done: The number of those that are computed.
+    """
+
+    place: AnyPath | None = None
+    on_progress: OnProgress = lambda *_: None
+    total: int = 0
+    done: int = 0
+
+    def expect(self, most: int, pieces: Sequence[Piece]) -> None:
+        """Begin to look at so many images at most, or at all of the input if it has fewer."""
+        samples = samples_in(pieces)
+        self.total = most if samples is None else min(most, samples)
+        self.advance(-self.done)
+
+    def advance(self, images: int) -> None:
+        """Note that so many more are computed."""
+        self.done += images
+        self.on_progress(self.done, self.total)
+
+
+def warm_up(
+    steps: HeatMapSteps,
+    on_progress: OnProgress,
+    reader: Reader,
+    pieces: Sequence[Piece],
+    choice: Path | str,
+    place: AnyPath | None = None,
+) -> WarmUp:
     """Compare the first images with those of the calibration, and fit presence to them where none holds.
 
     Raise PhraseboxError as the stages do.
 
     Args:
         steps: The stages, set up but for the last one.
+        on_progress: Hears how many of how many images are computed.
         reader: The reader of the input.
         pieces: The pieces of the whole input, so that all of its parts compute the same images.
         choice: `regions.calibration`. With `auto` a calibration that does not hold is dropped, and
             presence is fitted where there is none.
+        place: The place where the records are kept, from which they are taken again.
     """
-    answers = compare_images(steps, reader, pieces)
+    look = Look(place=place, on_progress=on_progress)
+    answers = compare_images(steps, reader, pieces, look)
     is_meaningless = answers.shift is not None and answers.shift.in_regions
     if choice != "auto" or (steps.calibration is not None and not is_meaningless):
         return answers
-    fitted = fit_to_samples(steps, first_samples(reader, pieces, most_to_fit(samples_in(pieces))))
+    most = most_to_fit(samples_in(pieces))
+    look.expect(most, pieces)
+    fitted = fit_to_samples(steps, first_samples(reader, pieces, most), look)
     return replace(fitted, shift=answers.shift)
 
 
-def compare_images(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece]) -> WarmUp:
+def compare_images(
+    steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], look: Look | None = None
+) -> WarmUp:
     """Compare the first images with those of the calibration, if there is one. See `warm_up`."""
     answers = WarmUp(precision=steps.model_stage.precision)
     if steps.calibration is None:
         return answers
+    look = look or Look()
+    look.expect(SHARE_SAMPLES if steps.has_open_share else SAMPLES, pieces)
     parsed = _parse(steps, first_samples(reader, pieces, SAMPLES), answers)
-    records, signals = _explain(steps, parsed, answers)
+    records, signals = _explain(steps, parsed, answers, look)
     answers.shift = find_domain_shift(steps, records, signals)
     answers.records = records
     if answers.shift is not None and answers.shift.in_regions:
@@ -152,7 +200,7 @@ def compare_images(steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece])
         samples = (
             sample for sample in first_samples(reader, pieces, SHARE_SAMPLES) if sample.key not in keys
         )
-        answers.records = records + _explain(steps, _parse(steps, samples, answers), answers)[0]
+        answers.records = records + _explain(steps, _parse(steps, samples, answers), answers, look)[0]
     answers.estimate_share(steps.calibration)
     return answers
 
@@ -173,20 +221,28 @@ def drop_meaningless_calibration(
     return apply_domain_shift(steps, shift, choice)
 
 
-def estimate_share(steps: SourceSteps, reader: Reader, pieces: Sequence[Piece]) -> WarmUp:
+def estimate_share(
+    steps: SourceSteps,
+    on_progress: OnProgress,
+    reader: Reader,
+    pieces: Sequence[Piece],
+    place: AnyPath | None = None,
+) -> WarmUp:
     """Compute the first images with a detector whose presence is known, and estimate the share of absent phrases.
 
-    The stages are set up but for the last one. Raise PhraseboxError as they do.
+    The stages are set up but for the last one. Raise PhraseboxError as they do. See `warm_up`.
     """
     answers = WarmUp(precision="")
-    answers.records = _compute(
-        steps, _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers), answers
-    )
+    look = Look(place=place, on_progress=on_progress)
+    look.expect(SHARE_SAMPLES, pieces)
+    parsed = _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers)
+    images = _compute(steps, parsed, answers, look, FirstImages.of(place, steps.calibration_digest))
+    answers.records = [image.record for image in images]
     answers.take_log_ratios(map(steps.regions_stage.caption_log_ratios, answers.records))
     return answers
 
 
-def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
+def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample], look: Look | None = None) -> WarmUp:
     """Fit presence to the captions of samples. The stages are set up, but for the last; raise as they do."""
     answers = WarmUp(precision=steps.model_stage.precision)
     parsed = _parse(steps, samples, answers)
@@ -197,7 +253,7 @@ def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample]) -> WarmUp:
     foreign = {key: [phrase.text for phrase in phrases] for key, phrases in drawn.items()}
     # Which phrases are the likeliest is only known after the fit.
     records, signals = _explain(
-        steps, [replace(record, object_numbers=()) for record in parsed], answers, foreign
+        steps, [replace(record, object_numbers=()) for record in parsed], answers, look or Look(), foreign
     )
     mapped = [len(record.heat_maps) for record in records if record.heat_maps]
     labels = [
@@ -237,19 +293,52 @@ def _explain(
     steps: HeatMapSteps,
     parsed: Sequence[Record],
     answers: WarmUp,
+    look: Look,
     foreign: Mapping[int, Sequence[str]] | None = None,
 ) -> tuple[list[Record], list[Signals]]:
     """The records with heat maps, and the signals of those that have some."""
-    with collecting_signals(steps.model_stage, foreign) as signals:
-        return _compute(steps, parsed, answers), signals
+    purpose = "compare" if foreign is None else "fit"
+    cache = FirstImages.of(look.place, purpose, steps.model_stage.precision, steps.calibration_digest)
+    images = _compute(steps, parsed, answers, look, cache, foreign or {})
+    return [image.record for image in images], [image.signals for image in images if image.signals]
 
 
-def _compute(steps: HeatMapSteps | SourceSteps, parsed: Sequence[Record], answers: WarmUp) -> list[Record]:
-    todo = iter(parsed)
-    records: list[Record] = []
-    while batch := take_batch(todo, rows_per_call(steps.model_stage)):
-        records += run_stages((steps.before[1], steps.model_stage), batch, answers.note)
-    return records
+def _compute(
+    steps: HeatMapSteps | SourceSteps,
+    parsed: Sequence[Record],
+    answers: WarmUp,
+    look: Look,
+    cache: FirstImages,
+    foreign: Mapping[int, Sequence[str]] = MappingProxyType({}),
+) -> list[FirstImage]:
+    """The images behind the model: those that are kept, and the others, which are kept from now on."""
+    foreign_texts = [tuple(foreign.get(record.sample.key, ())) for record in parsed]
+    images = list(map(cache.find, parsed, foreign_texts))
+    look.advance(sum(image is not None for image in images))
+    missing = [place for place, image in enumerate(images) if image is None]
+    numbers = iter(missing)
+    todo = (parsed[place] for place in missing)
+    model = steps.model_stage
+    while batch := take_batch(todo, rows_per_forward(model)):
+        places = list(islice(numbers, len(batch)))
+        stages = (steps.before[1], model)
+        if isinstance(model, ExplainStage):
+            with collecting_signals(model, foreign) as signals:
+                records = run_stages(stages, batch, answers.note)
+            of_mapped = iter(signals)
+            parts = [next(of_mapped) if record.heat_maps else None for record in records]
+        else:
+            records = run_stages(stages, batch, answers.note)
+            parts = [None] * len(records)
+        computed = [
+            FirstImage(record=record, signals=part, foreign=foreign_texts[place])
+            for record, part, place in zip(records, parts, places, strict=True)
+        ]
+        cache.add(computed)
+        for place, image in zip(places, computed, strict=True):
+            images[place] = image
+        look.advance(len(computed))
+    return [image for image in images if image is not None]
 
 
 def _judge(

@@ -163,5 +163,8 @@ def ask_to_delete(description: str, foreign: list[AnyPath]) -> bool:
     )
 
 
-def _count_rows(folder: Path) -> str:
-    return counted(count_readable_rows(DatasetFolder(folder).shards), "finished row")
+def _count_rows(path: Path) -> str:
+    folder = DatasetFolder(path)
+    rows = count_readable_rows(folder.shards)
+    images = 0 if rows else len(folder.kept_keys)  # they become the first rows
+    return counted(rows, "finished row") + (f" and {counted(images, 'computed image')}" if images else "")

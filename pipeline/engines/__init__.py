@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
     from pipeline.config import EngineConfig
+    from pipeline.first_images import OnProgress
     from pipeline.steps import Steps
     from stages.contract.records import Record
 
@@ -17,11 +18,11 @@ AnswerT = TypeVar("AnswerT")
 class Engine(Protocol):
     """A started engine."""
 
-    def compute_first(self, compute: Callable[[Steps], AnswerT]) -> AnswerT | None:
+    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
         """Call a function where the model's worker is, with the run's stages, set up but for the last.
 
         Return None if workers died of it again and again. compute: A function of a module, or a
-        part of one.
+        part of one. It reports its progress by its second argument.
         """
 
     def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:

@@ -19,6 +19,7 @@ from stages.write import ShardWriter
 if TYPE_CHECKING:
     from pipeline.decisions import Run, Session
     from pipeline.engines import AnswerT
+    from pipeline.first_images import OnProgress
     from pipeline.steps import Steps
 
 
@@ -47,12 +48,17 @@ class InlineEngine:
     session: Session
     trials: Trials
 
-    def compute_first(self, compute: Callable[[Steps], AnswerT]) -> AnswerT | None:
+    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
         """See `Engine.compute_first`."""
+
+        def on_progress(done: int, total: int) -> None:
+            self.session.report.look(done, total)
+            self.session.update()
+
         if self.trials.deaths_of(FIRST_IMAGES) >= MOST_DEATHS:
             return None
         self.trials.take([FIRST_IMAGES])
-        answer = compute(self.run.steps)
+        answer = compute(self.run.steps, on_progress)
         self.trials.forget(FIRST_IMAGES)
         return answer
 

@@ -63,6 +63,7 @@ from stages.shared.storage import AnyPath, absolute, is_local
 
 if TYPE_CHECKING:
     from pipeline.decisions import Run, Session
+    from pipeline.first_images import OnProgress
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024
 """Size at which Ray Data hands a block on, for each record of a batch: small enough that all
@@ -125,14 +126,15 @@ class RayEngine:
     ledger: Any
     code: CodeVersion
 
-    def compute_first(self, compute: Callable[[Steps], AnswerT]) -> AnswerT | None:
+    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
         """See `Engine.compute_first`."""
         steps = replace(self.run.steps, model_stage=_on_device(self.pools, self.run.steps.model_stage))
         environment = _environment(self.pools, CPU_MODEL_WORKERS)
         # One call, so that its process ends and gives the GPU's memory back.
         task = ray.remote(max_calls=1, **_resources(self.pools))(run_warm_up)
         try:
-            answer: AnswerT = ray.get(task.remote(compute, steps, self.code, environment))
+            with watching(self.ledger, self.session.report, self.session.update):
+                answer: AnswerT = ray.get(task.remote(compute, steps, self.ledger, self.code, environment))
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):

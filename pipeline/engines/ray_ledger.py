@@ -99,7 +99,10 @@ def start_ledger() -> Any:
 
 @contextlib.contextmanager
 def watching(
-    ledger: Any, report: Report, on_progress: Callable[[], None], on_read: Callable[..., None]
+    ledger: Any,
+    report: Report,
+    on_progress: Callable[[], None],
+    on_read: Callable[..., None] = lambda *_: None,
 ) -> Iterator[None]:
     """Fetch the ledger's events into the report while the block runs, and once after it.
 

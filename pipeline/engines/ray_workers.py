@@ -135,19 +135,24 @@ def _leave() -> None:
 
 
 def run_warm_up(
-    compute: Callable[[Any], Any], steps: Any, code: CodeVersion, environment: Mapping[str, str]
+    compute: Callable[..., Any], steps: Any, ledger: Any, code: CodeVersion, environment: Mapping[str, str]
 ) -> Any:
-    """Call `compute` with stages in a process of its own, with at most as many threads as the node has cores.
+    """Call `compute` in a process of its own, with at most as many threads as the node has cores.
 
-    After a fault of its GPU the process dies as a `ModelWorker` does, and Ray repeats the call.
+    Its arguments are stages that are set up, and a function that reports its progress. After a
+    fault of its GPU the process dies as a `ModelWorker` does, and Ray repeats the call.
     """
     leave_at_exit()
     reject_other_code(code)
+
+    def on_progress(done: int, total: int) -> None:
+        ledger.finish.remote("", [("look", (done, total))])
+
     threads = min(int(environment["OMP_NUM_THREADS"]), cores_here())
     os.environ.update({**environment, "OMP_NUM_THREADS": str(threads)})
     try:
         with set_up(steps.first_stages):
-            return compute(steps)
+            return compute(steps, on_progress)
     except DeviceFault:
         os._exit(1)
 

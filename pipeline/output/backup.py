@@ -18,6 +18,9 @@ from stages.shared.storage import AnyPath, found_in, move, remove_tree
 REPLACES: Final = "replaces"
 """The key of run.json by which a run says that it replaces another one."""
 
+FIRST_IMAGES: Final = "first-images"
+"""The folder in `.phrasebox` for records of a run's first images, see `pipeline.first_images`."""
+
 PRESENCE_FILE: Final = "presence.json"
 """The calibration of presence that a run has fitted to its first images."""
 
@@ -70,6 +73,7 @@ def _files_of_run(folder: AnyPath) -> list[AnyPath]:
     return [
         *(path for path in (run_folder / "run.json", *companions, run_folder / "damaged") if path.exists()),
         *found_in(run_folder, "journal-*"),
+        *found_in(run_folder, FIRST_IMAGES),
         *found_in(data, ".*.tmp"),  # left by a kill
         *found_in(data, "*.parquet"),
     ]

@@ -6,9 +6,10 @@ OUT/README.md             dataset card
 OUT/presence.json         calibration of presence, if the run has fitted one to its first images
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
 OUT/.phrasebox/           lock. Until the dataset is complete also the journal and run.json,
-                          which holds what the rows depend on, and in-hand.json with the samples
-                          that one process computes at the moment. damaged/ holds shards that did not
-                          count, replaced/ the run that --fresh is about to replace
+                          which holds what the rows depend on, in-hand.json with the samples that
+                          one process computes at the moment, and first-images/, what is computed
+                          of the first images. damaged/ holds shards that did not count, replaced/
+                          the run that --fresh is about to replace
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pipeline.dataset.shard_list import (
 )
 from pipeline.dataset.signature import sign
 from pipeline.dataset.tally import rows_of, write_categories
+from pipeline.first_images import kept_keys
 from pipeline.output import backup, journal
 from pipeline.output.ids import resolve_id_collisions
 from pipeline.output.journal import Journal
@@ -47,7 +49,7 @@ from pipeline.output.shards import keys_of
 from pipeline.paths import as_written
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError, one_line
-from stages.contract.values import Json
+from stages.contract.values import Integers, Json
 from stages.shared.shards import ShardFile, sha256_of
 from stages.shared.storage import (
     AnyPath,
@@ -55,6 +57,7 @@ from stages.shared.storage import (
     found_in,
     is_about_writing,
     move,
+    remove_tree,
     sizes_in,
     writable_place,
     write_text,
@@ -71,6 +74,7 @@ class DatasetFolder:
         data: The folder of its shards.
         presence: The file for a calibration of presence.
         in_hand: The file for the samples that one process has in hand, see `pipeline.engines.trials`.
+        first_images: The place for records of the first images, see `pipeline.first_images`.
         journal: What is done, from `start` on.
         origin: What each new shard says of the run, from `name_origin` on.
         notes: What `claim` and `start` have done, for people.
@@ -86,6 +90,7 @@ class DatasetFolder:
         self.presence = self.path / backup.PRESENCE_FILE
         self._run_folder = self.path / ".phrasebox"
         self.in_hand = self._run_folder / "in-hand.json"
+        self.first_images = self._run_folder / backup.FIRST_IMAGES
         self._lock = self._run_folder / "lock"
         self._run_file = self._run_folder / "run.json"
         self._manifest = self.path / "dataset.json"
@@ -244,6 +249,11 @@ class DatasetFolder:
         self._run |= {**asdict(identity), **run_info}
         self._store_run()
 
+    @property
+    def kept_keys(self) -> Integers:
+        """The keys of the first images whose records an attempt has kept, sorted."""
+        return kept_keys(self.first_images)
+
     def _store_run(self) -> None:
         replaces = {backup.REPLACES: True} if self._replaces else {}
         write_text(self._run_file, json.dumps(sign({**self._run, **replaces}), indent=2))
@@ -270,6 +280,7 @@ class DatasetFolder:
         """Delete the journals of a run that was rejected before its first row: once mended, it is another run."""
         if not self.shards:
             journal.delete_journals(self._run_folder)
+            remove_tree(self.first_images)
             self._run_file.unlink(missing_ok=True)
             self.presence.unlink(missing_ok=True)
 
@@ -278,6 +289,7 @@ class DatasetFolder:
         if previous.state == "complete" and self.shards == list(previous.shards):
             self.update_run_info(previous, {})
             journal.delete_journals(self._run_folder)
+            remove_tree(self.first_images)
             self._run_file.unlink(missing_ok=True)
 
     def _delete_leftovers(self) -> None:
@@ -358,6 +370,7 @@ class DatasetFolder:
         self.drop_backup()
         journal.delete_journals(self._run_folder)
         self.in_hand.unlink(missing_ok=True)
+        remove_tree(self.first_images)
         self._run_file.unlink()
         return total
 

@@ -55,6 +55,7 @@ RUN = (
     "calibration",
     "decisions",
     "domain_shift",
+    "first_images",
     "logistic",
     "presence_fit",
     "paths",

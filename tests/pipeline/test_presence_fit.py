@@ -138,15 +138,15 @@ def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path
         with pytest.raises(KeyboardInterrupt):
             run(config, QUIET)
     kept = (tmp_path / "out" / "presence.json").read_bytes()
-    monkeypatch.setattr("pipeline.decisions.warm_up", None)  # the fit is not repeated
+    monkeypatch.setattr(HeatMapRun, "after_warm_up", None)  # nothing is decided again
     (tmp_path / "out" / "presence.json").write_bytes(kept + b" ")
     with expect_error(ResumeError):
         run(config, QUIET)
     (tmp_path / "out" / "presence.json").write_bytes(kept)
     run(config, QUIET)
     assert kept == (whole[0] / "presence.json").read_bytes()
-    # The warm-up made those rows, and these are computed again.
     assert_alike(rows_of(tmp_path / "out"), rows_of(whole[0]))
+    assert manifest_of(tmp_path / "out")["stages"].keys() == {"phrases", "regions"}, "all maps were kept"
 
 
 def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monkeypatch) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from pipeline import terminal
 from pipeline.config import load_config
 from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
-from pipeline.summary import Display, Report, duration
+from pipeline.summary import LOOKING, Display, Report, duration
 from stages.contract.stage import Forwards
 
 FORWARDS = Forwards(images=32, device="cpu")
@@ -25,6 +25,28 @@ def test_a_log_gets_a_line_of_progress_now_and_then(monkeypatch: pytest.MonkeyPa
         report.rows(32, 2)
         display.update(report)
     assert text.getvalue() == "images: 0 of 800, loading the model\nimages: 32 of 800, 2 failed\n"
+
+
+def test_the_first_images_have_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    text = StringIO()
+    report = Report(expected=1000)
+    with Display(Console(file=text, width=100)).shown() as display:
+        (bar,) = display._progress.tasks
+        display.show_step(LOOKING)
+        report.look(40, 100)
+        display.update(report)
+        assert (bar.description, bar.completed, bar.total) == (
+            "looking at the first images: 40 of 100",
+            40,
+            100,
+        )
+        report.stage("explain", 100, 0.1, FORWARDS)
+        display.update(report)
+        assert (bar.description, bar.completed, bar.total) == ("images: 100 of 1,000", 100, 1000)
+    assert text.getvalue() == "looking at the first images: 40 of 100\nimages: 100 of 1,000\n"
+    report.rows(160, 0)  # 60 of them were computed by an earlier attempt
+    assert report.images_done == 160
 
 
 def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(
