@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.schema import rle_of
 from stages.contract.values import Bools, Floats32
@@ -22,6 +22,16 @@ Annotation = dict[str, Any]
 def absent_phrases(row: Row) -> list[str]:
     """Return the absent phrases of a row, each once."""
     return list(dict.fromkeys(entry["phrase"] for entry in row["absent"]))
+
+
+def mask_of(region: Annotation) -> Bools:
+    """Return the mask (H, W) of a region. Raise InputError if it is damaged."""
+    try:
+        return decode_mask(rle_of(region))
+    except ValueError as error:
+        raise InputError(
+            f"the mask of annotation {region['id']} is damaged ({error}); phrasebox validate shows what else is"
+        ) from error
 
 
 def detections(

@@ -106,14 +106,7 @@ class Selector:
         """
         if self.selection.min_score <= 0 and not self.selection.where.strip():
             return table
-        regions, owners = regions_in(table)
-        is_chosen = self._mask(table)
-        counts = np.bincount(owners[is_chosen], minlength=table.num_rows)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-        place = table.column_names.index("annotations")
-        field = table.schema.field(place)
-        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(is_chosen)), type=field.type)
-        return table.set_column(place, field, lists)
+        return keep_regions(table, self._mask(table))
 
     def regions(self, table: Any, schema: Any) -> Any:
         """Return the chosen regions of a table as rows with the columns of a `region_schema`.
@@ -160,6 +153,20 @@ class Selector:
             raise ConfigError(
                 f"not an SQL condition: {text}{hint} (columns: {columns})", key="where"
             ) from error
+
+
+def keep_regions(table: Any, is_kept: Bools) -> Any:
+    """Return a table of rows with only some of its regions in `annotations`.
+
+    is_kept: Whether each is one of them, in the order of `regions_in`.
+    """
+    regions, owners = regions_in(table)
+    counts = np.bincount(owners[is_kept], minlength=table.num_rows)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    place = table.column_names.index("annotations")
+    field = table.schema.field(place)
+    lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(is_kept)), type=field.type)
+    return table.set_column(place, field, lists)
 
 
 def regions_in(table: Any) -> tuple[Any, Integers]:

@@ -18,14 +18,11 @@ from pydantic import Field
 
 from pipeline.config_errors import Checked
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.rows import Annotation, Row
+from pipeline.dataset.rows import Annotation, Row, mask_of
 from pipeline.export.files import ExportFolder, ImageNames
 from pipeline.export.report import RARE_BELOW, ExportReport
-from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
-from stages.contract.masks import decode_mask, mask_outlines
-from stages.contract.schema import rle_of
-from stages.contract.values import Bools
+from stages.contract.masks import mask_outlines
 from stages.shared.images.decode import UprightImage
 
 CategoryField = Annotated[
@@ -320,16 +317,6 @@ def polygons_of(region: Annotation, notes: Counter[str], tolerance_px: float = 0
     polygons, holes = mask_outlines(mask_of(region), tolerance_px)
     notes[HOLES] += bool(holes)
     return polygons
-
-
-def mask_of(region: Annotation) -> Bools:
-    """Return the mask (H, W) of a region. Raise InputError if it is damaged."""
-    try:
-        return decode_mask(rle_of(region))
-    except ValueError as error:
-        raise InputError(
-            f"the mask of annotation {region['id']} is damaged ({error}); phrasebox validate shows what else is"
-        ) from error
 
 
 def join_captions(captions: Sequence[str]) -> str:

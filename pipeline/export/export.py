@@ -6,12 +6,13 @@ import itertools
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from pipeline.dataset.corrected import UNKNOWN_REGIONS, Corrections
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Annotation, Row
@@ -29,7 +30,6 @@ from pipeline.export.base import (
     Per,
     merge_by_object,
 )
-from pipeline.export.corrected import CorrectedDataset
 from pipeline.export.files import ExportFolder, export_folder
 from pipeline.export.report import ExportReport
 from stages.contract.errors import ConfigError, InputError, RowFault
@@ -146,7 +146,7 @@ class _Export:
         self.splits = parse_splits(request.split)
         selection = dataset.selection(request)
         self.selector = Selector(selection)
-        self.corrections = CorrectedDataset(dataset)
+        self.corrections = Corrections(dataset)
         self.source = ImageSource(dataset, request.image_root)
         if self.takes_images:
             self._check_source()
@@ -204,7 +204,7 @@ class _Export:
         if (field := self.category_field) is not None:
             fields = (*PHRASE_KEYS, "group", "score") if self.per == "group" else PHRASE_KEYS
             columns = dict.fromkeys([*(REGION + name for name in fields), *self.selector.selection.columns])
-            for _, rows in self.corrections.tables(list(columns), self.selector, Counter()):
+            for _, rows in self._corrected_tables(list(columns), Counter()):
                 for row in rows:
                     regions = self._regions_of(row, Counter())
                     counts.update((region[field], region["head"]) for region in regions)
@@ -250,12 +250,26 @@ class _Export:
                 unchosen_regions=unchosen_regions,
             )
 
+    def _corrected_tables(
+        self, columns: Sequence[str], notes: Counter[str]
+    ) -> Iterator[tuple[Any, list[Row]]]:
+        """Yield the dataset's tables with corrected boxes, and their rows with the chosen regions.
+
+        Deleted regions stay in the tables, but not in the rows. `notes` count the corrections of
+        chosen regions, and those that match no region in the dataset.
+        """
+        notes[UNKNOWN_REGIONS] += len(self.corrections.by_key)
+        for table in self.dataset.tables(self.corrections.columns(columns)):
+            corrected = self.corrections.correct(table)
+            notes[UNKNOWN_REGIONS] -= len(corrected.notes)
+            yield corrected.table, corrected.choose(self.selector, notes).to_pylist()
+
     def _rows(self, on_progress: Callable[[int], None]) -> Iterator[tuple[Row, list[Annotation]]]:
         """Yield rows with their chosen regions; and id, phrase and head of unchosen regions."""
         columns = list(DATASET_SCHEMA.names)
         if self.takes_images and self.dataset.has_images:
             columns.append(IMAGE_FIELD.name)
-        for table, rows in self.corrections.tables(columns, self.selector, self.report.notes):
+        for table, rows in self._corrected_tables(columns, self.report.notes):
             for row, regions in zip(rows, _names(table), strict=True):
                 self.report.rows += 1
                 chosen_ids = {region["id"] for region in row["annotations"]}

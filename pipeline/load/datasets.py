@@ -83,8 +83,8 @@ class RegionStream(_Images, IterableDataset[Any]):
     Args:
         dataset: A dataset, or its folder or URL.
         contents: The contents of a sample; by default images and annotations.
-        **options: min_score, precision, keep, max_area, where, keep_empty, on_bad_image, shuffle,
-            shuffle_rows, seed, even, rank, world_size: see `RegionChoice`, `LoadOptions` and
+        **options: min_score, precision, keep, max_area, where, keep_empty, corrected, on_bad_image,
+            shuffle, shuffle_rows, seed, even, rank, world_size: see `RegionChoice`, `LoadOptions` and
             `StreamOptions`.
 
     Attributes:
@@ -112,7 +112,9 @@ class RegionStream(_Images, IterableDataset[Any]):
         self.rank, self.world_size = place_of_rank(self._options.rank, self._options.world_size)
         super().__init__(dataset, contents, self._options)
         if self._is_even:
-            self._groups = select_rows(self._groups, self._options, self._maker.selector)
+            self._groups = select_rows(
+                self._groups, self._options, self._maker.selector, self._maker.corrections
+            )
         # In shared memory, so that it reaches workers that live on.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -204,7 +206,7 @@ class RegionDataset(_Images, TorchDataset[Any]):
         dataset: A dataset, or its folder or URL.
         contents: The contents of a sample; by default images and annotations.
         cached_bytes: The most memory for row groups.
-        **options: min_score, precision, keep, max_area, where, keep_empty, on_bad_image: see
+        **options: min_score, precision, keep, max_area, where, keep_empty, corrected, on_bad_image: see
             `RegionChoice` and `LoadOptions`.
 
     Attributes:
@@ -232,7 +234,9 @@ class RegionDataset(_Images, TorchDataset[Any]):
     ) -> None:
         load_options = LoadOptions(**options)
         super().__init__(dataset, contents, load_options)
-        self._groups = select_rows(self._groups, load_options, self._maker.selector)
+        self._groups = select_rows(
+            self._groups, load_options, self._maker.selector, self._maker.corrections
+        )
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
         self._cached_bytes = cached_bytes
         # The last used at the end. Rows as plain values take a hundred times the memory.

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.corrected import Corrections
 from pipeline.dataset.folder import Dataset, open_shard, tables_in
 from pipeline.dataset.rows import Annotation, Row
 from pipeline.dataset.score_choice import RegionChoice
@@ -36,10 +37,13 @@ class LoadOptions(RegionChoice):
 
     Attributes:
         keep_empty: Also take images without a chosen region.
+        corrected: Leave out the regions that people deleted, and take the boxes that they drew, as
+            exports do. False loads all regions as the run made them. Corrections are read once.
         on_bad_image: A bad image raises InputError, or is skipped with a warning and counted.
     """
 
     keep_empty: bool = False
+    corrected: bool = True
     on_bad_image: Literal["raise", "skip"] = "raise"
 
 
@@ -87,25 +91,38 @@ def row_groups_of(dataset: Dataset) -> list[RowGroup]:
     return groups
 
 
-def select_rows(groups: Iterable[RowGroup], options: LoadOptions, selector: Selector) -> list[RowGroup]:
+def select_rows(
+    groups: Iterable[RowGroup],
+    options: LoadOptions,
+    selector: Selector,
+    corrections: Corrections | None = None,
+) -> list[RowGroup]:
     """Return the row groups that have samples, with these rows selected.
 
-    Only the columns of the choice are read.
+    Only the columns of the choice and of the corrections are read.
     """
-    columns = ("error", *selector.selection.columns)
+    columns: Sequence[str] = ("error", *selector.selection.columns)
+    if corrections is not None:
+        columns = corrections.columns(columns)
     groups_with_samples = []
     for group in groups:
         rows = [
-            first + select_samples(table, options, selector)[1] for first, table in group.tables(columns)
+            first + select_samples(table, options, selector, corrections)[1]
+            for first, table in group.tables(columns)
         ]
         if len(numbers := np.concatenate(rows)):
             groups_with_samples.append(replace(group, size=len(numbers), rows=numbers))
     return groups_with_samples
 
 
-def select_samples(table: Any, options: LoadOptions, selector: Selector) -> tuple[Any, Integers]:
-    """Return the samples in a table of rows, as a table with their chosen regions, and their numbers in it."""
-    table = selector.choose(table)
+def select_samples(
+    table: Any, options: LoadOptions, selector: Selector, corrections: Corrections | None = None
+) -> tuple[Any, Integers]:
+    """Return the samples in a table of rows, as a table with their chosen regions, and their numbers in it.
+
+    The regions are corrected before.
+    """
+    table = selector.choose(table) if corrections is None else corrections.correct(table).choose(selector)
     regions = pc.fill_null(pc.list_value_length(table["annotations"]), 0).to_numpy()
     is_sample = pc.is_null(table["error"]).to_numpy() & (options.keep_empty | (regions > 0))
     numbers = np.flatnonzero(is_sample)

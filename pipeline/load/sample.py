@@ -77,6 +77,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from pipeline.config_errors import Checked
+from pipeline.dataset.corrected import Corrections
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.rows import Row, absent_phrases
@@ -211,7 +212,11 @@ class SampleMaker:
             *(REGION + name for name in fields),
             *(("image.bytes",) if takes_embedded else ()),
         )
-        self.columns = tuple(dict.fromkeys((*leaves, *self.selection.columns)))
+        self.corrections = Corrections(dataset) if options.corrected else None
+        columns = (*leaves, *self.selection.columns)
+        self.columns = tuple(
+            dict.fromkeys(columns if self.corrections is None else self.corrections.columns(columns))
+        )
         self._selector: Selector | None = None
         self._process = 0
         self._tokens: Callable[[str], Tensor] | None = None
@@ -230,7 +235,7 @@ class SampleMaker:
 
     def choose(self, table: Any) -> tuple[Any, Any]:
         """Return the samples in a table of rows, as a table, and their numbers in it."""
-        return select_samples(table, self.options, self.selector)
+        return select_samples(table, self.options, self.selector, self.corrections)
 
     def rows(self, table: Any) -> list[Row]:
         """Return the table of `choose` as plain values."""

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.dataset.corrected import CORRECTED_BOXES, DELETED_REGIONS, REPLACED_MASKS, UNKNOWN_REGIONS
 from pipeline.dataset.marks import append_marks
 from pipeline.dataset.reviews import RegionKey, Review, append_review
 from pipeline.export import EXPORTERS
 from pipeline.export.base import Exporter
-from pipeline.export.corrected import CORRECTED_BOXES, DELETED_REGIONS, REPLACED_MASKS, UNKNOWN_REGIONS
 from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError

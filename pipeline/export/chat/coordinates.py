@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pipeline.dataset.rows import Annotation
-from pipeline.export.base import mask_of
+from pipeline.dataset.rows import Annotation, mask_of
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.masks import innermost_pixel
 

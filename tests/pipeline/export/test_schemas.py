@@ -13,8 +13,8 @@ import pytest
 import yaml
 from pycocotools import mask as coco_mask
 
+from pipeline.dataset.corrected import CORRECTED_BOXES, REPLACED_MASKS, replace_box
 from pipeline.export.base import BEYOND_TOKENS, HOLES
-from pipeline.export.corrected import CORRECTED_BOXES, REPLACED_MASKS, replace_box
 from pipeline.export.yolo import PARTS
 from stages.contract.errors import InputError
 from stages.contract.masks import encode_box
