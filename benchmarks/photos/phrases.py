@@ -68,6 +68,7 @@ def told(folder: Path, *, keep_parts: bool) -> str:
 
 
 def main() -> None:
+    """Print the figures of both settings."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
