@@ -1,11 +1,13 @@
 """Whether the calibration of the scores holds for the pictures of a run, and what its scores mean.
 
-A calibration says how often regions are right on images like those of its fit. So two things of
+A calibration says how often regions are right on images like those of its fit. So three things of
 the first images of a run (`pipeline.warm_up`) are compared with the fit:
 
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
          probabilities mean nothing. Cosines do not count where captions seem to be of other images,
          which alone lowers them.
+captions Their number, and how often they name an object. Scores are made of both: of an image with one caption, all
+         objects are named by all captions, which in a fit to five captions only the main objects are.
 images   Their embeddings, of which a calibration with presence knows mean and covariance. Regions on photographs of
          other things look alike and are right less often. A calibration cuts maps and ranks
          regions there no worse than none does, but its scores are too high.
@@ -27,14 +29,19 @@ from pipeline.steps import HeatMapSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record
 from stages.explain.presence import Signals
+from stages.regions.captioning import Captioning
 from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
-from stages.regions.score import Calibration
+from stages.regions.score import Calibration, Evidence
 from stages.write import Tally
 
 FAR: Final = 0.75
 """Shift, in standard deviations of the fit, above which images count as out of domain (many
 samples). From the demo model's calibration, fitted on drawn scenes, 150 other drawn scenes are
 0.08 away and 150 photographs 2.3."""
+
+FAR_CAPTIONS: Final = 1.25
+"""Ratio of the mean numbers of captions, or of mentions of an object, from which the captions count
+as other ones than those of the fit."""
 
 UNLIKE: Final = 1.1
 """Images are others from this many times, divided by the root of their number, above the
@@ -103,13 +110,80 @@ def find_domain_shift(
         evidence = [replace(part, similarity=usual) for part in evidence]
     feature, shift = calibration.shift(evidence)
     if abs(shift) > FAR + 1 / math.sqrt(len(named)):
-        side = "above" if shift > 0 else "below"
         return DomainShift(
             what="The images differ from those that the calibration was fitted to",
-            measured=f"{feature} of the regions in {counted(len(named), 'image')} is {abs(shift):.1f} standard "
-            f"deviations {side} that of the fit",
+            measured=_shift_in_words(feature, shift, named),
             in_regions=True,
         )
+    shifts = [
+        shift
+        for shift in (_caption_shift(named, evidence, calibration), _image_shift(steps, signals))
+        if shift is not None
+    ]
+    if not shifts:
+        return None
+    return DomainShift(
+        what=". ".join(shift.what for shift in shifts),
+        measured="; ".join(shift.measured for shift in shifts),
+        in_regions=False,
+    )
+
+
+def _caption_shift(
+    records: Sequence[Record], evidence: Sequence[Evidence], calibration: Calibration
+) -> DomainShift | None:
+    """Compare the captions of images with those of the fit.
+
+    An older calibration does not say how its images were captioned. Evidence of their regions then tells.
+    """
+    if not calibration.captionings:
+        feature, shift = calibration.caption_shift(evidence)
+        if abs(shift) <= FAR + 1 / math.sqrt(len(records)):
+            return None
+        is_fewer = (shift > 0) == (feature == "of_thing_captions")
+        return DomainShift(
+            what=f"The images have {'fewer' if is_fewer else 'more'} captions than those that the calibration was "
+            "fitted to",
+            measured=_shift_in_words(feature, shift, records),
+            in_regions=False,
+        )
+    captioning = Captioning.of(records)
+    fewest = Captioning(*map(min, zip(*calibration.captionings, strict=True)))
+    most = Captioning(*map(max, zip(*calibration.captionings, strict=True)))
+    is_usual = [
+        low / FAR_CAPTIONS < mean < high * FAR_CAPTIONS
+        for low, mean, high in zip(fewest, captioning, most, strict=True)
+    ]
+    if all(is_usual):
+        return None
+    if not is_usual[0]:
+        what = (
+            f"The images have {_caption_count(captioning.captions)} on average, those that the calibration was fitted "
+            f"to {_span(fewest.captions, most.captions)}"
+        )
+    else:
+        what = (
+            f"Captions name an object {captioning.mentions:.2g} times on average, those that the calibration was "
+            f"fitted to {_span(fewest.mentions, most.mentions)} times"
+        )
+    return DomainShift(
+        what=what,
+        measured=f"{captioning.captions:.2f} captions, and {captioning.mentions:.2f} mentions of an object, in "
+        f"{counted(len(records), 'image')}",
+        in_regions=False,
+    )
+
+
+def _caption_count(number: float) -> str:
+    return f"{number:.2g} caption" + "s" * (number != 1)
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}"
+
+
+def _image_shift(steps: HeatMapSteps, signals: Sequence[Signals]) -> DomainShift | None:
+    """Compare what images show with what those of the fit do."""
     presence = steps.model_stage.presence
     embeddings = [part.embedding for part in signals if part.is_finite]
     if presence is None or not embeddings:
@@ -126,6 +200,14 @@ def find_domain_shift(
         measured=f"the mean squared distance of {counted(len(embeddings), 'image')} from the fit is {times:.1f} times "
         "that of others of its kind",
         in_regions=False,
+    )
+
+
+def _shift_in_words(feature: str, shift: float, records: Sequence[Record]) -> str:
+    side = "above" if shift > 0 else "below"
+    return (
+        f"{feature} of the regions in {counted(len(records), 'image')} is {abs(shift):.1f} standard deviations {side} "
+        "that of the fit"
     )
 
 

@@ -50,6 +50,15 @@ BY_TYPE: Final = {
     "text_point": "text alone",
     "centre": "centre",
 }
+FEWER: Final = (1, 2)
+"""Numbers of captions of an image, beside all five."""
+
+OF_SCORES: Final = {
+    "box_recall": "box recall, ANY",
+    "box_recall_merged": "MERGED",
+    "error": "calibration error",
+    "area": "area under risk-coverage",
+}
 GAINS: Final = (
     ("photos", "alone", BOXES[:1]),
     ("photos", "mean", BOXES[:1]),
@@ -98,6 +107,23 @@ def photographs(photos: Photographs) -> Pages:
         table("regions", command, ["", "annotated images of the fit", *WHERE.values()], rows, **origin),
         table("by-type", command, by_type, lines, **origin, settings=str(PHOTO)),
     ]
+    captions = [
+        [name, number, *_score_cells(evaluation)]
+        for name, file, whole in (("`photos.yaml`", PHOTO, default), ("`photos-fine.yaml`", FINE, fine))
+        for number, evaluation in (
+            *(
+                (fewer, photos.figures(dev, "photo", file.stem, file=file, captions=fewer))
+                for fewer in FEWER
+            ),
+            (5, whole),
+        )
+    ]
+    titles = [
+        *("", ["captions of an image", "{}"], ["phrases", "{:,}"], *OF_SCORES.values()),
+        *(["regions with a score of 0.5 or more", "{:.0f} %"], "of these right"),
+    ]
+    images = f"{default['counts']['images']:,} photographs"
+    tables.append(table("captions", command.removesuffix(" --absent"), titles, captions, **DEV, n=images))
     sentences = [
         {
             "about": f"{file.name}: calibration error of score; precision and share from 0.5 on",
@@ -122,6 +148,19 @@ def photographs(photos: Photographs) -> Pages:
     sentences += [{**each, "command": command} for each in in_no_table(photos, default)]
     sentences += coco(photos)
     return {"photographs": {"tables": tables, "said": sentences}}
+
+
+def _score_cells(evaluation: Mapping[str, Any]) -> list[Any]:
+    """Return the cells of the table of captions."""
+    half = next(line for line in evaluation["thresholds"] if line["score"] == 0.5)
+    figures = {
+        **evaluation["metrics"],
+        "error": evaluation["calibration_error"],
+        "area": evaluation["scores"]["score"],
+        "precision": half["precision"],
+    }
+    *first, precision = cells(figures, [*OF_SCORES, "precision"])
+    return [evaluation["counts"]["targets"], *first, 100 * half["share"], precision]
 
 
 def in_no_table(photos: Photographs, default: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import json
 import sys
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from benchmarks.photos.links import link_estimates
 from pipeline.config import RunConfig, load_config
 from pipeline.evaluate.estimates import Estimate, weighted_estimate
 from pipeline.evaluate.evaluation import evaluate_dataset, measure_rows
-from pipeline.evaluate.evaluation_set import open_evaluation_set
+from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from pipeline.evaluate.text_only import TextOnly, fit_usual_places
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.contract.values import Floats
 from stages.truth import read_truth
+from stages.truth.ground_truth import find_spelling
 
 console = Console()
 
@@ -83,6 +85,15 @@ class Photographs:
         some.write_text("".join(whole.read_text(encoding="utf-8").splitlines(keepends=True)[-self.most :]))
         return some
 
+    def first_captions(self, name: str, number: int) -> Path:
+        """The first captions of each of these images."""
+        rows = map(json.loads, self.captions(name).read_text(encoding="utf-8").splitlines())
+        some = self.out / f"{name}-{number}.jsonl"
+        some.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps({**row, "captions": row["captions"][:number]}) + "\n" for row in rows)
+        some.write_text("".join(lines), encoding="utf-8")
+        return some
+
     def truth(self, name: str) -> Path:
         """Where things are in these images."""
         if name.startswith("scenes/"):
@@ -126,11 +137,17 @@ class Photographs:
         file: Path | None = None,
         absent: bool = False,
         usual: str | None = None,
+        captions: int | None = None,
     ) -> dict[str, Any]:
         """Return the figures of `phrasebox eval` for that dataset, with `--absent` if wanted. They are kept.
 
         usual: the images that places from text alone are fitted to, by default for each half those of the other half.
+        captions: the number of captions of each image, the first ones, by default all. Phrases of the others count as
+            nothing.
         """
+        if captions is not None:
+            label = f"{label}-{captions}"
+            settings = (f"input.path={self.first_captions(name, captions)}", *settings)
         suffix = f"{'-absent' * absent}{'-usual' * (usual is not None)}"
         path = self.out / "evaluations" / name / f"{label}{suffix}.json"
         if not path.is_file():
@@ -138,6 +155,8 @@ class Photographs:
             places = None if usual is None else self.usual_places(usual)
             resized = name.endswith("train")
             judged = open_evaluation_set(made, self.truth(name), resized=resized)
+            if captions is not None:
+                judged = _without_lacking_captions(judged)
             evaluation = evaluate_dataset(
                 judged, console, ["maps", "absent"] if absent else ["maps"], places
             )
@@ -179,3 +198,18 @@ class Photographs:
 
 def _weighted_mean(values: Floats, weights: Floats) -> float:
     return float(weights @ values / weights.sum())
+
+
+def _without_lacking_captions(judged: EvaluationSet) -> EvaluationSet:
+    """Leave out what the ground truth knows of captions that the dataset lacks: it would count as missed."""
+    images = dict(judged.matches.images)
+    for row in judged.rows():
+        image = images[row["file_name"]]
+        captions = tuple(row["captions"])
+        targets = (
+            target
+            for target in image.targets
+            if target.caption is None or find_spelling(target.caption, captions).numbers
+        )
+        images[row["file_name"]] = replace(image, targets=tuple(targets))
+    return replace(judged, matches=replace(judged.matches, images=images))

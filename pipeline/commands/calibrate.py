@@ -129,7 +129,14 @@ def print_reviewed(figures: ReviewFitFigures, out: Path, console: Console) -> No
 def print_calibration(figures: CalibrationFigures, out: Path, console: Console) -> None:
     """Print the table for people."""
     table = Table("figure, on images not fitted to", "value", "95 % interval")
-    for name, figure in {"calibration_error": figures.calibration_error, **figures.presence}.items():
+    rows = {
+        "calibration_error": figures.calibration_error,
+        "calibration_error, fewer captions": figures.error_with_fewer,
+        **figures.presence,
+    }
+    for name, figure in rows.items():
+        if figure is None:
+            continue
         table.add_row(name, format_value(figure), format_interval(figure))
     print_matched(figures.matched, console)
     say(console, f"{counted(figures.regions, 'region')}, {figures.right:,} of them right")

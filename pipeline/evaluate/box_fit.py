@@ -44,7 +44,7 @@ from stages.regions.maker import RegionMaker
 
 RIDGE: Final = 30.0  # penalty on the squared terms of words; from 10 to 100 nothing changes
 
-FEWEST_TIMES: Final = 2  # things that a word names, or it adds nothing
+FEWEST_TIMES: Final = 2  # images in which a word names a thing, or it adds nothing
 
 FEWEST_IMAGES: Final = 50  # with fewer, networks are worse than the cut (measured)
 
@@ -270,7 +270,8 @@ class BoxFits:
 def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
     """Return the words of things, and their share in each thing's texts (things, words)."""
     bags = [Counter(chain.from_iterable(starmap(words_of, thing.heads.items()))) for thing in things]
-    times = Counter(chain.from_iterable(bags))
+    images = {(thing.image, word) for thing, bag in zip(things, bags, strict=True) for word in bag}
+    times = Counter(word for _, word in images)
     words = sorted(word for word, number in times.items() if number >= FEWEST_TIMES)
     shares = [
         [bag[word] / len(thing.heads) for word in words] for bag, thing in zip(bags, things, strict=True)

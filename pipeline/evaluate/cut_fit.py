@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from statistics import fmean
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from pipeline.dataset.rows import Row
+from pipeline.evaluate.caption_views import views_of
 from pipeline.evaluate.evaluation_set import EvaluationSet
 from pipeline.evaluate.metrics import is_right
 from pipeline.logistic import LogisticFit, mean_and_scale
 from stages.contract.errors import InputError
+from stages.contract.geometry import Box
 from stages.contract.records import Record
-from stages.contract.values import Bools, Floats, Levels
+from stages.contract.values import Bools, Floats, Levels, Sides
 from stages.regions.config import RegionsConfig
 from stages.regions.cut_rules import CUT_FEATURES, SHARES, FittedCut, cut_features
 from stages.regions.stage import RegionsStage
@@ -92,39 +95,38 @@ def fit_cut_to_rows(
     maker = stages[0].maker
     step = -(-len(rows) // GRABCUT_IMAGES) if refine == "grabcut" else 1
     things: list[SizedThing] = []
-    maps: list[tuple[SizedThing, tuple[str, ...], Levels]] = []
+    maps: list[tuple[int, tuple[str, ...], Levels]] = []
     right: list[list[bool]] = []
-    for number, (row, record) in enumerate(rows):
-        row_surfaces = maker.surfaces_of_phrases(record)
-        heads = maker.heads_of(record, maker.groups_of(record))
+    for number, (whole_row, whole_record) in enumerate(rows):
         is_cut = number % step == 0
-        regions_by_share = [stage.regions_of(record) for stage in stages] if is_cut else []
-        first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
-        for query in evaluation_set.queries(row, record.phrases):
-            index = query.phrase_index
-            if query.target is None or index is None or (surface := row_surfaces[index]) is None:
-                continue
-            boxes = query.target.boxes_xywh_px
-            height, width = query.size_hw
-            head = first_heads[record.phrases[index].text]
-            # A box without an area counts as a pixel.
-            log_size = fmean(math.log(max(w * h, 1.0) / (height * width)) for _, _, w, h in boxes)
-            things.append(SizedThing(query.image, head, log_size))
-            if not is_cut:
-                continue
-            maps.append((things[-1], tuple(heads[index].values()), surface.values.astype(np.uint8)))
-            right.append(
-                [
-                    any(is_right(region.box_xywh_px, boxes) for region, _ in regions[index][:1])
-                    for regions in regions_by_share
-                ]
-            )
+        for row, record, captions in islice(views_of(whole_row, whole_record), None if is_cut else 1):
+            row_surfaces = maker.surfaces_of_phrases(record)
+            heads = maker.heads_of(record, maker.groups_of(record))
+            regions_by_share = [stage.regions_of(record) for stage in stages] if is_cut else []
+            first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
+            for query in evaluation_set.queries(row, record.phrases):
+                index = query.phrase_index
+                if query.target is None or index is None or (surface := row_surfaces[index]) is None:
+                    continue
+                boxes = query.target.boxes_xywh_px
+                if captions is None:
+                    head = first_heads[record.phrases[index].text]
+                    things.append(SizedThing(query.image, head, _log_size(boxes, query.size_hw)))
+                if not is_cut:
+                    continue
+                maps.append((query.image, tuple(heads[index].values()), surface.values.astype(np.uint8)))
+                right.append(
+                    [
+                        any(is_right(region.box_xywh_px, boxes) for region, _ in regions[index][:1])
+                        for regions in regions_by_share
+                    ]
+                )
     if not maps:
         raise InputError("no phrase with a known place to fit regions.rule=fitted to")
     sizes = UsualSizes(things)
     features = []
-    for thing, names, levels in maps:
-        usual_sizes = sizes.of_other_images(thing.image, names)
+    for image, names, levels in maps:
+        usual_sizes = sizes.of_other_images(image, names)
         features.append(cut_features(levels, fmean(usual_sizes[name] for name in names)))
     try:
         fit = fit_cut(np.array(features), np.array(right))
@@ -133,6 +135,12 @@ def fit_cut_to_rows(
             f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to"
         ) from error
     return FittedCut(**fit.by_name(CUT_FEATURES), usual=sizes.by_head()), sizes
+
+
+def _log_size(boxes_xywh_px: Sequence[Box], size_hw: Sides) -> float:
+    """Return the mean logarithm of the shares of an image that boxes cover; one without an area counts as a pixel."""
+    height, width = size_hw
+    return fmean(math.log(max(w * h, 1.0) / (height * width)) for _, _, w, h in boxes_xywh_px)
 
 
 def fit_cut(features: Floats, right: Bools) -> LogisticFit:

@@ -27,7 +27,8 @@ from pipeline.evaluate.box_fit import (
     place_things,
     true_places,
 )
-from pipeline.evaluate.cut_fit import RowRecords, UsualSizes, fit_cut_to_rows
+from pipeline.evaluate.caption_views import CaptionView, captionings_of, views_of
+from pipeline.evaluate.cut_fit import UsualSizes, fit_cut_to_rows
 from pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
@@ -67,6 +68,7 @@ class CalibrationFigures:
         presence: `presence_auc` and `similarity_auc`.
         box_gain: Gain of learned boxes in box recall; None if the settings or the images leave no place for them.
         calibration_error: Error of the scores, without what chance adds.
+        error_with_fewer: The same where the images have fewer captions, see `caption_views`; None if they have one.
         replaces: Whether the dataset has a calibration of the same kind, with which `gain`
             compares the scores. If not, it compares them with the share of right regions as the
             score of all.
@@ -79,6 +81,7 @@ class CalibrationFigures:
     presence: Estimates
     box_gain: Estimate | None
     calibration_error: Estimate
+    error_with_fewer: Estimate | None = None
     replaces: bool
     gain: Estimate
 
@@ -101,12 +104,14 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
     fit = _CalibrationFit(evaluation_set, console)
     judged = fit.judge_heat_maps() if evaluation_set.is_of_heat_maps else fit.judge_detector()
     regions = judged.regions
-    labels = _labels_of(regions)
+    is_whole = np.array([region.is_whole for region in regions])
+    labels = np.array([region.is_right for region in regions], np.bool_)
+    _check_enough(labels[is_whole])
     names = list(regions[0].evidence.features)
     features = np.array([[*region.evidence.features.values()] for region in regions])
     images = np.array([region.image for region in regions], np.int64)
     regression, scores = fit_with_folds(features, labels, images, ("right regions", "wrong regions"))
-    counts = {"regions": len(labels), "right": int(labels.sum())}
+    counts = {"regions": int(is_whole.sum()), "right": int(labels[is_whole].sum())}
     calibration = Calibration(
         bias=regression.bias,
         **regression.by_name(names),
@@ -122,18 +127,27 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
         box=None if judged.boxes is None else judged.boxes.fit,
     )
     previous = judged.previous
-    share = labels.mean()
+    share = labels[is_whole].mean()
     baseline = np.array(
-        [share if previous is None else previous.probability(region.evidence) for region in regions]
+        [
+            share if previous is None else previous.probability(region.evidence)
+            for region in regions
+            if region.is_whole
+        ]
     )
+
+    def error_of(chosen: Bools) -> Estimate:
+        return debiased_calibration_error(scores[chosen], labels[chosen], images[chosen])
+
     figures = CalibrationFigures(
         matched=evaluation_set.matches.counts,
         **counts,
         presence=judged.presence_figures,
         box_gain=None if judged.boxes is None else judged.boxes.gain,
-        calibration_error=debiased_calibration_error(scores, labels, images),
+        calibration_error=error_of(is_whole),
+        error_with_fewer=None if is_whole.all() else error_of(~is_whole),
         replaces=previous is not None,
-        gain=squared_error_gain(baseline, scores, labels, images),
+        gain=squared_error_gain(baseline, scores[is_whole], labels[is_whole], images[is_whole]),
     )
     write_file("out", out, calibration.to_json())
     return figures
@@ -187,17 +201,23 @@ class _CalibrationFit:
         cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
         presence, presence_figures, presences = fit_presence_to_truth(evaluation_set, self.console)
         rows = [(row, _with_presences(row["id"], record, presences)) for row, record in rows]
-        things = place_things(config.regions, rows, true_places(evaluation_set), cuts)
+        views = [view for row, record in rows for view in views_of(row, record)]
+        things = place_things(
+            config.regions, [view[:2] for view in views], true_places(evaluation_set), cuts
+        )
         boxes = learn_boxes(things) if config.regions.learns_boxes else learn_usual_boxes(things)
         return JudgedSet(
-            regions=self._judge_regions(config.regions, rows, cuts, boxes.folds),
+            regions=self._judge_regions(config.regions, views, cuts, boxes.folds),
             made_with=calibration_basis(
                 config.explain if steps is None else steps.explainer,
                 config.regions,
                 evaluation_set.dataset.manifest["model_fingerprint"],
                 None if steps is None else steps.segmenter,
             ),
-            made_from={"precisions": [config.model.precision]},
+            made_from={
+                "precisions": [config.model.precision],
+                "captions": [captioning.rounded for captioning in captionings_of(views)],
+            },
             previous=previous,
             presence=presence,
             presence_figures=presence_figures,
@@ -250,20 +270,21 @@ class _CalibrationFit:
     def _judge_regions(
         self,
         config: RegionsConfig,
-        rows: RowRecords,
+        views: Sequence[CaptionView],
         cuts: Mapping[int, FittedCut | None],
         box_fits: Sequence[BoxFit],
     ) -> list[JudgedRegion]:
-        """Return the `_judge_row` of all rows.
+        """Return the `_judge_row` of all views.
 
         cuts: The cut of each image.
         box_fits: The fit for the images of each fold; none leaves the cuts' boxes.
         """
         regions: list[JudgedRegion] = []
-        for row, record in rows:
+        for row, record, captions in views:
             box_fit = box_fits[fold_of(row["id"])] if box_fits else None
-            regions += self._judge_row(
-                row, record, RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit)
+            stage = RegionsStage(config, fitted_cut=cuts[row["id"]], box_fit=box_fit)
+            regions += (
+                region._replace(is_whole=captions is None) for region in self._judge_row(row, record, stage)
             )
         return regions
 
@@ -302,20 +323,26 @@ def _with_presences(image: int, record: Record, presences: Mapping[tuple[int, st
     return replace(record, heat_maps=tuple(heat_maps))
 
 
-def _labels_of(regions: Sequence[JudgedRegion]) -> Bools:
-    """Return whether each region is right, (n,). Raise InputError if too few are right or wrong to fit scores to."""
-    labels = np.array([region.is_right for region in regions], np.bool_)
+def _check_enough(labels: Bools) -> None:
+    """Raise InputError if too few regions (n,) are right or wrong to fit scores to."""
     if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
         raise InputError(
             f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
             f"{FEWEST_REGIONS}, right ones and wrong ones"
         )
-    return labels
 
 
 class JudgedRegion(NamedTuple):
-    """A region of a phrase that the ground truth knows, by the number of its image."""
+    """A region of a phrase that the ground truth knows.
+
+    Attributes:
+        image: The number of its image.
+        evidence: Its evidence.
+        is_right: Whether it is right.
+        is_whole: Whether all captions of the image made it.
+    """
 
     image: int
     evidence: Evidence | BoxEvidence
     is_right: bool
+    is_whole: bool = True

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from operator import attrgetter
@@ -19,12 +19,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError, model_validator
 
 from stages.contract.errors import ConfigError
 from stages.contract.values import Json
 from stages.explain.presence import Presence
 from stages.regions import detected
+from stages.regions.captioning import Captioning
 from stages.regions.cut_rules import FittedCut
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.learned_box import EVIDENCE, BoxFit
@@ -89,6 +90,12 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
 `learned_box.EVIDENCE`, and one of a detector `detected.FEATURES` instead."""
 
 
+CAPTION_FACTS: Final = ("of_thing_captions", "of_thing_phrases")
+"""Those of the `learned_box.EVIDENCE` that change most with the number of captions."""
+
+_CAPTIONINGS: Final = TypeAdapter(tuple[Captioning, ...])
+
+
 def feature_names(calibration: Calibration | None) -> list[str]:
     """Return the names of the features of regions that are made with a calibration."""
     if calibration is not None and "log_odds" in calibration.weight:
@@ -119,7 +126,7 @@ class Calibration(Regression):
         bias: The constant term.
         made_with: The model's fingerprint and the settings of explain and regions, or of the
             source, that it holds for; plain values.
-        made_from: Where it was fitted, for people, and `precisions`, see there.
+        made_from: Where it was fitted, for people, and `precisions` and `captionings`, see there.
         presence: How likely a phrase is in the image at all; None if the calibration does not
             know. The regression is then about phrases that are there.
         cut: Where the rule `fitted` cuts; None if another rule does.
@@ -140,6 +147,10 @@ class Calibration(Regression):
     def _check_evidence(self) -> Self:
         if self.box is None and self.weight.keys() & set(EVIDENCE):
             raise ValueError("expected box, whose evidence has weights")
+        try:
+            _CAPTIONINGS.validate_python(self.made_from.get("captions", ()))
+        except ValidationError as error:
+            raise ValueError("expected captions and mentions above 0 in made_from.captions") from error
         return self
 
     @property
@@ -152,6 +163,11 @@ class Calibration(Regression):
         """The precisions of a model for which it was shown to hold, that of the fit first; fp32 if it does not say."""
         precisions: Sequence[str] = self.made_from.get("precisions", ["fp32"])
         return precisions
+
+    @property
+    def captionings(self) -> Sequence[Captioning]:
+        """How images were captioned for which it was shown to hold; empty if it does not say."""
+        return _CAPTIONINGS.validate_python(self.made_from.get("captions", ()))
 
     @property
     def digest(self) -> str:
@@ -182,16 +198,23 @@ class Calibration(Regression):
     def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
         """Return the feature with the mean farthest from the fit's, and its shift in standard deviations.
 
-        Evidence of the box does not count: images with fewer captions have fewer phrases of a thing.
+        Evidence of the box does not count: `caption_shift` judges what it tells of captions.
         """
+        return self._farthest(evidence, FEATURES)
+
+    def caption_shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
+        """Return the same of the `CAPTION_FACTS`; a shift of 0 if they have no weights."""
+        return self._farthest(evidence, CAPTION_FACTS)
+
+    def _farthest(self, evidence: Sequence[Evidence], names: Iterable[str]) -> tuple[str, float]:
         features = [part.features for part in evidence]
         shifts = {
             name: (fmean(values[name] for values in features) - self.mean[name]) / self.scale[name]
-            for name in FEATURES
+            for name in names
             if name in self.weight
         }
-        farthest = max(shifts, key=lambda name: abs(shifts[name]))
-        return farthest, shifts[farthest]
+        farthest = max(shifts, key=lambda name: abs(shifts[name]), default="")
+        return farthest, shifts.get(farthest, 0.0)
 
     def to_json(self) -> str:
         """Return the content of a file that `read_calibration` reads."""

@@ -23,11 +23,14 @@ from pipeline.stage_calls import set_up
 from pipeline.steps import build_steps
 from pipeline.summary import Report
 from pipeline.warm_up import compare_images
+from stages.contract.errors import ConfigError
 from stages.contract.score_threshold import ScoreRanking, useful_threshold
-from stages.regions.score import Calibration, read_calibration
+from stages.explain.presence import Presence
+from stages.regions.score import Calibration, calibration_of, read_calibration
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import write_json
+from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
 
@@ -199,6 +202,97 @@ def test_a_calibration_of_another_precision_is_used_and_doubted(
     assert other.meaning.caveat == (doubt if doubted else None)
     assert (doubt in report.notes) == (doubted is not None)
     assert other.steps.is_calibrated, "it is used all the same"
+
+
+FIVE: Json = {"captions": 5.0, "mentions": 2.4}
+SINGLE: Json = {"captions": 1.0, "mentions": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("captions", "doubt"),
+    [
+        ([FIVE], "The images have 1 caption on average, those that the calibration was fitted to 5"),
+        ([SINGLE, FIVE], None),
+        (
+            [{**FIVE, "captions": 2.5}, FIVE],
+            "The images have 1 caption on average, those that the calibration was fitted to 2.5 to 5",
+        ),
+        (
+            [{**SINGLE, "mentions": 3.0}],
+            "Captions name an object 1 times on average, those that the calibration was fitted to 3 times",
+        ),
+    ],
+)
+def test_captions_unlike_those_of_the_fit_are_doubted(
+    captions: list[Json], doubt: str | None, drawn: Path, tmp_path: Path
+) -> None:
+    """Drawn scenes have one caption. The calibration is used all the same."""
+    usual = resolved(config_of(drawn, tmp_path / "out"))
+    steps = usual.steps.with_calibration(captioned(bundled("demo", "guided"), captions))
+    outside = compared(replace(usual, steps=steps))
+    assert (None if outside is None else outside.what) == doubt
+    if outside is not None:
+        assert not outside.in_regions
+        assert outside.measured == "1.00 captions, and 1.00 mentions of an object, in 24 images"
+
+
+@pytest.mark.parametrize(("mean", "doubt"), [(0.2, "fewer"), (0.95, None)])
+def test_an_older_calibration_tells_of_its_captions_by_its_evidence(
+    mean: float, doubt: str | None, drawn: Path, tmp_path: Path
+) -> None:
+    """It does not say how many captions its images had, but which share of them names a thing."""
+    older = captioned(bundled("demo", "guided"))
+    means = {**older.mean, "of_thing_captions": mean}
+    older = calibration_of(older.model_copy(update={"mean": means}).to_json(), "older.json")
+    usual = resolved(config_of(drawn, tmp_path / "out"))
+    outside = compared(replace(usual, steps=usual.steps.with_calibration(older)))
+    assert (outside is not None) == (doubt is not None)
+    if outside is not None:
+        assert (
+            outside.what
+            == f"The images have {doubt} captions than those that the calibration was fitted to"
+        )
+        assert "of_thing_captions" in outside.measured
+
+
+def test_a_run_says_that_its_captions_are_unlike_those_of_the_fit(drawn: Path, tmp_path: Path) -> None:
+    file = tmp_path / "five.json"
+    file.write_text(captioned(bundled("demo", "guided"), [FIVE]).to_json())
+    config = config_of(drawn, tmp_path / "out", regions={"calibration": str(file)})
+    text, manifest, _ = finished(config)
+    doubt = "The images have 1 caption on average, those that the calibration was fitted to 5."
+    assert f"Scores are calibrated, but may be too high or too low here. {doubt}" in text
+    assert doubt in (tmp_path / "out" / "README.md").read_text()
+    assert manifest["run"]["outside_domain"]["what"] == doubt.removesuffix(".")
+    assert manifest["calibration"] is not None
+
+
+def test_captions_and_pictures_may_both_be_other_ones(drawn: Path, tmp_path: Path) -> None:
+    usual = resolved(config_of(drawn, tmp_path / "out"))
+    calibration = captioned(bundled("demo", "guided"), [FIVE])
+    assert isinstance(calibration.presence, Presence)
+    images = calibration.presence.images
+    closer = images.model_copy(update={"directions": 0.8 * images.directions})
+    presence = calibration.presence.model_copy(update={"images": closer})
+    steps = usual.steps.with_calibration(calibration.model_copy(update={"presence": presence}))
+    outside = compared(replace(usual, steps=steps))
+    assert outside is not None
+    assert "1 caption on average" in outside.what
+    assert "show other things" in outside.what
+
+
+@pytest.mark.parametrize("captions", ["five", [{"captions": 5}], [{**FIVE, "mentions": "many"}]])
+def test_a_calibration_that_garbles_its_captions_is_refused(captions: object) -> None:
+    content = captioned(bundled("demo", "guided"), captions).to_json()
+    with expect_error(ConfigError):
+        calibration_of(content, "garbled.json")
+
+
+def captioned(calibration: Calibration, captions: object = None) -> Calibration:
+    """A calibration that says how the images of its fit were captioned; None: it does not say."""
+    made_from = {key: value for key, value in calibration.made_from.items() if key != "captions"}
+    said = {} if captions is None else {"captions": captions}
+    return calibration.model_copy(update={"made_from": {**made_from, **said}})
 
 
 def bundled(model: str, name: str) -> Calibration:

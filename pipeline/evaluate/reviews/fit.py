@@ -53,6 +53,7 @@ from pipeline.steps import HeatMapSteps, SourceSteps, Steps
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.values import Bools, Floats, Floats32, Json
 from stages.explain.presence import ImageStatistics, Presence
+from stages.regions.captioning import Captioning
 from stages.regions.detected import BoxEvidence, DetectorPresence
 from stages.regions.score import Calibration, Evidence, feature_names
 from stages.regions.source_stage import SourceRegionsStage
@@ -195,6 +196,10 @@ def write_reviewed_calibration(
     share = evaluation_set.config().regions.expected_absent_share
     presence = _correct_presence(basis.prior, fit.presence, share)
     embeddings = []
+    captions = {}
+    if evaluation_set.is_of_heat_maps:
+        # An answer is about the region of all captions, so nobody knows whether that of fewer ones would be right.
+        captions = {"captions": [Captioning.of(record for _, record in rows).rounded]}
     if presence is not None and isinstance(basis.steps, HeatMapSteps):
         embeddings = _embeddings_of(evaluation_set, basis.steps, console)
         # Later runs are compared with these images, not with the images of the previous fit.
@@ -210,6 +215,7 @@ def write_reviewed_calibration(
             "answered": latest_time(chain.from_iterable(reviewed.reviews)),
             "reviewers": reviewed.reviewers,
             "images": len(embeddings),
+            **captions,
             **basis.made_from,
         },
         presence=presence,

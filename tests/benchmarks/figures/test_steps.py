@@ -53,7 +53,8 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
         "metrics": metrics,
         "groups": {"type": {"people": metrics}},
         "calibration_error": figure,
-        "thresholds": [{"score": 0.5, "share": 0.5, "precision": 0.5}],
+        "scores": {"score": figure},
+        "thresholds": [{"score": 0.5, "share": 0.5, "precision": figure}],
         "pairs": {"there": 9, "random": 9},
         "by": dict.fromkeys(WAYS, answered),
         "saco": dict.fromkeys(("il_mcc", "positive_f1", "cgf1"), figure),
@@ -66,7 +67,13 @@ def test_the_steps_of_photographs_take_what_eval_says() -> None:
     made = [step(own)["photographs"] for step in (photographs.photographs, absent.absent)]  # type: ignore[arg-type]
     tables = [table for each in made for table in each["tables"]]
     assert {len(each) for each in made[0]["said"]} == {3}, "about, command, values"
-    assert [table["id"] for table in tables] == ["regions", "by-type", "absent", "min-presence"]
+    assert [table["id"] for table in tables] == [
+        "regions",
+        "by-type",
+        "captions",
+        "absent",
+        "min-presence",
+    ]
     for table in tables:
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
         assert (

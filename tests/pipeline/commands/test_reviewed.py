@@ -67,6 +67,7 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(ans
     made_from = read_json(file)["made_from"]
     assert made_from["answers"]["right"] + made_from["answers"]["wrong"] == made_from["reviews"] > 60
     assert set(made_from["reviewers"]) == {"ann", "bob"}
+    assert made_from["captions"] == [{"captions": 1.0, "mentions": pytest.approx(1, abs=0.1)}]
     card = (tmp_path / "fitted" / "README.md").read_text()
     assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
 
