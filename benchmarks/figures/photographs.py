@@ -108,12 +108,12 @@ def photographs(photos: Photographs) -> Pages:
         table("by-type", command, by_type, lines, **origin, settings=str(PHOTO)),
     ]
     captions = [
-        [name, number, *_score_cells(evaluation)]
-        for name, file, whole in (("`photos.yaml`", PHOTO, default), ("`photos-fine.yaml`", FINE, fine))
+        [f"`{file.name}`", number, *_score_cells(evaluation)]
+        for file, whole, numbers in ((PHOTO, default, FEWER), (FINE, fine, FEWER[:1]))
         for number, evaluation in (
             *(
                 (fewer, photos.figures(dev, "photo", file.stem, file=file, captions=fewer))
-                for fewer in FEWER
+                for fewer in numbers
             ),
             (5, whole),
         )

@@ -201,7 +201,10 @@ class _CalibrationFit:
         cuts = {row["id"]: _cut_of_others(cut, sizes, row["id"], record) for row, record in rows}
         presence, presence_figures, presences = fit_presence_to_truth(evaluation_set, self.console)
         rows = [(row, _with_presences(row["id"], record, presences)) for row, record in rows]
-        views = [view for row, record in rows for view in views_of(row, record)]
+        views = sorted(
+            (view for row, record in rows for view in views_of(row, record)),
+            key=lambda view: view.captions is not None,
+        )
         things = place_things(
             config.regions, [view[:2] for view in views], true_places(evaluation_set), cuts
         )
