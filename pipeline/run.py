@@ -21,6 +21,7 @@ from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import ENVIRONMENTS, environments_with
 from pipeline.output.previous_run import INPUT, MayDelete, PreviousRun, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, list_names
+from pipeline.request import REQUEST, request_fingerprint
 from pipeline.stage_calls import samples_in
 from pipeline.steps import check_files, fetch_weights
 from pipeline.summary import (
@@ -77,8 +78,11 @@ def run(
     fingerprint = check_files(config)
     with folder.locked(), folder.writing():
         previous = folder.recover_previous_run()
+        request = request_fingerprint(config) if resolver is resolve else None
         if not fresh:
-            previous.check_before_model(config.input.model_dump(mode="json", include={"kind", "path"}))
+            previous.check_before_model(config)
+            if request is not None and previous.is_answer(fingerprint, request):
+                return _end_complete(session, previous, config.output, Changes())
         with display.shown():
             precision = AUTO if fresh else previous.precision
             resolved = resolver(config, precision, display.show_step)
@@ -87,14 +91,11 @@ def run(
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == fingerprint)
         changes = _find_changes(resolved, session, previous)
         # Changed samples are reported each time, as long as their rows stay as they are.
-        info: Json = {} if changes.changed else {INPUT: fingerprint}
+        info: Json = {} if changes.changed else {INPUT: fingerprint, REQUEST: request}
         if previous.state == "complete" and not changes.new:
             if not previous.has_same_input:
                 folder.update_run_info(previous, info)
-            if previous.unlisted:
-                names = (path.name for path in previous.unlisted)
-                folder.notes.append(unlisted_in_words(folder.data, names))
-            return _end_complete(session, config.output, changes)
+            return _end_complete(session, previous, config.output, changes)
         _introduce(resolved, session)
         if not (resolved.config.engine.kind == "ray" and resolved.config.engine.address):
             # On a cluster each node has its own disk.
@@ -193,9 +194,14 @@ def _make_rows(resolved: Run, session: Session, previous: PreviousRun, changes: 
     return decided
 
 
-def _end_complete(session: Session, output: OutputConfig, changes: Changes) -> AnyPath:
+def _end_complete(
+    session: Session, previous: PreviousRun, output: OutputConfig, changes: Changes
+) -> AnyPath:
     """Say that there is nothing to do. Return and raise as `run`."""
     folder = session.folder
+    if previous.unlisted:
+        names = (path.name for path in previous.unlisted)
+        folder.notes.append(unlisted_in_words(folder.data, names))
     session.display.say(*folder.take_notes(), *_explain_changes(changes))
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
     manifest = _manifest_of(folder.path)

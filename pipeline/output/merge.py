@@ -25,6 +25,7 @@ from pipeline.output.dataset_folder import DatasetFolder
 from pipeline.output.manifest import ENVIRONMENTS, Manifest
 from pipeline.output.previous_run import Identity
 from pipeline.output.shards import count_readable_rows, list_names
+from pipeline.request import REQUEST
 from pipeline.summary import Report
 from stages.contract.errors import InputError, ResumeError
 from stages.contract.values import Json
@@ -156,7 +157,8 @@ def _depends_on(manifest: Json) -> Json:
     # images, and some do not compare them.
     in_regions = (run.get("outside_domain") or {}).get("in_regions", False)
     has_numbers = {name: run.get(name) is not None for name in ("presence", "absent_share")}
-    decisions = {"outside_domain": in_regions, **has_numbers, ENVIRONMENTS: None}
+    # The request has the part, and times of files.
+    decisions = {"outside_domain": in_regions, **has_numbers, ENVIRONMENTS: None, REQUEST: None}
     return {**run, **decisions, "config": {**config, "input": {**config["input"], "part": None}}}
 
 

@@ -12,16 +12,18 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.config import differences
+from pipeline.config import RunConfig, differences
 from pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
 from pipeline.output.backup import COMPANION_FILES, REPLACES
 from pipeline.output.journal import SHARD_NAME
 from pipeline.output.shards import count_readable_rows, map_in_threads
 from pipeline.paths import with_absolute_paths
+from pipeline.request import REQUEST
 from pipeline.terminal import counted
 from stages.contract.errors import InputError, ResumeError
 from stages.contract.schema import SCHEMA_VERSION
 from stages.contract.values import Json
+from stages.regions.source import HEAT_MAPS
 from stages.shared.model.config import AUTO, PrecisionChoice
 from stages.shared.shards import ShardFile, origin_of, sha256_of
 from stages.shared.storage import AnyPath, found_in, sizes_in
@@ -111,16 +113,36 @@ class PreviousRun:
         precision: PrecisionChoice = self.run.get("config", {}).get("model", {}).get("precision", AUTO)
         return precision
 
-    def check_before_model(self, source: Json) -> None:
+    def check_before_model(self, config: RunConfig) -> None:
         """Raise ResumeError as `check_resumable`, for what shows before a model is loaded, which takes seconds.
 
-        source: `kind` and `path` of the input.
+        Settings of heat maps that the model may decide are compared later; where regions come from
+        another source, all but the place of the input.
         """
         self._check_files(__version__)
-        if self.state != "new":
-            stored = with_absolute_paths(self.run.get("config") or {}).get("input") or {}
-            now = with_absolute_paths({"input": source})["input"]
-            self._reject_other_settings({"input": {key: stored.get(key) for key in now}}, {"input": now})
+        if self.state == "new":
+            return
+        values = config.rows_depend_on()
+        stored = self._config_for(values)
+        if config.source.kind != HEAT_MAPS:
+            place = {key: values["input"][key] for key in ("kind", "path")}
+            stored_place = {key: stored.get("input", {}).get(key) for key in place}
+            self._reject_other_settings({"input": stored_place}, {"input": place})
+            return
+        names = {"kind", *config.explain.model_fields_set}  # a tower replaces other defaults
+        given = {name: value for name, value in values["explain"].items() if name in names}
+        values["explain"] = {**stored.get("explain", {}), **given}
+        if AUTO in (self.precision, config.model.precision):
+            values["model"]["precision"] = self.precision
+        self._reject_other_settings({"config": stored}, {"config": values})
+
+    def is_answer(self, input_fingerprint: str, request: str) -> bool:
+        """Return whether this run is finished, and is known to be what is asked for."""
+        return (
+            self.state == "complete"
+            and self.run.get(INPUT) == input_fingerprint
+            and self.run.get(REQUEST) == request
+        )
 
     @property
     def counted_shards(self) -> tuple[AnyPath, ...]:
@@ -142,7 +164,7 @@ class PreviousRun:
             return
         values = asdict(identity)
         stored_values: Json = {key: self.run.get(key) for key in values}
-        stored_values["config"] = with_absolute_paths(stored_values["config"] or {})
+        stored_values["config"] = self._config_for(identity.config)
         # A finished dataset may be of another version. It is refused where it would get more rows.
         stored_values["phrasebox_version"] = identity.phrasebox_version
         if self.precision == AUTO != identity.config.get("model", {}).get("precision", AUTO):
@@ -150,10 +172,18 @@ class PreviousRun:
             # calibration for it.
             stored_values["config"]["model"]["precision"] = identity.config["model"]["precision"]
             stored_values["calibration"] = identity.calibration
-        share = identity.config.get("regions", {}).get("absent_share", AUTO)
-        if share == self.run.get(ABSENT_SHARE):  # the configuration as the manifest has it
-            stored_values["config"]["regions"]["absent_share"] = share
         self._reject_other_settings(stored_values, values)
+
+    def _config_for(self, values: Json) -> Json:
+        """Return the configuration of the run, with a share of absent phrases as others have it.
+
+        The manifest of a run has the share that it has estimated, and people take that.
+        """
+        stored: Json = with_absolute_paths(self.run.get("config") or {})
+        share = values.get("regions", {}).get("absent_share", AUTO)
+        if share == self.run.get(ABSENT_SHARE):
+            stored["regions"] = {**stored["regions"], "absent_share": share}
+        return stored
 
     def _check_files(self, version: str) -> None:
         if self.fault:

@@ -58,6 +58,7 @@ RUN = (
     "first_images",
     "logistic",
     "presence_fit",
+    "request",
     "paths",
     "summary",
     "terminal",

@@ -1,12 +1,15 @@
 """The libraries that `phrasebox --help`, the help of verbs and the light verbs load: each second is everyone's."""
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.export.datasets import write_dataset
 
 HEAVY = (
@@ -36,6 +39,8 @@ for name in EXPORTERS:
     phrasebox("export", "exported", "--format", name, "--out", name)
 """
 
+RUN = "run scenes/captions.jsonl --images scenes/images --model demo --engine inline --limit 2 --out made"
+
 MISTAKES = [
     "run none.jsonl --model demo",
     "run scenes/captions.jsonl --images none --model demo",
@@ -43,7 +48,10 @@ MISTAKES = [
     "run scenes/captions.jsonl --images scenes/images",
     "run scenes/captions.jsonl --images scenes/images --model ViT-B-17/openai",
     "run scenes/captions.jsonl --images scenes/images --model none.pt",
+    "run scenes/captions.jsonl --images scenes/images --model undescribed.pt",
     "run scenes/captions.jsonl --model demo --set explain.blok=1",
+    f"{RUN} --set explain.blocks=2",
+    f"{RUN} --set regions.group=none",
     "plan none.jsonl --model demo",
     "compare none.jsonl --model demo",
     "compare scenes/captions.jsonl --images scenes/images --model demo --truth none.json",
@@ -86,6 +94,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "exports": (EXPORT_ALL, MODEL | {"datasets"}),
     "eval of a dataset with heat maps": (EVALUATE, MODEL),
     **{command: (f"assert phrasebox(*{command.split()}) == 2", MODEL) for command in MISTAKES},
+    "a run that is complete": (f"assert phrasebox(*{RUN.split()}) is None", MODEL),
     "planning a run": (
         "import pipeline.output.dataset_folder, pipeline.summary, pipeline.steps, pipeline.run",
         {"ray", "spacy"},
@@ -141,6 +150,9 @@ def after(
     (folder / "truth.json").symlink_to(scenes_folder / "truth.json")
     (folder / "scenes").symlink_to(scenes_folder)
     write_dataset(folder / "exported")
+    torch.save({"weight": torch.zeros(2)}, folder / "undescribed.pt")
+    with contextlib.chdir(folder):
+        printed(*RUN.split())
     found = loaded({name: code for name, (code, _) in STEPS.items()}, folder)
     assert (folder / "yolo" / "data.yaml").is_file()
     return found

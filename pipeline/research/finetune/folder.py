@@ -11,7 +11,7 @@ import torch
 
 from stages.contract.errors import OutputError, ResumeError, one_line
 from stages.contract.values import Json
-from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, TUNED_MODEL
+from stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.shared.storage import replacing
 
 LATEST: Final = "latest.pt"  # the checkpoint to resume from

@@ -31,7 +31,7 @@ from stages.contract.errors import (
     one_line,
 )
 from stages.contract.values import Json
-from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG
+from stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG
 from stages.shared.model.config import ModelDescription
 from stages.shared.model.describe import describe
 from stages.shared.model.device import DTYPES, pick_device, warn_of_slow_precision

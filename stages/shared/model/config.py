@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.values import Json
+from stages.shared.model.checkpoints.files import check_described
 
 OWN_MODELS: Final = (
     "demo",
@@ -195,7 +196,7 @@ def check_model_files(config: ModelConfig) -> None:
     """Check that a model is named and its files exist, without the libraries that take seconds to import.
 
     Raise ConfigError if no model is named or open_clip has none of that name, WeightsError if a
-    file is missing.
+    file is missing, or if nothing describes a checkpoint.
     """
     if config.label == NO_MODEL:
         raise ConfigError(_NO_MODEL_GIVEN, key="model.name")
@@ -213,6 +214,9 @@ def check_model_files(config: ModelConfig) -> None:
         path = getattr(config, key)
         if path is not None and not path.expanduser().exists():
             raise WeightsError(f"no file or folder {path}", key=f"model.{key}")
+    if config.checkpoint is not None:
+        with about("model.checkpoint"):
+            check_described(config.checkpoint)
 
 
 def open_clip_names() -> list[str]:

@@ -18,7 +18,8 @@ import torch
 from stages.contract.errors import ConfigError, WeightsError
 from stages.contract.values import Json
 from stages.shared.model.catalog import CATALOG, find_weights
-from stages.shared.model.checkpoints.folder import OPEN_CLIP_CONFIG, Checkpoint, read_checkpoint
+from stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG, undescribed
+from stages.shared.model.checkpoints.folder import Checkpoint, read_checkpoint
 from stages.shared.model.checkpoints.layouts import (
     CLIP,
     OPEN_CLIP,
@@ -209,11 +210,7 @@ def _settings_of(checkpoint: Checkpoint) -> ModelDescription:
         return _read_params(checkpoint)
     if checkpoint.transformers_config:
         return _read_transformers_config(checkpoint)
-    raise WeightsError(
-        f"nothing says what model {checkpoint.weights} is (no config.json, {OPEN_CLIP_CONFIG} or params.txt beside "
-        "it), and tensors do not show the activation: give its name in open_clip with the file, --model NAME "
-        "--weights FILE (model.name, model.weights), or describe it, --set model.config=FILE.json"
-    )
+    raise undescribed(checkpoint.weights)
 
 
 def _read_params(checkpoint: Checkpoint) -> ModelDescription:

@@ -13,7 +13,8 @@ import torch
 
 from stages.contract.errors import ConfigError, WeightsError, with_type
 from stages.shared.model.catalog import sha256_of
-from stages.shared.model.checkpoints.state import INDEX_SUFFIX, read_json, weight_files
+from stages.shared.model.checkpoints.files import INDEX_SUFFIX
+from stages.shared.model.checkpoints.state import read_json, weight_files
 from stages.shared.model.device import moving_to_device, pick_device
 
 REPOSITORY: Final = r"[\w.-]+/[\w.-]+"

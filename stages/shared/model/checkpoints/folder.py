@@ -14,31 +14,20 @@ All of them are data and no code.
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from stages.contract.errors import WeightsError
 from stages.contract.values import Json
+from stages.shared.model.checkpoints.files import (
+    OPEN_CLIP_CONFIG,
+    TRANSFORMERS_CONFIG,
+    params_of,
+    place_of,
+    weights_in,
+)
 from stages.shared.model.checkpoints.layouts import layout_of
-from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_shapes
-
-OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
-TUNED_MODEL: Final = "model"  # the folder, inside that of a fine-tuning, that holds the tuned model
-
-_OPEN_CLIP_WEIGHTS: Final = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
-_TRANSFORMERS_WEIGHTS: Final = (
-    "model.safetensors",
-    f"model.safetensors{INDEX_SUFFIX}",
-    "pytorch_model.bin",
-    f"pytorch_model.bin{INDEX_SUFFIX}",
-)
-_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
+from stages.shared.model.checkpoints.state import State, read_json, read_shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +62,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     several, or if a file is damaged.
     """
     name = path.resolve().name if path.is_dir() else path.stem
-    if (path / TUNED_MODEL / OPEN_CLIP_CONFIG).is_file():
-        path = path / TUNED_MODEL
+    path = place_of(path)
     folder = path if path.is_dir() else path.parent
     open_clip_config = read_json(folder / OPEN_CLIP_CONFIG)
-    usual_names = (*_TRANSFORMERS_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
-    if open_clip_config:
-        usual_names = (*_OPEN_CLIP_WEIGHTS, *_TRANSFORMERS_WEIGHTS)
-    weights = _weights_in(path, usual_names) if path.is_dir() else path
+    weights = weights_in(path, is_of_open_clip=bool(open_clip_config)) if path.is_dir() else path
     shapes = read_shapes(weights)
     return Checkpoint(
         name=name,
@@ -90,36 +75,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         layout=layout_of(shapes, weights),
         open_clip_config=open_clip_config,
         params=_params_of(folder),
-        transformers_config=read_json(folder / "config.json"),
+        transformers_config=read_json(folder / TRANSFORMERS_CONFIG),
     )
-
-
-def _weights_in(folder: Path, usual_names: Sequence[str]) -> Path:
-    """Return the first of the files that exists, or else the only file of weights. Raise WeightsError."""
-    for name in usual_names:
-        if (folder / name).is_file():
-            return folder / name
-    files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
-    if len(files) != 1:
-        raise WeightsError(
-            f"{folder} holds {len(files)} files of weights: expected {_TRANSFORMERS_WEIGHTS[0]}, "
-            f"{_TRANSFORMERS_WEIGHTS[2]}, {_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file"
-        )
-    return files[0]
 
 
 def _params_of(folder: Path) -> Json:
     """Read the trainer's `params.txt` beside a checkpoint or above its folder `checkpoints`, if there is one."""
-    for file in (folder / "params.txt", folder.parent / "params.txt"):
-        if file.is_file():
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-            params = {
-                key: _parsed(value)
-                for key, colon, value in (line.partition(": ") for line in lines)
-                if colon
-            }
-            if "model" in params:
-                return params
+    for file in params_of(folder):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        params = {
+            key: _parsed(value) for key, colon, value in (line.partition(": ") for line in lines) if colon
+        }
+        if "model" in params:
+            return params
     return {}
 
 

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from stages.contract.errors import WeightsError, one_line, with_type
 from stages.contract.values import Json
-
-INDEX_SUFFIX: Final = ".index.json"
-"""End of the name of an index as Hugging Face writes it: tensor -> file."""
+from stages.shared.model.checkpoints.files import INDEX_SUFFIX
 
 _WRAPPERS: Final = ("module.", "_orig_mod.", "model.")
 """The prefixes that `DistributedDataParallel`, `torch.compile` and Lightning give the names of
