@@ -34,7 +34,7 @@ def of_another_version(out: Path) -> None:
     {
         "shard of nobody": ("new", put("data/00000.parquet", "mine")),
         "card of somebody": ("new", put("README.md", "mine")),
-        "damaged manifest": ("finished", put("dataset.json", '{"half')),
+        "damaged manifest": ("new", put("dataset.json", '{"half')),
         "other files, finished": ("finished", lambda _: None),
         "other files, unfinished": ("unfinished", lambda _: None),
         "another version": ("unfinished", of_another_version),
