@@ -103,7 +103,7 @@ def kept_keys(place: AnyPath) -> Integers:
     for path in (path for folder in found_in(place, "*") for path in found_in(folder, "*.parquet")):
         with suppress(pa.ArrowException, OSError):
             samples = pq.read_table(pa.BufferReader(path.read_bytes()), columns=["sample"])["sample"]
-            keys.append(keys_of(pc.struct_field(samples, "sample_id")))
+            keys.append(keys_of(pc.struct_field(samples, "sample_id").to_pylist()))
     return np.unique(np.concatenate(keys))
 
 

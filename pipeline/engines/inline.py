@@ -51,7 +51,16 @@ class InlineEngine:
     def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
         """See `Engine.compute_first`."""
 
+        before: int | None = None
+
         def on_progress(done: int, total: int) -> None:
+            nonlocal before
+            if before is not None and done > before and self.trials.deaths_of(FIRST_IMAGES):
+                self.trials.forget(
+                    FIRST_IMAGES
+                )  # what is computed is kept: the next process goes on behind it
+                self.trials.take([FIRST_IMAGES])
+            before = done
             self.session.report.look(done, total)
             self.session.update()
 

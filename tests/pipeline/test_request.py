@@ -50,7 +50,7 @@ def test_only_what_no_model_decides_is_compared_without_one(tmp_path: Path) -> N
 
     def check(*settings: str) -> None:
         config = load_config(None, settings, options={"input.path": "a.csv", "model.name": "photo"})
-        PreviousRun(folder=tmp_path, state="complete", run={"config": stored}).check_config(config)
+        PreviousRun(folder=tmp_path, state="complete", run={"config": stored}).check_before_model(config)
 
     settings = ("explain.blocks=3", "model.precision=bf16")
     options = {"input.path": "a.csv", "model.name": "photo"}

@@ -4,14 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.engines.inline import InlineEngine
 from pipeline.engines.trials import FIRST_IMAGES, MOST_DEATHS, Trials
 from pipeline.output.dataset_folder import DatasetFolder
+from pipeline.summary import Report
 from stages.contract.errors import ResourceError
 from stages.contract.records import Record, stable_key
 from stages.shared.storage import place_of
@@ -125,6 +129,34 @@ def test_a_new_run_takes_over_no_blame(tmp_path: Path) -> None:
     place.write_text(json.dumps({"deaths": [[stable_key("c1"), 9]], "in_hand": []}))
     run_light(light_config(captions, tmp_path / "out"), fresh=True)
     assert [row["error"] for row in rows_of(tmp_path / "out")] == [None] * 5
+
+
+@pytest.mark.parametrize(("steps", "deaths"), [([8], 1), ([8, 16], 0), ([8, 8], 1)], ids=str)
+def test_a_process_that_got_further_with_the_first_images_blames_none(steps, deaths, tmp_path) -> None:
+    """What they gave is kept, so a run that is killed again and again still comes to its end."""
+    path = tmp_path / "in-hand.json"
+    died(path, [FIRST_IMAGES])
+    trials = Trials(path, DONE)
+    session: Any = SimpleNamespace(report=Report(), update=lambda: None)
+    run: Any = SimpleNamespace(steps=None)
+
+    def compute(_: Any, on_progress: Callable[[int, int], None]) -> int:
+        for done in steps:
+            on_progress(done, 20)
+        assert trials.deaths_of(FIRST_IMAGES) == deaths
+        return 7
+
+    assert InlineEngine(run, session, trials).compute_first(compute) == 7
+    assert trials.deaths_of(FIRST_IMAGES) == 0
+
+
+def test_first_images_at_which_processes_died_decide_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "in-hand.json"
+    for _ in range(MOST_DEATHS):
+        died(path, [FIRST_IMAGES])
+    session: Any = SimpleNamespace(report=Report(), update=lambda: None)
+    engine = InlineEngine(session, session, Trials(path, DONE))
+    assert engine.compute_first(lambda *_: pytest.fail("it would die again")) is None
 
 
 def died(path: Path, keys: Sequence[int], done: Sequence[int] = ()) -> Trials:
