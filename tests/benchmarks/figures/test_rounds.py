@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks.figures.rounds import rounds
 from benchmarks.photos.measure import Photographs
+from pipeline.research.finetune.command import finetune
 from pipeline.scenes import write_scenes
+from tests.architecture.source import ROOT
 
 
 class DrawnPhotographs(Photographs):
@@ -44,3 +47,9 @@ def test_a_second_round_goes_from_a_run_to_tables(tmp_path: Path) -> None:
     for before, after, gain in zip(first[1:], second[1:], difference[1:], strict=True):
         assert gain["value"] == pytest.approx(after["value"] - before["value"], abs=1e-4)
     assert first[1] != second[1], "the second run has another model"
+
+
+def test_no_page_and_no_help_text_suggests_a_second_round() -> None:
+    pages = [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), ROOT / "README.md"]
+    texts = {path.name: path.read_text("utf-8") for path in pages} | {"--help": finetune.__doc__ or ""}
+    assert [name for name, text in texts.items() if re.search(r"phrasebox run\b.*--model tuned", text)] == []
