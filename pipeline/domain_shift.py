@@ -41,7 +41,8 @@ samples). From the demo model's calibration, fitted on drawn scenes, 150 other d
 
 FAR_CAPTIONS: Final = 1.25
 """Ratio of the mean numbers of captions, or of mentions of an object, from which the captions count
-as other ones than those of the fit."""
+as other ones than those of the fit. Scores by a fit to five captions alone are off by 0.024 with
+five, by 0.050 with four, and by 0.103 with three."""
 
 UNLIKE: Final = 1.1
 """Images are others from this many times, divided by the root of their number, above the
@@ -134,7 +135,8 @@ def _caption_shift(
 ) -> DomainShift | None:
     """Compare the captions of images with those of the fit.
 
-    An older calibration does not say how its images were captioned. Evidence of their regions then tells.
+    An older calibration does not say how its images were captioned. Evidence of their regions then
+    tells.
     """
     if not calibration.captionings:
         feature, shift = calibration.caption_shift(evidence)

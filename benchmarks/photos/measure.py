@@ -166,7 +166,10 @@ class Photographs:
 
     def links(self, name: str, label: str) -> list[Estimate]:
         """How a dataset of these images links phrases: F1 of pairs, and of B-cubed."""
-        truth = self.truth(name)
+        truth = self.out / "truth" / name
+        if not truth.is_dir():
+            with tarfile.open(self.truth(name)) as members:
+                members.extractall(truth, filter="data")
         return link_estimates(open_evaluation_set(self.out / "datasets" / name / label, truth), truth)
 
     def usual_places(self, name: str) -> TextOnly:

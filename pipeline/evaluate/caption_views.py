@@ -5,7 +5,8 @@ phrases and texts. All of it depends on the number of captions. Where all captio
 a thing, it is most likely the main thing. With one caption all of its things are such. So a fit to
 images with five captions believes every phrase of an image with one. A fit to both does not.
 
-A heat map is of a phrase, so an image with fewer captions needs no second pass of the model.
+A heat map is of a phrase, so an image with fewer captions needs no second pass of the model. Only
+with `explain.contrast` it still lacks the heat that phrases of the other captions took from it.
 """
 
 from __future__ import annotations

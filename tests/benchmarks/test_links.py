@@ -1,6 +1,7 @@
 """Links between phrases beside those of the ground truth."""
 
 import math
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from benchmarks.photos.links import (
     pair_f1,
     read_chained_phrases,
 )
-from tests.build.datasets import Json
+from benchmarks.photos.measure import Photographs
+from tests.build.datasets import Json, rows_of
 
 
 def totals_of(*links: tuple[int, str]) -> Any:
@@ -55,3 +57,30 @@ def test_phrases_are_matched_by_caption_text_and_order(tmp_path: Path) -> None:
     assert grouping_of(5, row, chained_phrases).links == ((0, "7"), (1, "8"), (0, "7"))
     fewer = {**row, "annotations": [entry for entry in regions if entry["span"][0] != 12]}
     assert grouping_of(5, fewer, chained_phrases).links == ((0, "7"),)
+
+
+def test_links_are_measured_from_an_archive_of_marked_captions(
+    inline_dataset: Path, tmp_path: Path
+) -> None:
+    """As the folder of photographs holds them. All phrases of a scene name one thing there, and none do here."""
+    entities = tmp_path / "entities"
+    for folder in ("Sentences", "Annotations"):
+        (entities / folder).mkdir(parents=True)
+    for row in rows_of(inline_dataset):
+        line = row["captions"][0]
+        for start, end in sorted({tuple(entry["span"]) for entry in row["annotations"]}, reverse=True):
+            line = f"{line[:start]}[/EN#1/other {line[start:end]}]{line[end:]}"
+        stem = Path(row["file_name"]).stem
+        (entities / "Sentences" / f"{stem}.txt").write_text(line)
+        size = f"<size><width>{row['width']}</width><height>{row['height']}</height></size>"
+        (entities / "Annotations" / f"{stem}.xml").write_text(f"<annotation>{size}</annotation>")
+    (tmp_path / "flickr8k").mkdir()
+    with tarfile.open(tmp_path / "flickr8k/dev.entities.tar.gz", "w:gz") as archive:
+        for folder in ("Sentences", "Annotations"):
+            archive.add(entities / folder, folder)
+    made = tmp_path / "out/datasets/flickr8k/dev"
+    made.mkdir(parents=True)
+    (made / "photos").symlink_to(inline_dataset)
+    pairs, b_cubed_figure = Photographs(tmp_path, tmp_path / "out").links("flickr8k/dev", "photos")
+    assert pairs.value == 0
+    assert 0 < b_cubed_figure.value < 1
