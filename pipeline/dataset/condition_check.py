@@ -7,6 +7,7 @@ limit of memory does not hold for values.
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -30,7 +31,12 @@ def check_condition(where: str) -> None:
     command = [sys.executable, "-P", "-c", _CODE]
     try:
         answer = subprocess.run(  # noqa: S603  the command is ours, and the condition is its input
-            command, input=where, text=True, capture_output=True, timeout=CHECK_SECONDS, check=False
+            command,
+            input=json.dumps(where),
+            text=True,
+            capture_output=True,
+            timeout=CHECK_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         text = f"the condition took longer than {CHECK_SECONDS:g} s before the first row, and was stopped"
@@ -48,7 +54,7 @@ def check_here() -> None:
     seconds = round(CHECK_SECONDS)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))  # also where the viewer has ended meanwhile
     try:
-        Selector(Selection(where=sys.stdin.read()))
+        Selector(Selection(where=json.load(sys.stdin)))
     except ConfigError as error:
         print(error.args[0])
         sys.exit(_REFUSED)

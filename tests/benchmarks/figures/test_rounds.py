@@ -52,4 +52,6 @@ def test_a_second_round_goes_from_a_run_to_tables(tmp_path: Path) -> None:
 def test_no_page_and_no_help_text_suggests_a_second_round() -> None:
     pages = [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), ROOT / "README.md"]
     texts = {path.name: path.read_text("utf-8") for path in pages} | {"--help": finetune.__doc__ or ""}
-    assert [name for name, text in texts.items() if re.search(r"phrasebox run\b.*--model tuned", text)] == []
+    assert [
+        name for name, text in texts.items() if re.search(r"phrasebox run\b.*--model tuned", text)
+    ] == []
