@@ -47,6 +47,7 @@ from pipeline.output.previous_run import (
 )
 from pipeline.output.shards import keys_of
 from pipeline.paths import as_written
+from pipeline.request import REQUEST
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError, one_line
 from stages.contract.values import Integers, Json
@@ -228,8 +229,11 @@ class DatasetFolder:
         write_text(self._manifest, manifest_text(manifest))
 
     def name_origin(self, manifest: Manifest) -> None:
-        """Let new shards say what made them; all of it is decided now."""
-        values = manifest.origin(self._run)
+        """Let new shards say what made them; all of it is decided now.
+
+        They do not say what a user asked for, which changes with the times of files.
+        """
+        values = manifest.origin({key: value for key, value in self._run.items() if key != REQUEST})
         self.origin = json.dumps(sign(values) if manifest.may_sign else values, ensure_ascii=False)
 
     def note_shard(self, shard: ShardFile, sample_ids: Sequence[str]) -> None:

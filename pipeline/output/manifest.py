@@ -75,7 +75,7 @@ class Manifest:
     def origin(self, run: Json) -> Json:
         """Return what `dataset.json` says before the end of a run, which each shard repeats; `run` as in `to_json`."""
         values = self.to_json(Tally(), Report(), run)
-        names = ("counts", "wall_time_s", "stages", "card_sha256")
+        names = ("counts", "caption_doubt", "wall_time_s", "stages", "card_sha256")
         return {key: value for key, value in values.items() if key not in names}
 
     def to_json(self, total: Tally, report: Report, run: Json) -> Json:
