@@ -63,9 +63,9 @@ Measured with `photo` on photographs of Flickr8k's dev split, each question by i
 for six things that 40 photographs do not show, and 1,372 phrases that people marked in 150 photographs.
 
     share   absent: with a region   present: with a region   box recall
-    0.05    88 %                    99 %                     0.391
-    0.2     44 %                    96 %                     0.384
-    0.5     11 %                    84 %                     0.360
+    0.05    88 %                    99 %                     0.405
+    0.2     44 %                    96 %                     0.397
+    0.5     11 %                    84 %                     0.370
 """
 
 Section = Mapping[str, Any] | BaseModel | None
