@@ -246,7 +246,7 @@ def test_a_dataset_whose_captions_are_all_foreign_can_be_used_again(
         line["captions"] = [", ".join(f"a {noun}" for noun in nouns) for nouns in said]
     write_lines(others.folder / "captions.jsonl", lines)
     dataset, text = run_aloud(others.config(tmp_path / "out", calibration=str(fitted)))
-    assert "regions.absent_share is 0.99, estimated from 500 captions of the first images" in text
+    assert "an estimated 99% of the phrases are not in their images, by 500 captions of the first" in text
     assert open_evaluation_set(dataset, others.truth).config().regions.absent_share == 0.99
 
 

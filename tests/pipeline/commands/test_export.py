@@ -17,7 +17,7 @@ from stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import Json, change_manifest, manifest_of
 from tests.build.files import read_json, write_json
 from tests.messages import expect_error
-from tests.pipeline.export.datasets import Maker, encoded, finished, write_dataset
+from tests.pipeline.export.datasets import Maker, encoded, finished, records_below_root, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def folder_of(exporter: Any, out: Path, split: str) -> str:
 
 
 def test_where_the_images_are_is_told_if_it_is_known(dataset: Path, tmp_path: Path) -> None:
-    unknown = write_dataset(tmp_path / "dataset", embed_images=False)
+    unknown = finished(tmp_path / "dataset", records_below_root(), embed_images=False)
     change_manifest(
         unknown, lambda manifest: manifest["config"].update(input={"kind": "webdataset", "path": "x.tar"})
     )
@@ -235,7 +235,7 @@ def test_a_strangers_dataset_decides_no_folder(tmp_path: Path) -> None:
     root = tmp_path / "my pictures"
     root.mkdir()
     (root / "1.jpg").write_bytes(encoded())
-    dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root)
+    dataset = finished(tmp_path / "dataset", records_below_root(), embed_images=False, image_root=root)
     change_manifest(
         dataset, lambda m: m["config"]["model"].update(name="hf-hub:evil/model", pretrained="x")
     )

@@ -85,7 +85,7 @@ def test_a_view_gives_the_regions_of_a_run_over_its_caption(tmp_path: Path) -> N
     """Maps are stored in levels, and another batch rounds otherwise: evidence may differ in its last digits."""
 
     def dataset_of(name: str, path: str) -> Path:
-        values: Json = {"model": {"name": "photo"}, "engine": {"kind": "inline"}}
+        values: Json = {"model": {"name": "photo", "precision": "fp32"}, "engine": {"kind": "inline"}}
         values["input"] = {**INPUT, "path": path, "limit": 3}
         values["output"] = {"path": str(tmp_path / name), "heat_maps": True}
         return run(RunConfig.model_validate(values), QUIET)

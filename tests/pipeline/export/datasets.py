@@ -110,6 +110,12 @@ def records() -> list[Record]:
     ]
 
 
+def records_below_root() -> list[Record]:
+    """Those that a dataset of another user may hold: named below the root, and each sample once."""
+    sound = [record for record in records() if not record.sample.image.file_name.startswith(("/", ".."))]
+    return [*{record.sample.sample_id: record for record in sound}.values()]
+
+
 def write_dataset(folder: Path, *, embed_images: bool = True, image_root: Path | None = None) -> Path:
     """The records as a finished dataset in shards of five rows."""
     return finished(folder, records(), embed_images=embed_images, image_root=image_root)
