@@ -225,6 +225,6 @@ def test_a_process_that_is_stopped_at_its_first_images(engine: str, scenes: Path
     kept = sum(pq.read_metadata(path).num_rows for path in kept_files(out))
     assert process.returncode == 143
     assert f"0 finished rows and {kept} computed images" in err
-    printed(*command(scenes, out, "--engine", engine, "--set", "model.batch_size=4"))
+    subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
     assert manifest_of(out)["stages"]["explain"]["images"] == COUNT - kept
     shutil.rmtree(out)
