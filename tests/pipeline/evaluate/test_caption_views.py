@@ -15,10 +15,12 @@ from pipeline.evaluate.evaluation_set import open_evaluation_set
 from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
 from pipeline.photographs import INPUT
 from pipeline.run import run
+from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.schema import mapped_record
 from stages.regions.captioning import Captioning
 from stages.regions.config import RegionsConfig
+from stages.regions.learned_box import FACTS, overlaps
 from stages.regions.maker import facts_of, things_of
 from stages.regions.score import read_calibration
 from stages.regions.stage import RegionsStage
@@ -82,7 +84,7 @@ def test_all_captions_have_their_turn_and_a_single_one_has_no_other_view() -> No
 
 
 def test_a_view_gives_the_regions_of_a_run_over_its_caption(tmp_path: Path) -> None:
-    """Maps are stored in levels, and another batch rounds otherwise: evidence may differ in its last digits."""
+    """The maps of other phrases in a batch change the rounding of a map, which may move a box a little."""
 
     def dataset_of(name: str, path: str) -> Path:
         values: Json = {"model": {"name": "photo", "precision": "fp32"}, "engine": {"kind": "inline"}}
@@ -106,8 +108,15 @@ def test_a_view_gives_the_regions_of_a_run_over_its_caption(tmp_path: Path) -> N
         for regions, wanted in zip(stage.regions_of(part), stage.regions_of(record), strict=True):
             assert len(regions) == len(wanted) > 0
             for (region, evidence), (wanted_region, wanted_evidence) in zip(regions, wanted, strict=True):
-                assert region.box_xywh_px == pytest.approx(wanted_region.box_xywh_px, abs=2.0)
-                assert evidence.of_box == pytest.approx(wanted_evidence.of_box, rel=0.02, abs=0.02)
+                box, wanted_box = (
+                    np.array(xywh_to_xyxy(part.box_xywh_px)) for part in (region, wanted_region)
+                )
+                assert overlaps(box, wanted_box) > 0.8
+                facts, wanted_facts = (
+                    {name: part.of_box[f"of_thing_{name}"] for name in FACTS}
+                    for part in (evidence, wanted_evidence)
+                )
+                assert facts == pytest.approx(wanted_facts, rel=0.02, abs=0.01)
 
 
 @pytest.fixture(scope="module")
