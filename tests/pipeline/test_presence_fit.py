@@ -121,7 +121,7 @@ def test_a_run_without_a_calibration_fits_presence_to_its_first_images(whole, sc
     assert all(region["score"] <= region["presence"] for region in regions)
     figures = evaluate_dataset(open_evaluation_set(out, scenes / "truth.json"), QUIET, ["absent"])
     assert figures.absent.by["presence"]["auc"].value > 0.85
-    assert "phrases that name nothing in their image" in printed("stats", out)
+    assert "of the phrases name nothing in their image" in printed("stats", out)
 
 
 def test_a_run_that_was_killed_goes_on_with_its_fit(few, whole, scenes, tmp_path, monkeypatch) -> None:
