@@ -55,7 +55,7 @@ KINDS: Final = {
     "body": "parts of the body",
     "sport": "toys and sports gear",
     "things": "other objects",
-    "other": "nouns that are not listed",
+    "other": "unlisted nouns",
 }
 """Kind of a head noun, a section of `nouns.txt` -> what it is called where its own name does not say it."""
 
