@@ -45,7 +45,7 @@ def without_determiner(caption: str, span: Span) -> Span:
     return start, end
 
 
-def told(folder: Path, *, keep_parts: bool) -> str:
+def figures_in_words(folder: Path, *, keep_parts: bool) -> str:
     """The figures of the default parser, for people."""
     stage = PhrasesStage(PhrasesConfig(keep_parts=keep_parts))
     stage.setup()
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     for keep_parts in (False, True):
-        print(told(arguments.folder, keep_parts=keep_parts))
+        print(figures_in_words(arguments.folder, keep_parts=keep_parts))
 
 
 if __name__ == "__main__":

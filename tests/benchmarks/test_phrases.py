@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.photos.phrases import marked_captions, told
+from benchmarks.photos.phrases import figures_in_words, marked_captions
 
 
 def test_spans_that_people_marked_are_compared_without_determiners(tmp_path: Path) -> None:
@@ -16,6 +16,6 @@ def test_spans_that_people_marked_are_compared_without_determiners(tmp_path: Pat
         ("A child in the morning looks at a hat", {(2, 7), (34, 37)}),
     ]
     # "two dogs 's bowl" is one phrase of ours: 3 of its 4 phrases are marked ones, and 3 of the 4 marked ones are there
-    assert told(tmp_path, keep_parts=False) == (
+    assert figures_in_words(tmp_path, keep_parts=False) == (
         "2 captions, keep_parts false: F1 0.7500 (precision 0.7500, recall 0.7500)"
     )
