@@ -142,10 +142,12 @@ def stoppable() -> Iterator[None]:
             if handler != signal.SIG_IGN:
                 signal.signal(number, stop)
         yield
-    except KeyboardInterrupt as interrupt:
-        if first_signal == signal.SIGTERM and not isinstance(interrupt, Terminated):
-            raise Terminated from interrupt  # a library replaced it on the way, as Ray does
-        raise
+    except (KeyboardInterrupt, Exception) as error:
+        # A library may have replaced it on the way: Ray by another of its kind, DuckDB by an error.
+        stop_type = Terminated if first_signal == signal.SIGTERM else KeyboardInterrupt
+        if first_signal is None or isinstance(error, stop_type):
+            raise
+        raise stop_type from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -57,3 +57,23 @@ def test_a_second_signal_ends_a_run_at_once() -> None:
         "pipeline.terminal.Terminated",
     )
     assert (second.returncode, second.stderr) == (143, "stopped at once.\n")
+
+
+def test_a_signal_that_a_library_makes_an_error_ends_a_run_as_a_signal() -> None:
+    code = """
+        import os, signal
+        from pipeline.terminal import stoppable
+        with stoppable():
+            try:
+                os.kill(os.getpid(), signal.{name})
+            except KeyboardInterrupt:
+                raise RuntimeError("Query interrupted")  # as DuckDB's connection does
+        """
+    ends = [
+        ended([sys.executable, "-c", textwrap.dedent(code).format(name=name)])
+        for name in ("SIGTERM", "SIGINT")
+    ]
+    assert [end.stderr.splitlines()[-1] for end in ends] == [
+        "pipeline.terminal.Terminated",
+        "KeyboardInterrupt",
+    ]
