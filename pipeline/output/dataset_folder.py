@@ -45,7 +45,7 @@ from pipeline.output.previous_run import (
     delete_what_runs_wrote,
     read_previous_run,
 )
-from pipeline.output.shards import keys_of
+from pipeline.output.shards import keys_of, map_in_threads
 from pipeline.paths import as_written
 from pipeline.request import REQUEST
 from pipeline.summary import Report
@@ -135,7 +135,10 @@ class DatasetFolder:
                 raise ConfigError(f"cannot write to {self.path}: {reason}", key="output.path") from error
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    with suppress(OSError):
+                        self.check_holder()  # what another run has changed meanwhile is an error that follows
                 if self._run_folder in new_folders and found_in(self._run_folder, "*") == [self._lock]:
                     self._lock.unlink()
                     for place in new_folders:
@@ -308,10 +311,21 @@ class DatasetFolder:
         return notes
 
     def _check_shards(self) -> None:
-        """Raise OutputError if a shard was lost or changed while the run went on; name the files that do not count."""
+        """Raise OutputError if a shard was lost or changed while the run went on; name the files that do not count.
+
+        On a disk all of a shard is compared, in object storage its size.
+        """
         sizes = {path.name: size for path, size in sizes_in(self.data, "*.parquet").items()}
-        shards = self.journal.shards.values()
-        if changed := [shard.name for shard in shards if sizes.get(shard.name) != shard.size_bytes]:
+
+        def is_changed(shard: ShardFile) -> bool:
+            if sizes.get(shard.name) != shard.size_bytes:
+                return True
+            path = self.data / shard.name
+            return isinstance(path, Path) and sha256_of(path) != shard.sha256
+
+        shards = tuple(self.journal.shards.values())
+        changes = map_in_threads(is_changed, shards)
+        if changed := [shard.name for shard, change in zip(shards, changes, strict=True) if change]:
             raise OutputError(
                 f"shards of {self.data} were deleted or changed while the run wrote others "
                 f"({names_in_words(changed)}): run the same command again, and only their rows are done again"
@@ -344,6 +358,7 @@ class DatasetFolder:
                     )
                 raise RuntimeError(counts)
             doubt = find_caption_doubt(rows, shards, total, expects_absent=ABSENT_SHARE not in self._run)
+            self.check_holder()  # counting takes its time
             for shard in resolve_id_collisions(rows, shards):
                 self.journal.shards[shard.name] = shard
             write_categories(rows, self.path / "categories.parquet")

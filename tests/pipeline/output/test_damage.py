@@ -14,7 +14,7 @@ from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.signature import is_own
 from pipeline.dataset.validate import validate
 from pipeline.output.repair import repair
-from stages.contract.errors import InputError, ResourceError, ResumeError
+from stages.contract.errors import InputError, OutputError, ResourceError, ResumeError
 from stages.shared.shards import ORIGIN_KEY, sha256_of
 from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, manifest_of, shards_of
@@ -186,6 +186,22 @@ def test_a_copy_that_comes_while_a_run_writes_is_not_counted(captions, tmp_path)
     printed = run_light(config, last=CopyingStage(ResourceError(""), 9))
     assert "does not list, and that are not read: 00700.parquet" in printed
     assert len(list(open_dataset(tmp_path / "out").rows(["sample_id"]))) == 40
+
+
+def test_a_shard_that_is_damaged_while_a_run_writes_others_does_not_count(captions, tmp_path) -> None:
+    class DamagingStage(RaisingStage):
+        def process(self, batch):  # type: ignore[no-untyped-def]
+            for shard in shards_of(tmp_path / "out")[:1]:
+                content = bytearray(shard.read_bytes())
+                content[-40] ^= 1  # in the footer, which has no checksum
+                shard.write_bytes(content)
+            return list(batch)
+
+    config = light_config(captions, tmp_path / "out")
+    with expect_error(OutputError):
+        run_light(config, last=DamagingStage(ResourceError(""), 9))
+    assert "00000.parquet is damaged" in run_light(config)
+    assert rows_of(tmp_path / "out") == wanted_rows(captions)
 
 
 def test_more_samples_come_to_a_dataset_with_another_file(captions, finished) -> None:
