@@ -117,7 +117,7 @@ def test_a_dataset_stays_finished_if_more_samples_cannot_be_run(
 
 def test_the_first_machine_of_a_run_decides_its_precision(scenes_config, tmp_path, monkeypatch) -> None:
     def run_on(instruction: str, limit: int, *, fresh: bool = False, **model: str) -> str:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True})
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True}, raising=False)
         source = {**scenes_config["input"], "limit": limit}
         config = config_of(
             {**scenes_config, "input": source, "model": {"name": "demo", **model}}, tmp_path / "out"

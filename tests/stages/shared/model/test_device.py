@@ -29,7 +29,9 @@ GPU = torch.device("cuda")
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True), raising=False
+    )
 
 
 def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,7 @@ def test_the_processor_decides_what_is_fast(
         caplog.clear()
         warn_of_slow_precision(name, CPU)
         assert bool(caplog.records) == (name not in fast)
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not is_fast(torch.bfloat16, CPU), "a torch that does not know the processor"
 
 
