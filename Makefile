@@ -80,10 +80,11 @@ audit: $(VENV)/.installed ## look for known weaknesses of the installed packages
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/frozen.txt
 
-# One run over 3,000 images that is killed 24 times in 8 ways; about ten minutes on 2 cores.
-soak: $(VENV)/.installed-dev ## kill one run over 3,000 images 24 times in 8 ways; about 10 minutes
+# Kills, damage, full disks, sleeping runs, inputs that change: on a disk, in object storage and on Ray.
+SEED ?= 1
+soak: $(VENV)/.installed-dev ## hurt runs 500 times in 32 ways, at random by SEED=1; about 30 minutes
 	rm -rf out/soak
-	$(BIN)/python -m benchmarks.soak.soak --out out/soak
+	$(BIN)/python -m benchmarks.soak.soak --seed $(SEED) --out out/soak
 
 # Memory over the length of a run, start-up and resume with large inputs, and how many model workers one driver feeds;
 # about three quarters of an hour on 2 cores.

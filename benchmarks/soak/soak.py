@@ -1,11 +1,15 @@
-"""`make soak`: one run over many images that is hurt again and again; then its rows are compared with a quiet run's.
+"""`make soak`: runs are hurt again and again, at random by a seed; then their rows are compared with a quiet run's.
 
-    python -m benchmarks.soak.soak --images 3000 --faults 24 --seed 1 --out out/soak
+    python -m benchmarks.soak.soak --images 3000 --faults 500 --seed 1 --out out/soak
 
-Faults come at random moments while rows are written, each kind as often as the others: kill -9 of the driver, of a
-model worker, a caption worker, a task that writes, the ledger, the raylet of a node (a spot machine that leaves, and
-is replaced); SIGTERM and SIGINT to the driver. A driver that is gone is started again with the same command. The log
-has one line a fault; the last line is a summary as JSON.
+Most faults are those of many short runs on a disk (`benchmarks.soak.campaign`), some of runs into object storage
+(`benchmarks.soak.stored`), and some of one long run on Ray, over `--images`.
+
+On Ray they come at random moments while rows are written, each kind as often as the others: kill -9 of the driver,
+of a model worker, a caption worker, a task that writes, the ledger, the raylet of a node (a spot machine that leaves,
+and is replaced); SIGTERM and SIGINT to the driver. A driver that is gone is started again with the same command.
+
+The log has one line a fault; the last line of each part is a summary as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ from typing import Any, Final
 
 import psutil
 
+from benchmarks.soak.campaign import fight
 from benchmarks.soak.cluster import WORKERS, SmallCluster, workers
+from benchmarks.soak.stored import fight_in_storage
 from pipeline.dataset.validate import validate
 from pipeline.scenes import write_scenes
 from tests.pipeline.light import is_alike, rows_of
@@ -39,6 +45,10 @@ KINDS: Final = (*DRIVER_FAULTS, "node", *(kind for kind in WORKERS if kind != "r
 EXIT_CODES: Final = {"driver": -9, "SIGTERM": 143, "SIGINT": 130}
 
 PATIENCE_SECONDS: Final = 600  # without a new row for so long, the run hangs
+RAY_SHARE: Final = 0.05
+STORAGE_SHARE: Final = 0.08
+"""Of the faults; all others are of runs on a disk."""
+
 SEARCH_SECONDS: Final = 3  # how long a fault waits for a process of its kind: tasks that write come and go
 
 
@@ -220,8 +230,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--faults", type=int, default=24)
+    parser.add_argument("--images", type=int, default=3000, help="of the run on Ray")
+    parser.add_argument("--faults", type=int, default=500, help="of all three parts")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/soak"))
     given = parser.parse_args()
@@ -233,7 +243,16 @@ def main() -> None:
         with (given.out / "soak.log").open("a") as file:
             file.write(line + "\n")
 
-    soak(given.images, given.faults, given.seed, given.out, log=log)
+    on_ray, in_storage = round(RAY_SHARE * given.faults), round(STORAGE_SHARE * given.faults)
+    judgements = {
+        "disk": fight(given.out / "disk", given.faults - on_ray - in_storage, given.seed, log=log),
+        "storage": fight_in_storage(given.out / "storage", in_storage, given.seed, log=log),
+    }
+    for name, judgement in judgements.items():
+        log(json.dumps({"campaign": name, **judgement.summary()}))
+    soak(given.images, on_ray, given.seed, given.out / "ray", log=log)
+    failures = [judgement.failures for judgement in judgements.values() if any(judgement.failures.values())]
+    assert not failures, json.dumps(failures, indent=1)
 
 
 if __name__ == "__main__":
