@@ -16,6 +16,8 @@ from typing import Final
 
 BLOCK_BYTES: Final = 512  # what a bad disk loses at once
 
+MANIFEST: Final = "dataset.json"
+
 COPY_NAMES: Final = (
     f"0001-{'ab' * 16}-0.parquet",  # as of a worker that outlived its driver
     "00777.parquet",
@@ -110,7 +112,7 @@ def _to_manifest(change: Change) -> Damage:
     """Damage to what says which run it is: `dataset.json`, or `run.json` before the end."""
 
     def damage(folder: Path, chance: random.Random) -> Fault | None:
-        path = folder / "dataset.json"
+        path = folder / MANIFEST
         if not path.exists():
             path = folder / ".phrasebox" / "run.json"
         if not path.exists() or not change(path, chance):
