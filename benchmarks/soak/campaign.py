@@ -270,19 +270,19 @@ class Campaign:
         names = [json.loads(line)["id"] for line in self.source.read_text().splitlines()]
         return {name: self.quiet[name] for name in names}
 
-    def finish(self, said: str = "", *, are_named: bool = False) -> None:
+    def finish(self, words: str = "", *, are_named: bool = False) -> None:
         """Run the same command until it is done; then the dataset has to be whole.
 
-        said: What was said of the faults before. are_named: Whether each has to be named, as the dataset was finished.
+        words: What people have read of the faults so far. are_named: Whether each has to be named, as the dataset was finished.
         """
         kinds = ", ".join(fault.kind for fault in self.pending) or "no fault"
-        said += self._run_to_end()
+        words += self._run_to_end()
         problems = list(validate(self.out))
         if problems:  # a finished dataset is read whole by a validation alone
-            said += "\n".join(problems)
+            words += "\n".join(problems)
             for fault in self.pending:
                 fault.remedy()
-            said += self._run_to_end()
+            words += self._run_to_end()
             problems = list(validate(self.out))
         if problems:
             self.judgement.blame("stuck", f"after {kinds}: {problems[:3]}")
@@ -290,25 +290,25 @@ class Campaign:
         has_list = not any(fault.place == MANIFEST for fault in self.pending)
         for fault in self.pending if are_named else ():
             is_due = fault.words and (has_list or fault.place == MANIFEST)
-            if is_due and not re.search(fault.words, said):
-                self.judgement.blame("silent", f"{fault.kind} of {fault.place}: {said!r}")
+            if is_due and not re.search(fault.words, words):
+                self.judgement.blame("silent", f"{fault.kind} of {fault.place}: {words!r}")
         if error := self._read(f"after {kinds}"):
             self.judgement.blame("stuck", f"after {kinds}: {error}")
         self.pending.clear()
 
     def _run_to_end(self) -> str:
-        """Run the same command, and do what its refusals tell, until it is done; return what it said."""
-        said, options = "", list[str]()
+        """Run the same command, and do what its refusals tell, until it is done; return what it printed."""
+        words, options = "", list[str]()
         for _ in range(MOST_LIVES):
             outcome = self.start(options=options).wait()
-            said += outcome.text
+            words += outcome.text
             if outcome.code == 0:
-                return said
+                return words
             options = [option for fault in self.judge(outcome) for option in fault.options]
-        self.judgement.blame("stuck", f"after {[fault.kind for fault in self.pending]}: {said[-2000:]}")
+        self.judgement.blame("stuck", f"after {[fault.kind for fault in self.pending]}: {words[-2000:]}")
         remove_tree(self.out)
         self.start().wait()
-        return said
+        return words
 
     def judge(self, outcome: Outcome, *faults: Fault) -> list[Fault]:
         """Judge a life that did not end well; do what its message tells, and return the faults that it names.
@@ -320,10 +320,10 @@ class Campaign:
             self.judgement.blame("crash", f"{life}: code {outcome.code}: {outcome.text[-2000:]}")
             return []
         text = outcome.refusal
-        known = [*self.pending, *faults]
-        named = [fault for fault in known if fault.cause and re.search(fault.cause, text, re.DOTALL)]
+        candidates = [*self.pending, *faults]
+        named = [fault for fault in candidates if fault.cause and re.search(fault.cause, text, re.DOTALL)]
         if not named:
-            self.judgement.blame("wrong cause", f"{life} after {[fault.kind for fault in known]}: {text}")
+            self.judgement.blame("wrong cause", f"{life} after {[fault.kind for fault in candidates]}: {text}")
         self.judgement.refusals.update({fault.kind for fault in named})
         for fault in named:
             fault.remedy()

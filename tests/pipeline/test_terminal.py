@@ -63,6 +63,7 @@ def test_a_signal_that_a_library_makes_an_error_ends_a_run_as_a_signal() -> None
     code = """
         import os, signal
         from pipeline.terminal import stoppable
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born without
         with stoppable():
             try:
                 os.kill(os.getpid(), signal.{name})

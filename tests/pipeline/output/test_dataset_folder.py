@@ -270,14 +270,19 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -> None:
+@pytest.mark.parametrize("is_in_storage", [False, True])
+def test_a_shard_with_damaged_pages_is_named_at_the_end(
+    folder: DatasetFolder, is_in_storage: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_in_storage:  # where the sizes of shards are compared alone, counting finds it
+        monkeypatch.setattr(DatasetFolder, "_check_shards", lambda _: None)
     begin(folder)
     write(mixed(), folder)
     shard = folder.data / "00001.parquet"
     content = bytearray(shard.read_bytes())
     content[4:200] = bytes(196)
     shard.write_bytes(content)
-    with expect_error(SchemaError):
+    with expect_error(SchemaError if is_in_storage else OutputError):
         finish(folder)
 
 
