@@ -152,7 +152,10 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Stamps, str]:
                 example = (
                     f"it holds {len(stamps)} other files, such as {first}" if stamps else "it is empty"
                 )
-                raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example}")
+                plain = [  # .jsonl stands for .jsonl.gz, too
+                    name for name in suffixes if not any(name.startswith(f"{other}.") for other in suffixes)
+                ]
+                raise InputError(f"no {' or '.join(plain)} file in the folder {location}: {example}")
             return files, location
         if _RANGE.search(location):
             return _find_range(location), parent(location[: location.index("{")] + "x")
