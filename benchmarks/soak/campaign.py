@@ -128,6 +128,7 @@ class Campaign:
     lines: list[str] = field(default_factory=list)
     quiet: dict[str, Row] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    samples: dict[str, None] = field(default_factory=dict)  # lines that the input has had
     pending: list[Fault] = field(default_factory=list)  # what was done since the dataset was whole
 
     def __post_init__(self) -> None:
@@ -186,8 +187,23 @@ class Campaign:
         self.judgement.injected[fault.kind] += 1
         self.log(f"{time.strftime('%H:%M:%S')} {fault.kind}: {fault.place} (life {self.judgement.lives})")
 
+    @property
+    def input_lines(self) -> list[str]:
+        """The lines of the caption file as it is."""
+        return self.source.read_text().splitlines(keepends=True)
+
+    @property
+    def spare_line(self) -> str:
+        """A sample that the input has not had in this episode."""
+        return self.chance.choice([line for line in self.lines if line not in self.samples])
+
+    def restore_input(self) -> None:
+        """Put every sample back that the input has had in this episode."""
+        self.write_input([*self.samples])
+
     def write_input(self, lines: Sequence[str], *, in_place: bool = False) -> None:
         """Replace the caption file, or its content."""
+        self.samples |= dict.fromkeys(lines)
         text = "".join(lines)
         if in_place:
             self.source.write_text(text)
@@ -215,6 +231,7 @@ class Campaign:
 
     def _live_through_episode(self) -> None:
         remove_tree(self.out)
+        self.samples.clear()
         self.write_input(self.lines[: self.images])
         for _ in range(self.chance.randint(1, 3)):
             if self._is_finished():
@@ -273,7 +290,8 @@ class Campaign:
     def finish(self, words: str = "", *, are_named: bool = False) -> None:
         """Run the same command until it is done; then the dataset has to be whole.
 
-        words: What people have read of the faults so far. are_named: Whether each has to be named, as the dataset was finished.
+        words: What people have read of the faults so far. are_named: Whether the dataset was finished, so that each has
+            to be named.
         """
         kinds = ", ".join(fault.kind for fault in self.pending) or "no fault"
         words += self._run_to_end()
@@ -323,7 +341,9 @@ class Campaign:
         candidates = [*self.pending, *faults]
         named = [fault for fault in candidates if fault.cause and re.search(fault.cause, text, re.DOTALL)]
         if not named:
-            self.judgement.blame("wrong cause", f"{life} after {[fault.kind for fault in candidates]}: {text}")
+            self.judgement.blame(
+                "wrong cause", f"{life} after {[fault.kind for fault in candidates]}: {text}"
+            )
         self.judgement.refusals.update({fault.kind for fault in named})
         for fault in named:
             fault.remedy()
@@ -379,13 +399,7 @@ def _change_input(campaign: Campaign, change: Callable[[Campaign], object], kind
             campaign.judge(outcome)
         return
     change(campaign)
-    whole = partial(campaign.write_input, campaign.lines[: campaign.images])
-    fault = Fault(
-        campaign.source.name,
-        kind=kind,
-        cause=CHANGED,
-        remedy=whole if kind == "input shortened" else lambda: None,
-    )
+    fault = Fault(campaign.source.name, kind=kind, cause=CHANGED, remedy=campaign.restore_input)
     outcome = life.wait()
     if outcome.code:
         campaign.judge(outcome, replace(fault, remedy=lambda: None))
@@ -393,17 +407,18 @@ def _change_input(campaign: Campaign, change: Callable[[Campaign], object], kind
 
 
 def _append(campaign: Campaign) -> None:
+    line = campaign.spare_line
+    campaign.samples[line] = None
     with campaign.source.open("a") as file:
-        file.write(campaign.lines[campaign.chance.randrange(campaign.images, len(campaign.lines))])
+        file.write(line)
 
 
 def _shorten(campaign: Campaign) -> None:
-    campaign.write_input(campaign.lines[: campaign.images - campaign.chance.randint(1, 6)], in_place=True)
+    campaign.write_input(campaign.input_lines[: -campaign.chance.randint(1, 6)], in_place=True)
 
 
 def _put_before(campaign: Campaign) -> None:
-    line = campaign.lines[campaign.chance.randrange(campaign.images, len(campaign.lines))]
-    campaign.write_input([line, *campaign.lines[: campaign.images]])
+    campaign.write_input([campaign.spare_line, *campaign.input_lines])
 
 
 RUNNING: Final[dict[str, Hurt]] = {
