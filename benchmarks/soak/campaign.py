@@ -38,7 +38,7 @@ JOURNAL_KINDS: Final = ("zeroed journal", "lost journal file", "lost .phrasebox"
 
 SIGNALS: Final = {
     "kill": (signal.SIGKILL, (-9,)),
-    "SIGTERM": (signal.SIGTERM, (143,)),
+    "SIGTERM": (signal.SIGTERM, (143, -15)),  # the second before the command has begun
     "SIGINT": (signal.SIGINT, (130,)),
 }
 
