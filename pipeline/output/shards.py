@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stages.contract.errors import ResumeError
 from stages.contract.records import Sample, stable_key
 from stages.contract.values import Integers, Json
+from stages.shared.shards import origin_in
 from stages.shared.storage import AnyPath, parquet_file
 
 _MOST_NAMES: Final = 5  # How many samples a message names
@@ -61,6 +62,7 @@ def read_whole(shard: AnyPath) -> list[str]:
     names: list[str] = []
     with parquet_file(shard) as file:
         _check_names(file)
+        origin_in(file)
         for batch in file.iter_batches(batch_size=_WHOLE_AT_ONCE):
             names += batch[NAME_COLUMN].to_pylist()
     return names

@@ -27,6 +27,9 @@ ORIGIN_KEY: Final = b"phrasebox"
 """The key in the metadata of a shard for its origin: JSON with what `dataset.json` says of a run
 before its end."""
 
+_DIGEST_KEY: Final = b"phrasebox_sha256"
+"""The key for the digest of the origin: Parquet has checksums for pages, and none for metadata."""
+
 _CHUNK_BYTES: Final = 4 << 20
 _TAIL_BYTES: Final = 8  # of a Parquet file: the length of the footer, and a magic number
 
@@ -126,17 +129,26 @@ def footer_sha256_of(path: AnyPath) -> str:
 
 def with_origin(table: Any, origin: str) -> Any:
     """Return an Arrow table whose file will name its origin; "" names none."""
-    return (
-        table.replace_schema_metadata({**(table.schema.metadata or {}), ORIGIN_KEY: origin})
-        if origin
-        else table
-    )
+    if not origin:
+        return table
+    content = origin.encode()
+    values = {ORIGIN_KEY: content, _DIGEST_KEY: hashlib.sha256(content).hexdigest()}
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **values})
 
 
 def origin_of(path: AnyPath) -> Json:
     """Return the origin that a shard names; empty if it names none. Raise OSError or pyarrow.ArrowException."""
     with parquet_file(path) as file:
-        text = (file.metadata.metadata or {}).get(ORIGIN_KEY, b"{}")
+        return origin_in(file)
+
+
+def origin_in(file: Any) -> Json:
+    """Return the origin that an open shard names, as `origin_of`; raise ArrowInvalid if it is damaged."""
+    metadata = file.metadata.metadata or {}
+    text = metadata.get(ORIGIN_KEY, b"{}")
+    digest = hashlib.sha256(text).hexdigest().encode()
+    if metadata.get(_DIGEST_KEY, digest) != digest:
+        raise pa.ArrowInvalid("what it says of its run does not have its digest")
     try:
         origin = json.loads(text)
     except ValueError:

@@ -321,6 +321,19 @@ def test_shards_of_several_runs_make_no_manifest(captions, finished, tmp_path) -
             work()
 
 
+def test_a_shard_whose_metadata_are_damaged_names_no_run(captions, finished) -> None:
+    """Its pages are sound, and Parquet has no checksum for the rest."""
+    shard = shards_of(finished)[2]
+    content = shard.read_bytes()
+    assert b'"max_phrases": ' in content
+    shard.write_bytes(content.replace(b'"max_phrases": ', b'"max_phrasgs": ', 1))
+    (finished / "dataset.json").unlink()
+    printed = run_light(light_config(captions, finished))
+    assert f"data/{shard.name} is damaged (what it says of its run does not have its digest)" in printed
+    assert rows_of(finished) == wanted_rows(captions)
+    assert problems_in(finished) == []
+
+
 def test_another_users_dataset_is_repaired_without_a_signature(finished: Path) -> None:
     """Or what it names would be followed."""
     for shard in shards_of(finished):
