@@ -71,8 +71,6 @@ class StoredCampaign(Campaign):
     def find_cut_objects(self) -> None:
         """Every object that has its name has to be whole."""
         for path, content in self.objects().items():
-            if path.name.startswith("."):
-                continue  # an upload that never ended
             try:
                 if path.suffix == ".parquet":
                     pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
@@ -82,7 +80,7 @@ class StoredCampaign(Campaign):
                 self.judgement.blame("wrong rows", f"{path} is not whole: {error}")
 
     def objects(self) -> dict[AnyPath, bytes]:
-        """Return what lies in the dataset, with its content, but for the lease."""
+        """Return what lies in the dataset, with its content, but for the lease and for uploads that go on."""
         folders = [
             self.out,
             self.out / "data",
@@ -93,7 +91,7 @@ class StoredCampaign(Campaign):
             path
             for folder in folders
             for path in found_in(folder, "*")
-            if path.is_file() and path.name != "lock"
+            if path.is_file() and path.name != "lock" and not path.name.startswith(".")
         ]
         return {path: path.read_bytes() for path in paths}
 

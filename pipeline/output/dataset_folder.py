@@ -214,6 +214,7 @@ class DatasetFolder:
         self.data.mkdir(parents=True, exist_ok=True)
         self._run |= run_info or {}
         self._store_run()
+        self.check_holder()
         self._manifest.unlink(missing_ok=True)
         self.journal = journal.take_over(
             self._run_folder,
@@ -263,7 +264,7 @@ class DatasetFolder:
 
     def _store_run(self) -> None:
         replaces = {backup.REPLACES: True} if self._replaces else {}
-        write_text(self._run_file, json.dumps(sign({**self._run, **replaces}), indent=2))
+        write_text(self._run_file, json.dumps(sign({**self._run, **replaces}), indent=2), self.check_holder)
 
     def drop_backup(self) -> None:
         """Delete the backup of the run to replace, once this run has written a file."""
@@ -381,7 +382,7 @@ class DatasetFolder:
         self._delete_leftovers()
         self._check_shards()
         total = self._count_rows(report.samples_read)
-        write_text(self.path / "README.md", manifest.card(total))
+        write_text(self.path / "README.md", manifest.card(total), self.check_holder)
         values = manifest.to_json(total, report, self._run)
         values = sign(values) if manifest.may_sign else values
         values[SHARDS] = list_entries(self.journal.shards.values())
