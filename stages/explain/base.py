@@ -182,6 +182,7 @@ class Explainer(ABC, Generic[ConfigT]):
         cost: See `Cost`.
         at_cells: True if a value belongs to the pixels of its cell. Otherwise it belongs to a
             token, which in some towers looks beside its cell (`Placement.shift_px`).
+        claim: A known claim of a patent on the method, for people; it is in no default.
         early_block: With a class token, the number, from 0, of the block before which
             `Maps.tokens` are. None where the last tokens are compared, or nothing is.
         one_by_one: True if maps hold so much memory that a run compares one image at a time.
@@ -192,6 +193,7 @@ class Explainer(ABC, Generic[ConfigT]):
     needs: ClassVar[str] = "tokens that stand for places"
     cost: ClassVar[Cost] = "backward"
     at_cells: ClassVar[bool] = False
+    claim: ClassVar[str] = ""
     one_by_one: bool = False
     early_block: int | None = None
 

@@ -251,7 +251,7 @@ class LeGrad(AttentionExplainer[LeGradConfig]):
 
     def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
         values = torch.zeros(())
-        for attention, tokens in zip(tensors.attention, tensors.tokens, strict=True):
+        for attention, tokens in zip(tensors.attention, tensors.tokens[1:], strict=True):
             with torch.enable_grad():
                 embedding = self.walk.tower.head(tokens.mean(dim=1))
             gradients = phrase_gradients(embedding, [attention], texts)

@@ -21,7 +21,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ from torch import Tensor
 from stages.explain.base import ConfigT, Explainer
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps, gradients_at_embedding
-from stages.explainers.walk import SingleImageExplainer, Walk, phrase_gradients
+from stages.explainers.walk import SingleImageExplainer, Trace, Walk, phrase_gradients, trace_tokens
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import gradient_at
 from stages.shared.model.towers.pooled import TrunkTower, by_tower
@@ -85,31 +85,12 @@ class Cam(Explainer[CamConfig]):
         )
 
 
-class Trace(NamedTuple):
-    """A tower's embedding of one image as a function of its features.
-
-    Attributes:
-        features: (1, T, D), where gradients are taken; the last N are the patches'.
-        embedding: The embedding (1, E), in the features' graph.
-        tokens: See `Maps.tokens`.
-    """
-
-    features: Tensor
-    embedding: Tensor
-    tokens: Tensor | None
-
-
 class FeatureCam(SingleImageExplainer[ConfigT]):
     """Maps from the features and the gradient at them."""
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._trace: Callable[[Tensor], Trace] = by_tower(
-            model.tower,
-            blocks=lambda _: partial(_trace_block, Walk(model, 1, self.early_block)),
-            pooled=lambda tower: partial(_trace_trunk, tower),
-            averaged=lambda tower: partial(_trace_trunk, tower),
-        )
+        self._trace = feature_tracer(model, self.early_block)
 
     @abstractmethod
     def _weigh(self, features: Tensor, gradient: Tensor) -> Tensor:
@@ -131,6 +112,16 @@ class FeatureCam(SingleImageExplainer[ConfigT]):
         return Maps(heat=heat, embedding=trace.embedding.detach(), tokens=tokens)
 
 
+def feature_tracer(model: ClipModel, early_block: int | None = None) -> Callable[[Tensor], Trace]:
+    """Return what traces one image, uint8 (1, height, width, 3), from the features of the module's formula."""
+    return by_tower(
+        model.tower,
+        blocks=lambda _: partial(_trace_block, Walk(model, 1, early_block)),
+        pooled=lambda tower: partial(_trace_trunk, tower),
+        averaged=lambda tower: partial(_trace_trunk, tower),
+    )
+
+
 def _trace_block(walk: Walk, rgb: Tensor) -> Trace:
     tensors = walk(rgb)
     return Trace(tensors.normed[0], tensors.embedding, tensors.early)
@@ -138,14 +129,13 @@ def _trace_block(walk: Walk, rgb: Tensor) -> Trace:
 
 def _trace_trunk(tower: TrunkTower, rgb: Tensor) -> Trace:
     """Trace an image from the end of the trunk, or from the grid in which its convolutions end."""
-    grid_hw = tower.grid_of(rgb)
     trunk = tower.trunk
-    if isinstance(trunk, GridTrunk):
-        grid = trunk.body(tower.normalise(rgb).to(tower.dtype))
-        features = grid.flatten(2).transpose(1, 2).float().requires_grad_()
-        tokens = trunk.tokens_of(features, grid_hw)
-    else:
-        features = tokens = tower.embed(rgb).float().requires_grad_()
+    if not isinstance(trunk, GridTrunk):
+        return trace_tokens(tower, rgb)
+    grid_hw = tower.grid_of(rgb)
+    grid = trunk.body(tower.normalise(rgb).to(tower.dtype))
+    features = grid.flatten(2).transpose(1, 2).float().requires_grad_()
+    tokens = trunk.tokens_of(features, grid_hw)
     return Trace(features, tower.embedding_of(tokens, grid_hw), tokens.detach())
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from torch import Tensor
 from stages.explain.base import ConfigT, Explainer
 from stages.explain.maps import Maps, gradients_at_embedding
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.pooled import by_tower
+from stages.shared.model.towers.pooled import TrunkTower, by_tower
 from stages.shared.model.towers.vision import attention_weights, join_heads
 
 
@@ -60,7 +61,8 @@ class BlockTensors:
 
     Attributes:
         early: Patches (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
-        tokens: The tokens after the block (1, T, D).
+        tokens: x (1, T, D), and in the end the tokens after the last block: one more than there
+            are blocks.
         normed: z (1, T, D).
         attention: A (1, H, T, T); row i has the weights of token i.
         embedding: Embedding of the image (1, E), not normalised.
@@ -92,7 +94,7 @@ class Walk:
         with torch.no_grad():
             x, early = self.tower.tokens_before(rgb, self.first, self.early_block)
         x = x.float().requires_grad_()
-        tokens = []
+        tokens = [x]
         normed = []
         attention = []
         for number, block in enumerate(self.blocks, self.first):
@@ -113,15 +115,45 @@ class Walk:
         )
 
 
+class Trace(NamedTuple):
+    """A tower's embedding of one image as a function of its features.
+
+    Attributes:
+        features: (1, T, D), where gradients are taken; the last N are the patches'.
+        embedding: The embedding (1, E), in the features' graph.
+        tokens: See `Maps.tokens`.
+    """
+
+    features: Tensor
+    embedding: Tensor
+    tokens: Tensor | None
+
+
+def trace_tokens(tower: TrunkTower, rgb: Tensor) -> Trace:
+    """Trace an image, uint8 (1, height, width, 3), from the tokens that leave the trunk."""
+    tokens = tower.embed(rgb).float().requires_grad_()
+    return Trace(tokens, tower.embedding_of(tokens, tower.grid_of(rgb)), tokens.detach())
+
+
 def phrase_gradients(
     embedding: Tensor, tensors: Sequence[Tensor], texts: Tensor, scale: float = 1.0
 ) -> Iterator[Sequence[Tensor]]:
-    """Yield the gradients at tensors of each phrase's cosine times `scale`.
+    """Yield the gradients at tensors of each phrase's cosine times `scale`, see `gradients_at`.
 
-    The cosine is that of an embedding (1, E), in whose graph the tensors are, and of unit texts
-    (1, P, E). Texts of zeros, which only fill up, cost nothing.
+    The cosine is that of an embedding (1, E) and of unit texts (1, P, E).
     """
-    for start in scale * gradients_at_embedding(embedding.detach(), texts)[0]:
+    return gradients_at(embedding, tensors, scale * gradients_at_embedding(embedding.detach(), texts)[0])
+
+
+def gradients_at(
+    embedding: Tensor, tensors: Sequence[Tensor], starts: Tensor
+) -> Iterator[Sequence[Tensor]]:
+    """Yield the gradients at tensors in the graph of an embedding (1, E), once for each row of `starts` (P, E).
+
+    A row is the gradient of a phrase's score at the embedding. Rows of zeros, as texts that only
+    fill up have them, cost nothing.
+    """
+    for start in starts:
         if start.any():
             yield torch.autograd.grad(embedding, tensors, start[None], retain_graph=True)
         else:

@@ -32,7 +32,7 @@ from stages.shared.model.towers.layers import (
     gradient_at,
 )
 from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.vision import VisionTower, attention_weights, split_heads
+from stages.shared.model.towers.vision import Heads, VisionTower, attention_weights, split_heads
 
 T = TypeVar("T")
 
@@ -107,10 +107,7 @@ class AttentionPool(Part):
             keys = torch.cat(
                 [keys[:, : self.prefix_tokens], self.turn(keys[:, self.prefix_tokens :], grid_hw)], dim=1
             )
-        queries, keys_by_head, values_by_head = (
-            split_heads(x, heads or self.heads) for x in (query[:, None], keys, values)
-        )
-        weights = attention_weights(queries, keys_by_head)
+        output, weights = self.attend(query, keys, values, heads or self.heads)
         residual = None
         if self.residual:
             residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
@@ -120,10 +117,16 @@ class AttentionPool(Part):
             query=query,
             keys=keys[:, patches],
             values=values[:, patches],
-            attention=weights[:, :, 0, patches],
-            output=(weights @ values_by_head).flatten(1),
+            attention=weights[:, :, patches],
+            output=output,
             residual=residual,
         )
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+        """Query (B, D), keys and values (B, T, D) -> the output (B, D) and the weights (B, H, T)."""
+        q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
+        weights = attention_weights(q, k)
+        return (weights @ v).flatten(1), weights[:, :, 0]
 
     def embedding(self, pooling: Pooling) -> Tensor:
         """Return the embeddings (B, E), not normalised."""
