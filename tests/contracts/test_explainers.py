@@ -43,6 +43,9 @@ PAIRS = [
 ]
 FEW_MASKS: dict[str, Json] = {
     "rise": {"masks": 6},
+    "occlusion": {"window": 0.5, "stride": 1.0},
+    "partition_shap": {"max_evaluations": 7},
+    "score_cam": {"channels": 6},
 }
 """What makes an explainer cheap that needs many forward passes by default."""
 

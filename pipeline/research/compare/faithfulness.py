@@ -33,7 +33,7 @@ from scipy.special import expit, softmax
 from pipeline.evaluate.matching import draw_map
 from stages.contract.records import HeatMap
 from stages.contract.values import Bools, Floats, Floats32, Integers, Rgb
-from stages.explainers.rise import baseline_image, masked_embeddings
+from stages.explainers.masked import baseline_image, masked_embeddings
 from stages.shared.model.clip import ClipModel, TextCache
 
 TIE_BLUR: Final = 0.1
