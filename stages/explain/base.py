@@ -39,7 +39,7 @@ from stages.shared.model.towers.vision import VisionTower
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in
 closed form or by autograd) for each phrase, `perturbation` many forward passes for each
-image."""
+image, or as much time."""
 
 ATTENDING: Final[tuple[TowerKind, ...]] = ("class_token", "attention_pool", "latent_pool")
 """Kinds of towers whose embedding is made by an attention."""

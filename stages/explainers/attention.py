@@ -6,12 +6,17 @@ Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens, E embedding.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Final, Literal
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
+from stages.contract.values import Floats
 from stages.explain.base import ATTENDING, ConfigT
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps, gradients_at_embedding, min_max
@@ -136,6 +141,62 @@ def _first_row(tensors: BlockTensors) -> Tensor:
     row = torch.zeros_like(tensors.attention[0][:, 0, :1])
     row[..., 0] = 1
     return row
+
+
+FLOW_UNIT: Final = 2**24
+"""The integer that stands for a capacity of 1: `scipy` computes flows of 32-bit integers alone."""
+
+
+class AttentionFlowConfig(ExplainerConfig):
+    """Attention flow."""
+
+    kind: Literal["attention_flow"] = "attention_flow"
+
+
+class AttentionFlow(Walker[AttentionFlowConfig]):
+    """Attention flow (Abnar and Zuidema, ACL 2020, arXiv 2005.00928): what a patch can send to the class token.
+
+    Every token before and behind every block is a node. With M_b as in `Rollout`, an edge goes
+    from token i behind block b to token j before it, with the capacity M_b[i, j]:
+
+        H_j = maximum flow from the class token behind the last block to patch j before the first
+
+    Rollout multiplies along a path and sums over the paths; here a path carries what its
+    narrowest edge holds, and the edges that paths share are counted once. The maps of all
+    phrases are the same.
+
+    Deviations: capacities are rounded to 1 / `FLOW_UNIT`. The paper divides the flows of a token
+    by their sum, which changes no map but for its scale.
+
+    The cost is one maximum flow for each patch, on a graph with T^2 edges for each block, and
+    all on one processor: 2 s for an image of a ViT-B/16 at 224 px, and 9 s for the six blocks and
+    400 patches of `demo`, 200 times its encoding.
+    """
+
+    config_type = AttentionFlowConfig
+    cost = "perturbation"
+
+    @torch.no_grad()
+    def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        flows = flows_to_patches(
+            [attention[0].mean(dim=0).double().cpu().numpy() for attention in tensors.attention]
+        )
+        return torch.from_numpy(flows).to(texts).expand(1, texts.shape[1], -1)
+
+
+def flows_to_patches(attention: Sequence[Floats]) -> Floats:
+    """Attention (T, T) of each block, the mean over heads -> maximum flow from the class token to each patch (N,)."""
+    tokens = len(attention[0])
+    source = len(attention) * tokens  # the class token behind the last block; others behind it lead nowhere
+    parts = []
+    for number, weights in enumerate(attention):
+        capacities = np.rint((np.eye(tokens) + weights) * (FLOW_UNIT / 2)).astype(np.int32)
+        rows, columns = capacities[: 1 if number == len(attention) - 1 else tokens].nonzero()
+        parts.append((rows + (number + 1) * tokens, columns + number * tokens, capacities[rows, columns]))
+    starts, ends, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    graph = csr_array((values, (starts, ends)), shape=(source + 1, source + 1))
+    flows = [maximum_flow(graph, source, patch).flow_value for patch in range(1, tokens)]
+    return np.array(flows) / FLOW_UNIT
 
 
 class GameConfig(ExplainerConfig):

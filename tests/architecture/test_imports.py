@@ -134,7 +134,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/pictures.py",
     },
     "fsspec": {"stages/shared/storage.py"},
-    "scipy": {"pipeline/evaluate/", "pipeline/research/"},
+    "scipy": {"stages/explainers/attention.py", "pipeline/evaluate/", "pipeline/research/"},
     "yaml": {"pipeline/config_text.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",

@@ -49,7 +49,7 @@ FEW_MASKS: dict[str, Json] = {
 }
 """What makes an explainer cheap that needs many forward passes by default."""
 
-BLIND = {"rollout"}
+BLIND = {"rollout", "attention_flow"}
 """Explainers that give all phrases of an image the same map."""
 
 ONE_OF_EACH_KIND = list({has: name for name, has in reversed(TOWER_KINDS.items())}.values())

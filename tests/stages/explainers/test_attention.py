@@ -1,14 +1,16 @@
 """Explainers that read attention, against open_clip's own forward pass and autograd in float64."""
 
+import functools
 from dataclasses import replace
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explainers.attention import last_attention
+from stages.explainers.attention import flows_to_patches, last_attention
 from tests.stages.explain.models import clip_of, image, make_explainer, module_of
 from tests.stages.explainers.captured import Captured, Floats, assert_formula, capture, cells_of
 
@@ -35,6 +37,33 @@ def test_rollout() -> None:
         return product[0]
 
     assert_formula(make_explainer("rollout"), expect)
+
+
+def test_attention_flow_is_that_of_another_library_on_floats() -> None:
+    explainer = make_explainer("attention_flow")
+    pixels = explainer.model.tower.normalise(torch.from_numpy(image()))[0]
+
+    @functools.cache
+    def flows() -> Floats:
+        graph = nx.DiGraph()
+        for layer, attention in enumerate(capture(module_of("class token"), pixels).attention):
+            capacities = (np.eye(17) + attention[0].detach().numpy().mean(axis=0)) / 2
+            for row, column in np.ndindex(17, 17):
+                graph.add_edge((layer + 1, row), (layer, column), capacity=capacities[row, column])
+        return np.array([0, *(nx.maximum_flow_value(graph, (4, 0), (0, patch)) for patch in range(1, 17))])
+
+    assert_formula(explainer, lambda captured, text: flows())
+
+
+def test_flow_takes_what_the_narrowest_edges_hold_and_counts_shared_ones_once() -> None:
+    """Two blocks: the class token sees patch 1 by a half, and itself, which saw both patches.
+
+    Of 1 that leaves the class token, 3/4 stays on it and 1/4 goes to patch 1, which stays itself with 1. Before the
+    first block the class token has 1/4 of either patch, so that patch 1 gets 1/4 + 1/4 and patch 2 gets 1/4.
+    """
+    first = np.array([[0.0, 0.5, 0.5], [0, 1, 0], [0, 0, 1]])
+    last = np.array([[0.5, 0.5, 0.0], [0, 1, 0], [0, 0, 1]])
+    assert flows_to_patches([first, last]).tolist() == pytest.approx([0.5, 0.25])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "EVA02"])
