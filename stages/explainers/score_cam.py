@@ -49,8 +49,10 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
 
     Deviations from the paper: only the `channels` that vary most over the image (a number above
     the width restores the paper), because a tower may have some thousand channels and each is
-    one forward pass; gains in place of their softmax, which is flat for cosines (`weights:
-    softmax` restores the paper's algorithm); the cosine in place of the class's score.
+    one forward pass; gains in place of their softmax (`weights: softmax` restores the paper's
+    algorithm); the cosine in place of the class's score. With these two settings the map is that
+    of pytorch-grad-cam, but for the enlargement of channels: there their corners lie in the
+    corners of the image, and here values lie where tokens look.
     """
 
     config_type = ScoreCamConfig
@@ -63,16 +65,14 @@ class ScoreCam(Perturbation[ScoreCamConfig]):
     def _value_cells(self, image: MaskedImage, texts: Tensor) -> Tensor:
         features = self._trace(image.rgb[None]).features.detach()[0, -math.prod(image.grid_hw) :]
         channels = varied_channels(features, self.config.channels)
-        low = channels.amin(dim=1, keepdim=True)
-        high = channels.amax(dim=1, keepdim=True)
-        shares = torch.where(high > low, (channels - low) / (high - low), 0.0)
-        embeddings = [image.embeddings(masks) for masks in _draw_masks(shares, image)]
+        embeddings = [image.embeddings(masks) for masks in _draw_masks(channels, image)]
         cosines = torch.cat(embeddings).double() @ texts.T.double()
         if self.config.weights == "softmax":
             weights = (self.model.logit_scale * cosines).softmax(dim=0)
         else:
             baseline = image.embeddings(torch.zeros(1, *image.grid_hw)).double() @ texts.T.double()
-            weights = torch.where(high > low, cosines - baseline, 0.0)  # the rest is rounding
+            is_varied = channels.amax(dim=1) > channels.amin(dim=1)
+            weights = torch.where(is_varied[:, None], cosines - baseline, 0.0)  # the rest is rounding
         return weights.T @ channels.double()
 
 
@@ -83,9 +83,12 @@ def varied_channels(features: Tensor, most: int) -> Tensor:
     return features[:, channels].mT.contiguous()
 
 
-def _draw_masks(shares: Tensor, image: MaskedImage) -> Iterator[Tensor]:
-    """Channels (K, N) -> masks (up to `DRAWN_MASKS`, height, width), drawn where their tokens look."""
+def _draw_masks(channels: Tensor, image: MaskedImage) -> Iterator[Tensor]:
+    """Channels (K, N) -> masks (up to `DRAWN_MASKS`, height, width) in 0 .. 1, drawn where their tokens look."""
     shift = image.tower.placement.shift_cells
-    for part in shares.split(DRAWN_MASKS):
+    for part in channels.split(DRAWN_MASKS):
         grids = part.unflatten(1, image.grid_hw).cpu().numpy()
-        yield torch.from_numpy(np.stack([resize_shifted(grid, image.size_hw, shift) for grid in grids]))
+        drawn = torch.from_numpy(np.stack([resize_shifted(grid, image.size_hw, shift) for grid in grids]))
+        masks = drawn - drawn.amin(dim=(1, 2), keepdim=True)
+        highest = masks.amax(dim=(1, 2), keepdim=True)
+        yield torch.where(highest > 0, masks / highest, 0.0)

@@ -25,8 +25,8 @@ def test_the_formula(weights: str) -> None:
         channels = captured.outputs[0][0, 1:].T.detach().numpy()
         masks = [np.zeros((32, 32))]
         for channel in channels:
-            stretched = (channel - channel.min()) / np.ptp(channel)
-            masks.append(cv2.resize(stretched.reshape(4, 4), (32, 32)))
+            drawn = cv2.resize(channel.reshape(4, 4), (32, 32))
+            masks.append((drawn - drawn.min()) / np.ptp(drawn))
         with torch.no_grad():
             embeddings = captured.visual(pixels * torch.from_numpy(np.stack(masks))[:, None])
         nothing, *cosines = (F.normalize(embeddings, dim=-1) @ text).tolist()
