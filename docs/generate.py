@@ -148,7 +148,7 @@ def section_parts(config: type[BaseModel], prefix: str) -> list[str]:
 def kinds_of(section: str) -> str:
     """Return the kinds of a section: the keys that all of them have, then those of each."""
     kinds, shared = KINDS[section]
-    names = " \\| ".join(f"`{kind}`" for kind in kinds)
+    names = ", ".join(f"`{kind}`" for kind in kinds)
     default = f"`{kinds.default}`" if kinds.default else "by the path"
     parts = [f"`{section}.kind`: {names}. Default: {default}.\n"]
     if rows_of(shared):
@@ -243,6 +243,7 @@ def explainers() -> str:
             paper_of(explainer),
             explainer.cost,
             towers_of(explainer),
+            explainer.claim,
         )
         for kind, explainer in classes.items()
     ]
@@ -250,10 +251,10 @@ def explainers() -> str:
 
 `explain.kind` chooses one. [Configuration](configuration.md#explain) lists their keys, and
 [the comparison](../benchmarks/explainers.md) measured them. Cost beside the image's forward pass: `forward` is next to
-nothing, and `perturbation` is many forward passes per image. `backward` is a gradient per phrase. Grad-ECLIP has it
-nearly for nothing, others take a pass through several blocks.
+nothing, and `perturbation` is many forward passes per image, or as much time. `backward` is a gradient per phrase.
+Grad-ECLIP has it nearly for nothing, others take a pass through several blocks.
 
-{table(["kind", "what it computes", "paper", "cost", "towers"], rows)}
+{table(["kind", "what it computes", "paper", "cost", "towers", "licence note"], rows)}
 """
 
 

@@ -21,7 +21,10 @@ PLACED: Final = ("pointing", "energy", "box_recall", "box_recall_otsu", "mask_io
 PLACES: Final = ("pointing", "pointing_off_centre", *PLACED[1:4])
 SANE: Final = ("weights_all", "phrase_swapped")
 PAIRS: Final = ("same_thing", "other_thing")
-PERTURBED: Final = "grad_eclip,rise:masks={},m2ib"
+PATENTED: Final = "grad_eclip,lrp,clrp,sg_lrp"
+PERTURBED: Final = (
+    "grad_eclip,rise:masks={0},occlusion,partition_shap:max_evaluations={0},score_cam:channels={1},m2ib"
+)
 ONE_HEAD: Final = "grad_eclip:heads=single"
 CHEAP: Final = {
     "demo": ",".join(each.label for each in contenders_of(None, "class_token", "demo")),
@@ -37,13 +40,16 @@ EXPLAINED: Final = {
     ),
     "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *CURVED, *SANE, *PAIRS)),
     "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES),
-    "perturbation-scenes": ("demo", PERTURBED.format(256), 24, 0, PLACED),
-    "perturbation-photographs": ("photo", PERTURBED.format(128), 12, 0, PLACES),
+    "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 0, (*PLACED, *SANE)),
+    "patented-photographs": ("photo", PATENTED, 200, 0, (*PLACES, *SANE)),
+    "perturbation-scenes": ("demo", f"{PERTURBED.format(256, 128)},attention_flow", 24, 0, PLACED),
+    "perturbation-photographs": ("photo", PERTURBED.format(128, 64), 12, 0, PLACES),
 }
 """Table -> model, explainers, images, images of insertion and deletion, and figures."""
 CLOSE: Final = {
     "scenes": ("game", "legrad"),
     "all-photographs": ("attention_gradient", "maskclip", ONE_HEAD),
+    "patented-scenes": ("clrp",),
 }
 """Table -> explainers whose differences stand in sentences."""
 

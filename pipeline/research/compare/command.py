@@ -45,7 +45,7 @@ Explainers = Annotated[
         metavar="A,B,...",
         help="Kinds with commas between them, each with its settings behind colons: "
         "grad_eclip,maskclip,grad_eclip:heads=single:blocks=1. `all` takes all that the model's tower allows. By "
-        "default those that need no perturbed images.",
+        "default those that need no perturbed images and on which no one claims a patent.",
     ),
 ]
 MostImages = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Images of the sample.")]

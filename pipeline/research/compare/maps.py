@@ -63,7 +63,7 @@ class Contender:
 
     @property
     def repeats_trunk(self) -> bool:
-        """Whether it takes many forward passes for each image."""
+        """Whether it takes many forward passes for each image, or as much time."""
         return EXPLAINERS[self.config.kind].cost == "perturbation"
 
     @property
@@ -76,13 +76,17 @@ def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[C
     """Return the explainers of a comparison on an image tower of a model.
 
     `selection`: kinds with commas between them, each with its settings behind colons; or `all`;
-    or None for all explainers that need no perturbed images. Raise ConfigError if a kind or a
-    setting is unknown, makes no sense on this tower, or is named twice.
+    or None for all explainers that need no perturbed images, and that no patent claims. Raise
+    ConfigError if a kind or a setting is unknown, makes no sense on this tower, or is named twice.
     """
     kinds = kinds_for(tower)
     if selection is None or selection.strip() == "all":
         if selection is None:
-            kinds = [kind for kind in kinds if EXPLAINERS[kind].cost != "perturbation"]
+            kinds = [
+                kind
+                for kind in kinds
+                if EXPLAINERS[kind].cost != "perturbation" and not EXPLAINERS[kind].claim
+            ]
         return [_make_contender(kind, tower, model) for kind in kinds]
     names = [name.strip() for name in re.split(r",(?![^\[]*\])", selection)]
     if not all(names):

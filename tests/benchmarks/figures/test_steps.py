@@ -112,10 +112,6 @@ def test_a_comparison_shows_marks_intervals_and_the_n_of_every_column(tmp_path: 
         assert ("0.500 (-0.100 to 0.600)" in shown) == ("weights_all" in figures), "few images are shuffled"
 
 
-REMOVED = {"patented-scenes", "patented-photographs"}
-"""Tables that stay on their page although what they measured was removed after it."""
-
-
 def test_each_table_is_made_by_a_step() -> None:
     """A step names its tables in one of these forms."""
     files = [*pages.ROOT.glob("configs/proof/*.yaml"), *(pages.ROOT / "benchmarks/figures").glob("*.py")]
@@ -128,7 +124,7 @@ def test_each_table_is_made_by_a_step() -> None:
         made = {
             each for each in ids if any(form.format(each.removesuffix("-costs")) in text for form in forms)
         }
-        assert ids - REMOVED == made, page
+        assert ids == made, page
 
 
 def test_a_step_is_made_once_and_says_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ from tests.build.cases import cases
 from tests.messages import expect_error
 
 
-def test_by_default_all_that_are_quick() -> None:
+def test_by_default_all_that_are_quick_and_free() -> None:
     labels = [contender.label for contender in contenders_of(None, "class_token", "m")]
-    assert labels == [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
+    quick = [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
+    assert labels == [kind for kind in quick if not EXPLAINERS[kind].claim]
+    assert set(quick) - set(labels) == {"lrp", "clrp", "sg_lrp", "transformer_interpretability"}
     assert {"grad_eclip", "rollout", "maskclip"} <= set(labels)
     assert [contender.label for contender in contenders_of("all", "class_token", "m")] == kinds_for(
         "class_token"
