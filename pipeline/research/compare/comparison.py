@@ -35,6 +35,7 @@ from pipeline.research.compare.maps import (
     contenders_of,
     draw_baselines,
     rivals_of,
+    undefined_explainers,
 )
 from pipeline.research.compare.pictures import ComparedImage, Source, read_images
 from pipeline.research.compare.sanity import check_sanity
@@ -159,6 +160,9 @@ def compare_explainers(
         f"{source.name}: {len(contenders)} of the explainers of {name} on {counted(len(images), 'image')}, "
         f"{model.device_name}",
     )
+    if explainers is not None and explainers.strip() == "all":
+        for sentence in undefined_explainers(description.tower, name):
+            say(console, sentence)
     contest = Contest(model, settings, source.config.images, contenders, console)
     explainer_maps, cosines = contest.compute_maps(images)
     baseline_maps = draw_baselines(images, model)

@@ -35,7 +35,7 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.explainers.attention import last_attention
 from stages.prepare import ImagesConfig
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import OWN_MODELS, ModelConfig, TowerKind
+from stages.shared.model.config import OWN_MODELS, TOWER_WORDS, ModelConfig, TowerKind
 
 DEFAULTS: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings change this."""
@@ -95,6 +95,18 @@ def contenders_of(selection: str | None, tower: TowerKind, model: str) -> list[C
         if count > 1:
             raise ConfigError(f"{name} is named twice", key="explainers")
     return [_make_contender(name, tower, model) for name in names]
+
+
+def undefined_explainers(tower: TowerKind, model: str) -> list[str]:
+    """Return sentences about the explainers that are not defined on an image tower of a model, and why."""
+    kinds_by_need: dict[str, list[str]] = {}
+    for kind, explainer in EXPLAINERS.load_all()[0].items():
+        if tower not in explainer.towers:
+            kinds_by_need.setdefault(explainer.needs, []).append(kind)
+    return [
+        f"not on {model}, which has {TOWER_WORDS[tower]}: {', '.join(kinds)} (needed: {need})"
+        for need, kinds in kinds_by_need.items()
+    ]
 
 
 def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:

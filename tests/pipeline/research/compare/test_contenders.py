@@ -1,11 +1,13 @@
 """Which explainers take part, and what is refused."""
 
+import re
+
 import pytest
 
-from pipeline.research.compare.maps import contenders_of
+from pipeline.research.compare.maps import contenders_of, undefined_explainers
 from stages.contract.errors import ConfigError
 from stages.explain import EXPLAINERS, kinds_for
-from stages.shared.model.config import TowerKind
+from stages.shared.model.config import TOWER_WORDS, TowerKind
 from tests.build.cases import cases
 from tests.messages import expect_error
 
@@ -21,7 +23,22 @@ def test_by_default_all_that_are_quick_and_free() -> None:
     )
 
 
-@pytest.mark.parametrize("tower", ["class_token", "attention_pool", "latent_pool", "average_pool"])
+TOWERS: list[TowerKind] = ["class_token", "attention_pool", "latent_pool", "average_pool"]
+towers = pytest.mark.parametrize("tower", TOWERS)
+
+
+@towers
+def test_what_is_not_defined_on_a_tower_is_said_with_the_reason(tower: TowerKind) -> None:
+    sentences = undefined_explainers(tower, "m")
+    kinds = [kind for sentence in sentences for kind in re.findall(r"\w+", sentence.split(": ")[1])]
+    assert {kind for kind in kinds if kind in EXPLAINERS} == set(EXPLAINERS) - set(kinds_for(tower))
+    assert all(TOWER_WORDS[tower] in sentence for sentence in sentences)
+    assert any("(needed: transformer blocks with a class token)" in sentence for sentence in sentences) == (
+        tower != "class_token"
+    )
+
+
+@towers
 def test_maps_are_plain_for_every_explainer(tower: TowerKind) -> None:
     for contender in contenders_of("all", tower, "m"):
         assert (contender.config.contrast, contender.config.affinity) == (0.0, "none")
