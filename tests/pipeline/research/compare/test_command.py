@@ -17,10 +17,11 @@ from pipeline.research.compare.pictures import Source
 from pipeline.research.compare.tables import print_comparison
 from pipeline.run import run
 from stages.contract.errors import InputError
+from stages.explain import EXPLAINERS
 from tests.build.files import read_json, write_json
 from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
-from tests.stages.shared.model.saved import save_model
+from tests.stages.shared.model.saved import save_model, save_tower
 
 MODEL = {"name": "demo", "precision": "fp32", "batch_size": 4}
 NAMED = "grad_eclip,rollout,maskclip,grad_eclip:heads=single:blocks=1"
@@ -133,6 +134,28 @@ def test_insertion_and_deletion_are_measured_on_request(drawn: Path) -> None:
     code, out, err = called("compare", *given, "--explainers", "maskclip", "--json")
     assert code == 0, err
     assert "insertion" not in out + err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["class token", "ResNet", "SigLIP", "ConvNeXt"])
+def test_all_has_a_row_for_each_explainer_or_says_why_not(tower: str, drawn: Path, tmp_path: Path) -> None:
+    _, saved = save_tower(tmp_path, tower)
+    named = [f"--set=model.{key}={getattr(saved, key)}" for key in ("config", "weights")]
+    given = (
+        drawn / "captions.jsonl",
+        "--images",
+        drawn / "images",
+        "--truth",
+        drawn / "truth.json",
+        *named,
+    )
+    code, out, err = called("compare", *given, "--limit", 1, "--explainers", "all", "--json")
+    assert code == 0, err
+    rows = {row["explainer"]: row for row in json.loads(out) if not row["baseline"]}
+    missing = set(re.findall(r"\w+", " ".join(re.findall(r"^not on .*: (.*) \(needed", err, re.MULTILINE))))
+    assert rows.keys() | missing == set(EXPLAINERS)
+    assert not rows.keys() & missing
+    assert all(row["figures"]["pointing"]["n"] for row in rows.values())
 
 
 REFUSED = [
