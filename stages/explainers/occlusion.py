@@ -39,8 +39,9 @@ class Occlusion(Perturbation[OcclusionConfig]):
     mean over the windows that hold a place is the usual form where they overlap, and the same
     where they do not (`stride: 1`). captum's `Occlusion` gives the same map where the windows
     fit the grid; where they do not, its last ones are cut off at the border, and these end with
-    the grid. On a processor it takes the same time. It does not compute the maps here, because
-    for several phrases it encodes one masked image at a time, which leaves a card idle.
+    the grid. It takes the same time on a processor. It does not compute the maps here, because it
+    holds a value of every pixel for every phrase and mask of a step, and needs packages that a
+    plain installation lacks.
 
     Deviations, which no setting restores: windows are whole cells, because a patch that is
     hidden in part is neither; the cosine takes the place of the probability. The cost is 49
