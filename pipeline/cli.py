@@ -120,6 +120,8 @@ def main() -> None:
     except PhraseboxError as error:
         errors.print(f"error: {visible(str(error))}", style="red", highlight=False, soft_wrap=True)
         sys.exit(1 if isinstance(error, (TooManyErrors, DoubtfulCaptions)) else 2)
+    except KeyboardInterrupt:  # before a command has begun, which says what it keeps
+        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

@@ -364,3 +364,11 @@ def test_scenes(tmp_path: Path) -> None:
     assert len(list((tmp_path / "[b]" / "images").iterdir())) == 2
     for setting in (["--scenes", "0"], ["--seed", "-1"], ["--scenes", "many"]):
         assert_refused(phrasebox("scenes", "--out", tmp_path, *setting), "Error: Invalid value for")
+
+
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Verbs, "__init__", interrupt)
+    assert phrasebox("--version") == (130, "", "")
