@@ -37,7 +37,14 @@ from pipeline.output.manifest import Manifest
 from pipeline.output.previous_run import ABSENT_SHARE, Identity, PreviousRun
 from pipeline.presence_fit import PRESENCE, read_presence
 from pipeline.stage_calls import samples_in
-from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_source_steps, build_steps
+from pipeline.steps import (
+    HeatMapSteps,
+    SourceSteps,
+    Steps,
+    build_source_steps,
+    build_steps,
+    precision_if_known,
+)
 from pipeline.summary import LOOKING, Display, Report
 from pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up
 from stages.contract.records import Record, is_among
@@ -381,6 +388,9 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
         identity = _identity_of(steps, final.rows_depend_on())
         return HeatMapRun(config=final, steps=steps, identity=identity, **parts)
     source = SOURCES[settings.source.kind]
+    if source.needs_model:
+        device_precision = precision_if_known(engine, settings.model)
+        settings = settings.in_precision("fp32" if device_precision == AUTO else device_precision)
     source_steps = build_source_steps(settings)
     final = settings.model_copy(update={"output": settings.output.model_copy(update={"heat_maps": False})})
     identity = _identity_of(source_steps, final.rows_depend_on())

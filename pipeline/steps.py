@@ -51,7 +51,7 @@ class Steps:
         regions_stage: The stage behind it; its records become rows.
         description: The model; None if it was given in memory, or if there is none.
         segmenter: What identifies the segmenter of the outlines; None without one.
-        other_model: The model of a source of regions; None without one.
+        other_model: The model of a source, if that is not CLIP.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -169,7 +169,7 @@ def check_files(config: RunConfig) -> str:
     InputError.
     """
     fingerprint = input_fingerprint(config.input)
-    if config.source.kind == HEAT_MAPS:
+    if config.source.kind == HEAT_MAPS or SOURCES[config.source.kind].needs_model:
         check_model_files(config.model)
     return fingerprint
 
@@ -255,12 +255,18 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
                 f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key
             )
     source.check()
+    other_model = source.identify()
+    description = None
+    if source.needs_model:
+        from stages.shared.model.describe import describe  # noqa: PLC0415  as in build_steps
+
+        description = describe(config.model)
     steps = SourceSteps(
         before=_before(config, source.canvas()),
-        model_stage=source,
+        model_stage=source.with_description(description),
         regions_stage=SourceRegionsStage(config.regions),
-        description=None,
-        other_model=source.identify(),
+        description=description,
+        other_model=other_model,
     )
     calibration = find_source_calibration(config.source, config.regions, steps.fingerprint)
     return replace(steps, regions_stage=SourceRegionsStage(config.regions, calibration))

@@ -14,6 +14,7 @@ from benchmarks.figures.pages import ROOT, Pages, put, table
 from benchmarks.figures.photographs import photographs
 from benchmarks.figures.rounds import rounds
 from benchmarks.figures.settings import settings
+from benchmarks.figures.sources import sources
 from benchmarks.figures.speed import called, scale, speed
 from benchmarks.photos.measure import Photographs, console
 from benchmarks.photos.reviews import reviewed
@@ -52,6 +53,7 @@ STEPS: Final[dict[str, Callable[[Photographs], Pages]]] = {
         photographs,
         absent,
         settings,
+        sources,
         explainers,
         reviews,
         proof,

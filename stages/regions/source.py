@@ -14,7 +14,7 @@ from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import Record, Region, Rle
 from stages.contract.stage import Stage
 from stages.contract.values import Json
-from stages.shared.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig, ModelDescription
 
 HEAT_MAPS: Final = "heat_maps"
 """The kind without a stage of its own: `explain` computes heat maps, by any method, and
@@ -28,15 +28,15 @@ class OtherModel(NamedTuple):
     fingerprint: str
 
 
-def region_of_mask(phrase_index: int, mask: Rle, score: float) -> Region:
-    """Return a region with the box of its mask, whose similarity is not measured."""
+def region_of_mask(phrase_index: int, mask: Rle, score: float, similarity: float = 0.0) -> Region:
+    """Return a region with the box of its mask; a similarity of 0 is not measured."""
     return Region(
         phrase_index=phrase_index,
         box_xywh_px=rle_box_xywh_px(mask),
         mask=mask,
         area_px=rle_area_px(mask),
         score=score,
-        similarity=0.0,
+        similarity=similarity,
     )
 
 
@@ -75,11 +75,12 @@ class RegionSource(Stage, Generic[ConfigT]):
     objects. Regions depend on their record alone. The boxes of a record lie inside its image
     and are those of their masks.
 
-    Files that the settings name are read in `setup`. `model` says on what device a model of its
-    own computes.
+    Files that the settings name are read in `setup`. `description` describes the run's CLIP model,
+    for a source that needs it, and `model` says how the source computes.
 
     Attributes:
         config_type: Class of the settings, with a literal `kind`.
+        needs_model: Whether `setup` loads the run's CLIP model.
         looks_for_phrases: Whether it looks for any phrase in any image, so that it can be asked
             for phrases of other images; then its scores can be calibrated.
         regions_come_from: Origin of the regions, for the dataset's card.
@@ -88,13 +89,17 @@ class RegionSource(Stage, Generic[ConfigT]):
 
     name = "sources"
     config_type: ClassVar[type[RegionSourceConfig]]
+    needs_model: ClassVar[bool] = False
     looks_for_phrases: ClassVar[bool] = False
     regions_come_from: ClassVar[str]
     score_means: ClassVar[str]
 
-    def __init__(self, config: ConfigT, model: ModelConfig) -> None:
+    def __init__(
+        self, config: ConfigT, model: ModelConfig, description: ModelDescription | None = None
+    ) -> None:
         self.config = with_absolute_files(config)
         self.model = model
+        self.description = description
 
     def canvas(self) -> Json:
         """Return the settings of the prepare stage for the pixels of this source."""
@@ -102,13 +107,17 @@ class RegionSource(Stage, Generic[ConfigT]):
 
     def computing(self, **settings: str) -> Self:
         """See `Stage.computing`."""
-        return type(self)(self.config, self.model.model_copy(update=settings))
+        return type(self)(self.config, self.model.model_copy(update=settings), self.description)
+
+    def with_description(self, description: ModelDescription | None) -> Self:
+        """Return the same source, which loads the described model."""
+        return type(self)(self.config, self.model, description)
 
     def check(self) -> None:
         """Raise ConfigError for a setting that cannot be used, and InputError for a file that cannot be read."""
 
     def identify(self) -> OtherModel | None:
-        """Return the model of a source; None for a source without a model.
+        """Return the model of a source whose model is not the run's CLIP; None for other sources.
 
         Raise ConfigError or WeightsError if that model cannot be loaded.
         """

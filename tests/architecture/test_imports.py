@@ -100,6 +100,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/shared/images/decode.py",
         "stages/explain/",
         "stages/explainers/",
+        "stages/sources/",
         "pipeline/load/",
         "pipeline/evaluate/",
         "pipeline/research/",

@@ -119,7 +119,7 @@ def test_each_table_is_made_by_a_step() -> None:
     text = re.sub(r"\(\s+", "(", "".join(path.read_text("utf-8") for path in files))
     forms = ('table("{0}"', '"{0}": (', '"name": "{0}"', '_of_scenes("{0}"')
     forms += ('name="{0}"', "name: {0}\n", '"{0}": []')
-    for page in set(pages.pages()) - {"sources"}:  # which measured what was removed since
+    for page in pages.pages():
         ids = {table["id"] for table in pages.contents(page)["tables"]}
         made = {
             each for each in ids if any(form.format(each.removesuffix("-costs")) in text for form in forms)

@@ -1,0 +1,220 @@
+"""Names for boxes of any origin: each becomes a region, called by the phrase that CLIP finds nearest to it.
+
+RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) names proposals by a pool of
+concepts. PTP (Wang and others, CVPR 2023, arXiv 2212.09737) names the blocks of a grid by CLIP.
+A softmax with a temperature runs over all names that a box may get, and the largest share is
+the score.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from stages.contract.errors import ConfigError
+from stages.contract.masks import encode_box, encode_mask
+from stages.contract.records import Record, Region, Rle
+from stages.contract.stage import Device, Forwards
+from stages.contract.values import Floats32, Json, PixelBox, Rgb, Sides
+from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
+
+if TYPE_CHECKING:
+    from stages.shared.model.clip import TextCache
+    from stages.sources.box_embeddings import BoxEmbedder
+
+LONGEST_SIDE_PX: Final = 448
+"""Longer side that larger images are reduced to before boxes are made and cut. A box of half
+the image then has the 224 pixels that most models take."""
+
+BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
+"""Records whose boxes share forward passes, and images or parts of images of one forward pass."""
+
+
+class NamedBoxesConfig(RegionSourceConfig):
+    """Settings of sources that make boxes without names and let CLIP choose the best phrase of each."""
+
+    by: Literal["crop", "roi"] = Field(
+        "crop",
+        description="What is compared with the phrases. crop: the embedding of the image's part in "
+        "the box, one forward pass for each box. roi: RoIAlign on the image's dense features, one "
+        "forward pass for all boxes.",
+    )
+    temperature: float = Field(
+        0.01, gt=0.0, le=1.0, description="Temperature of the softmax; RegionCLIP's is 0.01."
+    )
+    min_score: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Boxes whose best phrase has a smaller share of the softmax are left out.",
+    )
+    per_phrase: int | None = Field(
+        None,
+        ge=1,
+        description="Most boxes of one phrase, those with the highest score; null keeps all, as RegionCLIP.",
+    )
+
+
+NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateBox:
+    """A box that has no name yet.
+
+    Attributes:
+        box_xyxy: Whole pixels of the canvas, half open, with an area.
+        mask: Pixels of the object in the canvas; None for a box without a mask.
+    """
+
+    box_xyxy: PixelBox
+    mask: NDArray[np.bool_] | None = None
+
+
+class NamedBoxes(RegionSource[NamedConfigT]):
+    """A source that makes boxes and lets CLIP choose the name of each. Derived classes make the boxes.
+
+    A box gets one name, as in RegionCLIP: the text with the highest cosine. If several captions
+    say it, the region occurs once for each of them, as regions of heat maps do. `similarity` is
+    the cosine of box and text.
+    """
+
+    needs_model = True
+    score_means = (
+        "the share of the phrase in the softmax over all that the box may be called, which ranks and "
+        "is no probability"
+    )
+
+    @abstractmethod
+    def candidates(self, record: Record, canvas: Rgb) -> list[CandidateBox]:
+        """Return the boxes of an image, uint8 (H, W, 3), in a fixed order."""
+
+    def canvas(self) -> Json:
+        """See `RegionSource.canvas`."""
+        return {"mode": "keep", "patch_px": 1, "max_side_px": LONGEST_SIDE_PX}
+
+    def forward_batch_size(self, device: Device | None = None) -> int:
+        """See `Stage.forward_batch_size`."""
+        on = device or ("cuda" if self._embed_boxes.model.device.type == "cuda" else "cpu")
+        return self.model.batch_size or BATCH_SIZES[on]
+
+    def setup(self) -> None:
+        """Load the model. Raise as `load`."""
+        # torch and open_clip take seconds to import; only the workers that need them pay for it.
+        from stages.shared.model.clip import TextCache  # noqa: PLC0415
+        from stages.shared.model.load import load  # noqa: PLC0415
+        from stages.sources.box_embeddings import CropEmbedder, RoiEmbedder  # noqa: PLC0415
+
+        if self.description is None:
+            raise ConfigError("no model is described", key="model.name")
+        settings = self.model
+        model = load(
+            self.description, device=settings.device, precision=settings.precision, threads=settings.threads
+        )
+        self._texts: TextCache = TextCache(model)
+        embedder = RoiEmbedder if self.config.by == "roi" else CropEmbedder
+        batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
+        self._embed_boxes: BoxEmbedder = embedder(model, batch_size)
+
+    def teardown(self) -> None:
+        """Let the model go."""
+        del self._embed_boxes, self._texts
+
+    def take_forwards(self) -> Forwards:
+        """See `Stage.take_forwards`; with `by: crop` each part of an image counts."""
+        return self._embed_boxes.take_forwards()
+
+    def with_regions(self, records: Sequence[Record]) -> list[Record]:
+        """See `RegionSource.with_regions`."""
+        out: list[Record] = []
+        rows = self.forward_batch_size()
+        for start in range(0, len(records), rows):
+            batch = records[start : start + rows]
+            boxed = [self._boxed(record) for record in batch]
+            images = [
+                (canvas, [box.box_xyxy for box in candidates]) for canvas, candidates in boxed if candidates
+            ]
+            embeddings = iter(self._embed_boxes(images))
+            for record, (canvas, candidates) in zip(batch, boxed, strict=True):
+                named = (
+                    self._choose_names(record, canvas, candidates, next(embeddings))
+                    if candidates
+                    else record
+                )
+                out.append(named)
+        return out
+
+    def _boxed(self, record: Record) -> tuple[Rgb, list[CandidateBox]]:
+        """Return the canvas of a record and its boxes, none where it has no pixels or no names."""
+        if record.pixels is None:
+            return np.zeros((0, 0, 3), np.uint8), []
+        canvas = record.pixels.rgb
+        return canvas, self.candidates(record, canvas) if record.phrases else []
+
+    def _embed_texts(self, texts: Sequence[str]) -> Floats32:
+        embeddings: Floats32 = self._texts(texts).detach().cpu().numpy()
+        return embeddings
+
+    def _choose_names(
+        self,
+        record: Record,
+        canvas: Rgb,
+        candidates: Sequence[CandidateBox],
+        embeddings: Floats32,
+    ) -> Record:
+        texts = list(dict.fromkeys(phrase.text for phrase in record.phrases))
+        cosines, shares = shares_of(embeddings, self._embed_texts(texts), self.config.temperature)
+        best = cosines.argmax(axis=1)
+        cosine, share = (values[np.arange(len(candidates)), best].tolist() for values in (cosines, shares))
+        regions_of: dict[str, list[Region]] = {}
+        for number in sorted(range(len(candidates)), key=lambda number: (-share[number], -cosine[number])):
+            if share[number] < self.config.min_score:
+                continue
+            regions = regions_of.setdefault(texts[best[number]], [])
+            if self.config.per_phrase is None or len(regions) < self.config.per_phrase:
+                mask = _mask_of(candidates[number], canvas, (record.height_px, record.width_px))
+                similarity = min(1.0, max(-1.0, cosine[number]))
+                regions.append(region_of_mask(0, mask, min(1.0, max(0.0, share[number])), similarity))
+        regions = [
+            replace(region, phrase_index=index)
+            for index, phrase in enumerate(record.phrases)
+            for region in regions_of.get(phrase.text, ())
+        ]
+        return replace(record, regions=tuple(regions))
+
+
+def shares_of(
+    embeddings: Floats32, texts: Floats32, temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit embeddings (N, E) of boxes and (T, E) of texts -> cosines and shares of the softmax over the texts, (N, T).
+
+    Cosines are rounded to six decimals before anything is compared: sums in float32 are no more
+    exact.
+
+    >>> boxes = np.array([[1.0, 0.0]], np.float32)
+    >>> texts = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    >>> shares_of(boxes, texts, temperature=1.0)
+    (array([[1., 0.]]), array([[0.731059, 0.268941]]))
+    """
+    cosines = (embeddings @ texts.T).astype(np.float64).round(6)
+    powers = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / temperature)
+    return cosines, np.round(powers / powers.sum(axis=1, keepdims=True), 6)
+
+
+def _mask_of(candidate: CandidateBox, canvas: Rgb, size_hw: Sides) -> Rle:
+    """Return a candidate's mask at the size of the image; boxes hold every pixel they touch."""
+    height, width = size_hw
+    if candidate.mask is not None:
+        mask = cv2.resize(candidate.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        return encode_mask(mask)
+    rows, columns = canvas.shape[:2]
+    x0, y0, x1, y1 = candidate.box_xyxy
+    edges = (x0 * width // columns, y0 * height // rows, -(-x1 * width // columns), -(-y1 * height // rows))
+    return encode_box(edges, size_hw)
