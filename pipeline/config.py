@@ -165,6 +165,12 @@ class RunConfig(Checked):
             plain["input"]["phrases_sha256"] = sha256_of(Path(phrases))  # people correct the file
         return with_absolute_paths(plain)
 
+    def with_pool(self, concepts: Mapping[str, str] | None) -> RunConfig:
+        """Return the configuration with the pool of concepts of its source, where it lacks one; None: there is none."""
+        if concepts is None or self.source.pool_to_parse is None:
+            return self
+        return self.model_copy(update={"source": self.source.with_pool(concepts)})
+
     def in_precision(self, precision: str) -> RunConfig:
         """Return the configuration with the precision that the workers have decided."""
         return self.model_copy(update={"model": self.model.model_copy(update={"precision": precision})})

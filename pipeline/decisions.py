@@ -23,6 +23,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Final, Self
 
+from pipeline.concept_pool import parse_pool
 from pipeline.config import RunConfig
 from pipeline.domain_shift import (
     NO_CALIBRATION,
@@ -391,6 +392,10 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     if source.needs_model:
         device_precision = precision_if_known(engine, settings.model)
         settings = settings.in_precision("fp32" if device_precision == AUTO else device_precision)
+    most = settings.source.pool_to_parse
+    if most is not None:
+        show_step("parsing all captions into a pool of concepts")
+        settings = settings.with_pool(parse_pool(settings, reader, input_pieces, most))
     source_steps = build_source_steps(settings)
     final = settings.model_copy(update={"output": settings.output.model_copy(update={"heat_maps": False})})
     identity = _identity_of(source_steps, final.rows_depend_on())

@@ -85,7 +85,8 @@ def run(
                 return _end_complete(session, previous, config.output, Changes())
         with display.shown():
             precision = AUTO if fresh else previous.precision
-            resolved = resolver(config, precision, display.show_step)
+            stored_pool = None if fresh else previous.pool
+            resolved = resolver(config.with_pool(stored_pool), precision, display.show_step)
         identity = resolved.identity
         previous = folder.claim_fresh(identity, may_delete) if fresh else folder.claim(identity)
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == fingerprint)

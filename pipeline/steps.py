@@ -290,12 +290,16 @@ def build_detector_steps(config: RunConfig) -> SourceSteps:
 def _before(config: RunConfig, canvas: Json) -> tuple[PhrasesStage, PrepareStage]:
     keep = config.output.embed_images or config.regions.refine == "sam"
     prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
+    return make_phrases_stage(config), PrepareStage(prepare)
+
+
+def make_phrases_stage(config: RunConfig) -> PhrasesStage:
+    """Return the stage that parses captions. Raise InputError if the phrases of `input.phrases` cannot be read."""
     source: ReaderConfig | None = config.input  # `explain` has none
     precomputed = (
         None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
     )
-    limits_later = config.source.kind == HEAT_MAPS
-    return PhrasesStage(config.phrases, precomputed, limits_later=limits_later), PrepareStage(prepare)
+    return PhrasesStage(config.phrases, precomputed, limits_later=config.source.kind == HEAT_MAPS)
 
 
 def _fit_explainer(config: ExplainerConfig, tower: TowerKind, model: str) -> ExplainerConfig:

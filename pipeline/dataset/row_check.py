@@ -256,8 +256,9 @@ class _Batch:
         lengths = np.append(_numbers(pc.utf8_length(captions.flatten())), 0)
         length = lengths[np.where(has_caption, first[entries.rows] + index, -1)]
         start, end = entries.numbers("span").T
+        is_said = (index != 0) | (start != 0) | (end != 0)
         yield from entries.where(
-            has_caption & ~((start >= 0) & (start < end) & (end <= length)),
+            has_caption & is_said & ~((start >= 0) & (start < end) & (end <= length)),
             lambda entry: (
                 f"span [{start[entry]}, {end[entry]}) leaves the caption of {length[entry]} characters"
             ),

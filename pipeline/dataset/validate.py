@@ -16,7 +16,7 @@ from pipeline.dataset.tally import Rows, empty_rows
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
 from stages.contract.records import is_id_of
-from stages.contract.schema import ENTRIES, IMAGE_FIELD, check_version, rle_of
+from stages.contract.schema import ENTRIES, IMAGE_FIELD, check_version, is_said, rle_of
 from stages.contract.values import Json
 from stages.phrases.filters import normalise
 from stages.shared.shards import ShardFile, sha256_of
@@ -230,6 +230,8 @@ def _heat_map_problems(row: Row) -> Iterator[str]:
 
 
 def _span_problems(entry: Json, row: Row) -> Iterator[str]:
+    if not is_said(entry):
+        return
     start, end = entry["span"]
     text = row["captions"][entry["caption_index"]][start:end]
     if normalise(text) != entry["phrase"]:

@@ -195,6 +195,8 @@ class Exporter(ABC):
         next_step: One line: the command that uses the export, with `{out}`, `{split}`, `{images}`
             and `{config}`.
         keeps_empty: Whether a sample without regions can be written.
+        needs_words: Whether regions without words in a caption (from a pool of concepts) are left
+            out.
         takes_groups: Whether a region can be that of an object with several phrases.
         needs_images: Whether images are part of the format; otherwise the setting `images` decides.
         image_folder: The folder of image files, with `{split}`; "" if the format has none.
@@ -209,6 +211,7 @@ class Exporter(ABC):
     masks: ClassVar[str]
     next_step: ClassVar[str]
     keeps_empty: ClassVar[bool] = True
+    needs_words: ClassVar[bool] = False
     takes_groups: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
     image_folder: ClassVar[str] = ""

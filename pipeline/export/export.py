@@ -34,7 +34,7 @@ from pipeline.export.files import ExportFolder, export_folder
 from pipeline.export.report import ExportReport
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import stable_id
-from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD
+from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
 from stages.contract.values import Json
 from stages.shared.images.decode import UprightImage, upright_image
 
@@ -45,6 +45,7 @@ RARE_REGIONS: Final = "regions of categories with fewer regions than --min-count
 JOINED_MENTIONS: Final = (
     "further mentions of regions, joined: one annotation for each object; --per phrase writes every mention"
 )
+UNSAID_REGIONS: Final = "regions that no caption says: left out"
 TURNED_IMAGES: Final = "images encoded again: readers would not turn them upright, or take no GIF"
 ONLY_SPLIT: Final = "train"  # Name of the only split: loaders look for it first
 
@@ -216,6 +217,10 @@ class _Export:
     def _regions_of(self, row: Row, notes: Counter[str]) -> list[Annotation]:
         """Return the chosen regions that the format can hold, or with `per="group"` the objects."""
         regions: list[Annotation] = row["annotations"]
+        if self.format.needs_words:
+            count = len(regions)
+            regions = [region for region in regions if is_said(region)]
+            notes[UNSAID_REGIONS] += count - len(regions)
         if self.per == "group":
             count = len(regions)
             regions = merge_by_object(regions)

@@ -45,6 +45,7 @@ class Grit(Exporter):
     summary = "data/SPLIT-*.parquet with noun_chunks and ref_exps as in GRIT, for Kosmos-2 and FG-CLIP; images by name"
     masks = "exact as RLE counts in a column `segmentations` beside GRIT's own"
     next_step = 'datasets.load_dataset("{out}")'
+    needs_words = True
     takes_groups = False  # its boxes stand in the captions
 
     def open_split(self, split: str) -> ParquetParts:

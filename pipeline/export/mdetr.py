@@ -56,6 +56,7 @@ class Mdetr(Exporter):
         'trainer=ultralytics: WorldTrainerFromScratch with grounding_data=[dict(img_path="{images}", '
         'json_file="{out}/{split}.json")]'
     )
+    needs_words = True
     config_type = MdetrConfig
     image_folder = "images/{split}"
 

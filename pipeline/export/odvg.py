@@ -58,6 +58,7 @@ class Odvg(Exporter):
         'in DATASETS.json (form=detection: also "label_map": "{out}/label_map.json"), '
         "then bash train_dist.sh GPUS config/cfg_odvg.py DATASETS.json LOGS"
     )
+    needs_words = True
     keeps_empty = False  # Open-GroundingDino raises on an empty list
     config_type = OdvgConfig
     image_folder = "images/{split}"

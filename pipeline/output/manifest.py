@@ -94,6 +94,7 @@ class Manifest:
             "model_fingerprint": run["model_fingerprint"],
             "calibration": self.calibration,
             "scores": dict(self.scores),
+            **({} if (concepts := self.config.source.concept_count) is None else {"concepts": concepts}),
             "config": with_absolute_paths(self.config.model_dump(mode="json")),
             "counts": {
                 "read": report.samples_read,

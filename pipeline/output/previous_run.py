@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal
@@ -112,6 +112,12 @@ class PreviousRun:
         """The precision of the run; `auto` where none is decided."""
         precision: PrecisionChoice = self.run.get("config", {}).get("model", {}).get("precision", AUTO)
         return precision
+
+    @property
+    def pool(self) -> Mapping[str, str] | None:
+        """The pool of concepts of the run's source; None where there is none."""
+        pool: Mapping[str, str] | None = self.run.get("config", {}).get("source", {}).get("pool")
+        return pool
 
     def check_before_model(self, config: RunConfig) -> None:
         """Raise ResumeError as `check_resumable`, for what shows before a model is loaded, which takes seconds.

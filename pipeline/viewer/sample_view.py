@@ -20,7 +20,7 @@ from pipeline.stage_calls import run_stages
 from pipeline.steps import build_steps
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
-from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, mapped_record, rle_of
+from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of
 from stages.contract.values import Json
 
 COLOURS: Final = 12  # Number of colours: classes c0 .. c11 of the style sheet.
@@ -179,7 +179,7 @@ def sample_view(
         region = RegionView(
             number=first,
             annotation=annotation,
-            captions=tuple(entry["caption_index"] for entry in entries),
+            captions=tuple(entry["caption_index"] for entry in entries if is_said(entry)),
             area_share=annotation["area"] / max(1, row["width"] * row["height"]),
             box_share=annotation["bbox"][2] * annotation["bbox"][3] / max(1, row["width"] * row["height"]),
             path=outline_path(annotation),

@@ -122,7 +122,8 @@ class Phrase:
     Attributes:
         text: Normalised: case folded, one space between words, no leading determiner or
             possessive.
-        caption_index, start, end: `captions[caption_index][start:end]` are the words.
+        caption_index, start, end: `captions[caption_index][start:end]` are the words. A concept
+            of a pool that no caption says has the empty span [0, 0) of caption 0.
         head: Lemma of the head noun, in lower case; "clothing" for a colour that is worn.
         plural: Whether the phrase names several things ("two dogs").
     """
@@ -135,10 +136,15 @@ class Phrase:
     plural: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end:
+        if not 0 <= self.start < self.end and self.is_said:
             raise ValueError(f"expected 0 <= start < end, got {self.start}, {self.end}")
         if not self.text:
             raise ValueError("expected a non-empty phrase text")
+
+    @property
+    def is_said(self) -> bool:
+        """Whether a caption says the phrase."""
+        return (self.caption_index, self.start, self.end) != (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

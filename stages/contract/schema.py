@@ -150,7 +150,7 @@ _SCORE: Final = (
     "0.5); otherwise a number that only ranks"
 )
 _NO_PRESENCE: Final = "null without a calibration that knows presence, and for given boxes"
-_SPAN: Final = "[start, end) in that caption"
+_SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
 _GROUP: Final = (
     "number of the object within the image, the same for phrases that name one object; null if unknown"
 )
@@ -336,6 +336,11 @@ def rle_of(annotation: Mapping[str, Any]) -> Rle:
     """Return the mask of an annotation; its counts are not checked."""
     segmentation = annotation["segmentation"]
     return Rle(size_hw=tuple(segmentation["size"]), counts=segmentation["counts"])
+
+
+def is_said(entry: Mapping[str, Any]) -> bool:
+    """Return whether a caption says the phrase of an annotation; concepts of a pool have an empty span."""
+    return (entry["caption_index"], *entry["span"]) != (0, 0, 0)
 
 
 def mapped_record(row: Mapping[str, Any]) -> Record:

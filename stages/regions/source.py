@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple, Self, TypeVar
 
@@ -47,6 +47,20 @@ class RegionSourceConfig(BaseModel):
 
     kind: str = Field(description="Origin of the regions: `heat_maps` or another name in `SOURCES`.")
 
+    @property
+    def concept_count(self) -> int | None:
+        """The number of concepts of a pool that is known; None without one."""
+        return None
+
+    @property
+    def pool_to_parse(self) -> int | None:
+        """The most concepts of a pool that a run has yet to parse from its captions; None if it needs none."""
+        return None
+
+    def with_pool(self, concepts: Mapping[str, str]) -> Self:
+        """Return the settings with a pool: texts with their head nouns. Raise ValueError if they take none."""
+        raise ValueError(f"{self.kind} takes no pool")
+
     def score_settings(self) -> Json:
         """Return the settings that a calibration of its scores depends on, as plain values."""
         return self.model_dump(mode="json")
@@ -68,7 +82,7 @@ ConfigT = TypeVar("ConfigT", bound=RegionSourceConfig)
 
 
 class RegionSource(Stage, Generic[ConfigT]):
-    """Fills `regions`.
+    """Fills `regions`, and appends to `phrases` the concepts of a pool that no caption says.
 
     Records arrive with phrases and with pixels of the size that `canvas` states, and leave
     without pixels. A region's `group` is None: `stages.regions.source_stage.SourceRegionsStage` numbers the

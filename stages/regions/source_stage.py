@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.contract.records import Absent, Record, Region
+from stages.contract.records import Absent, Phrase, Record, Region
 from stages.contract.stage import Stage
 from stages.regions.config import RegionsConfig
 from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
@@ -17,11 +17,12 @@ from stages.regions.score import Calibration, at_share, score_of
 class SourceRegionsStage(Stage):
     """Gives the regions of another stage their `group`, and with a calibration of a detector their score.
 
-    Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A phrase in no
-    caption is a thing by itself. Regions are not shared within a group: each phrase keeps the
+    Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A concept that no
+    caption says is a thing by itself. Regions are not shared within a group: each phrase keeps the
     regions of the source. With a calibration a phrase less likely in the image than
     `config.min_presence` has no region, and is listed in `absent`. Phrases are judged one by
-    one, also those of one thing.
+    one, also those of one thing. A concept that no caption says is then no answer, and is not
+    listed.
     """
 
     name = "regions"
@@ -46,7 +47,8 @@ class SourceRegionsStage(Stage):
         for index, boxes in enumerate(self.regions_of(record)):
             presence = self._presence(boxes)
             if presence is not None and self.config.is_absent(presence):
-                absent.append(Absent(phrase_index=index, presence=presence, similarity=0.0))
+                if record.phrases[index].is_said:
+                    absent.append(Absent(phrase_index=index, presence=presence, similarity=0.0))
                 continue
             scored_regions = (
                 replace(region, score=score_of(self.calibration, evidence, presence), presence=presence)
@@ -80,6 +82,15 @@ class SourceRegionsStage(Stage):
     def _link(self, record: Record) -> Record:
         if not record.regions or self.config.group == "none":
             return record
-        numbers = link_phrases(record.sample.captions, record.phrases)
+        numbers = number_things(record.sample.captions, record.phrases)
         regions = tuple(replace(region, group=numbers[region.phrase_index]) for region in record.regions)
         return replace(record, regions=regions)
+
+
+def number_things(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
+    """Return the number of the thing that each phrase names, those that no caption says behind the others."""
+    numbers = link_phrases(captions, [phrase for phrase in phrases if phrase.is_said])
+    unsaid = dict.fromkeys(phrase.text for phrase in phrases if not phrase.is_said)
+    beyond = {text: number for number, text in enumerate(unsaid, start=max(numbers, default=-1) + 1)}
+    in_captions = iter(numbers)
+    return [next(in_captions) if phrase.is_said else beyond[phrase.text] for phrase in phrases]

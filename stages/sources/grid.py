@@ -33,8 +33,8 @@ class GridSource(NamedBoxes[GridSourceConfig]):
     """Every block gets its best phrase.
 
     PTP asks an object detector for the objects in each block, or CLIP with the names of a
-    vocabulary. This is the latter, with the phrases of the captions in place of the vocabulary.
-    PTP writes the name into a prompt ("The block 4 has a dog"); here it is a region.
+    vocabulary. This is the latter, with the phrases of the captions, and a pool, in place of the
+    vocabulary. PTP writes the name into a prompt ("The block 4 has a dog"); here it is a region.
     """
 
     config_type = GridSourceConfig

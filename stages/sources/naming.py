@@ -9,9 +9,9 @@ the score.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from stages.contract.errors import ConfigError
 from stages.contract.masks import encode_box, encode_mask
-from stages.contract.records import Record, Region, Rle
+from stages.contract.records import Phrase, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
 from stages.contract.values import Floats32, Json, PixelBox, Rgb, Sides
 from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
@@ -40,6 +40,20 @@ BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
 class NamedBoxesConfig(RegionSourceConfig):
     """Settings of sources that make boxes without names and let CLIP choose the best phrase of each."""
 
+    concepts: Literal["captions", "pool"] = Field(
+        "captions",
+        description="Names of boxes. captions: the phrases of the image's own captions. pool: these "
+        "and the concepts of a pool, whatever the captions say. A run parses the pool from all captions "
+        "of its input.",
+    )
+    pool_size: int = Field(
+        1000, ge=1, le=100_000, description="Most concepts of the pool: those that most images have."
+    )
+    pool: dict[str, str] | None = Field(
+        None,
+        description="The concepts of the pool with their head nouns. null: a run parses them before "
+        "its first image, and stores them with the dataset.",
+    )
     by: Literal["crop", "roi"] = Field(
         "crop",
         description="What is compared with the phrases. crop: the embedding of the image's part in "
@@ -60,6 +74,24 @@ class NamedBoxesConfig(RegionSourceConfig):
         ge=1,
         description="Most boxes of one phrase, those with the highest score; null keeps all, as RegionCLIP.",
     )
+
+    @property
+    def concept_count(self) -> int | None:
+        """See `RegionSourceConfig.concept_count`."""
+        return None if self.pool is None or self.concepts == "captions" else len(self.pool)
+
+    @property
+    def pool_to_parse(self) -> int | None:
+        """See `RegionSourceConfig.pool_to_parse`."""
+        return self.pool_size if self.concepts == "pool" and self.pool is None else None
+
+    def with_pool(self, concepts: Mapping[str, str]) -> Self:
+        """See `RegionSourceConfig.with_pool`."""
+        return self.model_copy(update={"pool": dict(concepts)})
+
+    def score_settings(self) -> Json:
+        """See `RegionSourceConfig.score_settings`. A pool of other captions is as good as this one."""
+        return self.model_dump(mode="json", exclude={"pool"})
 
 
 NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
@@ -114,11 +146,22 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
         if self.description is None:
             raise ConfigError("no model is described", key="model.name")
+        if self.config.pool_to_parse is not None:
+            raise ConfigError(
+                "no pool: a run parses it from its captions, and its dataset stores it", key="source.pool"
+            )
         settings = self.model
         model = load(
             self.description, device=settings.device, precision=settings.precision, threads=settings.threads
         )
         self._texts: TextCache = TextCache(model)
+        pool = (self.config.concepts == "pool" and self.config.pool) or {}
+        # No caption says them, so their span is empty.
+        self._pool = {
+            text: Phrase(text=text, caption_index=0, start=0, end=0, head=head)
+            for text, head in pool.items()
+        }
+        self._pool_embeddings = self._embed_texts([*pool]) if pool else None
         embedder = RoiEmbedder if self.config.by == "roi" else CropEmbedder
         batch_size = self.forward_batch_size("cuda" if model.device.type == "cuda" else "cpu")
         self._embed_boxes: BoxEmbedder = embedder(model, batch_size)
@@ -156,7 +199,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         if record.pixels is None:
             return np.zeros((0, 0, 3), np.uint8), []
         canvas = record.pixels.rgb
-        return canvas, self.candidates(record, canvas) if record.phrases else []
+        return canvas, self.candidates(record, canvas) if self._pool or record.phrases else []
 
     def _embed_texts(self, texts: Sequence[str]) -> Floats32:
         embeddings: Floats32 = self._texts(texts).detach().cpu().numpy()
@@ -169,8 +212,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         candidates: Sequence[CandidateBox],
         embeddings: Floats32,
     ) -> Record:
-        texts = list(dict.fromkeys(phrase.text for phrase in record.phrases))
-        cosines, shares = shares_of(embeddings, self._embed_texts(texts), self.config.temperature)
+        texts, text_embeddings = self._names_for(record)
+        cosines, shares = shares_of(embeddings, text_embeddings, self.config.temperature)
         best = cosines.argmax(axis=1)
         cosine, share = (values[np.arange(len(candidates)), best].tolist() for values in (cosines, shares))
         regions_of: dict[str, list[Region]] = {}
@@ -182,12 +225,23 @@ class NamedBoxes(RegionSource[NamedConfigT]):
                 mask = _mask_of(candidates[number], canvas, (record.height_px, record.width_px))
                 similarity = min(1.0, max(-1.0, cosine[number]))
                 regions.append(region_of_mask(0, mask, min(1.0, max(0.0, share[number])), similarity))
+        caption_texts = {phrase.text for phrase in record.phrases}
+        phrases = (*record.phrases, *(self._pool[text] for text in regions_of if text not in caption_texts))
         regions = [
             replace(region, phrase_index=index)
-            for index, phrase in enumerate(record.phrases)
+            for index, phrase in enumerate(phrases)
             for region in regions_of.get(phrase.text, ())
         ]
-        return replace(record, regions=tuple(regions))
+        return replace(record, phrases=phrases, regions=tuple(regions))
+
+    def _names_for(self, record: Record) -> tuple[list[str], Floats32]:
+        """Return the texts that a box of an image may be called, and their unit embeddings (T, E)."""
+        caption_texts = dict.fromkeys(phrase.text for phrase in record.phrases)
+        if self._pool_embeddings is None:
+            return [*caption_texts], self._embed_texts([*caption_texts])
+        new = [text for text in caption_texts if text not in self._pool]
+        embeddings = [self._pool_embeddings, *([self._embed_texts(new)] if new else [])]
+        return [*self._pool, *new], np.concatenate(embeddings)
 
 
 def shares_of(

@@ -56,8 +56,9 @@ class ProposalSource(NamedBoxes[ProposalSourceConfig]):
     """Proposals by selective search, each called by its nearest phrase.
 
     RegionCLIP (Zhong and others, CVPR 2022) takes the proposals of a network trained on human
-    boxes; here nothing is trained. It embeds proposals by RoIAlign on the teacher's feature map
-    (`by: roi`). A region's mask is the proposal's own segment.
+    boxes; here nothing is trained. Its concepts are parsed from a corpus of captions (`concepts:
+    pool`), without the image's own phrases, which count here. It embeds proposals by RoIAlign on
+    the teacher's feature map (`by: roi`). A region's mask is the proposal's own segment.
     """
 
     config_type = ProposalSourceConfig

@@ -251,6 +251,8 @@ def mentions_of(
     else:
         spelling = find_spelling(target.caption, tuple(captions))
     numbers = spelling.numbers
-    candidates = [n for n, phrase in enumerate(phrases) if phrase.caption_index in numbers]
+    candidates = [
+        n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in numbers
+    ]
     text = spelling.phrase(target.phrase)
     return [n for n in candidates if phrases[n].text == text]

@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
 
 
 RUN = (
+    "concept_pool",
     "config",
     "config_errors",
     "config_text",

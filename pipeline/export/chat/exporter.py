@@ -33,6 +33,7 @@ class Chat(Exporter):
         '{config.entry.reader} reads "{out}/{split}{config.suffix}" with the images in "{images}"; '
         '"{out}/README.md" says what stands in it'
     )
+    needs_words = True
     keeps_empty = False  # without a region there is nothing to ask
     config_type = ChatConfig
     image_folder = "images/{split}"

@@ -1,0 +1,41 @@
+"""A pool of concepts, parsed from all captions of an input, by which sources may call their boxes.
+
+RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) parses its concepts from a corpus of
+captions, and keeps those that occur often.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.config import RunConfig
+from pipeline.stage_calls import run_stages, set_up, take_batch
+from pipeline.steps import make_phrases_stage
+from stages.contract.errors import InputError
+from stages.contract.records import Record
+from stages.read import Piece, Reader
+
+ROWS: Final = 256  # samples whose captions are parsed together
+
+
+def parse_pool(config: RunConfig, reader: Reader, pieces: Sequence[Piece], most: int) -> dict[str, str]:
+    """Return the phrases of all captions of an input with their head nouns, those of most images first, `most` at most.
+
+    The parser of the run is used, in this process. Raise InputError if no caption has a phrase.
+    """
+    stage = make_phrases_stage(config)
+    records = map(Record.start, reader.samples(pieces))
+    images: Counter[str] = Counter()
+    heads: dict[str, str] = {}
+    with set_up([stage]):
+        while batch := take_batch(records, ROWS):
+            for record in run_stages([stage], batch):
+                images.update({phrase.text for phrase in record.phrases})
+                for phrase in record.phrases:
+                    heads.setdefault(phrase.text, phrase.head)
+    if not heads:
+        raise InputError("no caption has a phrase, so the pool of concepts is empty", key="source.concepts")
+    frequent = sorted(images.items(), key=lambda entry: (-entry[1], entry[0]))[:most]
+    return {text: heads[text] for text, _ in frequent}

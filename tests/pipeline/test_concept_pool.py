@@ -1,0 +1,77 @@
+"""A pool of concepts from all captions: by it boxes are called what their own captions do not say."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.concept_pool import parse_pool
+from pipeline.config import RunConfig, check
+from pipeline.dataset.validate import validate
+from pipeline.run import run
+from stages.contract.errors import InputError
+from stages.read import make_reader
+from tests.build.datasets import Json, manifest_of, rows_of
+from tests.build.files import read_lines, write_lines
+from tests.messages import expect_error
+from tests.stages.shared.model.saved import save_tower
+
+
+def pool_of(path: Path, most: int = 10) -> dict[str, str]:
+    config = check({"input": {"kind": "jsonl", "path": str(path)}}, RunConfig)
+    reader = make_reader(config.input)
+    return parse_pool(config, reader, reader.pieces(), most)
+
+
+def test_a_pool_has_the_phrases_of_most_images_with_their_head_nouns(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    texts = (["A red car and two dogs", "a red car on a road"], ["Two dogs and a house"], ["Two dogs"])
+    write_lines(
+        path, [{"image": f"{number}.jpg", "captions": list(text)} for number, text in enumerate(texts)]
+    )
+    pool = pool_of(path)
+    assert next(iter(pool.items())) == ("two dogs", "dog"), "of three images"
+    assert pool == {"two dogs": "dog", "house": "house", "red car": "car", "road": "road"}
+    assert [*pool_of(path, most=2)] == ["two dogs", "house"]
+    write_lines(path, [{"image": "0.jpg", "captions": ["and so on"]}])
+    with expect_error(InputError):
+        pool_of(path)
+
+
+def test_a_run_calls_boxes_by_the_pool_and_goes_on_with_the_same_one(
+    scenes_config: Json, tmp_path: Path
+) -> None:
+    lines = read_lines(Path(scenes_config["input"]["path"]))
+    path = tmp_path / "captions.jsonl"
+    write_lines(path, lines[:5])
+    values = {
+        **scenes_config,
+        "model": save_tower(tmp_path, "class token")[1].model_dump(mode="json"),
+        "input": {**scenes_config["input"], "path": str(path)},
+        "source": {"kind": "grid", "by": "roi", "concepts": "pool", "pool_size": 12},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    assert [*validate(run(check(values, RunConfig)))] == []
+    manifest = manifest_of(tmp_path / "out")
+    pool = manifest["config"]["source"]["pool"]
+    assert manifest["concepts"] == len(pool) == 12
+    rows = rows_of(tmp_path / "out")
+    entries = [(row, entry) for row in rows for entry in row["annotations"]]
+    unsaid = {entry["phrase"] for _, entry in entries if not any(entry["span"])}
+    assert unsaid
+    assert unsaid <= {*pool}
+    for row, entry in entries:
+        said = " ".join(row["captions"]).lower()
+        assert any(entry["span"]) is (entry["phrase"] in said), entry["phrase"]
+    write_lines(path, lines)
+    run(check(values, RunConfig))
+    grown = manifest_of(tmp_path / "out")
+    assert (grown["counts"]["written"], grown["config"]["source"]["pool"]) == (len(lines), pool)
+
+
+@pytest.mark.parametrize(("concepts", "count"), [("captions", None), ("pool", 2)])
+def test_a_given_pool_is_not_parsed(concepts: str, count: int | None) -> None:
+    source = {"kind": "grid", "concepts": concepts, "pool": {"red car": "car", "dog": "dog"}}
+    config = check({"input": {"kind": "jsonl", "path": "a"}, "source": source}, RunConfig)
+    assert config.source.pool_to_parse is None
+    assert config.source.concept_count == count
+    assert config.with_pool({"cat": "cat"}) == config
