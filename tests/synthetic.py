@@ -101,6 +101,7 @@ def write_synthetic(
     rows_per_file: int = 10_000,
     *,
     embed_images: bool = False,
+    fingerprint: str = "synthetic",
 ) -> Path:
     """A finished dataset of `rows` rows, which `validate` accepts; the same bytes for the same arguments.
 
@@ -120,7 +121,9 @@ def write_synthetic(
         pq.write_table(table, data / f"{number:05d}.parquet", **PARQUET_SETTINGS)
     total = count(folder)
     write_text(folder / "README.md", "# A synthetic dataset\n")
-    write_manifest(folder, total, rows_per_file=rows_per_file, embed_images=embed_images)
+    write_manifest(
+        folder, total, rows_per_file=rows_per_file, embed_images=embed_images, fingerprint=fingerprint
+    )
     return folder
 
 
@@ -139,6 +142,7 @@ def write_manifest(
     rows_per_file: int = 1000,
     embed_images: bool = False,
     image_root: Path | None = None,
+    fingerprint: str = "synthetic",
 ) -> None:
     """`dataset.json` of a dataset whose shards are counted, as if a run with the default settings had made it here."""
     root = folder / "images" if image_root is None else image_root
@@ -146,7 +150,7 @@ def write_manifest(
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(root)}
     values = {"input": source, "model": {"name": "demo"}, "output": output}
     config = RunConfig.model_validate(values).model_dump(mode="json")
-    run = {"schema_version": SCHEMA_VERSION, "model_fingerprint": "synthetic", "calibration": None}
+    run = {"schema_version": SCHEMA_VERSION, "model_fingerprint": fingerprint, "calibration": None}
     manifest = {
         "format": "phrasebox",
         "phrasebox_version": __version__,

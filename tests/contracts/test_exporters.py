@@ -21,7 +21,7 @@ from tests.build.datasets import Json, copy_of, rows_of
 from tests.build.files import read_json
 from tests.build.records import encoded
 from tests.messages import expect_error
-from tests.pipeline.export.datasets import exported, write_dataset
+from tests.pipeline.export.datasets import demo_fingerprint, exported, write_dataset
 from tests.pipeline.export.read_back import READ_BACK, RegionTuple
 from tests.synthetic import write_synthetic
 
@@ -203,7 +203,7 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two datasets of the same categories, the second with five times the rows of the first."""
-    made = {"rows_per_file": 20, "embed_images": True}
+    made = {"fingerprint": demo_fingerprint(), "rows_per_file": 20, "embed_images": True}
     datasets = [
         write_synthetic(tmp_path_factory.mktemp("large") / "dataset", rows, **made) for rows in (50, 250)
     ]

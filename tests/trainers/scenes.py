@@ -7,7 +7,7 @@ from PIL import Image
 
 from stages.contract.records import Record
 from tests.build.records import HEIGHT, WIDTH, image_bytes, mask
-from tests.pipeline.export.datasets import Maker, finished
+from tests.pipeline.export.datasets import Maker, demo_fingerprint, finished
 
 IMAGES = 32
 BOY = (2, 3, 10, 20)
@@ -63,7 +63,7 @@ CAT = (PIEBALD, (2, 24, 18, 29))
 def write_scenes(folder: Path) -> Path:
     make = Maker()
     rows = [record(make, number) for number in range(IMAGES)]
-    return finished(folder, rows)
+    return finished(folder, rows, fingerprint=demo_fingerprint())
 
 
 def expected(*, per: str = "group") -> list[tuple[str, tuple[int, int, int, int]]]:

@@ -103,6 +103,20 @@ OPEN_GROUNDINGDINO = Source(
     },
     made=("datasets/__init__.py", "util/__init__.py"),
 )
+CLIPSELF = Source(
+    "wusize/CLIPSelf",
+    "1c7fe9c5c38d800903d4754a89d7a8fcc7977101",
+    {
+        "src/training/data.py": "4f366cac73e0c83e04a904364a1dddbf411fd3fae2f1a3c55a2dafde96c195d1",
+        "src/training/coco_api.py": "b29b83a84411fafaa3a5f9cca465316623a5ac2ea5d01eac0197096d04af9495",
+        "src/training/custom_transforms.py": "394e2f3752a2f08b74deae0a884460f290e920b1a88e7b8d163d9f23db814f7d",
+        "src/training/utils.py": "01a66ecd63a018d3cce5de180d0418547f14287661321eb89440a1541b8daf5f",
+        "src/open_clip/transform.py": "c47f1d23892cbc74ffc188736315e9b37a5af3a0d2908005d79a10348467297d",
+        "src/open_clip/constants.py": "4289fac298908e2fb814ff84b4594ff49094a7eab074fed1b2ca6429339e923b",
+    },
+    root="src",
+    made=tuple(f"src/{name}.py" for name in ("training/__init__", "open_clip/__init__")),
+)
 SAM3 = Source(
     "facebookresearch/sam3",
     "99d02f28c8d34610ab35559b72642b01f10fdb1e",

@@ -1,4 +1,4 @@
-"""Trainers of grounding: MDETR, MMDetection, Open-GroundingDino, SAM 3, and ms-swift for Kosmos-2."""
+"""Trainers of grounding: MDETR, MMDetection, Open-GroundingDino, CLIPSelf, SAM 3, and ms-swift for Kosmos-2."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from tests.build.records import HEIGHT, WIDTH
 from tests.pipeline.export.datasets import exported
 from tests.trainers.scenes import CATS, IMAGES, PIEBALD, expected
-from tests.trainers.sources import MDETR, OPEN_GROUNDINGDINO, SAM3, run_loader
+from tests.trainers.sources import CLIPSELF, MDETR, OPEN_GROUNDINGDINO, SAM3, run_loader
 
 Entries = list[tuple[str, tuple[int, ...]]]
 
@@ -83,6 +83,17 @@ def test_open_groundingdino_detection(scenes: Path, tmp_path: Path) -> None:
     out, _ = exported("odvg", scenes, tmp_path / "out", {"images": True, "form": "detection"})
     files = (out / "images" / "train", out / "train.jsonl", out / "label_map.json")
     assert whole(OPEN_GROUNDINGDINO.load("open_groundingdino", *files)["entries"]) == expected()
+
+
+def test_clipself(scenes: Path, tmp_path: Path) -> None:
+    """A category's number is the row of its embedding; names are sorted."""
+    out, report = exported("clipself", scenes, tmp_path / "out", {"images": True})
+    files = (out / "images" / "train", out / "train.json", out / "text_embeddings.npy")
+    answer = CLIPSELF.load("clipself", *files)
+    names = [PIEBALD, "boy", "dog", "two dogs"]
+    assert whole([(names[row], box) for row, box in answer["entries"]]) == expected()
+    assert np.allclose(answer["norms"], 1, atol=1e-5)
+    assert len(answer["norms"]) == report.categories == len(names)
 
 
 def test_sam3(scenes: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A small dataset of the kinds of rows that formats stumble over."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.export.base import ExportReport
 from stages.contract.records import Absent, ImageRef, Phrase, Record, Sample
 from stages.phrases.filters import normalise
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe
 from tests.build.datasets import Json
 from tests.build.records import HEIGHT, WIDTH, encoded, mask, region
 from tests.stages.write.rows import failed, without_phrases, write_shards
@@ -118,7 +121,15 @@ def records_below_root() -> list[Record]:
 
 def write_dataset(folder: Path, *, embed_images: bool = True, image_root: Path | None = None) -> Path:
     """The records as a finished dataset in shards of five rows."""
-    return finished(folder, records(), embed_images=embed_images, image_root=image_root)
+    return finished(
+        folder, records(), embed_images=embed_images, image_root=image_root, fingerprint=demo_fingerprint()
+    )
+
+
+@cache
+def demo_fingerprint() -> str:
+    """Of the embedded model, whose texts an export may embed."""
+    return describe(ModelConfig(name="demo")).fingerprint
 
 
 def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **manifest: Any) -> Path:

@@ -207,6 +207,7 @@ READ_BACK: dict[str, ReadBack] = {
     "webdataset": ReadBack(webdataset),
     "yolo": ReadBack(yolo, "head", has_area=False),
     "grit": ReadBack(grit, "words"),
+    "clipself": ReadBack(coco("{split}.json", category_name)),
     "fiftyone": ReadBack(coco("{split}/labels.json", category_name)),
     "saco": ReadBack(coco("{split}.json", lambda content, image, entry: image["text_input"])),
     "chat": ReadBack(chat, has_area=False),

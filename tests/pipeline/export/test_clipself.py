@@ -1,0 +1,31 @@
+"""CLIPSelf's texts: row id - 1 of the embeddings is the category's, by the dataset's own model."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stages.contract.errors import InputError
+from stages.shared.model.clip import TextCache
+from stages.shared.model.config import ModelConfig
+from tests.build.files import read_json
+from tests.messages import expect_error
+from tests.pipeline.export.datasets import exported, finished, records, write_dataset
+from tests.stages.shared.model.saved import load_model
+
+
+def test_rows_are_the_categories_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    out, report = exported("clipself", write_dataset(tmp_path / "dataset"), tmp_path / "out")
+    categories = read_json(out / "train.json")["categories"]
+    assert [category["id"] for category in categories] == [*range(1, report.categories + 1)]
+    texts = TextCache(load_model(ModelConfig(name="demo", device="cpu", precision="fp32")))
+    expected = texts([category["name"] for category in categories]).numpy()
+    written = np.load(out / "text_embeddings.npy")
+    assert written.dtype == np.float32
+    assert np.allclose(written, expected, atol=1e-5)
+
+
+def test_a_dataset_of_other_weights_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    dataset = finished(tmp_path / "dataset", records(), fingerprint="other")
+    with expect_error(InputError):
+        exported("clipself", dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
