@@ -5,7 +5,7 @@ read -> phrases -> prepare -> explain -> regions -> write
 With `regions.refine: sam` the regions stage holds a second model, and has workers of its own.
 
 With another `source.kind` than heat_maps, its stage takes the place of explain and makes the
-regions, and the regions stage only links them, and scores those of a detector.
+regions, and the regions stage only links them, and with a calibration scores them.
 """
 
 from __future__ import annotations
@@ -280,8 +280,8 @@ def build_detector_steps(config: RunConfig) -> SourceSteps:
     kind = config.source.kind
     if not SOURCES[kind].looks_for_phrases:
         raise ConfigError(
-            f"{kind} looks for no phrases, so that nothing can be fitted to its scores; those of {HEAT_MAPS} and "
-            "detector can be calibrated",
+            f"{kind} looks for no phrases, so that nothing can be fitted to its scores; those of {HEAT_MAPS}, "
+            "proposals, grid, crops and detector can be calibrated",
             key="source.kind",
         )
     return build_source_steps(config)

@@ -12,7 +12,7 @@ foreign_phrases.py    phrases of other images asked of a model, and the fit of p
 truth_fit.py          `calibrate --truth`: a fit to ground truth
 cut_fit.py            its part that cuts maps
 box_fit.py            its part that learns where boxes are
-presence_calibration.py      its part on the presence of a detector; and presence without a ground truth
+presence_calibration.py      its part on the presence of a source; and presence without a ground truth
 reviews/              answers of people: `inspect --review`, `stats --reviews`, `calibrate --reviews`
 verdicts.py           advice from the figures of `eval` and `calibrate`
 model_check.py        `models check`

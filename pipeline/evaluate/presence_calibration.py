@@ -1,7 +1,7 @@
-"""Presence by `calibrate`: of a detector with a ground truth, and of any dataset without one.
+"""Presence by `calibrate`: of a source with a ground truth, and of any dataset without one.
 
-A detector is asked for the phrases of other images in prompts of their own, as if their captions
-were those of the image. So the boxes of the image's own phrases stay those of a run.
+A source is asked for the phrases of other images as if their captions were those of the image. So
+the boxes of the image's own phrases stay those of a run.
 
 Without a ground truth or answers presence alone is fitted, to captions. The phrases of an image's
 captions are taken as there, and those of other images as absent: see `pipeline.presence_fit`,
@@ -42,7 +42,13 @@ from stages.contract.errors import InputError
 from stages.contract.records import Record, Sample
 from stages.contract.values import Floats
 from stages.read import make_reader
-from stages.regions.detected import PRESENCE_FEATURES, DetectorPresence, boxes_of, presence_features
+from stages.regions.detected import (
+    PRESENCE_FEATURES,
+    SIMILARITY,
+    DetectorPresence,
+    boxes_of,
+    presence_features,
+)
 from stages.regions.source import HEAT_MAPS, RegionSourceConfig
 
 CAPTIONED: Final = 1000
@@ -96,15 +102,17 @@ def fit_detector_to_captions(
         )
     values = np.concatenate([features, foreign_features])
     in_captions = np.arange(len(values)) < len(features)
-    has_box, log_odds = values.T
-    ranks = np.where(has_box > 0, log_odds, -np.inf)
+    has_box, log_odds, similarity = values.T
+    # CLIP compares a box with the phrases that it may be called alone, but cosines of any images compare.
+    ranks = np.where(has_box > 0, similarity if similarity.any() else log_odds, -np.inf)
     area = roc_area(ranks)(in_captions.astype(float), (~in_captions).astype(float))
     if (reason := explain_no_difference(area)) is not None:
         return PresenceFit(reason=reason)
-    fit, presences = fit_noisy(values, in_captions)
+    names, measured = _measured(values)
+    fit, presences = fit_noisy(measured, in_captions)
     calibration = presence_calibration(
         source_basis(source, steps.fingerprint),
-        presence_of(fit, float(presences.mean())),
+        presence_of(fit, names, float(presences.mean())),
         presences[in_captions],
         images=len(captioned),
     )
@@ -112,7 +120,7 @@ def fit_detector_to_captions(
 
 
 def _features_of(steps: SourceSteps, records: Sequence[Record]) -> Floats:
-    """Return the `PRESENCE_FEATURES` (n, 2) of the phrases of records, by a detector that is set up."""
+    """Return the `PRESENCE_FEATURES` (n, 3) of the phrases of records, by a source that is set up."""
     todo = iter(records)
     features: list[list[float]] = []
     while batch := list(islice(todo, rows_per_call(steps.model_stage))):
@@ -153,24 +161,29 @@ def fit_detector_presence(
     ]
     check_enough(len(judged))
     values, labels, images = map(np.array, zip(*judged, strict=True))
-    fit, probabilities = fit_with_folds(values, labels, images, PHRASE_KINDS)
+    names, measured = _measured(values)
+    fit, probabilities = fit_with_folds(measured, labels, images, PHRASE_KINDS)
     area = presence_area(probabilities, labels, images)
-    return presence_of(fit, float(labels.mean())), {"presence_auc": area}
+    return presence_of(fit, names, float(labels.mean())), {"presence_auc": area}
 
 
-def presence_of(fit: LogisticFit, present_share: float) -> DetectorPresence:
-    """Return a fit to the `PRESENCE_FEATURES` of phrases, of which such a share is present."""
-    return DetectorPresence(
-        bias=fit.bias, **fit.by_name(PRESENCE_FEATURES), absent_share=1.0 - present_share
-    )
+def presence_of(fit: LogisticFit, names: Sequence[str], present_share: float) -> DetectorPresence:
+    """Return a fit to these features of phrases, of which such a share is present."""
+    return DetectorPresence(bias=fit.bias, **fit.by_name(names), absent_share=1.0 - present_share)
 
 
 def features_by_text(record: Record) -> dict[str, list[float]]:
-    """Return the `PRESENCE_FEATURES` of each text of a record; none for one with an error."""
+    """Return the `PRESENCE_FEATURES` of each text that a caption says; none for a record with an error."""
     if record.error is not None:
         return {}
-    texts = (phrase.text for phrase in record.phrases)
     return {
-        text: [*presence_features(boxes).values()]
-        for text, boxes in zip(texts, boxes_of(record), strict=True)
+        phrase.text: [*presence_features(boxes).values()]
+        for phrase, boxes in zip(record.phrases, boxes_of(record), strict=True)
+        if phrase.is_said
     }
+
+
+def _measured(values: Floats) -> tuple[Sequence[str], Floats]:
+    """Return names and values (n, k) of the `PRESENCE_FEATURES` (n, 3), without a similarity that is not measured."""
+    count = len(PRESENCE_FEATURES) if values[:, PRESENCE_FEATURES.index(SIMILARITY)].any() else 2
+    return PRESENCE_FEATURES[:count], values[:, :count]

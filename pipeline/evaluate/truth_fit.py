@@ -1,7 +1,7 @@
 """`phrasebox calibrate`: fit the scores of a model and its settings to how often regions are right.
 
 For `regions.rule: fitted` the cut of heat maps is fitted first (`cut_fit.py`), and then the boxes
-that correct it (`box_fit.py`), to images with known boxes. For a detector's dataset
+that correct it (`box_fit.py`), to images with known boxes. For a dataset of another source
 the same regression is fitted to the evidence of its boxes (`stages.regions.detected`).
 """
 
@@ -229,7 +229,7 @@ class _CalibrationFit:
         )
 
     def judge_detector(self) -> JudgedSet:
-        """Compute the regions of a detector again, because rows may hold other scores, judge them, and fit presence."""
+        """Compute the regions of a source again, because rows may hold other scores, judge them, and fit presence."""
         evaluation_set = self.evaluation_set
         steps = evaluation_set.source_steps()
         rows = evaluation_set.sound_rows(steps, self.console)

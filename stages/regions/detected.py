@@ -1,4 +1,7 @@
-"""The evidence of a detector's boxes, and whether the detector sees a phrase in its image at all.
+"""The evidence of a source's boxes, and whether the source sees a phrase in its image at all.
+
+A source is a detector, or one that lets CLIP name its boxes: the cosine of box and phrase is then
+evidence, too.
 
 Presence is the detector's own answer: the score of the best box of a phrase. A run has it
 already, while CLIP beside the detector would need other pixels, more memory, and a licence of
@@ -18,26 +21,31 @@ from stages.contract.records import Record, Region
 from stages.shared.fits import Number, Regression, log_odds
 
 FEATURES: Final = ("log_odds", "log_area", "log_area_squared", "rank", "plural")
-"""The features of a box that a calibration weighs."""
+"""The features of a box that a calibration weighs. Where CLIP names boxes it also weighs `SIMILARITY`."""
 
-PRESENCE_FEATURES: Final = ("has_box", "log_odds")
+SIMILARITY: Final = "similarity"
+
+PRESENCE_FEATURES: Final = ("has_box", "log_odds", SIMILARITY)
+"""The features of a phrase. The last one is 0 where no CLIP names boxes, and then has no weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxEvidence:
-    """The evidence of one box of a detector.
+    """The evidence of one box of a source.
 
     Attributes:
-        score: The detector's score, 0 .. 1.
+        score: The source's score, 0 .. 1.
         area: Share of the image that the box covers, > 0 .. 1.
         rank: Number of better boxes of the same phrase.
         is_plural: Whether the phrase names several objects.
+        similarity: Cosine of box and phrase, -1 .. 1; None where it is not measured.
     """
 
     score: float
     area: float
     rank: int
     is_plural: bool
+    similarity: float | None = None
 
     @property
     def log_odds(self) -> float:
@@ -46,17 +54,18 @@ class BoxEvidence:
 
     @property
     def features(self) -> dict[str, float]:
-        """The `FEATURES`, by name."""
+        """The `FEATURES`, and `SIMILARITY` where it is measured, by name."""
         log_area = math.log(self.area)
         values = (self.log_odds, log_area, log_area**2, float(self.rank), float(self.is_plural))
-        return dict(zip(FEATURES, values, strict=True))
+        measured = {} if self.similarity is None else {SIMILARITY: self.similarity}
+        return dict(zip(FEATURES, values, strict=True)) | measured
 
 
 BoxesOfPhrase = list[tuple[Region, BoxEvidence]]
 
 
 def boxes_of(record: Record) -> list[BoxesOfPhrase]:
-    """Return the regions that a detector gave each phrase of a record, with their evidence."""
+    """Return the regions that a source gave each phrase of a record, with their evidence."""
     phrases: list[BoxesOfPhrase] = [[] for _ in record.phrases]
     for region in record.regions:
         boxes = phrases[region.phrase_index]
@@ -66,6 +75,7 @@ def boxes_of(record: Record) -> list[BoxesOfPhrase]:
             area=width * height / (record.width_px * record.height_px),
             rank=len(boxes),
             is_plural=record.phrases[region.phrase_index].plural,
+            similarity=round(region.similarity, 6) or None,  # 0 is not measured
         )
         boxes.append((region, evidence))
     return phrases
@@ -75,9 +85,10 @@ def presence_features(boxes: BoxesOfPhrase) -> dict[str, float]:
     """Return the `PRESENCE_FEATURES` of a phrase, by name, from its boxes, best first.
 
     >>> presence_features([])
-    {'has_box': 0.0, 'log_odds': 0.0}
+    {'has_box': 0.0, 'log_odds': 0.0, 'similarity': 0.0}
     """
-    values = (float(bool(boxes)), boxes[0][1].log_odds if boxes else 0.0)
+    best = boxes[0][1] if boxes else None
+    values = (0.0, 0.0, 0.0) if best is None else (1.0, best.log_odds, best.similarity or 0.0)
     return dict(zip(PRESENCE_FEATURES, values, strict=True))
 
 

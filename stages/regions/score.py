@@ -87,7 +87,7 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     "similarity": attrgetter("similarity"),
 }
 """Name -> feature of every calibration of heat maps. One with a `BoxFit` also weighs
-`learned_box.EVIDENCE`, and one of a detector `detected.FEATURES` instead."""
+`learned_box.EVIDENCE`, and one of another source `detected.FEATURES` instead."""
 
 
 CAPTION_FACTS: Final = ("of_thing_captions", "of_thing_phrases")
@@ -99,7 +99,8 @@ _CAPTIONINGS: Final = TypeAdapter(tuple[Captioning, ...])
 def feature_names(calibration: Calibration | None) -> list[str]:
     """Return the names of the features of regions that are made with a calibration."""
     if calibration is not None and "log_odds" in calibration.weight:
-        return [*detected.FEATURES]
+        measured = {detected.SIMILARITY} & calibration.weight.keys()
+        return [*detected.FEATURES, *measured]
     has_box = calibration is not None and calibration.box is not None
     return [*FEATURES, *(EVIDENCE if has_box else ())]
 

@@ -15,7 +15,7 @@ from stages.regions.score import Calibration, at_share, score_of
 
 
 class SourceRegionsStage(Stage):
-    """Gives the regions of another stage their `group`, and with a calibration of a detector their score.
+    """Gives the regions of another stage their `group`, and with a calibration of that source their score.
 
     Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A concept that no
     caption says is a thing by itself. Regions are not shared within a group: each phrase keeps the
@@ -36,7 +36,7 @@ class SourceRegionsStage(Stage):
         return [record if record.error is not None else self._link(self._judge(record)) for record in batch]
 
     def regions_of(self, record: Record) -> list[BoxesOfPhrase]:
-        """Return the regions of each phrase of a detector's record, not judged, with their evidence."""
+        """Return the regions of each phrase of a source's record, not judged, with their evidence."""
         return boxes_of(record)
 
     def _judge(self, record: Record) -> Record:
@@ -58,11 +58,14 @@ class SourceRegionsStage(Stage):
         return replace(record, regions=tuple(regions), absent=tuple(absent))
 
     def caption_log_ratios(self, record: Record) -> dict[int, float]:
-        """Return log R of each caption of a detector's record, see `foreign_captions`; none without presence."""
+        """Return log R of each caption of a source's record, see `foreign_captions`; none without presence."""
         presence = self._detector_presence
         if presence is None or record.error is not None:
             return {}
-        probabilities = [presence.probability(boxes) for boxes in self.regions_of(record)]
+        probabilities = [
+            presence.probability(boxes) if phrase.is_said else None
+            for phrase, boxes in zip(record.phrases, self.regions_of(record), strict=True)
+        ]
         return phrase_log_ratios(record.phrases, probabilities, presence.absent_share)
 
     @property

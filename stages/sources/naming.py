@@ -119,6 +119,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     """
 
     needs_model = True
+    looks_for_phrases = True
     score_means = (
         "the share of the phrase in the softmax over all that the box may be called, which ranks and "
         "is no probability"

@@ -60,6 +60,9 @@ def test_features_by_hand() -> None:
     assert first[1].features == pytest.approx(expected)
     assert second[1].features["log_odds"] == pytest.approx(math.log(0.25))
     assert second[1].features["rank"] == 1.0
+    named = replace(RECORD, regions=(replace(RECORD.regions[0], similarity=0.25),))
+    (with_cosine,), _ = boxes_of(named)
+    assert with_cosine[1].features == pytest.approx({**expected, "similarity": 0.25})
     assert replace(first[1], score=1.0).log_odds == pytest.approx(-replace(first[1], score=0.0).log_odds)
 
 
