@@ -127,7 +127,7 @@ class EvaluationSet:
         return self._build(build_steps)
 
     def source_steps(self) -> SourceSteps:
-        """Build the steps of another source that looks for phrases. Raise as `full_steps` and `build_detector_steps`."""
+        """Build the steps of another source that looks for phrases. Raise as `full_steps`, `build_detector_steps`."""
         return self._build(build_detector_steps)
 
     def _build(self, build: Callable[[RunConfig], StepsT]) -> StepsT:

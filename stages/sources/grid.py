@@ -63,7 +63,7 @@ class CropSource(NamedBoxes[CropSourceConfig]):
     The grid depends on the sample's id alone.
 
     CLIPSelf compares crops with themselves and has no text. Here each gets its best phrase, so
-    that the rows are those of the other sources; a recipe that needs no text ignores it.
+    that the rows are those of the other sources. `finetune --recipe clipself` ignores it.
     """
 
     config_type = CropSourceConfig
@@ -72,15 +72,20 @@ class CropSource(NamedBoxes[CropSourceConfig]):
     def candidates(self, record: Record, canvas: Rgb) -> list[CandidateBox]:
         """See `NamedBoxes.candidates`."""
         rng = np.random.default_rng([0, record.sample.id])
-        splits = splits_up_to(self.config.max_split)
-        rows, columns = splits[int(rng.integers(len(splits)))]
-        least_px = min(_LEAST_SIDE_PX, *canvas.shape[:2])
-        boxes = grid_boxes(canvas.shape[:2], rows, columns)
-        boxes = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= least_px]
-        if len(boxes) > MAX_CROPS:
-            numbers = sorted(rng.choice(len(boxes), MAX_CROPS, replace=False).tolist())
-            boxes = [boxes[number] for number in numbers]
-        return [CandidateBox(box) for box in boxes]
+        return [CandidateBox(box) for box in draw_crops(canvas.shape[:2], self.config.max_split, rng)]
+
+
+def draw_crops(size: tuple[int, ...], max_split: int, rng: np.random.Generator) -> list[PixelBox]:
+    """Return the parts (x0, y0, x1, y1) of a random grid over `size` (height, width), `MAX_CROPS` of them at most."""
+    splits = splits_up_to(max_split)
+    rows, columns = splits[int(rng.integers(len(splits)))]
+    least_px = min(_LEAST_SIDE_PX, *size)
+    boxes = grid_boxes(size, rows, columns)
+    boxes = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= least_px]
+    if len(boxes) > MAX_CROPS:
+        numbers = sorted(rng.choice(len(boxes), MAX_CROPS, replace=False).tolist())
+        boxes = [boxes[number] for number in numbers]
+    return boxes
 
 
 def splits_up_to(most: int) -> list[tuple[int, int]]:

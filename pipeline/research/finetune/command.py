@@ -46,7 +46,8 @@ RecipeKind = Annotated[
     typer.Option(
         "--recipe",
         metavar="|".join(RECIPES),
-        help="Regions against phrases (align, the default), or a baseline for them: captions alone (recipe.kind).",
+        help="Regions against phrases (align, the default), captions alone, a baseline for them, or places against "
+        "their own crops, without text (clipself) (recipe.kind).",
     ),
 ]
 Epochs = Annotated[

@@ -215,15 +215,15 @@ class FineTuning:
         )  # CLIP's bound; some begin above it
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(not name.startswith(config.frozen))
+        self.student = Student.of(module, tokenizer_of(description), description.input)
+        self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not self._trainable:
             raise ConfigError(f"nothing is left to learn of {description.name}", key="frozen")
-        self.student = Student.of(module, tokenizer_of(description), description.input)
         if config.frozen_outputs is not None:
             store_outputs(
                 self.student.tower, config.frozen, config.frozen_outputs, DTYPES[config.model.precision]
             )
-        self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student)
         for _, parameter in self.recipe.extra_parameters():
             parameter.data = parameter.data.to(device)
             self._trainable.append(parameter)

@@ -27,6 +27,7 @@ class TrainingBatch:
         rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open.
         phrases: U different phrases.
         phrase_indices: int64 (R,), into `phrases`.
+        seeds: A number of each image for what a recipe draws itself; each epoch has others.
     """
 
     rgb: Tensor
@@ -34,6 +35,7 @@ class TrainingBatch:
     rois: Tensor
     phrases: list[str]
     phrase_indices: Tensor
+    seeds: Sequence[int] = ()
 
 
 class TuningData:
@@ -122,6 +124,7 @@ class TuningData:
             rois=batch["rois"],
             phrases=batch["phrases"],
             phrase_indices=batch["phrase_indices"],
+            seeds=[int(rng.integers(2**32)) for rng in generators],
         )
 
 

@@ -91,7 +91,7 @@ class Student:
 
 
 class Recipe(ABC, Generic[ConfigT]):
-    """The losses of a fine-tuning.
+    """The losses of a fine-tuning. A recipe may freeze parameters of the student that it does not teach.
 
     Attributes:
         config_type: The settings of the recipe.

@@ -75,7 +75,7 @@ def test_a_similarity_that_is_not_measured_has_no_weight() -> None:
 
 @pytest.mark.slow  # three runs of 80 scenes
 def test_scores_of_proposals_become_probabilities_and_foreign_phrases_absent(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "scenes", 80)
+    write_scenes(tmp_path / "scenes", 80, seed=0)
     truth = tmp_path / "scenes" / "truth.json"
     arguments = (
         "run", tmp_path / "scenes" / "captions.jsonl", "--images", tmp_path / "scenes" / "images", "--model", "demo",

@@ -73,6 +73,22 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: TunedModel) -> Non
     assert "open_clip alone does not." in card
 
 
+def test_self_distillation_needs_no_text_and_changes_no_text_tower(
+    inline_dataset: Path, tmp_path: Path
+) -> None:
+    config = config_of(inline_dataset, tmp_path / "out", recipe={"kind": "clipself", "max_split": 2})
+    tuned = finetune(config)
+    assert set(tuned.losses) == {"loss", "crops"}
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    changed = {
+        name.partition(".")[0]
+        for name, value in weights(tuned).items()
+        if not torch.equal(value, start[name])
+    }
+    assert changed == {"visual"}
+    assert load_model(ModelConfig(checkpoint=tuned.model)).embed_dim == 192
+
+
 @pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> ModelConfig:
     """A tiny model in one of the forms that a training begins with."""

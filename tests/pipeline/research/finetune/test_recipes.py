@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from pipeline.research.finetune.align import Align
 from pipeline.research.finetune.config import RECIPES, DataConfig
@@ -72,6 +74,30 @@ def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) ->
     terms = recipe.terms(replace(batch, **none), SINGLE_RANK)
     assert terms["regions"][1].item() == 0
     assert terms["captions"][1].item() > 0
+
+
+@pytest.mark.parametrize("places", ["grid", "regions"])
+def test_a_place_learns_the_embedding_of_its_own_crop(places: str, inline_dataset: Path) -> None:
+    """A student whose features are the teacher's embeddings of the crops has nothing to learn."""
+    recipe = taught("clipself", places=places)
+    batch = batch_for(recipe, inline_dataset)
+    rois = recipe._rois(batch)
+    assert set(rois[:, 0].tolist()) == {0, 1, 2, 3}
+    number = len(rois) // 2
+    image, left, top, right, bottom = rois[number].tolist()
+    side = batch.rgb.shape[1]
+    crop = batch.rgb[int(image), int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
+    shown = Image.fromarray(crop.numpy()).resize((side, side), Image.Resampling.BICUBIC)
+    embeddings = recipe._embed_crops(batch.rgb, rois)
+    wanted = recipe.student.tower.encode(torch.from_numpy(np.array(shown))[None])
+    assert F.cosine_similarity(embeddings[number : number + 1], wanted).item() > 0.999
+    assert recipe.terms(batch, SINGLE_RANK)["crops"][1].item() > 0.01
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Student, "regions", lambda *_: embeddings)
+        assert abs(recipe.terms(batch, SINGLE_RANK)["crops"][1].item()) < 1e-5
+    assert all(not weight.requires_grad for weight in recipe.student.module.transformer.parameters())
+    none = replace(batch, rois=batch.rois[:0], seeds=())
+    assert recipe.terms(none, SINGLE_RANK)["crops"][1].item() == 0
 
 
 def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() -> None:
