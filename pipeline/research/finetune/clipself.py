@@ -106,7 +106,8 @@ class ClipSelf(Recipe[ClipSelfConfig]):
         sides = torch.tensor([width, height, width, height])
         parts = []
         for image, pixels in enumerate(rgb.numpy()):
-            shares = (rois[rois[:, 0] == image, 1:] / sides).clamp(0, 1).tolist()
+            # In 64 bits, so that whole pixels stay whole.
+            shares = (rois[rois[:, 0] == image, 1:].double() / sides).clamp(0, 1).tolist()
             parts.append(crop_regions(pixels, shares, height))
         crops = torch.from_numpy(np.concatenate(parts))
         passes = [
