@@ -37,6 +37,9 @@ BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
 """Records whose boxes share forward passes, and images or parts of images of one forward pass."""
 
 
+_LEAST_SIMILARITY: Final = 1e-6  # in place of 0, which means that nothing is measured
+
+
 class NamedBoxesConfig(RegionSourceConfig):
     """Settings of sources that make boxes without names and let CLIP choose the best phrase of each."""
 
@@ -224,7 +227,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
             regions = regions_of.setdefault(texts[best[number]], [])
             if self.config.per_phrase is None or len(regions) < self.config.per_phrase:
                 mask = _mask_of(candidates[number], canvas, (record.height_px, record.width_px))
-                similarity = min(1.0, max(-1.0, cosine[number]))
+                similarity = min(1.0, max(-1.0, cosine[number])) or _LEAST_SIMILARITY
                 regions.append(region_of_mask(0, mask, min(1.0, max(0.0, share[number])), similarity))
         caption_texts = {phrase.text for phrase in record.phrases}
         phrases = (*record.phrases, *(self._pool[text] for text in regions_of if text not in caption_texts))
