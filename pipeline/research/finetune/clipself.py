@@ -32,6 +32,7 @@ from pipeline.research.finetune.ranks import RankGroup
 from pipeline.research.finetune.recipe import Recipe, Student, Terms, caption_loss
 from stages.shared.images.crops import crop_regions
 from stages.shared.model.towers.dense import dense
+from stages.shared.model.towers.from_open_clip import build_image_tower
 from stages.sources.grid import draw_crops
 
 CROPS_PER_PASS: Final = 64  # of the teacher, which bounds its memory
@@ -63,7 +64,9 @@ class ClipSelf(Recipe[ClipSelfConfig]):
 
     def __init__(self, config: ClipSelfConfig, student: Student) -> None:
         super().__init__(config, student)
-        self._teacher = copy.deepcopy(student.tower)
+        mean, std = (tuple(values.tolist()) for values in (student.tower.mean, student.tower.std))
+        with torch.no_grad():
+            self._teacher = build_image_tower(copy.deepcopy(student.module.visual), mean, std)
         if not config.caption_weight:
             for name, parameter in student.module.named_parameters():
                 if not name.startswith("visual."):

@@ -21,6 +21,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.module import module_of
 from stages.shared.model.tokenizer import tokenizer_of
 from tests.closeness import assert_close
+from tests.factories import TOWERS
 
 DESCRIPTION = describe(ModelConfig(name="demo"))
 SINGLE_RANK = RankGroup()
@@ -98,6 +99,32 @@ def test_a_place_learns_the_embedding_of_its_own_crop(places: str, inline_datase
     assert all(not weight.requires_grad for weight in recipe.student.module.transformer.parameters())
     none = replace(batch, rois=batch.rois[:0], seeds=())
     assert recipe.terms(none, SINGLE_RANK)["crops"][1].item() == 0
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_teacher_is_a_tower_of_its_own_that_does_not_learn(tower: str) -> None:
+    make, spec = TOWERS[tower]
+    student = Student.of(make().float(), None, spec)
+    recipe = RECIPES["clipself"](RECIPES.config({"kind": "clipself"}), student)
+    rgb = torch.randint(
+        0, 256, (2, spec.size_px, spec.size_px, 3), generator=torch.Generator().manual_seed(0)
+    )
+    batch = TrainingBatch(
+        rgb=rgb.to(torch.uint8),
+        captions=[],
+        rois=torch.zeros(0, 5),
+        phrases=[],
+        phrase_indices=torch.zeros(0, dtype=torch.int64),
+        seeds=[1, 2],
+    )
+    embeddings = recipe._embed_crops(batch.rgb, recipe._rois(batch))
+    recipe.terms(batch, SINGLE_RANK)["crops"][1].backward()
+    learning = [weight for weight in student.module.visual.parameters() if weight.grad is not None]
+    assert learning
+    with torch.no_grad():
+        for weight in learning:
+            weight.add_(0.1)
+    assert torch.equal(recipe._embed_crops(batch.rgb, recipe._rois(batch)), embeddings)
 
 
 def test_names_of_the_same_place_are_no_negatives_and_equal_phrases_are_one() -> None:
