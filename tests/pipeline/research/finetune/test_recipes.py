@@ -26,6 +26,9 @@ from tests.factories import TOWERS
 DESCRIPTION = describe(ModelConfig(name="demo"))
 SINGLE_RANK = RankGroup()
 
+FEW: dict[str, dict[str, Any]] = {"clipself": {"max_split": 2}}
+"""What makes a recipe quick."""
+
 
 def taught(kind: str, **settings: Any) -> Recipe[Any]:
     recipe = RECIPES[kind]
@@ -41,7 +44,7 @@ def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBa
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) -> None:
-    recipe = taught(kind)
+    recipe = taught(kind, **FEW.get(kind, {}))
     batch = batch_for(recipe, inline_dataset)
     optimiser = torch.optim.AdamW([*recipe.student.module.visual.parameters()], lr=3e-4)
     losses = []
@@ -80,10 +83,10 @@ def test_a_batch_without_regions_teaches_captions_alone(inline_dataset: Path) ->
 @pytest.mark.parametrize("places", ["grid", "regions"])
 def test_a_place_learns_the_embedding_of_its_own_crop(places: str, inline_dataset: Path) -> None:
     """A student whose features are the teacher's embeddings of the crops has nothing to learn."""
-    recipe = taught("clipself", places=places)
-    batch = batch_for(recipe, inline_dataset)
+    recipe = taught("clipself", places=places, max_split=3)
+    batch = batch_for(recipe, inline_dataset, images=2)
     rois = recipe._rois(batch)
-    assert set(rois[:, 0].tolist()) == {0, 1, 2, 3}
+    assert set(rois[:, 0].tolist()) == {0, 1}
     number = len(rois) // 2
     image, left, top, right, bottom = rois[number].tolist()
     side = batch.rgb.shape[1]
@@ -101,7 +104,7 @@ def test_a_place_learns_the_embedding_of_its_own_crop(places: str, inline_datase
     assert recipe.terms(none, SINGLE_RANK)["crops"][1].item() == 0
 
 
-@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("tower", ["class token", "ResNet", "SigLIP"])
 def test_a_teacher_is_a_tower_of_its_own_that_does_not_learn(tower: str) -> None:
     make, spec = TOWERS[tower]
     student = Student.of(make().float(), None, spec)
