@@ -30,6 +30,8 @@ from stages.regions.source import HEAT_MAPS, SOURCES, AnySourceConfig
 from stages.shared.model.catalog import CATALOG, sha256_of
 from stages.shared.model.config import ModelConfig
 
+MOST_SHOWN: Final = 500  # characters of a value in a message
+
 
 class EngineConfig(BaseModel, extra="forbid", frozen=True):
     """How a run is distributed. Every key but `kind` is about Ray."""
@@ -321,4 +323,10 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
             differences(old.get(name), new.get(name), f"{key}.{name}" if key else name) for name in names
         )
         return [line for lines in below for line in lines]
-    return [] if old == new else [f"{key.removeprefix('config.')}: {old!r} there, {new!r} now"]
+    return [] if old == new else [f"{key.removeprefix('config.')}: {_shown(old)} there, {_shown(new)} now"]
+
+
+def _shown(value: Any) -> str:
+    """Return a value for people, a long one such as a pool of concepts cut off."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.concept_pool import parse_pool
-from pipeline.config import RunConfig, check
+from pipeline.config import RunConfig, check, differences
 from pipeline.dataset.validate import validate
 from pipeline.run import run
 from stages.contract.errors import InputError
@@ -75,3 +75,11 @@ def test_a_given_pool_is_not_parsed(concepts: str, count: int | None) -> None:
     assert config.source.pool_to_parse is None
     assert config.source.concept_count == count
     assert config.with_pool({"cat": "cat"}) == config
+
+
+def test_a_refusal_names_some_concepts_and_not_all() -> None:
+    pool = {f"concept {number}": "concept" for number in range(1000)}
+    [line] = differences({"source": {"pool": pool}}, {"source": {"pool": None}})
+    assert line.startswith("source.pool: {'concept 0': 'concept', ")
+    assert line.endswith("… there, None now")
+    assert len(line) < 600
