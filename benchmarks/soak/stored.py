@@ -70,7 +70,12 @@ class StoredCampaign(Campaign):
 
     def find_cut_objects(self) -> None:
         """Every object that has its name has to be whole."""
-        for path, content in self.objects().items():
+        run_folder = self.out / ".phrasebox"
+        journals = [
+            file for folder in found_in(run_folder, "journal-*") for file in found_in(folder, "*.parquet")
+        ]
+        contents = {path: path.read_bytes() for path in (*found_in(run_folder, "*.json"), *journals)}
+        for path, content in {**self.objects(), **contents}.items():
             try:
                 if path.suffix == ".parquet":
                     pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
@@ -80,20 +85,11 @@ class StoredCampaign(Campaign):
                 self.judgement.blame("wrong rows", f"{path} is not whole: {error}")
 
     def objects(self) -> dict[AnyPath, bytes]:
-        """Return what lies in the dataset, with its content, but for the lease and for uploads that go on."""
-        folders = [
-            self.out,
-            self.out / "data",
-            *found_in(self.out, ".phrasebox"),
-            *found_in(self.out / ".phrasebox", "journal-*"),
-        ]
-        paths = [
-            path
-            for folder in folders
-            for path in found_in(folder, "*")
-            if path.is_file() and path.name != "lock" and not path.name.startswith(".")
-        ]
-        return {path: path.read_bytes() for path in paths}
+        """Return the files of the dataset with their content; what a run leaves for itself is none of them."""
+        paths = [path for folder in (self.out, self.out / "data") for path in found_in(folder, "*")]
+        return {
+            path: path.read_bytes() for path in paths if path.is_file() and not path.name.startswith(".")
+        }
 
 
 def _cut_upload(name: str, campaign: StoredCampaign) -> Iterator[Fault]:

@@ -62,6 +62,7 @@ class Lease:
         self._lock = lock
         self._name = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex}"
         self._renewals = 0
+        self._write_time = 0.0  # when the last renewal began
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -101,13 +102,23 @@ class Lease:
                 lease = _read_lease(self._lock)
                 if lease is None or lease[0] != self._name:
                     return  # it is another run's, or was: `Holder.check` says so
+                write_time = self._write_time
                 self._write()
+                if _clock() - write_time > LEASE_SECONDS:  # it slept, and this write came too late
+                    self._lock.unlink(missing_ok=True)
+                    return
             except (OSError, ResumeError):
                 continue  # a fault of the network: `Holder.check` finds out later whether the lease was lost
 
     def _write(self) -> None:
         self._renewals += 1
+        self._write_time = _clock()
         self._lock.write_bytes(json.dumps([self._name, self._renewals]).encode())
+
+
+def _clock() -> float:
+    """Return seconds that go on while the process is stopped, and on Linux while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _read_lease(lock: ObjectPath) -> tuple[str, int] | None:

@@ -270,6 +270,28 @@ def test_a_run_that_lost_its_lease_renews_it_no_more(lease_file: ObjectPath, con
         assert lease_file.read_bytes() == content
 
 
+def test_a_run_that_sleeps_while_it_renews_its_lease_does_not_take_it_back(
+    lease_file: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept_s = 0.0
+
+    def read_and_sleep(path: ObjectPath) -> tuple[str, int] | None:
+        nonlocal slept_s
+        lease = _read_lease(path)
+        if not slept_s:  # meanwhile another run takes over, ends, and gives the lease back
+            slept_s = 60.0
+            path.unlink()
+        return lease
+
+    monkeypatch.setattr(lock, "_clock", lambda: time.monotonic() + slept_s)
+    with locked(lease_file) as holder:
+        assert holder is not None
+        monkeypatch.setattr(lock, "_read_lease", read_and_sleep)
+        time.sleep(5 * lock.RENEW_SECONDS)
+        with pytest.raises(ResumeError, match="another run took"):
+            holder.check()
+
+
 def test_a_lease_that_is_replaced_while_it_is_read_is_read_again(
     lease_file: ObjectPath, monkeypatch
 ) -> None:
