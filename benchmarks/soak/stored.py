@@ -21,7 +21,7 @@ from benchmarks.soak.lives import Life, Prepare, interrupt_upload, shorten_lease
 from stages.shared.storage import AnyPath, found_in, place_of
 from tests.object_storage import object_storage
 
-LEASE_SECONDS: Final = 2.0
+LEASE_SECONDS: Final = 6.0
 
 OBJECTS: Final = (
     r"/data/[^/]+\.parquet",
