@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.build.datasets import Json, change_manifest, change_rows, copy_of
+from tests.pipeline.export.datasets import demo_fingerprint
 from tests.stages.write.rows import annotated, failed, without_phrases, write_shards
 from tests.synthetic import count, write_manifest
 
@@ -22,7 +23,9 @@ def write_good(folder: Path) -> Path:
     """Eight rows in two shards with heat maps and images, of another user."""
     records = [*(annotated(number) for number in range(6)), without_phrases(6), failed(7)]
     write_shards(records, folder / "data", ["heat_maps", "image"], rows_per_file=4)
-    write_manifest(folder, count(folder), rows_per_file=4, embed_images=True)
+    write_manifest(
+        folder, count(folder), rows_per_file=4, embed_images=True, fingerprint=demo_fingerprint()
+    )
     change_manifest(folder, signature="0" * 64)
     return folder
 

@@ -19,7 +19,7 @@ from stages.contract.records import Record
 from tests.build.datasets import Json
 from tests.build.files import read_json
 from tests.messages import expect_error
-from tests.pipeline.export.datasets import Maker, exported, finished
+from tests.pipeline.export.datasets import Maker, demo_fingerprint, exported, finished
 from tests.pipeline.export.read_back import READ_BACK
 
 CAPTIONS = ("a boy with a dog", "A child and two dogs", "the boy runs")
@@ -49,7 +49,8 @@ def record(*, grouped: bool = True) -> Record:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Only to be read."""
-    return finished(tmp_path_factory.mktemp("things") / "dataset", [record()])
+    folder = tmp_path_factory.mktemp("things") / "dataset"
+    return finished(folder, [record()], fingerprint=demo_fingerprint())
 
 
 def instances(dataset: Path, out: Path, **request: Any) -> Json:
@@ -58,7 +59,7 @@ def instances(dataset: Path, out: Path, **request: Any) -> Json:
     return read_json(out / "annotations" / "instances_train.json")
 
 
-BY_OBJECT = ("coco", "hf", "yolo", "fiftyone", "chat", "label-studio")
+BY_OBJECT = ("coco", "hf", "yolo", "clipself", "fiftyone", "chat", "label-studio")
 """Formats that by default have each object once; `odvg` with form=detection and `mdetr` for Ultralytics too."""
 
 SETTINGS = {"saco": {"exhaustive": "all"}, "chat": {"seed": 8}}  # by this seed the boy is called boy
