@@ -12,23 +12,20 @@ import random
 import re
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.soak.damage import DAMAGES, MANIFEST, Fault, damage
+from benchmarks.soak.judgement import Judgement, Row
 from benchmarks.soak.lives import Life, Outcome, Prepare, fill_disk
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.validate import validate
 from pipeline.scenes import write_scenes
 from stages.contract.errors import PhraseboxError
 from stages.shared.storage import AnyPath, remove_tree
-from tests.pipeline.light import is_alike
-
-Row = dict[str, Any]
 
 SPARE: Final = 8  # samples of the source that only an input that changes has
 MOST_LIVES: Final = 5  # after which a run that is still refused is refused for ever
@@ -47,72 +44,6 @@ CHANGED: Final = (
 )
 BUSY: Final = r"another run is writing to"
 FULL: Final = r"cannot write to|File too large|No space left"
-
-
-FAILURES: Final = {
-    "wrong cause": "a message that names none of the faults",
-    "crash": "a life that ended in another way than well, or with a message",
-    "stuck": "the same command, with what its messages told to do, did not come to a whole dataset",
-    "silent": "neither run, reader nor validation named the damage of a finished dataset",
-    "wrong rows": "rows were lost, doubled or different in a dataset that was read without an error",
-}
-"""What must not be."""
-
-
-@dataclass
-class Judgement:
-    """What a campaign has done and found.
-
-    log         receives what must not be, at once
-    injected    faults by kind
-    refusals    lives that ended with a message, by the kinds of the faults that it names
-    failures    what must not be, by `FAILURES`
-    """
-
-    log: Callable[[str], None]
-    injected: Counter[str] = field(default_factory=Counter)
-    refusals: Counter[str] = field(default_factory=Counter)
-    lives: int = 0
-    failures: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in FAILURES})
-
-    def blame(self, failure: str, line: str) -> None:
-        """Note what must not be."""
-        self.failures[failure].append(line)
-        self.log(f"{failure}: {line}")
-
-    def summary(self) -> Row:
-        """Return all counts, and the number of each failure."""
-        return {
-            "faults": self.injected.total(),
-            "faults_by_kind": dict(self.injected),
-            "lives": self.lives,
-            "refusals_by_cause": dict(self.refusals),
-            **{name: len(lines) for name, lines in self.failures.items()},
-        }
-
-    def compare(self, rows: Iterable[Row], wanted: dict[str, Row], when: str) -> None:
-        """Compare rows with those of a quiet run, by sample."""
-        rows = list(rows)
-        counts = Counter(row["sample_id"] for row in rows)
-        if lost := wanted.keys() - counts.keys():
-            self.blame("wrong rows", f"{len(lost)} lost {when}: {sorted(lost)[:3]}")
-        if more := [name for name, count in counts.items() if count > 1 or name not in wanted]:
-            self.blame("wrong rows", f"{len(more)} doubled or foreign {when}: {sorted(more)[:3]}")
-        different = [
-            row["sample_id"]
-            for row in rows
-            if row["sample_id"] in wanted and not _are_alike(row, wanted[row["sample_id"]])
-        ]
-        if different:
-            self.blame("wrong rows", f"{len(different)} different {when}: {different[:3]}")
-
-
-def _are_alike(row: Row, wanted: Row) -> bool:
-    """Whether rows are equal up to rounding, and masks where their boxes are."""
-    return is_alike("", row, wanted) and all(
-        mine["bbox"] != theirs["bbox"] or mine["segmentation"] == theirs["segmentation"]
-        for mine, theirs in zip(row["annotations"], wanted["annotations"], strict=True)
-    )
 
 
 @dataclass
@@ -156,7 +87,7 @@ class Campaign:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is done."""
+        """The kinds of faults of this campaign."""
         return (*RUNNING, *DAMAGES)
 
     def arguments(self, out: AnyPath | None = None) -> list[str]:
@@ -315,7 +246,7 @@ class Campaign:
         self.pending.clear()
 
     def _run_to_end(self) -> str:
-        """Run the same command, and do what its refusals tell, until it is done; return what it printed."""
+        """Run the same command, and do what its messages ask for, until it is done; return what it printed."""
         words, options = "", list[str]()
         for _ in range(MOST_LIVES):
             outcome = self.start(options=options).wait()
@@ -329,7 +260,7 @@ class Campaign:
         return words
 
     def judge(self, outcome: Outcome, *faults: Fault) -> list[Fault]:
-        """Judge a life that did not end well; do what its message tells, and return the faults that it names.
+        """Judge a life that did not end well; do what its message asks for, and return the faults that it names.
 
         faults: Those that are done to this life, beside those before it.
         """

@@ -33,8 +33,8 @@ class Fault:
     place       what it was done to
     words       a pattern of what a run, a reader or a validation has to say of it; empty if nothing need be said
     cause       a pattern of the refusals that name it; empty if nothing may refuse
-    remedy      what the refusal tells to do
-    options     of the command that the refusal tells to add
+    remedy      what the message asks for
+    options     that the message asks to add to the command
     """
 
     place: str

@@ -15,8 +15,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.soak.campaign import SIGNALS, Campaign, Judgement
+from benchmarks.soak.campaign import SIGNALS, Campaign
 from benchmarks.soak.damage import Fault
+from benchmarks.soak.judgement import Judgement
 from benchmarks.soak.lives import Life, Prepare, interrupt_upload, shorten_lease
 from stages.shared.storage import AnyPath, found_in, place_of
 from tests.object_storage import object_storage
@@ -43,7 +44,7 @@ class StoredCampaign(Campaign):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is done."""
+        """The kinds of faults of this campaign."""
         return tuple(HURTS)
 
     @property

@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.soak import campaign as fought
 from benchmarks.soak import stored
-from benchmarks.soak.campaign import FAILURES, Campaign, Judgement, fight
+from benchmarks.soak.campaign import Campaign, fight
 from benchmarks.soak.damage import DAMAGES, Fault, damage, shards_in
+from benchmarks.soak.judgement import FAILURES, Judgement
 from benchmarks.soak.lives import Outcome
 from benchmarks.soak.stored import fight_in_storage
 from pipeline.dataset.folder import open_dataset
