@@ -62,7 +62,6 @@ class Lease:
         self._lock = lock
         self._name = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex}"
         self._renewals = 0
-        self._write_time = 0.0  # when the last renewal began
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -98,13 +97,14 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
+            start = _clock()
             try:
                 lease = _read_lease(self._lock)
                 if lease is None or lease[0] != self._name:
                     return  # it is another run's, or was: `Holder.check` says so
-                write_time = self._write_time
                 self._write()
-                if _clock() - write_time > LEASE_SECONDS:  # it slept, and this write came too late
+                # It slept between the two: another run, which has watched since the last renewal, may have ended.
+                if _clock() - start > LEASE_SECONDS - RENEW_SECONDS:
                     self._lock.unlink(missing_ok=True)
                     return
             except (OSError, ResumeError):
@@ -112,7 +112,6 @@ class Lease:
 
     def _write(self) -> None:
         self._renewals += 1
-        self._write_time = _clock()
         self._lock.write_bytes(json.dumps([self._name, self._renewals]).encode())
 
 
