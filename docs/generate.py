@@ -192,7 +192,7 @@ where, and what to do.
 | `rows` | the number of its rows |
 | `size_bytes` | its size |
 | `sha256` | the digest of the file |
-| `footer_sha256` | the digest of its Parquet footer, which `phrasebox run` compares |
+| `footer_sha256` | the digest of its Parquet footer, which `phrasebox run` and all readers compare |
 
 The metadata of each shard hold the key `phrasebox`. Its value is JSON: what `dataset.json` says of the run, without
 counts and times.

@@ -6,9 +6,9 @@ import json
 import threading
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ from pipeline.dataset.selection import (
     Selector,
     region_schema,
 )
-from pipeline.dataset.shard_list import shards_of
+from pipeline.dataset.shard_list import SHARDS, shards_of
 from pipeline.paths import as_written
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
@@ -38,7 +38,8 @@ from stages.contract.schema import (
     check_version,
 )
 from stages.contract.values import Json
-from stages.shared.storage import AnyPath, parquet_file, place_of
+from stages.shared.shards import footer_sha256_of
+from stages.shared.storage import AnyPath, ObjectPath, parquet_file, place_of
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
@@ -63,6 +64,7 @@ class Dataset:
         shards: The Parquet files that the manifest lists, in the order of their names. Rows are
             read in this order everywhere.
         optional: The columns of `OPTIONAL_FIELDS` that the rows have, in their order.
+        footers: The digests of the shards' footers that the manifest lists, by the names of the files.
     """
 
     path: AnyPath
@@ -70,6 +72,7 @@ class Dataset:
     run: Json
     shards: tuple[AnyPath, ...]
     optional: tuple[str, ...] = ()
+    footers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def is_finished(self) -> bool:
@@ -99,7 +102,7 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of rows, by the manifest or, without one, by the shards."""
         written = self.manifest["counts"].get("written") if self.is_finished else None
-        return written if isinstance(written, int) else sum(map(rows_in, self.shards))
+        return written if isinstance(written, int) else sum(map(self.rows_in, self.shards))
 
     def __bool__(self) -> bool:
         """Return True, even without rows: `if dataset` must not depend on their number."""
@@ -125,7 +128,7 @@ class Dataset:
                 if images are read.
         """
         for path in self.shards:
-            with open_shard(path) as file:
+            with self.open_shard(path) as file:
                 yield from (
                     table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows)
                 )
@@ -141,11 +144,50 @@ class Dataset:
         Raise InputError if there is none.
         """
         for path in self.shards:
-            with open_shard(path) as file:
+            with self.open_shard(path) as file:
                 for first, table in tables_in(file, ["sample_id"], 8192):
                     if (place := pc.index(table["sample_id"], sample_id).as_py()) >= 0:
-                        return rows_of_shard(path, [first + place], self.columns)[0]
+                        return self.rows_of_shard(path, [first + place], self.columns)[0]
         raise InputError(f"{self.path} has no sample {sample_id!r}")
+
+    @contextmanager
+    def open_shard(self, path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
+        """Open one of `shards` as a `ParquetFile`.
+
+        Raise InputError if opening it, or reading from it in the block, fails, or if its footer is not the one that
+        the manifest lists: pages have checksums, and footers have none. Those in object storage are not compared,
+        because that has checksums of its own, and a request costs time.
+        """
+        with open_shard(path, buffer_bytes=buffer_bytes) as file:
+            listed = self.footers.get(path.name)
+            if listed and not isinstance(path, ObjectPath) and footer_sha256_of(path) != listed:
+                raise pa.ArrowInvalid("its footer is not the one that its run wrote")
+            yield file
+
+    def rows_in(self, path: AnyPath) -> int:
+        """Return the number of rows of one of `shards`. Raise InputError if it is damaged."""
+        with self.open_shard(path) as file:
+            return int(file.metadata.num_rows)
+
+    def rows_of_shard(self, path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[Row]:
+        """Return the rows of a shard with these ascending numbers. Only their row groups are read.
+
+        Raise as `rows_in`.
+        """
+        rows: list[Row] = []
+        with self.open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                stop = first + file.metadata.row_group(group).num_rows
+                pending = [number - first for number in numbers if first <= number < stop]
+                first = stop
+                tables = tables_in(file, columns, group=group, threads=False)
+                while pending:
+                    start, table = next(tables)
+                    places = [number - start for number in pending if number < start + table.num_rows]
+                    rows += table.take(pa.array(places, pa.int64())).to_pylist()
+                    pending = pending[len(places) :]
+        return rows
 
     def to_supervision(self, sample: str | Row) -> Any:
         """Return the regions of a sample, a sample id or a row, as `supervision.Detections`.
@@ -208,7 +250,7 @@ class NumberedRows:
                 numbers_by_shard[shard].append(number)
         for shard, members in numbers_by_shard.items():
             places = [number - self._firsts[shard] for number in members]
-            rows = rows_of_shard(self.dataset.shards[shard], places, columns)
+            rows = self.dataset.rows_of_shard(self.dataset.shards[shard], places, columns)
             rows_by_number.update(zip(members, rows, strict=True))
         return [rows_by_number[number] for number in numbers if number in rows_by_number]
 
@@ -216,7 +258,7 @@ class NumberedRows:
         with self._lock:
             while number >= self._firsts[-1] and len(self._firsts) <= len(self.dataset.shards):
                 try:
-                    rows = rows_in(self.dataset.shards[len(self._firsts) - 1])
+                    rows = self.dataset.rows_in(self.dataset.shards[len(self._firsts) - 1])
                 except InputError:
                     if self.dataset.is_finished:
                         raise
@@ -239,12 +281,6 @@ def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
             f"{path} is damaged or cannot be read ({one_line(error)}): phrasebox validate finds all such "
             "shards, and then the command of the run makes their rows anew"
         ) from error
-
-
-def rows_in(path: AnyPath) -> int:
-    """Return the number of rows of a shard. Raise InputError if it is damaged."""
-    with open_shard(path) as file:
-        return int(file.metadata.num_rows)
 
 
 def tables_in(
@@ -270,27 +306,6 @@ def tables_in(
     for batch in file.iter_batches(batch_size=size, columns=list(columns), use_threads=threads, **options):
         yield first, pa.Table.from_batches([batch])
         first += batch.num_rows
-
-
-def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[Row]:
-    """Return the rows of a shard with these ascending numbers. Only their row groups are read.
-
-    Raise as `rows_in`.
-    """
-    rows: list[Row] = []
-    with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
-        first = 0
-        for group in range(file.num_row_groups):
-            stop = first + file.metadata.row_group(group).num_rows
-            pending = [number - first for number in numbers if first <= number < stop]
-            first = stop
-            tables = tables_in(file, columns, group=group, threads=False)
-            while pending:
-                start, table = next(tables)
-                places = [number - start for number in pending if number < start + table.num_rows]
-                rows += table.take(pa.array(places, pa.int64())).to_pylist()
-                pending = pending[len(places) :]
-    return rows
 
 
 def open_dataset(path: AnyPath | str) -> Dataset:
@@ -342,6 +357,7 @@ def _open(path: AnyPath | str, *, may_be_unfinished: bool) -> Dataset:
         run={key: run[key] for key in ("config", "model_fingerprint", "signature") if key in run},
         shards=shards,
         optional=_optional_columns(shards),
+        footers={entry["name"]: entry["footer_sha256"] for entry in (manifest or {}).get(SHARDS) or ()},
     )
 
 

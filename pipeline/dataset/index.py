@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.condition_check import check_condition
-from pipeline.dataset.folder import Dataset, open_shard, tables_in
+from pipeline.dataset.folder import Dataset, tables_in
 from pipeline.dataset.selection import (
     CONDITION_COLUMNS,
     REGION,
@@ -161,7 +161,7 @@ class Index:
         pending = []
         for path in self.dataset.shards:
             try:
-                with open_shard(path) as file:
+                with self.dataset.open_shard(path) as file:
                     tables = [table for _, table in tables_in(file, _LIGHT_COLUMNS, threads=False)]
             except InputError:
                 if self.dataset.is_finished:

@@ -83,7 +83,7 @@ def row_groups_of(dataset: Dataset) -> list[RowGroup]:
     """Return all row groups that have rows, in order. Raise InputError."""
     groups = []
     for path in dataset.shards:
-        with open_shard(path) as file:
+        with dataset.open_shard(path) as file:
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         groups += [
             RowGroup(path=path, number=number, size=size) for number, size in enumerate(sizes) if size

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.marks import append_marks
 from pipeline.terminal import console
-from tests.build.datasets import Json, change_manifest, copy_of
+from tests.build.datasets import Json, change_manifest, change_rows, copy_of
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called, printed
 
@@ -94,13 +92,12 @@ def test_nothing_found(as_json: bool, synthetic_dataset: Path) -> None:
 
 
 def test_words_that_look_like_markup(copy: Path) -> None:
-    shard = copy / "data" / "00000.parquet"
-    table = pq.read_table(shard)
-    changed = table.to_pylist()
-    for row in changed:
-        for a in row["annotations"]:
-            a["phrase"] = "[red]:dog: [/] 乌龟"
-    pq.write_table(pa.Table.from_pylist(changed, table.schema), shard)
+    def change(rows: list[Json]) -> None:
+        for row in rows:
+            for a in row["annotations"]:
+                a["phrase"] = "[red]:dog: [/] 乌龟"
+
+    change_rows(copy / "data" / "00000.parquet", change)
     assert "[red]:dog: [/] 乌龟" in printed("stats", copy, columns=120)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,8 +12,10 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.dataset import shard_list
 from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.index import Index
 from pipeline.dataset.signature import is_own
 from pipeline.dataset.validate import validate
+from pipeline.load import RegionDataset
 from pipeline.output.repair import repair
 from stages.contract.errors import InputError, OutputError, ResourceError, ResumeError
 from stages.shared.shards import ORIGIN_KEY, sha256_of
@@ -107,11 +110,19 @@ def test_a_finished_dataset_makes_rows_of_changed_shards_anew(is_gone, captions,
     assert problems_in(finished) == []
 
 
-def test_a_changed_footer_is_noticed_where_a_dataset_is_complete(captions, finished) -> None:
+def test_a_changed_footer_is_noticed_by_readers_and_where_a_dataset_is_complete(captions, finished) -> None:
     shard = shards_of(finished)[2]
     content = shard.read_bytes()
     assert content.count(b"parquet-cpp-arrow") == 1
     shard.write_bytes(content.replace(b"parquet-cpp-arrow", b"parquet-cpp-arroW"))
+    pq.read_table(shard)  # for Parquet it is as good as the other
+    dataset = open_dataset(finished)
+    with expect_error(InputError):
+        list(dataset.rows())
+    with expect_error(InputError), closing(Index(dataset, {})) as index:
+        index.build()
+    with expect_error(InputError):
+        RegionDataset(finished)
     assert "its rows are done again" in run_light(light_config(captions, finished))
     assert problems_in(finished) == []
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.errors import ConfigError, SchemaError
-from tests.build.datasets import Json, change_manifest, change_rows, rows_of
+from tests.build.datasets import Json, change_manifest, change_rows, list_shards, rows_of
 from tests.build.files import write_json
 from tests.pipeline.viewer.conftest import Served, serving
 from tests.pipeline.viewer.test_app import ask
@@ -50,6 +50,7 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_heat_maps(dataset: Path) -> None:
     for path in (dataset / "data").glob("*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(["phrases", "heat_maps"]), path)
+    list_shards(dataset)
 
 
 def first_with_regions(dataset: Path) -> int:
@@ -83,9 +84,9 @@ def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(made_by_a_stran
         assert b"model.name=evil/model" in heat_of(served)[1], "who sets something has them computed"
     row = first_with_regions(dataset)
     path = sorted((dataset / "data").glob("*.parquet"))[row // 8]
-    with serving(
-        dataset
-    ) as served:  # opened before the change, which a dataset of a stranger does not survive
+    # Opened before the change, which a dataset of a stranger does not survive; without a list no shard is compared
+    change_manifest(dataset, shards=None)
+    with serving(dataset) as served:
         change_rows(path, lambda rows: rows[row % 8]["heat_maps"][0].update(size=[1, 100_000]))
         status, content = heat_of(served)
         assert status == 409
