@@ -40,7 +40,6 @@ class Align(Recipe[AlignConfig]):
     """The loss between images and captions, and the one between regions and phrases."""
 
     config_type = AlignConfig
-    needs_regions = True
 
     def __init__(self, config: AlignConfig, student: Student) -> None:
         super().__init__(config, student)

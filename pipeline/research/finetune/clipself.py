@@ -56,6 +56,11 @@ class ClipSelfConfig(RecipeConfig):
         6, ge=1, le=32, description="Most parts of the grid along a side. CLIPSelf's is 6."
     )
 
+    @property
+    def needs_regions(self) -> bool:
+        """See `RecipeConfig.needs_regions`."""
+        return self.places == "regions"
+
 
 class ClipSelf(Recipe[ClipSelfConfig]):
     """The loss between dense features and crops."""

@@ -26,6 +26,11 @@ class RecipeConfig(BaseModel, extra="forbid", frozen=True):
         description="Weight of the loss between images and captions, which keeps the model able to retrieve.",
     )
 
+    @property
+    def needs_regions(self) -> bool:
+        """Whether a dataset without regions is rejected."""
+        return False
+
 
 class AlignConfig(RecipeConfig):
     """Regions against phrases."""
@@ -36,6 +41,11 @@ class AlignConfig(RecipeConfig):
         gt=0,
         description="Weight of the loss between regions and phrases. FG-CLIP takes 0.1, with 12 million images.",
     )
+
+    @property
+    def needs_regions(self) -> bool:
+        """See `RecipeConfig.needs_regions`."""
+        return True
 
 
 class CaptionsConfig(RecipeConfig):

@@ -161,10 +161,10 @@ def _prepare(
         torch.set_num_threads(config.model.threads)
     side_px = description.input.size_px
     material = TuningData(config.data, side_px=side_px, seed=config.seed, batch_size=config.batch_size)
-    if RECIPES[config.recipe.kind].needs_regions and not material.count_regions():
+    if config.recipe.needs_regions and not material.count_regions():
         raise InputError(
             f"{config.data.path} has no regions to learn from: lower data.min_score or data.where, "
-            "or take a recipe that needs none: captions"
+            "or take a recipe that needs none: captions, or clipself with recipe.places=grid"
         )
     return material
 

@@ -95,11 +95,9 @@ class Recipe(ABC, Generic[ConfigT]):
 
     Attributes:
         config_type: The settings of the recipe.
-        needs_regions: Whether a dataset without regions is rejected.
     """
 
     config_type: ClassVar[type[RecipeConfig]]
-    needs_regions: ClassVar[bool] = False
 
     def __init__(self, config: ConfigT, student: Student) -> None:
         self.config = config

@@ -279,8 +279,9 @@ def test_a_dataset_without_regions_is_refused_before_the_model_is_loaded(
     inline_dataset: Path, tmp_path: Path
 ) -> None:
     data = {"path": str(inline_dataset), "min_score": 0.99, "where": "phrase = 'nothing'"}
-    with expect_error(InputError):
-        finetune(config_of(inline_dataset, tmp_path / "out", data=data))
+    for recipe in ({"kind": "align"}, {"kind": "clipself", "places": "regions"}):
+        with expect_error(InputError):
+            finetune(config_of(inline_dataset, tmp_path / "out", data=data, recipe=recipe))
     assert not (tmp_path / "out").exists()
     assert (
         finetune(
