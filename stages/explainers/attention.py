@@ -178,6 +178,8 @@ class AttentionFlow(Walker[AttentionFlowConfig]):
 
     @torch.no_grad()
     def _explain_blocks(self, tensors: BlockTensors, texts: Tensor) -> Tensor:
+        if not texts.any():
+            return texts.new_zeros(1, texts.shape[1], tensors.tokens[0].shape[1] - 1)
         flows = flows_to_patches(
             [attention[0].mean(dim=0).double().cpu().numpy() for attention in tensors.attention]
         )
@@ -185,8 +187,13 @@ class AttentionFlow(Walker[AttentionFlowConfig]):
 
 
 def flows_to_patches(attention: Sequence[Floats]) -> Floats:
-    """Attention (T, T) of each block, the mean over heads -> maximum flow from the class token to each patch (N,)."""
+    """Attention (T, T) of each block, the mean over heads -> maximum flow from the class token to each patch (N,).
+
+    Flows are NaN where a weight is not finite.
+    """
     tokens = len(attention[0])
+    if not all(np.isfinite(weights).all() for weights in attention):  # no integer stands for it
+        return np.full(tokens - 1, np.nan)
     source = len(attention) * tokens  # the class token behind the last block; others behind it lead nowhere
     parts = []
     for number, weights in enumerate(attention):

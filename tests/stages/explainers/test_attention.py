@@ -66,6 +66,12 @@ def test_flow_takes_what_the_narrowest_edges_hold_and_counts_shared_ones_once() 
     assert flows_to_patches([first, last]).tolist() == pytest.approx([0.5, 0.25])
 
 
+def test_attention_that_is_not_finite_has_no_flow_and_gives_no_warning() -> None:
+    sound = np.full((3, 3), 1 / 3)
+    lost = np.where(np.eye(3) > 0, np.nan, sound)
+    assert np.isnan(flows_to_patches([sound, lost])).all()
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "EVA02"])
 def test_attention_gradient(name: str) -> None:
     def expect(captured: Captured, text: Tensor) -> Floats:
