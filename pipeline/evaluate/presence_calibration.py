@@ -49,7 +49,7 @@ from stages.regions.detected import (
     boxes_of,
     presence_features,
 )
-from stages.regions.source import HEAT_MAPS, RegionSourceConfig
+from stages.regions.source import HEAT_MAPS, NOT_FINITE, RegionSourceConfig
 
 CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits
@@ -173,8 +173,8 @@ def presence_of(fit: LogisticFit, names: Sequence[str], present_share: float) ->
 
 
 def features_by_text(record: Record) -> dict[str, list[float]]:
-    """Return the `PRESENCE_FEATURES` of each text that a caption says; none for a record with an error."""
-    if record.error is not None:
+    """Return the `PRESENCE_FEATURES` of each text that a caption says; none where nothing is known of the image."""
+    if record.error is not None or NOT_FINITE in record.notes:
         return {}
     return {
         phrase.text: [*presence_features(boxes).values()]

@@ -20,6 +20,9 @@ HEAT_MAPS: Final = "heat_maps"
 """The kind without a stage of its own: `explain` computes heat maps, by any method, and
 `regions` cuts them."""
 
+NOT_FINITE: Final = "the embeddings of its boxes are not finite, so nothing is known of its phrases"
+"""The note of an image for which the model of a source gives no numbers."""
+
 
 class OtherModel(NamedTuple):
     """The model of a source: its name for people, and what identifies its weights."""

@@ -12,6 +12,7 @@ from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
 from stages.regions.foreign_captions import phrase_log_ratios
 from stages.regions.groups import link_phrases
 from stages.regions.score import Calibration, at_share, score_of
+from stages.regions.source import NOT_FINITE
 
 
 class SourceRegionsStage(Stage):
@@ -22,7 +23,7 @@ class SourceRegionsStage(Stage):
     regions of the source. With a calibration a phrase less likely in the image than
     `config.min_presence` has no region, and is listed in `absent`. Phrases are judged one by
     one, also those of one thing. A concept that no caption says is then no answer, and is not
-    listed.
+    listed. Where nothing is known of an image (`NOT_FINITE`), no phrase is absent.
     """
 
     name = "regions"
@@ -40,7 +41,7 @@ class SourceRegionsStage(Stage):
         return boxes_of(record)
 
     def _judge(self, record: Record) -> Record:
-        if self.calibration is None:
+        if self.calibration is None or NOT_FINITE in record.notes:
             return record
         regions: list[Region] = []
         absent: list[Absent] = []
@@ -58,9 +59,9 @@ class SourceRegionsStage(Stage):
         return replace(record, regions=tuple(regions), absent=tuple(absent))
 
     def caption_log_ratios(self, record: Record) -> dict[int, float]:
-        """Return log R of each caption of a source's record, see `foreign_captions`; none without presence."""
+        """Return log R of each caption of a source's record, see `foreign_captions`; none where nothing is known."""
         presence = self._detector_presence
-        if presence is None or record.error is not None:
+        if presence is None or record.error is not None or NOT_FINITE in record.notes:
             return {}
         probabilities = [
             presence.probability(boxes) if phrase.is_said else None

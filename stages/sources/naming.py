@@ -23,7 +23,7 @@ from stages.contract.masks import encode_box, encode_mask
 from stages.contract.records import Phrase, Record, Region, Rle
 from stages.contract.stage import Device, Forwards
 from stages.contract.values import Floats32, Json, PixelBox, Rgb, Sides
-from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
+from stages.regions.source import NOT_FINITE, RegionSource, RegionSourceConfig, region_of_mask
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import TextCache
@@ -35,7 +35,6 @@ the image then has the 224 pixels that most models take."""
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
 """Records whose boxes share forward passes, and images or parts of images of one forward pass."""
-
 
 _LEAST_SIMILARITY: Final = 1e-6  # in place of 0, which means that nothing is measured
 
@@ -118,7 +117,9 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     A box gets one name, as in RegionCLIP: the text with the highest cosine. If several captions
     say it, the region occurs once for each of them, as regions of heat maps do. `similarity` is
-    the cosine of box and text.
+    the cosine of box and text, with six decimals. A cosine of 0 is 0.000001, because 0 means
+    that nothing is measured. An image in which an embedding is not finite, as 16 bits may
+    overflow, has no region, and its row says why.
     """
 
     needs_model = True
@@ -172,7 +173,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     def teardown(self) -> None:
         """Let the model go."""
-        del self._embed_boxes, self._texts
+        del self._embed_boxes, self._texts, self._pool_embeddings
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`; with `by: crop` each part of an image counts."""
@@ -218,6 +219,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     ) -> Record:
         texts, text_embeddings = self._names_for(record)
         cosines, shares = shares_of(embeddings, text_embeddings, self.config.temperature)
+        if not np.isfinite(cosines).all():
+            return replace(record, notes=(*record.notes, NOT_FINITE))
         best = cosines.argmax(axis=1)
         cosine, share = (values[np.arange(len(candidates)), best].tolist() for values in (cosines, shares))
         regions_of: dict[str, list[Region]] = {}

@@ -5,7 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.evaluate.presence_calibration import features_by_text
 from stages.contract.records import Phrase, Pixels, Record, Sample
+from stages.regions.config import RegionsConfig
+from stages.regions.detected import DetectorPresence
+from stages.regions.score import Calibration
+from stages.regions.source import NOT_FINITE
+from stages.regions.source_stage import SourceRegionsStage
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe
 from stages.sources.grid import (
@@ -71,6 +77,70 @@ def test_a_part_is_called_by_its_nearest_phrase_and_counts_as_an_image_where_it_
     assert boxes == {(x, y, 30, 20) for x in (0, 30) for y in (0, 20)}
     assert len(regions) == 4, "each block has one name"
     assert all(0.5 <= region.score < 0.8 and region.similarity for region in regions), "the larger share"
+
+
+@pytest.mark.parametrize("by", ["crop", "roi"])
+def test_an_image_whose_embeddings_are_not_finite_has_no_region_and_says_why(
+    by: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 16 bits may overflow. Its neighbour in the same pass has its regions, and nothing is judged absent."""
+    config = ModelConfig(name="demo", device="cpu", precision="fp32")
+    source = GridSource(GridSourceConfig(by=by, blocks=1), config, describe(config))
+    source.setup()
+    phrases = (Phrase(text="circle", caption_index=0, start=0, end=6, head="circle"),)
+    sound, lost = (
+        Record(
+            sample=Sample(sample_id=name, source="", captions=("circle",)),
+            phrases=phrases,
+            pixels=Pixels(rgb=np.full((30, 30, 3), colour, np.uint8)),
+            width_px=30,
+            height_px=30,
+        )
+        for name, colour in (("1", 200), ("2", 0))
+    )
+    embed = source._embed_boxes._embed
+
+    def overflow(images: Any) -> Any:
+        return [
+            boxes if rgb.any() else np.full_like(boxes, np.nan)
+            for (rgb, _), boxes in zip(images, embed(images), strict=True)
+        ]
+
+    monkeypatch.setattr(source._embed_boxes, "_embed", overflow)
+    answers = source.process([sound, lost])
+    assert [len(answer.regions) for answer in answers] == [1, 0]
+    assert [answer.notes for answer in answers] == [(), (NOT_FINITE,)]
+    assert features_by_text(answers[1]) == {}
+    presence = DetectorPresence(
+        bias=-9.0,
+        weight={"similarity": 0.0},
+        mean={"similarity": 0.0},
+        scale={"similarity": 1.0},
+        absent_share=0.5,
+    )
+    calibration = Calibration(
+        bias=0.0, weight={}, mean={}, scale={}, made_with={}, made_from={}, presence=presence
+    )
+    stage = SourceRegionsStage(RegionsConfig(absent_share=0.5), calibration)
+    assert [len(judged.absent) for judged in stage.process(answers)] == [1, 0]
+    assert stage.caption_log_ratios(answers[1]) == {}
+
+
+def test_a_cosine_of_zero_is_told_from_one_that_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(name="demo", device="cpu", precision="fp32")
+    source = GridSource(GridSourceConfig(blocks=1), config, describe(config))
+    source.setup()
+    record = Record(
+        sample=Sample(sample_id="1", source="", captions=("circle",)),
+        phrases=(Phrase(text="circle", caption_index=0, start=0, end=6, head="circle"),),
+        pixels=Pixels(rgb=np.zeros((30, 30, 3), np.uint8)),
+        width_px=30,
+        height_px=30,
+    )
+    nothing = [np.zeros((1, 192), np.float32)]
+    monkeypatch.setattr(source._embed_boxes, "_embed", lambda _: nothing)
+    ((region,),) = (answer.regions for answer in source.process([record]))
+    assert region.similarity == 1e-6
 
 
 def test_the_softmax_over_the_texts() -> None:
