@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.config import RunConfig
-from pipeline.stage_calls import run_stages, set_up, take_batch
+from pipeline.stage_calls import run_stages, samples_in, set_up, take_batch
 from pipeline.steps import make_phrases_stage
+from pipeline.summary import ShowStep
+from pipeline.terminal import counted
 from stages.contract.errors import InputError
 from stages.contract.records import Record
 from stages.read import Piece, Reader
@@ -20,11 +22,25 @@ from stages.read import Piece, Reader
 ROWS: Final = 256  # samples whose captions are parsed together
 
 
-def parse_pool(config: RunConfig, reader: Reader, pieces: Sequence[Piece], most: int) -> dict[str, str]:
+STEP: Final = "parsing all captions into a pool of concepts, samples"
+
+
+def parse_pool(
+    config: RunConfig,
+    reader: Reader,
+    pieces: Sequence[Piece],
+    most: int,
+    show_step: ShowStep = lambda *_: None,
+) -> dict[str, str]:
     """Return the phrases of all captions of an input with their head nouns, those of most images first, `most` at most.
 
-    The parser of the run is used, in this process. Raise InputError if no caption has a phrase.
+    The parser of the run is used, in this process. `show_step` hears how many of how many samples
+    are parsed. Samples whose captions cannot be used count for nothing; the run makes rows with
+    an error of them. Raise InputError if no caption has a phrase.
     """
+    total = samples_in(pieces)
+    parsed = 0
+    show_step(STEP)
     stage = make_phrases_stage(config)
     records = map(Record.start, reader.samples(pieces))
     images: Counter[str] = Counter()
@@ -35,7 +51,12 @@ def parse_pool(config: RunConfig, reader: Reader, pieces: Sequence[Piece], most:
                 images.update({phrase.text for phrase in record.phrases})
                 for phrase in record.phrases:
                     heads.setdefault(phrase.text, phrase.head)
+            parsed += len(batch)
+            show_step(STEP, parsed, total)
     if not heads:
-        raise InputError("no caption has a phrase, so the pool of concepts is empty", key="source.concepts")
+        raise InputError(
+            f"the captions of {counted(parsed, 'sample')} have no phrase, so the pool of concepts is empty",
+            key="source.concepts",
+        )
     frequent = sorted(images.items(), key=lambda entry: (-entry[1], entry[0]))[:most]
     return {text: heads[text] for text, _ in frequent}

@@ -17,7 +17,8 @@ come from another source than heat maps without such a calibration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -46,7 +47,7 @@ from pipeline.steps import (
     build_steps,
     precision_if_known,
 )
-from pipeline.summary import LOOKING, Display, Report
+from pipeline.summary import LOOKING, Display, Report, ShowStep
 from pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up
 from stages.contract.records import Record, is_among
 from stages.contract.values import Json
@@ -174,9 +175,14 @@ class Run:
         """
         return self, ()
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecidingRun(Run, ABC):
+    """A run whose first images may decide how it goes on; their records become rows."""
+
+    @abstractmethod
     def look(self, session: Session, engine: Engine) -> WarmUp:
         """Compute the first images with the engine; those that an attempt before has kept are not computed again."""
-        raise NotImplementedError
 
     @property
     def keeps_records(self) -> bool:
@@ -208,7 +214,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRun(Run):
+class SourceRun(DecidingRun):
     """A run whose regions come from another source. Where presence is known, its first images decide a share."""
 
     steps: SourceSteps
@@ -235,7 +241,7 @@ class SourceRun(Run):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeatMapRun(Run):
+class HeatMapRun(DecidingRun):
     """A run whose regions are cut from heat maps. Its first images may decide precision, calibration and presence."""
 
     steps: HeatMapSteps
@@ -357,7 +363,7 @@ class HeatMapRun(Run):
         return run
 
 
-def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[str], None]) -> Run:
+def resolve(config: RunConfig, precision: PrecisionChoice, show_step: ShowStep) -> Run:
     """Check everything that can be checked before any work, and decide what the driver can decide.
 
     Faults of the input are raised before a library of the model is loaded.
@@ -366,11 +372,11 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
         config: The user's configuration.
         precision: The model's, where the configuration leaves it open: that of the run in the
             folder, or `auto`.
-        show_step: Called with each step, for people.
+        show_step: See `Display.show_step`.
 
     Raises:
         ConfigError: A setting cannot be used.
-        InputError: The input cannot be read.
+        InputError: The input cannot be read, or a pool of concepts would be empty.
         WeightsError: The model's files are missing or damaged.
     """
     show_step("reading the input")
@@ -392,11 +398,12 @@ def resolve(config: RunConfig, precision: PrecisionChoice, show_step: Callable[[
     if source.needs_model:
         device_precision = precision_if_known(engine, settings.model)
         settings = settings.in_precision("fp32" if device_precision == AUTO else device_precision)
+    source_steps = build_source_steps(settings)
     most = settings.source.pool_to_parse
     if most is not None:
-        show_step("parsing all captions into a pool of concepts")
-        settings = settings.with_pool(parse_pool(settings, reader, input_pieces, most))
-    source_steps = build_source_steps(settings)
+        # Behind all that may be wrong: an input of millions of captions takes hours.
+        settings = settings.with_pool(parse_pool(settings, reader, input_pieces, most, show_step))
+        source_steps = source_steps.with_source(settings.source)
     final = settings.model_copy(update={"output": settings.output.model_copy(update={"heat_maps": False})})
     identity = _identity_of(source_steps, final.rows_depend_on())
     reason = f"A score is {source.score_means}"

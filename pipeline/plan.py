@@ -22,7 +22,7 @@ from pipeline.decisions import Run, resolve
 from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
 from pipeline.stage_calls import rows_per_call, run_stages, set_up, take_batch
 from pipeline.steps import fetch_weights
-from pipeline.summary import Report
+from pipeline.summary import Display, Report
 from pipeline.terminal import progress_bar, say
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Record
@@ -177,7 +177,9 @@ def make_plan(
     workers = engine.explain_worker_bounds[1] or (1 if on_gpu else min(cores, CPU_MODEL_WORKERS))
     threads = 1 if workers > 1 else config.model.threads
     sections = {"engine": engine, "model": config.model.model_copy(update={"threads": threads})}
-    run = resolve(config.model_copy(update=sections), AUTO, lambda _: None)
+    display = Display(console)
+    with display.shown():
+        run = resolve(config.model_copy(update=sections), AUTO, display.show_step)
     fetch_weights(run.steps.description, lambda line: say(console, line))
     rows = rows_per_call(run.steps.model_stage) if on_gpu else CPU_ROWS
     costs = measure(run, rows, start_s, console)

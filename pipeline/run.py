@@ -156,6 +156,8 @@ def _introduce(resolved: Run, session: Session) -> None:
             words += ", with its own settings where none are given (--print-config shows them)"
     engine = "one process" if resolved.config.engine.kind == "inline" else "several processes (Ray)"
     session.display.say(f"{words}; engine: {engine}")
+    if (concepts := resolved.config.source.concept_count) is not None:
+        session.display.say(f"boxes may be called by a pool of {counted(concepts, 'concept')}")
     for note in input_notes(resolved.pieces, getattr(resolved.config.input, "turns", CAPTION_ROLES)):
         session.report.note(note)
     if resolved.input_pieces and not resolved.pieces:

@@ -31,7 +31,7 @@ from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import READERS, ReaderConfig, input_fingerprint
 from stages.regions.config import RegionsConfig
 from stages.regions.score import Calibration
-from stages.regions.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource
+from stages.regions.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource, RegionSourceConfig
 from stages.regions.source_stage import SourceRegionsStage
 from stages.regions.stage import RegionsStage
 from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, TowerKind, check_model_files
@@ -152,7 +152,13 @@ class HeatMapSteps(Steps):
 class SourceSteps(Steps):
     """The stages of a run whose regions come from another source than heat maps."""
 
+    model_stage: RegionSource[Any]
     regions_stage: SourceRegionsStage
+
+    def with_source(self, config: RegionSourceConfig) -> Self:
+        """Return the same steps, whose source has settings with a pool; neither checks nor scores depend on one."""
+        source = self.model_stage
+        return replace(self, model_stage=type(source)(config, source.model, source.description))
 
 
 def packages_of(config: RunConfig) -> tuple[str, ...]:

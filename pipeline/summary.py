@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +22,9 @@ from stages.contract.values import Json
 from stages.write import Tally
 
 LOOKING: Final = "looking at the first images"  # the step of a run that decides how it goes on
+
+ShowStep = Callable[..., None]
+"""What `Display.show_step` is."""
 
 
 @dataclass(slots=True)
@@ -171,10 +174,13 @@ class Display:
         for line in lines:
             say(self.console, line)
 
-    def show_step(self, step: str) -> None:
-        """Show a step before the first image, for example "loading the model"."""
+    def show_step(self, step: str, done: int = 0, total: int | None = None) -> None:
+        """Show a step before the first image, for example "loading the model", and how much of a long one is done."""
         self._step = step
-        self._progress.update(self._task, description=step)
+        if done:
+            step += f": {done:,}" + ("" if total is None else f" of {total:,}")
+            self._say_now_and_then(step)
+        self._progress.update(self._task, description=step, completed=done, total=total if done else 1)
 
     def update(self, report: Report) -> None:
         """Redraw from the report, and print its new notes."""
@@ -204,9 +210,13 @@ class Display:
             self._progress.update(
                 self._task, description=images, completed=done, total=report.expected, speed=details
             )
+        self._say_now_and_then(f"{images}, {details}" if details else images)
+
+    def _say_now_and_then(self, line: str) -> None:
+        """Print a line of progress where no line is redrawn, and where the last one is long ago."""
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
-            self.say(f"{images}, {details}" if details else images)
+            self.say(line)
 
 
 def summary_table(total: Tally, report: Report) -> Table:

@@ -1,14 +1,18 @@
 """A pool of concepts from all captions: by it boxes are called what their own captions do not say."""
 
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from pipeline import concept_pool
 from pipeline.concept_pool import parse_pool
 from pipeline.config import RunConfig, check, differences
 from pipeline.dataset.validate import validate
 from pipeline.run import run
-from stages.contract.errors import InputError
+from stages.contract.errors import ConfigError, InputError
 from stages.read import make_reader
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_lines, write_lines
@@ -16,10 +20,10 @@ from tests.messages import expect_error
 from tests.stages.shared.model.saved import save_tower
 
 
-def pool_of(path: Path, most: int = 10) -> dict[str, str]:
+def pool_of(path: Path, most: int = 10, **options: Any) -> dict[str, str]:
     config = check({"input": {"kind": "jsonl", "path": str(path)}}, RunConfig)
     reader = make_reader(config.input)
-    return parse_pool(config, reader, reader.pieces(), most)
+    return parse_pool(config, reader, reader.pieces(), most, **options)
 
 
 def test_a_pool_has_the_phrases_of_most_images_with_their_head_nouns(tmp_path: Path) -> None:
@@ -37,6 +41,45 @@ def test_a_pool_has_the_phrases_of_most_images_with_their_head_nouns(tmp_path: P
         pool_of(path)
 
 
+def test_captions_that_cannot_be_used_count_for_nothing_and_progress_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "captions.jsonl"
+    captions: list[list[str]] = [["  "], [], ["a dog"], ["A red car " * 2000], ["a cat"]]
+    write_lines(
+        path, [{"image": f"{number}.jpg", "captions": text} for number, text in enumerate(captions)]
+    )
+    monkeypatch.setattr(concept_pool, "ROWS", 2)
+    steps: list[tuple[Any, ...]] = []
+    assert pool_of(path, show_step=lambda *step: steps.append(step[1:])) == {"cat": "cat", "dog": "dog"}
+    assert steps == [(), (2, 5), (4, 5), (5, 5)]
+    write_lines(path, [{"image": "0.jpg", "captions": []}])
+    with expect_error(InputError):
+        pool_of(path)
+
+
+def test_settings_are_checked_before_captions_are_parsed(scenes_config: Json, tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    lines = read_lines(Path(scenes_config["input"]["path"]))
+    write_lines(path, [{"image": lines[0]["image"], "caption": "and so on"}])
+    values = {
+        **scenes_config,
+        "input": {**scenes_config["input"], "path": str(path)},
+        "source": {"kind": "grid", "concepts": "pool"},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    for regions, key in (
+        ({"calibration": str(tmp_path / "none.json")}, "regions.calibration"),
+        ({"refine": "sam"}, "regions.refine"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            run(check({**values, "regions": regions}, RunConfig))
+        assert caught.value.key == key
+    with expect_error(InputError):
+        run(check(values, RunConfig))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_calls_boxes_by_the_pool_and_goes_on_with_the_same_one(
     scenes_config: Json, tmp_path: Path
 ) -> None:
@@ -50,7 +93,9 @@ def test_a_run_calls_boxes_by_the_pool_and_goes_on_with_the_same_one(
         "source": {"kind": "grid", "by": "roi", "concepts": "pool", "pool_size": 12},
         "output": {"path": str(tmp_path / "out")},
     }
-    assert [*validate(run(check(values, RunConfig)))] == []
+    printed = StringIO()
+    assert [*validate(run(check(values, RunConfig), Console(file=printed, width=200)))] == []
+    assert "boxes may be called by a pool of 12 concepts\n" in printed.getvalue()
     manifest = manifest_of(tmp_path / "out")
     pool = manifest["config"]["source"]["pool"]
     assert manifest["concepts"] == len(pool) == 12

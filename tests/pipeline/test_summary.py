@@ -27,6 +27,25 @@ def test_a_log_gets_a_line_of_progress_now_and_then(monkeypatch: pytest.MonkeyPa
     assert text.getvalue() == "images: 0 of 800, loading the model\nimages: 32 of 800, 2 failed\n"
 
 
+def test_a_long_step_before_the_first_image_has_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    text = StringIO()
+    with Display(Console(file=text, width=100)).shown() as display:
+        (bar,) = display._progress.tasks
+        display.show_step("parsing, samples")
+        assert not text.getvalue(), "nothing is done yet"
+        display.show_step("parsing, samples", 2000, 5000)
+        assert (bar.description, bar.completed, bar.total) == (
+            "parsing, samples: 2,000 of 5,000",
+            2000,
+            5000,
+        )
+        display.show_step("parsing, samples", 3000)
+        display.show_step("loading the model")
+        assert (bar.description, bar.completed, bar.total) == ("loading the model", 0, 1)
+    assert text.getvalue() == "parsing, samples: 2,000 of 5,000\nparsing, samples: 3,000\n"
+
+
 def test_the_first_images_have_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     text = StringIO()
