@@ -30,7 +30,7 @@ from stages.shared.model.towers.plan import plan_of
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.factories import TOWERS, architecture_of
-from tests.stages.explain.models import image, module_of, tokenizer
+from tests.stages.explain.models import clip_of, image, tokenizer
 from tests.stages.shared.model.saved import save_tower
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
@@ -80,7 +80,7 @@ def pixels(tower: str, rows: int = 4, columns: int = 4) -> np.ndarray:
 
 def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settings: Any) -> Explainer[Any]:
     explainer = EXPLAINERS[kind]
-    clip = from_open_clip(model or module_of(tower), tokenizer, TOWERS[tower][1])
+    clip = clip_of(tower) if model is None else from_open_clip(model, tokenizer, TOWERS[tower][1])
     return explainer(explainer.config_type(**FEW_MASKS.get(kind, {}) | settings), clip)
 
 

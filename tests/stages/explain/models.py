@@ -36,8 +36,14 @@ def _module_of(tower: str, dtype: torch.dtype, /, **options: Any) -> nn.Module:
 def clip_of(model: nn.Module | str = "class token", **options: Any) -> ClipModel:
     """A model of `TOWERS` by name, with `options`, or any other model for images as those of the class token's."""
     if isinstance(model, str):
-        return from_open_clip(module_of(model, **options), tokenizer, TOWERS[model][1])
+        return _clip_of(model, torch.get_default_dtype(), **options)
     return from_open_clip(model, tokenizer, SPEC, **options)
+
+
+@functools.cache
+def _clip_of(tower: str, dtype: torch.dtype, /, **options: Any) -> ClipModel:
+    """Explainers only read it, which `tests/contracts/test_explainers.py` asserts."""
+    return from_open_clip(_module_of(tower, dtype, **options), tokenizer, TOWERS[tower][1])
 
 
 def make_explainer(kind: str, model: ClipModel | nn.Module | str = "class token", **settings: Any) -> Any:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.explainers.attention import flows_to_patches, last_attention
+from tests.closeness import assert_close
 from tests.stages.explain.models import clip_of, image, make_explainer, module_of
 from tests.stages.explainers.captured import Captured, Floats, assert_formula, capture, cells_of
 
@@ -26,7 +27,7 @@ def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None
     captured = capture(module_of(name), clip.tower.normalise(rgb)[0])
     expected = captured.attention[-1][0, :, 0].mean(dim=0).detach()[-side * side :]
     assert expected.max() > 1.2 * expected.min(), "far from uniform"
-    assert np.allclose(last_attention(clip, rgb), expected[None], rtol=1e-6)
+    assert_close(last_attention(clip, rgb), expected[None])
 
 
 def test_rollout() -> None:

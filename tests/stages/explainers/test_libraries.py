@@ -23,10 +23,13 @@ from stages.explain.base import Explainer
 from stages.explainers.shapley import halve
 from tests.closeness import assert_close
 from tests.factories import TOWERS
-from tests.stages.explain.models import image, make_explainer, module_of
+from tests.stages.explain.models import clip_of, image, make_explainer, module_of
 
 SCALE = 1 / 0.07  # of a model of open_clip before its training
-towers = pytest.mark.parametrize("tower", ["class token", "ResNet"])
+NARROW: dict[str, dict[str, Any]] = {"class token": {}, "ResNet": {"width": 2}}
+"""Towers, and what makes them cheap: each of their channels is a forward pass of Score-CAM."""
+
+towers = pytest.mark.parametrize("tower", NARROW)
 pytestmark = pytest.mark.usefixtures("float64")
 
 
@@ -60,13 +63,13 @@ def question(kind: str, tower: str, **settings: Any) -> Question:
     """On the one size of images that open_clip's own model takes."""
     cells = TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px
     rgb = torch.from_numpy(image(tower, cells, cells, seed=4))
-    explainer = make_explainer(kind, tower, **settings)
+    explainer = make_explainer(kind, clip_of(tower, **NARROW[tower]), **settings)
     return Question(
         explainer=explainer,
         rgb=rgb,
         text=explainer.texts(["dog"])[0],
         pixels=explainer.model.tower.normalise(rgb),
-        model=module_of(tower),
+        model=module_of(tower, **NARROW[tower]),
     )
 
 
