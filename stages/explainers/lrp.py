@@ -113,9 +113,9 @@ class LrpConfig(ExplainerConfig):
 
 
 class Lrp(SingleImageExplainer[ConfigT]):
-    """Relevance of each patch for the cosine: H_i = ReLU(R_i), the part that speaks for the phrase.
+    """Relevance propagation by the rules of AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602).
 
-    Source: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602). Deviations: relevance starts
+    The map is the part that speaks for the phrase, H_i = ReLU(R_i). Deviations: relevance starts
     at the cosine, with the norm of the embedding held, instead of a class's logit; the map has
     the relevance of whole patches, for which the rule of the first convolution makes no
     difference; linear layers have the epsilon rule, where the paper searches for a gamma on

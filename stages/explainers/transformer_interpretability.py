@@ -57,7 +57,10 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
 
 
 class TransformerInterpretability(Walker[TransformerInterpretabilityConfig]):
-    """Relevance of each attention times its gradient, rolled out."""
+    """Transformer interpretability (Chefer, Gur, Wolf, CVPR 2021): the relevance of attention times its gradient.
+
+    The module has the formula and the deviations.
+    """
 
     config_type = TransformerInterpretabilityConfig
     claim = CLAIM
