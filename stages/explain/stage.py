@@ -210,7 +210,7 @@ class ExplainStage(Stage):
         try:
             for start in range(0, len(records), size):
                 if start % embedded_ahead == 0:
-                    texts.forget(captions)
+                    texts.set_aside(captions)
                     next_records = records[start : start + embedded_ahead]
                     phrases = dict.fromkeys(chain(*_texts_of(next_records)))
                     captions = [
@@ -221,7 +221,7 @@ class ExplainStage(Stage):
                 if len(pending) == self._ahead:
                     yield from pending.popleft()
         finally:  # phrases come again, and captions of a long run would fill the memory
-            texts.forget(captions)
+            texts.set_aside(captions)
         while pending:
             yield from pending.popleft()
 

@@ -68,13 +68,15 @@ class TextCache:
     With templates (each holds one `{}`) the unit embeddings of the filled templates are
     averaged and normalised again, as CLIP's zero-shot classifiers do. Beyond `max_texts` the
     least recently used texts are forgotten; 200,000 embeddings of 768 floats are 0.6 GB of the
-    device's memory.
+    device's memory. `set_aside` keeps `max_aside` more.
     """
 
     model: ClipModel
     templates: tuple[str, ...] = ("{}",)
     max_texts: int = 200_000
+    max_aside: int = 4096
     _rows: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    _aside: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 (len(texts), E) of unit length on the model's device."""
@@ -88,10 +90,14 @@ class TextCache:
         self._embed(texts)
         self._forget()
 
-    def forget(self, texts: Iterable[str]) -> None:
-        """Free the memory of texts that are hardly needed again, such as captions."""
+    def set_aside(self, texts: Iterable[str]) -> None:
+        """Forget texts that seldom come again, such as captions, once `max_aside` others have followed them."""
         for text in texts:
-            self._rows.pop(text, None)
+            row = self._rows.pop(text, None)
+            if row is not None:
+                self._aside[text] = row
+        while len(self._aside) > self.max_aside:
+            self._aside.popitem(last=False)
 
     def embed_padded(self, texts: Sequence[Sequence[str]], step: int) -> Tensor:
         """Texts of B images, not all without texts -> float32 (B, P, E) on the model's device.
@@ -113,6 +119,9 @@ class TextCache:
         return embeddings
 
     def _embed(self, texts: Sequence[str]) -> None:
+        self._rows.update(
+            (text, self._aside.pop(text)) for text in dict.fromkeys(texts) if text in self._aside
+        )
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if new:
             prompts = [template.replace("{}", text) for text in new for template in self.templates]

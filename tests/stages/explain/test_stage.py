@@ -256,7 +256,7 @@ class TalkingDevice:
         self.events: list[str] = []
         self.sizes: list[int] = []  # images of each batch
         self.learnt: list[list[str]] = []  # texts that were embedded together
-        self.texts = SimpleNamespace(embed_ahead=self.learnt.append, forget=lambda _: None)
+        self.texts = SimpleNamespace(embed_ahead=self.learnt.append, set_aside=lambda _: None)
         self.faults = faults or {}
 
     def record_event(self, what: str) -> None:

@@ -154,6 +154,24 @@ def test_memory_does_not_grow_with_the_texts_that_were_forgotten(model: ClipMode
     assert sum(row.untyped_storage().nbytes() for row in rows) == 50 * model.embed_dim * 4
 
 
+def test_texts_that_were_set_aside_are_computed_once_while_they_are_among_the_last(
+    model: ClipModel,
+) -> None:
+    encoder = RecordingEncoder(model)
+    cache = TextCache(encoder.model, max_aside=2)
+    first = cache(["dog", "a dog runs", "a cat"])
+    cache.set_aside(["a dog runs", "a cat", "never embedded"])
+    assert torch.equal(cache(["a cat", "a dog runs"]), first[[2, 1]])
+    assert encoder.texts == ["dog", "a dog runs", "a cat"]
+    for number in range(5):
+        cache([f"caption {number}"])
+        cache.set_aside([f"caption {number}", "a dog runs"] if number == 0 else [f"caption {number}"])
+    assert {*cache._aside} == {"caption 3", "caption 4"}
+    assert {*cache._rows} == {"dog", "a cat"}, "a text that is used again is no longer aside"
+    assert_close(cache(["a dog runs"])[0], first[1])
+    assert encoder.texts.count("a dog runs") == 2
+
+
 def test_texts_of_images_are_padded_to_a_step(model: ClipModel) -> None:
     cache = TextCache(model)
     embeddings = cache.embed_padded([["dog", "cat"], [], ["a red car", "dog", "bird"]], step=4)
