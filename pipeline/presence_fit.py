@@ -310,17 +310,21 @@ def signals_of(
 
 @contextmanager
 def collecting_signals(
-    model: ExplainStage, foreign: Mapping[int, Sequence[str]] | None = None
+    model: ExplainStage,
+    foreign: Mapping[int, Sequence[str]] | None = None,
+    upcoming: Sequence[Record] = (),
 ) -> Iterator[list[Signals]]:
     """Yield the list in which a stage collects signals within the block; see `ExplainStage`."""
     signals: list[Signals] = []
     model.signals = signals
     model.foreign = foreign or {}
+    model.upcoming = upcoming
     try:
         yield signals
     finally:
         model.signals = None
         model.foreign = {}
+        model.upcoming = ()
 
 
 def draw_foreign_phrases(record: Record, pool: Sequence[tuple[int, Phrase]], most: int) -> list[Phrase]:

@@ -33,7 +33,7 @@ from pipeline.steps import HeatMapSteps, SourceSteps
 from pipeline.terminal import counted
 from stages.contract.records import Record, Sample
 from stages.explain.presence import Presence, Signals
-from stages.explain.stage import ExplainStage
+from stages.explain.stage import RECORDS_AHEAD, ExplainStage
 from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
 from stages.read.base import BATCH_BYTES
 from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
@@ -317,13 +317,20 @@ def _compute(
     look.advance(sum(image is not None for image in images))
     missing = [place for place, image in enumerate(images) if image is None]
     numbers = iter(missing)
-    todo = (parsed[place] for place in missing)
+    todo = [parsed[place] for place in missing]
+    rest = iter(todo)
+    done = embedded = 0
     model = steps.model_stage
-    while batch := take_batch(todo, rows_per_forward(model)):
+    while batch := take_batch(rest, rows_per_forward(model)):
         places = list(islice(numbers, len(batch)))
+        upcoming: list[Record] = []
+        if done >= embedded:  # small batches share the forward passes of their texts
+            embedded = done + RECORDS_AHEAD
+            upcoming = [record for record in todo[done + len(batch) : embedded] if record.phrases]
+        done += len(batch)
         stages = (steps.before[1], model)
         if isinstance(model, ExplainStage):
-            with collecting_signals(model, foreign) as signals:
+            with collecting_signals(model, foreign, upcoming) as signals:
                 records = run_stages(stages, batch, answers.note)
             of_mapped = iter(signals)
             parts = [next(of_mapped) if record.heat_maps else None for record in records]

@@ -72,6 +72,8 @@ class ExplainStage(Stage):
             collected.
         foreign: Key of a sample -> further texts, whose signals stand behind those of the
             image's phrases. They get no maps.
+        upcoming: Records of later calls. The next call embeds their texts with its own, which may
+            be too few to fill the forward passes.
 
     Args:
         model: A model that is already loaded; None: the one of the configuration.
@@ -88,6 +90,7 @@ class ExplainStage(Stage):
         self.presence = presence
         self.signals: list[Signals] | None = None
         self.foreign: Mapping[int, Sequence[str]] = {}
+        self.upcoming: Sequence[Record] = ()
         self._loaded_model = self._model = model
         self._batch_size = 0
         self._images = 0
@@ -211,7 +214,8 @@ class ExplainStage(Stage):
             for start in range(0, len(records), size):
                 if start % embedded_ahead == 0:
                     texts.set_aside(captions)
-                    next_records = records[start : start + embedded_ahead]
+                    next_records = [*records[start : start + embedded_ahead], *self.upcoming]
+                    self.upcoming = ()
                     phrases = dict.fromkeys(chain(*_texts_of(next_records)))
                     captions = [
                         caption for caption in chain(*_captions_of(next_records)) if caption not in phrases

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ import pytest
 from pipeline.first_images import FirstImage, FirstImages, kept_keys
 from pipeline.presence_fit import FEWEST_IMAGES
 from pipeline.scenes import write_scenes
+from pipeline.stage_calls import FORWARD_ROWS
 from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
 from stages.explain.presence import Signals
+from stages.explain.stage import RECORDS_AHEAD
 from stages.regions.stage import RegionsStage
+from stages.shared.model.clip import TextCache
 from tests.architecture.source import ROOT
 from tests.build.datasets import manifest_of
 from tests.pipeline.commands.evaluated import called, printed
@@ -113,6 +116,24 @@ def test_what_was_computed_before_a_signal_is_not_computed_again(
     )
     printed(*command(scenes, out, *settings))
     assert_resumed(out, whole, COUNT - 16)
+
+
+def test_small_batches_embed_their_texts_together(
+    scenes: Path, settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward pass for the few texts of each batch would take longer than their images."""
+    embed_ahead = TextCache.embed_ahead
+    calls: list[bool] = []
+
+    def record_call(cache: TextCache, texts: Sequence[str]) -> None:
+        calls.append(not {*texts} <= cache._rows.keys() | cache._aside.keys())
+        embed_ahead(cache, texts)
+
+    monkeypatch.setattr(TextCache, "embed_ahead", record_call)
+    printed(*command(scenes, tmp_path / "out", *settings))
+    assert len(calls) == -(-COUNT // FORWARD_ROWS)
+    computing = [number for number, is_computing in enumerate(calls) if is_computing]
+    assert computing == [*range(0, len(calls), RECORDS_AHEAD // FORWARD_ROWS)]
 
 
 def test_what_was_decided_and_is_no_row_yet_is_not_computed_again(

@@ -332,6 +332,15 @@ def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_onc
         ]
 
 
+def test_phrases_of_upcoming_records_are_learnt_with_those_of_the_next_call_once() -> None:
+    device = TalkingDevice()
+    stage = stage_on(device, 8)
+    stage.upcoming = [make_record(number, [f"dog {number}"]) for number in range(8, 32)]
+    assert_answered(stage, 8)
+    assert_answered(stage, 8)
+    assert [len(texts) for texts in device.learnt] == [32, 8]
+
+
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, LATE], ids=["at once", "late"])
 @pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1", "launch 2", "wait 2"])
 def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(
