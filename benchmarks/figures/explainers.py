@@ -38,10 +38,10 @@ EXPLAINED: Final = {
         200,
         (*PLACED, *CURVED, *SANE),
     ),
-    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 200, 200, (*PLACES, *CURVED, *SANE, *PAIRS)),
+    "photographs": ("photo", f"{CHEAP['photo']},{ONE_HEAD}", 100, 100, (*PLACES, *CURVED, *SANE, *PAIRS)),
     "all-photographs": ("photo", f"grad_eclip,attention_gradient,maskclip,{ONE_HEAD}", 1000, 0, PLACES),
     "patented-scenes": ("demo", f"{PATENTED},transformer_interpretability", 200, 0, (*PLACED, *SANE)),
-    "patented-photographs": ("photo", PATENTED, 200, 0, (*PLACES, *SANE)),
+    "patented-photographs": ("photo", PATENTED, 100, 0, (*PLACES, *SANE)),
     "perturbation-scenes": ("demo", f"{PERTURBED.format(256, 128)},attention_flow", 24, 0, PLACED),
     "perturbation-photographs": ("photo", PERTURBED.format(128, 64), 12, 0, PLACES),
 }
