@@ -20,7 +20,7 @@ TOP_LEVEL = {
     "pyproject.toml",
     "Makefile",
 }
-TOP_LEVEL |= {"README.md", "LICENSE", "CHANGELOG.md"}
+TOP_LEVEL |= {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "Dockerfile"}
 """And files and folders whose names begin with a dot."""
 
 HIDING_NAMES = {

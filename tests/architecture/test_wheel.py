@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that the build leaves nothing behind."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in (*PACKAGES, "configs", "tests"):
+    for name in (*PACKAGES, "configs", "tests", ".ci"):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "phrasebox.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
