@@ -10,7 +10,7 @@ install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint style docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit lock lowest clean
+.PHONY: help demo test lint style docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit lock lowest newest dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -106,8 +106,18 @@ lowest: $(VENV)/bin/python ## run the tests with the lowest versions that pyproj
 	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/packages.txt -e .
 	$(VENV)-lowest/bin/python -m pytest -n 3 -W default # old libraries warn of each other
 
+# What .locks holds back: a new version of a package may break phrasebox for those who install it without `make`.
+newest: $(VENV)/bin/python browser ## run the tests with the newest versions of all packages
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet -e ".[dev]"
+	$(VENV)-newest/bin/python -m pytest -n 3 -W default # a deprecation breaks nothing yet
+
+dist: $(VENV)/.installed-dev ## build what a release uploads, sdist and wheel, into dist
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
 clean: ## remove what make and the demo wrote
-	rm -rf $(VENV) $(VENV)-trainers $(VENV)-lowest out build dist
+	rm -rf $(VENV) $(VENV)-trainers $(VENV)-lowest $(VENV)-newest out build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
