@@ -176,6 +176,7 @@ out/
   categories.parquet    id, name (the phrase), supercategory (its head noun), count
   dataset.json          shards, counts, configuration, model fingerprint, versions, time per stage; written last
   README.md             dataset card
+  croissant.json        the card for programs: Croissant with the responsible-AI fields
   presence.json         the fit of presence, if the run made one
   reviews.jsonl         answers and corrections of people, if there are any
 ```

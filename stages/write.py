@@ -222,6 +222,14 @@ class CardOrigin:
         return f"{meaning}\n`presence`, by which it is multiplied, was fitted to {self.presence}."
 
 
+WEAKNESSES: Final = (
+    "Nobody has checked every region. Look at some, and filter by `score`, before you train on them.",
+    "Boxes are rough. Plurals often get one region for several objects, and small objects are often missed.",
+    "A phrase may name what is not in the image. `presence` says so only in part, and hardly for a wrong colour.",
+    "Captions are parsed as English.",
+)
+"""What is wrong with regions, in sentences for people who train on them."""
+
 CARD: Final = """---
 {header}---
 
@@ -241,10 +249,7 @@ Noun phrases of the captions, {regions}.
 {thresholds}
 ## Known weaknesses
 
-- Nobody has checked every region. Look at some, and filter by `score`, before you train on them.
-- Boxes are rough. Plurals often get one region for several objects, and small objects are often missed.
-- A phrase may name what is not in the image. `presence` says so only in part, and hardly for a wrong colour.
-- Captions are parsed as English.
+{weaknesses}
 
 ## Licence
 
@@ -314,6 +319,7 @@ def dataset_card(total: Tally, schema: Any, origin: CardOrigin) -> str:
         scores=origin.scores(total),
         doubt="" if total.doubt is None else total.doubt.markdown(),
         thresholds="" if origin.fitted_to is None or origin.doubt else _threshold_table(total),
+        weaknesses="\n".join(f"- {sentence}" for sentence in WEAKNESSES),
         licence=origin.licence,
         total=total,
         columns=columns,

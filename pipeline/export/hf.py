@@ -1,4 +1,4 @@
-"""Parquet for Hugging Face `datasets`: data/SPLIT-*.parquet with images, and README.md.
+"""Parquet for Hugging Face `datasets`: data/SPLIT-*.parquet with images, README.md and croissant.json.
 
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`,
 `image_id`, `width`, `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with
@@ -17,6 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import Field
 
+from pipeline.dataset.croissant import CROISSANT_FILE, croissant_text
 from pipeline.dataset.rows import absent_phrases
 from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts, number_name
@@ -114,12 +115,16 @@ class Hf(Exporter):
         )
 
     def close(self) -> None:
-        """Write all remaining rows, and the dataset card."""
+        """Write all remaining rows, the dataset card and its Croissant metadata."""
         super().close()
         with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
         text = f"its name, since there are more than {MOST_LABELS:,}"
         card = _card(with_rows, "a number, whose name is a `ClassLabel`'s" if self._labels else text)
         self.job.folder.file("README.md").write_text(card, encoding="utf-8")
+        metadata = croissant_text(
+            self.job.dataset.manifest, self._schema, "Regions for the phrases of captions"
+        )
+        self.job.folder.file(CROISSANT_FILE).write_text(metadata, encoding="utf-8")
 
 
 def _schema(labels: Sequence[str] | None) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from pipeline.dataset.croissant import CROISSANT_FILE
 from pipeline.output.shards import count_readable_rows
 from stages.shared.storage import AnyPath, found_in, move, remove_tree
 
@@ -24,7 +25,7 @@ FIRST_IMAGES: Final = "first-images"
 PRESENCE_FILE: Final = "presence.json"
 """The calibration of presence that a run has fitted to its first images."""
 
-COMPANION_FILES: Final = ("dataset.json", "README.md", "categories.parquet", PRESENCE_FILE)
+COMPANION_FILES: Final = ("dataset.json", "README.md", CROISSANT_FILE, "categories.parquet", PRESENCE_FILE)
 """Files of a finished dataset beside its shards."""
 
 

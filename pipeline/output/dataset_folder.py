@@ -3,6 +3,7 @@
 OUT/data/*.parquet        the shards
 OUT/categories.parquet    phrases with their counts
 OUT/README.md             dataset card
+OUT/croissant.json        its metadata for programs
 OUT/presence.json         calibration of presence, if the run has fitted one to its first images
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
 OUT/.phrasebox/           lock. Until the dataset is complete also the journal and run.json,
@@ -14,6 +15,7 @@ OUT/.phrasebox/           lock. Until the dataset is complete also the journal a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.dataset.caption_doubt import find_caption_doubt
+from pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
 from pipeline.dataset.shard_list import (
     DAMAGED_FILE,
     SHARDS,
@@ -366,7 +369,7 @@ class DatasetFolder:
         return replace(total, doubt=doubt)
 
     def finish(self, report: Report, manifest: Manifest) -> Tally:
-        """Count the shards, check that no sample was lost, and write categories, card and manifest.
+        """Count the shards, check that no sample was lost, and write categories, card, metadata and manifest.
 
         Args:
             report: The engine's counts.
@@ -384,6 +387,9 @@ class DatasetFolder:
         total = self._count_rows(report.samples_read)
         write_text(self.path / "README.md", manifest.card(total), self.check_holder)
         values = manifest.to_json(total, report, self._run)
+        croissant = manifest.croissant(values)
+        write_text(self.path / CROISSANT_FILE, croissant, self.check_holder)
+        values[CROISSANT_SHA256] = hashlib.sha256(croissant.encode()).hexdigest()
         values = sign(values) if manifest.may_sign else values
         values[SHARDS] = list_entries(self.journal.shards.values())
         write_text(self._manifest, manifest_text(values), self.check_holder)

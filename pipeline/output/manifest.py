@@ -12,6 +12,7 @@ from typing import Final
 
 from pipeline import __version__
 from pipeline.config import RunConfig
+from pipeline.dataset.croissant import croissant_text
 from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
@@ -71,6 +72,12 @@ class Manifest:
             **self.scores,
         )
         return dataset_card(total, dataset_schema(config.output.columns), origin)
+
+    def croissant(self, values: Json) -> str:
+        """Return the dataset's Croissant metadata; `values` as in `to_json`."""
+        return croissant_text(
+            values, dataset_schema(self.config.output.columns), "Regions for the phrases of captions"
+        )
 
     def origin(self, run: Json) -> Json:
         """Return what `dataset.json` says before the end of a run, which each shard repeats; `run` as in `to_json`."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.config import RunConfig, differences
+from pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
 from pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
 from pipeline.output.backup import COMPANION_FILES, REPLACES
 from pipeline.output.journal import SHARD_NAME
@@ -31,6 +32,9 @@ from stages.shared.storage import AnyPath, found_in, sizes_in
 ABSENT_SHARE: Final = "absent_share"
 """The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run
 has estimated."""
+
+MADE_BY: Final = b"Made by phrasebox"
+"""What the card and the metadata of every run say."""
 
 State = Literal["new", "started", "complete"]
 
@@ -230,7 +234,12 @@ class PreviousRun:
     def check_replaceable(self, may_delete: MayDelete, written_as: str) -> None:
         """Raise ResumeError unless all of it may be deleted. written_as: The folder's path as the user wrote it."""
         card = self.folder / "README.md"
-        foreign = [*self._foreign_shards, *([card] if self._is_edited(card) else [])]
+        metadata = self.folder / CROISSANT_FILE
+        foreign = [
+            *self._foreign_shards,
+            *([card] if self._is_edited(card) else []),
+            *([metadata] if self._is_metadata_edited(metadata) else []),
+        ]
         rows = count_readable_rows(self.shards)
         kind = "a finished dataset" if self.manifest else "an unfinished run"
         if not (rows or foreign) or may_delete(
@@ -271,7 +280,16 @@ class PreviousRun:
         text = card.read_bytes()
         if self.manifest:
             return self.manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
-        return b"Made by phrasebox" not in text
+        return MADE_BY not in text
+
+    def _is_metadata_edited(self, metadata: AnyPath) -> bool:
+        """Whether somebody has edited or written the Croissant metadata, if they are there."""
+        if not metadata.is_file():
+            return False
+        text = metadata.read_bytes()
+        if self.manifest:
+            return bool(self.manifest.get(CROISSANT_SHA256) != hashlib.sha256(text).hexdigest())
+        return MADE_BY not in text
 
 
 def read_previous_run(folder: AnyPath) -> PreviousRun:

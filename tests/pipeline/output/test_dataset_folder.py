@@ -33,7 +33,7 @@ from tests.stages.write.rows import mixed, write_shards
 
 MARK = "demo:0123"
 KEYS = {record.sample.key for record in mixed()}
-COMPANIONS = {"categories.parquet", "README.md", "dataset.json", ".phrasebox/lock"}
+COMPANIONS = {"categories.parquet", "README.md", "croissant.json", "dataset.json", ".phrasebox/lock"}
 
 
 def config_of(folder: Path, **sections: Any) -> RunConfig:
@@ -177,7 +177,9 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "categories.parquet", "dataset.json"])
+@pytest.mark.parametrize(
+    "name", ["data/train.parquet", "README.md", "croissant.json", "categories.parquet", "dataset.json"]
+)
 def test_files_that_no_run_explains_are_neither_touched_nor_joined(name, fresh, folder) -> None:
     """A folder named by mistake, say that of the user's own project, loses nothing."""
     (folder.path / name).parent.mkdir(exist_ok=True)
@@ -420,7 +422,7 @@ def test_a_part_of_the_input_is_done_if_each_of_its_samples_has_a_row(
 @pytest.mark.parametrize("consent", [False, True])
 def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: DatasetFolder) -> None:
     complete(folder)
-    foreign = [folder.data / "mine.parquet", folder.path / "README.md"]
+    foreign = [folder.data / "mine.parquet", folder.path / "README.md", folder.path / "croissant.json"]
     for path in foreign:
         path.write_text("mine")
 
