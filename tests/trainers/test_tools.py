@@ -98,3 +98,15 @@ def test_label_studio_s_export_is_ground_truth(tasks: Path, tmp_path: Path) -> N
     ]
     assert sorted(read) == expected(per="phrase")
     assert sum(PIEBALD in image.absent for image in truth.images.values()) == IMAGES - CATS
+
+
+def test_mlcroissant_reads_every_row(scenes: Path, tmp_path: Path) -> None:
+    """The metadata are valid, and lead to the images."""
+    import mlcroissant
+
+    out, _ = exported("hf", scenes, tmp_path / "out")
+    dataset = mlcroissant.Dataset(jsonld=str(out / "croissant.json"))
+    assert not dataset.metadata.issues.errors
+    rows = list(dataset.records("rows"))
+    assert len({row["rows/image_id"] for row in rows}) == IMAGES
+    assert {row["rows/image"].size for row in rows} == {(WIDTH, HEIGHT)}
