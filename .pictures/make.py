@@ -23,9 +23,9 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 import phrasebox
-from pipeline.commands.demo import SCALES
-from pipeline.dataset import Dataset
-from pipeline.photographs import CAPTIONS, FOLDER, INPUT
+from phrasebox.pipeline.commands.demo import SCALES
+from phrasebox.pipeline.dataset import Dataset
+from phrasebox.pipeline.photographs import CAPTIONS, FOLDER, INPUT
 
 PHOTOGRAPH = "riders"
 CAPTION = 4  # of its five
@@ -81,7 +81,15 @@ def screenshot(
     browser: Browser, dataset: Dataset, address: str, width: int, script: str = "0"
 ) -> Image.Image:
     """Return a page of the viewer, after a script."""
-    command = [sys.executable, "-m", "pipeline", "inspect", str(dataset.path), "--port", str(PORT)]
+    command = [
+        sys.executable,
+        "-m",
+        "phrasebox.pipeline",
+        "inspect",
+        str(dataset.path),
+        "--port",
+        str(PORT),
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         while not answers(f"http://127.0.0.1:{PORT}/"):

@@ -37,7 +37,7 @@ import psutil
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.scenes import write_scenes
+from phrasebox.pipeline.scenes import write_scenes
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -56,7 +56,7 @@ PHOTOGRAPHS: Final = ROOT / "pipeline" / "photographs"
 ON_CPU_CLOCK: Final = """
 import runpy, time
 time.perf_counter = time.process_time
-runpy.run_module("pipeline", run_name="__main__")
+runpy.run_module("{module}", run_name="__main__")
 """  # A run in one process measures its stages by perf_counter.
 
 POLL_SECONDS: Final = 0.1  # between two looks at the processes of a run
@@ -190,10 +190,13 @@ class Checkout:
     def measure(self, engine: str, arguments: list[str], out: Path) -> dict[str, float]:
         """Run `phrasebox run`, and return seconds by name: `cpu`, `wall`, and `stage NAME`."""
         shutil.rmtree(out, ignore_errors=True)
-        start_program = ["-c", ON_CPU_CLOCK] if engine == "inline" else ["-m", "pipeline"]
+        module = (
+            "phrasebox.pipeline" if (self.path / "phrasebox").is_dir() else "pipeline"
+        )  # of old commits
+        program = ["-c", ON_CPU_CLOCK.format(module=module)] if engine == "inline" else ["-m", module]
         command = [
             str(self.python),
-            *start_program,
+            *program,
             "run",
             *arguments,
             "--engine",

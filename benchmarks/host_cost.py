@@ -20,17 +20,17 @@ from unittest import mock
 import torch
 from PIL import Image
 
-from pipeline.commands.phrases import write_phrases
-from pipeline.config import RunConfig
-from pipeline.stage_calls import read_records, set_up
-from pipeline.steps import build_steps
-from stages.contract.schema import records_to_rows
-from stages.contract.tables import records_to_table, table_to_records
-from stages.explain import base
-from stages.read import make_reader, plan_pieces
-from stages.shared.model.clip import TextEncoder
-from stages.shared.model.device import pixels_on
-from stages.write import ShardWriter
+from phrasebox.pipeline.commands.phrases import write_phrases
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.stage_calls import read_records, set_up
+from phrasebox.pipeline.steps import build_steps
+from phrasebox.stages.contract.schema import records_to_rows
+from phrasebox.stages.contract.tables import records_to_table, table_to_records
+from phrasebox.stages.explain import base
+from phrasebox.stages.read import make_reader, plan_pieces
+from phrasebox.stages.shared.model.clip import TextEncoder
+from phrasebox.stages.shared.model.device import pixels_on
+from phrasebox.stages.write import ShardWriter
 
 SIDE_PX: Final = 640
 AT_ONCE: Final = 256  # images of a call on a GPU

@@ -33,14 +33,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.explain import base
-from stages.explain.config import GradEclipConfig
-from stages.explain.presence import ImageStatistics, Presence
-from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
-from stages.shared.model.clip import ClipModel, TextCache
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import from_open_clip
+from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
+from phrasebox.stages.explain import base
+from phrasebox.stages.explain.config import GradEclipConfig
+from phrasebox.stages.explain.presence import ImageStatistics, Presence
+from phrasebox.stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
+from phrasebox.stages.shared.model.clip import ClipModel, TextCache
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.load import from_open_clip
 
 aten = torch.ops.aten
 

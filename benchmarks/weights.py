@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.commands.demo import measure_photographs
-from pipeline.commands.tables import format_interval, format_value
-from pipeline.evaluate.evaluation import Evaluation
-from pipeline.terminal import console
-from stages.contract.errors import PhraseboxError
+from phrasebox.pipeline.commands.demo import measure_photographs
+from phrasebox.pipeline.commands.tables import format_interval, format_value
+from phrasebox.pipeline.evaluate.evaluation import Evaluation
+from phrasebox.pipeline.terminal import console
+from phrasebox.stages.contract.errors import PhraseboxError
 
 COLUMNS: Final = {
     "pointing": "pointing",

@@ -17,21 +17,21 @@ from typing import Any, Final
 import typer
 from pydantic import BaseModel
 
-from pipeline import cli
-from pipeline.config import RunConfig
-from pipeline.config_text import allowed_values
-from pipeline.evaluate.metrics import METRICS
-from pipeline.export import EXPORTERS
-from pipeline.research.finetune.config import RECIPES, FinetuneConfig, RecipeConfig
-from stages.contract import errors
-from stages.contract.kinds import KindTable
-from stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_FIELDS, IMAGE_FIELD, Column
-from stages.explain import EXPLAINERS
-from stages.explain.base import Explainer
-from stages.explain.config import ExplainerConfig
-from stages.read import READERS, ReaderConfig
-from stages.regions.source import SOURCES, RegionSourceConfig
-from stages.shared.model.config import TOWER_WORDS
+from phrasebox.pipeline import cli
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config_text import allowed_values
+from phrasebox.pipeline.evaluate.metrics import METRICS
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig, RecipeConfig
+from phrasebox.stages.contract import errors
+from phrasebox.stages.contract.kinds import KindTable
+from phrasebox.stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_FIELDS, IMAGE_FIELD, Column
+from phrasebox.stages.explain import EXPLAINERS
+from phrasebox.stages.explain.base import Explainer
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.read import READERS, ReaderConfig
+from phrasebox.stages.regions.source import SOURCES, RegionSourceConfig
+from phrasebox.stages.shared.model.config import TOWER_WORDS
 
 KINDS: Final[dict[str, tuple[KindTable[Any], type[BaseModel]]]] = {
     "input": (READERS, ReaderConfig),
@@ -304,7 +304,8 @@ what to do:
 
 ## Exceptions
 
-Faults of the program are exceptions. From Python, catch `stages.contract.errors.PhraseboxError` or one of these:
+Faults of the program are exceptions. From Python, catch
+`phrasebox.stages.contract.errors.PhraseboxError` or one of these:
 
 {table(["exception", "meaning"], raised)}
 """

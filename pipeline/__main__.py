@@ -1,5 +1,5 @@
-"""`python -m pipeline` is the console script."""
+"""`python -m phrasebox.pipeline` is the console script."""
 
-from pipeline.cli import main
+from phrasebox.pipeline.cli import main
 
 main()

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pipeline.config import differences
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json
-from stages.explain.config import ExplainerConfig
-from stages.explain.presence import Presence
-from stages.regions.config import RegionsConfig
-from stages.regions.score import Calibration, read_calibration
-from stages.regions.source import HEAT_MAPS, RegionSourceConfig
+from phrasebox.pipeline.config import differences
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explain.presence import Presence
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.score import Calibration, read_calibration
+from phrasebox.stages.regions.source import HEAT_MAPS, RegionSourceConfig
 
 if TYPE_CHECKING:
-    from stages.shared.model.config import ModelDescription
+    from phrasebox.stages.shared.model.config import ModelDescription
 
 _AFTER_THE_FIT: Final = {"calibration", "absent_share", "min_presence"}
 """Settings of regions that a calibration does not depend on."""

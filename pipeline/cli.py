@@ -14,10 +14,10 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from pipeline import __version__
-from pipeline.terminal import console, errors, visible
-from stages.contract.errors import DoubtfulCaptions, PhraseboxError, TooManyErrors
-from stages.contract.plugins import PluginTable
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.terminal import console, errors, visible
+from phrasebox.stages.contract.errors import DoubtfulCaptions, PhraseboxError, TooManyErrors
+from phrasebox.stages.contract.plugins import PluginTable
 
 GROUPS: Final = {
     "Make a dataset": ("run", "plan", "phrases", "merge", "validate"),

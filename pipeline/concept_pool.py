@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.config import RunConfig
-from pipeline.stage_calls import run_stages, samples_in, set_up, take_batch
-from pipeline.steps import make_phrases_stage
-from pipeline.summary import ShowStep
-from pipeline.terminal import counted
-from stages.contract.errors import InputError
-from stages.contract.records import Record
-from stages.read import Piece, Reader
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.stage_calls import run_stages, samples_in, set_up, take_batch
+from phrasebox.pipeline.steps import make_phrases_stage
+from phrasebox.pipeline.summary import ShowStep
+from phrasebox.pipeline.terminal import counted
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.read import Piece, Reader
 
 ROWS: Final = 256  # samples whose captions are parsed together
 

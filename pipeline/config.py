@@ -15,20 +15,20 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config_errors import Checked, in_words
-from pipeline.config_text import assign, parse_yaml, to_documented_yaml, to_yaml
-from pipeline.output import OutputConfig
-from pipeline.paths import with_absolute_paths
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json
-from stages.explain import EXPLAINERS, AnyExplainerConfig
-from stages.phrases.stage import PhrasesConfig
-from stages.prepare import ImagesConfig
-from stages.read import READERS, InputConfig, guess_kind
-from stages.regions.config import RegionsConfig
-from stages.regions.source import HEAT_MAPS, SOURCES, AnySourceConfig
-from stages.shared.model.catalog import CATALOG, sha256_of
-from stages.shared.model.config import ModelConfig
+from phrasebox.pipeline.config_errors import Checked, in_words
+from phrasebox.pipeline.config_text import assign, parse_yaml, to_documented_yaml, to_yaml
+from phrasebox.pipeline.output import OutputConfig
+from phrasebox.pipeline.paths import with_absolute_paths
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.explain import EXPLAINERS, AnyExplainerConfig
+from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.prepare import ImagesConfig
+from phrasebox.stages.read import READERS, InputConfig, guess_kind
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES, AnySourceConfig
+from phrasebox.stages.shared.model.catalog import CATALOG, sha256_of
+from phrasebox.stages.shared.model.config import ModelConfig
 
 MOST_SHOWN: Final = 500  # characters of a value in a message
 
@@ -78,7 +78,7 @@ class EngineConfig(BaseModel, extra="forbid", frozen=True):
     )
     ship_code: bool = Field(
         False,
-        description="Send the driver's `pipeline` and `stages`, and packages with kinds of the run, to the workers "
+        description="Send the driver's phrasebox, and packages with kinds of the run, to the workers "
         "(Ray's `py_modules`), for trials on a cluster whose nodes have the libraries. Otherwise every node needs the "
         "same wheels, which is checked.",
     )

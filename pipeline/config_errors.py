@@ -11,9 +11,9 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from pipeline.paths import types_in
-from stages.contract.errors import ConfigError
-from stages.contract.kinds import KindTable
+from phrasebox.pipeline.paths import types_in
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.kinds import KindTable
 
 _EXAMPLE: Final = "Say what to read, for example: captions.jsonl --images photos/"
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
-from stages.contract.errors import ConfigError, one_line
-from stages.contract.values import Json
+from phrasebox.stages.contract.errors import ConfigError, one_line
+from phrasebox.stages.contract.values import Json
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,14 +3,14 @@
 `resolve` decides what the driver can decide; `HeatMapRun.decide` adds what depends on the first
 images.
 
-Precision: `pipeline.steps.precision_if_known` takes bf16 where the device is fast in it
-(`stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers
+Precision: `phrasebox.pipeline.steps.precision_if_known` takes bf16 where the device is fast in it
+(`phrasebox.stages.shared.model.device.choose_precision`), else fp32. It leaves `auto` where only the workers
 know the device; `HeatMapRun.in_precision` then takes the first worker's. A resumed run keeps its
 stored precision. It is fp32 if the workers that looked at the first images died, and for another
 source whose device only workers know.
 
 Presence: `HeatMapRun.needs_presence` says whether it is fitted to the first images
-(`pipeline.presence_fit`). The presence of all regions is null if `regions.calibration` is `none`,
+(`phrasebox.pipeline.presence_fit`). The presence of all regions is null if `regions.calibration` is `none`,
 if the calibration in use, named or taken by `auto`, has none, if that fit fails, and if regions
 come from another source than heat maps without such a calibration.
 """
@@ -24,22 +24,22 @@ from functools import partial
 from hashlib import sha256
 from typing import Final, Self
 
-from pipeline.concept_pool import parse_pool
-from pipeline.config import RunConfig
-from pipeline.domain_shift import (
+from phrasebox.pipeline.concept_pool import parse_pool
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.domain_shift import (
     NO_CALIBRATION,
     DomainShift,
     ScoreMeaning,
     apply_domain_shift,
     precision_fault,
 )
-from pipeline.engines import Engine, choose_engine
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import ABSENT_SHARE, Identity, PreviousRun
-from pipeline.presence_fit import PRESENCE, read_presence
-from pipeline.stage_calls import samples_in
-from pipeline.steps import (
+from phrasebox.pipeline.engines import Engine, choose_engine
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.manifest import Manifest
+from phrasebox.pipeline.output.previous_run import ABSENT_SHARE, Identity, PreviousRun
+from phrasebox.pipeline.presence_fit import PRESENCE, read_presence
+from phrasebox.pipeline.stage_calls import samples_in
+from phrasebox.pipeline.steps import (
     HeatMapSteps,
     SourceSteps,
     Steps,
@@ -47,14 +47,14 @@ from pipeline.steps import (
     build_steps,
     precision_if_known,
 )
-from pipeline.summary import LOOKING, Display, Report, ShowStep
-from pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up
-from stages.contract.records import Record, is_among
-from stages.contract.values import Json
-from stages.read import Piece, Reader, make_reader, plan_pieces
-from stages.regions.score import Calibration
-from stages.regions.source import HEAT_MAPS, SOURCES
-from stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
+from phrasebox.pipeline.summary import LOOKING, Display, Report, ShowStep
+from phrasebox.pipeline.warm_up import LOST, WarmUp, estimate_share, warm_up
+from phrasebox.stages.contract.records import Record, is_among
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read import Piece, Reader, make_reader, plan_pieces
+from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES
+from phrasebox.stages.shared.model.config import AUTO, NO_MODEL, PrecisionChoice
 
 OUTSIDE: Final = "outside_domain"
 """The key of run.json, and of `run` in dataset.json, for the `DomainShift` of the images; null if

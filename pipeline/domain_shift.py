@@ -1,7 +1,7 @@
 """Whether the calibration of the scores holds for the pictures of a run, and what its scores mean.
 
 A calibration says how often regions are right on images like those of its fit. So three things of
-the first images of a run (`pipeline.warm_up`) are compared with the fit:
+the first images of a run (`phrasebox.pipeline.warm_up`) are compared with the fit:
 
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
          probabilities mean nothing. Cosines do not count where captions seem to be of other images,
@@ -24,15 +24,15 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.stage_calls import set_up
-from pipeline.steps import HeatMapSteps
-from pipeline.terminal import counted
-from stages.contract.records import Record
-from stages.explain.presence import Signals
-from stages.regions.captioning import Captioning
-from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
-from stages.regions.score import Calibration, Evidence
-from stages.write import Tally
+from phrasebox.pipeline.stage_calls import set_up
+from phrasebox.pipeline.steps import HeatMapSteps
+from phrasebox.pipeline.terminal import counted
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.explain.presence import Signals
+from phrasebox.stages.regions.captioning import Captioning
+from phrasebox.stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
+from phrasebox.stages.regions.score import Calibration, Evidence
+from phrasebox.stages.write import Tally
 
 FAR: Final = 0.75
 """Shift, in standard deviations of the fit, above which images count as out of domain (many

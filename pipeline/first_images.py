@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.shards import keys_of
-from stages.contract.records import Record, Sample
-from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
-from stages.contract.values import Integers, Json
-from stages.explain.presence import Signals
-from stages.shared.storage import AnyPath, found_in, replacing
+from phrasebox.pipeline.output.shards import keys_of
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
+from phrasebox.stages.contract.values import Integers, Json
+from phrasebox.stages.explain.presence import Signals
+from phrasebox.stages.shared.storage import AnyPath, found_in, replacing
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of the first images that are computed, and with that of all."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from stages.contract.values import Bools, Floats
+from phrasebox.stages.contract.values import Bools, Floats
 
 RIDGE: Final = 1.0
 """Penalty on the squared weights of standardised features. As a prior it has standard deviation 1:

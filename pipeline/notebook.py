@@ -1,7 +1,7 @@
 """Find phrases in one image from Python, for example in a notebook:
 
     import open_clip
-    from pipeline.notebook import Locator
+    from phrasebox.pipeline.notebook import Locator
 
     model, _, _ = open_clip.create_model_and_transforms("ViT-B-16", pretrained="laion2b_s34b_b88k")
     located = Locator.from_open_clip(model)("photo.jpg", ["a red car", "two dogs"])
@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from pipeline.config import ExplainConfig, RunConfig
-from pipeline.dataset.rows import detections
-from pipeline.pictures import (
+from phrasebox.pipeline.config import ExplainConfig, RunConfig
+from phrasebox.pipeline.dataset.rows import detections
+from phrasebox.pipeline.pictures import (
     decode_scaled,
     draw_regions,
     encode_image,
@@ -39,20 +39,20 @@ from pipeline.pictures import (
     heat_map_overlay,
     join_pictures,
 )
-from pipeline.stage_calls import run_stages
-from pipeline.steps import build_steps, build_steps_in_memory
-from pipeline.terminal import counted
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.masks import decode_mask
-from stages.contract.records import ImageRef, Phrase, Record, Region, Rle, Sample
-from stages.contract.values import Bools, Floats32, Integers, Json, Rgb, Sides
-from stages.phrases.filters import normalise, tidy_words
-from stages.shared.images.faults import DecodeLimits
-from stages.shared.model.config import ModelConfig
-from stages.shared.storage import absolute, open_file
+from phrasebox.pipeline.stage_calls import run_stages
+from phrasebox.pipeline.steps import build_steps, build_steps_in_memory
+from phrasebox.pipeline.terminal import counted
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import ImageRef, Phrase, Record, Region, Rle, Sample
+from phrasebox.stages.contract.values import Bools, Floats32, Integers, Json, Rgb, Sides
+from phrasebox.stages.phrases.filters import normalise, tidy_words
+from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.storage import absolute, open_file
 
 if TYPE_CHECKING:
-    from stages.shared.model.clip import ClipModel
+    from phrasebox.stages.shared.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"  # the name of an image without a path in messages
 
@@ -324,7 +324,7 @@ class Locator:
         Raise ConfigError if the model is not supported, if its tokenizer has to be given, or if a
         setting cannot be used.
         """
-        from stages.shared.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
+        from phrasebox.stages.shared.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
 
         return cls(from_open_clip(model, tokenizer), explain=explain, regions=regions)
 
@@ -332,7 +332,7 @@ class Locator:
         """Compute the heat maps and regions of one or several phrases in an image.
 
         Phrases are embedded as a run embeds the phrases of a caption: in lower case and without
-        leading articles, see `stages.phrases.filters.normalise`. With `explain.variant: authors`
+        leading articles, see `phrasebox.stages.phrases.filters.normalise`. With `explain.variant: authors`
         they are embedded as typed. `Located.phrases` has them unchanged. A plural ("two dogs") may
         have several regions. The image is a path or URL, an encoded image, a Pillow image, or an
         array uint8 (height, width, 3) in RGB. EXIF orientation is applied.
@@ -348,7 +348,7 @@ class Locator:
         name, content = _content(image)
         image_ref = ImageRef(file_name=name, content=content)
         sample = Sample(sample_id=name, source=name, captions=("\n".join(texts),), image=image_ref)
-        from stages.shared.model.device import float32_grads  # noqa: PLC0415  it loads torch
+        from phrasebox.stages.shared.model.device import float32_grads  # noqa: PLC0415  it loads torch
 
         with float32_grads():
             records = [replace(Record.start(sample), phrases=self._phrases(texts))]

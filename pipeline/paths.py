@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from stages.contract.errors import ConfigError
-from stages.contract.kinds import KindTable
-from stages.contract.values import Json
-from stages.explain import EXPLAINERS
-from stages.read import READERS
-from stages.regions.source import SOURCES
-from stages.shared.storage import AnyPath, ObjectPath, absolute, place_of, write_text
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.kinds import KindTable
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.explain import EXPLAINERS
+from phrasebox.stages.read import READERS
+from phrasebox.stages.regions.source import SOURCES
+from phrasebox.stages.shared.storage import AnyPath, ObjectPath, absolute, place_of, write_text
 
 LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
     "input.path": (),

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from stages.contract.geometry import Box, resize_shifted, scaled_sides
-from stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
-from stages.contract.records import Rle
-from stages.contract.schema import rle_of
-from stages.contract.values import Bools, Floats32, Json, Rgb
-from stages.shared.images.decode import decode_resized
-from stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.contract.geometry import Box, resize_shifted, scaled_sides
+from phrasebox.stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
+from phrasebox.stages.contract.records import Rle
+from phrasebox.stages.contract.schema import rle_of
+from phrasebox.stages.contract.values import Bools, Floats32, Json, Rgb
+from phrasebox.stages.shared.images.decode import decode_resized
+from phrasebox.stages.shared.images.faults import DecodeLimits
 
 HeatValues = Floats32  # float32 (height, width) of a heat map, >= 0, not normalised
 SizeWh = tuple[int, int]

@@ -17,18 +17,18 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.decisions import Run, resolve
-from pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
-from pipeline.stage_calls import rows_per_call, run_stages, set_up, take_batch
-from pipeline.steps import fetch_weights
-from pipeline.summary import Display, Report
-from pipeline.terminal import progress_bar, say
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import Record
-from stages.contract.schema import records_to_rows
-from stages.shared.model.config import AUTO
-from stages.write import ShardWriter
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.decisions import Run, resolve
+from phrasebox.pipeline.engines import CPU_MODEL_WORKERS, choose_engine, cores_here
+from phrasebox.pipeline.stage_calls import rows_per_call, run_stages, set_up, take_batch
+from phrasebox.pipeline.steps import fetch_weights
+from phrasebox.pipeline.summary import Display, Report
+from phrasebox.pipeline.terminal import progress_bar, say
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.schema import records_to_rows
+from phrasebox.stages.shared.model.config import AUTO
+from phrasebox.stages.write import ShardWriter
 
 RAY_START_S: Final = 20.0  # seconds until Ray has started its workers (2 cores of an AMD EPYC)
 
@@ -164,7 +164,7 @@ def make_plan(
         PhraseboxError: As `resolve` and `measure`.
     """
     # It imports torch.
-    from stages.shared.model.device import pick_device  # noqa: PLC0415
+    from phrasebox.stages.shared.model.device import pick_device  # noqa: PLC0415
 
     on_gpu = config.model.device != "cpu" and pick_device("auto").type == "cuda"
     if cluster is not None and cluster.gpus and not cluster.gpu_rate and not on_gpu:

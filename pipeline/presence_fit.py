@@ -30,20 +30,20 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
-from pipeline.calibration import presence_basis
-from pipeline.logistic import LogisticFit, fit_logistic, roc_area
-from pipeline.stage_calls import set_up
-from pipeline.steps import HeatMapSteps
-from pipeline.terminal import counted, say
-from stages.contract.errors import ResumeError
-from stages.contract.records import Phrase, Record, stable_id
-from stages.contract.values import Bools, Floats, Json
-from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
-from stages.explain.stage import ExplainStage
-from stages.regions.detected import DetectorPresence
-from stages.regions.nouns import relation
-from stages.regions.score import Calibration, calibration_of
-from stages.shared.storage import AnyPath
+from phrasebox.pipeline.calibration import presence_basis
+from phrasebox.pipeline.logistic import LogisticFit, fit_logistic, roc_area
+from phrasebox.pipeline.stage_calls import set_up
+from phrasebox.pipeline.steps import HeatMapSteps
+from phrasebox.pipeline.terminal import counted, say
+from phrasebox.stages.contract.errors import ResumeError
+from phrasebox.stages.contract.records import Phrase, Record, stable_id
+from phrasebox.stages.contract.values import Bools, Floats, Json
+from phrasebox.stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
+from phrasebox.stages.explain.stage import ExplainStage
+from phrasebox.stages.regions.detected import DetectorPresence
+from phrasebox.stages.regions.nouns import relation
+from phrasebox.stages.regions.score import Calibration, calibration_of
+from phrasebox.stages.shared.storage import AnyPath
 
 PRESENCE: Final = "presence"
 """The key of run.json, and of `run` in dataset.json, for the calibration of presence that the

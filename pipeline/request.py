@@ -12,12 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from pipeline import __version__
-from pipeline.config import RunConfig
-from stages.regions.source import HEAT_MAPS
-from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT
-from stages.shared.model.checkpoints.files import PARAMS
-from stages.shared.model.config import ModelConfig
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.stages.regions.source import HEAT_MAPS
+from phrasebox.stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT
+from phrasebox.stages.shared.model.checkpoints.files import PARAMS
+from phrasebox.stages.shared.model.config import ModelConfig
 
 REQUEST: Final = "request"
 """The key of run.json, and of `run` in dataset.json, for `request_fingerprint` of a run's

@@ -12,35 +12,35 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.dataset.shard_list import unlisted_in_words
-from pipeline.decisions import OUTSIDE, Run, Session, resolve
-from pipeline.engines.start import start_engine
-from pipeline.output import OutputConfig
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.manifest import ENVIRONMENTS, environments_with
-from pipeline.output.previous_run import INPUT, MayDelete, PreviousRun, delete_what_runs_wrote
-from pipeline.output.shards import Changes, changes_of, list_names
-from pipeline.request import REQUEST, request_fingerprint
-from pipeline.stage_calls import samples_in
-from pipeline.steps import check_files, fetch_weights
-from pipeline.summary import (
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.shard_list import unlisted_in_words
+from phrasebox.pipeline.decisions import OUTSIDE, Run, Session, resolve
+from phrasebox.pipeline.engines.start import start_engine
+from phrasebox.pipeline.output import OutputConfig
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.manifest import ENVIRONMENTS, environments_with
+from phrasebox.pipeline.output.previous_run import INPUT, MayDelete, PreviousRun, delete_what_runs_wrote
+from phrasebox.pipeline.output.shards import Changes, changes_of, list_names
+from phrasebox.pipeline.request import REQUEST, request_fingerprint
+from phrasebox.pipeline.stage_calls import samples_in
+from phrasebox.pipeline.steps import check_files, fetch_weights
+from phrasebox.pipeline.summary import (
     Display,
     Report,
     export_command,
     summary_table,
     threshold_table,
 )
-from pipeline.terminal import counted, visible
-from stages.contract.caption_doubt import CaptionDoubt
-from stages.contract.errors import DoubtfulCaptions, InputError, PhraseboxError, TooManyErrors
-from stages.contract.values import Json
-from stages.read import input_notes
-from stages.read.turns import CAPTION_ROLES
-from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import AUTO
-from stages.shared.storage import AnyPath
-from stages.write import Tally
+from phrasebox.pipeline.terminal import counted, visible
+from phrasebox.stages.contract.caption_doubt import CaptionDoubt
+from phrasebox.stages.contract.errors import DoubtfulCaptions, InputError, PhraseboxError, TooManyErrors
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read import input_notes
+from phrasebox.stages.read.turns import CAPTION_ROLES
+from phrasebox.stages.shared.model.catalog import CATALOG
+from phrasebox.stages.shared.model.config import AUTO
+from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.write import Tally
 
 FIRST_SAMPLES: Final = 100  # of which a file of phrases has to have a caption
 
@@ -64,7 +64,7 @@ def run(
         may_delete: Asked before `fresh` replaces rows; by default the answer is yes, unless
             files that no run wrote would be deleted too.
         report: Collects statistics for the caller.
-        resolver: Takes the place of `pipeline.decisions.resolve`, for stages of your own.
+        resolver: Takes the place of `phrasebox.pipeline.decisions.resolve`, for stages of your own.
 
     Raises:
         TooManyErrors: More rows failed than `output.max_error_share` allows. The dataset is complete.

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-from stages.contract.records import Record, Sample
-from stages.contract.stage import Device, Stage
-from stages.read import Piece, Reader, SkippedRow, read_piece
-from stages.read.base import BATCH_BYTES
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.contract.stage import Device, Stage
+from phrasebox.stages.read import Piece, Reader, SkippedRow, read_piece
+from phrasebox.stages.read.base import BATCH_BYTES
 
 BATCH_ROWS: Final = 32
 """The fewest records of a batch: few enough to show progress, many enough to be worth a message."""

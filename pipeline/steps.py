@@ -16,29 +16,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline.calibration import find_calibration, find_source_calibration, presence_in
-from pipeline.config import EngineConfig, RunConfig
-from stages.contract.errors import ConfigError
-from stages.contract.kinds import with_absolute_files
-from stages.contract.stage import Stage
-from stages.contract.values import Json
-from stages.explain import EXPLAINERS, fit_to_tower
-from stages.explain.config import ExplainerConfig
-from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.phrases.precomputed import PrecomputedPhrases
-from stages.phrases.stage import PhrasesStage
-from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import READERS, ReaderConfig, input_fingerprint
-from stages.regions.config import RegionsConfig
-from stages.regions.score import Calibration
-from stages.regions.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource, RegionSourceConfig
-from stages.regions.source_stage import SourceRegionsStage
-from stages.regions.stage import RegionsStage
-from stages.shared.model.config import AUTO, ModelConfig, PrecisionChoice, TowerKind, check_model_files
+from phrasebox.pipeline.calibration import find_calibration, find_source_calibration, presence_in
+from phrasebox.pipeline.config import EngineConfig, RunConfig
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.kinds import with_absolute_files
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.explain import EXPLAINERS, fit_to_tower
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.phrases.precomputed import PrecomputedPhrases
+from phrasebox.stages.phrases.stage import PhrasesStage
+from phrasebox.stages.prepare import PrepareConfig, PrepareStage
+from phrasebox.stages.read import READERS, ReaderConfig, input_fingerprint
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource, RegionSourceConfig
+from phrasebox.stages.regions.source_stage import SourceRegionsStage
+from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.shared.model.config import (
+    AUTO,
+    ModelConfig,
+    PrecisionChoice,
+    TowerKind,
+    check_model_files,
+)
 
 if TYPE_CHECKING:
-    from stages.shared.model.clip import ClipModel
-    from stages.shared.model.config import ModelDescription
+    from phrasebox.stages.shared.model.clip import ClipModel
+    from phrasebox.stages.shared.model.config import ModelDescription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,10 +168,10 @@ class SourceSteps(Steps):
 
 
 def packages_of(config: RunConfig) -> tuple[str, ...]:
-    """Return the names of our packages, and of those of other people that have kinds of a run."""
+    """Return the names of our package, and of those of other people that have kinds of a run."""
     kinds = ((READERS, config.input.kind), (EXPLAINERS, config.explain.kind), (SOURCES, config.source.kind))
     tops = [table.module(kind).partition(".")[0] for table, kind in kinds]
-    return tuple(dict.fromkeys(["pipeline", "stages", *tops]))
+    return tuple(dict.fromkeys(["phrasebox", *tops]))
 
 
 def check_files(config: RunConfig) -> str:
@@ -193,7 +199,7 @@ def build_steps(config: RunConfig) -> HeatMapSteps:
             key="source.kind",
         )
     # torch and open_clip take seconds to import: only a run needs them.
-    from stages.shared.model.describe import describe  # noqa: PLC0415
+    from phrasebox.stages.shared.model.describe import describe  # noqa: PLC0415
 
     description = describe(config.model)
     explainer = _fit_explainer(config.explain, description.tower, description.name)
@@ -264,7 +270,7 @@ def build_source_steps(config: RunConfig) -> SourceSteps:
     other_model = source.identify()
     description = None
     if source.needs_model:
-        from stages.shared.model.describe import describe  # noqa: PLC0415  as in build_steps
+        from phrasebox.stages.shared.model.describe import describe  # noqa: PLC0415  as in build_steps
 
         description = describe(config.model)
     steps = SourceSteps(
@@ -316,7 +322,7 @@ def _identify_segmenter(regions: RegionsConfig) -> str | None:
     """What identifies the segmenter, None without one. Raise ConfigError or WeightsError."""
     if regions.refine != "sam":
         return None
-    from stages.shared.model.segmenter import usable_segmenter  # noqa: PLC0415  it imports torch
+    from phrasebox.stages.shared.model.segmenter import usable_segmenter  # noqa: PLC0415  it imports torch
 
     return usable_segmenter(regions.sam)
 
@@ -329,7 +335,7 @@ def precision_if_known(engine: EngineConfig, model: ModelConfig) -> PrecisionCho
     """
     if model.precision != AUTO:
         return model.precision
-    from stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
+    from phrasebox.stages.shared.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
 
     device = pick_device(model.device)
     is_elsewhere = engine.address is not None or (
@@ -347,6 +353,6 @@ def fetch_weights(description: ModelDescription | None, say: Callable[[str], Non
     """
     if description is not None:
         # open_clip takes seconds to import, which `build_steps` has spent already.
-        from stages.shared.model.load import fetch  # noqa: PLC0415
+        from phrasebox.stages.shared.model.load import fetch  # noqa: PLC0415
 
         fetch(description, say)

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from pipeline import terminal
-from pipeline.terminal import duration, say
-from stages.contract.score_threshold import Threshold
-from stages.contract.stage import Forwards
-from stages.contract.values import Json
-from stages.write import Tally
+from phrasebox.pipeline import terminal
+from phrasebox.pipeline.terminal import duration, say
+from phrasebox.stages.contract.score_threshold import Threshold
+from phrasebox.stages.contract.stage import Forwards
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.write import Tally
 
 LOOKING: Final = "looking at the first images"  # the step of a run that decides how it goes on
 

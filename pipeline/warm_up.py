@@ -1,8 +1,8 @@
 """The warm-up of a run: its first images are computed before all others, and decide how it goes on.
 
-A calibration is compared with them (`pipeline.domain_shift`). Where none holds, presence is
-fitted to them (`pipeline.presence_fit`). The share of absent phrases is estimated from their
-captions (`stages.regions.foreign_captions`). Their records are then complete but for the stage
+A calibration is compared with them (`phrasebox.pipeline.domain_shift`). Where none holds, presence is
+fitted to them (`phrasebox.pipeline.presence_fit`). The share of absent phrases is estimated from their
+captions (`phrasebox.stages.regions.foreign_captions`). Their records are then complete but for the stage
 after the model.
 """
 
@@ -17,28 +17,35 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.calibration import presence_in
-from pipeline.dataset.caption_doubt import MOST
-from pipeline.domain_shift import NOT_COMPARED, DomainShift, apply_domain_shift, find_domain_shift
-from pipeline.first_images import FirstImage, FirstImages, OnProgress
-from pipeline.presence_fit import (
+from phrasebox.pipeline.calibration import presence_in
+from phrasebox.pipeline.dataset.caption_doubt import MOST
+from phrasebox.pipeline.domain_shift import NOT_COMPARED, DomainShift, apply_domain_shift, find_domain_shift
+from phrasebox.pipeline.first_images import FirstImage, FirstImages, OnProgress
+from phrasebox.pipeline.presence_fit import (
     PresenceFit,
     collecting_signals,
     draw_for_images,
     fit_presence_to_captions,
     most_to_fit,
 )
-from pipeline.stage_calls import bytes_of, rows_per_forward, run_stages, samples_in, set_up, take_batch
-from pipeline.steps import HeatMapSteps, SourceSteps
-from pipeline.terminal import counted
-from stages.contract.records import Record, Sample
-from stages.explain.presence import Presence, Signals
-from stages.explain.stage import RECORDS_AHEAD, ExplainStage
-from stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
-from stages.read.base import BATCH_BYTES
-from stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
-from stages.regions.score import Calibration
-from stages.shared.storage import AnyPath
+from phrasebox.pipeline.stage_calls import (
+    bytes_of,
+    rows_per_forward,
+    run_stages,
+    samples_in,
+    set_up,
+    take_batch,
+)
+from phrasebox.pipeline.steps import HeatMapSteps, SourceSteps
+from phrasebox.pipeline.terminal import counted
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.explain.presence import Presence, Signals
+from phrasebox.stages.explain.stage import RECORDS_AHEAD, ExplainStage
+from phrasebox.stages.read import Piece, Reader, ReaderConfig, make_reader, plan_pieces
+from phrasebox.stages.read.base import BATCH_BYTES
+from phrasebox.stages.regions.foreign_captions import USUAL_SHARE, caption_log_ratios, estimate_absent_share
+from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.shared.storage import AnyPath
 
 PIECES: Final = 4  # that the samples come from, evenly spaced in the input
 SAMPLES: Final = 32  # that are compared with a calibration, from all these pieces together

@@ -14,14 +14,14 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.contract.errors import RowFault
-from stages.contract.geometry import round_to_multiple
-from stages.contract.records import Pixels, Record, Sample
-from stages.contract.stage import Stage
-from stages.contract.values import Sides
-from stages.shared.images.decode import Interpolation, decode_resized, load_image_bytes
-from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
-from stages.shared.storage import is_local
+from phrasebox.stages.contract.errors import RowFault
+from phrasebox.stages.contract.geometry import round_to_multiple
+from phrasebox.stages.contract.records import Pixels, Record, Sample
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.shared.images.decode import Interpolation, decode_resized, load_image_bytes
+from phrasebox.stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
+from phrasebox.stages.shared.storage import is_local
 
 FETCH_THREADS: Final = 16  # Images behind URLs that are fetched at once
 

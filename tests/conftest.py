@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from stages.contract.plugins import PACKAGE, entry_points_by_package
-from stages.phrases import stage as phrases_stage
+from phrasebox.stages.contract.plugins import PACKAGE, entry_points_by_package
+from phrasebox.stages.phrases import stage as phrases_stage
 from tests.build.datasets import Json
 
 if TYPE_CHECKING:
@@ -109,6 +109,13 @@ def same_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_name() -> Iterator[None]:
+    """No test of this process has imported a module of ours by a second name, which a checkout's root allows."""
+    yield
+    assert {"pipeline", "stages"} & sys.modules.keys() == set()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_pipeline() -> Iterator[None]:
     """Each spaCy pipeline is loaded once for all runs of this process: it takes most of a small run."""
     with pytest.MonkeyPatch.context() as patch:
@@ -119,8 +126,8 @@ def one_pipeline() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def manifests_read_back() -> Iterator[None]:
     """What a run or a merge of this process stores of its configuration is read back as it is, or the run fails."""
-    from pipeline.config import stored_config
-    from pipeline.output.manifest import Manifest
+    from phrasebox.pipeline.config import stored_config
+    from phrasebox.pipeline.output.manifest import Manifest
 
     to_json = Manifest.to_json
 
@@ -152,7 +159,7 @@ SCENES = 12
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn scenes as `phrasebox scenes` writes them. Only to be read."""
-    from pipeline.scenes import write_scenes
+    from phrasebox.pipeline.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, SCENES, seed=3)
@@ -175,8 +182,8 @@ def inline_dataset(scenes_config: Json, tmp_path_factory: pytest.TempPathFactory
     """A finished dataset of the scenes, three files long. Only to be read: copy it to change it."""
     from rich.console import Console
 
-    from pipeline.config import RunConfig
-    from pipeline.run import run
+    from phrasebox.pipeline.config import RunConfig
+    from phrasebox.pipeline.run import run
 
     output = {"path": str(tmp_path_factory.mktemp("inline") / "dataset"), "rows_per_file": 5}
     return run(RunConfig.model_validate({**scenes_config, "output": output}), Console(quiet=True))
@@ -202,7 +209,7 @@ def storage_environment() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def storage(storage_environment: dict[str, str]) -> Iterator[None]:
     """Object storage in this process and those that it starts."""
-    from stages.shared.storage import _arrow_filesystem
+    from phrasebox.stages.shared.storage import _arrow_filesystem
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in storage_environment.items():

@@ -10,13 +10,18 @@ from pathlib import Path
 import pytest
 
 import phrasebox
-import pipeline.dataset
-import pipeline.export
-import pipeline.export.chat
-import pipeline.load
+import phrasebox.pipeline.dataset
+import phrasebox.pipeline.export
+import phrasebox.pipeline.export.chat
+import phrasebox.pipeline.load
 
-PACKAGES = (pipeline.dataset, pipeline.export, pipeline.export.chat, pipeline.load)
-MODULES = ["phrasebox", "pipeline.notebook"]
+PACKAGES = (
+    phrasebox.pipeline.dataset,
+    phrasebox.pipeline.export,
+    phrasebox.pipeline.export.chat,
+    phrasebox.pipeline.load,
+)
+MODULES = ["phrasebox", "phrasebox.pipeline.notebook"]
 MODULES += [
     module.name
     for package in PACKAGES

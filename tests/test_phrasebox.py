@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import phrasebox
-import pipeline
-from pipeline.load import RegionStream
+import phrasebox.pipeline
+from phrasebox.pipeline.load import RegionStream
 from tests.architecture.source import ROOT
 
 
 def test_every_public_name_is_there_and_documented() -> None:
-    assert phrasebox.__version__ == pipeline.__version__
+    assert phrasebox.__version__ == phrasebox.pipeline.__version__
     assert phrasebox.RegionStream is RegionStream
     for name in set(phrasebox.__all__) - {"__version__"}:
         assert inspect.getdoc(getattr(phrasebox, name)), name

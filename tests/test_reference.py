@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import VERBS
-from pipeline.evaluate.metrics import METRICS
-from pipeline.export import EXPORTERS
-from stages.contract.errors import ROW_ERRORS
-from stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_FIELDS
-from stages.explain import EXPLAINERS
+from phrasebox.pipeline.cli import VERBS
+from phrasebox.pipeline.evaluate.metrics import METRICS
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.stages.contract.errors import ROW_ERRORS
+from phrasebox.stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_FIELDS
+from phrasebox.stages.explain import EXPLAINERS
 from tests import reference
 from tests.architecture.source import ROOT, tracked
 from tests.pipeline.test_config import SETTINGS

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.figures.pages import render
 from benchmarks.figures.steps import STEPS, make
 from benchmarks.photos.measure import Photographs
-from stages.contract.errors import PhraseboxError
+from phrasebox.stages.contract.errors import PhraseboxError
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from benchmarks.figures.cells import DEV, DRAWN, PHOTO, SCENES, cells
 from benchmarks.figures.pages import Pages, table
 from benchmarks.photos.measure import Photographs
 from benchmarks.photos.reviews import UNANNOTATED
-from pipeline.commands.tables import ABSENT_ROWS
+from phrasebox.pipeline.commands.tables import ABSENT_ROWS
 
 ABSENT_WAYS: Final = {
     "presence": "presence of the phrase",

@@ -9,11 +9,11 @@ from typing import Any, Final
 from benchmarks.figures.cells import BOXES, numbers_of
 from benchmarks.figures.pages import Pages, table
 from benchmarks.photos.measure import Photographs, console
-from pipeline.config import load_config
-from pipeline.research.compare.comparison import compare_explainers
-from pipeline.research.compare.figures import FIGURES, SANITY
-from pipeline.research.compare.maps import contenders_of
-from pipeline.research.compare.pictures import Source
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.research.compare.comparison import compare_explainers
+from phrasebox.pipeline.research.compare.figures import FIGURES, SANITY
+from phrasebox.pipeline.research.compare.maps import contenders_of
+from phrasebox.pipeline.research.compare.pictures import Source
 
 RISE: Final = ("deletion_rise", "insertion_rise")
 CURVED: Final = (*RISE, *(f"{name}_cosine" for name in RISE))

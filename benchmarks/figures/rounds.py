@@ -11,8 +11,8 @@ from benchmarks.figures.cells import PHOTO, WITHOUT, cells
 from benchmarks.figures.pages import Pages, table
 from benchmarks.figures.speed import called
 from benchmarks.photos.measure import Photographs, console
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.truth_fit import write_calibration
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.evaluate.truth_fit import write_calibration
 
 TRAINING: Final = (
     "batch_size=16",
@@ -86,7 +86,17 @@ def tuned(photos: Photographs, count: int) -> Path:
     dataset = photos.dataset(LEARN, "photo", f"rounds-learn-{count}", *limits, file=PHOTO)
     out = photos.out / "models" / f"rounds-{count}"
     settings = [part for setting in TRAINING for part in ("--set", setting)]
-    called("-m", "pipeline", "finetune", str(dataset), "--out", str(out), "--model", "photo", *settings)
+    called(
+        "-m",
+        "phrasebox.pipeline",
+        "finetune",
+        str(dataset),
+        "--out",
+        str(out),
+        "--model",
+        "photo",
+        *settings,
+    )
     return out
 
 
@@ -116,7 +126,9 @@ def score_models(photos: Photographs, models: dict[str, str], count: int) -> Seq
     for number, model in models.items():
         options = [*data, "--truth", str(photos.truth(JUDGE)), *compared[number], "--json"]
         files[number].parent.mkdir(parents=True, exist_ok=True)
-        files[number].write_text(called("-m", "pipeline", "score-model", model, *options), encoding="utf-8")
+        files[number].write_text(
+            called("-m", "phrasebox.pipeline", "score-model", model, *options), encoding="utf-8"
+        )
     scores = {number: json.loads(path.read_text("utf-8")) for number, path in files.items()}
     return [
         [label, *(cells(part[name], [answer])[0] for name, answer in ANSWERS.items())]

@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.figures.cells import cells
 from benchmarks.figures.pages import Pages, table
 from benchmarks.photos.measure import Photographs, console
-from pipeline.evaluate.estimates import Estimate, mean_estimates
-from pipeline.evaluate.evaluation import evaluate_dataset
-from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of
-from pipeline.evaluate.metrics import is_right
+from phrasebox.pipeline.evaluate.estimates import Estimate, mean_estimates
+from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of
+from phrasebox.pipeline.evaluate.metrics import is_right
 
 SOURCES: Final = {
     "`heat_maps`, the default": ("", 60, 100),

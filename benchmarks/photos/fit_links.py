@@ -25,10 +25,10 @@ from benchmarks.photos.links import (
     pair_f1,
     read_chained_phrases,
 )
-from stages.contract.records import Phrase, Record, Sample
-from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.regions import groups, wording
-from stages.truth import read_truth
+from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.regions import groups, wording
+from phrasebox.stages.truth import read_truth
 
 WEIGHTS = Path(groups.__file__).with_name("groups.json")
 LEFT_OUT = 10

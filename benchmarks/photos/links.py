@@ -18,13 +18,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline.dataset.rows import Row
-from pipeline.evaluate.estimates import Estimate, sum_estimate
-from pipeline.evaluate.evaluation_set import EvaluationSet
-from stages.contract.values import Floats
-from stages.phrases.filters import normalise
-from stages.truth.flickr30k import MARKED_PHRASE, NOT_VISUAL, SENTENCES, read_captions
-from stages.truth.ground_truth import bare, find_spelling
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.evaluate.estimates import Estimate, sum_estimate
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
+from phrasebox.stages.contract.values import Floats
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.truth.flickr30k import MARKED_PHRASE, NOT_VISUAL, SENTENCES, read_captions
+from phrasebox.stages.truth.ground_truth import bare, find_spelling
 
 COUNTS: Final = (
     "linked_both",

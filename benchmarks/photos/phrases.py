@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.contract.records import Record, Sample
-from stages.phrases.filters import DETERMINERS
-from stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
-from stages.truth.flickr30k import MARKED_PHRASE, NOT_VISUAL, SENTENCES, read_captions
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.phrases.filters import DETERMINERS
+from phrasebox.stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
+from phrasebox.stages.truth.flickr30k import MARKED_PHRASE, NOT_VISUAL, SENTENCES, read_captions
 
 Span = tuple[int, int]
 """Characters of a caption, half open."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluate.estimates import mean_figures
-from pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
-from pipeline.terminal import errors
-from stages.contract.masks import decode_mask, innermost_pixel
+from phrasebox.pipeline.evaluate.estimates import mean_figures
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
+from phrasebox.pipeline.terminal import errors
+from phrasebox.stages.contract.masks import decode_mask, innermost_pixel
 
 LEAST_SCORES = (0.0, 0.5)
 

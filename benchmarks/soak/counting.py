@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.tally import Rows, empty_rows, write_categories
-from pipeline.output.ids import resolve_id_collisions
+from phrasebox.pipeline.dataset.tally import Rows, empty_rows, write_categories
+from phrasebox.pipeline.output.ids import resolve_id_collisions
 
 AT_ONCE: Final = 50_000  # phrases of a shard
 OF_A_ROW: Final = 5

@@ -29,14 +29,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.soak.cluster import Watch
-from pipeline.config import RunConfig
-from pipeline.decisions import resolve
-from pipeline.output.dataset_folder import DatasetFolder
-from stages.contract.records import Record, Sample
-from stages.contract.schema import records_to_rows
-from stages.read import input_fingerprint
-from stages.shared.model.config import AUTO
-from stages.write import ShardWriter
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.decisions import resolve
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.contract.schema import records_to_rows
+from phrasebox.stages.read import input_fingerprint
+from phrasebox.stages.shared.model.config import AUTO
+from phrasebox.stages.write import ShardWriter
 
 STORE_BYTES: Final = 200_000_000
 IMAGES: Final = 500  # different ones; the rows of longer inputs share them
@@ -110,7 +110,7 @@ class Watched:
         self.start = time.monotonic()
         self.first_shard_s: float | None = None
         self.samples: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-        command = [sys.executable, "-m", "pipeline", "run", str(config)]
+        command = [sys.executable, "-m", "phrasebox.pipeline", "run", str(config)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

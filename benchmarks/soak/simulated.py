@@ -33,11 +33,11 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.soak.cluster import Used, Watch
-from pipeline.config import RunConfig
-from pipeline.summary import Display, Report
-from stages.contract.records import HeatMap, Phrase, Pixels, Record
-from stages.contract.stage import Device, Stage
-from stages.read import make_reader
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.summary import Display, Report
+from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record
+from phrasebox.stages.contract.stage import Device, Stage
+from phrasebox.stages.read import make_reader
 from tests.pipeline.light import LastStage, resolved_light, run_on_ray
 
 MOST_BATCHES_PER_S: Final = (

@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 
 from benchmarks.figures.pages import as_markdown
 from configs.proof.verbs import call_verb
-from pipeline.evaluate.text_only import TextOnly, fit_usual_places
-from stages.contract.masks import encode_box
-from stages.shared.model.catalog import find_weights
-from stages.truth import read_truth
+from phrasebox.pipeline.evaluate.text_only import TextOnly, fit_usual_places
+from phrasebox.stages.contract.masks import encode_box
+from phrasebox.stages.shared.model.catalog import find_weights
+from phrasebox.stages.truth import read_truth
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RESAMPLES: Final = 2000

@@ -15,11 +15,11 @@ FORKS: Final = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "__main__",
-        "pipeline.run",
-        "pipeline.research.finetune.command",
-        "pipeline.research.finetune.loop",
-        "pipeline.research.score_model.command",
-        "pipeline.research.score_model.job",
+        "phrasebox.pipeline.run",
+        "phrasebox.pipeline.research.finetune.command",
+        "phrasebox.pipeline.research.finetune.loop",
+        "phrasebox.pipeline.research.score_model.command",
+        "phrasebox.pipeline.research.score_model.job",
     ]
 )
 
@@ -45,7 +45,7 @@ def call_verb(arguments: Sequence[str], folder: Path) -> tuple[str, float]:
 
 def _run(arguments: Sequence[str], folder: Path, output: Path) -> None:
     """Run a verb in this process, with files for what it prints and for its processor time."""
-    from pipeline.cli import main  # noqa: PLC0415 - its consoles write to the streams of the import
+    from phrasebox.pipeline.cli import main  # noqa: PLC0415 - its consoles write to the streams of the import
 
     os.chdir(folder)
     for stream, name in ((1, "out"), (2, "errors")):

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.options import (
     OF_DATASETS,
     DatasetSettings,
     FinishedDataset,
@@ -17,21 +17,26 @@ from pipeline.commands.options import (
     Resized,
     naming_options,
 )
-from pipeline.commands.tables import format_interval, format_value, print_matched, print_review_counts
-from pipeline.evaluate.box_fit import FEWEST_IMAGES
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.presence_calibration import write_presence
-from pipeline.evaluate.reviews.fit import ReviewFitFigures, write_reviewed_calibration
-from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
-from pipeline.evaluate.verdicts import (
+from phrasebox.pipeline.commands.tables import (
+    format_interval,
+    format_value,
+    print_matched,
+    print_review_counts,
+)
+from phrasebox.pipeline.evaluate.box_fit import FEWEST_IMAGES
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.evaluate.presence_calibration import write_presence
+from phrasebox.pipeline.evaluate.reviews.fit import ReviewFitFigures, write_reviewed_calibration
+from phrasebox.pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
+from phrasebox.pipeline.evaluate.verdicts import (
     USE,
     box_verdict,
     calibration_verdict,
     replacement_verdict,
 )
-from pipeline.paths import check_writable
-from pipeline.terminal import console, counted, say
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.paths import check_writable
+from phrasebox.pipeline.terminal import console, counted, say
+from phrasebox.stages.contract.errors import ConfigError
 
 MORE_ANSWERS: Final = 100  # to ask for if the given answers do not decide
 

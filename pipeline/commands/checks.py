@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.config import RunConfig
-from pipeline.steps import check_files
-from stages.contract.errors import ConfigError
-from stages.read import Piece, make_reader, plan_pieces
-from stages.truth import read_truth
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.steps import check_files
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.read import Piece, make_reader, plan_pieces
+from phrasebox.stages.truth import read_truth
 
 
 def check_sections(settings: Iterable[str], sections: Sequence[str], advice: str = "") -> None:

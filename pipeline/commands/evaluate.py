@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.options import (
     OF_DATASETS,
     AsJson,
     DatasetSettings,
@@ -15,10 +15,10 @@ from pipeline.commands.options import (
     Truth,
     naming_options,
 )
-from pipeline.commands.tables import print_evaluation
-from pipeline.evaluate.evaluation import Part, evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.terminal import console, errors, print_json
+from phrasebox.pipeline.commands.tables import print_evaluation
+from phrasebox.pipeline.evaluate.evaluation import Part, evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.terminal import console, errors, print_json
 
 
 @naming_options(OF_DATASETS)

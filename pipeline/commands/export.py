@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.options import (
     OPTIONS,
     AsJson,
     FinishedDataset,
@@ -22,15 +22,15 @@ from pipeline.commands.options import (
     naming_options,
     stopping,
 )
-from pipeline.config import load_config
-from pipeline.dataset import Dataset, open_dataset
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.base import Per
-from pipeline.export.push import open_repository, push
-from pipeline.export.report import ExportReport
-from pipeline.terminal import console, errors, print_json, progress_bar, say
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.dataset import Dataset, open_dataset
+from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from phrasebox.pipeline.export.base import Per
+from phrasebox.pipeline.export.push import open_repository, push
+from phrasebox.pipeline.export.report import ExportReport
+from phrasebox.pipeline.terminal import console, errors, print_json, progress_bar, say
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json
 
 
 def print_formats(is_asked: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.options import (
     CHOICE_OPTIONS,
     OPTIONS,
     AnyDataset,
@@ -21,14 +21,14 @@ from pipeline.commands.options import (
     naming_options,
     stopping,
 )
-from pipeline.config import REPLACES
-from pipeline.dataset.folder import open_any_dataset
-from pipeline.dataset.score_choice import RegionChoice
-from pipeline.dataset.selection import Search
-from pipeline.terminal import console
-from pipeline.viewer.app import Viewer, serve
-from pipeline.viewer.review import REGIONS
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.config import REPLACES
+from phrasebox.pipeline.dataset.folder import open_any_dataset
+from phrasebox.pipeline.dataset.score_choice import RegionChoice
+from phrasebox.pipeline.dataset.selection import Search
+from phrasebox.pipeline.terminal import console
+from phrasebox.pipeline.viewer.app import Viewer, serve
+from phrasebox.pipeline.viewer.review import REGIONS
+from phrasebox.stages.contract.errors import ConfigError
 
 Host = Annotated[
     str,

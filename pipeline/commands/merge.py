@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import naming_options, stopping
-from pipeline.output.merge import merge as merge_parts
-from pipeline.terminal import console, counted, say, visible
+from phrasebox.pipeline.commands.options import naming_options, stopping
+from phrasebox.pipeline.output.merge import merge as merge_parts
+from phrasebox.pipeline.terminal import console, counted, say, visible
 
 
 @naming_options({"output.path": "--out"})

@@ -9,8 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.terminal import Terminated, errors, say, stoppable
-from stages.contract.errors import ConfigError, InputError, PhraseboxError
+from phrasebox.pipeline.terminal import Terminated, errors, say, stoppable
+from phrasebox.stages.contract.errors import ConfigError, InputError, PhraseboxError
 
 Settings = Annotated[
     list[str],

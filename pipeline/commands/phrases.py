@@ -12,22 +12,22 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.options import (
     ConfigFile,
     InputImages,
     input_or_config,
     naming_options,
     reading,
 )
-from pipeline.config import load_config
-from pipeline.paths import check_writable
-from pipeline.terminal import console, counted, print_json, say
-from stages.contract.errors import InputError
-from stages.contract.records import Record, Sample, stable_key
-from stages.contract.values import Json
-from stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
-from stages.read import READERS, ReaderConfig, make_reader, plan_pieces
-from stages.shared.storage import replacing
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.paths import check_writable
+from phrasebox.pipeline.terminal import console, counted, print_json, say
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Record, Sample, stable_key
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
+from phrasebox.stages.read import READERS, ReaderConfig, make_reader, plan_pieces
+from phrasebox.stages.shared.storage import replacing
 
 
 @naming_options()
@@ -89,7 +89,7 @@ def phrases(
 
 
 def write_phrases(source: ReaderConfig, config: PhrasesConfig, out: Path) -> int:
-    """Write the phrases of an input's captions, as `stages.phrases.precomputed` reads them.
+    """Write the phrases of an input's captions, as `phrasebox.stages.phrases.precomputed` reads them.
 
     Equal captions are written once.
 

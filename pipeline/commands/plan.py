@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from pipeline.commands.checks import check_places
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.checks import check_places
+from phrasebox.pipeline.commands.options import (
     AsJson,
     ConfigFile,
     EngineKind,
@@ -22,12 +22,12 @@ from pipeline.commands.options import (
     input_or_config,
     naming_options,
 )
-from pipeline.commands.tables import make_figure_table
-from pipeline.config import load_config
-from pipeline.plan import PART_IMAGES, Costs, Forecast, Machine, make_plan
-from pipeline.stage_calls import samples_in
-from pipeline.terminal import console, counted, duration, errors, print_json, say
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.commands.tables import make_figure_table
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.plan import PART_IMAGES, Costs, Forecast, Machine, make_plan
+from phrasebox.pipeline.stage_calls import samples_in
+from phrasebox.pipeline.terminal import console, counted, duration, errors, print_json, say
+from phrasebox.stages.contract.errors import ConfigError
 
 MILLION = 1_000_000
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.options import (
     OPTIONS,
     ConfigFile,
     Docs,
@@ -20,13 +20,13 @@ from pipeline.commands.options import (
     naming_options,
     stopping,
 )
-from pipeline.config import load_config
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.previous_run import MayDelete, delete_what_runs_wrote
-from pipeline.output.shards import count_readable_rows
-from pipeline.run import run as run_pipeline
-from pipeline.terminal import console, counted
-from stages.shared.storage import AnyPath
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.previous_run import MayDelete, delete_what_runs_wrote
+from phrasebox.pipeline.output.shards import count_readable_rows
+from phrasebox.pipeline.run import run as run_pipeline
+from phrasebox.pipeline.terminal import console, counted
+from phrasebox.stages.shared.storage import AnyPath
 
 RunInput = Annotated[
     str | None,

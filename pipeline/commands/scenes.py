@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Scenes, Seed
-from pipeline.scenes import write_scenes
-from pipeline.terminal import console, counted, say
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.commands.options import Scenes, Seed
+from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.terminal import console, counted, say
+from phrasebox.stages.contract.errors import ConfigError
 
 
 def scenes(

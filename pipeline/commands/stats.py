@@ -10,24 +10,24 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.options import (
     AnyDataset,
     AsJson,
     Where,
     naming_options,
 )
-from pipeline.commands.tables import print_reviews
-from pipeline.dataset.folder import open_any_dataset
-from pipeline.dataset.index import Index
-from pipeline.dataset.marks import read_marks
-from pipeline.dataset.selection import SIZES, Search
-from pipeline.dataset.statistics import statistics
-from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions
-from pipeline.terminal import console, errors, print_json, progress_bar, say
-from stages.contract.errors import ConfigError
-from stages.contract.score_threshold import PRECISIONS
-from stages.contract.values import Json
+from phrasebox.pipeline.commands.tables import print_reviews
+from phrasebox.pipeline.dataset.folder import open_any_dataset
+from phrasebox.pipeline.dataset.index import Index
+from phrasebox.pipeline.dataset.marks import read_marks
+from phrasebox.pipeline.dataset.selection import SIZES, Search
+from phrasebox.pipeline.dataset.statistics import statistics
+from phrasebox.pipeline.evaluate.estimates import plain_values
+from phrasebox.pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions
+from phrasebox.pipeline.terminal import console, errors, print_json, progress_bar, say
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.score_threshold import PRECISIONS
+from phrasebox.stages.contract.values import Json
 
 _BAR: Final = 30  # characters of the longest bar
 

@@ -10,15 +10,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.dataset.selection import SIZES
-from pipeline.evaluate.estimates import BINS, Estimate, Estimates
-from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
-from pipeline.terminal import counted, say
+from phrasebox.pipeline.dataset.selection import SIZES
+from phrasebox.pipeline.evaluate.estimates import BINS, Estimate, Estimates
+from phrasebox.pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
+from phrasebox.pipeline.terminal import counted, say
 
 if TYPE_CHECKING:
-    from pipeline.evaluate.absent_figures import AbsentFigures
-    from pipeline.evaluate.evaluation import Evaluation, Figures
-    from pipeline.evaluate.reviews.figures import ReviewFigures
+    from phrasebox.pipeline.evaluate.absent_figures import AbsentFigures
+    from phrasebox.pipeline.evaluate.evaluation import Evaluation, Figures
+    from phrasebox.pipeline.evaluate.reviews.figures import ReviewFigures
 
 GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_recall_above_text", "mask_iou")
 """The metrics of the table by group: as many as fit into 80 columns. The JSON has all metrics."""

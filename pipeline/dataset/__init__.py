@@ -2,7 +2,7 @@
 
 Exports, loaders, statistics and the viewer build on it, and so can a notebook:
 
-    from pipeline.dataset import open_dataset
+    from phrasebox.pipeline.dataset import open_dataset
 
     dataset = open_dataset("out/")
     dogs = dataset.regions("head = 'dog'", ["sample_id", "phrase", "score", "x", "y", "w", "h"], precision=0.7)
@@ -13,7 +13,7 @@ Exports, loaders, statistics and the viewer build on it, and so can a notebook:
 `regions` returns an Arrow table, which pandas, polars and DuckDB accept as it is.
 """
 
-from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.origin import ImageSource
+from phrasebox.pipeline.dataset.folder import Dataset, open_dataset
+from phrasebox.pipeline.dataset.origin import ImageSource
 
 __all__ = ["Dataset", "ImageSource", "open_dataset"]

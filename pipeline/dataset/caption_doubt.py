@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
-from pipeline.dataset.tally import Rows
-from stages.contract.caption_doubt import CaptionDoubt
-from stages.contract.records import OTHER_LANGUAGE
-from stages.shared.storage import AnyPath, parquet_file
-from stages.write import Tally
+from phrasebox.pipeline.dataset.tally import Rows
+from phrasebox.stages.contract.caption_doubt import CaptionDoubt
+from phrasebox.stages.contract.records import OTHER_LANGUAGE
+from phrasebox.stages.shared.storage import AnyPath, parquet_file
+from phrasebox.stages.write import Tally
 
 MOST: Final = 0.5
 """The share of absent phrases above which captions are doubtful, and that of rows with a caption in

@@ -14,20 +14,20 @@ import sys
 from functools import lru_cache
 from typing import Final
 
-from pipeline.dataset.selection import Selection, Selector
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.dataset.selection import Selection, Selector
+from phrasebox.stages.contract.errors import ConfigError
 
 CHECK_SECONDS: Final = 30.0
 CHECK_BYTES: Final = 4 << 30  # of addresses, of which the libraries alone take 1 GB
 
 _REFUSED: Final = 3  # exit status
-_CODE: Final = "from pipeline.dataset.condition_check import check_here; check_here()"
+_CODE: Final = "from phrasebox.pipeline.dataset.condition_check import check_here; check_here()"
 
 
 @lru_cache(maxsize=1000)
 def check_condition(where: str) -> None:
     """Raise ConfigError unless a text is one SQL condition over `REGION_COLUMNS`, whose constants are soon computed."""
-    # -P: a folder of the user may hold a module of this name.
+    # -P: a folder of the user may hold a module with the name of a library.
     command = [sys.executable, "-P", "-c", _CODE]
     try:
         answer = subprocess.run(  # noqa: S603  the command is ours, and the condition is its input

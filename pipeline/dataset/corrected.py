@@ -1,4 +1,4 @@
-"""Corrections by people (`pipeline.dataset.reviews`), applied before an export or a loader chooses regions."""
+"""Corrections by people (`phrasebox.pipeline.dataset.reviews`), applied before exports and loaders choose regions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.reviews import RegionKey, read_reviews
-from pipeline.dataset.rows import Annotation, mask_of
-from pipeline.dataset.selection import REGION, Selector, keep_regions, regions_in
-from stages.contract.geometry import Box, whole_pixels, xywh_to_xyxy, xyxy_to_xywh
-from stages.contract.masks import encode_mask
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.reviews import RegionKey, read_reviews
+from phrasebox.pipeline.dataset.rows import Annotation, mask_of
+from phrasebox.pipeline.dataset.selection import REGION, Selector, keep_regions, regions_in
+from phrasebox.stages.contract.geometry import Box, whole_pixels, xywh_to_xyxy, xyxy_to_xywh
+from phrasebox.stages.contract.masks import encode_mask
 
 DELETED_REGIONS: Final = "regions that people deleted: left out"
 CORRECTED_BOXES: Final = "regions whose box people corrected: their score is 1.0, their mask is cut to it"

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from stages.contract.values import Json
-from stages.regions.source import HEAT_MAPS, SOURCES
-from stages.write import WEAKNESSES
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES
+from phrasebox.stages.write import WEAKNESSES
 
 CROISSANT_FILE: Final = "croissant.json"
 CROISSANT_SHA256: Final = "croissant_sha256"

@@ -14,11 +14,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.foreign_tables import check_tables
-from pipeline.dataset.marks import read_marks
-from pipeline.dataset.rows import Row, row_detections
-from pipeline.dataset.score_choice import RegionChoice, select
-from pipeline.dataset.selection import (
+from phrasebox.pipeline.dataset.foreign_tables import check_tables
+from phrasebox.pipeline.dataset.marks import read_marks
+from phrasebox.pipeline.dataset.rows import Row, row_detections
+from phrasebox.pipeline.dataset.score_choice import RegionChoice, select
+from phrasebox.pipeline.dataset.selection import (
     CONDITION_COLUMNS,
     REGION,
     REGION_COLUMNS,
@@ -26,10 +26,10 @@ from pipeline.dataset.selection import (
     Selector,
     region_schema,
 )
-from pipeline.dataset.shard_list import SHARDS, shards_of
-from pipeline.paths import as_written
-from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
-from stages.contract.schema import (
+from phrasebox.pipeline.dataset.shard_list import SHARDS, shards_of
+from phrasebox.pipeline.paths import as_written
+from phrasebox.stages.contract.errors import DATASET_EXPECTED, InputError, one_line
+from phrasebox.stages.contract.schema import (
     DATASET_SCHEMA,
     HEAT_MAP_FIELDS,
     IMAGE_FIELD,
@@ -37,9 +37,9 @@ from stages.contract.schema import (
     SCHEMA_VERSION,
     check_version,
 )
-from stages.contract.values import Json
-from stages.shared.shards import footer_sha256_of
-from stages.shared.storage import AnyPath, ObjectPath, parquet_file, place_of
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.shards import footer_sha256_of
+from phrasebox.stages.shared.storage import AnyPath, ObjectPath, parquet_file, place_of
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
@@ -207,7 +207,7 @@ class Dataset:
 
         Args:
             where: SQL condition such as "head = 'dog' AND w > 100", see
-                `pipeline.dataset.selection`.
+                `phrasebox.pipeline.dataset.selection`.
             columns: Names from `REGION_COLUMNS`, or fields of annotations, such as "segmentation".
             **choice: min_score, precision, keep, max_area: see `RegionChoice`.
 
@@ -223,7 +223,7 @@ class Dataset:
         )
 
     def selection(self, choice: RegionChoice) -> Selection:
-        """Return a choice with its least score and the marks; raise as `pipeline.dataset.score_choice.select`."""
+        """Return a choice with its least score and the marks; raise as `score_choice.select`."""
         return select(self, choice, read_marks(self.path) if choice.where.strip() else {})
 
 

@@ -1,7 +1,7 @@
 """One look at the tables of a dataset that somebody else made, before anything else reads them.
 
-Rows that a run has written keep the contract (`stages.contract.schema`), and all that reads them relies on it. So the
-tables of another user are checked where their dataset is opened: the first row that breaks the contract is a
+Rows that a run has written keep the contract (`phrasebox.stages.contract.schema`), and all that reads them relies on
+it. So the tables of another user are checked where their dataset is opened: the first row that breaks the contract is a
 SchemaError. A dataset that this user's run has signed is not looked at.
 """
 
@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.row_check import FIELDS, row_problems, schema_problems
-from pipeline.dataset.signature import is_own
-from stages.contract.errors import InputError, SchemaError, one_line
-from stages.contract.schema import IMAGE_FIELD
-from stages.contract.values import Integers, Json
-from stages.shared.storage import AnyPath, parquet_file
+from phrasebox.pipeline.dataset.row_check import FIELDS, row_problems, schema_problems
+from phrasebox.pipeline.dataset.signature import is_own
+from phrasebox.stages.contract.errors import InputError, SchemaError, one_line
+from phrasebox.stages.contract.schema import IMAGE_FIELD
+from phrasebox.stages.contract.values import Integers, Json
+from phrasebox.stages.shared.storage import AnyPath, parquet_file
 
 _BATCH_ROWS: Final = 512
 _THREADS: Final = 8  # Shards read at once: in object storage the answers take the time

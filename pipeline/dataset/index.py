@@ -18,9 +18,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.condition_check import check_condition
-from pipeline.dataset.folder import Dataset, tables_in
-from pipeline.dataset.selection import (
+from phrasebox.pipeline.dataset.condition_check import check_condition
+from phrasebox.pipeline.dataset.folder import Dataset, tables_in
+from phrasebox.pipeline.dataset.selection import (
     CONDITION_COLUMNS,
     REGION,
     Search,
@@ -28,8 +28,8 @@ from pipeline.dataset.selection import (
     first_line,
     literal,
 )
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.score_threshold import ScoreRanking
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.score_threshold import ScoreRanking
 
 QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
 _SHARDS_AT_ONCE: Final = (

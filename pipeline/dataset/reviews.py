@@ -37,12 +37,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field, model_validator
 
-from pipeline.dataset.append_log import LONGEST_TEXT, LogLine, append_lines, log_files, read_log
-from pipeline.dataset.folder import BATCH_ROWS, Dataset
-from pipeline.dataset.rows import Annotation
-from pipeline.dataset.selection import REGION, regions_in
-from stages.contract.geometry import Box
-from stages.shared.storage import AnyPath
+from phrasebox.pipeline.dataset.append_log import LONGEST_TEXT, LogLine, append_lines, log_files, read_log
+from phrasebox.pipeline.dataset.folder import BATCH_ROWS, Dataset
+from phrasebox.pipeline.dataset.rows import Annotation
+from phrasebox.pipeline.dataset.selection import REGION, regions_in
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.shared.storage import AnyPath
 
 REVIEWS_LOG: Final = "reviews"
 REVIEWS_FILE: Final = f"{REVIEWS_LOG}.jsonl"

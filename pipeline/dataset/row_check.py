@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contract.errors import one_line
-from stages.contract.masks import run_ends
-from stages.contract.records import ID_BITS
-from stages.contract.schema import DATASET_FIELDS, ENTRIES, IMAGE_FIELD, OPTIONAL_FIELDS, Column
-from stages.contract.values import Bools, Integers
-from stages.shared.images.faults import MAX_PIXELS_CEILING
+from phrasebox.stages.contract.errors import one_line
+from phrasebox.stages.contract.masks import run_ends
+from phrasebox.stages.contract.records import ID_BITS
+from phrasebox.stages.contract.schema import DATASET_FIELDS, ENTRIES, IMAGE_FIELD, OPTIONAL_FIELDS, Column
+from phrasebox.stages.contract.values import Bools, Integers
+from phrasebox.stages.shared.images.faults import MAX_PIXELS_CEILING
 
 FIELDS: Final = (*DATASET_FIELDS, *OPTIONAL_FIELDS)
 RANGES: Final = {

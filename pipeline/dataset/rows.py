@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.masks import decode_mask
-from stages.contract.schema import rle_of
-from stages.contract.values import Bools, Floats32
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.schema import rle_of
+from phrasebox.stages.contract.values import Bools, Floats32
 
 Row = dict[str, Any]
 """A row of a dataset: its values by column."""

@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from pipeline.config_errors import Checked
-from pipeline.dataset.selection import Selection, Selector, Share, join_conditions, regions_in
-from stages.contract.errors import ConfigError
-from stages.contract.score_threshold import ScoreRanking, Threshold, useful_threshold
-from stages.shared.storage import AnyPath
+from phrasebox.pipeline.config_errors import Checked
+from phrasebox.pipeline.dataset.selection import Selection, Selector, Share, join_conditions, regions_in
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.score_threshold import ScoreRanking, Threshold, useful_threshold
+from phrasebox.stages.shared.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 8192
 
@@ -32,7 +32,7 @@ class RegionChoice(Checked):
         precision: Take the lowest score at which the mean score of the regions is at least this.
         keep: Take the best regions, this share of all; an equal score is taken too.
         max_area: The largest share of the image that the box of a region covers.
-        where: SQL condition on regions, see `pipeline.dataset.selection`.
+        where: SQL condition on regions, see `phrasebox.pipeline.dataset.selection`.
     """
 
     min_score: Share = 0.0

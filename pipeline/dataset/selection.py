@@ -4,7 +4,7 @@ DuckDB evaluates the condition on the regions of each table, one row for each re
 `REGION_COLUMNS`. Most are fields of `annotations` and columns of the row. `area_share` is the
 area of the region over that of the image; x, y, w and h are the box in px, and `box_share` is its
 area over that of the image; `caption` is the caption with the phrase; `region_count` counts the
-image's regions before the choice; `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
+image's regions before the choice; `mark` is 'good', 'bad' or null (`phrasebox.pipeline.dataset.folder`).
 
 A condition cannot read anything else: no files, extensions or settings, and no subquery on the
 table itself.
@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
-from stages.contract.errors import ConfigError
-from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
-from stages.contract.score_threshold import Threshold
-from stages.contract.values import Bools, Integers
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.schema import ANNOTATION, DATASET_SCHEMA
+from phrasebox.stages.contract.score_threshold import Threshold
+from phrasebox.stages.contract.values import Bools, Integers
 
 _OF_REGION: Final = ("phrase", "head", "score", "similarity", "presence", "area", "caption_index")
 _OF_IMAGE: Final = ("sample_id", "file_name", "width", "height", "phrase_count")
@@ -236,7 +236,7 @@ class Search(BaseModel, extra="forbid", frozen=True):
     score_max: Share | None = None
     area_min: Share | None = Field(None, description="Least area of the region, as a share of the image.")
     area_max: Share | None = None
-    where: str = Field("", description="SQL condition, see `pipeline.dataset.selection`.")
+    where: str = Field("", description="SQL condition, see `phrasebox.pipeline.dataset.selection`.")
     regions_min: Count | None = Field(None, description="Least number of regions in the image.")
     regions_max: Count | None = None
     mark: Literal["", "good", "bad", "none", "any"] = Field(
@@ -244,7 +244,7 @@ class Search(BaseModel, extra="forbid", frozen=True):
     )
     status: Literal["", Status] = ""
     reason: str = Field(
-        "", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`."
+        "", description="Reason of the error, a key of `phrasebox.stages.contract.errors.ROW_ERRORS`."
     )
     sort: Sort = Field(
         "dataset",

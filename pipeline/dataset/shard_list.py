@@ -15,10 +15,10 @@ from dataclasses import asdict
 from functools import cache
 from typing import Final
 
-from stages.contract.errors import InputError
-from stages.contract.values import Json
-from stages.shared.shards import ShardFile, footer_sha256_of, sha256_of
-from stages.shared.storage import AnyPath, found_in, write_text
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.shards import ShardFile, footer_sha256_of, sha256_of
+from phrasebox.stages.shared.storage import AnyPath, found_in, write_text
 
 SHARDS: Final = "shards"
 """The key of `dataset.json` for the list."""

@@ -7,9 +7,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
-from pipeline.dataset.index import SCORE_EDGES, Index
-from pipeline.dataset.selection import SIZES, Search
-from stages.contract.values import Json
+from phrasebox.pipeline.dataset.index import SCORE_EDGES, Index
+from phrasebox.pipeline.dataset.selection import SIZES, Search
+from phrasebox.stages.contract.values import Json
 
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # Shares of the image
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -18,13 +18,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.selection import connect_sandboxed
-from stages.contract.errors import ResourceError, SchemaError, one_line
-from stages.contract.records import OTHER_LANGUAGE
-from stages.contract.score_threshold import ScoreRanking
-from stages.shared.parquet import PARQUET_SETTINGS
-from stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
-from stages.write import Tally
+from phrasebox.pipeline.dataset.selection import connect_sandboxed
+from phrasebox.stages.contract.errors import ResourceError, SchemaError, one_line
+from phrasebox.stages.contract.records import OTHER_LANGUAGE
+from phrasebox.stages.contract.score_threshold import ScoreRanking
+from phrasebox.stages.shared.parquet import PARQUET_SETTINGS
+from phrasebox.stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
+from phrasebox.stages.write import Tally
 
 MEMORY: Final = "1GB"
 

@@ -8,20 +8,20 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline.dataset.folder import check_folder, read_json, tables_in
-from pipeline.dataset.row_check import FIELDS, row_problems, schema_problems
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.dataset.shard_list import listed_shards, store_damaged
-from pipeline.dataset.tally import Rows, empty_rows
-from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
-from stages.contract.masks import decode_runs, rle_box_xywh_px
-from stages.contract.records import is_id_of
-from stages.contract.schema import ENTRIES, IMAGE_FIELD, check_version, is_said, rle_of
-from stages.contract.values import Json
-from stages.phrases.filters import normalise
-from stages.shared.shards import ShardFile, sha256_of
-from stages.shared.storage import AnyPath, found_in, parquet_file
-from stages.write import Tally
+from phrasebox.pipeline.dataset.folder import check_folder, read_json, tables_in
+from phrasebox.pipeline.dataset.row_check import FIELDS, row_problems, schema_problems
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.dataset.shard_list import listed_shards, store_damaged
+from phrasebox.pipeline.dataset.tally import Rows, empty_rows
+from phrasebox.stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
+from phrasebox.stages.contract.masks import decode_runs, rle_box_xywh_px
+from phrasebox.stages.contract.records import is_id_of
+from phrasebox.stages.contract.schema import ENTRIES, IMAGE_FIELD, check_version, is_said, rle_of
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.shared.shards import ShardFile, sha256_of
+from phrasebox.stages.shared.storage import AnyPath, found_in, parquet_file
+from phrasebox.stages.write import Tally
 
 _REPEATED: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"
 _REMEDY: Final = "run the same command again, and its rows are made anew"

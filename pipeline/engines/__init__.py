@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
-    from pipeline.config import EngineConfig
-    from pipeline.first_images import OnProgress
-    from pipeline.steps import Steps
-    from stages.contract.records import Record
+    from phrasebox.pipeline.config import EngineConfig
+    from phrasebox.pipeline.first_images import OnProgress
+    from phrasebox.pipeline.steps import Steps
+    from phrasebox.stages.contract.records import Record
 
 AnswerT = TypeVar("AnswerT")
 
@@ -80,7 +80,7 @@ def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
 
     samples: Number of samples of the input. None, if only reading will show it, means a large input.
 
-    >>> from pipeline.config import EngineConfig
+    >>> from phrasebox.pipeline.config import EngineConfig
     >>> [choose_engine(EngineConfig(), samples).kind for samples in (50, 50_000, None)]
     ['inline', 'ray', 'ray']
     """

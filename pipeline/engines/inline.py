@@ -8,19 +8,26 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.engines.trials import FIRST_IMAGES, MOST_DEATHS, Trials, given_up
-from pipeline.stage_calls import read_records, rows_per_call, run_stages, samples_in, set_up, take_batch
-from pipeline.terminal import counted
-from stages.contract.records import Record, is_among
-from stages.contract.schema import records_to_rows
-from stages.contract.stage import Stage
-from stages.write import ShardWriter
+from phrasebox.pipeline.engines.trials import FIRST_IMAGES, MOST_DEATHS, Trials, given_up
+from phrasebox.pipeline.stage_calls import (
+    read_records,
+    rows_per_call,
+    run_stages,
+    samples_in,
+    set_up,
+    take_batch,
+)
+from phrasebox.pipeline.terminal import counted
+from phrasebox.stages.contract.records import Record, is_among
+from phrasebox.stages.contract.schema import records_to_rows
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.write import ShardWriter
 
 if TYPE_CHECKING:
-    from pipeline.decisions import Run, Session
-    from pipeline.engines import AnswerT
-    from pipeline.first_images import OnProgress
-    from pipeline.steps import Steps
+    from phrasebox.pipeline.decisions import Run, Session
+    from phrasebox.pipeline.engines import AnswerT
+    from phrasebox.pipeline.first_images import OnProgress
+    from phrasebox.pipeline.steps import Steps
 
 
 @contextmanager
@@ -42,7 +49,7 @@ def start(run: Run, session: Session) -> Iterator[InlineEngine]:
 
 @dataclass(frozen=True, slots=True)
 class InlineEngine:
-    """The engine of this process, see `pipeline.engines.Engine`."""
+    """The engine of this process, see `phrasebox.pipeline.engines.Engine`."""
 
     run: Run
     session: Session

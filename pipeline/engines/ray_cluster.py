@@ -18,15 +18,20 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import pipeline
-from pipeline.config import EngineConfig
-from pipeline.engines import CPU_MODEL_WORKERS, cores_here
-from pipeline.engines.ray_code import CodeVersion, lack_of_package, make_code_probe, reject_other_code
-from pipeline.terminal import keeping_handlers
-from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
-from stages.contract.stage import Device
-from stages.contract.values import Json
-from stages.shared.storage import AnyPath, cannot_write, is_about_writing
+import phrasebox
+from phrasebox.pipeline.config import EngineConfig
+from phrasebox.pipeline.engines import CPU_MODEL_WORKERS, cores_here
+from phrasebox.pipeline.engines.ray_code import (
+    CodeVersion,
+    lack_of_package,
+    make_code_probe,
+    reject_other_code,
+)
+from phrasebox.pipeline.terminal import keeping_handlers
+from phrasebox.stages.contract.errors import ConfigError, PhraseboxError, ResourceError
+from phrasebox.stages.contract.stage import Device
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.storage import AnyPath, cannot_write, is_about_writing
 
 OTHER_WORKERS: Final = 6
 """Logical CPUs of a Ray that is started here, beside the model's: one each for reading, preparing,
@@ -156,9 +161,10 @@ def _silent_stderr() -> Iterator[None]:
 def _neutral_folder() -> Path:
     """A folder to start Ray in, since Ray puts the driver's folder in front of its workers' import path.
 
-    It is the folder of our packages if they run from a checkout, else a folder without packages.
+    A module there would take the place of a library's. The folder is that of our package if it
+    runs from a checkout, else one without packages.
     """
-    root = Path(pipeline.__path__[0]).parent
+    root = Path(phrasebox.__path__[0]).parent
     installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
     return Path(sysconfig.get_path("data")) if root in installed else root
 

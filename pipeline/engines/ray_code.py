@@ -5,32 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
-from stages.contract.errors import WorkerCodeMismatch
-
-OUR_PACKAGES: Final = ("pipeline", "stages")
+from phrasebox.stages.contract.errors import WorkerCodeMismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeVersion:
     """The code of a process.
 
-    Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours
-    on a worker, and a node may hold an older wheel, or lack the package of an explainer. A
-    mismatch would silently produce wrong rows, so workers verify the driver's digest first.
+    A node may hold an older wheel, or lack the package of an explainer. A mismatch would silently
+    produce wrong rows, so workers verify the driver's digest first.
 
     Attributes:
-        packages: The names of the packages, `pipeline` first.
+        packages: The names of the packages, `phrasebox` first.
         version: The version of phrasebox.
-        folder: The folders of the packages.
         digest: The SHA-256 of their source files.
         fault: The reason why they cannot be imported, else empty.
     """
 
     packages: tuple[str, ...]
     version: str
-    folder: str
     digest: str
     fault: str = ""
 
@@ -45,29 +39,30 @@ def make_code_probe(packages: tuple[str, ...]) -> Callable[[], dict[str, str]]:
     def probe_code() -> dict[str, str]:
         import hashlib  # noqa: PLC0415
         import importlib  # noqa: PLC0415
+        import os  # noqa: PLC0415
         import pathlib  # noqa: PLC0415
 
         digest = hashlib.sha256()
-        folders = []
         version = ""
         fault = ""
         try:
             for name in packages:
                 package = importlib.import_module(name)
                 (place,) = map(pathlib.Path, getattr(package, "__path__", [package.__file__]))
-                folders.append(str(place.parent))
                 version = version or getattr(package, "__version__", "unknown")
-                for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+                # In a checkout, parts of phrasebox are links to folders.
+                files = [
+                    pathlib.Path(folder, file)
+                    for folder, _, names in os.walk(place, followlinks=True)
+                    for file in names
+                    if file.endswith(".py")
+                ]
+                for path in sorted(files) or [place]:
                     digest.update(f"{path.relative_to(place.parent).as_posix()}\n".encode())
                     digest.update(path.read_bytes())
         except (ImportError, ValueError, OSError) as error:
             fault = f"{type(error).__name__}: {error}"
-        return {
-            "version": version,
-            "folder": " and ".join(dict.fromkeys(folders)),
-            "digest": digest.hexdigest(),
-            "fault": fault,
-        }
+        return {"version": version, "digest": digest.hexdigest(), "fault": fault}
 
     return probe_code
 
@@ -84,16 +79,14 @@ def reject_other_code(
     worker = worker or code_here(driver.packages)
     if worker.digest == driver.digest and not worker.fault:
         return
-    expected = f"the driver has {driver.version} in {driver.folder}"
     if (error := lack_of_package(where, worker.fault)) is not None:
         raise error
     if worker.fault:
-        fault = f"cannot import the run's code ({worker.fault}); {expected}"
+        fault = f"cannot import the run's code ({worker.fault}); the driver has {driver.version}"
     else:
-        fault = f"has {worker.version} in {worker.folder}, {expected}, and the code differs"
+        fault = f"has {worker.version}, the driver has {driver.version}, and the code differs"
     raise WorkerCodeMismatch(
-        f"{where} {fault}. Install the same wheels on every node, or set engine.ship_code=true; and start from a "
-        "folder without a `pipeline` or `stages`"
+        f"{where} {fault}. Install the same wheels on every node, or set engine.ship_code=true"
     )
 
 
@@ -104,7 +97,7 @@ def lack_of_package(where: str, message: str) -> WorkerCodeMismatch | None:
     a worker lacks the package somebodys_explainer: install it on every node, or set engine.ship_code=true
     """
     match = re.search(r"No module named '([^'.]+)", message)
-    if match is None or match[1] in OUR_PACKAGES:
+    if match is None or match[1] == "phrasebox":
         return None
     return WorkerCodeMismatch(
         f"{where} lacks the package {match[1]}: install it on every node, or set engine.ship_code=true"

@@ -5,8 +5,8 @@
 
 Regions that hold a segmenter are actors, too.
 
-Batches travel as Arrow tables (`stages.contract.tables`). The tasks after the model write
-shards, and the driver notes them in the journal (`pipeline.output.journal`), which knows what
+Batches travel as Arrow tables (`phrasebox.stages.contract.tables`). The tasks after the model write
+shards, and the driver notes them in the journal (`phrasebox.pipeline.output.journal`), which knows what
 is done. Actors and tasks are restarted and repeated without limit, as is Ray Data's default: on
 machines that come and go a limit would only be a way to lose a long run. The one thing that
 would be repeated for ever, a sample that kills its worker, ends as a row with an error
@@ -17,7 +17,7 @@ although Ray does not promise to keep them; tests/architecture/test_private_apis
 for each:
 
 - The text of a warning: `POOL_WARNING`. A warning would appear on the terminal.
-- Environment variables: `RAY_ENVIRONMENT` in `pipeline.engines`. Messages would appear on the
+- Environment variables: `RAY_ENVIRONMENT` in `phrasebox.pipeline.engines`. Messages would appear on the
   terminal, and a run would wait three minutes for what killed runs hold of a cluster.
 """
 
@@ -36,11 +36,11 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.engines import CPU_MODEL_WORKERS, AnswerT
-from pipeline.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
-from pipeline.engines.ray_code import CodeVersion, code_here
-from pipeline.engines.ray_ledger import start_ledger, watching
-from pipeline.engines.ray_workers import (
+from phrasebox.pipeline.engines import CPU_MODEL_WORKERS, AnswerT
+from phrasebox.pipeline.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
+from phrasebox.pipeline.engines.ray_code import CodeVersion, code_here
+from phrasebox.pipeline.engines.ray_ledger import start_ledger, watching
+from phrasebox.pipeline.engines.ray_workers import (
     CaptionWorker,
     ModelWorker,
     PieceSource,
@@ -49,21 +49,21 @@ from pipeline.engines.ray_workers import (
     run_warm_up,
     write_shards,
 )
-from pipeline.output.journal import piece_entry, piece_name
-from pipeline.stage_calls import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
-from pipeline.steps import Steps, packages_of
-from pipeline.summary import Report
-from stages.contract.errors import PhraseboxError
-from stages.contract.records import Record
-from stages.contract.stage import Stage
-from stages.contract.tables import records_to_table
-from stages.contract.values import Json
-from stages.read import Piece, Reader
-from stages.shared.storage import AnyPath, absolute, is_local
+from phrasebox.pipeline.output.journal import piece_entry, piece_name
+from phrasebox.pipeline.stage_calls import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
+from phrasebox.pipeline.steps import Steps, packages_of
+from phrasebox.pipeline.summary import Report
+from phrasebox.stages.contract.errors import PhraseboxError
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.tables import records_to_table
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read import Piece, Reader
+from phrasebox.stages.shared.storage import AnyPath, absolute, is_local
 
 if TYPE_CHECKING:
-    from pipeline.decisions import Run, Session
-    from pipeline.first_images import OnProgress
+    from phrasebox.pipeline.decisions import Run, Session
+    from phrasebox.pipeline.first_images import OnProgress
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024
 """Size at which Ray Data hands a block on, for each record of a batch: small enough that all
@@ -110,7 +110,7 @@ def start(run: Run, session: Session) -> Iterator[RayEngine]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEngine:
-    """Workers of Ray, see `pipeline.engines.Engine`.
+    """Workers of Ray, see `phrasebox.pipeline.engines.Engine`.
 
     Attributes:
         run: The work.

@@ -16,7 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 if TYPE_CHECKING:
-    from pipeline.summary import Report
+    from phrasebox.pipeline.summary import Report
 
 TRIAL_SECONDS: Final = 60
 """How long a single sample on trial holds up other ones. It covers the restart of its worker

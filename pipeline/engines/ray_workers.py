@@ -9,7 +9,7 @@ less memory and shows which sample it is. A single sample becomes a row with an 
 `MOST_DEATHS` deaths of its worker.
 
 Weights do not travel: a stage carries the model's description, with the paths or the tag of its
-files, and each worker loads them in `Stage.setup`: `stages.shared.model.load.load`, then
+files, and each worker loads them in `Stage.setup`: `phrasebox.stages.shared.model.load.load`, then
 `module.module_of`, which calls `load_into` for files and `_open_tag` for a tag.
 """
 
@@ -34,22 +34,29 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pipeline.engines import cores_here
-from pipeline.engines.ray_code import CodeVersion, reject_other_code
-from pipeline.engines.ray_ledger import Event
-from pipeline.engines.trials import MOST_DEATHS, given_up
-from pipeline.output.journal import shard_entry, shard_stem
-from pipeline.output.shards import keys_of
-from pipeline.stage_calls import BATCH_ROWS, read_records, run_stages, samples_in, set_up, take_batch
-from stages.contract.errors import DeviceFault, InputError, PhraseboxError
-from stages.contract.records import Record, is_among
-from stages.contract.schema import ColumnOption, records_to_rows
-from stages.contract.stage import Stage
-from stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
-from stages.contract.values import Integers
-from stages.read import Piece, Reader
-from stages.shared.storage import AnyPath
-from stages.write import ShardWriter
+from phrasebox.pipeline.engines import cores_here
+from phrasebox.pipeline.engines.ray_code import CodeVersion, reject_other_code
+from phrasebox.pipeline.engines.ray_ledger import Event
+from phrasebox.pipeline.engines.trials import MOST_DEATHS, given_up
+from phrasebox.pipeline.output.journal import shard_entry, shard_stem
+from phrasebox.pipeline.output.shards import keys_of
+from phrasebox.pipeline.stage_calls import (
+    BATCH_ROWS,
+    read_records,
+    run_stages,
+    samples_in,
+    set_up,
+    take_batch,
+)
+from phrasebox.stages.contract.errors import DeviceFault, InputError, PhraseboxError
+from phrasebox.stages.contract.records import Record, is_among
+from phrasebox.stages.contract.schema import ColumnOption, records_to_rows
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.tables import RECORD_SCHEMA, records_to_table, table_to_records
+from phrasebox.stages.contract.values import Integers
+from phrasebox.stages.read import Piece, Reader
+from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.write import ShardWriter
 
 READ_TASKS: Final = 4000
 """Maximum number of read tasks; each reads several input pieces where there are more. A task

@@ -7,10 +7,13 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Final
 
-from pipeline.decisions import Run, Session
-from pipeline.engines import RAY_ENVIRONMENT, Engine
+from phrasebox.pipeline.decisions import Run, Session
+from phrasebox.pipeline.engines import RAY_ENVIRONMENT, Engine
 
-ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}
+ENGINES: Final = {
+    "inline": "phrasebox.pipeline.engines.inline",
+    "ray": "phrasebox.pipeline.engines.ray_data",
+}
 
 
 def start_engine(run: Run, session: Session) -> AbstractContextManager[Engine]:

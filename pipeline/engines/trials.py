@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from stages.contract.errors import RowError
-from stages.contract.records import Record, is_among
-from stages.contract.values import Integers
-from stages.shared.storage import AnyPath
+from phrasebox.stages.contract.errors import RowError
+from phrasebox.stages.contract.records import Record, is_among
+from phrasebox.stages.contract.values import Integers
+from phrasebox.stages.shared.storage import AnyPath
 
 MOST_DEATHS: Final = 3
 """Deaths over one sample after which it becomes an error. Two could be nodes that happened to

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, permutations
 from typing import Final
 
-from pipeline.evaluate.matching import Query
-from pipeline.presence_fit import draw_phrase, may_be, words_of
-from stages.contract.records import Phrase, stable_id
-from stages.regions.groups import link_phrases
-from stages.regions.nouns import noun_lists
+from phrasebox.pipeline.evaluate.matching import Query
+from phrasebox.pipeline.presence_fit import draw_phrase, may_be, words_of
+from phrasebox.stages.contract.records import Phrase, stable_id
+from phrasebox.stages.regions.groups import link_phrases
+from phrasebox.stages.regions.nouns import noun_lists
 
 HARDER: Final = ("same_type", "adversarial", "attribute", "said")
 

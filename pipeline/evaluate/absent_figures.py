@@ -26,18 +26,18 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.evaluate.absent import HARDER, is_coloured
-from pipeline.evaluate.estimates import (
+from phrasebox.pipeline.evaluate.absent import HARDER, is_coloured
+from phrasebox.pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     debiased_calibration_error,
     presence_area,
     sum_estimate,
 )
-from pipeline.evaluate.matching import Answer
-from pipeline.evaluate.metrics import is_right
-from stages.contract.geometry import Box, box_iou
-from stages.contract.values import Bools, Floats
+from phrasebox.pipeline.evaluate.matching import Answer
+from phrasebox.pipeline.evaluate.metrics import is_right
+from phrasebox.stages.contract.geometry import Box, box_iou
+from phrasebox.stages.contract.values import Bools, Floats
 
 MIN_ANSWER: Final = 0.5  # the least presence, or score, of an answer; 0.5 as in SAM 3's evaluator
 

@@ -16,19 +16,19 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from pipeline.dataset.rows import Row
-from pipeline.evaluate.cut_fit import RowRecords
-from pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
-from pipeline.evaluate.evaluation_set import EvaluationSet
-from pipeline.evaluate.metrics import IOU
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box, xywh_to_xyxy
-from stages.contract.records import Record
-from stages.contract.values import Bools, Floats, Json
-from stages.regions.config import RegionsConfig
-from stages.regions.cut_rules import FittedCut
-from stages.regions.ladder import QUANTILES, Ladder
-from stages.regions.learned_box import (
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.evaluate.cut_fit import RowRecords
+from phrasebox.pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
+from phrasebox.pipeline.evaluate.metrics import IOU
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.values import Bools, Floats, Json
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut_rules import FittedCut
+from phrasebox.stages.regions.ladder import QUANTILES, Ladder
+from phrasebox.stages.regions.learned_box import (
     FARTHEST,
     HIDDEN,
     INPUTS,
@@ -40,7 +40,7 @@ from stages.regions.learned_box import (
     place_of,
     words_of,
 )
-from stages.regions.maker import RegionMaker
+from phrasebox.stages.regions.maker import RegionMaker
 
 RIDGE: Final = 30.0  # penalty on the squared terms of words; from 10 to 100 nothing changes
 

@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from pipeline.dataset.rows import Row
-from stages.contract.records import Record
-from stages.regions.captioning import Captioning
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.regions.captioning import Captioning
 
 FEWER: Final = (1,)
 """Numbers of captions, beside all of an image's, that a fit sees. On 1,000 photographs with one, two,

@@ -11,18 +11,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline.dataset.rows import Row
-from pipeline.evaluate.caption_views import views_of
-from pipeline.evaluate.evaluation_set import EvaluationSet
-from pipeline.evaluate.metrics import is_right
-from pipeline.logistic import LogisticFit, mean_and_scale
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box
-from stages.contract.records import Record
-from stages.contract.values import Bools, Floats, Levels, Sides
-from stages.regions.config import RegionsConfig
-from stages.regions.cut_rules import CUT_FEATURES, SHARES, FittedCut, cut_features
-from stages.regions.stage import RegionsStage
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.evaluate.caption_views import views_of
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
+from phrasebox.pipeline.evaluate.metrics import is_right
+from phrasebox.pipeline.logistic import LogisticFit, mean_and_scale
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.values import Bools, Floats, Levels, Sides
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut_rules import CUT_FEATURES, SHARES, FittedCut, cut_features
+from phrasebox.stages.regions.stage import RegionsStage
 
 RIDGE: Final = 1e-4
 """Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 ..

@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 from pydantic_core import from_json, to_json
 
-from pipeline.dataset.selection import SIZES
-from pipeline.logistic import LogisticFit, fit_logistic, roc_area
-from stages.contract.errors import InputError
-from stages.contract.values import Bools, Floats, Integers
+from phrasebox.pipeline.dataset.selection import SIZES
+from phrasebox.pipeline.logistic import LogisticFit, fit_logistic, roc_area
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.values import Bools, Floats, Integers
 
 RESAMPLES: Final = 2000
 

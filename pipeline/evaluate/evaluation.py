@@ -15,9 +15,9 @@ from typing import Final, Literal
 import numpy as np
 from rich.console import Console
 
-from pipeline.dataset.selection import SIZES
-from pipeline.evaluate.absent_figures import AbsentFigures
-from pipeline.evaluate.estimates import (
+from phrasebox.pipeline.dataset.selection import SIZES
+from phrasebox.pipeline.evaluate.absent_figures import AbsentFigures
+from phrasebox.pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     ScoreFilter,
@@ -28,22 +28,22 @@ from pipeline.evaluate.estimates import (
     risk_coverage_area,
     weighted_estimate,
 )
-from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of
-from pipeline.evaluate.foreign_phrases import absent_evaluation
-from pipeline.evaluate.matching import Query
-from pipeline.evaluate.metrics import (
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of
+from phrasebox.pipeline.evaluate.foreign_phrases import absent_evaluation
+from phrasebox.pipeline.evaluate.matching import Query
+from phrasebox.pipeline.evaluate.metrics import (
     METRICS,
     WITHOUT_TEXT,
     judge_answers,
     value_of,
 )
-from pipeline.evaluate.text_only import TextOnly, fit_halves
-from pipeline.evaluate.verdicts import evaluation_verdict
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box
-from stages.contract.values import Floats, Integers, Json, Sides
-from stages.regions.config import RegionsConfig
-from stages.regions.maker import RegionMaker
+from phrasebox.pipeline.evaluate.text_only import TextOnly, fit_halves
+from phrasebox.pipeline.evaluate.verdicts import evaluation_verdict
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Floats, Integers, Json, Sides
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.maker import RegionMaker
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,27 +10,34 @@ from typing import Any, Final, Literal, TypeVar
 
 from rich.console import Console
 
-from pipeline.config import RunConfig, sets_any, stored_config, stored_finished_config
-from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.origin import check_named
-from pipeline.dataset.rows import Row
-from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.stage_calls import rows_per_batch, run_stages, set_up, take_batch
-from pipeline.steps import HeatMapSteps, SourceSteps, Steps, build_detector_steps, build_steps, check_files
-from pipeline.terminal import progress_bar
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import HeatMap, Phrase, Record
-from stages.contract.schema import mapped_record
-from stages.contract.stage import Stage
-from stages.contract.values import Json, Rgb
-from stages.explain.config import ExplainerConfig
-from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
-from stages.read import Reader, make_reader
-from stages.regions.source import HEAT_MAPS
-from stages.shared.model.config import InputSpec
-from stages.shared.storage import AnyPath
-from stages.truth import read_truth
-from stages.truth.ground_truth import GroundTruth, TruthImage
+from phrasebox.pipeline.config import RunConfig, sets_any, stored_config, stored_finished_config
+from phrasebox.pipeline.dataset.folder import Dataset, open_dataset
+from phrasebox.pipeline.dataset.origin import check_named
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from phrasebox.pipeline.stage_calls import rows_per_batch, run_stages, set_up, take_batch
+from phrasebox.pipeline.steps import (
+    HeatMapSteps,
+    SourceSteps,
+    Steps,
+    build_detector_steps,
+    build_steps,
+    check_files,
+)
+from phrasebox.pipeline.terminal import progress_bar
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.records import HeatMap, Phrase, Record
+from phrasebox.stages.contract.schema import mapped_record
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.values import Json, Rgb
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
+from phrasebox.stages.read import Reader, make_reader
+from phrasebox.stages.regions.source import HEAT_MAPS
+from phrasebox.stages.shared.model.config import InputSpec
+from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.truth import read_truth
+from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage
 
 DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
 """Sections of the configuration that heat maps depend on: if a setting changes them, the maps are
@@ -178,7 +185,7 @@ def open_evaluation_set(
 
     Args:
         path: Folder of a finished run.
-        truth_path: A file or folder that `stages.truth.read_truth` reads.
+        truth_path: A file or folder that `phrasebox.stages.truth.read_truth` reads.
         settings: KEY=VALUE over the dataset's configuration.
         resized: Whether the images were resized after the ground truth was drawn: it is scaled
             to them.

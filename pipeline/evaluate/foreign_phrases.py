@@ -10,23 +10,23 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
-from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
-from pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
-from pipeline.evaluate.estimates import Estimates, fit_with_folds, presence_area
-from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
-from pipeline.evaluate.matching import Answer
-from pipeline.output.backup import PRESENCE_FILE
-from pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
-from pipeline.steps import HeatMapSteps
-from pipeline.terminal import say
-from stages.contract.errors import InputError
-from stages.contract.records import Phrase, Record
-from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
-from stages.explain.stage import ExplainStage, subtract_others
-from stages.regions.maker import RegionMaker, share_presences
-from stages.regions.score import at_share
-from stages.regions.stage import RegionsStage
-from stages.truth.ground_truth import TruthTarget
+from phrasebox.pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
+from phrasebox.pipeline.evaluate.absent_figures import AbsentFigures, Pair, absent_figures
+from phrasebox.pipeline.evaluate.estimates import Estimates, fit_with_folds, presence_area
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
+from phrasebox.pipeline.evaluate.matching import Answer
+from phrasebox.pipeline.output.backup import PRESENCE_FILE
+from phrasebox.pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
+from phrasebox.pipeline.steps import HeatMapSteps
+from phrasebox.pipeline.terminal import say
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Phrase, Record
+from phrasebox.stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
+from phrasebox.stages.explain.stage import ExplainStage, subtract_others
+from phrasebox.stages.regions.maker import RegionMaker, share_presences
+from phrasebox.stages.regions.score import at_share
+from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.truth.ground_truth import TruthTarget
 
 PHRASE_KINDS: Final = ("present phrases", "absent phrases")
 

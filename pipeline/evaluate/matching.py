@@ -11,7 +11,7 @@ category    Every phrase with the category's name as its text or head noun is a 
 
 A target's caption is the row's caption with the same letters and digits, because captions of
 Flickr30k Entities are tokenised and other sources of these captions are not. If there is none,
-it is the row's caption with another spelling of a word (`stages.truth.ground_truth`).
+it is the row's caption with another spelling of a word (`phrasebox.stages.truth.ground_truth`).
 
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase,
 if the phrase's map is empty or if the row has an error: losses of the pipeline are part of the
@@ -34,14 +34,14 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.evaluate.text_only import TextOnly
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
-from stages.contract.masks import decode_mask
-from stages.contract.records import HeatMap, Phrase, Rle
-from stages.contract.values import Bools, Floats32, Sides
-from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.evaluate.text_only import TextOnly
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import HeatMap, Phrase, Rle
+from phrasebox.stages.contract.values import Bools, Floats32, Sides
+from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 
 def draw_map(heat_map: HeatMap, size_hw: Sides) -> Floats32:

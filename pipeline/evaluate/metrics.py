@@ -3,7 +3,7 @@
 Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV
 2018), without a tolerance; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall
 as in MDETR's evaluation of Flickr30k Entities, ANY-BOX and MERGED-BOX; places from text alone,
-`pipeline.evaluate.text_only`.
+`phrasebox.pipeline.evaluate.text_only`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.evaluate.matching import Query
-from pipeline.evaluate.text_only import Extent
-from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
-from stages.contract.masks import rle_iou, rle_union
+from phrasebox.pipeline.evaluate.matching import Query
+from phrasebox.pipeline.evaluate.text_only import Extent
+from phrasebox.stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
+from phrasebox.stages.contract.masks import rle_iou, rle_union
 
 IOU: Final = 0.5  # a box is right if its intersection over union is at least this
 CENTRED_SIDE: Final = (

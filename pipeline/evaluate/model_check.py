@@ -22,19 +22,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.estimates import Estimate, mean_estimates
-from pipeline.evaluate.matching import Query, queries_of
-from pipeline.evaluate.metrics import value_of
-from pipeline.logistic import roc_area
-from pipeline.photographs import INPUT, TRUTH
-from pipeline.stage_calls import run_stages, set_up
-from pipeline.steps import HeatMapSteps
-from stages.contract.records import Phrase, Record
-from stages.contract.schema import records_to_rows
-from stages.contract.values import Floats, Floats32
-from stages.explain.stage import ExplainStage
-from stages.read import READERS, make_reader, plan_pieces
-from stages.truth import read_truth
+from phrasebox.pipeline.evaluate.estimates import Estimate, mean_estimates
+from phrasebox.pipeline.evaluate.matching import Query, queries_of
+from phrasebox.pipeline.evaluate.metrics import value_of
+from phrasebox.pipeline.logistic import roc_area
+from phrasebox.pipeline.photographs import INPUT, TRUTH
+from phrasebox.pipeline.stage_calls import run_stages, set_up
+from phrasebox.pipeline.steps import HeatMapSteps
+from phrasebox.stages.contract.records import Phrase, Record
+from phrasebox.stages.contract.schema import records_to_rows
+from phrasebox.stages.contract.values import Floats, Floats32
+from phrasebox.stages.explain.stage import ExplainStage
+from phrasebox.stages.read import READERS, make_reader, plan_pieces
+from phrasebox.stages.truth import read_truth
 
 MIN_RETRIEVED: Final = 0.75
 """Share of all photographs and captions for which a sane model finds the partner. Random

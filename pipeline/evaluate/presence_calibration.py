@@ -4,7 +4,7 @@ A source is asked for the phrases of other images as if their captions were thos
 the boxes of the image's own phrases stay those of a run.
 
 Without a ground truth or answers presence alone is fitted, to captions. The phrases of an image's
-captions are taken as there, and those of other images as absent: see `pipeline.presence_fit`,
+captions are taken as there, and those of other images as absent: see `phrasebox.pipeline.presence_fit`,
 which a run does with its first images.
 """
 
@@ -19,37 +19,37 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
-from pipeline.calibration import source_basis
-from pipeline.config import stored_config
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.origin import check_named
-from pipeline.evaluate.estimates import Estimates, fit_with_folds, presence_area
-from pipeline.evaluate.evaluation_set import EvaluationSet, process_input
-from pipeline.evaluate.foreign_phrases import PHRASE_KINDS, check_enough, query_images
-from pipeline.logistic import LogisticFit, roc_area
-from pipeline.paths import write_file
-from pipeline.presence_fit import (
+from phrasebox.pipeline.calibration import source_basis
+from phrasebox.pipeline.config import stored_config
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.origin import check_named
+from phrasebox.pipeline.evaluate.estimates import Estimates, fit_with_folds, presence_area
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, process_input
+from phrasebox.pipeline.evaluate.foreign_phrases import PHRASE_KINDS, check_enough, query_images
+from phrasebox.pipeline.logistic import LogisticFit, roc_area
+from phrasebox.pipeline.paths import write_file
+from phrasebox.pipeline.presence_fit import (
     PresenceFit,
     draw_for_images,
     explain_no_difference,
     fit_noisy,
     presence_calibration,
 )
-from pipeline.stage_calls import rows_per_call, run_stages, set_up
-from pipeline.steps import SourceSteps, build_detector_steps, build_steps, check_files
-from pipeline.warm_up import first_samples, fit_to_samples
-from stages.contract.errors import InputError
-from stages.contract.records import Record, Sample
-from stages.contract.values import Floats
-from stages.read import make_reader
-from stages.regions.detected import (
+from phrasebox.pipeline.stage_calls import rows_per_call, run_stages, set_up
+from phrasebox.pipeline.steps import SourceSteps, build_detector_steps, build_steps, check_files
+from phrasebox.pipeline.warm_up import first_samples, fit_to_samples
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.contract.values import Floats
+from phrasebox.stages.read import make_reader
+from phrasebox.stages.regions.detected import (
     PRESENCE_FEATURES,
     SIMILARITY,
     DetectorPresence,
     boxes_of,
     presence_features,
 )
-from stages.regions.source import HEAT_MAPS, NOT_FINITE, RegionSourceConfig
+from phrasebox.stages.regions.source import HEAT_MAPS, NOT_FINITE, RegionSourceConfig
 
 CAPTIONED: Final = 1000
 """The most images that presence is fitted to without annotations: more than by a run, which waits
@@ -86,7 +86,7 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
 def fit_detector_to_captions(
     steps: SourceSteps, source: RegionSourceConfig, samples: Iterable[Sample]
 ) -> PresenceFit:
-    """Fit presence alone to the captions of samples, whose phrases are taken as there (`pipeline.presence_fit`).
+    """Fit presence alone to captions of samples, whose phrases are taken as there (`phrasebox.pipeline.presence_fit`).
 
     Raise PhraseboxError as the stages do, which are not set up.
     """
@@ -132,7 +132,7 @@ def _features_of(steps: SourceSteps, records: Sequence[Record]) -> Floats:
 def fit_detector_presence(
     evaluation_set: EvaluationSet, steps: SourceSteps, records: Sequence[Record], console: Console
 ) -> tuple[DetectorPresence, Estimates]:
-    """Fit presence to the same phrases as `pipeline.evaluate.foreign_phrases.fit_presence_to_truth`.
+    """Fit presence to the same phrases as `phrasebox.pipeline.evaluate.foreign_phrases.fit_presence_to_truth`.
 
     Args:
         evaluation_set: The dataset and its ground truth.

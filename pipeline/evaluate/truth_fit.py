@@ -2,7 +2,7 @@
 
 For `regions.rule: fitted` the cut of heat maps is fitted first (`cut_fit.py`), and then the boxes
 that correct it (`box_fit.py`), to images with known boxes. For a dataset of another source
-the same regression is fitted to the evidence of its boxes (`stages.regions.detected`).
+the same regression is fitted to the evidence of its boxes (`phrasebox.stages.regions.detected`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from pipeline.calibration import calibration_basis, source_basis
-from pipeline.config import sets_any
-from pipeline.dataset.rows import Row
-from pipeline.dataset.signature import is_own
-from pipeline.evaluate.box_fit import (
+from phrasebox.pipeline.calibration import calibration_basis, source_basis
+from phrasebox.pipeline.config import sets_any
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.dataset.signature import is_own
+from phrasebox.pipeline.evaluate.box_fit import (
     LearnedBoxes,
     fold_of,
     learn_boxes,
@@ -27,32 +27,32 @@ from pipeline.evaluate.box_fit import (
     place_things,
     true_places,
 )
-from pipeline.evaluate.caption_views import CaptionView, captionings_of, views_of
-from pipeline.evaluate.cut_fit import UsualSizes, fit_cut_to_rows
-from pipeline.evaluate.estimates import (
+from phrasebox.pipeline.evaluate.caption_views import CaptionView, captionings_of, views_of
+from phrasebox.pipeline.evaluate.cut_fit import UsualSizes, fit_cut_to_rows
+from phrasebox.pipeline.evaluate.estimates import (
     Estimate,
     Estimates,
     debiased_calibration_error,
     fit_with_folds,
     squared_error_gain,
 )
-from pipeline.evaluate.evaluation_set import EvaluationSet
-from pipeline.evaluate.foreign_phrases import fit_presence_to_truth
-from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.presence_calibration import fit_detector_presence
-from pipeline.paths import write_file
-from pipeline.steps import Steps, build_steps
-from stages.contract.errors import InputError
-from stages.contract.records import Record
-from stages.contract.values import Bools, Json
-from stages.explain.presence import Presence
-from stages.regions.config import RegionsConfig
-from stages.regions.cut_rules import FittedCut
-from stages.regions.detected import BoxEvidence, DetectorPresence
-from stages.regions.learned_box import BoxFit
-from stages.regions.score import Calibration, Evidence
-from stages.regions.source_stage import SourceRegionsStage
-from stages.regions.stage import RegionsStage
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
+from phrasebox.pipeline.evaluate.foreign_phrases import fit_presence_to_truth
+from phrasebox.pipeline.evaluate.metrics import is_right
+from phrasebox.pipeline.evaluate.presence_calibration import fit_detector_presence
+from phrasebox.pipeline.paths import write_file
+from phrasebox.pipeline.steps import Steps, build_steps
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.values import Bools, Json
+from phrasebox.stages.explain.presence import Presence
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut_rules import FittedCut
+from phrasebox.stages.regions.detected import BoxEvidence, DetectorPresence
+from phrasebox.stages.regions.learned_box import BoxFit
+from phrasebox.stages.regions.score import Calibration, Evidence
+from phrasebox.stages.regions.source_stage import SourceRegionsStage
+from phrasebox.stages.regions.stage import RegionsStage
 
 FEWEST_REGIONS: Final = 100  # a calibration from fewer regions says more about chance than about the model
 

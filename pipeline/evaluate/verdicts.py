@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.evaluate.estimates import Estimate, ScoreFilter
+from phrasebox.pipeline.evaluate.estimates import Estimate, ScoreFilter
 
 USE: Final = "Verdict: use"  # how verdicts begin that advise to use what was made
 

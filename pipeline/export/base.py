@@ -16,14 +16,14 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.config_errors import Checked
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.rows import Annotation, Row, mask_of
-from pipeline.export.files import ExportFolder, ImageNames
-from pipeline.export.report import RARE_BELOW, ExportReport
-from stages.contract.kinds import KindTable
-from stages.contract.masks import mask_outlines
-from stages.shared.images.decode import UprightImage
+from phrasebox.pipeline.config_errors import Checked
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.rows import Annotation, Row, mask_of
+from phrasebox.pipeline.export.files import ExportFolder, ImageNames
+from phrasebox.pipeline.export.report import RARE_BELOW, ExportReport
+from phrasebox.stages.contract.kinds import KindTable
+from phrasebox.stages.contract.masks import mask_outlines
+from phrasebox.stages.shared.images.decode import UprightImage
 
 CategoryField = Annotated[
     Literal["phrase", "head"],

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation, Row, absent_phrases
-from pipeline.export.base import (
+from phrasebox.pipeline.dataset.rows import Annotation, Row, absent_phrases
+from phrasebox.pipeline.export.base import (
     OBJECT_PHRASES,
     PHRASE_KEYS,
     CategoryField,
@@ -28,9 +28,9 @@ from pipeline.export.base import (
     polygons_of,
     shorten_float,
 )
-from pipeline.export.files import ExportFolder, compact_json
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json
+from phrasebox.pipeline.export.files import ExportFolder, compact_json
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone"}
 

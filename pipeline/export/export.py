@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipeline.dataset.corrected import UNKNOWN_REGIONS, Corrections
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.dataset.score_choice import RegionChoice, advice, count_scores
-from pipeline.dataset.selection import REGION, Selector
-from pipeline.export.base import (
+from phrasebox.pipeline.dataset.corrected import UNKNOWN_REGIONS, Corrections
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.origin import ImageSource
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.dataset.score_choice import RegionChoice, advice, count_scores
+from phrasebox.pipeline.dataset.selection import REGION, Selector
+from phrasebox.pipeline.export.base import (
     EXPORTERS,
     OBJECT_PHRASES,
     PHRASE_KEYS,
@@ -30,13 +30,13 @@ from pipeline.export.base import (
     Per,
     merge_by_object,
 )
-from pipeline.export.files import ExportFolder, export_folder
-from pipeline.export.report import ExportReport
-from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.contract.records import stable_id
-from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
-from stages.contract.values import Json
-from stages.shared.images.decode import UprightImage, upright_image
+from phrasebox.pipeline.export.files import ExportFolder, export_folder
+from phrasebox.pipeline.export.report import ExportReport
+from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
+from phrasebox.stages.contract.records import stable_id
+from phrasebox.stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
@@ -106,8 +106,8 @@ def export_dataset(
         InputError: A shard is damaged, the image root is no folder, or no image can be read.
 
     >>> from pathlib import Path
-    >>> from pipeline.dataset import open_dataset
-    >>> from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+    >>> from phrasebox.pipeline.dataset import open_dataset
+    >>> from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
     >>> request = ExportRequest(exporter=EXPORTERS["coco"], out=Path("coco"), split="train=0.5,val=0.5")
     >>> report = export_dataset(open_dataset("out/"), request)
     >>> report.samples.total() + report.left_out.total() == report.rows

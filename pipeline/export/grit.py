@@ -12,11 +12,11 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import ChosenSample, Exporter, shorten_float
-from pipeline.export.files import ParquetParts
-from stages.contract.geometry import xywh_to_xyxy
-from stages.contract.records import stable_id
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.export.base import ChosenSample, Exporter, shorten_float
+from phrasebox.pipeline.export.files import ParquetParts
+from phrasebox.stages.contract.geometry import xywh_to_xyxy
+from phrasebox.stages.contract.records import stable_id
 
 _ROWS_PER_FILE: Final = 100_000
 _CHUNKS: Final = pa.list_(pa.list_(pa.float64()))

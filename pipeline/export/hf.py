@@ -17,12 +17,12 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.dataset.croissant import CROISSANT_FILE, croissant_text
-from pipeline.dataset.rows import absent_phrases
-from pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
-from pipeline.export.files import ParquetParts, number_name
-from stages.contract.values import Json
-from stages.write import dtype_of
+from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE, croissant_text
+from phrasebox.pipeline.dataset.rows import absent_phrases
+from phrasebox.pipeline.export.base import CategoryField, ChosenSample, Exporter, ExportJob, FormatConfig
+from phrasebox.pipeline.export.files import ParquetParts, number_name
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.write import dtype_of
 
 _ROWS_PER_GROUP: Final = (
     100  # The Hugging Face hub recommends this for images: its viewer reads a group at a time

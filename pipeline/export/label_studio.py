@@ -5,7 +5,7 @@ image are in one prediction, since the interface shows one at a time. A box carr
 its object as labels. The labels are loaded from the task: those of its captions, with or without
 a box. Phrases judged absent are ticked below the image.
 
-`stages.truth.label_studio` reads the corrected tasks as ground truth.
+`phrasebox.stages.truth.label_studio` reads the corrected tasks as ground truth.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation, Row, absent_phrases
-from pipeline.export.base import (
+from phrasebox.pipeline.dataset.rows import Annotation, Row, absent_phrases
+from phrasebox.pipeline.export.base import (
     OBJECT_PHRASES,
     ChosenSample,
     Exporter,
@@ -27,8 +27,8 @@ from pipeline.export.base import (
     join_captions,
     shorten_float,
 )
-from pipeline.export.files import RecordList
-from stages.contract.values import Json
+from phrasebox.pipeline.export.files import RecordList
+from phrasebox.stages.contract.values import Json
 
 _INTERFACE: Final = """<View>
   <Text name="captions" value="$captions"/>

@@ -18,8 +18,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation
-from pipeline.export.base import (
+from phrasebox.pipeline.dataset.rows import Annotation
+from phrasebox.pipeline.export.base import (
     BEYOND_TOKENS,
     OBJECT_PHRASES,
     WITHIN_A_PIXEL,
@@ -31,8 +31,8 @@ from pipeline.export.base import (
     is_beyond_tokens,
     polygons_of,
 )
-from pipeline.export.coco import CocoFile, coco_annotation
-from stages.contract.records import stable_id
+from phrasebox.pipeline.export.coco import CocoFile, coco_annotation
+from phrasebox.stages.contract.records import stable_id
 
 
 class MdetrConfig(FormatConfig):

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation
-from pipeline.export.base import (
+from phrasebox.pipeline.dataset.rows import Annotation
+from phrasebox.pipeline.export.base import (
     BEYOND_TOKENS,
     CategoryField,
     ChosenSample,
@@ -30,9 +30,9 @@ from pipeline.export.base import (
     is_beyond_tokens,
     shorten_float,
 )
-from pipeline.export.files import RecordLines, compact_json
-from stages.contract.geometry import xywh_to_xyxy
-from stages.contract.values import Json
+from phrasebox.pipeline.export.files import RecordLines, compact_json
+from phrasebox.stages.contract.geometry import xywh_to_xyxy
+from phrasebox.stages.contract.values import Json
 
 
 class OdvgConfig(FormatConfig):

@@ -14,9 +14,9 @@ from typing import Final
 
 from huggingface_hub import HfApi, constants, errors
 
-from pipeline.export.files import MARK
-from stages.contract.errors import ConfigError, OutputError, PhraseboxError, one_line
-from stages.contract.values import Json
+from phrasebox.pipeline.export.files import MARK
+from phrasebox.stages.contract.errors import ConfigError, OutputError, PhraseboxError, one_line
+from phrasebox.stages.contract.values import Json
 
 OF_THE_HUB: Final = frozenset({".gitattributes", "README.md"})  # files of a new repository
 KIND: Final = "dataset"

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from pipeline.dataset.rows import Annotation
-from stages.contract.score_threshold import Threshold
-from stages.contract.values import Json
+from phrasebox.pipeline.dataset.rows import Annotation
+from phrasebox.stages.contract.score_threshold import Threshold
+from phrasebox.stages.contract.values import Json
 
 RARE_BELOW: Final = 10  # Regions of a category; with fewer, it is too rare to learn or to measure
 

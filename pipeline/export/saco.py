@@ -17,9 +17,9 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from pipeline.dataset.marks import read_marks
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import (
+from phrasebox.pipeline.dataset.marks import read_marks
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.export.base import (
     ChosenSample,
     Exporter,
     ExportJob,
@@ -27,10 +27,10 @@ from pipeline.export.base import (
     WithImages,
     shorten_float,
 )
-from pipeline.export.coco import CocoFile, coco_annotation
-from stages.contract.errors import ConfigError
-from stages.contract.records import stable_id
-from stages.contract.values import Json
+from phrasebox.pipeline.export.coco import CocoFile, coco_annotation
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.records import stable_id
+from phrasebox.stages.contract.values import Json
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
 UNREVIEWED_PAIRS: Final = (

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.dataset.rows import absent_phrases
-from pipeline.export.base import ChosenSample, Exporter, FormatConfig
-from pipeline.export.coco import phrase_entry
-from pipeline.export.files import ExportFolder, compact_json, number_name
-from stages.contract.values import Json
+from phrasebox.pipeline.dataset.rows import absent_phrases
+from phrasebox.pipeline.export.base import ChosenSample, Exporter, FormatConfig
+from phrasebox.pipeline.export.coco import phrase_entry
+from phrasebox.pipeline.export.files import ExportFolder, compact_json, number_name
+from phrasebox.stages.contract.values import Json
 
 
 class WebdatasetConfig(FormatConfig):

@@ -19,8 +19,8 @@ from typing import Final, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import (
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.export.base import (
     WITHIN_A_PIXEL,
     CategoryField,
     ChosenSample,
@@ -29,7 +29,7 @@ from pipeline.export.base import (
     FormatConfig,
     polygons_of,
 )
-from stages.contract.values import Floats
+from phrasebox.stages.contract.values import Floats
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 SLASHES: Final = (

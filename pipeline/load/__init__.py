@@ -8,7 +8,7 @@ batch:
     import torch.nn.functional as F
     from torch.utils.data import DataLoader
 
-    from pipeline.load import Contents, RegionStream, collate_regions
+    from phrasebox.pipeline.load import Contents, RegionStream, collate_regions
 
 
     def train(folder, model, tokenizer, epochs, batch_size, learning_rate=1e-5):
@@ -40,7 +40,7 @@ batch:
 pretrained="laion2b_s34b_b88k")` and `open_clip.get_tokenizer("ViT-B-16")`.
 """
 
-from pipeline.load.datasets import RegionDataset, RegionStream
-from pipeline.load.sample import Contents, collate_regions
+from phrasebox.pipeline.load.datasets import RegionDataset, RegionStream
+from phrasebox.pipeline.load.sample import Contents, collate_regions
 
 __all__ = ["Contents", "RegionDataset", "RegionStream", "collate_regions"]

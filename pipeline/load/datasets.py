@@ -20,13 +20,13 @@ from pydantic import Field
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.rows import Row
-from pipeline.load.row_groups import LoadOptions, RowGroup, row_groups_of, select_rows
-from pipeline.load.sample import BadImages, Contents, SampleMaker
-from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.contract.values import Json
-from stages.shared.storage import AnyPath
+from phrasebox.pipeline.dataset.folder import Dataset, open_dataset
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.load.row_groups import LoadOptions, RowGroup, row_groups_of, select_rows
+from phrasebox.pipeline.load.sample import BadImages, Contents, SampleMaker
+from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.storage import AnyPath
 
 AnyDataset = Dataset | AnyPath | str
 
@@ -70,7 +70,7 @@ class _Images:
 
 
 class RegionStream(_Images, IterableDataset[Any]):
-    """A stream of the samples of a dataset; `pipeline.load.sample` describes a sample.
+    """A stream of the samples of a dataset; `phrasebox.pipeline.load.sample` describes a sample.
 
     Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is
     a function of `seed`, the epoch and the numbers of ranks and workers. Call `set_epoch` before
@@ -98,7 +98,7 @@ class RegionStream(_Images, IterableDataset[Any]):
 
     >>> from torch.utils.data import DataLoader
     >>> from phrasebox import RegionStream, collate_regions
-    >>> from pipeline.load import Contents
+    >>> from phrasebox.pipeline.load import Contents
     >>> stream = RegionStream("out/", Contents(square_px=224), precision=0.7, even="drop")
     >>> stream.set_epoch(3)
     >>> batch = next(iter(DataLoader(stream, 4, collate_fn=collate_regions)))
@@ -192,7 +192,7 @@ class RegionStream(_Images, IterableDataset[Any]):
 
 
 class RegionDataset(_Images, TorchDataset[Any]):
-    """The samples of a dataset by number, in the order of the shards; `pipeline.load.sample` describes a sample.
+    """The samples of a dataset by number, in the order of shards; `phrasebox.pipeline.load.sample` describes a sample.
 
     Reading a sample reads its row group, unless that is cached: with images in the shards and a
     shuffling sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch

@@ -18,16 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.corrected import Corrections
-from pipeline.dataset.folder import Dataset, open_shard, tables_in
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.dataset.score_choice import RegionChoice
-from pipeline.dataset.selection import Selector
-from stages.contract.masks import decode_mask, run_ends
-from stages.contract.records import Rle
-from stages.contract.schema import rle_of
-from stages.contract.values import Bools, Floats32, Integers, Sides
-from stages.shared.storage import AnyPath
+from phrasebox.pipeline.dataset.corrected import Corrections
+from phrasebox.pipeline.dataset.folder import Dataset, open_shard, tables_in
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.dataset.score_choice import RegionChoice
+from phrasebox.pipeline.dataset.selection import Selector
+from phrasebox.stages.contract.masks import decode_mask, run_ends
+from phrasebox.stages.contract.records import Rle
+from phrasebox.stages.contract.schema import rle_of
+from phrasebox.stages.contract.values import Bools, Floats32, Integers, Sides
+from phrasebox.stages.shared.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
 
@@ -130,7 +130,7 @@ def select_samples(
 
 
 Runs = tuple[Integers, Integers]
-"""Ends and starts of the runs of several masks, see `stages.contract.masks.run_ends`."""
+"""Ends and starts of the runs of several masks, see `phrasebox.stages.contract.masks.run_ends`."""
 
 
 def runs_of(masks: Sequence[Rle]) -> Runs:
@@ -160,7 +160,7 @@ def add_runs(rows: Sequence[Row]) -> None:
 def grid_shares(ends: Integers, starts: Integers, size_hw: Sides, grid_hw: Sides) -> Floats32:
     """Return the share of each cell inside each mask, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
-    `ends` and `starts` are the runs of one image's masks, see `stages.contract.masks.run_ends`;
+    `ends` and `starts` are the runs of one image's masks, see `phrasebox.stages.contract.masks.run_ends`;
     sizes are in px. Where the edge of a cell crosses a pixel, each side counts its part.
     """
     shares = np.empty((len(starts) - 1, *grid_hw), np.float32)

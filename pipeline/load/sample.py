@@ -76,17 +76,17 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from pipeline.config_errors import Checked
-from pipeline.dataset.corrected import Corrections
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.rows import Row, absent_phrases
-from pipeline.dataset.selection import REGION, Selection, Selector
-from pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, masks_of, select_samples
-from stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
-from stages.contract.values import Json
-from stages.shared.images.decode import decode_resized
-from stages.shared.images.faults import DecodeLimits
+from phrasebox.pipeline.config_errors import Checked
+from phrasebox.pipeline.dataset.corrected import Corrections
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.origin import ImageSource
+from phrasebox.pipeline.dataset.rows import Row, absent_phrases
+from phrasebox.pipeline.dataset.selection import REGION, Selection, Selector
+from phrasebox.pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, masks_of, select_samples
+from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.images.decode import decode_resized
+from phrasebox.stages.shared.images.faults import DecodeLimits
 
 Tokenize = Callable[
     [Sequence[str]], Any
@@ -324,7 +324,7 @@ def collate_regions(samples: Sequence[Json]) -> Json:
     """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
 
     The regions of all images follow each other: nothing is padded, and an image may have any
-    number of regions. `pipeline.load.sample` lists the entries of a batch.
+    number of regions. `phrasebox.pipeline.load.sample` lists the entries of a batch.
 
     >>> from phrasebox import RegionDataset, collate_regions
     >>> samples = RegionDataset("out/")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, field_serializer, field_validator
 
-from pipeline.paths import as_written
-from stages.contract.schema import ColumnOption
+from phrasebox.pipeline.paths import as_written
+from phrasebox.stages.contract.schema import ColumnOption
 
 
 class OutputConfig(BaseModel, extra="forbid", frozen=True):

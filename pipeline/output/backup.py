@@ -12,15 +12,15 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from pipeline.dataset.croissant import CROISSANT_FILE
-from pipeline.output.shards import count_readable_rows
-from stages.shared.storage import AnyPath, found_in, move, remove_tree
+from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE
+from phrasebox.pipeline.output.shards import count_readable_rows
+from phrasebox.stages.shared.storage import AnyPath, found_in, move, remove_tree
 
 REPLACES: Final = "replaces"
 """The key of run.json by which a run says that it replaces another one."""
 
 FIRST_IMAGES: Final = "first-images"
-"""The folder in `.phrasebox` for records of a run's first images, see `pipeline.first_images`."""
+"""The folder in `.phrasebox` for records of a run's first images, see `phrasebox.pipeline.first_images`."""
 
 PRESENCE_FILE: Final = "presence.json"
 """The calibration of presence that a run has fitted to its first images."""

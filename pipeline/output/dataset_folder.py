@@ -22,9 +22,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.dataset.caption_doubt import find_caption_doubt
-from pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
-from pipeline.dataset.shard_list import (
+from phrasebox.pipeline.dataset.caption_doubt import find_caption_doubt
+from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
+from phrasebox.pipeline.dataset.shard_list import (
     DAMAGED_FILE,
     SHARDS,
     list_entries,
@@ -32,15 +32,15 @@ from pipeline.dataset.shard_list import (
     names_in_words,
     unlisted_in_words,
 )
-from pipeline.dataset.signature import sign
-from pipeline.dataset.tally import rows_of, write_categories
-from pipeline.first_images import kept_keys
-from pipeline.output import backup, journal
-from pipeline.output.ids import resolve_id_collisions
-from pipeline.output.journal import Journal
-from pipeline.output.lock import Holder, locked
-from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import (
+from phrasebox.pipeline.dataset.signature import sign
+from phrasebox.pipeline.dataset.tally import rows_of, write_categories
+from phrasebox.pipeline.first_images import kept_keys
+from phrasebox.pipeline.output import backup, journal
+from phrasebox.pipeline.output.ids import resolve_id_collisions
+from phrasebox.pipeline.output.journal import Journal
+from phrasebox.pipeline.output.lock import Holder, locked
+from phrasebox.pipeline.output.manifest import Manifest
+from phrasebox.pipeline.output.previous_run import (
     ABSENT_SHARE,
     Identity,
     MayDelete,
@@ -48,14 +48,14 @@ from pipeline.output.previous_run import (
     delete_what_runs_wrote,
     read_previous_run,
 )
-from pipeline.output.shards import keys_of, map_in_threads
-from pipeline.paths import as_written
-from pipeline.request import REQUEST
-from pipeline.summary import Report
-from stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError, one_line
-from stages.contract.values import Integers, Json
-from stages.shared.shards import ShardFile, sha256_of
-from stages.shared.storage import (
+from phrasebox.pipeline.output.shards import keys_of, map_in_threads
+from phrasebox.pipeline.paths import as_written
+from phrasebox.pipeline.request import REQUEST
+from phrasebox.pipeline.summary import Report
+from phrasebox.stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError, one_line
+from phrasebox.stages.contract.values import Integers, Json
+from phrasebox.stages.shared.shards import ShardFile, sha256_of
+from phrasebox.stages.shared.storage import (
     AnyPath,
     cannot_write,
     found_in,
@@ -66,7 +66,7 @@ from stages.shared.storage import (
     writable_place,
     write_text,
 )
-from stages.write import Tally
+from phrasebox.stages.write import Tally
 
 
 class DatasetFolder:
@@ -77,8 +77,8 @@ class DatasetFolder:
         written_as: Its path as the user wrote it.
         data: The folder of its shards.
         presence: The file for a calibration of presence.
-        in_hand: The file for the samples that one process has in hand, see `pipeline.engines.trials`.
-        first_images: The place for records of the first images, see `pipeline.first_images`.
+        in_hand: The file for the samples that one process has in hand, see `phrasebox.pipeline.engines.trials`.
+        first_images: The place for records of the first images, see `phrasebox.pipeline.first_images`.
         journal: What is done, from `start` on.
         origin: What each new shard says of the run, from `name_origin` on.
         notes: What `claim` and `start` have done, for people.
@@ -280,7 +280,7 @@ class DatasetFolder:
         return backup.recover(self.path)
 
     def _set_aside(self, path: AnyPath, reason: str, *, is_lost: bool) -> None:
-        """Move a shard that does not count out of the dataset; see `pipeline.output.journal.SetAside`."""
+        """Move a shard that does not count out of the dataset; see `phrasebox.pipeline.output.journal.SetAside`."""
         place = self._run_folder / "damaged" / path.name
         place.parent.mkdir(exist_ok=True)
         move(path, place)

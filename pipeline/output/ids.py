@@ -16,13 +16,13 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.rows import Row
-from pipeline.dataset.tally import Rows
-from stages.contract.records import stable_id
-from stages.contract.values import Json
-from stages.shared.parquet import PARQUET_SETTINGS
-from stages.shared.shards import ShardFile, writing_shard
-from stages.shared.storage import AnyPath, parquet_file
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.dataset.tally import Rows
+from phrasebox.stages.contract.records import stable_id
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.parquet import PARQUET_SETTINGS
+from phrasebox.stages.shared.shards import ShardFile, writing_shard
+from phrasebox.stages.shared.storage import AnyPath, parquet_file
 
 _SHARED: Final = "SELECT id FROM {} GROUP BY id HAVING count(*) > 1"
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from pipeline import __version__
-from pipeline.config import RunConfig
-from pipeline.dataset.croissant import croissant_text
-from pipeline.paths import with_absolute_paths
-from pipeline.summary import Report
-from stages.contract.schema import SCHEMA_VERSION, dataset_schema
-from stages.contract.values import Json
-from stages.regions.source import HEAT_MAPS, SOURCES
-from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import AUTO
-from stages.write import CardOrigin, Tally, dataset_card
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.croissant import croissant_text
+from phrasebox.pipeline.paths import with_absolute_paths
+from phrasebox.pipeline.summary import Report
+from phrasebox.stages.contract.schema import SCHEMA_VERSION, dataset_schema
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES
+from phrasebox.stages.shared.model.catalog import CATALOG
+from phrasebox.stages.shared.model.config import AUTO
+from phrasebox.stages.write import CardOrigin, Tally, dataset_card
 
 LIBRARIES: Final = (
     "torch",

@@ -14,24 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from pipeline.config import RunConfig, differences
-from pipeline.dataset.append_log import lines_of, log_files
-from pipeline.dataset.folder import Dataset, open_dataset, open_shard
-from pipeline.dataset.marks import EARLIER_FILE, MARKS_LOG, read_earlier_marks, read_marks
-from pipeline.dataset.reviews import REVIEWS_LOG, read_reviews
-from pipeline.dataset.shard_list import listed_shards, store_damaged
-from pipeline.dataset.signature import is_own
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.manifest import ENVIRONMENTS, Manifest
-from pipeline.output.previous_run import Identity
-from pipeline.output.shards import count_readable_rows, list_names
-from pipeline.request import REQUEST
-from pipeline.summary import Report
-from stages.contract.errors import InputError, ResumeError
-from stages.contract.values import Json
-from stages.shared.shards import ShardFile, read_shard_file
-from stages.shared.storage import AnyPath, copy, write_text
-from stages.write import Tally
+from phrasebox.pipeline.config import RunConfig, differences
+from phrasebox.pipeline.dataset.append_log import lines_of, log_files
+from phrasebox.pipeline.dataset.folder import Dataset, open_dataset, open_shard
+from phrasebox.pipeline.dataset.marks import EARLIER_FILE, MARKS_LOG, read_earlier_marks, read_marks
+from phrasebox.pipeline.dataset.reviews import REVIEWS_LOG, read_reviews
+from phrasebox.pipeline.dataset.shard_list import listed_shards, store_damaged
+from phrasebox.pipeline.dataset.signature import is_own
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.manifest import ENVIRONMENTS, Manifest
+from phrasebox.pipeline.output.previous_run import Identity
+from phrasebox.pipeline.output.shards import count_readable_rows, list_names
+from phrasebox.pipeline.request import REQUEST
+from phrasebox.pipeline.summary import Report
+from phrasebox.stages.contract.errors import InputError, ResumeError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.shards import ShardFile, read_shard_file
+from phrasebox.stages.shared.storage import AnyPath, copy, write_text
+from phrasebox.stages.write import Tally
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
 

@@ -11,23 +11,23 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-from pipeline import __version__
-from pipeline.config import RunConfig, differences
-from pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
-from pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
-from pipeline.output.backup import COMPANION_FILES, REPLACES
-from pipeline.output.journal import SHARD_NAME
-from pipeline.output.shards import count_readable_rows, map_in_threads
-from pipeline.paths import with_absolute_paths
-from pipeline.request import REQUEST
-from pipeline.terminal import counted
-from stages.contract.errors import InputError, ResumeError
-from stages.contract.schema import SCHEMA_VERSION
-from stages.contract.values import Json
-from stages.regions.source import HEAT_MAPS
-from stages.shared.model.config import AUTO, PrecisionChoice
-from stages.shared.shards import ShardFile, origin_of, sha256_of
-from stages.shared.storage import AnyPath, found_in, sizes_in
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.config import RunConfig, differences
+from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
+from phrasebox.pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
+from phrasebox.pipeline.output.backup import COMPANION_FILES, REPLACES
+from phrasebox.pipeline.output.journal import SHARD_NAME
+from phrasebox.pipeline.output.shards import count_readable_rows, map_in_threads
+from phrasebox.pipeline.paths import with_absolute_paths
+from phrasebox.pipeline.request import REQUEST
+from phrasebox.pipeline.terminal import counted
+from phrasebox.stages.contract.errors import InputError, ResumeError
+from phrasebox.stages.contract.schema import SCHEMA_VERSION
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.regions.source import HEAT_MAPS
+from phrasebox.stages.shared.model.config import AUTO, PrecisionChoice
+from phrasebox.stages.shared.shards import ShardFile, origin_of, sha256_of
+from phrasebox.stages.shared.storage import AnyPath, found_in, sizes_in
 
 ABSENT_SHARE: Final = "absent_share"
 """The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run
@@ -45,7 +45,7 @@ rows", and the files in the folder that no run wrote. Returns whether all of it 
 
 INPUT: Final = "input_fingerprint"
 """The key of `dataset.json` and run.json that identifies the input of the rows, see
-`stages.read.input_fingerprint`."""
+`phrasebox.stages.read.input_fingerprint`."""
 
 
 def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pipeline.config import RunConfig
-from pipeline.dataset.folder import check_folder
-from pipeline.dataset.shard_list import SHARDS, list_entries, listed_shards, manifest_text
-from pipeline.dataset.signature import is_own
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity, PreviousRun
-from pipeline.output.shards import map_in_threads
-from pipeline.summary import Report
-from pipeline.terminal import counted
-from stages.contract.errors import InputError, ResumeError
-from stages.shared.shards import read_shard_file
-from stages.shared.storage import write_text
-from stages.write import Tally
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.folder import check_folder
+from phrasebox.pipeline.dataset.shard_list import SHARDS, list_entries, listed_shards, manifest_text
+from phrasebox.pipeline.dataset.signature import is_own
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.manifest import Manifest
+from phrasebox.pipeline.output.previous_run import Identity, PreviousRun
+from phrasebox.pipeline.output.shards import map_in_threads
+from phrasebox.pipeline.summary import Report
+from phrasebox.pipeline.terminal import counted
+from phrasebox.stages.contract.errors import InputError, ResumeError
+from phrasebox.stages.shared.shards import read_shard_file
+from phrasebox.stages.shared.storage import write_text
+from phrasebox.stages.write import Tally
 
 _IDENTITY: Final = Identity.__dataclass_fields__
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from stages.contract.errors import WeightsError
-from stages.shared.model.catalog import WEIGHTS_ROOT, find_weights
+from phrasebox.stages.contract.errors import WeightsError
+from phrasebox.stages.shared.model.catalog import WEIGHTS_ROOT, find_weights
 
 FOLDER: Final = Path(__file__).parent
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from stages.contract.errors import ConfigError, OutputError
-from stages.shared.model.towers.tower import Tower
-from stages.shared.storage import replacing
+from phrasebox.stages.contract.errors import ConfigError, OutputError
+from phrasebox.stages.shared.model.towers.tower import Tower
+from phrasebox.stages.shared.storage import replacing
 
 
 class OutputStore:

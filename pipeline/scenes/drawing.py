@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.scenes.captions import COLOURS
-from stages.contract.values import Floats, Floats32, Levels, Rgb
+from phrasebox.pipeline.scenes.captions import COLOURS
+from phrasebox.stages.contract.values import Floats, Floats32, Levels, Rgb
 
 Colour = tuple[int, int, int]
 

@@ -14,7 +14,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from pipeline.scenes.captions import (
+from phrasebox.pipeline.scenes.captions import (
     COLOUR_NAMES,
     HELDOUT_PAIRS,
     KINDS,
@@ -23,7 +23,7 @@ from pipeline.scenes.captions import (
     phrase_of,
     write_caption,
 )
-from pipeline.scenes.drawing import (
+from phrasebox.pipeline.scenes.drawing import (
     add_camera_effects,
     paint_background,
     paint_object,
@@ -31,8 +31,8 @@ from pipeline.scenes.drawing import (
     pick_tones,
     silhouette_bounds,
 )
-from stages.contract.masks import encode_mask, mask_box_xywh_px
-from stages.contract.values import Bools, Floats32, Json, Levels, Rgb
+from phrasebox.stages.contract.masks import encode_mask, mask_box_xywh_px
+from phrasebox.stages.contract.values import Bools, Floats32, Json, Levels, Rgb
 
 MIN_SIZE_REL: Final = 0.15  # Smallest longer side of an object relative to the image's side
 MAX_SIZE_REL: Final = 0.55  # Largest longer side of an object relative to the image's side

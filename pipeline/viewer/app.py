@@ -34,18 +34,18 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.dataset.append_log import LONGEST_TEXT
-from pipeline.dataset.index import Index
-from pipeline.dataset.marks import MARKS, MarkName, append_marks, read_marks
-from pipeline.dataset.rows import Row
-from pipeline.dataset.selection import Search
-from pipeline.pictures import heat_map_png, thumbnail
-from pipeline.terminal import say
-from pipeline.viewer.guard import guard
-from pipeline.viewer.pages import Pages, grid_address
-from pipeline.viewer.review import REGIONS, ReviewRequest, ReviewSession
-from pipeline.viewer.sample_view import COLUMNS, HeatMaps
-from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
+from phrasebox.pipeline.dataset.append_log import LONGEST_TEXT
+from phrasebox.pipeline.dataset.index import Index
+from phrasebox.pipeline.dataset.marks import MARKS, MarkName, append_marks, read_marks
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.dataset.selection import Search
+from phrasebox.pipeline.pictures import heat_map_png, thumbnail
+from phrasebox.pipeline.terminal import say
+from phrasebox.pipeline.viewer.guard import guard
+from phrasebox.pipeline.viewer.pages import Pages, grid_address
+from phrasebox.pipeline.viewer.review import REGIONS, ReviewRequest, ReviewSession
+from phrasebox.pipeline.viewer.sample_view import COLUMNS, HeatMaps
+from phrasebox.stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
 
 LARGEST_SIDE_PX: Final = 2400  # of an image that is sent to the browser
 WAIT_SECONDS: Final = 0.7  # for the index, before a page says that the shards are being read
@@ -153,7 +153,7 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str], token: str | None =
         Route("/review/state.json", _state),
         Route("/review/{row:number}/{annotation:number}.json", _region),
         Route("/review", _review, methods=["POST"]),
-        Mount("/static", StaticFiles(packages=[("pipeline.viewer", "static")])),
+        Mount("/static", StaticFiles(packages=[("phrasebox.pipeline.viewer", "static")])),
     ]
     middleware = [
         Middleware(BaseHTTPMiddleware, dispatch=_with_headers),

@@ -11,22 +11,22 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.dataset.folder import NumberedRows, open_any_dataset
-from pipeline.dataset.index import SCORE_EDGES, Index
-from pipeline.dataset.marks import read_marks
-from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
-from pipeline.dataset.selection import Search
-from pipeline.dataset.statistics import statistics
-from pipeline.viewer.sample_view import COLOURS, COLUMNS, LARGEST_SHARE, SampleView, sample_view
-from stages.contract.errors import ROW_ERRORS
-from stages.contract.score_threshold import USEFUL_SHARE
+from phrasebox.pipeline.dataset.folder import NumberedRows, open_any_dataset
+from phrasebox.pipeline.dataset.index import SCORE_EDGES, Index
+from phrasebox.pipeline.dataset.marks import read_marks
+from phrasebox.pipeline.dataset.origin import ImageSource
+from phrasebox.pipeline.dataset.reviews import MOST_LETTERS, ReviewLog
+from phrasebox.pipeline.dataset.selection import Search
+from phrasebox.pipeline.dataset.statistics import statistics
+from phrasebox.pipeline.viewer.sample_view import COLOURS, COLUMNS, LARGEST_SHARE, SampleView, sample_view
+from phrasebox.stages.contract.errors import ROW_ERRORS
+from phrasebox.stages.contract.score_threshold import USEFUL_SHARE
 
 NO_FILTER: Final = Search()
 _ARRANGE: Final = frozenset(("sort", "seed", "per_page"))  # Fields that order the samples but filter none
 
 TEMPLATES: Final = Environment(
-    loader=PackageLoader("pipeline.viewer"),
+    loader=PackageLoader("phrasebox.pipeline.viewer"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,

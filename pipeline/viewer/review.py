@@ -10,20 +10,27 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from pipeline.dataset.folder import Dataset, NumberedRows
-from pipeline.dataset.reviews import Judgement, RegionKey, Review, ReviewLog, Reviews, append_review
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.dataset.selection import REGION
-from pipeline.evaluate.estimates import plain_values
-from pipeline.evaluate.reviews.figures import (
+from phrasebox.pipeline.dataset.folder import Dataset, NumberedRows
+from phrasebox.pipeline.dataset.reviews import (
+    Judgement,
+    RegionKey,
+    Review,
+    ReviewLog,
+    Reviews,
+    append_review,
+)
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.dataset.selection import REGION
+from phrasebox.pipeline.evaluate.estimates import plain_values
+from phrasebox.pipeline.evaluate.reviews.figures import (
     LocatedRegions,
     measure_reviews,
     read_reviewed_regions,
     sample_for_review,
 )
-from pipeline.viewer.sample_view import outline_path
-from stages.contract.errors import InputError
-from stages.contract.values import Json
+from phrasebox.pipeline.viewer.sample_view import outline_path
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.values import Json
 
 REGIONS: Final = 200  # to review
 

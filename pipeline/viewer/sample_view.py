@@ -10,18 +10,18 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.config import RunConfig, stored_config
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import ImageSource, check_named, keys_of_maps
-from pipeline.dataset.reviews import RegionKey, Review
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.pictures import mask_path
-from pipeline.stage_calls import run_stages
-from pipeline.steps import build_steps
-from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.contract.records import HeatMap, ImageRef, Record, Sample
-from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of
-from stages.contract.values import Json
+from phrasebox.pipeline.config import RunConfig, stored_config
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.origin import ImageSource, check_named, keys_of_maps
+from phrasebox.pipeline.dataset.reviews import RegionKey, Review
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.pictures import mask_path
+from phrasebox.pipeline.stage_calls import run_stages
+from phrasebox.pipeline.steps import build_steps
+from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
+from phrasebox.stages.contract.records import HeatMap, ImageRef, Record, Sample
+from phrasebox.stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of
+from phrasebox.stages.contract.values import Json
 
 COLOURS: Final = 12  # Number of colours: classes c0 .. c11 of the style sheet.
 COLUMNS: Final = (
@@ -251,7 +251,7 @@ class HeatMaps:
     They are the dataset's if it stores them. Otherwise, or if `KEY=VALUE` settings replace stored
     ones, they are computed with the dataset's configuration and model, which is loaded for the
     first one. A dataset of another user does not decide what is loaded: see
-    `pipeline.dataset.origin`.
+    `phrasebox.pipeline.dataset.origin`.
     """
 
     def __init__(self, dataset: Dataset, images: ImageSource, settings: Sequence[str] = ()) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from stages.contract.values import Json
+from phrasebox.stages.contract.values import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

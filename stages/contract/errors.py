@@ -101,7 +101,7 @@ Reason = Literal[
     "failed_download",
     "worker_died",
 ]
-"""The only values of a row's `error`. For a new one see `pipeline.output.previous_run.Identity`."""
+"""The only values of a row's `error`. For a new one see `phrasebox.pipeline.output.previous_run.Identity`."""
 
 ROW_ERRORS: Final[dict[Reason, str]] = {
     "bad_row": "the input row cannot be parsed or lacks a required field",

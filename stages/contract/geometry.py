@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.values import PixelBox, Plane, Sides
+from phrasebox.stages.contract.values import PixelBox, Plane, Sides
 
 Box = tuple[float, float, float, float]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
-from stages.contract.plugins import PluginTable
+from phrasebox.stages.contract.plugins import PluginTable
 
 KindT = TypeVar("KindT")
 

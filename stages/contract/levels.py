@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from stages.contract.values import Levels, Plane
+from phrasebox.stages.contract.values import Levels, Plane
 
 LEVELS: Final = 255
 """Heat is rounded to the whole levels 0 .. 255 before anything is decided on it.

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from stages.contract.geometry import Box
-from stages.contract.records import Rle
-from stages.contract.values import Integers, Json, PixelBox, Sides
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.records import Rle
+from phrasebox.stages.contract.values import Integers, Json, PixelBox, Sides
 
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from importlib import metadata
 from typing import Final, Generic, TypeVar
 
-from stages.contract.errors import PluginError, with_type
+from phrasebox.stages.contract.errors import PluginError, with_type
 
 PACKAGE: Final = "phrasebox"
 """The package of our own kinds and verbs, which go before those that other packages give the same name."""

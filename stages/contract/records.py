@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from stages.contract.errors import RowError
-from stages.contract.values import Integers, Plane, Rgb, Sides
+from phrasebox.stages.contract.errors import RowError
+from phrasebox.stages.contract.values import Integers, Plane, Rgb, Sides
 
 ID_BITS: Final = 53  # JSON readers and COCOeval hold ids in doubles
 
@@ -27,7 +27,7 @@ def stable_id(text: str, attempt: int = 0) -> int:
 
     COCOeval reads 0 as "no match". Of 10^8 texts two share a hash with a probability of 0.4:
     one of them then gets the hash of the first `attempt` that is free, see
-    `pipeline.output.ids`.
+    `phrasebox.pipeline.output.ids`.
     """
     return _digest(f"{text}\n#{attempt}" if attempt else text) % ((1 << ID_BITS) - 1) + 1
 
@@ -203,10 +203,10 @@ class Region:
         box_xywh_px: Half-open box, in pixels of the EXIF-rotated image.
         mask: The pixels of the object.
         area_px: Their number.
-        score: 0 .. 1, of a calibration, else one that ranks, see `stages.regions.score`.
+        score: 0 .. 1, of a calibration, else one that ranks, see `phrasebox.stages.regions.score`.
         similarity: That of the heat map.
         presence: That of the heat map, corrected by the captions and by other phrases of the
-            same thing, see `stages.regions.maker`.
+            same thing, see `phrasebox.stages.regions.maker`.
         group: Number of the thing within the image, the same for phrases that name one thing.
         refined: The method of the outline: "none" for the contour of the heat, "grabcut" or
             "sam".

@@ -16,9 +16,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 
-from stages.contract.errors import RowError, SchemaError
-from stages.contract.levels import quantise
-from stages.contract.records import (
+from phrasebox.stages.contract.errors import RowError, SchemaError
+from phrasebox.stages.contract.levels import quantise
+from phrasebox.stages.contract.records import (
     Absent,
     HeatMap,
     ImageRef,
@@ -29,7 +29,7 @@ from stages.contract.records import (
     Sample,
     stable_id,
 )
-from stages.contract.values import Json
+from phrasebox.stages.contract.values import Json
 
 SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
 

@@ -13,7 +13,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.values import Integers
+from phrasebox.stages.contract.values import Integers
 
 PRECISIONS: Final = (0.5, 0.6, 0.7, 0.8)
 """Precisions that tables show, ascending."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-from stages.contract.records import Record
+from phrasebox.stages.contract.records import Record
 
 Device = Literal["cpu", "cuda"]
 

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.contract.errors import Reason
-from stages.contract.records import Record
+from phrasebox.stages.contract.errors import Reason
+from phrasebox.stages.contract.records import Record
 
 _KINDS: Final = {
     int: pa.int64(),

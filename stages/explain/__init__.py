@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from stages.contract.errors import ConfigError
-from stages.contract.kinds import KindTable
-from stages.explain.config import ExplainerConfig, GradEclipConfig
-from stages.shared.model.config import TOWER_WORDS
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.kinds import KindTable
+from phrasebox.stages.explain.config import ExplainerConfig, GradEclipConfig
+from phrasebox.stages.shared.model.config import TOWER_WORDS
 
 if TYPE_CHECKING:
-    from stages.explain.base import Explainer
-    from stages.shared.model.config import TowerKind
+    from phrasebox.stages.explain.base import Explainer
+    from phrasebox.stages.shared.model.config import TowerKind
 
 ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 

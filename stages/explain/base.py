@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.records import HeatMap
-from stages.explain import fit_to_tower
-from stages.explain.config import ExplainerConfig
-from stages.explain.maps import (
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.explain import fit_to_tower
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explain.maps import (
     FAULTS,
     PHRASES_PER_STEP,
     Maps,
@@ -30,11 +30,11 @@ from stages.explain.maps import (
     replace_faults,
     share_heat,
 )
-from stages.explain.presence import Presence, Signals
-from stages.shared.model.clip import ClipModel, TextCache, templates_of
-from stages.shared.model.config import TowerKind
-from stages.shared.model.device import PendingTransfer, pixels_on
-from stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.explain.presence import Presence, Signals
+from phrasebox.stages.shared.model.clip import ClipModel, TextCache, templates_of
+from phrasebox.stages.shared.model.config import TowerKind
+from phrasebox.stages.shared.model.device import PendingTransfer, pixels_on
+from phrasebox.stages.shared.model.towers.vision import VisionTower
 
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from stages.contract.errors import ConfigError
-from stages.shared.model.config import TOWER_WORDS, InputSpec, TowerKind
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.shared.model.config import TOWER_WORDS, InputSpec, TowerKind
 
 
 class ExplainerConfig(BaseModel):
@@ -53,9 +53,10 @@ class ExplainerConfig(BaseModel):
     )
     affinity: Literal["none", "propagation"] = Field(
         default="propagation",
-        description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.maps`; "
-        "not from the papers). Pointing and boxes gain on photographs with `photo`, and on synthetic scenes with a "
-        "depth of 0.33 and no guide; a pretrained transformer was not measured (docs/benchmarks/settings.md).",
+        description="`propagation`: neighbouring tokens that are alike share their heat "
+        "(`phrasebox.stages.explain.maps`; not from the papers). Pointing and boxes gain on photographs with "
+        "`photo`, and on synthetic scenes with a depth of 0.33 and no guide; a pretrained transformer was not measured "
+        "(docs/benchmarks/settings.md).",
     )
     affinity_reach: float = Field(
         default=0.8,

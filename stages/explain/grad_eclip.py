@@ -47,15 +47,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.errors import ConfigError
-from stages.explain.base import ATTENDING, Explainer
-from stages.explain.config import GradEclipConfig
-from stages.explain.maps import PHRASES_PER_STEP, Maps, compute_by_step, gradients_at_embedding, min_max
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import allow_tf32
-from stages.shared.model.towers.layers import Layer
-from stages.shared.model.towers.pooled import PooledTower, by_tower
-from stages.shared.model.towers.vision import Block, VisionTower, attend, join_heads, split_heads
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.explain.base import ATTENDING, Explainer
+from phrasebox.stages.explain.config import GradEclipConfig
+from phrasebox.stages.explain.maps import (
+    PHRASES_PER_STEP,
+    Maps,
+    compute_by_step,
+    gradients_at_embedding,
+    min_max,
+)
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.device import allow_tf32
+from phrasebox.stages.shared.model.towers.layers import Layer
+from phrasebox.stages.shared.model.towers.pooled import PooledTower, by_tower
+from phrasebox.stages.shared.model.towers.vision import Block, VisionTower, attend, join_heads, split_heads
 
 
 class GradEclip(Explainer[GradEclipConfig]):

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.geometry import round_to_multiple
+from phrasebox.stages.contract.geometry import round_to_multiple
 
 PHRASES_PER_STEP: Final = 8  # phrases of an image that are computed together
 

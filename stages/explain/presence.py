@@ -7,15 +7,15 @@ is looked at beside the usual one for the phrase (docs/explanation/presence-and-
     usual        m = t . mu, the phrase's mean cosine over other images
     spread       s = sqrt(t' Sigma t), its standard deviation over other images
     deviation    (c - m) / s
-    local        the highest cosine of the phrase and a patch alone (MaskCLIP's value path, `stages.explainers.dense`;
-                 without residual and MLP where there is a class token)
+    local        the highest cosine of the phrase and a patch alone (MaskCLIP's value path,
+                 `phrasebox.stages.explainers.dense`; without residual and MLP where there is a class token)
 
 with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image embeddings
 of the images that the regression was fitted on. Sigma is kept as its `RANK` strongest directions
 and the mean variance of the others. This probability depends on no other phrase or image of a
 run. `RegionMaker.presences_of` makes the row's `presence` of it: by the other phrases of the same
 thing, the caption, and the share of absent phrases. `phrasebox calibrate` fits it. Without a fit
-presence is null; `pipeline.decisions` says when.
+presence is null; `phrasebox.pipeline.decisions` says when.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
-from stages.shared.fits import Fit, Floats, HalfFloats, Number, Regression
+from phrasebox.stages.shared.fits import Fit, Floats, HalfFloats, Number, Regression
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
 RANK: Final = 64  # directions of the covariance that are kept

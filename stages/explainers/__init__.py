@@ -1,4 +1,4 @@
-"""The explainers beside Grad-ECLIP. `stages.explain.EXPLAINERS` names each; no step imports them.
+"""The explainers beside Grad-ECLIP. `phrasebox.stages.explain.EXPLAINERS` names each; no step imports them.
 
 attention.py  attention weights, the flow through them, and their gradients
 cams.py       class activation maps

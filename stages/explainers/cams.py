@@ -27,14 +27,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explain.base import ConfigT, Explainer
-from stages.explain.config import ExplainerConfig
-from stages.explain.maps import Maps, gradients_at_embedding
-from stages.explainers.walk import SingleImageExplainer, Trace, Walk, phrase_gradients, trace_tokens
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.layers import gradient_at
-from stages.shared.model.towers.pooled import TrunkTower, by_tower
-from stages.shared.model.towers.trunk import GridTrunk
+from phrasebox.stages.explain.base import ConfigT, Explainer
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explain.maps import Maps, gradients_at_embedding
+from phrasebox.stages.explainers.walk import (
+    SingleImageExplainer,
+    Trace,
+    Walk,
+    phrase_gradients,
+    trace_tokens,
+)
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.towers.layers import gradient_at
+from phrasebox.stages.shared.model.towers.pooled import TrunkTower, by_tower
+from phrasebox.stages.shared.model.towers.trunk import GridTrunk
 
 
 class CamConfig(ExplainerConfig):

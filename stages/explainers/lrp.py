@@ -39,22 +39,22 @@ from typing import ClassVar, Final, Literal
 import torch
 from torch import Tensor
 
-from stages.explain.base import ConfigT
-from stages.explain.config import ExplainerConfig
-from stages.explain.maps import Maps, cosines_of
-from stages.explainers.lrp_rules import (
+from phrasebox.stages.explain.base import ConfigT
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explain.maps import Maps, cosines_of
+from phrasebox.stages.explainers.lrp_rules import (
     CLAIM,
     attend_by_rules,
     chain_by_rules,
     pool_by_rules,
     tower_by_rules,
 )
-from stages.explainers.walk import SingleImageExplainer, Trace, gradients_at, trace_tokens
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.layers import NOTHING
-from stages.shared.model.towers.pooled import by_tower
-from stages.shared.model.towers.tower import Tower
-from stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.explainers.walk import SingleImageExplainer, Trace, gradients_at, trace_tokens
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.towers.layers import NOTHING
+from phrasebox.stages.shared.model.towers.pooled import by_tower
+from phrasebox.stages.shared.model.towers.tower import Tower
+from phrasebox.stages.shared.model.towers.vision import VisionTower
 
 
 class Propagation:

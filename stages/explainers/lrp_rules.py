@@ -29,7 +29,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from stages.shared.model.towers.layers import (
+from phrasebox.stages.shared.model.towers.layers import (
     Activation,
     Chain,
     GatedUnit,
@@ -38,8 +38,8 @@ from stages.shared.model.towers.layers import (
     Residual,
     TensorFunction,
 )
-from stages.shared.model.towers.pooled import AttentionPool
-from stages.shared.model.towers.vision import (
+from phrasebox.stages.shared.model.towers.pooled import AttentionPool
+from phrasebox.stages.shared.model.towers.vision import (
     Block,
     Heads,
     VisionTower,

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.contract.values import Sides
-from stages.explain.config import ExplainerConfig
-from stages.explainers.masked import MaskedImage, Perturbation
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explainers.masked import MaskedImage, Perturbation
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from stages.contract.values import Sides
-from stages.explain.config import ExplainerConfig
-from stages.explainers.masked import DRAWN_MASKS, MaskedImage, Perturbation
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explainers.masked import DRAWN_MASKS, MaskedImage, Perturbation
 
 CELLS: Final = 8  # of the coarse grid along the shorter side, as in the authors' code
 

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.contract.geometry import resize_shifted
-from stages.explain.config import ExplainerConfig
-from stages.explainers.cams import feature_tracer
-from stages.explainers.masked import DRAWN_MASKS, MaskedImage, Perturbation
-from stages.shared.model.clip import ClipModel
+from phrasebox.stages.contract.geometry import resize_shifted
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explainers.cams import feature_tracer
+from phrasebox.stages.explainers.masked import DRAWN_MASKS, MaskedImage, Perturbation
+from phrasebox.stages.shared.model.clip import ClipModel
 
 
 class ScoreCamConfig(ExplainerConfig):

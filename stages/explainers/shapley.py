@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.config import ExplainerConfig
-from stages.explainers.masked import MaskedImage, Perturbation
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explainers.masked import MaskedImage, Perturbation
 
 CUTS_PER_STEP: Final = 16  # rectangles that are cut before the next ones are chosen
 

@@ -39,12 +39,12 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from stages.explain.config import ExplainerConfig
-from stages.explainers.attention import Walker
-from stages.explainers.lrp_rules import CLAIM
-from stages.explainers.walk import BlockTensors, phrase_gradients
-from stages.shared.model.towers.layers import Linear, TensorFunction
-from stages.shared.model.towers.vision import Block, join_heads, split_heads
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explainers.attention import Walker
+from phrasebox.stages.explainers.lrp_rules import CLAIM
+from phrasebox.stages.explainers.walk import BlockTensors, phrase_gradients
+from phrasebox.stages.shared.model.towers.layers import Linear, TensorFunction
+from phrasebox.stages.shared.model.towers.vision import Block, join_heads, split_heads
 
 _TINY: Final = 1e-9
 """Added to divisors, as in the authors' code."""

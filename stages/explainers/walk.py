@@ -24,11 +24,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.explain.base import ConfigT, Explainer
-from stages.explain.maps import Maps, gradients_at_embedding
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.pooled import TrunkTower, by_tower
-from stages.shared.model.towers.vision import attention_weights, join_heads
+from phrasebox.stages.explain.base import ConfigT, Explainer
+from phrasebox.stages.explain.maps import Maps, gradients_at_embedding
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.towers.pooled import TrunkTower, by_tower
+from phrasebox.stages.shared.model.towers.vision import attention_weights, join_heads
 
 
 class SingleImageExplainer(Explainer[ConfigT]):

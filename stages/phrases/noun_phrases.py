@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from stages.contract.errors import ConfigError
-from stages.phrases.filters import WordLists, is_code
-from stages.phrases.repairs import (
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.phrases.filters import WordLists, is_code
+from phrasebox.stages.phrases.repairs import (
     NOUN_TAGS,
     PLURAL_TAGS,
     Candidate,
@@ -176,7 +176,7 @@ class ParsedPhrase:
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[ParsedPhrase]:
     """Return the phrases of one parsed caption, a spaCy Doc, in order, without overlap.
 
-    The parser's noun phrases are repaired (`stages.phrases.repairs`) and joined over "of".
+    The parser's noun phrases are repaired (`phrasebox.stages.phrases.repairs`) and joined over "of".
     Those that name nothing in the image are left out: pronouns, numbers and codes, the heads of
     `lists.drop`, the bare nouns of `lists.frame`.
 

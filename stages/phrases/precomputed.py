@@ -17,11 +17,11 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
-from stages.contract.errors import InputError
-from stages.contract.records import Phrase, stable_key
-from stages.contract.values import Integers
-from stages.phrases.filters import normalise
-from stages.shared.json_files import first_problem
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Phrase, stable_key
+from phrasebox.stages.contract.values import Integers
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.shared.json_files import first_problem
 
 
 class Line(BaseModel):

@@ -10,13 +10,13 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from stages.contract.errors import InputError
-from stages.contract.kinds import KindTable, with_absolute_files
-from stages.contract.values import Json
-from stages.read.base import LimitedReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
-from stages.read.find import find_files, fingerprint_of, kind_of
-from stages.read.plan import input_notes, plan_pieces
-from stages.read.rows import FieldsConfig, RowParser
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.kinds import KindTable, with_absolute_files
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read.base import LimitedReader, Piece, Reader, ReaderConfig, SkippedRow, read_piece
+from phrasebox.stages.read.find import find_files, fingerprint_of, kind_of
+from phrasebox.stages.read.plan import input_notes, plan_pieces
+from phrasebox.stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
     "READERS",

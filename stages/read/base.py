@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from stages.contract.errors import ConfigError, InputError, Reason, one_line
-from stages.contract.records import Sample
-from stages.read.stamps import Stamp, check_end, check_row
+from phrasebox.stages.contract.errors import ConfigError, InputError, Reason, one_line
+from phrasebox.stages.contract.records import Sample
+from phrasebox.stages.read.stamps import Stamp, check_end, check_row
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Extensions of images that are files or members of tars, in the order of the search."""
@@ -258,9 +258,9 @@ class LimitedReader(Reader):
 def read_piece(reader: Reader, piece: Piece) -> Iterator[InputRow]:
     """Yield the rows of one piece as `Reader.read` does, for runs, which also write.
 
-    Raise InputError if the file changes meanwhile, see `stages.read.stamps`, if a row does not fit into the memory,
-    or if the disk or the network fails: a run would take an OSError for an error of writing, since object storage
-    does not distinguish the two.
+    Raise InputError if the file changes meanwhile, see `phrasebox.stages.read.stamps`, if a row does not fit into
+    the memory, or if the disk or the network fails: a run would take an OSError for an error of writing, since
+    object storage does not distinguish the two.
     """
     place = f"the beginning of a piece of {piece.name}"  # the last row that was taken
     try:

@@ -24,14 +24,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.contract.errors import InputError, Reason, RowFault
-from stages.contract.records import Sample, stable_key
-from stages.contract.values import Json
-from stages.read.base import InputRow, Piece, Reader
-from stages.read.find import SourceFile, find_files
-from stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
-from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
-from stages.read.streams import enough_memory, read_whole
+from phrasebox.stages.contract.errors import InputError, Reason, RowFault
+from phrasebox.stages.contract.records import Sample, stable_key
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read.base import InputRow, Piece, Reader
+from phrasebox.stages.read.find import SourceFile, find_files
+from phrasebox.stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
+from phrasebox.stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, shorten, usable_id
+from phrasebox.stages.read.streams import enough_memory, read_whole
 
 
 class CocoCaptionsInput(CarriedInput):

@@ -17,13 +17,13 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from stages.contract.errors import InputError, RowFault
-from stages.read.base import COMPRESSION_SUFFIXES, Piece
-from stages.read.find import SourceFile
-from stages.read.lines import Fields, LinesConfig, LinesReader
-from stages.read.rows import is_storable, shorten
-from stages.read.stamps import stamp_of
-from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
+from phrasebox.stages.contract.errors import InputError, RowFault
+from phrasebox.stages.read.base import COMPRESSION_SUFFIXES, Piece
+from phrasebox.stages.read.find import SourceFile
+from phrasebox.stages.read.lines import Fields, LinesConfig, LinesReader
+from phrasebox.stages.read.rows import is_storable, shorten
+from phrasebox.stages.read.stamps import stamp_of
+from phrasebox.stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
 
 class CsvInput(LinesConfig):

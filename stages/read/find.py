@@ -14,12 +14,12 @@ from glob import glob
 from hashlib import sha256
 from typing import Any, Final
 
-from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.contract.records import storable
-from stages.contract.values import Json
-from stages.read.base import Reader
-from stages.read.streams import PEEK_BYTES, begins_list, open_plain
-from stages.shared.storage import absolute, is_local, location_of, network_errors, parent, resolve
+from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
+from phrasebox.stages.contract.records import storable
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read.base import Reader
+from phrasebox.stages.read.streams import PEEK_BYTES, begins_list, open_plain
+from phrasebox.stages.shared.storage import absolute, is_local, location_of, network_errors, parent, resolve
 
 _GLOB: Final = re.compile(r"[*?\[]")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -94,7 +94,7 @@ def root_of(entry: str) -> str:
 
 
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
-    """Return the kind of one entry of `input.path`. See `stages.read.guess_kind`."""
+    """Return the kind of one entry of `input.path`. See `phrasebox.stages.read.guess_kind`."""
     location = absolute(entry)
     filesystem, path = resolve(location)
     if filesystem.isdir(path):

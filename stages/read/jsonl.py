@@ -24,13 +24,13 @@ from io import BytesIO
 from itertools import islice
 from typing import Any, Final, Literal
 
-from stages.contract.errors import InputError, RowFault, one_line
-from stages.read.base import COMPRESSION_SUFFIXES, Piece
-from stages.read.find import SourceFile
-from stages.read.lines import Fields, LinesConfig, LinesReader
-from stages.read.rows import json_object
-from stages.read.stamps import stamp_of
-from stages.read.streams import (
+from phrasebox.stages.contract.errors import InputError, RowFault, one_line
+from phrasebox.stages.read.base import COMPRESSION_SUFFIXES, Piece
+from phrasebox.stages.read.find import SourceFile
+from phrasebox.stages.read.lines import Fields, LinesConfig, LinesReader
+from phrasebox.stages.read.rows import json_object
+from phrasebox.stages.read.stamps import stamp_of
+from phrasebox.stages.read.streams import (
     PEEK_BYTES,
     Stream,
     begins_list,

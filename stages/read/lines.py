@@ -15,14 +15,14 @@ from typing import Final, NamedTuple
 
 from pydantic import Field
 
-from stages.contract.errors import RowFault
-from stages.contract.records import Sample, stable_key
-from stages.contract.values import Json
-from stages.read.base import InputRow, Piece, Reader, ReaderConfig
-from stages.read.find import SourceFile, find_files
-from stages.read.plan import mark_repeats, unique_samples
-from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
-from stages.read.streams import is_compressed
+from phrasebox.stages.contract.errors import RowFault
+from phrasebox.stages.contract.records import Sample, stable_key
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read.base import InputRow, Piece, Reader, ReaderConfig
+from phrasebox.stages.read.find import SourceFile, find_files
+from phrasebox.stages.read.plan import mark_repeats, unique_samples
+from phrasebox.stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
+from phrasebox.stages.read.streams import is_compressed
 
 MOST_ROWS: Final = 1000
 """Rows of one sample; more rows of the same image are another sample.

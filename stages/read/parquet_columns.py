@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from pyarrow import types
 
-from stages.contract.errors import InputError, RowFault
-from stages.contract.records import ImageRef, storable
-from stages.contract.values import Json
-from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, relative_path, shorten
-from stages.read.turns import ROLE_KEYS, TEXT_KEYS
+from phrasebox.stages.contract.errors import InputError, RowFault
+from phrasebox.stages.contract.records import ImageRef, storable
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, relative_path, shorten
+from phrasebox.stages.read.turns import ROLE_KEYS, TEXT_KEYS
 
 BYTES_COLUMNS: Final = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
 """Searched in this order for bytes or a struct; img2dataset names the column after its encoding."""

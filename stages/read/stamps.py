@@ -13,8 +13,8 @@ import platform
 from contextlib import suppress
 from dataclasses import dataclass
 
-from stages.contract.errors import InputError
-from stages.shared.storage import is_local, network_errors, resolve
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.shared.storage import is_local, network_errors, resolve
 
 
 @dataclass(frozen=True, slots=True)

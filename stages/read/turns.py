@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from stages.contract.errors import RowFault, kind_of_value
-from stages.contract.values import Json
+from phrasebox.stages.contract.errors import RowFault, kind_of_value
+from phrasebox.stages.contract.values import Json
 
 TURN_FIELDS: Final = ("conversations", "messages")
 

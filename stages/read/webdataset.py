@@ -22,10 +22,10 @@ from typing import IO, Any, Final, Literal, TypeVar, cast
 
 from pydantic import Field
 
-from stages.contract.errors import RowError, RowFault
-from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
-from stages.contract.values import Json
-from stages.read.base import (
+from phrasebox.stages.contract.errors import RowError, RowFault
+from phrasebox.stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read.base import (
     IMAGE_EXTENSIONS,
     MAX_TEXT_BYTES,
     InputRow,
@@ -34,12 +34,12 @@ from stages.read.base import (
     ReaderConfig,
     SkippedRow,
 )
-from stages.read.find import find_files
-from stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
-from stages.read.stamps import stamp_of
-from stages.read.streams import Forward, Stream, is_compressed, open_plain
-from stages.read.turns import TURN_FIELDS
-from stages.shared.storage import is_local
+from phrasebox.stages.read.find import find_files
+from phrasebox.stages.read.rows import captions_of, decode_text, first_field, json_object, shorten
+from phrasebox.stages.read.stamps import stamp_of
+from phrasebox.stages.read.streams import Forward, Stream, is_compressed, open_plain
+from phrasebox.stages.read.turns import TURN_FIELDS
+from phrasebox.stages.shared.storage import is_local
 
 MAX_INLINE_BYTES: Final = (
     256 * 1024 * 1024

@@ -11,8 +11,8 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field
 
-from stages.contract.records import Record
-from stages.regions.groups import link_phrases
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.regions.groups import link_phrases
 
 _Mean = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.geometry import scaled_sides
-from stages.contract.values import Plane, Rgb, Sides
+from phrasebox.stages.contract.geometry import scaled_sides
+from phrasebox.stages.contract.values import Plane, Rgb, Sides
 
 CANVAS_SIDE: Final = 320
 """Most pixels of the canvas on its longer side. The cost grows with the area; the square inputs

@@ -7,9 +7,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.contract.values import Json
-from stages.regions.foreign_captions import USUAL_SHARE
-from stages.shared.model.config import SegmenterConfig
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.regions.foreign_captions import USUAL_SHARE
+from phrasebox.stages.shared.model.config import SegmenterConfig
 
 Rule = Literal["mean", "otsu", "fixed", "fitted"]
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from stages.contract.geometry import box_iou, xyxy_to_xywh
-from stages.contract.levels import LEVELS
-from stages.regions.colours import SURE_SHARE, grabcut
-from stages.regions.cut import SAME_BOX, CutMap, Cutter
-from stages.regions.paint import RegionMask, field_of, paint
-from stages.regions.parts import HeatPart, ThingMap, parts_of
-from stages.regions.score import Evidence
-from stages.shared.fits import Floats
+from phrasebox.stages.contract.geometry import box_iou, xyxy_to_xywh
+from phrasebox.stages.contract.levels import LEVELS
+from phrasebox.stages.regions.colours import SURE_SHARE, grabcut
+from phrasebox.stages.regions.cut import SAME_BOX, CutMap, Cutter
+from phrasebox.stages.regions.paint import RegionMask, field_of, paint
+from phrasebox.stages.regions.parts import HeatPart, ThingMap, parts_of
+from phrasebox.stages.regions.score import Evidence
+from phrasebox.stages.shared.fits import Floats
 
 MapRegions = list[tuple[RegionMask, Evidence]]  # The regions of a map, best first
 

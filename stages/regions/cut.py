@@ -16,18 +16,18 @@ from typing import Final, NamedTuple
 import cv2
 import numpy as np
 
-from stages.contract.geometry import xywh_to_xyxy
-from stages.contract.levels import quantise
-from stages.contract.values import Levels, Plane, Sides
-from stages.regions.config import RegionsConfig
-from stages.regions.cut_rules import CUTS, FittedCut, threshold_of
-from stages.regions.fine_map import refine_grid
-from stages.regions.ladder import ladder_of
-from stages.regions.learned_box import BoxFit, MapView
-from stages.regions.paint import RegionMask
-from stages.regions.parts import HeatPart, ThingMap, part_of, parts_of
-from stages.regions.score import Evidence
-from stages.shared.fits import Floats
+from phrasebox.stages.contract.geometry import xywh_to_xyxy
+from phrasebox.stages.contract.levels import quantise
+from phrasebox.stages.contract.values import Levels, Plane, Sides
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut_rules import CUTS, FittedCut, threshold_of
+from phrasebox.stages.regions.fine_map import refine_grid
+from phrasebox.stages.regions.ladder import ladder_of
+from phrasebox.stages.regions.learned_box import BoxFit, MapView
+from phrasebox.stages.regions.paint import RegionMask
+from phrasebox.stages.regions.parts import HeatPart, ThingMap, part_of, parts_of
+from phrasebox.stages.regions.score import Evidence
+from phrasebox.stages.shared.fits import Floats
 
 SAME_BOX: Final = 0.9  # least IoU of two boxes that count as one
 

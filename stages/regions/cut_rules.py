@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from stages.contract.levels import LEVELS
-from stages.contract.values import Levels, Plane
-from stages.regions.config import RegionsConfig
-from stages.shared.fits import Floats, Number, Regression
+from phrasebox.stages.contract.levels import LEVELS
+from phrasebox.stages.contract.values import Levels, Plane
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.shared.fits import Floats, Number, Regression
 
 Values = Levels | Plane
 
@@ -34,7 +34,7 @@ def threshold_of(
 
     The rule `fitted` needs `fitted_cut`, see `RegionsConfig.with_fallback_cut`, and the usual size of
     the thing, see `FittedCut.usual_size`. A new rule is a value of `Rule` and a case here. One
-    that uses `threshold` also changes `pipeline.calibration.calibration_basis`.
+    that uses `threshold` also changes `phrasebox.pipeline.calibration.calibration_basis`.
     """
     if config.rule == "fitted" and fitted_cut is not None:
         return fitted_cut(levels, usual_size)

@@ -17,8 +17,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from stages.contract.records import Record, Region
-from stages.shared.fits import Number, Regression, log_odds
+from phrasebox.stages.contract.records import Record, Region
+from phrasebox.stages.shared.fits import Number, Regression, log_odds
 
 FEATURES: Final = ("log_odds", "log_area", "log_area_squared", "rank", "plural")
 """The features of a box that a calibration weighs. Where CLIP names boxes it also weighs `SIMILARITY`."""

@@ -14,8 +14,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from stages.contract.geometry import resize_shifted
-from stages.contract.values import Levels, Plane, Sides
+from phrasebox.stages.contract.geometry import resize_shifted
+from phrasebox.stages.contract.values import Levels, Plane, Sides
 
 FINE_SIDE: Final = 112
 """The fine map has at most this many samples on its longer side, unless the grid has more cells.

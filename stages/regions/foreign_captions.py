@@ -22,8 +22,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from stages.contract.records import Phrase, Record
-from stages.shared.fits import log_odds
+from phrasebox.stages.contract.records import Phrase, Record
+from phrasebox.stages.shared.fits import log_odds
 
 USUAL_SHARE: Final = 0.05
 """D: the usual share of absent phrases where captions were written for their images."""

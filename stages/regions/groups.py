@@ -1,6 +1,6 @@
 """Links the phrases of an image that name one thing: "a boy", "young child" and "kid in a blue top" in three captions.
 
-Mentions within one caption are linked first (`stages.regions.mentions`).
+Mentions within one caption are linked first (`phrasebox.stages.regions.mentions`).
 
 docs/explanation/how-it-works.md says how. Average linkage with constraints is that of Davidson & Ravi (PKDD 2005).
 """
@@ -17,10 +17,10 @@ from typing import Final
 
 import numpy as np
 
-from stages.contract.records import Phrase
-from stages.regions.mentions import is_joined, link_mentions
-from stages.regions.nouns import relation
-from stages.regions.wording import LIVING, SEXES, Wording, contradict, wordings
+from phrasebox.stages.contract.records import Phrase
+from phrasebox.stages.regions.mentions import is_joined, link_mentions
+from phrasebox.stages.regions.nouns import relation
+from phrasebox.stages.regions.wording import LIVING, SEXES, Wording, contradict, wordings
 
 LINK_FROM: Final = -0.75
 """Least mean log odds of two groups to join them: a probability of 0.32. The best F1 of pairs

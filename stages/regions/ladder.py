@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from stages.contract.geometry import scaled_sides
-from stages.contract.levels import LEVELS
-from stages.contract.values import Levels, Plane
-from stages.regions.cut_rules import parts_of_cuts
-from stages.regions.fine_map import refine_grid
-from stages.shared.fits import Floats
+from phrasebox.stages.contract.geometry import scaled_sides
+from phrasebox.stages.contract.levels import LEVELS
+from phrasebox.stages.contract.values import Levels, Plane
+from phrasebox.stages.regions.cut_rules import parts_of_cuts
+from phrasebox.stages.regions.fine_map import refine_grid
+from phrasebox.stages.shared.fits import Floats
 
 CUTS: Final = np.array(
     [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

@@ -15,9 +15,9 @@ from typing import Annotated, Final, NamedTuple, Self
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from stages.regions.ladder import LADDER_FEATURES, Ladder
-from stages.regions.nouns import noun_lists
-from stages.shared.fits import Fit, Floats, HalfFloats
+from phrasebox.stages.regions.ladder import LADDER_FEATURES, Ladder
+from phrasebox.stages.regions.nouns import noun_lists
+from phrasebox.stages.shared.fits import Fit, Floats, HalfFloats
 
 FACTS: Final = (
     *("aspect", "plural", "phrases", "captions", "order", "first"),

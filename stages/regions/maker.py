@@ -12,26 +12,26 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS, quantise
-from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
-from stages.contract.values import Levels
-from stages.regions.colours import Canvas
-from stages.regions.config import RegionsConfig
-from stages.regions.contours import MapRegions
-from stages.regions.cut import Cutter, Surface
-from stages.regions.cut_rules import FittedCut
-from stages.regions.foreign_captions import (
+from phrasebox.stages.contract.levels import LEVELS, quantise
+from phrasebox.stages.contract.records import Absent, HeatMap, Phrase, Record, Region
+from phrasebox.stages.contract.values import Levels
+from phrasebox.stages.regions.colours import Canvas
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.contours import MapRegions
+from phrasebox.stages.regions.cut import Cutter, Surface
+from phrasebox.stages.regions.cut_rules import FittedCut
+from phrasebox.stages.regions.foreign_captions import (
     USUAL_SHARE,
     caption_log_ratios,
     foreign_probability,
     foreign_share,
     without_foreign,
 )
-from stages.regions.groups import link_phrases
-from stages.regions.learned_box import BoxFit
-from stages.regions.parts import ThingMap
-from stages.regions.score import Calibration, at_share, score_of
-from stages.shared.fits import Floats, log_odds
+from phrasebox.stages.regions.groups import link_phrases
+from phrasebox.stages.regions.learned_box import BoxFit
+from phrasebox.stages.regions.parts import ThingMap
+from phrasebox.stages.regions.score import Calibration, at_share, score_of
+from phrasebox.stages.shared.fits import Floats, log_odds
 
 VOTES: Final = 3
 """Least number of different texts of a thing that share their presence. On the 1,000

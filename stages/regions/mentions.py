@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from stages.regions.nouns import relation
-from stages.regions.wording import Wording, Words, contradict
+from phrasebox.stages.regions.nouns import relation
+from phrasebox.stages.regions.wording import Wording, Words, contradict
 
 DEFINITE: Final = frozenset({"the", "this", "that", "these", "those", "both"})
 INDEFINITE: Final = frozenset({"a", "an", "another", "some", "several", "many", "few"})

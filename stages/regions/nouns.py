@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final, Literal
 
-from stages.shared.word_lists import entries_of
+from phrasebox.stages.shared.word_lists import entries_of
 
 Relation = Literal["same", "equal", "above", "beside", "kind", "apart", "unknown"]
 """Two lemmas are the same; two names on one path (boy, lad); one above the other (dog, animal);

@@ -16,11 +16,11 @@ from typing import Final
 import cv2
 import numpy as np
 
-from stages.contract.geometry import Box, cell_to_px, xyxy_to_xywh
-from stages.contract.masks import encode_edges
-from stages.contract.records import Rle
-from stages.contract.values import Plane, Sides
-from stages.regions.parts import HeatPart
+from phrasebox.stages.contract.geometry import Box, cell_to_px, xyxy_to_xywh
+from phrasebox.stages.contract.masks import encode_edges
+from phrasebox.stages.contract.records import Rle
+from phrasebox.stages.contract.values import Plane, Sides
+from phrasebox.stages.regions.parts import HeatPart
 
 _ON_THRESHOLD: Final = np.float32(1e-3)  # A sample on the threshold has a side, too.
 

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS
-from stages.contract.values import Levels, Plane, Sides
-from stages.regions.colours import Canvas
-from stages.regions.config import RegionsConfig
-from stages.regions.score import Evidence
-from stages.shared.fits import Floats
+from phrasebox.stages.contract.levels import LEVELS
+from phrasebox.stages.contract.values import Levels, Plane, Sides
+from phrasebox.stages.regions.colours import Canvas
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.score import Evidence
+from phrasebox.stages.shared.fits import Floats
 
 Mask = NDArray[np.bool_]
 

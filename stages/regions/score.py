@@ -21,16 +21,16 @@ from typing import Final, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError, model_validator
 
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json
-from stages.explain.presence import Presence
-from stages.regions import detected
-from stages.regions.captioning import Captioning
-from stages.regions.cut_rules import FittedCut
-from stages.regions.detected import BoxEvidence, DetectorPresence
-from stages.regions.learned_box import EVIDENCE, BoxFit
-from stages.shared.fits import Number, Regression
-from stages.shared.json_files import first_problem
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.explain.presence import Presence
+from phrasebox.stages.regions import detected
+from phrasebox.stages.regions.captioning import Captioning
+from phrasebox.stages.regions.cut_rules import FittedCut
+from phrasebox.stages.regions.detected import BoxEvidence, DetectorPresence
+from phrasebox.stages.regions.learned_box import EVIDENCE, BoxFit
+from phrasebox.stages.shared.fits import Number, Regression
+from phrasebox.stages.shared.json_files import first_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
-from stages.contract.kinds import KindTable, with_absolute_files
-from stages.contract.masks import rle_area_px, rle_box_xywh_px
-from stages.contract.records import Record, Region, Rle
-from stages.contract.stage import Stage
-from stages.contract.values import Json
-from stages.shared.model.config import ModelConfig, ModelDescription
+from phrasebox.stages.contract.kinds import KindTable, with_absolute_files
+from phrasebox.stages.contract.masks import rle_area_px, rle_box_xywh_px
+from phrasebox.stages.contract.records import Record, Region, Rle
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.config import ModelConfig, ModelDescription
 
 HEAT_MAPS: Final = "heat_maps"
 """The kind without a stage of its own: `explain` computes heat maps, by any method, and
@@ -88,7 +88,7 @@ class RegionSource(Stage, Generic[ConfigT]):
     """Fills `regions`, and appends to `phrases` the concepts of a pool that no caption says.
 
     Records arrive with phrases and with pixels of the size that `canvas` states, and leave
-    without pixels. A region's `group` is None: `stages.regions.source_stage.SourceRegionsStage` numbers the
+    without pixels. A region's `group` is None: `phrasebox.stages.regions.source_stage.SourceRegionsStage` numbers the
     objects. Regions depend on their record alone. The boxes of a record lie inside its image
     and are those of their masks.
 

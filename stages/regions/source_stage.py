@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.contract.records import Absent, Phrase, Record, Region
-from stages.contract.stage import Stage
-from stages.regions.config import RegionsConfig
-from stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
-from stages.regions.foreign_captions import phrase_log_ratios
-from stages.regions.groups import link_phrases
-from stages.regions.score import Calibration, at_share, score_of
-from stages.regions.source import NOT_FINITE
+from phrasebox.stages.contract.records import Absent, Phrase, Record, Region
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.detected import BoxesOfPhrase, DetectorPresence, boxes_of
+from phrasebox.stages.regions.foreign_captions import phrase_log_ratios
+from phrasebox.stages.regions.groups import link_phrases
+from phrasebox.stages.regions.score import Calibration, at_share, score_of
+from phrasebox.stages.regions.source import NOT_FINITE
 
 
 class SourceRegionsStage(Stage):

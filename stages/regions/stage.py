@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import cv2
 
-from stages.contract.records import Record
-from stages.contract.stage import Device, Stage
-from stages.regions.config import RegionsConfig
-from stages.regions.contours import MapRegions, regions_of_map
-from stages.regions.cut_rules import FittedCut
-from stages.regions.learned_box import BoxFit
-from stages.regions.maker import Groups, RecordMaps, RegionMaker
-from stages.regions.score import Calibration
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.stage import Device, Stage
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.contours import MapRegions, regions_of_map
+from phrasebox.stages.regions.cut_rules import FittedCut
+from phrasebox.stages.regions.learned_box import BoxFit
+from phrasebox.stages.regions.maker import Groups, RecordMaps, RegionMaker
+from phrasebox.stages.regions.score import Calibration
 
 if TYPE_CHECKING:
-    from stages.regions.outlines import Outliner
+    from phrasebox.stages.regions.outlines import Outliner
 
 
 class RegionsStage(Stage):
@@ -111,7 +111,7 @@ class RegionsStage(Stage):
         if self._outliner is None:
             # torch and transformers take seconds to import; only a run with a segmenter pays
             # for it.
-            from stages.regions.outlines import Outliner  # noqa: PLC0415
+            from phrasebox.stages.regions.outlines import Outliner  # noqa: PLC0415
 
             self._outliner = Outliner(self.maker.cutter, self.device)
         return self._outliner

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
-from stages.contract.records import Phrase
-from stages.regions.nouns import noun_lists, relation
+from phrasebox.stages.contract.records import Phrase
+from phrasebox.stages.regions.nouns import noun_lists, relation
 
 _SPELT_AS: Final = {"grey": "gray", "blonde": "blond", "beige": "tan"}
 LIVING: Final = frozenset({"people", "animals"})

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from stages.contract.errors import InputError
-from stages.shared.storage import AnyPath
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.shared.storage import AnyPath
 
 FormT = TypeVar("FormT")
 

@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.values import Json
+from phrasebox.stages.contract.values import Json
 
 # zstd: half the size of snappy on run-length masks and captions at the same reading speed.
 PARQUET_SETTINGS: Final[Json] = {

@@ -20,8 +20,8 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.values import Json
-from stages.shared.storage import AnyPath, parquet_file, replacing
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.storage import AnyPath, parquet_file, replacing
 
 ORIGIN_KEY: Final = b"phrasebox"
 """The key in the metadata of a shard for its origin: JSON with what `dataset.json` says of a run

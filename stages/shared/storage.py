@@ -38,8 +38,8 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from stages.contract.errors import ConfigError, InputError, OutputError, one_line
-from stages.shared.disk import sync_folder
+from phrasebox.stages.contract.errors import ConfigError, InputError, OutputError, one_line
+from phrasebox.stages.shared.disk import sync_folder
 
 _WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")  # The protocols of pyarrow's file systems
 
@@ -401,7 +401,7 @@ def is_about_writing(path: AnyPath, error: OSError) -> bool:
     """Return whether the error came from writing below `path`: its number or its text says so.
 
     Errors of object storage have neither a number nor a file's name. Those of reading become
-    InputError (`stages.read.read_piece`), so an error without a file's name counts as one of
+    InputError (`phrasebox.stages.read.read_piece`), so an error without a file's name counts as one of
     writing there.
     """
     if error.errno in _WRITE_ERRORS or _is_named(path, error):

@@ -12,12 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.stage import Forwards
-from stages.contract.values import Floats32, PixelBox, Rgb
-from stages.shared.images.crops import crop_regions
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import Batches, PendingTransfer, pixels_on, retry_on_oom, to_device
-from stages.shared.model.towers.dense import dense, pool_boxes
+from phrasebox.stages.contract.stage import Forwards
+from phrasebox.stages.contract.values import Floats32, PixelBox, Rgb
+from phrasebox.stages.shared.images.crops import crop_regions
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.device import (
+    Batches,
+    PendingTransfer,
+    pixels_on,
+    retry_on_oom,
+    to_device,
+)
+from phrasebox.stages.shared.model.towers.dense import dense, pool_boxes
 
 BoxedImage = tuple[Rgb, Sequence[PixelBox]]
 """A canvas, uint8 (H, W, 3), and boxes in it."""

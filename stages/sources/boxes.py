@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.geometry import Box, whole_pixels, xywh_to_xyxy
-from stages.contract.masks import decode_mask, encode_box, encode_mask
-from stages.contract.records import Record, Region, Rle
-from stages.contract.values import PixelBox, Sides
-from stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
-from stages.truth import read_truth
-from stages.truth.coco import read_detections
-from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.geometry import Box, whole_pixels, xywh_to_xyxy
+from phrasebox.stages.contract.masks import decode_mask, encode_box, encode_mask
+from phrasebox.stages.contract.records import Record, Region, Rle
+from phrasebox.stages.contract.values import PixelBox, Sides
+from phrasebox.stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
+from phrasebox.stages.truth import read_truth
+from phrasebox.stages.truth.coco import read_detections
+from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 NO_IMAGE_OF_THAT_NAME = "the ground truth has no image of this name, so no box is known"
 

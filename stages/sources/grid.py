@@ -12,9 +12,9 @@ from typing import Final, Literal
 import numpy as np
 from pydantic import Field
 
-from stages.contract.records import Record
-from stages.contract.values import PixelBox, Rgb
-from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.values import PixelBox, Rgb
+from phrasebox.stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 MAX_CROPS: Final = 20  # most crops of an image, drawn from the grid's; CLIPSelf's
 

@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.contract.errors import ConfigError
-from stages.contract.masks import encode_box, encode_mask
-from stages.contract.records import Phrase, Record, Region, Rle
-from stages.contract.stage import Device, Forwards
-from stages.contract.values import Floats32, Json, PixelBox, Rgb, Sides
-from stages.regions.source import NOT_FINITE, RegionSource, RegionSourceConfig, region_of_mask
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.masks import encode_box, encode_mask
+from phrasebox.stages.contract.records import Phrase, Record, Region, Rle
+from phrasebox.stages.contract.stage import Device, Forwards
+from phrasebox.stages.contract.values import Floats32, Json, PixelBox, Rgb, Sides
+from phrasebox.stages.regions.source import NOT_FINITE, RegionSource, RegionSourceConfig, region_of_mask
 
 if TYPE_CHECKING:
-    from stages.shared.model.clip import TextCache
-    from stages.sources.box_embeddings import BoxEmbedder
+    from phrasebox.stages.shared.model.clip import TextCache
+    from phrasebox.stages.sources.box_embeddings import BoxEmbedder
 
 LONGEST_SIDE_PX: Final = 448
 """Longer side that larger images are reduced to before boxes are made and cut. A box of half
@@ -145,9 +145,9 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     def setup(self) -> None:
         """Load the model. Raise as `load`."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from stages.shared.model.clip import TextCache  # noqa: PLC0415
-        from stages.shared.model.load import load  # noqa: PLC0415
-        from stages.sources.box_embeddings import CropEmbedder, RoiEmbedder  # noqa: PLC0415
+        from phrasebox.stages.shared.model.clip import TextCache  # noqa: PLC0415
+        from phrasebox.stages.shared.model.load import load  # noqa: PLC0415
+        from phrasebox.stages.sources.box_embeddings import CropEmbedder, RoiEmbedder  # noqa: PLC0415
 
         if self.description is None:
             raise ConfigError("no model is described", key="model.name")

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.contract.geometry import box_iou, scaled_sides, xyxy_to_xywh
-from stages.contract.records import Record
-from stages.contract.values import PixelBox, Rgb
-from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
+from phrasebox.stages.contract.geometry import box_iou, scaled_sides, xyxy_to_xywh
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.values import PixelBox, Rgb
+from phrasebox.stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 BINS: Final = 8  # of each channel of the colour histograms
 SMOOTHING: Final = 0.8  # standard deviation in pixels of the blur before the segmentation, as in the paper

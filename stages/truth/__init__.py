@@ -18,12 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from stages.contract.errors import InputError, one_line
-from stages.contract.values import Json
-from stages.truth.coco import read_coco
-from stages.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
-from stages.truth.ground_truth import GroundTruth
-from stages.truth.label_studio import read_label_studio
+from phrasebox.stages.contract.errors import InputError, one_line
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.truth.coco import read_coco
+from phrasebox.stages.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
+from phrasebox.stages.truth.ground_truth import GroundTruth
+from phrasebox.stages.truth.label_studio import read_label_studio
 
 TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {  # Kind of ground truth -> reader
     "coco": read_coco,

@@ -28,14 +28,20 @@ from pydantic import (
     Tag,
 )
 
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box
-from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
-from stages.contract.records import Rle
-from stages.contract.values import Sides
-from stages.phrases.filters import normalise
-from stages.shared.json_files import read_json_as
-from stages.truth.ground_truth import (
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.masks import (
+    decode_runs,
+    encode_counts,
+    encode_polygons,
+    rle_area_px,
+    rle_union,
+)
+from phrasebox.stages.contract.records import Rle
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.shared.json_files import read_json_as
+from phrasebox.stages.truth.ground_truth import (
     GroundTruth,
     ImagesOnDemand,
     Match,

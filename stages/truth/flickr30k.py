@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box
-from stages.contract.values import Sides
-from stages.phrases.filters import normalise
-from stages.truth.coco import number_member, size_member
-from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.truth.coco import number_member, size_member
+from phrasebox.stages.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 
 SENTENCES: Final = "Sentences"
 ANNOTATIONS: Final = "Annotations"

@@ -17,11 +17,11 @@ from typing import Any, Final, Literal, TypeVar
 import cv2
 import numpy as np
 
-from stages.contract.geometry import Box
-from stages.contract.masks import decode_mask, encode_mask
-from stages.contract.records import Phrase, Rle
-from stages.contract.values import Sides
-from stages.phrases.filters import normalise
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.masks import decode_mask, encode_mask
+from phrasebox.stages.contract.records import Phrase, Rle
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.phrases.filters import normalise
 
 Match = Literal["phrase", "category"]
 """The rule by which a target matches phrases of a row, see `mentions_of`."""
@@ -40,7 +40,7 @@ class TruthTarget:
     """A phrase of an image, and the places of its objects.
 
     Attributes:
-        phrase: The normalised phrase (`stages.phrases.filters.normalise`); for `category` the
+        phrase: The normalised phrase (`phrasebox.stages.phrases.filters.normalise`); for `category` the
             category's name.
         boxes_xywh_px: Boxes of the objects, at least one: half open, pixels of the EXIF-rotated
             image.

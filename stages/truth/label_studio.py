@@ -19,12 +19,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box, xyxy_to_xywh
-from stages.phrases.filters import normalise
-from stages.shared.json_files import read_json_as
-from stages.truth.coco import Side, Words, check_different, groups_of
-from stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box, xyxy_to_xywh
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.shared.json_files import read_json_as
+from phrasebox.stages.truth.coco import Side, Words, check_different, groups_of
+from phrasebox.stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget
 
 ABSENT: Final = "absent"  # Name of the choices that list phrases for nothing in the image
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipeline", "stages")
+"""Folders at the top. The package phrasebox has them by links: `pipeline/cli.py` is `phrasebox.pipeline.cli`."""
 
 
 @cache
@@ -45,7 +46,8 @@ def imports(tree: ast.AST) -> tuple[str, ...]:
 def arrows() -> list[tuple[str, str]]:
     """Pairs of files, of which the first imports the second; not those that only a type checker imports."""
     known = {
-        path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in modules()
+        f"phrasebox.{path}".removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+        for path in modules()
     }
     found = []
     for path, tree in modules().items():

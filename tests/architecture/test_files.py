@@ -16,7 +16,7 @@ TOP_LEVEL = {
     "configs",
     "docs",
     "tests",
-    "phrasebox.py",
+    "phrasebox",
     "pyproject.toml",
     "Makefile",
 }

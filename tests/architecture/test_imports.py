@@ -6,7 +6,7 @@ from collections.abc import Callable
 import networkx as nx
 import pytest
 
-from tests.architecture.source import PACKAGES, arrows, imports, modules
+from tests.architecture.source import PACKAGES, ROOT, arrows, imports, modules, tracked
 
 STEPS = {"read", "phrases", "prepare", "explain", "regions", "write"}
 """The six steps under `stages/`. They do not know each other, but for what ROOMS says."""
@@ -207,7 +207,7 @@ def test_every_module_has_a_place() -> None:
 
 
 def test_stages_never_import_the_pipeline() -> None:
-    assert offenders("stages/", lambda _, name: name.split(".")[0] == "pipeline") == {}
+    assert offenders("stages/", lambda _, name: is_below(name, {"phrasebox.pipeline"})) == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -216,15 +216,16 @@ def test_rooms_know_only_what_they_need(package: str) -> None:
 
     def is_stranger(path: str, name: str) -> bool:
         own = room(path)
-        inside = name.startswith(f"{package}.") and is_below(name.removeprefix(f"{package}."), set(rooms))
-        return bool(own) and inside and not is_below(name.removeprefix(f"{package}."), rooms[own] | {own})
+        place = name.removeprefix(f"phrasebox.{package}.")
+        inside = place != name and is_below(place, set(rooms))
+        return bool(own) and inside and not is_below(place, rooms[own] | {own})
 
     assert offenders(f"{package}/", is_stranger) == {}
 
 
 def test_the_product_never_imports_research() -> None:
     def wrong(path: str, name: str) -> bool:
-        return not path.startswith("pipeline/research/") and is_below(name, {"pipeline.research"})
+        return not path.startswith("pipeline/research/") and is_below(name, {"phrasebox.pipeline.research"})
 
     assert offenders("", wrong) == {}
 
@@ -244,11 +245,30 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_engines_know_no_single_stage() -> None:
     """They run steps: which stages they are, and how a stage works, is none of their business."""
-    allowed = {f"stages.{name}" for name in ("contract", "shared.storage", "read", "write")}
+    allowed = {f"phrasebox.stages.{name}" for name in ("contract", "shared.storage", "read", "write")}
     strangers = offenders(
-        "pipeline/engines/", lambda _, name: name.startswith("stages.") and not is_below(name, allowed)
+        "pipeline/engines/",
+        lambda _, name: is_below(name, {"phrasebox.stages"}) and not is_below(name, allowed),
     )
     assert strangers == {}
+
+
+def test_a_module_of_ours_has_one_name() -> None:
+    """Python may look in a checkout, where a module below `stages` alone would be a second one of its file."""
+    files = [path for path in tracked() if path.endswith(".py")]
+    assert {path.split("/")[0] for path in files} >= {*PACKAGES, "tests", "benchmarks", "configs"}
+    names = {path: imports(ast.parse((ROOT / path).read_text(encoding="utf-8"))) for path in files}
+    second = {path: [name for name in names[path] if is_below(name, set(PACKAGES))] for path in files}
+    assert {path: name for path, name in second.items() if name} == {}
+
+
+def test_the_packages_do_not_use_the_public_names() -> None:
+    """They would load what they do not need, and import each other in a circle."""
+
+    def is_public(_: str, name: str) -> bool:
+        return is_below(name, {"phrasebox"}) and not is_below(name, {f"phrasebox.{p}" for p in PACKAGES})
+
+    assert offenders("", is_public) == {"pipeline/engines/ray_cluster.py": ["phrasebox"]}, "its folder"
 
 
 def test_imports_are_absolute() -> None:

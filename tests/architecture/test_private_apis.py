@@ -36,7 +36,7 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from pipeline.engines import RAY_ENVIRONMENT
+from phrasebox.pipeline.engines import RAY_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ def source_of(name: str) -> str:
 def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
     import ray
 
-    from pipeline.engines import ray_data
+    from phrasebox.pipeline.engines import ray_data
 
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert "ray[data]>=2.60,<2.61" in wanted
@@ -68,7 +68,7 @@ def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
 
 
 def test_ray_still_warns_of_small_pools_in_these_words() -> None:
-    from pipeline.engines.ray_data import POOL_WARNING
+    from phrasebox.pipeline.engines.ray_data import POOL_WARNING
 
     assert POOL_WARNING in source_of("ray.data._internal.execution.operators.actor_pool_map_operator")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.architecture.source import PACKAGES
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.export.datasets import write_dataset
 
@@ -34,7 +35,7 @@ VERBS = [
 ]  # fmt: skip
 
 EXPORT_ALL = """
-from pipeline.export import EXPORTERS
+from phrasebox.pipeline.export import EXPORTERS
 for name in EXPORTERS:
     if name != "clipself":
         phrasebox("export", "exported", "--format", name, "--out", name)
@@ -75,11 +76,11 @@ MISTAKES = [
 """Commands that are refused."""
 
 EVALUATE = """
-from pipeline.evaluate import estimates
+from phrasebox.pipeline.evaluate import estimates
 estimates._draws = lambda count, _, draws=estimates._draws: draws(count, 50)
-from pipeline.evaluate.evaluation import evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.terminal import errors
+from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.terminal import errors
 evaluation_set = open_evaluation_set(pathlib.Path("dataset"), pathlib.Path("truth.json"), ["regions.upsample=linear"])
 figures = evaluate_dataset(evaluation_set, errors)
 assert figures.maps == "stored"
@@ -90,19 +91,21 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "--help": ("phrasebox('--help')", set(HEAVY)),
     **{f"{verb} --help": (f"phrasebox('{verb}', '--help')", MODEL) for verb in VERBS},
     "stats": ("phrasebox('stats', 'dataset')", MODEL),
-    "a configuration": ("import pipeline.config", MODEL),
-    "looking at a dataset": ("import pipeline.viewer.app", MODEL),
+    "a configuration": ("import phrasebox.pipeline.config", MODEL),
+    "looking at a dataset": ("import phrasebox.pipeline.viewer.app", MODEL),
     "validate": ("phrasebox('validate', 'dataset')", MODEL),
     "exports": (EXPORT_ALL, MODEL | {"datasets"}),
     "eval of a dataset with heat maps": (EVALUATE, MODEL),
     **{command: (f"assert phrasebox(*{command.split()}) == 2", MODEL) for command in MISTAKES},
     "a run that is complete": (f"assert phrasebox(*{RUN.split()}) is None", MODEL),
     "planning a run": (
-        "import pipeline.output.dataset_folder, pipeline.summary, pipeline.steps, pipeline.run",
+        "import phrasebox.pipeline.output.dataset_folder, phrasebox.pipeline.summary\n"
+        "import phrasebox.pipeline.steps, phrasebox.pipeline.run",
         {"ray", "spacy"},
     ),
     "the inline engine": (
-        "import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo",
+        "import phrasebox.pipeline.engines.inline, phrasebox.pipeline.commands.explain\n"
+        "import phrasebox.pipeline.commands.demo",
         {"ray"},
     ),
 }
@@ -114,7 +117,7 @@ PROGRAM = """
 import contextlib, json, pathlib, sys
 
 def phrasebox(*arguments):
-    from pipeline.cli import main
+    from phrasebox.pipeline.cli import main
     sys.argv = ["phrasebox", *arguments]
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -130,9 +133,12 @@ for name, code in steps.items():
 
 
 def loaded(steps: dict[str, str], folder: Path) -> dict[str, set[str]]:
-    """Step -> heavy libraries in `sys.modules` after it, in a fresh process that does one after the other."""
+    """Step -> heavy libraries, and our folders as packages of their own, in `sys.modules` after it.
+
+    A fresh process does one after the other.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([steps, HEAVY])],
+        [sys.executable, "-c", PROGRAM, json.dumps([steps, (*HEAVY, *PACKAGES)])],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -165,7 +171,12 @@ def test_nothing_heavy_is_loaded_without_need(step: str, after: dict[str, set[st
     assert after[step] & STEPS[step][1] == set()
 
 
+def test_a_module_of_ours_has_one_name(after: dict[str, set[str]]) -> None:
+    """In a checkout, a module could be imported below `stages` alone, too, and would be there twice."""
+    assert {step for step, names in after.items() if names & set(PACKAGES)} == set()
+
+
 def test_workers_that_read_and_finish_load_no_model(tmp_path: Path) -> None:
     """Seconds of it would be seconds of each."""
-    found = loaded({"engine": "import pipeline.engines.ray_data"}, tmp_path)
+    found = loaded({"engine": "import phrasebox.pipeline.engines.ray_data"}, tmp_path)
     assert not found["engine"] & {"torch", "open_clip", "spacy"}

@@ -1,41 +1,41 @@
-"""What is installed: two packages with their data, and nothing else."""
+"""What is installed, and what a source archive has: one package with its data, and nothing else."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from pipeline import __version__
-from pipeline.photographs import FOLDER as PHOTOGRAPHS
-from stages.shared.model.catalog import CATALOG
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.photographs import FOLDER as PHOTOGRAPHS
+from phrasebox.stages.shared.model.catalog import CATALOG
 from tests.architecture.source import PACKAGES, ROOT, modules
+
+SOURCES = {".ci", "phrasebox", "benchmarks", "configs", "docs", "tests"}
+FILES = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "Makefile"}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that the build leaves nothing behind."""
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a source archive, and the wheel that is built from it. Their source is a copy with its links."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in (*PACKAGES, "configs", "tests", ".ci"):
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("pyproject.toml", "phrasebox.py", "README.md", "LICENSE"):
+    for name in (*PACKAGES, *SOURCES):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored, symlinks=True)
+    for name in FILES:
         shutil.copy(ROOT / name, source / name)
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(out),
-        str(source),
-    ]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True)
-    [built] = out.glob("*.whl")
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(archives: Path) -> Path:
+    [built] = archives.glob("*.whl")
     return built
 
 
@@ -47,20 +47,36 @@ def names(wheel: Path) -> set[str]:
 
 def test_it_holds_every_module(names: set[str]) -> None:
     metadata = f"phrasebox-{__version__}.dist-info"
-    assert {name.split("/")[0] for name in names} == {*PACKAGES, "phrasebox.py", metadata}
-    assert {name for name in names if name.endswith(".py")} == {*modules(), "phrasebox.py"}
-    unwanted = ("configs", "stages/shared/model/weights/photo")  # whose weights are not for everyone
+    assert {name.split("/")[0] for name in names} == {"phrasebox", metadata}
+    ours = {"phrasebox/__init__.py", *(f"phrasebox/{path}" for path in modules())}
+    assert {name for name in names if name.endswith(".py")} == ours
+    assert "phrasebox/py.typed" in names
+    unwanted = "phrasebox/stages/shared/model/weights/photo"  # they are not for everyone
     assert not [
         name for name in names if name.startswith(unwanted) or "test" in name or "__pycache__" in name
     ]
     assert (ROOT / "stages" / "shared" / "model" / "weights" / "photo" / "model.safetensors").is_file()
 
 
+def test_a_source_archive_holds_the_package_once_without_links(archives: Path) -> None:
+    [built] = archives.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        members = {member.name.partition("/")[2]: member for member in archive.getmembers()}
+    tops = {name.split("/")[0] for name in members}
+    assert tops - {".gitignore"} == SOURCES | FILES | {"PKG-INFO"}
+    assert all(member.isfile() for member in members.values())
+    assert {f"phrasebox/{path}" for path in modules()} <= members.keys()
+
+
 def test_the_data_is_in_it(names: set[str]) -> None:
-    assert {"stages/phrases/words.txt", "pipeline/export/chat/questions/json.yaml"} <= names
+    assert {
+        "phrasebox/stages/phrases/words.txt",
+        "phrasebox/pipeline/export/chat/questions/json.yaml",
+    } <= names
     for folder in ("templates", "static"):
         there = {
-            path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline" / "viewer" / folder).iterdir()
+            f"phrasebox/{path.relative_to(ROOT).as_posix()}"
+            for path in (ROOT / "pipeline" / "viewer" / folder).iterdir()
         }
         assert there
         assert there <= names
@@ -68,14 +84,15 @@ def test_the_data_is_in_it(names: set[str]) -> None:
     assert len([name for name in photographs if name.endswith(".jpg")]) >= 12
     assert photographs <= names
     for key, entry in CATALOG.items():
-        files = {f"stages/shared/model/weights/{key}/{name}" for name in entry.files}
+        files = {f"phrasebox/stages/shared/model/weights/{key}/{name}" for name in entry.files}
         assert files <= names if entry.in_wheel else not files & names
 
 
 def test_the_console_script_and_the_licence(wheel: Path) -> None:
     folder = f"phrasebox-{__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
-        assert "phrasebox = pipeline.cli:main" in archive.read(f"{folder}/entry_points.txt").decode()
+        entries = archive.read(f"{folder}/entry_points.txt").decode()
+        assert "phrasebox = phrasebox.pipeline.cli:main" in entries
         assert "Requires-Python: >=3.11" in archive.read(f"{folder}/METADATA").decode()
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
 

@@ -124,6 +124,21 @@ def test_a_stage_of_one_commit_alone_is_named(tmp_path: Path, capsys: pytest.Cap
     )
 
 
+@pytest.mark.parametrize("folder", ["", "phrasebox/"])
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_a_commit_is_run_by_the_name_that_its_package_has(tmp_path: Path, folder: str, engine: str) -> None:
+    """Commits before the package phrasebox have their modules at the top."""
+    (tmp_path / folder / "pipeline").mkdir(parents=True)
+    for package in (folder, f"{folder}pipeline"):
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / folder / "pipeline/__main__.py").write_text(
+        "import json, pathlib, sys\nout = pathlib.Path(sys.argv[-1])\nout.mkdir()\n"
+        "(out / 'dataset.json').write_text(json.dumps({'stages': {'explain': {'busy_s': 2.0}}}))\n"
+    )
+    commit = Checkout(tmp_path, Path(sys.executable))
+    assert commit.measure(engine, [], tmp_path / "out")["stage explain"] == 2.0
+
+
 @pytest.mark.slow
 def test_a_workload_is_run_by_both_sides(tmp_path: Path) -> None:
     here = Checkout(ROOT, Path(sys.executable))

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Region
+from phrasebox.stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from phrasebox.stages.contract.records import Region
 
 WIDTH = 40
 HEIGHT = 30

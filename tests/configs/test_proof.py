@@ -94,8 +94,8 @@ def test_rates_are_tried_from_the_middle_outwards(
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_plan_names_what_there_is(path: Path) -> None:
-    from pipeline.config import load_config
-    from pipeline.research.finetune.config import FinetuneConfig
+    from phrasebox.pipeline.config import load_config
+    from phrasebox.pipeline.research.finetune.config import FinetuneConfig
 
     plan = yaml.safe_load(path.read_text("utf-8"))
     assert {"captions", "exact", "ours", "shuffled", "text only"} <= plan["arms"].keys()

@@ -17,16 +17,16 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import load_config, stored_config
-from stages.contract.errors import ConfigError
-from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.explain import EXPLAINERS, kinds_for
-from stages.explain.base import Explainer
-from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.shared.model.config import TOWER_WORDS
-from stages.shared.model.describe import describe
-from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.plan import plan_of
+from phrasebox.pipeline.config import load_config, stored_config
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
+from phrasebox.stages.explain import EXPLAINERS, kinds_for
+from phrasebox.stages.explain.base import Explainer
+from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.shared.model.config import TOWER_WORDS
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.shared.model.towers.plan import plan_of
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.factories import TOWERS, architecture_of

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.dataset.corrected import CORRECTED_BOXES, DELETED_REGIONS, REPLACED_MASKS, UNKNOWN_REGIONS
-from pipeline.dataset.marks import append_marks
-from pipeline.dataset.reviews import RegionKey, Review, append_review
-from pipeline.export import EXPORTERS
-from pipeline.export.base import Exporter
-from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
-from pipeline.export.files import MARK
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.dataset.corrected import (
+    CORRECTED_BOXES,
+    DELETED_REGIONS,
+    REPLACED_MASKS,
+    UNKNOWN_REGIONS,
+)
+from phrasebox.pipeline.dataset.marks import append_marks
+from phrasebox.pipeline.dataset.reviews import RegionKey, Review, append_review
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.pipeline.export.base import Exporter
+from phrasebox.pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
+from phrasebox.pipeline.export.files import MARK
+from phrasebox.stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of, rows_of
 from tests.build.files import read_json
 from tests.build.records import encoded

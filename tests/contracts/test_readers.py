@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.contract.errors import ROW_ERRORS, ConfigError, InputError
-from stages.contract.records import ImageRef, Record, Sample, stable_id
-from stages.read import READERS, Piece, Reader, SkippedRow, read_piece
-from stages.shared.images.decode import load_image_bytes
-from stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.contract.errors import ROW_ERRORS, ConfigError, InputError
+from phrasebox.stages.contract.records import ImageRef, Record, Sample, stable_id
+from phrasebox.stages.read import READERS, Piece, Reader, SkippedRow, read_piece
+from phrasebox.stages.shared.images.decode import load_image_bytes
+from phrasebox.stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error
@@ -265,7 +265,10 @@ def test_an_image_root_of_an_input_that_holds_its_images_is_rejected(kind: str, 
 
 
 def test_readers_need_neither_ray_nor_torch() -> None:
-    program = "import sys, stages.read, stages.prepare; print({'ray', 'torch', 'cv2', 'spacy'} & set(sys.modules))"
+    program = (
+        "import sys, phrasebox.stages.read, phrasebox.stages.prepare\n"
+        "print({'ray', 'torch', 'cv2', 'spacy'} & set(sys.modules))"
+    )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
 

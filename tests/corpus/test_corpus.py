@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.dataset.validate import validate
-from pipeline.run import run
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.run import run
 from tests.build.datasets import Json, rows_of
 from tests.corpus.goods import meets, row_facts
 from tests.corpus.runs import RUNS, Input, good_rows

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.contract.errors import ROW_ERRORS, InputError
-from stages.contract.records import Sample
-from stages.read import SkippedRow
+from phrasebox.stages.contract.errors import ROW_ERRORS, InputError
+from phrasebox.stages.contract.records import Sample
+from phrasebox.stages.read import SkippedRow
 from tests.build.datasets import Json
 from tests.corpus.goods import good
 from tests.corpus.tables import MANY
@@ -77,8 +77,8 @@ def test_any_values_in_rows(tmp_path: Path, rows: list[Json]) -> None:
 MEMORY = """
 import io, sys
 from PIL import Image
-from stages.shared.images.faults import DecodeLimits
-from stages.shared.images.decode import decode_resized
+from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.shared.images.decode import decode_resized
 side = 2000
 stream = io.BytesIO()
 kind, mode = sys.argv[1:]

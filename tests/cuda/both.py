@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from stages.contract.records import HeatMap, Record
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.device import DTYPES
-from stages.shared.model.load import from_open_clip
+from phrasebox.stages.contract.records import HeatMap, Record
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.device import DTYPES
+from phrasebox.stages.shared.model.load import from_open_clip
 from tests.build.datasets import Json
 from tests.factories import TOWERS
 from tests.stages.explain.models import tokenizer

@@ -18,11 +18,11 @@ import ray
 import torch
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.decisions import HeatMapRun, Run, resolve
-from pipeline.run import run
-from stages.contract.records import Record
-from stages.explain.stage import ExplainStage
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.decisions import HeatMapRun, Run, resolve
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.explain.stage import ExplainStage
 from tests.build.files import read_json
 from tests.cuda.simulated import SimulatedCuda, simulated_cuda
 

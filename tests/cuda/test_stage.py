@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ResourceError
-from stages.contract.records import Record
-from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.presence import ImageStatistics, Presence
-from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import ModelConfig
+from phrasebox.stages.contract.errors import ResourceError
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.explain.grad_eclip import GradEclipConfig
+from phrasebox.stages.explain.presence import ImageStatistics, Presence
+from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.config import ModelConfig
 from tests.build.datasets import Json
 from tests.cuda.both import assert_same_maps, both, plain, records
 from tests.cuda.simulated import PRODUCTS, SimulatedCuda

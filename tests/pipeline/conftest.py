@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate import estimates
+from phrasebox.pipeline.evaluate import estimates
 
 FEW = 100
 

@@ -16,19 +16,19 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.decisions import Run, Session
-from pipeline.engines.start import start_engine
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity
-from pipeline.steps import Steps
-from pipeline.summary import Display, Report
-from stages.contract.errors import PhraseboxError
-from stages.contract.records import Phrase, Record, Sample
-from stages.contract.stage import Stage
-from stages.read import Piece, Reader, SkippedRow, make_reader, plan_pieces
-from stages.regions.config import RegionsConfig
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.decisions import Run, Session
+from phrasebox.pipeline.engines.start import start_engine
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.manifest import Manifest
+from phrasebox.pipeline.output.previous_run import Identity
+from phrasebox.pipeline.steps import Steps
+from phrasebox.pipeline.summary import Display, Report
+from phrasebox.stages.contract.errors import PhraseboxError
+from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.read import Piece, Reader, SkippedRow, make_reader, plan_pieces
+from phrasebox.stages.regions.config import RegionsConfig
 from tests.build import datasets
 from tests.build.datasets import Json
 from tests.build.files import write_lines

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pipeline.dataset.folder import NumberedRows
-from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
-from pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
-from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.reviews.figures import population_of, sample_for_review
+from phrasebox.pipeline.dataset.folder import NumberedRows
+from phrasebox.pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
+from phrasebox.pipeline.evaluate.metrics import is_right
+from phrasebox.pipeline.evaluate.reviews.figures import population_of, sample_for_review
 
 
 def review(

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluate.text_only import TextOnly
-from pipeline.photographs import CAPTIONS, FOLDER, TRUTH, USUAL_PLACES
-from stages.contract.masks import decode_mask, mask_box_xywh_px
-from stages.contract.records import Record, Sample
-from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.shared.json_files import read_json_as
-from stages.truth import read_truth
-from stages.truth.ground_truth import GroundTruth
+from phrasebox.pipeline.evaluate.text_only import TextOnly
+from phrasebox.pipeline.photographs import CAPTIONS, FOLDER, TRUTH, USUAL_PLACES
+from phrasebox.stages.contract.masks import decode_mask, mask_box_xywh_px
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.shared.json_files import read_json_as
+from phrasebox.stages.truth import read_truth
+from phrasebox.stages.truth.ground_truth import GroundTruth
 from tests.build.datasets import Json
 from tests.build.files import read_lines
 

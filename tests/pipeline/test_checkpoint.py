@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig
+from phrasebox.pipeline.config import RunConfig
 from tests.build.datasets import manifest_of
 from tests.pipeline.commands.evaluated import called, config_of, run_aloud
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import __version__, cli
-from pipeline.cli import VERBS
-from pipeline.commands.options import OPTIONS
-from pipeline.commands.phrases import phrases_json
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.selection import REGION_COLUMNS
-from stages.phrases.stage import PhrasesConfig
+from phrasebox.pipeline import __version__, cli
+from phrasebox.pipeline.cli import VERBS
+from phrasebox.pipeline.commands.options import OPTIONS
+from phrasebox.pipeline.commands.phrases import phrases_json
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.selection import REGION_COLUMNS
+from phrasebox.stages.phrases.stage import PhrasesConfig
 from tests.build.datasets import manifest_of
 from tests.build.files import write_json
 from tests.messages import assert_message

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline import concept_pool
-from pipeline.concept_pool import parse_pool
-from pipeline.config import RunConfig, check, differences
-from pipeline.dataset.validate import validate
-from pipeline.run import run
-from stages.contract.errors import ConfigError, InputError
-from stages.read import make_reader
+from phrasebox.pipeline import concept_pool
+from phrasebox.pipeline.concept_pool import parse_pool
+from phrasebox.pipeline.config import RunConfig, check, differences
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.read import make_reader
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_lines, write_lines
 from tests.messages import expect_error

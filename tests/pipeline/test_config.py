@@ -9,19 +9,19 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel
 
-from pipeline.config import EngineConfig, ExplainConfig, RunConfig, load_config, stored_config
-from pipeline.export import EXPORTERS
-from pipeline.output import OutputConfig
-from pipeline.paths import with_absolute_paths
-from pipeline.research.finetune.config import RECIPES, FinetuneConfig
-from stages.contract.errors import ConfigError, InputError
-from stages.explain import EXPLAINERS
-from stages.phrases.stage import PhrasesConfig
-from stages.prepare import ImagesConfig
-from stages.read import READERS
-from stages.regions.config import RegionsConfig
-from stages.regions.source import SOURCES
-from stages.shared.model.config import ModelConfig
+from phrasebox.pipeline.config import EngineConfig, ExplainConfig, RunConfig, load_config, stored_config
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.pipeline.output import OutputConfig
+from phrasebox.pipeline.paths import with_absolute_paths
+from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.explain import EXPLAINERS
+from phrasebox.stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.prepare import ImagesConfig
+from phrasebox.stages.read import READERS
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.source import SOURCES
+from phrasebox.stages.shared.model.config import ModelConfig
 from tests.messages import expect_error
 
 ROOT = Path(__file__).parents[2]

@@ -13,21 +13,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.decisions import HeatMapRun, resolve
-from pipeline.domain_shift import NOT_COMPARED, DomainShift
-from pipeline.engines import inline
-from pipeline.photographs import INPUT
-from pipeline.run import run
-from pipeline.stage_calls import set_up
-from pipeline.steps import build_steps
-from pipeline.summary import Report
-from pipeline.warm_up import compare_images
-from stages.contract.errors import ConfigError
-from stages.contract.score_threshold import ScoreRanking, useful_threshold
-from stages.explain.presence import Presence
-from stages.regions.score import Calibration, calibration_of, read_calibration
-from stages.shared.model.catalog import WEIGHTS_ROOT
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.decisions import HeatMapRun, resolve
+from phrasebox.pipeline.domain_shift import NOT_COMPARED, DomainShift
+from phrasebox.pipeline.engines import inline
+from phrasebox.pipeline.photographs import INPUT
+from phrasebox.pipeline.run import run
+from phrasebox.pipeline.stage_calls import set_up
+from phrasebox.pipeline.steps import build_steps
+from phrasebox.pipeline.summary import Report
+from phrasebox.pipeline.warm_up import compare_images
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.score_threshold import ScoreRanking, useful_threshold
+from phrasebox.stages.explain.presence import Presence
+from phrasebox.stages.regions.score import Calibration, calibration_of, read_calibration
+from phrasebox.stages.shared.model.catalog import WEIGHTS_ROOT
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import write_json
 from tests.messages import expect_error
@@ -126,7 +126,7 @@ def test_a_run_that_is_resumed_keeps_what_was_decided(other, clouds, tmp_path, m
     write_json(out / ".phrasebox/run.json", manifest_of(out)["run"])
     (out / "dataset.json").unlink()
     (out / "data/00002.parquet").unlink()
-    monkeypatch.setattr("pipeline.decisions.warm_up", None)  # it is not repeated
+    monkeypatch.setattr("phrasebox.pipeline.decisions.warm_up", None)  # it is not repeated
     printed, manifest, rows = finished(config_of(clouds, output={"path": str(out), "rows_per_file": 8}))
     assert "resuming the run" in printed
     assert f"Scores are not calibrated: use them for ranking, not as probabilities. {CLAUSE}" in printed
@@ -303,7 +303,7 @@ def bundled(model: str, name: str) -> Calibration:
 def test_workers_decide_the_precision(instruction, precision, tmp_path, monkeypatch) -> None:
     """As on a cluster, about which the driver knows nothing; a resumed run takes the same."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True}, raising=False)
-    monkeypatch.setattr("pipeline.run.start_engine", inline.start)
+    monkeypatch.setattr("phrasebox.pipeline.run.start_engine", inline.start)
     cluster = {"kind": "ray", "address": "elsewhere:6379"}
 
     def rows(out: str, **engine: str) -> list[Json]:

@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.first_images import FirstImage, FirstImages, kept_keys
-from pipeline.presence_fit import FEWEST_IMAGES
-from pipeline.scenes import write_scenes
-from pipeline.stage_calls import FORWARD_ROWS
-from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
-from stages.explain.presence import Signals
-from stages.explain.stage import RECORDS_AHEAD
-from stages.regions.stage import RegionsStage
-from stages.shared.model.clip import TextCache
+from phrasebox.pipeline.first_images import FirstImage, FirstImages, kept_keys
+from phrasebox.pipeline.presence_fit import FEWEST_IMAGES
+from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.stage_calls import FORWARD_ROWS
+from phrasebox.stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
+from phrasebox.stages.explain.presence import Signals
+from phrasebox.stages.explain.stage import RECORDS_AHEAD
+from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.shared.model.clip import TextCache
 from tests.architecture.source import ROOT
 from tests.build.datasets import manifest_of
 from tests.pipeline.commands.evaluated import called, printed
@@ -236,7 +236,7 @@ def test_signals_come_back_bit_by_bit_and_for_the_same_question_only(tmp_path: P
 @pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
 def test_a_process_that_is_stopped_at_its_first_images(engine: str, scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    program = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+    program = [sys.executable, "-c", "from phrasebox.pipeline.cli import main; main()"]
     arguments = [*program, *command(scenes, out, "--set", "model.batch_size=4", "--engine", engine)]
     with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not kept_files(out) and process.poll() is None:

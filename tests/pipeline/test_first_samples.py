@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.warm_up import first_samples
-from stages.contract.records import Sample
-from stages.read import make_reader
-from stages.read.jsonl import JsonlInput
+from phrasebox.pipeline.warm_up import first_samples
+from phrasebox.stages.contract.records import Sample
+from phrasebox.stages.read import make_reader
+from phrasebox.stages.read.jsonl import JsonlInput
 from tests.build.files import write_lines
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.photographs import CAPTIONS, FOLDER
+from phrasebox.pipeline.photographs import CAPTIONS, FOLDER
 from tests.build.datasets import manifest_of
 from tests.build.files import read_lines, write_lines
 from tests.messages import assert_message

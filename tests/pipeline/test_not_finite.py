@@ -10,15 +10,15 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from pipeline.evaluate import foreign_phrases, truth_fit
-from pipeline.evaluate.evaluation import evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.truth_fit import write_calibration
-from pipeline.scenes import write_scenes
-from stages.contract.errors import InputError
-from stages.explain.grad_eclip import GradEclip
-from stages.explain.maps import Maps
-from stages.regions.score import read_calibration
+from phrasebox.pipeline.evaluate import foreign_phrases, truth_fit
+from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.evaluate.truth_fit import write_calibration
+from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.explain.grad_eclip import GradEclip
+from phrasebox.stages.explain.maps import Maps
+from phrasebox.stages.regions.score import read_calibration
 from tests.build.datasets import manifest_of
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import config_of, run_aloud

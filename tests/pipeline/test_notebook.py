@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.dataset import open_dataset
-from pipeline.notebook import Located, Locator
-from pipeline.photographs import FOLDER
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.masks import decode_mask
-from stages.contract.records import Rle
-from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.load import from_open_clip
-from stages.shared.model.tokenizer import tokenizer_of
+from phrasebox.pipeline.dataset import open_dataset
+from phrasebox.pipeline.notebook import Located, Locator
+from phrasebox.pipeline.photographs import FOLDER
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import Rle
+from phrasebox.stages.shared.model.catalog import CATALOG
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.shared.model.tokenizer import tokenizer_of
 from tests.build.datasets import Json, rows_of
 from tests.closeness import assert_close
 from tests.contracts.test_explainers import state_of

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import pictures
-from pipeline.pictures import (
+from phrasebox.pipeline import pictures
+from phrasebox.pipeline.pictures import (
     draw_regions,
     heat_map_overlay,
     heat_map_png,
@@ -16,8 +16,8 @@ from pipeline.pictures import (
     regions_overlay,
     thumbnail,
 )
-from stages.contract.masks import encode_mask
-from stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.contract.masks import encode_mask
+from phrasebox.stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 from tests.stages.regions.cutting import mask_of

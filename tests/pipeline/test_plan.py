@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.plan import Costs, Machine, forecast
+from phrasebox.pipeline.plan import Costs, Machine, forecast
 
 COSTS = Costs(images=100, host_s=0.01, model_s=0.08, bytes=5000.0, memory_bytes=10**9)
 

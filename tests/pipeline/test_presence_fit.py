@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import presence_fit
-from pipeline.config import RunConfig
-from pipeline.dataset.validate import validate
-from pipeline.decisions import HeatMapRun
-from pipeline.evaluate.evaluation import evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.logistic import fit_logistic
-from pipeline.presence_fit import draw_foreign_phrases, fit_noisy
-from pipeline.run import run
-from pipeline.scenes import write_scenes
-from pipeline.steps import build_steps
-from stages.contract.errors import ConfigError, ResumeError
-from stages.contract.records import Phrase, Record, Sample
-from stages.shared.model.load import load
+from phrasebox.pipeline import presence_fit
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.decisions import HeatMapRun
+from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.logistic import fit_logistic
+from phrasebox.pipeline.presence_fit import draw_foreign_phrases, fit_noisy
+from phrasebox.pipeline.run import run
+from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.steps import build_steps
+from phrasebox.stages.contract.errors import ConfigError, ResumeError
+from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.shared.model.load import load
 from tests.build.datasets import manifest_of
 from tests.build.files import read_json, read_lines, write_lines
 from tests.messages import expect_error
@@ -153,7 +153,7 @@ def test_nothing_is_computed_twice(few: None, scenes: Path, tmp_path: Path, monk
     """The maps that presence is fitted to become rows, and the model is loaded once."""
     loaded: list[Any] = []
     monkeypatch.setattr(
-        "stages.shared.model.load.load",
+        "phrasebox.stages.shared.model.load.load",
         lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1],
     )
     monkeypatch.setattr(presence_fit, "LEAST_LOOK", 16)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config
-from pipeline.output.previous_run import PreviousRun
-from pipeline.request import request_fingerprint
-from stages.contract.errors import ResumeError
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.output.previous_run import PreviousRun
+from phrasebox.pipeline.request import request_fingerprint
+from phrasebox.stages.contract.errors import ResumeError
 from tests.messages import expect_error
 
 

@@ -5,11 +5,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from pipeline import terminal
-from pipeline.config import load_config
-from pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
-from pipeline.summary import LOOKING, Display, Report, duration
-from stages.contract.stage import Forwards
+from phrasebox.pipeline import terminal
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.engines import AT_MOST_INLINE, AT_MOST_INLINE_ON_TWO_CORES, choose_engine
+from phrasebox.pipeline.summary import LOOKING, Display, Report, duration
+from phrasebox.stages.contract.stage import Forwards
 
 FORWARDS = Forwards(images=32, device="cpu")
 
@@ -98,7 +98,7 @@ def test_durations(seconds: float, told: str) -> None:
     ],
 )
 def test_an_engine_is_chosen_by_the_number_of_samples(settings, cores, samples, kind, monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.engines.cores_here", lambda: cores)
+    monkeypatch.setattr("phrasebox.pipeline.engines.cores_here", lambda: cores)
     config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
     assert choose_engine(config.engine, samples) == config.engine.model_copy(update={"kind": kind})
 

@@ -5,8 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from pipeline import terminal
-from pipeline.terminal import progress_bar
+from phrasebox.pipeline import terminal
+from phrasebox.pipeline.terminal import progress_bar
 from tests.pipeline.light import ended
 
 
@@ -38,7 +38,7 @@ def test_a_long_job_says_in_a_log_how_far_it_is(
 def test_a_second_signal_ends_a_run_at_once() -> None:
     code = """
         import os, signal, time
-        from pipeline.terminal import stoppable
+        from phrasebox.pipeline.terminal import stoppable
         with stoppable():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -54,7 +54,7 @@ def test_a_second_signal_ends_a_run_at_once() -> None:
     )
     assert (first.stdout, first.stderr.splitlines()[-1]) == (
         "cleaning up\n",
-        "pipeline.terminal.Terminated",
+        "phrasebox.pipeline.terminal.Terminated",
     )
     assert (second.returncode, second.stderr) == (143, "stopped at once.\n")
 
@@ -62,7 +62,7 @@ def test_a_second_signal_ends_a_run_at_once() -> None:
 def test_a_signal_that_a_library_makes_an_error_ends_a_run_as_a_signal() -> None:
     code = """
         import os, signal
-        from pipeline.terminal import stoppable
+        from phrasebox.pipeline.terminal import stoppable
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born without
         with stoppable():
             try:
@@ -75,6 +75,6 @@ def test_a_signal_that_a_library_makes_an_error_ends_a_run_as_a_signal() -> None
         for name in ("SIGTERM", "SIGINT")
     ]
     assert [end.stderr.splitlines()[-1] for end in ends] == [
-        "pipeline.terminal.Terminated",
+        "phrasebox.pipeline.terminal.Terminated",
         "KeyboardInterrupt",
     ]

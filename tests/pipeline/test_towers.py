@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ExplainConfig, check
-from pipeline.steps import build_steps
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.config import ExplainConfig, check
+from phrasebox.pipeline.steps import build_steps
+from phrasebox.stages.contract.errors import ConfigError
 from tests.messages import expect_error
 from tests.stages.shared.model.saved import save_tower
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stages.contract.records import HeatMap
-from stages.explain import base
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.explain import base
 
 
 def _rounded(*, values: NDArray[Any], **rest: Any) -> HeatMap:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.contract.errors import RowError
-from stages.contract.records import ImageRef, Record, Sample
-from stages.prepare import ImagesConfig, PrepareConfig, PrepareStage, target_size_px
+from phrasebox.stages.contract.errors import RowError
+from phrasebox.stages.contract.records import ImageRef, Record, Sample
+from phrasebox.stages.prepare import ImagesConfig, PrepareConfig, PrepareStage, target_size_px
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 

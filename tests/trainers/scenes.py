@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stages.contract.records import Record
+from phrasebox.stages.contract.records import Record
 from tests.build.records import HEIGHT, WIDTH, image_bytes, mask
 from tests.pipeline.export.datasets import Maker, demo_fingerprint, finished
 

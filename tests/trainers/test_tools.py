@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stages.truth import read_truth
+from phrasebox.stages.truth import read_truth
 from tests.build.files import read_json, write_json
 from tests.build.records import HEIGHT, WIDTH
 from tests.pipeline.export.datasets import exported

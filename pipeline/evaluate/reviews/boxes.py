@@ -22,17 +22,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.dataset.reviews import RegionKey
-from pipeline.dataset.rows import Row
-from pipeline.evaluate.box_fit import BLANK, KnownPlace, LearnedBoxes, fold_of, learn_boxes, place_things
-from pipeline.evaluate.cut_fit import RowRecords
-from pipeline.evaluate.metrics import is_right
-from pipeline.evaluate.reviews.figures import ReviewedRegions
-from stages.contract.geometry import Box, xyxy_to_xywh
-from stages.contract.records import Record
-from stages.regions.config import RegionsConfig
-from stages.regions.score import Calibration, Evidence, score_of
-from stages.regions.stage import RegionsStage
+from phrasebox.pipeline.dataset.reviews import RegionKey
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.evaluate.box_fit import (
+    BLANK,
+    KnownPlace,
+    LearnedBoxes,
+    fold_of,
+    learn_boxes,
+    place_things,
+)
+from phrasebox.pipeline.evaluate.cut_fit import RowRecords
+from phrasebox.pipeline.evaluate.metrics import is_right
+from phrasebox.pipeline.evaluate.reviews.figures import ReviewedRegions
+from phrasebox.stages.contract.geometry import Box, xyxy_to_xywh
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.score import Calibration, Evidence, score_of
+from phrasebox.stages.regions.stage import RegionsStage
 
 
 class ReviewedPhrase(NamedTuple):

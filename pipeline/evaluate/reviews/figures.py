@@ -22,14 +22,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
-from pipeline.dataset.selection import REGION, regions_in
-from pipeline.evaluate.estimates import LEVEL, THRESHOLDS, Estimate, Estimates, debiased_calibration_error
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box
-from stages.contract.values import Bools, Floats, Integers
-from stages.regions.nouns import noun_lists
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.reviews import DatasetRegion, RegionKey, Review, find_regions, read_reviews
+from phrasebox.pipeline.dataset.selection import REGION, regions_in
+from phrasebox.pipeline.evaluate.estimates import (
+    LEVEL,
+    THRESHOLDS,
+    Estimate,
+    Estimates,
+    debiased_calibration_error,
+)
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Bools, Floats, Integers
+from phrasebox.stages.regions.nouns import noun_lists
 
 PER_BIN: Final = 20  # answers in each bin of the calibration curve
 

@@ -26,39 +26,43 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import logit
 
-from pipeline.calibration import calibration_basis, source_basis
-from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.evaluate.box_fit import LearnedBoxes
-from pipeline.evaluate.cut_fit import RowRecords
-from pipeline.evaluate.estimates import (
+from phrasebox.pipeline.calibration import calibration_basis, source_basis
+from phrasebox.pipeline.dataset.folder import Dataset, open_dataset
+from phrasebox.pipeline.evaluate.box_fit import LearnedBoxes
+from phrasebox.pipeline.evaluate.cut_fit import RowRecords
+from phrasebox.pipeline.evaluate.estimates import (
     Estimate,
     debiased_calibration_error,
     predict_out_of_fold,
     squared_error_gain,
 )
-from pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
-from pipeline.evaluate.foreign_phrases import model_steps
-from pipeline.evaluate.matching import ImageMatches
-from pipeline.evaluate.reviews.boxes import judge_learned_boxes, learn_reviewed_boxes, reviewed_phrases
-from pipeline.evaluate.reviews.figures import (
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
+from phrasebox.pipeline.evaluate.foreign_phrases import model_steps
+from phrasebox.pipeline.evaluate.matching import ImageMatches
+from phrasebox.pipeline.evaluate.reviews.boxes import (
+    judge_learned_boxes,
+    learn_reviewed_boxes,
+    reviewed_phrases,
+)
+from phrasebox.pipeline.evaluate.reviews.figures import (
     MIN_ANSWERS,
     ReviewedRegions,
     latest_time,
     read_reviewed_regions,
 )
-from pipeline.logistic import LogisticFit, mean_and_scale, most_likely
-from pipeline.paths import write_file
-from pipeline.presence_fit import signals_of
-from pipeline.steps import HeatMapSteps, SourceSteps, Steps
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.values import Bools, Floats, Floats32, Json
-from stages.explain.presence import ImageStatistics, Presence
-from stages.regions.captioning import Captioning
-from stages.regions.detected import BoxEvidence, DetectorPresence
-from stages.regions.score import Calibration, Evidence, feature_names
-from stages.regions.source_stage import SourceRegionsStage
-from stages.regions.stage import RegionsStage
-from stages.truth.ground_truth import GroundTruth, TruthImage
+from phrasebox.pipeline.logistic import LogisticFit, mean_and_scale, most_likely
+from phrasebox.pipeline.paths import write_file
+from phrasebox.pipeline.presence_fit import signals_of
+from phrasebox.pipeline.steps import HeatMapSteps, SourceSteps, Steps
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.values import Bools, Floats, Floats32, Json
+from phrasebox.stages.explain.presence import ImageStatistics, Presence
+from phrasebox.stages.regions.captioning import Captioning
+from phrasebox.stages.regions.detected import BoxEvidence, DetectorPresence
+from phrasebox.stages.regions.score import Calibration, Evidence, feature_names
+from phrasebox.stages.regions.source_stage import SourceRegionsStage
+from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage
 
 CERTAINTY: Final = 40.0
 """Precision of the prior of a standardised weight. With 200 answers about the 500 photographs

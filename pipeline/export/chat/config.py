@@ -12,10 +12,10 @@ from typing import Final, Literal, Self, cast
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.config import load_config
-from pipeline.export.base import FormatConfig, WithImages
-from pipeline.export.chat.styles import STYLES, Style, StyleName
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.export.base import FormatConfig, WithImages
+from phrasebox.pipeline.export.chat.styles import STYLES, Style, StyleName
+from phrasebox.stages.contract.errors import ConfigError
 
 Task = Literal["locate", "ground", "describe"]
 TASKS: Final[tuple[Task, ...]] = ("locate", "ground", "describe")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pipeline.dataset.rows import Annotation, mask_of
-from stages.contract.geometry import Box, xywh_to_xyxy
-from stages.contract.masks import innermost_pixel
+from phrasebox.pipeline.dataset.rows import Annotation, mask_of
+from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy
+from phrasebox.stages.contract.masks import innermost_pixel
 
 _QWEN_CELL_PX: Final = 28
 _KOSMOS_CELLS: Final = 32  # along a side

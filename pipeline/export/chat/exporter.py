@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
-from pipeline.dataset.rows import Annotation, Row
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, Per
-from pipeline.export.chat.config import ChatConfig
-from pipeline.export.chat.interview import Interview
-from pipeline.export.chat.objects import usable_objects
-from pipeline.export.files import RecordLines, RecordList
+from phrasebox.pipeline.dataset.rows import Annotation, Row
+from phrasebox.pipeline.export.base import ChosenSample, Exporter, ExportJob, Per
+from phrasebox.pipeline.export.chat.config import ChatConfig
+from phrasebox.pipeline.export.chat.interview import Interview
+from phrasebox.pipeline.export.chat.objects import usable_objects
+from phrasebox.pipeline.export.files import RecordLines, RecordList
 
 QUESTIONS: Final = "questions with answers"
 WITHOUT_QUESTIONS: Final = "images that nothing can be asked about"

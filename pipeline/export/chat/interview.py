@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.dataset.rows import Annotation, absent_phrases
-from pipeline.export.base import OBJECT_PHRASES, ChosenSample
-from pipeline.export.chat.config import ChatConfig, Task, fill
-from pipeline.export.chat.coordinates import Frame
-from pipeline.export.chat.objects import (
+from phrasebox.pipeline.dataset.rows import Annotation, absent_phrases
+from phrasebox.pipeline.export.base import OBJECT_PHRASES, ChosenSample
+from phrasebox.pipeline.export.chat.config import ChatConfig, Task, fill
+from phrasebox.pipeline.export.chat.coordinates import Frame
+from phrasebox.pipeline.export.chat.objects import (
     RESERVED,
     NamedObject,
     edges_of,
@@ -19,8 +19,14 @@ from pipeline.export.chat.objects import (
     is_too_long,
     usable_objects,
 )
-from pipeline.export.chat.styles import BOX_MARK, MARKUP, PHRASE_MARK, PHRASE_SEPARATOR, Conversation
-from stages.contract.records import stable_id
+from phrasebox.pipeline.export.chat.styles import (
+    BOX_MARK,
+    MARKUP,
+    PHRASE_MARK,
+    PHRASE_SEPARATOR,
+    Conversation,
+)
+from phrasebox.stages.contract.records import stable_id
 
 RESERVED_CAPTIONS: Final = "captions with < or >, which models read as markup: not grounded"
 NESTED: Final = (

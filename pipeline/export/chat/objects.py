@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.dataset.rows import Annotation
-from pipeline.export.base import OBJECT_PHRASES, ChosenSample
-from pipeline.export.chat.config import ChatConfig
-from stages.contract.geometry import Box, xywh_to_xyxy
+from phrasebox.pipeline.dataset.rows import Annotation
+from phrasebox.pipeline.export.base import OBJECT_PHRASES, ChosenSample
+from phrasebox.pipeline.export.chat.config import ChatConfig
+from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy
 
 MOST_ASPECT: Final = 200  # Qwen's resizing rejects longer images
 RESERVED: Final = "phrases with characters that the style reserves, such as < and >: left out"

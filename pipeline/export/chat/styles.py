@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from pipeline.export.chat.coordinates import (
+from phrasebox.pipeline.export.chat.coordinates import (
     BoxWriter,
     write_florence,
     write_hundredths,
@@ -18,8 +18,8 @@ from pipeline.export.chat.coordinates import (
     write_resized_pixels,
     write_thousandths,
 )
-from stages.contract.geometry import Box
-from stages.contract.values import Json
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Json
 
 StyleName = Literal[
     "ms-swift",

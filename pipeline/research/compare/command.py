@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands.checks import check_places, check_sections
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.checks import check_places, check_sections
+from phrasebox.pipeline.commands.options import (
     OPTIONS,
     AsJson,
     ConfigFile,
@@ -19,9 +19,9 @@ from pipeline.commands.options import (
     Settings,
     naming_options,
 )
-from pipeline.config import load_config
-from pipeline.paths import check_writable
-from pipeline.terminal import console, errors, print_json, say
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.paths import check_writable
+from phrasebox.pipeline.terminal import console, errors, print_json, say
 
 SECTIONS: Final = (
     "input",
@@ -102,10 +102,10 @@ def compare(
     check_places(run_config, truth)
     errors.print("loading the model")
     # They import torch and OpenCV.
-    from pipeline.research.compare.comparison import compare_explainers  # noqa: PLC0415
-    from pipeline.research.compare.page import write_page  # noqa: PLC0415
-    from pipeline.research.compare.pictures import Source  # noqa: PLC0415
-    from pipeline.research.compare.tables import print_comparison  # noqa: PLC0415
+    from phrasebox.pipeline.research.compare.comparison import compare_explainers  # noqa: PLC0415
+    from phrasebox.pipeline.research.compare.page import write_page  # noqa: PLC0415
+    from phrasebox.pipeline.research.compare.pictures import Source  # noqa: PLC0415
+    from phrasebox.pipeline.research.compare.tables import print_comparison  # noqa: PLC0415
 
     progress = errors if as_json else console
     source = Source(name=data or str(config), config=run_config, truth=truth, resized=resized, most=most)

@@ -8,10 +8,10 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.evaluate.estimates import Estimates, plain_values
-from pipeline.evaluate.evaluation_set import pixels_of
-from pipeline.research.compare.faithfulness import FILLINGS, SHARES, measure_curves
-from pipeline.research.compare.figures import (
+from phrasebox.pipeline.evaluate.estimates import Estimates, plain_values
+from phrasebox.pipeline.evaluate.evaluation_set import pixels_of
+from phrasebox.pipeline.research.compare.faithfulness import FILLINGS, SHARES, measure_curves
+from phrasebox.pipeline.research.compare.figures import (
     CURVES,
     SANITY,
     CosineAgreement,
@@ -26,7 +26,7 @@ from pipeline.research.compare.figures import (
     pair_numbers,
     place_numbers,
 )
-from pipeline.research.compare.maps import (
+from phrasebox.pipeline.research.compare.maps import (
     REFERENCE,
     Contender,
     Contest,
@@ -37,14 +37,14 @@ from pipeline.research.compare.maps import (
     rivals_of,
     undefined_explainers,
 )
-from pipeline.research.compare.pictures import ComparedImage, Source, read_images
-from pipeline.research.compare.sanity import check_sanity
-from pipeline.terminal import counted, progress_bar, say
-from stages.contract.errors import InputError
-from stages.contract.values import Floats, Json
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.describe import describe
-from stages.shared.model.load import fetch, load
+from phrasebox.pipeline.research.compare.pictures import ComparedImage, Source, read_images
+from phrasebox.pipeline.research.compare.sanity import check_sanity
+from phrasebox.pipeline.terminal import counted, progress_bar, say
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.values import Floats, Json
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import fetch, load
 
 SANITY_IMAGES: Final = 16  # images of the sanity checks: each takes two more maps of one phrase
 

@@ -22,16 +22,16 @@ from typing import Final
 import cv2
 import numpy as np
 
-from pipeline.evaluate.estimates import LEVEL, Estimate, Estimates, mean_figures
-from pipeline.evaluate.matching import ImageHeat, Query, draw_map
-from pipeline.evaluate.metrics import IOU, value_of
-from pipeline.research.compare.maps import Maps
-from pipeline.research.compare.pictures import ComparedImage
-from stages.contract.geometry import Box, box_iou, scaled_sides
-from stages.contract.levels import LEVELS, quantise
-from stages.contract.records import HeatMap
-from stages.contract.values import Bools, Floats, Floats32, Integers, Sides
-from stages.regions.cut_rules import otsu_cut
+from phrasebox.pipeline.evaluate.estimates import LEVEL, Estimate, Estimates, mean_figures
+from phrasebox.pipeline.evaluate.matching import ImageHeat, Query, draw_map
+from phrasebox.pipeline.evaluate.metrics import IOU, value_of
+from phrasebox.pipeline.research.compare.maps import Maps
+from phrasebox.pipeline.research.compare.pictures import ComparedImage
+from phrasebox.stages.contract.geometry import Box, box_iou, scaled_sides
+from phrasebox.stages.contract.levels import LEVELS, quantise
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.contract.values import Bools, Floats, Floats32, Integers, Sides
+from phrasebox.stages.regions.cut_rules import otsu_cut
 
 SAMPLES: Final = (
     128  # samples along the longer side: several for each cell of a map. Their number costs its square

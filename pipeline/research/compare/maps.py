@@ -20,22 +20,22 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from pipeline.config import ExplainConfig, override
-from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
-from pipeline.evaluate.matching import draw_map
-from pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
-from pipeline.research.compare.pictures import SEED, ComparedImage
-from pipeline.terminal import progress_bar
-from stages.contract.errors import ConfigError
-from stages.contract.records import HeatMap, Record, stable_id
-from stages.contract.values import Floats
-from stages.explain import EXPLAINERS, fit_to_tower, kinds_for
-from stages.explain.config import ExplainerConfig
-from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.explainers.attention import last_attention
-from stages.prepare import ImagesConfig
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import OWN_MODELS, TOWER_WORDS, ModelConfig, TowerKind
+from phrasebox.pipeline.config import ExplainConfig, override
+from phrasebox.pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
+from phrasebox.pipeline.evaluate.matching import draw_map
+from phrasebox.pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
+from phrasebox.pipeline.research.compare.pictures import SEED, ComparedImage
+from phrasebox.pipeline.terminal import progress_bar
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.records import HeatMap, Record, stable_id
+from phrasebox.stages.contract.values import Floats
+from phrasebox.stages.explain import EXPLAINERS, fit_to_tower, kinds_for
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.explainers.attention import last_attention
+from phrasebox.stages.prepare import ImagesConfig
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.config import OWN_MODELS, TOWER_WORDS, ModelConfig, TowerKind
 
 DEFAULTS: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings change this."""

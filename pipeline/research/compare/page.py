@@ -16,19 +16,19 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.evaluate.evaluation_set import pixels_of
-from pipeline.evaluate.matching import ImageHeat
-from pipeline.evaluate.metrics import value_of
-from pipeline.paths import write_file
-from pipeline.pictures import heat_map_png, jpeg_of
-from pipeline.research.compare.comparison import Comparison
-from pipeline.research.compare.figures import FIGURES, correlation
-from pipeline.research.compare.pictures import ComparedImage
-from pipeline.research.compare.tables import sizes_of
-from pipeline.viewer.pages import TEMPLATES
-from stages.contract.geometry import Box, scaled_sides
-from stages.contract.records import HeatMap
-from stages.contract.values import Floats32
+from phrasebox.pipeline.evaluate.evaluation_set import pixels_of
+from phrasebox.pipeline.evaluate.matching import ImageHeat
+from phrasebox.pipeline.evaluate.metrics import value_of
+from phrasebox.pipeline.paths import write_file
+from phrasebox.pipeline.pictures import heat_map_png, jpeg_of
+from phrasebox.pipeline.research.compare.comparison import Comparison
+from phrasebox.pipeline.research.compare.figures import FIGURES, correlation
+from phrasebox.pipeline.research.compare.pictures import ComparedImage
+from phrasebox.pipeline.research.compare.tables import sizes_of
+from phrasebox.pipeline.viewer.pages import TEMPLATES
+from phrasebox.stages.contract.geometry import Box, scaled_sides
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.contract.values import Floats32
 
 MOST_PICTURES: Final = (
     60  # Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation_set import prepare_stage
-from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from pipeline.stage_calls import set_up
-from pipeline.terminal import progress_bar, say
-from stages.contract.errors import InputError
-from stages.contract.records import Phrase, Record, stable_id
-from stages.phrases.stage import PhrasesStage
-from stages.read import make_reader, plan_pieces
-from stages.regions.groups import link_phrases
-from stages.shared.model.config import InputSpec
-from stages.truth import read_truth
-from stages.truth.ground_truth import TruthImage
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.evaluate.evaluation_set import prepare_stage
+from phrasebox.pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from phrasebox.pipeline.stage_calls import set_up
+from phrasebox.pipeline.terminal import progress_bar, say
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Phrase, Record, stable_id
+from phrasebox.stages.phrases.stage import PhrasesStage
+from phrasebox.stages.read import make_reader, plan_pieces
+from phrasebox.stages.regions.groups import link_phrases
+from phrasebox.stages.shared.model.config import InputSpec
+from phrasebox.stages.truth import read_truth
+from phrasebox.stages.truth.ground_truth import TruthImage
 
 AT_ONCE = 32  # images that are read together
 

@@ -19,15 +19,15 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from pipeline.research.compare.figures import MapValues, pearson
-from pipeline.research.compare.maps import Contest, Maps
-from pipeline.research.compare.pictures import SEED, ComparedImage
-from pipeline.terminal import progress_bar
-from stages.contract.records import Phrase
-from stages.contract.values import Floats32
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower
-from stages.shared.model.towers.vision import Block, VisionTower
+from phrasebox.pipeline.research.compare.figures import MapValues, pearson
+from phrasebox.pipeline.research.compare.maps import Contest, Maps
+from phrasebox.pipeline.research.compare.pictures import SEED, ComparedImage
+from phrasebox.pipeline.terminal import progress_bar
+from phrasebox.stages.contract.records import Phrase
+from phrasebox.stages.contract.values import Floats32
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.towers.pooled import AveragedTower, PooledTower
+from phrasebox.stages.shared.model.towers.vision import Block, VisionTower
 
 _TOWER: Final = (
     "ln_post",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pipeline.commands.tables import format_value, make_figure_table
-from pipeline.research.compare.comparison import Comparison, ComparisonRow
-from pipeline.research.compare.figures import FIGURES, TABLES
-from pipeline.terminal import counted, say
+from phrasebox.pipeline.commands.tables import format_value, make_figure_table
+from phrasebox.pipeline.research.compare.comparison import Comparison, ComparisonRow
+from phrasebox.pipeline.research.compare.figures import FIGURES, TABLES
+from phrasebox.pipeline.terminal import counted, say
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

@@ -20,10 +20,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.research.finetune.config import AlignConfig
-from pipeline.research.finetune.material import TrainingBatch
-from pipeline.research.finetune.ranks import RankGroup
-from pipeline.research.finetune.recipe import (
+from phrasebox.pipeline.research.finetune.config import AlignConfig
+from phrasebox.pipeline.research.finetune.material import TrainingBatch
+from phrasebox.pipeline.research.finetune.ranks import RankGroup
+from phrasebox.pipeline.research.finetune.recipe import (
     Recipe,
     Student,
     Terms,
@@ -31,7 +31,7 @@ from pipeline.research.finetune.recipe import (
     contrastive_loss,
     logits_of,
 )
-from stages.shared.model.towers.dense import dense
+from phrasebox.stages.shared.model.towers.dense import dense
 
 SAME_PLACE_IOU: Final = 0.5  # boxes of one image that overlap this much may bear each other's names
 

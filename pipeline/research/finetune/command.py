@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from pipeline.commands.options import AsJson, ConfigFile, Settings, naming_options, stopping
-from pipeline.config import load_config
-from pipeline.config_text import to_documented_yaml
-from pipeline.dataset import open_dataset
-from pipeline.research.finetune.config import RECIPES, FinetuneConfig
-from pipeline.terminal import console, counted, errors, print_json, progress_bar, say
-from stages.shared.model.config import check_model_files
+from phrasebox.pipeline.commands.options import AsJson, ConfigFile, Settings, naming_options, stopping
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config_text import to_documented_yaml
+from phrasebox.pipeline.dataset import open_dataset
+from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig
+from phrasebox.pipeline.terminal import console, counted, errors, print_json, progress_bar, say
+from phrasebox.stages.shared.model.config import check_model_files
 
 if TYPE_CHECKING:
-    from pipeline.research.finetune.loop import TunedModel
+    from phrasebox.pipeline.research.finetune.loop import TunedModel
 
 IS_FIRST: Final = os.environ.get("RANK", "0") == "0"
 """Whether this process leads the group that torchrun has started, and so talks to people."""
@@ -79,7 +79,7 @@ def finetune(
     \b
     phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
-    torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
+    torchrun --nproc-per-node 8 -m phrasebox.pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
     options = {
         "data.path": dataset,
@@ -106,7 +106,7 @@ def finetune(
 def _train(config: FinetuneConfig, progress: Console, *, fresh: bool) -> TunedModel:
     """Train with progress."""
     # It imports torch.
-    from pipeline.research.finetune.loop import finetune as train  # noqa: PLC0415
+    from phrasebox.pipeline.research.finetune.loop import finetune as train  # noqa: PLC0415
 
     bars: list[Callable[[int], None]] = []
     message = "stopped. The same command resumes from the last checkpoint." if IS_FIRST else ""

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, field_validator
 
-from stages.contract.kinds import KindTable
-from stages.contract.values import Json
-from stages.shared.model.config import AUTO, ModelConfig
-from stages.shared.storage import absolute
+from phrasebox.stages.contract.kinds import KindTable
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.config import AUTO, ModelConfig
+from phrasebox.stages.shared.storage import absolute
 
 
 class RecipeConfig(BaseModel, extra="forbid", frozen=True):

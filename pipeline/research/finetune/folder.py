@@ -9,10 +9,10 @@ from typing import Final
 
 import torch
 
-from stages.contract.errors import OutputError, ResumeError, one_line
-from stages.contract.values import Json
-from stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG, TUNED_MODEL
-from stages.shared.storage import replacing
+from phrasebox.stages.contract.errors import OutputError, ResumeError, one_line
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG, TUNED_MODEL
+from phrasebox.stages.shared.storage import replacing
 
 LATEST: Final = "latest.pt"  # the checkpoint to resume from
 LOG: Final = "log.jsonl"  # JSON objects, one on each line

@@ -16,13 +16,19 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.research.finetune.config import RECIPES, FinetuneConfig
-from pipeline.research.finetune.folder import CARD, VOCABULARY, WEIGHTS, WRITTEN_BY, TrainingFolder
-from pipeline.research.finetune.material import TrainingBatch, TuningData
-from pipeline.research.finetune.ranks import RankGroup, join_group
-from pipeline.research.finetune.recipe import Student
-from pipeline.research.frozen import store_outputs
-from stages.contract.errors import (
+from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig
+from phrasebox.pipeline.research.finetune.folder import (
+    CARD,
+    VOCABULARY,
+    WEIGHTS,
+    WRITTEN_BY,
+    TrainingFolder,
+)
+from phrasebox.pipeline.research.finetune.material import TrainingBatch, TuningData
+from phrasebox.pipeline.research.finetune.ranks import RankGroup, join_group
+from phrasebox.pipeline.research.finetune.recipe import Student
+from phrasebox.pipeline.research.frozen import store_outputs
+from phrasebox.stages.contract.errors import (
     ConfigError,
     InputError,
     OutputError,
@@ -30,15 +36,15 @@ from stages.contract.errors import (
     ResumeError,
     one_line,
 )
-from stages.contract.values import Json
-from stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG
-from stages.shared.model.config import ModelDescription
-from stages.shared.model.describe import describe
-from stages.shared.model.device import DTYPES, pick_device, warn_of_slow_precision
-from stages.shared.model.load import fetch
-from stages.shared.model.module import module_of
-from stages.shared.model.tokenizer import tokenizer_of
-from stages.shared.model.towers.photo_trunk import TRUNK_NAME
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG
+from phrasebox.stages.shared.model.config import ModelDescription
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.device import DTYPES, pick_device, warn_of_slow_precision
+from phrasebox.stages.shared.model.load import fetch
+from phrasebox.stages.shared.model.module import module_of
+from phrasebox.stages.shared.model.tokenizer import tokenizer_of
+from phrasebox.stages.shared.model.towers.photo_trunk import TRUNK_NAME
 
 OnStep = Callable[[int, int], None]
 """Called on the leading rank after each step, with the number of completed steps and of all."""

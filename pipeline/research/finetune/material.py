@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.load import Contents, RegionDataset, collate_regions
-from pipeline.research.finetune.config import DataConfig
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.values import Integers, Json
+from phrasebox.pipeline.load import Contents, RegionDataset, collate_regions
+from phrasebox.pipeline.research.finetune.config import DataConfig
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.values import Integers, Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages.contract.errors import PhraseboxError
+from phrasebox.stages.contract.errors import PhraseboxError
 
 
 @dataclass(frozen=True, slots=True)

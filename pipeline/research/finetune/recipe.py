@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.research.finetune.config import CaptionsConfig, RecipeConfig
-from pipeline.research.finetune.material import TrainingBatch
-from pipeline.research.finetune.ranks import RankGroup
-from stages.shared.model.clip import TextTower, text_tower_of
-from stages.shared.model.config import InputSpec
-from stages.shared.model.towers.dense import DenseFeatures, pool_boxes
-from stages.shared.model.towers.from_open_clip import build_image_tower
-from stages.shared.model.towers.tower import Tower
+from phrasebox.pipeline.research.finetune.config import CaptionsConfig, RecipeConfig
+from phrasebox.pipeline.research.finetune.material import TrainingBatch
+from phrasebox.pipeline.research.finetune.ranks import RankGroup
+from phrasebox.stages.shared.model.clip import TextTower, text_tower_of
+from phrasebox.stages.shared.model.config import InputSpec
+from phrasebox.stages.shared.model.towers.dense import DenseFeatures, pool_boxes
+from phrasebox.stages.shared.model.towers.from_open_clip import build_image_tower
+from phrasebox.stages.shared.model.towers.tower import Tower
 
 ConfigT = TypeVar("ConfigT", bound=RecipeConfig)
 

@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 from scipy.stats import hypergeom
 
-from pipeline.evaluate.estimates import Estimate, Estimates, mean_estimates, weighted_estimate
-from pipeline.research.score_model.probe import Embeddings, Questions
-from stages.contract.values import Bools, Floats, Floats32, Integers
+from phrasebox.pipeline.evaluate.estimates import Estimate, Estimates, mean_estimates, weighted_estimate
+from phrasebox.pipeline.research.score_model.probe import Embeddings, Questions
+from phrasebox.stages.contract.values import Bools, Floats, Floats32, Integers
 
 CUTOFFS: Final = (1, 5, 10)  # the image or caption counts as found among so many first answers
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from pipeline.commands.checks import check_places, check_sections
-from pipeline.commands.options import (
+from phrasebox.pipeline.commands.checks import check_places, check_sections
+from phrasebox.pipeline.commands.options import (
     MODEL_ARGUMENT,
     OPTIONS,
     AsJson,
@@ -19,15 +19,15 @@ from pipeline.commands.options import (
     Settings,
     naming_options,
 )
-from pipeline.commands.tables import format_interval, format_value, make_figure_table
-from pipeline.config import load_config
-from pipeline.evaluate.estimates import Estimate, plain_values
-from pipeline.terminal import console, counted, errors, print_json, say
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json
+from phrasebox.pipeline.commands.tables import format_interval, format_value, make_figure_table
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.evaluate.estimates import Estimate, plain_values
+from phrasebox.pipeline.terminal import console, counted, errors, print_json, say
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json
 
 if TYPE_CHECKING:
-    from pipeline.research.score_model.job import Scores
+    from phrasebox.pipeline.research.score_model.job import Scores
 
 SECTIONS: Final = ("input", "model", "images")  # sections of the configuration that scores depend on
 
@@ -128,8 +128,8 @@ def score_model(
     config = load_config(None, settings, options=options)
     check_places(config, truth)
     # They import torch and OpenCV.
-    from pipeline.research.score_model.job import ScoringJob, compute_scores, read_scores  # noqa: PLC0415
-    from pipeline.research.score_model.probe import PROMPTS  # noqa: PLC0415
+    from phrasebox.pipeline.research.score_model.job import ScoringJob, compute_scores, read_scores  # noqa: PLC0415
+    from phrasebox.pipeline.research.score_model.probe import PROMPTS  # noqa: PLC0415
 
     for prompt in prompts:
         if prompt.count("{}") != 1:

@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.evaluate.estimates import Estimates
-from pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
-from pipeline.evaluate.matching import ImageMatches, match_images
-from pipeline.research.frozen import names_in, store_outputs
-from pipeline.research.score_model.answers import (
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.evaluate.estimates import Estimates
+from phrasebox.pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
+from phrasebox.pipeline.evaluate.matching import ImageMatches, match_images
+from phrasebox.pipeline.research.frozen import names_in, store_outputs
+from phrasebox.pipeline.research.score_model.answers import (
     Answers,
     Classification,
     differences_of,
@@ -28,7 +28,7 @@ from pipeline.research.score_model.answers import (
     find_phrases,
     retrieve,
 )
-from pipeline.research.score_model.probe import (
+from phrasebox.pipeline.research.score_model.probe import (
     NO_QUESTIONS,
     Embedder,
     Embeddings,
@@ -37,15 +37,15 @@ from pipeline.research.score_model.probe import (
     Questions,
     questions_of,
 )
-from pipeline.terminal import counted, progress_bar, say
-from stages.contract.errors import InputError
-from stages.contract.records import Record
-from stages.contract.values import Json
-from stages.read import Piece, Reader, make_reader, plan_pieces
-from stages.shared.model.describe import describe
-from stages.shared.model.load import fetch, load
-from stages.truth import read_truth
-from stages.truth.ground_truth import GroundTruth
+from phrasebox.pipeline.terminal import counted, progress_bar, say
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.read import Piece, Reader, make_reader, plan_pieces
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import fetch, load
+from phrasebox.stages.truth import read_truth
+from phrasebox.stages.truth.ground_truth import GroundTruth
 
 POOL_IMAGES: Final = 50  # at most, among whose regions phrases are looked for
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.evaluate.matching import check_size
-from stages.contract.geometry import Box, xywh_to_xyxy
-from stages.contract.values import Floats, Floats32, Integers, Rgb, Sides
-from stages.shared.model.clip import ClipModel, TextCache
-from stages.shared.model.towers.dense import dense, pool_boxes
-from stages.truth.ground_truth import TruthImage, TruthObject
+from phrasebox.pipeline.evaluate.matching import check_size
+from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy
+from phrasebox.stages.contract.values import Floats, Floats32, Integers, Rgb, Sides
+from phrasebox.stages.shared.model.clip import ClipModel, TextCache
+from phrasebox.stages.shared.model.towers.dense import dense, pool_boxes
+from phrasebox.stages.truth.ground_truth import TruthImage, TruthObject
 
 BATCH_IMAGES: Final = {"cpu": 8, "cuda": 64}
 """Images of one forward pass, unless `model.batch_size` says it. A batch is filled up with

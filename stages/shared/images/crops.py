@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from stages.contract.geometry import Box
-from stages.contract.values import Rgb
-from stages.shared.images.decode import RESAMPLING, Interpolation
-from stages.shared.images.faults import suppress_warnings
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Rgb
+from phrasebox.stages.shared.images.decode import RESAMPLING, Interpolation
+from phrasebox.stages.shared.images.faults import suppress_warnings
 
 
 def crop_regions(

@@ -30,10 +30,10 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
-from stages.contract.errors import RowFault
-from stages.contract.records import ImageRef
-from stages.contract.values import Rgb, Sides
-from stages.shared.images.faults import (
+from phrasebox.stages.contract.errors import RowFault
+from phrasebox.stages.contract.records import ImageRef
+from phrasebox.stages.contract.values import Rgb, Sides
+from phrasebox.stages.shared.images.faults import (
     DECODE_ERRORS,
     FORMATS,
     DecodeLimits,
@@ -42,7 +42,7 @@ from stages.shared.images.faults import (
     raise_row_faults,
     suppress_warnings,
 )
-from stages.shared.storage import is_local, network_errors, open_file
+from phrasebox.stages.shared.storage import is_local, network_errors, open_file
 
 _NAME_CHARS: Final = 200  # Longest part of a file's name in a message
 _TRIES: Final = 3

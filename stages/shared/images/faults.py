@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from PIL import Image, UnidentifiedImageError
 
-from stages.contract.errors import RowFault, one_line
+from phrasebox.stages.contract.errors import RowFault, one_line
 
 MAX_PIXELS_CEILING: Final = (
     178_956_970  # The highest limit: Pillow rejects larger images as decompression bombs

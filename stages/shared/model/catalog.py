@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from stages.contract.errors import WeightsError
-from stages.contract.values import Json
+from phrasebox.stages.contract.errors import WeightsError
+from phrasebox.stages.contract.values import Json
 
 WEIGHTS_ROOT: Final = (
     Path(__file__).parent / "weights"

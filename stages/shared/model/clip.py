@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.shared.model.config import InputSpec
-from stages.shared.model.device import device_name, to_device
-from stages.shared.model.towers.tower import Tower
-from stages.shared.model.towers.trunk import private_copy
+from phrasebox.stages.shared.model.config import InputSpec
+from phrasebox.stages.shared.model.device import device_name, to_device
+from phrasebox.stages.shared.model.towers.tower import Tower
+from phrasebox.stages.shared.model.towers.trunk import private_copy
 
 TOKENS_PER_PASS: Final = 4096  # The most tokens of one forward pass, which bounds its memory
 

@@ -14,14 +14,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from stages.contract.errors import ConfigError, WeightsError
-from stages.contract.values import Json
-from stages.shared.model.checkpoints.files import check_described
+from phrasebox.stages.contract.errors import ConfigError, WeightsError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.checkpoints.files import check_described
 
 OWN_MODELS: Final = (
     "demo",
     "photo",
-)  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
+)  # with their own weights, the keys of `phrasebox.stages.shared.model.catalog.CATALOG`
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice = Literal["auto"] | Precision
 AUTO: Final = "auto"  # the precision of a model until the device that computes it is known

@@ -15,12 +15,12 @@ from typing import Any, Final
 import open_clip
 import torch
 
-from stages.contract.errors import ConfigError, WeightsError
-from stages.contract.values import Json
-from stages.shared.model.catalog import CATALOG, find_weights
-from stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG, undescribed
-from stages.shared.model.checkpoints.folder import Checkpoint, read_checkpoint
-from stages.shared.model.checkpoints.layouts import (
+from phrasebox.stages.contract.errors import ConfigError, WeightsError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.catalog import CATALOG, find_weights
+from phrasebox.stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG, undescribed
+from phrasebox.stages.shared.model.checkpoints.folder import Checkpoint, read_checkpoint
+from phrasebox.stages.shared.model.checkpoints.layouts import (
     CLIP,
     OPEN_CLIP,
     OPENAI,
@@ -28,24 +28,30 @@ from stages.shared.model.checkpoints.layouts import (
     convert_to_open_clip,
     layout_of,
 )
-from stages.shared.model.checkpoints.settings import (
+from phrasebox.stages.shared.model.checkpoints.settings import (
     RESAMPLE,
     architecture_of_clip,
     architecture_of_siglip,
     preprocess_of,
 )
-from stages.shared.model.checkpoints.state import read_json, read_shapes, weight_files
-from stages.shared.model.config import InputSpec, ModelConfig, ModelDescription, about, check_model_files
-from stages.shared.model.module import build_module, load_into
-from stages.shared.model.tokenizer import (
+from phrasebox.stages.shared.model.checkpoints.state import read_json, read_shapes, weight_files
+from phrasebox.stages.shared.model.config import (
+    InputSpec,
+    ModelConfig,
+    ModelDescription,
+    about,
+    check_model_files,
+)
+from phrasebox.stages.shared.model.module import build_module, load_into
+from phrasebox.stages.shared.model.tokenizer import (
     check_vocabulary,
     cleaning,
     named_vocabulary,
     siglip_vocabulary,
     takes_texts_of_siglip,
 )
-from stages.shared.model.towers.from_open_clip import Model, build_image_tower
-from stages.shared.model.towers.plan import input_of, plan_of, sides_px
+from phrasebox.stages.shared.model.towers.from_open_clip import Model, build_image_tower
+from phrasebox.stages.shared.model.towers.plan import input_of, plan_of, sides_px
 
 _MODEL_TYPES: Final = {"clip": CLIP, "siglip": SIGLIP}  # `model_type` of a `config.json` -> layout
 _IMAGES: Final = ("preprocessor_config.json", "processor_config.json")

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, nms
 
-from stages.contract.geometry import Box
-from stages.contract.values import Plane, Rgb
-from stages.shared.model.device import DTYPES, to_device
-from stages.shared.model.hugging_face import ProcessedModel, identify_model, load_model
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Plane, Rgb
+from phrasebox.stages.shared.model.device import DTYPES, to_device
+from phrasebox.stages.shared.model.hugging_face import ProcessedModel, identify_model, load_model
 
 NMS_IOU: Final = 0.5  # a box of a phrase that overlaps a better one of the same phrase by more is left out
 

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.errors import DeviceFault, ResourceError, one_line
-from stages.contract.values import Rgb
-from stages.shared.model.config import AUTO, Precision, PrecisionChoice
-from stages.shared.model.towers.tower import Tower
+from phrasebox.stages.contract.errors import DeviceFault, ResourceError, one_line
+from phrasebox.stages.contract.values import Rgb
+from phrasebox.stages.shared.model.config import AUTO, Precision, PrecisionChoice
+from phrasebox.stages.shared.model.towers.tower import Tower
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

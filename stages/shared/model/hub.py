@@ -18,8 +18,8 @@ import huggingface_hub
 import open_clip
 from huggingface_hub import constants, errors
 
-from stages.contract.errors import WeightsError, with_type
-from stages.shared.model.catalog import sha256_of
+from phrasebox.stages.contract.errors import WeightsError, with_type
+from phrasebox.stages.shared.model.catalog import sha256_of
 
 Say = Callable[[str], None]  # takes a line for the user
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import torch
 
-from stages.contract.errors import ConfigError, WeightsError, with_type
-from stages.shared.model.catalog import sha256_of
-from stages.shared.model.checkpoints.files import INDEX_SUFFIX
-from stages.shared.model.checkpoints.state import read_json, weight_files
-from stages.shared.model.device import moving_to_device, pick_device
+from phrasebox.stages.contract.errors import ConfigError, WeightsError, with_type
+from phrasebox.stages.shared.model.catalog import sha256_of
+from phrasebox.stages.shared.model.checkpoints.files import INDEX_SUFFIX
+from phrasebox.stages.shared.model.checkpoints.state import read_json, weight_files
+from phrasebox.stages.shared.model.device import moving_to_device, pick_device
 
 REPOSITORY: Final = r"[\w.-]+/[\w.-]+"
 

@@ -8,23 +8,29 @@ from typing import Any
 
 import torch
 
-from stages.contract.errors import ConfigError
-from stages.shared.model import hub
-from stages.shared.model.clip import ClipModel, TextEncoder
-from stages.shared.model.config import AUTO, InputSpec, ModelConfig, ModelDescription, PrecisionChoice
-from stages.shared.model.describe import describe
-from stages.shared.model.device import (
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.shared.model import hub
+from phrasebox.stages.shared.model.clip import ClipModel, TextEncoder
+from phrasebox.stages.shared.model.config import (
+    AUTO,
+    InputSpec,
+    ModelConfig,
+    ModelDescription,
+    PrecisionChoice,
+)
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.device import (
     DTYPES,
     choose_precision,
     moving_to_device,
     pick_device,
     warn_of_slow_precision,
 )
-from stages.shared.model.module import module_of
-from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
-from stages.shared.model.towers.from_open_clip import Model, build_image_tower
-from stages.shared.model.towers.plan import SUPPORTED, input_of, sides_px
-from stages.shared.model.towers.trunk import private_copy
+from phrasebox.stages.shared.model.module import module_of
+from phrasebox.stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
+from phrasebox.stages.shared.model.towers.from_open_clip import Model, build_image_tower
+from phrasebox.stages.shared.model.towers.plan import SUPPORTED, input_of, sides_px
+from phrasebox.stages.shared.model.towers.trunk import private_copy
 
 _log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ import open_clip
 import torch
 from torch import nn
 
-from stages.contract.errors import ConfigError, WeightsError, one_line, with_type
-from stages.contract.values import Json
-from stages.shared.model import hub
-from stages.shared.model.checkpoints.layouts import convert_to_open_clip
-from stages.shared.model.checkpoints.state import State, read_state
-from stages.shared.model.config import ModelDescription, about
-from stages.shared.model.towers.from_open_clip import Model
+from phrasebox.stages.contract.errors import ConfigError, WeightsError, one_line, with_type
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model import hub
+from phrasebox.stages.shared.model.checkpoints.layouts import convert_to_open_clip
+from phrasebox.stages.shared.model.checkpoints.state import State, read_state
+from phrasebox.stages.shared.model.config import ModelDescription, about
+from phrasebox.stages.shared.model.towers.from_open_clip import Model
 
 # The smallest tower that open_clip can build, which that of a SigLIP replaces.
 _SMALLEST: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}
@@ -67,7 +67,7 @@ def build_module(settings: ModelDescription) -> Model:
         arguments["vision_cfg"] = _SMALLEST
     elif "timm_model_name" in architecture["vision_cfg"]:
         # This import registers our trunk with timm. It takes time, and only timm's towers need it.
-        import stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
+        import phrasebox.stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
 
         # The weights come from our checkpoint: timm would first download those of its own.
         arguments["vision_cfg"] = {**architecture["vision_cfg"], "timm_model_pretrained": False}

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.contract.geometry import Box
-from stages.contract.values import Json, Plane, Rgb, Sides
-from stages.shared.model.config import SegmenterConfig, about
-from stages.shared.model.device import DTYPES, to_device
-from stages.shared.model.hugging_face import ProcessedModel, identify_model, load_model
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Json, Plane, Rgb, Sides
+from phrasebox.stages.shared.model.config import SegmenterConfig, about
+from phrasebox.stages.shared.model.device import DTYPES, to_device
+from phrasebox.stages.shared.model.hugging_face import ProcessedModel, identify_model, load_model
 
 KINDS: Final = (
     "sam",

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import open_clip
 
-from stages.contract.errors import ConfigError, WeightsError, one_line
-from stages.contract.values import Json
-from stages.shared.model.checkpoints.state import read_json
-from stages.shared.model.config import ModelDescription
+from phrasebox.stages.contract.errors import ConfigError, WeightsError, one_line
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.checkpoints.state import read_json
+from phrasebox.stages.shared.model.config import ModelDescription
 
 _FILES: Final = (
     "tokenizer.json",

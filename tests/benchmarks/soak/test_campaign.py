@@ -15,8 +15,8 @@ from benchmarks.soak.damage import DAMAGES, Fault, damage, shards_in
 from benchmarks.soak.judgement import FAILURES, Judgement
 from benchmarks.soak.lives import Outcome
 from benchmarks.soak.stored import fight_in_storage
-from pipeline.dataset.folder import open_dataset
-from stages.contract.errors import PhraseboxError
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.stages.contract.errors import PhraseboxError
 from tests.build.datasets import copy_of
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.cli import main
-from pipeline.config import RunConfig
-from pipeline.run import run
-from pipeline.scenes import write_scenes
+from phrasebox.pipeline.cli import main
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.run import run
+from phrasebox.pipeline.scenes import write_scenes
 
 QUIET = Console(quiet=True)
 

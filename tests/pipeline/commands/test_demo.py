@@ -7,13 +7,13 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.commands.demo import SCALES, run_demo, run_photographs
-from pipeline.config import RunConfig, load_config
-from pipeline.dataset.validate import validate
-from pipeline.photographs import TRUTH
-from stages.contract.errors import WeightsError
-from stages.truth import read_truth
+from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.commands.demo import SCALES, run_demo, run_photographs
+from phrasebox.pipeline.config import RunConfig, load_config
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.photographs import TRUTH
+from phrasebox.stages.contract.errors import WeightsError
+from phrasebox.stages.truth import read_truth
 from tests.build.files import read_json
 
 
@@ -33,9 +33,9 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
 def test_it_ends_with_three_lines_and_opens_the_viewer(tmp_path, monkeypatch) -> None:
     """Of the scenes, where the photographs are left out."""
     opened: list[Path] = []
-    monkeypatch.setattr("pipeline.commands.demo.run_photographs", lambda *_: None)
+    monkeypatch.setattr("phrasebox.pipeline.commands.demo.run_photographs", lambda *_: None)
     monkeypatch.setattr(
-        "pipeline.commands.demo.inspect", lambda dataset, open_browser: opened.append(dataset)
+        "phrasebox.pipeline.commands.demo.inspect", lambda dataset, open_browser: opened.append(dataset)
     )
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--scenes", "6", "--open"])
     assert result.exit_code == 0, result.output
@@ -67,7 +67,7 @@ def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
     def missing(name: str) -> None:
         raise WeightsError(f"model.safetensors is missing from the weights {name!r}")
 
-    monkeypatch.setattr("pipeline.photographs.find_weights", missing)
+    monkeypatch.setattr("phrasebox.pipeline.photographs.find_weights", missing)
     printed = io.StringIO()
     assert run_photographs(tmp_path, Console(file=printed, width=200)) is None
     told = "the photographs are left out: model.safetensors is missing from the weights 'photo'\n"

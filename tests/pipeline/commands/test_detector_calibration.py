@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import RunConfig
-from pipeline.dataset.validate import validate
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.truth_fit import write_calibration
-from pipeline.run import run
-from stages.contract.errors import ConfigError
-from stages.regions.detected import BoxEvidence, DetectorPresence
-from stages.regions.score import read_calibration
-from stages.shared.model import detector
-from stages.shared.model.detector import DetectedBox, Detector, PromptedImage
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.evaluate.truth_fit import write_calibration
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.regions.detected import BoxEvidence, DetectorPresence
+from phrasebox.stages.regions.score import read_calibration
+from phrasebox.stages.shared.model import detector
+from phrasebox.stages.shared.model.detector import DetectedBox, Detector, PromptedImage
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import read_json, read_lines, write_json, write_lines
 from tests.messages import assert_message, expect_error

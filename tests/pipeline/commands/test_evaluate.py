@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.commands.tables import print_evaluation
-from pipeline.dataset import open_dataset
-from pipeline.dataset.signature import sign
-from pipeline.evaluate import foreign_phrases, truth_fit
-from pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
-from pipeline.evaluate.truth_fit import write_calibration
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.run import run
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.schema import DATASET_SCHEMA
-from stages.explain.grad_eclip import GradEclip
+from phrasebox.pipeline.commands.tables import print_evaluation
+from phrasebox.pipeline.dataset import open_dataset
+from phrasebox.pipeline.dataset.signature import sign
+from phrasebox.pipeline.evaluate import foreign_phrases, truth_fit
+from phrasebox.pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
+from phrasebox.pipeline.evaluate.truth_fit import write_calibration
+from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.schema import DATASET_SCHEMA
+from phrasebox.stages.explain.grad_eclip import GradEclip
 from tests.build.cases import cases
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import read_json, read_lines, write_json
@@ -269,7 +269,8 @@ def test_a_strangers_data_decides_neither_input_nor_model(
         ),
     ]
     monkeypatch.setattr(
-        "pipeline.evaluate.evaluation_set.build_steps", lambda config: pytest.fail("something was built")
+        "phrasebox.pipeline.evaluate.evaluation_set.build_steps",
+        lambda config: pytest.fail("something was built"),
     )
     for verb in verbs:
         with expect_error(ConfigError):

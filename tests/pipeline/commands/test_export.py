@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.dataset.marks import append_marks
-from pipeline.dataset.signature import sign
-from pipeline.export import EXPORTERS
-from pipeline.export.files import MARK
-from stages.contract.errors import ConfigError, InputError
+from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.dataset.marks import append_marks
+from phrasebox.pipeline.dataset.signature import sign
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.pipeline.export.files import MARK
+from phrasebox.stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import Json, change_manifest, manifest_of
 from tests.build.files import read_json, write_json
 from tests.messages import expect_error

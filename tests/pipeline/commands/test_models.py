@@ -8,16 +8,16 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from pipeline.cli import app
-from pipeline.config import RunConfig
-from pipeline.evaluate.evaluation import evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.photographs import INPUT, TRUTH
-from pipeline.run import run
-from stages.contract.errors import ConfigError
-from stages.shared.model.config import OWN_MODELS
-from stages.shared.model.load import from_open_clip
-from stages.truth import read_truth
+from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.photographs import INPUT, TRUTH
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.shared.model.config import OWN_MODELS
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.truth import read_truth
 from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import QUIET
 from tests.stages.shared.model.saved import save_model

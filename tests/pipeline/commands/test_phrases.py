@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.phrases import phrases_json
-from pipeline.config import RunConfig
-from pipeline.run import run
-from stages.contract.errors import InputError, ResumeError
-from stages.phrases.stage import PhrasesConfig
+from phrasebox.pipeline.commands.phrases import phrases_json
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import InputError, ResumeError
+from phrasebox.stages.phrases.stage import PhrasesConfig
 from tests.build.datasets import Json
 from tests.build.files import read_lines
 from tests.messages import assert_message, expect_error
@@ -17,7 +17,7 @@ from tests.pipeline.light import assert_alike, rows_of
 
 
 def test_phrases_json_reads_no_further_than_a_batch(monkeypatch):
-    monkeypatch.setattr("pipeline.commands.phrases.CAPTIONS_PER_STEP", 2)
+    monkeypatch.setattr("phrasebox.pipeline.commands.phrases.CAPTIONS_PER_STEP", 2)
     read = []
 
     def captions() -> Iterator[str]:

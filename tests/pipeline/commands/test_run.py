@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import pipeline.engines.inline as inline_engine
-from pipeline.config import RunConfig
-from pipeline.config_text import dump_yaml
-from pipeline.dataset.validate import validate
-from pipeline.decisions import resolve
-from pipeline.run import run
-from pipeline.stage_calls import run_stages
-from stages.contract.errors import (
+import phrasebox.pipeline.engines.inline as inline_engine
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config_text import dump_yaml
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.decisions import resolve
+from phrasebox.pipeline.run import run
+from phrasebox.pipeline.stage_calls import run_stages
+from phrasebox.stages.contract.errors import (
     ROW_ERRORS,
     ConfigError,
     InputError,
@@ -31,11 +31,11 @@ from stages.contract.errors import (
     ResumeError,
     WeightsError,
 )
-from stages.contract.records import Record, stable_id
-from stages.contract.stage import Stage
-from stages.explain.stage import ExplainStage
-from stages.phrases.filters import normalise
-from stages.regions.stage import RegionsStage
+from phrasebox.stages.contract.records import Record, stable_id
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.explain.stage import ExplainStage
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_lines
 from tests.conftest import SCENES
@@ -106,7 +106,7 @@ def test_a_dataset_stays_finished_if_more_samples_cannot_be_run(
     run_over(2)
     before = (tmp_path / "out/dataset.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.engines.inline.set_up", lambda *_, **__: 1 / 0)
+        patch.setattr("phrasebox.pipeline.engines.inline.set_up", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_over(3)
     assert (tmp_path / "out/dataset.json").read_bytes() == before
@@ -163,8 +163,8 @@ def third_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], objec
 
         monkeypatch.setattr(RegionsStage, "process", act_at_the_third)
         monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
-        monkeypatch.setattr("pipeline.warm_up.SAMPLES", 4)
-        monkeypatch.setattr("pipeline.warm_up.SHARE_SAMPLES", 4)
+        monkeypatch.setattr("phrasebox.pipeline.warm_up.SAMPLES", 4)
+        monkeypatch.setattr("phrasebox.pipeline.warm_up.SHARE_SAMPLES", 4)
 
     return before_it
 

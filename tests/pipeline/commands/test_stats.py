@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.marks import append_marks
-from pipeline.terminal import console
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.marks import append_marks
+from phrasebox.pipeline.terminal import console
 from tests.build.datasets import Json, change_manifest, change_rows, copy_of
 from tests.messages import assert_message
 from tests.pipeline.commands.evaluated import called, printed

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.index import Index
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.index import Index
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import marks_of
 

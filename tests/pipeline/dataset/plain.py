@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset.selection import Search
+from phrasebox.pipeline.dataset.selection import Search
 from tests.build.datasets import Json
 
 Row = Mapping[str, Any]
@@ -73,7 +73,7 @@ def regions_of(row: Row, marks: Mapping[str, str]) -> list[Region]:
 
 
 def status_of(row: Row) -> str:
-    """See `pipeline.dataset.selection.Search.status`."""
+    """See `phrasebox.pipeline.dataset.selection.Search.status`."""
     if row["error"] is not None:
         return "failed"
     if row["annotations"]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dataset.croissant import croissant_text
-from stages.contract.schema import dataset_schema
-from stages.write import WEAKNESSES
+from phrasebox.pipeline.dataset.croissant import croissant_text
+from phrasebox.stages.contract.schema import dataset_schema
+from phrasebox.stages.write import WEAKNESSES
 from tests.build.datasets import Json
 
 MANIFEST: Json = {

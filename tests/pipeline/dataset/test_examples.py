@@ -10,9 +10,9 @@ import open_clip
 import pytest
 import torch
 
-import pipeline.dataset
-import pipeline.export
-import pipeline.load
+import phrasebox.pipeline.dataset
+import phrasebox.pipeline.export
+import phrasebox.pipeline.load
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import write_json
 from tests.factories import tiny_clip
@@ -36,17 +36,17 @@ def out(synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_dataset_is_filtered_and_exported(out: None, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(code_of(pipeline.dataset), {})
+    exec(code_of(phrasebox.pipeline.dataset), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("500 images, ")
     assert len(lines) == 1 + int(lines[0].split()[2]) > 1
-    exec(code_of(pipeline.export), {})
+    exec(code_of(phrasebox.pipeline.export), {})
     assert "{'rows': 500, 'samples': {'train': " in capsys.readouterr().out
     assert len([*Path("coco/annotations").iterdir()]) == 2
 
 
 def test_a_model_is_trained(inline_dataset: Path) -> None:
-    code = code_of(pipeline.load)
+    code = code_of(phrasebox.pipeline.load)
     assert len([line for line in code.splitlines() if line]) <= 40
     names: Json = {}
     exec(code, names)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.folder import IMAGE_BATCH_ROWS, open_any_dataset, open_dataset
-from pipeline.dataset.marks import append_marks
-from pipeline.dataset.selection import REGION_COLUMNS
-from stages.contract.errors import ConfigError, InputError, SchemaError
-from stages.contract.schema import DATASET_SCHEMA, dataset_schema
+from phrasebox.pipeline.dataset.folder import IMAGE_BATCH_ROWS, open_any_dataset, open_dataset
+from phrasebox.pipeline.dataset.marks import append_marks
+from phrasebox.pipeline.dataset.selection import REGION_COLUMNS
+from phrasebox.stages.contract.errors import ConfigError, InputError, SchemaError
+from phrasebox.stages.contract.schema import DATASET_SCHEMA, dataset_schema
 from tests.build.datasets import change_manifest, copy_of
 from tests.build.files import write_json
 from tests.messages import expect_error
@@ -45,7 +45,7 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [row["sample_id"] for row in dataset.rows()] == [f"s{number:09d}" for number in range(500)]
     with monkeypatch.context() as patched:
         patched.setattr(
-            "pipeline.dataset.folder.open_shard", lambda path: pytest.fail("a shard was opened")
+            "phrasebox.pipeline.dataset.folder.open_shard", lambda path: pytest.fail("a shard was opened")
         )
         assert repr(dataset).startswith(f"Dataset {folder}: 500 rows")
         assert len(dataset) == 500

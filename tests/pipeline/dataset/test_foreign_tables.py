@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import foreign_tables
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.signature import sign
-from pipeline.export import EXPORTERS
-from pipeline.load import RegionDataset, RegionStream
-from stages.contract.errors import SchemaError
+from phrasebox.pipeline.dataset import foreign_tables
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.signature import sign
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.pipeline.load import RegionDataset, RegionStream
+from phrasebox.stages.contract.errors import SchemaError
 from tests.build.datasets import change_rows, copy_of, manifest_of
 from tests.build.files import write_json
 from tests.messages import expect_error

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.signature import sign
-from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.shared.images.faults import DecodeLimits
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.origin import ImageSource
+from phrasebox.pipeline.dataset.signature import sign
+from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
+from phrasebox.stages.shared.images.faults import DecodeLimits
 from tests.messages import expect_error
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset import index as index_module
-from pipeline.dataset.folder import NumberedRows, open_any_dataset, open_dataset
-from pipeline.dataset.index import Index
-from pipeline.dataset.selection import Search
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.schema import DATASET_SCHEMA
+from phrasebox.pipeline.dataset import index as index_module
+from phrasebox.pipeline.dataset.folder import NumberedRows, open_any_dataset, open_dataset
+from phrasebox.pipeline.dataset.index import Index
+from phrasebox.pipeline.dataset.selection import Search
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.schema import DATASET_SCHEMA
 from tests.build.datasets import Json, copy_of, list_shards
 from tests.messages import expect_error
 from tests.pipeline.dataset.plain import find, marks_of

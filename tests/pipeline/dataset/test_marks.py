@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.append_log import LONGEST_LINE, LONGEST_TEXT
-from pipeline.dataset.marks import EARLIER_FILE, append_marks, read_marks
-from stages.contract.errors import InputError
+from phrasebox.pipeline.dataset.append_log import LONGEST_LINE, LONGEST_TEXT
+from phrasebox.pipeline.dataset.marks import EARLIER_FILE, append_marks, read_marks
+from phrasebox.stages.contract.errors import InputError
 from tests.build.files import read_lines, write_json
 from tests.messages import expect_error
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline.config import RunConfig
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import LOADED_KEYS, check_named, find_unnamed
-from pipeline.dataset.signature import is_own, sign
-from pipeline.paths import LOCATIONS
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.origin import LOADED_KEYS, check_named, find_unnamed
+from phrasebox.pipeline.dataset.signature import is_own, sign
+from phrasebox.pipeline.paths import LOCATIONS
+from phrasebox.stages.contract.errors import ConfigError
 from tests.build.cases import cases
 from tests.build.datasets import Json
 from tests.messages import expect_error

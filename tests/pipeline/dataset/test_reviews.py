@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset.append_log import LONGEST_TEXT
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.reviews import (
+from phrasebox.pipeline.dataset.append_log import LONGEST_TEXT
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.reviews import (
     RegionKey,
     Review,
     append_review,
@@ -17,8 +17,8 @@ from pipeline.dataset.reviews import (
     majority_answer,
     read_reviews,
 )
-from stages.contract.errors import InputError
-from stages.shared.storage import place_of
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.shared.storage import place_of
 from tests.build.datasets import Json
 from tests.build.files import read_lines
 from tests.messages import expect_error

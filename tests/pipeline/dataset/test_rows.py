@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset import folder as folder_module
-from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset
-from stages.contract.errors import InputError
+from phrasebox.pipeline.dataset import folder as folder_module
+from phrasebox.pipeline.dataset.folder import Dataset, NumberedRows, open_dataset
+from phrasebox.stages.contract.errors import InputError
 from tests.build.datasets import Json, copy_of, list_shards
 from tests.messages import expect_error
 from tests.synthetic import write_synthetic

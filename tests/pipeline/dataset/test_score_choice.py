@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.folder import Dataset, open_any_dataset, open_dataset
-from pipeline.dataset.score_choice import RegionChoice
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.dataset.folder import Dataset, open_any_dataset, open_dataset
+from phrasebox.pipeline.dataset.score_choice import RegionChoice
+from phrasebox.stages.contract.errors import ConfigError
 from tests.build.datasets import Json, copy_of
 from tests.messages import expect_error
 from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of

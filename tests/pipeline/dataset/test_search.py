@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.dataset.index import Index
-from pipeline.dataset.selection import Search, Selection, Selector
+from phrasebox.pipeline.dataset.index import Index
+from phrasebox.pipeline.dataset.selection import Search, Selection, Selector
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.selection import Selection, Selector, connect_sandboxed
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.dataset.selection import Selection, Selector, connect_sandboxed
+from phrasebox.stages.contract.errors import ConfigError
 from tests.messages import expect_error
 
 

@@ -10,11 +10,17 @@ import duckdb
 import numpy as np
 import pytest
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.index import SCORE_EDGES, Index
-from pipeline.dataset.selection import SIZES, Search
-from pipeline.dataset.statistics import AREA_EDGES, BINS_PER_IMAGE, QUANTILES, _per_image, statistics
-from stages.contract.score_threshold import ScoreRanking
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.index import SCORE_EDGES, Index
+from phrasebox.pipeline.dataset.selection import SIZES, Search
+from phrasebox.pipeline.dataset.statistics import (
+    AREA_EDGES,
+    BINS_PER_IMAGE,
+    QUANTILES,
+    _per_image,
+    statistics,
+)
+from phrasebox.stages.contract.score_threshold import ScoreRanking
 from tests.build.cases import cases
 from tests.build.datasets import Json
 from tests.pipeline.dataset.plain import find, marks_of, status_of

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.validate import validate
-from stages.contract.errors import InputError
-from stages.contract.masks import encode_mask
-from stages.contract.records import stable_id
-from stages.contract.schema import SCHEMA_VERSION, ColumnOption
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.masks import encode_mask
+from phrasebox.stages.contract.records import stable_id
+from phrasebox.stages.contract.schema import SCHEMA_VERSION, ColumnOption
 from tests.build.datasets import Json, change_manifest, change_rows, copy_of, manifest_of
 from tests.build.files import read_json, write_json
 from tests.messages import assert_message, expect_error

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.engines.inline import InlineEngine
-from pipeline.engines.trials import FIRST_IMAGES, MOST_DEATHS, Trials
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.summary import Report
-from stages.contract.errors import ResourceError
-from stages.contract.records import Record, stable_key
-from stages.shared.storage import place_of
+from phrasebox.pipeline.engines.inline import InlineEngine
+from phrasebox.pipeline.engines.trials import FIRST_IMAGES, MOST_DEATHS, Trials
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.summary import Report
+from phrasebox.stages.contract.errors import ResourceError
+from phrasebox.stages.contract.records import Record, stable_key
+from phrasebox.stages.shared.storage import place_of
 from tests.pipeline.light import ROOT, LastStage, rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import EngineConfig
-from pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, choose_pools
-from pipeline.engines.ray_data import _on_device
-from stages.contract.errors import ConfigError, ResourceError
-from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
+from phrasebox.pipeline.config import EngineConfig
+from phrasebox.pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, choose_pools
+from phrasebox.pipeline.engines.ray_data import _on_device
+from phrasebox.stages.contract.errors import ConfigError, ResourceError
+from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
 from tests.build.cases import cases
 from tests.build.datasets import Json
 

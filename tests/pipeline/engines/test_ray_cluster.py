@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import __version__
-from pipeline.engines.ray_code import code_here, reject_other_code
-from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
-from pipeline.scenes import write_scenes
-from stages.contract.errors import WorkerCodeMismatch
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.engines.ray_code import code_here, reject_other_code
+from phrasebox.pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
+from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.stages.contract.errors import WorkerCodeMismatch
 from tests.architecture.source import declare, entry_points
 from tests.build.files import write_json
 from tests.pipeline.light import ROOT, assert_alike, ended, light_command, rows_of, write_captions
@@ -94,8 +94,8 @@ def head_of(python: Path) -> Iterator[str]:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a cluster whose one node does not have phrasebox."""
     python = bare_python(tmp_path_factory.mktemp("node") / "venv")
-    imports = ended([python, "-c", "import ray, torch, spacy, pipeline"], cwd="/", env=with_token())
-    assert imports.stderr.endswith("No module named 'pipeline'\n")
+    imports = ended([python, "-c", "import ray, torch, spacy, phrasebox"], cwd="/", env=with_token())
+    assert imports.stderr.endswith("No module named 'phrasebox'\n")
     with head_of(python) as address:
         yield address
 
@@ -103,8 +103,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 EXPLAINER = """
 from typing import Literal
 
-from stages.explain.config import GradEclipConfig
-from stages.explain.grad_eclip import GradEclip
+from phrasebox.stages.explain.config import GradEclipConfig
+from phrasebox.stages.explain.grad_eclip import GradEclip
 
 
 class MineConfig(GradEclipConfig):
@@ -117,10 +117,29 @@ class Mine(GradEclip):
 
 
 def test_a_worker_without_the_package_of_a_kind_is_refused() -> None:
-    ours = code_here(("pipeline", "stages"))
+    ours = code_here(("phrasebox",))
     reject_other_code(ours)
     with pytest.raises(WorkerCodeMismatch, match="lacks the package phrasebox_none: install it"):
         reject_other_code(replace(ours, packages=(*ours.packages, "phrasebox_none")))
+
+
+def test_code_behind_a_link_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout has links where a wheel has folders: the same code has one digest, and other code another."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/rows.py").write_text("old = 1\n")
+    (tmp_path / "linked_code").mkdir()
+    (tmp_path / "linked_code/__init__.py").touch()
+    (tmp_path / "linked_code/part").symlink_to("../part")
+    linked = code_here(("linked_code",))
+    (tmp_path / "linked_code/part").unlink()
+    shutil.copytree(tmp_path / "part", tmp_path / "linked_code/part")
+    assert code_here(("linked_code",)) == linked
+    (tmp_path / "linked_code/part/rows.py").write_text("new = 1\n")
+    with pytest.raises(
+        WorkerCodeMismatch, match="has unknown, the driver has unknown, and the code differs"
+    ):
+        reject_other_code(linked)
 
 
 @pytest.mark.slow
@@ -131,8 +150,8 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
     """
     driver = bare_python(tmp_path / "driver")
     (packages,) = (tmp_path / "driver").glob("lib/python*/site-packages")
-    for name in ("pipeline", "stages"):
-        shutil.copytree(ROOT / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "phrasebox", packages / "phrasebox", ignore=ignored)
     declare(packages, "phrasebox", entry_points())
     declare(packages, "phrasebox-mine", {"phrasebox.explainers": {"mine": "mine:Mine"}})
     (packages / "mine.py").write_text(EXPLAINER)
@@ -146,7 +165,7 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
     def run(out: str, **engine: Any) -> subprocess.CompletedProcess[str]:
         config = tmp_path / f"{out}.yaml"
         write_json(config, {**base, "engine": {"kind": "ray", **engine}, "output": {"path": out}})
-        return ended([driver, "-m", "pipeline", "run", config], cwd=tmp_path, env=with_token())
+        return ended([driver, "-m", "phrasebox.pipeline", "run", config], cwd=tmp_path, env=with_token())
 
     cluster = {"kind": "ray", "address": node, "explain_workers": 1, "model_resources": {"model": 1}}
     refused = run("out", **cluster)
@@ -154,9 +173,8 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
     (line,) = refused.stderr.splitlines()
     assert line.startswith("error: the worker on ")
     assert (
-        f" cannot import the run's code (ModuleNotFoundError: No module named 'pipeline'); the driver has "
-        f"{__version__} in {packages}. Install the same wheels on every node, or set engine.ship_code=true"
-        in line
+        f" cannot import the run's code (ModuleNotFoundError: No module named 'phrasebox'); the driver has "
+        f"{__version__}. Install the same wheels on every node, or set engine.ship_code=true" in line
     )
     done = run("out", **cluster, ship_code=True)
     assert done.returncode == 0, done.stderr

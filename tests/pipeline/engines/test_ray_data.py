@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.config import load_config
-from pipeline.dataset.validate import validate
-from pipeline.run import run as in_this_process
-from pipeline.scenes import write_scenes
+from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.run import run as in_this_process
+from phrasebox.pipeline.scenes import write_scenes
 from tests.build.datasets import Json, manifest_of, shards_of
 from tests.build.files import read_json
 from tests.pipeline.light import assert_alike, ended, row_groups_of, rows_of
@@ -43,7 +43,13 @@ def command(source: Path, out: Path, *settings: str) -> list[str]:
         "output.embed_images=true",
         *settings,
     ]
-    return [sys.executable, "-m", "pipeline", "run", *(part for key in keys for part in ("--set", key))]
+    return [
+        sys.executable,
+        "-m",
+        "phrasebox.pipeline",
+        "run",
+        *(part for key in keys for part in ("--set", key)),
+    ]
 
 
 def run(*args: Any) -> str:
@@ -135,7 +141,7 @@ import sys
 
 import torch
 
-from pipeline.cli import main
+from phrasebox.pipeline.cli import main
 
 instruction = sys.argv.pop(1)
 torch.cpu.get_capabilities = lambda: {instruction: True}

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak.cluster import SmallCluster
-from pipeline import __version__
-from pipeline.config import EngineConfig
-from pipeline.engines.ray_cluster import connected
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.config import EngineConfig
+from phrasebox.pipeline.engines.ray_cluster import connected
+from phrasebox.stages.contract.errors import ConfigError
 from tests.pipeline.light import (
     ROOT,
     answers_by_node,
@@ -92,17 +92,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     assert report["explain"] < 200, "what was finished is not done again"
 
 
-def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.CompletedProcess[str]:
-    """Run `light_command` as an installed script would be, in a folder that has a `pipeline` and a `stages`."""
-    decoy = folder / "decoy"
-    script = folder / "bin/run.py"
-    (decoy / "pipeline").mkdir(parents=True)
-    (decoy / "pipeline/__init__.py").write_text("")
-    shutil.copytree(
-        ROOT / "stages", decoy / "stages", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__")
-    )
-    with (decoy / "stages/contract/records.py").open("a") as file:
-        file.write("\n# an older version\n")
+def from_decoy(decoy: Path, wanted: list[str], before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `light_command` in a folder as an installed script would, which does not import what is there."""
+    script = decoy.parent / "bin/run.py"
     script.parent.mkdir()
     script.write_text(f"from tests.pipeline import light\n{before}\nlight._main()\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -110,25 +102,29 @@ def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.
 
 
 @pytest.mark.slow
-def test_folders_named_like_ours_where_the_run_is_started_do_no_harm(tmp_path) -> None:
+def test_a_module_named_like_a_library_where_the_run_is_started_does_no_harm(tmp_path) -> None:
     wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out")
-    done = from_decoy(tmp_path, wanted)
+    (tmp_path / "decoy").mkdir()
+    (tmp_path / "decoy/pyarrow.py").write_text("raise RuntimeError(__file__)\n")
+    done = from_decoy(tmp_path / "decoy", wanted)
     assert done.returncode == 0, done.stderr
     assert len(rows_of(tmp_path / "out")) == 3
 
 
 @pytest.mark.slow
 def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
-    """Here because Ray was started in the folder of the decoys, which stands first in what its workers import."""
+    """Here because Ray was started in the folder of a decoy, which stands first in what its workers import."""
     wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out")
+    ignored = shutil.ignore_patterns("*.safetensors", "__pycache__")
+    shutil.copytree(ROOT / "phrasebox", tmp_path / "decoy/phrasebox", ignore=ignored)
+    with (tmp_path / "decoy/phrasebox/stages/contract/records.py").open("a") as file:
+        file.write("\n# an older version\n")
     start = "import ray; ray.init(address='local', num_cpus=8, logging_level='ERROR', log_to_driver=False)"
-    done = from_decoy(tmp_path, wanted, start)
+    done = from_decoy(tmp_path / "decoy", wanted, start)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("WorkerCodeMismatch")]
     assert line.startswith("WorkerCodeMismatch: the worker on ")
-    assert (
-        f" in {tmp_path / 'decoy'}, the driver has {__version__} in {ROOT}, and the code differs." in line
-    )
+    assert f" has {__version__}, the driver has {__version__}, and the code differs. Install " in line
     assert not list((tmp_path / "out/data").iterdir())
 
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from pipeline.engines.ray_workers import READ_TASKS, PieceSource
-from stages.read import Piece
+from phrasebox.pipeline.engines.ray_workers import READ_TASKS, PieceSource
+from phrasebox.stages.read import Piece
 
 PROGRAM = """
 import ctypes
-from pipeline.engines.ray_workers import leave_at_exit
+from phrasebox.pipeline.engines.ray_workers import leave_at_exit
 
 # As Ray's C++ side does, whose handler may wait for ever.
 libc = ctypes.CDLL(None)

@@ -6,8 +6,8 @@ import pytest
 from ray import exceptions
 from ray.data._internal.util import _annotate_exception_with_retry_context
 
-from pipeline.engines.ray_cluster import translate_error
-from stages.contract.errors import ConfigError, PhraseboxError, WeightsError, WorkerCodeMismatch
+from phrasebox.pipeline.engines.ray_cluster import translate_error
+from phrasebox.stages.contract.errors import ConfigError, PhraseboxError, WeightsError, WorkerCodeMismatch
 
 
 @pytest.mark.parametrize("kind", [ConfigError, WeightsError])

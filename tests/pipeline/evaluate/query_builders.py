@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.matching import Answer, ImageHeat, Query
-from stages.contract.geometry import Box
-from stages.contract.masks import encode_mask
-from stages.contract.records import HeatMap, Rle
-from stages.truth.ground_truth import TruthTarget
+from phrasebox.pipeline.evaluate.matching import Answer, ImageHeat, Query
+from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.masks import encode_mask
+from phrasebox.stages.contract.records import HeatMap, Rle
+from phrasebox.stages.truth.ground_truth import TruthTarget
 
 
 def mask_of(*boxes: Box, size_hw: tuple[int, int] = (8, 8)) -> Rle:

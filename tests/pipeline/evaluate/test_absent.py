@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
-from pipeline.evaluate.absent_figures import Pair, PresenceShares, absent_figures
-from pipeline.evaluate.foreign_phrases import _pairs
-from stages.contract.records import HeatMap, Phrase, Record, Sample
-from stages.explain.stage import ExplainStageConfig
-from stages.regions.config import RegionsConfig
-from stages.regions.stage import RegionsStage
+from phrasebox.pipeline.evaluate.absent import QueriedImage, choose_absent_phrases
+from phrasebox.pipeline.evaluate.absent_figures import Pair, PresenceShares, absent_figures
+from phrasebox.pipeline.evaluate.foreign_phrases import _pairs
+from phrasebox.stages.contract.records import HeatMap, Phrase, Record, Sample
+from phrasebox.stages.explain.stage import ExplainStageConfig
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.pipeline.evaluate.query_builders import answer_of, query_of, target_of
 from tests.stages.regions.test_presence import EVEN
 

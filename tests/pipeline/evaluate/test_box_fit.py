@@ -2,11 +2,17 @@
 
 import numpy as np
 
-from pipeline.evaluate.box_fit import FEWEST_IMAGES, BoxFits, PlacedThing, fit_networks, learn_boxes
-from stages.contract.errors import InputError
-from stages.contract.levels import quantise
-from stages.regions.ladder import ladder_of
-from stages.regions.learned_box import FACTS, MapView
+from phrasebox.pipeline.evaluate.box_fit import (
+    FEWEST_IMAGES,
+    BoxFits,
+    PlacedThing,
+    fit_networks,
+    learn_boxes,
+)
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.levels import quantise
+from phrasebox.stages.regions.ladder import ladder_of
+from phrasebox.stages.regions.learned_box import FACTS, MapView
 from tests.messages import expect_error
 
 

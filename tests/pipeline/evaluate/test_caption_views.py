@@ -7,24 +7,24 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from pipeline.config import RunConfig
-from pipeline.evaluate import caption_views, foreign_phrases
-from pipeline.evaluate.caption_views import captionings_of, views_of, with_captions
-from pipeline.evaluate.evaluation import evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
-from pipeline.photographs import INPUT
-from pipeline.run import run
-from stages.contract.geometry import xywh_to_xyxy
-from stages.contract.records import Phrase, Record, Sample
-from stages.contract.schema import mapped_record
-from stages.regions.captioning import Captioning
-from stages.regions.config import RegionsConfig
-from stages.regions.learned_box import FACTS, overlaps
-from stages.regions.maker import facts_of, things_of
-from stages.regions.score import read_calibration
-from stages.regions.stage import RegionsStage
-from stages.shared.model.catalog import WEIGHTS_ROOT
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.evaluate import caption_views, foreign_phrases
+from phrasebox.pipeline.evaluate.caption_views import captionings_of, views_of, with_captions
+from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
+from phrasebox.pipeline.photographs import INPUT
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.geometry import xywh_to_xyxy
+from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.contract.schema import mapped_record
+from phrasebox.stages.regions.captioning import Captioning
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.learned_box import FACTS, overlaps
+from phrasebox.stages.regions.maker import facts_of, things_of
+from phrasebox.stages.regions.score import read_calibration
+from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.shared.model.catalog import WEIGHTS_ROOT
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_json, write_json, write_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of, drawing

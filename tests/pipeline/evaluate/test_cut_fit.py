@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.cut_fit import SizedThing, UsualSizes, fit_cut
-from stages.regions.cut_rules import CUT_FEATURES, SHARES
+from phrasebox.pipeline.evaluate.cut_fit import SizedThing, UsualSizes, fit_cut
+from phrasebox.stages.regions.cut_rules import CUT_FEATURES, SHARES
 
 
 def test_usual_sizes_are_those_of_other_images() -> None:

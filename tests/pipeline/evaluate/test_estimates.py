@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluate import estimates
-from pipeline.evaluate.estimates import (
+from phrasebox.pipeline.evaluate import estimates
+from phrasebox.pipeline.evaluate.estimates import (
     RESAMPLES,
     Estimate,
     debiased_calibration_error,
@@ -19,8 +19,8 @@ from pipeline.evaluate.estimates import (
     risk_coverage_area,
     weighted_estimate,
 )
-from pipeline.logistic import fit_logistic, roc_area
-from stages.contract.errors import InputError
+from phrasebox.pipeline.logistic import fit_logistic, roc_area
+from phrasebox.stages.contract.errors import InputError
 
 KINDS = ("right regions", "wrong regions")
 

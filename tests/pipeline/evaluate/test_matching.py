@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate.matching import Query, match_images, queries_of
-from stages.contract.errors import InputError
-from stages.contract.records import Phrase
-from stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
+from phrasebox.pipeline.evaluate.matching import Query, match_images, queries_of
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Phrase
+from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.evaluate.query_builders import map_of, mask_of, target_of

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.estimates import Estimate
-from pipeline.evaluate.evaluation import Outcomes, report_figures
-from pipeline.evaluate.metrics import (
+from phrasebox.pipeline.evaluate.estimates import Estimate
+from phrasebox.pipeline.evaluate.evaluation import Outcomes, report_figures
+from phrasebox.pipeline.evaluate.metrics import (
     METRICS,
     judge_answers,
 )
-from pipeline.evaluate.text_only import TextOnly, fit_usual_places
-from stages.truth.ground_truth import TruthImage
+from phrasebox.pipeline.evaluate.text_only import TextOnly, fit_usual_places
+from phrasebox.stages.truth.ground_truth import TruthImage
 from tests.pipeline.evaluate.query_builders import answer_of, map_of, query_of, target_of
 
 TOP_LEFT = (0.0, 0.0, 4.0, 4.0)

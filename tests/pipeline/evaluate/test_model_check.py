@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.config import RunConfig
-from pipeline.evaluate.model_check import ModelCheck, check_model
-from pipeline.photographs import INPUT, TRUTH
-from pipeline.steps import HeatMapSteps, build_steps
-from stages.contract.masks import decode_mask
-from stages.contract.records import HeatMap, Phrase, Record
-from stages.contract.stage import Forwards, Stage
-from stages.truth import read_truth
-from stages.truth.ground_truth import TruthTarget
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.evaluate.model_check import ModelCheck, check_model
+from phrasebox.pipeline.photographs import INPUT, TRUTH
+from phrasebox.pipeline.steps import HeatMapSteps, build_steps
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import HeatMap, Phrase, Record
+from phrasebox.stages.contract.stage import Forwards, Stage
+from phrasebox.stages.truth import read_truth
+from phrasebox.stages.truth.ground_truth import TruthTarget
 from tests.pipeline.evaluate.query_builders import mask_of
 from tests.stages.shared.model.saved import save_model
 

@@ -5,11 +5,11 @@ from typing import Any, get_args
 
 import pytest
 
-from pipeline.evaluate.text_only import FEWEST, Extent, fit_halves, fit_usual_places, head_of
-from stages.contract.errors import InputError
-from stages.contract.geometry import Box, box_iou
-from stages.contract.records import stable_id
-from stages.truth.ground_truth import TruthImage, TruthTarget
+from phrasebox.pipeline.evaluate.text_only import FEWEST, Extent, fit_halves, fit_usual_places, head_of
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box, box_iou
+from phrasebox.stages.contract.records import stable_id
+from phrasebox.stages.truth.ground_truth import TruthImage, TruthTarget
 from tests.messages import expect_error
 
 SKY: Box = (0.0, 0.0, 80.0, 20.0)

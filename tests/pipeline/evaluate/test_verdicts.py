@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.evaluate.estimates import Estimate, ScoreFilter
-from pipeline.evaluate.verdicts import (
+from phrasebox.pipeline.evaluate.estimates import Estimate, ScoreFilter
+from phrasebox.pipeline.evaluate.verdicts import (
     calibration_verdict,
     evaluation_verdict,
     replacement_verdict,

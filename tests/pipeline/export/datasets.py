@@ -5,13 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.base import ExportReport
-from stages.contract.records import Absent, ImageRef, Phrase, Record, Sample
-from stages.phrases.filters import normalise
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from phrasebox.pipeline.export.base import ExportReport
+from phrasebox.stages.contract.records import Absent, ImageRef, Phrase, Record, Sample
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
 from tests.build.datasets import Json
 from tests.build.records import HEIGHT, WIDTH, encoded, mask, region
 from tests.stages.write.rows import failed, without_phrases, write_shards

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.export.chat.interview import (
+from phrasebox.pipeline.export.chat.interview import (
     ABSENT,
     INCOMPLETE,
     NESTED,
     RESERVED_CAPTIONS,
     UNANSWERED,
 )
-from pipeline.export.chat.objects import OUTSIDE, RESERVED, TOO_LONG
-from pipeline.export.chat.styles import STYLES
-from stages.contract.errors import ConfigError
-from stages.contract.masks import decode_mask, encode_box
+from phrasebox.pipeline.export.chat.objects import OUTSIDE, RESERVED, TOO_LONG
+from phrasebox.pipeline.export.chat.styles import STYLES
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.masks import decode_mask, encode_box
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, exported, finished

@@ -12,8 +12,8 @@ from transformers.models.kosmos2.processing_kosmos2 import (
 )
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from pipeline.export.chat.coordinates import Frame, resize_for_qwen
-from pipeline.export.chat.objects import MOST_ASPECT
+from phrasebox.pipeline.export.chat.coordinates import Frame, resize_for_qwen
+from phrasebox.pipeline.export.chat.objects import MOST_ASPECT
 from tests.build.datasets import rows_of
 from tests.build.records import HEIGHT, WIDTH
 from tests.pipeline.export.datasets import exported, finished

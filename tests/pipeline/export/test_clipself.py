@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.contract.errors import InputError
-from stages.shared.model.clip import TextCache
-from stages.shared.model.config import ModelConfig
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.shared.model.clip import TextCache
+from phrasebox.stages.shared.model.config import ModelConfig
 from tests.build.files import read_json
 from tests.closeness import assert_close
 from tests.messages import expect_error

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.export.base import RENAMED_IMAGES
-from pipeline.export.files import ImageNames
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.export.base import RENAMED_IMAGES
+from phrasebox.pipeline.export.files import ImageNames
 from tests.build.cases import cases
 from tests.build.files import read_json
 from tests.build.records import encoded

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.contract.errors import ConfigError
-from stages.contract.masks import decode_mask
-from stages.contract.records import Rle
-from stages.shared.images.decode import load_image_bytes
-from stages.shared.images.faults import DecodeLimits
-from stages.truth import read_truth
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import Rle
+from phrasebox.stages.shared.images.decode import load_image_bytes
+from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.truth import read_truth
 from tests.build.datasets import Json, rows_of
 from tests.build.files import read_json
 from tests.build.records import HEIGHT, WIDTH
@@ -67,7 +67,7 @@ def test_images_may_have_the_ids_of_their_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("most", "labels"), [(14, True), (13, False)])
 def test_datasets(most, labels, demo_dataset, tmp_path, monkeypatch) -> None:
     """A category is a number with a name; or the name itself where there are too many for every file, here of 14."""
-    monkeypatch.setattr("pipeline.export.hf.MOST_LABELS", most)
+    monkeypatch.setattr("phrasebox.pipeline.export.hf.MOST_LABELS", most)
     shares = "train=0.999999,validation=0.000001"  # a split that got no sample is not there
     folder, _ = exported("hf", demo_dataset, tmp_path / "hf", {"rows_per_file": 5}, split=shares)
     (loaded,) = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache")).values()

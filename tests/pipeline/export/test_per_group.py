@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.index import Index
-from pipeline.dataset.statistics import statistics
-from pipeline.export import EXPORTERS
-from pipeline.export.base import merge_by_object
-from pipeline.export.export import JOINED_MENTIONS
-from pipeline.export.yolo import SLASHES
-from stages.contract.errors import ConfigError
-from stages.contract.records import Record
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.index import Index
+from phrasebox.pipeline.dataset.statistics import statistics
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.pipeline.export.base import merge_by_object
+from phrasebox.pipeline.export.export import JOINED_MENTIONS
+from phrasebox.pipeline.export.yolo import SLASHES
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.records import Record
 from tests.build.datasets import Json
 from tests.build.files import read_json
 from tests.messages import expect_error

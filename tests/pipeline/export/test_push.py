@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.export.files import MARK
-from stages.contract.errors import ConfigError, OutputError
+from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.export.files import MARK
+from phrasebox.stages.contract.errors import ConfigError, OutputError
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import write_dataset
 from tests.pipeline.export.hub import Hub, Repository, running

@@ -7,10 +7,16 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline.dataset.marks import append_marks
-from pipeline.export.base import ExportReport
-from pipeline.export.saco import NEGATIVES, NO_NEGATIVES, SAID_TWICE, UNREVIEWED_PAIRS, UNSCORED_FILE
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.dataset.marks import append_marks
+from phrasebox.pipeline.export.base import ExportReport
+from phrasebox.pipeline.export.saco import (
+    NEGATIVES,
+    NO_NEGATIVES,
+    SAID_TWICE,
+    UNREVIEWED_PAIRS,
+    UNSCORED_FILE,
+)
+from phrasebox.stages.contract.errors import ConfigError
 from tests.build.datasets import copy_of
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, exported, finished

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from pycocotools import mask as coco_mask
 
-from pipeline.dataset.corrected import CORRECTED_BOXES, REPLACED_MASKS, replace_box
-from pipeline.export.base import BEYOND_TOKENS, HOLES
-from pipeline.export.yolo import PARTS
-from stages.contract.errors import InputError
-from stages.contract.masks import encode_box
+from phrasebox.pipeline.dataset.corrected import CORRECTED_BOXES, REPLACED_MASKS, replace_box
+from phrasebox.pipeline.export.base import BEYOND_TOKENS, HOLES
+from phrasebox.pipeline.export.yolo import PARTS
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.masks import encode_box
 from tests.build.datasets import change_rows
 from tests.build.files import read_json, read_lines
 from tests.build.records import HEIGHT, WIDTH

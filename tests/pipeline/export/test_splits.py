@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.export.export import ONLY_SPLIT, image_of, parse_splits
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.export.export import ONLY_SPLIT, image_of, parse_splits
+from phrasebox.stages.contract.errors import ConfigError
 from tests.build.files import read_json
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import Maker, exported, finished

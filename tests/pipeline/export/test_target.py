@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.export import files
-from pipeline.export.files import MARK, _digest_of_names, export_folder
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.export import files
+from phrasebox.pipeline.export.files import MARK, _digest_of_names, export_folder
+from phrasebox.stages.contract.errors import ConfigError
 from tests.messages import expect_error
 
 

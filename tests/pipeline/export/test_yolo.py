@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.export.yolo import join_outlines, quote_yaml
-from stages.contract.masks import mask_outlines
+from phrasebox.pipeline.export.yolo import join_outlines, quote_yaml
+from phrasebox.stages.contract.masks import mask_outlines
 from tests.build.records import mask
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.load import Contents
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.load import Contents
 from tests.build.datasets import Json, change_rows, shards_of
 from tests.synthetic import write_synthetic
 

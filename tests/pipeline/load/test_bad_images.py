@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
-from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
-from stages.contract.errors import InputError
+from phrasebox.pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
+from phrasebox.stages.contract.errors import InputError
 from tests.messages import expect_error
 from tests.pipeline.load.conftest import NO_IMAGES, Json, changed, names
 

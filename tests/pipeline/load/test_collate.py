@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.load import Contents, RegionStream, collate_regions
+from phrasebox.pipeline.load import Contents, RegionStream, collate_regions
 from tests.pipeline.load.conftest import letters
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset.corrected import replace_box
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.reviews import RegionKey, Review, append_review
-from pipeline.load import Contents, RegionDataset, RegionStream
+from phrasebox.pipeline.dataset.corrected import replace_box
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.reviews import RegionKey, Review, append_review
+from phrasebox.pipeline.load import Contents, RegionDataset, RegionStream
 from tests.pipeline.load.conftest import NO_IMAGES, expected, given
 
 BOX = (1.0, 2.0, 9.0, 7.0)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.load import Contents, RegionDataset, RegionStream
-from pipeline.load.datasets import StreamOptions
-from pipeline.load.row_groups import LoadOptions
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.load import Contents, RegionDataset, RegionStream
+from phrasebox.pipeline.load.datasets import StreamOptions
+from phrasebox.pipeline.load.row_groups import LoadOptions
+from phrasebox.stages.contract.errors import ConfigError
 from tests.messages import expect_error
 from tests.pipeline.load.conftest import NO_IMAGES, expected, given, letters, names
 

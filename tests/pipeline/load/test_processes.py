@@ -18,7 +18,7 @@ RANK = """
 import json, sys
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from pipeline.load import Contents, RegionStream, collate_regions
+from phrasebox.pipeline.load import Contents, RegionStream, collate_regions
 
 if __name__ == "__main__":
     folder, meeting, out, rank = sys.argv[1:]
@@ -70,7 +70,7 @@ def test_two_ranks_of_gloo_with_two_workers_each(folder: Path, tmp_path: Path) -
 
 STREAM = """
 import resource, sys
-from pipeline.load import Contents, RegionStream
+from phrasebox.pipeline.load import Contents, RegionStream
 
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

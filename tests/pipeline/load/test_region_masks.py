@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.load.row_groups import grid_shares, masks_of, runs_of
-from stages.contract.masks import encode_mask
+from phrasebox.pipeline.load.row_groups import grid_shares, masks_of, runs_of
+from phrasebox.stages.contract.masks import encode_mask
 
 sides = st.integers(1, 9)
 grids = st.tuples(st.integers(1, 12), st.integers(1, 12))

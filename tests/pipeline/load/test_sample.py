@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
-from stages.contract.errors import ConfigError, InputError, SchemaError
-from stages.contract.masks import decode_mask
-from stages.contract.records import Rle
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
+from phrasebox.stages.contract.errors import ConfigError, InputError, SchemaError
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import Rle
 from tests.build.datasets import change_manifest, copy_of
 from tests.messages import expect_error
 from tests.pipeline.load.conftest import NO_IMAGES, Json, changed, expected, letters

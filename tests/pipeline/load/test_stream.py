@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.load import RegionDataset, RegionStream
-from pipeline.load.datasets import place_of_rank
-from stages.contract.errors import ConfigError, InputError
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.load import RegionDataset, RegionStream
+from phrasebox.pipeline.load.datasets import place_of_rank
+from phrasebox.stages.contract.errors import ConfigError, InputError
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.load.conftest import NO_IMAGES, expected, given, names

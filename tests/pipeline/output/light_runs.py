@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.decisions import Run
-from pipeline.output.previous_run import Identity
-from pipeline.run import run
-from stages.contract.records import Record
-from stages.contract.stage import Stage
-from stages.read import make_reader
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.decisions import Run
+from phrasebox.pipeline.output.previous_run import Identity
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.read import make_reader
 from tests.pipeline.light import LastStage, SleepStage, resolved_light
 
 

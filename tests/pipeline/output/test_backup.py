@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.output import backup
-from pipeline.output.dataset_folder import DatasetFolder
-from stages.contract.errors import InputError, ResourceError, WeightsError
-from stages.shared.storage import move
+from phrasebox.pipeline.output import backup
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.stages.contract.errors import InputError, ResourceError, WeightsError
+from phrasebox.stages.shared.storage import move
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of, write_captions
@@ -44,7 +44,9 @@ def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Pa
     def no_network(*_: object) -> None:
         raise WeightsError("no such tag")
 
-    monkeypatch.setattr("pipeline.run.fetch_weights", no_network if name == "weights" else lambda *_: None)
+    monkeypatch.setattr(
+        "phrasebox.pipeline.run.fetch_weights", no_network if name == "weights" else lambda *_: None
+    )
     filled = json.loads(json.dumps(REFUSED[name]).replace("{}", str(captions.parent)))
     before = content(finished)
     with expect_error(InputError, WeightsError):

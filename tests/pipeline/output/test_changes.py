@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.output import manifest
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.manifest import ENVIRONMENTS, versions_here
-from stages.contract.errors import ResourceError, ResumeError
+from phrasebox.pipeline.output import manifest
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.manifest import ENVIRONMENTS, versions_here
+from phrasebox.stages.contract.errors import ResourceError, ResumeError
 from tests.build.datasets import manifest_of
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of, write_captions

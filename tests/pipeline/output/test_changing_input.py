@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.contract.errors import InputError, ResumeError
-from stages.contract.records import Record
+from phrasebox.stages.contract.errors import InputError, ResumeError
+from phrasebox.stages.contract.records import Record
 from tests.build.files import write_lines
 from tests.messages import expect_error
 from tests.pipeline.light import LastStage, rows_of, write_captions

@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.dataset import shard_list
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.index import Index
-from pipeline.dataset.signature import is_own
-from pipeline.dataset.validate import validate
-from pipeline.load import RegionDataset
-from pipeline.output.repair import repair
-from stages.contract.errors import InputError, OutputError, ResourceError, ResumeError
-from stages.shared.shards import ORIGIN_KEY, sha256_of
+from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.dataset import shard_list
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.index import Index
+from phrasebox.pipeline.dataset.signature import is_own
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.load import RegionDataset
+from phrasebox.pipeline.output.repair import repair
+from phrasebox.stages.contract.errors import InputError, OutputError, ResourceError, ResumeError
+from phrasebox.stages.shared.shards import ORIGIN_KEY, sha256_of
 from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, manifest_of, shards_of
 from tests.messages import expect_error

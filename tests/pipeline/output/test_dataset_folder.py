@@ -14,18 +14,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import __version__
-from pipeline.config import RunConfig
-from pipeline.output import journal
-from pipeline.output.dataset_folder import DatasetFolder
-from pipeline.output.journal import piece_entry, shard_entry, shard_stem
-from pipeline.output.manifest import Manifest
-from pipeline.output.previous_run import Identity
-from pipeline.summary import Report
-from stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError
-from stages.contract.records import stable_key
-from stages.contract.schema import SCHEMA_VERSION
-from stages.shared.shards import read_shard_file
+from phrasebox.pipeline import __version__
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.output import journal
+from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.journal import piece_entry, shard_entry, shard_stem
+from phrasebox.pipeline.output.manifest import Manifest
+from phrasebox.pipeline.output.previous_run import Identity
+from phrasebox.pipeline.summary import Report
+from phrasebox.stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError
+from phrasebox.stages.contract.records import stable_key
+from phrasebox.stages.contract.schema import SCHEMA_VERSION
+from phrasebox.stages.shared.shards import read_shard_file
 from tests.build.cases import cases
 from tests.build.datasets import manifest_of
 from tests.messages import expect_error
@@ -249,7 +249,7 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     code = f"""
         import os, signal, sys
         from pathlib import Path
-        from pipeline.output.dataset_folder import DatasetFolder
+        from phrasebox.pipeline.output.dataset_folder import DatasetFolder
         with DatasetFolder(Path({str(tmp_path)!r})).locked():
             os.kill(os.getpid(), signal.SIGKILL)
     """

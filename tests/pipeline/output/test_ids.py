@@ -10,15 +10,15 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.tally import empty_rows, rows_of, write_categories
-from pipeline.dataset.validate import validate
-from pipeline.output import ids
-from pipeline.output.ids import resolve_id_collisions
-from stages.contract import records
-from stages.contract.errors import ResourceError
-from stages.contract.records import Record, is_id_of, stable_id
-from stages.shared.shards import writing_shard
-from stages.shared.storage import found_in
+from phrasebox.pipeline.dataset.tally import empty_rows, rows_of, write_categories
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.output import ids
+from phrasebox.pipeline.output.ids import resolve_id_collisions
+from phrasebox.stages.contract import records
+from phrasebox.stages.contract.errors import ResourceError
+from phrasebox.stages.contract.records import Record, is_id_of, stable_id
+from phrasebox.stages.shared.shards import writing_shard
+from phrasebox.stages.shared.storage import found_in
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of as rows_of_run

@@ -13,18 +13,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import RunConfig
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.marks import EARLIER_FILE, append_marks, read_marks
-from pipeline.dataset.origin import ImageSource
-from pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review, append_review, read_reviews
-from pipeline.dataset.signature import is_own
-from pipeline.dataset.validate import validate
-from pipeline.output import ids
-from pipeline.output.merge import merge
-from pipeline.output.previous_run import read_previous_run
-from pipeline.run import run
-from stages.contract.errors import InputError, PhraseboxError, ResumeError
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.marks import EARLIER_FILE, append_marks, read_marks
+from phrasebox.pipeline.dataset.origin import ImageSource
+from phrasebox.pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review, append_review, read_reviews
+from phrasebox.pipeline.dataset.signature import is_own
+from phrasebox.pipeline.dataset.validate import validate
+from phrasebox.pipeline.output import ids
+from phrasebox.pipeline.output.merge import merge
+from phrasebox.pipeline.output.previous_run import read_previous_run
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import InputError, PhraseboxError, ResumeError
 from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, list_shards, shards_of
 from tests.build.files import write_json
@@ -230,7 +230,7 @@ def test_a_killed_merge_goes_on(parts, inline_dataset, tmp_path) -> None:
     """kill -9 after some shards; the same command then makes the same dataset."""
     script = f"""
         import os, signal
-        from pipeline.output import merge as module
+        from phrasebox.pipeline.output import merge as module
 
         copy, done = module.copy, []
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.run import run
-from stages.contract.errors import ResourceError, ResumeError
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import ResourceError, ResumeError
 from tests.build.cases import cases
 from tests.messages import expect_error
 from tests.pipeline.light import write_captions

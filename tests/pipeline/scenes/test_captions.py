@@ -4,8 +4,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipeline.scenes.captions import COLOURS, KINDS, NUMBER_WORDS, PLURALS, CaptionObject, write_caption
-from pipeline.scenes.scene import make_scene
+from phrasebox.pipeline.scenes.captions import (
+    COLOURS,
+    KINDS,
+    NUMBER_WORDS,
+    PLURALS,
+    CaptionObject,
+    write_caption,
+)
+from phrasebox.pipeline.scenes.scene import make_scene
 
 KIND_OF = {PLURALS[kind]: kind for kind in KINDS} | {kind: kind for kind in KINDS}
 

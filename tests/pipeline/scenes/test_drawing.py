@@ -5,8 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.scenes.captions import COLOUR_NAMES, COLOURS, KINDS, PLURALS
-from pipeline.scenes.drawing import paint_object, paint_silhouette, pick_tones, shapes, silhouette_bounds
+from phrasebox.pipeline.scenes.captions import COLOUR_NAMES, COLOURS, KINDS, PLURALS
+from phrasebox.pipeline.scenes.drawing import (
+    paint_object,
+    paint_silhouette,
+    pick_tones,
+    shapes,
+    silhouette_bounds,
+)
 
 MATRIX = np.array([[60, 0, 40], [0, 60, 40]], dtype=np.float32)
 

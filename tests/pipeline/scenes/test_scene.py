@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.scenes.scene import Scene, make_scene
+from phrasebox.pipeline.scenes.scene import Scene, make_scene
 
 
 @pytest.fixture(scope="module")

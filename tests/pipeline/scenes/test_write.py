@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.scenes import make_scene, write_scenes
-from stages.contract.masks import mask_box_xywh_px
+from phrasebox.pipeline.scenes import make_scene, write_scenes
+from phrasebox.stages.contract.masks import mask_box_xywh_px
 from tests.build.datasets import Json
 from tests.build.files import read_json, read_lines
 

@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from pipeline.run import run
-from pipeline.scenes import write_scenes
-from pipeline.viewer.app import Viewer, create_app
+from phrasebox.pipeline.run import run
+from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.viewer.app import Viewer, create_app
 from tests.build.datasets import copy_of
 from tests.build.files import read_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of

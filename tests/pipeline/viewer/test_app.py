@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipeline.dataset.append_log import LONGEST_TEXT
-from pipeline.dataset.marks import append_marks, read_marks
-from pipeline.viewer.app import MOST_BODY_BYTES, Viewer
+from phrasebox.pipeline.dataset.append_log import LONGEST_TEXT
+from phrasebox.pipeline.dataset.marks import append_marks, read_marks
+from phrasebox.pipeline.viewer.app import MOST_BODY_BYTES, Viewer
 from tests.build.datasets import manifest_of, rows_of
 from tests.pipeline.viewer.conftest import Served, serving
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_saved_is_said(
     assert b"cannot be" in content
     assert manifest_of(dataset)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.viewer.app.append_marks", full)
+        patch.setattr("phrasebox.pipeline.viewer.app.append_marks", full)
         status, content = ask(served, "/marks", "POST", json.dumps(MARK), JSON)
     assert status == 507
     assert b"cannot be saved: No space left" in content
@@ -197,7 +197,7 @@ def test_a_large_body_is_refused(shared: Served) -> None:
 def test_a_condition_that_computes_before_its_first_row_is_stopped(
     shared: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.dataset.condition_check.CHECK_SECONDS", 3.0)
+    monkeypatch.setattr("phrasebox.pipeline.dataset.condition_check.CHECK_SECONDS", 3.0)
     endless = "levenshtein(repeat('a',300000),repeat('b',300000))%20>%201"
     status, content = ask(shared, f"/?where={endless}")
     assert status == 400

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.index import SCORE_EDGES
-from pipeline.dataset.marks import read_marks
-from pipeline.dataset.signature import sign
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.index import SCORE_EDGES
+from phrasebox.pipeline.dataset.marks import read_marks
+from phrasebox.pipeline.dataset.signature import sign
+from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import write_json
 from tests.pipeline.export.datasets import Maker, finished

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from pipeline.research.compare.comparison import Comparison, compare_explainers
-from pipeline.research.compare.page import picture_questions, write_page
-from pipeline.research.compare.pictures import Source
-from pipeline.scenes import write_scenes
+from phrasebox.pipeline.research.compare.comparison import Comparison, compare_explainers
+from phrasebox.pipeline.research.compare.page import picture_questions, write_page
+from phrasebox.pipeline.research.compare.pictures import Source
+from phrasebox.pipeline.scenes import write_scenes
 from tests.build.files import read_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from pipeline.dataset.folder import Dataset
-from pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
-from pipeline.viewer.review import ReviewRequest
+from phrasebox.pipeline.dataset.folder import Dataset
+from phrasebox.pipeline.dataset.reviews import RegionKey, Review, append_review, read_reviews
+from phrasebox.pipeline.viewer.review import ReviewRequest
 from tests.build.datasets import Json, rows_of
 from tests.build.files import read_lines
 from tests.pipeline.export.datasets import Maker, exported, finished

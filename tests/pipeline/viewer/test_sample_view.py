@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.viewer.sample_view import COLUMNS, caption_parts, sample_view
+from phrasebox.pipeline.viewer.sample_view import COLUMNS, caption_parts, sample_view
 from tests.build.datasets import Json, rows_of
 from tests.pipeline.export.datasets import Maker, finished
 

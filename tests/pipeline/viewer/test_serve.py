@@ -20,10 +20,10 @@ import pytest
 import uvicorn
 from rich.console import Console
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.dataset.selection import Search
-from pipeline.viewer.app import Viewer, create_app, serve
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.dataset.selection import Search
+from phrasebox.pipeline.viewer.app import Viewer, create_app, serve
+from phrasebox.stages.contract.errors import ConfigError
 from tests.architecture.source import ROOT
 from tests.build.datasets import Json
 from tests.messages import expect_error
@@ -33,7 +33,7 @@ from tests.pipeline.commands.evaluated import called
 @contextmanager
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the address that it printed."""
-    command = [sys.executable, "-m", "pipeline", "inspect", *arguments, "--port", "0"]
+    command = [sys.executable, "-m", "phrasebox.pipeline", "inspect", *arguments, "--port", "0"]
     pipes: Json = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:
@@ -103,7 +103,7 @@ def served_to_nobody(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         sockets[0].close()
 
     monkeypatch.setattr("uvicorn.Server.run", run)
-    monkeypatch.setattr("pipeline.viewer.app._build", lambda index: index.close())
+    monkeypatch.setattr("phrasebox.pipeline.viewer.app._build", lambda index: index.close())
     return addresses
 
 
@@ -116,7 +116,7 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
         assert token is None, "on this machine alone it needs none"
         return create_app(viewer, hosts, token)
 
-    monkeypatch.setattr("pipeline.viewer.app.create_app", note)
+    monkeypatch.setattr("phrasebox.pipeline.viewer.app.create_app", note)
     for seed in (0, 0, 1):
         code, out, _ = called("inspect", viewed, "--answers", 3, "--seed", seed, "--port", 0)
         assert (code, "/review  (" in out) == (0, True)

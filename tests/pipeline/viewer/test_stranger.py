@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from stages.contract.errors import ConfigError, SchemaError
+from phrasebox.stages.contract.errors import ConfigError, SchemaError
 from tests.build.datasets import Json, change_manifest, change_rows, list_shards, rows_of
 from tests.build.files import write_json
 from tests.pipeline.viewer.conftest import Served, serving
@@ -43,7 +43,7 @@ def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
 @pytest.fixture
 def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pipeline.viewer.sample_view.build_steps", lambda *_: pytest.fail("something was built")
+        "phrasebox.pipeline.viewer.sample_view.build_steps", lambda *_: pytest.fail("something was built")
     )
 
 
@@ -152,7 +152,7 @@ def test_what_the_user_names_too_is_loaded(
             f"built: {config.model.name} {config.model.pretrained} {config.phrases.spacy_model}"
         )
 
-    monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", build)
+    monkeypatch.setattr("phrasebox.pipeline.viewer.sample_view.build_steps", build)
     model = {"name": "ViT-B-16", "pretrained": "openai"}
     dataset = made_by_a_stranger(images=True, model=model, phrases={"spacy_model": "other"})
     settings = ["model.name=ViT-B-16", "model.pretrained=openai", "phrases.spacy_model=mine"]

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.contract.geometry import (
+from phrasebox.stages.contract.geometry import (
     box_iou,
     cell_to_px,
     px_to_cell,

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.contract.levels import LEVELS, quantise
+from phrasebox.stages.contract.levels import LEVELS, quantise
 from tests.build.cases import cases
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
-from stages.contract.masks import (
+from phrasebox.stages.contract.masks import (
     decode_mask,
     decode_runs,
     encode_counts,
@@ -23,7 +23,7 @@ from stages.contract.masks import (
     rle_union,
     run_ends,
 )
-from stages.contract.records import Rle
+from phrasebox.stages.contract.records import Rle
 from tests.build.cases import cases
 from tests.build.records import mask as with_boxes
 from tests.stages.regions.cutting import mask_of

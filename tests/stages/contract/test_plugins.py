@@ -4,8 +4,8 @@ from importlib import metadata
 
 import pytest
 
-from stages.contract.errors import PluginError
-from stages.contract.plugins import PluginTable, entry_points_by_package
+from phrasebox.stages.contract.errors import PluginError
+from phrasebox.stages.contract.plugins import PluginTable, entry_points_by_package
 from tests.messages import expect_error
 
 GROUP = "phrasebox.steps"
@@ -19,7 +19,7 @@ def declare(monkeypatch: pytest.MonkeyPatch, **packages: dict[str, str]) -> None
         )
         for package, places in packages.items()
     }
-    monkeypatch.setattr("stages.contract.plugins.entry_points_by_package", lambda: points)
+    monkeypatch.setattr("phrasebox.stages.contract.plugins.entry_points_by_package", lambda: points)
 
 
 def test_ours_come_first_in_their_order_and_win(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.contract.errors import RowError, RowFault
-from stages.contract.records import (
+from phrasebox.stages.contract.errors import RowError, RowFault
+from phrasebox.stages.contract.records import (
     HeatMap,
     ImageRef,
     Phrase,

@@ -5,9 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.contract.errors import RowError, SchemaError
-from stages.contract.levels import quantise
-from stages.contract.records import (
+from phrasebox.stages.contract.errors import RowError, SchemaError
+from phrasebox.stages.contract.levels import quantise
+from phrasebox.stages.contract.records import (
     Absent,
     HeatMap,
     ImageRef,
@@ -17,7 +17,7 @@ from stages.contract.records import (
     Sample,
     stable_id,
 )
-from stages.contract.schema import (
+from phrasebox.stages.contract.schema import (
     DATASET_FIELDS,
     ENTRIES,
     OPTIONAL_FIELDS,
@@ -27,7 +27,7 @@ from stages.contract.schema import (
     mapped_record,
     records_to_rows,
 )
-from stages.contract.tables import records_to_table, table_to_records
+from phrasebox.stages.contract.tables import records_to_table, table_to_records
 from tests.build.datasets import Json
 from tests.build.records import HEIGHT, WIDTH, region
 from tests.messages import expect_error

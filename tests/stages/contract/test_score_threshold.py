@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.contract.score_threshold import (
+from phrasebox.stages.contract.score_threshold import (
     PRECISIONS,
     USEFUL_SHARE,
     ScoreRanking,

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stages.explain import EXPLAINERS
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.load import from_open_clip
+from phrasebox.stages.explain import EXPLAINERS
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, TOWERS
 
 PHRASES = ["red car", "dog"]

@@ -1,7 +1,7 @@
 """Grad-ECLIP again, slowly: float64, one image, one phrase, explicit loops over heads and patches.
 
 Written from the paper's equations (arXiv 2502.18816) and the description of the authors' two files, with
-nothing from `stages.explain`. Gradients come from autograd over the complete computation of the cosine.
+nothing from `phrasebox.stages.explain`. Gradients come from autograd over the complete computation of the cosine.
 """
 
 from dataclasses import dataclass

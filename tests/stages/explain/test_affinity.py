@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from stages.contract.errors import ConfigError
-from stages.explain.maps import ALIKE, share_heat, token_graph
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.explain.maps import ALIKE, share_heat, token_graph
 from tests.closeness import assert_close
 from tests.factories import TOWERS
 from tests.messages import expect_error

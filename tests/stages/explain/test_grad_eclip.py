@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from phrasebox.stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from tests.closeness import assert_close
 from tests.factories import tiny_clip
 from tests.stages.explain.models import clip_of, image, make_explainer, tokenizer

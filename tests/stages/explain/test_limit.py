@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from stages.contract.records import Phrase, Record, Sample
-from stages.explain.base import Match
-from stages.explain.maps import Maps
-from stages.explain.stage import limit_phrases
-from stages.regions.groups import link_phrases
+from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.explain.base import Match
+from phrasebox.stages.explain.maps import Maps
+from phrasebox.stages.explain.stage import limit_phrases
+from phrasebox.stages.regions.groups import link_phrases
 from tests.stages.explain.test_stage import make_record, model, set_up
 
 __all__ = ["model"]

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.maps import FAULTS, at_scale, mean_of, replace_faults
+from phrasebox.stages.explain.grad_eclip import GradEclipConfig
+from phrasebox.stages.explain.maps import FAULTS, at_scale, mean_of, replace_faults
 from tests.closeness import assert_close
 from tests.factories import SPEC
 from tests.stages.explain.models import image, make_explainer

@@ -9,9 +9,16 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stages.contract.records import HeatMap
-from stages.explain.base import Explainer
-from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, Signals, features_of
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.explain.base import Explainer
+from phrasebox.stages.explain.presence import (
+    FEATURES,
+    RANK,
+    ImageStatistics,
+    Presence,
+    Signals,
+    features_of,
+)
 from tests.closeness import assert_close
 from tests.contracts.test_explainers import PHRASES, explainer_of, pixels
 from tests.stages.explain.models import make_explainer

@@ -14,14 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.stage_calls import rows_per_call
-from stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.explain.base import Match
-from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, subtract_others
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
+from phrasebox.pipeline.stage_calls import rows_per_call
+from phrasebox.stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
+from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from phrasebox.stages.explain.base import Match
+from phrasebox.stages.explain.grad_eclip import GradEclipConfig
+from phrasebox.stages.explain.stage import (
+    AHEAD,
+    BATCH_SIZES,
+    ExplainStage,
+    ExplainStageConfig,
+    subtract_others,
+)
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.messages import expect_error

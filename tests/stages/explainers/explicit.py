@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from stages.shared.model.towers.layers import LayerNorm, Linear
-from stages.shared.model.towers.pooled import AttentionPool
-from stages.shared.model.towers.vision import Block, VisionTower, split_heads
+from phrasebox.stages.shared.model.towers.layers import LayerNorm, Linear
+from phrasebox.stages.shared.model.towers.pooled import AttentionPool
+from phrasebox.stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 
 @dataclass

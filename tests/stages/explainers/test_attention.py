@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explainers.attention import flows_to_patches, last_attention
+from phrasebox.stages.explainers.attention import flows_to_patches, last_attention
 from tests.closeness import assert_close
 from tests.stages.explain.models import clip_of, image, make_explainer, module_of
 from tests.stages.explainers.captured import Captured, Floats, assert_formula, capture, cells_of

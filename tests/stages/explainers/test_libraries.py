@@ -18,9 +18,9 @@ import torch.nn.functional as F
 import tqdm
 from torch import Tensor, nn
 
-from stages.contract.geometry import resize_shifted
-from stages.explain.base import Explainer
-from stages.explainers.shapley import halve
+from phrasebox.stages.contract.geometry import resize_shifted
+from phrasebox.stages.explain.base import Explainer
+from phrasebox.stages.explainers.shapley import halve
 from tests.closeness import assert_close
 from tests.factories import TOWERS
 from tests.stages.explain.models import clip_of, image, make_explainer, module_of

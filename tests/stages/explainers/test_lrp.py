@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explain.maps import cosines_of
-from stages.explainers.lrp import Propagation
-from stages.explainers.lrp_rules import detach_gate
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
-from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
-from stages.shared.model.towers.tower import Placement
-from stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.explain.maps import cosines_of
+from phrasebox.stages.explainers.lrp import Propagation
+from phrasebox.stages.explainers.lrp_rules import detach_gate
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
+from phrasebox.stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
+from phrasebox.stages.shared.model.towers.tower import Placement
+from phrasebox.stages.shared.model.towers.vision import VisionTower
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.factories import TOWERS, tiny_clip

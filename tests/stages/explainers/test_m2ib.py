@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.explainers.m2ib import fit_bottleneck, nats
+from phrasebox.stages.explainers.m2ib import fit_bottleneck, nats
 from tests.closeness import assert_close
 from tests.factories import tiny_clip
 from tests.stages.explain import models

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.explainers.occlusion import OcclusionConfig, windows
+from phrasebox.stages.explainers.occlusion import OcclusionConfig, windows
 from tests.closeness import assert_close
 from tests.factories import SPEC
 from tests.stages.explain.models import image, make_explainer

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.explainers.masked import baseline_image, masked_embeddings
-from stages.explainers.rise import rise_masks
+from phrasebox.stages.explainers.masked import baseline_image, masked_embeddings
+from phrasebox.stages.explainers.rise import rise_masks
 from tests.closeness import assert_close
 from tests.factories import TOWERS
 from tests.stages.explain.models import clip_of, image, make_explainer

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explainers.masked import MaskedImage
-from stages.explainers.score_cam import varied_channels
+from phrasebox.stages.explainers.masked import MaskedImage
+from phrasebox.stages.explainers.score_cam import varied_channels
 from tests.stages.explain.models import image, make_explainer
 from tests.stages.explainers.captured import Captured, Floats, assert_formula
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.explainers import shapley
-from stages.explainers.masked import baseline_image, masked_embeddings
-from stages.explainers.shapley import halve, owen_values
+from phrasebox.stages.explainers import shapley
+from phrasebox.stages.explainers.masked import baseline_image, masked_embeddings
+from phrasebox.stages.explainers.shapley import halve, owen_values
 from tests.closeness import assert_close
 from tests.stages.explain.models import image, make_explainer
 from tests.stages.explainers.games import RecordedGame, linear_game, tangled_game

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explainers.transformer_interpretability import (
+from phrasebox.stages.explainers.transformer_interpretability import (
     linear_rule,
     propagate_product,
     propagate_sum,
 )
-from stages.shared.model.towers.layers import Linear
-from stages.shared.model.towers.vision import Block, split_heads
+from phrasebox.stages.shared.model.towers.layers import Linear
+from phrasebox.stages.shared.model.towers.vision import Block, split_heads
 from tests.closeness import assert_close
 from tests.factories import tiny_clip
 from tests.stages.explain import models

@@ -1,7 +1,7 @@
 import pytest
 
-from stages.phrases.noun_phrases import load_pipeline
-from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.phrases.noun_phrases import load_pipeline
+from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
 
 
 @pytest.fixture(scope="session")

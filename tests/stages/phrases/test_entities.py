@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from benchmarks.photos.phrases import Span, without_determiner
-from stages.phrases.filters import word_lists
-from stages.phrases.noun_phrases import extract
+from phrasebox.stages.phrases.filters import word_lists
+from phrasebox.stages.phrases.noun_phrases import extract
 from tests.stages.phrases.marked import f1_of, read_marked
 
 MARKED = [*read_marked("entities.txt", r"\[/EN#(?P<number>\d+)/\S+ (?P<words>[^\]]*)\]")]

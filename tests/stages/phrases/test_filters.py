@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.phrases.filters import is_code, make_readable, normalise, word_lists
+from phrasebox.stages.phrases.filters import is_code, make_readable, normalise, word_lists
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 

@@ -1,7 +1,7 @@
 import pytest
 
-from stages.phrases.filters import make_readable, word_lists
-from stages.phrases.noun_phrases import extract
+from phrasebox.stages.phrases.filters import make_readable, word_lists
+from phrasebox.stages.phrases.noun_phrases import extract
 
 LISTS = word_lists()
 

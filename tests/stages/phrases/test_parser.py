@@ -3,9 +3,9 @@
 import pytest
 import spacy
 
-from stages.contract.errors import ConfigError
-from stages.phrases.noun_phrases import load_pipeline
-from stages.phrases.stage import PhrasesConfig
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.phrases.noun_phrases import load_pipeline
+from phrasebox.stages.phrases.stage import PhrasesConfig
 from tests.messages import expect_error
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.phrases import phrases_json
-from stages.contract.errors import InputError
-from stages.contract.records import Record, Sample
-from stages.phrases.precomputed import PrecomputedPhrases
-from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.pipeline.commands.phrases import phrases_json
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.phrases.precomputed import PrecomputedPhrases
+from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
 from tests.build.datasets import Json
 from tests.build.files import write_lines
 from tests.messages import expect_error

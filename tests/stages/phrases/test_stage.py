@@ -3,10 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.contract.errors import RowError
-from stages.contract.records import Phrase, Record, Sample
-from stages.phrases.filters import normalise
-from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from phrasebox.stages.contract.errors import RowError
+from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.phrases.filters import normalise
+from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 WORDS = (

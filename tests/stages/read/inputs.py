@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from stages.contract.records import Sample
-from stages.read import InputConfig, Reader, SkippedRow, make_reader
+from phrasebox.stages.contract.records import Sample
+from phrasebox.stages.read import InputConfig, Reader, SkippedRow, make_reader
 
 JPEG = b"\xff\xd8 not decoded by readers \xff\xd9"
 

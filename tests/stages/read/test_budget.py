@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import stage_calls
-from pipeline.stage_calls import take_batch
-from stages.contract.errors import InputError
-from stages.contract.records import ImageRef, Record, Sample
-from stages.read import base, parquet, plan_pieces, streams
-from stages.read.base import Piece, read_piece
-from stages.read.webdataset import _Group
+from phrasebox.pipeline import stage_calls
+from phrasebox.pipeline.stage_calls import take_batch
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import ImageRef, Record, Sample
+from phrasebox.stages.read import base, parquet, plan_pieces, streams
+from phrasebox.stages.read.base import Piece, read_piece
+from phrasebox.stages.read.webdataset import _Group
 from tests.build.files import write_lines
 from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, reason, samples_of, tar_bytes, tar_sample
@@ -154,7 +154,7 @@ def test_a_list_that_does_not_fit_into_the_memory_is_refused(
     def fail(*_: object, **__: object) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(sys.modules[f"stages.read.{kind}"].json, "loads", fail)
+    monkeypatch.setattr(sys.modules[f"phrasebox.stages.read.{kind}"].json, "loads", fail)
     with expect_error(InputError):
         plan_pieces(reader_of(kind=kind, path=str(tmp_path / "a.json")))
 

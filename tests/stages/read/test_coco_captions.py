@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from stages.contract.errors import InputError
+from phrasebox.stages.contract.errors import InputError
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.contract.errors import InputError
+from phrasebox.stages.contract.errors import InputError
 from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, reason, samples_of
 

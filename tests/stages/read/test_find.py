@@ -3,8 +3,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from stages.contract.errors import ConfigError, InputError
-from stages.read.find import find_files
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.read.find import find_files
 from tests.messages import expect_error
 
 

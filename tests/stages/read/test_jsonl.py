@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.contract.errors import InputError
-from stages.contract.records import ImageRef
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import ImageRef
 from tests.messages import expect_error
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of, write_lines
 

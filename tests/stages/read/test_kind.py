@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from stages.contract.errors import InputError
-from stages.read import guess_kind
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.read import guess_kind
 from tests.messages import expect_error
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stages.read import lines
-from stages.read.plan import input_notes
+from phrasebox.stages.read import lines
+from phrasebox.stages.read.plan import input_notes
 from tests.build.files import write_lines
 from tests.stages.read.inputs import reader_of, reason, samples_of
 

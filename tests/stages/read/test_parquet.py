@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.contract.errors import InputError
-from stages.contract.records import Sample
-from stages.read import SkippedRow
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.records import Sample
+from phrasebox.stages.read import SkippedRow
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of

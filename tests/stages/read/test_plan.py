@@ -4,8 +4,8 @@ from typing import Any
 
 import fsspec
 
-from stages.contract.errors import InputError
-from stages.read import Reader, plan_pieces
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.read import Reader, plan_pieces
 from tests.messages import expect_error
 from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
 

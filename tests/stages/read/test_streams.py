@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.contract.errors import RowFault
-from stages.read import streams
-from stages.read.streams import iter_lines, open_plain
+from phrasebox.stages.contract.errors import RowFault
+from phrasebox.stages.read import streams
+from phrasebox.stages.read.streams import iter_lines, open_plain
 from tests.messages import expect_error
 from tests.stages.read.inputs import zstd
 

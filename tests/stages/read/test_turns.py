@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.read.plan import input_notes
-from stages.read.turns import CAPTION_ROLES
+from phrasebox.stages.read.plan import input_notes
+from phrasebox.stages.read.turns import CAPTION_ROLES
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import assert_message

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from stages.contract.records import HeatMap
-from stages.regions.colours import Canvas
-from stages.regions.config import RegionsConfig
-from stages.regions.contours import MapRegions, regions_of_map
-from stages.regions.cut import Cutter
-from stages.regions.learned_box import INPUTS, BoxFit, UsualBoxes
-from stages.regions.maker import levels_of_map
-from stages.regions.parts import ThingMap
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.regions.colours import Canvas
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.contours import MapRegions, regions_of_map
+from phrasebox.stages.regions.cut import Cutter
+from phrasebox.stages.regions.learned_box import INPUTS, BoxFit, UsualBoxes
+from phrasebox.stages.regions.maker import levels_of_map
+from phrasebox.stages.regions.parts import ThingMap
 
 USUAL = UsualBoxes(
     mean=(0.5, 0.5, -1.0, -1.0), words=("=dog", "red"), terms=np.array([[0.1, 0, 0, 0], [0, 0.2, 0, 0]])

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.contract.levels import LEVELS, quantise
-from stages.regions.config import RegionsConfig
-from stages.regions.cut_rules import (
+from phrasebox.stages.contract.levels import LEVELS, quantise
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut_rules import (
     CUT_FEATURES,
     SHARES,
     FittedCut,
@@ -16,7 +16,7 @@ from stages.regions.cut_rules import (
     otsu_cut,
     threshold_of,
 )
-from stages.regions.stage import RegionsStage
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.build.cases import cases
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from stages.contract.masks import encode_box
-from stages.contract.records import Absent, Phrase, Record, Region, Sample
-from stages.regions.config import RegionsConfig
-from stages.regions.detected import DetectorPresence, boxes_of
-from stages.regions.score import Calibration
-from stages.regions.source_stage import SourceRegionsStage
+from phrasebox.stages.contract.masks import encode_box
+from phrasebox.stages.contract.records import Absent, Phrase, Record, Region, Sample
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.detected import DetectorPresence, boxes_of
+from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.regions.source_stage import SourceRegionsStage
 from tests.build.datasets import Json
 
 SIZE_HW = (40, 80)

@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stages.contract.records import Record
-from stages.regions.config import RegionsConfig
-from stages.regions.foreign_captions import (
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.foreign_captions import (
     USUAL_SHARE,
     caption_log_ratios,
     estimate_absent_share,
     foreign_share,
 )
-from stages.regions.score import at_share
-from stages.regions.stage import RegionsStage
+from phrasebox.stages.regions.score import at_share
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.stages.regions.test_presence import EVEN, FIXED
 from tests.stages.regions.test_stage import heat_map, phrase, record, spots
 

@@ -4,9 +4,9 @@ from importlib.resources import files
 
 import pytest
 
-from stages.contract.records import Phrase
-from stages.regions.groups import MOST_LINKED, link_phrases, pair_features
-from stages.regions.wording import wordings
+from phrasebox.stages.contract.records import Phrase
+from phrasebox.stages.regions.groups import MOST_LINKED, link_phrases, pair_features
+from phrasebox.stages.regions.wording import wordings
 from tests.build.files import read_json
 
 PLURAL = {
@@ -88,7 +88,7 @@ def test_beyond_many_phrases_each_names_a_thing_of_its_own() -> None:
 
 def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
     """A weight that no feature asks for, or a feature without one, is a name that was changed on one side only."""
-    weights = read_json(files("stages.regions").joinpath("groups.json"))["weights"]
+    weights = read_json(files("phrasebox.stages.regions").joinpath("groups.json"))["weights"]
     texts, phrases = phrases_of(
         "[a small red boy] by [two old men] and [a dog] in [white water] near [xyzzy] with [a red hat] and [a cat]",
         "[a green girl] and [the old woman] and [a blue dog] in [a blue hat] near [three dogs] by [the red water wall]",

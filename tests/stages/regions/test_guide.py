@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.contract.masks import decode_mask
-from stages.contract.records import HeatMap, Pixels
-from stages.regions.colours import EPSILON, Canvas, Guide
-from stages.regions.config import RegionsConfig
-from stages.regions.cut import CutMap, Cutter
-from stages.regions.maker import RegionMaker
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import HeatMap, Pixels
+from phrasebox.stages.regions.colours import EPSILON, Canvas, Guide
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut import CutMap, Cutter
+from phrasebox.stages.regions.maker import RegionMaker
 from tests.stages.regions.cutting import regions_of, share, thing_map
 from tests.stages.regions.test_refine import picture
 from tests.stages.regions.test_stage import record

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.contract.masks import decode_mask
-from stages.contract.records import Record, Region
-from stages.regions.config import RegionsConfig
-from stages.regions.ladder import CUTS, ladder_of
-from stages.regions.learned_box import FACTS, INPUTS, BoxFit, MapView
-from stages.regions.stage import RegionsStage
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import Record, Region
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.ladder import CUTS, ladder_of
+from phrasebox.stages.regions.learned_box import FACTS, INPUTS, BoxFit, MapView
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.stages.regions.cutting import ENDS, USUAL, fit_that
 from tests.stages.regions.test_stage import heat_map, record
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.contract.errors import ResourceError
-from stages.contract.geometry import cell_to_px, xyxy_to_xywh
-from stages.contract.masks import decode_mask, rle_box_xywh_px
-from stages.contract.records import HeatMap, ImageRef, Record
-from stages.regions.config import RegionsConfig
-from stages.regions.cut import Cutter
-from stages.regions.learned_box import FACTS
-from stages.regions.outlines import Outliner
-from stages.regions.score import Evidence
-from stages.regions.stage import RegionsStage
-from stages.shared.model.segmenter import EncoderInput, Segmenter
+from phrasebox.stages.contract.errors import ResourceError
+from phrasebox.stages.contract.geometry import cell_to_px, xyxy_to_xywh
+from phrasebox.stages.contract.masks import decode_mask, rle_box_xywh_px
+from phrasebox.stages.contract.records import HeatMap, ImageRef, Record
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut import Cutter
+from phrasebox.stages.regions.learned_box import FACTS
+from phrasebox.stages.regions.outlines import Outliner
+from phrasebox.stages.regions.score import Evidence
+from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.shared.model.segmenter import EncoderInput, Segmenter
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 from tests.messages import expect_error

@@ -3,10 +3,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
-from stages.regions.paint import field_of, paint
-from stages.regions.parts import HeatPart
-from stages.regions.score import Evidence
+from phrasebox.stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
+from phrasebox.stages.regions.paint import field_of, paint
+from phrasebox.stages.regions.parts import HeatPart
+from phrasebox.stages.regions.score import Evidence
 from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from stages.contract.records import HeatMap
-from stages.regions.colours import Canvas
-from stages.regions.config import RegionsConfig
-from stages.regions.cut import Cutter
-from stages.regions.fine_map import refine_grid, samples_per_cell
-from stages.regions.parts import HeatPart, ThingMap, parts_of
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.regions.colours import Canvas
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.cut import Cutter
+from phrasebox.stages.regions.fine_map import refine_grid, samples_per_cell
+from phrasebox.stages.regions.parts import HeatPart, ThingMap, parts_of
 from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of, regions_of
 

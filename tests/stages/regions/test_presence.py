@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.contract.records import Absent, Phrase, Record
-from stages.explain.presence import ImageStatistics, Presence
-from stages.regions.maker import share_presences
-from stages.regions.score import Calibration
-from stages.regions.stage import RegionsStage
+from phrasebox.stages.contract.records import Absent, Phrase, Record
+from phrasebox.stages.explain.presence import ImageStatistics, Presence
+from phrasebox.stages.regions.maker import share_presences
+from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.stages.regions.test_stage import FIXED as PLAIN
 from tests.stages.regions.test_stage import heat_map, phrase, record, spots
 

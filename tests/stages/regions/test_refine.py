@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.contract.masks import decode_mask
-from stages.contract.records import HeatMap, Pixels
-from stages.regions.colours import CANVAS_SIDE, Canvas, grabcut
-from stages.regions.config import RegionsConfig
-from stages.regions.paint import RegionMask
-from stages.regions.stage import RegionsStage
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.contract.records import HeatMap, Pixels
+from phrasebox.stages.regions.colours import CANVAS_SIDE, Canvas, grabcut
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.paint import RegionMask
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.build.cases import cases
 from tests.stages.regions.cutting import regions_of, share
 from tests.stages.regions.test_stage import record

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.contract.errors import ConfigError
-from stages.regions.cut_rules import CUT_FEATURES
-from stages.regions.learned_box import INPUTS
-from stages.regions.score import MOST_BYTES, Calibration, Evidence, read_calibration
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.regions.cut_rules import CUT_FEATURES
+from phrasebox.stages.regions.learned_box import INPUTS
+from phrasebox.stages.regions.score import MOST_BYTES, Calibration, Evidence, read_calibration
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error

@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.errors import RowError
-from stages.contract.masks import decode_mask, mask_box_xywh_px
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
-from stages.regions.config import RegionsConfig
-from stages.regions.stage import RegionsStage
+from phrasebox.stages.contract.errors import RowError
+from phrasebox.stages.contract.masks import decode_mask, mask_box_xywh_px
+from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.stage import RegionsStage
 from tests.build.cases import cases
 from tests.stages.regions.cutting import regions_of as regions_of_map
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.contract.errors import ConfigError, InputError, ResumeError
-from stages.shared.storage import (
+from phrasebox.stages.contract.errors import ConfigError, InputError, ResumeError
+from phrasebox.stages.shared.storage import (
     AnyPath,
     ObjectPath,
     absolute,

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import ImageRef, Phrase, Record, Sample
-from stages.shared.model.config import ModelConfig
-from stages.sources.boxes import NO_IMAGE_OF_THAT_NAME, BoxSource, BoxSourceConfig
+from phrasebox.stages.contract.errors import ConfigError, InputError
+from phrasebox.stages.contract.records import ImageRef, Phrase, Record, Sample
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.sources.boxes import NO_IMAGE_OF_THAT_NAME, BoxSource, BoxSourceConfig
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ResourceError
-from stages.contract.masks import rle_area_px
-from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
-from stages.shared.model.config import ModelConfig
-from stages.sources.detector import DetectorSource, DetectorSourceConfig
+from phrasebox.stages.contract.errors import ResourceError
+from phrasebox.stages.contract.masks import rle_area_px
+from phrasebox.stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.sources.detector import DetectorSource, DetectorSourceConfig
 from tests.messages import expect_error
 from tests.stages.shared.model.detectors import save_detector
 

@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.presence_calibration import features_by_text
-from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.regions.config import RegionsConfig
-from stages.regions.detected import DetectorPresence
-from stages.regions.score import Calibration
-from stages.regions.source import NOT_FINITE
-from stages.regions.source_stage import SourceRegionsStage
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.sources.grid import (
+from phrasebox.pipeline.evaluate.presence_calibration import features_by_text
+from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.detected import DetectorPresence
+from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.regions.source import NOT_FINITE
+from phrasebox.stages.regions.source_stage import SourceRegionsStage
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.sources.grid import (
     CropSource,
     CropSourceConfig,
     GridSource,
@@ -22,8 +22,13 @@ from stages.sources.grid import (
     grid_boxes,
     splits_up_to,
 )
-from stages.sources.naming import shares_of
-from stages.sources.proposals import ProposalSource, ProposalSourceConfig, build_hierarchy, segment_finely
+from phrasebox.stages.sources.naming import shares_of
+from phrasebox.stages.sources.proposals import (
+    ProposalSource,
+    ProposalSourceConfig,
+    build_hierarchy,
+    segment_finely,
+)
 
 
 def test_a_grid_covers_the_image_once_and_is_at_most_twice_as_long_as_wide() -> None:

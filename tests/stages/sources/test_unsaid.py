@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.export import EXPORTERS
-from pipeline.export.export import ExportRequest, export_dataset
-from pipeline.load import Contents, RegionDataset
-from pipeline.viewer.sample_view import COLUMNS, sample_view
-from stages.contract.masks import encode_box, rle_box_xywh_px
-from stages.contract.records import Phrase, Region
-from stages.regions.source_stage import number_things
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.export import EXPORTERS
+from phrasebox.pipeline.export.export import ExportRequest, export_dataset
+from phrasebox.pipeline.load import Contents, RegionDataset
+from phrasebox.pipeline.viewer.sample_view import COLUMNS, sample_view
+from phrasebox.stages.contract.masks import encode_box, rle_box_xywh_px
+from phrasebox.stages.contract.records import Phrase, Region
+from phrasebox.stages.regions.source_stage import number_things
 from tests.build.files import read_json
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.contract.errors import InputError
-from stages.contract.masks import encode_mask, rle_area_px
-from stages.truth.coco import read_coco, size_member
-from stages.truth.ground_truth import GroundTruth, TruthTarget
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.masks import encode_mask, rle_area_px
+from phrasebox.stages.truth.coco import read_coco, size_member
+from phrasebox.stages.truth.ground_truth import GroundTruth, TruthTarget
 from tests.build.cases import cases
 from tests.build.datasets import Json
 from tests.messages import expect_error

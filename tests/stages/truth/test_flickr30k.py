@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.contract.errors import InputError
-from stages.truth.flickr30k import read_flickr30k
-from stages.truth.ground_truth import TruthTarget
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.truth.flickr30k import read_flickr30k
+from phrasebox.stages.truth.ground_truth import TruthTarget
 from tests.build.cases import cases
 from tests.messages import expect_error
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from stages.contract.errors import InputError
-from stages.truth import read_truth
-from stages.truth.ground_truth import TruthImage
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.truth import read_truth
+from phrasebox.stages.truth.ground_truth import TruthImage
 from tests.build.cases import cases
 from tests.build.datasets import Json
 from tests.build.files import write_json

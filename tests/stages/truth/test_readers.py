@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.contract.errors import InputError
-from stages.contract.masks import decode_mask, encode_mask
-from stages.truth import TRUTHS, kind_of, read_truth
-from stages.truth.ground_truth import TruthImage, TruthTarget
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.masks import decode_mask, encode_mask
+from phrasebox.stages.truth import TRUTHS, kind_of, read_truth
+from phrasebox.stages.truth.ground_truth import TruthImage, TruthTarget
 from tests.build.files import write_json
 from tests.messages import expect_error
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.truth.ground_truth import find_spelling
+from phrasebox.stages.truth.ground_truth import find_spelling
 
 OTHER_CAPTIONS = ("Two dogs play .", "A man with a hat looks at the sea .")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from stages.contract.errors import RowError
-from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
-from stages.contract.schema import ColumnOption, records_to_rows
-from stages.write import ShardWriter
+from phrasebox.stages.contract.errors import RowError
+from phrasebox.stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample
+from phrasebox.stages.contract.schema import ColumnOption, records_to_rows
+from phrasebox.stages.write import ShardWriter
 from tests.build.records import HEIGHT, WIDTH, encoded, region
 
 CAPTION = "The  Red car beside two dogs"

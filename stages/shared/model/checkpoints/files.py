@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from stages.contract.errors import WeightsError
+from phrasebox.stages.contract.errors import WeightsError
 
 OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
 TRANSFORMERS_CONFIG: Final = "config.json"

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.contract.values import Json
-from stages.shared.model.checkpoints.files import (
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.checkpoints.files import (
     OPEN_CLIP_CONFIG,
     TRANSFORMERS_CONFIG,
     params_of,
     place_of,
     weights_in,
 )
-from stages.shared.model.checkpoints.layouts import layout_of
-from stages.shared.model.checkpoints.state import State, read_json, read_shapes
+from phrasebox.stages.shared.model.checkpoints.layouts import layout_of
+from phrasebox.stages.shared.model.checkpoints.state import State, read_json, read_shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

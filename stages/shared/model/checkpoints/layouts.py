@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from stages.contract.errors import WeightsError
+from phrasebox.stages.contract.errors import WeightsError
 
 OPENAI: Final = "OpenAI's CLIP"
 OPEN_CLIP: Final = "open_clip"

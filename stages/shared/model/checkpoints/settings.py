@@ -7,10 +7,10 @@ from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, PositiveInt, ValidationError, model_validator
 
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json
-from stages.shared.json_files import first_problem
-from stages.shared.model.checkpoints.layouts import SIGLIP
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.json_files import first_problem
+from phrasebox.stages.shared.model.checkpoints.layouts import SIGLIP
 
 RESAMPLE: Final = {2: "bilinear", 3: "bicubic"}
 """`resample` of a `preprocessor_config.json`, a number of Pillow's -> interpolation."""

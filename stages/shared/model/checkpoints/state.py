@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.contract.errors import WeightsError, one_line, with_type
-from stages.contract.values import Json
-from stages.shared.model.checkpoints.files import INDEX_SUFFIX
+from phrasebox.stages.contract.errors import WeightsError, one_line, with_type
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.shared.model.checkpoints.files import INDEX_SUFFIX
 
 _WRAPPERS: Final = ("module.", "_orig_mod.", "model.")
 """The prefixes that `DistributedDataParallel`, `torch.compile` and Lightning give the names of

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from stages.contract.values import Sides
-from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
-from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.vision import VisionTower, attend
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
+from phrasebox.stages.shared.model.towers.tower import Placement, Tower
+from phrasebox.stages.shared.model.towers.vision import VisionTower, attend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

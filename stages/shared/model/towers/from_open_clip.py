@@ -20,14 +20,14 @@ import torch
 from open_clip import transformer
 from torch import Tensor, nn
 
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json, Sides
-from stages.shared.model.towers import layers
-from stages.shared.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
-from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
-from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.trunk import BlockTrunk, GridTrunk, shared_copy
-from stages.shared.model.towers.vision import Block, VisionTower, resize_positions
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json, Sides
+from phrasebox.stages.shared.model.towers import layers
+from phrasebox.stages.shared.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
+from phrasebox.stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
+from phrasebox.stages.shared.model.towers.tower import Placement, Tower
+from phrasebox.stages.shared.model.towers.trunk import BlockTrunk, GridTrunk, shared_copy
+from phrasebox.stages.shared.model.towers.vision import Block, VisionTower, resize_positions
 
 Model = Any  # An open_clip model or a part of one: open_clip is untyped
 
@@ -49,7 +49,7 @@ def build_image_tower(visual: Model, mean: Sequence[float], std: Sequence[float]
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         return _resnet(visual, normalisation)
     if isinstance(visual, open_clip.timm_model.TimmModel):
-        from stages.shared.model.towers import from_timm  # noqa: PLC0415 - timm's layers, for its towers alone
+        from phrasebox.stages.shared.model.towers import from_timm  # noqa: PLC0415 - timm's layers, for its towers alone
 
         return from_timm.build_tower(visual, normalisation)
     if not isinstance(visual, transformer.VisionTransformer):

@@ -14,13 +14,13 @@ import torch
 from timm import layers as timm_layers
 from torch import Tensor, nn
 
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json, Sides
-from stages.shared.model.towers import layers
-from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower, Turn
-from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.trunk import GridTrunk, TokenTrunk, placement_of, shared_copy
-from stages.shared.model.towers.vision import join_heads, split_heads
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json, Sides
+from phrasebox.stages.shared.model.towers import layers
+from phrasebox.stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower, Turn
+from phrasebox.stages.shared.model.towers.tower import Placement, Tower
+from phrasebox.stages.shared.model.towers.trunk import GridTrunk, TokenTrunk, placement_of, shared_copy
+from phrasebox.stages.shared.model.towers.vision import join_heads, split_heads
 
 Module = Any  # timm and open_clip are untyped
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pydantic import ValidationError
 
-from stages.contract.errors import ConfigError
-from stages.contract.values import Json, Sides
-from stages.shared.model.config import InputSpec, TowerKind
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.values import Json, Sides
+from phrasebox.stages.shared.model.config import InputSpec, TowerKind
 
 RESNET_STRIDE_PX: Final = 32  # of the tokens of CLIP's ResNets: five halvings
 
@@ -116,7 +116,7 @@ def _import_timm() -> Any:
     """Import timm, and register our own trunk with it. Only towers of timm wait for the import."""
     import timm  # noqa: PLC0415
 
-    import stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
+    import phrasebox.stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
 
     return timm
 

@@ -20,9 +20,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from stages.contract.values import Sides
-from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import (
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.shared.model.config import TowerKind
+from phrasebox.stages.shared.model.towers.layers import (
     NOTHING,
     Chain,
     Layer,
@@ -31,8 +31,8 @@ from stages.shared.model.towers.layers import (
     TensorFunction,
     gradient_at,
 )
-from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.vision import Heads, VisionTower, attention_weights, split_heads
+from phrasebox.stages.shared.model.towers.tower import Placement, Tower
+from phrasebox.stages.shared.model.towers.vision import Heads, VisionTower, attention_weights, split_heads
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.contract.values import Sides
-from stages.shared.model.config import TowerKind
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.shared.model.config import TowerKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.contract.values import Sides
-from stages.shared.model.towers.layers import Layer, TensorFunction
-from stages.shared.model.towers.tower import Placement
-from stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.shared.model.towers.layers import Layer, TensorFunction
+from phrasebox.stages.shared.model.towers.tower import Placement
+from phrasebox.stages.shared.model.towers.vision import VisionTower
 
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:

@@ -16,10 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.contract.values import Sides
-from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import Layer, LayerNorm, Linear, Part, TensorFunction, to_float
-from stages.shared.model.towers.tower import Placement, Tower
+from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.shared.model.config import TowerKind
+from phrasebox.stages.shared.model.towers.layers import (
+    Layer,
+    LayerNorm,
+    Linear,
+    Part,
+    TensorFunction,
+    to_float,
+)
+from phrasebox.stages.shared.model.towers.tower import Placement, Tower
 
 Heads = int  # Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.reviews.figures import Agreement, measure_agreement
-from pipeline.evaluate.reviews.fit import _correct_presence, fit_answers
-from stages.explain.presence import ImageStatistics, Presence
-from stages.regions.score import FEATURES, Calibration, at_share
+from phrasebox.pipeline.evaluate.reviews.figures import Agreement, measure_agreement
+from phrasebox.pipeline.evaluate.reviews.fit import _correct_presence, fit_answers
+from phrasebox.stages.explain.presence import ImageStatistics, Presence
+from phrasebox.stages.regions.score import FEATURES, Calibration, at_share
 from tests.build.datasets import Json
 
 COUNT = 20_000

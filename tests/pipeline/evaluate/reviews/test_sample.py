@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.evaluate.reviews.figures import Population, kind_of, population_of, sample_for_review
+from phrasebox.pipeline.dataset.folder import open_dataset
+from phrasebox.pipeline.evaluate.reviews.figures import (
+    Population,
+    kind_of,
+    population_of,
+    sample_for_review,
+)
 from tests.build.datasets import Json
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.evaluate.evaluation import evaluate_dataset
-from pipeline.evaluate.evaluation_set import open_evaluation_set
-from pipeline.research.compare.comparison import Comparison, ComparisonRow, compare_explainers
-from pipeline.research.compare.figures import FIGURES, TABLES
-from pipeline.research.compare.pictures import Source
-from pipeline.research.compare.tables import print_comparison
-from pipeline.run import run
-from stages.contract.errors import InputError
-from stages.explain import EXPLAINERS
+from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
+from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
+from phrasebox.pipeline.research.compare.comparison import Comparison, ComparisonRow, compare_explainers
+from phrasebox.pipeline.research.compare.figures import FIGURES, TABLES
+from phrasebox.pipeline.research.compare.pictures import Source
+from phrasebox.pipeline.research.compare.tables import print_comparison
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.explain import EXPLAINERS
 from tests.build.files import read_json, write_json
 from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed

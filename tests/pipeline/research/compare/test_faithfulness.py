@@ -5,8 +5,8 @@ import open_clip
 import pytest
 import torch
 
-from pipeline.evaluate.matching import draw_map
-from pipeline.research.compare.faithfulness import (
+from phrasebox.pipeline.evaluate.matching import draw_map
+from phrasebox.pipeline.research.compare.faithfulness import (
     FILLINGS,
     SHARES,
     changed_pixels,
@@ -14,8 +14,8 @@ from pipeline.research.compare.faithfulness import (
     measure_curves,
     rank_pixels,
 )
-from stages.contract.records import HeatMap
-from stages.shared.model.load import from_open_clip
+from phrasebox.stages.contract.records import HeatMap
+from phrasebox.stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 
 RNG = np.random.default_rng(0)

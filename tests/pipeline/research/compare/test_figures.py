@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.evaluate.matching import draw_map
-from pipeline.research.compare.figures import (
+from phrasebox.pipeline.evaluate.matching import draw_map
+from phrasebox.pipeline.research.compare.figures import (
     FEWEST_IMAGES,
     SAMPLES,
     Difference,
@@ -22,10 +22,10 @@ from pipeline.research.compare.figures import (
     place_numbers,
     place_of,
 )
-from pipeline.research.compare.maps import draw_baselines
-from pipeline.research.compare.pictures import ComparedImage, Question
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.shared.model.load import from_open_clip
+from phrasebox.pipeline.research.compare.maps import draw_baselines
+from phrasebox.pipeline.research.compare.pictures import ComparedImage, Question
+from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from phrasebox.stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 from tests.pipeline.evaluate.query_builders import query_of, target_of
 

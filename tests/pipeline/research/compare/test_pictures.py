@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.research.compare.pictures import ComparedImage, Source, read_images
-from pipeline.scenes import write_scenes
-from stages.contract.errors import InputError
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.research.compare.pictures import ComparedImage, Source, read_images
+from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.stages.contract.errors import InputError
 from tests.build.files import read_json, read_lines
 from tests.factories import SPEC
 from tests.messages import expect_error

@@ -12,13 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.research.finetune.config import RECIPES, FinetuneConfig
-from pipeline.research.finetune.folder import LATEST, LOG
-from pipeline.research.finetune.loop import TunedModel, finetune
-from stages.contract.errors import ConfigError, InputError, OutputError, ResourceError, ResumeError
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.module import module_of
+from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig
+from phrasebox.pipeline.research.finetune.folder import LATEST, LOG
+from phrasebox.pipeline.research.finetune.loop import TunedModel, finetune
+from phrasebox.stages.contract.errors import (
+    ConfigError,
+    InputError,
+    OutputError,
+    ResourceError,
+    ResumeError,
+)
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.module import module_of
 from tests.build.files import read_lines
 from tests.messages import expect_error
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
@@ -267,7 +273,7 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_it_stays(
     before = (tmp_path / LATEST).read_bytes()
     with monkeypatch.context() as patch, open("/dev/full", "wb", buffering=0) as full:
         patch.setattr(
-            "pipeline.research.finetune.folder.torch.save", lambda *_: full.write(b"a checkpoint")
+            "phrasebox.pipeline.research.finetune.folder.torch.save", lambda *_: full.write(b"a checkpoint")
         )
         with expect_error(OutputError):
             finetune(config)
@@ -293,9 +299,9 @@ def test_a_dataset_without_regions_is_refused_before_the_model_is_loaded(
 
 RANK = """
 import sys
-from stages.contract.errors import PhraseboxError
-from pipeline.research.finetune.config import FinetuneConfig
-from pipeline.research.finetune.loop import finetune
+from phrasebox.stages.contract.errors import PhraseboxError
+from phrasebox.pipeline.research.finetune.config import FinetuneConfig
+from phrasebox.pipeline.research.finetune.loop import finetune
 
 try:
     finetune(FinetuneConfig.model_validate_json(sys.argv[1]))

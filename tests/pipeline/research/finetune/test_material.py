@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.research.finetune.config import DataConfig
-from pipeline.research.finetune.material import TuningData, shuffle_boxes
-from stages.contract.errors import ConfigError
+from phrasebox.pipeline.research.finetune.config import DataConfig
+from phrasebox.pipeline.research.finetune.material import TuningData, shuffle_boxes
+from phrasebox.stages.contract.errors import ConfigError
 from tests.conftest import SCENES
 from tests.messages import expect_error
 

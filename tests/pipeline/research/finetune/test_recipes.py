@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline.research.finetune.align import Align
-from pipeline.research.finetune.config import RECIPES, DataConfig
-from pipeline.research.finetune.material import TrainingBatch, TuningData
-from pipeline.research.finetune.ranks import RankGroup
-from pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.module import module_of
-from stages.shared.model.tokenizer import tokenizer_of
+from phrasebox.pipeline.research.finetune.align import Align
+from phrasebox.pipeline.research.finetune.config import RECIPES, DataConfig
+from phrasebox.pipeline.research.finetune.material import TrainingBatch, TuningData
+from phrasebox.pipeline.research.finetune.ranks import RankGroup
+from phrasebox.pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.module import module_of
+from phrasebox.stages.shared.model.tokenizer import tokenizer_of
 from tests.closeness import assert_close
 from tests.factories import TOWERS
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.research.score_model.answers import (
+from phrasebox.pipeline.research.score_model.answers import (
     Answers,
     Classification,
     differences_of,
@@ -12,7 +12,7 @@ from pipeline.research.score_model.answers import (
     rank_candidates,
     retrieve,
 )
-from pipeline.research.score_model.probe import Questions
+from phrasebox.pipeline.research.score_model.probe import Questions
 
 X, Y, Z = np.eye(3, dtype=np.float32)
 

@@ -105,7 +105,7 @@ REFUSED = [
 @pytest.mark.parametrize("command", REFUSED)
 def test_what_cannot_be_used_is_rejected_before_any_work(command: str, drawn: Path, monkeypatch) -> None:
     monkeypatch.setattr(
-        "pipeline.research.score_model.job.load", lambda *_: pytest.fail("the model was loaded")
+        "phrasebox.pipeline.research.score_model.job.load", lambda *_: pytest.fail("the model was loaded")
     )
     code, out, err = called(*shlex.split(command.replace("{drawn}", str(drawn))))
     assert (code, out) == (2, "")

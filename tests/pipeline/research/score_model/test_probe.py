@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.research.score_model.probe import Embedder, Picture, Questions, questions_of
-from stages.contract.errors import InputError
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.load import from_open_clip
-from stages.truth.ground_truth import TruthImage, TruthObject, TruthTarget
+from phrasebox.pipeline.research.score_model.probe import Embedder, Picture, Questions, questions_of
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.truth.ground_truth import TruthImage, TruthObject, TruthTarget
 from tests.factories import TOWERS
 from tests.messages import expect_error
 from tests.stages.shared.model.saved import load_model

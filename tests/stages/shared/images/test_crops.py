@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.shared.images.crops import crop_regions
+from phrasebox.stages.shared.images.crops import crop_regions
 
 RGB = np.zeros((40, 80, 3), np.uint8)
 RGB[:20, :40] = 100

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from stages.contract.errors import RowFault
-from stages.contract.records import ImageRef
-from stages.shared.images import decode
-from stages.shared.images.decode import (
+from phrasebox.stages.contract.errors import RowFault
+from phrasebox.stages.contract.records import ImageRef
+from phrasebox.stages.shared.images import decode
+from phrasebox.stages.shared.images.decode import (
     RESAMPLING,
     Interpolation,
     decode_resized,
@@ -31,7 +31,7 @@ from stages.shared.images.decode import (
     load_image_bytes,
     upright_image,
 )
-from stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 
@@ -241,7 +241,9 @@ def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
     entry = content.index(struct.pack("<HHL", 277, 3, 1))  # samples per pixel
     content[entry + 8 : entry + 10] = struct.pack("<H", 9475)
     program = (
-        "import sys; from stages.shared.images.decode import *; from stages.contract.errors import RowFault\n"
+        "import sys\n"
+        "from phrasebox.stages.shared.images.decode import *\n"
+        "from phrasebox.stages.contract.errors import RowFault\n"
         "try: decode_rgb(sys.stdin.buffer.read(), DecodeLimits())\n"
         "except RowFault as fault: print(fault.error.reason)"
     )

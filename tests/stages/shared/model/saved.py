@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.config import ModelConfig, ModelDescription
-from stages.shared.model.describe import describe
-from stages.shared.model.load import load
-from stages.shared.model.module import build_module
+from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.shared.model.config import ModelConfig, ModelDescription
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import load
+from phrasebox.stages.shared.model.module import build_module
 from tests.build.files import write_json
 from tests.factories import SPEC, TOWERS, architecture_of, tiny_architecture, tiny_clip
 

@@ -6,9 +6,9 @@ import pytest
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 
-import stages.shared.model.towers.photo_trunk  # noqa: F401 - it names the trunk to timm
-from stages.contract.errors import WeightsError
-from stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, find_weights
+import phrasebox.stages.shared.model.towers.photo_trunk  # noqa: F401 - it names the trunk to timm
+from phrasebox.stages.contract.errors import WeightsError
+from phrasebox.stages.shared.model.catalog import CATALOG, WEIGHTS_ROOT, find_weights
 from tests.build.files import read_json
 from tests.messages import expect_error
 

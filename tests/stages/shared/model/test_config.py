@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from stages.shared.model.catalog import CATALOG
-from stages.shared.model.config import OWN_MODELS, ModelConfig
+from phrasebox.stages.shared.model.catalog import CATALOG
+from phrasebox.stages.shared.model.config import OWN_MODELS, ModelConfig
 from tests.build.datasets import Json
 
 

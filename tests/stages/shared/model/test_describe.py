@@ -5,10 +5,10 @@ import open_clip
 import pytest
 import torch
 
-from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
-from stages.shared.model.config import ModelConfig, ModelDescription
-from stages.shared.model.describe import describe
-from stages.shared.model.tokenizer import tokenizer_of
+from phrasebox.stages.contract.errors import ConfigError, PhraseboxError, WeightsError
+from phrasebox.stages.shared.model.config import ModelConfig, ModelDescription
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.tokenizer import tokenizer_of
 from tests.build.datasets import Json
 from tests.build.files import read_json, write_json
 from tests.factories import SPEC, tiny_architecture

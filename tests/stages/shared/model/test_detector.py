@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ConfigError, WeightsError
-from stages.shared.model.detector import (
+from phrasebox.stages.contract.errors import ConfigError, WeightsError
+from phrasebox.stages.shared.model.detector import (
     CLASSES,
     DetectedBox,
     Detector,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ResourceError
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.device import (
+from phrasebox.stages.contract.errors import ResourceError
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.device import (
     PendingTransfer,
     choose_precision,
     is_broken,
@@ -61,7 +61,7 @@ def test_a_wanted_gpu_that_is_not_seen_is_an_error_with_its_reason(version, erro
 
 def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_documented(caplog) -> None:
     """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
-    with caplog.at_level(logging.INFO, "stages.shared.model"):
+    with caplog.at_level(logging.INFO, "phrasebox.stages.shared.model"):
         clip = load_model(ModelConfig(name="demo", device="cpu", threads=2))
     precision = choose_precision("auto", CPU)
     assert clip.device_name == "cpu, 2 threads"

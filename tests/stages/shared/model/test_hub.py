@@ -12,13 +12,13 @@ from open_clip import factory, pretrained
 from rich.console import Console
 from safetensors.torch import save
 
-from pipeline.config import RunConfig
-from pipeline.run import run
-from stages.contract.errors import WeightsError
-from stages.shared.model import load
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.hub import fetch
+from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.run import run
+from phrasebox.stages.contract.errors import WeightsError
+from phrasebox.stages.shared.model import load
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.hub import fetch
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_architecture, tiny_clip

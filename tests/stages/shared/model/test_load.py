@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from stages.contract.errors import ConfigError, WeightsError
-from stages.explain.grad_eclip import GradEclip, GradEclipConfig
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.from_open_clip import build_image_tower
+from phrasebox.stages.contract.errors import ConfigError, WeightsError
+from phrasebox.stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.shared.model.towers.from_open_clip import build_image_tower
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.closeness import assert_close
@@ -135,7 +135,7 @@ def test_a_model_is_checked_without_memory_for_it(tmp_path: Path, monkeypatch) -
         devices.update(parameter.device.type for parameter in visual.parameters())
         return build_image_tower(visual, *arguments)
 
-    monkeypatch.setattr("stages.shared.model.describe.build_image_tower", note_devices)
+    monkeypatch.setattr("phrasebox.stages.shared.model.describe.build_image_tower", note_devices)
     monkeypatch.setenv("HOME", str(tmp_path))
     torch.save(shapes_of("ViT-bigG-14"), tmp_path / "weights.pt")
     config = ModelConfig(name="ViT-bigG-14", weights=Path("~/weights.pt"))
@@ -146,7 +146,7 @@ def test_a_model_is_checked_without_memory_for_it(tmp_path: Path, monkeypatch) -
 def test_text_towers_of_hugging_face_need_a_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.shared.model.module.find_spec", lambda name: None)
+    monkeypatch.setattr("phrasebox.stages.shared.model.module.find_spec", lambda name: None)
     (tmp_path / "weights.pt").touch()
     with expect_error(ConfigError):
         describe(ModelConfig(name="nllb-clip-base", weights=tmp_path / "weights.pt"))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.load import from_open_clip
+from phrasebox.stages.explain.grad_eclip import GradEclipConfig
+from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import from_open_clip
 from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.models import tokenizer

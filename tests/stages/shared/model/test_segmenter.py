@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.errors import ConfigError, WeightsError
-from stages.contract.masks import decode_mask
-from stages.regions.paint import paint
-from stages.shared.model.config import SegmenterConfig
-from stages.shared.model.segmenter import KINDS as READ
-from stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
+from phrasebox.stages.contract.errors import ConfigError, WeightsError
+from phrasebox.stages.contract.masks import decode_mask
+from phrasebox.stages.regions.paint import paint
+from phrasebox.stages.shared.model.config import SegmenterConfig
+from phrasebox.stages.shared.model.segmenter import KINDS as READ
+from phrasebox.stages.shared.model.segmenter import Prompt, load_segmenter, usable_segmenter
 from tests.build.files import read_json, write_json
 from tests.messages import expect_error
 from tests.stages.shared.model.segmenters import KINDS, save_segmenter
@@ -35,7 +35,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_are_those_of_transformers_prompt_by_prompt(kind: str, tmp_path, monkeypatch) -> None:
     """Images of several sizes in one batch, more prompts than are decoded together."""
-    monkeypatch.setattr("stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
+    monkeypatch.setattr("phrasebox.stages.shared.model.segmenter.PROMPTS_AT_ONCE", 4)
     model, processor = save_segmenter(kind, tmp_path)
     segmenter = load_segmenter(SegmenterConfig(model=str(tmp_path)), "cpu")
     rng = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_a_segmenter_has_to_be_named_and_its_extra_installed(monkeypatch: pytest
     for model in (None, "a b/c"):
         with expect_error(ConfigError):
             usable_segmenter(SegmenterConfig(model=model))
-    monkeypatch.setattr("stages.shared.model.hugging_face.find_spec", lambda _: None)
+    monkeypatch.setattr("phrasebox.stages.shared.model.hugging_face.find_spec", lambda _: None)
     with expect_error(ConfigError):
         usable_segmenter(SegmenterConfig(model="facebook/sam-vit-base"))
 

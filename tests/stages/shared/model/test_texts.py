@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.shared.model import clip
-from stages.shared.model.clip import ClipModel, TextCache, TextEncoder
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.load import from_open_clip
-from stages.shared.model.module import module_of
+from phrasebox.stages.shared.model import clip
+from phrasebox.stages.shared.model.clip import ClipModel, TextCache, TextEncoder
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.shared.model.module import module_of
 from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.explain.models import tokenizer

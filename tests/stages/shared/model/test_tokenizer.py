@@ -5,8 +5,8 @@ import open_clip
 import pytest
 import torch
 
-from stages.shared.model.describe import describe
-from stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.tokenizer import ClipTokenizer, tokenizer_of
 from tests.stages.shared.model.hugging_face import TEXTS, config_of, siglip_tokens
 
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stages.contract.errors import PhraseboxError, WeightsError
-from stages.shared.model.describe import describe
-from stages.shared.model.tokenizer import tokenizer_of
+from phrasebox.stages.contract.errors import PhraseboxError, WeightsError
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.tokenizer import tokenizer_of
 from tests.build.files import read_json, write_json
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.messages import expect_error

@@ -6,10 +6,10 @@ import open_clip
 import pytest
 import torch
 
-from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.module import module_of
-from stages.shared.model.tokenizer import tokenizer_of
+from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.shared.model.module import module_of
+from phrasebox.stages.shared.model.tokenizer import tokenizer_of
 from tests.build.files import read_json, write_json
 from tests.closeness import assert_close
 from tests.stages.shared.model.hugging_face import (

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.contract.errors import WeightsError
-from stages.shared.model.checkpoints.state import read_state
+from phrasebox.stages.contract.errors import WeightsError
+from phrasebox.stages.shared.model.checkpoints.state import read_state
 from tests.messages import expect_error
 
 STATE = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(2.5)}

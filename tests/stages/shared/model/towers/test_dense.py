@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.dense import dense, pool_boxes
-from stages.shared.model.towers.from_open_clip import build_image_tower
-from stages.shared.model.towers.tower import Placement
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.shared.model.towers.dense import dense, pool_boxes
+from phrasebox.stages.shared.model.towers.from_open_clip import build_image_tower
+from phrasebox.stages.shared.model.towers.tower import Placement
 from tests.closeness import assert_close
 from tests.factories import TOWERS
 

@@ -5,7 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from stages.shared.model.towers.photo_trunk import (
+from phrasebox.stages.shared.model.towers.photo_trunk import (
     ALIKE,
     TRUNK_NAME,
     WIDTH,

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.explain.grad_eclip import GradEclip, GradEclipConfig
-from stages.shared.model.load import from_open_clip
+from phrasebox.stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from phrasebox.stages.shared.model.load import from_open_clip
 from tests.closeness import assert_close
 from tests.factories import TOWERS, tiny_resnet
 from tests.stages.explain.models import module_of, tokenizer

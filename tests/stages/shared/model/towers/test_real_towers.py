@@ -8,8 +8,8 @@ import open_clip
 import pytest
 import torch
 
-from stages.explain import EXPLAINERS, kinds_for
-from stages.shared.model.load import from_open_clip
+from phrasebox.stages.explain import EXPLAINERS, kinds_for
+from phrasebox.stages.shared.model.load import from_open_clip
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 

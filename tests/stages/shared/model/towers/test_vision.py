@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.shared.model.towers.vision import VisionTower
 from tests.closeness import assert_close
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.models import tokenizer

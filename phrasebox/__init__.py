@@ -22,14 +22,14 @@ collate_regions  samples to a batch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pipeline import __version__
+from phrasebox.pipeline import __version__
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
-    from pipeline.dataset import open_dataset
-    from pipeline.load import RegionDataset, RegionStream, collate_regions
-    from pipeline.notebook import Locator
-    from pipeline.run import run
+    from phrasebox.pipeline.config import RunConfig
+    from phrasebox.pipeline.dataset import open_dataset
+    from phrasebox.pipeline.load import RegionDataset, RegionStream, collate_regions
+    from phrasebox.pipeline.notebook import Locator
+    from phrasebox.pipeline.run import run
 
 __all__ = [
     "Locator",
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Locator": "pipeline.notebook",
-    "RegionDataset": "pipeline.load",
-    "RegionStream": "pipeline.load",
-    "RunConfig": "pipeline.config",
-    "collate_regions": "pipeline.load",
-    "open_dataset": "pipeline.dataset",
-    "run": "pipeline.run",
+    "Locator": "phrasebox.pipeline.notebook",
+    "RegionDataset": "phrasebox.pipeline.load",
+    "RegionStream": "phrasebox.pipeline.load",
+    "RunConfig": "phrasebox.pipeline.config",
+    "collate_regions": "phrasebox.pipeline.load",
+    "open_dataset": "phrasebox.pipeline.dataset",
+    "run": "phrasebox.pipeline.run",
 }
 
 
