@@ -10,7 +10,7 @@ install = echo "$(1): apt-get installs $(2) for the whole system"; \
 	if [ -t 0 ]; then read -p "install? [y/N] " answer; [ "$$answer" = y ] || exit 1; fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2)
 
-.PHONY: help demo test lint style docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit lock lowest newest dist clean
+.PHONY: help demo test lint docs bench browser fuzz faults trainers towers figures weights pictures soak scale audit lock lowest newest dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,21 +18,19 @@ help: ## list the targets
 demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of photographs, measure both, draw pictures
 	$(BIN)/phrasebox demo --out out/demo
 
-# One process more than two cores: those that start Ray mostly wait for it. Types are checked meanwhile.
-test: $(if $(ROOM),$(VENV)/.installed-dev,style browser) ## set up, check format, lint and types, run all tests but the slow ones; asks before it installs chromium; ROOM=regions: of one room
-	$(if $(ROOM),,$(BIN)/mypy & types=$$!; )$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(or $(wildcard tests/$(ROOM) tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),$(error no tests of a room $(ROOM): it is a folder below tests)),-n 3; code=$$?; wait $$types && exit $$code)
+# One process more than two cores: those that start Ray mostly wait for it.
+test: $(VENV)/.installed-dev $(if $(ROOM),,browser) ## set up, run all tests but the slow ones; asks before it installs chromium; ROOM=regions: of one room
+	$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(or $(wildcard tests/$(ROOM) tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),$(error no tests of a room $(ROOM): it is a folder below tests)),-n 3)
 
-lint: style ## check format, lint, types and the prose of the pages
+lint: $(VENV)/.installed-dev ## check format, lint, types, names in the code and the prose of the pages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 0 tests/architecture/test_prose.py
+	$(BIN)/python -m pytest -q -n 0 -m taste tests/architecture
 
 docs: $(VENV)/.installed-docs ## build the site of the documentation into out/docs; any warning or broken link is an error
 	$(BIN)/python docs/generate.py docs/reference
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs out/docs
-
-style: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
 
 # The viewer's pages are tested in a real browser.
 browser:
@@ -47,7 +45,7 @@ fuzz: $(VENV)/.installed-dev ## run the tests that draw their own examples, with
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis
 
 # Every test with a Ray of its own, and every other that would make `test` too long.
-faults: $(VENV)/.installed-dev ## run the slow tests, and those with a Ray of their own
+faults: $(VENV)/.installed-dev browser ## run the slow tests, and those with a Ray of their own
 	$(BIN)/python -m pytest -m "ray or slow"
 
 # Trainers and labelling tools read every export. Some are AGPL, and their dependencies contradict each other, so they

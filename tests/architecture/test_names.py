@@ -6,7 +6,11 @@ import ast
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+import pytest
+
 from tests.architecture.source import ROOT, modules, nodes
+
+pytestmark = pytest.mark.taste
 
 EMPTY_NAMES = {
     "alone",

@@ -9,6 +9,8 @@ from markdown_it import MarkdownIt
 from benchmarks.figures import pages
 from tests.architecture.source import ROOT, tracked
 
+pytestmark = pytest.mark.taste
+
 MOST_WORDS = {"sentence": 30, "paragraph": 90}
 
 TERMS = {

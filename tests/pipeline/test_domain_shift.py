@@ -299,6 +299,7 @@ def bundled(model: str, name: str) -> Calibration:
     return read_calibration(WEIGHTS_ROOT / model / f"calibration-{name}.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("instruction", "precision"), [("avx2", "fp32"), ("avx512_bf16", "bf16")])
 def test_workers_decide_the_precision(instruction, precision, tmp_path, monkeypatch) -> None:
     """As on a cluster, about which the driver knows nothing; a resumed run takes the same."""

@@ -156,6 +156,7 @@ def test_what_was_decided_and_is_no_row_yet_is_not_computed_again(
     assert_resumed(out, whole, 0)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_damaged_is_computed_again(
     stop_after: Any, scenes: Path, tmp_path: Path, whole: Path, settings: tuple[str, ...]
 ) -> None:

@@ -176,6 +176,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     assert (figures.replaces, again.replaces) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
     """The run without one cuts at a fixed share, and says so."""
     regions = {"rule": "fitted", "upsample": "linear", "calibration": "none"}

@@ -233,6 +233,7 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
     assert "calibrated on 400 images" in (gated / "README.md").read_text().replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_dataset_whose_captions_are_all_foreign_can_be_used_again(
     model: Path, fitted: Path, tmp_path: Path
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_dataset_whose_captions_are_all_foreign_can_be_used_again(
     assert open_evaluation_set(dataset, others.truth).config().regions.absent_share == 0.99
 
 
+@pytest.mark.slow
 def test_a_calibrated_dataset_gives_the_same_fit(pictures: Pictures, fitted: Path, tmp_path: Path) -> None:
     """Its rows hold other scores than the detector's, and none for phrases that are absent."""
     dataset = run(pictures.config(tmp_path / "again", calibration=str(fitted), absent_share=0.5), QUIET)

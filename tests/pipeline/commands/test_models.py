@@ -99,6 +99,7 @@ def test_the_matrix_is_a_table_for_people() -> None:
         assert words in text
 
 
+@pytest.mark.slow
 def test_the_check_measures_what_a_run_makes_and_leaves_no_file(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

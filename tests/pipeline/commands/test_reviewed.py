@@ -72,6 +72,7 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(ans
     assert f"{made_from['reviews']} reviewed regions of the dataset plain" in card
 
 
+@pytest.mark.slow
 def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_path, monkeypatch) -> None:
     """The fit before the answers saw other images, so that the first run doubts it."""
     monkeypatch.setattr("phrasebox.pipeline.domain_shift.FEWEST_FITTED", 10)

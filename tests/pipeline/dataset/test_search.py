@@ -69,6 +69,7 @@ SEARCHES = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @example(search=Search(phrase="man", mark="none", where="w > h"))
 @example(search=Search(head="dog", regions_min=2, where="caption ILIKE '% beside %' -- side by side"))

@@ -26,7 +26,9 @@ def somebodys(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    "engine", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
 def test_phrasebox_is_imported_and_runs(engine: str, scenes_folder: Path, tmp_path: Path) -> None:
     folder = somebodys(tmp_path / "project")
     images = ["--images", str(scenes_folder / "images"), "--limit", "3"]

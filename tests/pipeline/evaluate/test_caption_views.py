@@ -166,6 +166,7 @@ def truth_of_main_objects(dataset: Path, drawn: Path) -> Json:
     return {**truth, "annotations": annotations}
 
 
+@pytest.mark.slow
 def test_scores_of_images_with_one_caption_are_those_of_a_fit_to_such_images(
     captioned: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,6 +253,7 @@ def test_a_killed_merge_goes_on(parts, inline_dataset, tmp_path) -> None:
     assert list(validate(tmp_path / "out")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("storage")
 def test_in_object_storage(parts: list[Path], inline_dataset: Path) -> None:
     """Local parts are sent there."""

@@ -157,6 +157,7 @@ def test_a_run_that_slept_longer_than_its_lease_leaves_the_dataset_of_the_next_a
     assert [row["sample_id"] for row in rows_of(out)] == [row["sample_id"] for row in rows_of(on_disk)]
 
 
+@pytest.mark.slow
 def test_a_dataset_in_storage_is_read_as_one_on_a_disk(stored, on_disk, tmp_path, monkeypatch) -> None:
     read_back: list[Any] = []
     for dataset in (on_disk, stored):
@@ -203,6 +204,7 @@ def test_storage_that_does_not_answer_is_one_line(source, monkeypatch: pytest.Mo
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
     folder = place_of(f"s3://bucket/{tmp_path.name}/tars")
     for number in range(60):  # so many are listed, few are asked for one by one

@@ -78,6 +78,7 @@ def covers(region: Json, row: Json) -> float:
     return float(region["bbox"][2] * region["bbox"][3] / (row["width"] * row["height"]))
 
 
+@pytest.mark.slow
 def test_it_starts_where_a_third_of_the_smaller_regions_is_shown(
     page: Page, shared: Served, rows: list[Json]
 ) -> None:
@@ -127,6 +128,7 @@ def test_an_export_writes_what_the_page_counts(
         assert count
 
 
+@pytest.mark.slow
 def test_a_condition_that_is_wrong_is_told_at_its_field(context: BrowserContext, shared: Served) -> None:
     """And nothing that was typed is lost. The console names the answer's status, so the other tests' watch is off."""
     page = context.new_page()
@@ -270,6 +272,7 @@ def test_names_and_scores_stand_in_the_picture_and_beside_one_another(
     assert len(shown) == first.locator(".region.hit").count() == 1, "what is pointed at alone"
 
 
+@pytest.mark.slow
 def test_a_switch_hides_boxes_that_cover_most_of_the_image(context: BrowserContext, tmp_path: Path) -> None:
     """It is on at first, says how many it hides, and is remembered; a search shows what it asks for."""
     make = Maker().record
@@ -318,6 +321,7 @@ def test_the_heat_map_of_the_pinned_phrase_is_shown(browser: Browser, shared: Se
         expect(pinned).not_to_have_class(re.compile("heated"))
 
 
+@pytest.mark.slow
 def test_pages_fit_a_phone_in_dark_and_light(page: Page, shared: Served, rows: list[Json]) -> None:
     page.set_viewport_size({"width": 380, "height": 700})
     papers = set()
@@ -367,6 +371,7 @@ def test_keys_lead_through_the_samples(page: Page, shared: Served) -> None:
     expect(page.get_by_label("Phrase contains")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_an_unfinished_dataset_is_shown_while_its_shards_are_read(page: Page, dataset: Path) -> None:
     run = manifest_of(dataset)["run"]
     write_json(dataset / ".phrasebox" / "run.json", sign(run))

@@ -83,6 +83,7 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
     expect(sample.locator(".presence")).to_have_text("0.12")
 
 
+@pytest.mark.slow
 def test_folded_regions_of_one_image_are_shown_on_demand(page: Page, crowded: Served) -> None:
     sample = opened(page, crowded)
     folded = [number for number in BEST if SCORES[number] < 0.5]

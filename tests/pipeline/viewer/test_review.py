@@ -98,6 +98,7 @@ def test_a_key_answers_and_undo_takes_it_back(page: Page, served: Served, datase
     assert press(page, "Backspace", dataset)["annotation_id"] == order[2]
 
 
+@pytest.mark.slow
 def test_a_second_undo_waits_while_the_first_is_saved(page: Page, served: Served, dataset: Path) -> None:
     opened(page, served.url)
     answered = [press(page, key, dataset)["annotation_id"] for key in "rwc"]
@@ -118,6 +119,7 @@ def test_a_second_undo_waits_while_the_first_is_saved(page: Page, served: Served
     assert len(lines(dataset)) == 5
 
 
+@pytest.mark.slow
 def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, dataset: Path) -> None:
     """One of them has a phone, with targets for a thumb. Hostile words are words, and there is an end."""
     total = len(regions_of(dataset))
@@ -156,6 +158,7 @@ def test_two_people_at_a_time(page: Page, browser: Browser, served: Served, data
     expect(page.locator(".answers [aria-pressed=true]")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_the_figures_follow_each_answer_and_say_so_until_they_do(
     page: Page, served: Served, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_review_of_so_many_regions(viewed: Path, monkeypatch: pytest.MonkeyPat
     assert not (viewed / "reviews.jsonl").exists(), "looking writes nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("served_to_nobody")
 def test_it_opens_at_a_precision(viewed: Path) -> None:
     regions = open_dataset(viewed).regions("", ["score"], precision=0.8, max_area=0.5)

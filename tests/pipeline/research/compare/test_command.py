@@ -41,6 +41,7 @@ def rows(comparison: Comparison) -> dict[str, ComparisonRow]:
     return {row.explainer: row for row in comparison.rows}
 
 
+@pytest.mark.slow
 def test_peaks_are_those_of_eval(rows: dict[str, ComparisonRow], drawn: Path, tmp_path: Path) -> None:
     explain = {"contrast": 0.0, "affinity": "none"}
     regions = {"smooth_patches": 0.0, "upsample": "linear", "group": "none", "calibration": "none"}

@@ -160,6 +160,7 @@ def test_only_what_shall_learn_changes(inline_dataset: Path, tmp_path: Path) -> 
     assert not {"visual.proj", "text_projection"} & same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tower", "frozen"),
     [
