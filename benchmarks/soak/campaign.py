@@ -55,7 +55,7 @@ class Campaign:
     chance: random.Random
     log: Callable[[str], None]
     plan: list[str] = field(default_factory=list)
-    quiet_seconds: float = 0.0
+    run_seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
     quiet: dict[str, Row] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -143,9 +143,10 @@ class Campaign:
         temporary.write_text(text)
         temporary.replace(self.source)
 
-    def wait(self) -> None:
-        """Let some of a run's time pass."""
-        time.sleep(self.chance.uniform(0, 0.9 * self.quiet_seconds))
+    def wait(self, life: Life) -> None:
+        """Let some of a run's time pass. The machine's speed changes, so about one life in five ends before."""
+        life.process.join(self.chance.uniform(0, 0.9 * self.run_seconds))
+        self.run_seconds *= 0.8 if life.is_over else 1.05
 
     def _prepare(self) -> None:
         """Draw the scenes, and make all rows without faults."""
@@ -157,8 +158,8 @@ class Campaign:
         start = time.monotonic()
         remove_tree(out)
         assert Life.start(self.arguments(out), self.folder / "quiet.log").wait().code == 0
-        self.quiet_seconds = time.monotonic() - start
-        self.log(f"{len(self.lines)} images without faults: {self.quiet_seconds:.1f} s")
+        self.run_seconds = time.monotonic() - start
+        self.log(f"{len(self.lines)} images without faults: {self.run_seconds:.1f} s")
 
     def _live_through_episode(self) -> None:
         remove_tree(self.out)
@@ -288,7 +289,7 @@ Hurt = Callable[[Campaign], Iterator[Fault]]
 def _send(name: str, campaign: Campaign) -> Iterator[Fault]:
     number, codes = SIGNALS[name]
     life = campaign.start()
-    campaign.wait()
+    campaign.wait(life)
     life.send(number)
     outcome = life.wait()
     if outcome.code in codes:
@@ -309,7 +310,7 @@ def _fill_disk(campaign: Campaign) -> Iterator[Fault]:
 def _meet(campaign: Campaign, *, is_asleep: bool) -> Iterator[Fault]:
     """A second run finds the first one, which may be asleep, and leaves it alone."""
     first = campaign.start()
-    campaign.wait()
+    campaign.wait(first)
     if is_asleep:
         first.send(signal.SIGSTOP)
     second = campaign.start().wait()
@@ -324,7 +325,7 @@ def _meet(campaign: Campaign, *, is_asleep: bool) -> Iterator[Fault]:
 
 def _change_input(campaign: Campaign, change: Callable[[Campaign], object], kind: str) -> Iterator[Fault]:
     life = campaign.start()
-    campaign.wait()
+    campaign.wait(life)
     if life.is_over:
         if (outcome := life.wait()).code:
             campaign.judge(outcome)

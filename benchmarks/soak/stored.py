@@ -112,7 +112,7 @@ def _cut_upload(name: str, campaign: StoredCampaign) -> Iterator[Fault]:
 def _sleep(campaign: StoredCampaign) -> Iterator[Fault]:
     """A run sleeps past its lease, another one takes over and finishes, and the sleeper wakes up."""
     first = campaign.start()
-    campaign.wait()
+    campaign.wait(first)
     if first.is_over:
         first.wait()
         return
