@@ -153,18 +153,17 @@ def _responsible(manifest: Mapping[str, Any]) -> Json:
 def _scores(manifest: Mapping[str, Any]) -> str:
     """Return what scores mean."""
     scores = manifest.get("scores")
-    told = scores if isinstance(scores, Mapping) else {}
+    meaning = scores if isinstance(scores, Mapping) else {}
     sentences = [
-        f"Scores are calibrated on {told['fitted_to']}; on other images they can be far too high or too low."
-        if told.get("fitted_to")
+        f"Scores are calibrated on {meaning['fitted_to']}; on other images they can be far too high or too low."
+        if meaning.get("fitted_to")
         else "No calibration: a score only ranks, and is not the probability of being right."
     ]
-    if told.get("doubt"):
-        sentences.append(f"{told['doubt']}.")
-    if told.get("presence"):
-        sentences.append(f"Presence was fitted to {told['presence']}.")
-    doubt = manifest.get("caption_doubt")
-    if doubt is not None:
+    if meaning.get("doubt"):
+        sentences.append(f"{meaning['doubt']}.")
+    if meaning.get("presence"):
+        sentences.append(f"Presence was fitted to {meaning['presence']}.")
+    if manifest.get("caption_doubt") is not None:
         sentences.append("Most phrases of the captions do not seem to be in their images.")
     return " ".join(sentences)
 
