@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from phrasebox.pipeline import warm_up
 from phrasebox.pipeline.first_images import FirstImage, FirstImages, kept_keys
 from phrasebox.pipeline.presence_fit import FEWEST_IMAGES
 from phrasebox.pipeline.scenes import write_scenes
@@ -29,6 +30,12 @@ from tests.pipeline.commands.evaluated import called, printed
 from tests.pipeline.light import assert_alike, rows_of
 
 COUNT = FEWEST_IMAGES + 2
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that do not grow, however fast this machine is."""
+    monkeypatch.setattr(warm_up, "QUICK_S", 0)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +141,21 @@ def test_small_batches_embed_their_texts_together(
     assert len(calls) == -(-COUNT // FORWARD_ROWS)
     computing = [number for number, is_computing in enumerate(calls) if is_computing]
     assert computing == [*range(0, len(calls), RECORDS_AHEAD // FORWARD_ROWS)]
+
+
+def test_quick_batches_grow(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a stop loses little, large batches cost less."""
+    sizes: list[int] = []
+    add = FirstImages.add
+
+    def record_size(images: FirstImages, batch: Sequence[FirstImage]) -> None:
+        sizes.append(len(batch))
+        add(images, batch)
+
+    monkeypatch.setattr(FirstImages, "add", record_size)
+    monkeypatch.setattr(warm_up, "QUICK_S", np.inf)
+    printed(*command(scenes, tmp_path / "out", *SETTINGS["fit"]))
+    assert sizes == [FORWARD_ROWS, 2 * FORWARD_ROWS, COUNT - 3 * FORWARD_ROWS]
 
 
 def test_what_was_decided_and_is_no_row_yet_is_not_computed_again(
