@@ -20,7 +20,7 @@ demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of photog
 
 # One process more than two cores: those that start Ray mostly wait for it.
 test: $(VENV)/.installed-dev $(if $(ROOM),,browser) ## set up, run all tests but the slow ones; asks before it installs chromium; ROOM=regions: of one room
-	$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(or $(wildcard tests/$(ROOM) tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),$(error no tests of a room $(ROOM): it is a folder below tests)),-n 3)
+	$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(or $(wildcard tests/$(ROOM) tests/*/$(ROOM) tests/pipeline/research/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),$(error no tests of a room $(ROOM): it is a folder below tests)),-n 3)
 
 lint: $(VENV)/.installed-dev ## check format, lint, types, names in the code and the prose of the pages
 	$(BIN)/ruff format --check .

@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, sync_playwright
 import phrasebox
 from phrasebox.pipeline.commands.demo import SCALES
 from phrasebox.pipeline.dataset import Dataset
-from phrasebox.pipeline.photographs import CAPTIONS, FOLDER, INPUT
+from phrasebox.pipeline.demo.photographs import CAPTIONS, FOLDER, INPUT
 
 PHOTOGRAPH = "riders"
 CAPTION = 4  # of its five
@@ -84,7 +84,7 @@ def screenshot(
     command = [
         sys.executable,
         "-m",
-        "phrasebox.pipeline",
+        "phrasebox",
         "inspect",
         str(dataset.path),
         "--port",

@@ -37,7 +37,7 @@ import psutil
 from PIL import Image
 from safetensors.torch import save_file
 
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.demo.scenes import write_scenes
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -190,9 +190,11 @@ class Checkout:
     def measure(self, engine: str, arguments: list[str], out: Path) -> dict[str, float]:
         """Run `phrasebox run`, and return seconds by name: `cpu`, `wall`, and `stage NAME`."""
         shutil.rmtree(out, ignore_errors=True)
-        module = (
-            "phrasebox.pipeline" if (self.path / "phrasebox").is_dir() else "pipeline"
-        )  # of old commits
+        module = next(  # the last two are those of old commits
+            name
+            for name in ("phrasebox", "phrasebox.pipeline", "pipeline")
+            if (self.path / name.replace(".", "/") / "__main__.py").is_file()
+        )
         program = ["-c", ON_CPU_CLOCK.format(module=module)] if engine == "inline" else ["-m", module]
         command = [
             str(self.python),

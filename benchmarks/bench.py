@@ -27,20 +27,20 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.demo.scenes import make_scene, write_scenes
 from phrasebox.pipeline.load import Contents, RegionStream
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.scenes import make_scene, write_scenes
-from phrasebox.pipeline.summary import Report
+from phrasebox.pipeline.output.report import Report
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from phrasebox.stages.explain.config import GradEclipConfig
 from phrasebox.stages.explain.grad_eclip import GradEclip
+from phrasebox.stages.model.device import DTYPES, device_name, is_fast, pick_device
+from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.phrases.noun_phrases import load_pipeline
 from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.stage import RegionsStage
-from phrasebox.stages.shared.model.device import DTYPES, device_name, is_fast, pick_device
-from phrasebox.stages.shared.model.load import from_open_clip
 
 Figures = Iterator[dict[str, Any]]
 

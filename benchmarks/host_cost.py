@@ -21,15 +21,15 @@ import torch
 from PIL import Image
 
 from phrasebox.pipeline.commands.phrases import write_phrases
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.stage_calls import read_records, set_up
-from phrasebox.pipeline.steps import build_steps
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.run.stage_calls import read_records, set_up
+from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.schema import records_to_rows
 from phrasebox.stages.contract.tables import records_to_table, table_to_records
 from phrasebox.stages.explain import base
+from phrasebox.stages.model.clip import TextEncoder
+from phrasebox.stages.model.device import pixels_on
 from phrasebox.stages.read import make_reader, plan_pieces
-from phrasebox.stages.shared.model.clip import TextEncoder
-from phrasebox.stages.shared.model.device import pixels_on
 from phrasebox.stages.write import ShardWriter
 
 SIDE_PX: Final = 640

@@ -16,7 +16,7 @@ import torch
 import transformers as hf
 from transformers.utils import logging
 
-from phrasebox.stages.shared.model.segmenter import Prompt, Segmenter
+from phrasebox.stages.model.segmenter import Prompt, Segmenter
 
 ROUNDS = 2
 PROMPTS = 4

@@ -36,11 +36,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
 from phrasebox.stages.explain import base
 from phrasebox.stages.explain.config import GradEclipConfig
-from phrasebox.stages.explain.presence import ImageStatistics, Presence
 from phrasebox.stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
-from phrasebox.stages.shared.model.clip import ClipModel, TextCache
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.model.clip import ClipModel, TextCache
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.load import from_open_clip
+from phrasebox.stages.scores.presence import ImageStatistics, Presence
 
 aten = torch.ops.aten
 

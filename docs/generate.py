@@ -17,9 +17,9 @@ from typing import Any, Final
 import typer
 from pydantic import BaseModel
 
-from phrasebox.pipeline import cli
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.config_text import allowed_values
+from phrasebox.pipeline.commands import cli
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.config.text import allowed_values
 from phrasebox.pipeline.evaluate.metrics import METRICS
 from phrasebox.pipeline.export import EXPORTERS
 from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig, RecipeConfig
@@ -29,9 +29,9 @@ from phrasebox.stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_F
 from phrasebox.stages.explain import EXPLAINERS
 from phrasebox.stages.explain.base import Explainer
 from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.model.config import TOWER_WORDS
 from phrasebox.stages.read import READERS, ReaderConfig
-from phrasebox.stages.regions.source import SOURCES, RegionSourceConfig
-from phrasebox.stages.shared.model.config import TOWER_WORDS
+from phrasebox.stages.sources.source import SOURCES, RegionSourceConfig
 
 KINDS: Final[dict[str, tuple[KindTable[Any], type[BaseModel]]]] = {
     "input": (READERS, ReaderConfig),

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 from phrasebox.pipeline import __version__
 
 if TYPE_CHECKING:
-    from phrasebox.pipeline.config import RunConfig
+    from phrasebox.pipeline.config.run_config import RunConfig
     from phrasebox.pipeline.dataset import open_dataset
     from phrasebox.pipeline.load import RegionDataset, RegionStream, collate_regions
-    from phrasebox.pipeline.notebook import Locator
-    from phrasebox.pipeline.run import run
+    from phrasebox.pipeline.locator import Locator
+    from phrasebox.pipeline.run.run import run
 
 __all__ = [
     "Locator",
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Locator": "phrasebox.pipeline.notebook",
+    "Locator": "phrasebox.pipeline.locator",
     "RegionDataset": "phrasebox.pipeline.load",
     "RegionStream": "phrasebox.pipeline.load",
-    "RunConfig": "phrasebox.pipeline.config",
+    "RunConfig": "phrasebox.pipeline.config.run_config",
     "collate_regions": "phrasebox.pipeline.load",
     "open_dataset": "phrasebox.pipeline.dataset",
-    "run": "phrasebox.pipeline.run",
+    "run": "phrasebox.pipeline.run.run",
 }
 
 

@@ -17,8 +17,8 @@ from phrasebox.stages.contract.masks import decode_mask, mask_box_xywh_px, mask_
 from phrasebox.stages.contract.records import Rle
 from phrasebox.stages.contract.schema import rle_of
 from phrasebox.stages.contract.values import Bools, Floats32, Json, Rgb
-from phrasebox.stages.shared.images.decode import decode_resized
-from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.images.decode import decode_resized
+from phrasebox.stages.images.faults import DecodeLimits
 
 HeatValues = Floats32  # float32 (height, width) of a heat map, >= 0, not normalised
 SizeWh = tuple[int, int]

@@ -19,9 +19,9 @@ from phrasebox.stages.contract.geometry import round_to_multiple
 from phrasebox.stages.contract.records import Pixels, Record, Sample
 from phrasebox.stages.contract.stage import Stage
 from phrasebox.stages.contract.values import Sides
-from phrasebox.stages.shared.images.decode import Interpolation, decode_resized, load_image_bytes
-from phrasebox.stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
-from phrasebox.stages.shared.storage import is_local
+from phrasebox.stages.files.storage import is_local
+from phrasebox.stages.images.decode import Interpolation, decode_resized, load_image_bytes
+from phrasebox.stages.images.faults import MAX_PIXELS_CEILING, DecodeLimits
 
 FETCH_THREADS: Final = 16  # Images behind URLs that are fetched at once
 

@@ -18,9 +18,9 @@ from phrasebox.stages.contract.caption_doubt import CaptionDoubt
 from phrasebox.stages.contract.schema import IMAGE_FIELD
 from phrasebox.stages.contract.score_threshold import PRECISIONS, Threshold, useful_threshold
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.parquet import RollingParquet
-from phrasebox.stages.shared.shards import ShardFile, with_origin, writing_shard
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.files.parquet import RollingParquet
+from phrasebox.stages.files.shards import ShardFile, with_origin, writing_shard
+from phrasebox.stages.files.storage import AnyPath
 
 ROW_GROUP_ROWS: Final = 1000
 IMAGE_ROW_GROUP_ROWS: Final = (
@@ -42,7 +42,7 @@ class ShardWriter(RollingParquet):
         confirm: Called before a shard takes its place. What it raises prevents that.
         name: Number of a shard, from 0 on -> the name of its file; by default numbers that go on
             from the highest in the folder.
-        origin: What the shards say of their run, see `phrasebox.stages.shared.shards`.
+        origin: What the shards say of their run, see `phrasebox.stages.files.shards`.
         on_written: Called with each shard in its place, and the sample ids of its rows.
     """
 

@@ -42,7 +42,11 @@ hypothesis.settings.load_profile("same")
 for package in entry_points_by_package().keys() - {PACKAGE}:
     del entry_points_by_package()[package]
 
-TOGETHER = (("tests/pipeline/engines",), ("tests/pipeline/output/test_s3.py",), ("tests/pipeline/viewer",))
+TOGETHER = (
+    ("tests/pipeline/run/engines",),
+    ("tests/pipeline/output/test_s3.py",),
+    ("tests/pipeline/viewer",),
+)
 """What runs in one process, and starts first because it takes longest: tests that start Ray, in two groups, so that at
 most two Rays run at a time; and those that share a browser."""
 
@@ -126,7 +130,7 @@ def one_pipeline() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def manifests_read_back() -> Iterator[None]:
     """What a run or a merge of this process stores of its configuration is read back as it is, or the run fails."""
-    from phrasebox.pipeline.config import stored_config
+    from phrasebox.pipeline.config.run_config import stored_config
     from phrasebox.pipeline.output.manifest import Manifest
 
     to_json = Manifest.to_json
@@ -159,7 +163,7 @@ SCENES = 12
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn scenes as `phrasebox scenes` writes them. Only to be read."""
-    from phrasebox.pipeline.scenes import write_scenes
+    from phrasebox.pipeline.demo.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, SCENES, seed=3)
@@ -182,8 +186,8 @@ def inline_dataset(scenes_config: Json, tmp_path_factory: pytest.TempPathFactory
     """A finished dataset of the scenes, three files long. Only to be read: copy it to change it."""
     from rich.console import Console
 
-    from phrasebox.pipeline.config import RunConfig
-    from phrasebox.pipeline.run import run
+    from phrasebox.pipeline.config.run_config import RunConfig
+    from phrasebox.pipeline.run.run import run
 
     output = {"path": str(tmp_path_factory.mktemp("inline") / "dataset"), "rows_per_file": 5}
     return run(RunConfig.model_validate({**scenes_config, "output": output}), Console(quiet=True))
@@ -209,7 +213,7 @@ def storage_environment() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def storage(storage_environment: dict[str, str]) -> Iterator[None]:
     """Object storage in this process and those that it starts."""
-    from phrasebox.stages.shared.storage import _arrow_filesystem
+    from phrasebox.stages.files.storage import _arrow_filesystem
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in storage_environment.items():

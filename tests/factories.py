@@ -11,7 +11,7 @@ from open_clip.model import convert_weights_to_lp
 from timm.layers import AttentionPool2d, AttentionPoolLatent
 from torch import nn
 
-from phrasebox.stages.shared.model.config import InputSpec
+from phrasebox.stages.model.config import InputSpec
 from tests.build.datasets import Json
 
 SPEC = InputSpec(

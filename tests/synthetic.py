@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from phrasebox.pipeline import __version__
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.shard_list import SHARDS, list_entries, manifest_text
 from phrasebox.pipeline.dataset.signature import sign
 from phrasebox.pipeline.dataset.tally import rows_of, write_categories
@@ -19,9 +19,9 @@ from phrasebox.stages.contract.errors import ROW_ERRORS, RowError
 from phrasebox.stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from phrasebox.stages.contract.records import ImageRef, Phrase, Record, Region, Rle, Sample
 from phrasebox.stages.contract.schema import SCHEMA_VERSION, records_to_rows
-from phrasebox.stages.shared.parquet import PARQUET_SETTINGS
-from phrasebox.stages.shared.shards import read_shard_file
-from phrasebox.stages.shared.storage import found_in, write_text
+from phrasebox.stages.files.parquet import PARQUET_SETTINGS
+from phrasebox.stages.files.shards import read_shard_file
+from phrasebox.stages.files.storage import found_in, write_text
 from phrasebox.stages.write import Tally
 from tests.build.records import image_bytes
 

@@ -21,7 +21,7 @@ PACKAGES = (
     phrasebox.pipeline.export.chat,
     phrasebox.pipeline.load,
 )
-MODULES = ["phrasebox", "phrasebox.pipeline.notebook"]
+MODULES = ["phrasebox", "phrasebox.pipeline.locator"]
 MODULES += [
     module.name
     for package in PACKAGES

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from phrasebox.pipeline import cli
+from phrasebox.pipeline.commands import cli
 from phrasebox.pipeline.dataset.reviews import REVIEWS_FILE
-from phrasebox.pipeline.photographs import FOLDER
+from phrasebox.pipeline.demo.photographs import FOLDER
 from tests.architecture.source import ROOT, tracked
 from tests.build.datasets import Json
 from tests.build.files import read_json

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phrasebox.pipeline.cli import VERBS
+from phrasebox.pipeline.commands.cli import VERBS
 from phrasebox.pipeline.evaluate.metrics import METRICS
 from phrasebox.pipeline.export import EXPORTERS
 from phrasebox.stages.contract.errors import ROW_ERRORS
@@ -16,7 +16,7 @@ from phrasebox.stages.contract.schema import DATASET_FIELDS, ENTRIES, HEAT_MAP_F
 from phrasebox.stages.explain import EXPLAINERS
 from tests import reference
 from tests.architecture.source import ROOT, tracked
-from tests.pipeline.test_config import SETTINGS
+from tests.pipeline.config.test_run_config import SETTINGS
 
 COLUMNS = [
     column.name for fields in (DATASET_FIELDS, HEAT_MAP_FIELDS, *ENTRIES.values()) for column in fields

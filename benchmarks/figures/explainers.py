@@ -9,7 +9,7 @@ from typing import Any, Final
 from benchmarks.figures.cells import BOXES, numbers_of
 from benchmarks.figures.pages import Pages, table
 from benchmarks.photos.measure import Photographs, console
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.research.compare.comparison import compare_explainers
 from phrasebox.pipeline.research.compare.figures import FIGURES, SANITY
 from phrasebox.pipeline.research.compare.maps import contenders_of

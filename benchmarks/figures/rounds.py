@@ -11,8 +11,8 @@ from benchmarks.figures.cells import PHOTO, WITHOUT, cells
 from benchmarks.figures.pages import Pages, table
 from benchmarks.figures.speed import called
 from benchmarks.photos.measure import Photographs, console
+from phrasebox.pipeline.calibrate.truth_fit import write_calibration
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
-from phrasebox.pipeline.evaluate.truth_fit import write_calibration
 
 TRAINING: Final = (
     "batch_size=16",
@@ -88,7 +88,7 @@ def tuned(photos: Photographs, count: int) -> Path:
     settings = [part for setting in TRAINING for part in ("--set", setting)]
     called(
         "-m",
-        "phrasebox.pipeline",
+        "phrasebox",
         "finetune",
         str(dataset),
         "--out",
@@ -127,7 +127,7 @@ def score_models(photos: Photographs, models: dict[str, str], count: int) -> Seq
         options = [*data, "--truth", str(photos.truth(JUDGE)), *compared[number], "--json"]
         files[number].parent.mkdir(parents=True, exist_ok=True)
         files[number].write_text(
-            called("-m", "phrasebox.pipeline", "score-model", model, *options), encoding="utf-8"
+            called("-m", "phrasebox", "score-model", model, *options), encoding="utf-8"
         )
     scores = {number: json.loads(path.read_text("utf-8")) for number, path in files.items()}
     return [

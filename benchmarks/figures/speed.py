@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.figures.pages import ROOT, Pages, table
 from benchmarks.photos.measure import Photographs
-from phrasebox.pipeline.plan import Costs, Machine, forecast
+from phrasebox.pipeline.run.plan import Costs, Machine, forecast
 
 BENCH_COLUMNS: Final = ("figure", "value", "against")
 BENCH: Final = {

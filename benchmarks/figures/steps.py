@@ -34,7 +34,7 @@ def proof(photos: Photographs) -> Pages:
     for plan in ("scenes", "photos"):
         out, program = (
             photos.out / f"proof-{plan}",
-            ("-m", "configs.proof.prove", f"configs/proof/{plan}.yaml"),
+            ("-m", "benchmarks.proof.prove", f"configs/proof/{plan}.yaml"),
         )
         called(*program, "--out", str(out), "--photos", str(photos.source / "flickr8k"))
         made, command = (

@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.logistic import roc_area
-from phrasebox.pipeline.presence_fit import words_of
-from phrasebox.pipeline.stage_calls import run_stages, set_up
-from phrasebox.pipeline.steps import build_steps
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.run.presence_fit import words_of
+from phrasebox.pipeline.run.stage_calls import run_stages, set_up
+from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.records import Phrase, Record
 from phrasebox.stages.read import make_reader
-from phrasebox.stages.regions.foreign_captions import caption_log_ratios, estimate_absent_share
 from phrasebox.stages.regions.maker import RegionMaker
+from phrasebox.stages.scores.foreign_captions import caption_log_ratios, estimate_absent_share
+from phrasebox.stages.scores.logistic import roc_area
 
 DRAWS = 20
 DRAWN = 100  # photographs from which a run estimates the share

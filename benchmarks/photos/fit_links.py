@@ -1,4 +1,4 @@
-"""Fit the weights that link phrases to the chains of Flickr30k Entities, and write stages/regions/groups.json.
+"""Fit the weights that link phrases to the chains of Flickr30k Entities, and write stages/phrases/groups.json.
 
     python -m benchmarks.photos.fit_links TRAIN            # fit, tell the F1 on images left out, write
     python -m benchmarks.photos.fit_links DEV --measure    # only tell the F1 of the present weights
@@ -26,8 +26,8 @@ from benchmarks.photos.links import (
     read_chained_phrases,
 )
 from phrasebox.stages.contract.records import Phrase, Record, Sample
+from phrasebox.stages.phrases import groups, wording
 from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
-from phrasebox.stages.regions import groups, wording
 from phrasebox.stages.truth import read_truth
 
 WEIGHTS = Path(groups.__file__).with_name("groups.json")

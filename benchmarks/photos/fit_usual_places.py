@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.photos.measure import Photographs
+from phrasebox.pipeline.demo.photographs import USUAL_PLACES
 from phrasebox.pipeline.evaluate.estimates import plain_values
-from phrasebox.pipeline.photographs import USUAL_PLACES
 
 
 def main(photos: str, out: str) -> None:

@@ -24,13 +24,13 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.photos.links import link_estimates
-from phrasebox.pipeline.config import RunConfig, load_config
+from phrasebox.pipeline.config.run_config import RunConfig, load_config
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.evaluate.estimates import Estimate, weighted_estimate
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset, measure_rows
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from phrasebox.pipeline.evaluate.text_only import TextOnly, fit_usual_places
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.values import Floats
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.ground_truth import find_spelling

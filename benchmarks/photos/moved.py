@@ -17,16 +17,16 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.photos.measure import Photographs
+from phrasebox.pipeline.calibrate.box_fit import BLANK, PlacedThing, is_hit, place_things, true_places
+from phrasebox.pipeline.calibrate.cut_fit import RowRecords
+from phrasebox.pipeline.calibrate.review_boxes import ReviewedPhrase, learn_reviewed_boxes
 from phrasebox.pipeline.dataset.reviews import RegionKey
-from phrasebox.pipeline.evaluate.box_fit import BLANK, PlacedThing, is_hit, place_things, true_places
-from phrasebox.pipeline.evaluate.cut_fit import RowRecords
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from phrasebox.pipeline.evaluate.foreign_phrases import model_steps
 from phrasebox.pipeline.evaluate.metrics import is_right
-from phrasebox.pipeline.evaluate.reviews.boxes import ReviewedPhrase, learn_reviewed_boxes
 from phrasebox.stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
-from phrasebox.stages.regions.learned_box import BoxFit
 from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.scores.learned_box import BoxFit
 
 COUNTS: Final = (100, 200, 300, 600)
 DRAWS: Final = 8

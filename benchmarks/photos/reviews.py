@@ -21,18 +21,18 @@ from scipy.special import logit
 
 from benchmarks.photos.measure import Photographs
 from benchmarks.photos.moved import moved
+from phrasebox.pipeline.calibrate.review_fit import fit_answers
 from phrasebox.pipeline.dataset.rows import Row
 from phrasebox.pipeline.evaluate.estimates import BINS
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
 from phrasebox.pipeline.evaluate.foreign_phrases import model_steps
 from phrasebox.pipeline.evaluate.metrics import is_right
-from phrasebox.pipeline.evaluate.reviews.figures import Population, share_estimate
-from phrasebox.pipeline.evaluate.reviews.fit import fit_answers
+from phrasebox.pipeline.evaluate.reviews import Population, share_estimate
 from phrasebox.stages.contract.records import Record, stable_id
 from phrasebox.stages.contract.values import Floats
-from phrasebox.stages.regions.nouns import noun_lists, relation
-from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.phrases.nouns import noun_lists, relation
 from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.scores.score import Calibration
 
 COUNTS: Final = (50, 100, 200, 400)
 DRAWS: Final = 100

@@ -23,9 +23,9 @@ from benchmarks.soak.judgement import Judgement, Row
 from benchmarks.soak.lives import Life, Outcome, Prepare, fill_disk
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.stages.contract.errors import PhraseboxError
-from phrasebox.stages.shared.storage import AnyPath, remove_tree
+from phrasebox.stages.files.storage import AnyPath, remove_tree
 
 SPARE: Final = 8  # samples of the source that only an input that changes has
 MOST_LIVES: Final = 5  # after which a run that is still refused is refused for ever

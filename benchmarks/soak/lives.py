@@ -23,10 +23,10 @@ _LIVES: Final = multiprocessing.get_context("forkserver")
 _LIVES.set_forkserver_preload(
     [
         "benchmarks.soak.lives",
-        "phrasebox.pipeline.cli",
+        "phrasebox.pipeline.commands.cli",
         "phrasebox.pipeline.commands.run",
-        "phrasebox.pipeline.engines.inline",
-        "phrasebox.pipeline.engines.start",
+        "phrasebox.pipeline.run.engines.inline",
+        "phrasebox.pipeline.run.start",
         "en_core_web_sm",
         "open_clip",
         "moto",
@@ -100,7 +100,7 @@ def _live(
     os.environ.update(environment)
     for prepare_life in prepare:
         prepare_life()
-    from phrasebox.pipeline.cli import main  # noqa: PLC0415  it is imported already, by the server
+    from phrasebox.pipeline.commands.cli import main  # noqa: PLC0415  it is imported already, by the server
 
     sys.argv = ["phrasebox", *arguments]
     main()
@@ -131,7 +131,7 @@ def interrupt_upload(name: str, number: int, share: float, signal_number: signal
 
 
 def _interrupt_upload(name: str, number: int, share: float, signal_number: signal.Signals) -> None:
-    from phrasebox.stages.shared.storage import ObjectPath  # noqa: PLC0415
+    from phrasebox.stages.files.storage import ObjectPath  # noqa: PLC0415
 
     write_from: Any = ObjectPath.write_from
     counter = iter(range(number + 1))

@@ -27,8 +27,8 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from phrasebox.pipeline.output.journal import FLUSH_SHARE, Journal, shard_entry, shard_stem, take_over
-from phrasebox.stages.shared.shards import ShardFile
-from phrasebox.stages.shared.storage import AnyPath, place_of
+from phrasebox.stages.files.shards import ShardFile
+from phrasebox.stages.files.storage import AnyPath, place_of
 from tests.object_storage import LOG, object_storage
 
 ROWS = 1000  # of a shard

@@ -29,13 +29,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.soak.cluster import Watch
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.decisions import resolve
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.run.decisions import resolve
 from phrasebox.stages.contract.records import Record, Sample
 from phrasebox.stages.contract.schema import records_to_rows
+from phrasebox.stages.model.config import AUTO
 from phrasebox.stages.read import input_fingerprint
-from phrasebox.stages.shared.model.config import AUTO
 from phrasebox.stages.write import ShardWriter
 
 STORE_BYTES: Final = 200_000_000
@@ -80,7 +80,7 @@ def write_tars(folder: Path, tars: int, image: Path) -> None:
 
 def write_model(folder: Path) -> dict[str, str]:
     """A tiny model; its keys of `model`."""
-    from tests.stages.shared.model.saved import save_model  # noqa: PLC0415  it loads torch
+    from tests.stages.model.saved import save_model  # noqa: PLC0415  it loads torch
 
     folder.mkdir(parents=True, exist_ok=True)
     config = save_model(folder)[1]
@@ -110,7 +110,7 @@ class Watched:
         self.start = time.monotonic()
         self.first_shard_s: float | None = None
         self.samples: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-        command = [sys.executable, "-m", "phrasebox.pipeline", "run", str(config)]
+        command = [sys.executable, "-m", "phrasebox", "run", str(config)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -33,8 +33,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.soak.cluster import Used, Watch
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.summary import Display, Report
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.output.report import Display, Report
 from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record
 from phrasebox.stages.contract.stage import Device, Stage
 from phrasebox.stages.read import make_reader

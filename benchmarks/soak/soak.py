@@ -34,7 +34,7 @@ from benchmarks.soak.campaign import fight
 from benchmarks.soak.cluster import WORKERS, SmallCluster, workers
 from benchmarks.soak.stored import fight_in_storage
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.demo.scenes import write_scenes
 from tests.pipeline.light import is_alike, rows_of
 
 DRIVER_FAULTS: Final = {"driver": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
@@ -69,7 +69,7 @@ def command(source: Path, out: Path, *settings: str) -> list[str]:
     # Children of a shell's background job are born with SIGINT ignored.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from phrasebox.pipeline.cli import main; main()"
+        "from phrasebox.pipeline.commands.cli import main; main()"
     )
     return [sys.executable, "-c", code, "run", *(part for key in keys for part in ("--set", key))]
 

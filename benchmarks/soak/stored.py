@@ -19,7 +19,7 @@ from benchmarks.soak.campaign import SIGNALS, Campaign
 from benchmarks.soak.damage import Fault
 from benchmarks.soak.judgement import Judgement
 from benchmarks.soak.lives import Life, Prepare, interrupt_upload, shorten_lease
-from phrasebox.stages.shared.storage import AnyPath, found_in, place_of
+from phrasebox.stages.files.storage import AnyPath, found_in, place_of
 from tests.object_storage import object_storage
 
 LEASE_SECONDS: Final = 6.0

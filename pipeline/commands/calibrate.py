@@ -9,6 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from phrasebox.pipeline.calibrate.box_fit import FEWEST_IMAGES
+from phrasebox.pipeline.calibrate.presence import write_presence
+from phrasebox.pipeline.calibrate.review_fit import ReviewFitFigures, write_reviewed_calibration
+from phrasebox.pipeline.calibrate.truth_fit import CalibrationFigures, write_calibration
 from phrasebox.pipeline.commands.options import (
     OF_DATASETS,
     DatasetSettings,
@@ -23,18 +27,14 @@ from phrasebox.pipeline.commands.tables import (
     print_matched,
     print_review_counts,
 )
-from phrasebox.pipeline.evaluate.box_fit import FEWEST_IMAGES
+from phrasebox.pipeline.config.paths import check_writable
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
-from phrasebox.pipeline.evaluate.presence_calibration import write_presence
-from phrasebox.pipeline.evaluate.reviews.fit import ReviewFitFigures, write_reviewed_calibration
-from phrasebox.pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
 from phrasebox.pipeline.evaluate.verdicts import (
     USE,
     box_verdict,
     calibration_verdict,
     replacement_verdict,
 )
-from phrasebox.pipeline.paths import check_writable
 from phrasebox.pipeline.terminal import console, counted, say
 from phrasebox.stages.contract.errors import ConfigError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.steps import check_files
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.run.steps import check_files
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.read import Piece, make_reader, plan_pieces
 from phrasebox.stages.truth import read_truth

@@ -22,20 +22,20 @@ from rich.console import Console
 from phrasebox.pipeline.commands.inspect import inspect
 from phrasebox.pipeline.commands.options import Scenes, Seed, naming_options
 from phrasebox.pipeline.commands.tables import print_baselines
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.demo.photographs import INPUT, MODEL, TRUTH, USUAL_PLACES, why_left_out
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.evaluate.evaluation import DEFAULT_PARTS, Evaluation, Part, evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from phrasebox.pipeline.evaluate.matching import Query
 from phrasebox.pipeline.evaluate.metrics import value_of
 from phrasebox.pipeline.evaluate.text_only import TextOnly
-from phrasebox.pipeline.photographs import INPUT, MODEL, TRUTH, USUAL_PLACES, why_left_out
 from phrasebox.pipeline.pictures import make_sheet, regions_overlay
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.run.run import run
 from phrasebox.pipeline.terminal import console, counted, say
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.json_files import read_json_as
+from phrasebox.stages.files.json_files import read_json_as
 
 SCALES: Final = (1.55, 1.27, 1.0)
 """The sizes of a photograph in configs/photos-fine.yaml, which is not in the package."""

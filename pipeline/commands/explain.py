@@ -11,15 +11,15 @@ from PIL import Image
 from rich.table import Table
 
 from phrasebox.pipeline.commands.options import ModelName, Settings, naming_options, reading
-from phrasebox.pipeline.config import ExplainConfig, load_config
-from phrasebox.pipeline.paths import check_writable
+from phrasebox.pipeline.config.paths import check_writable
+from phrasebox.pipeline.config.run_config import ExplainConfig, load_config
 from phrasebox.pipeline.terminal import console, say
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.values import Floats32, Json
-from phrasebox.stages.shared.model.config import check_model_files
+from phrasebox.stages.model.config import check_model_files
 
 if TYPE_CHECKING:
-    from phrasebox.pipeline.notebook import Locator
+    from phrasebox.pipeline.locator import Locator
 
 
 @naming_options()
@@ -70,7 +70,7 @@ def explain(
     with reading(str(image)), image.open("rb"):
         pass
     # It imports torch.
-    from phrasebox.pipeline.notebook import Locator  # noqa: PLC0415
+    from phrasebox.pipeline.locator import Locator  # noqa: PLC0415
 
     arrays = _explain_phrases(Locator(run=run_config), image, phrases, overlay)
     if out is not None:

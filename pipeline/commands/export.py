@@ -22,7 +22,7 @@ from phrasebox.pipeline.commands.options import (
     naming_options,
     stopping,
 )
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.dataset import Dataset, open_dataset
 from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from phrasebox.pipeline.export.base import Per

@@ -21,7 +21,7 @@ from phrasebox.pipeline.commands.options import (
     naming_options,
     stopping,
 )
-from phrasebox.pipeline.config import REPLACES
+from phrasebox.pipeline.config.run_config import REPLACES
 from phrasebox.pipeline.dataset.folder import open_any_dataset
 from phrasebox.pipeline.dataset.score_choice import RegionChoice
 from phrasebox.pipeline.dataset.selection import Search

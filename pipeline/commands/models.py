@@ -10,18 +10,18 @@ import typer
 from rich.table import Table
 
 from phrasebox.pipeline.commands.options import MODEL_ARGUMENT, AsJson, Settings, naming_options
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
+from phrasebox.pipeline.demo.photographs import INPUT
 from phrasebox.pipeline.evaluate.estimates import plain_values
 from phrasebox.pipeline.evaluate.model_check import CheckFigures, check_model
-from phrasebox.pipeline.photographs import INPUT
-from phrasebox.pipeline.steps import build_steps, check_files, fetch_weights
+from phrasebox.pipeline.run.steps import build_steps, check_files, fetch_weights
+from phrasebox.pipeline.run.warm_up import drop_meaningless_calibration
 from phrasebox.pipeline.terminal import console, errors, print_json, say
-from phrasebox.pipeline.warm_up import drop_meaningless_calibration
 from phrasebox.stages.contract.errors import ConfigError, WeightsError
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.explain import EXPLAINERS, kinds_for
-from phrasebox.stages.shared.model.catalog import CATALOG
-from phrasebox.stages.shared.model.config import ModelConfig, TowerKind
+from phrasebox.stages.model.catalog import CATALOG
+from phrasebox.stages.model.config import ModelConfig, TowerKind
 
 SUSPECTS: Final = (
     "A model with random weights looks like this. Check that the weights belong to this architecture, and that "
@@ -102,8 +102,8 @@ def model_rows() -> list[ModelRow]:
     # torch and open_clip take seconds to import, which --help does not wait for.
     import open_clip  # noqa: PLC0415
 
-    from phrasebox.stages.shared.model.describe import describe  # noqa: PLC0415
-    from phrasebox.stages.shared.model.towers.plan import SUPPORTED, plan_of  # noqa: PLC0415
+    from phrasebox.stages.model.describe import describe  # noqa: PLC0415
+    from phrasebox.stages.model.towers.plan import SUPPORTED, plan_of  # noqa: PLC0415
 
     rows: list[ModelRow] = []
     for name in (*CATALOG, *open_clip.list_models()):
@@ -166,7 +166,7 @@ def check(
     options["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, options={"input": INPUT, **options})
     check_files(config)
-    from phrasebox.stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415  it imports torch
+    from phrasebox.stages.model.device import peak_memory_bytes  # noqa: PLC0415  it imports torch
 
     steps = build_steps(config)
     fetch_weights(steps.description, lambda line: say(errors, line))

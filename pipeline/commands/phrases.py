@@ -19,15 +19,15 @@ from phrasebox.pipeline.commands.options import (
     naming_options,
     reading,
 )
-from phrasebox.pipeline.config import load_config
-from phrasebox.pipeline.paths import check_writable
+from phrasebox.pipeline.config.paths import check_writable
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.terminal import console, counted, print_json, say
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Record, Sample, stable_key
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.storage import replacing
 from phrasebox.stages.phrases.stage import CAPTIONS_PER_STEP, PhrasesConfig, PhrasesStage
 from phrasebox.stages.read import READERS, ReaderConfig, make_reader, plan_pieces
-from phrasebox.stages.shared.storage import replacing
 
 
 @naming_options()

@@ -23,9 +23,9 @@ from phrasebox.pipeline.commands.options import (
     naming_options,
 )
 from phrasebox.pipeline.commands.tables import make_figure_table
-from phrasebox.pipeline.config import load_config
-from phrasebox.pipeline.plan import PART_IMAGES, Costs, Forecast, Machine, make_plan
-from phrasebox.pipeline.stage_calls import samples_in
+from phrasebox.pipeline.config.run_config import load_config
+from phrasebox.pipeline.run.plan import PART_IMAGES, Costs, Forecast, Machine, make_plan
+from phrasebox.pipeline.run.stage_calls import samples_in
 from phrasebox.pipeline.terminal import console, counted, duration, errors, print_json, say
 from phrasebox.stages.contract.errors import ConfigError
 

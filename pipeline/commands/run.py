@@ -20,13 +20,13 @@ from phrasebox.pipeline.commands.options import (
     naming_options,
     stopping,
 )
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.previous_run import MayDelete, delete_what_runs_wrote
 from phrasebox.pipeline.output.shards import count_readable_rows
-from phrasebox.pipeline.run import run as run_pipeline
+from phrasebox.pipeline.run.run import run as run_pipeline
 from phrasebox.pipeline.terminal import console, counted
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.files.storage import AnyPath
 
 RunInput = Annotated[
     str | None,

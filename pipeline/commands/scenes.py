@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from phrasebox.pipeline.commands.options import Scenes, Seed
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.terminal import console, counted, say
 from phrasebox.stages.contract.errors import ConfigError
 

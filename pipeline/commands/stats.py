@@ -23,7 +23,7 @@ from phrasebox.pipeline.dataset.marks import read_marks
 from phrasebox.pipeline.dataset.selection import SIZES, Search
 from phrasebox.pipeline.dataset.statistics import statistics
 from phrasebox.pipeline.evaluate.estimates import plain_values
-from phrasebox.pipeline.evaluate.reviews.figures import measure_reviews, read_reviewed_regions
+from phrasebox.pipeline.evaluate.reviews import measure_reviews, read_reviewed_regions
 from phrasebox.pipeline.terminal import console, errors, print_json, progress_bar, say
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.score_threshold import PRECISIONS

@@ -18,7 +18,7 @@ from phrasebox.pipeline.terminal import counted, say
 if TYPE_CHECKING:
     from phrasebox.pipeline.evaluate.absent_figures import AbsentFigures
     from phrasebox.pipeline.evaluate.evaluation import Evaluation, Figures
-    from phrasebox.pipeline.evaluate.reviews.figures import ReviewFigures
+    from phrasebox.pipeline.evaluate.reviews import ReviewFigures
 
 GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_recall_above_text", "mask_iou")
 """The metrics of the table by group: as many as fit into 80 columns. The JSON has all metrics."""

@@ -12,7 +12,7 @@ from phrasebox.pipeline.commands.options import FinishedDataset
 from phrasebox.pipeline.dataset.validate import validate as problems_of
 from phrasebox.pipeline.output.repair import repair as repair_manifest
 from phrasebox.pipeline.terminal import console, counted, errors, say, visible
-from phrasebox.stages.shared.storage import place_of
+from phrasebox.stages.files.storage import place_of
 
 
 def validate(

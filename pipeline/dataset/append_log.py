@@ -25,7 +25,7 @@ from typing import IO, Final, TypeVar
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from phrasebox.stages.contract.errors import InputError, one_line
-from phrasebox.stages.shared.storage import AnyPath, ObjectPath, found_in
+from phrasebox.stages.files.storage import AnyPath, ObjectPath, found_in
 
 LONGEST_LINE: Final = 16_384  # bytes
 LONGEST_TEXT: Final = LONGEST_LINE // 8  # letters of a text in a line, some of which take six bytes

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from phrasebox.pipeline.dataset.tally import Rows
 from phrasebox.stages.contract.caption_doubt import CaptionDoubt
 from phrasebox.stages.contract.records import OTHER_LANGUAGE
-from phrasebox.stages.shared.storage import AnyPath, parquet_file
+from phrasebox.stages.files.storage import AnyPath, parquet_file
 from phrasebox.stages.write import Tally
 
 MOST: Final = 0.5

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES
+from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES
 from phrasebox.stages.write import WEAKNESSES
 
 CROISSANT_FILE: Final = "croissant.json"

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from phrasebox.pipeline.config.paths import as_written
 from phrasebox.pipeline.dataset.foreign_tables import check_tables
 from phrasebox.pipeline.dataset.marks import read_marks
 from phrasebox.pipeline.dataset.rows import Row, row_detections
@@ -27,7 +28,6 @@ from phrasebox.pipeline.dataset.selection import (
     region_schema,
 )
 from phrasebox.pipeline.dataset.shard_list import SHARDS, shards_of
-from phrasebox.pipeline.paths import as_written
 from phrasebox.stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from phrasebox.stages.contract.schema import (
     DATASET_SCHEMA,
@@ -38,8 +38,8 @@ from phrasebox.stages.contract.schema import (
     check_version,
 )
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.shards import footer_sha256_of
-from phrasebox.stages.shared.storage import AnyPath, ObjectPath, parquet_file, place_of
+from phrasebox.stages.files.shards import footer_sha256_of
+from phrasebox.stages.files.storage import AnyPath, ObjectPath, parquet_file, place_of
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images

@@ -22,7 +22,7 @@ from phrasebox.pipeline.dataset.signature import is_own
 from phrasebox.stages.contract.errors import InputError, SchemaError, one_line
 from phrasebox.stages.contract.schema import IMAGE_FIELD
 from phrasebox.stages.contract.values import Integers, Json
-from phrasebox.stages.shared.storage import AnyPath, parquet_file
+from phrasebox.stages.files.storage import AnyPath, parquet_file
 
 _BATCH_ROWS: Final = 512
 _THREADS: Final = 8  # Shards read at once: in object storage the answers take the time

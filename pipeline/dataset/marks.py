@@ -17,8 +17,8 @@ from typing import Final, Literal, get_args
 from pydantic import Field
 
 from phrasebox.pipeline.dataset.append_log import LONGEST_TEXT, LogLine, append_lines, read_log
-from phrasebox.stages.shared.json_files import read_json_as
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.files.json_files import read_json_as
+from phrasebox.stages.files.storage import AnyPath
 
 MarkName = Literal["good", "bad"]
 MARKS: Final[tuple[str, ...]] = get_args(MarkName)

@@ -14,19 +14,19 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
+from phrasebox.pipeline.config.paths import LOCATIONS, MODEL_FILES, locations_of_kinds
 from phrasebox.pipeline.dataset.folder import Dataset
 from phrasebox.pipeline.dataset.rows import Row
 from phrasebox.pipeline.dataset.signature import is_own
-from phrasebox.pipeline.paths import LOCATIONS, MODEL_FILES, locations_of_kinds
 from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
 from phrasebox.stages.contract.records import ImageRef
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.storage import absolute, is_local, join, parent, place_of
+from phrasebox.stages.images.decode import load_image_bytes
+from phrasebox.stages.images.faults import DecodeLimits
+from phrasebox.stages.model.config import OWN_MODELS
 from phrasebox.stages.phrases.stage import PhrasesConfig
 from phrasebox.stages.read import READERS
-from phrasebox.stages.shared.images.decode import load_image_bytes
-from phrasebox.stages.shared.images.faults import DecodeLimits
-from phrasebox.stages.shared.model.config import OWN_MODELS
-from phrasebox.stages.shared.storage import absolute, is_local, join, parent, place_of
 
 IMAGE_ROOT: Final = "input.image_root"
 

@@ -42,7 +42,7 @@ from phrasebox.pipeline.dataset.folder import BATCH_ROWS, Dataset
 from phrasebox.pipeline.dataset.rows import Annotation
 from phrasebox.pipeline.dataset.selection import REGION, regions_in
 from phrasebox.stages.contract.geometry import Box
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.files.storage import AnyPath
 
 REVIEWS_LOG: Final = "reviews"
 REVIEWS_FILE: Final = f"{REVIEWS_LOG}.jsonl"

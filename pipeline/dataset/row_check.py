@@ -21,7 +21,7 @@ from phrasebox.stages.contract.masks import run_ends
 from phrasebox.stages.contract.records import ID_BITS
 from phrasebox.stages.contract.schema import DATASET_FIELDS, ENTRIES, IMAGE_FIELD, OPTIONAL_FIELDS, Column
 from phrasebox.stages.contract.values import Bools, Integers
-from phrasebox.stages.shared.images.faults import MAX_PIXELS_CEILING
+from phrasebox.stages.images.faults import MAX_PIXELS_CEILING
 
 FIELDS: Final = (*DATASET_FIELDS, *OPTIONAL_FIELDS)
 RANGES: Final = {

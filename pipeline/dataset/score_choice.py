@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from phrasebox.pipeline.config_errors import Checked
+from phrasebox.pipeline.config.errors import Checked
 from phrasebox.pipeline.dataset.selection import Selection, Selector, Share, join_conditions, regions_in
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.score_threshold import ScoreRanking, Threshold, useful_threshold
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.files.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 8192
 

@@ -17,8 +17,8 @@ from typing import Final
 
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.shards import ShardFile, footer_sha256_of, sha256_of
-from phrasebox.stages.shared.storage import AnyPath, found_in, write_text
+from phrasebox.stages.files.shards import ShardFile, footer_sha256_of, sha256_of
+from phrasebox.stages.files.storage import AnyPath, found_in, write_text
 
 SHARDS: Final = "shards"
 """The key of `dataset.json` for the list."""

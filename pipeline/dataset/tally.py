@@ -22,8 +22,8 @@ from phrasebox.pipeline.dataset.selection import connect_sandboxed
 from phrasebox.stages.contract.errors import ResourceError, SchemaError, one_line
 from phrasebox.stages.contract.records import OTHER_LANGUAGE
 from phrasebox.stages.contract.score_threshold import ScoreRanking
-from phrasebox.stages.shared.parquet import PARQUET_SETTINGS
-from phrasebox.stages.shared.storage import AnyPath, parquet_file, replacing, sizes_in
+from phrasebox.stages.files.parquet import PARQUET_SETTINGS
+from phrasebox.stages.files.storage import AnyPath, parquet_file, replacing, sizes_in
 from phrasebox.stages.write import Tally
 
 MEMORY: Final = "1GB"

@@ -18,9 +18,9 @@ from phrasebox.stages.contract.masks import decode_runs, rle_box_xywh_px
 from phrasebox.stages.contract.records import is_id_of
 from phrasebox.stages.contract.schema import ENTRIES, IMAGE_FIELD, check_version, is_said, rle_of
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.shards import ShardFile, sha256_of
+from phrasebox.stages.files.storage import AnyPath, found_in, parquet_file
 from phrasebox.stages.phrases.filters import normalise
-from phrasebox.stages.shared.shards import ShardFile, sha256_of
-from phrasebox.stages.shared.storage import AnyPath, found_in, parquet_file
 from phrasebox.stages.write import Tally
 
 _REPEATED: Final = "SELECT id, count(*) AS times FROM {} GROUP BY id HAVING times > 1 ORDER BY id LIMIT 20"

@@ -1,4 +1,4 @@
-"""Evaluation: how right a dataset is, how good its settings are, and what a model or an explainer knows.
+"""Evaluation: how right a dataset is, and what a model knows.
 
 evaluation_set.py     a dataset beside ground truth, and its records with their heat maps
 matching.py           the regions of a dataset that answer a target of the ground truth
@@ -9,11 +9,7 @@ evaluation.py         `eval`
 absent.py             absent phrases: which to ask for
 absent_figures.py     absent phrases: whether they are recognised
 foreign_phrases.py    phrases of other images asked of a model, and the fit of presence to them
-truth_fit.py          `calibrate --truth`: a fit to ground truth
-cut_fit.py            its part that cuts maps
-box_fit.py            its part that learns where boxes are
-presence_calibration.py      its part on the presence of a source; and presence without a ground truth
-reviews/              answers of people: `inspect --review`, `stats --reviews`, `calibrate --reviews`
+reviews.py            regions that people review, and what answers say of a dataset: `stats --reviews`
 verdicts.py           advice from the figures of `eval` and `calibrate`
 model_check.py        `models check`
 """

@@ -27,10 +27,10 @@ from itertools import chain, permutations
 from typing import Final
 
 from phrasebox.pipeline.evaluate.matching import Query
-from phrasebox.pipeline.presence_fit import draw_phrase, may_be, words_of
+from phrasebox.pipeline.run.presence_fit import draw_phrase, may_be, words_of
 from phrasebox.stages.contract.records import Phrase, stable_id
-from phrasebox.stages.regions.groups import link_phrases
-from phrasebox.stages.regions.nouns import noun_lists
+from phrasebox.stages.phrases.groups import link_phrases
+from phrasebox.stages.phrases.nouns import noun_lists
 
 HARDER: Final = ("same_type", "adversarial", "attribute", "said")
 

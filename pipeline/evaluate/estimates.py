@@ -17,9 +17,9 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from phrasebox.pipeline.dataset.selection import SIZES
-from phrasebox.pipeline.logistic import LogisticFit, fit_logistic, roc_area
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.values import Bools, Floats, Integers
+from phrasebox.stages.scores.logistic import LogisticFit, fit_logistic, roc_area
 
 RESAMPLES: Final = 2000
 

@@ -10,13 +10,13 @@ from typing import Any, Final, Literal, TypeVar
 
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig, sets_any, stored_config, stored_finished_config
+from phrasebox.pipeline.config.run_config import RunConfig, sets_any, stored_config, stored_finished_config
 from phrasebox.pipeline.dataset.folder import Dataset, open_dataset
 from phrasebox.pipeline.dataset.origin import check_named
 from phrasebox.pipeline.dataset.rows import Row
 from phrasebox.pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from phrasebox.pipeline.stage_calls import rows_per_batch, run_stages, set_up, take_batch
-from phrasebox.pipeline.steps import (
+from phrasebox.pipeline.run.stage_calls import rows_per_batch, run_stages, set_up, take_batch
+from phrasebox.pipeline.run.steps import (
     HeatMapSteps,
     SourceSteps,
     Steps,
@@ -31,11 +31,11 @@ from phrasebox.stages.contract.schema import mapped_record
 from phrasebox.stages.contract.stage import Stage
 from phrasebox.stages.contract.values import Json, Rgb
 from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.files.storage import AnyPath
+from phrasebox.stages.model.config import InputSpec
 from phrasebox.stages.prepare import ImagesConfig, PrepareConfig, PrepareStage
 from phrasebox.stages.read import Reader, make_reader
-from phrasebox.stages.regions.source import HEAT_MAPS
-from phrasebox.stages.shared.model.config import InputSpec
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.sources.source import HEAT_MAPS
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage
 

@@ -16,16 +16,16 @@ from phrasebox.pipeline.evaluate.estimates import Estimates, fit_with_folds, pre
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from phrasebox.pipeline.evaluate.matching import Answer
 from phrasebox.pipeline.output.backup import PRESENCE_FILE
-from phrasebox.pipeline.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
-from phrasebox.pipeline.steps import HeatMapSteps
+from phrasebox.pipeline.run.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
+from phrasebox.pipeline.run.steps import HeatMapSteps
 from phrasebox.pipeline.terminal import say
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Phrase, Record
-from phrasebox.stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from phrasebox.stages.explain.stage import ExplainStage, subtract_others
 from phrasebox.stages.regions.maker import RegionMaker, share_presences
-from phrasebox.stages.regions.score import at_share
 from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.scores.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
+from phrasebox.stages.scores.score import at_share
 from phrasebox.stages.truth.ground_truth import TruthTarget
 
 PHRASE_KINDS: Final = ("present phrases", "absent phrases")

@@ -22,18 +22,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from phrasebox.pipeline.demo.photographs import INPUT, TRUTH
 from phrasebox.pipeline.evaluate.estimates import Estimate, mean_estimates
 from phrasebox.pipeline.evaluate.matching import Query, queries_of
 from phrasebox.pipeline.evaluate.metrics import value_of
-from phrasebox.pipeline.logistic import roc_area
-from phrasebox.pipeline.photographs import INPUT, TRUTH
-from phrasebox.pipeline.stage_calls import run_stages, set_up
-from phrasebox.pipeline.steps import HeatMapSteps
+from phrasebox.pipeline.run.stage_calls import run_stages, set_up
+from phrasebox.pipeline.run.steps import HeatMapSteps
 from phrasebox.stages.contract.records import Phrase, Record
 from phrasebox.stages.contract.schema import records_to_rows
 from phrasebox.stages.contract.values import Floats, Floats32
 from phrasebox.stages.explain.stage import ExplainStage
 from phrasebox.stages.read import READERS, make_reader, plan_pieces
+from phrasebox.stages.scores.logistic import roc_area
 from phrasebox.stages.truth import read_truth
 
 MIN_RETRIEVED: Final = 0.75

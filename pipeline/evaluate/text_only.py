@@ -22,7 +22,7 @@ from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy, xyxy_to_xywh
 from phrasebox.stages.contract.records import stable_id
 from phrasebox.stages.contract.values import Floats
-from phrasebox.stages.regions.learned_box import overlaps
+from phrasebox.stages.scores.learned_box import overlaps
 from phrasebox.stages.truth.ground_truth import TruthImage
 
 EDGES: Final = 13  # places of an edge, 0 and 1 among them

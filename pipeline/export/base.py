@@ -16,14 +16,14 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from phrasebox.pipeline.config_errors import Checked
+from phrasebox.pipeline.config.errors import Checked
 from phrasebox.pipeline.dataset.folder import Dataset
 from phrasebox.pipeline.dataset.rows import Annotation, Row, mask_of
 from phrasebox.pipeline.export.files import ExportFolder, ImageNames
 from phrasebox.pipeline.export.report import RARE_BELOW, ExportReport
 from phrasebox.stages.contract.kinds import KindTable
 from phrasebox.stages.contract.masks import mask_outlines
-from phrasebox.stages.shared.images.decode import UprightImage
+from phrasebox.stages.images.decode import UprightImage
 
 CategoryField = Annotated[
     Literal["phrase", "head"],

@@ -17,7 +17,7 @@ from phrasebox.pipeline.dataset.origin import MODEL_KEYS, check_named
 from phrasebox.pipeline.export.base import CategoryField, ExportJob, FormatConfig, WithImages
 from phrasebox.pipeline.export.coco import CocoLayout
 from phrasebox.stages.contract.errors import InputError
-from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.model.config import ModelConfig
 
 _TEXTS_AT_ONCE: Final = 512
 
@@ -57,9 +57,9 @@ def _write_embeddings(job: ExportJob, named_model: ModelConfig | None) -> None:
     dataset names it, and as `load`.
     """
     # They load torch and open_clip, for this format alone.
-    from phrasebox.stages.shared.model.clip import TextCache, templates_of  # noqa: PLC0415
-    from phrasebox.stages.shared.model.describe import describe  # noqa: PLC0415
-    from phrasebox.stages.shared.model.load import load  # noqa: PLC0415
+    from phrasebox.stages.model.clip import TextCache, templates_of  # noqa: PLC0415
+    from phrasebox.stages.model.describe import describe  # noqa: PLC0415
+    from phrasebox.stages.model.load import load  # noqa: PLC0415
 
     manifest = job.dataset.manifest
     names = job.categories.names

@@ -36,7 +36,7 @@ from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
 from phrasebox.stages.contract.records import stable_id
 from phrasebox.stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.images.decode import UprightImage, upright_image
+from phrasebox.stages.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"

@@ -28,10 +28,10 @@ from phrasebox.pipeline.dataset.rows import Row
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.records import stable_id
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.disk import sync_all, sync_folder
-from phrasebox.stages.shared.parquet import RollingParquet
-from phrasebox.stages.shared.shards import sha256_of
-from phrasebox.stages.shared.storage import exclusive_lock, place_of, write_text
+from phrasebox.stages.files.disk import sync_all, sync_folder
+from phrasebox.stages.files.parquet import RollingParquet
+from phrasebox.stages.files.shards import sha256_of
+from phrasebox.stages.files.storage import exclusive_lock, place_of, write_text
 
 MARK: Final = ".phrasebox-export.json"  # Hidden, because some loaders read every JSON file that they see
 _ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's

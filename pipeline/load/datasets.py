@@ -26,7 +26,7 @@ from phrasebox.pipeline.load.row_groups import LoadOptions, RowGroup, row_groups
 from phrasebox.pipeline.load.sample import BadImages, Contents, SampleMaker
 from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.files.storage import AnyPath
 
 AnyDataset = Dataset | AnyPath | str
 

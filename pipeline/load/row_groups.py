@@ -27,7 +27,7 @@ from phrasebox.stages.contract.masks import decode_mask, run_ends
 from phrasebox.stages.contract.records import Rle
 from phrasebox.stages.contract.schema import rle_of
 from phrasebox.stages.contract.values import Bools, Floats32, Integers, Sides
-from phrasebox.stages.shared.storage import AnyPath
+from phrasebox.stages.files.storage import AnyPath
 
 _ROWS_AT_ONCE: Final = 32  # Rows that decode their masks together
 

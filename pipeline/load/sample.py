@@ -76,7 +76,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from phrasebox.pipeline.config_errors import Checked
+from phrasebox.pipeline.config.errors import Checked
 from phrasebox.pipeline.dataset.corrected import Corrections
 from phrasebox.pipeline.dataset.folder import Dataset
 from phrasebox.pipeline.dataset.origin import ImageSource
@@ -85,8 +85,8 @@ from phrasebox.pipeline.dataset.selection import REGION, Selection, Selector
 from phrasebox.pipeline.load.row_groups import LoadOptions, add_runs, grid_shares, masks_of, select_samples
 from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault, SchemaError, one_line
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.images.decode import decode_resized
-from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.images.decode import decode_resized
+from phrasebox.stages.images.faults import DecodeLimits
 
 Tokenize = Callable[
     [Sequence[str]], Any

@@ -1,71 +1,16 @@
-"""The folder of a dataset while a run writes it: reject or resume, lock, journal, manifest."""
+"""The folder of a dataset while a run writes it.
 
-from __future__ import annotations
-
-from pathlib import Path
-
-from pydantic import BaseModel, Field, field_serializer, field_validator
-
-from phrasebox.pipeline.paths import as_written
-from phrasebox.stages.contract.schema import ColumnOption
-
-
-class OutputConfig(BaseModel, extra="forbid", frozen=True):
-    """The dataset that a run writes."""
-
-    path: Path = Field(
-        default=Path("out"),
-        description="The dataset's folder, or a URL of one in object storage (s3, gs, hdfs). A run that it holds is "
-        "resumed if it is the same, else rejected. On a cluster all nodes need to see the folder.",
-    )
-    embed_images: bool = Field(
-        default=False,
-        description="Put the encoded images into the shards, so that the dataset stands alone.",
-    )
-    heat_maps: bool = Field(
-        default=True,
-        description="Put all phrases and their heat maps into the shards, in the 256 levels that regions are cut from. "
-        "`eval` and `calibrate` then need neither the images nor the model. With the bundled model (20 x 20 cells) "
-        "and Flickr30k's five captions the maps take 2 kB an image, which makes shards 1.6 times as large.",
-    )
-    rows_per_file: int = Field(
-        default=1000,
-        ge=1,
-        le=1_000_000,
-        description="Rows of one Parquet file, and the most that is done again after a kill (times the files being "
-        "written at that moment). A row without images is 1 to 6 kB.",
-    )
-    max_error_share: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="A run in which a larger share of the rows failed ends with exit code 1 and the numbers by reason; "
-        "its dataset is complete all the same. Null: no limit. 0: no row may fail.",
-    )
-    strict: bool = Field(
-        default=False,
-        description="A run whose captions do not seem to belong to their images, or are in another language, ends with "
-        "exit code 1; its dataset is complete all the same.",
-    )
-
-    @field_validator("path")
-    @classmethod
-    def _check_path(cls, path: Path) -> Path:
-        if "\0" in str(path):
-            raise ValueError("a path cannot hold the character NUL")
-        try:
-            path.expanduser()
-        except RuntimeError as error:
-            raise ValueError(f"no user is called {path.parts[0].removeprefix('~')!r}") from error
-        return path
-
-    @field_serializer("path", when_used="json")
-    def _serialize_path(self, path: Path) -> str:
-        return as_written(path)
-
-    @property
-    def columns(self) -> tuple[ColumnOption, ...]:
-        """The optional columns of the dataset."""
-        choice: dict[ColumnOption, bool] = {"heat_maps": self.heat_maps, "image": self.embed_images}
-        return tuple(option for option, is_chosen in choice.items() if is_chosen)
+request.py         what a user asks, compared with what the folder holds; needs no library of the model
+dataset_folder.py  whether a run may write there, what is done already, and what is written at the end
+previous_run.py    the run that the folder holds, and whether another may resume or replace it
+journal.py         the shards that hold rows, and the pieces of the input that were read
+shards.py          the shards of a run that is resumed
+lock.py            one run at a time
+first_images.py    the records of the first images, until they are rows
+backup.py          the run that `--fresh` replaces
+report.py          counts and times of a run, and what people see of them
+manifest.py        the manifest and the card
+ids.py             collisions of ids
+merge.py           one dataset of the parts of an input
+repair.py          a lost manifest, made again from the shards
+"""

@@ -14,13 +14,13 @@ from typing import Final
 
 from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE
 from phrasebox.pipeline.output.shards import count_readable_rows
-from phrasebox.stages.shared.storage import AnyPath, found_in, move, remove_tree
+from phrasebox.stages.files.storage import AnyPath, found_in, move, remove_tree
 
 REPLACES: Final = "replaces"
 """The key of run.json by which a run says that it replaces another one."""
 
 FIRST_IMAGES: Final = "first-images"
-"""The folder in `.phrasebox` for records of a run's first images, see `phrasebox.pipeline.first_images`."""
+"""The folder in `.phrasebox` for records of a run's first images, see `phrasebox.pipeline.output.first_images`."""
 
 PRESENCE_FILE: Final = "presence.json"
 """The calibration of presence that a run has fitted to its first images."""

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from phrasebox.pipeline.config.paths import as_written
 from phrasebox.pipeline.dataset.caption_doubt import find_caption_doubt
 from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
 from phrasebox.pipeline.dataset.shard_list import (
@@ -34,8 +35,8 @@ from phrasebox.pipeline.dataset.shard_list import (
 )
 from phrasebox.pipeline.dataset.signature import sign
 from phrasebox.pipeline.dataset.tally import rows_of, write_categories
-from phrasebox.pipeline.first_images import kept_keys
 from phrasebox.pipeline.output import backup, journal
+from phrasebox.pipeline.output.first_images import kept_keys
 from phrasebox.pipeline.output.ids import resolve_id_collisions
 from phrasebox.pipeline.output.journal import Journal
 from phrasebox.pipeline.output.lock import Holder, locked
@@ -48,14 +49,13 @@ from phrasebox.pipeline.output.previous_run import (
     delete_what_runs_wrote,
     read_previous_run,
 )
+from phrasebox.pipeline.output.report import Report
+from phrasebox.pipeline.output.request import REQUEST
 from phrasebox.pipeline.output.shards import keys_of, map_in_threads
-from phrasebox.pipeline.paths import as_written
-from phrasebox.pipeline.request import REQUEST
-from phrasebox.pipeline.summary import Report
 from phrasebox.stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError, one_line
 from phrasebox.stages.contract.values import Integers, Json
-from phrasebox.stages.shared.shards import ShardFile, sha256_of
-from phrasebox.stages.shared.storage import (
+from phrasebox.stages.files.shards import ShardFile, sha256_of
+from phrasebox.stages.files.storage import (
     AnyPath,
     cannot_write,
     found_in,
@@ -77,8 +77,8 @@ class DatasetFolder:
         written_as: Its path as the user wrote it.
         data: The folder of its shards.
         presence: The file for a calibration of presence.
-        in_hand: The file for the samples that one process has in hand, see `phrasebox.pipeline.engines.trials`.
-        first_images: The place for records of the first images, see `phrasebox.pipeline.first_images`.
+        in_hand: The file for the samples that one process has in hand, see `phrasebox.pipeline.run.engines.trials`.
+        first_images: The place for records of the first images, see `phrasebox.pipeline.output.first_images`.
         journal: What is done, from `start` on.
         origin: What each new shard says of the run, from `name_origin` on.
         notes: What `claim` and `start` have done, for people.

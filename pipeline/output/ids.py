@@ -20,9 +20,9 @@ from phrasebox.pipeline.dataset.rows import Row
 from phrasebox.pipeline.dataset.tally import Rows
 from phrasebox.stages.contract.records import stable_id
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.parquet import PARQUET_SETTINGS
-from phrasebox.stages.shared.shards import ShardFile, writing_shard
-from phrasebox.stages.shared.storage import AnyPath, parquet_file
+from phrasebox.stages.files.parquet import PARQUET_SETTINGS
+from phrasebox.stages.files.shards import ShardFile, writing_shard
+from phrasebox.stages.files.storage import AnyPath, parquet_file
 
 _SHARED: Final = "SELECT id FROM {} GROUP BY id HAVING count(*) > 1"
 

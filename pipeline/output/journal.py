@@ -52,9 +52,9 @@ from phrasebox.pipeline.output.shards import keys_of, map_in_threads, names_in, 
 from phrasebox.stages.contract.errors import ResumeError, one_line
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.values import Bools, Integers
+from phrasebox.stages.files.shards import ShardFile, read_shard_file, sha256_of
+from phrasebox.stages.files.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 from phrasebox.stages.read import Piece
-from phrasebox.stages.shared.shards import ShardFile, read_shard_file, sha256_of
-from phrasebox.stages.shared.storage import AnyPath, found_in, remove_tree, replacing, sizes_in
 
 WORKER_SHARD_NAME: Final = re.compile(r"(\d{4,})-[0-9a-f]{32}-\d+\.parquet")
 """Names of workers' shards: the attempt, a hash of the sample ids of a write, and the number of the

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from phrasebox.stages.contract.errors import ResumeError
-from phrasebox.stages.shared.storage import AnyPath, ObjectPath, exclusive_lock
+from phrasebox.stages.files.storage import AnyPath, ObjectPath, exclusive_lock
 
 LEASE_SECONDS: Final = 60.0  # How long a lease is watched before it counts as abandoned
 RENEW_SECONDS: Final = 15.0  # How often a lease is renewed

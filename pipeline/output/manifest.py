@@ -11,15 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from phrasebox.pipeline import __version__
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.paths import with_absolute_paths
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.croissant import croissant_text
-from phrasebox.pipeline.paths import with_absolute_paths
-from phrasebox.pipeline.summary import Report
+from phrasebox.pipeline.output.report import Report
 from phrasebox.stages.contract.schema import SCHEMA_VERSION, dataset_schema
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES
-from phrasebox.stages.shared.model.catalog import CATALOG
-from phrasebox.stages.shared.model.config import AUTO
+from phrasebox.stages.model.catalog import CATALOG
+from phrasebox.stages.model.config import AUTO
+from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES
 from phrasebox.stages.write import CardOrigin, Tally, dataset_card
 
 LIBRARIES: Final = (

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from phrasebox.pipeline.config import RunConfig, differences
+from phrasebox.pipeline.config.run_config import RunConfig, differences
 from phrasebox.pipeline.dataset.append_log import lines_of, log_files
 from phrasebox.pipeline.dataset.folder import Dataset, open_dataset, open_shard
 from phrasebox.pipeline.dataset.marks import EARLIER_FILE, MARKS_LOG, read_earlier_marks, read_marks
@@ -24,13 +24,13 @@ from phrasebox.pipeline.dataset.signature import is_own
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.manifest import ENVIRONMENTS, Manifest
 from phrasebox.pipeline.output.previous_run import Identity
+from phrasebox.pipeline.output.report import Report
+from phrasebox.pipeline.output.request import REQUEST
 from phrasebox.pipeline.output.shards import count_readable_rows, list_names
-from phrasebox.pipeline.request import REQUEST
-from phrasebox.pipeline.summary import Report
 from phrasebox.stages.contract.errors import InputError, ResumeError
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.shards import ShardFile, read_shard_file
-from phrasebox.stages.shared.storage import AnyPath, copy, write_text
+from phrasebox.stages.files.shards import ShardFile, read_shard_file
+from phrasebox.stages.files.storage import AnyPath, copy, write_text
 from phrasebox.stages.write import Tally
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged

@@ -12,22 +12,22 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from phrasebox.pipeline import __version__
-from phrasebox.pipeline.config import RunConfig, differences
+from phrasebox.pipeline.config.paths import with_absolute_paths
+from phrasebox.pipeline.config.run_config import RunConfig, differences
 from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
 from phrasebox.pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
 from phrasebox.pipeline.output.backup import COMPANION_FILES, REPLACES
 from phrasebox.pipeline.output.journal import SHARD_NAME
+from phrasebox.pipeline.output.request import REQUEST
 from phrasebox.pipeline.output.shards import count_readable_rows, map_in_threads
-from phrasebox.pipeline.paths import with_absolute_paths
-from phrasebox.pipeline.request import REQUEST
 from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.errors import InputError, ResumeError
 from phrasebox.stages.contract.schema import SCHEMA_VERSION
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.regions.source import HEAT_MAPS
-from phrasebox.stages.shared.model.config import AUTO, PrecisionChoice
-from phrasebox.stages.shared.shards import ShardFile, origin_of, sha256_of
-from phrasebox.stages.shared.storage import AnyPath, found_in, sizes_in
+from phrasebox.stages.files.shards import ShardFile, origin_of, sha256_of
+from phrasebox.stages.files.storage import AnyPath, found_in, sizes_in
+from phrasebox.stages.model.config import AUTO, PrecisionChoice
+from phrasebox.stages.sources.source import HEAT_MAPS
 
 ABSENT_SHARE: Final = "absent_share"
 """The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run

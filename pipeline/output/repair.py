@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.folder import check_folder
 from phrasebox.pipeline.dataset.shard_list import SHARDS, list_entries, listed_shards, manifest_text
 from phrasebox.pipeline.dataset.signature import is_own
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import Identity, PreviousRun
+from phrasebox.pipeline.output.report import Report
 from phrasebox.pipeline.output.shards import map_in_threads
-from phrasebox.pipeline.summary import Report
 from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.errors import InputError, ResumeError
-from phrasebox.stages.shared.shards import read_shard_file
-from phrasebox.stages.shared.storage import write_text
+from phrasebox.stages.files.shards import read_shard_file
+from phrasebox.stages.files.storage import write_text
 from phrasebox.stages.write import Tally
 
 _IDENTITY: Final = Identity.__dataclass_fields__

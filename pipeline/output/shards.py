@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from phrasebox.stages.contract.errors import ResumeError
 from phrasebox.stages.contract.records import Sample, stable_key
 from phrasebox.stages.contract.values import Integers, Json
-from phrasebox.stages.shared.shards import origin_in
-from phrasebox.stages.shared.storage import AnyPath, parquet_file
+from phrasebox.stages.files.shards import origin_in
+from phrasebox.stages.files.storage import AnyPath, parquet_file
 
 _MOST_NAMES: Final = 5  # How many samples a message names
 _AT_ONCE: Final = 4096  # Rows that are read together

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from phrasebox.stages.contract.errors import ConfigError, OutputError
-from phrasebox.stages.shared.model.towers.tower import Tower
-from phrasebox.stages.shared.storage import replacing
+from phrasebox.stages.files.storage import replacing
+from phrasebox.stages.model.towers.tower import Tower
 
 
 class OutputStore:

@@ -22,7 +22,7 @@ from phrasebox.pipeline.dataset.reviews import (
 from phrasebox.pipeline.dataset.rows import Annotation, Row
 from phrasebox.pipeline.dataset.selection import REGION
 from phrasebox.pipeline.evaluate.estimates import plain_values
-from phrasebox.pipeline.evaluate.reviews.figures import (
+from phrasebox.pipeline.evaluate.reviews import (
     LocatedRegions,
     measure_reviews,
     read_reviewed_regions,

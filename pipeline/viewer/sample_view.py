@@ -10,14 +10,14 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
 
-from phrasebox.pipeline.config import RunConfig, stored_config
+from phrasebox.pipeline.config.run_config import RunConfig, stored_config
 from phrasebox.pipeline.dataset.folder import Dataset
 from phrasebox.pipeline.dataset.origin import ImageSource, check_named, keys_of_maps
 from phrasebox.pipeline.dataset.reviews import RegionKey, Review
 from phrasebox.pipeline.dataset.rows import Annotation, Row
 from phrasebox.pipeline.pictures import mask_path
-from phrasebox.pipeline.stage_calls import run_stages
-from phrasebox.pipeline.steps import build_steps
+from phrasebox.pipeline.run.stage_calls import run_stages
+from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
 from phrasebox.stages.contract.records import HeatMap, ImageRef, Record, Sample
 from phrasebox.stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record, rle_of

@@ -28,14 +28,15 @@ class KindTable(PluginTable[type[KindT]]):
 
     Args:
         default: Settings of the kind that is meant by settings which name none; its class is not imported for them.
+            Without `order` it comes first.
     """
 
     def __init__(
         self, group: str, order: Sequence[str] = (), default: type[BaseModel] | None = None
     ) -> None:
-        super().__init__(group, order)
         self._default_type = default
         self.default: str | None = None if default is None else default.model_fields["kind"].default
+        super().__init__(group, order or [kind for kind in [self.default] if kind])
 
     def config(self, values: Any = None) -> Any:
         """Return the settings of the kind in plain values; of the default kind if they name none.

@@ -203,7 +203,7 @@ class Region:
         box_xywh_px: Half-open box, in pixels of the EXIF-rotated image.
         mask: The pixels of the object.
         area_px: Their number.
-        score: 0 .. 1, of a calibration, else one that ranks, see `phrasebox.stages.regions.score`.
+        score: 0 .. 1, of a calibration, else one that ranks, see `phrasebox.stages.scores.score`.
         similarity: That of the heat map.
         presence: That of the heat map, corrected by the captions and by other phrases of the
             same thing, see `phrasebox.stages.regions.maker`.

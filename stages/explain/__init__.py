@@ -12,11 +12,11 @@ from pydantic import BeforeValidator, SerializeAsAny
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.kinds import KindTable
 from phrasebox.stages.explain.config import ExplainerConfig, GradEclipConfig
-from phrasebox.stages.shared.model.config import TOWER_WORDS
+from phrasebox.stages.model.config import TOWER_WORDS
 
 if TYPE_CHECKING:
     from phrasebox.stages.explain.base import Explainer
-    from phrasebox.stages.shared.model.config import TowerKind
+    from phrasebox.stages.model.config import TowerKind
 
 ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 

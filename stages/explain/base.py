@@ -30,11 +30,11 @@ from phrasebox.stages.explain.maps import (
     replace_faults,
     share_heat,
 )
-from phrasebox.stages.explain.presence import Presence, Signals
-from phrasebox.stages.shared.model.clip import ClipModel, TextCache, templates_of
-from phrasebox.stages.shared.model.config import TowerKind
-from phrasebox.stages.shared.model.device import PendingTransfer, pixels_on
-from phrasebox.stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.model.clip import ClipModel, TextCache, templates_of
+from phrasebox.stages.model.config import TowerKind
+from phrasebox.stages.model.device import PendingTransfer, pixels_on
+from phrasebox.stages.model.towers.vision import VisionTower
+from phrasebox.stages.scores.presence import Presence, Signals
 
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in

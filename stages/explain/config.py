@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from phrasebox.stages.contract.errors import ConfigError
-from phrasebox.stages.shared.model.config import TOWER_WORDS, InputSpec, TowerKind
+from phrasebox.stages.model.config import TOWER_WORDS, InputSpec, TowerKind
 
 
 class ExplainerConfig(BaseModel):

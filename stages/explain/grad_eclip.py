@@ -57,11 +57,11 @@ from phrasebox.stages.explain.maps import (
     gradients_at_embedding,
     min_max,
 )
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.device import allow_tf32
-from phrasebox.stages.shared.model.towers.layers import Layer
-from phrasebox.stages.shared.model.towers.pooled import PooledTower, by_tower
-from phrasebox.stages.shared.model.towers.vision import Block, VisionTower, attend, join_heads, split_heads
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.device import allow_tf32
+from phrasebox.stages.model.towers.layers import Layer
+from phrasebox.stages.model.towers.pooled import PooledTower, by_tower
+from phrasebox.stages.model.towers.vision import Block, VisionTower, attend, join_heads, split_heads
 
 
 class GradEclip(Explainer[GradEclipConfig]):

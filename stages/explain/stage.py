@@ -17,12 +17,12 @@ from phrasebox.stages.contract.errors import ConfigError, ResourceError
 from phrasebox.stages.contract.records import HeatMap, Record
 from phrasebox.stages.contract.stage import Device, Forwards, Stage
 from phrasebox.stages.explain import EXPLAINERS, AnyExplainerConfig
-from phrasebox.stages.shared.model.config import ModelConfig, ModelDescription
+from phrasebox.stages.model.config import ModelConfig, ModelDescription
 
 if TYPE_CHECKING:
     from phrasebox.stages.explain.base import Match, PendingMaps, PendingMatches
-    from phrasebox.stages.explain.presence import Presence, Signals
-    from phrasebox.stages.shared.model.clip import ClipModel
+    from phrasebox.stages.model.clip import ClipModel
+    from phrasebox.stages.scores.presence import Presence, Signals
 
 
 class ExplainStageConfig(BaseModel):
@@ -118,7 +118,7 @@ class ExplainStage(Stage):
     @property
     def precision(self) -> str:
         """The precision of the model, which is set up."""
-        from phrasebox.stages.shared.model.device import DTYPES  # noqa: PLC0415  as in setup
+        from phrasebox.stages.model.device import DTYPES  # noqa: PLC0415  as in setup
 
         dtype = self._explainer.model.tower.dtype
         return next(name for name, precision in DTYPES.items() if precision == dtype)
@@ -126,7 +126,7 @@ class ExplainStage(Stage):
     def setup(self) -> None:
         """Load the model. Raise WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from phrasebox.stages.shared.model.load import load  # noqa: PLC0415
+        from phrasebox.stages.model.load import load  # noqa: PLC0415
 
         model = self._loaded_model
         if model is None:
@@ -144,7 +144,7 @@ class ExplainStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
-        from phrasebox.stages.shared.model.device import retry_on_oom  # noqa: PLC0415  as in setup
+        from phrasebox.stages.model.device import retry_on_oom  # noqa: PLC0415  as in setup
 
         keep = self.config.keep_pixels
         out = [

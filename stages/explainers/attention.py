@@ -21,10 +21,10 @@ from phrasebox.stages.explain.base import ATTENDING, ConfigT
 from phrasebox.stages.explain.config import ExplainerConfig
 from phrasebox.stages.explain.maps import Maps, gradients_at_embedding, min_max
 from phrasebox.stages.explainers.walk import BlockTensors, SingleImageExplainer, Walk, phrase_gradients
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.config import TowerKind
-from phrasebox.stages.shared.model.towers.pooled import AttentionPool, PooledTower, Pooling, by_tower
-from phrasebox.stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.config import TowerKind
+from phrasebox.stages.model.towers.pooled import AttentionPool, PooledTower, Pooling, by_tower
+from phrasebox.stages.model.towers.vision import VisionTower
 
 EMPTY: Final = "a photo of a"
 """Words that name nothing: their map shows where a pool looks whatever the phrase is."""

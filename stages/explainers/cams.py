@@ -37,10 +37,10 @@ from phrasebox.stages.explainers.walk import (
     phrase_gradients,
     trace_tokens,
 )
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.towers.layers import gradient_at
-from phrasebox.stages.shared.model.towers.pooled import TrunkTower, by_tower
-from phrasebox.stages.shared.model.towers.trunk import GridTrunk
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.towers.layers import gradient_at
+from phrasebox.stages.model.towers.pooled import TrunkTower, by_tower
+from phrasebox.stages.model.towers.trunk import GridTrunk
 
 
 class CamConfig(ExplainerConfig):

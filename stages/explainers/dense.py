@@ -32,10 +32,10 @@ from torch import Tensor
 from phrasebox.stages.explain.base import ATTENDING, ConfigT, Explainer
 from phrasebox.stages.explain.config import ExplainerConfig
 from phrasebox.stages.explain.maps import Maps
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.towers.dense import DenseFeatures, dense
-from phrasebox.stages.shared.model.towers.pooled import PooledTower, by_tower
-from phrasebox.stages.shared.model.towers.vision import VisionTower, join_heads, split_heads
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.towers.dense import DenseFeatures, dense
+from phrasebox.stages.model.towers.pooled import PooledTower, by_tower
+from phrasebox.stages.model.towers.vision import VisionTower, join_heads, split_heads
 
 
 class _Dense(Explainer[ConfigT]):
@@ -68,7 +68,7 @@ class MaskClipConfig(ExplainerConfig):
 class MaskClip(_Dense[MaskClipConfig]):
     """MaskCLIP (Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071): the meaning of single patches.
 
-    With y_i the embedding of patch i, see `phrasebox.stages.shared.model.towers.dense`,
+    With y_i the embedding of patch i, see `phrasebox.stages.model.towers.dense`,
 
         H_i = cos(y_i, text embedding) - min over the patches
 

@@ -50,11 +50,11 @@ from phrasebox.stages.explainers.lrp_rules import (
     tower_by_rules,
 )
 from phrasebox.stages.explainers.walk import SingleImageExplainer, Trace, gradients_at, trace_tokens
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.towers.layers import NOTHING
-from phrasebox.stages.shared.model.towers.pooled import by_tower
-from phrasebox.stages.shared.model.towers.tower import Tower
-from phrasebox.stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.towers.layers import NOTHING
+from phrasebox.stages.model.towers.pooled import by_tower
+from phrasebox.stages.model.towers.tower import Tower
+from phrasebox.stages.model.towers.vision import VisionTower
 
 
 class Propagation:

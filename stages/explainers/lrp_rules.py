@@ -29,7 +29,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from phrasebox.stages.shared.model.towers.layers import (
+from phrasebox.stages.model.towers.layers import (
     Activation,
     Chain,
     GatedUnit,
@@ -38,8 +38,8 @@ from phrasebox.stages.shared.model.towers.layers import (
     Residual,
     TensorFunction,
 )
-from phrasebox.stages.shared.model.towers.pooled import AttentionPool
-from phrasebox.stages.shared.model.towers.vision import (
+from phrasebox.stages.model.towers.pooled import AttentionPool
+from phrasebox.stages.model.towers.vision import (
     Block,
     Heads,
     VisionTower,

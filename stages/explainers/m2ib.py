@@ -34,11 +34,11 @@ from phrasebox.stages.contract.values import Sides
 from phrasebox.stages.explain.config import ExplainerConfig
 from phrasebox.stages.explain.maps import Maps
 from phrasebox.stages.explainers.walk import SingleImageExplainer
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.towers.dense import dense
-from phrasebox.stages.shared.model.towers.layers import TensorFunction
-from phrasebox.stages.shared.model.towers.pooled import TrunkTower, by_tower
-from phrasebox.stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.towers.dense import dense
+from phrasebox.stages.model.towers.layers import TensorFunction
+from phrasebox.stages.model.towers.pooled import TrunkTower, by_tower
+from phrasebox.stages.model.towers.vision import VisionTower
 
 DEPTH: Final = 0.83  # share of a transformer's blocks before the bottleneck; at least one comes after it
 BETA: Final = 0.1  # price of a nat, of which the mean over all channels of all tokens is taken

@@ -27,8 +27,8 @@ from phrasebox.stages.contract.values import Sides
 from phrasebox.stages.explain.base import ConfigT
 from phrasebox.stages.explain.maps import Maps
 from phrasebox.stages.explainers.walk import SingleImageExplainer
-from phrasebox.stages.shared.model.towers.dense import dense
-from phrasebox.stages.shared.model.towers.tower import Tower
+from phrasebox.stages.model.towers.dense import dense
+from phrasebox.stages.model.towers.tower import Tower
 
 MASKS_PER_STEP: Final = {"cpu": 8, "cuda": 64}
 """Masked images in one forward pass. On CPUs more are slower, because their activations no longer

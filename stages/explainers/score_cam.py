@@ -15,7 +15,7 @@ from phrasebox.stages.contract.geometry import resize_shifted
 from phrasebox.stages.explain.config import ExplainerConfig
 from phrasebox.stages.explainers.cams import feature_tracer
 from phrasebox.stages.explainers.masked import DRAWN_MASKS, MaskedImage, Perturbation
-from phrasebox.stages.shared.model.clip import ClipModel
+from phrasebox.stages.model.clip import ClipModel
 
 
 class ScoreCamConfig(ExplainerConfig):

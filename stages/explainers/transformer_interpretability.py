@@ -43,8 +43,8 @@ from phrasebox.stages.explain.config import ExplainerConfig
 from phrasebox.stages.explainers.attention import Walker
 from phrasebox.stages.explainers.lrp_rules import CLAIM
 from phrasebox.stages.explainers.walk import BlockTensors, phrase_gradients
-from phrasebox.stages.shared.model.towers.layers import Linear, TensorFunction
-from phrasebox.stages.shared.model.towers.vision import Block, join_heads, split_heads
+from phrasebox.stages.model.towers.layers import Linear, TensorFunction
+from phrasebox.stages.model.towers.vision import Block, join_heads, split_heads
 
 _TINY: Final = 1e-9
 """Added to divisors, as in the authors' code."""

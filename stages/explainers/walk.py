@@ -26,9 +26,9 @@ from torch import Tensor
 
 from phrasebox.stages.explain.base import ConfigT, Explainer
 from phrasebox.stages.explain.maps import Maps, gradients_at_embedding
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.towers.pooled import TrunkTower, by_tower
-from phrasebox.stages.shared.model.towers.vision import attention_weights, join_heads
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.towers.pooled import TrunkTower, by_tower
+from phrasebox.stages.model.towers.vision import attention_weights, join_heads
 
 
 class SingleImageExplainer(Explainer[ConfigT]):

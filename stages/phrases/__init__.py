@@ -4,4 +4,8 @@
 editable lists of `words.txt`. `noun_phrases` loads the parser and takes the noun phrases that
 name a thing; `repairs` mends them where captions mislead a small parser. `precomputed` reads
 phrases from before a run.
+
+`groups` links the phrases of an image that name one object, with the fitted weights of
+`groups.json`; `mentions` does so within a caption. `wording` and `nouns`, with the lists of
+`nouns.txt`, say what words tell of an object.
 """

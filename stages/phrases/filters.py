@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from phrasebox.stages.shared.word_lists import entries_of
+from phrasebox.stages.files.word_lists import entries_of
 
 Words = frozenset[str]
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError, field_validator, model_validato
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Phrase, stable_key
 from phrasebox.stages.contract.values import Integers
+from phrasebox.stages.files.json_files import first_problem
 from phrasebox.stages.phrases.filters import normalise
-from phrasebox.stages.shared.json_files import first_problem
 
 
 class Line(BaseModel):

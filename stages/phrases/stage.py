@@ -14,9 +14,9 @@ from phrasebox.stages.contract.errors import RowError
 from phrasebox.stages.contract.records import OTHER_LANGUAGE, Phrase, Record
 from phrasebox.stages.contract.stage import Stage
 from phrasebox.stages.phrases.filters import ReadableCaption, make_readable, normalise, word_lists
+from phrasebox.stages.phrases.groups import link_phrases
 from phrasebox.stages.phrases.noun_phrases import extract, load_pipeline
 from phrasebox.stages.phrases.precomputed import PrecomputedPhrases
-from phrasebox.stages.regions.groups import link_phrases
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""

@@ -17,9 +17,9 @@ from typing import Any, Final
 from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
 from phrasebox.stages.contract.records import storable
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.storage import absolute, is_local, location_of, network_errors, parent, resolve
 from phrasebox.stages.read.base import Reader
 from phrasebox.stages.read.streams import PEEK_BYTES, begins_list, open_plain
-from phrasebox.stages.shared.storage import absolute, is_local, location_of, network_errors, parent, resolve
 
 _GLOB: Final = re.compile(r"[*?\[]")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -23,12 +23,12 @@ from typing import Final, Literal
 
 from phrasebox.stages.contract.errors import InputError, RowFault
 from phrasebox.stages.contract.records import NO_IMAGE, ImageRef, Sample, stable_key
+from phrasebox.stages.files.storage import is_local, parent
 from phrasebox.stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, InputRow, Piece, Reader
 from phrasebox.stages.read.find import SourceFile, find_files, root_of
 from phrasebox.stages.read.plan import CarriedInput, carried_rows, mark_repeats, plan_rows, unique_samples
 from phrasebox.stages.read.rows import decode_text, shorten
 from phrasebox.stages.read.streams import is_special, open_plain
-from phrasebox.stages.shared.storage import is_local, parent
 
 IMAGE_SUFFIXES: Final = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 TEXT_SUFFIX: Final = ".txt"

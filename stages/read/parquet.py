@@ -33,6 +33,7 @@ from pydantic import Field
 from phrasebox.stages.contract.errors import InputError, RowFault, one_line
 from phrasebox.stages.contract.records import stable_key
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.storage import is_local
 from phrasebox.stages.read.base import BATCH_BYTES, InputRow, Piece, Reader, ReaderConfig, SkippedRow
 from phrasebox.stages.read.find import SourceFile, find_files
 from phrasebox.stages.read.parquet_columns import Columns, values_of
@@ -40,7 +41,6 @@ from phrasebox.stages.read.plan import mark_repeats, unique_samples
 from phrasebox.stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
 from phrasebox.stages.read.stamps import stamp_of
 from phrasebox.stages.read.streams import InputFile, input_errors
-from phrasebox.stages.shared.storage import is_local
 
 _PLAN_THREADS: Final = 16
 _BATCH_ROWS: Final = 32

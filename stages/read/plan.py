@@ -16,9 +16,9 @@ from pydantic import Field
 
 from phrasebox.stages.contract.errors import InputError, RowError, one_line
 from phrasebox.stages.contract.records import ImageRef, Sample
+from phrasebox.stages.files.storage import place_of
 from phrasebox.stages.read.base import InputRow, Piece, Reader, ReaderConfig
 from phrasebox.stages.read.rows import reject_repeat
-from phrasebox.stages.shared.storage import place_of
 
 _FIRST_IMAGES: Final = 20  # Images to check: at least one must exist
 _FEWEST_FAULTS: Final = 10  # Rows without a usable image for which the whole input is rejected

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from phrasebox.stages.contract.errors import InputError, RowError, RowFault, kind_of_value, one_line
 from phrasebox.stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.storage import absolute, is_local, join, parent, place_of
 from phrasebox.stages.read.base import Piece
 from phrasebox.stages.read.streams import TO_UTF_8, is_utf_16
 from phrasebox.stages.read.turns import CAPTION_ROLES, TURN_FIELDS, captions_of_turns, is_conversation
-from phrasebox.stages.shared.storage import absolute, is_local, join, parent, place_of
 
 IMAGE_FIELDS: Final = (
     "image",

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from phrasebox.stages.contract.errors import InputError
-from phrasebox.stages.shared.storage import is_local, network_errors, resolve
+from phrasebox.stages.files.storage import is_local, network_errors, resolve
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from phrasebox.stages.contract.errors import InputError, RowFault, one_line
-from phrasebox.stages.shared.storage import is_local, network_errors, open_file
+from phrasebox.stages.files.storage import is_local, network_errors, open_file
 
 Stream = Any  # Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start
 

@@ -25,6 +25,7 @@ from pydantic import Field
 from phrasebox.stages.contract.errors import RowError, RowFault
 from phrasebox.stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.storage import is_local
 from phrasebox.stages.read.base import (
     IMAGE_EXTENSIONS,
     MAX_TEXT_BYTES,
@@ -39,7 +40,6 @@ from phrasebox.stages.read.rows import captions_of, decode_text, first_field, js
 from phrasebox.stages.read.stamps import stamp_of
 from phrasebox.stages.read.streams import Forward, Stream, is_compressed, open_plain
 from phrasebox.stages.read.turns import TURN_FIELDS
-from phrasebox.stages.shared.storage import is_local
 
 MAX_INLINE_BYTES: Final = (
     256 * 1024 * 1024

@@ -8,8 +8,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.regions.foreign_captions import USUAL_SHARE
-from phrasebox.stages.shared.model.config import SegmenterConfig
+from phrasebox.stages.model.config import SegmenterConfig
+from phrasebox.stages.scores.foreign_captions import USUAL_SHARE
 
 Rule = Literal["mean", "otsu", "fixed", "fitted"]
 

@@ -12,8 +12,8 @@ from phrasebox.stages.regions.colours import SURE_SHARE, grabcut
 from phrasebox.stages.regions.cut import SAME_BOX, CutMap, Cutter
 from phrasebox.stages.regions.paint import RegionMask, field_of, paint
 from phrasebox.stages.regions.parts import HeatPart, ThingMap, parts_of
-from phrasebox.stages.regions.score import Evidence
-from phrasebox.stages.shared.fits import Floats
+from phrasebox.stages.scores.fits import Floats
+from phrasebox.stages.scores.score import Evidence
 
 MapRegions = list[tuple[RegionMask, Evidence]]  # The regions of a map, best first
 

@@ -20,14 +20,15 @@ from phrasebox.stages.contract.geometry import xywh_to_xyxy
 from phrasebox.stages.contract.levels import quantise
 from phrasebox.stages.contract.values import Levels, Plane, Sides
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.cut_rules import CUTS, FittedCut, threshold_of
+from phrasebox.stages.regions.cut_rules import CUTS, threshold_of
 from phrasebox.stages.regions.fine_map import refine_grid
 from phrasebox.stages.regions.ladder import ladder_of
-from phrasebox.stages.regions.learned_box import BoxFit, MapView
 from phrasebox.stages.regions.paint import RegionMask
 from phrasebox.stages.regions.parts import HeatPart, ThingMap, part_of, parts_of
-from phrasebox.stages.regions.score import Evidence
-from phrasebox.stages.shared.fits import Floats
+from phrasebox.stages.scores.fits import Floats
+from phrasebox.stages.scores.fitted_cut import FittedCut
+from phrasebox.stages.scores.learned_box import BoxFit, MapView
+from phrasebox.stages.scores.score import Evidence
 
 SAME_BOX: Final = 0.9  # least IoU of two boxes that count as one
 

@@ -8,19 +8,17 @@ threshold, where the rounding noise of the interpolation would draw its pattern.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from statistics import fmean
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
 
 from phrasebox.stages.contract.levels import LEVELS
 from phrasebox.stages.contract.values import Levels, Plane
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.shared.fits import Floats, Number, Regression
+from phrasebox.stages.scores.fits import Floats
+from phrasebox.stages.scores.fitted_cut import CUT_FEATURES, SHARES, FittedCut
 
 Values = Levels | Plane
 
@@ -34,10 +32,10 @@ def threshold_of(
 
     The rule `fitted` needs `fitted_cut`, see `RegionsConfig.with_fallback_cut`, and the usual size of
     the thing, see `FittedCut.usual_size`. A new rule is a value of `Rule` and a case here. One
-    that uses `threshold` also changes `phrasebox.pipeline.calibration.calibration_basis`.
+    that uses `threshold` also changes `phrasebox.pipeline.run.calibration.calibration_basis`.
     """
     if config.rule == "fitted" and fitted_cut is not None:
-        return fitted_cut(levels, usual_size)
+        return float(CUTS[fitted_cut.best_cut(cut_features(levels, usual_size))])
     config = config.with_fallback_cut()
     match config.rule:
         case "otsu":
@@ -91,78 +89,7 @@ def otsu_cut(levels: Levels) -> float:
     return (lowest + highest) // 2 + 0.5
 
 
-SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-"""The cuts of the rule `fitted`: shares of the highest heat, once the lowest is 0. Seventeen are
-no better."""
-
-CUTS: Final = np.array([fixed_cut(share) for share in SHARES])  # the same in levels, see `threshold_of`
-
-CUT_FEATURES: Final = (
-    "share",
-    "share_squared",
-    "energy",
-    "energy_squared",
-    "mean_inside",
-    "mean_outside",
-    "log_area",
-    "log_area_squared",
-    "log_box_area",
-    "log_box_area_squared",
-    "outside_to_inside",
-    "outside_to_inside_squared",
-    "share_by_box_area",
-    "energy_by_box_area",
-    "mean_inside_by_box_area",
-    "usual_by_box_area",
-)
-"""Features of a cut, in this order: the heat of the cut, the energy of its main part (share of
-all heat), the mean heat in that part and outside, the areas of the part and of its box (shares
-of the image). Products of these follow; the last is that of the box and the usual size of the
-thing."""
-
-
-class FittedCut(Regression):
-    """A learned rule: it takes the cut of a map with the main part that is most likely the thing.
-
-    The map is cut at each of `SHARES`. The main part of a cut is the part with most heat; it
-    has a worth:
-
-        worth = sum of weight * (feature - mean) / scale        the cut with the highest worth is taken
-
-    Weights and usual sizes are fitted to images with known boxes (`phrasebox calibrate`) and
-    hold for the model and settings of the fit.
-
-    Attributes:
-        usual: Head noun -> the usual size of such things: the mean logarithm of the share of
-            the image that their boxes cover, minus that of all things. Nouns that are not in it
-            have size 0.
-    """
-
-    names = CUT_FEATURES
-
-    usual: dict[str, Number]
-
-    @model_validator(mode="after")
-    def _check_complete(self) -> Self:
-        if len(self.weight) < len(self.names):
-            raise ValueError("expected a weight of each feature")
-        return self
-
-    def __call__(self, levels: Levels, usual_size: float) -> float:
-        """Return the threshold of a map in levels (k + 0.5); the highest level of the map is `LEVELS`.
-
-        Of cuts of equal worth the lowest counts. For the size of the thing see the method
-        `usual_size`.
-        """
-        parts = (self.weight, self.mean, self.scale)
-        weight, mean, scale = (np.array([part[name] for name in CUT_FEATURES]) for part in parts)
-        # Rounded, so that the last bits of a product decide nothing.
-        worth = np.round((cut_features(levels, usual_size) - mean) / scale @ weight, 9)
-        return float(CUTS[np.where(np.isfinite(worth), worth, -np.inf).argmax()])
-
-    def usual_size(self, heads: Collection[str]) -> float:
-        """Return the usual size of the thing of a map: the mean over the head nouns of its phrases."""
-        return fmean(self.usual.get(head, 0.0) for head in heads) if heads else 0.0
+CUTS: Final = np.array([fixed_cut(share) for share in SHARES])  # in levels, see `threshold_of`
 
 
 class CutParts(NamedTuple):

@@ -1,8 +1,8 @@
-"""A map cut at many heights: where its parts lie at each of them tells more of a thing's edges than any one cut."""
+"""The ladder of a map: where its parts lie when it is cut at many heights, see `scores/learned_box.py`."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -11,43 +11,14 @@ from phrasebox.stages.contract.levels import LEVELS
 from phrasebox.stages.contract.values import Levels, Plane
 from phrasebox.stages.regions.cut_rules import parts_of_cuts
 from phrasebox.stages.regions.fine_map import refine_grid
-from phrasebox.stages.shared.fits import Floats
-
-CUTS: Final = np.array(
-    [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-)  # shares of the highest heat
+from phrasebox.stages.scores.fits import Floats
+from phrasebox.stages.scores.learned_box import LADDER_CUTS, QUANTILES, Ladder
 
 SIDE: Final = 44  # samples on the longer side of the map that is cut
 
 KEEP_SHARE: Final = 0.1  # least heat of a part in the box around all parts, as a share of the main part's
 
 MOST_PARTS: Final = 9.0  # more parts of a cut say no more
-
-QUANTILES: Final = np.array([0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98])
-
-LADDER_FEATURES: Final = 13 * len(CUTS) + 2 * (len(QUANTILES) + 2) + 5
-
-
-class Ladder(NamedTuple):
-    """The cuts of one map. Coordinates are shares of the image's sides, and boxes x0, y0, x1, y1.
-
-    Attributes:
-        boxes: (2, cuts, 4), of the part with most heat at each cut, and of all its warm parts.
-        parts: (cuts, 5), of the part with most heat: its shares of all heat and of the image, the
-            share of all heat in its box, the number of parts beside it, and whether it holds the
-            highest heat.
-        profile: (27,), quantiles, mean and spread of the heat along both sides; the place of the
-            highest heat; entropy, mean heat, and the share of the image above half of the highest.
-    """
-
-    boxes: Floats
-    parts: Floats
-    profile: Floats
-
-    @property
-    def features(self) -> Floats:
-        """All numbers, (LADDER_FEATURES,)."""
-        return np.concatenate([self.boxes.ravel(), self.parts.ravel(), self.profile])
 
 
 def ladder_of(levels: Levels, shift_cells: float) -> Ladder:
@@ -60,8 +31,8 @@ def ladder_of(levels: Levels, shift_cells: float) -> Ladder:
 def _cut(fine: Plane) -> tuple[Floats, Floats]:
     """Return `Ladder.boxes` and `Ladder.parts`."""
     h, w = fine.shape
-    cuts = len(CUTS)
-    cut_parts = parts_of_cuts(fine, CUTS * LEVELS)
+    cuts = len(LADDER_CUTS)
+    cut_parts = parts_of_cuts(fine, LADDER_CUTS * LEVELS)
     labels, owner, energy, boxes_xywh, area = cut_parts
     left, top, width, height = boxes_xywh
     edges = np.stack([left, top, left + width, top + height])

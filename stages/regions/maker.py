@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 from phrasebox.stages.contract.levels import LEVELS, quantise
 from phrasebox.stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from phrasebox.stages.contract.values import Levels
+from phrasebox.stages.phrases.groups import link_phrases
 from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions
 from phrasebox.stages.regions.cut import Cutter, Surface
-from phrasebox.stages.regions.cut_rules import FittedCut
-from phrasebox.stages.regions.foreign_captions import (
+from phrasebox.stages.regions.parts import ThingMap
+from phrasebox.stages.scores.fits import Floats, log_odds
+from phrasebox.stages.scores.fitted_cut import FittedCut
+from phrasebox.stages.scores.foreign_captions import (
     USUAL_SHARE,
     caption_log_ratios,
     foreign_probability,
     foreign_share,
     without_foreign,
 )
-from phrasebox.stages.regions.groups import link_phrases
-from phrasebox.stages.regions.learned_box import BoxFit
-from phrasebox.stages.regions.parts import ThingMap
-from phrasebox.stages.regions.score import Calibration, at_share, score_of
-from phrasebox.stages.shared.fits import Floats, log_odds
+from phrasebox.stages.scores.learned_box import BoxFit
+from phrasebox.stages.scores.score import Calibration, at_share, score_of
 
 VOTES: Final = 3
 """Least number of different texts of a thing that share their presence. On the 1,000

@@ -19,15 +19,15 @@ from phrasebox.stages.contract.errors import RowFault
 from phrasebox.stages.contract.geometry import cell_to_px, xywh_to_xyxy
 from phrasebox.stages.contract.records import Sample
 from phrasebox.stages.contract.values import Plane
+from phrasebox.stages.images.decode import decode_rgb, load_image_bytes
+from phrasebox.stages.images.faults import MAX_PIXELS_CEILING, DecodeLimits
+from phrasebox.stages.model.device import Batches
+from phrasebox.stages.model.segmenter import EncoderInput, Prompt, load_segmenter
 from phrasebox.stages.regions.contours import MapRegions, contours_of
 from phrasebox.stages.regions.cut import CutMap, Cutter
 from phrasebox.stages.regions.paint import RegionMask, field_of, paint
 from phrasebox.stages.regions.parts import HeatPart, Mask, ThingMap, measure
-from phrasebox.stages.regions.score import Evidence
-from phrasebox.stages.shared.images.decode import decode_rgb, load_image_bytes
-from phrasebox.stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
-from phrasebox.stages.shared.model.device import Batches
-from phrasebox.stages.shared.model.segmenter import EncoderInput, Prompt, load_segmenter
+from phrasebox.stages.scores.score import Evidence
 
 LEAST_HEAT: Final = 0.5  # Least share of its part's heat in a mask; with less, it lies beside the thing
 

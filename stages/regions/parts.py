@@ -12,8 +12,8 @@ from phrasebox.stages.contract.levels import LEVELS
 from phrasebox.stages.contract.values import Levels, Plane, Sides
 from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.score import Evidence
-from phrasebox.stages.shared.fits import Floats
+from phrasebox.stages.scores.fits import Floats
+from phrasebox.stages.scores.score import Evidence
 
 Mask = NDArray[np.bool_]
 

@@ -13,10 +13,10 @@ from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.stage import Device, Stage
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions, regions_of_map
-from phrasebox.stages.regions.cut_rules import FittedCut
-from phrasebox.stages.regions.learned_box import BoxFit
 from phrasebox.stages.regions.maker import Groups, RecordMaps, RegionMaker
-from phrasebox.stages.regions.score import Calibration
+from phrasebox.stages.scores.fitted_cut import FittedCut
+from phrasebox.stages.scores.learned_box import BoxFit
+from phrasebox.stages.scores.score import Calibration
 
 if TYPE_CHECKING:
     from phrasebox.stages.regions.outlines import Outliner

@@ -5,6 +5,6 @@ box_embeddings.py    CLIP's embedding of a box: of its part of the image, or fro
 grid.py      two sources: `grid` and `crops`
 proposals.py, boxes.py, detector.py    one source each
 
-Each source is a `phrasebox.stages.regions.source.RegionSource` with its settings, found by the entry points in
+Each source is a `phrasebox.stages.sources.source.RegionSource` with its settings, found by the entry points in
 pyproject.toml.
 """

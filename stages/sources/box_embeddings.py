@@ -14,16 +14,16 @@ from torch import Tensor
 
 from phrasebox.stages.contract.stage import Forwards
 from phrasebox.stages.contract.values import Floats32, PixelBox, Rgb
-from phrasebox.stages.shared.images.crops import crop_regions
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.device import (
+from phrasebox.stages.images.crops import crop_regions
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.device import (
     Batches,
     PendingTransfer,
     pixels_on,
     retry_on_oom,
     to_device,
 )
-from phrasebox.stages.shared.model.towers.dense import dense, pool_boxes
+from phrasebox.stages.model.towers.dense import dense, pool_boxes
 
 BoxedImage = tuple[Rgb, Sequence[PixelBox]]
 """A canvas, uint8 (H, W, 3), and boxes in it."""

@@ -17,7 +17,7 @@ from phrasebox.stages.contract.geometry import Box, whole_pixels, xywh_to_xyxy
 from phrasebox.stages.contract.masks import decode_mask, encode_box, encode_mask
 from phrasebox.stages.contract.records import Record, Region, Rle
 from phrasebox.stages.contract.values import PixelBox, Sides
-from phrasebox.stages.regions.source import RegionSource, RegionSourceConfig, region_of_mask
+from phrasebox.stages.sources.source import RegionSource, RegionSourceConfig, region_of_mask
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.coco import read_detections
 from phrasebox.stages.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of

@@ -17,12 +17,12 @@ from phrasebox.stages.contract.masks import encode_box, encode_mask
 from phrasebox.stages.contract.records import Phrase, Pixels, Record, Region, Rle
 from phrasebox.stages.contract.stage import Device, Forwards
 from phrasebox.stages.contract.values import Json, Sides
-from phrasebox.stages.regions.source import OtherModel, RegionSource, RegionSourceConfig, region_of_mask
-from phrasebox.stages.shared.model.config import Precision, about, absolute_model
+from phrasebox.stages.model.config import Precision, about, absolute_model
+from phrasebox.stages.sources.source import OtherModel, RegionSource, RegionSourceConfig, region_of_mask
 
 if TYPE_CHECKING:
-    from phrasebox.stages.shared.model.detector import BoxesByPhrase, DetectedBox, Detector, PromptedImage
-    from phrasebox.stages.shared.model.device import Batches
+    from phrasebox.stages.model.detector import BoxesByPhrase, DetectedBox, Detector, PromptedImage
+    from phrasebox.stages.model.device import Batches
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 1, "cuda": 8}
 """Images of one forward pass."""
@@ -57,7 +57,7 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
 
     Phrases are looked for one by one, so two that name the same object have nearly the same
     boxes. A region's mask is that of SAM 3, and the box of other detectors. `similarity` is 0,
-    not measured. Presence needs a calibration, see `phrasebox.stages.regions.detected`. Where a GPU's
+    not measured. Presence needs a calibration, see `phrasebox.stages.scores.detected`. Where a GPU's
     memory does not hold a batch of images, the batch is halved for good.
     """
 
@@ -76,7 +76,7 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
     @about("source.detector")
     def identify(self) -> OtherModel:
         """See `RegionSource.identify`."""
-        from phrasebox.stages.shared.model.detector import identify_detector  # noqa: PLC0415  it imports torch
+        from phrasebox.stages.model.detector import identify_detector  # noqa: PLC0415  it imports torch
 
         return OtherModel(self.config.detector, identify_detector(self.config.detector))
 
@@ -88,8 +88,8 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
     def setup(self) -> None:
         """Load the detector. Raise WeightsError, or ResourceError without the device."""
         # torch and transformers take seconds to import; only a worker pays for them.
-        from phrasebox.stages.shared.model.detector import load_detector  # noqa: PLC0415
-        from phrasebox.stages.shared.model.device import Batches  # noqa: PLC0415
+        from phrasebox.stages.model.detector import load_detector  # noqa: PLC0415
+        from phrasebox.stages.model.device import Batches  # noqa: PLC0415
 
         self._detector = load_detector(self.config.detector, self.model.device, self.config.precision)
         size = self.forward_batch_size("cuda" if self._detector.device.type == "cuda" else "cpu")
@@ -98,7 +98,7 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
 
     def teardown(self) -> None:
         """Let the detector go."""
-        from phrasebox.stages.shared.model.detector import load_detector  # noqa: PLC0415  as in setup
+        from phrasebox.stages.model.detector import load_detector  # noqa: PLC0415  as in setup
 
         load_detector.cache_clear()
         del self._detector
@@ -128,7 +128,7 @@ class DetectorSource(RegionSource[DetectorSourceConfig]):
         return boxes
 
     def _prompted(self, phrases: Sequence[Phrase], pixels: Pixels) -> PromptedImage:
-        from phrasebox.stages.shared.model.detector import PromptedImage  # noqa: PLC0415  as in setup
+        from phrasebox.stages.model.detector import PromptedImage  # noqa: PLC0415  as in setup
 
         plural = self.config.max_regions_plural
         # Captions may repeat a phrase: the first one counts.

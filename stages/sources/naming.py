@@ -23,10 +23,10 @@ from phrasebox.stages.contract.masks import encode_box, encode_mask
 from phrasebox.stages.contract.records import Phrase, Record, Region, Rle
 from phrasebox.stages.contract.stage import Device, Forwards
 from phrasebox.stages.contract.values import Floats32, Json, PixelBox, Rgb, Sides
-from phrasebox.stages.regions.source import NOT_FINITE, RegionSource, RegionSourceConfig, region_of_mask
+from phrasebox.stages.sources.source import NOT_FINITE, RegionSource, RegionSourceConfig, region_of_mask
 
 if TYPE_CHECKING:
-    from phrasebox.stages.shared.model.clip import TextCache
+    from phrasebox.stages.model.clip import TextCache
     from phrasebox.stages.sources.box_embeddings import BoxEmbedder
 
 LONGEST_SIDE_PX: Final = 448
@@ -145,8 +145,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     def setup(self) -> None:
         """Load the model. Raise as `load`."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from phrasebox.stages.shared.model.clip import TextCache  # noqa: PLC0415
-        from phrasebox.stages.shared.model.load import load  # noqa: PLC0415
+        from phrasebox.stages.model.clip import TextCache  # noqa: PLC0415
+        from phrasebox.stages.model.load import load  # noqa: PLC0415
         from phrasebox.stages.sources.box_embeddings import CropEmbedder, RoiEmbedder  # noqa: PLC0415
 
         if self.description is None:

@@ -39,8 +39,8 @@ from phrasebox.stages.contract.masks import (
 )
 from phrasebox.stages.contract.records import Rle
 from phrasebox.stages.contract.values import Sides
+from phrasebox.stages.files.json_files import read_json_as
 from phrasebox.stages.phrases.filters import normalise
-from phrasebox.stages.shared.json_files import read_json_as
 from phrasebox.stages.truth.ground_truth import (
     GroundTruth,
     ImagesOnDemand,

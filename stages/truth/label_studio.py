@@ -21,8 +21,8 @@ from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.geometry import Box, xyxy_to_xywh
+from phrasebox.stages.files.json_files import read_json_as
 from phrasebox.stages.phrases.filters import normalise
-from phrasebox.stages.shared.json_files import read_json_as
 from phrasebox.stages.truth.coco import Side, Words, check_different, groups_of
 from phrasebox.stages.truth.ground_truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget
 

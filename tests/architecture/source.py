@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipeline", "stages")
-"""Folders at the top. The package phrasebox has them by links: `pipeline/cli.py` is `phrasebox.pipeline.cli`."""
+"""Folders at the top. The package phrasebox links to them: `pipeline/terminal.py` is `phrasebox.pipeline.terminal`."""
 
 
 @cache

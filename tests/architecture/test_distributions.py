@@ -16,7 +16,7 @@ from tests.architecture.source import ROOT, tracked
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["project"]["urls"]["Repository"]
-NOT_FOR_EVERYONE = "stages/shared/model/weights/photo/"
+NOT_FOR_EVERYONE = "stages/model/weights/photo/"
 """A part of the paths of weights that no distribution holds."""
 
 LINKS = {"phrasebox/pipeline", "phrasebox/stages"}

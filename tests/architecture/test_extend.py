@@ -16,7 +16,7 @@ from tests.pipeline.light import rows_of
 
 PROGRAM = """
 import contextlib, io, json, sys
-from phrasebox.pipeline.cli import main
+from phrasebox.pipeline.commands.cli import main
 
 for arguments in json.loads(sys.argv[1]):
     out, err, code = io.StringIO(), io.StringIO(), 0

@@ -8,114 +8,90 @@ import pytest
 
 from tests.architecture.source import PACKAGES, ROOT, arrows, imports, modules, tracked
 
-STEPS = {"read", "phrases", "prepare", "explain", "regions", "write"}
-"""The six steps under `stages/`. They do not know each other, but for what ROOMS says."""
+STEPS = ("read", "phrases", "prepare", "explain", "regions", "write")
+"""The six steps under `stages/`, in order."""
 
 ROOMS: dict[str, set[str]] = {
     "contract": set(),
-    "shared.disk": set(),
-    "shared.storage": {"contract", "shared.disk"},
-    "shared.json_files": {"contract", "shared.storage"},
-    "shared.parquet": {"contract"},
-    "shared.shards": {"contract", "shared.storage"},
-    "shared.images": {"contract", "shared.storage"},
-    "shared.model": {"contract", "shared.json_files"},
-    "shared.word_lists": set(),
-    "read": {"contract", "shared.storage"},
-    # Where an image has too many phrases, those of one object are linked.
-    "phrases": {"contract", "shared.json_files", "shared.word_lists", "regions.groups"},
-    "prepare": {"contract", "shared.storage", "shared.images"},
-    "shared.fits": set(),
-    "explain": {"contract", "shared.model", "shared.fits"},
-    "regions": {
-        "contract",
-        "shared.images",
-        "shared.json_files",
-        "shared.model",
-        "shared.fits",
-        "shared.word_lists",
-        "explain.presence",
-    },
-    "write": {"contract", "shared.storage", "shared.parquet", "shared.shards"},
-    "explainers": {"contract", "shared.model", "explain"},
-    # Names of things are compared with phrases.
-    "truth": {"contract", "shared.json_files", "phrases.filters"},
-    "sources": {"contract", "shared", "truth", "regions.source"},
+    "files": {"contract"},
+    "images": {"contract", "files"},
+    "model": {"contract", "files"},
+    "read": {"contract", "files"},
+    "phrases": {"contract", "files"},
+    "prepare": {"contract", "files", "images"},
+    "scores": {"contract", "files", "phrases"},
+    "explain": {"contract", "model", "scores"},
+    "regions": {"contract", "images", "model", "phrases", "scores"},
+    "write": {"contract", "files"},
+    "explainers": {"contract", "model", "explain"},
+    # Names of objects are compared with phrases.
+    "truth": {"contract", "files", "phrases.filters"},
+    "sources": {"contract", "images", "model", "phrases.groups", "regions.config", "scores", "truth"},
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import."""
 
-
-RUN = (
-    "concept_pool",
-    "config",
-    "config_errors",
-    "config_text",
-    "steps",
-    "stage_calls",
-    "run",
-    "calibration",
-    "decisions",
-    "domain_shift",
-    "first_images",
-    "logistic",
-    "presence_fit",
-    "request",
-    "paths",
-    "summary",
-    "terminal",
-    "warm_up",
-    "engines",
-    "output",
-)
-"""What a run consists of under `pipeline/`."""
-
+RUN = {"config", "dataset", "output", "terminal"}
+"""What a run stands on."""
 
 PIPELINE: dict[str, set[str]] = {
-    **{room: {"dataset", *RUN} for room in RUN},
-    "plan": set(RUN),
+    "config": set(),
+    "terminal": set(),
     "pictures": set(),
-    "notebook": {*RUN, "dataset", "pictures"},
-    "dataset": {"paths", "config_errors"},
-    "load": {"dataset", "config_errors"},
-    "export": {"dataset", "config", "config_errors"},
-    "viewer": {"dataset", "config", "steps", "pictures", "terminal", "stage_calls", "evaluate"},
-    "scenes": set(),
-    "photographs": set(),
-    "evaluate": {*RUN, "dataset", "photographs"},
-    "research": {
+    "demo": set(),
+    "dataset": {"config"},
+    "load": {"config", "dataset"},
+    "export": {"config", "dataset"},
+    "output": {"config", "dataset", "terminal"},
+    "run": RUN,
+    "locator": {*RUN, "run", "pictures"},
+    "evaluate": {*RUN, "run", "demo"},
+    "calibrate": {*RUN, "run", "evaluate"},
+    "viewer": {"config", "dataset", "run", "evaluate", "pictures", "terminal"},
+    "commands": {
         *RUN,
-        "dataset",
-        "load",
+        "run",
+        "calibrate",
+        "demo",
         "evaluate",
+        "export",
+        "locator",
         "pictures",
         "viewer",
+    },
+    "research": {
+        *RUN,
+        "run",
         "commands",
+        "evaluate",
+        "load",
+        "pictures",
+        "viewer",
     },
 }
-"""Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all but research."""
+"""Room under `pipeline/` -> other rooms that it may import."""
 
 LIBRARIES: dict[str, set[str]] = {
-    "ray": {"pipeline/engines/ray_"},  # files whose names begin so
+    "ray": {"pipeline/run/engines/ray_"},  # files whose names begin so
     "torch": {
-        "stages/shared/model/",
-        "stages/shared/images/decode.py",
+        "stages/model/",
+        "stages/images/decode.py",
         "stages/explain/",
         "stages/explainers/",
         "stages/sources/",
         "pipeline/load/",
-        "pipeline/evaluate/",
+        "pipeline/calibrate/",
         "pipeline/research/",
     },
-    "torchvision": {"stages/shared/model/", "pipeline/research/finetune/", "pipeline/evaluate/box_fit.py"},
-    "huggingface_hub": {"stages/shared/model/hub.py", "pipeline/export/push.py"},
-    "safetensors": {"stages/shared/model/", "pipeline/research/"},
-    "timm": {"stages/shared/model/"},
+    "torchvision": {"stages/model/", "pipeline/research/finetune/", "pipeline/calibrate/box_fit.py"},
+    "huggingface_hub": {"stages/model/hub.py", "pipeline/export/push.py"},
+    "safetensors": {"stages/model/", "pipeline/research/"},
+    "timm": {"stages/model/"},
     "open_clip": {
-        "stages/shared/model/",
+        "stages/model/",
         "pipeline/commands/models.py",
     },
     "spacy": {"stages/phrases/noun_phrases.py"},
-    "typer": {"pipeline/cli.py", "pipeline/commands/", "pipeline/research/"},
+    "typer": {"pipeline/commands/", "pipeline/research/"},
     "rich": {"pipeline/"},
     "cv2": {
         "stages/regions/",
@@ -125,33 +101,36 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/truth/",
         "pipeline/evaluate/",
         "pipeline/research/",
-        "pipeline/scenes/",
+        "pipeline/demo/scenes/",
     },
     "pycocotools": {"stages/contract/masks.py"},
     "PIL": {
-        "stages/shared/images/",
+        "stages/images/",
         "pipeline/commands/demo.py",
         "pipeline/commands/explain.py",
-        "pipeline/notebook.py",
+        "pipeline/locator.py",
         "pipeline/pictures.py",
     },
-    "fsspec": {"stages/shared/storage.py"},
-    "scipy": {"stages/explainers/attention.py", "pipeline/evaluate/", "pipeline/research/"},
-    "yaml": {"pipeline/config_text.py", "stages/write.py"},
+    "fsspec": {"stages/files/storage.py"},
+    "scipy": {
+        "stages/explainers/attention.py",
+        "pipeline/calibrate/",
+        "pipeline/evaluate/",
+        "pipeline/research/",
+    },
+    "yaml": {"pipeline/config/text.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",
         "stages/read/",
         "stages/write.py",
         "stages/contract/",
-        "stages/shared/parquet.py",
-        "stages/shared/shards.py",
-        "stages/shared/storage.py",
+        "stages/files/parquet.py",
+        "stages/files/shards.py",
+        "stages/files/storage.py",
     },
     "pandas": set(),
     "datasets": set(),
-    "transformers": {
-        f"stages/shared/model/{name}.py" for name in ("detector", "hugging_face", "segmenter")
-    },
+    "transformers": {f"stages/model/{name}.py" for name in ("detector", "hugging_face", "segmenter")},
     "duckdb": {"pipeline/dataset/"},
     "supervision": {"pipeline/dataset/rows.py"},
     "starlette": {"pipeline/viewer/app.py", "pipeline/viewer/guard.py"},
@@ -193,17 +172,28 @@ def offenders(folder: str, wrong: Callable[[str, str], bool]) -> Offenders:
 
 
 def test_every_module_has_a_place() -> None:
-    """A new folder or module says here what it may import."""
-    doors = {
-        "stages/__init__.py",
-        "stages/shared/__init__.py",
-        "pipeline/__init__.py",
-        "pipeline/__main__.py",
-    }
-    placed = {path: room(path) for path in modules() if path not in doors | {"pipeline/cli.py"}}
-    placed = {path: name for path, name in placed.items() if not path.startswith("pipeline/commands/")}
+    """A new room says here what it may import."""
+    doors = {"stages/__init__.py", "pipeline/__init__.py"}
+    placed = {path: room(path) for path in modules() if path not in doors}
     assert [path for path, name in placed.items() if not name] == []
     assert set(placed.values()) == set(ROOMS) | set(PIPELINE)
+
+
+@pytest.mark.parametrize("rooms", [ROOMS, PIPELINE])
+def test_rooms_stand_upon_each_other(rooms: dict[str, set[str]]) -> None:
+    """No two rooms need each other, over whichever others."""
+    allowed = [(name, other.partition(".")[0]) for name, others in rooms.items() for other in others]
+    assert list(nx.simple_cycles(nx.DiGraph(allowed))) == []
+
+
+def test_no_step_imports_a_later_one() -> None:
+    graph = nx.DiGraph(
+        (name, other.partition(".")[0]) for name, others in ROOMS.items() for other in others
+    )
+    later = {step: STEPS[place + 1 :] for place, step in enumerate(STEPS)}
+    assert {step: [*nx.descendants(graph, step) & {*steps}] for step, steps in later.items()} == {
+        step: [] for step in STEPS
+    }
 
 
 def test_stages_never_import_the_pipeline() -> None:
@@ -245,9 +235,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_engines_know_no_single_stage() -> None:
     """They run steps: which stages they are, and how a stage works, is none of their business."""
-    allowed = {f"phrasebox.stages.{name}" for name in ("contract", "shared.storage", "read", "write")}
+    allowed = {f"phrasebox.stages.{name}" for name in ("contract", "files", "read", "write")}
     strangers = offenders(
-        "pipeline/engines/",
+        "pipeline/run/engines/",
         lambda _, name: is_below(name, {"phrasebox.stages"}) and not is_below(name, allowed),
     )
     assert strangers == {}
@@ -256,7 +246,7 @@ def test_engines_know_no_single_stage() -> None:
 def test_a_module_of_ours_has_one_name() -> None:
     """Python may look in a checkout, where a module below `stages` alone would be a second one of its file."""
     files = [path for path in tracked() if path.endswith(".py")]
-    assert {path.split("/")[0] for path in files} >= {*PACKAGES, "tests", "benchmarks", "configs"}
+    assert {path.split("/")[0] for path in files} >= {*PACKAGES, "tests", "benchmarks"}
     names = {path: imports(ast.parse((ROOT / path).read_text(encoding="utf-8"))) for path in files}
     second = {path: [name for name in names[path] if is_below(name, set(PACKAGES))] for path in files}
     assert {path: name for path, name in second.items() if name} == {}
@@ -268,7 +258,7 @@ def test_the_packages_do_not_use_the_public_names() -> None:
     def is_public(_: str, name: str) -> bool:
         return is_below(name, {"phrasebox"}) and not is_below(name, {f"phrasebox.{p}" for p in PACKAGES})
 
-    assert offenders("", is_public) == {"pipeline/engines/ray_cluster.py": ["phrasebox"]}, "its folder"
+    assert offenders("", is_public) == {"pipeline/run/engines/ray_cluster.py": ["phrasebox"]}, "its folder"
 
 
 def test_imports_are_absolute() -> None:

@@ -31,7 +31,7 @@ FOREIGN: dict[str, set[str]] = {}
 """File -> names of that kind which a library or a stored format gives."""
 
 PROGRAMS = ("benchmarks", "configs")
-EXEMPT = {"benchmarks/photos/reviews.py", "configs/proof/prove.py"}
+EXEMPT = {"benchmarks/photos/reviews.py", "benchmarks/proof/prove.py"}
 
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 

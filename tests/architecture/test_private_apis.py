@@ -4,7 +4,7 @@ A failure here after an update means that the part has to be looked at again, an
 tests of towers, texts and checkpoints fail where a part of the table is gone or computes something else. Here stands
 what they would not notice.
 
-`stages/shared/model` uses these parts of open_clip 3.3 and torch 2.13. open_clip has an upper bound in pyproject.toml,
+`stages/model` uses these parts of open_clip 3.3 and torch 2.13. open_clip has an upper bound in pyproject.toml,
 since a block that computes something else would give wrong heat maps without an error.
 
     what                                                              used in           if it changes
@@ -36,7 +36,7 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from phrasebox.pipeline.engines import RAY_ENVIRONMENT
+from phrasebox.pipeline.run.engines import RAY_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ def source_of(name: str) -> str:
 def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
     import ray
 
-    from phrasebox.pipeline.engines import ray_data
+    from phrasebox.pipeline.run.engines import ray_data
 
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert "ray[data]>=2.60,<2.61" in wanted
@@ -68,7 +68,7 @@ def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
 
 
 def test_ray_still_warns_of_small_pools_in_these_words() -> None:
-    from phrasebox.pipeline.engines.ray_data import POOL_WARNING
+    from phrasebox.pipeline.run.engines.ray_data import POOL_WARNING
 
     assert POOL_WARNING in source_of("ray.data._internal.execution.operators.actor_pool_map_operator")
 

@@ -21,9 +21,9 @@ STARTS_A_PROCESS = {("pipeline/dataset/condition_check.py", "subprocess")}
 """A command that is ours and never changes: the condition of a search is its standard input."""
 
 IMPORTS_BY_NAME = {
-    "pipeline/engines/start.py",
-    "pipeline/engines/ray_cluster.py",
-    "pipeline/engines/ray_code.py",
+    "pipeline/run/start.py",
+    "pipeline/run/engines/ray_cluster.py",
+    "pipeline/run/engines/ray_code.py",
     "stages/contract/plugins.py",
 }
 """Files that import a module by a name that is not written at the import: of a table in the same file, or declared by
@@ -74,10 +74,10 @@ def test_tensors_are_read_as_tensors() -> None:
 
 def test_yaml_is_read_as_plain_values() -> None:
     loads = {(path, ast.unparse(node)) for path, node, name in calls() if name.startswith("yaml.load")}
-    assert loads == {("pipeline/config_text.py", "yaml.load(text, Loader=_Loader)")}
+    assert loads == {("pipeline/config/text.py", "yaml.load(text, Loader=_Loader)")}
     loader = next(
         node
-        for node in nodes(modules()["pipeline/config_text.py"])
+        for node in nodes(modules()["pipeline/config/text.py"])
         if isinstance(node, ast.ClassDef) and node.name == "_Loader"
     )
     assert [ast.unparse(base) for base in loader.bases] == ["yaml.SafeLoader"]

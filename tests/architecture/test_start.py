@@ -91,7 +91,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "--help": ("phrasebox('--help')", set(HEAVY)),
     **{f"{verb} --help": (f"phrasebox('{verb}', '--help')", MODEL) for verb in VERBS},
     "stats": ("phrasebox('stats', 'dataset')", MODEL),
-    "a configuration": ("import phrasebox.pipeline.config", MODEL),
+    "a configuration": ("import phrasebox.pipeline.config.run_config", MODEL),
     "looking at a dataset": ("import phrasebox.pipeline.viewer.app", MODEL),
     "validate": ("phrasebox('validate', 'dataset')", MODEL),
     "exports": (EXPORT_ALL, MODEL | {"datasets"}),
@@ -99,12 +99,12 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     **{command: (f"assert phrasebox(*{command.split()}) == 2", MODEL) for command in MISTAKES},
     "a run that is complete": (f"assert phrasebox(*{RUN.split()}) is None", MODEL),
     "planning a run": (
-        "import phrasebox.pipeline.output.dataset_folder, phrasebox.pipeline.summary\n"
-        "import phrasebox.pipeline.steps, phrasebox.pipeline.run",
+        "import phrasebox.pipeline.output.dataset_folder, phrasebox.pipeline.output.report\n"
+        "import phrasebox.pipeline.run.steps, phrasebox.pipeline.run.run",
         {"ray", "spacy"},
     ),
     "the inline engine": (
-        "import phrasebox.pipeline.engines.inline, phrasebox.pipeline.commands.explain\n"
+        "import phrasebox.pipeline.run.engines.inline, phrasebox.pipeline.commands.explain\n"
         "import phrasebox.pipeline.commands.demo",
         {"ray"},
     ),
@@ -117,7 +117,7 @@ PROGRAM = """
 import contextlib, json, pathlib, sys
 
 def phrasebox(*arguments):
-    from phrasebox.pipeline.cli import main
+    from phrasebox.pipeline.commands.cli import main
     sys.argv = ["phrasebox", *arguments]
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -178,5 +178,5 @@ def test_a_module_of_ours_has_one_name(after: dict[str, set[str]]) -> None:
 
 def test_workers_that_read_and_finish_load_no_model(tmp_path: Path) -> None:
     """Seconds of it would be seconds of each."""
-    found = loaded({"engine": "import phrasebox.pipeline.engines.ray_data"}, tmp_path)
+    found = loaded({"engine": "import phrasebox.pipeline.run.engines.ray_data"}, tmp_path)
     assert not found["engine"] & {"torch", "open_clip", "spacy"}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from phrasebox.pipeline import __version__
-from phrasebox.pipeline.photographs import FOLDER as PHOTOGRAPHS
-from phrasebox.stages.shared.model.catalog import CATALOG
+from phrasebox.pipeline.demo.photographs import FOLDER as PHOTOGRAPHS
+from phrasebox.stages.model.catalog import CATALOG
 from tests.architecture.source import PACKAGES, ROOT, modules
 
 SOURCES = {".ci", "phrasebox", "benchmarks", "configs", "docs", "tests"}
@@ -48,14 +48,14 @@ def names(wheel: Path) -> set[str]:
 def test_it_holds_every_module(names: set[str]) -> None:
     metadata = f"phrasebox-{__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"phrasebox", metadata}
-    ours = {"phrasebox/__init__.py", *(f"phrasebox/{path}" for path in modules())}
+    ours = {"phrasebox/__init__.py", "phrasebox/__main__.py", *(f"phrasebox/{path}" for path in modules())}
     assert {name for name in names if name.endswith(".py")} == ours
     assert "phrasebox/py.typed" in names
-    unwanted = "phrasebox/stages/shared/model/weights/photo"  # they are not for everyone
+    unwanted = "phrasebox/stages/model/weights/photo"  # they are not for everyone
     assert not [
         name for name in names if name.startswith(unwanted) or "test" in name or "__pycache__" in name
     ]
-    assert (ROOT / "stages" / "shared" / "model" / "weights" / "photo" / "model.safetensors").is_file()
+    assert (ROOT / "stages" / "model" / "weights" / "photo" / "model.safetensors").is_file()
 
 
 def test_a_source_archive_holds_the_package_once_without_links(archives: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_data_is_in_it(names: set[str]) -> None:
     assert len([name for name in photographs if name.endswith(".jpg")]) >= 12
     assert photographs <= names
     for key, entry in CATALOG.items():
-        files = {f"phrasebox/stages/shared/model/weights/{key}/{name}" for name in entry.files}
+        files = {f"phrasebox/stages/model/weights/{key}/{name}" for name in entry.files}
         assert files <= names if entry.in_wheel else not files & names
 
 
@@ -92,7 +92,7 @@ def test_the_console_script_and_the_licence(wheel: Path) -> None:
     folder = f"phrasebox-{__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         entries = archive.read(f"{folder}/entry_points.txt").decode()
-        assert "phrasebox = phrasebox.pipeline.cli:main" in entries
+        assert "phrasebox = phrasebox.pipeline.commands.cli:main" in entries
         assert "Requires-Python: >=3.11" in archive.read(f"{folder}/METADATA").decode()
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phrasebox.pipeline.photographs import CAPTIONS, FOLDER
+from phrasebox.pipeline.demo.photographs import CAPTIONS, FOLDER
 from tests.architecture.source import ROOT
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from benchmarks import weights
 from tests.architecture.source import ROOT
 from tests.factories import tiny_clip
-from tests.stages.shared.model.saved import save_json
+from tests.stages.model.saved import save_json
 
 
 def test_a_checkpoint_gets_a_row_and_a_picture_and_a_missing_one_does_not_cost_it(tmp_path: Path) -> None:

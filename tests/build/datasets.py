@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phrasebox.stages.shared.shards import read_shard_file
+from phrasebox.stages.files.shards import read_shard_file
 
 Json = dict[str, Any]
 """A row, a region, or what else is an object in JSON."""

@@ -17,21 +17,21 @@ import pytest
 import torch
 from torch import nn
 
-from phrasebox.pipeline.config import load_config, stored_config
+from phrasebox.pipeline.config.run_config import load_config, stored_config
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
 from phrasebox.stages.explain import EXPLAINERS, kinds_for
 from phrasebox.stages.explain.base import Explainer
 from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
-from phrasebox.stages.shared.model.config import TOWER_WORDS
-from phrasebox.stages.shared.model.describe import describe
-from phrasebox.stages.shared.model.load import from_open_clip
-from phrasebox.stages.shared.model.towers.plan import plan_of
+from phrasebox.stages.model.config import TOWER_WORDS
+from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.load import from_open_clip
+from phrasebox.stages.model.towers.plan import plan_of
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.factories import TOWERS, architecture_of
 from tests.stages.explain.models import clip_of, image, tokenizer
-from tests.stages.shared.model.saved import save_tower
+from tests.stages.model.saved import save_tower
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from phrasebox.stages.contract.errors import ROW_ERRORS, ConfigError, InputError
 from phrasebox.stages.contract.records import ImageRef, Record, Sample, stable_id
+from phrasebox.stages.images.decode import load_image_bytes
+from phrasebox.stages.images.faults import DecodeLimits
 from phrasebox.stages.read import READERS, Piece, Reader, SkippedRow, read_piece
-from phrasebox.stages.shared.images.decode import load_image_bytes
-from phrasebox.stages.shared.images.faults import DecodeLimits
 from tests.build.datasets import Json
 from tests.build.files import write_json
 from tests.messages import expect_error

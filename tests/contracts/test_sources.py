@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phrasebox.pipeline.config import RunConfig, check, load_config, stored_finished_config
+from phrasebox.pipeline.config.run_config import RunConfig, check, load_config, stored_finished_config
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.steps import build_source_steps, build_steps
+from phrasebox.pipeline.run.run import run
+from phrasebox.pipeline.run.steps import build_source_steps, build_steps
 from phrasebox.stages.contract.errors import ConfigError, ResourceError, RowError
 from phrasebox.stages.contract.masks import rle_area_px, rle_box_xywh_px
 from phrasebox.stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from phrasebox.stages.contract.schema import records_to_rows
 from phrasebox.stages.contract.tables import records_to_table, table_to_records
-from phrasebox.stages.regions.source import HEAT_MAPS, SOURCES, RegionSource
+from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES, RegionSource
 from tests.build.datasets import Json, manifest_of, rows_of
 from tests.build.files import read_json, write_json
-from tests.stages.shared.model.detectors import save_detector
-from tests.stages.shared.model.saved import save_tower
+from tests.stages.model.detectors import save_detector
+from tests.stages.model.saved import save_tower
 
 DIRECT_KINDS = [kind for kind in SOURCES if kind != HEAT_MAPS]
 kinds = pytest.mark.parametrize("kind", DIRECT_KINDS)

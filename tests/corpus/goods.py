@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.demo.scenes import write_scenes
 from tests.build.datasets import Json
 from tests.build.files import read_lines
 from tests.pipeline.light import is_alike

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.run import run
 from tests.build.datasets import Json, rows_of
 from tests.corpus.goods import meets, row_facts
 from tests.corpus.runs import RUNS, Input, good_rows

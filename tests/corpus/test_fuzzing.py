@@ -77,8 +77,8 @@ def test_any_values_in_rows(tmp_path: Path, rows: list[Json]) -> None:
 MEMORY = """
 import io, sys
 from PIL import Image
-from phrasebox.stages.shared.images.faults import DecodeLimits
-from phrasebox.stages.shared.images.decode import decode_resized
+from phrasebox.stages.images.faults import DecodeLimits
+from phrasebox.stages.images.decode import decode_resized
 side = 2000
 stream = io.BytesIO()
 kind, mode = sys.argv[1:]

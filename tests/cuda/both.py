@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from phrasebox.stages.contract.records import HeatMap, Record
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.device import DTYPES
-from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.device import DTYPES
+from phrasebox.stages.model.load import from_open_clip
 from tests.build.datasets import Json
 from tests.factories import TOWERS
 from tests.stages.explain.models import tokenizer

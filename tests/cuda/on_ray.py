@@ -18,9 +18,9 @@ import ray
 import torch
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.decisions import HeatMapRun, Run, resolve
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.run.decisions import HeatMapRun, Run, resolve
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.explain.stage import ExplainStage
 from tests.build.files import read_json

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from phrasebox.stages.explain import EXPLAINERS
-from phrasebox.stages.shared.model.towers.plan import plan_of
+from phrasebox.stages.model.towers.plan import plan_of
 from tests.build.datasets import Json
 from tests.contracts.test_explainers import FEW_MASKS
 from tests.cuda.both import assert_same_maps, both

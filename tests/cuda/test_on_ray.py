@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.run.run import run
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import write_json
 from tests.conftest import SCENES

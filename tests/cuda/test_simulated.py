@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from phrasebox.stages.shared.model.device import PendingTransfer, pick_device, pixels_on, to_device
+from phrasebox.stages.model.device import PendingTransfer, pick_device, pixels_on, to_device
 from tests.cuda.simulated import SimulatedCuda
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from phrasebox.stages.contract.records import Record
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.describe import describe
 from phrasebox.stages.sources.grid import CropSource, CropSourceConfig, GridSource, GridSourceConfig
 from tests.cuda.both import both, records
 from tests.cuda.simulated import SimulatedCuda
@@ -40,7 +40,7 @@ def test_regions_are_those_of_a_cpu_with_one_wait_a_pass(
     for model in both(tower):
         made = source(config(by=by), ModelConfig(batch_size=4), description)
         with monkeypatch.context() as patched:
-            patched.setattr("phrasebox.stages.shared.model.load.load", lambda *_, model=model, **__: model)
+            patched.setattr("phrasebox.stages.model.load.load", lambda *_, model=model, **__: model)
             made.setup()
         made.process(given)  # which learns the texts
         cuda.waits.clear()

@@ -12,15 +12,15 @@ import torch
 from phrasebox.stages.contract.errors import ResourceError
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.explain.grad_eclip import GradEclipConfig
-from phrasebox.stages.explain.presence import ImageStatistics, Presence
 from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.scores.presence import ImageStatistics, Presence
 from tests.build.datasets import Json
 from tests.cuda.both import assert_same_maps, both, plain, records
 from tests.cuda.simulated import PRODUCTS, SimulatedCuda
 from tests.messages import expect_error
-from tests.stages.shared.model.saved import load_model
+from tests.stages.model.saved import load_model
 
 EVERYTHING = {"affinity": "propagation", "scales": (1.0, 0.5), "contrast": 0.2}
 

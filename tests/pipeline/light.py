@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.decisions import Run, Session
-from phrasebox.pipeline.engines.start import start_engine
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import Identity
-from phrasebox.pipeline.steps import Steps
-from phrasebox.pipeline.summary import Display, Report
+from phrasebox.pipeline.output.report import Display, Report
+from phrasebox.pipeline.run.decisions import Run, Session
+from phrasebox.pipeline.run.start import start_engine
+from phrasebox.pipeline.run.steps import Steps
 from phrasebox.stages.contract.errors import PhraseboxError
 from phrasebox.stages.contract.records import Phrase, Record, Sample
 from phrasebox.stages.contract.stage import Stage

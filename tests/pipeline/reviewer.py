@@ -6,7 +6,7 @@ from phrasebox.pipeline.dataset.folder import NumberedRows
 from phrasebox.pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set, phrases_of
 from phrasebox.pipeline.evaluate.metrics import is_right
-from phrasebox.pipeline.evaluate.reviews.figures import population_of, sample_for_review
+from phrasebox.pipeline.evaluate.reviews import population_of, sample_for_review
 
 
 def review(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from tests.build.datasets import manifest_of
 from tests.pipeline.commands.evaluated import called, config_of, run_aloud
-from tests.stages.shared.model.hugging_face import save_images, transformers_clip
+from tests.stages.model.hugging_face import save_images, transformers_clip
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from phrasebox.pipeline.pictures import (
     thumbnail,
 )
 from phrasebox.stages.contract.masks import encode_mask
-from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.images.faults import DecodeLimits
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 from tests.stages.regions.cutting import mask_of

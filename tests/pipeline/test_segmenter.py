@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig, load_config
-from phrasebox.pipeline.engines.ray_cluster import choose_pools
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.steps import build_source_steps, build_steps
+from phrasebox.pipeline.config.run_config import RunConfig, load_config
+from phrasebox.pipeline.run.engines.ray_cluster import choose_pools
+from phrasebox.pipeline.run.run import run
+from phrasebox.pipeline.run.steps import build_source_steps, build_steps
 from phrasebox.stages.contract.errors import ConfigError, ResourceError, ResumeError
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.light import assert_alike, ended, rows_of
-from tests.stages.shared.model.segmenters import save_segmenter
+from tests.stages.model.segmenters import save_segmenter
 
 QUIET = Console(quiet=True)
 
@@ -127,6 +127,6 @@ def test_ray_gives_the_rows_of_one_process(dataset: Path, scenes_config: Json, s
     engine = {"kind": "ray", "explain_workers": 1, "cpu_workers": 1}
     config = config_of(scenes_config, sam, tmp_path / "out", engine=engine)
     (tmp_path / "run.yaml").write_text(config.to_yaml())
-    done = ended([sys.executable, "-m", "phrasebox.pipeline", "run", tmp_path / "run.yaml"])
+    done = ended([sys.executable, "-m", "phrasebox", "run", tmp_path / "run.yaml"])
     assert done.returncode == 0, done.stderr
     assert_alike(rows_of(tmp_path / "out"), rows_of(dataset))

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from phrasebox.pipeline.config import ExplainConfig, check
-from phrasebox.pipeline.steps import build_steps
+from phrasebox.pipeline.config.run_config import ExplainConfig, check
+from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError
 from tests.messages import expect_error
-from tests.stages.shared.model.saved import save_tower
+from tests.stages.model.saved import save_tower
 
 
 def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:

@@ -12,7 +12,7 @@ from typing import Final, Literal, Self, cast
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.export.base import FormatConfig, WithImages
 from phrasebox.pipeline.export.chat.styles import STYLES, Style, StyleName
 from phrasebox.stages.contract.errors import ConfigError

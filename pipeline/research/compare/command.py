@@ -19,8 +19,8 @@ from phrasebox.pipeline.commands.options import (
     Settings,
     naming_options,
 )
-from phrasebox.pipeline.config import load_config
-from phrasebox.pipeline.paths import check_writable
+from phrasebox.pipeline.config.paths import check_writable
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.terminal import console, errors, print_json, say
 
 SECTIONS: Final = (

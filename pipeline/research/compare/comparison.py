@@ -42,9 +42,9 @@ from phrasebox.pipeline.research.compare.sanity import check_sanity
 from phrasebox.pipeline.terminal import counted, progress_bar, say
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.values import Floats, Json
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.describe import describe
-from phrasebox.stages.shared.model.load import fetch, load
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.load import fetch, load
 
 SANITY_IMAGES: Final = 16  # images of the sanity checks: each takes two more maps of one phrase
 

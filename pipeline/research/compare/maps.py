@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from phrasebox.pipeline.config import ExplainConfig, override
+from phrasebox.pipeline.config.run_config import ExplainConfig, override
 from phrasebox.pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from phrasebox.pipeline.evaluate.matching import draw_map
 from phrasebox.pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
@@ -33,9 +33,9 @@ from phrasebox.stages.explain import EXPLAINERS, fit_to_tower, kinds_for
 from phrasebox.stages.explain.config import ExplainerConfig
 from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
 from phrasebox.stages.explainers.attention import last_attention
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.config import OWN_MODELS, TOWER_WORDS, ModelConfig, TowerKind
 from phrasebox.stages.prepare import ImagesConfig
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.config import OWN_MODELS, TOWER_WORDS, ModelConfig, TowerKind
 
 DEFAULTS: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings change this."""

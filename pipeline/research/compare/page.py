@@ -16,10 +16,10 @@ from typing import Final
 
 import numpy as np
 
+from phrasebox.pipeline.config.paths import write_file
 from phrasebox.pipeline.evaluate.evaluation_set import pixels_of
 from phrasebox.pipeline.evaluate.matching import ImageHeat
 from phrasebox.pipeline.evaluate.metrics import value_of
-from phrasebox.pipeline.paths import write_file
 from phrasebox.pipeline.pictures import heat_map_png, jpeg_of
 from phrasebox.pipeline.research.compare.comparison import Comparison
 from phrasebox.pipeline.research.compare.figures import FIGURES, correlation

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.evaluate.evaluation_set import prepare_stage
 from phrasebox.pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
-from phrasebox.pipeline.stage_calls import set_up
+from phrasebox.pipeline.run.stage_calls import set_up
 from phrasebox.pipeline.terminal import progress_bar, say
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Phrase, Record, stable_id
+from phrasebox.stages.model.config import InputSpec
+from phrasebox.stages.phrases.groups import link_phrases
 from phrasebox.stages.phrases.stage import PhrasesStage
 from phrasebox.stages.read import make_reader, plan_pieces
-from phrasebox.stages.regions.groups import link_phrases
-from phrasebox.stages.shared.model.config import InputSpec
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.ground_truth import TruthImage
 

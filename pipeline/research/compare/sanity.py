@@ -25,9 +25,9 @@ from phrasebox.pipeline.research.compare.pictures import SEED, ComparedImage
 from phrasebox.pipeline.terminal import progress_bar
 from phrasebox.stages.contract.records import Phrase
 from phrasebox.stages.contract.values import Floats32
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.towers.pooled import AveragedTower, PooledTower
-from phrasebox.stages.shared.model.towers.vision import Block, VisionTower
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.towers.pooled import AveragedTower, PooledTower
+from phrasebox.stages.model.towers.vision import Block, VisionTower
 
 _TOWER: Final = (
     "ln_post",

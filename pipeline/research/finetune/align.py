@@ -31,7 +31,7 @@ from phrasebox.pipeline.research.finetune.recipe import (
     contrastive_loss,
     logits_of,
 )
-from phrasebox.stages.shared.model.towers.dense import dense
+from phrasebox.stages.model.towers.dense import dense
 
 SAME_PLACE_IOU: Final = 0.5  # boxes of one image that overlap this much may bear each other's names
 

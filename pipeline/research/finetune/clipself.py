@@ -30,9 +30,9 @@ from phrasebox.pipeline.research.finetune.config import RecipeConfig
 from phrasebox.pipeline.research.finetune.material import TrainingBatch
 from phrasebox.pipeline.research.finetune.ranks import RankGroup
 from phrasebox.pipeline.research.finetune.recipe import Recipe, Student, Terms, caption_loss
-from phrasebox.stages.shared.images.crops import crop_regions
-from phrasebox.stages.shared.model.towers.dense import dense
-from phrasebox.stages.shared.model.towers.from_open_clip import build_image_tower
+from phrasebox.stages.images.crops import crop_regions
+from phrasebox.stages.model.towers.dense import dense
+from phrasebox.stages.model.towers.from_open_clip import build_image_tower
 from phrasebox.stages.sources.grid import draw_crops
 
 CROPS_PER_PASS: Final = 64  # of the teacher, which bounds its memory

@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 
 from phrasebox.pipeline.commands.options import AsJson, ConfigFile, Settings, naming_options, stopping
-from phrasebox.pipeline.config import load_config
-from phrasebox.pipeline.config_text import to_documented_yaml
+from phrasebox.pipeline.config.run_config import load_config
+from phrasebox.pipeline.config.text import to_documented_yaml
 from phrasebox.pipeline.dataset import open_dataset
 from phrasebox.pipeline.research.finetune.config import RECIPES, FinetuneConfig
 from phrasebox.pipeline.terminal import console, counted, errors, print_json, progress_bar, say
-from phrasebox.stages.shared.model.config import check_model_files
+from phrasebox.stages.model.config import check_model_files
 
 if TYPE_CHECKING:
     from phrasebox.pipeline.research.finetune.loop import TunedModel
@@ -79,7 +79,7 @@ def finetune(
     \b
     phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
-    torchrun --nproc-per-node 8 -m phrasebox.pipeline finetune out/ --out tuned/ --set model.precision=bf16
+    torchrun --nproc-per-node 8 -m phrasebox finetune out/ --out tuned/ --set model.precision=bf16
     """
     options = {
         "data.path": dataset,

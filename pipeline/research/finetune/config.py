@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, field_va
 
 from phrasebox.stages.contract.kinds import KindTable
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.model.config import AUTO, ModelConfig
-from phrasebox.stages.shared.storage import absolute
+from phrasebox.stages.files.storage import absolute
+from phrasebox.stages.model.config import AUTO, ModelConfig
 
 
 class RecipeConfig(BaseModel, extra="forbid", frozen=True):

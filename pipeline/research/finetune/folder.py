@@ -11,8 +11,8 @@ import torch
 
 from phrasebox.stages.contract.errors import OutputError, ResumeError, one_line
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG, TUNED_MODEL
-from phrasebox.stages.shared.storage import replacing
+from phrasebox.stages.files.storage import replacing
+from phrasebox.stages.model.checkpoints.files import OPEN_CLIP_CONFIG, TUNED_MODEL
 
 LATEST: Final = "latest.pt"  # the checkpoint to resume from
 LOG: Final = "log.jsonl"  # JSON objects, one on each line

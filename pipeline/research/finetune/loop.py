@@ -37,14 +37,14 @@ from phrasebox.stages.contract.errors import (
     one_line,
 )
 from phrasebox.stages.contract.values import Json
-from phrasebox.stages.shared.model.checkpoints.files import OPEN_CLIP_CONFIG
-from phrasebox.stages.shared.model.config import ModelDescription
-from phrasebox.stages.shared.model.describe import describe
-from phrasebox.stages.shared.model.device import DTYPES, pick_device, warn_of_slow_precision
-from phrasebox.stages.shared.model.load import fetch
-from phrasebox.stages.shared.model.module import module_of
-from phrasebox.stages.shared.model.tokenizer import tokenizer_of
-from phrasebox.stages.shared.model.towers.photo_trunk import TRUNK_NAME
+from phrasebox.stages.model.checkpoints.files import OPEN_CLIP_CONFIG
+from phrasebox.stages.model.config import ModelDescription
+from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.device import DTYPES, pick_device, warn_of_slow_precision
+from phrasebox.stages.model.load import fetch
+from phrasebox.stages.model.module import module_of
+from phrasebox.stages.model.tokenizer import tokenizer_of
+from phrasebox.stages.model.towers.photo_trunk import TRUNK_NAME
 
 OnStep = Callable[[int, int], None]
 """Called on the leading rank after each step, with the number of completed steps and of all."""

@@ -20,7 +20,7 @@ from phrasebox.pipeline.commands.options import (
     naming_options,
 )
 from phrasebox.pipeline.commands.tables import format_interval, format_value, make_figure_table
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.evaluate.estimates import Estimate, plain_values
 from phrasebox.pipeline.terminal import console, counted, errors, print_json, say
 from phrasebox.stages.contract.errors import ConfigError

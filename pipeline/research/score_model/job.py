@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.evaluate.estimates import Estimates
 from phrasebox.pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from phrasebox.pipeline.evaluate.matching import ImageMatches, match_images
@@ -41,9 +41,9 @@ from phrasebox.pipeline.terminal import counted, progress_bar, say
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.load import fetch, load
 from phrasebox.stages.read import Piece, Reader, make_reader, plan_pieces
-from phrasebox.stages.shared.model.describe import describe
-from phrasebox.stages.shared.model.load import fetch, load
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.ground_truth import GroundTruth
 

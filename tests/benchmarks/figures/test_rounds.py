@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.figures.rounds import rounds
 from benchmarks.photos.measure import Photographs
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.research.finetune.command import finetune
-from phrasebox.pipeline.scenes import write_scenes
 from tests.architecture.source import ROOT
 
 

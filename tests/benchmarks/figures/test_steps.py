@@ -12,14 +12,14 @@ import pytest
 from benchmarks.figures import absent, explainers, pages, photographs, steps
 from benchmarks.figures.settings import GRIDS, Grid
 from benchmarks.photos.measure import Photographs
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.evaluate.absent_figures import WAYS
 from phrasebox.pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
 from phrasebox.pipeline.research.compare.figures import FIGURES
 from phrasebox.pipeline.research.compare.maps import contenders_of
 from phrasebox.stages.explain import EXPLAINERS
 from tests.build.files import read_json, write_json
-from tests.stages.shared.model.saved import load_model
+from tests.stages.model.saved import load_model
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.page}-{grid.name}")

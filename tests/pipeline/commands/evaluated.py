@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from phrasebox.pipeline.cli import main
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.commands.cli import main
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.demo.scenes import write_scenes
+from phrasebox.pipeline.run.run import run
 
 QUIET = Console(quiet=True)
 

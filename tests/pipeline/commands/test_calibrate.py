@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from phrasebox.pipeline.calibrate import truth_fit
+from phrasebox.pipeline.calibrate.truth_fit import CalibrationFigures, write_calibration
 from phrasebox.pipeline.commands.calibrate import calibrate as calibrate_command
 from phrasebox.pipeline.commands.calibrate import print_calibration
 from phrasebox.pipeline.commands.tables import print_evaluation
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.evaluate import foreign_phrases, truth_fit
+from phrasebox.pipeline.evaluate import foreign_phrases
 from phrasebox.pipeline.evaluate.estimates import Estimate
 from phrasebox.pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set
-from phrasebox.pipeline.evaluate.truth_fit import CalibrationFigures, write_calibration
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.steps import build_steps
+from phrasebox.pipeline.run.run import run
+from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError, InputError
-from phrasebox.stages.regions.score import read_calibration
+from phrasebox.stages.scores.score import read_calibration
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import read_json
 from tests.messages import expect_error

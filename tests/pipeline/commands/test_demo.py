@@ -7,11 +7,11 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.commands.cli import app
 from phrasebox.pipeline.commands.demo import SCALES, run_demo, run_photographs
-from phrasebox.pipeline.config import RunConfig, load_config
+from phrasebox.pipeline.config.run_config import RunConfig, load_config
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.photographs import TRUTH
+from phrasebox.pipeline.demo.photographs import TRUTH
 from phrasebox.stages.contract.errors import WeightsError
 from phrasebox.stages.truth import read_truth
 from tests.build.files import read_json
@@ -67,7 +67,7 @@ def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
     def missing(name: str) -> None:
         raise WeightsError(f"model.safetensors is missing from the weights {name!r}")
 
-    monkeypatch.setattr("phrasebox.pipeline.photographs.find_weights", missing)
+    monkeypatch.setattr("phrasebox.pipeline.demo.photographs.find_weights", missing)
     printed = io.StringIO()
     assert run_photographs(tmp_path, Console(file=printed, width=200)) is None
     told = "the photographs are left out: model.safetensors is missing from the weights 'photo'\n"

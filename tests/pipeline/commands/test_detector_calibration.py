@@ -17,23 +17,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.calibrate.truth_fit import write_calibration
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.validate import validate
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
-from phrasebox.pipeline.evaluate.truth_fit import write_calibration
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import ConfigError
-from phrasebox.stages.regions.detected import BoxEvidence, DetectorPresence
-from phrasebox.stages.regions.score import read_calibration
-from phrasebox.stages.shared.model import detector
-from phrasebox.stages.shared.model.detector import DetectedBox, Detector, PromptedImage
+from phrasebox.stages.model import detector
+from phrasebox.stages.model.detector import DetectedBox, Detector, PromptedImage
+from phrasebox.stages.scores.detected import BoxEvidence, DetectorPresence
+from phrasebox.stages.scores.score import read_calibration
 from tests.build.datasets import Json, manifest_of
 from tests.build.files import read_json, read_lines, write_json, write_lines
 from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
 from tests.pipeline.light import rows_of
 from tests.pipeline.reviewer import review
-from tests.stages.shared.model.detectors import save_detector
+from tests.stages.model.detectors import save_detector
 
 NOUNS: Final = (
     "apple", "ball", "bed", "boat", "book", "bottle", "bridge", "bus", "cake", "camel", "car", "chair", "clock", "cow",

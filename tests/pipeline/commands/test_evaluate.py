@@ -12,16 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from phrasebox.pipeline.calibrate import truth_fit
+from phrasebox.pipeline.calibrate.truth_fit import write_calibration
 from phrasebox.pipeline.commands.tables import print_evaluation
 from phrasebox.pipeline.dataset import open_dataset
 from phrasebox.pipeline.dataset.signature import sign
-from phrasebox.pipeline.evaluate import foreign_phrases, truth_fit
+from phrasebox.pipeline.evaluate import foreign_phrases
 from phrasebox.pipeline.evaluate.evaluation import Evaluation, evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
 from phrasebox.pipeline.evaluate.metrics import METRICS, WITHOUT_TEXT
-from phrasebox.pipeline.evaluate.truth_fit import write_calibration
 from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import ConfigError, InputError
 from phrasebox.stages.contract.schema import DATASET_SCHEMA
 from phrasebox.stages.explain.grad_eclip import GradEclip

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.commands.cli import app
 from phrasebox.pipeline.dataset.marks import append_marks
 from phrasebox.pipeline.dataset.signature import sign
 from phrasebox.pipeline.export import EXPORTERS

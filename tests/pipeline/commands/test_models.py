@@ -8,19 +8,19 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from phrasebox.pipeline.cli import app
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.commands.cli import app
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.demo.photographs import INPUT, TRUTH
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
-from phrasebox.pipeline.photographs import INPUT, TRUTH
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import ConfigError
-from phrasebox.stages.shared.model.config import OWN_MODELS
-from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.model.config import OWN_MODELS
+from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.truth import read_truth
 from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import QUIET
-from tests.stages.shared.model.saved import save_model
+from tests.stages.model.saved import save_model
 
 
 def phrasebox(*arguments: str | Path) -> Result:

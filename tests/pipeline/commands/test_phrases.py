@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from phrasebox.pipeline.commands.phrases import phrases_json
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import InputError, ResumeError
 from phrasebox.stages.phrases.stage import PhrasesConfig
 from tests.build.datasets import Json

@@ -11,11 +11,11 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from phrasebox.pipeline import terminal
-from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.commands.cli import app
 from phrasebox.pipeline.commands.plan import print_plan
-from phrasebox.pipeline.plan import RAY_START_S, Machine, forecast
+from phrasebox.pipeline.run.plan import RAY_START_S, Machine, forecast
 from tests.build.datasets import Json
-from tests.pipeline.test_plan import COSTS
+from tests.pipeline.run.test_plan import COSTS
 
 
 def call(folder: Path, *arguments: object) -> Result:
@@ -55,7 +55,7 @@ def test_measuring_ends_in_time_and_says_how_far_it_is(
 ) -> None:
     for name in ("FIRST_LINE_SECONDS", "LINE_SECONDS"):
         monkeypatch.setattr(terminal, name, 0.0)
-    monkeypatch.setattr("phrasebox.pipeline.plan.MEASURED_S", 0)
+    monkeypatch.setattr("phrasebox.pipeline.run.plan.MEASURED_S", 0)
     answer = call(scenes_folder, "--json")
     assert json.loads(answer.stdout)["costs"]["images"] == 4
     loading, measuring, *_ = answer.stderr.splitlines()

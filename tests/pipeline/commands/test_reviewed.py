@@ -12,12 +12,12 @@ import pytest
 from phrasebox.pipeline.commands.tables import KINDS
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.reviews import REVIEWS_FILE, RegionKey, Review
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.evaluate.evaluation import Figures, evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import open_evaluation_set
-from phrasebox.pipeline.evaluate.reviews.figures import population_of, sample_for_review
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.scenes import write_scenes
-from phrasebox.pipeline.steps import build_steps
+from phrasebox.pipeline.evaluate.reviews import population_of, sample_for_review
+from phrasebox.pipeline.run.run import run
+from phrasebox.pipeline.run.steps import build_steps
 from tests.build.datasets import Json, rows_of
 from tests.build.files import read_json
 from tests.messages import assert_message
@@ -75,7 +75,7 @@ def test_a_run_with_the_fitted_calibration_has_scores_that_are_probabilities(ans
 @pytest.mark.slow
 def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_path, monkeypatch) -> None:
     """The fit before the answers saw other images, so that the first run doubts it."""
-    monkeypatch.setattr("phrasebox.pipeline.domain_shift.FEWEST_FITTED", 10)
+    monkeypatch.setattr("phrasebox.pipeline.run.domain_shift.FEWEST_FITTED", 10)
     shipped = build_steps(config_of(drawn, tmp_path)).calibration
     assert shipped is not None
     images = shipped.presence.images

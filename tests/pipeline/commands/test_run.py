@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import phrasebox.pipeline.engines.inline as inline_engine
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.config_text import dump_yaml
+import phrasebox.pipeline.run.engines.inline as inline_engine
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.config.text import dump_yaml
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.decisions import resolve
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.stage_calls import run_stages
+from phrasebox.pipeline.run.decisions import resolve
+from phrasebox.pipeline.run.run import run
+from phrasebox.pipeline.run.stage_calls import run_stages
 from phrasebox.stages.contract.errors import (
     ROW_ERRORS,
     ConfigError,
@@ -106,7 +106,7 @@ def test_a_dataset_stays_finished_if_more_samples_cannot_be_run(
     run_over(2)
     before = (tmp_path / "out/dataset.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("phrasebox.pipeline.engines.inline.set_up", lambda *_, **__: 1 / 0)
+        patch.setattr("phrasebox.pipeline.run.engines.inline.set_up", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_over(3)
     assert (tmp_path / "out/dataset.json").read_bytes() == before
@@ -163,8 +163,8 @@ def third_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], objec
 
         monkeypatch.setattr(RegionsStage, "process", act_at_the_third)
         monkeypatch.setattr(inline_engine, "rows_per_call", lambda _: 4)
-        monkeypatch.setattr("phrasebox.pipeline.warm_up.SAMPLES", 4)
-        monkeypatch.setattr("phrasebox.pipeline.warm_up.SHARE_SAMPLES", 4)
+        monkeypatch.setattr("phrasebox.pipeline.run.warm_up.SAMPLES", 4)
+        monkeypatch.setattr("phrasebox.pipeline.run.warm_up.SHARE_SAMPLES", 4)
 
     return before_it
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from phrasebox.pipeline.calibrate.presence import _measured, features_by_text
 from phrasebox.pipeline.dataset.validate import validate
-from phrasebox.pipeline.evaluate.presence_calibration import _measured, features_by_text
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.stages.contract.masks import encode_box
 from phrasebox.stages.contract.records import Phrase, Record, Region, Sample
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.detected import DetectorPresence
-from phrasebox.stages.regions.score import Calibration, read_calibration
-from phrasebox.stages.regions.source_stage import SourceRegionsStage
+from phrasebox.stages.scores.detected import DetectorPresence
+from phrasebox.stages.scores.score import Calibration, read_calibration
+from phrasebox.stages.sources.source_stage import SourceRegionsStage
 from tests.build.datasets import manifest_of
 from tests.pipeline.commands.evaluated import printed
 from tests.pipeline.light import rows_of

@@ -9,7 +9,7 @@ from phrasebox.pipeline.dataset.folder import Dataset
 from phrasebox.pipeline.dataset.origin import ImageSource
 from phrasebox.pipeline.dataset.signature import sign
 from phrasebox.stages.contract.errors import ConfigError, InputError, RowFault
-from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.images.faults import DecodeLimits
 from tests.messages import expect_error
 
 

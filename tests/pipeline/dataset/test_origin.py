@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.paths import LOCATIONS
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.folder import Dataset
 from phrasebox.pipeline.dataset.origin import LOADED_KEYS, check_named, find_unnamed
 from phrasebox.pipeline.dataset.signature import is_own, sign
-from phrasebox.pipeline.paths import LOCATIONS
 from phrasebox.stages.contract.errors import ConfigError
 from tests.build.cases import cases
 from tests.build.datasets import Json

@@ -18,7 +18,7 @@ from phrasebox.pipeline.dataset.reviews import (
     read_reviews,
 )
 from phrasebox.stages.contract.errors import InputError
-from phrasebox.stages.shared.storage import place_of
+from phrasebox.stages.files.storage import place_of
 from tests.build.datasets import Json
 from tests.build.files import read_lines
 from tests.messages import expect_error

@@ -19,8 +19,8 @@ from phrasebox.pipeline.evaluate.estimates import (
     risk_coverage_area,
     weighted_estimate,
 )
-from phrasebox.pipeline.logistic import fit_logistic, roc_area
 from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.scores.logistic import fit_logistic, roc_area
 
 KINDS = ("right regions", "wrong regions")
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.demo.photographs import INPUT, TRUTH
 from phrasebox.pipeline.evaluate.model_check import ModelCheck, check_model
-from phrasebox.pipeline.photographs import INPUT, TRUTH
-from phrasebox.pipeline.steps import HeatMapSteps, build_steps
+from phrasebox.pipeline.run.steps import HeatMapSteps, build_steps
 from phrasebox.stages.contract.masks import decode_mask
 from phrasebox.stages.contract.records import HeatMap, Phrase, Record
 from phrasebox.stages.contract.stage import Forwards, Stage
 from phrasebox.stages.truth import read_truth
 from phrasebox.stages.truth.ground_truth import TruthTarget
 from tests.pipeline.evaluate.query_builders import mask_of
-from tests.stages.shared.model.saved import save_model
+from tests.stages.model.saved import save_model
 
 CELLS = 48
 COUNT = len(read_truth(TRUTH).images)

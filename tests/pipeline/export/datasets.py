@@ -9,9 +9,9 @@ from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from phrasebox.pipeline.export.base import ExportReport
 from phrasebox.stages.contract.records import Absent, ImageRef, Phrase, Record, Sample
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.describe import describe
 from phrasebox.stages.phrases.filters import normalise
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.describe import describe
 from tests.build.datasets import Json
 from tests.build.records import HEIGHT, WIDTH, encoded, mask, region
 from tests.stages.write.rows import failed, without_phrases, write_shards

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.stages.shared.model.hub_server import Quiet, serve
+from tests.stages.model.hub_server import Quiet, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

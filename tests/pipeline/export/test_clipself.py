@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from phrasebox.stages.contract.errors import InputError
-from phrasebox.stages.shared.model.clip import TextCache
-from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.model.clip import TextCache
+from phrasebox.stages.model.config import ModelConfig
 from tests.build.files import read_json
 from tests.closeness import assert_close
 from tests.messages import expect_error
 from tests.pipeline.export.datasets import exported, finished, records, write_dataset
-from tests.stages.shared.model.saved import load_model
+from tests.stages.model.saved import load_model
 
 
 def test_rows_are_the_categories_in_the_order_of_their_ids(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.masks import decode_mask
 from phrasebox.stages.contract.records import Rle
-from phrasebox.stages.shared.images.decode import load_image_bytes
-from phrasebox.stages.shared.images.faults import DecodeLimits
+from phrasebox.stages.images.decode import load_image_bytes
+from phrasebox.stages.images.faults import DecodeLimits
 from phrasebox.stages.truth import read_truth
 from tests.build.datasets import Json, rows_of
 from tests.build.files import read_json

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.commands.cli import app
 from phrasebox.pipeline.export.files import MARK
 from phrasebox.stages.contract.errors import ConfigError, OutputError
 from tests.messages import expect_error

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig
-from phrasebox.pipeline.decisions import Run
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.previous_run import Identity
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.decisions import Run
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.records import Record
 from phrasebox.stages.contract.stage import Stage
 from phrasebox.stages.read import make_reader

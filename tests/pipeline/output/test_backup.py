@@ -11,7 +11,7 @@ import pytest
 from phrasebox.pipeline.output import backup
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.stages.contract.errors import InputError, ResourceError, WeightsError
-from phrasebox.stages.shared.storage import move
+from phrasebox.stages.files.storage import move
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of, write_captions
@@ -45,7 +45,7 @@ def test_what_is_refused_deletes_nothing(name: str, captions: Path, finished: Pa
         raise WeightsError("no such tag")
 
     monkeypatch.setattr(
-        "phrasebox.pipeline.run.fetch_weights", no_network if name == "weights" else lambda *_: None
+        "phrasebox.pipeline.run.run.fetch_weights", no_network if name == "weights" else lambda *_: None
     )
     filled = json.loads(json.dumps(REFUSED[name]).replace("{}", str(captions.parent)))
     before = content(finished)

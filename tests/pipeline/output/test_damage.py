@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from phrasebox.pipeline.cli import app
+from phrasebox.pipeline.commands.cli import app
 from phrasebox.pipeline.dataset import shard_list
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.index import Index
@@ -18,7 +18,7 @@ from phrasebox.pipeline.dataset.validate import validate
 from phrasebox.pipeline.load import RegionDataset
 from phrasebox.pipeline.output.repair import repair
 from phrasebox.stages.contract.errors import InputError, OutputError, ResourceError, ResumeError
-from phrasebox.stages.shared.shards import ORIGIN_KEY, sha256_of
+from phrasebox.stages.files.shards import ORIGIN_KEY, sha256_of
 from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, manifest_of, shards_of
 from tests.messages import expect_error

@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from phrasebox.pipeline import __version__
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output import journal
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
 from phrasebox.pipeline.output.journal import piece_entry, shard_entry, shard_stem
 from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import Identity
-from phrasebox.pipeline.summary import Report
+from phrasebox.pipeline.output.report import Report
 from phrasebox.stages.contract.errors import ConfigError, OutputError, ResumeError, SchemaError
 from phrasebox.stages.contract.records import stable_key
 from phrasebox.stages.contract.schema import SCHEMA_VERSION
-from phrasebox.stages.shared.shards import read_shard_file
+from phrasebox.stages.files.shards import read_shard_file
 from tests.build.cases import cases
 from tests.build.datasets import manifest_of
 from tests.messages import expect_error

@@ -17,8 +17,8 @@ from phrasebox.pipeline.output.ids import resolve_id_collisions
 from phrasebox.stages.contract import records
 from phrasebox.stages.contract.errors import ResourceError
 from phrasebox.stages.contract.records import Record, is_id_of, stable_id
-from phrasebox.stages.shared.shards import writing_shard
-from phrasebox.stages.shared.storage import found_in
+from phrasebox.stages.files.shards import writing_shard
+from phrasebox.stages.files.storage import found_in
 from tests.build.datasets import Json
 from tests.messages import expect_error
 from tests.pipeline.light import rows_of as rows_of_run

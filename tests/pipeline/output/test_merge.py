@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.marks import EARLIER_FILE, append_marks, read_marks
 from phrasebox.pipeline.dataset.origin import ImageSource
@@ -23,7 +23,7 @@ from phrasebox.pipeline.dataset.validate import validate
 from phrasebox.pipeline.output import ids
 from phrasebox.pipeline.output.merge import merge
 from phrasebox.pipeline.output.previous_run import read_previous_run
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import InputError, PhraseboxError, ResumeError
 from tests.build.cases import cases
 from tests.build.datasets import Json, change_manifest, list_shards, shards_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import ResourceError, ResumeError
 from tests.build.cases import cases
 from tests.messages import expect_error

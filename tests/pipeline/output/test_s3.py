@@ -18,19 +18,19 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.soak.resuming import measure
-from phrasebox.pipeline.config import load_config
+from phrasebox.pipeline.config.run_config import load_config
 from phrasebox.pipeline.dataset import append_log
 from phrasebox.pipeline.dataset.folder import open_dataset
 from phrasebox.pipeline.dataset.marks import append_marks, read_marks
 from phrasebox.pipeline.dataset.validate import validate as problems_of
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.load import Contents, RegionStream, collate_regions
 from phrasebox.pipeline.output import lock
 from phrasebox.pipeline.output.lock import Lease, _read_lease, locked
-from phrasebox.pipeline.scenes import write_scenes
 from phrasebox.stages.contract.errors import PhraseboxError, ResumeError
+from phrasebox.stages.files.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
 from phrasebox.stages.read import input_fingerprint
 from phrasebox.stages.read.webdataset import WebdatasetInput
-from phrasebox.stages.shared.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
 from tests.build.datasets import Json
 from tests.pipeline.commands.evaluated import printed, run_aloud
 
@@ -67,7 +67,7 @@ def settings(source: AnyPath, out: AnyPath, *changes: str) -> list[str]:
 
 def command(keys: list[str], lease_seconds: float = 8.0) -> list[str]:
     lease = f"from phrasebox.pipeline.output import lock; lock.LEASE_SECONDS, lock.RENEW_SECONDS = {lease_seconds}, 1.0"
-    code = f"{lease}; from phrasebox.pipeline.cli import main; main()"
+    code = f"{lease}; from phrasebox.pipeline.commands.cli import main; main()"
     return [sys.executable, "-c", code, "run", *(part for key in keys for part in ("--set", key))]
 
 

@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from phrasebox.pipeline.run import run
-from phrasebox.pipeline.scenes import write_scenes
+from phrasebox.pipeline.demo.scenes import write_scenes
+from phrasebox.pipeline.run.run import run
 from phrasebox.pipeline.viewer.app import Viewer, create_app
 from tests.build.datasets import copy_of
 from tests.build.files import read_lines

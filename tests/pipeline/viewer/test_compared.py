@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.research.compare.comparison import Comparison, compare_explainers
 from phrasebox.pipeline.research.compare.page import picture_questions, write_page
 from phrasebox.pipeline.research.compare.pictures import Source
-from phrasebox.pipeline.scenes import write_scenes
 from tests.build.files import read_lines
 from tests.pipeline.commands.evaluated import QUIET, config_of
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
-from tests.stages.shared.model.saved import save_model
+from tests.stages.model.saved import save_model
 
 EXPLAINERS = ["grad_eclip", "rollout", "maskclip"]
 

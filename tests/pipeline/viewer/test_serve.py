@@ -33,7 +33,7 @@ from tests.pipeline.commands.evaluated import called
 @contextmanager
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the address that it printed."""
-    command = [sys.executable, "-m", "phrasebox.pipeline", "inspect", *arguments, "--port", "0"]
+    command = [sys.executable, "-m", "phrasebox", "inspect", *arguments, "--port", "0"]
     pipes: Json = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from phrasebox.stages.explain import EXPLAINERS
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.load import from_open_clip
 from tests.factories import SPEC, TOWERS
 
 PHRASES = ["red car", "dog"]

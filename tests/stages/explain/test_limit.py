@@ -12,7 +12,7 @@ from phrasebox.stages.contract.records import Phrase, Record, Sample
 from phrasebox.stages.explain.base import Match
 from phrasebox.stages.explain.maps import Maps
 from phrasebox.stages.explain.stage import limit_phrases
-from phrasebox.stages.regions.groups import link_phrases
+from phrasebox.stages.phrases.groups import link_phrases
 from tests.stages.explain.test_stage import make_record, model, set_up
 
 __all__ = ["model"]

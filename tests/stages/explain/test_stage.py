@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from phrasebox.pipeline.stage_calls import rows_per_call
+from phrasebox.pipeline.run.stage_calls import rows_per_call
 from phrasebox.stages.contract.errors import ConfigError, DeviceFault, ResourceError, RowError, WeightsError
 from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from phrasebox.stages.explain.base import Match
@@ -26,12 +26,12 @@ from phrasebox.stages.explain.stage import (
     ExplainStageConfig,
     subtract_others,
 )
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.describe import describe
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.messages import expect_error
-from tests.stages.shared.model.saved import save_model
+from tests.stages.model.saved import save_model
 
 PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from phrasebox.stages.shared.model.towers.layers import LayerNorm, Linear
-from phrasebox.stages.shared.model.towers.pooled import AttentionPool
-from phrasebox.stages.shared.model.towers.vision import Block, VisionTower, split_heads
+from phrasebox.stages.model.towers.layers import LayerNorm, Linear
+from phrasebox.stages.model.towers.pooled import AttentionPool
+from phrasebox.stages.model.towers.vision import Block, VisionTower, split_heads
 
 
 @dataclass

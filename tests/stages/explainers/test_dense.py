@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phrasebox.stages.shared.model.towers.pooled import PooledTower
+from phrasebox.stages.model.towers.pooled import PooledTower
 from tests.factories import tiny_clip
 from tests.stages.explain.models import PHRASES, image, make_explainer
 from tests.stages.explainers.captured import Captured, Floats, assert_formula

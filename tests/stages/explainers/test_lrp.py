@@ -12,11 +12,11 @@ from torch import Tensor
 from phrasebox.stages.explain.maps import cosines_of
 from phrasebox.stages.explainers.lrp import Propagation
 from phrasebox.stages.explainers.lrp_rules import detach_gate
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
-from phrasebox.stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
-from phrasebox.stages.shared.model.towers.tower import Placement
-from phrasebox.stages.shared.model.towers.vision import VisionTower
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
+from phrasebox.stages.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
+from phrasebox.stages.model.towers.tower import Placement
+from phrasebox.stages.model.towers.vision import VisionTower
 from tests.build.datasets import Json
 from tests.closeness import assert_close
 from tests.factories import TOWERS, tiny_clip

@@ -13,8 +13,8 @@ from phrasebox.stages.explainers.transformer_interpretability import (
     propagate_product,
     propagate_sum,
 )
-from phrasebox.stages.shared.model.towers.layers import Linear
-from phrasebox.stages.shared.model.towers.vision import Block, split_heads
+from phrasebox.stages.model.towers.layers import Linear
+from phrasebox.stages.model.towers.vision import Block, split_heads
 from tests.closeness import assert_close
 from tests.factories import tiny_clip
 from tests.stages.explain import models

@@ -4,8 +4,8 @@ from itertools import combinations
 
 from benchmarks.photos.phrases import without_determiner
 from phrasebox.stages.contract.records import Record, Sample
+from phrasebox.stages.phrases.groups import link_phrases
 from phrasebox.stages.phrases.stage import PhrasesConfig, PhrasesStage
-from phrasebox.stages.regions.groups import link_phrases
 from tests.stages.phrases.marked import f1_of, read_marked
 
 MARKED = [*read_marked("long_captions.txt", r"\[(?P<number>\d+) (?P<words>[^\]]*)\]")]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phrasebox.pipeline import stage_calls
-from phrasebox.pipeline.stage_calls import take_batch
+from phrasebox.pipeline.run import stage_calls
+from phrasebox.pipeline.run.stage_calls import take_batch
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.records import ImageRef, Record, Sample
 from phrasebox.stages.read import base, parquet, plan_pieces, streams

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phrasebox.stages.contract.records import Sample
+from phrasebox.stages.images.decode import load_image_bytes
+from phrasebox.stages.images.faults import DecodeLimits
 from phrasebox.stages.read import SkippedRow
-from phrasebox.stages.shared.images.decode import load_image_bytes
-from phrasebox.stages.shared.images.faults import DecodeLimits
 from tests.stages.read.inputs import read_all, reason, samples_of, special, tar_bytes, tar_sample, write_tar
 
 

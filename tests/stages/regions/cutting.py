@@ -7,9 +7,9 @@ from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions, regions_of_map
 from phrasebox.stages.regions.cut import Cutter
-from phrasebox.stages.regions.learned_box import INPUTS, BoxFit, UsualBoxes
 from phrasebox.stages.regions.maker import levels_of_map
 from phrasebox.stages.regions.parts import ThingMap
+from phrasebox.stages.scores.learned_box import INPUTS, BoxFit, UsualBoxes
 
 USUAL = UsualBoxes(
     mean=(0.5, 0.5, -1.0, -1.0), words=("=dog", "red"), terms=np.array([[0.1, 0, 0, 0], [0, 0.2, 0, 0]])

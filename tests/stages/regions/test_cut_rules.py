@@ -7,9 +7,6 @@ import pytest
 from phrasebox.stages.contract.levels import LEVELS, quantise
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.cut_rules import (
-    CUT_FEATURES,
-    SHARES,
-    FittedCut,
     cut_features,
     fixed_cut,
     mean_cut,
@@ -17,6 +14,7 @@ from phrasebox.stages.regions.cut_rules import (
     threshold_of,
 )
 from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.scores.fitted_cut import CUT_FEATURES, SHARES, FittedCut
 from tests.build.cases import cases
 
 
@@ -60,6 +58,10 @@ def chooses(mean: float = 0.0, scale: float = 1.0, **weight: float) -> FittedCut
     return FittedCut(weight=weights, mean=means, scale=scales, usual={"field": 1.5, "hat": -2.0})
 
 
+def cut_by(rule: FittedCut, levels: np.ndarray, usual_size: float = 0.0) -> float:
+    return threshold_of(levels, RegionsConfig(), rule, usual_size)
+
+
 def test_a_stage_knows_the_rule_that_it_cuts_by() -> None:
     assert RegionsStage(RegionsConfig()).config == RegionsConfig(rule="fixed", threshold=0.2)
     assert RegionsStage(RegionsConfig(rule="otsu")).config == RegionsConfig(rule="otsu")
@@ -101,15 +103,15 @@ def test_a_cut_that_nothing_lies_above_is_not_taken() -> None:
     features = cut_features(levels, 0.0)
     assert np.isnan(features[SHARES.index(0.5) :]).all()
     assert np.isfinite(features[: SHARES.index(0.5)]).all()
-    assert chooses(share=1.0)(levels, 0.0) == fixed_cut(0.4)
+    assert cut_by(chooses(share=1.0), levels) == fixed_cut(0.4)
 
 
 def test_the_cut_of_the_highest_worth_is_taken_and_the_lowest_of_equals() -> None:
     for levels in random_maps(3):
-        assert chooses(share=1.0)(levels, 0.0) == fixed_cut(SHARES[-1])
-        assert chooses(share=-1.0)(levels, 0.0) == fixed_cut(SHARES[0])
-        assert chooses(share=0.8, share_squared=-1.0)(levels, 0.0) == fixed_cut(0.4)
-        assert chooses()(levels, 0.0) == fixed_cut(SHARES[0])
+        assert cut_by(chooses(share=1.0), levels) == fixed_cut(SHARES[-1])
+        assert cut_by(chooses(share=-1.0), levels) == fixed_cut(SHARES[0])
+        assert cut_by(chooses(share=0.8, share_squared=-1.0), levels) == fixed_cut(0.4)
+        assert cut_by(chooses(), levels) == fixed_cut(SHARES[0])
 
 
 def test_what_is_usually_large_is_cut_lower() -> None:
@@ -121,6 +123,8 @@ def test_what_is_usually_large_is_cut_lower() -> None:
     levels = np.rint(LEVELS * np.maximum(0, 1 - np.hypot(*grid) / 20)).astype(np.uint8)
     rule = chooses(usual_by_box_area=1.0)
     sizes = [rule.usual_size([head]) for head in ("field", "hat", "thing")]
-    assert [rule(levels, size) for size in sizes] == [fixed_cut(SHARES[place]) for place in (0, -1, 0)]
+    assert [cut_by(rule, levels, size) for size in sizes] == [
+        fixed_cut(SHARES[place]) for place in (0, -1, 0)
+    ]
     assert rule.usual_size(("field", "hat", "field")) == pytest.approx(1 / 3)
     assert rule.usual_size(()) == 0

@@ -13,20 +13,20 @@ from phrasebox.stages.contract.errors import ResourceError
 from phrasebox.stages.contract.geometry import cell_to_px, xyxy_to_xywh
 from phrasebox.stages.contract.masks import decode_mask, rle_box_xywh_px
 from phrasebox.stages.contract.records import HeatMap, ImageRef, Record
+from phrasebox.stages.model.segmenter import EncoderInput, Segmenter
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.cut import Cutter
-from phrasebox.stages.regions.learned_box import FACTS
 from phrasebox.stages.regions.outlines import Outliner
-from phrasebox.stages.regions.score import Evidence
 from phrasebox.stages.regions.stage import RegionsStage
-from phrasebox.stages.shared.model.segmenter import EncoderInput, Segmenter
+from phrasebox.stages.scores.learned_box import FACTS
+from phrasebox.stages.scores.score import Evidence
 from tests.build.datasets import Json
 from tests.build.records import image_bytes
 from tests.messages import expect_error
+from tests.stages.model.segmenters import save_segmenter
 from tests.stages.regions.cutting import fit_that, share, thing_map
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
 from tests.stages.regions.test_stage import record as record_of_maps
-from tests.stages.shared.model.segmenters import save_segmenter
 
 CELLS = 64  # Of a mask, a side
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from phrasebox.stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
 from phrasebox.stages.regions.paint import field_of, paint
 from phrasebox.stages.regions.parts import HeatPart
-from phrasebox.stages.regions.score import Evidence
+from phrasebox.stages.scores.score import Evidence
 from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from phrasebox.stages.contract.records import Absent, Phrase, Record
-from phrasebox.stages.explain.presence import ImageStatistics, Presence
 from phrasebox.stages.regions.maker import share_presences
-from phrasebox.stages.regions.score import Calibration
 from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.scores.presence import ImageStatistics, Presence
+from phrasebox.stages.scores.score import Calibration
 from tests.stages.regions.test_stage import FIXED as PLAIN
 from tests.stages.regions.test_stage import heat_map, phrase, record, spots
 

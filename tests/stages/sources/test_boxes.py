@@ -5,7 +5,7 @@ from typing import Any
 
 from phrasebox.stages.contract.errors import ConfigError, InputError
 from phrasebox.stages.contract.records import ImageRef, Phrase, Record, Sample
-from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.sources.boxes import NO_IMAGE_OF_THAT_NAME, BoxSource, BoxSourceConfig
 from tests.build.datasets import Json
 from tests.build.files import write_json

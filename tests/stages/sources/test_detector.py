@@ -12,10 +12,10 @@ import torch
 from phrasebox.stages.contract.errors import ResourceError
 from phrasebox.stages.contract.masks import rle_area_px
 from phrasebox.stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
-from phrasebox.stages.shared.model.config import ModelConfig
+from phrasebox.stages.model.config import ModelConfig
 from phrasebox.stages.sources.detector import DetectorSource, DetectorSourceConfig
 from tests.messages import expect_error
-from tests.stages.shared.model.detectors import save_detector
+from tests.stages.model.detectors import save_detector
 
 PHRASES = (
     Phrase(text="red car", caption_index=0, start=2, end=9, head="car"),

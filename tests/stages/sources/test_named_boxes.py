@@ -5,15 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phrasebox.pipeline.evaluate.presence_calibration import features_by_text
+from phrasebox.pipeline.calibrate.presence import features_by_text
 from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.describe import describe
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.detected import DetectorPresence
-from phrasebox.stages.regions.score import Calibration
-from phrasebox.stages.regions.source import NOT_FINITE
-from phrasebox.stages.regions.source_stage import SourceRegionsStage
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.describe import describe
+from phrasebox.stages.scores.detected import DetectorPresence
+from phrasebox.stages.scores.score import Calibration
 from phrasebox.stages.sources.grid import (
     CropSource,
     CropSourceConfig,
@@ -29,6 +27,8 @@ from phrasebox.stages.sources.proposals import (
     build_hierarchy,
     segment_finely,
 )
+from phrasebox.stages.sources.source import NOT_FINITE
+from phrasebox.stages.sources.source_stage import SourceRegionsStage
 
 
 def test_a_grid_covers_the_image_once_and_is_at_most_twice_as_long_as_wide() -> None:

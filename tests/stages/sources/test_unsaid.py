@@ -14,7 +14,7 @@ from phrasebox.pipeline.load import Contents, RegionDataset
 from phrasebox.pipeline.viewer.sample_view import COLUMNS, sample_view
 from phrasebox.stages.contract.masks import encode_box, rle_box_xywh_px
 from phrasebox.stages.contract.records import Phrase, Region
-from phrasebox.stages.regions.source_stage import number_things
+from phrasebox.stages.sources.source_stage import number_things
 from tests.build.files import read_json
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 

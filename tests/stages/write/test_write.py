@@ -16,13 +16,13 @@ import yaml
 from rich.console import Console
 
 from phrasebox.pipeline.dataset.tally import rows_of, write_categories
-from phrasebox.pipeline.summary import Report, summary_table
+from phrasebox.pipeline.output.report import Report, summary_table
 from phrasebox.stages.contract.errors import SchemaError
 from phrasebox.stages.contract.records import OTHER_LANGUAGE, stable_id
 from phrasebox.stages.contract.schema import DATASET_SCHEMA, ENTRIES, ColumnOption, dataset_schema
 from phrasebox.stages.contract.score_threshold import ScoreRanking
-from phrasebox.stages.shared.shards import origin_of, read_shard_file
-from phrasebox.stages.shared.storage import found_in, parquet_file
+from phrasebox.stages.files.shards import origin_of, read_shard_file
+from phrasebox.stages.files.storage import found_in, parquet_file
 from phrasebox.stages.write import CardOrigin, ShardWriter, Tally, dataset_card
 from tests.messages import expect_error
 from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards

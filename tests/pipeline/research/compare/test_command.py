@@ -15,13 +15,13 @@ from phrasebox.pipeline.research.compare.comparison import Comparison, Compariso
 from phrasebox.pipeline.research.compare.figures import FIGURES, TABLES
 from phrasebox.pipeline.research.compare.pictures import Source
 from phrasebox.pipeline.research.compare.tables import print_comparison
-from phrasebox.pipeline.run import run
+from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.explain import EXPLAINERS
 from tests.build.files import read_json, write_json
 from tests.messages import assert_message, expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, config_of, drawing, printed
-from tests.stages.shared.model.saved import save_model, save_tower
+from tests.stages.model.saved import save_model, save_tower
 
 MODEL = {"name": "demo", "precision": "fp32", "batch_size": 4}
 NAMED = "grad_eclip,rollout,maskclip,grad_eclip:heads=single:blocks=1"

@@ -7,7 +7,7 @@ import pytest
 from phrasebox.pipeline.research.compare.maps import contenders_of, undefined_explainers
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.explain import EXPLAINERS, kinds_for
-from phrasebox.stages.shared.model.config import TOWER_WORDS, TowerKind
+from phrasebox.stages.model.config import TOWER_WORDS, TowerKind
 from tests.build.cases import cases
 from tests.messages import expect_error
 

@@ -15,7 +15,7 @@ from phrasebox.pipeline.research.compare.faithfulness import (
     rank_pixels,
 )
 from phrasebox.stages.contract.records import HeatMap
-from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 
 RNG = np.random.default_rng(0)

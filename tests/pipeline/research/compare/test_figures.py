@@ -25,7 +25,7 @@ from phrasebox.pipeline.research.compare.figures import (
 from phrasebox.pipeline.research.compare.maps import draw_baselines
 from phrasebox.pipeline.research.compare.pictures import ComparedImage, Question
 from phrasebox.stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 from tests.pipeline.evaluate.query_builders import query_of, target_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from phrasebox.pipeline.config import RunConfig
+from phrasebox.pipeline.config.run_config import RunConfig
+from phrasebox.pipeline.demo.scenes import write_scenes
 from phrasebox.pipeline.research.compare.pictures import ComparedImage, Source, read_images
-from phrasebox.pipeline.scenes import write_scenes
 from phrasebox.stages.contract.errors import InputError
 from tests.build.files import read_json, read_lines
 from tests.factories import SPEC

@@ -9,10 +9,10 @@ from phrasebox.pipeline.research.compare.maps import Contest, contenders_of
 from phrasebox.pipeline.research.compare.pictures import ComparedImage, Question
 from phrasebox.pipeline.research.compare.sanity import check_sanity, rank_correlation, shuffle_weights
 from phrasebox.stages.contract.records import Phrase, Pixels, Record, Sample
+from phrasebox.stages.model.clip import ClipModel
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.prepare import ImagesConfig
-from phrasebox.stages.shared.model.clip import ClipModel
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.load import from_open_clip
 from tests.factories import TOWERS
 
 LABELS = ("rollout", "rise")

@@ -43,7 +43,7 @@ def test_a_tuned_photo_is_loaded_by_phrasebox_alone_and_its_card_says_so(
     image = next(images.iterdir())
     locate = f"import phrasebox; print(phrasebox.Locator({str(tuned)!r})({str(image)!r}, 'red car'))"
     run = ["run", scenes_folder / "captions.jsonl", "--images", images, "--limit", 1, "--out", out]
-    for arguments in (["-c", locate], ["-m", "phrasebox.pipeline", *run, "--model", tuned / "model"]):
+    for arguments in (["-c", locate], ["-m", "phrasebox", *run, "--model", tuned / "model"]):
         subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
     (row,) = open_dataset(out).rows(["error"])
     assert row["error"] is None

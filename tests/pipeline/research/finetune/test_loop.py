@@ -22,13 +22,13 @@ from phrasebox.stages.contract.errors import (
     ResourceError,
     ResumeError,
 )
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.describe import describe
-from phrasebox.stages.shared.model.module import module_of
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.module import module_of
 from tests.build.files import read_lines
 from tests.messages import expect_error
-from tests.stages.shared.model.hugging_face import save_images, transformers_clip
-from tests.stages.shared.model.saved import load_model, save_model, save_tower
+from tests.stages.model.hugging_face import save_images, transformers_clip
+from tests.stages.model.saved import load_model, save_model, save_tower
 
 
 def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:

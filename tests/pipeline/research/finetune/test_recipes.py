@@ -16,10 +16,10 @@ from phrasebox.pipeline.research.finetune.config import RECIPES, DataConfig
 from phrasebox.pipeline.research.finetune.material import TrainingBatch, TuningData
 from phrasebox.pipeline.research.finetune.ranks import RankGroup
 from phrasebox.pipeline.research.finetune.recipe import Recipe, Student, contrastive_loss, logits_of
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.describe import describe
-from phrasebox.stages.shared.model.module import module_of
-from phrasebox.stages.shared.model.tokenizer import tokenizer_of
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.describe import describe
+from phrasebox.stages.model.module import module_of
+from phrasebox.stages.model.tokenizer import tokenizer_of
 from tests.closeness import assert_close
 from tests.factories import TOWERS
 

@@ -6,12 +6,12 @@ import torch
 
 from phrasebox.pipeline.research.score_model.probe import Embedder, Picture, Questions, questions_of
 from phrasebox.stages.contract.errors import InputError
-from phrasebox.stages.shared.model.config import ModelConfig
-from phrasebox.stages.shared.model.load import from_open_clip
+from phrasebox.stages.model.config import ModelConfig
+from phrasebox.stages.model.load import from_open_clip
 from phrasebox.stages.truth.ground_truth import TruthImage, TruthObject, TruthTarget
 from tests.factories import TOWERS
 from tests.messages import expect_error
-from tests.stages.shared.model.saved import load_model
+from tests.stages.model.saved import load_model
 
 HALF = (0.0, 0.0, 0.5, 1.0)
 

@@ -1,0 +1,5 @@
+"""`python -m phrasebox` is the console script."""
+
+from phrasebox.pipeline.commands.cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""`python -m phrasebox.pipeline` is the console script."""
-
-from phrasebox.pipeline.cli import main
-
-main()

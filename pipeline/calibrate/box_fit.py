@@ -1,0 +1,363 @@
+"""The fit of `BoxFit` to images with known boxes: where things usually are, and the networks that correct a cut's box.
+
+Images are in `FOLDS`: the boxes that the fit is judged by, and that scores are fitted to, come
+from fits to the other folds. The networks stay out of the calibration unless they are shown to
+find more boxes than the cut.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, starmap
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from phrasebox.pipeline.calibrate.cut_fit import RowRecords
+from phrasebox.pipeline.dataset.rows import Row
+from phrasebox.pipeline.evaluate.estimates import FOLDS, Estimate, weighted_estimate
+from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet
+from phrasebox.pipeline.evaluate.metrics import IOU
+from phrasebox.stages.contract.errors import InputError
+from phrasebox.stages.contract.geometry import Box, xywh_to_xyxy
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.values import Bools, Floats, Json
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.maker import RegionMaker
+from phrasebox.stages.scores.fitted_cut import FittedCut
+from phrasebox.stages.scores.learned_box import (
+    FARTHEST,
+    HIDDEN,
+    INPUTS,
+    QUANTILES,
+    BoxFit,
+    Ladder,
+    MapView,
+    UsualBoxes,
+    logits_of,
+    overlaps,
+    place_of,
+    words_of,
+)
+
+RIDGE: Final = 30.0  # penalty on the squared terms of words; from 10 to 100 nothing changes
+
+FEWEST_TIMES: Final = 2  # images in which a word names a thing, or it adds nothing
+
+FEWEST_IMAGES: Final = 50  # with fewer, networks are worse than the cut (measured)
+
+MOST_BOXES: Final = 6  # largest true boxes of a phrase that a learned box may be near to
+
+NETWORKS: Final = 2
+EPOCHS: Final = 20
+BATCH: Final = 128
+DROPOUT: Final = (0.1, 0.3, 0.3)  # of the inputs, and of the hidden values
+LEARNING_RATE: Final = 2e-3
+WEIGHT_DECAY: Final = 0.05
+EDGE_WEIGHT: Final = 0.5  # of the distance of the edges beside 1 - GIoU
+HIT_WEIGHT: Final = 1.5  # of a soft hit at an IoU of 0.5
+HIT_WIDTH: Final = 0.08  # of the soft hit, in IoU
+
+BLANK: Final = BoxFit(
+    usual=UsualBoxes(mean=(0.0, 0.0, 0.0, 0.0), words=(), terms=np.empty(0)),
+    mean=np.empty(0),
+    scale=np.empty(0),
+    networks=(),
+)
+"""It leaves the boxes of the cut, and makes cuts tell what a fit sees."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedThing:
+    """A thing with a known place: what the fit sees of its map, and the place.
+
+    Attributes:
+        image: Number of its image.
+        heads: Its texts, each with its head noun.
+        view: What the fit sees; its `usual` does not count.
+        boxes: (n, 4), true boxes as shares of the image: x0, y0, x1, y1.
+        weight: Number of phrases that name it, or of those for which it counts.
+    """
+
+    image: int
+    heads: Mapping[str, str]
+    view: MapView
+    boxes: Floats
+    weight: float
+
+    @property
+    def nearest(self) -> Floats:
+        """The true box (4,) that some box of the ladder is nearest to."""
+        ladder = self.view.ladder.boxes.reshape(-1, 4)
+        nearest: Floats = self.boxes[int(np.argmax([overlaps(box, ladder).max() for box in self.boxes]))]
+        return nearest
+
+
+class KnownPlace(NamedTuple):
+    """A phrase of a record, by its index, with its true boxes, and for how many phrases it counts."""
+
+    phrase_index: int
+    boxes_xywh_px: tuple[Box, ...]
+    weight: float = 1.0
+
+
+KnownPlaces = Callable[[Row, Record], Iterable[KnownPlace]]  # of a row
+
+NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], Json]
+"""See `fit_networks`."""
+
+
+class LearnedBoxes(NamedTuple):
+    """Fits of boxes.
+
+    Attributes:
+        fit: The fit to all things.
+        folds: The fits to those of the other folds.
+        gain: In box recall over the boxes before, by the latter; None if no network was tried.
+    """
+
+    fit: BoxFit
+    folds: list[BoxFit]
+    gain: Estimate | None = None
+
+
+def learn_usual_boxes(things: Sequence[PlacedThing]) -> LearnedBoxes:
+    """Fit usual boxes alone to things. Raise InputError without things."""
+    if not things:
+        raise InputError("no phrase with a known place and a heat map to fit boxes to")
+    fits = BoxFits(things)
+    return LearnedBoxes(fits.whole(), fits.folds())
+
+
+def learn_boxes(things: Sequence[PlacedThing], before: BoxFit = BLANK) -> LearnedBoxes:
+    """Fit usual boxes to things, and networks, which stay if the interval of their gain is above 0.
+
+    The gain is over the boxes of `before`, which are by default those of the cut. Of too few images
+    no network is tried. Raise InputError without things.
+    """
+    usual = learn_usual_boxes(things)
+    images = np.array([thing.image for thing in things], np.int64)
+    if len(np.unique(images)) < FEWEST_IMAGES:
+        return usual
+    fits = BoxFits(things, fit_networks)
+    folds = fits.folds()
+    weights = np.array([thing.weight for thing in things])
+    gains = (fits.hits(folds) - fits.hits([before] * FOLDS)) * weights
+    gain = weighted_estimate(lambda draw: float(draw @ gains / (draw @ weights)), images)
+    return LearnedBoxes(fits.whole(), folds, gain) if gain.low > 0 else usual._replace(gain=gain)
+
+
+def place_things(
+    config: RegionsConfig,
+    rows: RowRecords,
+    places_of: KnownPlaces,
+    cuts: Mapping[int, FittedCut | None],
+) -> list[PlacedThing]:
+    """Return the things of images whose places are known; `cuts` has the cut of each image."""
+    things: list[PlacedThing] = []
+    for row, record in rows:
+        known_places = list(places_of(row, record))
+        if not known_places:
+            continue
+        maker = RegionMaker(config, fitted_cut=cuts[row["id"]], box_fit=BLANK)
+        groups = maker.groups_of(record)
+        heads = maker.heads_of(record, groups)
+        phrases, maps = maker.maps_of(record, groups)
+        placed: dict[tuple[int, tuple[Box, ...]], list[KnownPlace]] = {}
+        for place in known_places:
+            if (number := phrases[place.phrase_index][1]) is not None:
+                placed.setdefault((number, place.boxes_xywh_px), []).append(place)
+        for (number, true_boxes), places in placed.items():
+            view = maker.cutter.cut(maps[number]).view
+            if view is None:
+                continue
+            sides = (record.width_px, record.height_px)
+            boxes = np.array([xywh_to_xyxy(box) for box in true_boxes]) / (*sides, *sides)
+            things.append(
+                PlacedThing(
+                    image=row["id"],
+                    heads=heads[places[0].phrase_index],
+                    view=view,
+                    boxes=boxes,
+                    weight=sum(place.weight for place in places),
+                )
+            )
+    return things
+
+
+def true_places(evaluation_set: EvaluationSet) -> KnownPlaces:
+    """Return what tells the places that the ground truth knows."""
+
+    def places_of(row: Row, record: Record) -> Iterator[KnownPlace]:
+        for query in evaluation_set.queries(row, record.phrases):
+            if query.target is not None and query.phrase_index is not None:
+                yield KnownPlace(query.phrase_index, query.target.boxes_xywh_px)
+
+    return places_of
+
+
+def is_hit(fit: BoxFit, thing: PlacedThing) -> bool:
+    """Return whether the box of a thing by a fit is right."""
+    box = fit.box_of(thing.view._replace(usual=fit.usual.of(thing.heads)))
+    return bool(overlaps(box, thing.boxes).max() >= IOU)
+
+
+def fold_of(image: int) -> int:
+    """Return the fold of an image."""
+    return zlib.crc32(f"{image}".encode()) % FOLDS
+
+
+class BoxFits:
+    """Fits to some of the things, all with the same words.
+
+    Args:
+        things: Things with known places.
+        fit_networks: Returns mean, scale and networks of `BoxFit` for the views of some things; by
+            default there are no networks.
+    """
+
+    def __init__(self, things: Sequence[PlacedThing], fit_networks: NetworkFit | None = None) -> None:
+        self.things = things
+        self._fit_networks = fit_networks
+        self._folds = np.array([fold_of(thing.image) for thing in things])
+        self.words, self._bags = _bags_of(things)
+        self._places = place_of(np.array([thing.nearest for thing in things]))
+        self._weights = np.array([thing.weight for thing in things], np.float64)
+
+    def whole(self) -> BoxFit:
+        """Return the fit to all things."""
+        return self._fit(np.full(len(self.things), True))
+
+    def folds(self) -> list[BoxFit]:
+        """Return for each fold the fit to things of the others."""
+        return [self._fit(self._folds != fold) for fold in range(FOLDS)]
+
+    def hits(self, folds: Sequence[BoxFit]) -> Floats:
+        """Return for each thing whether the box by the fit of its fold is right, 0 or 1."""
+        pairs = zip(self.things, self._folds.tolist(), strict=True)
+        return np.array([is_hit(folds[number], thing) for thing, number in pairs], np.float64)
+
+    def _fit(self, is_fitted: Bools) -> BoxFit:
+        mean, terms = self._solve(is_fitted)
+        usual = UsualBoxes(
+            mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16)
+        )
+        things = [thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in]
+        if self._fit_networks is None:
+            return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
+        # A network must not trust the usual place of a thing more than it can for others.
+        places = np.zeros_like(self._places)
+        for fold in np.unique(self._folds[is_fitted]).tolist():
+            mean, terms = self._solve(is_fitted & (self._folds != fold))
+            places[self._folds == fold] = mean + self._bags[self._folds == fold] @ terms
+        pairs = zip(things, places[is_fitted], strict=True)
+        views = [thing.view._replace(usual=place) for thing, place in pairs]
+        return BoxFit(usual=usual, **self._fit_networks(views, things))
+
+    def _solve(self, rows: Bools) -> tuple[Floats, Floats]:
+        """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""
+        bags = self._bags[rows]
+        weights = self._weights[rows]
+        mean: Floats = np.average(self._places[rows], axis=0, weights=weights)
+        weighted = bags.T * weights
+        gram = weighted @ bags + RIDGE * np.eye(len(self.words))
+        terms = np.linalg.solve(gram, weighted @ (self._places[rows] - mean))
+        return mean, np.asarray(terms, np.float64)
+
+
+def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
+    """Return the words of things, and their share in each thing's texts (things, words)."""
+    bags = [Counter(chain.from_iterable(starmap(words_of, thing.heads.items()))) for thing in things]
+    images = {(thing.image, word) for thing, bag in zip(things, bags, strict=True) for word in bag}
+    times = Counter(word for _, word in images)
+    words = sorted(word for word, number in times.items() if number >= FEWEST_TIMES)
+    shares = [
+        [bag[word] / len(thing.heads) for word in words] for bag, thing in zip(bags, things, strict=True)
+    ]
+    return words, np.array(shares).reshape(len(things), len(words))
+
+
+def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Json:
+    """Return mean, scale and networks of `BoxFit`, fitted to things and their mirror images."""
+    import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
+
+    both = [*views, *map(_mirrored, views)]
+    inputs = np.array([view.inputs for view in both])
+    mean = inputs.mean(axis=0).astype(np.float16).astype(np.float64)
+    scale = (inputs.std(axis=0) + 1e-3).astype(np.float16).astype(np.float64)
+    x = torch.from_numpy(np.clip((inputs - mean) / scale, -FARTHEST, FARTHEST).astype(np.float32))
+    start = torch.from_numpy(np.array([logits_of(view.cut_box) for view in both], np.float32))
+    boxes = np.array([_largest(thing.boxes) for thing in things])
+    target = torch.from_numpy(np.concatenate([boxes, _mirror(boxes)]).astype(np.float32))
+    weight = torch.from_numpy(np.tile([thing.weight for thing in things], 2).astype(np.float32))
+    weight = weight / weight.mean()
+    networks = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(NETWORKS):
+            torch.manual_seed(seed)
+            layers = [
+                torch.nn.Linear(*sizes) for sizes in ((INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 4))
+            ]
+            torch.nn.init.zeros_(layers[-1].weight)
+            torch.nn.init.zeros_(layers[-1].bias)
+            parts: list[torch.nn.Module] = []
+            for share, layer in zip(DROPOUT, layers, strict=True):
+                parts += [torch.nn.Dropout(share), layer, torch.nn.GELU("tanh")]
+            model = torch.nn.Sequential(*parts[:-1])
+            optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+            batches = -(-len(x) // BATCH)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, LEARNING_RATE, total_steps=EPOCHS * batches
+            )
+            for _ in range(EPOCHS):
+                for rows in torch.randperm(len(x)).split(BATCH):
+                    loss = (weight[rows] * _box_loss(start[rows] + model(x[rows]), target[rows])).mean()
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    schedule.step()
+            matrices = (torch.cat([layer.weight.T, layer.bias[None]]).detach().numpy() for layer in layers)
+            networks.append(
+                np.concatenate([matrix.ravel() for matrix in matrices])
+                .astype(np.float16)
+                .astype(np.float64)
+            )
+    return {"mean": mean, "scale": scale, "networks": tuple(networks)}
+
+
+def _box_loss(logits: Any, target: Any) -> Any:
+    """Return the loss (n,) of boxes given by logits (n, 4) against the nearest of true boxes (n, MOST_BOXES, 4)."""
+    import torch  # noqa: PLC0415  see `fit_networks`
+    from torchvision.ops import generalized_box_iou_loss  # noqa: PLC0415
+
+    centre, half = torch.sigmoid(logits).split(2, dim=1)
+    half = half / 2
+    box = torch.cat([centre - half, centre + half], dim=1).clamp(0, 1)[:, None]
+    giou = 1 - generalized_box_iou_loss(box.expand_as(target), target)
+    hit = torch.sigmoid((giou.clamp(min=0) - 0.5) / HIT_WIDTH)
+    edges = (box - target).abs().sum(dim=-1)
+    return (1 - giou + EDGE_WEIGHT * edges + HIT_WEIGHT * (1 - hit)).amin(dim=1)
+
+
+def _largest(boxes: Floats) -> Floats:
+    """Return the `MOST_BOXES` largest boxes, some of them again where there are fewer."""
+    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")[:MOST_BOXES]
+    return boxes[order[np.arange(MOST_BOXES) % len(order)]]
+
+
+def _mirror(boxes: Floats) -> Floats:
+    return np.stack([1 - boxes[..., 2], boxes[..., 1], 1 - boxes[..., 0], boxes[..., 3]], axis=-1)
+
+
+def _mirrored(view: MapView) -> MapView:
+    """Return what the fit would see of the mirror image."""
+    profile = view.ladder.profile.copy()
+    along = len(QUANTILES)
+    profile[:along] = 1 - profile[:along][::-1]
+    profile[[along, -5]] = 1 - profile[[along, -5]]  # the mean, and the place of the highest heat
+    ladder = Ladder(_mirror(view.ladder.boxes), view.ladder.parts, profile)
+    usual = view.usual * (-1, 1, 1, 1) + (1, 0, 0, 0)
+    return view._replace(ladder=ladder, usual=usual, cut_box=_mirror(view.cut_box))

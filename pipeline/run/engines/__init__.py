@@ -1,0 +1,91 @@
+"""Ways to run the steps: in one process, or on Ray Data. `start.py` starts one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
+    from phrasebox.pipeline.config.run_config import EngineConfig
+    from phrasebox.pipeline.output.first_images import OnProgress
+    from phrasebox.pipeline.run.steps import Steps
+    from phrasebox.stages.contract.records import Record
+
+AnswerT = TypeVar("AnswerT")
+
+
+class Engine(Protocol):
+    """A started engine."""
+
+    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
+        """Call a function where the model's worker is, with the run's stages, set up but for the last.
+
+        Return None if workers died of it again and again. compute: A function of a module, or a
+        part of one. It reports its progress by its second argument.
+        """
+
+    def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
+        """Run stages over the samples, and write shards. Raise PhraseboxError.
+
+        steps: The stages; `first_records` need only the last one.
+        """
+
+
+RAY_ENVIRONMENT: Final = {
+    # Ray prints a paragraph to stdout for each dead worker; our report counts them instead.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    # Ray's C++ side logs an error for each pool of actors, about arguments that Ray Data itself
+    # chose.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Ray keeps the last 100,000 tasks, hundreds of MB, for a dashboard that is not started here.
+    "RAY_task_events_report_interval_ms": "0",
+    # Without it Ray warns that it will some day no longer hide the GPUs from workers that asked
+    # for none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Each dataset claims a part of the cluster and says every ten seconds that it lives. The
+    # claim of a killed driver lapses after this time, by default three minutes: until then the
+    # next run has only what is left.
+    "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
+}
+"""Environment defaults for Ray 2.60, which reads them at `import ray`. Values that the user has set
+stay."""
+
+AT_MOST_INLINE: Final = 100
+"""The most samples that `auto` runs in one process on more than two cores.
+
+On 2 cores of an AMD EPYC 100 photographs with `photo` and configs/photos.yaml take 43 s in one
+process and 58 s on Ray, of which the start is 20 s; 100 scenes with `demo` take 13 and 36 s.
+"""
+
+AT_MOST_INLINE_ON_TWO_CORES: Final = 1000
+"""The same on one core or two, which one process keeps busy: 400 scenes take 13 s, and 25 s on
+Ray."""
+
+CPU_MODEL_WORKERS: Final = 8
+"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model and
+shares the cores."""
+
+
+def cores_here() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_engine(engine: EngineConfig, samples: int | None) -> EngineConfig:
+    """Return the settings with a decision for `engine.kind=auto`; other kinds stay.
+
+    Settings with another key mean Ray.
+
+    samples: Number of samples of the input. None, if only reading will show it, means a large input.
+
+    >>> from phrasebox.pipeline.config.run_config import EngineConfig
+    >>> [choose_engine(EngineConfig(), samples).kind for samples in (50, 50_000, None)]
+    ['inline', 'ray', 'ray']
+    """
+    if engine.kind != "auto":
+        return engine
+    most = AT_MOST_INLINE if cores_here() > 2 else AT_MOST_INLINE_ON_TWO_CORES
+    is_small = samples is not None and samples <= most and engine == type(engine)()
+    return engine.model_copy(update={"kind": "inline" if is_small else "ray"})

@@ -1,0 +1,304 @@
+"""The stages on Ray Data. Only the modules of this folder whose names begin with `ray_` import ray.
+
+    read tasks -> [phrases, prepare] actors on CPUs
+    -> [explain] actors on GPUs -> [regions] tasks -> write
+
+Regions that hold a segmenter are actors, too.
+
+Batches travel as Arrow tables (`phrasebox.stages.contract.tables`). The tasks after the model write
+shards, and the driver notes them in the journal (`phrasebox.pipeline.output.journal`), which knows what
+is done. Actors and tasks are restarted and repeated without limit, as is Ray Data's default: on
+machines that come and go a limit would only be a way to lose a long run. The one thing that
+would be repeated for ever, a sample that kills its worker, ends as a row with an error
+(`ray_workers`).
+
+pyproject.toml allows no later minor version of Ray, because these parts of Ray 2.60 are in use
+although Ray does not promise to keep them; tests/architecture/test_private_apis.py has a canary
+for each:
+
+- The text of a warning: `POOL_WARNING`. A warning would appear on the terminal.
+- Environment variables: `RAY_ENVIRONMENT` in `phrasebox.pipeline.run.engines`. Messages would appear on the
+  terminal, and a run would wait three minutes for what killed runs hold of a cluster.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from phrasebox.pipeline.output.journal import piece_entry, piece_name
+from phrasebox.pipeline.output.report import Report
+from phrasebox.pipeline.run.engines import CPU_MODEL_WORKERS, AnswerT
+from phrasebox.pipeline.run.engines.ray_cluster import Pools, check_nodes, choose_pools, connected
+from phrasebox.pipeline.run.engines.ray_code import CodeVersion, code_here
+from phrasebox.pipeline.run.engines.ray_ledger import start_ledger, watching
+from phrasebox.pipeline.run.engines.ray_workers import (
+    CaptionWorker,
+    ModelWorker,
+    PieceSource,
+    ShardSpec,
+    count_samples,
+    run_warm_up,
+    write_shards,
+)
+from phrasebox.pipeline.run.stage_calls import BATCH_ROWS, rows_per_batch, rows_per_call, samples_in
+from phrasebox.pipeline.run.steps import Steps, packages_of
+from phrasebox.stages.contract.errors import PhraseboxError
+from phrasebox.stages.contract.records import Record
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.tables import records_to_table
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.storage import AnyPath, absolute, is_local
+from phrasebox.stages.read import Piece, Reader
+
+if TYPE_CHECKING:
+    from phrasebox.pipeline.output.first_images import OnProgress
+    from phrasebox.pipeline.run.decisions import Run, Session
+
+BLOCK_BYTES_A_ROW: Final = 256 * 1024
+"""Size at which Ray Data hands a block on, for each record of a batch: small enough that all
+stages work at once on small inputs, and so large that batches with pixels of up to 290 px are
+not cut and put together again."""
+
+INIT_DEATHS: Final = 20
+"""How many actors of a stage may fail to start in a row before Ray Data gives up (its default:
+0). Covers nodes that leave. Our own errors do not count: they are raised with the first batch."""
+
+CALLS: Final = 2
+"""Calls that a worker on a GPU has in hand: while the device computes one, another is unpacked
+or packed. A worker on a CPU would only compute later meanwhile."""
+
+POOL_WARNING: Final = "The minimum number of concurrent actors"
+"""Ray Data warns so about an input with fewer batches than there are model workers. Nobody needs to
+act on it."""
+
+
+@contextmanager
+def start(run: Run, session: Session) -> Iterator[RayEngine]:
+    """Start or join Ray for the block, and check its nodes.
+
+    Raises:
+        PhraseboxError: As a worker raised it.
+        ResourceError, OutputError: The surroundings no longer allow the run.
+        WorkerCodeMismatch: A node has other code than the driver.
+    """
+    config = run.config
+    session.report.expected = samples_in(run.pieces)
+    models = 1 if run.steps.segmenter is None else 2
+    packages = packages_of(config)
+    with connected(config.engine, session.folder.path, packages, models) as cores:
+        ledger = start_ledger()  # its process starts while the nodes answer
+        code = code_here(packages)
+        check_nodes(code, _shared_places(run, session.folder.path))
+        device = config.model.device
+        pools = choose_pools(config.engine, device, config.model.threads, ray.nodes(), cores, models)
+        if pools.note:
+            session.report.note(pools.note)
+            session.update()
+        yield RayEngine(run=run, session=session, pools=pools, ledger=ledger, code=code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayEngine:
+    """Workers of Ray, see `phrasebox.pipeline.run.engines.Engine`.
+
+    Attributes:
+        run: The work.
+        session: Its folder and its report.
+        pools: The numbers of workers.
+        ledger: The handle of the `Ledger` that workers report to.
+        code: The driver's code.
+    """
+
+    run: Run
+    session: Session
+    pools: Pools
+    ledger: Any
+    code: CodeVersion
+
+    def compute_first(self, compute: Callable[[Steps, OnProgress], AnswerT]) -> AnswerT | None:
+        """See `Engine.compute_first`."""
+        steps = replace(self.run.steps, model_stage=_on_device(self.pools, self.run.steps.model_stage))
+        environment = _environment(self.pools, CPU_MODEL_WORKERS)
+        # One call, so that its process ends and gives the GPU's memory back.
+        task = ray.remote(max_calls=1, **_resources(self.pools))(run_warm_up)
+        try:
+            with watching(self.ledger, self.session.report, self.session.update):
+                answer: AnswerT = ray.get(task.remote(compute, steps, self.ledger, self.code, environment))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, PhraseboxError) else error from None
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+            return None
+        return answer
+
+    def make_rows(self, steps: Steps, first_records: Sequence[Record] = ()) -> None:
+        """See `Engine.make_rows`."""
+        reader = self.run.reader
+        pieces = self.run.pieces
+        report = self.session.report
+        journal = self.session.folder.journal
+        names = [piece_name(piece) for piece in pieces]
+
+        def on_read(number: int, skipped: Counter[str], keys: Any) -> None:
+            report.read(number, len(keys), skipped)
+            journal.add(piece_entry(names[number], keys, skipped))
+
+        for number, name in enumerate(names):
+            if name in journal.pieces:
+                report.read(number, *journal.pieces[name])
+        report.previous_rows = len(journal.keys)
+        todo = [(number, piece) for number, piece in enumerate(pieces) if number not in report.reads]
+        with watching(self.ledger, report, self.session.update, on_read):
+            for entries in self._write_first(steps, first_records):
+                journal.add_shards(entries)
+            keys = journal.keys_with(first_records)
+            row_keys = ray.put(keys) if len(keys) else None
+            if todo:
+                for entries in self._run_steps(steps, PieceSource(reader, todo, self.ledger, row_keys)):
+                    if entries.num_rows:  # none where all rows were there
+                        journal.add_shards(entries)
+            journal.flush()
+        _count_missing(report, reader, pieces)
+
+    def _write_first(self, steps: Steps, records: Sequence[Record]) -> Iterator[Any]:
+        """Write the rows of the first images' records; yield the journal's entries of the shards."""
+        if records:
+            task = ray.remote(max_retries=-1)(write_shards)
+            table = records_to_table(records)
+            for entries in task.remote(
+                [steps.regions_stage], self.ledger, BATCH_ROWS, self._shard_spec(), table
+            ):
+                yield ray.get(entries)
+
+    def _shard_spec(self) -> ShardSpec:
+        output = self.run.config.output
+        return ShardSpec(
+            data=self.session.folder.data,
+            attempt=self.session.folder.journal.attempt,
+            rows_per_file=output.rows_per_file,
+            columns=output.columns,
+            check_holder=self.session.folder.check_holder,
+            origin=self.session.folder.origin,
+        )
+
+    def _run_steps(self, steps: Steps, source: PieceSource) -> Iterator[Any]:
+        """Run the stages; yield the journal's entries of the shards as they are written."""
+        device = self.pools.device
+        batch = rows_per_batch(steps.model_stage, device)
+        call = rows_per_call(steps.model_stage, device)
+        per_file = self.run.config.output.rows_per_file
+        with DataContext.current(_context(call)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=POOL_WARNING)
+            # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few
+            # rows.
+            rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
+            rows = rows.map_batches(
+                CaptionWorker,
+                fn_constructor_args=(ray.put(steps.before), self.ledger, self.code),
+                batch_size=call,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1, max_size=self.pools.captions),
+                num_cpus=1,
+            )
+            # Without it blocks would be cut by their bytes, and each would leave the model a
+            # remainder to fill up.
+            rows = rows.repartition(target_num_rows_per_block=call, strict=True)
+            rows = self._map_on_models(
+                rows, _on_device(self.pools, steps.model_stage), call, self.pools.min_workers
+            )
+            after = [steps.regions_stage]
+            if steps.segmenter is not None:
+                after = []
+                rows = self._map_on_models(rows, steps.regions_stage.computing(device=device), call, 1)
+            size = call if call <= per_file else batch
+            rows = rows.map_batches(
+                functools.partial(write_shards, after, self.ledger, batch, self._shard_spec()),
+                batch_size=max(
+                    batch, per_file // size * size
+                ),  # whole calls, which would leave a small file otherwise
+                batch_format="pyarrow",
+            )
+            yield from rows.iter_batches(batch_size=None, batch_format="pyarrow")
+
+    def _map_on_models(self, rows: Any, stage: Stage, call: int, min_workers: int) -> Any:
+        """Return rows after a stage that holds a model, by workers with the model's share of GPUs and CPUs."""
+        pools = self.pools
+        overlap: Json = {}
+        if pools.device == "cuda":
+            overlap = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
+        return rows.map_batches(
+            ModelWorker,
+            fn_constructor_args=(
+                ray.put((stage,)),
+                self.ledger,
+                self.code,
+                _environment(pools, pools.threads),
+            ),
+            batch_size=call,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=min_workers, max_size=pools.max_workers, **overlap),
+            **_resources(pools),
+        )
+
+
+def _count_missing(report: Report, reader: Reader, pieces: Sequence[Piece]) -> None:
+    """Count the samples of pieces that no worker has reported: counts may be lost with their worker."""
+    missing = [number for number in range(len(pieces)) if number not in report.reads]
+    counts = ray.get([ray.remote(count_samples).remote(reader, pieces[number]) for number in missing])
+    for number, (samples, skipped) in zip(missing, counts, strict=True):
+        report.read(number, samples, skipped)
+
+
+def _resources(pools: Pools) -> Json:
+    """The resources of a model worker, as arguments of Ray."""
+    return {"num_cpus": 1, "num_gpus": pools.gpus, "resources": pools.resources or None}
+
+
+def _environment(pools: Pools, threads: int) -> dict[str, str]:
+    # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would
+    # not help: Ray Data calls an actor from a thread of its own, and OpenMP's setting belongs
+    # to the thread that made it.
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    if pools.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
+    return environment
+
+
+def _on_device(pools: Pools, model: Any) -> Any:
+    # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and
+    # nobody would notice.
+    return model.computing(device="cuda") if pools.device == "cuda" else model
+
+
+def _shared_places(run: Run, output: AnyPath) -> dict[str, str]:
+    """The local places that all nodes have to see, by configuration key; all nodes see URLs."""
+    places = {"output.path": str(output)}
+    if run.pieces:
+        places["input.path"] = run.pieces[0].url
+    for name in ("image_root", "phrases"):
+        place = getattr(run.config.input, name, None)  # not every kind of input has an image root
+        if place is not None:
+            places[f"input.{name}"] = absolute(place)
+    return {key: place for key, place in places.items() if is_local(place)}
+
+
+def _context(records: int) -> Any:
+    """Ray Data's settings for a run. records: How many travel from worker to worker at once."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = records * BLOCK_BYTES_A_ROW
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    context.raise_original_map_exception = True  # Ray Data's own would carry it as text only
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
+    return context

@@ -1,0 +1,358 @@
+"""RunConfig -> ordered stages: the one place that says the order of the pipeline.
+
+read -> phrases -> prepare -> explain -> regions -> write
+
+With `regions.refine: sam` the regions stage holds a second model, and has workers of its own.
+
+With another `source.kind` than heat_maps, its stage takes the place of explain and makes the
+regions, and the regions stage only links them, and with a calibration scores them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from phrasebox.pipeline.config.run_config import EngineConfig, RunConfig
+from phrasebox.pipeline.run.calibration import find_calibration, find_source_calibration, presence_in
+from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.kinds import with_absolute_files
+from phrasebox.stages.contract.stage import Stage
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.explain import EXPLAINERS, fit_to_tower
+from phrasebox.stages.explain.config import ExplainerConfig
+from phrasebox.stages.explain.stage import ExplainStage, ExplainStageConfig
+from phrasebox.stages.model.config import (
+    AUTO,
+    ModelConfig,
+    PrecisionChoice,
+    TowerKind,
+    check_model_files,
+)
+from phrasebox.stages.phrases.precomputed import PrecomputedPhrases
+from phrasebox.stages.phrases.stage import PhrasesStage
+from phrasebox.stages.prepare import PrepareConfig, PrepareStage
+from phrasebox.stages.read import READERS, ReaderConfig, input_fingerprint
+from phrasebox.stages.regions.config import RegionsConfig
+from phrasebox.stages.regions.stage import RegionsStage
+from phrasebox.stages.scores.score import Calibration
+from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES, OtherModel, RegionSource, RegionSourceConfig
+from phrasebox.stages.sources.source_stage import SourceRegionsStage
+
+if TYPE_CHECKING:
+    from phrasebox.stages.model.clip import ClipModel
+    from phrasebox.stages.model.config import ModelDescription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """The stages of a run.
+
+    Attributes:
+        before: Stages on CPUs before the model.
+        model_stage: The stage of the model's workers.
+        regions_stage: The stage behind it; its records become rows.
+        description: The model; None if it was given in memory, or if there is none.
+        segmenter: What identifies the segmenter of the outlines; None without one.
+        other_model: The model of a source, if that is not CLIP.
+    """
+
+    before: tuple[PhrasesStage, PrepareStage]
+    model_stage: Stage
+    regions_stage: RegionsStage | SourceRegionsStage
+    description: ModelDescription | None
+    segmenter: str | None = None
+    other_model: OtherModel | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model; "" if it was given in memory, or if there is none."""
+        model = self.description or self.other_model
+        return "" if model is None else model.fingerprint
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of scores or of presence alone that is in use."""
+        return self.regions_stage.calibration
+
+    @property
+    def calibration_digest(self) -> str | None:
+        """What identifies that calibration; None without one."""
+        return None if self.calibration is None else self.calibration.digest
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether scores are probabilities."""
+        return self.calibration is not None and self.calibration.of_regions
+
+    @property
+    def prepare_stage(self) -> PrepareStage:
+        """The stage that decodes and resizes images."""
+        return self.before[1]
+
+    @property
+    def first_stages(self) -> tuple[Stage, ...]:
+        """All stages but the last."""
+        return (*self.before, self.model_stage)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages in order."""
+        return (*self.first_stages, self.regions_stage)
+
+    @property
+    def has_open_share(self) -> bool:
+        """Whether the run must estimate the share of absent phrases. Without presence nothing needs it."""
+        has_presence = self.calibration is not None and self.calibration.presence is not None
+        return has_presence and self.regions_stage.config.absent_share == AUTO
+
+    def expecting(self, absent_share: float | None) -> Self:
+        """Return the same steps, which expect a share of absent phrases; None: the share stays open."""
+        if absent_share is None:
+            return self
+        config = self.regions_stage.config.model_copy(update={"absent_share": absent_share})
+        return replace(self, regions_stage=self._regions_stage(config, self.calibration))
+
+    def _regions_stage(
+        self, config: RegionsConfig, calibration: Calibration | None
+    ) -> RegionsStage | SourceRegionsStage:
+        return SourceRegionsStage(config, calibration)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeatMapSteps(Steps):
+    """The stages of a run whose regions are cut from heat maps."""
+
+    model_stage: ExplainStage
+    regions_stage: RegionsStage
+
+    @property
+    def explainer(self) -> ExplainerConfig:
+        """The explainer's settings as they are for the model's tower."""
+        return self.model_stage.config.explainer
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the same steps, whose model computes in a precision."""
+        return replace(self, model_stage=self.model_stage.computing(precision=precision))
+
+    def with_calibration(self, calibration: Calibration | None) -> Self:
+        """Return the same steps with other scores. Raise as `presence_in`.
+
+        Without a calibration they rank, and are no probabilities; then nothing is known of
+        presence.
+        """
+        return replace(
+            self,
+            model_stage=self.model_stage.with_presence(presence_in(calibration)),
+            regions_stage=self._regions_stage(self.regions_stage.config, calibration),
+        )
+
+    def _regions_stage(self, config: RegionsConfig, calibration: Calibration | None) -> RegionsStage:
+        return RegionsStage(config, calibration, device=self.regions_stage.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSteps(Steps):
+    """The stages of a run whose regions come from another source than heat maps."""
+
+    model_stage: RegionSource[Any]
+    regions_stage: SourceRegionsStage
+
+    def with_source(self, config: RegionSourceConfig) -> Self:
+        """Return the same steps, whose source has settings with a pool; neither checks nor scores depend on one."""
+        source = self.model_stage
+        return replace(self, model_stage=type(source)(config, source.model, source.description))
+
+
+def packages_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the names of our package, and of those of other people that have kinds of a run."""
+    kinds = ((READERS, config.input.kind), (EXPLAINERS, config.explain.kind), (SOURCES, config.source.kind))
+    tops = [table.module(kind).partition(".")[0] for table, kind in kinds]
+    return tuple(dict.fromkeys(["phrasebox", *tops]))
+
+
+def check_files(config: RunConfig) -> str:
+    """Look whether the input and the model that a configuration names are there; return `input_fingerprint`.
+
+    No library of the model is imported, which would take seconds. Raise as `build_steps`, and
+    InputError.
+    """
+    fingerprint = input_fingerprint(config.input)
+    if config.source.kind == HEAT_MAPS or SOURCES[config.source.kind].needs_model:
+        check_model_files(config.model)
+    return fingerprint
+
+
+def build_steps(config: RunConfig) -> HeatMapSteps:
+    """Check everything that can be checked before any work, and put the stages of heat maps in order.
+
+    Raises:
+        ConfigError: A setting cannot be used, or regions come from another source.
+        WeightsError: The model's files are missing or damaged.
+    """
+    if config.source.kind != HEAT_MAPS:
+        raise ConfigError(
+            f"{config.source.kind} makes regions without heat maps, which are needed here; set {HEAT_MAPS}",
+            key="source.kind",
+        )
+    # torch and open_clip take seconds to import: only a run needs them.
+    from phrasebox.stages.model.describe import describe  # noqa: PLC0415
+
+    description = describe(config.model)
+    explainer = _fit_explainer(config.explain, description.tower, description.name)
+    precision = precision_if_known(config.engine, config.model)
+    segmenter = _identify_segmenter(config.regions)
+    calibration = find_calibration(description, explainer, config.regions, segmenter)
+    return HeatMapSteps(
+        before=_before(config, explainer.canvas(description.input)),
+        model_stage=ExplainStage(
+            ExplainStageConfig(
+                model=config.model.model_copy(update={"precision": precision}),
+                description=description,
+                explainer=explainer,
+                keep_pixels=config.regions.needs_pixels,
+            ),
+            presence=presence_in(calibration),
+        ),
+        regions_stage=RegionsStage(config.regions, calibration, device=config.model.device),
+        description=description,
+        segmenter=segmenter,
+    )
+
+
+def build_steps_in_memory(config: RunConfig, model: ClipModel) -> HeatMapSteps:
+    """Return the stages for a model in memory, which replaces the one in `config.model`. Raise ConfigError."""
+    if config.regions.calibration not in ("auto", "none"):
+        raise ConfigError(
+            "a calibration holds for known weights, and those of a model in memory are not known: name the model "
+            "instead",
+            key="regions.calibration",
+        )
+    explainer = _fit_explainer(config.explain, model.tower.kind, model.name)
+    return HeatMapSteps(
+        before=_before(config, explainer.canvas(model.input)),
+        model_stage=ExplainStage(
+            ExplainStageConfig(
+                model=config.model, explainer=explainer, keep_pixels=config.regions.needs_pixels
+            ),
+            model,
+        ),
+        regions_stage=RegionsStage(config.regions, device=config.model.device),
+        description=None,
+        segmenter=_identify_segmenter(config.regions),
+    )
+
+
+def build_source_steps(config: RunConfig) -> SourceSteps:
+    """Return the stages of a run whose regions come from another source than heat maps.
+
+    Raises:
+        ConfigError: A setting concerns heat maps, or cannot be used.
+        InputError: A file that the source needs cannot be read.
+        WeightsError: The model's files are missing or damaged.
+    """
+    kind = config.source.kind
+    source: RegionSource[Any] = SOURCES[kind](config.source, config.model)
+    names_calibration = config.regions.calibration not in ("auto", "none")
+    for key, is_set in {
+        "regions.calibration": names_calibration and not source.looks_for_phrases,
+        "output.heat_maps": config.output.heat_maps and "heat_maps" in config.output.model_fields_set,
+        "regions.refine": config.regions.refine == "sam",
+    }.items():
+        if is_set:
+            raise ConfigError(
+                f"it concerns heat maps, and source.kind={kind} makes none: leave it out", key=key
+            )
+    source.check()
+    other_model = source.identify()
+    description = None
+    if source.needs_model:
+        from phrasebox.stages.model.describe import describe  # noqa: PLC0415  as in build_steps
+
+        description = describe(config.model)
+    steps = SourceSteps(
+        before=_before(config, source.canvas()),
+        model_stage=source.with_description(description),
+        regions_stage=SourceRegionsStage(config.regions),
+        description=description,
+        other_model=other_model,
+    )
+    calibration = find_source_calibration(config.source, config.regions, steps.fingerprint)
+    return replace(steps, regions_stage=SourceRegionsStage(config.regions, calibration))
+
+
+def build_detector_steps(config: RunConfig) -> SourceSteps:
+    """Return the stages of a source that can be asked for any phrase.
+
+    Raise ConfigError for another source, and as `build_source_steps`.
+    """
+    kind = config.source.kind
+    if not SOURCES[kind].looks_for_phrases:
+        raise ConfigError(
+            f"{kind} looks for no phrases, so that nothing can be fitted to its scores; those of {HEAT_MAPS}, "
+            "proposals, grid, crops and detector can be calibrated",
+            key="source.kind",
+        )
+    return build_source_steps(config)
+
+
+def _before(config: RunConfig, canvas: Json) -> tuple[PhrasesStage, PrepareStage]:
+    keep = config.output.embed_images or config.regions.refine == "sam"
+    prepare = PrepareConfig(images=config.images, **canvas, keep_image_bytes=keep)
+    return make_phrases_stage(config), PrepareStage(prepare)
+
+
+def make_phrases_stage(config: RunConfig) -> PhrasesStage:
+    """Return the stage that parses captions. Raise InputError if the phrases of `input.phrases` cannot be read."""
+    source: ReaderConfig | None = config.input  # `explain` has none
+    precomputed = (
+        None if source is None or source.phrases is None else PrecomputedPhrases.read(Path(source.phrases))
+    )
+    return PhrasesStage(config.phrases, precomputed, limits_later=config.source.kind == HEAT_MAPS)
+
+
+def _fit_explainer(config: ExplainerConfig, tower: TowerKind, model: str) -> ExplainerConfig:
+    return fit_to_tower(EXPLAINERS[config.kind], with_absolute_files(config), tower, model)
+
+
+def _identify_segmenter(regions: RegionsConfig) -> str | None:
+    """What identifies the segmenter, None without one. Raise ConfigError or WeightsError."""
+    if regions.refine != "sam":
+        return None
+    from phrasebox.stages.model.segmenter import usable_segmenter  # noqa: PLC0415  it imports torch
+
+    return usable_segmenter(regions.sam)
+
+
+def precision_if_known(engine: EngineConfig, model: ModelConfig) -> PrecisionChoice:
+    """Return the precision of a run; for `auto`, that of the workers where this process knows their device.
+
+    On a cluster, and for a GPU that is left to other processes, it stays `auto`: the first
+    worker decides. Raise as `pick_device`.
+    """
+    if model.precision != AUTO:
+        return model.precision
+    from phrasebox.stages.model.device import choose_precision, pick_device  # noqa: PLC0415  it imports torch
+
+    device = pick_device(model.device)
+    is_elsewhere = engine.address is not None or (
+        "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    )
+    is_left_to_workers = engine.kind == "ray" and (is_elsewhere or device.type == "cuda")
+    return AUTO if is_left_to_workers else choose_precision(AUTO, device)
+
+
+def fetch_weights(description: ModelDescription | None, say: Callable[[str], None]) -> None:
+    """Download the weights of a tag, if they are not in this machine's cache, and say so.
+
+    Raises:
+        WeightsError: They cannot be found or loaded.
+    """
+    if description is not None:
+        # open_clip takes seconds to import, which `build_steps` has spent already.
+        from phrasebox.stages.model.load import fetch  # noqa: PLC0415
+
+        fetch(description, say)

@@ -1,0 +1,142 @@
+"""The tokenizer that a model was trained with, and the vocabularies of checkpoints.
+
+CLIP's own is open_clip's. Others, as that of a SigLIP, are read by transformers, from the
+folder of a checkpoint or from the repository that open_clip names.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import open_clip
+
+from phrasebox.stages.contract.errors import ConfigError, WeightsError, one_line
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.model.checkpoints.state import read_json
+from phrasebox.stages.model.config import ModelDescription
+
+_FILES: Final = (
+    "tokenizer.json",
+    "spiece.model",
+    "tokenizer.model",
+)  # that hold a vocabulary, the preferred first
+
+_LOWER_ONLY: Final = ("Gemma", "Siglip2")
+"""Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on
+texts with punctuation."""
+
+_OPTIONS: Final = ("bpe_path", "clean", "strip_sep_token", "language")
+"""Options that a model file may give under `tokenizer_kwargs`. open_clip hands everything else
+on to `transformers`, where some options run code that is downloaded."""
+
+
+def tokenizer_of(description: ModelDescription) -> Any:
+    """Return the tokenizer of a model, texts -> int64 (texts, context). Raise WeightsError without a vocabulary."""
+    text = description.architecture["text_cfg"]
+    options = dict(text.get("tokenizer_kwargs") or {})
+    length = text.get("context_length", 77)
+    source = text.get("hf_tokenizer_name")
+    if description.vocabulary is not None and "bpe_path" in options:
+        options["bpe_path"] = str(description.vocabulary)
+    elif description.vocabulary is not None:
+        source = str(description.vocabulary.parent)
+    try:
+        if not source:
+            return ClipTokenizer(context_length=length, **options)
+        return open_clip.tokenizer.HFTokenizer(
+            source,
+            context_length=length,
+            tokenizer_mode=text.get("tokenizer_mode"),
+            trust_remote_code=False,  # if left unset, transformers prompts on the terminal
+            **options,
+        )
+    except Exception as error:  # of transformers, which reads vocabularies that are not CLIP's
+        needs = "" if find_spec("transformers") else ": pip install transformers"
+        raise WeightsError(
+            f"could not get the tokenizer {source or description.vocabulary}{needs} ({one_line(error)})",
+            key=description.key,
+        ) from error
+
+
+class ClipTokenizer(open_clip.tokenizer.SimpleTokenizer):  # type: ignore[misc]  # open_clip is untyped
+    """CLIP's tokenizer as open_clip has it, which encodes each plain word once.
+
+    A text of lower-case letters and spaces needs none of the cleaning that takes most of its
+    time, and its tokens are those of its words. The thread that feeds a GPU tokenizes.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._words: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """Text -> its tokens, without those at the ends."""
+        words = text.split(" ")
+        if not all(word.isascii() and word.isalpha() and word.islower() for word in words):
+            tokens: list[int] = super().encode(text)
+            return tokens
+        for word in words:
+            if word not in self._words:
+                self._words[word] = super().encode(word)
+        return [token for word in words for token in self._words[word]]
+
+
+def named_vocabulary(folder: Path, text: Json) -> Path | None:
+    """Return the vocabulary file that open_clip's `text_cfg` names; None without one.
+
+    Raise ConfigError for options of a tokenizer that are not on the list, WeightsError if the
+    file is missing.
+    """
+    options = text.get("tokenizer_kwargs") or {}
+    if not isinstance(options, dict) or options.keys() - _OPTIONS:
+        raise ConfigError(f"tokenizer_kwargs may hold {', '.join(_OPTIONS)}, got {options!r}")
+    if "bpe_path" not in options:
+        return None
+    path = folder / str(options["bpe_path"])
+    if not path.is_file():
+        raise WeightsError(f"no vocabulary file {path}")
+    return path
+
+
+def siglip_vocabulary(folder: Path) -> Path | None:
+    """Return the file in a checkpoint's folder that holds the vocabulary of a SigLIP."""
+    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+
+
+def takes_texts_of_siglip(text: Json) -> bool:
+    """Return whether open_clip's `text_cfg` is a SigLIP's; other vocabularies begin a text with tokens of their own."""
+    clean = (text.get("tokenizer_kwargs") or {}).get("clean")
+    return (
+        clean in ("canonicalize", "lower")
+        and text.get("pool_type") == "last"
+        and "hf_model_name" not in text
+    )
+
+
+def cleaning(file: Path) -> str:
+    """Return the cleaning of texts: "canonicalize" drops capitals and punctuation, "lower" capitals."""
+    kind = str(read_json(file.parent / "tokenizer_config.json").get("tokenizer_class") or "")
+    return "lower" if kind.startswith(_LOWER_ONLY) else "canonicalize"
+
+
+def check_vocabulary(folder: Path, size: int) -> None:
+    """Raise WeightsError if the vocabulary of a CLIP checkpoint is not CLIP's own, which replaces it."""
+    clip_tokenizer = open_clip.tokenizer.SimpleTokenizer()
+    if size < clip_tokenizer.vocab_size:
+        raise WeightsError(
+            f"its vocabulary has {size} tokens: expected CLIP's own, with {clip_tokenizer.vocab_size}"
+        )
+    file = folder / "merges.txt"
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        entries = [line for line in lines if line.strip() and not line.startswith("#version")]
+    else:
+        file = folder / "tokenizer.json"
+        entries = read_json(file).get("model", {}).get("merges", [])
+    merges = [tuple(entry.split() if isinstance(entry, str) else entry) for entry in entries]
+    if merges and merges != list(clip_tokenizer.bpe_ranks):
+        raise WeightsError(
+            f"{file} is not the vocabulary of CLIP, which is the only one of a CLIP that can be read"
+        )

@@ -1,0 +1,160 @@
+"""Is the phrase in the image at all? A logistic regression on what the one forward pass has already computed.
+
+A cosine depends on the phrase ("man" is near every photograph) as much as on the image, and so
+is looked at beside the usual one for the phrase (docs/explanation/presence-and-score.md):
+
+    similarity   c = cos(image, phrase)
+    usual        m = t . mu, the phrase's mean cosine over other images
+    spread       s = sqrt(t' Sigma t), its standard deviation over other images
+    deviation    (c - m) / s
+    local        the highest cosine of the phrase and a patch alone (MaskCLIP's value path,
+                 `phrasebox.stages.explainers.dense`; without residual and MLP where there is a class token)
+
+with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image embeddings
+of the images that the regression was fitted on. Sigma is kept as its `RANK` strongest directions
+and the mean variance of the others. This probability depends on no other phrase or image of a
+run. `RegionMaker.presences_of` makes the row's `presence` of it: by the other phrases of the same
+thing, the caption, and the share of absent phrases. `phrasebox calibrate` fits it. Without a fit
+presence is null; `phrasebox.pipeline.run.decisions` says when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationInfo, field_validator
+
+from phrasebox.stages.scores.fits import Fit, Floats, HalfFloats, Number, Regression
+
+FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
+RANK: Final = 64  # directions of the covariance that are kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """The results of one forward pass for an image's phrases, float32.
+
+    Attributes:
+        embedding: Unit embedding of the image (E,).
+        texts: Unit embeddings of the phrases (P, E).
+        cosines: Cosines of image and phrases (P,).
+        local: Highest cosine of a phrase and a patch (P,).
+        captions: The same for the image's captions instead of its phrases.
+    """
+
+    embedding: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    cosines: NDArray[np.float32]
+    local: NDArray[np.float32]
+    captions: Signals | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model gave numbers for the image: 16 bits may overflow."""
+        return all(bool(np.isfinite(part).all()) for part in (self.embedding, self.cosines, self.local))
+
+
+class ImageStatistics(Fit):
+    """Mean and covariance of image embeddings.
+
+    Attributes:
+        mean: Mean embedding (E,).
+        directions: The strongest directions (k, E), each as long as its standard deviation.
+        rest: Variance in every other direction.
+        count: Number of the images.
+    """
+
+    mean: HalfFloats
+    directions: HalfFloats
+    rest: Annotated[Number, Field(ge=0)]
+    count: Annotated[int, Field(ge=2)]
+
+    @field_validator("directions")
+    @classmethod
+    def _split_rows(cls, values: Floats, info: ValidationInfo) -> Floats:
+        return values.reshape(-1, info.data["mean"].size) if "mean" in info.data else values
+
+    @classmethod
+    def of(cls, embeddings: NDArray[np.float32]) -> Self:
+        """Return the statistics of unit image embeddings (n, E), n >= 2, rounded to the 16 bits that are stored."""
+        mean = embeddings.mean(axis=0, dtype=np.float64)
+        _, lengths, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
+        variances = lengths**2 / len(embeddings)
+        rank = min(RANK, len(variances))
+        remainder = embeddings.shape[1] - rank
+        return cls(
+            mean=_round_to_16_bits(mean),
+            directions=_round_to_16_bits(axes[:rank] * np.sqrt(variances[:rank, None])),
+            rest=float(variances[rank:].sum() / remainder) if remainder else 0.0,
+            count=len(embeddings),
+        )
+
+    def features(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> Floats:
+        """Return the FEATURES (n, 5) of phrases, given unit embeddings (n, E) and `Signals.cosines` and `.local`."""
+        wide = texts.astype(np.float64)
+        inside = wide @ self.directions.T
+        # The rest counts once for each direction that is not stored, as far as the text points
+        # there.
+        lengths = np.linalg.norm(self.directions, axis=1)
+        shares = np.divide(inside, lengths, out=np.zeros_like(inside), where=lengths > 0)
+        outside = np.maximum(0.0, 1.0 - np.square(shares).sum(axis=1))
+        spread = np.sqrt(np.maximum(np.square(inside).sum(axis=1) + self.rest * outside, 1e-12))
+        usual = wide @ self.mean
+        similarity = cosines.astype(np.float64)
+        return np.stack([similarity, usual, spread, (similarity - usual) / spread, local], axis=1)
+
+    def distance(self, embeddings: NDArray[np.float32]) -> float:
+        """Return the mean squared distance of unit image embeddings (n, E) from the mean, over images and directions.
+
+        It is in variances: 1 for the images of the fit, somewhat more for others of their kind,
+        which have not chosen the directions.
+        """
+        variances = np.square(self.directions).sum(axis=1, keepdims=True)
+        directions = (self.directions / np.where(variances > 0, variances, 1))[variances[:, 0] > 0]
+        return float(np.square((embeddings - self.mean) @ directions.T).mean())
+
+
+class Presence(Regression):
+    """The probability that a phrase is in an image, a logistic regression on `FEATURES`.
+
+    Attributes:
+        bias: Bias of the regression.
+        absent_share: Share of absent phrases in the fit, which the probability takes for usual.
+        images: Statistics of the images of the fit, which the features need.
+        corrected_on: Statistics of other images, on which answers of people have corrected the fit.
+    """
+
+    names: ClassVar[tuple[str, ...]] = FEATURES
+
+    bias: Number
+    absent_share: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    images: ImageStatistics
+    corrected_on: ImageStatistics | None = None
+
+    def probabilities(
+        self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]
+    ) -> list[float | None]:
+        """Return values 0 .. 1, rounded to six decimals as scores are; arguments as in `ImageStatistics.features`.
+
+        None where a cosine is not finite: nothing is known of the image then.
+        """
+        columns = dict(zip(FEATURES, self.images.features(texts, cosines, local).T, strict=True))
+        total = np.zeros(len(texts)) + self.weigh(columns, self.bias)
+        probabilities = 1.0 / (1.0 + np.exp(-total.clip(-60.0, 60.0)))
+        finite = np.isfinite(cosines) & np.isfinite(local)
+        rounded = zip(probabilities.round(6).tolist(), finite.tolist(), strict=True)
+        return [probability if is_finite else None for probability, is_finite in rounded]
+
+
+def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
+    """Return the features of all phrases of all images: (phrases, len(FEATURES))."""
+    parts = [images.features(image.texts, image.cosines, image.local) for image in signals]
+    return np.concatenate(parts) if parts else np.empty((0, len(FEATURES)))
+
+
+def _round_to_16_bits(values: Floats) -> Floats:
+    return values.astype(np.float16).astype(np.float64)
