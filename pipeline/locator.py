@@ -60,7 +60,7 @@ QUESTION_SHARE: Final = 0.5
 """The share of absent phrases that is expected of questions, of which nothing says that the image shows them.
 
 Measured with `photo` on photographs of Flickr8k's dev split, each question by itself: 240 questions
-for six things that 40 photographs do not show, and 1,372 phrases that people marked in 150 photographs.
+for six objects that 40 photographs do not show, and 1,372 phrases that people marked in 150 photographs.
 
     share   absent: with a region   present: with a region   box recall
     0.05    88 %                    99 %                     0.405
@@ -230,8 +230,8 @@ class Locator:
     box can differ from that of a phrase alone.
 
     A locator sees no captions, so it cannot estimate how many phrases name nothing in their
-    images. Unless `regions.absent_share` says so it expects half of them: few absent things then
-    get a region, and some things that are there get none. Give `regions={"absent_share": 0.05}`
+    images. Unless `regions.absent_share` says so it expects half of them: few absent objects then
+    get a region, and some objects that are there get none. Give `regions={"absent_share": 0.05}`
     for phrases that you know to be in the image.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.photos.measure import Photographs
-from phrasebox.pipeline.calibrate.box_fit import BLANK, PlacedThing, is_hit, place_things, true_places
+from phrasebox.pipeline.calibrate.box_fit import BLANK, PlacedObject, is_hit, place_objects, true_places
 from phrasebox.pipeline.calibrate.cut_fit import RowRecords
 from phrasebox.pipeline.calibrate.review_boxes import ReviewedPhrase, learn_reviewed_boxes
 from phrasebox.pipeline.dataset.reviews import RegionKey
@@ -100,14 +100,16 @@ def reviewed(answerable: Reviewable, count: int, draw: int) -> dict[int, list[Re
     return answered
 
 
-def box_recall(fit: BoxFit, things: Sequence[PlacedThing]) -> float:
+def box_recall(fit: BoxFit, objects: Sequence[PlacedObject]) -> float:
     """Return the share of phrases whose box by a fit is right."""
     return float(
-        np.average([is_hit(fit, thing) for thing in things], weights=[thing.weight for thing in things])
+        np.average(
+            [is_hit(fit, object_) for object_ in objects], weights=[object_.weight for object_ in objects]
+        )
     )
 
 
-def rows_of(answerable: Reviewable, things: Sequence[PlacedThing], before: float) -> list[list[Any]]:
+def rows_of(answerable: Reviewable, objects: Sequence[PlacedObject], before: float) -> list[list[Any]]:
     """Return a row for each number of answers; things: those that learned boxes are judged on; before: their recall."""
     rows: list[list[Any]] = []
     for count in COUNTS:
@@ -117,7 +119,7 @@ def rows_of(answerable: Reviewable, things: Sequence[PlacedThing], before: float
                 reviewed(answerable, count, draw), answerable.rows, answerable.stage.config, None
             )
             if learned is not None and learned.fit.networks:
-                gains.append(box_recall(learned.fit, things) - before)
+                gains.append(box_recall(learned.fit, objects) - before)
         unused = [0.0] * (DRAWS - len(gains))
         gain = {"value": float(np.mean(gains + unused)), "worst": min(gains + unused)}
         rows.append([str(count), 100 * len(gains) / DRAWS, gain])
@@ -135,12 +137,12 @@ def moved(photographs: Photographs) -> dict[str, Any]:
     )
     answerable = reviewable(answered, *rows_and_stage(answered))
     rows, stage = rows_and_stage(judged)
-    things = place_things(stage.config, rows, true_places(judged), {row["id"]: None for row, _ in rows})
-    before = box_recall(BLANK, things)
+    objects = place_objects(stage.config, rows, true_places(judged), {row["id"]: None for row, _ in rows})
+    before = box_recall(BLANK, objects)
     counts = f"{len(answerable.rows)} photographs, judged on {len(rows):,} others"
     return {
         "name": "moved",
-        "rows": rows_of(answerable, things, before),
+        "rows": rows_of(answerable, objects, before),
         "columns": [*COLUMNS],
         "n": f"{DRAWS} reviews of {counts}, box recall {before:.3f} before",
         "split": "Flickr8k train, Flickr8k dev",

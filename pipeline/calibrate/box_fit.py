@@ -1,4 +1,4 @@
-"""The fit of `BoxFit` to images with known boxes: where things usually are, and the networks that correct a cut's box.
+"""The fit of `BoxFit` to images with known boxes: where objects usually are, and the networks that correct a cut's box.
 
 Images are in `FOLDS`: the boxes that the fit is judged by, and that scores are fitted to, come
 from fits to the other folds. The networks stay out of the calibration unless they are shown to
@@ -45,7 +45,7 @@ from phrasebox.stages.scores.learned_box import (
 
 RIDGE: Final = 30.0  # penalty on the squared terms of words; from 10 to 100 nothing changes
 
-FEWEST_TIMES: Final = 2  # images in which a word names a thing, or it adds nothing
+FEWEST_TIMES: Final = 2  # images in which a word names an object, or it adds nothing
 
 FEWEST_IMAGES: Final = 50  # with fewer, networks are worse than the cut (measured)
 
@@ -71,8 +71,8 @@ BLANK: Final = BoxFit(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedThing:
-    """A thing with a known place: what the fit sees of its map, and the place.
+class PlacedObject:
+    """An object with a known place: what the fit sees of its map, and the place.
 
     Attributes:
         image: Number of its image.
@@ -106,7 +106,7 @@ class KnownPlace(NamedTuple):
 
 KnownPlaces = Callable[[Row, Record], Iterable[KnownPlace]]  # of a row
 
-NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedThing]], Json]
+NetworkFit = Callable[[Sequence[MapView], Sequence[PlacedObject]], Json]
 """See `fit_networks`."""
 
 
@@ -114,7 +114,7 @@ class LearnedBoxes(NamedTuple):
     """Fits of boxes.
 
     Attributes:
-        fit: The fit to all things.
+        fit: The fit to all objects.
         folds: The fits to those of the other folds.
         gain: In box recall over the boxes before, by the latter; None if no network was tried.
     """
@@ -124,40 +124,40 @@ class LearnedBoxes(NamedTuple):
     gain: Estimate | None = None
 
 
-def learn_usual_boxes(things: Sequence[PlacedThing]) -> LearnedBoxes:
-    """Fit usual boxes alone to things. Raise InputError without things."""
-    if not things:
+def learn_usual_boxes(objects: Sequence[PlacedObject]) -> LearnedBoxes:
+    """Fit usual boxes alone to objects. Raise InputError without objects."""
+    if not objects:
         raise InputError("no phrase with a known place and a heat map to fit boxes to")
-    fits = BoxFits(things)
+    fits = BoxFits(objects)
     return LearnedBoxes(fits.whole(), fits.folds())
 
 
-def learn_boxes(things: Sequence[PlacedThing], before: BoxFit = BLANK) -> LearnedBoxes:
-    """Fit usual boxes to things, and networks, which stay if the interval of their gain is above 0.
+def learn_boxes(objects: Sequence[PlacedObject], before: BoxFit = BLANK) -> LearnedBoxes:
+    """Fit usual boxes to objects, and networks, which stay if the interval of their gain is above 0.
 
     The gain is over the boxes of `before`, which are by default those of the cut. Of too few images
-    no network is tried. Raise InputError without things.
+    no network is tried. Raise InputError without objects.
     """
-    usual = learn_usual_boxes(things)
-    images = np.array([thing.image for thing in things], np.int64)
+    usual = learn_usual_boxes(objects)
+    images = np.array([object_.image for object_ in objects], np.int64)
     if len(np.unique(images)) < FEWEST_IMAGES:
         return usual
-    fits = BoxFits(things, fit_networks)
+    fits = BoxFits(objects, fit_networks)
     folds = fits.folds()
-    weights = np.array([thing.weight for thing in things])
+    weights = np.array([object_.weight for object_ in objects])
     gains = (fits.hits(folds) - fits.hits([before] * FOLDS)) * weights
     gain = weighted_estimate(lambda draw: float(draw @ gains / (draw @ weights)), images)
     return LearnedBoxes(fits.whole(), folds, gain) if gain.low > 0 else usual._replace(gain=gain)
 
 
-def place_things(
+def place_objects(
     config: RegionsConfig,
     rows: RowRecords,
     places_of: KnownPlaces,
     cuts: Mapping[int, FittedCut | None],
-) -> list[PlacedThing]:
-    """Return the things of images whose places are known; `cuts` has the cut of each image."""
-    things: list[PlacedThing] = []
+) -> list[PlacedObject]:
+    """Return the objects of images whose places are known; `cuts` has the cut of each image."""
+    objects: list[PlacedObject] = []
     for row, record in rows:
         known_places = list(places_of(row, record))
         if not known_places:
@@ -176,8 +176,8 @@ def place_things(
                 continue
             sides = (record.width_px, record.height_px)
             boxes = np.array([xywh_to_xyxy(box) for box in true_boxes]) / (*sides, *sides)
-            things.append(
-                PlacedThing(
+            objects.append(
+                PlacedObject(
                     image=row["id"],
                     heads=heads[places[0].phrase_index],
                     view=view,
@@ -185,7 +185,7 @@ def place_things(
                     weight=sum(place.weight for place in places),
                 )
             )
-    return things
+    return objects
 
 
 def true_places(evaluation_set: EvaluationSet) -> KnownPlaces:
@@ -199,10 +199,10 @@ def true_places(evaluation_set: EvaluationSet) -> KnownPlaces:
     return places_of
 
 
-def is_hit(fit: BoxFit, thing: PlacedThing) -> bool:
-    """Return whether the box of a thing by a fit is right."""
-    box = fit.box_of(thing.view._replace(usual=fit.usual.of(thing.heads)))
-    return bool(overlaps(box, thing.boxes).max() >= IOU)
+def is_hit(fit: BoxFit, object_: PlacedObject) -> bool:
+    """Return whether the box of an object by a fit is right."""
+    box = fit.box_of(object_.view._replace(usual=fit.usual.of(object_.heads)))
+    return bool(overlaps(box, object_.boxes).max() >= IOU)
 
 
 def fold_of(image: int) -> int:
@@ -211,51 +211,53 @@ def fold_of(image: int) -> int:
 
 
 class BoxFits:
-    """Fits to some of the things, all with the same words.
+    """Fits to some of the objects, all with the same words.
 
     Args:
-        things: Things with known places.
-        fit_networks: Returns mean, scale and networks of `BoxFit` for the views of some things; by
+        objects: Objects with known places.
+        fit_networks: Returns mean, scale and networks of `BoxFit` for the views of some objects; by
             default there are no networks.
     """
 
-    def __init__(self, things: Sequence[PlacedThing], fit_networks: NetworkFit | None = None) -> None:
-        self.things = things
+    def __init__(self, objects: Sequence[PlacedObject], fit_networks: NetworkFit | None = None) -> None:
+        self.objects = objects
         self._fit_networks = fit_networks
-        self._folds = np.array([fold_of(thing.image) for thing in things])
-        self.words, self._bags = _bags_of(things)
-        self._places = place_of(np.array([thing.nearest for thing in things]))
-        self._weights = np.array([thing.weight for thing in things], np.float64)
+        self._folds = np.array([fold_of(object_.image) for object_ in objects])
+        self.words, self._bags = _bags_of(objects)
+        self._places = place_of(np.array([object_.nearest for object_ in objects]))
+        self._weights = np.array([object_.weight for object_ in objects], np.float64)
 
     def whole(self) -> BoxFit:
-        """Return the fit to all things."""
-        return self._fit(np.full(len(self.things), True))
+        """Return the fit to all objects."""
+        return self._fit(np.full(len(self.objects), True))
 
     def folds(self) -> list[BoxFit]:
-        """Return for each fold the fit to things of the others."""
+        """Return for each fold the fit to objects of the others."""
         return [self._fit(self._folds != fold) for fold in range(FOLDS)]
 
     def hits(self, folds: Sequence[BoxFit]) -> Floats:
-        """Return for each thing whether the box by the fit of its fold is right, 0 or 1."""
-        pairs = zip(self.things, self._folds.tolist(), strict=True)
-        return np.array([is_hit(folds[number], thing) for thing, number in pairs], np.float64)
+        """Return for each object whether the box by the fit of its fold is right, 0 or 1."""
+        pairs = zip(self.objects, self._folds.tolist(), strict=True)
+        return np.array([is_hit(folds[number], object_) for object_, number in pairs], np.float64)
 
     def _fit(self, is_fitted: Bools) -> BoxFit:
         mean, terms = self._solve(is_fitted)
         usual = UsualBoxes(
             mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16)
         )
-        things = [thing for thing, is_in in zip(self.things, is_fitted.tolist(), strict=True) if is_in]
+        objects = [
+            object_ for object_, is_in in zip(self.objects, is_fitted.tolist(), strict=True) if is_in
+        ]
         if self._fit_networks is None:
             return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
-        # A network must not trust the usual place of a thing more than it can for others.
+        # A network must not trust the usual place of an object more than it can for others.
         places = np.zeros_like(self._places)
         for fold in np.unique(self._folds[is_fitted]).tolist():
             mean, terms = self._solve(is_fitted & (self._folds != fold))
             places[self._folds == fold] = mean + self._bags[self._folds == fold] @ terms
-        pairs = zip(things, places[is_fitted], strict=True)
-        views = [thing.view._replace(usual=place) for thing, place in pairs]
-        return BoxFit(usual=usual, **self._fit_networks(views, things))
+        pairs = zip(objects, places[is_fitted], strict=True)
+        views = [object_.view._replace(usual=place) for object_, place in pairs]
+        return BoxFit(usual=usual, **self._fit_networks(views, objects))
 
     def _solve(self, rows: Bools) -> tuple[Floats, Floats]:
         """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""
@@ -268,20 +270,21 @@ class BoxFits:
         return mean, np.asarray(terms, np.float64)
 
 
-def _bags_of(things: Sequence[PlacedThing]) -> tuple[list[str], Floats]:
-    """Return the words of things, and their share in each thing's texts (things, words)."""
-    bags = [Counter(chain.from_iterable(starmap(words_of, thing.heads.items()))) for thing in things]
-    images = {(thing.image, word) for thing, bag in zip(things, bags, strict=True) for word in bag}
+def _bags_of(objects: Sequence[PlacedObject]) -> tuple[list[str], Floats]:
+    """Return the words of objects, and their share in each object's texts (objects, words)."""
+    bags = [Counter(chain.from_iterable(starmap(words_of, object_.heads.items()))) for object_ in objects]
+    images = {(object_.image, word) for object_, bag in zip(objects, bags, strict=True) for word in bag}
     times = Counter(word for _, word in images)
     words = sorted(word for word, number in times.items() if number >= FEWEST_TIMES)
     shares = [
-        [bag[word] / len(thing.heads) for word in words] for bag, thing in zip(bags, things, strict=True)
+        [bag[word] / len(object_.heads) for word in words]
+        for bag, object_ in zip(bags, objects, strict=True)
     ]
-    return words, np.array(shares).reshape(len(things), len(words))
+    return words, np.array(shares).reshape(len(objects), len(words))
 
 
-def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Json:
-    """Return mean, scale and networks of `BoxFit`, fitted to things and their mirror images."""
+def fit_networks(views: Sequence[MapView], objects: Sequence[PlacedObject]) -> Json:
+    """Return mean, scale and networks of `BoxFit`, fitted to objects and their mirror images."""
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 
     both = [*views, *map(_mirrored, views)]
@@ -290,9 +293,9 @@ def fit_networks(views: Sequence[MapView], things: Sequence[PlacedThing]) -> Jso
     scale = (inputs.std(axis=0) + 1e-3).astype(np.float16).astype(np.float64)
     x = torch.from_numpy(np.clip((inputs - mean) / scale, -FARTHEST, FARTHEST).astype(np.float32))
     start = torch.from_numpy(np.array([logits_of(view.cut_box) for view in both], np.float32))
-    boxes = np.array([_largest(thing.boxes) for thing in things])
+    boxes = np.array([_largest(object_.boxes) for object_ in objects])
     target = torch.from_numpy(np.concatenate([boxes, _mirror(boxes)]).astype(np.float32))
-    weight = torch.from_numpy(np.tile([thing.weight for thing in things], 2).astype(np.float32))
+    weight = torch.from_numpy(np.tile([object_.weight for object_ in objects], 2).astype(np.float32))
     weight = weight / weight.mean()
     networks = []
     with torch.random.fork_rng(devices=[]):

@@ -1,8 +1,8 @@
 """Images with some of their captions alone, from the same heat maps.
 
-Evidence of a region tells how captions name its thing: the share of them that do, the number of
+Evidence of a region tells how captions name its object: the share of them that do, the number of
 phrases and texts. All of it depends on the number of captions. Where all captions of an image name
-a thing, it is most likely the main thing. With one caption all of its things are such. So a fit to
+an object, it is most likely the main object. With one caption all of its objects are such. So a fit to
 images with five captions believes every phrase of an image with one. A fit to both does not.
 
 A heat map is of a phrase, so an image with fewer captions needs no second pass of the model. Only

@@ -1,4 +1,4 @@
-"""The fit of the rule `fitted` to images with known boxes: how large things usually are, and where maps are cut."""
+"""The fit of the rule `fitted` to images with known boxes: how large objects usually are, and where maps are cut."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RIDGE: Final = 1e-4
 1."""
 
 SHRINK: Final = (
-    3.0  # things of usual size that each head noun is taken to have been seen with beside the real ones
+    3.0  # objects of usual size that each head noun is taken to have been seen with beside the real ones
 )
 
 STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
@@ -38,8 +38,8 @@ STEPS: Final = 400  # most steps of the optimiser of cuts; some 100 suffice
 RowRecords = Sequence[tuple[Row, Record]]  # rows with their records, see `EvaluationSet.rows_with_maps`
 
 
-class SizedThing(NamedTuple):
-    """A named thing of an image; `log_size` is the mean logarithm of its true boxes' shares of the image."""
+class SizedObject(NamedTuple):
+    """A named object of an image; `log_size` is the mean logarithm of its true boxes' shares of the image."""
 
     image: int
     head: str
@@ -47,12 +47,12 @@ class SizedThing(NamedTuple):
 
 
 class UsualSizes:
-    """The usual size of the things that each head noun names, see `FittedCut.usual`; from one or more things."""
+    """The usual size of the objects that each head noun names, see `FittedCut.usual`; from one or more objects."""
 
-    def __init__(self, sized_things: Sequence[SizedThing]) -> None:
-        mean = fmean(thing.log_size for thing in sized_things)
+    def __init__(self, sized_objects: Sequence[SizedObject]) -> None:
+        mean = fmean(object_.log_size for object_ in sized_objects)
         self._of_head: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for image, head, log_size in sized_things:
+        for image, head, log_size in sized_objects:
             self._of_head[head].append((image, log_size - mean))
 
     def by_head(self) -> dict[str, float]:
@@ -86,7 +86,7 @@ def fit_cut_to_rows(
 ) -> tuple[FittedCut, UsualSizes]:
     """Fit where maps are cut. Each map is cut at all shares, and the first region of each cut is right or wrong.
 
-    The usual size of a thing comes from other images alone. Raise InputError if no cut is right, or
+    The usual size of an object comes from other images alone. Raise InputError if no cut is right, or
     all of them are.
     """
     # A segmenter is prompted with the cut: the best prompt is the best contour.
@@ -95,7 +95,7 @@ def fit_cut_to_rows(
     stages = [RegionsStage(config.model_copy(update={"threshold": share})) for share in SHARES]
     maker = stages[0].maker
     step = -(-len(rows) // GRABCUT_IMAGES) if refine == "grabcut" else 1
-    things: list[SizedThing] = []
+    objects: list[SizedObject] = []
     maps: list[tuple[int, tuple[str, ...], Levels]] = []
     right: list[list[bool]] = []
     for number, (whole_row, whole_record) in enumerate(rows):
@@ -112,7 +112,7 @@ def fit_cut_to_rows(
                 boxes = query.target.boxes_xywh_px
                 if captions is None:
                     head = first_heads[record.phrases[index].text]
-                    things.append(SizedThing(query.image, head, _log_size(boxes, query.size_hw)))
+                    objects.append(SizedObject(query.image, head, _log_size(boxes, query.size_hw)))
                 if not is_cut:
                     continue
                 maps.append((query.image, tuple(heads[index].values()), surface.values.astype(np.uint8)))
@@ -124,7 +124,7 @@ def fit_cut_to_rows(
                 )
     if not maps:
         raise InputError("no phrase with a known place to fit regions.rule=fitted to")
-    sizes = UsualSizes(things)
+    sizes = UsualSizes(objects)
     features = []
     for image, names, levels in maps:
         usual_sizes = sizes.of_other_images(image, names)

@@ -28,7 +28,7 @@ from phrasebox.pipeline.calibrate.box_fit import (
     LearnedBoxes,
     fold_of,
     learn_boxes,
-    place_things,
+    place_objects,
 )
 from phrasebox.pipeline.calibrate.cut_fit import RowRecords
 from phrasebox.pipeline.dataset.reviews import RegionKey
@@ -121,9 +121,9 @@ def learn_reviewed_boxes(
                 yield KnownPlace(phrase.phrase_index, (phrase.place,), weights[phrase.answer])
 
     cut = None if previous is None else previous.cut
-    things = place_things(config, rows, places_of, {row["id"]: cut for row, _ in rows})
+    objects = place_objects(config, rows, places_of, {row["id"]: cut for row, _ in rows})
     before = None if previous is None else previous.box
-    return learn_boxes(things, before or BLANK) if things else None
+    return learn_boxes(objects, before or BLANK) if objects else None
 
 
 def judge_learned_boxes(

@@ -20,7 +20,7 @@ from phrasebox.pipeline.calibrate.box_fit import (
     fold_of,
     learn_boxes,
     learn_usual_boxes,
-    place_things,
+    place_objects,
     true_places,
 )
 from phrasebox.pipeline.calibrate.caption_views import CaptionView, captionings_of, views_of
@@ -90,8 +90,8 @@ def write_calibration(evaluation_set: EvaluationSet, out: Path, console: Console
     """Fit a calibration to a dataset's images, write it to `out`, and return how good it is.
 
     The figures are from five folds: each region is judged once, by a fit that has not seen its
-    image. Only the rule `regions.rule=fitted` (16 weights and the usual size of things) is
-    fitted to all images, before; the usual size of a thing comes from the other images alone.
+    image. Only the rule `regions.rule=fitted` (16 weights and the usual size of objects) is
+    fitted to all images, before; the usual size of an object comes from the other images alone.
 
     Args:
         evaluation_set: The dataset and its ground truth.
@@ -205,10 +205,10 @@ class _CalibrationFit:
             (view for row, record in rows for view in views_of(row, record)),
             key=lambda view: view.captions is not None,
         )
-        things = place_things(
+        objects = place_objects(
             config.regions, [view[:2] for view in views], true_places(evaluation_set), cuts
         )
-        boxes = learn_boxes(things) if config.regions.learns_boxes else learn_usual_boxes(things)
+        boxes = learn_boxes(objects) if config.regions.learns_boxes else learn_usual_boxes(objects)
         return JudgedSet(
             regions=self._judge_regions(config.regions, views, cuts, boxes.folds),
             made_with=calibration_basis(

@@ -41,7 +41,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     ((regions, phrases, heads),) = ask(
         "SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions"
     )
-    ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
+    ((most_objects,),) = ask("SELECT max(thing_count) FROM hit_samples")
     ((absent_share,),) = ask(
         "SELECT 1 - avg(presence) FROM presences WHERE row IN (SELECT row FROM hit_samples)"
     )
@@ -57,7 +57,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "area_share": _histogram(ask, "area_share", AREA_EDGES),
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
-        "objects_per_image": _per_image(ask, "thing_count") if most_things else None,
+        "objects_per_image": _per_image(ask, "thing_count") if most_objects else None,
         "absent_share": None if absent_share is None else round(absent_share, 3),
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),

@@ -3,7 +3,7 @@
 evaluation_set.py     a dataset beside ground truth, and its records with their heat maps
 matching.py           the regions of a dataset that answer a target of the ground truth
 metrics.py            METRICS: one number per target
-text_only.py          answers without a look at the image, from usual places of things
+text_only.py          answers without a look at the image, from usual places of objects
 estimates.py          means with bootstrap intervals; risk, coverage and calibration of scores
 evaluation.py         `eval`
 absent.py             absent phrases: which to ask for

@@ -4,7 +4,7 @@ Each image is asked for phrases of other images, as many as it has phrases with 
 Such a phrase shares no word and no head noun with the image's captions. Its head noun names
 nothing that the ground truth knows to be in the image. Some of these phrases are in the image
 all the same ("bike" where the captions say "bicycle"), so no figure can be perfect.
-`without_synonyms` leaves a phrase out if its head noun may name a thing of the captions
+`without_synonyms` leaves a phrase out if its head noun may name an object of the captions
 ("person", "man").
 
 Besides these random phrases there are four harder kinds, which count in no other figure (POPE,
@@ -46,9 +46,9 @@ class QueriedImage:
     Attributes:
         number, sample_id, captions, phrases: Those of the dataset's row.
         queries: The phrases that the ground truth knows, present or absent.
-        present: Names of things that the ground truth knows to be in the image.
+        present: Names of objects that the ground truth knows to be in the image.
         absent: Phrases that are not in the image, by kind: "random" and the first of `HARDER`.
-        voters: Text of an absent phrase -> phrases that name the same thing in the phrase's own
+        voters: Text of an absent phrase -> phrases that name the same object in the phrase's own
             image.
     """
 
@@ -90,7 +90,7 @@ class PhrasePool:
     Attributes:
         placed: Number of the image and phrase.
         by_type, by_head: The same by type and by head noun.
-        aliases: Phrase -> the phrases of its image that name the same thing, itself among them.
+        aliases: Phrase -> the phrases of its image that name the same object, itself among them.
         companions: Head noun -> number of images that it shares with each other head noun.
     """
 
@@ -105,7 +105,7 @@ class PhrasePool:
 
     def _add(self, image: QueriedImage) -> None:
         phrase_by_text = {phrase.text: phrase for phrase in reversed(image.phrases)}
-        things = dict(zip(image.phrases, link_phrases(image.captions, image.phrases), strict=True))
+        objects = dict(zip(image.phrases, link_phrases(image.captions, image.phrases), strict=True))
         for text, kind in image.types_by_text.items():
             if text in phrase_by_text:
                 phrase = phrase_by_text[text]
@@ -113,13 +113,13 @@ class PhrasePool:
                 self.by_type.setdefault(kind, []).append(self.placed[-1])
                 self.by_head.setdefault(phrase.head, []).append(self.placed[-1])
                 self.aliases[phrase] = [
-                    alias for alias in phrase_by_text.values() if things[alias] == things[phrase]
+                    alias for alias in phrase_by_text.values() if objects[alias] == objects[phrase]
                 ]
         for head, companion in permutations(dict.fromkeys(phrase.head for phrase in image.phrases), 2):
             self.companions.setdefault(head, Counter())[companion] += 1
 
     def nearest_heads(self, heads: Collection[str]) -> list[str]:
-        """Return the head nouns that share most images with `heads`, and whose things would be mentioned with them."""
+        """Return the head nouns that share most images with `heads`, and whose objects would be mentioned with them."""
         neighbours: Counter[str] = sum((self.companions.get(head, Counter()) for head in heads), Counter())
         # Each process orders a set of head nouns differently.
         ranking = sorted(neighbours, key=lambda head: (-neighbours[head], head))
@@ -167,7 +167,7 @@ def _with_absent_phrases(image: QueriedImage, pool: PhrasePool) -> QueriedImage:
 def _is_evidence(head: str, heads: Collection[str]) -> bool:
     """Return whether captions with the head nouns `heads` are evidence that no `head` is in the image.
 
-    They are not if one of `heads` may name the same thing, or if captions usually leave out things
+    They are not if one of `heads` may name the same object, or if captions usually leave out objects
     of this kind.
     """
     kinds = {path[0] for path in noun_lists().paths.get(head, ())}

@@ -1,7 +1,7 @@
 """Whether absent phrases are recognised as absent: figures of pairs of image and phrase.
 
 Four values are tested as detectors of presence: the `presence` of the phrase by itself;
-`presence_of_group`, as a run shares it among the texts of a thing (for an absent phrase, those
+`presence_of_group`, as a run shares it among the texts of an object (for an absent phrase, those
 of its own image); the cosine; and its z-score over the images.
 
 The other figures are those of SA-Co (facebookresearch/sam3, `sam3/eval/cgf1_eval.py`), on pairs
@@ -62,12 +62,12 @@ class Pair:
         z_score: Deviations of the cosine from the phrase's mean over all images; NaN until all
             images are computed.
         presence: Probability that the phrase is in the image; None if it is not known.
-        presence_of_group: The same, as a run shares it among the texts of a thing.
+        presence_of_group: The same, as a run shares it among the texts of an object.
         answers: Regions of a "there" or "random" phrase, whatever its presence; empty for other
             kinds.
         is_written: Whether a run would write the regions: presence reaches `regions.min_presence`.
         boxes_xywh_px: True boxes of the phrase.
-        may_be_synonym: Whether an absent phrase may name a thing that the captions call by
+        may_be_synonym: Whether an absent phrase may name an object that the captions call by
             another noun.
     """
 

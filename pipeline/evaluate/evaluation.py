@@ -184,7 +184,7 @@ def evaluate_dataset(
         evaluation_set: The dataset and its ground truth.
         console: Shows the progress.
         parts: What is measured beside regions.
-        text_only: The usual places of things, by default fitted to one half of the images for
+        text_only: The usual places of objects, by default fitted to one half of the images for
             the other half.
 
     Raises:

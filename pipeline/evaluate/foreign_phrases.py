@@ -103,7 +103,7 @@ def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> Absent
 
 def _pairs(image: QueriedImage, record: Record, steps: HeatMapSteps) -> Iterator[Pair]:
     """Yield the pairs of one image, without `z_score`; the record has the maps of all phrases, without contrast."""
-    # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's things.
+    # Half of the phrases that are asked for are absent, and a phrase of another image names none of this one's objects.
     config = steps.regions_stage.config.model_copy(update={"absent_share": 0.5, "min_presence": None})
     calibration = steps.calibration
     stage = RegionsStage(config, calibration)
@@ -172,7 +172,7 @@ def _answers(stage: RegionsStage, record: Record) -> dict[str, tuple[Answer, ...
 
 
 def _likeliest(maker: RegionMaker, record: Record) -> dict[str, float | None]:
-    """Return the presence of each text of a record: the highest, if the text names several things."""
+    """Return the presence of each text of a record: the highest, if the text names several objects."""
     presences = maker.presences_of(record, maker.groups_of(record))
     pairs = zip((phrase.text for phrase in record.phrases), presences, strict=True)
     return dict(sorted(pairs, key=lambda pair: pair[1] or 0.0))

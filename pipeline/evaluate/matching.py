@@ -6,7 +6,7 @@ An image of the dataset is matched with one of the ground truth by its file name
 How a target finds its phrase depends on `TruthTarget.match`:
 
 phrase      The row's phrase with the same normalised text. A target with a `caption` takes it from that caption only.
-category    Every phrase with the category's name as its text or head noun is a query of its own, and any thing of the
+category    Every phrase with the category's name as its text or head noun is a query of its own, and any object of the
             category counts as right. A category that no caption names makes no query.
 
 A target's caption is the row's caption with the same letters and digits, because captions of

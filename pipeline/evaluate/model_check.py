@@ -5,9 +5,9 @@ raise an error: the model computes, and knows nothing. Two questions show this:
 
 retrieval  Is each photograph nearest to its own caption, and each caption to its own photograph? A model that knows
            nothing is right once in each direction.
-heat       Does the heat map of a phrase lie on the thing? It is compared with a spot in the middle of the image, and
+heat       Does the heat map of a phrase lie on the object? It is compared with a spot in the middle of the image, and
            with the other phrases' maps: the rest is knowledge of the phrase. Peaks alone would
-           be too coarse a test with so few phrases: a map of 14 x 14 cells may lie on a small thing
+           be too coarse a test with so few phrases: a map of 14 x 14 cells may lie on a small object
            and have its peak beside it.
 """
 
@@ -40,7 +40,7 @@ MIN_RETRIEVED: Final = 0.75
 """Share of all photographs and captions for which a sane model finds the partner. Random
 guessing never reaches it: 13 of 17 have a probability below 1e-9."""
 
-GRID: Final = 48  # cells along each side of the common grid for maps and things of different images
+GRID: Final = 48  # cells along each side of the common grid for maps and objects of different images
 
 SAMPLE_IMAGES: Final = 100  # images of the user to look at if there are cautions
 
@@ -52,16 +52,16 @@ class CheckFigures:
     Attributes:
         has_finite_cosines: Whether all cosines of photographs and captions are finite numbers.
         photographs: Number of photographs.
-        phrases: Number of phrases with a known thing.
+        phrases: Number of phrases with a known object.
         image_to_caption: Photographs that are nearest to their own caption.
         caption_to_image: Captions that are nearest to their own photograph.
-        heat_auc: Mean area under the ROC curve of a map's heat as a detector of its thing; 0.5
+        heat_auc: Mean area under the ROC curve of a map's heat as a detector of its object; 0.5
             by chance, 1 at best.
         centre_auc: The same for a map that falls off from the middle of the image.
         others_gain: How far `heat_auc` is above the same for the maps of other phrases; the
             interval is over images.
-        peaks: Phrases with the map's peak on the thing.
-        centre_hits: Phrases with a thing on the image's centre.
+        peaks: Phrases with the map's peak on the object.
+        centre_hits: Phrases with an object on the image's centre.
         box_recall: Share of phrases with a right box.
         centred_box_recall: The same for one box in the middle.
     """
@@ -229,9 +229,9 @@ def shrink_map(values: Floats32) -> Floats32:
 
 
 def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> Floats:
-    """Return the area under the ROC curve of map i as a detector of the thing of phrase j, (maps, phrases).
+    """Return the area under the ROC curve of map i as a detector of the object of phrase j, (maps, phrases).
 
-    Maps are on the common grid. A cell that is partly on the thing counts by that part.
+    Maps are on the common grid. A cell that is partly on the object counts by that part.
     """
     shares = [shrink_map(query.area.astype(np.float32)).astype(np.float64).ravel() for query in queries]
     detectors = [roc_area(values.ravel()) for values in maps]

@@ -87,7 +87,7 @@ def population_of(dataset: Dataset) -> Population:
 
 @cache
 def kind_of(head: str) -> str:
-    """Return the kind of thing that a head noun names: a section of `nouns.txt`, or "other"."""
+    """Return the kind of object that a head noun names: a section of `nouns.txt`, or "other"."""
     paths = noun_lists().paths.get(noun_lists().listed_form(head), ())
     return paths[0][0] if paths else "other"
 
@@ -246,7 +246,7 @@ class ReviewFigures:
         agreement: How far people agree.
         precision: Share of regions that are right; n counts answers.
         absent: Share of regions whose phrase is not in the image.
-        by_kind: Precision by kind of thing.
+        by_kind: Precision by kind of object.
         thresholds: Regions from several scores on.
         curve: Regions between two scores.
         calibration_error: Error of the scores, without what chance adds; NaN for fewer answers than

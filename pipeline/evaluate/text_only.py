@@ -1,6 +1,6 @@
 """Boxes and points from the text of a phrase alone: how good is an answer without a look at the image?
 
-Ground truth of other images says where in an image the things of a head noun usually are.
+Ground truth of other images says where in an image the objects of a head noun usually are.
 Coordinates are shares of the image's sides, so the images' own sizes do not matter. Candidate boxes
 have their corners on a grid of `EDGES` x `EDGES` places. A noun's box is the candidate that has IoU
 >= 0.5 with the true boxes of most of its phrases. A noun's point is the cell of a grid of `CELLS` x
@@ -60,12 +60,12 @@ Extent = Literal["box", "merged"]
 
 
 class UsualPlace(NamedTuple):
-    """The usual place of a noun's things, in shares of the image's sides.
+    """The usual place of a noun's objects, in shares of the image's sides.
 
     Attributes:
-        box: Box of a thing: x, y, width, height.
-        merged: Box around all things of a phrase.
-        point: Point on a thing: x, y.
+        box: Box of an object: x, y, width, height.
+        merged: Box around all objects of a phrase.
+        point: Point on an object: x, y.
     """
 
     box: Box
@@ -75,7 +75,7 @@ class UsualPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOnly:
-    """Usual places of things, from the text alone.
+    """Usual places of objects, from the text alone.
 
     Attributes:
         of_head: Usual place of each frequent head noun.
@@ -138,7 +138,7 @@ _POINTS: Final = (np.indices((CELLS, CELLS)).reshape(2, -1).T + 0.5) / CELLS  # 
 
 
 def _count_hits(phrases: Sequence[Floats]) -> Floats:
-    """Count the phrases that are hit by each box, by each box for all things of a phrase, and by each point, (n,).
+    """Count the phrases that are hit by each box, by each box for all objects of a phrase, and by each point, (n,).
 
     phrases: The true boxes of each phrase (boxes, 4).
     """

@@ -1,6 +1,6 @@
 """Whether the calibration of the scores holds for the pictures of a run, and what its scores mean.
 
-A calibration says how often regions are right on images like those of its fit. So three things of
+A calibration says how often regions are right on images like those of its fit. So three objects of
 the first images of a run (`phrasebox.pipeline.run.warm_up`) are compared with the fit:
 
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
@@ -9,7 +9,7 @@ regions  What the scores are made of. Where it differs, for example on photograp
 captions Their number, and how often they name an object. Scores are made of both: of an image with one caption, all
          objects are named by all captions, which in a fit to five captions only the main objects are.
 images   Their embeddings, of which a calibration with presence knows mean and covariance. Regions on photographs of
-         other things look alike and are right less often. A calibration cuts maps and ranks
+         other objects look alike and are right less often. A calibration cuts maps and ranks
          regions there no worse than none does, but its scores are too high.
 """
 
@@ -198,7 +198,7 @@ def _image_shift(steps: HeatMapSteps, signals: Sequence[Signals]) -> DomainShift
     if times <= 1 + UNLIKE / math.sqrt(len(embeddings)):
         return None
     return DomainShift(
-        what="The images show other things than those that the calibration was fitted to",
+        what="The images show other objects than those that the calibration was fitted to",
         measured=f"the mean squared distance of {counted(len(embeddings), 'image')} from the fit is {times:.1f} times "
         "that of others of its kind",
         in_regions=False,

@@ -12,7 +12,7 @@ and expectation maximisation finds the most likely weights and rates together (l
 noisy labels with unknown rates: Lawrence & Schoelkopf, ICML 2001; Natarajan and others, NIPS
 2013, whose forward correction has the same likelihood with known rates). A phrase of another
 image is left out if it shares a word or its head noun with the captions, or if its head may name
-one of their things ("person", where they say "man").
+one of their objects ("person", where they say "man").
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def draw_phrase(
 ) -> Phrase | None:
     """Draw a phrase of another image from a pool of images and phrases, and add it to `drawn`.
 
-    It shares no word with `words`, and its head may not name one of the things with `heads`.
+    It shares no word with `words`, and its head may not name one of the objects with `heads`.
     None if there is none.
     """
     for _ in range(_TRIES):
@@ -135,7 +135,7 @@ def draw_phrase(
 
 
 def may_be(head: str, named: str) -> bool:
-    """Return whether a thing that one head noun names may be called by another."""
+    """Return whether an object that one head noun names may be called by another."""
     return relation(head, named) in ("same", "equal", "above")
 
 

@@ -125,7 +125,7 @@ class Phrase:
         caption_index, start, end: `captions[caption_index][start:end]` are the words. A concept
             of a pool that no caption says has the empty span [0, 0) of caption 0.
         head: Lemma of the head noun, in lower case; "clothing" for a colour that is worn.
-        plural: Whether the phrase names several things ("two dogs").
+        plural: Whether the phrase names several objects ("two dogs").
     """
 
     text: str
@@ -206,8 +206,8 @@ class Region:
         score: 0 .. 1, of a calibration, else one that ranks, see `phrasebox.stages.scores.score`.
         similarity: That of the heat map.
         presence: That of the heat map, corrected by the captions and by other phrases of the
-            same thing, see `phrasebox.stages.regions.maker`.
-        group: Number of the thing within the image, the same for phrases that name one thing.
+            same object, see `phrasebox.stages.regions.maker`.
+        group: Number of the object within the image, the same for phrases that name one object.
         refined: The method of the outline: "none" for the contour of the heat, "grabcut" or
             "sam".
         fallback: The reason for the contour of the heat if `regions.refine` names another

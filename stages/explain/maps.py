@@ -1,7 +1,7 @@
 """Heat maps of a batch as tensors, and the formulas that explainers share.
 
 Maps at several scales are averaged, as class activation maps are for segmentation (Ahn and
-Kwak, CVPR 2018; not from the Grad-ECLIP paper): a larger image shows small things on more
+Kwak, CVPR 2018; not from the Grad-ECLIP paper): a larger image shows small objects on more
 tokens, a smaller one has the size that the network learned from.
 
 Heat follows objects: neighbouring tokens that are alike to the network share their heat.

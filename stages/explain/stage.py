@@ -327,7 +327,7 @@ def subtract_others(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
         H_i - strength * max over the others of H_j, not below 0            0 <= strength < 1
 
     times the largest value of map i. Two maps of the same form only become fainter: phrases
-    that mean the same thing ("car" and "red car") do not erase each other. Maps with a fault,
+    that mean the same object ("car" and "red car") do not erase each other. Maps with a fault,
     and a map without others, stay as they are.
     """
     clear = [index for index, heat_map in enumerate(maps) if not heat_map.fault]

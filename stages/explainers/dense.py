@@ -73,7 +73,7 @@ class MaskClip(_Dense[MaskClipConfig]):
         H_i = cos(y_i, text embedding) - min over the patches
 
     Deviations: in a transformer with a class token the last block's residual and its MLP do not
-    follow, as they do in the authors' code for ViTs: with them fewer peaks lie on the thing.
+    follow, as they do in the authors' code for ViTs: with them fewer peaks lie on the object.
     Towers that average their tokens, which the paper does not have; neither key smoothing nor
     prompt denoising. Grad-ECLIP's baseline of this name also weighs by the cosine of a patch's
     key and the class token's.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 def entries_of(text: str) -> Iterator[tuple[str, str]]:
     """Yield the section and the text of each entry.
 
-    >>> [*entries_of("[drop]\\nair  # not a thing")]
+    >>> [*entries_of("[drop]\\nair  # not an object")]
     [('drop', 'air')]
     """
     section = ""

@@ -51,7 +51,7 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         files=_CHECKSUMS["demo"],
         about="was trained on synthetic scenes and has never seen a photograph. It works on those "
         "only, which `phrasebox demo` shows; photographs need another model.",
-        # Drawn things are few, with clear edges and plain colours: docs/benchmarks/settings.md.
+        # Drawn objects are few, with clear edges and plain colours: docs/benchmarks/settings.md.
         settings={
             "explain": {"contrast": 0.25, "affinity": "none", "blocks": 4},
             "regions": {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "smooth_patches": 0.5},

@@ -2,7 +2,7 @@
 
 `stage` is the part that the pipeline calls. `filters` decides on the text alone, by the
 editable lists of `words.txt`. `noun_phrases` loads the parser and takes the noun phrases that
-name a thing; `repairs` mends them where captions mislead a small parser. `precomputed` reads
+name an object; `repairs` mends them where captions mislead a small parser. `precomputed` reads
 phrases from before a run.
 
 `groups` links the phrases of an image that name one object, with the fitted weights of

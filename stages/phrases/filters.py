@@ -201,7 +201,7 @@ class WordLists:
     colour: Words
     clothing_in_pairs: Words
     thing_in_ing: Words
-    thing_like_colour: Words
+    object_like_colour: Words
     verb: Words
 
 

@@ -1,4 +1,4 @@
-"""Links the phrases of an image that name one thing: "a boy", "young child" and "kid in a blue top" in three captions.
+"""Links the phrases of an image that name one object: "a boy", "young child" and "kid in a blue top" in three captions.
 
 Mentions within one caption are linked first (`phrasebox.stages.phrases.mentions`).
 
@@ -28,7 +28,7 @@ lies below even odds; it is flat from -1 to -0.5 (measured on images that the we
 fitted to)."""
 
 MOST_LINKED: Final = 256
-"""Most phrases of an image that are linked; all later ones are things of their own. The time
+"""Most phrases of an image that are linked; all later ones are objects of their own. The time
 grows with the square of their number: 0.7 ms for the 15 phrases of five captions, half a second
 for 256."""
 
@@ -39,13 +39,13 @@ _AGES: Final = frozenset({"child", "adult"})
 
 
 def link_phrases(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...]:
-    """Return the number of the thing that each phrase of an image's captions names, from 0 in the order of the phrases.
+    """Return the number of the object that each phrase of an image's captions names, from 0 in the order of phrases.
 
-    A phrase within another one of the same head ("a dog" in "a dog in a field") names its thing.
+    A phrase within another one of the same head ("a dog" in "a dog in a field") names its object.
     """
     cores = _cores(phrases)
     unique_cores = sorted(set(cores))
-    thing_of = {index: index for index in unique_cores}
+    object_of = {index: index for index in unique_cores}
     candidates = unique_cores[:MOST_LINKED]
     if not captions:  # as of phrases that were given for an image
         candidates = []
@@ -54,13 +54,13 @@ def link_phrases(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[in
     firsts = sorted(set(first_mentions))
     numbers = dict(zip(firsts, _link([named[place] for place in firsts]), strict=True))
     for candidate, first in zip(candidates, first_mentions, strict=True):
-        thing_of[candidate] = candidates[firsts[numbers[first]]]
+        object_of[candidate] = candidates[firsts[numbers[first]]]
     order: dict[int, int] = {}
-    return tuple(order.setdefault(thing_of[core], len(order)) for core in cores)
+    return tuple(order.setdefault(object_of[core], len(order)) for core in cores)
 
 
 def _first_mentions(named: list[Wording]) -> list[int]:
-    """Return for each wording the first one of its caption that names its thing.
+    """Return for each wording the first one of its caption that names its object.
 
     The sentences of joined captions become captions of their own in `named`.
     """
@@ -103,7 +103,7 @@ def _cores(phrases: Sequence[Phrase]) -> list[int]:
 
 
 def pair_features(first: Wording, second: Wording) -> dict[str, float]:
-    """Return the features of two phrases of different captions, which may name the same thing. Missing ones are 0."""
+    """Return the features of two phrases of different captions, which may name the same object. Missing ones are 0."""
     lemma_relation = relation(first.lemma, second.lemma)
     kind = first.kind if first.kind == second.kind else "mixed"
     common = first.modifiers & second.modifiers
@@ -155,13 +155,13 @@ def _weights() -> Mapping[str, float]:
 
 
 def log_odds(first: Wording, second: Wording) -> float:
-    """Return the log odds that two phrases of different captions name the same thing."""
+    """Return the log odds that two phrases of different captions name the same object."""
     weights = _weights()
     return math.fsum(weights.get(name, 0.0) * value for name, value in pair_features(first, second).items())
 
 
 def _link(wordings: Sequence[Wording]) -> list[int]:
-    """Return a number for each wording, equal for those that name the same thing."""
+    """Return a number for each wording, equal for those that name the same object."""
     count = len(wordings)
     odds = np.full((count, count), _NEVER)
     for i, wording in enumerate(wordings):

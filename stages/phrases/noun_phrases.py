@@ -1,4 +1,4 @@
-"""The noun phrases of a caption that name a thing in the image, by a spaCy pipeline.
+"""The noun phrases of a caption that name an object in the image, by a spaCy pipeline.
 
 No other module knows spaCy.
 """
@@ -162,9 +162,9 @@ class ParsedPhrase:
     """A phrase in a parsed text, characters [start, end), the determiner included.
 
     Attributes:
-        head: Lemma of the head noun, lower case; in "a group of friends" the counted thing, not
+        head: Lemma of the head noun, lower case; in "a group of friends" the counted object, not
             the group. A colour that is worn has the head `CLOTHING`.
-        plural: Whether it names several things.
+        plural: Whether it names several objects.
     """
 
     start: int
@@ -194,7 +194,9 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Par
         keep_parts=keep_parts,
     )
     return [
-        _make_phrase(caption, phrase, lists) for phrase in phrases if _names_a_thing(caption, phrase, lists)
+        _make_phrase(caption, phrase, lists)
+        for phrase in phrases
+        if _names_an_object(caption, phrase, lists)
     ]
 
 
@@ -254,7 +256,7 @@ def _is_pronoun(caption: ParsedCaption, index: int) -> bool:
     return caption.tags[index] in _PRONOUN_TAGS or caption.doc[index].pos_ == "PRON"
 
 
-def _names_a_thing(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> bool:
+def _names_an_object(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLists) -> bool:
     start, end, head, *_ = phrase
     word = caption.words[head]
     if end - start > _MAX_WORDS or _is_pronoun(caption, head) or is_code(word):
@@ -266,8 +268,8 @@ def _names_a_thing(caption: ParsedCaption, phrase: _JoinedPhrase, lists: WordLis
     if bare and start and f"{caption.words[start - 1]} {lemma}" in lists.drop:
         return False
     if bare and (lemma in lists.bare or (lemma in lists.frame and caption.tags[start] != "PRP$")):
-        return False  # "her back" is a thing, "the back" is not
-    if end == head + 1 and word in lists.colour - lists.thing_like_colour and not caption.is_worn(start):
+        return False  # "her back" is an object, "the back" is not
+    if end == head + 1 and word in lists.colour - lists.object_like_colour and not caption.is_worn(start):
         return False  # "two dogs, one brown"
     return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
 

@@ -1,4 +1,4 @@
-"""What head nouns name: kinds of things, traits of people, and how two nouns are related; read from `nouns.txt`."""
+"""What head nouns name: kinds of objects, traits of people, and how two nouns are related; read from `nouns.txt`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wording of a phrase: what its words, its determiner and its place say of the thing that it names."""
+"""The wording of a phrase: what its words, its determiner and its place say of the object that it names."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Wording:
         modifiers: The words but the head, numbers and words without a meaning of their own.
         colours: The colours among the modifiers.
         traits: The traits that it gives to a person.
-        count: The number of things that it names; None if it names no number.
-        is_plural: Whether it names several things.
-        is_another: Whether its thing is another one than one before ("another", "the other").
+        count: The number of objects that it names; None if it names no number.
+        is_plural: Whether it names several objects.
+        is_another: Whether its object is another one than one before ("another", "the other").
         before: The word before the phrase.
         opening: The first word of the phrase with its determiner.
         sentence: The number of its sentence in the caption.
@@ -138,11 +138,11 @@ def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
 
 
 def contradict(first: Wording, second: Wording) -> bool:
-    """Return whether two phrases cannot name the same thing.
+    """Return whether two phrases cannot name the same object.
 
     They cannot if their numbers ("two men", "a man", "people") or the sexes of people differ.
     Two kinds of animals or of vehicles (a cat, a dog) cannot, either. Nor can clothes without a
-    common colour; colours of other things may differ: the brown of one caption is the red of
+    common colour; colours of other objects may differ: the brown of one caption is the red of
     another. These rules cost 0.003 of F1, because captions err, and prevent links that nobody
     would understand.
     """

@@ -1,6 +1,6 @@
 """Outlines by the colours of an image: the guided filter, and GrabCut.
 
-A heat map shows where a thing is but not where it ends: its cells are some 10 px wide on the
+A heat map shows where an object is but not where it ends: its cells are some 10 px wide on the
 canvas, the image as the model sees it. Everything here happens on the canvas, never at the size
 of the image.
 """
@@ -41,7 +41,7 @@ MOST_SHRUNK: Final = 4
 pixels remains."""
 
 SURE_SHARE: Final = (
-    0.7  # Heat that reaches this share of the way from the threshold to the highest is surely the thing
+    0.7  # Heat that reaches this share of the way from the threshold to the highest is surely the object
 )
 
 REACH_PATCHES: Final = 1.5  # Farthest distance of GrabCut's outline from the cut, in patches
@@ -52,7 +52,7 @@ outside. It sees nothing else of the image, which saves a third of its cost and 
 nothing."""
 
 FRAME_PX: Final = (
-    14_400  # Most pixels that GrabCut gets: larger frames, which hold large things, are shrunk
+    14_400  # Most pixels that GrabCut gets: larger frames, which hold large objects, are shrunk
 )
 
 ROUNDS: Final = 1
@@ -106,7 +106,7 @@ class Canvas:
 class Guide:
     """Fills heat in between the cells of the grid along the edges of the image.
 
-    Interpolation lets the heat of a thin or small thing run over its edges. The guided filter
+    Interpolation lets the heat of a thin or small object run over its edges. The guided filter
     (He, Sun and Tang, "Guided Image Filtering", IEEE TPAMI 35, 2013) fits the interpolated heat
     q in each window w of the image. The model is linear in its colours I. Heat at a pixel is
     the mean over all windows around it:
@@ -180,8 +180,8 @@ def grabcut(
     foreground and another to the background. The cheapest outline between them runs along edges
     of the image. Here the map bounds that outline:
 
-        the hottest pixels of the parts    surely the thing
-        the rest of the parts              probably the thing
+        the hottest pixels of the parts    surely the object
+        the rest of the parts              probably the object
         within REACH_PATCHES around them   probably not
         farther away                       surely not
 

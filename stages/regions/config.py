@@ -41,7 +41,7 @@ class RegionsConfig(BaseModel):
     threshold: Share = Field(
         FALLBACK_CUT, description="Share of the highest heat for `fixed`; 0.2 was chosen on photographs."
     )
-    # It joins the patchy heat of one thing. On drawn scenes 0.5 is best: at 0.7 thin things
+    # It joins the patchy heat of one object. On drawn scenes 0.5 is best: at 0.7 thin objects
     # begin to vanish.
     smooth_patches: float = Field(
         1.0,
@@ -49,7 +49,7 @@ class RegionsConfig(BaseModel):
         le=4.0,
         description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none.",
     )
-    # Guided, the peak lies on the thing in 0.947 of cases instead of 0.841, and with
+    # Guided, the peak lies on the object in 0.947 of cases instead of 0.841, and with
     # `threshold` 0.45 the contour is as good as GrabCut's (drawn scenes have plain colours); on
     # photographs it adds a point of pointing.
     upsample: Literal["linear", "guided"] = Field(

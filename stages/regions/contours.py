@@ -11,24 +11,24 @@ from phrasebox.stages.contract.levels import LEVELS
 from phrasebox.stages.regions.colours import SURE_SHARE, grabcut
 from phrasebox.stages.regions.cut import SAME_BOX, CutMap, Cutter
 from phrasebox.stages.regions.paint import RegionMask, field_of, paint
-from phrasebox.stages.regions.parts import HeatPart, ThingMap, parts_of
+from phrasebox.stages.regions.parts import HeatPart, ObjectMap, parts_of
 from phrasebox.stages.scores.fits import Floats
 from phrasebox.stages.scores.score import Evidence
 
 MapRegions = list[tuple[RegionMask, Evidence]]  # The regions of a map, best first
 
 
-def regions_of_map(thing_map: ThingMap, cutter: Cutter) -> MapRegions:
+def regions_of_map(object_map: ObjectMap, cutter: Cutter) -> MapRegions:
     """Return the regions of a map, those with most heat first; they do not overlap.
 
     With `refine: grabcut` colours draw the outlines, where they decide something. For
     `refine: sam` see `outlines.Outliner`.
     """
     if cutter.config.refine != "grabcut":
-        return _regions_of(cutter.cut(thing_map), cutter)
-    colour_cut = _cut_by_colours(thing_map, cutter)
+        return _regions_of(cutter.cut(object_map), cutter)
+    colour_cut = _cut_by_colours(object_map, cutter)
     method, fallback = ("grabcut", None) if colour_cut else ("none", "colours")
-    regions = _regions_of(colour_cut or cutter.cut(thing_map), cutter)
+    regions = _regions_of(colour_cut or cutter.cut(object_map), cutter)
     return [
         (replace(region_mask, refined=method, fallback=fallback), evidence)
         for region_mask, evidence in regions
@@ -49,9 +49,9 @@ def contours_of(cut: CutMap, min_area_px: int) -> list[tuple[HeatPart, RegionMas
     """
     contours: list[tuple[HeatPart, RegionMask]] = []
     for part in cut.parts:
-        if len(contours) == cut.thing_map.limit:
+        if len(contours) == cut.object_map.limit:
             break
-        region_mask = paint(field_of(part, cut.fine), cut.thing_map.size_hw)
+        region_mask = paint(field_of(part, cut.fine), cut.object_map.size_hw)
         if region_mask is not None and region_mask.area_px >= min_area_px:
             contours.append((part, _with_box(region_mask, cut.box if part is cut.parts[0] else None)))
     return contours
@@ -69,20 +69,20 @@ def _with_box(region_mask: RegionMask, box: Floats | None) -> RegionMask:
     return replace(region_mask, box_xywh_px=learned, box_of="learned")
 
 
-def _cut_by_colours(thing_map: ThingMap, cutter: Cutter) -> CutMap | None:
+def _cut_by_colours(object_map: ObjectMap, cutter: Cutter) -> CutMap | None:
     """Return the cut map on the canvas, with the outlines of its first parts drawn by colour.
 
     None if nothing is cut, or the colours decide nothing, see `colours.grabcut`.
     """
-    cut = cutter.cut_on_canvas(thing_map)
+    cut = cutter.cut_on_canvas(object_map)
     if not cut.parts:
         return None
     inside = np.zeros(cut.fine.shape, dtype=np.bool_)
-    for part in cut.parts[: thing_map.limit]:
+    for part in cut.parts[: object_map.limit]:
         inside[part.window] |= part.inside
     sure = cut.fine > cut.threshold + SURE_SHARE * (LEVELS - cut.threshold)
-    canvas = thing_map.pixels
-    foreground = grabcut(canvas.rgb, inside, sure, patch_px=canvas.patch_px(thing_map.levels.shape))
+    canvas = object_map.pixels
+    foreground = grabcut(canvas.rgb, inside, sure, patch_px=canvas.patch_px(object_map.levels.shape))
     if foreground is None:
         return None
     parts = parts_of(cut.fine, foreground, cut.threshold, cutter.config)

@@ -24,7 +24,7 @@ from phrasebox.stages.regions.cut_rules import CUTS, threshold_of
 from phrasebox.stages.regions.fine_map import refine_grid
 from phrasebox.stages.regions.ladder import ladder_of
 from phrasebox.stages.regions.paint import RegionMask
-from phrasebox.stages.regions.parts import HeatPart, ThingMap, part_of, parts_of
+from phrasebox.stages.regions.parts import HeatPart, ObjectMap, part_of, parts_of
 from phrasebox.stages.scores.fits import Floats
 from phrasebox.stages.scores.fitted_cut import FittedCut
 from phrasebox.stages.scores.learned_box import BoxFit, MapView
@@ -38,7 +38,7 @@ class CutMap:
     """A map with the parts it falls into.
 
     Attributes:
-        thing_map: The map.
+        object_map: The map.
         fine: float32 (fine_h, fine_w), heat in levels, see `fine_map.refine_grid`.
         threshold: In levels.
         parts: Those with most heat first, without those that fall behind (`keep_share`).
@@ -47,7 +47,7 @@ class CutMap:
             the box is that of the part.
     """
 
-    thing_map: ThingMap
+    object_map: ObjectMap
     fine: Plane
     threshold: float
     parts: list[HeatPart]
@@ -90,57 +90,57 @@ class Cutter:
     fitted_cut: FittedCut | None = None
     box_fit: BoxFit | None = None
 
-    def surface_of(self, thing_map: ThingMap) -> Surface | None:
+    def surface_of(self, object_map: ObjectMap) -> Surface | None:
         """Return the surface of a map; None if the blur leaves nothing to see."""
-        levels: Levels | None = thing_map.levels
+        levels: Levels | None = object_map.levels
         if sigma := self.config.smooth_patches:
-            heat = thing_map.levels.astype(np.float32)
+            heat = object_map.levels.astype(np.float32)
             # Beyond the border the outermost cells continue.
             levels = quantise(cv2.GaussianBlur(heat, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
         if levels is None:
             return None
         if self.config.upsample == "guided":
-            guide = thing_map.pixels.guide(levels.shape)
-            heat = guide(refine_grid(levels, guide.size_hw, thing_map.shift_cells))
+            guide = object_map.pixels.guide(levels.shape)
+            heat = guide(refine_grid(levels, guide.size_hw, object_map.shift_cells))
             guided_levels = quantise(np.maximum(heat, 0))
             if guided_levels is not None:
                 return Surface(guided_levels, is_guided=True)
         return Surface(levels, is_guided=False)
 
-    def cut(self, thing_map: ThingMap) -> CutMap:
+    def cut(self, object_map: ObjectMap) -> CutMap:
         """Threshold, split and rank a map, and give its first part the learned box."""
-        cut = self._cut(thing_map, None)
+        cut = self._cut(object_map, None)
         if self.box_fit is None or not self.box_fit.networks or cut.view is None:
             return cut
         return fill_box(cut, self.box_fit.box_of(cut.view))
 
-    def cut_on_canvas(self, thing_map: ThingMap) -> CutMap:
+    def cut_on_canvas(self, object_map: ObjectMap) -> CutMap:
         """Threshold, split and rank a map whose fine map has the pixels of the canvas, for outlines by colour.
 
         These are at least as many as the cells. Colours draw their own boxes.
         """
-        return self._cut(thing_map, thing_map.pixels.size_hw)
+        return self._cut(object_map, object_map.pixels.size_hw)
 
-    def _cut(self, thing_map: ThingMap, fine_hw: Sides | None) -> CutMap:
+    def _cut(self, object_map: ObjectMap, fine_hw: Sides | None) -> CutMap:
         """Cut a map; `fine_hw` as in `refine_grid`, but a guided map has the pixels of the canvas."""
-        surface = self.surface_of(thing_map)
+        surface = self.surface_of(object_map)
         if surface is None:
-            return CutMap(thing_map=thing_map, fine=np.zeros((1, 1), np.float32), threshold=0.5, parts=[])
+            return CutMap(object_map=object_map, fine=np.zeros((1, 1), np.float32), threshold=0.5, parts=[])
         if surface.is_guided:
             fine = surface.levels.astype(np.float32)
         else:
-            fine = refine_grid(surface.levels, fine_hw, thing_map.shift_cells)
+            fine = refine_grid(surface.levels, fine_hw, object_map.shift_cells)
         # By the levels and not by the fine map: values between the cells would move the mean and
         # Otsu's threshold.
-        threshold = threshold_of(surface.levels, self.config, self.fitted_cut, thing_map.usual_size)
+        threshold = threshold_of(surface.levels, self.config, self.fitted_cut, object_map.usual_size)
         parts = parts_of(fine, fine > threshold, threshold, self.config)
         view = None
-        if thing_map.facts is not None and thing_map.usual_place is not None and parts:
-            ladder = ladder_of(thing_map.levels, thing_map.shift_cells)
+        if object_map.facts is not None and object_map.usual_place is not None and parts:
+            ladder = ladder_of(object_map.levels, object_map.shift_cells)
             view = MapView(
-                ladder, thing_map.facts, thing_map.usual_place, _box_of(parts[0].window, fine.shape)
+                ladder, object_map.facts, object_map.usual_place, _box_of(parts[0].window, fine.shape)
             )
-        return CutMap(thing_map=thing_map, fine=fine, threshold=threshold, parts=parts, view=view)
+        return CutMap(object_map=object_map, fine=fine, threshold=threshold, parts=parts, view=view)
 
 
 def _box_of(window: tuple[slice, slice], fine_hw: tuple[int, ...]) -> Floats:

@@ -31,7 +31,7 @@ def threshold_of(
     """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
     The rule `fitted` needs `fitted_cut`, see `RegionsConfig.with_fallback_cut`, and the usual size of
-    the thing, see `FittedCut.usual_size`. A new rule is a value of `Rule` and a case here. One
+    the object, see `FittedCut.usual_size`. A new rule is a value of `Rule` and a case here. One
     that uses `threshold` also changes `phrasebox.pipeline.run.calibration.calibration_basis`.
     """
     if config.rule == "fitted" and fitted_cut is not None:

@@ -20,7 +20,7 @@ from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions
 from phrasebox.stages.regions.cut import Cutter, Surface
-from phrasebox.stages.regions.parts import ThingMap
+from phrasebox.stages.regions.parts import ObjectMap
 from phrasebox.stages.scores.fits import Floats, log_odds
 from phrasebox.stages.scores.fitted_cut import FittedCut
 from phrasebox.stages.scores.foreign_captions import (
@@ -34,36 +34,36 @@ from phrasebox.stages.scores.learned_box import BoxFit
 from phrasebox.stages.scores.score import Calibration, at_share, score_of
 
 VOTES: Final = 3
-"""Least number of different texts of a thing that share their presence. On the 1,000
+"""Least number of different texts of an object that share their presence. On the 1,000
 photographs that chose it, the area under the ROC curve is 0.924 with 3, 0.927 with 2 and 0.920
 without sharing. On drawn scenes with a false detail in the second caption, 2 took it from 0.99
 to 0.96 (measured)."""
 
 
 Groups = Sequence[int] | None
-"""The number of the thing that each phrase of a record names; None where phrases are not linked."""
+"""The number of the object that each phrase of a record names; None where phrases are not linked."""
 
 
 class RecordMaps(NamedTuple):
     """The maps of one image.
 
     Attributes:
-        phrases: The heat map of each phrase and the number of its thing; None in its place if
+        phrases: The heat map of each phrase and the number of its object; None in its place if
             it has no region.
-        things: Number -> the map that the phrases of this thing share.
+        objects: Number -> the map that the phrases of this object share.
     """
 
     phrases: list[tuple[HeatMap, int | None]]
-    things: dict[int, ThingMap]
+    objects: dict[int, ObjectMap]
 
-    def regions_of_phrases(self, things: Mapping[int, MapRegions]) -> list[MapRegions]:
-        """Return the regions of each phrase from those of the things: its own similarity is their evidence."""
+    def regions_of_phrases(self, objects: Mapping[int, MapRegions]) -> list[MapRegions]:
+        """Return the regions of each phrase from those of the objects: its own similarity is their evidence."""
         return [
             []
             if number is None
             else [
                 (mask, replace(evidence, similarity=heat_map.similarity))
-                for mask, evidence in things[number]
+                for mask, evidence in objects[number]
             ]
             for heat_map, number in self.phrases
         ]
@@ -96,54 +96,57 @@ class RegionMaker:
         self.cutter = Cutter(self.config, fitted_cut, box_fit)
 
     def groups_of(self, record: Record) -> Groups:
-        """Return the number of the thing of each phrase, see `groups.link_phrases`; None without `config.group`."""
+        """Return the number of the object of each phrase, see `groups.link_phrases`; None without `config.group`."""
         return None if self.config.group == "none" else link_phrases(record.sample.captions, record.phrases)
 
     def maps_of(self, record: Record, groups: Groups) -> RecordMaps:
-        """Return the maps of the phrases of a record and of the things that they name; see `groups_of`."""
+        """Return the maps of the phrases of a record and of the objects that they name; see `groups_of`."""
         by_text = {heat_map.text: heat_map for heat_map in record.heat_maps}
         levels = {text: levels_of_map(heat_map) for text, heat_map in by_text.items()}
         numbers = self._map_numbers(record.phrases, groups)
         canvas = (
             Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
         )
-        things: dict[int, ThingMap] = {}
-        members = things_of(record.phrases, numbers)
+        objects: dict[int, ObjectMap] = {}
+        members = objects_of(record.phrases, numbers)
         fitted_cut = self.cutter.fitted_cut
         box_fit = self.cutter.box_fit
-        for number, thing in members.items():
-            shared = thing.mean_levels(levels)
+        for number, object_ in members.items():
+            shared = object_.mean_levels(levels)
             if shared is not None:
-                usual_size = 0.0 if fitted_cut is None else fitted_cut.usual_size(thing.heads.values())
-                first_map = next(by_text[text] for text in thing.heads if levels[text] is not None)
-                things[number] = ThingMap(
+                usual_size = 0.0 if fitted_cut is None else fitted_cut.usual_size(object_.heads.values())
+                first_map = next(by_text[text] for text in object_.heads if levels[text] is not None)
+                objects[number] = ObjectMap(
                     levels=shared,
                     shift_cells=first_map.shift_cells,
                     size_hw=(record.height_px, record.width_px),
                     limit=self.config.max_regions_plural
-                    if thing.is_plural
+                    if object_.is_plural
                     else self.config.max_regions_singular,
                     usual_size=usual_size,
-                    facts=None if box_fit is None else facts_of(thing, record, len(members), usual_size),
-                    usual_place=None if box_fit is None else box_fit.usual.of(thing.heads),
+                    facts=None if box_fit is None else facts_of(object_, record, len(members), usual_size),
+                    usual_place=None if box_fit is None else box_fit.usual.of(object_.heads),
                     canvas=canvas,
                 )
         phrases = [
-            (by_text[phrase.text], number if number in things and levels[phrase.text] is not None else None)
+            (
+                by_text[phrase.text],
+                number if number in objects and levels[phrase.text] is not None else None,
+            )
             for phrase, number in zip(record.phrases, numbers, strict=True)
         ]
-        return RecordMaps(phrases, things)
+        return RecordMaps(phrases, objects)
 
     def surfaces_of_phrases(self, record: Record) -> list[HeatMap | None]:
         """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""
-        phrases, things = self.maps_of(record, self.groups_of(record))
-        surfaces = {number: self.cutter.surface_of(thing_map) for number, thing_map in things.items()}
+        phrases, objects = self.maps_of(record, self.groups_of(record))
+        surfaces = {number: self.cutter.surface_of(object_map) for number, object_map in objects.items()}
         return [
             _drawn(heat_map, None if number is None else surfaces[number]) for heat_map, number in phrases
         ]
 
     def surfaces_of(self, record: Record) -> dict[str, HeatMap]:
-        """Return text -> map that its regions are cut from, if it has heat; that of the first of several things."""
+        """Return text -> map that its regions are cut from, if it has heat; that of the first of several objects."""
         by_text: dict[str, HeatMap] = {}
         for heat_map in self.surfaces_of_phrases(record) if record.error is None else ():
             if heat_map is not None:
@@ -151,10 +154,10 @@ class RegionMaker:
         return by_text
 
     def heads_of(self, record: Record, groups: Groups) -> list[dict[str, str]]:
-        """Return the texts of each phrase's thing, each with its head noun; see `groups_of`."""
+        """Return the texts of each phrase's object, each with its head noun; see `groups_of`."""
         numbers = self._map_numbers(record.phrases, groups)
-        things = things_of(record.phrases, numbers)
-        return [things[number].heads for number in numbers]
+        objects = objects_of(record.phrases, numbers)
+        return [objects[number].heads for number in numbers]
 
     def with_regions(self, record: Record, groups: Groups, regions: Sequence[MapRegions]) -> Record:
         """Return the record with `regions` and `absent`, from the regions of each phrase; see `groups_of`."""
@@ -187,7 +190,7 @@ class RegionMaker:
         return replace(record, regions=tuple(scored_regions), absent=tuple(absent))
 
     def presences_of(self, record: Record, groups: Groups) -> list[float | None]:
-        """Return how likely each phrase, or its thing, is in its image; None if the calibration does not know."""
+        """Return how likely each phrase, or its object, is in its image; None if the calibration does not know."""
         share = foreign_share(self.config.expected_absent_share)
         fitted_share = 0.5 if self.calibration is None else self.calibration.absent_share
         log_ratios = caption_log_ratios(record, fitted_share) if share > 0.0 else {}
@@ -221,7 +224,7 @@ def _drawn(heat_map: HeatMap, surface: Surface | None) -> HeatMap | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class Object:
     """Phrases of an image with the same regions, in order."""
 
     phrases: tuple[Phrase, ...]
@@ -248,38 +251,38 @@ class Thing:
         return quantise((total / (LEVELS * len(sound))).astype(np.float32))
 
 
-def things_of(phrases: Sequence[Phrase], numbers: Sequence[int]) -> dict[int, Thing]:
-    """Return the thing of each number that phrases have."""
+def objects_of(phrases: Sequence[Phrase], numbers: Sequence[int]) -> dict[int, Object]:
+    """Return the object of each number that phrases have."""
     members: dict[int, list[Phrase]] = {}
     for phrase, number in zip(phrases, numbers, strict=True):
         members.setdefault(number, []).append(phrase)
-    return {number: Thing(tuple(thing_phrases)) for number, thing_phrases in members.items()}
+    return {number: Object(tuple(object_phrases)) for number, object_phrases in members.items()}
 
 
-def facts_of(thing: Thing, record: Record, things: int, usual_size: float) -> Floats:
-    """Return the `learned_box.FACTS` of one of the things of a record."""
+def facts_of(object_: Object, record: Record, objects: int, usual_size: float) -> Floats:
+    """Return the `learned_box.FACTS` of one of the objects of a record."""
     counts = Counter(phrase.caption_index for phrase in record.phrases)
     earlier = [
         sum(
             other.caption_index == phrase.caption_index and other.start < phrase.start
             for other in record.phrases
         )
-        for phrase in thing.phrases
+        for phrase in object_.phrases
     ]
-    captions = {phrase.caption_index for phrase in thing.phrases}
-    heat_maps = [heat_map for heat_map in record.heat_maps if heat_map.text in thing.heads]
+    captions = {phrase.caption_index for phrase in object_.phrases}
+    heat_maps = [heat_map for heat_map in record.heat_maps if heat_map.text in object_.heads]
     facts = (
         math.log(record.width_px / record.height_px),
-        fmean(phrase.plural for phrase in thing.phrases),
-        len(thing.phrases),
+        fmean(phrase.plural for phrase in object_.phrases),
+        len(object_.phrases),
         len(captions) / len(record.sample.captions),
         fmean(
             place / counts[phrase.caption_index]
-            for place, phrase in zip(earlier, thing.phrases, strict=True)
+            for place, phrase in zip(earlier, object_.phrases, strict=True)
         ),
         min(earlier),
-        len(thing.heads),
-        things,
+        len(object_.heads),
+        objects,
         fmean(heat_map.similarity if math.isfinite(heat_map.similarity) else 0.0 for heat_map in heat_maps),
         fmean(heat_map.presence or 0.0 for heat_map in heat_maps),
         usual_size,
@@ -295,13 +298,13 @@ def levels_of_map(heat_map: HeatMap) -> Levels | None:
 def share_presences(
     phrases: Sequence[Phrase], numbers: Sequence[int], presences: Sequence[float | None]
 ) -> list[float | None]:
-    """Return the presence of the thing that each phrase names: the mean of the log odds of its different texts.
+    """Return the presence of the object that each phrase names: the mean of the log odds of its different texts.
 
-    Things with fewer than `VOTES` different texts keep the presence of each text: with only
+    Objects with fewer than `VOTES` different texts keep the presence of each text: with only
     two, one false description ("a green car") would pull the shared presence half way. A
     presence of None stays None.
 
-    `numbers` are those of the things. A text has one presence, 0 .. 1.
+    `numbers` are those of the objects. A text has one presence, 0 .. 1.
     """
     texts: dict[int, dict[str, float]] = {}
     for phrase, number, presence in zip(phrases, numbers, presences, strict=True):

@@ -1,4 +1,4 @@
-"""Outlines by a segmenter (`regions.refine: sam`): the heat says where a thing is, and SAM draws its edge.
+"""Outlines by a segmenter (`regions.refine: sam`): the heat says where an object is, and SAM draws its edge.
 
 docs/explanation/how-it-works.md says which mask is taken, and when the contour stays.
 """
@@ -26,21 +26,21 @@ from phrasebox.stages.model.segmenter import EncoderInput, Prompt, load_segmente
 from phrasebox.stages.regions.contours import MapRegions, contours_of
 from phrasebox.stages.regions.cut import CutMap, Cutter
 from phrasebox.stages.regions.paint import RegionMask, field_of, paint
-from phrasebox.stages.regions.parts import HeatPart, Mask, ThingMap, measure
+from phrasebox.stages.regions.parts import HeatPart, Mask, ObjectMap, measure
 from phrasebox.stages.scores.score import Evidence
 
-LEAST_HEAT: Final = 0.5  # Least share of its part's heat in a mask; with less, it lies beside the thing
+LEAST_HEAT: Final = 0.5  # Least share of its part's heat in a mask; with less, it lies beside the object
 
 MOST_CHANGE: Final = 10.0
 """Most times that a mask may be larger or smaller than the contour; else it is wrong. GrabCut's
-bound is 3, but SAM finds a whole thing from heat on its head alone."""
+bound is 3, but SAM finds a whole object from heat on its head alone."""
 
 ISLAND: Final = 0.1
 """Share of a mask's largest connected part below which other parts are dropped: they would
 stretch its box."""
 
 SAME: Final = 0.5
-"""Largest share of a mask that better parts may cover; with more, it lies on the same thing and
+"""Largest share of a mask that better parts may cover; with more, it lies on the same object and
 is left out."""
 
 _LIMITS: Final = DecodeLimits(max_pixels=MAX_PIXELS_CEILING)  # The prepare stage has applied the user's
@@ -52,7 +52,7 @@ _REASONS: Final = (
     "size",
 )  # Reasons against a mask, in the order of the checks
 
-Drawing = tuple[Sample, Mapping[int, ThingMap]]  # An image, and the numbered maps of its things
+Drawing = tuple[Sample, Mapping[int, ObjectMap]]  # An image, and the numbered maps of its objects
 
 
 class _Contours(NamedTuple):
@@ -93,20 +93,20 @@ class Outliner:
         encodings = self.segmenter.encode(sound) if sound else {}
         # While the segmenter encodes.
         contours = [
-            {number: self._contours(thing_map) for number, thing_map in maps.items()}
+            {number: self._contours(object_map) for number, object_map in maps.items()}
             for _, maps in drawings
         ]
         prompts = [
-            [self._prompt(thing.cut, *piece) for thing in things.values() for piece in thing.pieces]
-            for things, image in zip(contours, images, strict=True)
+            [self._prompt(object_.cut, *piece) for object_ in objects.values() for piece in object_.pieces]
+            for objects, image in zip(contours, images, strict=True)
             if image is not None
         ]
         masks = iter(self.segmenter.masks(encodings, sound, prompts))
-        for things, image in zip(contours, images, strict=True):
+        for objects, image in zip(contours, images, strict=True):
             logits = iter([] if image is None else next(masks))
             yield {
-                number: self._outline(thing, image, [next(logits, None) for _ in thing.pieces])
-                for number, thing in things.items()
+                number: self._outline(object_, image, [next(logits, None) for _ in object_.pieces])
+                for number, object_ in objects.items()
             }
 
     def _prepare(self, drawing: Drawing) -> EncoderInput | None:
@@ -119,8 +119,8 @@ class Outliner:
         except RowFault:
             return None
 
-    def _contours(self, thing_map: ThingMap) -> _Contours:
-        cut = self.cutter.cut(thing_map)
+    def _contours(self, object_map: ObjectMap) -> _Contours:
+        cut = self.cutter.cut(object_map)
         return _Contours(cut, contours_of(cut, self.config.min_area_px))
 
     def _prompt(self, cut: CutMap, part: HeatPart, contour: RegionMask) -> Prompt:
@@ -129,10 +129,10 @@ class Outliner:
         point_y, point_x = (
             cell_to_px(float(place), side_px=side_px, cells=cells)
             for place, side_px, cells in zip(
-                (part.top + y, part.left + x), cut.thing_map.size_hw, cut.fine.shape, strict=True
+                (part.top + y, part.left + x), cut.object_map.size_hw, cut.fine.shape, strict=True
             )
         )
-        # A box from heat is rough, and a point alone may mean a part of the thing (SAM, arXiv 2304.02643).
+        # A box from heat is rough, and a point alone may mean a part of the object (SAM, arXiv 2304.02643).
         return Prompt(point_xy_px=(point_x, point_y), box_xyxy_px=xywh_to_xyxy(contour.box_xywh_px))
 
     def _outline(
@@ -155,7 +155,7 @@ class Outliner:
                 continue
             # Nothing lies before the first part: its contour stays with its learned box.
             is_contour = fallback is not None and occupied is None
-            region_mask = contour if is_contour else paint(free, cut.thing_map.size_hw)
+            region_mask = contour if is_contour else paint(free, cut.object_map.size_hw)
             if region_mask is not None and region_mask.area_px >= self.config.min_area_px:
                 method = "none" if fallback else "sam"
                 region_mask = replace(region_mask, refined=method, fallback=fallback)
@@ -171,7 +171,7 @@ class Outliner:
         The best one has the highest score of its evidence: the share of all heat in the mask times
         the contrast of the heat there and outside.
         """
-        thing_map = cut.thing_map
+        object_map = cut.object_map
         cells = image.cells(masks)
         size_wh = cells.shape[:0:-1]
         heat: Plane = cv2.resize(cut.fine, size_wh, interpolation=cv2.INTER_LINEAR)
@@ -179,7 +179,7 @@ class Outliner:
         part_mask[part.window] = part.inside
         part_heat = np.where(cv2.resize(part_mask, size_wh, interpolation=cv2.INTER_NEAREST) > 0, heat, 0)
         total = float(heat.sum(dtype=np.float64))
-        smallest = self.config.min_area_px / math.prod(thing_map.size_hw)
+        smallest = self.config.min_area_px / math.prod(object_map.size_hw)
         candidates: list[tuple[float, int, Mask, Evidence]] = []
         reason = 0
         for number, logits in enumerate(cells):

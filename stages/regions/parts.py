@@ -19,16 +19,16 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThingMap:
-    """The heat map of one thing in levels, and everything else that its regions depend on.
+class ObjectMap:
+    """The heat map of one object in levels, and everything else that its regions depend on.
 
     Attributes:
         levels: uint8 (grid_h, grid_w).
         shift_cells: See `HeatMap.shift_cells`.
         size_hw: Pixels of the image.
         limit: Most regions.
-        usual_size: Of the thing, for the rule `fitted`; see `FittedCut.usual_size`.
-        facts, usual_place: Of the thing, for a `BoxFit`; see `learned_box.MapView`.
+        usual_size: Of the object, for the rule `fitted`; see `FittedCut.usual_size`.
+        facts, usual_place: Of the object, for a `BoxFit`; see `learned_box.MapView`.
         canvas: The image as the model saw it, for `config.needs_pixels`.
     """
 
@@ -77,7 +77,7 @@ def parts_of(fine: Plane, inside: Mask, threshold: float, config: RegionsConfig)
     """Return the 8-connected parts of a cut map, hottest first, without those that fall behind (`keep_share`).
 
     A part includes what it encloses, other parts, too: heat often follows the outline of large
-    things, and few things have holes.
+    objects, and few objects have holes.
 
     `fine` is the fine map (fine_h, fine_w) in levels, as the threshold. `inside` are its
     samples above the threshold.

@@ -26,7 +26,7 @@ class RegionsStage(Stage):
     """Adds the regions of every phrase, and removes `pixels`, which no later stage needs.
 
     Regions are in the order of the phrases, and those of one phrase are ordered best first.
-    Phrases that name the same thing have the same regions; unless `config.group` links things,
+    Phrases that name the same object have the same regions; unless `config.group` links objects,
     these are phrases with the same text. A phrase with an empty map has no region. A phrase
     less likely in the image than `config.min_presence` has none either, and is listed in
     `absent`. With `config.refine: sam` the stage holds a segmenter, and needs the encoded images.
@@ -95,17 +95,17 @@ class RegionsStage(Stage):
         if self.config.refine == "sam":
             batch = list(maps)
             drawings = [
-                (record.sample, record_maps.things)
+                (record.sample, record_maps.objects)
                 for record, record_maps in zip(records, batch, strict=True)
             ]
             yield from map(RecordMaps.regions_of_phrases, batch, self._load_outliner().regions_of(drawings))
             return
         for record_maps in maps:  # one record after the other: a canvas takes megabytes
-            things = {
-                number: regions_of_map(thing_map, self.maker.cutter)
-                for number, thing_map in record_maps.things.items()
+            objects = {
+                number: regions_of_map(object_map, self.maker.cutter)
+                for number, object_map in record_maps.objects.items()
             }
-            yield record_maps.regions_of_phrases(things)
+            yield record_maps.regions_of_phrases(objects)
 
     def _load_outliner(self) -> Outliner:
         if self._outliner is None:

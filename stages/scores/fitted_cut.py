@@ -39,11 +39,11 @@ CUT_FEATURES: Final = (
 """Features of a cut, in this order: the heat of the cut, the energy of its main part (share of
 all heat), the mean heat in that part and outside, the areas of the part and of its box (shares
 of the image). Products of these follow; the last is that of the box and the usual size of the
-thing."""
+object."""
 
 
 class FittedCut(Regression):
-    """A learned rule: it takes the cut of a map with the main part that is most likely the thing.
+    """A learned rule: it takes the cut of a map with the main part that is most likely the object.
 
     The map is cut at each of `SHARES`. The main part of a cut is the part with most heat; it
     has a worth:
@@ -54,8 +54,8 @@ class FittedCut(Regression):
     hold for the model and settings of the fit.
 
     Attributes:
-        usual: Head noun -> the usual size of such things: the mean logarithm of the share of
-            the image that their boxes cover, minus that of all things. Nouns that are not in it
+        usual: Head noun -> the usual size of such objects: the mean logarithm of the share of
+            the image that their boxes cover, minus that of all objects. Nouns that are not in it
             have size 0.
     """
 
@@ -81,5 +81,5 @@ class FittedCut(Regression):
         return int(np.where(np.isfinite(worth), worth, -np.inf).argmax())
 
     def usual_size(self, heads: Collection[str]) -> float:
-        """Return the usual size of the thing of a map: the mean over the head nouns of its phrases."""
+        """Return the usual size of the object of a map: the mean over the head nouns of its phrases."""
         return fmean(self.usual.get(head, 0.0) for head in heads) if heads else 0.0

@@ -3,7 +3,7 @@
 A phrase alone says little: a cosine deceives in one of seven cases. But the phrases of a foreign
 caption are all absent at once. So a share of absent phrases is a mixture of two kinds of captions:
 
-    foreign      in a share F of all captions; each phrase is absent, although the image may show such a thing by chance
+    foreign      in a share F of all captions; each phrase is absent, although the image may show one by chance
     of its own   each phrase is absent with the probability D, a false detail
 
 With r the ratio of the likelihoods of a phrase's signals if it is present and absent (the odds

@@ -1,7 +1,7 @@
 """Where the box of a region is, given its map and its words: a fitted correction of the box that a cut gives.
 
 A small network sees the boxes of a map at many cuts (`Ladder`), what the captions say of the
-thing, and where such things usually are. Its answer is a change of the cut's box, which begins
+object, and where such objects usually are. Its answer is a change of the cut's box, which begins
 at none. `pipeline/calibrate/box_fit.py` fits it.
 """
 
@@ -28,7 +28,7 @@ LADDER_FEATURES: Final = 13 * len(LADDER_CUTS) + 2 * (len(QUANTILES) + 2) + 5
 
 
 class Ladder(NamedTuple):
-    """The cuts of one map: where its parts lie at each tells more of a thing's edges than any one cut.
+    """The cuts of one map: where its parts lie at each tells more of an object's edges than any one cut.
 
     `stages/regions/ladder.py` makes it. Coordinates are shares of the image's sides, and boxes x0, y0, x1, y1.
 
@@ -55,10 +55,10 @@ FACTS: Final = (
     *("aspect", "plural", "phrases", "captions", "order", "first"),
     *("texts", "things", "similarity", "presence", "usual_size"),
 )
-"""Facts about a thing: the logarithm of its image's width by height; the share of its phrases
+"""Facts about an object: the logarithm of its image's width by height; the share of its phrases
 that are plural, and their number; the share of captions that name it; the mean place of its
 phrases in their captions as a share, and the lowest as a number; the number of its different
-texts, and that of things in the image; similarity; presence before `absent_share`; and
+texts, and that of objects in the image; similarity; presence before `absent_share`; and
 `FittedCut.usual_size`."""
 
 INPUTS: Final = LADDER_FEATURES + 8 + len(FACTS) + 4
@@ -76,10 +76,10 @@ Place = tuple[_Term, _Term, _Term, _Term]
 
 
 class UsualBoxes(Fit):
-    """Where the things that words name usually are: the centre of their box, and the logarithms of its sides.
+    """Where the objects that words name usually are: the centre of their box, and the logarithms of its sides.
 
     Attributes:
-        mean: Of all things; x, y, log width and log height as shares of the image.
+        mean: Of all objects; x, y, log width and log height as shares of the image.
         words: The words that add something, see `words_of`.
         terms: What each of them adds, (words, 4).
     """
@@ -101,7 +101,7 @@ class UsualBoxes(Fit):
         return {word: row for row, word in enumerate(self.words)}
 
     def of(self, heads: Mapping[str, str]) -> Floats:
-        """Return the usual place (4,) of a thing with these texts, each with its head noun."""
+        """Return the usual place (4,) of an object with these texts, each with its head noun."""
         words = (word for text, head in heads.items() for word in words_of(text, head))
         rows = [self._rows[word] for word in words if word in self._rows]
         place: Floats = np.array(self.mean) + self.terms[rows].sum(axis=0) / max(1, len(heads))
@@ -121,7 +121,7 @@ def words_of(text: str, head: str) -> list[str]:
 
 
 class MapView(NamedTuple):
-    """What the fit sees of a map: its ladder, the thing's `FACTS`, its usual place (4,), and the cut's box (4,).
+    """What the fit sees of a map: its ladder, the object's `FACTS`, its usual place (4,), and the cut's box (4,).
 
     The box is x0, y0, x1, y1 as shares of the image.
     """
@@ -172,7 +172,7 @@ the map; the spread of the ladder's boxes; the edges; and the facts."""
 
 
 class BoxFit(Fit):
-    """The usual boxes of things, and the networks that correct a cut's box; without networks the cut's box stays.
+    """The usual boxes of objects, and the networks that correct a cut's box; without networks the cut's box stays.
 
     Attributes:
         usual: Usual boxes.

@@ -14,7 +14,7 @@ with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit
 of the images that the regression was fitted on. Sigma is kept as its `RANK` strongest directions
 and the mean variance of the others. This probability depends on no other phrase or image of a
 run. `RegionMaker.presences_of` makes the row's `presence` of it: by the other phrases of the same
-thing, the caption, and the share of absent phrases. `phrasebox calibrate` fits it. Without a fit
+object, the caption, and the share of absent phrases. `phrasebox calibrate` fits it. Without a fit
 presence is null; `phrasebox.pipeline.run.decisions` says when.
 """
 

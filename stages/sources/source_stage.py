@@ -19,10 +19,10 @@ class SourceRegionsStage(Stage):
     """Gives the regions of another stage their `group`, and with a calibration of that source their score.
 
     Phrases of the captions are linked as for heat maps (`groups.link_phrases`). A concept that no
-    caption says is a thing by itself. Regions are not shared within a group: each phrase keeps the
+    caption says is an object by itself. Regions are not shared within a group: each phrase keeps the
     regions of the source. With a calibration a phrase less likely in the image than
     `config.min_presence` has no region, and is listed in `absent`. Phrases are judged one by
-    one, also those of one thing. A concept that no caption says is then no answer, and is not
+    one, also those of one object. A concept that no caption says is then no answer, and is not
     listed. Where nothing is known of an image (`NOT_FINITE`), no phrase is absent.
     """
 
@@ -86,13 +86,13 @@ class SourceRegionsStage(Stage):
     def _link(self, record: Record) -> Record:
         if not record.regions or self.config.group == "none":
             return record
-        numbers = number_things(record.sample.captions, record.phrases)
+        numbers = number_objects(record.sample.captions, record.phrases)
         regions = tuple(replace(region, group=numbers[region.phrase_index]) for region in record.regions)
         return replace(record, regions=regions)
 
 
-def number_things(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
-    """Return the number of the thing that each phrase names, those that no caption says behind the others."""
+def number_objects(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
+    """Return the number of the object that each phrase names, those that no caption says behind the others."""
     numbers = link_phrases(captions, [phrase for phrase in phrases if phrase.is_said])
     unsaid = dict.fromkeys(phrase.text for phrase in phrases if not phrase.is_said)
     beyond = {text: number for number, text in enumerate(unsaid, start=max(numbers, default=-1) + 1)}

@@ -53,13 +53,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> d
     for number, record in enumerate(records()):
         size = {"width": record.width_px, "height": record.height_px} if record.error is None else SIZE
         truth["images"].append({"id": 9000 + number, "file_name": f"{number}.jpg", **size})
-        thing = {
+        object_ = {
             "image_id": 9000 + number,
             "bbox": [3, 2.5, 20.4, 6],
             "category_id": 1,
             "phrase": "red car",
         }
-        truth["annotations"].append({"id": 9000 + number, "iscrowd": 0, **thing})
+        truth["annotations"].append({"id": 9000 + number, "iscrowd": 0, **object_})
     path = tmp_path_factory.mktemp("truth") / "truth.json"
     write_json(path, truth)
     detector = tmp_path_factory.mktemp("detector")

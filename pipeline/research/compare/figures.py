@@ -130,11 +130,11 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The place of a thing on the samples of its image.
+    """The place of an object on the samples of its image.
 
     Attributes:
-        inside: Mask of the thing, or of its boxes if it has no mask, (rows, columns).
-        boxes_xywh: Boxes of the thing, in samples.
+        inside: Mask of the object, or of its boxes if it has no mask, (rows, columns).
+        boxes_xywh: Boxes of the object, in samples.
     """
 
     inside: Bools
@@ -168,7 +168,7 @@ def place_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: 
 
 
 def _map_numbers(query: Query, heat_map: HeatMap) -> dict[str, float]:
-    """Return all numbers of a map about the place of its thing: box recall and mask IoU for each share, and by Otsu."""
+    """Return numbers of a map about the place of its object: box recall and mask IoU for each share, and by Otsu."""
     heat = None if heat_map.fault else ImageHeat(heat_map, query.size_hw)
     row = {
         name: value_of(name, replace(query, heat=heat))
@@ -197,14 +197,14 @@ def samples_hw(size_hw: Sides) -> tuple[int, int]:
 
 
 def place_of(query: Query) -> Place:
-    """Return the place of a query's thing on the samples of its image."""
+    """Return the place of a query's object on the samples of its image."""
     inside = query.area
     boxes_xywh_px = () if query.target is None else query.target.boxes_xywh_px
     rows, columns = samples_hw(query.size_hw)
     coverage = cv2.resize(inside.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
     scale_y = rows / inside.shape[0]
     scale_x = columns / inside.shape[1]
-    # A thin thing would vanish if every sample had to lie on it by half.
+    # A thin object would vanish if every sample had to lie on it by half.
     is_inside = coverage >= min(0.5, float(coverage.max())) if coverage.any() else coverage > 0
     return Place(
         inside=is_inside,
@@ -231,14 +231,16 @@ def overlaps(heat: Floats32, threshold: float, place: Place) -> tuple[float, flo
 
 
 def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: str) -> Numbers:
-    """Return the correlations of the maps of two phrases of an image, for phrases with a known thing."""
+    """Return the correlations of the maps of two phrases of an image, for phrases with a known object."""
     rows: list[tuple[float, float]] = []
     owners: list[int] = []
     for image, image_maps in zip(images, maps, strict=True):
         for (a, map_a), (b, map_b) in combinations(zip(image.questions, image_maps[label], strict=True), 2):
-            if a.thing and b.thing:
+            if a.object_ and b.object_:
                 likeness = correlation(map_a.values, map_b.values)
-                rows.append((likeness, float("nan")) if a.thing == b.thing else (float("nan"), likeness))
+                rows.append(
+                    (likeness, float("nan")) if a.object_ == b.object_ else (float("nan"), likeness)
+                )
                 owners.append(image.number)
     columns = np.array(rows, np.float64).reshape(-1, 2)
     values = {"same_thing": columns[:, 0], "other_thing": columns[:, 1]}

@@ -37,12 +37,12 @@ class Question:
 
     Attributes:
         phrase: The phrase.
-        thing: The thing that the phrase names: equal for phrases of an image that name the same.
+        object: The object that the phrase names: equal for phrases of an image that name the same.
         query: Its place, without a heat map; None without ground truth.
     """
 
     phrase: Phrase
-    thing: str
+    object_: str
     query: Query | None
 
 
@@ -180,7 +180,7 @@ def _any_questions(record: Record) -> list[Question]:
     for phrase, group in zip(
         record.phrases, link_phrases(record.sample.captions, record.phrases), strict=True
     ):
-        questions.setdefault(phrase.text, Question(phrase=phrase, thing=str(group), query=None))
+        questions.setdefault(phrase.text, Question(phrase=phrase, object_=str(group), query=None))
     return list(questions.values())
 
 
@@ -194,8 +194,8 @@ def _placed_questions(
     questions: dict[str, Question] = {}
     for query in queries_of(number, row, image, categories, record.phrases):
         if query.target is not None and query.phrase is not None:
-            thing = repr(query.target.boxes_xywh_px)
+            object_ = repr(query.target.boxes_xywh_px)
             questions.setdefault(
-                query.phrase, Question(phrase=phrases[query.phrase], thing=thing, query=query)
+                query.phrase, Question(phrase=phrases[query.phrase], object_=object_, query=query)
             )
     return list(questions.values())

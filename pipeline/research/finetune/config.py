@@ -78,7 +78,7 @@ class DataConfig(BaseModel, extra="forbid", frozen=True):
     where: str = Field("", description="Only regions for which this SQL condition holds.")
     boxes: Literal["own", "shuffled"] = Field(
         "own",
-        description="`shuffled` gives each region the box of another thing of its image (an "
+        description="`shuffled` gives each region the box of another object of its image (an "
         "only one that of another image), drawn anew in each epoch: a control, with which "
         "nothing can be learned about places.",
     )

@@ -270,8 +270,8 @@ class AnswerSheet:
         if self._matches is None or self._truth is None:
             return NO_QUESTIONS
         image = self._matches.images[record.sample.image.file_name]
-        things = self._truth.objects.get(image.file_name, ())
-        return questions_of(image, things, (record.height_px, record.width_px), resized=self.job.resized)
+        objects = self._truth.objects.get(image.file_name, ())
+        return questions_of(image, objects, (record.height_px, record.width_px), resized=self.job.resized)
 
     def add(self, questions: Questions, embeddings: ImageEmbeddings, pool: int) -> None:
         """Add the answers about the next image, which belongs to a pool of images."""
@@ -279,7 +279,8 @@ class AnswerSheet:
         self.embeddings.append(embeddings.image)
         for key, classification in self.classifications.items():
             classes = [
-                thing.category if key == "regions" else thing.description for thing in questions.things
+                object_.category if key == "regions" else object_.description
+                for object_ in questions.objects
             ]
             classification.add(number, classes, embeddings.regions)
         if len(questions.candidates):

@@ -42,7 +42,7 @@ class Questions:
     Attributes:
         boxes_rel: Boxes (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and
             not empty.
-        things: The regions. The box of a phrase that belongs to no thing is a region without a
+        objects: The regions. The box of a phrase that belongs to no object is a region without a
             class.
         candidates: Regions with different boxes; phrases are looked for among them.
         phrases: Text and the positions in `candidates` that it names: never all of them, or it
@@ -50,24 +50,24 @@ class Questions:
     """
 
     boxes_rel: Floats
-    things: tuple[TruthObject, ...]
+    objects: tuple[TruthObject, ...]
     candidates: Integers
     phrases: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 NO_QUESTIONS: Final = Questions(
-    boxes_rel=np.zeros((0, 4)), things=(), candidates=np.zeros(0, np.int64), phrases=()
+    boxes_rel=np.zeros((0, 4)), objects=(), candidates=np.zeros(0, np.int64), phrases=()
 )
 """The questions of an image without ground truth, which is only retrieved."""
 
 
 def questions_of(
-    image: TruthImage, things: Sequence[TruthObject], size_hw: Sides, *, resized: bool
+    image: TruthImage, objects: Sequence[TruthObject], size_hw: Sides, *, resized: bool
 ) -> Questions:
-    """Return the questions of an image of a size, from its ground truth and the things in it.
+    """Return the questions of an image of a size, from its ground truth and the objects in it.
 
-    Regions are the things of the ground truth, and behind them those boxes of phrases that belong
-    to no thing. Boxes are cut off at the image's edges. Phrases come from captions; names of categories are asked as
+    Regions are the objects of the ground truth, and behind them those boxes of phrases that belong
+    to no object. Boxes are cut off at the image's edges. Phrases come from captions; names of categories are asked as
     classes.
 
     Raise InputError if the ground truth is for an image of another size, unless it was resized
@@ -86,12 +86,12 @@ def questions_of(
     regions: list[TruthObject] = []
     boxes: list[Box] = []
     index_by_box: dict[Box, int] = {}
-    for thing in (*things, *loose):
-        is_repeated = thing.category is None and thing.box_xywh_px in index_by_box
-        box = _within(thing.box_xywh_px, true_hw)
+    for object_ in (*objects, *loose):
+        is_repeated = object_.category is None and object_.box_xywh_px in index_by_box
+        box = _within(object_.box_xywh_px, true_hw)
         if box is not None and not is_repeated:
-            index_by_box.setdefault(thing.box_xywh_px, len(regions))
-            regions.append(thing)
+            index_by_box.setdefault(object_.box_xywh_px, len(regions))
+            regions.append(object_)
             boxes.append(box)
     places = {region: place for place, region in enumerate(index_by_box.values())}
     phrases: list[tuple[str, tuple[int, ...]]] = []
@@ -103,7 +103,7 @@ def questions_of(
             phrases.append((target.phrase, named_places))
     return Questions(
         boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
-        things=tuple(regions),
+        objects=tuple(regions),
         candidates=np.array(list(index_by_box.values()), np.int64),
         phrases=tuple(phrases),
     )

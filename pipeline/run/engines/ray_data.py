@@ -8,7 +8,7 @@ Regions that hold a segmenter are actors, too.
 Batches travel as Arrow tables (`phrasebox.stages.contract.tables`). The tasks after the model write
 shards, and the driver notes them in the journal (`phrasebox.pipeline.output.journal`), which knows what
 is done. Actors and tasks are restarted and repeated without limit, as is Ray Data's default: on
-machines that come and go a limit would only be a way to lose a long run. The one thing that
+machines that come and go a limit would only be a way to lose a long run. The one object that
 would be repeated for ever, a sample that kills its worker, ends as a row with an error
 (`ray_workers`).
 

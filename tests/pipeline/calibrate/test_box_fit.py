@@ -5,7 +5,7 @@ import numpy as np
 from phrasebox.pipeline.calibrate.box_fit import (
     FEWEST_IMAGES,
     BoxFits,
-    PlacedThing,
+    PlacedObject,
     fit_networks,
     learn_boxes,
 )
@@ -16,11 +16,11 @@ from phrasebox.stages.scores.learned_box import FACTS, MapView
 from tests.messages import expect_error
 
 
-def things_of(images: int, *, is_noise: bool) -> list[PlacedThing]:
+def objects_of(images: int, *, is_noise: bool) -> list[PlacedObject]:
     """Humps cut at half of their height; the things are twice as wide and high, or larger or smaller by chance."""
     rng = np.random.default_rng(0)
     grid = np.mgrid[:14, :14] + 0.5
-    things = []
+    objects = []
     for image in range(images):
         centre = rng.uniform(5, 9, 2)
         width = rng.uniform(1.2, 2.2)
@@ -32,8 +32,8 @@ def things_of(images: int, *, is_noise: bool) -> list[PlacedThing]:
         half = 1.18 * width / 14
         cut_box = np.concatenate([middle - half, middle + half])
         half *= rng.choice([0.4, 1.0, 1.0, 2.5]) if is_noise else 2.0
-        things.append(
-            PlacedThing(
+        objects.append(
+            PlacedObject(
                 image=image,
                 heads={"red dog": "dog"},
                 view=MapView(ladder_of(levels, 0.0), np.zeros(len(FACTS)), np.zeros(4), cut_box),
@@ -41,11 +41,11 @@ def things_of(images: int, *, is_noise: bool) -> list[PlacedThing]:
                 weight=1 + image % 3,
             )
         )
-    return things
+    return objects
 
 
 def test_what_a_cut_misses_without_exception_is_learned() -> None:
-    fit, folds, gain = learn_boxes(things_of(120, is_noise=False))
+    fit, folds, gain = learn_boxes(objects_of(120, is_noise=False))
     assert gain is not None
     assert gain.low > 0.5
     assert fit.networks
@@ -53,7 +53,7 @@ def test_what_a_cut_misses_without_exception_is_learned() -> None:
 
 
 def test_noise_is_not_learned() -> None:
-    fit, folds, gain = learn_boxes(things_of(60, is_noise=True))
+    fit, folds, gain = learn_boxes(objects_of(60, is_noise=True))
     assert gain is not None
     assert gain.low <= 0
     assert not fit.networks
@@ -62,14 +62,14 @@ def test_noise_is_not_learned() -> None:
 
 
 def test_too_few_images_are_fitted_to_without_networks() -> None:
-    fit, _, gain = learn_boxes(things_of(FEWEST_IMAGES - 1, is_noise=False))
+    fit, _, gain = learn_boxes(objects_of(FEWEST_IMAGES - 1, is_noise=False))
     assert not fit.networks
     assert gain is None
 
 
 def test_the_same_things_give_the_same_fit() -> None:
-    things = things_of(FEWEST_IMAGES, is_noise=False)
-    first, second = (BoxFits(things, fit_networks).whole().model_dump() for _ in range(2))
+    objects = objects_of(FEWEST_IMAGES, is_noise=False)
+    first, second = (BoxFits(objects, fit_networks).whole().model_dump() for _ in range(2))
     assert first == second
 
 

@@ -21,7 +21,7 @@ from phrasebox.stages.contract.records import Phrase, Record, Sample
 from phrasebox.stages.contract.schema import mapped_record
 from phrasebox.stages.model.catalog import WEIGHTS_ROOT
 from phrasebox.stages.regions.config import RegionsConfig
-from phrasebox.stages.regions.maker import facts_of, things_of
+from phrasebox.stages.regions.maker import facts_of, objects_of
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.captioning import Captioning
 from phrasebox.stages.scores.learned_box import FACTS, overlaps
@@ -66,7 +66,7 @@ def test_a_caption_keeps_its_phrases_and_nothing_of_the_others() -> None:
     ]
     assert [heat_map.text for heat_map in part.heat_maps] == ["dog", "hat", "ball"]
     assert part.caption_scores == (0.0, 0.2)
-    (dog, *_) = things_of(part.phrases, [0, 1, 0, 2]).values()
+    (dog, *_) = objects_of(part.phrases, [0, 1, 0, 2]).values()
     assert facts_of(dog, part, 3, 0.0)[3] == 1, "all captions name the dog, as those of a run over them do"
 
 

@@ -100,8 +100,8 @@ class Pictures:
             nouns = nouns_of(number)
             for noun, (x, y) in zip(nouns, QUARTERS, strict=True):
                 box = [x * SIDE, y * SIDE, SIDE / 2, SIDE / 2]
-                thing = {"image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box, "phrase": noun}
-                annotations.append({"id": len(annotations) + 1, **thing})
+                object_ = {"image_id": number, "category_id": 1, "iscrowd": 0, "bbox": box, "phrase": noun}
+                annotations.append({"id": len(annotations) + 1, **object_})
             said = nouns_of(number + 10_000) if number % 100 < 100 * lies else nouns
             captions = [f"a {said[0]} and a {said[1]}", f"a {said[2]} and a {said[3]}"]
             lines.append(json.dumps({"image": name, "captions": captions}) + "\n")
@@ -208,10 +208,12 @@ def test_scores_of_other_images_are_probabilities_and_lies_are_absent(others, fi
     ungated, text = run_aloud(others.config(tmp_path / "ungated", **same, min_presence=None))
     assert "Scores are calibrated" in text
     truth = read_json(others.truth)
-    things = {(thing["image_id"], thing["phrase"]): thing["bbox"] for thing in truth["annotations"]}
+    objects = {
+        (object_["image_id"], object_["phrase"]): object_["bbox"] for object_ in truth["annotations"]
+    }
     rows = [(int(Path(row["file_name"]).stem), row) for row in rows_of(ungated)]
     judged = [
-        (region["score"], things.get((image, region["phrase"])) == region["bbox"])
+        (region["score"], objects.get((image, region["phrase"])) == region["bbox"])
         for image, row in rows
         for region in row["annotations"]
     ]
@@ -298,15 +300,15 @@ def test_one_sided_folds_are_refused_and_nothing_is_written(
         for row in rows_of(plain)
         for region in row["annotations"]
     }
-    for thing in truth["annotations"]:
-        if thing["image_id"] != 7:
-            thing["bbox"] = regions.get((thing["image_id"], thing["phrase"]), thing["bbox"])
+    for object_ in truth["annotations"]:
+        if object_["image_id"] != 7:
+            object_["bbox"] = regions.get((object_["image_id"], object_["phrase"]), object_["bbox"])
     write_json(tmp_path / "truth.json", truth)
     (tmp_path / "images").mkdir()
     alike = Pictures(tmp_path / "images", range(60), pictures.model)
     alike_truth = read_json(alike.truth)
-    for thing in alike_truth["annotations"]:
-        thing["phrase"] = ("bed", "boat")[thing["id"] % 2]
+    for object_ in alike_truth["annotations"]:
+        object_["phrase"] = ("bed", "boat")[object_["id"] % 2]
     write_json(alike.truth, alike_truth)
     lines = [
         {**line, "captions": ["a bed and a boat"]} for line in read_lines(alike.folder / "captions.jsonl")

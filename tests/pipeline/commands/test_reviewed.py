@@ -82,7 +82,7 @@ def test_a_calibration_that_is_corrected_here_is_not_doubted_here(drawn, tmp_pat
     elsewhere = images.model_copy(update={"directions": 0.5 * images.directions})
     other = shipped.presence.model_copy(update={"images": elsewhere})
     (tmp_path / "other.json").write_text(shipped.model_copy(update={"presence": other}).to_json())
-    doubt = "show other things than those that the calibration was fitted to"
+    doubt = "show other objects than those that the calibration was fitted to"
     config = config_of(drawn, tmp_path / "before", regions={"calibration": str(tmp_path / "other.json")})
     dataset, text = run_aloud(config)
     assert doubt in text

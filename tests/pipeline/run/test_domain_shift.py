@@ -163,7 +163,7 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(
     printed = StringIO()
     dataset = run(config, Console(file=printed, width=300), resolver=lambda *_: other)
     text = printed.getvalue()
-    assert "show other things than those that the calibration was fitted to" in outside.what
+    assert "show other objects than those that the calibration was fitted to" in outside.what
     assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in text
     assert outside.measured not in text
     assert f"phrasebox inspect {tmp_path / 'out'} --review" in text

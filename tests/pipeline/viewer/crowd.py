@@ -20,7 +20,8 @@ CAPTIONS = 5
 PHRASES = [(number % 10, number // 10, number // (REGIONS // CAPTIONS)) for number in range(REGIONS)]
 # Half of the scores are below 0.5, and every third thing has only low ones.
 SCORES = [
-    0.2 + 0.02 * word if thing % 3 == 2 else 0.35 + 0.1 * word + 0.02 * thing for thing, word, _ in PHRASES
+    0.2 + 0.02 * word if object_ % 3 == 2 else 0.35 + 0.1 * word + 0.02 * object_
+    for object_, word, _ in PHRASES
 ]
 
 
@@ -28,13 +29,13 @@ def write_crowd(folder: Path) -> Path:
     """The dataset, which has only this row."""
     captions = [""] * CAPTIONS
     entries = []
-    for (thing, word, caption), score in zip(PHRASES, SCORES, strict=True):
-        phrase = f"{WORDS[word]} {THINGS[thing]}"
+    for (object_, word, caption), score in zip(PHRASES, SCORES, strict=True):
+        phrase = f"{WORDS[word]} {THINGS[object_]}"
         captions[caption] += f"a {phrase}, "
-        place = (64 + 128 * (thing % 5) + 9 * word, 110 + 240 * (thing // 5) + 12 * word)
+        place = (64 + 128 * (object_ % 5) + 9 * word, 110 + 240 * (object_ // 5) + 12 * word)
         axes = (58 - 4 * word, 90 - 8 * word)
         mask = cv2.ellipse(np.zeros((480, 640), np.uint8), place, axes, 0, 0, 360, 1, -1)
-        entries.append((phrase, mask.astype(bool), caption, {"score": score, "group": thing}))
+        entries.append((phrase, mask.astype(bool), caption, {"score": score, "group": object_}))
     captions[0] += "no ghost"
     crowd = Maker().record("crowd", tuple(captions), *entries, absent=[("ghost", 0)])
     return finished(folder, [replace(crowd, width_px=640, height_px=480)])

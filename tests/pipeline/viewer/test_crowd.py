@@ -18,7 +18,7 @@ from tests.pipeline.viewer.crowd import (
 
 THINGS, _, CAPTIONS = map(list, zip(*PHRASES, strict=True))
 LIKELY = [number for number, score in enumerate(SCORES) if score >= 0.5]
-BEST = [30 + thing for thing in range(10)]  # the region with the highest score of each thing
+BEST = [30 + object_ for object_ in range(10)]  # the region with the highest score of each thing
 
 
 @pytest.fixture(scope="module")

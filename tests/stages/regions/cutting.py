@@ -8,7 +8,7 @@ from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions, regions_of_map
 from phrasebox.stages.regions.cut import Cutter
 from phrasebox.stages.regions.maker import levels_of_map
-from phrasebox.stages.regions.parts import ThingMap
+from phrasebox.stages.regions.parts import ObjectMap
 from phrasebox.stages.scores.learned_box import INPUTS, BoxFit, UsualBoxes
 
 USUAL = UsualBoxes(
@@ -24,13 +24,13 @@ def fit_that(moves: tuple[float, float, float, float]) -> BoxFit:
     return BoxFit(usual=USUAL, mean=np.zeros(INPUTS), scale=np.ones(INPUTS), networks=(network,))
 
 
-def thing_map(
+def object_map(
     heat_map: HeatMap, size_hw: tuple[int, int] = (40, 40), limit: int = 1, canvas: Canvas | None = None
-) -> ThingMap:
+) -> ObjectMap:
     """A heat map that has heat, ready to be cut."""
     levels = levels_of_map(heat_map)
     assert levels is not None
-    return ThingMap(
+    return ObjectMap(
         levels=levels,
         shift_cells=heat_map.shift_cells,
         size_hw=size_hw,
@@ -46,7 +46,7 @@ def regions_of(
     config: RegionsConfig,
     canvas: Canvas | None = None,
 ) -> MapRegions:
-    return regions_of_map(thing_map(heat_map, size_hw, limit, canvas), Cutter(config))
+    return regions_of_map(object_map(heat_map, size_hw, limit, canvas), Cutter(config))
 
 
 def mask_of(*rows: str) -> np.ndarray:

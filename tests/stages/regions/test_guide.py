@@ -12,7 +12,7 @@ from phrasebox.stages.regions.colours import EPSILON, Canvas, Guide
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.cut import CutMap, Cutter
 from phrasebox.stages.regions.maker import RegionMaker
-from tests.stages.regions.cutting import regions_of, share, thing_map
+from tests.stages.regions.cutting import object_map, regions_of, share
 from tests.stages.regions.test_refine import picture
 from tests.stages.regions.test_stage import record
 
@@ -102,13 +102,13 @@ def overlap(heat_map: HeatMap, config: RegionsConfig, rgb: np.ndarray) -> float:
 
 
 def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = None) -> np.ndarray:
-    levels, is_guided = Cutter(config).surface_of(thing_map(heat_map, canvas=canvas))
+    levels, is_guided = Cutter(config).surface_of(object_map(heat_map, canvas=canvas))
     assert is_guided == (levels.shape != heat_map.values.shape)
     return levels
 
 
 def cut(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap:
-    return Cutter(config).cut(thing_map(heat_map, canvas=canvas))
+    return Cutter(config).cut(object_map(heat_map, canvas=canvas))
 
 
 def test_a_guided_contour_follows_the_thing() -> None:

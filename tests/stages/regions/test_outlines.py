@@ -24,7 +24,7 @@ from tests.build.datasets import Json
 from tests.build.records import image_bytes
 from tests.messages import expect_error
 from tests.stages.model.segmenters import save_segmenter
-from tests.stages.regions.cutting import fit_that, share, thing_map
+from tests.stages.regions.cutting import fit_that, object_map, share
 from tests.stages.regions.test_refine import SIDE, SQUARE, blurry, picture
 from tests.stages.regions.test_stage import record as record_of_maps
 
@@ -71,7 +71,7 @@ def outlined(
 ) -> list[tuple[str, str | None, np.ndarray, Evidence]]:
     """What the parts of a map become where the segmenter offers these masks for each."""
     outliner = Outliner(Cutter(config_of(sam, **settings)), "cpu")
-    contours = outliner._contours(thing_map(blurry(*squares), (SIDE, SIDE), len(squares)))
+    contours = outliner._contours(object_map(blurry(*squares), (SIDE, SIDE), len(squares)))
     assert len(contours.pieces) == len(squares)
     regions = outliner._outline(contours, IMAGE, [np.stack(mask) for mask in masks])
     for painted, _ in regions:
@@ -87,7 +87,7 @@ def test_the_learned_box_is_the_prompt(sam: str) -> None:
     boxes = {}
     for name, box_fit in (("cut", None), ("learned", fit_that((0.0, 0.0, 2.0, 2.0)))):
         outliner = Outliner(Cutter(config_of(sam), box_fit=box_fit), "cpu")
-        square = thing_map(blurry(SQUARE), (SIDE, SIDE), 1)
+        square = object_map(blurry(SQUARE), (SIDE, SIDE), 1)
         square = replace(square, facts=np.zeros(len(FACTS)), usual_place=np.zeros(4))
         contours = outliner._contours(square)
         x0, y0, x1, y1 = outliner._prompt(contours.cut, *contours.pieces[0]).box_xyxy_px
@@ -189,7 +189,7 @@ def test_the_prompt_is_where_the_heat_is(sam: str) -> None:
     heat_map = HeatMap(text="x", values=np.zeros((10, 20), np.float32), similarity=0.3)
     heat_map.values[2:6, 12:16] = 0.6
     heat_map.values[4, 14] = 1.0
-    contours = outliner._contours(thing_map(heat_map, (100, 400), 1))
+    contours = outliner._contours(object_map(heat_map, (100, 400), 1))
     hint = outliner._prompt(contours.cut, *contours.pieces[0])
     assert hint.point_xy_px == pytest.approx((290, 45), abs=12)
     assert hint.box_xyxy_px == pytest.approx((240, 20, 320, 60), abs=25)

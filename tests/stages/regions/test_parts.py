@@ -8,7 +8,7 @@ from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.cut import Cutter
 from phrasebox.stages.regions.fine_map import refine_grid, samples_per_cell
-from phrasebox.stages.regions.parts import HeatPart, ThingMap, parts_of
+from phrasebox.stages.regions.parts import HeatPart, ObjectMap, parts_of
 from tests.build.cases import cases
 from tests.stages.regions.cutting import mask_of, regions_of
 
@@ -75,8 +75,8 @@ def test_parts_that_fall_behind_are_left_out(keep_share, lefts):
 def test_the_blur_spreads_a_spot_evenly_and_uses_all_levels():
     levels = np.zeros((7, 7), dtype=np.uint8)
     levels[3, 3] = 255
-    thing_map = ThingMap(levels=levels, shift_cells=0.0, size_hw=(40, 40), limit=1)
-    blurred, _ = Cutter(RegionsConfig(smooth_patches=0.7)).surface_of(thing_map)
+    object_map = ObjectMap(levels=levels, shift_cells=0.0, size_hw=(40, 40), limit=1)
+    blurred, _ = Cutter(RegionsConfig(smooth_patches=0.7)).surface_of(object_map)
     assert (blurred.min(), blurred[3, 3]) == (0, 255)
     # a Gaussian's share one cell away, to its value at the centre: exp(-1 / (2 * 0.7^2)) = .360
     assert blurred[3, 4] == pytest.approx(0.360 * 255, abs=1)

@@ -25,8 +25,8 @@ def box(category: int, *bbox: float, **keys: Any) -> Json:
     return {"id": 1, "image_id": 7, "category_id": category, "bbox": list(bbox), "iscrowd": 0} | keys
 
 
-def instances(folder: Path, *things: Json) -> str:
-    annotations = [{**thing, "id": number} for number, thing in enumerate(things)]
+def instances(folder: Path, *objects: Json) -> str:
+    annotations = [{**object_, "id": number} for number, object_ in enumerate(objects)]
     content = {"images": IMAGES, "categories": CATEGORIES, "annotations": annotations}
     return str(write_json(folder / "instances.json", content))
 

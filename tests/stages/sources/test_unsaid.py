@@ -14,7 +14,7 @@ from phrasebox.pipeline.load import Contents, RegionDataset
 from phrasebox.pipeline.viewer.sample_view import COLUMNS, sample_view
 from phrasebox.stages.contract.masks import encode_box, rle_box_xywh_px
 from phrasebox.stages.contract.records import Phrase, Region
-from phrasebox.stages.sources.source_stage import number_things
+from phrasebox.stages.sources.source_stage import number_objects
 from tests.build.files import read_json
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 
@@ -82,4 +82,4 @@ def test_it_is_a_thing_of_its_own() -> None:
         Phrase(text="dog", caption_index=index, start=2, end=5, head="dog") for index in (0, 1)
     ]
     from_pool = [Phrase(text=text, caption_index=0, start=0, end=0, head=text) for text in ("cat", "car")]
-    assert number_things(("A dog", "A dog"), [*from_captions, *from_pool]) == [0, 0, 1, 2]
+    assert number_objects(("A dog", "A dog"), [*from_captions, *from_pool]) == [0, 0, 1, 2]

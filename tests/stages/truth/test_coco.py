@@ -142,8 +142,8 @@ def test_every_form_of_a_segmentation_is_the_same_mask(tmp_path: Path) -> None:
 def test_no_mask_if_one_thing_has_none_or_it_has_no_pixel(tmp_path: Path) -> None:
     masked = annotation(segmentation=[square(1, 2, 3)])
     unknown = [annotation(), *(annotation(segmentation=value) for value in (None, [], [[1, 1, 9, 9]]))]
-    for things in (*([masked, one] for one in unknown), [annotation(segmentation=[square(50, 50, 3)])]):
-        (target,) = targets(tmp_path, *things)
+    for objects in (*([masked, one] for one in unknown), [annotation(segmentation=[square(50, 50, 3)])]):
+        (target,) = targets(tmp_path, *objects)
         assert target.mask is None
 
 
@@ -163,8 +163,8 @@ def test_size_is_of_the_mean_thing(boxes: list[tuple[float, float, float, float]
 
 
 @pytest.mark.parametrize(("things", "expected"), [(5, "5"), (6, "6+")])
-def test_objects(things: int, expected: str, tmp_path: Path) -> None:
-    (target,) = targets(tmp_path, *[annotation()] * things, annotation(iscrowd=1))
+def test_objects(objects: int, expected: str, tmp_path: Path) -> None:
+    (target,) = targets(tmp_path, *[annotation()] * objects, annotation(iscrowd=1))
     assert target.groups["objects"] == expected
 
 

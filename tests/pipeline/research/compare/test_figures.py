@@ -37,7 +37,7 @@ def image_of(number: int, *texts: str) -> ComparedImage:
         target = target_of((0.0, 0.0, 64.0, 64.0), size_hw=(128, 128), phrase=text)
         query = query_of(target, size_hw=(128, 128), image=number, phrase=text)
         phrase = Phrase(text=text, caption_index=0, start=0, end=1, head=text)
-        questions.append(Question(phrase=phrase, thing=text[0], query=query))
+        questions.append(Question(phrase=phrase, object_=text[0], query=query))
     pixels = Pixels(rgb=np.zeros((128, 128, 3), np.uint8))
     record = Record(
         sample=Sample(sample_id=str(number), source=""), width_px=128, height_px=128, pixels=pixels

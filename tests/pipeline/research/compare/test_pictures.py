@@ -71,9 +71,9 @@ def test_without_truth_phrases_have_things_from_their_captions(scenes: Path) -> 
     assert len(images) == 6
     for image in images:
         assert all(question.query is None for question in image.questions)
-        things = [question.thing for question in image.questions]
-        assert "" not in things
-        assert len(set(things)) == len(things), "a scene's caption names each thing once"
+        objects = [question.object_ for question in image.questions]
+        assert "" not in objects
+        assert len(set(objects)) == len(objects), "a scene's caption names each thing once"
 
 
 def test_what_is_left_out_is_said(scenes: Path, tmp_path: Path) -> None:

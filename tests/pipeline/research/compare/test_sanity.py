@@ -76,7 +76,7 @@ def test_explainers_with_many_forward_passes_are_not_checked() -> None:
             pixels=Pixels(rgb=np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)),
             phrases=(phrase,),
         )
-        question = Question(phrase=phrase, thing="", query=None)
+        question = Question(phrase=phrase, object_="", query=None)
         images.append(ComparedImage(number=number, source=record, record=record, questions=(question,)))
     stage = contest.stages(model)["rollout"]
     maps = [{"rollout": each.heat_maps} for each in stage.process([image.record for image in images])]

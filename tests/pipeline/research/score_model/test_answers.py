@@ -20,7 +20,7 @@ X, Y, Z = np.eye(3, dtype=np.float32)
 def questions_of(count: int, *phrases: tuple[str, tuple[int, ...]]) -> Questions:
     return Questions(
         boxes_rel=np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)),
-        things=(),
+        objects=(),
         candidates=np.arange(count),
         phrases=phrases,
     )

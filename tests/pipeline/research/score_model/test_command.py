@@ -45,10 +45,10 @@ def test_boxes_of_other_objects_are_worse(scores: Json, drawn: Path, tmp_path: P
     """The control: every object gets the box of another one, so that features say nothing of the name."""
     truth = read_json(drawn / "truth.json")
     objects = truth["annotations"]
-    boxes = [thing["bbox"] for thing in objects]
-    for thing, box in zip(objects, boxes[1:] + boxes[:1], strict=True):
-        thing["bbox"] = box
-        del thing["segmentation"]
+    boxes = [object_["bbox"] for object_ in objects]
+    for object_, box in zip(objects, boxes[1:] + boxes[:1], strict=True):
+        object_["bbox"] = box
+        del object_["segmentation"]
     write_json(tmp_path / "truth.json", truth)
     shuffled = json.loads(printed(*command(drawn, "--json", truth=tmp_path / "truth.json")))["figures"]
     top1, control = (part["regions.roi"]["top1"] for part in (scores["figures"], shuffled))
@@ -125,10 +125,10 @@ def test_a_truth_of_another_size_is_refused(drawn: Path, tmp_path: Path) -> None
     truth = read_json(drawn / "truth.json")
     for image in truth["images"]:
         image["width"] *= 2
-    for thing in truth["annotations"]:
-        thing["bbox"][0] *= 2
-        thing["bbox"][2] *= 2
-        del thing["segmentation"]
+    for object_ in truth["annotations"]:
+        object_["bbox"][0] *= 2
+        object_["bbox"][2] *= 2
+        del object_["segmentation"]
     write_json(tmp_path / "truth.json", truth)
     given = command(drawn, "--limit", 5, truth=tmp_path / "truth.json")
     code, _, err = called(*given)

@@ -19,7 +19,7 @@ HALF = (0.0, 0.0, 0.5, 1.0)
 def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Picture:
     questions = Questions(
         boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
-        things=(),
+        objects=(),
         candidates=np.arange(len(boxes)),
         phrases=(),
     )
@@ -62,7 +62,7 @@ def test_texts_and_classes() -> None:
 SIZE_HW = (50, 100)
 
 
-def thing(*box: float, category: str | None = "car") -> TruthObject:
+def object_(*box: float, category: str | None = "car") -> TruthObject:
     description = None if category is None else f"red {category}"
     return TruthObject(
         box_xywh_px=(box[0], box[1], box[2], box[3]), category=category, description=description, mask=None
@@ -84,37 +84,37 @@ BELOW = (0, 25, 100, 25)
 
 
 def test_things_come_first_and_boxes_of_phrases_which_categories_are_not_behind_them() -> None:
-    things = [thing(*LEFT), thing(*RIGHT, category="bus")]
+    objects = [object_(*LEFT), object_(*RIGHT, category="bus")]
     questions = questions_of(
-        image(("a car", [LEFT]), ("the road", [BELOW])), things, SIZE_HW, resized=False
+        image(("a car", [LEFT]), ("the road", [BELOW])), objects, SIZE_HW, resized=False
     )
-    assert [each.category for each in questions.things] == ["car", "bus", None]
-    assert [each.description for each in questions.things] == ["red car", "red bus", None]
+    assert [each.category for each in questions.objects] == ["car", "bus", None]
+    assert [each.description for each in questions.objects] == ["red car", "red bus", None]
     assert questions.boxes_rel.tolist() == [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 1, 1]]
     assert questions.candidates.tolist() == [0, 1, 2]
     assert questions.phrases == (("a car", (0,)), ("the road", (2,)))
     truth = image(("car", [LEFT]), match="category")
-    questions = questions_of(truth, [thing(*LEFT), thing(*RIGHT)], SIZE_HW, resized=False)
+    questions = questions_of(truth, [object_(*LEFT), object_(*RIGHT)], SIZE_HW, resized=False)
     assert questions.phrases == ()
     assert len(questions.boxes_rel) == 2
 
 
 def test_things_with_the_same_box_are_two_regions_and_one_candidate() -> None:
-    things = [thing(*LEFT), thing(*LEFT, category="bus"), thing(*RIGHT)]
+    objects = [object_(*LEFT), object_(*LEFT, category="bus"), object_(*RIGHT)]
     questions = questions_of(
-        image(("cars", [LEFT, RIGHT]), ("right car", [RIGHT])), things, SIZE_HW, resized=False
+        image(("cars", [LEFT, RIGHT]), ("right car", [RIGHT])), objects, SIZE_HW, resized=False
     )
-    assert [each.category for each in questions.things] == ["car", "bus", "car"]
+    assert [each.category for each in questions.objects] == ["car", "bus", "car"]
     assert questions.candidates.tolist() == [0, 2]
     assert questions.phrases == (("right car", (1,)),), "a phrase that means every box asks nothing"
 
 
 def test_boxes_end_with_the_image_whose_size_must_be_the_truths_unless_it_was_resized() -> None:
-    things = [thing(-10, -10, 20, 20), thing(100, 0, 10, 10), thing(90, 40, 30, 30)]
-    questions = questions_of(image(("gone", [(100, 0, 10, 10)])), things, SIZE_HW, resized=False)
+    objects = [object_(-10, -10, 20, 20), object_(100, 0, 10, 10), object_(90, 40, 30, 30)]
+    questions = questions_of(image(("gone", [(100, 0, 10, 10)])), objects, SIZE_HW, resized=False)
     assert questions.boxes_rel.tolist() == [[0, 0, 0.1, 0.2], [0.9, 0.8, 1, 1]]
     assert questions.phrases == ()
     with expect_error(InputError):
-        questions_of(image(), [thing(*LEFT)], (25, 50), resized=False)
-    questions = questions_of(image(), [thing(*LEFT)], (25, 50), resized=True)
+        questions_of(image(), [object_(*LEFT)], (25, 50), resized=False)
+    questions = questions_of(image(), [object_(*LEFT)], (25, 50), resized=True)
     assert questions.boxes_rel.tolist() == [[0, 0, 0.5, 0.5]]

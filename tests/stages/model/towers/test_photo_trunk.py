@@ -24,8 +24,8 @@ def test_its_grid_follows_the_image_and_timm_has_no_weights_of_it() -> None:
 
 def test_tokens_count_for_those_that_look_like_them() -> None:
     torch.manual_seed(0)
-    things = torch.randn(2, 40)
-    x = torch.stack([things[0], things[1], things[0] + 0.01 * torch.randn(40), things[1]])[None]
+    objects = torch.randn(2, 40)
+    x = torch.stack([objects[0], objects[1], objects[0] + 0.01 * torch.randn(40), objects[1]])[None]
     weights = similarity_weights(x)[0]
     assert_close(weights.sum(dim=-1), torch.ones(4))
     assert torch.all(
