@@ -195,7 +195,7 @@ def in_no_table(photos: Photographs, default: Mapping[str, Any]) -> list[dict[st
 
 
 def coco(photos: Photographs) -> list[dict[str, Any]]:
-    """The defaults and the settings of `demo` on photographs of COCO, which show other things."""
+    """The defaults and the settings of `demo` on photographs of COCO, which show other objects."""
     default = photos.figures("coco", "photo", "photos", file=PHOTO)
     drawings = photos.figures("coco", "photo", "drawings", *OF_DRAWINGS, file=PHOTO)
     about = f"{default['counts']['images']} photographs of COCO, {default['counts']['targets']} phrases"

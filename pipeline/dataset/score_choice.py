@@ -7,9 +7,8 @@ conditions. Only the columns of the choice are read: scores, and with a size or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,7 +16,9 @@ from phrasebox.pipeline.config.errors import Checked
 from phrasebox.pipeline.dataset.selection import Selection, Selector, Share, join_conditions, regions_in
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.score_threshold import ScoreRanking, Threshold, useful_threshold
-from phrasebox.stages.files.storage import AnyPath
+
+if TYPE_CHECKING:
+    from phrasebox.pipeline.dataset.folder import Dataset
 
 _ROWS_AT_ONCE: Final = 8192
 
@@ -60,26 +61,7 @@ class RegionChoice(Checked):
         return join_conditions([f"box_share <= {self.max_area!r}"] if self.max_area < 1 else [], self.where)
 
 
-class ScoredDataset(Protocol):
-    """The part of a `Dataset` that a choice of regions reads."""
-
-    @property
-    def path(self) -> AnyPath:
-        """Its folder."""
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its run has finished."""
-
-    @property
-    def has_probabilities(self) -> bool:
-        """Whether its scores are probabilities."""
-
-    def tables(self, columns: Sequence[str], *, batch_rows: int | None = None) -> Iterator[Any]:
-        """Yield its rows, see `Dataset.tables`."""
-
-
-def select(dataset: ScoredDataset, choice: RegionChoice, marks: dict[str, str]) -> Selection:
+def select(dataset: Dataset, choice: RegionChoice, marks: dict[str, str]) -> Selection:
     """Return a choice with its least score; `marks` are those of the samples.
 
     Raise ConfigError for an invalid condition, for a precision where scores only rank, and for one
@@ -98,7 +80,7 @@ def select(dataset: ScoredDataset, choice: RegionChoice, marks: dict[str, str]) 
     return replace(selection, min_score=0.0 if threshold is None else threshold.score, threshold=threshold)
 
 
-def _reject_ranks(dataset: ScoredDataset) -> None:
+def _reject_ranks(dataset: Dataset) -> None:
     if not dataset.has_probabilities:
         reason = (
             "no calibration made probabilities of them"
@@ -122,7 +104,7 @@ def _find_precision(scores: ScoreRanking, precision: float) -> Threshold | None:
     return threshold
 
 
-def count_scores(dataset: ScoredDataset, selection: Selection) -> ScoreRanking:
+def count_scores(dataset: Dataset, selection: Selection) -> ScoreRanking:
     """Count the scores of the chosen regions of a dataset. Raise InputError for a damaged shard."""
     selector = Selector(selection)
     tables = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -52,7 +52,6 @@ def run(
     fresh: bool = False,
     may_delete: MayDelete = delete_what_runs_wrote,
     report: Report | None = None,
-    resolver: Callable[..., Run] = resolve,
 ) -> AnyPath:
     """Run the pipeline, or resume a former run of the same command; return the dataset's folder.
 
@@ -64,7 +63,6 @@ def run(
         may_delete: Asked before `fresh` replaces rows; by default the answer is yes, unless
             files that no run wrote would be deleted too.
         report: Collects statistics for the caller.
-        resolver: Takes the place of `phrasebox.pipeline.run.decisions.resolve`, for stages of your own.
 
     Raises:
         TooManyErrors: More rows failed than `output.max_error_share` allows. The dataset is complete.
@@ -78,7 +76,7 @@ def run(
     fingerprint = check_files(config)
     with folder.locked(), folder.writing():
         previous = folder.recover_previous_run()
-        request = request_fingerprint(config) if resolver is resolve else None
+        request = request_fingerprint(config)
         if not fresh:
             previous.check_before_model(config)
             if request is not None and previous.is_answer(fingerprint, request):
@@ -86,7 +84,7 @@ def run(
         with display.shown():
             precision = AUTO if fresh else previous.precision
             stored_pool = None if fresh else previous.pool
-            resolved = resolver(config.with_pool(stored_pool), precision, display.show_step)
+            resolved = resolve(config.with_pool(stored_pool), precision, display.show_step)
         identity = resolved.identity
         previous = folder.claim_fresh(identity, may_delete) if fresh else folder.claim(identity)
         previous = replace(previous, has_same_input=previous.run.get(INPUT) == fingerprint)

@@ -25,6 +25,7 @@ from phrasebox.stages.contract.records import Record
 from phrasebox.stages.explain.stage import ExplainStage
 from tests.build.files import read_json
 from tests.cuda.simulated import SimulatedCuda, simulated_cuda
+from tests.pipeline.output.light_runs import resolved_by
 
 
 @cache
@@ -76,4 +77,5 @@ def main(path: str) -> None:
         log_to_driver=False,
         logging_level="ERROR",
     )
-    run(config, Console(width=200), resolver=resolver)
+    with resolved_by(resolver):
+        run(config, Console(width=200))

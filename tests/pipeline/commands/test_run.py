@@ -42,6 +42,7 @@ from tests.conftest import SCENES
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import QUIET, called, printed, run_aloud
 from tests.pipeline.light import assert_alike
+from tests.pipeline.output.light_runs import resolved_by
 
 
 def config_of(values: Json, out: Path, **output: Any) -> RunConfig:
@@ -212,8 +213,8 @@ def test_a_run_that_fails_keeps_its_rows_lets_the_model_go_and_resumes(
     }
     resolved = resolve(config, "auto", lambda _: None)
     third_batch(fail)
-    with pytest.raises(failure, match="no longer"):
-        run(config, QUIET, resolver=lambda *_: resolved)
+    with resolved_by(lambda *_: resolved), pytest.raises(failure, match="no longer"):
+        run(config, QUIET)
     assert not hasattr(resolved.steps.model_stage, "_explainer")
     assert resolved.steps.before[1]._pool is None
     assert not (tmp_path / "out" / "dataset.json").exists()

@@ -1,14 +1,17 @@
 """Whole runs in this process with stages that need no model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.previous_run import Identity
+from phrasebox.pipeline.run import run as run_module
 from phrasebox.pipeline.run.decisions import Run
 from phrasebox.pipeline.run.run import run
 from phrasebox.stages.contract.records import Record
@@ -43,6 +46,14 @@ def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
     )
 
 
+@contextmanager
+def resolved_by(resolver: Callable[..., Run]) -> Iterator[None]:
+    """A function that resolves the runs of this block, with stages of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "resolve", resolver)
+        yield
+
+
 def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = False) -> str:
     """Run; returns what was printed. Where the run raises, the error has it in its notes."""
 
@@ -51,7 +62,8 @@ def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = Fal
 
     printed = StringIO()
     try:
-        run(config, Console(file=printed, width=500), resolver=resolver, fresh=fresh)
+        with resolved_by(resolver):
+            run(config, Console(file=printed, width=500), fresh=fresh)
     except BaseException as error:
         error.add_note(printed.getvalue())
         raise

@@ -13,7 +13,7 @@ from phrasebox.stages.contract.errors import ResourceError, ResumeError
 from tests.build.cases import cases
 from tests.messages import expect_error
 from tests.pipeline.light import write_captions
-from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
+from tests.pipeline.output.light_runs import RaisingStage, content, light_config, resolved_by, run_light
 
 
 def put(name: str, text: str) -> Callable[[Path], None]:
@@ -58,6 +58,6 @@ def test_no_model_is_loaded(state: str, change: Callable[[Path], None], tmp_path
         pytest.fail("the model would be loaded")
 
     before = content(out)
-    with expect_error(ResumeError):
-        run(config, Console(quiet=True), resolver=resolver)
+    with resolved_by(resolver), expect_error(ResumeError):
+        run(config, Console(quiet=True))
     assert content(out) == before

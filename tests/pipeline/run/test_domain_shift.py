@@ -33,6 +33,7 @@ from tests.build.files import write_json
 from tests.messages import expect_error
 from tests.pipeline.commands.evaluated import config_of, drawing, run_aloud
 from tests.pipeline.light import assert_alike, rows_of
+from tests.pipeline.output.light_runs import resolved_by
 
 CAPTIONS = (
     "a man in a grey coat walks along the street",
@@ -161,7 +162,8 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(
     assert outside is not None
     assert not outside.in_regions
     printed = StringIO()
-    dataset = run(config, Console(file=printed, width=300), resolver=lambda *_: other)
+    with resolved_by(lambda *_: other):
+        dataset = run(config, Console(file=printed, width=300))
     text = printed.getvalue()
     assert "show other objects than those that the calibration was fitted to" in outside.what
     assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in text
@@ -278,7 +280,7 @@ def test_captions_and_pictures_may_both_be_other_ones(drawn: Path, tmp_path: Pat
     outside = compared(replace(usual, steps=steps))
     assert outside is not None
     assert "1 caption on average" in outside.what
-    assert "show other things" in outside.what
+    assert "show other objects" in outside.what
 
 
 @pytest.mark.parametrize("captions", ["five", [{"captions": 5}], [{**FIVE, "mentions": "many"}]])
