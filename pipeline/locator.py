@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from phrasebox.pipeline.config.run_config import ExplainConfig, RunConfig
+from phrasebox.pipeline.config.run_config import ExplainCommandConfig, RunConfig
 from phrasebox.pipeline.dataset.rows import detections
 from phrasebox.pipeline.pictures import (
     decode_scaled,
@@ -282,7 +282,7 @@ class Locator:
             "model": section if loaded is None else None,
         }
         values |= {name: value for name, value in sections.items() if value is not None}
-        config = ExplainConfig.model_validate(values)
+        config = ExplainCommandConfig.model_validate(values)
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
         steps = build_steps(config) if loaded is None else build_steps_in_memory(config, loaded)
         if steps.has_open_share:

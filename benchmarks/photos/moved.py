@@ -26,7 +26,7 @@ from phrasebox.pipeline.evaluate.foreign_phrases import model_steps
 from phrasebox.pipeline.evaluate.metrics import is_right
 from phrasebox.stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from phrasebox.stages.regions.stage import RegionsStage
-from phrasebox.stages.scores.learned_box import BoxFit
+from phrasebox.stages.scores.learned_box import BoxModel
 
 COUNTS: Final = (100, 200, 300, 600)
 DRAWS: Final = 8
@@ -100,7 +100,7 @@ def reviewed(answerable: Reviewable, count: int, draw: int) -> dict[int, list[Re
     return answered
 
 
-def box_recall(fit: BoxFit, objects: Sequence[PlacedObject]) -> float:
+def box_recall(fit: BoxModel, objects: Sequence[PlacedObject]) -> float:
     """Return the share of phrases whose box by a fit is right."""
     return float(
         np.average(

@@ -1,4 +1,4 @@
-"""The fit of `BoxFit` to images with known boxes: where objects usually are, and the networks that correct a cut's box.
+"""The fit of `BoxModel` to images with known boxes: where objects usually are, and networks that correct a cut's box.
 
 Images are in `FOLDS`: the boxes that the fit is judged by, and that scores are fitted to, come
 from fits to the other folds. The networks stay out of the calibration unless they are shown to
@@ -33,7 +33,7 @@ from phrasebox.stages.scores.learned_box import (
     HIDDEN,
     INPUTS,
     QUANTILES,
-    BoxFit,
+    BoxModel,
     Ladder,
     MapView,
     UsualBoxes,
@@ -61,7 +61,7 @@ EDGE_WEIGHT: Final = 0.5  # of the distance of the edges beside 1 - GIoU
 HIT_WEIGHT: Final = 1.5  # of a soft hit at an IoU of 0.5
 HIT_WIDTH: Final = 0.08  # of the soft hit, in IoU
 
-BLANK: Final = BoxFit(
+BLANK: Final = BoxModel(
     usual=UsualBoxes(mean=(0.0, 0.0, 0.0, 0.0), words=(), terms=np.empty(0)),
     mean=np.empty(0),
     scale=np.empty(0),
@@ -119,8 +119,8 @@ class LearnedBoxes(NamedTuple):
         gain: In box recall over the boxes before, by the latter; None if no network was tried.
     """
 
-    fit: BoxFit
-    folds: list[BoxFit]
+    fit: BoxModel
+    folds: list[BoxModel]
     gain: Estimate | None = None
 
 
@@ -128,11 +128,11 @@ def learn_usual_boxes(objects: Sequence[PlacedObject]) -> LearnedBoxes:
     """Fit usual boxes alone to objects. Raise InputError without objects."""
     if not objects:
         raise InputError("no phrase with a known place and a heat map to fit boxes to")
-    fits = BoxFits(objects)
+    fits = BoxTrainer(objects)
     return LearnedBoxes(fits.whole(), fits.folds())
 
 
-def learn_boxes(objects: Sequence[PlacedObject], before: BoxFit = BLANK) -> LearnedBoxes:
+def learn_boxes(objects: Sequence[PlacedObject], before: BoxModel = BLANK) -> LearnedBoxes:
     """Fit usual boxes to objects, and networks, which stay if the interval of their gain is above 0.
 
     The gain is over the boxes of `before`, which are by default those of the cut. Of too few images
@@ -142,7 +142,7 @@ def learn_boxes(objects: Sequence[PlacedObject], before: BoxFit = BLANK) -> Lear
     images = np.array([object_.image for object_ in objects], np.int64)
     if len(np.unique(images)) < FEWEST_IMAGES:
         return usual
-    fits = BoxFits(objects, fit_networks)
+    fits = BoxTrainer(objects, fit_networks)
     folds = fits.folds()
     weights = np.array([object_.weight for object_ in objects])
     gains = (fits.hits(folds) - fits.hits([before] * FOLDS)) * weights
@@ -199,7 +199,7 @@ def true_places(evaluation_set: EvaluationSet) -> KnownPlaces:
     return places_of
 
 
-def is_hit(fit: BoxFit, object_: PlacedObject) -> bool:
+def is_hit(fit: BoxModel, object_: PlacedObject) -> bool:
     """Return whether the box of an object by a fit is right."""
     box = fit.box_of(object_.view._replace(usual=fit.usual.of(object_.heads)))
     return bool(overlaps(box, object_.boxes).max() >= IOU)
@@ -210,12 +210,12 @@ def fold_of(image: int) -> int:
     return zlib.crc32(f"{image}".encode()) % FOLDS
 
 
-class BoxFits:
+class BoxTrainer:
     """Fits to some of the objects, all with the same words.
 
     Args:
         objects: Objects with known places.
-        fit_networks: Returns mean, scale and networks of `BoxFit` for the views of some objects; by
+        fit_networks: Returns mean, scale and networks of `BoxModel` for the views of some objects; by
             default there are no networks.
     """
 
@@ -227,20 +227,20 @@ class BoxFits:
         self._places = place_of(np.array([object_.nearest for object_ in objects]))
         self._weights = np.array([object_.weight for object_ in objects], np.float64)
 
-    def whole(self) -> BoxFit:
+    def whole(self) -> BoxModel:
         """Return the fit to all objects."""
         return self._fit(np.full(len(self.objects), True))
 
-    def folds(self) -> list[BoxFit]:
+    def folds(self) -> list[BoxModel]:
         """Return for each fold the fit to objects of the others."""
         return [self._fit(self._folds != fold) for fold in range(FOLDS)]
 
-    def hits(self, folds: Sequence[BoxFit]) -> Floats:
+    def hits(self, folds: Sequence[BoxModel]) -> Floats:
         """Return for each object whether the box by the fit of its fold is right, 0 or 1."""
         pairs = zip(self.objects, self._folds.tolist(), strict=True)
         return np.array([is_hit(folds[number], object_) for object_, number in pairs], np.float64)
 
-    def _fit(self, is_fitted: Bools) -> BoxFit:
+    def _fit(self, is_fitted: Bools) -> BoxModel:
         mean, terms = self._solve(is_fitted)
         usual = UsualBoxes(
             mean=tuple(mean.tolist()), words=tuple(self.words), terms=terms.astype(np.float16)
@@ -249,7 +249,7 @@ class BoxFits:
             object_ for object_, is_in in zip(self.objects, is_fitted.tolist(), strict=True) if is_in
         ]
         if self._fit_networks is None:
-            return BoxFit(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
+            return BoxModel(usual=usual, mean=np.empty(0), scale=np.empty(0), networks=())
         # A network must not trust the usual place of an object more than it can for others.
         places = np.zeros_like(self._places)
         for fold in np.unique(self._folds[is_fitted]).tolist():
@@ -257,7 +257,7 @@ class BoxFits:
             places[self._folds == fold] = mean + self._bags[self._folds == fold] @ terms
         pairs = zip(objects, places[is_fitted], strict=True)
         views = [object_.view._replace(usual=place) for object_, place in pairs]
-        return BoxFit(usual=usual, **self._fit_networks(views, objects))
+        return BoxModel(usual=usual, **self._fit_networks(views, objects))
 
     def _solve(self, rows: Bools) -> tuple[Floats, Floats]:
         """Return the mean place (4,), and the terms (words, 4) of a ridge regression on words."""
@@ -284,7 +284,7 @@ def _bags_of(objects: Sequence[PlacedObject]) -> tuple[list[str], Floats]:
 
 
 def fit_networks(views: Sequence[MapView], objects: Sequence[PlacedObject]) -> Json:
-    """Return mean, scale and networks of `BoxFit`, fitted to objects and their mirror images."""
+    """Return mean, scale and networks of `BoxModel`, fitted to objects and their mirror images."""
     import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
 
     both = [*views, *map(_mirrored, views)]

@@ -23,7 +23,7 @@ from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.cut_rules import cut_features
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.fitted_cut import CUT_FEATURES, SHARES, FittedCut
-from phrasebox.stages.scores.logistic import LogisticFit, mean_and_scale
+from phrasebox.stages.scores.logistic import LogisticModel, mean_and_scale
 
 RIDGE: Final = 1e-4
 """Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 ..
@@ -144,7 +144,7 @@ def _log_size(boxes_xywh_px: Sequence[Box], size_hw: Sides) -> float:
     return fmean(math.log(max(w * h, 1.0) / (height * width)) for _, _, w, h in boxes_xywh_px)
 
 
-def fit_cut(features: Floats, right: Bools) -> LogisticFit:
+def fit_cut(features: Floats, right: Bools) -> LogisticModel:
     """Return the weights by which most maps are cut so that their region is right.
 
     The fit maximises the share of right regions if each cut were drawn with the probability
@@ -179,4 +179,4 @@ def fit_cut(features: Floats, right: Bools) -> LogisticFit:
         return value
 
     optimiser.step(loss)
-    return LogisticFit(bias=0.0, weight=weight.detach().numpy(), mean=mean, scale=scale)
+    return LogisticModel(bias=0.0, weight=weight.detach().numpy(), mean=mean, scale=scale)

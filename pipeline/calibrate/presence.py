@@ -28,7 +28,7 @@ from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, process_in
 from phrasebox.pipeline.evaluate.foreign_phrases import PHRASE_KINDS, check_enough, query_images
 from phrasebox.pipeline.run.calibration import source_basis
 from phrasebox.pipeline.run.presence_fit import (
-    PresenceFit,
+    PresenceResult,
     draw_for_images,
     explain_no_difference,
     fit_noisy,
@@ -48,7 +48,7 @@ from phrasebox.stages.scores.detected import (
     boxes_of,
     presence_features,
 )
-from phrasebox.stages.scores.logistic import LogisticFit, roc_area
+from phrasebox.stages.scores.logistic import LogisticModel, roc_area
 from phrasebox.stages.sources.source import HEAT_MAPS, NOT_FINITE, RegionSourceConfig
 
 CAPTIONED: Final = 1000
@@ -56,7 +56,9 @@ CAPTIONED: Final = 1000
 for the fit."""
 
 
-def write_presence(dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()) -> PresenceFit:
+def write_presence(
+    dataset: Path, out: Path, console: Console, settings: Sequence[str] = ()
+) -> PresenceResult:
     """Fit presence to the captions of a dataset's images, without annotations, and write the calibration to `out`.
 
     Raise InputError if there are too few captions, or if they fit their images no better than other
@@ -85,7 +87,7 @@ def write_presence(dataset: Path, out: Path, console: Console, settings: Sequenc
 
 def fit_detector_to_captions(
     steps: SourceSteps, source: RegionSourceConfig, samples: Iterable[Sample]
-) -> PresenceFit:
+) -> PresenceResult:
     """Fit presence alone to captions of samples, whose phrases are taken as there: `pipeline/run/presence_fit.py`.
 
     Raise PhraseboxError as the stages do, which are not set up.
@@ -94,7 +96,7 @@ def fit_detector_to_captions(
         parsed = run_stages(steps.before[:1], [Record.start(sample) for sample in samples])
         foreign, too_few = draw_for_images(parsed)
         if too_few is not None:
-            return PresenceFit(reason=too_few)
+            return PresenceResult(reason=too_few)
         captioned = [record for record in parsed if record.sample.key in foreign]
         features = _features_of(steps, captioned)
         foreign_features = _features_of(
@@ -107,7 +109,7 @@ def fit_detector_to_captions(
     ranks = np.where(has_box > 0, similarity if similarity.any() else log_odds, -np.inf)
     area = roc_area(ranks)(in_captions.astype(float), (~in_captions).astype(float))
     if (reason := explain_no_difference(area)) is not None:
-        return PresenceFit(reason=reason)
+        return PresenceResult(reason=reason)
     names, measured = _measured(values)
     fit, presences = fit_noisy(measured, in_captions)
     calibration = presence_calibration(
@@ -116,7 +118,7 @@ def fit_detector_to_captions(
         presences[in_captions],
         images=len(captioned),
     )
-    return PresenceFit(calibration=calibration)
+    return PresenceResult(calibration=calibration)
 
 
 def _features_of(steps: SourceSteps, records: Sequence[Record]) -> Floats:
@@ -167,7 +169,7 @@ def fit_detector_presence(
     return presence_of(fit, names, float(labels.mean())), {"presence_auc": area}
 
 
-def presence_of(fit: LogisticFit, names: Sequence[str], present_share: float) -> DetectorPresence:
+def presence_of(fit: LogisticModel, names: Sequence[str], present_share: float) -> DetectorPresence:
     """Return a fit to these features of phrases, of which such a share is present."""
     return DetectorPresence(bias=fit.bias, **fit.by_name(names), absent_share=1.0 - present_share)
 

@@ -58,7 +58,7 @@ from phrasebox.stages.contract.values import Bools, Floats, Floats32, Json
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.captioning import Captioning
 from phrasebox.stages.scores.detected import BoxEvidence, DetectorPresence
-from phrasebox.stages.scores.logistic import LogisticFit, mean_and_scale, most_likely
+from phrasebox.stages.scores.logistic import LogisticModel, mean_and_scale, most_likely
 from phrasebox.stages.scores.presence import ImageStatistics, Presence
 from phrasebox.stages.scores.score import Calibration, Evidence, feature_names
 from phrasebox.stages.sources.source_stage import SourceRegionsStage
@@ -94,11 +94,11 @@ PRESENCE_CERTAINTY: Final = 0.3
 _CERTAIN: Final = 1e-6  # presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds
 
 
-class ReviewFit(NamedTuple):
+class ReviewModel(NamedTuple):
     """Two regressions: `right` of a region, from its evidence; `presence` of a phrase, from its log odds, if known."""
 
-    right: LogisticFit
-    presence: LogisticFit | None
+    right: LogisticModel
+    presence: LogisticModel | None
 
     def scores(self, features: Floats, odds: Floats) -> Floats:
         """Return the scores (m,) of regions, from features (m, k) and log odds of presence (m, 1)."""
@@ -112,7 +112,7 @@ def fit_answers(
     answers: NDArray[np.str_],
     previous: Calibration | None,
     names: Sequence[str] | None = None,
-) -> ReviewFit:
+) -> ReviewModel:
     """Fit to answers (m,); `previous` made the dataset's scores. Raise ValueError if all or none is right.
 
     names: Of the features, if they are not those of the previous calibration.
@@ -134,17 +134,17 @@ def fit_answers(
         prior[1:] = slopes * scale
     x = np.column_stack([np.ones(counts.sum()), (features[counts] - mean) / scale])
     weights = most_likely(x, right[counts], prior, np.array([BIAS_CERTAINTY, *[CERTAINTY] * len(mean)]))
-    fit = LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
+    fit = LogisticModel(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
     if not has_presence:
-        return ReviewFit(fit, None)
+        return ReviewModel(fit, None)
     x = np.column_stack([np.ones(len(odds)), odds])
     prior = np.array([0.0, 1.0])
     precision = np.array([PRESENCE_CERTAINTY, CERTAINTY])
     weights = most_likely(x, is_present, prior, precision)
     if weights[1] < 0.0:  # presence must not fall with its odds
         weights = np.array([*most_likely(x[:, :1], is_present, prior[:1], precision[:1]), 0.0])
-    presence = LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=np.zeros(1), scale=np.ones(1))
-    return ReviewFit(fit, presence)
+    presence = LogisticModel(bias=float(weights[0]), weight=weights[1:], mean=np.zeros(1), scale=np.ones(1))
+    return ReviewModel(fit, presence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,7 +373,7 @@ def _evidence_of(
 
 def _fit_with_folds(
     reviewed: ReviewedRegions, evidence: Sequence[Evidence | BoxEvidence], previous: Calibration | None
-) -> tuple[ReviewFit, Floats]:
+) -> tuple[ReviewModel, Floats]:
     """Fit to all answers; return the fit and the score (m,) of each region by a fit to other images."""
     names = list(evidence[0].features)
     features = np.array([[*part.features.values()] for part in evidence])
@@ -403,7 +403,7 @@ def _embeddings_of(evaluation_set: EvaluationSet, steps: HeatMapSteps, console: 
 
 
 def _correct_presence(
-    previous: Calibration | None, fit: LogisticFit | None, absent_share: float
+    previous: Calibration | None, fit: LogisticModel | None, absent_share: float
 ) -> Presence | DetectorPresence | None:
     """Return the corrected presence for the share of absent phrases that the dataset's run expected, None without."""
     if previous is None or previous.presence is None or fit is None:

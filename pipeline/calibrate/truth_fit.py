@@ -49,7 +49,7 @@ from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.stage import RegionsStage
 from phrasebox.stages.scores.detected import BoxEvidence, DetectorPresence
 from phrasebox.stages.scores.fitted_cut import FittedCut
-from phrasebox.stages.scores.learned_box import BoxFit
+from phrasebox.stages.scores.learned_box import BoxModel
 from phrasebox.stages.scores.presence import Presence
 from phrasebox.stages.scores.score import Calibration, Evidence
 from phrasebox.stages.sources.source_stage import SourceRegionsStage
@@ -275,7 +275,7 @@ class _CalibrationFit:
         config: RegionsConfig,
         views: Sequence[CaptionView],
         cuts: Mapping[int, FittedCut | None],
-        box_fits: Sequence[BoxFit],
+        box_fits: Sequence[BoxModel],
     ) -> list[JudgedRegion]:
         """Return the `_judge_row` of all views.
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from phrasebox.pipeline.commands.options import ModelName, Settings, naming_options, reading
 from phrasebox.pipeline.config.paths import check_writable
-from phrasebox.pipeline.config.run_config import ExplainConfig, load_config
+from phrasebox.pipeline.config.run_config import ExplainCommandConfig, load_config
 from phrasebox.pipeline.terminal import console, say
 from phrasebox.stages.contract.errors import ConfigError
 from phrasebox.stages.contract.values import Floats32, Json
@@ -65,7 +65,7 @@ def explain(
             raise ConfigError(
                 f"{overlay} does not end like a picture, for example in .png", key="--overlay"
             )
-    run_config = load_config(None, settings, ExplainConfig, options={"model.name": model})
+    run_config = load_config(None, settings, ExplainCommandConfig, options={"model.name": model})
     check_model_files(run_config.model)
     with reading(str(image)), image.open("rb"):
         pass

@@ -197,7 +197,7 @@ def _merged(defaults: Mapping[str, Any], section: Any) -> Any:
     return {**defaults, **values}
 
 
-class ExplainConfig(RunConfig):
+class ExplainCommandConfig(RunConfig):
     """The configuration of `phrasebox explain`, which uses the sections model, images and explain."""
 
     input: InputConfig | None = None  # type: ignore[assignment]  # only one image is read

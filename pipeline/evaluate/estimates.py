@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 from phrasebox.pipeline.dataset.selection import SIZES
 from phrasebox.stages.contract.errors import InputError
 from phrasebox.stages.contract.values import Bools, Floats, Integers
-from phrasebox.stages.scores.logistic import LogisticFit, fit_logistic, roc_area
+from phrasebox.stages.scores.logistic import LogisticModel, fit_logistic, roc_area
 
 RESAMPLES: Final = 2000
 
@@ -263,7 +263,7 @@ def predict_out_of_fold(images: Integers, predict: Callable[[Bools], Floats]) ->
 
 def fit_with_folds(
     features: Floats, labels: Bools, images: Integers, kinds: tuple[str, str]
-) -> tuple[LogisticFit, Floats]:
+) -> tuple[LogisticModel, Floats]:
     """Fit a logistic regression to features (n, k), and judge it on images that it was not fitted to.
 
     Args:

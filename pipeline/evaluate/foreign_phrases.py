@@ -16,7 +16,8 @@ from phrasebox.pipeline.evaluate.estimates import Estimates, fit_with_folds, pre
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, phrases_of, process_input
 from phrasebox.pipeline.evaluate.matching import Answer
 from phrasebox.pipeline.output.backup import PRESENCE_FILE
-from phrasebox.pipeline.run.presence_fit import FEWEST_PHRASES, PRESENCE, may_be, read_presence, signals_of
+from phrasebox.pipeline.output.decisions import Decisions
+from phrasebox.pipeline.run.presence_fit import FEWEST_PHRASES, may_be, read_presence, signals_of
 from phrasebox.pipeline.run.steps import HeatMapSteps
 from phrasebox.pipeline.terminal import say
 from phrasebox.stages.contract.errors import InputError
@@ -68,9 +69,8 @@ def model_steps(evaluation_set: EvaluationSet) -> HeatMapSteps:
         steps.calibration is not None and not steps.is_calibrated
     ):
         return steps
-    return steps.with_calibration(
-        read_presence(dataset.path / PRESENCE_FILE, dataset.manifest["run"].get(PRESENCE))
-    )
+    decisions = Decisions.stored_in(dataset.manifest["run"])
+    return steps.with_calibration(read_presence(dataset.path / PRESENCE_FILE, decisions.presence_digest))
 
 
 def absent_evaluation(evaluation_set: EvaluationSet, console: Console) -> AbsentFigures:

@@ -6,6 +6,7 @@ previous_run.py    the run that the folder holds, and whether another may resume
 journal.py         the shards that hold rows, and the pieces of the input that were read
 shards.py          the shards of a run that is resumed
 lock.py            one run at a time
+decisions.py       what the first images have decided, as it is stored
 first_images.py    the records of the first images, until they are rows
 backup.py          the run that `--fresh` replaces
 report.py          counts and times of a run, and what people see of them

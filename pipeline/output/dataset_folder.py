@@ -36,13 +36,13 @@ from phrasebox.pipeline.dataset.shard_list import (
 from phrasebox.pipeline.dataset.signature import sign
 from phrasebox.pipeline.dataset.tally import rows_of, write_categories
 from phrasebox.pipeline.output import backup, journal
+from phrasebox.pipeline.output.decisions import Decisions
 from phrasebox.pipeline.output.first_images import kept_keys
 from phrasebox.pipeline.output.ids import resolve_id_collisions
 from phrasebox.pipeline.output.journal import Journal
 from phrasebox.pipeline.output.lock import Holder, locked
 from phrasebox.pipeline.output.manifest import Manifest
 from phrasebox.pipeline.output.previous_run import (
-    ABSENT_SHARE,
     Identity,
     MayDelete,
     PreviousRun,
@@ -247,17 +247,19 @@ class DatasetFolder:
         """Note a new shard in the journal, with the sample ids of its rows. Raise OSError."""
         self.journal.add_shards(journal.shard_entry(shard, keys_of(sample_ids)))
 
-    def store_decisions(self, identity: Identity, run_info: Json, presence: str | None) -> None:
+    def store_decisions(
+        self, identity: Identity, decisions: Decisions, presence: str | None = None
+    ) -> None:
         """Store what the first images have decided.
 
         Args:
             identity: What the rows depend on now.
-            run_info: More plain values.
+            decisions: Those that are made.
             presence: The calibration of presence that the run has fitted; None if there is none.
         """
         if presence is not None:
             write_text(self.presence, presence)
-        self._run |= {**asdict(identity), **run_info}
+        self._run |= {**asdict(identity), **decisions.to_json()}
         self._store_run()
 
     @property
@@ -361,7 +363,8 @@ class DatasetFolder:
                         f"{counts}: the input is not what it was when the run was started. --fresh starts over"
                     )
                 raise RuntimeError(counts)
-            doubt = find_caption_doubt(rows, shards, total, expects_absent=ABSENT_SHARE not in self._run)
+            has_estimate = Decisions.stored_in(self._run).absent_share is not None
+            doubt = find_caption_doubt(rows, shards, total, expects_absent=not has_estimate)
             self.check_holder()  # counting takes its time
             for shard in resolve_id_collisions(rows, shards):
                 self.journal.shards[shard.name] = shard

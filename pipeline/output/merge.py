@@ -22,8 +22,9 @@ from phrasebox.pipeline.dataset.reviews import REVIEWS_LOG, read_reviews
 from phrasebox.pipeline.dataset.shard_list import listed_shards, store_damaged
 from phrasebox.pipeline.dataset.signature import is_own
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.decisions import Decisions
 from phrasebox.pipeline.output.manifest import ENVIRONMENTS, Manifest
-from phrasebox.pipeline.output.previous_run import Identity
+from phrasebox.pipeline.output.previous_run import INPUT, Identity
 from phrasebox.pipeline.output.report import Report
 from phrasebox.pipeline.output.request import REQUEST
 from phrasebox.pipeline.output.shards import count_readable_rows, list_names
@@ -34,9 +35,6 @@ from phrasebox.stages.files.storage import AnyPath, copy, write_text
 from phrasebox.stages.write import Tally
 
 PARTS: Final = "parts"  # The key of run.json and `dataset.json` for the folders that were merged
-
-_DECISIONS: Final = ("input_fingerprint", "outside_domain", "presence", "absent_share")
-"""The keys of what a run decides once, for all of its parts."""
 
 _THREADS: Final = 32  # Shards copied at once
 
@@ -79,14 +77,15 @@ def merge(parts: Sequence[Path | str], out: Path | str) -> Tally | None:
             raise ResumeError(f"{folder.path} holds another dataset: give another --out")
         if previous.state == "complete":
             return None
-        decisions = {key: run[key] for key in _DECISIONS if key in run}
         environments = [
             environment
             for dataset in datasets
             for environment in dataset.manifest["run"].get(ENVIRONMENTS, [])
         ]
         distinct = [value for place, value in enumerate(environments) if value not in environments[:place]]
-        folder.start(previous, {PARTS: paths, **decisions, ENVIRONMENTS: distinct})
+        decisions = Decisions.stored_in(run).to_json()
+        info = {PARTS: paths, INPUT: run.get(INPUT), **decisions, ENVIRONMENTS: distinct}
+        folder.start(previous, info)
         if (presence := datasets[0].path / folder.presence.name).exists():
             copy(presence, folder.presence)
         _copy_logs(datasets, folder)
@@ -153,13 +152,10 @@ def _depends_on(manifest: Json) -> Json:
     """The values that rows of a part depend on, where parts of one whole agree."""
     run = manifest["run"]
     config = run["config"]
-    # Machines differ in their libraries and in the last digits of what they compute from the first
-    # images, and some do not compare them.
-    in_regions = (run.get("outside_domain") or {}).get("in_regions", False)
-    has_numbers = {name: run.get(name) is not None for name in ("presence", "absent_share")}
-    # The request has the part, and times of files.
-    decisions = {"outside_domain": in_regions, **has_numbers, ENVIRONMENTS: None, REQUEST: None}
-    return {**run, **decisions, "config": {**config, "input": {**config["input"], "part": None}}}
+    decisions = Decisions.stored_in(run).of_any_part()
+    # Machines differ in their libraries, and the request has the part, and times of files.
+    varying = {ENVIRONMENTS: None, REQUEST: None}
+    return {**run, **decisions, **varying, "config": {**config, "input": {**config["input"], "part": None}}}
 
 
 def _part_of(dataset: Dataset) -> str | None:

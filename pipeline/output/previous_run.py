@@ -17,6 +17,7 @@ from phrasebox.pipeline.config.run_config import RunConfig, differences
 from phrasebox.pipeline.dataset.croissant import CROISSANT_FILE, CROISSANT_SHA256
 from phrasebox.pipeline.dataset.shard_list import find_changed, listed_shards, names_in_words, read_damaged
 from phrasebox.pipeline.output.backup import COMPANION_FILES, REPLACES
+from phrasebox.pipeline.output.decisions import Decisions
 from phrasebox.pipeline.output.journal import SHARD_NAME
 from phrasebox.pipeline.output.request import REQUEST
 from phrasebox.pipeline.output.shards import count_readable_rows, map_in_threads
@@ -28,10 +29,6 @@ from phrasebox.stages.files.shards import ShardFile, origin_of, sha256_of
 from phrasebox.stages.files.storage import AnyPath, found_in, sizes_in
 from phrasebox.stages.model.config import AUTO, PrecisionChoice
 from phrasebox.stages.sources.source import HEAT_MAPS
-
-ABSENT_SHARE: Final = "absent_share"
-"""The key of run.json, and of `run` in dataset.json, for the share of absent phrases that the run
-has estimated."""
 
 MADE_BY: Final = b"Made by phrasebox"
 """What the card and the metadata of every run say."""
@@ -110,6 +107,11 @@ class PreviousRun:
     fault: str = ""
     replaces: bool = False
     has_same_input: bool = False
+
+    @property
+    def decisions(self) -> Decisions:
+        """The decisions of the run."""
+        return Decisions.stored_in(self.run)
 
     @property
     def precision(self) -> PrecisionChoice:
@@ -191,7 +193,7 @@ class PreviousRun:
         """
         stored: Json = with_absolute_paths(self.run.get("config") or {})
         share = values.get("regions", {}).get("absent_share", AUTO)
-        if share == self.run.get(ABSENT_SHARE):
+        if share == self.decisions.absent_share:
             stored["regions"] = {**stored["regions"], "absent_share": share}
         return stored
 

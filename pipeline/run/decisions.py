@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
-from typing import Final, Self
+from typing import Self
 
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.decisions import Decision, Decisions
 from phrasebox.pipeline.output.manifest import Manifest
-from phrasebox.pipeline.output.previous_run import ABSENT_SHARE, Identity, PreviousRun
+from phrasebox.pipeline.output.previous_run import Identity, PreviousRun
 from phrasebox.pipeline.output.report import LOOKING, Display, Report, ShowStep
 from phrasebox.pipeline.run.concept_pool import parse_pool
 from phrasebox.pipeline.run.domain_shift import (
@@ -38,7 +39,7 @@ from phrasebox.pipeline.run.domain_shift import (
     precision_fault,
 )
 from phrasebox.pipeline.run.engines import Engine, choose_engine
-from phrasebox.pipeline.run.presence_fit import PRESENCE, read_presence
+from phrasebox.pipeline.run.presence_fit import read_presence
 from phrasebox.pipeline.run.stage_calls import samples_in
 from phrasebox.pipeline.run.steps import (
     HeatMapSteps,
@@ -48,17 +49,13 @@ from phrasebox.pipeline.run.steps import (
     build_steps,
     precision_if_known,
 )
-from phrasebox.pipeline.run.warm_up import LOST, WarmUp, estimate_share, warm_up
+from phrasebox.pipeline.run.warm_up import FIRST_ANSWERS_LOST, FirstAnswers, estimate_share, warm_up
 from phrasebox.stages.contract.records import Record, is_among
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.model.config import AUTO, NO_MODEL, PrecisionChoice
 from phrasebox.stages.read import Piece, Reader, make_reader, plan_pieces
 from phrasebox.stages.scores.score import Calibration
 from phrasebox.stages.sources.source import HEAT_MAPS, SOURCES
-
-OUTSIDE: Final = "outside_domain"
-"""The key of run.json, and of `run` in dataset.json, for the `DomainShift` of the images; null if
-there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +178,7 @@ class DecidingRun(Run, ABC):
     """A run whose first images may decide how it goes on; their records become rows."""
 
     @abstractmethod
-    def look(self, session: Session, engine: Engine) -> WarmUp:
+    def look(self, session: Session, engine: Engine) -> FirstAnswers:
         """Compute the first images with the engine; those that an attempt before has kept are not computed again."""
 
     @property
@@ -203,7 +200,7 @@ class DecidingRun(Run, ABC):
         session.show_step("loading the model")
         return records
 
-    def take_records(self, first_images: WarmUp, session: Session) -> Sequence[Record]:
+    def take_records(self, first_images: FirstAnswers, session: Session) -> Sequence[Record]:
         """Return the records of the first images that become rows, and report the work for them."""
         if not first_images.records or not self.keeps_records:
             return ()
@@ -223,21 +220,21 @@ class SourceRun(DecidingRun):
         self, session: Session, engine: Engine, previous: PreviousRun
     ) -> tuple[Run, Sequence[Record]]:
         """See `Run.decide`."""
-        run = self.expecting(previous.run.get(ABSENT_SHARE))
+        run = self.expecting(previous.decisions.absent_share)
         if not run.steps.has_open_share:
             return run, run.take_kept(session, engine)
         session.show_step(LOOKING)
         first_images = run.look(session, engine)
         session.report.note(first_images.share_in_words())
-        session.folder.store_decisions(run.identity, {ABSENT_SHARE: first_images.share}, None)
+        session.folder.store_decisions(run.identity, Decisions(absent_share=first_images.share))
         session.show_step("loading the model")
         return run.expecting(first_images.share), run.take_records(first_images, session)
 
-    def look(self, session: Session, engine: Engine) -> WarmUp:
+    def look(self, session: Session, engine: Engine) -> FirstAnswers:
         """See `Run.look`."""
         place = session.folder.first_images
         compute = partial(estimate_share, reader=self.reader, pieces=self.input_pieces, place=place)
-        return engine.compute_first(compute) or LOST
+        return engine.compute_first(compute) or FIRST_ANSWERS_LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,8 +295,8 @@ class HeatMapRun(DecidingRun):
         self, session: Session, engine: Engine, previous: PreviousRun
     ) -> tuple[Run, Sequence[Record]]:
         """See `Run.decide`."""
-        run = self.with_stored(previous.run, session)
-        if not run.has_open_decision(previous.run, session.folder):
+        run = self.with_stored(previous.decisions, session)
+        if not run.has_open_decision(previous.decisions, session.folder):
             return run, self.take_kept(session, engine)
         session.show_step(LOOKING)
         first_images = run.look(session, engine)
@@ -307,7 +304,7 @@ class HeatMapRun(DecidingRun):
         session.show_step("loading the model")
         return decided, decided.take_records(first_images, session)
 
-    def look(self, session: Session, engine: Engine) -> WarmUp:
+    def look(self, session: Session, engine: Engine) -> FirstAnswers:
         """See `Run.look`."""
         compute = partial(
             warm_up,
@@ -316,50 +313,52 @@ class HeatMapRun(DecidingRun):
             choice=self.config.regions.calibration,
             place=session.folder.first_images,
         )
-        return engine.compute_first(compute) or LOST
+        return engine.compute_first(compute) or FIRST_ANSWERS_LOST
 
-    def with_stored(self, stored: Json, session: Session) -> Self:
+    def with_stored(self, stored: Decisions, session: Session) -> Self:
         """Return the run with the decisions that run.json or the manifest stores. Raise ResumeError if one is lost."""
         run = self
-        if OUTSIDE in stored or not self.steps.is_calibrated:
-            values = stored.get(OUTSIDE)
+        if stored.shift is not None or not self.steps.is_calibrated:
+            values = None if stored.shift is None else stored.shift.value
             run = self.with_shift(None if values is None else DomainShift(**values), session.report)
-        run = run.expecting(stored.get(ABSENT_SHARE))
-        presence = read_presence(session.folder.presence, stored.get(PRESENCE))
+        run = run.expecting(stored.absent_share)
+        presence = read_presence(session.folder.presence, stored.presence_digest)
         return run if presence is None else run.with_presence(presence)
 
-    def has_open_decision(self, stored: Json, folder: DatasetFolder) -> bool:
+    def has_open_decision(self, stored: Decisions, folder: DatasetFolder) -> bool:
         """Return whether the first images decide something; presence, where there are rows, they no longer do."""
-        if PRESENCE in stored:
+        if stored.presence is not None:
             return False
-        is_to_compare = self.steps.is_calibrated and OUTSIDE not in stored
+        is_to_compare = self.steps.is_calibrated and stored.shift is None
         needs_presence = self.needs_presence and not folder.shards
         return is_to_compare or self.has_open_precision or self.steps.has_open_share or needs_presence
 
-    def after_warm_up(self, first_images: WarmUp, session: Session) -> Self:
+    def after_warm_up(self, first_images: FirstAnswers, session: Session) -> Self:
         """Return the run with what the first images decide, which is stored and reported."""
         report = session.report
-        info: Json = {}
+        decisions = Decisions()
         run = self
         if self.has_open_precision:
             run = self.in_precision(first_images.precision)
             report.note(f"the model computes in {first_images.precision}")
         if run.steps.is_calibrated:
             run = run.with_shift(first_images.shift, report)
-            info[OUTSIDE] = None if run.shift is None else asdict(run.shift)
+            shift = None if run.shift is None else asdict(run.shift)
+            decisions = replace(decisions, shift=Decision(shift))
         presence = None
         if run.needs_presence:
             report.note(first_images.presence.in_words())
-            info[PRESENCE] = None
+            digest = None
             if (calibration := first_images.presence.calibration) is not None:
                 run = run.with_presence(calibration)
                 presence = calibration.to_json()
-                info[PRESENCE] = sha256(presence.encode()).hexdigest()
+                digest = sha256(presence.encode()).hexdigest()
+            decisions = replace(decisions, presence=Decision(digest))
         if run.steps.has_open_share:
             report.note(first_images.share_in_words())
-            info[ABSENT_SHARE] = first_images.share
+            decisions = replace(decisions, absent_share=first_images.share)
             run = run.expecting(first_images.share)
-        session.folder.store_decisions(run.identity, info, presence)
+        session.folder.store_decisions(run.identity, decisions, presence)
         return run
 
 

@@ -41,14 +41,9 @@ from phrasebox.stages.explain.stage import ExplainStage
 from phrasebox.stages.files.storage import AnyPath
 from phrasebox.stages.phrases.nouns import relation
 from phrasebox.stages.scores.detected import DetectorPresence
-from phrasebox.stages.scores.logistic import LogisticFit, fit_logistic, roc_area
+from phrasebox.stages.scores.logistic import LogisticModel, fit_logistic, roc_area
 from phrasebox.stages.scores.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from phrasebox.stages.scores.score import Calibration, calibration_of
-
-PRESENCE: Final = "presence"
-"""The key of run.json, and of `run` in dataset.json, for the calibration of presence that the
-run has fitted to its first images: its SHA-256, null if it has fitted none. A resumed run keeps
-it."""
 
 MOST_IMAGES: Final = 300  # that are computed for a fit
 
@@ -82,7 +77,7 @@ _WORD: Final = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PresenceFit:
+class PresenceResult:
     """The result of a fit.
 
     Attributes:
@@ -203,7 +198,7 @@ def draw_for_images(parsed: Sequence[Record]) -> tuple[dict[int, list[Phrase]], 
 
 def fit_presence_to_captions(
     steps: HeatMapSteps, signals: Sequence[Signals], in_captions: Sequence[Sequence[bool]]
-) -> PresenceFit:
+) -> PresenceResult:
     """Fit presence to the signals of images.
 
     in_captions: For each text of each image's signals, whether it is in a caption of the image.
@@ -215,18 +210,18 @@ def fit_presence_to_captions(
     ]
     if len(usable) < FEWEST_IMAGES:
         reason = f"{len(usable)} of {len(signals)} images have finite cosines, {FEWEST_IMAGES} are needed"
-        return PresenceFit(reason=reason)
+        return PresenceResult(reason=reason)
     usable_signals, label_parts = zip(*usable, strict=True)
     labels = np.concatenate(label_parts)
     images = ImageStatistics.of(np.stack([image.embedding for image in usable_signals]))
     features = features_of(images, usable_signals)
     area = roc_area(features[:, FEATURES.index("deviation")])(labels.astype(float), (~labels).astype(float))
     if (no_difference := explain_no_difference(area)) is not None:
-        return PresenceFit(reason=no_difference)
+        return PresenceResult(reason=no_difference)
     fit, presences = fit_noisy(features, labels)
     share = 1.0 - float(presences.mean())
     presence = Presence(images=images, bias=fit.bias, **fit.by_name(FEATURES), absent_share=share)
-    return PresenceFit(
+    return PresenceResult(
         calibration=presence_calibration(
             presence_basis(steps.explainer, steps.fingerprint),
             presence,
@@ -256,7 +251,7 @@ def presence_calibration(
     )
 
 
-def fit_noisy(features: Floats, in_captions: Bools) -> tuple[LogisticFit, Floats]:
+def fit_noisy(features: Floats, in_captions: Bools) -> tuple[LogisticModel, Floats]:
     """Fit a regression to noisy labels.
 
     Args:

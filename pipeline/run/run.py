@@ -16,6 +16,7 @@ from phrasebox.pipeline.config.output import OutputConfig
 from phrasebox.pipeline.config.run_config import RunConfig
 from phrasebox.pipeline.dataset.shard_list import unlisted_in_words
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.decisions import Decision, Decisions
 from phrasebox.pipeline.output.manifest import ENVIRONMENTS, environments_with
 from phrasebox.pipeline.output.previous_run import INPUT, MayDelete, PreviousRun, delete_what_runs_wrote
 from phrasebox.pipeline.output.report import (
@@ -27,7 +28,7 @@ from phrasebox.pipeline.output.report import (
 )
 from phrasebox.pipeline.output.request import REQUEST, request_fingerprint
 from phrasebox.pipeline.output.shards import Changes, changes_of, list_names
-from phrasebox.pipeline.run.decisions import OUTSIDE, Run, Session, resolve
+from phrasebox.pipeline.run.decisions import Run, Session, resolve
 from phrasebox.pipeline.run.stage_calls import samples_in
 from phrasebox.pipeline.run.start import start_engine
 from phrasebox.pipeline.run.steps import check_files, fetch_weights
@@ -100,7 +101,7 @@ def run(
             # On a cluster each node has its own disk.
             fetch_weights(resolved.steps.description, display.say)
         if resolved.meaning.reason:
-            info[OUTSIDE] = None  # else the first images are compared
+            info |= Decisions(shift=Decision(None)).to_json()  # else the first images are compared
         earlier = previous.run.get(ENVIRONMENTS, []) if previous.shards else []
         info[ENVIRONMENTS] = environments_with(earlier, config.phrases.spacy_model)
         with display.shown(), _started(session, previous, info):

@@ -28,7 +28,7 @@ from phrasebox.pipeline.run.domain_shift import (
     find_domain_shift,
 )
 from phrasebox.pipeline.run.presence_fit import (
-    PresenceFit,
+    PresenceResult,
     collecting_signals,
     draw_for_images,
     fit_presence_to_captions,
@@ -70,7 +70,7 @@ less where a run stops, and cost more."""
 
 
 @dataclass(slots=True, kw_only=True)
-class WarmUp:
+class FirstAnswers:
     """The first images' answers, and their records.
 
     Attributes:
@@ -86,7 +86,7 @@ class WarmUp:
 
     precision: str
     shift: DomainShift | None = None
-    presence: PresenceFit = field(default_factory=PresenceFit)
+    presence: PresenceResult = field(default_factory=PresenceResult)
     absent_share: float | None = None
     captions: int = 0
     records: Sequence[Record] = ()
@@ -130,10 +130,10 @@ class WarmUp:
         )
 
 
-LOST: Final = WarmUp(
+FIRST_ANSWERS_LOST: Final = FirstAnswers(
     precision="fp32",
     shift=NOT_COMPARED,
-    presence=PresenceFit(reason="the workers that looked at the first images died"),
+    presence=PresenceResult(reason="the workers that looked at the first images died"),
 )
 """The warm-up that Ray has given up."""
 
@@ -173,7 +173,7 @@ def warm_up(
     pieces: Sequence[Piece],
     choice: Path | str,
     place: AnyPath | None = None,
-) -> WarmUp:
+) -> FirstAnswers:
     """Compare the first images with those of the calibration, and fit presence to them where none holds.
 
     Raise PhraseboxError as the stages do.
@@ -200,9 +200,9 @@ def warm_up(
 
 def compare_images(
     steps: HeatMapSteps, reader: Reader, pieces: Sequence[Piece], look: Look | None = None
-) -> WarmUp:
+) -> FirstAnswers:
     """Compare the first images with those of the calibration, if there is one. See `warm_up`."""
-    answers = WarmUp(precision=steps.model_stage.precision)
+    answers = FirstAnswers(precision=steps.model_stage.precision)
     if steps.calibration is None:
         return answers
     look = look or Look()
@@ -245,12 +245,12 @@ def estimate_share(
     reader: Reader,
     pieces: Sequence[Piece],
     place: AnyPath | None = None,
-) -> WarmUp:
+) -> FirstAnswers:
     """Compute the first images with a detector whose presence is known, and estimate the share of absent phrases.
 
     The stages are set up but for the last one. Raise PhraseboxError as they do. See `warm_up`.
     """
-    answers = WarmUp(precision="")
+    answers = FirstAnswers(precision="")
     look = Look(place=place, on_progress=on_progress)
     look.expect(SHARE_SAMPLES, pieces)
     parsed = _parse(steps, first_samples(reader, pieces, SHARE_SAMPLES), answers)
@@ -260,13 +260,15 @@ def estimate_share(
     return answers
 
 
-def fit_to_samples(steps: HeatMapSteps, samples: Iterable[Sample], look: Look | None = None) -> WarmUp:
+def fit_to_samples(
+    steps: HeatMapSteps, samples: Iterable[Sample], look: Look | None = None
+) -> FirstAnswers:
     """Fit presence to the captions of samples. The stages are set up, but for the last; raise as they do."""
-    answers = WarmUp(precision=steps.model_stage.precision)
+    answers = FirstAnswers(precision=steps.model_stage.precision)
     parsed = _parse(steps, samples, answers)
     drawn, too_few = draw_for_images(parsed)
     if too_few is not None:
-        answers.presence = PresenceFit(reason=too_few)
+        answers.presence = PresenceResult(reason=too_few)
         return answers
     foreign = {key: [phrase.text for phrase in phrases] for key, phrases in drawn.items()}
     # Which phrases are the likeliest is only known after the fit.
@@ -303,14 +305,16 @@ def first_samples(reader: Reader, pieces: Sequence[Piece], most: int) -> Iterato
             return
 
 
-def _parse(steps: HeatMapSteps | SourceSteps, samples: Iterable[Sample], answers: WarmUp) -> list[Record]:
+def _parse(
+    steps: HeatMapSteps | SourceSteps, samples: Iterable[Sample], answers: FirstAnswers
+) -> list[Record]:
     return run_stages(steps.before[:1], [Record.start(sample) for sample in samples], answers.note)
 
 
 def _explain(
     steps: HeatMapSteps,
     parsed: Sequence[Record],
-    answers: WarmUp,
+    answers: FirstAnswers,
     look: Look,
     foreign: Mapping[int, Sequence[str]] | None = None,
 ) -> tuple[list[Record], list[Signals]]:
@@ -324,7 +328,7 @@ def _explain(
 def _compute(
     steps: HeatMapSteps | SourceSteps,
     parsed: Sequence[Record],
-    answers: WarmUp,
+    answers: FirstAnswers,
     look: Look,
     cache: FirstImages,
     foreign: Mapping[int, Sequence[str]] = MappingProxyType({}),

@@ -27,7 +27,7 @@ from phrasebox.stages.regions.paint import RegionMask
 from phrasebox.stages.regions.parts import HeatPart, ObjectMap, part_of, parts_of
 from phrasebox.stages.scores.fits import Floats
 from phrasebox.stages.scores.fitted_cut import FittedCut
-from phrasebox.stages.scores.learned_box import BoxFit, MapView
+from phrasebox.stages.scores.learned_box import BoxModel, MapView
 from phrasebox.stages.scores.score import Evidence
 
 SAME_BOX: Final = 0.9  # least IoU of two boxes that count as one
@@ -42,7 +42,7 @@ class CutMap:
         fine: float32 (fine_h, fine_w), heat in levels, see `fine_map.refine_grid`.
         threshold: In levels.
         parts: Those with most heat first, without those that fall behind (`keep_share`).
-        view: What a `BoxFit` sees; None without one.
+        view: What a `BoxModel` sees; None without one.
         box: The learned box of the first part, x0, y0, x1, y1 as shares of the image; None where
             the box is that of the part.
     """
@@ -64,7 +64,7 @@ class CutMap:
         return replace(evidence, of_box=self.view.evidence_of(box))
 
 
-class Surface(NamedTuple):
+class SmoothedMap(NamedTuple):
     """The map that is cut; it is bilinear between its values.
 
     Attributes:
@@ -88,9 +88,9 @@ class Cutter:
 
     config: RegionsConfig
     fitted_cut: FittedCut | None = None
-    box_fit: BoxFit | None = None
+    box_fit: BoxModel | None = None
 
-    def surface_of(self, object_map: ObjectMap) -> Surface | None:
+    def surface_of(self, object_map: ObjectMap) -> SmoothedMap | None:
         """Return the surface of a map; None if the blur leaves nothing to see."""
         levels: Levels | None = object_map.levels
         if sigma := self.config.smooth_patches:
@@ -104,8 +104,8 @@ class Cutter:
             heat = guide(refine_grid(levels, guide.size_hw, object_map.shift_cells))
             guided_levels = quantise(np.maximum(heat, 0))
             if guided_levels is not None:
-                return Surface(guided_levels, is_guided=True)
-        return Surface(levels, is_guided=False)
+                return SmoothedMap(guided_levels, is_guided=True)
+        return SmoothedMap(levels, is_guided=False)
 
     def cut(self, object_map: ObjectMap) -> CutMap:
         """Threshold, split and rank a map, and give its first part the learned box."""

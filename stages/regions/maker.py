@@ -19,7 +19,7 @@ from phrasebox.stages.phrases.groups import link_phrases
 from phrasebox.stages.regions.colours import Canvas
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions
-from phrasebox.stages.regions.cut import Cutter, Surface
+from phrasebox.stages.regions.cut import Cutter, SmoothedMap
 from phrasebox.stages.regions.parts import ObjectMap
 from phrasebox.stages.scores.fits import Floats, log_odds
 from phrasebox.stages.scores.fitted_cut import FittedCut
@@ -30,7 +30,7 @@ from phrasebox.stages.scores.foreign_captions import (
     foreign_share,
     without_foreign,
 )
-from phrasebox.stages.scores.learned_box import BoxFit
+from phrasebox.stages.scores.learned_box import BoxModel
 from phrasebox.stages.scores.score import Calibration, at_share, score_of
 
 VOTES: Final = 3
@@ -86,7 +86,7 @@ class RegionMaker:
         config: RegionsConfig,
         calibration: Calibration | None = None,
         fitted_cut: FittedCut | None = None,
-        box_fit: BoxFit | None = None,
+        box_fit: BoxModel | None = None,
     ) -> None:
         if calibration is not None:
             fitted_cut = fitted_cut or calibration.cut
@@ -214,7 +214,7 @@ class RegionMaker:
         return at_share(heat_map.presence, self.calibration.absent_share, expected_share)
 
 
-def _drawn(heat_map: HeatMap, surface: Surface | None) -> HeatMap | None:
+def _drawn(heat_map: HeatMap, surface: SmoothedMap | None) -> HeatMap | None:
     """Return a heat map with the values of its surface, in levels."""
     if surface is None:
         return None

@@ -28,7 +28,7 @@ class ObjectMap:
         size_hw: Pixels of the image.
         limit: Most regions.
         usual_size: Of the object, for the rule `fitted`; see `FittedCut.usual_size`.
-        facts, usual_place: Of the object, for a `BoxFit`; see `learned_box.MapView`.
+        facts, usual_place: Of the object, for a `BoxModel`; see `learned_box.MapView`.
         canvas: The image as the model saw it, for `config.needs_pixels`.
     """
 

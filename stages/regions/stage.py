@@ -15,7 +15,7 @@ from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.contours import MapRegions, regions_of_map
 from phrasebox.stages.regions.maker import Groups, RecordMaps, RegionMaker
 from phrasebox.stages.scores.fitted_cut import FittedCut
-from phrasebox.stages.scores.learned_box import BoxFit
+from phrasebox.stages.scores.learned_box import BoxModel
 from phrasebox.stages.scores.score import Calibration
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class RegionsStage(Stage):
         calibration: Calibration | None = None,
         *,
         fitted_cut: FittedCut | None = None,
-        box_fit: BoxFit | None = None,
+        box_fit: BoxModel | None = None,
         device: Device | Literal["auto"] = "auto",
     ) -> None:
         self.maker = RegionMaker(config, calibration, fitted_cut, box_fit)

@@ -48,13 +48,13 @@ def log_odds(probability: float) -> float:
     return math.log(inside / (1.0 - inside))
 
 
-class Fit(BaseModel):
+class StoredModel(BaseModel):
     """A part of a calibration. Numbers are finite; other keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-class Regression(Fit):
+class Regression(StoredModel):
     """Weights of standardised features.
 
     Attributes:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from phrasebox.stages.phrases.nouns import noun_lists
-from phrasebox.stages.scores.fits import Fit, Floats, HalfFloats
+from phrasebox.stages.scores.fits import Floats, HalfFloats, StoredModel
 
 LADDER_CUTS: Final = np.array(
     [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -75,7 +75,7 @@ _Term = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100
 Place = tuple[_Term, _Term, _Term, _Term]
 
 
-class UsualBoxes(Fit):
+class UsualBoxes(StoredModel):
     """Where the objects that words name usually are: the centre of their box, and the logarithms of its sides.
 
     Attributes:
@@ -171,7 +171,7 @@ usual box; the mean overlap with the ladder's boxes, and that with the cut's; th
 the map; the spread of the ladder's boxes; the edges; and the facts."""
 
 
-class BoxFit(Fit):
+class BoxModel(StoredModel):
     """The usual boxes of objects, and the networks that correct a cut's box; without networks the cut's box stays.
 
     Attributes:

@@ -17,7 +17,7 @@ wrong without exception."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogisticFit:
+class LogisticModel:
     """A logistic regression: bias, and weight, mean and scale of each feature (k,)."""
 
     bias: float
@@ -35,7 +35,7 @@ class LogisticFit:
         return {part: dict(zip(names, values.tolist(), strict=True)) for part, values in parts.items()}
 
 
-def fit_logistic(features: Floats, right: Bools | Floats) -> LogisticFit:
+def fit_logistic(features: Floats, right: Bools | Floats) -> LogisticModel:
     """Fit to features (n, k) and right (n,), or its probability 0 .. 1, by Newton's method.
 
     Raise ValueError if all are right or all wrong.
@@ -45,7 +45,7 @@ def fit_logistic(features: Floats, right: Bools | Floats) -> LogisticFit:
     mean, scale = mean_and_scale(features)
     x = np.column_stack([np.ones(len(features)), (features - mean) / scale])
     weights = most_likely(x, right, np.zeros(x.shape[1]), np.array([0.0, *[RIDGE] * features.shape[1]]))
-    return LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
+    return LogisticModel(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
 
 
 def most_likely(x: Floats, right: Bools | Floats, prior: Floats, precision: Floats) -> Floats:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
-from phrasebox.stages.scores.fits import Fit, Floats, HalfFloats, Number, Regression
+from phrasebox.stages.scores.fits import Floats, HalfFloats, Number, Regression, StoredModel
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
 RANK: Final = 64  # directions of the covariance that are kept
@@ -58,7 +58,7 @@ class Signals:
         return all(bool(np.isfinite(part).all()) for part in (self.embedding, self.cosines, self.local))
 
 
-class ImageStatistics(Fit):
+class ImageStatistics(StoredModel):
     """Mean and covariance of image embeddings.
 
     Attributes:

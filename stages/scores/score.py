@@ -29,7 +29,7 @@ from phrasebox.stages.scores.captioning import Captioning
 from phrasebox.stages.scores.detected import BoxEvidence, DetectorPresence
 from phrasebox.stages.scores.fits import Number, Regression
 from phrasebox.stages.scores.fitted_cut import FittedCut
-from phrasebox.stages.scores.learned_box import EVIDENCE, BoxFit
+from phrasebox.stages.scores.learned_box import EVIDENCE, BoxModel
 from phrasebox.stages.scores.presence import Presence
 
 
@@ -45,7 +45,7 @@ class Evidence:
         peak: Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside.
         threshold: Heat at which the map was cut, 0 .. 1.
         similarity: Cosine of image and phrase, -1 .. 1; the mean where several phrases share a map.
-        of_box: What a `BoxFit` measures, by the names of `learned_box.EVIDENCE`; empty without one.
+        of_box: What a `BoxModel` measures, by the names of `learned_box.EVIDENCE`; empty without one.
     """
 
     energy: float
@@ -86,7 +86,7 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     ),  # very small and very large are both doubtful
     "similarity": attrgetter("similarity"),
 }
-"""Name -> feature of every calibration of heat maps. One with a `BoxFit` also weighs
+"""Name -> feature of every calibration of heat maps. One with a `BoxModel` also weighs
 `learned_box.EVIDENCE`, and one of another source `detected.FEATURES` instead."""
 
 
@@ -142,7 +142,7 @@ class Calibration(Regression):
     made_from: Json
     presence: Presence | DetectorPresence | None = None
     cut: FittedCut | None = None
-    box: BoxFit | None = None
+    box: BoxModel | None = None
 
     @model_validator(mode="after")
     def _check_evidence(self) -> Self:

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from phrasebox.pipeline.config.run_config import ExplainConfig, check
+from phrasebox.pipeline.config.run_config import ExplainCommandConfig, check
 from phrasebox.pipeline.run.steps import build_steps
 from phrasebox.stages.contract.errors import ConfigError
 from tests.messages import expect_error
 from tests.stages.model.saved import save_tower
 
 
-def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:
-    return check({"model": save_tower(folder, tower)[1], "explain": explain}, ExplainConfig)
+def config_of(folder: Path, tower: str, **explain: Any) -> ExplainCommandConfig:
+    return check({"model": save_tower(folder, tower)[1], "explain": explain}, ExplainCommandConfig)
 
 
 def test_a_pool_is_one_block_and_a_class_token_keeps_those_that_were_configured(tmp_path: Path) -> None:

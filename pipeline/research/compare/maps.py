@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from phrasebox.pipeline.config.run_config import ExplainConfig, override
+from phrasebox.pipeline.config.run_config import ExplainCommandConfig, override
 from phrasebox.pipeline.evaluate.evaluation_set import pixels_of, prepare_stage
 from phrasebox.pipeline.evaluate.matching import draw_map
 from phrasebox.pipeline.research.compare.faithfulness import image_embeddings, text_embeddings
@@ -121,7 +121,7 @@ def _make_contender(label: str, tower: TowerKind, model: str) -> Contender:
         )
     try:
         values = {"explain": {"kind": kind}, "model": {"name": model} if model in OWN_MODELS else {}}
-        run = override(values, [f"explain.{setting}" for setting in settings], ExplainConfig)
+        run = override(values, [f"explain.{setting}" for setting in settings], ExplainCommandConfig)
         explainer: ExplainerConfig = run.explain
         keys = {setting.partition("=")[0] for setting in settings}
         config = explainer.model_copy(

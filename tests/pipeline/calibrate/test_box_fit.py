@@ -4,7 +4,7 @@ import numpy as np
 
 from phrasebox.pipeline.calibrate.box_fit import (
     FEWEST_IMAGES,
-    BoxFits,
+    BoxTrainer,
     PlacedObject,
     fit_networks,
     learn_boxes,
@@ -69,7 +69,7 @@ def test_too_few_images_are_fitted_to_without_networks() -> None:
 
 def test_the_same_things_give_the_same_fit() -> None:
     objects = objects_of(FEWEST_IMAGES, is_noise=False)
-    first, second = (BoxFits(objects, fit_networks).whole().model_dump() for _ in range(2))
+    first, second = (BoxTrainer(objects, fit_networks).whole().model_dump() for _ in range(2))
     assert first == second
 
 

@@ -13,7 +13,7 @@ from phrasebox.pipeline.config.output import OutputConfig
 from phrasebox.pipeline.config.paths import with_absolute_paths
 from phrasebox.pipeline.config.run_config import (
     EngineConfig,
-    ExplainConfig,
+    ExplainCommandConfig,
     RunConfig,
     load_config,
     stored_config,
@@ -222,7 +222,7 @@ def test_a_section_alone_and_explain_need_no_input(tmp_path: Path) -> None:
     """`phrasebox phrases --set` takes its keys without the section's name."""
     told = message(["max_phrase=5"], model=PhrasesConfig)
     assert told == "max_phrase: no such key; did you mean max_phrases?"
-    assert load_config(None, ["explain.blocks=1"], ExplainConfig).explain.blocks == 1
+    assert load_config(None, ["explain.blocks=1"], ExplainCommandConfig).explain.blocks == 1
 
 
 def changed(setting: str) -> Any:

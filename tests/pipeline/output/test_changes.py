@@ -8,6 +8,7 @@ import pytest
 
 from phrasebox.pipeline.output import manifest
 from phrasebox.pipeline.output.dataset_folder import DatasetFolder
+from phrasebox.pipeline.output.decisions import Decisions
 from phrasebox.pipeline.output.manifest import ENVIRONMENTS, versions_here
 from phrasebox.stages.contract.errors import ResourceError, ResumeError
 from tests.build.datasets import manifest_of
@@ -114,7 +115,7 @@ def test_a_run_goes_on_in_any_precision_until_one_is_decided(captions: Path, tmp
     with folder.locked():
         folder.start(folder.claim(identity_of(undecided, "for fp32")))
         assert folder.claim(identity_of(decided, "for bf16")).state == "started"
-        folder.store_decisions(identity_of(decided, "for bf16"), {}, None)
+        folder.store_decisions(identity_of(decided, "for bf16"), Decisions())
         with expect_error(ResumeError):
             folder.claim(identity_of(light_config(captions, tmp_path / "out"), "for bf16"))
 

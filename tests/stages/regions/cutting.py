@@ -9,7 +9,7 @@ from phrasebox.stages.regions.contours import MapRegions, regions_of_map
 from phrasebox.stages.regions.cut import Cutter
 from phrasebox.stages.regions.maker import levels_of_map
 from phrasebox.stages.regions.parts import ObjectMap
-from phrasebox.stages.scores.learned_box import INPUTS, BoxFit, UsualBoxes
+from phrasebox.stages.scores.learned_box import INPUTS, BoxModel, UsualBoxes
 
 USUAL = UsualBoxes(
     mean=(0.5, 0.5, -1.0, -1.0), words=("=dog", "red"), terms=np.array([[0.1, 0, 0, 0], [0, 0.2, 0, 0]])
@@ -17,11 +17,11 @@ USUAL = UsualBoxes(
 ENDS = ((INPUTS + 1) * 64, (INPUTS + 1) * 64 + 65 * 64)
 
 
-def fit_that(moves: tuple[float, float, float, float]) -> BoxFit:
+def fit_that(moves: tuple[float, float, float, float]) -> BoxModel:
     """A fit whose only network changes the logits of centre and sides by these numbers, whatever it sees."""
     network = np.zeros(ENDS[1] + 65 * 4)
     network[-4:] = moves
-    return BoxFit(usual=USUAL, mean=np.zeros(INPUTS), scale=np.ones(INPUTS), networks=(network,))
+    return BoxModel(usual=USUAL, mean=np.zeros(INPUTS), scale=np.ones(INPUTS), networks=(network,))
 
 
 def object_map(

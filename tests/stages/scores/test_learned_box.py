@@ -11,17 +11,17 @@ from phrasebox.stages.contract.records import Record, Region
 from phrasebox.stages.regions.config import RegionsConfig
 from phrasebox.stages.regions.ladder import ladder_of
 from phrasebox.stages.regions.stage import RegionsStage
-from phrasebox.stages.scores.learned_box import FACTS, INPUTS, LADDER_CUTS, BoxFit, MapView
+from phrasebox.stages.scores.learned_box import FACTS, INPUTS, LADDER_CUTS, BoxModel, MapView
 from tests.stages.regions.cutting import ENDS, USUAL, fit_that
 from tests.stages.regions.test_stage import heat_map, record
 
 FIXED = RegionsConfig(rule="fixed", threshold=0.5, smooth_patches=0, group="none")
 
 
-def random_fit(seed: int = 0) -> BoxFit:
+def random_fit(seed: int = 0) -> BoxModel:
     rng = np.random.default_rng(seed)
     networks = tuple(rng.normal(0, 0.05, ENDS[1] + 65 * 4) for _ in range(2))
-    return BoxFit(
+    return BoxModel(
         usual=USUAL, mean=rng.normal(size=INPUTS), scale=rng.uniform(0.5, 2, INPUTS), networks=networks
     )
 
@@ -38,7 +38,7 @@ def record_of(square: tuple[slice, slice]) -> Record:
 SQUARE = (slice(2, 5), slice(4, 8))
 
 
-def regions_of(box_fit: BoxFit | None) -> tuple[Region, ...]:
+def regions_of(box_fit: BoxModel | None) -> tuple[Region, ...]:
     return RegionsStage(FIXED, box_fit=box_fit).process([record_of(SQUARE)])[0].regions
 
 
@@ -96,5 +96,5 @@ def test_a_learned_box_lies_in_the_image() -> None:
         x0, y0, x1, y1 = fit.box_of(view).tolist()
         assert 0 <= x0 < x1 <= 1
         assert 0 <= y0 < y1 <= 1
-    stored = BoxFit.model_validate_json(fit.model_dump_json())
+    stored = BoxModel.model_validate_json(fit.model_dump_json())
     assert stored.box_of(view) == pytest.approx(fit.box_of(view), abs=1e-2)
