@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from phrasebox.pipeline.evaluate.truth_fit import write_calibration
 
 from benchmarks.figures.cells import cells
 from benchmarks.figures.pages import Pages, table
@@ -17,7 +18,6 @@ from phrasebox.pipeline.evaluate.estimates import Estimate, mean_estimates
 from phrasebox.pipeline.evaluate.evaluation import evaluate_dataset
 from phrasebox.pipeline.evaluate.evaluation_set import EvaluationSet, open_evaluation_set, phrases_of
 from phrasebox.pipeline.evaluate.metrics import is_right
-from phrasebox.pipeline.evaluate.truth_fit import write_calibration
 from phrasebox.stages.contract.errors import ConfigError, InputError
 
 SOURCES: Final = {
