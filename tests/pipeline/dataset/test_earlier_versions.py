@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phrasebox.pipeline.dataset import caption_doubt
 from phrasebox.pipeline.dataset.append_log import LogLine
 from phrasebox.pipeline.dataset.folder import open_any_dataset, open_dataset
 from phrasebox.pipeline.dataset.marks import Mark, append_marks, read_marks
@@ -24,7 +25,7 @@ from phrasebox.stages.contract.schema import DATASET_FIELDS, OPTIONAL_FIELDS
 from phrasebox.stages.contract.schema_versions import MANIFEST, ROWS
 from phrasebox.stages.files.shards import origin_of, with_origin
 from tests.build.datasets import Json, change_manifest, copy_of, list_shards, manifest_of, shards_of
-from tests.build.files import read_lines, write_lines
+from tests.build.files import read_lines, write_json, write_lines
 from tests.build.readings import draw_images, read_everywhere
 from tests.messages import assert_message, expect_error
 
@@ -54,13 +55,19 @@ def lift_rows(table: Any) -> Any:
     return pa.Table.from_pylist(rows, pa.schema([FIELDS[name] for name in names]))
 
 
-def config_before(config: Json) -> Json:
-    return {**{key: value for key, value in config.items() if key != "regions"}, "boxes": config["regions"]}
+def renamed(values: Json, name: str, other: str) -> Json:
+    return {other if key == name else key: value for key, value in values.items()}
 
 
-def lift_config(values: Json) -> Json:
-    config = {key: value for key, value in values["config"].items() if key != "boxes"}
-    return {**values, "config": {**config, "regions": values["config"]["boxes"]}}
+def manifest_before(values: Json) -> Json:
+    """A manifest of the version before, or what a shard repeats of it: two keys had other names."""
+    config = renamed(values["config"], "regions", "boxes")
+    return {**renamed(values, "counts", "numbers"), "config": config}
+
+
+def lift_manifest(values: Json) -> Json:
+    config = renamed(values["config"], "boxes", "regions")
+    return {**renamed(values, "numbers", "counts"), "config": config}
 
 
 def write_before(dataset: Path) -> None:
@@ -68,10 +75,8 @@ def write_before(dataset: Path) -> None:
     for path in shards_of(dataset):
         table = pq.read_table(path)
         rows = pa.Table.from_pylist([as_before(row) for row in table.to_pylist()])
-        origin = origin_of(path)
-        origin["config"] = config_before(origin["config"])
-        pq.write_table(with_origin(rows, json.dumps(origin)), path)
-    change_manifest(dataset, config=config_before(manifest_of(dataset)["config"]))
+        pq.write_table(with_origin(rows, json.dumps(manifest_before(origin_of(path)))), path)
+    write_json(dataset / "dataset.json", manifest_before(manifest_of(dataset)))
     list_shards(dataset)
 
 
@@ -103,7 +108,7 @@ def next_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def raise_version() -> None:
         monkeypatch.setattr(schema_versions, "ROWS", replace(ROWS, current=2, steps={1: lift_rows}))
         monkeypatch.setattr(
-            schema_versions, "MANIFEST", replace(MANIFEST, current=2, steps={1: lift_config})
+            schema_versions, "MANIFEST", replace(MANIFEST, current=2, steps={1: lift_manifest})
         )
         monkeypatch.setattr(manifest, "SCHEMA_VERSION", 2)
 
@@ -129,15 +134,18 @@ def test_a_dataset_of_the_version_before_is_read_by_all_that_reads_one(
 
 
 def test_a_lost_manifest_of_the_version_before_is_made_again(
-    before: Path, next_version: Callable[[], None]
+    before: Path, next_version: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     next_version()
+    monkeypatch.setattr(caption_doubt, "MOST", 0)  # so that a doubt quotes captions
     rows = list(open_dataset(before).rows())
     config = open_dataset(before).manifest["config"]
     (before / "dataset.json").unlink()
     repair(before)
     assert list(open_dataset(before).rows()) == rows
     assert open_dataset(before).manifest["config"] == config
+    examples = open_dataset(before).manifest["caption_doubt"]["examples"]
+    assert ["000002.jpg", "a yellow bus and a brown bear"] in examples
 
 
 def test_a_dataset_of_a_later_version_is_refused_and_stays_as_it_is(today: Path) -> None:
