@@ -196,7 +196,8 @@ where, and what to do.
 | `footer_sha256` | the digest of its Parquet footer, which `phrasebox run` and all readers compare |
 
 The metadata of each shard hold the key `phrasebox`. Its value is JSON: what `dataset.json` says of the run, without
-counts and times.
+counts and times. Its `schema_version` says which columns the shard has, and later versions
+[read older ones](../how-to/upgrade.md#stored-files).
 
 ## Columns
 

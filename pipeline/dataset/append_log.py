@@ -20,16 +20,24 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Any, ClassVar, Final, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field
+from pydantic_core import from_json, to_json
 
 from phrasebox.stages.contract.errors import InputError, one_line
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.contract.versions import StoredFormat
 from phrasebox.stages.files.storage import AnyPath, ObjectPath, found_in
 
 LONGEST_LINE: Final = 16_384  # bytes
 LONGEST_TEXT: Final = LONGEST_LINE // 8  # letters of a text in a line, some of which take six bytes
 MOST_BYTES: Final = 256 << 20  # of a file: about a million lines
+
+VERSION: Final = "version"
+"""The key of a line for the version of its other values."""
+
+FIRST_VERSION: Final = 1  # of lines that do not say theirs
 
 _SAFELY: Final = (
     os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,7 +48,13 @@ _CONTENTS: Final[dict[str, bytes]] = {}  # object of this process -> its content
 
 
 class LogLine(BaseModel, frozen=True):
-    """A line of a log."""
+    """A line of a log, as this version of phrasebox has it.
+
+    Attributes:
+        form: The versions of the line's values in JSON, of which `version` is one; a line without it has the version 1.
+    """
+
+    form: ClassVar[StoredFormat[Json]]
 
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
@@ -56,7 +70,8 @@ def log_files(dataset: AnyPath, log: str) -> list[AnyPath]:
 def read_log(dataset: AnyPath, log: str, kind: type[LineT]) -> tuple[list[LineT], int]:
     """Return the lines of all files of a log, the earliest first, and the number of those that cannot be read.
 
-    Raise InputError for a file that is unreadable, or a link.
+    Lines of an older version are lifted. Raise InputError for a file that is unreadable, or a link, or has lines of
+    a newer version.
     """
     timed_lines: list[tuple[datetime, LineT]] = []
     unreadable_lines = 0
@@ -65,8 +80,8 @@ def read_log(dataset: AnyPath, log: str, kind: type[LineT]) -> tuple[list[LineT]
             latest = datetime.min.replace(tzinfo=UTC)
             for content in lines_of(path):
                 try:
-                    line = kind.model_validate_json(content)
-                except ValidationError:
+                    line = _line_of(content, kind, path)
+                except ValueError:
                     unreadable_lines += 1
                     continue
                 latest = max(
@@ -78,12 +93,25 @@ def read_log(dataset: AnyPath, log: str, kind: type[LineT]) -> tuple[list[LineT]
     return [line for _, line in sorted(timed_lines, key=itemgetter(0))], unreadable_lines
 
 
+def _line_of(content: bytes, kind: type[LineT], path: AnyPath) -> LineT:
+    """Return a line. Raise InputError for one of a newer version, and ValueError for one that cannot be read."""
+    values = from_json(content)
+    if not isinstance(values, dict):
+        raise ValueError("expected an object")
+    version: Any = values.pop(VERSION, FIRST_VERSION)
+    if fault := kind.form.find_fault(version):
+        if isinstance(version, int) and version > kind.form.current:
+            raise InputError(f"{path}: {fault}")
+        raise ValueError(fault)
+    return kind.model_validate(kind.form.lift(values, version))
+
+
 def append_lines(dataset: AnyPath, log: str, lines: Sequence[LogLine]) -> None:
     """Add lines to a log. They are on disk when this returns.
 
     Raise OSError if they cannot be written.
     """
-    content = b"".join(line.model_dump_json(exclude_none=True).encode() + b"\n" for line in lines)
+    content = b"".join(map(_content_of, lines))
     if isinstance(dataset, ObjectPath):
         path = dataset / f"{log}-{_NAME}.jsonl"
         with _LOCK:
@@ -104,6 +132,11 @@ def append_lines(dataset: AnyPath, log: str, lines: Sequence[LogLine]) -> None:
     folder = os.open(dataset, os.O_RDONLY)
     os.fsync(folder)  # the file may be new
     os.close(folder)
+
+
+def _content_of(line: LogLine) -> bytes:
+    values = {VERSION: line.form.current, **line.model_dump(mode="json", exclude_none=True)}
+    return to_json(values) + b"\n"
 
 
 def lines_of(path: AnyPath) -> Iterator[bytes]:

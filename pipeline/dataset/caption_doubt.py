@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from phrasebox.pipeline.dataset.tally import Rows
 from phrasebox.stages.contract.caption_doubt import CaptionDoubt
 from phrasebox.stages.contract.records import OTHER_LANGUAGE
-from phrasebox.stages.files.storage import AnyPath, parquet_file
+from phrasebox.stages.files.lifted_shards import shard_file
+from phrasebox.stages.files.storage import AnyPath
 from phrasebox.stages.write import Tally
 
 MOST: Final = 0.5
@@ -68,7 +69,7 @@ def find_caption_doubt(
 
 def _example(shard: AnyPath, number: int) -> tuple[str, str]:
     """Return the file name of the row with an id, and a doubtful caption of it."""
-    with parquet_file(shard) as file:
+    with shard_file(shard) as file:
         table = file.read(columns=_COLUMNS)
     row: Any = table.filter(pc.field("id") == number).slice(0, 1).to_pylist()[0]
     indices = [entry["caption_index"] for entry in row["absent"] or ()]

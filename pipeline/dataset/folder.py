@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from bisect import bisect_right
 from collections import defaultdict
@@ -28,26 +27,24 @@ from phrasebox.pipeline.dataset.selection import (
     region_schema,
 )
 from phrasebox.pipeline.dataset.shard_list import SHARDS, shards_of
+from phrasebox.pipeline.dataset.stored_run import MADE_AGAIN, read_manifest, read_unfinished
 from phrasebox.stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from phrasebox.stages.contract.schema import (
     DATASET_SCHEMA,
     HEAT_MAP_FIELDS,
     IMAGE_FIELD,
     OPTIONAL_FIELDS,
-    SCHEMA_VERSION,
-    check_version,
 )
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.lifted_shards import shard_file
 from phrasebox.stages.files.shards import footer_sha256_of
-from phrasebox.stages.files.storage import AnyPath, ObjectPath, parquet_file, place_of
+from phrasebox.stages.files.storage import AnyPath, ObjectPath, place_of
 
 BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
 IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
 _BUFFER_BYTES: Final = (
     1 << 20
 )  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
-
-_MADE_AGAIN: Final = "the command of its run makes it again, or phrasebox validate --repair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,12 +266,12 @@ class NumberedRows:
 
 @contextmanager
 def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
-    """Open a shard as a `ParquetFile`.
+    """Open a shard as a `ParquetFile`, or a `LiftedShard`.
 
     Raise InputError if opening it, or reading from it in the block, fails.
     """
     try:
-        with parquet_file(path, buffer_bytes=buffer_bytes) as file:
+        with shard_file(path, buffer_bytes=buffer_bytes) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise InputError(
@@ -314,7 +311,7 @@ def open_dataset(path: AnyPath | str) -> Dataset:
     Raises:
         InputError: There is no dataset, it is damaged or unreadable, or its run has not
             finished.
-        SchemaError: The dataset has another schema version; or another user made it, and a row breaks the contract.
+        SchemaError: A newer phrasebox has made the dataset; or another user, and a row breaks the contract.
 
     >>> from phrasebox import open_dataset
     >>> dataset = open_dataset("out/")
@@ -339,17 +336,13 @@ def _open(path: AnyPath | str, *, may_be_unfinished: bool) -> Dataset:
     location = as_written(path)
     try:
         check_folder(folder, location)
-        manifest = _read_manifest(folder)
-        sections = [] if manifest is None else [manifest.get(name) for name in ("config", "counts")]
-        if not all(isinstance(section, dict) for section in sections):
-            raise InputError(f"{folder / 'dataset.json'} is not the manifest of a phrasebox dataset")
-        run = manifest or read_json(folder / ".phrasebox" / "run.json") or {}
+        manifest = read_manifest(folder, location)
+        run = manifest or read_unfinished(folder, location)
         shards = shards_of(folder, manifest, location)
     except OSError as error:
         raise InputError(f"cannot read {location}: {one_line(error)}") from error
     if not manifest and not (shards and may_be_unfinished):
         raise _not_finished(location, run, shards)
-    check_version(location, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     check_tables(shards, run)
     return Dataset(
         path=folder,
@@ -361,16 +354,9 @@ def _open(path: AnyPath | str, *, may_be_unfinished: bool) -> Dataset:
     )
 
 
-def _read_manifest(folder: AnyPath) -> Json | None:
-    try:
-        return read_json(folder / "dataset.json")
-    except InputError as error:
-        raise InputError(f"{error}; {_MADE_AGAIN}") from error
-
-
 def _not_finished(location: str, run: Json, shards: Sequence[AnyPath]) -> InputError:
     if shards and not run:
-        return InputError(f"{location} has shards, but no dataset.json: {_MADE_AGAIN}")
+        return InputError(f"{location} has shards, but no dataset.json: {MADE_AGAIN}")
     reason = (
         "the run has not finished, run the same command again"
         if run
@@ -397,19 +383,3 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
         with suppress(InputError), open_shard(path) as file:
             return tuple(field.name for field in OPTIONAL_FIELDS if field.name in file.schema_arrow.names)
     return ()
-
-
-def read_json(path: AnyPath) -> Json | None:
-    """Return the object in a file; None if the file does not exist.
-
-    Raise InputError for anything else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged: expected an object")
-    return content

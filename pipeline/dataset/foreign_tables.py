@@ -22,7 +22,8 @@ from phrasebox.pipeline.dataset.signature import is_own
 from phrasebox.stages.contract.errors import InputError, SchemaError, one_line
 from phrasebox.stages.contract.schema import IMAGE_FIELD
 from phrasebox.stages.contract.values import Integers, Json
-from phrasebox.stages.files.storage import AnyPath, parquet_file
+from phrasebox.stages.files.lifted_shards import shard_file
+from phrasebox.stages.files.storage import AnyPath
 
 _BATCH_ROWS: Final = 512
 _THREADS: Final = 8  # Shards read at once: in object storage the answers take the time
@@ -58,7 +59,7 @@ def _check_shard(path: AnyPath) -> _ShardIds:
     try:
         with ExitStack() as stack:
             try:
-                file = stack.enter_context(parquet_file(path, pre_buffer=True))
+                file = stack.enter_context(shard_file(path, pre_buffer=True))
             except pa.ArrowInvalid:  # No Parquet: whoever needs the shard says so, and nobody can read it
                 return _ShardIds(images[0], regions[0])
             schema = file.schema_arrow

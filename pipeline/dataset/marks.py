@@ -3,7 +3,7 @@
 One JSON object a line, see `append_log`. The latest mark of a sample counts, and an empty one
 takes it away:
 
-    {"time": "2026-01-31T12:00:00Z", "sample_id": "riders", "mark": "good"}
+    {"version": 1, "time": "2026-01-31T12:00:00Z", "sample_id": "riders", "mark": "good"}
 
 Earlier versions wrote `marks.json`, one object of all marks, which is read and counts as older.
 """
@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 from pydantic import Field
 
 from phrasebox.pipeline.dataset.append_log import LONGEST_TEXT, LogLine, append_lines, read_log
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.contract.versions import StoredFormat
 from phrasebox.stages.files.json_files import read_json_as
 from phrasebox.stages.files.storage import AnyPath
 
@@ -31,6 +33,10 @@ _log = logging.getLogger(__name__)
 
 class Mark(LogLine):
     """One line of the file: a sample's mark, or none any more."""
+
+    form: ClassVar[StoredFormat[Json]] = StoredFormat(
+        name="version of marks", current=1, remedy="it has no such version"
+    )
 
     sample_id: str = Field(max_length=LONGEST_TEXT)
     mark: MarkName | Literal[""]

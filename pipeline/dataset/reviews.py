@@ -2,7 +2,7 @@
 
 One JSON object a line, see `append_log`:
 
-    {"annotation_id": 1, "phrase": "a dog", "bbox": [4, 5, 30, 20], "reviewer": "ann",
+    {"version": 1, "annotation_id": 1, "phrase": "a dog", "bbox": [4, 5, 30, 20], "reviewer": "ann",
      "time": "2026-01-31T12:00:00Z", "answer": "right", "seconds": 2.5}
     {..., "action": "box", "box_xywh_px": [6, 5, 28, 20]}
     {..., "answer": "wrong", "action": "box", "box_xywh_px": [6, 5, 28, 20]}
@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,6 +42,8 @@ from phrasebox.pipeline.dataset.folder import BATCH_ROWS, Dataset
 from phrasebox.pipeline.dataset.rows import Annotation
 from phrasebox.pipeline.dataset.selection import REGION, regions_in
 from phrasebox.stages.contract.geometry import Box
+from phrasebox.stages.contract.values import Json
+from phrasebox.stages.contract.versions import StoredFormat
 from phrasebox.stages.files.storage import AnyPath
 
 REVIEWS_LOG: Final = "reviews"
@@ -101,6 +103,10 @@ class Judgement(BaseModel, frozen=True):
 
 class Review(Judgement, LogLine, frozen=True):
     """One line of the file."""
+
+    form: ClassVar[StoredFormat[Json]] = StoredFormat(
+        name="version of reviews", current=1, remedy="it has no such version"
+    )
 
     annotation_id: int = Field(ge=1, le=2**53)
     phrase: str = Field(max_length=LONGEST_TEXT)

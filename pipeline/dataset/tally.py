@@ -22,8 +22,9 @@ from phrasebox.pipeline.dataset.selection import connect_sandboxed
 from phrasebox.stages.contract.errors import ResourceError, SchemaError, one_line
 from phrasebox.stages.contract.records import OTHER_LANGUAGE
 from phrasebox.stages.contract.score_threshold import ScoreRanking
+from phrasebox.stages.files.lifted_shards import shard_file
 from phrasebox.stages.files.parquet import PARQUET_SETTINGS
-from phrasebox.stages.files.storage import AnyPath, parquet_file, replacing, sizes_in
+from phrasebox.stages.files.storage import AnyPath, replacing, sizes_in
 from phrasebox.stages.write import Tally
 
 MEMORY: Final = "1GB"
@@ -191,7 +192,7 @@ def empty_rows() -> Iterator[Rows]:
 
 def _columns_of(path: AnyPath) -> Any:
     try:
-        with parquet_file(path, pre_buffer=True) as file:
+        with shard_file(path, pre_buffer=True) as file:
             absent_columns = {name.partition(".")[0] for name in COLUMNS} - set(file.schema_arrow.names)
             if absent_columns:
                 raise SchemaError(

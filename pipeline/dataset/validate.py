@@ -8,16 +8,19 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from phrasebox.pipeline.dataset.folder import check_folder, read_json, tables_in
+from phrasebox.pipeline.dataset.folder import check_folder, tables_in
 from phrasebox.pipeline.dataset.row_check import FIELDS, row_problems, schema_problems
 from phrasebox.pipeline.dataset.rows import Annotation, Row
 from phrasebox.pipeline.dataset.shard_list import listed_shards, store_damaged
+from phrasebox.pipeline.dataset.stored_run import read_json
 from phrasebox.pipeline.dataset.tally import Rows, empty_rows
 from phrasebox.stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from phrasebox.stages.contract.masks import decode_runs, rle_box_xywh_px
 from phrasebox.stages.contract.records import is_id_of
-from phrasebox.stages.contract.schema import ENTRIES, IMAGE_FIELD, check_version, is_said, rle_of
+from phrasebox.stages.contract.schema import ENTRIES, IMAGE_FIELD, is_said, rle_of
+from phrasebox.stages.contract.schema_versions import VERSION, check_version, lift_manifest
 from phrasebox.stages.contract.values import Json
+from phrasebox.stages.files.lifted_shards import shard_file
 from phrasebox.stages.files.shards import ShardFile, sha256_of
 from phrasebox.stages.files.storage import AnyPath, found_in, parquet_file
 from phrasebox.stages.phrases.filters import normalise
@@ -40,6 +43,13 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
+    if manifest is not None and VERSION in manifest:
+        try:
+            check_version(manifest_path, manifest)
+        except SchemaError as error:
+            yield str(error)
+            return  # of its files this version knows nothing
+        manifest = lift_manifest(manifest)
     counts = (manifest or {}).get("counts")
     listed, files = yield from _compare_list(manifest, manifest_path, files)
     damaged = set[str]()
@@ -52,7 +62,7 @@ def validate(dataset: AnyPath) -> Iterator[str]:
                 if path.name in listed and sha256_of(path) != listed[path.name].sha256:
                     damaged.add(path.name)
                     yield f"{path}: damaged: its content is not what its run wrote; {_REMEDY}"
-                with parquet_file(path) as file:
+                with shard_file(path) as file:
                     is_readable = yield from _schema_problems(path, file.schema_arrow)
                     are_all_readable &= is_readable
                     for first, table in (
@@ -96,9 +106,9 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, Json | None]:
         manifest = read_json(path)
         if manifest is None:
             yield f"{path}: missing; the run did not finish, run the same command again"
-        else:
-            check_version(path, manifest.get("schema_version"))
-    except (InputError, SchemaError) as error:
+        elif VERSION not in manifest:
+            yield f"{path}: {VERSION} is missing"
+    except InputError as error:
         yield str(error)
     return manifest
 

@@ -16,6 +16,7 @@ from phrasebox.pipeline.output.report import Report
 from phrasebox.pipeline.output.shards import map_in_threads
 from phrasebox.pipeline.terminal import counted
 from phrasebox.stages.contract.errors import InputError, ResumeError
+from phrasebox.stages.contract.schema_versions import check_version, lift_manifest
 from phrasebox.stages.files.shards import read_shard_file
 from phrasebox.stages.files.storage import write_text
 from phrasebox.stages.write import Tally
@@ -32,6 +33,7 @@ def repair(dataset: Path | str) -> str:
         InputError: There is no such folder, or the dataset lacks what only its run can make again.
         ResumeError: The folder holds an unfinished run, or one that its shards do not name.
         OutputError: The folder cannot be written to.
+        SchemaError: A newer phrasebox has made the dataset.
     """
     folder = DatasetFolder(dataset)
     check_folder(folder.path, folder.written_as)
@@ -43,6 +45,7 @@ def repair(dataset: Path | str) -> str:
             return _add_list(folder, previous)
         if not previous.recovered:
             raise ResumeError(f"{folder.path} holds no finished dataset: run the same command again")
+        check_version(folder.written_as, previous.origin)
         total = _make_manifest(folder, previous)
     counts = f"{counted(total.rows, 'row')} in {counted(total.files, 'shard')}"
     return f"{folder.path / 'dataset.json'} was made again for all that is there: {counts}"
@@ -63,10 +66,10 @@ def _add_list(folder: DatasetFolder, previous: PreviousRun) -> str:
 
 def _make_manifest(folder: DatasetFolder, previous: PreviousRun) -> Tally:
     """Raise InputError if a shard does not count: its rows are then missing."""
-    origin = previous.origin
+    origin = lift_manifest(previous.origin)
     manifest = Manifest(
         config=RunConfig.model_validate(origin["config"]),
-        may_sign=is_own(origin),
+        may_sign=is_own(previous.origin),
         **{name: origin[name] for name in ("model", "calibration", "scores")},
     )
     identity = Identity(**{name: previous.run[name] for name in _IDENTITY})

@@ -31,16 +31,9 @@ from phrasebox.stages.contract.records import (
 )
 from phrasebox.stages.contract.values import Json
 
-SCHEMA_VERSION: Final = 1  # Goes up when a column is added, goes away, or changes its type or its meaning
-
-
-def check_version(place: object, version: object) -> None:
-    """Raise SchemaError for a dataset of another schema version."""
-    if version != SCHEMA_VERSION:
-        advice = "make the dataset again, with the same command and --fresh"
-        raise SchemaError(
-            f"{place}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}: {advice}"
-        )
+SCHEMA_VERSION: Final = 1
+"""Goes up when a column, or a key of dataset.json, is added, goes away, or changes its type or its meaning.
+`schema_versions` lifts datasets of the versions before."""
 
 
 @dataclass(frozen=True, slots=True)

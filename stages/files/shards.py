@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import from_json
 
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.files.storage import AnyPath, parquet_file, replacing
@@ -150,7 +150,7 @@ def origin_in(file: Any) -> Json:
     if metadata.get(_DIGEST_KEY, digest) != digest:
         raise pa.ArrowInvalid("what it says of its run does not have its digest")
     try:
-        origin = json.loads(text)
+        origin = from_json(text)  # which ends where somebody else's brackets are too deep
     except ValueError:
         return {}
     return origin if isinstance(origin, dict) else {}

@@ -21,10 +21,11 @@ from typing import Final, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError, model_validator
 
-from phrasebox.stages.contract.errors import ConfigError
+from phrasebox.stages.contract.errors import ConfigError, one_line
 from phrasebox.stages.contract.values import Json
 from phrasebox.stages.files.json_files import first_problem
 from phrasebox.stages.scores import detected
+from phrasebox.stages.scores.calibration_versions import FORMAT, lift_calibration
 from phrasebox.stages.scores.captioning import Captioning
 from phrasebox.stages.scores.detected import BoxEvidence, DetectorPresence
 from phrasebox.stages.scores.fits import Number, Regression
@@ -136,7 +137,7 @@ class Calibration(Regression):
 
     names = (*FEATURES, *EVIDENCE, *detected.FEATURES)
 
-    format: Literal["phrasebox calibration 3"] = "phrasebox calibration 3"
+    format: Literal["phrasebox calibration 3"] = FORMAT
     bias: Number
     made_with: Json
     made_from: Json
@@ -238,7 +239,7 @@ def score_of(
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Return the calibration in a file. Raise ConfigError if the file is missing or is not a calibration."""
+    """Return the calibration in a file, as `calibration_of`. Raise ConfigError also if the file is missing."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(
@@ -250,11 +251,14 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def calibration_of(content: str | bytes, path: object) -> Calibration:
-    """Return the calibration that a file's content holds. Raise ConfigError, which names the file, for another one."""
+    """Return the calibration that a file's content holds, also one of an older format.
+
+    Raise ConfigError, which names the file, for one of a newer format, and for other content.
+    """
     try:
-        return Calibration.model_validate_json(content)
-    except ValidationError as error:
+        return Calibration.model_validate(lift_calibration(content, path))
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else one_line(error)
         raise ConfigError(
-            f"{path} is no calibration of this version, phrasebox calibrate makes one: {first_problem(error)}",
-            key="regions.calibration",
+            f"{path} is no calibration, phrasebox calibrate makes one: {problem}", key="regions.calibration"
         ) from error

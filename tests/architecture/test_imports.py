@@ -124,6 +124,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/read/",
         "stages/write.py",
         "stages/contract/",
+        "stages/files/lifted_shards.py",
         "stages/files/parquet.py",
         "stages/files/shards.py",
         "stages/files/storage.py",

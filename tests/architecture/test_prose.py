@@ -28,8 +28,8 @@ TERMS = {
 }
 """Pattern -> the term that the pages use for it."""
 
-OTHER_PAGES = ("stages/model/weights/", "pipeline/demo/photographs/")
-"""Cards of models and licences, which have forms of their own."""
+OTHER_PAGES = ("stages/model/weights/", "pipeline/demo/photographs/", "tests/stored/0.")
+"""Cards of models and datasets, and licences, which have forms of their own."""
 
 PAGES = [path for path in tracked() if path.endswith(".md") and not path.startswith(OTHER_PAGES)]
 

@@ -22,7 +22,6 @@ from phrasebox.stages.contract.schema import (
     ENTRIES,
     OPTIONAL_FIELDS,
     ColumnOption,
-    check_version,
     dataset_schema,
     mapped_record,
     records_to_rows,
@@ -229,10 +228,3 @@ def test_every_field_says_its_unit_and_meaning_and_occurs_once() -> None:
     schema = dataset_schema()
     bbox = schema.field("annotations").type.value_type.field("bbox")
     assert schema.field("width").metadata[b"unit"] == bbox.metadata[b"unit"] == b"px"
-
-
-def test_one_version_is_read() -> None:
-    check_version("out", 1)
-    for other in (None, 5, "1"):
-        with expect_error(SchemaError):
-            check_version("out", other)
