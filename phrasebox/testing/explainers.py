@@ -51,7 +51,11 @@ def check_explainer(
 
 
 def check_heat_maps(
-    explainer: type[Explainer[Any]], clip: ClipModel, settings: Json | None = None, *, is_blind: bool = False
+    explainer: type[Explainer[Any]],
+    clip: ClipModel,
+    settings: Json | None = None,
+    *,
+    is_blind: bool = False,
 ) -> None:
     """Check texts, shapes and values of the heat maps of three images, on two grids."""
     for rows, columns in ((4, 4), (3, 7)):
@@ -82,7 +86,9 @@ def _check_map(heat_map: HeatMap, grid_hw: tuple[int, int]) -> None:
     require(-1 <= heat_map.similarity <= 1, "the similarity is a cosine")
 
 
-def check_repetition(explainer: type[Explainer[Any]], clip: ClipModel, settings: Json | None = None) -> None:
+def check_repetition(
+    explainer: type[Explainer[Any]], clip: ClipModel, settings: Json | None = None
+) -> None:
     """Check that the same images give the same bytes, whatever torch's random state, and stay as they are."""
     images = draw_images(clip.input.patch_px)
     originals = images.copy()
@@ -147,7 +153,9 @@ def check_model_stays(
         tokens = explaining.maps(torch.from_numpy(drawn)).tokens
         if tokens is None:
             raise AssertionError("Maps.tokens are needed, unless the settings allow affinity: none alone")
-        require(tokens.shape[:2] == (len(PHRASES), 16), "Maps.tokens has one token for each cell: (B, N, D)")
+        require(
+            tokens.shape[:2] == (len(PHRASES), 16), "Maps.tokens has one token for each cell: (B, N, D)"
+        )
         require(not tokens.requires_grad, "Maps.tokens has no graph")
     del explaining
     _check_state(module, before)
@@ -173,7 +181,9 @@ def _check_state(module: nn.Module, before: list[Any]) -> None:
 
 def state_of(module: nn.Module) -> list[Any]:
     """Return all that an explainer could leave behind on a model."""
-    hooks = [name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)]
+    hooks = [
+        name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)
+    ]
     parts = [
         (
             name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -90,11 +90,16 @@ def check_reader(reader: type[Reader], keys: Json, *, rows: int, reads_urls: boo
 
 def check_rows(planned: PlannedInput, rows: int) -> None:
     """Check that each row is a sample with an id, and a place or bytes of its image, or an error that says where."""
-    require(len(planned.rows) == rows, f"every row is answered once: {rows} rows, {len(planned.rows)} answers")
+    require(
+        len(planned.rows) == rows, f"every row is answered once: {rows} rows, {len(planned.rows)} answers"
+    )
     samples = planned.samples
     good = [sample for sample in samples if sample.error is None]
     require(0 < len(good) < len(samples), "give an input with good rows, and at least one that is bad")
-    require(len({stable_id(sample.sample_id) for sample in samples}) == len(samples), "each sample has its own id")
+    require(
+        len({stable_id(sample.sample_id) for sample in samples}) == len(samples),
+        "each sample has its own id",
+    )
     for sample in good:
         has_one_place = (sample.image.url is None) != (sample.image.content is None)
         require(has_one_place, f"{sample.source}: an image has a url or its content, not both")
@@ -114,7 +119,9 @@ def check_limit(planned: PlannedInput, limit: int) -> None:
     limited = planned.again(limit=limit)
     require(limited.rows == planned.rows[:limit], f"input.limit={limit} keeps the first rows")
     count = sum(piece.samples or 0 for piece in limited.pieces)
-    require(count == min(limit, len(planned.rows)), "pieces of a limited input know their number of samples")
+    require(
+        count == min(limit, len(planned.rows)), "pieces of a limited input know their number of samples"
+    )
 
 
 def check_parts(

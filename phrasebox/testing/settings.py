@@ -18,7 +18,9 @@ def check_settings(config_type: type[BaseModel], values: Json | None = None) -> 
     require(config_type.model_config.get("frozen"), f"{name} is frozen")
     if "kind" in config_type.model_fields:
         kind = config_type.model_fields["kind"]
-        require(get_args(kind.annotation) == (kind.default,), f'{name} has a literal kind: Literal["x"] = "x"')
+        require(
+            get_args(kind.annotation) == (kind.default,), f'{name} has a literal kind: Literal["x"] = "x"'
+        )
     stored = config.model_dump(mode="json")
     for key, value in stored.items():
         may_be_none = config_type.model_fields[key].default is None
@@ -29,5 +31,7 @@ def check_settings(config_type: type[BaseModel], values: Json | None = None) -> 
 
 def _is_described(config_type: type[Any], key: str) -> bool:
     """Whether a key is described where it is declared, or in a base class that declares it."""
-    bases = [base for base in config_type.__mro__ if issubclass(base, BaseModel) and key in base.model_fields]
+    bases = [
+        base for base in config_type.__mro__ if issubclass(base, BaseModel) and key in base.model_fields
+    ]
     return any(base.model_fields[key].description for base in bases)

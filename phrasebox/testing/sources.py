@@ -36,7 +36,9 @@ def check_source(source: type[RegionSource[Any]], settings: Json | None = None) 
     bundled model `demo`.
     """
     check_settings(source.config_type, settings)
-    require(source.regions_come_from, "regions_come_from says where regions come from, for the dataset's card")
+    require(
+        source.regions_come_from, "regions_come_from says where regions come from, for the dataset's card"
+    )
     require(source.score_means, "score_means says what the score of a region means")
     model = ModelConfig(name="demo", device="cpu", precision="fp32")
     config = source.config_type.model_validate(settings or {})
@@ -83,7 +85,9 @@ def _check_region(region: Region, record: Record) -> None:
     require(region.area_px == rle_area_px(region.mask), "area_px counts the pixels of the mask")
     require(0 <= region.score <= 1, f"a score is in 0 .. 1: {region.score}")
     require(-1 <= region.similarity <= 1, f"a similarity is in -1 .. 1: {region.similarity}")
-    require(0 <= region.phrase_index < len(record.phrases), "phrase_index is that of a phrase of the record")
+    require(
+        0 <= region.phrase_index < len(record.phrases), "phrase_index is that of a phrase of the record"
+    )
 
 
 def draw_records() -> list[Record]:
