@@ -49,7 +49,7 @@ def check_exporter(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = make_dataset(folder / "made") if dataset is None else dataset
-        rows = open_dataset(source).samples().to_pylist()
+        rows = [*open_dataset(source).rows()]
         sound = [row for row in rows if row["annotations"]]
         out, report = _export(exporter, source, folder / "out", settings)
         require(report.samples.total() == len(sound), "each image with regions is written")
