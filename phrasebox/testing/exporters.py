@@ -92,7 +92,8 @@ def make_dataset(folder: Path, scenes: int = 12) -> Path:
             "output": {"path": f"{folder}/dataset", "max_error_share": 1.0},
         }
     )
-    return run(config, Console(quiet=True))
+    run(config, Console(quiet=True))
+    return folder / "dataset"
 
 
 def _export(
