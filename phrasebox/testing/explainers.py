@@ -105,17 +105,19 @@ def check_repetition(
 def check_independence(
     explainer: type[Explainer[Any]], clip: ClipModel, settings: Json | None = None
 ) -> None:
-    """Check that an image has the same maps alone, beside others, and in another order, at two scales."""
+    """Check that an image has the same maps alone and beside others, and at two scales in another order."""
     scaled = _make(explainer, clip, settings, scales=(1.0, 0.5))
     images = draw_images(clip.input.patch_px)
     together = scaled.explain(images, PHRASES)
     turned = scaled.explain(images[::-1].copy(), PHRASES[::-1])[::-1]
-    alone = scaled.explain(images[:1], PHRASES[:1])
+    plain = _make(explainer, clip, settings)
+    beside = plain.explain(images, PHRASES)[:1]
+    alone = plain.explain(images[:1], PHRASES[:1])
     for heat_map in chain(*together):
         _check_map(heat_map, (4, 4))  # the grid of the first scale
         require(heat_map.values.max() <= 1 + 1e-6, "maps at several scales are in 0 .. 1")
-    for other in (turned, alone):
-        for heat_map, again in zip(chain(*together[: len(other)]), chain(*other), strict=True):
+    for maps, other_maps in ((together, turned), (beside, alone)):
+        for heat_map, again in zip(chain(*maps), chain(*other_maps), strict=True):
             is_close = _is_close(heat_map.values, again.values, 1e-3)
             require(is_close, "an image's maps do not depend on the other images of the batch")
             is_close = abs(heat_map.similarity - again.similarity) <= 1e-5
